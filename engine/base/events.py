@@ -1,0 +1,160 @@
+"""What a long job says while it runs: frozen dataclasses, one JSON object each.
+
+A job is a generator of these events. The command line prints them, a worker
+appends them to `events.jsonl`, the studio reads that file. This module knows
+nothing about what the jobs compute.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Base of all events. `time` is seconds since the epoch, set when the event is made."""
+
+    time: float = dataclasses.field(default_factory=time.time, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Started(Event):
+    """The job has begun (or goes on, when `resumed`). `stages` names the stages in order."""
+
+    character: str
+    model: str
+    sparsity: float
+    stages: list[str]
+    resumed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage(Event):
+    """A stage begins. `total` is its number of steps (0: unknown); `reused`: its result was on disk already."""
+
+    name: str
+    total: int = 0
+    reused: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(Event):
+    """One step of a stage is done. `values` are its readings, e.g. {"loss": nats a token}."""
+
+    stage: str
+    done: int
+    total: int
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSnapshot(Event):
+    """The mask at one moment of learning.
+
+    `kept`: layers x bins, the share of channels kept, channels in falling order
+    of dense importance. `changed`: a number a layer, channels that entered the
+    mask since the previous snapshot. `sparsity`: share of channels removed.
+    """
+
+    step: int
+    sparsity: float
+    kept: list[list[float]]
+    changed: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines(Event):
+    """The calibration lines are ready: how many of each, and how many were rejected for which reason."""
+
+    path: str
+    train: int
+    validation: int
+    test: int
+    rejected: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured(Event):
+    """A fidelity reading of `what` on `lines` held-out lines (`tokens` answer tokens): see evaluation/fidelity.py."""
+
+    what: str
+    split: str
+    kl: float
+    top1: float
+    nll: float
+    lines: int
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved(Event):
+    """A file or folder of lasting value was written."""
+
+    what: str
+    path: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Warned(Event):
+    """Something that the user should know, and that does not stop the job."""
+
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished(Event):
+    """The job is done. `out` is the exported folder, `seconds` the wall time of this process."""
+
+    out: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed(Event):
+    """The job has ended without a result; `sentence` is for the user."""
+
+    sentence: str
+
+
+_KINDS = {kind.__name__: kind for kind in Event.__subclasses__()}
+
+
+def encode(event: Event) -> str:
+    """One line of JSON with the event's kind under "event" (no line break inside)."""
+    return json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)}, ensure_ascii=False, allow_nan=True)
+
+
+def decode(line: str) -> Event:
+    """The event of one line. Raises ValueError for a line that is none."""
+    fields: dict[str, Any] = json.loads(line)
+    try:
+        return _KINDS[fields.pop("event")](**fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an event: {line[:80]}") from error
+
+
+def append(path: Path, event: Event) -> None:
+    """Append the event to a file of events with one write, so that a reader sees it whole or torn at the end."""
+    data = (encode(event) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> Iterator[Event]:
+    """The events of a file, in order. A torn line (no line break, or no JSON) is passed over."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        if line.endswith("\n"):
+            try:
+                yield decode(line)
+            except ValueError:
+                continue

@@ -1,0 +1,119 @@
+"""Every knob of the main job, documented with its unit and checked when it is set.
+
+The paper meant throughout is Persona-Pruner (ICML 2026, arXiv 2606.14695).
+This module knows no model: whether a sparsity leaves a whole multiple of
+channels is decided in `channels_kept`, with the model's own intermediate size.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from engine.base.errors import UserError
+
+Loss = Literal["kl", "ce"]
+Start = Literal["wanda", "random"]
+LoadIn = Literal["16bit", "8bit", "4bit"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The knobs of one pruning job. Defaults are those of the preset `standard`."""
+
+    # What is removed
+    sparsity: float = 0.25  # share of each layer's FFN channels removed, 0 to 0.9
+    multiple: int = 128  # the kept intermediate size is a multiple of this many channels
+    seed: int = 0  # of sampling, of the order of lines, of random baselines
+
+    # Stage 1: lines
+    candidates: int = 320  # player lines scored for persona sensitivity
+    references: int = 3  # other characters that the score compares with (paper: all others)
+    keep_share: float = 0.4  # share of the candidates kept, by falling score (paper: 0.4)
+    self_asked: int = 256  # further questions that the model makes up behind the persona prompt
+    validation_lines: int = 24  # held-out lines that choose (best step, blend); never learnt from
+    test_lines: int = 48  # held-out lines that report; they never choose
+    answer_tokens: int = 64  # longest answer sampled, in tokens
+    temperature: float = 0.8  # of sampled answers
+    top_p: float = 0.95  # of sampled answers, share of probability kept
+    batch_lines: int = 32  # answers sampled at once
+    teacher_concurrency: int = 4  # requests under way at once, with a teacher server
+
+    # Stage 2: mask
+    loss: Loss = "kl"  # "kl": to the dense model's cached logits; "ce": on the answers (the paper's)
+    teacher_top: int = 64  # logits cached a token; the rest of the vocabulary is one bucket
+    start: Start = "wanda"  # scores before the first step: rank-normalised importance, or random
+    steps: int = 60  # optimiser steps
+    step_lines: int = 16  # lines a step
+    learning_rate: float = 0.05  # AdamW, on scores that start within [-1, 1]
+    ramp: float = 0.0  # share of the steps over which the sparsity grows, cubic (0: full from the start)
+    freeze: float = 0.0  # share of the steps at the end in which the mask no longer changes
+    validate_every: int = 5  # steps between readings on the validation lines
+    row_tokens: int = 1536  # longest packed row, in tokens
+    checkpointing: bool = True  # recompute layers in the backward pass: a third more time, a tenth of the memory
+    load_in: LoadIn = "16bit"  # weights of the frozen base while learning; the cut is always made in 16 bit
+
+    # After the mask
+    least_squares: bool = True  # refit W_down on the kept channels
+    recover: bool = False  # fine-tune the cut model by LoRA with the same KL
+    recovery_steps: int = 60  # optimiser steps of the recovery
+    recovery_rate: float = 5e-4  # AdamW
+    recovery_rank: int = 16  # LoRA rank
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.sparsity <= 0.9:
+            raise UserError(f"The sparsity must lie between 0 and 0.9; {self.sparsity:g} does not.",
+                            "0.25 removes a quarter of every layer's FFN channels.")
+        if self.multiple < 1:
+            raise UserError(f"The multiple must be at least 1; {self.multiple} is not.")
+        whole = ("candidates", "references", "validation_lines", "test_lines", "answer_tokens", "batch_lines",
+                 "steps", "step_lines", "validate_every", "teacher_top", "teacher_concurrency", "row_tokens",
+                 "recovery_steps", "recovery_rank")
+        for name in whole:
+            if getattr(self, name) < 1:
+                raise UserError(f"The setting {name} must be at least 1; {getattr(self, name)} is not.")
+        for name in ("keep_share", "top_p"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise UserError(f"The setting {name} must lie above 0 and at most at 1; {getattr(self, name):g} does not.")
+        if self.ramp < 0 or self.freeze < 0 or self.ramp + self.freeze > 1:
+            raise UserError("The shares ramp and freeze must not be negative, nor add up to more than 1.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All knobs by name, as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Sized for two laptop cores and about ten minutes on the starter model.
+    "quick": {"candidates": 128, "references": 2, "self_asked": 96, "steps": 30, "step_lines": 12,
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 48, "recovery_steps": 30},
+    "standard": {},
+    # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
+    "paper": {"candidates": 640, "references": 9, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,
+              "least_squares": False},
+}
+
+
+def make_recipe(preset: str = "standard", **changes: Any) -> Recipe:
+    """The recipe of a preset with some knobs changed. Raises UserError for an unknown preset or a bad value."""
+    if preset not in PRESETS:
+        raise UserError(f"There is no preset {preset!r}.", f"Choose one of: {', '.join(PRESETS)}.")
+    return Recipe(**{**PRESETS[preset], **changes})
+
+
+def channels_kept(intermediate_size: int, sparsity: float, multiple: int) -> int:
+    """k, the channels that each layer keeps: (1 - sparsity) of the intermediate size, at the nearest multiple.
+
+    A sparsity of 0 keeps all. A tie goes to the larger k. Raises UserError where no multiple lies between one
+    and the intermediate size, or where rounding would leave nothing to remove.
+    """
+    if sparsity == 0:
+        return intermediate_size
+    target = (1.0 - sparsity) * intermediate_size
+    k = int(target / multiple + 0.5) * multiple
+    largest = (intermediate_size - 1) // multiple * multiple
+    if k == 0 or largest == 0:
+        raise UserError(f"At a sparsity of {sparsity:g} and a multiple of {multiple}, nothing is left of the model's "
+                        f"{intermediate_size} channels a layer.", "Choose a smaller --multiple or a lower --sparsity.")
+    if k > largest:
+        raise UserError(f"At a sparsity of {sparsity:g} and a multiple of {multiple}, all {intermediate_size} channels "
+                        "of a layer would stay.", "Choose a smaller --multiple or a higher --sparsity.")
+    return k
