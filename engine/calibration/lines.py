@@ -1,0 +1,166 @@
+"""Calibration lines: what a player asks and how the character answers, split by a hash of the question.
+
+A line is train, validation or test by the hash of its normalised question
+alone, so the same question falls on the same side in every run, for every
+character and in every user's file. Train lines teach; validation lines choose
+(the best step, the blend); test lines report. The last two together are the
+held-out lines. This module reads and writes lines; it knows no model.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.base.errors import UserError
+from engine.base.files import write_atomic
+from engine.base.text import normalise
+
+Split = Literal["train", "validation", "test"]
+FEWEST_LINES = 16
+MAX_BYTES = 64_000_000
+POOL = Path(__file__).resolve().parents[2] / "assets" / "player_lines.jsonl"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question of the pool, with a neutral answer ("" where there is none) and a category."""
+
+    question: str
+    neutral: str = ""
+    category: str = "other"
+    source: str = "pool"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A question and the character's answer. `complete`: the answer ended by itself; `sensitivity`: see sensitivity.py."""
+
+    question: str
+    answer: str
+    neutral: str = ""
+    category: str = "other"
+    source: str = "pool"
+    complete: bool = True
+    sensitivity: float | None = None
+
+    @property
+    def split(self) -> Split:
+        """train, validation or test."""
+        return split_of(self.question)
+
+
+def split_of(question: str) -> Split:
+    """The side of a question: 75 % train, 8 % validation, 17 % test, by the sha256 of its normalised text."""
+    point = int.from_bytes(hashlib.sha256(normalise(question).encode()).digest()[:4], "big") / 2**32
+    return "train" if point < 0.75 else "validation" if point < 0.83 else "test"
+
+
+def read_queries(path: Path | None = None) -> list[Query]:
+    """The query pool: ours, or a user's file.
+
+    A user's file is JSON Lines or one JSON list, of objects with question/answer/category (ours) or
+    instruction/input/output (Alpaca's). Repeated questions are read once. Raises UserError on anything else.
+    """
+    queries: dict[str, Query] = {}
+    for number, record in enumerate(_records(path or POOL), start=1):
+        question = _text(record, "question") or _joined(_text(record, "instruction"), _text(record, "input"))
+        if not question:
+            raise UserError(f"Entry {number} of {path or POOL} has neither a question nor an instruction.",
+                            'Each entry needs "question" and "answer", or "instruction" and "output".')
+        key = normalise(question)
+        if key:
+            neutral = _text(record, "answer") or _text(record, "output")
+            category = _text(record, "category") or "other"
+            queries.setdefault(key, Query(question, neutral, category, "user" if path else "pool"))
+    return list(queries.values())
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Lines that a former run wrote and a person may have edited. Entries with an empty question or answer are left out."""
+    lines: dict[str, Line] = {}
+    for record in _records(path):
+        question = _text(record, "question") or _joined(_text(record, "instruction"), _text(record, "input"))
+        answer = _text(record, "answer") or _text(record, "output")
+        key = normalise(question)
+        if key and answer:
+            score = record.get("sensitivity")
+            lines.setdefault(key, Line(question, answer, _text(record, "neutral"), _text(record, "category") or "other",
+                                       _text(record, "source") or "user", record.get("complete") is not False,
+                                       float(score) if isinstance(score, int | float) else None))
+    return list(lines.values())
+
+
+def write_lines(path: Path, lines: Iterable[Line]) -> None:
+    """Write lines as JSON Lines, one readable object each, with the split beside it."""
+    write_atomic(path, "".join(json.dumps({**asdict(line), "split": line.split}, ensure_ascii=False) + "\n" for line in lines))
+
+
+def require_enough(lines: Sequence[Line], origin: str) -> None:
+    """Raise UserError when fewer than 16 lines are usable, or none is held out."""
+    held_out = sum(line.split != "train" for line in lines)
+    if len(lines) < FEWEST_LINES or held_out < 2 or len(lines) - held_out < 8:
+        raise UserError(f"{origin} gives {len(lines)} usable lines ({held_out} of them held out); at least {FEWEST_LINES} "
+                        "are needed, with 2 held out and 8 to learn from.",
+                        "Add more questions with answers; 100 or more work well.")
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path} is larger than {MAX_BYTES // 10**6} MB.", "Split it, or drop what is not needed.")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"{path} cannot be read ({reason}).") from error
+    try:
+        if text.lstrip().startswith("["):
+            records = json.loads(text)
+        else:
+            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is neither JSON Lines nor one JSON list.") from error
+    if not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path} must hold JSON objects, one for each line.")
+    return records
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    # Lone surrogates would break every later write.
+    return value.encode("utf-8", "replace").decode().strip() if isinstance(value, str) else ""
+
+
+def _joined(instruction: str, addition: str) -> str:
+    return f"{instruction}\n{addition}" if instruction and addition else instruction
+
+
+class Journal:
+    """A file of JSON Lines that grows by one write a record and outlives a kill: results that are not computed twice."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[dict[str, Any]] = []
+        whole = b""
+        if path.exists():
+            for line in path.read_bytes().splitlines(keepends=True):
+                try:
+                    if not line.endswith(b"\n"):
+                        break
+                    self.records.append(json.loads(line))
+                except ValueError:
+                    break
+                whole += line
+            if len(whole) != path.stat().st_size:
+                write_atomic(path, whole)  # a torn end would spoil the next record
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a record and have it on the disk when this returns."""
+        self.records.append(record)
+        with self.path.open("ab") as file:
+            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())

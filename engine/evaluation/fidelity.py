@@ -1,0 +1,58 @@
+"""How close a pruned model stays to the dense one, without a judge: KL, top-1 agreement, NLL.
+
+All three are measured on answer tokens of held-out lines, with the persona's
+system prompt before them, against the dense model under the same prompt. The
+dense model is represented by its final hidden states (N, d), cached once: the
+head that turns them into logits is never pruned, so the full distribution is
+recovered at the cost of one matrix product. This module does not know which
+lines are held out; its caller does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.ffn import project_logits
+from engine.models.packing import Row, states_that_predict
+
+CHUNK = 256  # answer tokens whose logits are held at once
+
+
+@dataclass(frozen=True)
+class Reading:
+    """KL(dense || model) and NLL in nats a token, top-1 agreement as a share; means over `tokens` of `lines` lines."""
+
+    kl: float
+    top1: float
+    nll: float
+    lines: int
+    tokens: int
+
+
+@torch.inference_mode()
+def dense_states(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
+    """The dense model's final hidden states (N, d) of each row's answer tokens, on the CPU."""
+    return [states_that_predict(model, row).cpu() for row in rows]
+
+
+@torch.inference_mode()
+def measure(model: nn.Module, rows: Sequence[Row], dense: Sequence[Tensor]) -> Reading:
+    """Read a model (masked, cut or whole) on `rows`, whose dense states are `dense`."""
+    divergence = agreement = surprise = 0.0
+    tokens, lines = 0, 0
+    for row, target in zip(rows, dense, strict=True):
+        hidden = states_that_predict(model, row)
+        labels = row.labels.to(hidden.device)
+        target = target.to(hidden.device, hidden.dtype)
+        for begin in range(0, len(labels), CHUNK):
+            part = slice(begin, begin + CHUNK)
+            log_model = project_logits(model, hidden[part]).log_softmax(-1)
+            log_dense = project_logits(model, target[part]).log_softmax(-1)
+            divergence += float((log_dense.exp() * (log_dense - log_model)).sum())
+            agreement += float((log_dense.argmax(-1) == log_model.argmax(-1)).sum())
+            surprise -= float(log_model.gather(-1, labels[part, None]).sum())
+        tokens += len(labels)
+        lines += len(row.members)
+    return Reading(divergence / tokens, agreement / tokens, surprise / tokens, lines, tokens)

@@ -1,0 +1,122 @@
+"""One view of the feed-forward networks of all supported families.
+
+Every supported decoder computes FFN(x) = W_down (act(W_gate x) * (W_up x)); what
+differs is where the weights lie (phi3 fuses gate and up). A channel j is row j
+of W_gate and W_up and column j of W_down; its activation is entry j of the
+input of W_down, which is where masks and measurements hook in. This module
+knows nothing of how a mask is found.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Hook = Callable[[int, Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """The FFN of one decoder layer."""
+
+    index: int
+    module: nn.Module
+
+    @property
+    def down(self) -> nn.Linear:
+        """The projection back to the hidden size; its input is the channels' activations."""
+        return self.module.down_proj  # type: ignore[return-value]
+
+    @property
+    def fused(self) -> bool:
+        """Whether gate and up are one matrix, gate's rows first (phi3)."""
+        return hasattr(self.module, "gate_up_proj")
+
+    @property
+    def size(self) -> int:
+        """d_ff, the number of channels."""
+        return self.down.in_features
+
+    def gate_and_up(self) -> tuple[Tensor, Tensor]:
+        """W_gate and W_up, each (d_ff, d), as views."""
+        if self.fused:
+            gate, up = self.module.gate_up_proj.weight.chunk(2, dim=0)  # type: ignore[union-attr]
+            return gate, up
+        return self.module.gate_proj.weight, self.module.up_proj.weight  # type: ignore[union-attr, return-value]
+
+    def row_projections(self) -> list[nn.Linear]:
+        """The linear layers whose output rows are channels: gate and up, or the fused one."""
+        names = ["gate_up_proj"] if self.fused else ["gate_proj", "up_proj"]
+        return [getattr(self.module, name) for name in names]
+
+
+def decoder(model: nn.Module) -> Any:
+    """The stack of layers below the language-model head."""
+    return model.model
+
+
+def feed_forwards(model: nn.Module) -> list[FeedForward]:
+    """The FFNs of all layers, in order."""
+    return [FeedForward(index, layer.mlp) for index, layer in enumerate(decoder(model).layers)]
+
+
+@contextmanager
+def hooked(model: nn.Module, hook: Hook) -> Iterator[None]:
+    """While the block runs, call hook(layer index, activation (..., d_ff)) before each W_down.
+
+    What the hook returns, if not None, takes the activation's place.
+    """
+
+    def register(ffn: FeedForward) -> Any:
+        def before(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+            changed = hook(ffn.index, inputs[0])
+            return None if changed is None else (changed,)
+
+        return ffn.down.register_forward_pre_hook(before)
+
+    handles = [register(ffn) for ffn in feed_forwards(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def masked(model: nn.Module, masks: Tensor) -> Iterator[None]:
+    """While the block runs, multiply channel activations by `masks` (L, d_ff); gradients flow into it."""
+    rows = list(masks.unbind(0))
+    with hooked(model, lambda index, activation: activation * rows[index].to(activation.device, activation.dtype)):
+        yield
+
+
+@contextmanager
+def recomputed(model: nn.Module) -> Iterator[None]:
+    """While the block runs, layers keep only their input and compute again in the backward pass (less memory)."""
+    layers = list(decoder(model).layers)
+    for layer in layers:
+        inner = layer.forward
+
+        def forward(*args: Any, _inner: Any = inner, **kwargs: Any) -> Any:
+            return checkpoint(_inner, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+        layer.forward = forward
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own method shows again
+
+
+def project_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Logits (N, vocabulary), in fp32, of final hidden states (N, d): head, scaling (granite), softcap (gemma2)."""
+    logits = model.lm_head(hidden).float()  # type: ignore[operator]
+    config: Any = model.config
+    if getattr(config, "logits_scaling", None):
+        logits = logits / config.logits_scaling
+    cap = getattr(config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits

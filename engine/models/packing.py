@@ -1,0 +1,148 @@
+"""Shared-prefix packing: one persona prompt, many examples behind it, one row.
+
+All examples of a persona begin with the same tokens. A row holds that prefix
+once and many segments after it; positions start again behind the prefix in each
+segment, and the attention mask lets a segment see the prefix and itself only.
+Hidden states equal those of the padded batch up to rounding, for causal models
+with any prefix length, since a token's state depends on what it may see alone.
+This module knows token ids, not texts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.ffn import decoder
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of a prompt (persona, question, opening of the reply) and of its answer (may be empty)."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A packed row of T tokens that predicts N answer tokens.
+
+    tokens, positions: (1, T); segments: (T,), 0 for the prefix, else 1, 2, ...;
+    predict: (N,) indices of the states that predict; labels: (N,) the tokens to
+    predict; owner: (N,) index of the example, in the order given to `pack`;
+    last: (examples of this row,) index of each prompt's last token; members: their
+    example indices.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    segments: Tensor
+    predict: Tensor
+    labels: Tensor
+    owner: Tensor
+    last: Tensor
+    members: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """T, tokens that the model computes."""
+        return self.tokens.shape[1]
+
+
+def shared_prefix(examples: Sequence[Example]) -> int:
+    """Length of the longest common prefix of all prompts, at least one token short of the shortest prompt."""
+    first, last = min(e.prompt for e in examples), max(e.prompt for e in examples)
+    limit = min(len(e.prompt) for e in examples) - 1
+    length = 0
+    while length < limit and first[length] == last[length]:
+        length += 1
+    return length
+
+
+def pack(examples: Sequence[Example], row_tokens: int, prefix: int | None = None) -> list[Row]:
+    """Rows of at most `row_tokens` tokens (an example that is longer alone gets a row of its own), in order.
+
+    `prefix` is the number of shared leading tokens; by default the longest that all examples share.
+    """
+    if not examples:
+        return []
+    prefix = shared_prefix(examples) if prefix is None else prefix
+    rows, group, used = [], [], prefix
+    for index, example in enumerate(examples):
+        length = len(example.prompt) + len(example.answer) - prefix
+        if group and used + length > row_tokens:
+            rows.append(_make_row(examples, group, prefix))
+            group, used = [], prefix
+        group.append(index)
+        used += length
+    rows.append(_make_row(examples, group, prefix))
+    return rows
+
+
+def _make_row(examples: Sequence[Example], group: list[int], prefix: int) -> Row:
+    tokens = list(examples[group[0]].prompt[:prefix])
+    positions, segments = list(range(prefix)), [0] * prefix
+    predict: list[int] = []
+    labels: list[int] = []
+    owner: list[int] = []
+    last: list[int] = []
+    for segment, index in enumerate(group, start=1):
+        prompt, answer = examples[index].prompt, examples[index].answer
+        # The last answer token predicts nothing that is supervised: it is not computed.
+        body = prompt[prefix:] + answer[:-1]
+        last.append(len(tokens) + len(prompt) - prefix - 1)
+        predict += range(last[-1], last[-1] + len(answer))
+        labels += answer
+        owner += [index] * len(answer)
+        tokens += body
+        positions += range(prefix, prefix + len(body))
+        segments += [segment] * len(body)
+    as_tensor = lambda values: torch.tensor(values, dtype=torch.long)
+    return Row(as_tensor([tokens]), as_tensor([positions]), as_tensor(segments), as_tensor(predict),
+               as_tensor(labels), as_tensor(owner), as_tensor(last), tuple(group))
+
+
+def attention_mask(query_segments: Tensor, query_positions: Tensor, key_segments: Tensor, key_positions: Tensor,
+                   config: Any, dtype: torch.dtype) -> Any:
+    """The additive 4-D mask (1, 1, Q, K) of packed tokens, or a dict of masks where layers differ in kind.
+
+    A query sees keys of the prefix (segment 0) and of its own segment, at positions up to its own; with a
+    sliding window of w tokens, no further back than w - 1 positions.
+    """
+    distance = query_positions[:, None] - key_positions[None, :]  # (Q, K)
+    seen = ((key_segments[None, :] == 0) | (key_segments[None, :] == query_segments[:, None])) & (distance >= 0)
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or [])
+    full = _additive(seen, dtype)
+    if not window:
+        return full
+    near = _additive(seen & (distance < window), dtype)
+    if not kinds:
+        return near  # mistral, phi3: every layer slides
+    if "sliding_attention" not in kinds:
+        return full
+    return {"full_attention": full, "sliding_attention": near}
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
+
+
+def run_row(model: nn.Module, row: Row) -> Tensor:
+    """Final hidden states (T, d) of a packed row."""
+    device, dtype = next(model.parameters()).device, model.dtype
+    segments, positions = row.segments.to(device), row.positions.to(device)
+    mask = attention_mask(segments, positions[0], segments, positions[0], model.config, dtype)
+    output = decoder(model)(input_ids=row.tokens.to(device), position_ids=positions, attention_mask=mask,
+                            use_cache=False)
+    return output.last_hidden_state[0]
+
+
+def states_that_predict(model: nn.Module, row: Row) -> Tensor:
+    """Final hidden states (N, d) from which the row's N answer tokens are predicted."""
+    hidden = run_row(model, row)
+    return hidden[row.predict.to(hidden.device)]

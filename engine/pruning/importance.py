@@ -1,0 +1,67 @@
+"""One-shot scores: how much a channel matters, judged without learning. Higher is more important.
+
+Notation: a = act(x W_gate) * (x W_up), channel j; G, U the rows of W_gate and
+W_up; D = W_down. Every function is pure and returns (L, d_ff) in fp32.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.ffn import feed_forwards, hooked
+from engine.models.packing import Row, run_row
+
+
+def random_scores(layers: int, channels: int, seed: int) -> Tensor:
+    """Uniform noise: what any method must beat."""
+    return torch.rand(layers, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def magnitude_scores(model: nn.Module) -> Tensor:
+    """||G_j|| + ||U_j|| + ||D_:j||, the channel's weights alone (magnitude pruning, data-free)."""
+    scores = []
+    for ffn in feed_forwards(model):
+        gate, up = ffn.gate_and_up()
+        scores.append((gate.float().norm(dim=1) + up.float().norm(dim=1) + ffn.down.weight.float().norm(dim=0)).cpu())
+    return torch.stack(scores)
+
+
+def wanda_scores(model: nn.Module, norms: Tensor) -> Tensor:
+    """mean_i |D_ij| * ||a_j||_2: Wanda (Sun et al. 2024, arXiv 2306.11695), summed over a channel's outputs.
+
+    `norms`: (L, d_ff), the 2-norms of the activations over calibration tokens.
+    """
+    weights = torch.stack([ffn.down.weight.float().abs().mean(dim=0).cpu() for ffn in feed_forwards(model)])
+    return weights * norms
+
+
+@torch.inference_mode()
+def activation_norms(model: nn.Module, rows: Sequence[Row]) -> Iterator[Tensor]:
+    """Yields, after each row, the 2-norms (L, d_ff) of channel activations over all tokens seen so far."""
+    ffns = feed_forwards(model)
+    squares = torch.zeros(len(ffns), ffns[0].size, dtype=torch.float64)
+
+    def add(index: int, activation: Tensor) -> None:
+        squares[index] += activation.float().square().sum(dim=(0, 1)).double().cpu()
+
+    for row in rows:
+        with hooked(model, add):
+            run_row(model, row)
+        yield squares.sqrt().float()
+
+
+def rank_normalised(scores: Tensor) -> Tensor:
+    """Each layer's scores replaced by their ranks, spread evenly over [-1, 1]: near scores can still flip."""
+    channels = scores.shape[1]
+    ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
+    return ranks.float() / max(channels - 1, 1) * 2 - 1
+
+
+def top_channels(scores: Tensor, k: int) -> Tensor:
+    """The mask (L, d_ff) of ones and zeros that keeps exactly k channels a layer; ties go to the lower index."""
+    kept = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return torch.zeros_like(scores, dtype=torch.float32).scatter_(1, kept, 1.0)
+
+
+Scorer = Callable[[], Tensor]

@@ -1,0 +1,195 @@
+"""Mask learning: which k channels of each layer the character needs.
+
+Persona-Pruner, section "sub-network discovery" (arXiv 2606.14695): the weights
+are frozen, scores z (L, d_ff) learn; forward, the mask is the top k of z in each
+layer; backward, the gradient passes straight through (dM/dz = I). The paper's
+loss is cross entropy on the answers; ours is the KL to the dense model's cached
+top logits, from scores that start at an importance. This module knows rows of
+tokens, not lines; it neither loads nor writes anything.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from engine.models.ffn import masked, project_logits, recomputed
+from engine.models.packing import Row, states_that_predict
+from engine.pruning.importance import top_channels
+
+CHUNK = 256  # answer tokens whose logits are held at once
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Top-k forward, identity backward (Bengio et al. 2013, arXiv 1308.3432)."""
+
+    @staticmethod
+    def forward(context: Any, scores: Tensor, k: int) -> Tensor:
+        return top_channels(scores, k)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient, None
+
+
+def straight_through_mask(scores: Tensor, k: int) -> Tensor:
+    """The mask (L, d_ff) with exactly k ones a layer; its gradient reaches `scores` unchanged."""
+    return _StraightThrough.apply(scores, k)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The dense model's likeliest tokens at N answer positions: ids and log-probabilities, each (N, top)."""
+
+    tokens: Tensor
+    log_probability: Tensor
+
+
+@torch.inference_mode()
+def dense_target(model: nn.Module, hidden: Tensor, top: int) -> Target:
+    """The target of one row from the dense model's final states (N, d)."""
+    ids, values = [], []
+    for part in hidden.split(CHUNK):
+        log_probability = project_logits(model, part).log_softmax(-1)
+        best = log_probability.topk(min(top, log_probability.shape[-1]), dim=-1)
+        ids.append(best.indices.int().cpu())
+        values.append(best.values.cpu())
+    return Target(torch.cat(ids), torch.cat(values))
+
+
+def kl_to_target(logits: Tensor, target: Target) -> Tensor:
+    """Summed KL(dense || model) in nats over the cached tokens, the rest of the vocabulary as one bucket.
+
+    `logits`: (N, vocabulary). Merging tokens into a bucket can only lower a KL: this is a lower bound, and exact
+    where the cached tokens hold all the mass.
+    """
+    log_model = logits.log_softmax(-1).gather(-1, target.tokens.to(logits.device).long())
+    log_dense = target.log_probability.to(logits.device)
+    probability = log_dense.exp()
+    seen = (probability * (log_dense - log_model)).sum()
+    rest_dense = (1 - probability.sum(-1)).clamp_min(1e-6)
+    rest_model = (1 - log_model.exp().sum(-1)).clamp_min(1e-6)
+    return seen + (rest_dense * (rest_dense.log() - rest_model.log())).sum()
+
+
+def backward_in_chunks(model: nn.Module, hidden: Tensor, labels: Tensor, target: Target | None, scale: float) -> float:
+    """Add the gradient of scale * summed loss to whatever `hidden` (N, d) depends on; returns the summed loss in nats.
+
+    Logits exist for CHUNK tokens at a time only. With a target the loss is its KL, without one cross entropy.
+    """
+    leaf = hidden.detach().requires_grad_(True)
+    total = 0.0
+    for begin in range(0, len(labels), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        logits = project_logits(model, leaf[part])
+        if target is None:
+            loss = functional.cross_entropy(logits, labels[part].to(logits.device), reduction="sum")
+        else:
+            loss = kl_to_target(logits, Target(target.tokens[part], target.log_probability[part]))
+        (loss * scale).backward()
+        total += float(loss.detach())
+    hidden.backward(leaf.grad)
+    return total
+
+
+@dataclass
+class Learning:
+    """All that mask learning carries from step to step; written to disk, it goes on bit for bit.
+
+    scores and the AdamW moments are (L, d_ff) in fp32; `best_*` is the mask with the lowest validation KL so far.
+    """
+
+    scores: Tensor
+    first_moment: Tensor
+    second_moment: Tensor
+    step: int = 0
+    tokens: int = 0
+    best_mask: Tensor = field(default_factory=lambda: torch.zeros(0))
+    best_kl: float = float("inf")
+    best_step: int = -1
+
+
+def begin(scores: Tensor) -> Learning:
+    """The state before the first step, from starting scores (L, d_ff)."""
+    return Learning(scores.clone().float(), torch.zeros_like(scores), torch.zeros_like(scores))
+
+
+def channels_at(step: int, steps: int, k: int, channels: int, ramp: float) -> int:
+    """Channels kept a layer at a step: from all to k along a cubic over the first `ramp` share of the steps.
+
+    The schedule of Zhu and Gupta 2017 (arXiv 1710.01878), as in Sheared LLaMA.
+    """
+    if step >= ramp * steps:
+        return k
+    left = 1 - (step + 1) / max(ramp * steps, 1)
+    return k + round((channels - k) * max(left, 0.0) ** 3)
+
+
+def learn_step(model: nn.Module, state: Learning, rows: Sequence[Row], targets: Sequence[Target] | None, k: int,
+               learning_rate: float, checkpointing: bool) -> float:
+    """One AdamW step (betas .9, .999, no weight decay) on the mask scores; returns the mean loss in nats a token.
+
+    `rows` are the step's lines; `targets`, if any, belong to the rows one by one.
+    """
+    scores = state.scores.clone().requires_grad_(True)
+    mask = straight_through_mask(scores, k)
+    leaf = mask.detach().requires_grad_(True)
+    total = sum(len(row.labels) for row in rows)
+    loss = 0.0
+    for index, row in enumerate(rows):
+        with masked(model, leaf):
+            if checkpointing:
+                with recomputed(model):
+                    loss += _row_gradient(model, row, targets[index] if targets else None, 1 / total)
+            else:
+                loss += _row_gradient(model, row, targets[index] if targets else None, 1 / total)
+        state.tokens += row.size
+    assert leaf.grad is not None
+    mask.backward(leaf.grad)
+    assert scores.grad is not None
+    _adam(state, scores.grad, learning_rate)
+    return loss / total
+
+
+def _row_gradient(model: nn.Module, row: Row, target: Target | None, scale: float) -> float:
+    return backward_in_chunks(model, states_that_predict(model, row), row.labels, target, scale)
+
+
+def _adam(state: Learning, gradient: Tensor, learning_rate: float) -> None:
+    state.step += 1
+    state.first_moment.lerp_(gradient, 1 - 0.9)
+    state.second_moment.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+    first = state.first_moment / (1 - 0.9**state.step)
+    second = state.second_moment / (1 - 0.999**state.step)
+    state.scores -= learning_rate * first / (second.sqrt() + 1e-12)
+
+
+def order_of_lines(lines: int, step_lines: int, step: int, seed: int) -> list[int]:
+    """Indices of the lines of a step: seeded passes over all lines, each in a new order; needs no memory of the past."""
+    chosen: list[int] = []
+    position = step * step_lines
+    while len(chosen) < min(step_lines, lines):
+        epoch, offset = divmod(position + len(chosen), lines)
+        order = torch.randperm(lines, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
+        chosen += order[offset: offset + min(step_lines, lines) - len(chosen)]
+    return chosen
+
+
+def changes(before: Tensor, after: Tensor) -> list[int]:
+    """Channels a layer that are in `after` and not in `before`."""
+    return ((after > 0) & (before == 0)).sum(dim=1).tolist()
+
+
+def kept_by_importance(mask: Tensor, importance: Tensor, bins: int = 64) -> list[list[float]]:
+    """Share kept in each of `bins` groups of channels, layers x bins, channels in falling order of importance."""
+    order = importance.argsort(dim=1, descending=True, stable=True)
+    ordered = mask.gather(1, order)
+    return [[round(float(part.mean()), 3) for part in row.tensor_split(min(bins, len(row)))] for row in ordered]
+
+
+def iterate_checks(steps: int, every: int) -> Iterator[int]:
+    """The steps after which the validation lines are read: every `every` steps and at the end."""
+    yield from (step for step in range(1, steps + 1) if step % every == 0 or step == steps)
