@@ -1,11 +1,9 @@
 """Character cards: untrusted bytes in, a `Card` out.
 
-Reads the JSON of V1 (flat), V2 (chara_card_v2) and V3 (chara_card_v3) cards and
-keeps the whole parsed card in `Card.raw`, so that unknown fields and extensions
-survive a round trip. json.loads alone lets duplicate keys, NaN, 1e999, lone
-surrogates and a RecursionError through; each of them is refused here.
-
-Does not know PNG and CHARX files, books, or any macro beyond the two names.
+Reads the JSON of V1 (flat), V2 and V3 cards; `Card.raw` keeps the whole, so that
+unknown fields survive a round trip. What json.loads lets pass or dies of is refused:
+duplicate keys, NaN, 1e999, lone surrogates, deep nesting. Does not know PNG and
+CHARX files, books, or any macro beyond the two names.
 """
 
 import json
@@ -14,7 +12,7 @@ import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from engine.base.errors import UserError
 
@@ -24,7 +22,6 @@ MAX_DEPTH = 32  # objects and lists inside each other
 MAX_DIGITS = 300  # of one whole number
 MAX_NAME = 200  # characters: a long name times many macros would fill the memory
 
-_SPECIFICATIONS = ("chara_card_v2", "chara_card_v3")
 _NEEDS = "a card needs a name and a description, personality, scenario or example dialogue"
 _TITLES = {"the", "a", "an", "mr", "mrs", "ms", "miss", "dr", "sir", "lady", "lord", "captain"}
 # A whole string (escapes included, possessive: linear time) or one bracket.
@@ -83,18 +80,12 @@ def read_card(path: Path | str) -> Card:
     The size is checked before anything is read. Raises UserError for what cannot be read or is no card.
     """
     file = Path(path)
-    if not file.is_file() and str(path) in _bundled_files():
+    if str(path) in _bundled_files() and not file.is_file():
         return find_bundled(str(path))
     try:
-        data = _read_bytes(file)
-    except FileNotFoundError:
-        raise UserError(f"{_printable(path)} is neither a file nor the name of a bundled character.") from None
+        return parse_card(_read_bytes(file), str(file))
     except _Fault as fault:
-        raise UserError(f"{_printable(path)} {fault}.") from fault
-    except (OSError, ValueError) as error:  # ValueError: a zero byte or a lone surrogate in the path
-        reason = error.strerror if isinstance(error, OSError) else "no valid file name"
-        raise UserError(f"{_printable(path)} cannot be read ({reason}).") from error
-    return parse_card(data, str(path))
+        raise UserError(f"{_printable(str(file))} {fault}.") from fault
 
 
 def bundled_cards() -> list[Card]:
@@ -120,19 +111,24 @@ def _bundled_files() -> dict[str, Path]:
 
 
 def _read_bytes(file: Path) -> bytes:
-    status = file.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise _Fault("is a folder, not a character card")
-    if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end
-        raise _Fault("is not an ordinary file")
-    _check_size(status.st_size)
-    with file.open("rb") as opened:
-        return opened.read(MAX_BYTES + 1)  # the file may have grown since; parse_card checks again
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end
+            raise _Fault("is a folder" if stat.S_ISDIR(status.st_mode) else "is not an ordinary file")
+        _check_size(status.st_size)
+        with file.open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)  # the file may have grown since; parse_card checks again
+    except FileNotFoundError:
+        raise _Fault("is neither a file nor the name of a bundled character") from None
+    except OSError as error:
+        raise _Fault(f"cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a zero byte or a lone surrogate in the path
+        raise _Fault("cannot be the name of a file") from error
 
 
 def _check_size(size: int) -> None:
     if size > MAX_BYTES:
-        raise _Fault(f"is too large for a character card in JSON ({size:,} bytes; at most {MAX_BYTES:,})")
+        raise _Fault(f"is too large for a character card ({size:,} bytes of JSON; at most {MAX_BYTES:,})")
 
 
 def _strict_json(data: bytes) -> Any:
@@ -148,7 +144,7 @@ def _strict_json(data: bytes) -> Any:
     _check_depth(text)
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole, parse_float=_finite,
-                           parse_constant=_constant)
+                           parse_constant=_finite)
         json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}: {error.msg}"
@@ -162,12 +158,9 @@ def _check_depth(text: str) -> None:
     """Refuse nesting beyond MAX_DEPTH by one linear scan, before a recursive parser sees the text."""
     depth = 0
     for token in _TOKEN.finditer(text):
-        if token[0] in ("[", "{"):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise _Fault(f"is nested too deeply (more than {MAX_DEPTH} levels)")
-        elif token[0] in ("]", "}"):
-            depth -= 1
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        if depth > MAX_DEPTH:
+            raise _Fault(f"is nested too deeply (more than {MAX_DEPTH} levels)")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -180,20 +173,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(digits: str) -> int:
-    if len(digits.lstrip("-")) > MAX_DIGITS:
-        raise _Fault(f"contains a whole number of more than {MAX_DIGITS} digits")
-    return int(digits)
+    if len(digits.lstrip("-")) <= MAX_DIGITS:
+        return int(digits)
+    raise _Fault(f"contains a whole number of more than {MAX_DIGITS} digits")
 
 
 def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise _Fault(f"contains a number that is too large ({digits[:40]})")
-    return number
-
-
-def _constant(word: str) -> NoReturn:
-    raise _Fault(f"contains {word}, which is not a number in JSON")
+    if math.isfinite(number := float(digits)):
+        return number
+    raise _Fault(f"contains {digits[:40]}, which is not a finite number")
 
 
 def _card(raw: Any) -> Card:
@@ -219,13 +207,12 @@ def _fields(raw: Any) -> dict[str, Any]:
         raise _Fault(f"is not a character card (its JSON is {_kind(raw)} instead of an object)")
     specification = raw.get("spec")
     if specification is None:
-        if "name" not in raw:
-            raise _Fault('is JSON, but not a character card (it has neither "spec" nor "name")')
-        return raw
-    if specification not in _SPECIFICATIONS:
+        if "name" in raw:
+            return raw
+        raise _Fault('is JSON, but not a character card (it has neither "spec" nor "name")')
+    if specification not in ("chara_card_v2", "chara_card_v3"):
         what = _short(specification) if isinstance(specification, str) else _kind(specification)
-        known = ", ".join(_SPECIFICATIONS)
-        raise _Fault(f"follows an unknown specification ({what}; known are {known} and flat cards without one)")
+        raise _Fault(f"follows an unknown specification ({what}; known are V1, chara_card_v2 and chara_card_v3)")
     if not isinstance(raw.get("data"), dict):
         raise _Fault(f'has {_kind(raw.get("data"))} as "data", where the card\'s fields should be')
     return raw["data"]
@@ -243,8 +230,7 @@ def _texts(fields: dict[str, Any], key: str) -> tuple[str, ...]:
     values = fields.get(key)
     if values is not None and not isinstance(values, list):
         raise _Fault(f'has {_kind(values)} as "{key}", where a list of texts should be')
-    texts = [_text({key: value}, key) for value in values or []]
-    return tuple(text for text in texts if text.strip())
+    return tuple(text for value in values or [] if (text := _text({key: value}, key)).strip())
 
 
 def _kind(value: Any) -> str:
@@ -257,5 +243,5 @@ def _short(text: str) -> str:
     return ascii(text[:40] + ("..." if len(text) > 40 else ""))
 
 
-def _printable(origin: Path | str) -> str:
-    return " ".join(str(origin).encode("utf-8", "replace").decode().split())
+def _printable(origin: str) -> str:
+    return " ".join(origin.encode("utf-8", "replace").decode().split())

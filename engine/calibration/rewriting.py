@@ -1,0 +1,135 @@
+"""Answers in the character's voice, by the dense model itself.
+
+The dense model answers each question behind the persona's system prompt,
+sampled in batches; it also makes up further questions by sampling the player's
+turn behind the same prompt (Magpie, Xu et al. 2024, arXiv 2406.08464). Bad
+answers are sampled again with another seed, then dropped and counted. Batches
+are the unit of resuming: their seeds depend on the job's seed and their number
+alone, so a batch that was interrupted gives the same answers again.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from engine.base.events import Event, Step
+from engine.base.recipe import Recipe
+from engine.base.text import normalise
+from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar, uses_third_person
+from engine.calibration.lines import Journal, Line, Query
+from engine.models.chat_format import answer_ending, encode_chat, encode_text, endings, user_turn_opening
+from engine.models.generation import Sampled, Sampling, sample_together
+from engine.models.packing import Example, shared_prefix
+
+ROUNDS = 3  # an answer is sampled at most so often
+QUESTION_TOKENS = 40
+QUESTION_TEMPERATURE = 0.9
+
+
+@dataclass(frozen=True)
+class Voice:
+    """The character as the sampler needs it: its names, its system prompt, and its own third person if it has one."""
+
+    names: tuple[str, ...]
+    prompt: str
+    example_dialogue: str = ""
+
+    def fault(self, answer: str, complete: bool) -> str | None:
+        """Why an answer is rejected, or None."""
+        own_manner = uses_third_person(self.names, self.example_dialogue)
+        return find_fault(answer, self.names, complete, speaks_in_third_person=own_manner)
+
+
+def encode_line(tokenizer: Any, prompt: str, question: str, answer: str, complete: bool) -> Example:
+    """Token ids of a line behind the persona's system prompt; an answer that was cut short gets no ending token."""
+    tokens = encode_chat(tokenizer, question_messages(prompt, question))
+    spoken = encode_text(tokenizer, answer)
+    ending = [answer_ending(tokenizer)] if complete else []
+    return Example(tuple(tokens), tuple(spoken) + tuple(ending))
+
+
+def question_messages(prompt: str, question: str) -> list[dict[str, str]]:
+    """The messages of a single question behind a system prompt."""
+    return [{"role": "system", "content": prompt}, {"role": "user", "content": question}]
+
+
+def _seed(recipe: Recipe, purpose: int, number: int) -> int:
+    return (recipe.seed * 1_000 + purpose) * 100_000 + number
+
+
+def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Sequence[Query], recipe: Recipe,
+                     journal: Journal) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
+    """A line for every query whose answer passes the filter within ROUNDS tries, and a count of rejections.
+
+    The journal holds one record a batch; batches that it holds already are not sampled again.
+    """
+    lines: dict[str, Line] = {}
+    rejected: Counter[str] = Counter()
+    finished = {record["batch"]: record for record in journal.records}
+    number = 0
+    for attempt in range(ROUNDS):
+        waiting = [query for query in queries if normalise(query.question) not in lines]
+        batches = [waiting[begin: begin + recipe.batch_lines] for begin in range(0, len(waiting), recipe.batch_lines)]
+        for batch in batches:
+            record = finished.get(number)
+            if record is None:
+                sampled = _sample_answers(model, tokenizer, voice.prompt, batch, recipe, _seed(recipe, 1, number))
+                record = {"batch": number, "answers": [
+                    list(tidy(tokenizer.decode(answer.tokens, skip_special_tokens=True), voice.names, answer.complete))
+                    for answer in sampled]}
+                journal.add(record)
+            for query, (answer, complete) in zip(batch, record["answers"], strict=True):
+                fault = voice.fault(answer, complete)
+                if fault:
+                    rejected[fault] += 1
+                else:
+                    lines[normalise(query.question)] = Line(query.question, answer, query.neutral, query.category,
+                                                            query.source, complete)
+            number += 1
+            yield Step("write answers", len(lines), len(queries), {"try": attempt + 1, "rejected": sum(rejected.values())})
+    ordered = [lines[key] for query in queries if (key := normalise(query.question)) in lines]
+    return ordered, rejected
+
+
+def _sample_answers(model: nn.Module, tokenizer: Any, prompt: str, batch: Sequence[Query], recipe: Recipe,
+                    seed: int) -> list[Sampled]:
+    prompts = [encode_chat(tokenizer, question_messages(prompt, query.question)) for query in batch]
+    prefix = shared_prefix([Example(tuple(tokens)) for tokens in prompts])
+    sampling = Sampling(endings(tokenizer), recipe.answer_tokens, recipe.temperature, recipe.top_p, seed)
+    return sample_together(model, prompts[0][:prefix], [tokens[prefix:] for tokens in prompts], sampling)
+
+
+def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Sequence[str], recipe: Recipe,
+                      journal: Journal) -> Generator[Event, None, tuple[list[Query], int]]:
+    """Up to `recipe.self_asked` usable questions that the model asks as the player, and how many were rejected.
+
+    Questions that are too similar to `known` ones or to each other are rejected. At most twice as many as are
+    wanted are sampled.
+    """
+    questions: list[Query] = []
+    kept = {normalise(question) for question in known}
+    rejected = number = 0
+    opening = user_turn_opening(tokenizer, voice.prompt)
+    finished = {record["batch"]: record["questions"] for record in journal.records}
+    wanted = recipe.self_asked
+    while len(questions) < wanted and number * recipe.batch_lines < 2 * wanted:
+        if number not in finished:
+            sampling = Sampling(endings(tokenizer), QUESTION_TOKENS, QUESTION_TEMPERATURE,
+                                recipe.top_p, _seed(recipe, 2, number))
+            sampled = sample_together(model, opening[:-1], [opening[-1:]] * recipe.batch_lines, sampling)
+            texts = [tokenizer.decode(one.tokens, skip_special_tokens=True).strip() if one.complete else ""
+                     for one in sampled]
+            finished[number] = texts
+            journal.add({"batch": number, "questions": texts})
+        for text in finished[number]:
+            if len(questions) < wanted and is_usable_question(text) and not too_similar(text, kept):
+                kept.add(normalise(text))
+                questions.append(Query(text, "", "made up", "self-asked"))
+            else:
+                rejected += 1
+        number += 1
+        yield Step("make up questions", len(questions), wanted, {"rejected": rejected})
+    return questions, rejected

@@ -1,0 +1,84 @@
+"""A conversation with a character on any model: the persona's prompt is encoded once and its cache kept.
+
+For the command line; knows no storage.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.cards.card import Card, with_name_macros
+from engine.cards.prompt import messages
+from engine.console import ProgressPrinter
+from engine.models.chat_format import encode_chat, endings
+from engine.models.generation import Conversation, Sampling, Spoken, speak
+from engine.models.loading import choose_dtype, load_model, load_tokenizer, locate, parse_dtype
+
+USER = "Player"
+
+
+@dataclass
+class Speaker:
+    """A character that answers; `history` holds the turns so far as (role, text)."""
+
+    card: Card
+    tokenizer: Any
+    conversation: Conversation
+    history: list[tuple[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, model: str, card: Card, dtype: str, printer: ProgressPrinter) -> "Speaker":
+        """Load the model (fetching it if need be, with progress)."""
+        search = locate(model)
+        with printer:
+            while True:
+                try:
+                    printer.show(next(search))
+                except StopIteration as end:
+                    source = end.value
+                    break
+        loaded = load_model(source, parse_dtype(dtype) or choose_dtype())
+        return cls(card, load_tokenizer(source), Conversation(loaded))
+
+    @property
+    def greeting(self) -> str:
+        """The character's first words."""
+        return with_name_macros(self.card.greeting, self.card, USER)
+
+    def pieces(self, message: str, options: argparse.Namespace) -> Any:
+        """Stream the reply to a message; the turn is kept when it ends."""
+        if options.temperature < 0 or options.limit < 1:
+            raise UserError("The temperature must not be negative, and the limit must be at least 1.")
+        turns = [*self.history, ("user", message)]
+        prompt = encode_chat(self.tokenizer, messages(self.card, turns, USER))
+        sampling = Sampling(endings(self.tokenizer), options.limit, options.temperature, 0.95, options.seed)
+        said = ""
+        for piece in speak(self.conversation, self.tokenizer, prompt, sampling):
+            said += piece.text
+            yield piece
+        self.history = [*turns, ("assistant", said.strip())]
+
+    def print_reply(self, message: str, options: argparse.Namespace) -> None:
+        """Print the reply as it comes, then its speed on standard error."""
+        last: Spoken | None = None
+        for last in self.pieces(message, options):
+            print(last.text, end="", flush=True)
+        print()
+        if last:
+            print(f"({last.tokens} tokens, first after {last.first_token:.2f} s, {_speed(last):.1f} tokens/s)", file=sys.stderr)
+
+    def reply_whole(self, message: str, options: argparse.Namespace) -> dict[str, Any]:
+        """The reply and its measures as plain values."""
+        last = None
+        for last in self.pieces(message, options):
+            pass
+        return {"character": self.card.char, "message": message, "reply": self.history[-1][1],
+                "tokens": last.tokens if last else 0, "seconds_to_first_token": last.first_token if last else None,
+                "tokens_per_second": _speed(last) if last else None}
+
+
+def _speed(spoken: Spoken) -> float:
+    """Tokens a second after the first one."""
+    return (spoken.tokens - 1) / max(spoken.seconds - spoken.first_token, 1e-9) if spoken.tokens > 1 else 0.0

@@ -1,0 +1,171 @@
+"""What the verbs of the command line do. Each takes parsed options and returns an exit code."""
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.base import events
+from engine.base.errors import Interrupted, UserError
+from engine.base.files import MANIFEST, check_manifest, folder_size, read_json
+from engine.base.recipe import make_recipe
+from engine.cards.card import Card, parse_card, read_card
+from engine.console import JsonPrinter, ProgressPrinter, print_table
+
+
+def models(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """List the models on this machine."""
+    from engine.models.catalogue import list_models
+
+    found = list_models()
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    rows = [[one["name"], one.get("family", ""), f"{one['parameters'] / 1e6:,.1f} M" if one.get("parameters") else "",
+             f"{one['bytes'] / 1e6:,.0f} MB" if one.get("bytes") else "", "on disk" if one["ready"] else "fetched on first use"]
+            for one in found]
+    print_table("Models", ["name", "family", "parameters", "size", "state"], rows)
+    print("Any folder or hub id with safetensors of a supported family can be named as well.")
+    return 0
+
+
+def prune(options: argparse.Namespace, arguments: list[str]) -> int:
+    """The whole job. Ctrl-C stops it after the step under way."""
+    from engine.pipeline import prune as run
+    from engine.stages.workbench import Job
+
+    job = _job(options, Job)
+    workdir = Path(options.workdir) if options.workdir else job.default_workdir()
+    stop = _StopFlag()
+    log = workdir / "events.jsonl"
+    resume_with = f"python -m engine {shlex.join([*[one for one in arguments if one != '--resume'], '--resume'])}"
+    with (JsonPrinter() if options.json else ProgressPrinter()) as printer:
+        stream: Iterator[events.Event] = run(job, workdir, options.resume)
+        try:
+            for event in stream:
+                events.append(log, event)
+                printer.show(event)
+                if stop.asked and not isinstance(event, events.Finished):
+                    stream.close()  # type: ignore[attr-defined]
+                    raise Interrupted(f"Stopped; what was done is kept. Go on with:\n  {resume_with}")
+        except UserError as error:
+            if (workdir / "job.json").exists():
+                events.append(log, events.Failed(str(error)))
+            raise
+    if not options.json:
+        print(f"Talk to it:  python -m engine chat {shlex.quote(str(job.out))}")
+    return 0
+
+
+class _StopFlag:
+    """Ctrl-C asks once; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nStopping after this step (Ctrl-C again stops at once; either can be resumed).", file=sys.stderr)
+
+
+def _job(options: argparse.Namespace, make: Any) -> Any:
+    from engine.calibration.teacher import Teacher
+    from engine.models.loading import parse_dtype
+
+    named = {"sparsity": options.sparsity, "multiple": options.multiple, "seed": options.seed, "recover": options.recover,
+             "load_in": options.load_in, "steps": options.steps}
+    recipe = make_recipe(options.preset, **{name: value for name, value in named.items() if value is not None})
+    parse_dtype(options.dtype)
+    teacher = None
+    if options.teacher != "self":
+        if not options.teacher_model:
+            raise UserError("A teacher server needs the name of its model.", "Add --teacher-model NAME.")
+        teacher = Teacher(options.teacher, options.teacher_model, recipe.teacher_concurrency)
+    files = {name: _existing(getattr(options, name)) for name in ("queries", "lines")}
+    return make(read_card(options.card), options.model, Path(options.out), recipe, options.dtype, teacher, **files)
+
+
+def _existing(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    if not Path(name).is_file():
+        raise UserError(f"There is no file {name}.")
+    return Path(name)
+
+
+def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """Talk to a character: one message, or line by line until end of input."""
+    from engine.chat import Speaker
+
+    card = _card_of(options)
+    speaker = Speaker.load(options.model, card, options.dtype, ProgressPrinter())
+    if options.message is not None:
+        if options.json:
+            print(json.dumps(speaker.reply_whole(options.message, options), ensure_ascii=False))
+        else:
+            speaker.print_reply(options.message, options)
+        return 0
+    print(f"{card.char}: {speaker.greeting}\n(An empty line or Ctrl-D ends the chat.)" if speaker.greeting
+          else "(An empty line or Ctrl-D ends the chat.)")
+    while True:
+        try:
+            message = input("You: ").strip()
+        except EOFError:
+            print()
+            return 0
+        if not message:
+            return 0
+        print(f"{card.char}: ", end="")
+        speaker.print_reply(message, options)
+
+
+def _card_of(options: argparse.Namespace) -> Card:
+    if options.card:
+        return read_card(options.card)
+    own = Path(options.model) / "character.json"
+    if not own.is_file():
+        raise UserError("This model brings no character.", "Add --card CARD.json.")
+    return parse_card(own.read_bytes(), str(own))
+
+
+def inspect(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """What an exported folder is; exit code 2 when it is damaged."""
+    folder = Path(options.folder)
+    if not (folder / "report.json").is_file() or not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} is not a folder that Persona Studio exported (report.json or {MANIFEST} is missing).")
+    report, faults = read_json(folder / "report.json"), check_manifest(folder)
+    if options.json:
+        print(json.dumps({"folder": str(folder), "whole": not faults, "faults": faults, "bytes": folder_size(folder),
+                          "report": report}, ensure_ascii=False, indent=2))
+    else:
+        _print_report(folder, report)
+    if faults:
+        raise UserError(f"{folder} is damaged: {'; '.join(faults)}.", "Export it again.")
+    if not options.json:
+        print(f"Whole: all {len(read_json(folder / MANIFEST)['files'])} files match the manifest.")
+    return 0
+
+
+def _print_report(folder: Path, report: dict[str, Any]) -> None:
+    before, after, proof = report["before"], report["after"], report["proof"]
+    print(f"{folder}: {report['character']} on {report['base']['name']}, {report['recipe']['sparsity']:.0%} of FFN channels removed\n"
+          f"  intermediate size {before['intermediate_size']:,} -> {after['intermediate_size']:,}; parameters "
+          f"{before['parameters'] / 1e6:,.1f} M -> {after['parameters'] / 1e6:,.1f} M; weights {before['bytes'] / 1e6:,.1f} MB -> "
+          f"{after['bytes'] / 1e6:,.1f} MB")
+    rows = [[name, f"{one['kl']:.3f}", f"{one['top1']:.1%}", f"{one['nll']:.3f}"] for name, one in report["readings"].items()]
+    first = next(iter(report["readings"].values()))
+    print_table(f"On {first['lines']} held-out lines ({first['tokens']:,} tokens), nats a token",
+                ["", "KL to dense", "same next token", "NLL"], rows)
+    print_table("Work", ["stage", "seconds", "tokens"],
+                [[name, f"{one['seconds']:.1f}", f"{one['tokens']:,}"] for name, one in report["stages"].items()])
+    print(f"Proof: loaded by plain transformers in a fresh process; largest logit difference {proof['largest_difference']:.2g} "
+          f"(allowed {proof['tolerance']:g}, {proof['positions']} positions); it said: {proof['reply']!r}")
+
+

@@ -1,0 +1,99 @@
+"""Events on a terminal: a progress bar with the time left a stage, readings as lines, or plain JSON.
+
+Knows events and nothing of the jobs behind them.
+"""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from engine.base.events import Event, Finished, Lines, MaskSnapshot, Measured, Saved, Stage, Started, Step, Warned, encode
+
+
+class JsonPrinter:
+    """One JSON object a line on standard output."""
+
+    def __enter__(self) -> "JsonPrinter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, event: Event) -> None:
+        """Print the event."""
+        print(encode(event), flush=True)
+
+
+class ProgressPrinter:
+    """Bars and sentences for a person. Without a terminal the bars are left out."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = Progress(TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(),
+                                 TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                                 console=self.console, disable=not self.console.is_terminal)
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> "ProgressPrinter":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Show the event."""
+        if isinstance(event, Stage):
+            self._begin(event)
+        elif isinstance(event, Step) and self.task is not None:
+            note = " ".join(f"{name} {value:,.3g}" if value < 1000 else f"{name} {value:,.0f}" for name, value in event.values.items())
+            self.progress.update(self.task, completed=event.done, total=event.total, note=note)
+        elif (text := describe(event)):
+            self.console.print(text, markup=False)
+
+    def _begin(self, stage: Stage) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, note="")
+            self.progress.stop_task(self.task)
+        note = "was done already" if stage.reused else ""
+        self.task = self.progress.add_task(escape(stage.name), total=stage.total or None, note=note)
+        if stage.reused:
+            self.progress.stop_task(self.task)
+        if not self.console.is_terminal:
+            self.console.print(f"{stage.name} {note}".strip(), markup=False)
+
+
+def describe(event: Event) -> str:
+    """A line of text for a person, or "" for events that need none."""
+    match event:
+        case Started():
+            verb = "Going on with" if event.resumed else "Pruning"
+            return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
+        case Lines():
+            faults = ", ".join(f"{count} {fault}" for fault, count in sorted(event.rejected.items())) or "none"
+            return f"  lines: {event.train} to learn from, {event.validation} to choose on, {event.test} to report on; rejected: {faults}"
+        case Measured():
+            return (f"  {event.what:<42} {event.split:<10} KL {event.kl:7.3f}  top-1 {event.top1:6.1%}  NLL {event.nll:6.3f}"
+                    f"  ({event.lines} lines, {event.tokens:,} tokens)")
+        case Saved():
+            return f"  {event.what}: {event.path} ({event.bytes / 1e6:,.1f} MB)"
+        case Warned():
+            return f"  Note: {event.sentence}"
+        case Finished():
+            return f"Done in {event.seconds / 60:.1f} minutes: {event.out}"
+        case MaskSnapshot() | _:
+            return ""
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A table on standard output; cells are shown as plain text."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140).print(table)

@@ -1,0 +1,71 @@
+"""The exported folder: weights, configuration, tokenizer, card, mask, report, model card, manifest.
+
+Writes into a folder that is not visible yet; knows nothing of how the model was
+found. Layout:
+
+  model.safetensors, config.json, generation_config.json, tokenizer files, chat_template.jinja
+  character.json      the card as it came
+  mask.safetensors    kept: (L, ceil(d_ff / 8)) packed bits, high bit first; scales: (L, k); shape: [L, d_ff]
+  report.json         everything measured
+  README.md           the hub's model card
+  manifest.json       size and sha256 of every other file
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engine.base.files import folder_size, write_atomic, write_json, write_manifest
+from engine.export.model_card import render_model_card
+from engine.models.quiet import quiet_transformers
+
+
+@dataclass
+class Contents:
+    """What goes beside the weights: the card as parsed JSON, and the report so far."""
+
+    card: dict[str, Any]
+    report: dict[str, Any]
+    licence_text: str = ""
+
+    def finish(self, folder: Path, proof: dict[str, Any]) -> None:
+        """Add the proof and the sizes to the report, then write report, model card and manifest."""
+        self.report["proof"] = proof
+        self.report["after"]["bytes"] = sum(file.stat().st_size for file in folder.glob("*.safetensors")
+                                            if file.name != "mask.safetensors")
+        self.report["after"]["folder_bytes"] = folder_size(folder)
+        write_json(folder / "report.json", self.report)
+        write_atomic(folder / "README.md", render_model_card(self.report))
+        write_manifest(folder)
+
+
+def pack_mask(mask: Tensor) -> dict[str, Tensor]:
+    """A mask (L, d_ff) of ones and zeros as packed bits, with the scale of each kept channel (one: folded into W_down)."""
+    bits = numpy.packbits(mask.bool().numpy(), axis=1)
+    kept = int(mask[0].sum())
+    return {"kept": torch.from_numpy(bits), "scales": torch.ones(mask.shape[0], kept, dtype=torch.float16),
+            "shape": torch.tensor(mask.shape)}
+
+
+def read_mask(path: Path) -> Tensor:
+    """The mask (L, d_ff) of an exported folder's mask.safetensors, in fp32."""
+    found = load_file(path)
+    _, channels = (int(size) for size in found["shape"])
+    return torch.from_numpy(numpy.unpackbits(found["kept"].numpy(), axis=1)[:, :channels]).float()
+
+
+def write_folder(folder: Path, model: Any, tokenizer: Any, mask: Tensor, contents: Contents) -> None:
+    """Write everything but report, model card and manifest."""
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    save_file(pack_mask(mask), folder / "mask.safetensors")
+    write_json(folder / "character.json", contents.card)
+    if contents.licence_text:
+        write_atomic(folder / "LICENSE", contents.licence_text)
+    contents.report["after"]["parameters"] = sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,64 @@
+"""README.md of an exported folder: a model card with the front matter that the hub reads.
+
+A pure function from the report to text. Facts come from the report alone.
+"""
+
+import json
+from typing import Any
+
+LIMITS = """Measured means: on the lines counted above, against the dense model under the same system prompt. Closeness to
+the dense model is not quality: where the dense model plays the character badly, so does this one. Outside its character,
+with another system prompt, expect clearly worse answers than the dense model's."""
+
+
+def render_model_card(report: dict[str, Any]) -> str:
+    """The model card of an exported folder, from its report."""
+    return "\n".join([_front_matter(report), *_body(report)]) + "\n"
+
+
+def _front_matter(report: dict[str, Any]) -> str:
+    base = report["base"]
+    lines = ["---"]
+    if base["hub"]:
+        lines += [f"base_model: {base['hub']}", "base_model_relation: finetune"]
+    if base.get("licence"):
+        lines.append(f"license: {base['licence']}")
+    return "\n".join([*lines, "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- pruned",
+                      "- roleplay", "- persona-pruner", "---", ""])
+
+
+def _body(report: dict[str, Any]) -> list[str]:
+    before, after, recipe = report["before"], report["after"], report["recipe"]
+    share = 1 - after["parameters"] / before["parameters"]
+    # A name from a card is data: as a JSON string it can neither open a heading nor a link.
+    name = json.dumps(report["character"], ensure_ascii=False).translate({ord(sign): None for sign in "[]<>`*#|"})
+    return [
+        f"# {name} on {1 - share:.0%} of {base_name(report)}", "",
+        f"This model plays one character, {name}. It is {base_name(report)} with {recipe['sparsity']:.0%} of every feed-forward "
+        f"layer's channels removed (intermediate size {before['intermediate_size']:,} to {after['intermediate_size']:,}), "
+        f"{share:.1%} of all parameters.", "",
+        "| | dense | this model |", "| --- | --- | --- |",
+        f"| parameters | {before['parameters'] / 1e6:,.1f} M | {after['parameters'] / 1e6:,.1f} M |",
+        f"| bytes of weights | {before['bytes'] / 1e6:,.1f} MB | {after.get('bytes', 0) / 1e6:,.1f} MB |", "",
+        "## How close it stays to the dense model", "",
+        _table(report["readings"]), "",
+        "## How it was made", "",
+        f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {report['lines']['train']} calibration lines, "
+        f"mask learned by {'KL to the dense model' if recipe['loss'] == 'kl' else 'cross entropy'} in {recipe['steps']} steps, "
+        f"{'least-squares W_down, ' if recipe['least_squares'] else ''}{'LoRA recovery, merged, ' if recipe['recover'] else ''}"
+        f"seed {recipe['seed']}. The system prompt is made from character.json; report.json holds every figure.", "",
+        "## Limits", "", LIMITS,
+    ]
+
+
+def base_name(report: dict[str, Any]) -> str:
+    """What the base model is called."""
+    return str(report["base"]["name"])
+
+
+def _table(readings: dict[str, dict[str, Any]]) -> str:
+    any_reading = next(iter(readings.values()))
+    rows = [f"On {any_reading['lines']} held-out lines ({any_reading['tokens']} answer tokens) of this character; "
+            "KL and NLL in nats a token.", "", "| | KL to dense | same next token | NLL |", "| --- | --- | --- | --- |"]
+    rows += [f"| {name} | {one['kl']:.3f} | {one['top1']:.1%} | {one['nll']:.3f} |" for name, one in readings.items()]
+    return "\n".join(rows)

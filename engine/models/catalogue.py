@@ -1,0 +1,60 @@
+"""Which models lie on this machine: the starter, the data folder's models, the hub's cache.
+
+Reads configs and sizes only; imports neither torch nor transformers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.base.files import data_folder, folder_size
+from engine.models import starter
+from engine.models.checks import check_config, read_licence
+
+
+def list_models() -> list[dict[str, Any]]:
+    """The models that can be named: name, kind (starter, folder, hub), ready, bytes on disk, parameters, licence, folder.
+
+    `parameters` is None where it is not known without reading the weights. Folders and cached models of unsupported
+    families are left out.
+    """
+    folder = starter.starter_folder()
+    ready = starter.is_ready()
+    models = [_entry("starter", "starter", folder, folder_size(folder) if ready else 0, ready)]
+    models[0] |= {"parameters": starter.PARAMETERS, "licence": "apache-2.0"}
+    for other in sorted((data_folder() / "models").glob("*")):
+        if other.is_dir() and other != folder and not other.name.startswith(".") and _loadable(other):
+            models.append(_entry(str(other), "folder", other, folder_size(other), True))
+    return models + _cached_models()
+
+
+def _entry(name: str, kind: str, folder: Path, size: int, ready: bool) -> dict[str, Any]:
+    """One line of the list."""
+    return {"name": name, "kind": kind, "ready": ready, "bytes": size, "parameters": None,
+            "licence": read_licence(folder), "folder": str(folder)}
+
+
+def _loadable(folder: Path) -> bool:
+    """Whether a folder has the config of a supported family and safetensors weights."""
+    try:
+        check_config(folder / "config.json")
+    except UserError:
+        return False
+    return any(folder.glob("*.safetensors"))
+
+
+def _cached_models() -> list[dict[str, Any]]:
+    """The hub cache's models of supported families, each at its newest revision."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except (CacheNotFound, OSError, ValueError):
+        return []
+    models = []
+    for repository in sorted(repositories, key=lambda one: one.repo_id):
+        revisions = sorted(repository.revisions, key=lambda one: one.last_modified, reverse=True)
+        if repository.repo_type == "model" and revisions and _loadable(revisions[0].snapshot_path):
+            models.append(_entry(repository.repo_id, "hub", revisions[0].snapshot_path, revisions[0].size_on_disk, True))
+    return models

@@ -1,0 +1,144 @@
+"""Messages to token ids, through the chat template of the tokenizer.
+
+Templates are the models' own and differ: some refuse a system message, some an
+assistant who speaks first. What a template does is found out by rendering marks
+and looking for them, never by its family's name. The text of a message can
+never become one of the template's control tokens. This module knows no cards.
+"""
+
+from typing import Any
+
+from engine.base.errors import UserError
+
+Message = dict[str, str]
+_SYSTEM_MARK = "zqsystemmarkqz"
+_USER_MARK = "zqusermarkqz"
+_ANSWER_MARK = "zqanswermarkqz"
+_OPENING = "(The conversation begins.)"
+# Asked of templates that know them, so that the same messages give the same ids on every day, without thinking blocks.
+_SETTINGS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+
+def render_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: bool = True) -> str:
+    """The text of a conversation under the tokenizer's template.
+
+    `messages` have a "role" (system, user, assistant) and a "content". Control tokens inside contents are broken up
+    by a space. A system message that the template refuses or ignores goes before the next user turn. Raises
+    UserError when the template refuses the conversation even so.
+    """
+    clean = [{"role": message["role"], "content": _disarm(tokenizer, message["content"])} for message in messages]
+    system = [index for index, message in enumerate(clean) if message["role"] == "system"]
+    if system and (system != [0] or not _accepts_system(tokenizer)):
+        clean = _fold_system(clean, keep_first=system[0] == 0 and _accepts_system(tokenizer))
+    text = _render(tokenizer, clean, add_generation_prompt)
+    if text is None:  # many templates demand that user and assistant alternate, the user first
+        text = _render(tokenizer, _alternate(clean), add_generation_prompt)
+    if text is None:
+        raise UserError("The model's chat template refuses this conversation.", "Choose another model.")
+    return text
+
+
+def encode_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: bool = True) -> list[int]:
+    """The token ids of `render_chat`. A beginning-of-sequence token is there only where the template writes it."""
+    return tokenizer.encode(render_chat(tokenizer, messages, add_generation_prompt), add_special_tokens=False)
+
+
+def user_turn_opening(tokenizer: Any, system: str) -> list[int]:
+    """The ids that stand directly before the user's first words, behind the system prompt `system` ("": none).
+
+    A model that goes on from here writes what a user would say.
+    """
+    messages = [{"role": "system", "content": system}] if system else []
+    text = render_chat(tokenizer, [*messages, {"role": "user", "content": _USER_MARK}], add_generation_prompt=False)
+    opening, found, _ = text.rpartition(_USER_MARK)
+    if not found:
+        raise UserError("The model's chat template leaves out what the user says.", "Choose another model.")
+    # A space at the end belongs to the user's first word, in most vocabularies.
+    return tokenizer.encode(opening.rstrip(" "), add_special_tokens=False)
+
+
+def answer_ending(tokenizer: Any) -> int:
+    """The id of the token that ends an assistant's turn under this template; the end-of-text token where none does."""
+    conversation = [{"role": "user", "content": _USER_MARK}, {"role": "assistant", "content": _ANSWER_MARK}]
+    text = render_chat(tokenizer, conversation, add_generation_prompt=False)
+    control = set(_control_tokens(tokenizer).values())
+    for token in tokenizer.encode(text.rpartition(_ANSWER_MARK)[2], add_special_tokens=False):
+        if token in control:
+            return token
+    if tokenizer.eos_token_id is None:
+        raise UserError("The model's tokenizer names no token that ends an answer.", "Choose another model.")
+    return tokenizer.eos_token_id
+
+
+def _control_tokens(tokenizer: Any) -> dict[str, int]:
+    """Tokens that text must not become: the special ones, and added ones that the template writes. Text to id."""
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template)
+    special = set(tokenizer.all_special_tokens)
+    return {
+        token.content: index
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.content.strip() and (token.special or token.content in special or token.content in template)
+    }
+
+
+def _disarm(tokenizer: Any, text: str) -> str:
+    """The text with a space inside every control token, so that it is read as plain characters."""
+    tokens = sorted(_control_tokens(tokenizer), key=len, reverse=True)
+    found = True
+    while found:  # breaking one may complete another only in odd vocabularies; then it is broken, too
+        found = False
+        for token in tokens:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
+                found = True
+    return text
+
+
+def _accepts_system(tokenizer: Any) -> bool:
+    """Whether the template writes a system message that comes first."""
+    text = _render(tokenizer, [{"role": "system", "content": _SYSTEM_MARK}, {"role": "user", "content": _USER_MARK}], True)
+    return text is not None and _SYSTEM_MARK in text
+
+
+def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool) -> str | None:
+    """The template's text, or None when it refuses these messages."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt, **_SETTINGS)
+    except (TemplateError, TypeError, KeyError, IndexError):
+        return None
+
+
+def _fold_system(messages: list[Message], keep_first: bool) -> list[Message]:
+    """Put system texts before the next user text; where none follows, behind the last one; else as a user turn."""
+    result: list[Message] = []
+    waiting: list[str] = []
+    for index, message in enumerate(messages):
+        if message["role"] == "system" and not (keep_first and index == 0):
+            waiting.append(message["content"])
+        elif message["role"] == "user" and waiting:
+            result.append({"role": "user", "content": "\n\n".join([*waiting, message["content"]])})
+            waiting = []
+        else:
+            result.append(message)
+    if not waiting:
+        return result
+    place = max((index for index, message in enumerate(result) if message["role"] == "user"), default=-1)
+    if place < 0:
+        return [{"role": "user", "content": "\n\n".join(waiting)}, *result]
+    result[place] = {"role": "user", "content": "\n\n".join([result[place]["content"], *waiting])}
+    return result
+
+
+def _alternate(messages: list[Message]) -> list[Message]:
+    """The messages with neighbours of one role joined, and a user turn before an assistant who speaks first."""
+    result: list[Message] = []
+    for message in messages:
+        if result and result[-1]["role"] == message["role"]:
+            result[-1] = {"role": message["role"], "content": f"{result[-1]['content']}\n\n{message['content']}"}
+            continue
+        if message["role"] == "assistant" and (not result or result[-1]["role"] == "system"):
+            result.append({"role": "user", "content": _OPENING})
+        result.append(message)
+    return result

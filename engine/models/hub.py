@@ -1,0 +1,146 @@
+"""Fetches a model folder from the model hub, or from the hub's cache on this machine.
+
+Only safetensors, JSON, tokenizer files and texts are ever asked for. The config
+is fetched and checked before the weights. The weights come in a process of
+their own, so that a stopped job stops its download. No torch here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Stage, Step
+from engine.base.files import require_space
+from engine.models.checks import check_config, no_safetensors
+
+STAGE = "fetch model"
+ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*",
+           "NOTICE*", "USE_POLICY*"]
+IGNORED = ["*/*", "consolidated*"]  # subfolders hold other formats; consolidated files hold the weights a second time
+_POLL_SECONDS = 0.5
+_DOWNLOAD = """
+import json, sys
+from huggingface_hub import snapshot_download
+try:
+    snapshot_download(**json.loads(sys.argv[1]))
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def fetch_model(name: str) -> Generator[Event, None, Path]:
+    """Fetch `owner/name` and return its folder in the hub's cache, which is called after the commit.
+
+    Yields steps in MB. Without a network, a complete copy in the cache is used. A token is taken from where the
+    hub's library looks for one (HF_TOKEN). Raises UserError with what is wrong; a closed generator ends the download.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    yield Stage(STAGE)
+    with _hub_errors(name):
+        config = Path(hf_hub_download(name, "config.json"))
+        check_config(config)
+        commit = config.parent.name
+        missing = _plan(name, commit)
+    if missing:
+        yield from _download(name, commit, missing)
+    with _hub_errors(name):
+        return Path(snapshot_download(name, revision=commit, allow_patterns=ALLOWED, ignore_patterns=IGNORED,
+                                      local_files_only=True))
+
+
+def _plan(name: str, commit: str) -> int:
+    """Bytes that have yet to be fetched; 0 without a network. Raises UserError for a model without safetensors."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError
+    from huggingface_hub.utils import filter_repo_objects
+
+    try:
+        files = snapshot_download(name, revision=commit, dry_run=True, ignore_patterns=["*/*"])
+    except DryRunError:
+        return 0
+    if not any(file.filename.endswith(".safetensors") for file in files):
+        raise no_safetensors(name, any(file.filename.endswith((".bin", ".pt", ".pth")) for file in files))
+    wanted = filter_repo_objects(files, allow_patterns=ALLOWED, ignore_patterns=IGNORED, key=lambda file: file.filename)
+    return sum(max(file.file_size or 0, 1) for file in wanted if file.will_download)
+
+
+def _download(name: str, commit: str, missing: int) -> Generator[Event, None, None]:
+    """Let another process fetch the files; report the growth of the cache in MB."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(constants.HF_HUB_CACHE)
+    folder = cache / repo_folder_name(repo_id=name, repo_type="model")
+    require_space(cache, missing + 100_000_000)
+    wish = {"repo_id": name, "revision": commit, "allow_patterns": ALLOWED, "ignore_patterns": IGNORED,
+            "cache_dir": str(cache), "endpoint": constants.ENDPOINT}
+    environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    total, before, last = max(1, round(missing / 1e6)), _size(folder), 0
+    yield Stage(STAGE, total=total)
+    with tempfile.TemporaryFile() as log, subprocess.Popen(
+            [sys.executable, "-c", _DOWNLOAD, json.dumps(wish)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=log, env=environment) as process:
+        try:
+            while process.poll() is None:
+                time.sleep(_POLL_SECONDS)
+                done = min(total, round((_size(folder) - before) / 1e6))
+                if done > last:
+                    last = done
+                    yield Step(STAGE, done, total)
+        finally:
+            if process.poll() is None:
+                process.kill()
+        if process.returncode:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
+            raise UserError(f"The model {name} could not be fetched completely ({lines[0][:200]}).",
+                            "What has arrived is kept: try again.")
+    yield Step(STAGE, total, total)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the plain files below a folder (links not followed) that another process is writing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += 0 if (file := Path(place, name)).is_symlink() else file.stat().st_size
+            except OSError:
+                continue
+    return total
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """Turn what the hub's library raises into one sentence about the model `name`."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise UserError(f"The model {name} is gated: its owner wants its terms accepted first.",
+                        "Accept them on the model's page, then set HF_TOKEN to a token of your account.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(f"The hub has no model {name}, or it is private.",
+                        "Check the spelling; for a private model set HF_TOKEN.") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise UserError(f"The model {name} is not (completely) on this machine, and the hub cannot be reached.",
+                        "Connect to the internet, or give a folder that holds the model.") from error
+    except errors.EntryNotFoundError as error:
+        raise UserError(f"{name} on the hub has no config.json, so it cannot be loaded here.",
+                        "Choose the original model, with safetensors files.") from error
+    except errors.HFValidationError as error:
+        raise UserError(f"{name!r} is neither a folder nor the name of a model on the hub.") from error
+    except (errors.HfHubHTTPError, OSError, RuntimeError, errors.HTTPError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"The hub could not deliver {name} ({reason}).", "Try again later.") from error

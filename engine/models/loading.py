@@ -1,0 +1,223 @@
+"""Models and tokenizers from folders: the one place of the engine that calls from_pretrained on what others wrote.
+
+(The starter's conversion reads its pinned GGUF file by itself.) A model is named
+by the user as "starter", as a folder, or as owner/name on the hub. Weights come
+as safetensors only, code of a model is never run. This module knows no
+characters and no prompts; importing it does not import torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.base.errors import UserError
+from engine.base.events import Event
+from engine.models.catalogue import list_models
+from engine.models.checks import FAMILIES, check_folder, read_licence
+from engine.models.hub import fetch_model
+from engine.models.quiet import quiet_transformers
+from engine.models.starter import fetch_starter
+from engine.models.templates import template_for
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["FAMILIES", "ModelSource", "best_device", "check_folder", "choose_dtype", "list_models", "load_model",
+           "load_tokenizer", "locate", "parse_dtype"]
+
+STARTER = "starter"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_EAGER = {"gemma2"}  # its soft cap on attention logits exists in the eager path only
+_FASTER = 1.2  # bf16 is taken on a CPU when it is at least this many times as fast as fp32
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model folder that has passed the checks."""
+
+    name: str  # what the user typed
+    folder: Path
+    config: dict[str, Any]  # the parsed config.json
+    licence: str | None = None  # as in the front matter of README.md
+    revision: str = ""  # commit on the hub, or ""
+
+
+def locate(model: str) -> Generator[Event, None, ModelSource]:
+    """Find the model that the user means, fetching it where needed; the generator's value is its source.
+
+    `model`: "starter", a folder, or owner/name on the hub. Yields stages and steps counted in MB. Raises UserError
+    when there is no such model, when it cannot be fetched, or when its folder does not pass check_folder.
+    """
+    name = model.strip()
+    if name == STARTER:
+        folder = yield from fetch_starter()
+    elif _is_folder(name):
+        folder = Path(name).expanduser().resolve()
+    elif _HUB_NAME.fullmatch(name):
+        folder = yield from fetch_model(name)
+    else:
+        raise UserError(f"There is no model {name[:200]!r}.",
+                        'Give "starter", a folder that holds a model, or a name on the hub like owner/name.')
+    revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
+    return ModelSource(name, folder, check_folder(folder), read_licence(folder), revision)
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a text names an existing folder (also when it is too long or odd for a path)."""
+    try:
+        return bool(name) and Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def best_device() -> torch.device:
+    """The first CUDA device where there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """The number format of the weights: bf16 on CUDA; on a CPU bf16 where a short probe finds it clearly faster."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.bfloat16
+    return torch.bfloat16 if _probe_speedup() >= _FASTER else torch.float32
+
+
+@functools.cache
+def _probe_speedup() -> float:
+    """How many times as fast as fp32 this CPU multiplies (128, 1024) by (1024, 4096) in bf16; under half a second."""
+    import torch
+
+    best = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, weights = torch.ones(128, 1024, dtype=dtype), torch.ones(4096, 1024, dtype=dtype)
+        times: list[float] = []
+        limit = time.perf_counter() + 0.12
+        while len(times) < 2 or (len(times) < 8 and time.perf_counter() < limit):
+            start = time.perf_counter()
+            torch.nn.functional.linear(rows, weights)
+            times.append(time.perf_counter() - start)
+            if times[0] > 0.12:  # so slow that there is no need to measure again
+                break
+        best[dtype] = min(times)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def parse_dtype(name: str, device: torch.device | None = None) -> torch.dtype:
+    """The dtype of "fp32", "bf16", "fp16", or "auto" (choose_dtype on `device`, by default the best device)."""
+    import torch
+
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name == "auto":
+        return choose_dtype(device or best_device())
+    if name not in known:
+        raise UserError(f"There is no number format {name[:40]!r}.", f"Choose one of: auto, {', '.join(known)}.")
+    return known[name]
+
+
+def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") -> PreTrainedModel:
+    """The model in eval mode, frozen, without dropout, on the best device.
+
+    `dtype` is the format of the weights (of the arithmetic, with `load_in` "8bit" or "4bit"). Raises UserError when
+    config.json and weights contradict each other or when the memory does not suffice.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    config = _load_config(source)
+    settings = {"dtype": dtype, "device_map": "auto" if best_device().type == "cuda" else "cpu", **_quantised(load_in, dtype)}
+    settings["attn_implementation"] = "eager" if config.model_type in _EAGER else "sdpa"
+    try:
+        with quiet_transformers():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source.folder, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
+                output_loading_info=True, **settings)
+    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        raise UserError(f"The model {source.name} does not fit into memory.",
+                        "Choose a smaller model, or load it in 4 bit.") from error
+    except ImportError as error:
+        raise UserError(f"The model cannot be loaded in {load_in}: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"The weights in {source.folder} do not fit its config.json.",
+                        "Download or copy the model again.") from error
+    _check_report(source, report)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _load_config(source: ModelSource) -> Any:
+    """The transformers config of a source, without dropout. Raises UserError when its fields are refused."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{source.folder / 'config.json'} is no valid config of a {source.config['model_type']} model.",
+                        "Download or copy the model again.") from error
+    for name in ("attention_dropout", "resid_pdrop", "embd_pdrop"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    return config
+
+
+def _quantised(load_in: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The arguments that make from_pretrained quantise the weights."""
+    if load_in == "16bit":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    if load_in == "8bit":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    if load_in == "4bit":
+        return {"quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)}
+    raise UserError(f"Weights cannot be loaded in {load_in[:40]!r}.", "Choose one of: 16bit, 8bit, 4bit.")
+
+
+def _check_report(source: ModelSource, report: dict[str, Any]) -> None:
+    """Raise UserError where weights were missing (transformers makes them up) or whole layers were left over."""
+    missing = sorted(report["missing_keys"])
+    surplus = sorted(key for key in report["unexpected_keys"] if re.search(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$", key))
+    if missing or surplus or report["mismatched_keys"]:
+        example = f"{missing[0]} is missing" if missing else f"{surplus[0]} is not in the config" if surplus else "sizes differ"
+        raise UserError(f"The weights in {source.folder} do not fit its config.json ({example}).",
+                        "Download or copy the model again.")
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a source; one without a chat template gets ours (templates.py).
+
+    Raises UserError when the folder has no tokenizer, or none that can be read.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise UserError(f"{source.folder} has no tokenizer (no tokenizer.json).", "Copy the tokenizer files of the model there.")
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise UserError(f"The tokenizer in {source.folder} cannot be read.", "Download or copy the model again.") from error
+    if not tokenizer.is_fast or len(tokenizer) == 0:
+        raise UserError(f"{source.folder} has no fast tokenizer (tokenizer.json).", "Choose a model that has one.")
+    template = tokenizer.chat_template
+    if not template or (isinstance(template, dict) and "default" not in template):
+        start = tokenizer("a")["input_ids"][:1]
+        adds_bos = tokenizer.bos_token_id is not None and start == [tokenizer.bos_token_id]
+        tokenizer.chat_template = template_for(source.config["model_type"], tokenizer.get_vocab(), adds_bos)
+    return tokenizer

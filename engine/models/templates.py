@@ -1,0 +1,70 @@
+"""Chat templates of our own, for model folders that come without one.
+
+Each is written here in Jinja from the public description of its format. A
+family's template is taken only when the tokenizer knows its special tokens; else
+ChatML, where its tokens are known; else plain text with roles. Base models that
+never learnt a format get the plain one, too. This module renders nothing.
+"""
+
+from collections.abc import Collection
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+    "{{ message['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% set kept = namespace(system='') %}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{% set kept.system = kept.system + message['content'] + '\n\n' %}"
+    "{% elif message['role'] == 'user' %}[INST] {{ kept.system }}{{ message['content'] }}[/INST]"
+    "{% set kept.system = '' %}"
+    "{% else %} {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% set kept = namespace(system='') %}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{% set kept.system = kept.system + message['content'] + '\n\n' %}"
+    "{% elif message['role'] == 'user' %}<start_of_turn>user\n{{ kept.system }}{{ message['content'] }}<end_of_turn>\n"
+    "{% set kept.system = '' %}"
+    "{% else %}<start_of_turn>model\n{{ message['content'] }}<end_of_turn>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+PHI3 = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+GRANITE = (
+    "{% for message in messages %}<|start_of_role|>{{ message['role'] }}<|end_of_role|>{{ message['content'] }}"
+    "<|end_of_text|>\n{% endfor %}{% if add_generation_prompt %}<|start_of_role|>assistant<|end_of_role|>{% endif %}"
+)
+PLAIN = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+_CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+_OWN: dict[str, tuple[str, tuple[str, ...]]] = {
+    "llama": (LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
+    "mistral": (MISTRAL, ("[INST]", "[/INST]")),
+    "gemma2": (GEMMA, ("<start_of_turn>", "<end_of_turn>")),
+    "gemma3_text": (GEMMA, ("<start_of_turn>", "<end_of_turn>")),
+    "phi3": (PHI3, ("<|user|>", "<|assistant|>", "<|end|>")),
+    "granite": (GRANITE, ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>")),
+}
+
+
+def template_for(family: str, vocabulary: Collection[str], adds_bos: bool) -> str:
+    """The chat template for a model without one.
+
+    `family` is the config's model_type, `vocabulary` the tokenizer's tokens, `adds_bos` whether its encoding of a
+    text normally begins with the beginning-of-sequence token (the plain format then begins with it, too).
+    """
+    template, tokens = _OWN.get(family, (CHATML, _CHATML_TOKENS))
+    if all(token in vocabulary for token in tokens):
+        return template
+    if all(token in vocabulary for token in _CHATML_TOKENS):
+        return CHATML
+    return ("{{ bos_token }}" if adds_bos else "") + PLAIN

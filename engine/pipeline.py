@@ -1,0 +1,159 @@
+"""The main job, stage by stage: prune(job, workdir) is a generator of events.
+
+Every stage leaves its result in the work folder, so a job that was killed goes
+on where it stopped (`resume`). What each stage does stands in engine/stages.
+"""
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Warned
+from engine.base.files import folder_size, read_json, slug, write_json
+from engine.export.folder import Contents
+from engine.models.ffn import decoder
+from engine.stages.lines import make_lines
+from engine.stages.mask import learn_mask, read_dense
+from engine.stages.repair import refit_down
+from engine.stages.ship import export, finish_model, measure_ladder
+from engine.stages.workbench import STAGES, Job, Workbench, load_dense, open_workdir
+
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors")
+
+
+def prune(job: Job, workdir: Path | None = None, resume: bool = False) -> Iterator[Event]:
+    """Run the job and leave the exported folder at `job.out`. Raises UserError for all that a user can mend.
+
+    Closing the generator stops the job within one step; calling it again with `resume` goes on.
+    """
+    check_out(job.out)
+    folder = workdir or job.default_workdir()
+    resumed = open_workdir(job, folder, resume)
+    yield Started(job.card.name, job.model, job.recipe.sparsity, STAGES, resumed)
+    bench = Workbench(job, folder)
+    meter = _Meter(folder / "meter.json")
+    started = time.perf_counter()
+    for event in _stages(bench, meter):
+        meter.watch(event)
+        yield event
+    write_json(folder / "finished.json", {"out": str(job.out)})
+    yield Finished(str(job.out), time.perf_counter() - started)
+
+
+def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
+    recipe = bench.job.recipe
+    yield from load_dense(bench, recipe.load_in)
+    meter.count_tokens_of(bench.model)
+    yield from make_lines(bench)
+    lesson = yield from read_dense(bench)
+    mask = yield from learn_mask(bench, lesson)
+    if recipe.load_in != "16bit":
+        # The cut, and all that is measured from here on, is about the original weights.
+        yield from load_dense(bench, "16bit")
+        meter.count_tokens_of(bench.model)
+    columns = yield from refit_down(bench, lesson, mask)
+    rows, dense = yield from measure_ladder(bench, lesson, mask, columns)
+    before = {"parameters": sum(parameter.numel() for parameter in bench.model.parameters()),
+              "bytes": _weight_bytes(bench), "intermediate_size": bench.channels}
+    yield from finish_model(bench, lesson, mask, columns, rows, dense)
+    yield from _warn_when_worse(bench)
+    contents = Contents(bench.job.card.raw, _report(bench, meter, before))
+    yield from export(bench, mask, contents)
+
+
+def check_out(out: Path) -> None:
+    """Raise UserError when the folder cannot become the export: it exists, climbs with "..", or its parent is unfit."""
+    if ".." in out.parts:
+        raise UserError(f'The output folder {out} has ".." in its name.', "Name it plainly.")
+    if "\0" in str(out) or len(out.name) > 200 or not out.name:
+        raise UserError("The output folder's name is empty, longer than 200 characters or holds a NUL character.")
+    if out.is_symlink() or out.exists():
+        kind = "folder" if out.is_dir() else "file"
+        raise UserError(f"The output {kind} {out} exists already.", "Name another one, or remove it first.")
+    parent = out.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"The output folder {out} cannot be made: {parent} is a file.", "Name another folder.")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"The output folder {out} cannot be made: {parent} may not be written to.", "Name another folder.")
+
+
+def _weight_bytes(bench: Workbench) -> int:
+    assert bench.source is not None
+    return sum(file.stat().st_size for file in bench.source.folder.glob("*.safetensors"))
+
+
+def _warn_when_worse(bench: Workbench) -> Iterator[Event]:
+    readings = read_json(bench.path("readings.json"))
+    final = list(readings.values())[-1]
+    if final["kl"] > 1.0:
+        yield Warned(f"The pruned model is far from the dense one (KL {final['kl']:.2f} nats a token): "
+                     "try a lower sparsity, more steps or --recover.")
+
+
+def _report(bench: Workbench, meter: "_Meter", before: dict[str, Any]) -> dict[str, Any]:
+    """Everything measured, as JSON."""
+    job, source = bench.job, bench.source
+    assert source is not None
+    train, validation, test, _ = bench.split_lines()
+    curve = bench.path("learning.json")
+    return {
+        "format": 1, "character": job.card.name, "slug": slug(job.card.char),
+        "base": {"name": source.config.get("_name_or_path") or Path(source.name).name, "hub": source.name if source.revision else "",
+                 "revision": source.revision, "family": source.config["model_type"], "licence": source.licence},
+        "recipe": job.recipe.to_dict(),
+        "lines": {"train": len(train), "validation": len(validation), "test": len(test),
+                  "rejected": read_json(bench.path("rejected.json")),
+                  "sources": {name: sum(line.source == name for line in train) for name in {line.source for line in train}}},
+        "readings": read_json(bench.path("readings.json")),
+        "learning": read_json(curve) if curve.exists() else [],
+        "choices": bench.notes, "before": before, "after": {"intermediate_size": bench.kept},
+        "stages": meter.stages, "dtype": str(bench.dtype).removeprefix("torch."), "weights": str(bench.weight_dtype).removeprefix("torch."),
+        "machine": {"device": "cuda" if torch.cuda.is_available() else "cpu", "threads": torch.get_num_threads(),
+                    "platform": platform.platform()},
+        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+class _Meter:
+    """Seconds and model tokens of each stage, over all processes that worked on the job."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stages: dict[str, dict[str, float]] = read_json(path) if path.exists() else {}
+        self.current = ""
+        self.since = time.perf_counter()
+        self.tokens = 0
+
+    def count_tokens_of(self, model: Any) -> None:
+        """Count every token that enters the model's embedding from now on."""
+
+        def count(_module: Any, inputs: tuple[Any, ...]) -> None:
+            self.tokens += inputs[0].numel()
+
+        decoder(model).get_input_embeddings().register_forward_pre_hook(count)
+
+    def watch(self, event: Event) -> None:
+        """Book what passed since the last event."""
+        now = time.perf_counter()
+        if self.current:
+            book = self.stages.setdefault(self.current, {"seconds": 0.0, "tokens": 0})
+            book["seconds"] = round(book["seconds"] + now - self.since, 3)
+            book["tokens"] += self.tokens
+        self.since, self.tokens = now, 0
+        if isinstance(event, Stage):
+            self.current = event.name
+        if not isinstance(event, Measured | Saved):
+            write_json(self.path, self.stages)
+
+
+__all__ = ["Job", "check_out", "folder_size", "prune"]

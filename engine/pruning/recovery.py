@@ -1,0 +1,68 @@
+"""Recovery: a short LoRA fine-tune of the cut model towards the dense one, merged at the end.
+
+The paper recovers on its calibration lines; here the loss is the same KL to the
+dense model's cached logits as in mask learning. LoRA (Hu et al. 2021, arXiv
+2106.09685) by the library peft, on all linear layers below the head.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from engine.models.ffn import decoder, recomputed
+from engine.models.packing import Row, states_that_predict
+from engine.pruning.masks import Target, backward_in_chunks
+
+
+def attach_adapter(model: nn.Module, rank: int, seed: int) -> Any:
+    """The model with fresh LoRA adapters (alpha = 2 * rank) on every linear layer of its decoder."""
+    names = sorted({name.rsplit(".", 1)[-1] for name, module in decoder(model).named_modules()
+                    if isinstance(module, nn.Linear)})
+    torch.manual_seed(seed)  # peft draws the adapters' first matrix from the global generator
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, task_type="CAUSAL_LM"))  # type: ignore[arg-type]
+
+
+def adapter_parameters(adapted: Any) -> list[nn.Parameter]:
+    """The adapters' parameters, in a fixed order."""
+    return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+
+
+def recovery_step(adapted: Any, optimizer: torch.optim.Optimizer, rows: Sequence[Row], targets: Sequence[Target],
+                  checkpointing: bool) -> float:
+    """One optimiser step on a step's rows; returns the mean KL in nats a token before it."""
+    model = adapted.get_base_model()
+    total = sum(len(row.labels) for row in rows)
+    optimizer.zero_grad(set_to_none=True)
+    loss = 0.0
+    for row, target in zip(rows, targets, strict=True):
+        if checkpointing:
+            with recomputed(model):
+                loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)
+        else:
+            loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)
+    nn.utils.clip_grad_norm_(adapter_parameters(adapted), 1.0)
+    optimizer.step()
+    return loss / total
+
+
+def make_optimizer(adapted: Any, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW without weight decay over the adapters."""
+    return torch.optim.AdamW(adapter_parameters(adapted), lr=learning_rate, weight_decay=0.0)
+
+
+def rate_at(step: int, steps: int, learning_rate: float) -> float:
+    """Learning rate of a step: a tenth of the steps warm up, then a straight line down to a tenth."""
+    warm = max(1, steps // 10)
+    if step < warm:
+        return learning_rate * (step + 1) / warm
+    return learning_rate * (1 - 0.9 * (step - warm) / max(steps - warm, 1))
+
+
+def merge(adapted: Any) -> nn.Module:
+    """The plain model with the adapters merged into its weights, frozen."""
+    return adapted.merge_and_unload().requires_grad_(False)
+
+

@@ -1,0 +1,159 @@
+"""Stage 1, calibration data: from the card to lines.jsonl.
+
+Questions come from the pool (filtered by persona sensitivity) and from the
+model itself; answers from the dense model in character or from a teacher
+server. Held-out lines are always answered by the dense model, and their
+questions are not filtered: they stand for whatever players ask. Without --lines
+this is the paper's stage 1; with it, the user's lines are taken as they are.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Generator, Sequence
+
+from engine.base.events import Event, Lines, Stage, Step, Warned
+from engine.base.files import read_json, write_json
+from engine.base.text import normalise
+from engine.calibration.lines import (
+    Journal,
+    Line,
+    Query,
+    read_lines,
+    read_queries,
+    require_enough,
+    split_of,
+    write_lines,
+)
+from engine.calibration.filtering import tidy
+from engine.calibration.queries import of_split, spread
+from engine.calibration.rewriting import ROUNDS, answer_questions, make_up_questions, question_messages
+from engine.calibration.sensitivity import divergence, select, states_of
+from engine.calibration.teacher import Request, rewrite
+from engine.cards.card import bundled_cards
+from engine.cards.prompt import render_system_prompt
+from engine.models.chat_format import encode_chat
+from engine.stages.workbench import Workbench
+
+
+def make_lines(bench: Workbench) -> Generator[Event, None, None]:
+    """Leave lines.jsonl in the work folder: at least 16 usable lines, or UserError."""
+    target = bench.path("lines.jsonl")
+    summary = bench.path("rejected.json")
+    if not target.exists():
+        if bench.job.lines:
+            lines, rejected = read_lines(bench.job.lines), Counter[str]()
+            origin = str(bench.job.lines)
+        else:
+            lines, rejected = yield from _write_lines(bench)
+            origin = "The calibration stage"
+        require_enough(lines, origin)
+        write_json(summary, dict(rejected))
+        write_lines(target, lines)
+    else:
+        yield Stage("write answers", reused=True)
+    train, choosing, reporting, shared = bench.split_lines()
+    if shared:
+        yield Warned("Too few held-out lines to choose on some and report on others: both use the same ones.")
+    yield Lines(str(target), len(train), len(choosing), len(reporting), read_json(summary))
+
+
+def _write_lines(bench: Workbench) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
+    recipe = bench.job.recipe
+    pool = read_queries(bench.job.queries)
+    spare = 1.15  # some answers will be rejected for good
+    held = [query for split, count in (("validation", recipe.validation_lines), ("test", recipe.test_lines))
+            for query in spread(of_split(pool, split), round(count * spare), recipe.seed)]  # type: ignore[arg-type]
+    candidates = spread(of_split(pool, "train"), recipe.candidates, recipe.seed)
+    scores = yield from _score(bench, candidates)
+    chosen = [candidates[index] for index in select(scores, recipe.keep_share)]
+    made_up = yield from _make_up(bench, [query.question for query in pool])
+    rejected: Counter[str] = Counter()
+    yield Stage("write answers", len(held) + len(chosen) + len(made_up))
+    if bench.job.teacher:
+        lines, faults = yield from _ask_teacher(bench, [*chosen, *made_up])
+    else:
+        lines, faults = yield from answer_questions(bench.model, bench.tokenizer, bench.voice, [*chosen, *made_up],
+                                                    recipe, Journal(bench.path("answers.train.jsonl")))
+    rejected += faults
+    held_lines, faults = yield from answer_questions(bench.model, bench.tokenizer, bench.voice, held, recipe,
+                                                     Journal(bench.path("answers.held-out.jsonl")))
+    rejected += faults
+    score_of = {normalise(query.question): score for query, score in zip(candidates, scores, strict=True)}
+    lines = [Line(**{**vars(line), "sensitivity": score_of.get(normalise(line.question))}) for line in lines]
+    return lines + held_lines, rejected
+
+
+def _score(bench: Workbench, candidates: Sequence[Query]) -> Generator[Event, None, list[float]]:
+    """The sensitivity of each candidate, against `recipe.references` other bundled characters."""
+    saved = bench.path("sensitivity.json")
+    if saved.exists():
+        yield Stage("score questions", reused=True)
+        return list(read_json(saved)["scores"])
+    recipe, card = bench.job.recipe, bench.job.card
+    others = [other for other in bundled_cards() if other.name != card.name]
+    references = random.Random(recipe.seed).sample(others, min(recipe.references, len(others)))
+    total = len(candidates) * (1 + len(references))
+    yield Stage("score questions", total)
+    prompts = [render_system_prompt(one) for one in [card, *references]]
+    sums = [0.0] * len(candidates)
+    done = 0
+    # Group by group, so that the states of one group of queries are all that is held.
+    for begin in range(0, len(candidates), 64):
+        group = candidates[begin: begin + 64]
+        states = []
+        for prompt in prompts:
+            encoded = [encode_chat(bench.tokenizer, question_messages(prompt, query.question)) for query in group]
+            parts = []
+            for members, part in states_of(bench.model, encoded, max(recipe.row_tokens, len(encoded[0]) + 256)):
+                parts.append(part)
+                done += len(members)
+                yield Step("score questions", done, total)
+            states.append(parts)
+        own = states[0]
+        for other in states[1:]:
+            scored = _joined_divergence(own, other)
+            for offset, value in enumerate(scored):
+                sums[begin + offset] += value / len(references)
+    write_json(saved, {"scores": sums, "questions": [query.question for query in candidates],
+                       "references": [one.name for one in references]})
+    return sums
+
+
+def _joined_divergence(own: list, other: list) -> list[float]:
+    """Rows of two personas break at different queries: join each persona's parts first."""
+    import torch
+
+    return divergence(torch.cat(own, dim=1), torch.cat(other, dim=1)).tolist()
+
+
+def _make_up(bench: Workbench, known: Sequence[str]) -> Generator[Event, None, list[Query]]:
+    recipe = bench.job.recipe
+    if not recipe.self_asked:
+        return []
+    yield Stage("make up questions", recipe.self_asked)
+    questions, _ = yield from make_up_questions(bench.model, bench.tokenizer, bench.voice, known, recipe,
+                                                Journal(bench.path("questions.jsonl")))
+    # Made-up questions only teach; those that fall on the held-out side are left out.
+    return [query for query in questions if split_of(query.question) == "train"]
+
+
+def _ask_teacher(bench: Workbench, queries: Sequence[Query]) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
+    """Answers by the teacher server; those that the filter rejects are asked again, as often as our own are."""
+    assert bench.job.teacher
+    lines: dict[str, Line] = {}
+    rejected: Counter[str] = Counter()
+    for attempt in range(ROUNDS):
+        waiting = [query for query in queries if normalise(query.question) not in lines]
+        if not waiting:
+            break
+        keys = [f"{normalise(query.question)}#{attempt}" for query in waiting]
+        requests = [Request(key, query.question, query.neutral) for key, query in zip(keys, waiting, strict=True)]
+        answers = yield from rewrite(bench.job.teacher, bench.voice.prompt, requests, bench.path("answers.teacher.jsonl"))
+        for query, key in zip(waiting, keys, strict=True):
+            answer, complete = tidy(answers.get(key, ""), bench.voice.names, True)
+            fault = bench.voice.fault(answer, complete)
+            if fault:
+                rejected[fault] += 1
+            else:
+                lines[normalise(query.question)] = Line(query.question, answer, query.neutral, query.category, query.source)
+    return list(lines.values()), rejected

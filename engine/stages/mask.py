@@ -1,0 +1,169 @@
+"""Stage 2, sub-network discovery: from lines.jsonl to mask.safetensors.
+
+First the dense model reads all lines once: activation norms and the likeliest
+tokens of each answer position are kept, so that every learning step needs the
+masked model alone. Then the mask is learned, the validation lines choosing the
+best step. The learning state is written after every step.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from engine.base.events import Event, MaskSnapshot, Measured, Stage, Step
+from engine.base.files import read_json, write_atomic, write_json
+from engine.evaluation.fidelity import Reading, dense_states, measure
+from engine.models.ffn import feed_forwards, masked
+from engine.models.packing import Example, Row, pack
+from engine.pruning import masks
+from engine.pruning.importance import activation_norms, rank_normalised, random_scores, top_channels, wanda_scores
+from engine.pruning.masks import Learning, Target
+from engine.stages.workbench import Workbench
+
+
+@dataclass
+class Lesson:
+    """What learning needs, encoded: train examples with their targets, validation rows with the dense states."""
+
+    train: list[Example]
+    targets: list[Target] | None
+    prefix: int
+    validation: list[Row]
+    validation_dense: list[Tensor]
+    importance: Tensor  # (L, d_ff), Wanda-structured
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write safetensors atomically."""
+    write_atomic(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def encode_lesson(bench: Workbench) -> tuple[list[Example], list[Example], list[Example], int]:
+    """Train, validation and test examples, and the prefix that all of them share."""
+    train, choosing, reporting, _ = bench.split_lines()
+    groups = [bench.encode(lines) for lines in (train, choosing, reporting)]
+    return groups[0], groups[1], groups[2], bench.prefix(*groups)
+
+
+def read_dense(bench: Workbench) -> Generator[Event, None, Lesson]:
+    """One pass of the dense model over all lines; its result is kept in dense.safetensors."""
+    recipe = bench.job.recipe
+    train, choosing, _, prefix = encode_lesson(bench)
+    validation = pack(choosing, recipe.row_tokens, prefix)
+    saved = bench.path("dense.safetensors")
+    if not saved.exists():
+        rows = pack(train, recipe.row_tokens, prefix)
+        yield Stage("read the dense model", len(rows) * 2)
+        found: dict[str, Tensor] = {}
+        for number, norms in enumerate(activation_norms(bench.model, rows), start=1):
+            found["norms"] = norms
+            yield Step("read the dense model", number, 2 * len(rows))
+        for number, row in enumerate(rows if recipe.loss == "kl" else []):
+            hidden = dense_states(bench.model, [row])[0]
+            target = masks.dense_target(bench.model, hidden, recipe.teacher_top)
+            for index in row.members:
+                own = row.owner == index
+                found[f"ids.{index}"] = target.tokens[own]
+                found[f"logs.{index}"] = target.log_probability[own]
+            yield Step("read the dense model", len(rows) + number + 1, 2 * len(rows))
+        for number, hidden in enumerate(dense_states(bench.model, validation)):
+            found[f"validation.{number}"] = hidden.float()
+        save_tensors(saved, found)
+    else:
+        yield Stage("read the dense model", reused=True)
+    found = load_file(saved)
+    targets = None
+    if recipe.loss == "kl":
+        targets = [Target(found[f"ids.{index}"], found[f"logs.{index}"]) for index in range(len(train))]
+    dense = [found[f"validation.{number}"] for number in range(len(validation))]
+    bench.notes["train_tokens"] = sum(len(example.answer) for example in train)
+    return Lesson(train, targets, prefix, validation, dense, wanda_scores(bench.model, found["norms"]))
+
+
+def rows_of_step(lesson: Lesson, chosen: Sequence[int], row_tokens: int) -> tuple[list[Row], list[Target] | None]:
+    """The packed rows of some train lines, and their targets joined row by row."""
+    rows = pack([lesson.train[index] for index in chosen], row_tokens, lesson.prefix)
+    if lesson.targets is None:
+        return rows, None
+    joined = []
+    for row in rows:
+        own = [lesson.targets[chosen[member]] for member in row.members]
+        joined.append(Target(torch.cat([one.tokens for one in own]), torch.cat([one.log_probability for one in own])))
+    return rows, joined
+
+
+def learn_mask(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tensor]:
+    """The mask (L, d_ff) with the lowest validation KL; leaves mask.safetensors and learning.json."""
+    target = bench.path("mask.safetensors")
+    if target.exists():
+        yield Stage("learn the mask", reused=True)
+        return load_file(target)["mask"].float()
+    recipe = bench.job.recipe
+    yield Stage("learn the mask", recipe.steps)
+    state = _restore(bench, lesson)
+    curve = read_json(bench.path("learning.json")) if bench.path("learning.json").exists() else []
+    curve = [point for point in curve if point["step"] <= state.step]
+    if state.best_step < 0:
+        yield from _check(bench, lesson, state, curve)
+    frozen_from = round(recipe.steps * (1 - recipe.freeze))
+    shown = top_channels(state.scores, bench.kept)
+    while state.step < min(recipe.steps, frozen_from):
+        channels = masks.channels_at(state.step, recipe.steps, bench.kept, bench.channels, recipe.ramp)
+        chosen = masks.order_of_lines(len(lesson.train), recipe.step_lines, state.step, recipe.seed)
+        rows, targets = rows_of_step(lesson, chosen, recipe.row_tokens)
+        loss = masks.learn_step(bench.model, state, rows, targets, channels, recipe.learning_rate, recipe.checkpointing)
+        curve.append({"step": state.step, "loss": loss, "tokens": state.tokens})
+        mask = top_channels(state.scores, channels)
+        if state.step % recipe.validate_every == 0 or state.step == min(recipe.steps, frozen_from):
+            if channels == bench.kept:
+                yield from _check(bench, lesson, state, curve)
+            yield MaskSnapshot(state.step, 1 - channels / bench.channels,
+                               masks.kept_by_importance(mask, lesson.importance), masks.changes(shown, mask))
+            shown = mask
+        _store(bench, state, curve)
+        yield Step("learn the mask", state.step, recipe.steps, {"loss": loss, "tokens": state.tokens})
+    bench.notes["best_step"] = state.best_step
+    save_tensors(target, {"mask": state.best_mask.to(torch.uint8), "scores": state.scores})
+    return state.best_mask
+
+
+def _check(bench: Workbench, lesson: Lesson, state: Learning, curve: list[dict]) -> Generator[Event, None, None]:
+    """Read the validation lines with the present mask, and remember the mask if it is the best so far."""
+    mask = top_channels(state.scores, bench.kept)
+    with masked(bench.model, mask):
+        reading = measure(bench.model, lesson.validation, lesson.validation_dense)
+    curve.append({"step": state.step, "validation_kl": reading.kl, "tokens": state.tokens})
+    if reading.kl < state.best_kl:
+        state.best_mask, state.best_kl, state.best_step = mask, reading.kl, state.step
+    yield measured(f"mask, step {state.step}", "validation", reading)
+
+
+def measured(what: str, split: str, reading: Reading) -> Measured:
+    """The event of a reading."""
+    return Measured(what, split, reading.kl, reading.top1, reading.nll, reading.lines, reading.tokens)
+
+
+def _store(bench: Workbench, state: Learning, curve: list[dict]) -> None:
+    write_json(bench.path("learning.json"), curve)
+    save_tensors(bench.path("learning.safetensors"), {
+        "scores": state.scores, "first_moment": state.first_moment, "second_moment": state.second_moment,
+        "best_mask": state.best_mask, "best_kl": torch.tensor(state.best_kl, dtype=torch.float64),
+        "counters": torch.tensor([state.step, state.tokens, state.best_step])})
+
+
+def _restore(bench: Workbench, lesson: Lesson) -> Learning:
+    """The learning state on disk, or a fresh one."""
+    saved = bench.path("learning.safetensors")
+    if saved.exists():
+        found = load_file(saved)
+        step, tokens, best_step = (int(value) for value in found["counters"])
+        return Learning(found["scores"], found["first_moment"], found["second_moment"], step, tokens,
+                        found["best_mask"], float(found["best_kl"]), best_step)
+    layers = len(feed_forwards(bench.model))
+    if bench.job.recipe.start == "wanda":
+        return masks.begin(rank_normalised(lesson.importance))
+    return masks.begin(rank_normalised(random_scores(layers, bench.channels, bench.job.recipe.seed)))

