@@ -13,8 +13,9 @@ from engine.cards.card import Card, with_name_macros
 from engine.cards.prompt import messages
 from engine.console import ProgressPrinter
 from engine.models.chat_format import encode_chat, endings
-from engine.models.generation import Conversation, Sampling, Spoken, speak
-from engine.models.loading import choose_dtype, load_model, load_tokenizer, locate, parse_dtype
+from engine.models.generation import Conversation, Spoken, speak
+from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
+from engine.models.sampling import Sampling
 
 USER = "Player"
 
@@ -39,7 +40,7 @@ class Speaker:
                 except StopIteration as end:
                     source = end.value
                     break
-        loaded = load_model(source, parse_dtype(dtype) or choose_dtype())
+        loaded = load_model(source, parse_dtype(dtype))
         return cls(card, load_tokenizer(source), Conversation(loaded))
 
     @property

@@ -25,10 +25,9 @@ def models(options: argparse.Namespace, _arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(found, indent=2))
         return 0
-    rows = [[one["name"], one.get("family", ""), f"{one['parameters'] / 1e6:,.1f} M" if one.get("parameters") else "",
-             f"{one['bytes'] / 1e6:,.0f} MB" if one.get("bytes") else "", "on disk" if one["ready"] else "fetched on first use"]
-            for one in found]
-    print_table("Models", ["name", "family", "parameters", "size", "state"], rows)
+    rows = [[one["name"], one["kind"], one["licence"] or "", f"{one['bytes'] / 1e6:,.0f} MB",
+             "on disk" if one["ready"] else "fetched on first use"] for one in found]
+    print_table("Models", ["name", "kind", "licence", "size", "state"], rows)
     print("Any folder or hub id with safetensors of a supported family can be named as well.")
     return 0
 

@@ -1,13 +1,13 @@
 """Cards that several test files use."""
 
 import json
-
+from typing import Any
 
 FLAT = {"name": "Ann Lee", "description": "A smith.", "personality": "", "scenario": "", "first_mes": "Hm?",
         "mes_example": ""}
 # Everything at once: a nickname and a player's name that look like macros and markers, foreign line ends, blank
 # lines, a dialogue before the first marker, markers in any case, a macro that we do not know.
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "spec": "chara_card_v3",
     "spec_version": "3.0",
     "data": {

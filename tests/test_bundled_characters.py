@@ -5,7 +5,6 @@ import pytest
 from engine.cards.card import CHARACTERS, bundled_cards, find_bundled
 from engine.cards.prompt import render_system_prompt
 
-
 SLUGS = sorted(file.stem for file in CHARACTERS.glob("*.json"))
 
 

@@ -114,7 +114,8 @@ def test_refused_with_one_sentence(data: bytes, says: str) -> None:
 
 def test_no_field_of_any_type_gets_past_as_something_else() -> None:
     for key in (*FLAT, "nickname", "system_prompt", "post_history_instructions"):
-        for value in (5, 2.5, False, [], {}):
+        wrong: tuple[object, ...] = (5, 2.5, False, [], {})
+        for value in wrong:
             assert f'"{key}"' in refusal(v2(**{key: value}))
 
 

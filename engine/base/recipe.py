@@ -34,7 +34,7 @@ class Recipe:
     answer_tokens: int = 64  # longest answer sampled, in tokens
     temperature: float = 0.8  # of sampled answers
     top_p: float = 0.95  # of sampled answers, share of probability kept
-    batch_lines: int = 32  # answers sampled at once
+    batch_lines: int = 64  # answers sampled at once
     teacher_concurrency: int = 4  # requests under way at once, with a teacher server
 
     # Stage 2: mask
@@ -83,8 +83,8 @@ class Recipe:
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
-    "quick": {"candidates": 128, "references": 2, "self_asked": 96, "steps": 30, "step_lines": 12,
-              "validation_lines": 16, "test_lines": 40, "answer_tokens": 48, "recovery_steps": 30},
+    "quick": {"candidates": 112, "references": 2, "self_asked": 64, "steps": 20, "step_lines": 12,
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,

@@ -20,9 +20,9 @@ from engine.base.recipe import Recipe
 from engine.base.text import normalise
 from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar, uses_third_person
 from engine.calibration.lines import Journal, Line, Query
-from engine.models.chat_format import answer_ending, encode_chat, encode_text, endings, user_turn_opening
-from engine.models.generation import Sampled, Sampling, sample_together
+from engine.models.chat_format import encode_answer, encode_chat, endings, user_turn_opening
 from engine.models.packing import Example, shared_prefix
+from engine.models.sampling import Sampled, Sampling, sample_together
 
 ROUNDS = 3  # an answer is sampled at most so often
 QUESTION_TOKENS = 40
@@ -46,9 +46,7 @@ class Voice:
 def encode_line(tokenizer: Any, prompt: str, question: str, answer: str, complete: bool) -> Example:
     """Token ids of a line behind the persona's system prompt; an answer that was cut short gets no ending token."""
     tokens = encode_chat(tokenizer, question_messages(prompt, question))
-    spoken = encode_text(tokenizer, answer)
-    ending = [answer_ending(tokenizer)] if complete else []
-    return Example(tuple(tokens), tuple(spoken) + tuple(ending))
+    return Example(tuple(tokens), tuple(encode_answer(tokenizer, answer, complete)))
 
 
 def question_messages(prompt: str, question: str) -> list[dict[str, str]]:

@@ -244,4 +244,4 @@ def _short(text: str) -> str:
 
 
 def _printable(origin: str) -> str:
-    return " ".join(origin.encode("utf-8", "replace").decode().split())
+    return "".join(sign if sign.isprintable() else "?" for sign in origin)

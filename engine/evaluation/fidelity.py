@@ -8,7 +8,7 @@ recovered at the cost of one matrix product. This module does not know which
 lines are held out; its caller does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,12 +40,18 @@ def dense_states(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
 @torch.inference_mode()
 def measure(model: nn.Module, rows: Sequence[Row], dense: Sequence[Tensor]) -> Reading:
     """Read a model (masked, cut or whole) on `rows`, whose dense states are `dense`."""
+    return compare(model, rows, (states_that_predict(model, row) for row in rows), dense)
+
+
+@torch.inference_mode()
+def compare(model: nn.Module, rows: Sequence[Row], states: Iterable[Tensor], dense: Sequence[Tensor]) -> Reading:
+    """Read final states (N, d) of each row against the dense model's; `model` lends its head."""
     divergence = agreement = surprise = 0.0
     tokens, lines = 0, 0
-    for row, target in zip(rows, dense, strict=True):
-        hidden = states_that_predict(model, row)
-        labels = row.labels.to(hidden.device)
-        target = target.to(hidden.device, hidden.dtype)
+    for row, hidden, target in zip(rows, states, dense, strict=True):
+        device = next(model.parameters()).device
+        hidden, target = hidden.to(device), target.to(device, hidden.dtype)
+        labels = row.labels.to(device)
         for begin in range(0, len(labels), CHUNK):
             part = slice(begin, begin + CHUNK)
             log_model = project_logits(model, hidden[part]).log_softmax(-1)

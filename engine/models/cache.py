@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-ROOM = 256  # positions added beyond need when a buffer is full
+ROOM = 64  # positions added beyond need when a buffer is full
 
 
 class GrowingLayer(DynamicLayer):
@@ -50,12 +50,10 @@ class GrowingLayer(DynamicLayer):
         if self.is_initialized and length < self.length:
             self._show(length)
 
-    def keep(self, index: Tensor) -> None:
-        """Keep the positions `index` (ascending) only."""
-        kept = len(index)
-        self.key_room[:, :, :kept] = self.keys[:, :, index]
-        self.value_room[:, :, :kept] = self.values[:, :, index]
-        self._show(kept)
+    def keep_rows(self, index: Tensor) -> None:
+        """Keep some rows of the batch only."""
+        self.key_room, self.value_room = self.key_room[index], self.value_room[index]
+        self._show(self.length)
 
 
 def growing_cache() -> DynamicCache:

@@ -9,19 +9,20 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.files import data_folder, folder_size
 from engine.models import starter
-from engine.models.checks import check_config, read_licence
+from engine.models.checks import check_config, count_parameters, read_licence
 
 
 def list_models() -> list[dict[str, Any]]:
-    """The models that can be named: name, kind (starter, folder, hub), ready, bytes on disk, parameters, licence, folder.
+    """The models that can be named, each with name, kind (starter, folder, hub), ready, bytes (on disk), family,
+    parameters, licence and folder.
 
-    `parameters` is None where it is not known without reading the weights. Folders and cached models of unsupported
+    `parameters` is a number, counted from the headers of the weights. Folders and cached models of unsupported
     families are left out.
     """
     folder = starter.starter_folder()
     ready = starter.is_ready()
     models = [_entry("starter", "starter", folder, folder_size(folder) if ready else 0, ready)]
-    models[0] |= {"parameters": starter.PARAMETERS, "licence": "apache-2.0"}
+    models[0] |= {"family": "llama", "parameters": starter.PARAMETERS, "licence": "apache-2.0"}
     for other in sorted((data_folder() / "models").glob("*")):
         if other.is_dir() and other != folder and not other.name.startswith(".") and _loadable(other):
             models.append(_entry(str(other), "folder", other, folder_size(other), True))
@@ -30,31 +31,33 @@ def list_models() -> list[dict[str, Any]]:
 
 def _entry(name: str, kind: str, folder: Path, size: int, ready: bool) -> dict[str, Any]:
     """One line of the list."""
-    return {"name": name, "kind": kind, "ready": ready, "bytes": size, "parameters": None,
-            "licence": read_licence(folder), "folder": str(folder)}
+    family = check_config(folder / "config.json")["model_type"] if ready else ""
+    return {"name": name, "kind": kind, "ready": ready, "bytes": size, "family": family,
+            "parameters": count_parameters(folder), "licence": read_licence(folder), "folder": str(folder)}
 
 
 def _loadable(folder: Path) -> bool:
-    """Whether a folder has the config of a supported family and safetensors weights."""
+    """Whether a folder has the config of a supported family and whole safetensors files."""
     try:
         check_config(folder / "config.json")
+        return count_parameters(folder) > 0
     except UserError:
         return False
-    return any(folder.glob("*.safetensors"))
 
 
 def _cached_models() -> list[dict[str, Any]]:
     """The hub cache's models of supported families, each at its newest revision."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, OSError, ValueError):
         return []
     models = []
     for repository in sorted(repositories, key=lambda one: one.repo_id):
         revisions = sorted(repository.revisions, key=lambda one: one.last_modified, reverse=True)
         if repository.repo_type == "model" and revisions and _loadable(revisions[0].snapshot_path):
-            models.append(_entry(repository.repo_id, "hub", revisions[0].snapshot_path, revisions[0].size_on_disk, True))
+            newest = revisions[0]
+            models.append(_entry(repository.repo_id, "hub", newest.snapshot_path, newest.size_on_disk, True))
     return models

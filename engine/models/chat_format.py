@@ -7,6 +7,7 @@ never become one of the template's control tokens. This module knows no cards.
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from engine.base.errors import UserError
 
@@ -18,6 +19,8 @@ _OPENING = "(The conversation begins.)"
 # Asked of templates that know them, so that the same messages give the same ids on every day, without thinking blocks.
 _SETTINGS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
+_CONTROL: WeakKeyDictionary[Any, tuple[str, dict[str, int]]] = WeakKeyDictionary()
+
 
 def render_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: bool = True) -> str:
     """The text of a conversation under the tokenizer's template.
@@ -28,8 +31,9 @@ def render_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: 
     """
     clean = [{"role": message["role"], "content": _disarm(tokenizer, message["content"])} for message in messages]
     system = [index for index, message in enumerate(clean) if message["role"] == "system"]
-    if system and (system != [0] or not _accepts_system(tokenizer)):
-        clean = _fold_system(clean, keep_first=system[0] == 0 and _accepts_system(tokenizer))
+    if system:
+        keep_first = system[0] == 0 and _accepts_system(tokenizer)
+        clean = _fold_system(clean, keep_first)
     text = _render(tokenizer, clean, add_generation_prompt)
     if text is None:  # many templates demand that user and assistant alternate, the user first
         text = _render(tokenizer, _alternate(clean), add_generation_prompt)
@@ -41,6 +45,25 @@ def render_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: 
 def encode_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: bool = True) -> list[int]:
     """The token ids of `render_chat`. A beginning-of-sequence token is there only where the template writes it."""
     return tokenizer.encode(render_chat(tokenizer, messages, add_generation_prompt), add_special_tokens=False)
+
+
+def encode_answer(tokenizer: Any, text: str, complete: bool) -> list[int]:
+    """Ids of an assistant's answer as they follow the generation prompt; with the turn's ending when `complete`.
+
+    Control tokens inside the text are broken up; the space that some templates put before an answer is there.
+    """
+    question = [{"role": "user", "content": _USER_MARK}]
+    prompt = render_chat(tokenizer, question)
+    whole = render_chat(tokenizer, [*question, {"role": "assistant", "content": _ANSWER_MARK}], False)
+    between = whole.partition(_ANSWER_MARK)[0].removeprefix(prompt) if whole.startswith(prompt) else ""
+    spoken = (between if between.isspace() else "") + _disarm(tokenizer, text)
+    head = tokenizer.encode(prompt, add_special_tokens=False)
+    ids = tokenizer.encode(prompt + spoken, add_special_tokens=False)
+    if ids[: len(head)] == head:
+        ids = ids[len(head):]
+    else:  # the vocabulary has a token across the border
+        ids = tokenizer.encode(spoken, add_special_tokens=False)
+    return [*ids, answer_ending(tokenizer)] if complete else ids
 
 
 def user_turn_opening(tokenizer: Any, system: str) -> list[int]:
@@ -70,15 +93,26 @@ def answer_ending(tokenizer: Any) -> int:
     return tokenizer.eos_token_id
 
 
+def endings(tokenizer: Any) -> frozenset[int]:
+    """All ids that end an answer: the template's, and the end of the text."""
+    end = tokenizer.eos_token_id
+    return frozenset({answer_ending(tokenizer)} | ({end} if end is not None else set()))
+
+
 def _control_tokens(tokenizer: Any) -> dict[str, int]:
     """Tokens that text must not become: the special ones, and added ones that the template writes. Text to id."""
-    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template)
+    template = str(tokenizer.chat_template)
+    known = _CONTROL.get(tokenizer)  # some vocabularies have thousands of added tokens
+    if known and known[0] == template:
+        return known[1]
     special = set(tokenizer.all_special_tokens)
-    return {
+    found = {
         token.content: index
         for index, token in tokenizer.added_tokens_decoder.items()
         if token.content.strip() and (token.special or token.content in special or token.content in template)
     }
+    _CONTROL[tokenizer] = (template, found)
+    return found
 
 
 def _disarm(tokenizer: Any, text: str) -> str:
@@ -96,7 +130,8 @@ def _disarm(tokenizer: Any, text: str) -> str:
 
 def _accepts_system(tokenizer: Any) -> bool:
     """Whether the template writes a system message that comes first."""
-    text = _render(tokenizer, [{"role": "system", "content": _SYSTEM_MARK}, {"role": "user", "content": _USER_MARK}], True)
+    messages = [{"role": "system", "content": _SYSTEM_MARK}, {"role": "user", "content": _USER_MARK}]
+    text = _render(tokenizer, messages, True)
     return text is not None and _SYSTEM_MARK in text
 
 
@@ -105,7 +140,8 @@ def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt, **_SETTINGS)
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **_SETTINGS)
     except (TemplateError, TypeError, KeyError, IndexError):
         return None
 
@@ -119,6 +155,9 @@ def _fold_system(messages: list[Message], keep_first: bool) -> list[Message]:
             waiting.append(message["content"])
         elif message["role"] == "user" and waiting:
             result.append({"role": "user", "content": "\n\n".join([*waiting, message["content"]])})
+            waiting = []
+        elif waiting and not result:  # the assistant speaks first: what it is told stands before that
+            result += [{"role": "user", "content": "\n\n".join(waiting)}, message]
             waiting = []
         else:
             result.append(message)

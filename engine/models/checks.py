@@ -142,8 +142,8 @@ def _check_index(folder: Path) -> None:
             raise UserError(f"{folder} is incomplete: {name} is missing.", _AGAIN)
 
 
-def _check_weights(file: Path) -> None:
-    """Raise UserError unless a safetensors file's header is sound and the file is exactly as long as it says."""
+def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """A safetensors file's header: its length in bytes, and the entries of its tensors. Raises UserError."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -153,13 +153,27 @@ def _check_weights(file: Path) -> None:
         header = stream.read(length)
     try:
         tensors = json.loads(header)
-        ends = [_end_of(entry) for name, entry in tensors.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        return length, {name: tensors[name] for name in tensors if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged: its header cannot be read.", _AGAIN) from error
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise UserError(f"{file} is incomplete: it has {size:,} bytes instead of {expected:,}.",
-                        _AGAIN)
+
+
+def _check_weights(file: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file whose header is sound and that is exactly as long as it says."""
+    length, tensors = _read_header(file)
+    try:
+        expected = 8 + length + max((_end_of(entry) for entry in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(f"{file} is damaged: its header contradicts itself.", _AGAIN) from error
+    if (size := file.stat().st_size) != expected:
+        raise UserError(f"{file} is incomplete: it has {size:,} bytes instead of {expected:,}.", _AGAIN)
+    return tensors
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of a folder's safetensors files, by their headers; 0 where there are none. Raises UserError."""
+    files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model-*.safetensors"))
+    return sum(math.prod(entry["shape"]) for file in files for entry in _check_weights(file).values())
 
 
 def _end_of(entry: dict[str, Any]) -> int:

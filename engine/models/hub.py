@@ -25,6 +25,7 @@ ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"
            "NOTICE*", "USE_POLICY*"]
 IGNORED = ["*/*", "consolidated*"]  # subfolders hold other formats; consolidated files hold the weights a second time
 _POLL_SECONDS = 0.5
+_ANSWER_SECONDS = 15.0
 _DOWNLOAD = """
 import json, sys
 from huggingface_hub import snapshot_download
@@ -42,36 +43,53 @@ def fetch_model(name: str) -> Generator[Event, None, Path]:
     hub's library looks for one (HF_TOKEN). Raises UserError with what is wrong; a closed generator ends the download.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
     yield Stage(STAGE)
+    missing = 0
     with _hub_errors(name):
-        config = Path(hf_hub_download(name, "config.json"))
+        sizes = _ask_hub(name)
+        config = Path(hf_hub_download(name, "config.json", local_files_only=not sizes))
         check_config(config)
         commit = config.parent.name
-        missing = _plan(name, commit)
+        if sizes:
+            missing = _missing(name, sizes, config.parent)
     if missing:
         yield from _download(name, commit, missing)
     with _hub_errors(name):
-        return Path(snapshot_download(name, revision=commit, allow_patterns=ALLOWED, ignore_patterns=IGNORED,
-                                      local_files_only=True))
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=ALLOWED, ignore_patterns=IGNORED,
+                                        local_files_only=True))
+        if not any(folder.glob("*.safetensors")):
+            raise LocalEntryNotFoundError(f"{name} is in the cache without weights")
+    return folder
 
 
-def _plan(name: str, commit: str) -> int:
-    """Bytes that have yet to be fetched; 0 without a network. Raises UserError for a model without safetensors."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import DryRunError
-    from huggingface_hub.utils import filter_repo_objects
+def _ask_hub(name: str) -> dict[str, int]:
+    """Sizes in bytes of the files that the hub lists for a model; empty when the hub cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     try:
-        files = snapshot_download(name, revision=commit, dry_run=True, ignore_patterns=["*/*"])
-    except DryRunError:
-        return 0
-    if not any(file.filename.endswith(".safetensors") for file in files):
-        raise no_safetensors(name, any(file.filename.endswith((".bin", ".pt", ".pth")) for file in files))
-    wanted = filter_repo_objects(files, allow_patterns=ALLOWED, ignore_patterns=IGNORED, key=lambda file: file.filename)
-    return sum(max(file.file_size or 0, 1) for file in wanted if file.will_download)
+        files = HfApi().model_info(name, files_metadata=True, timeout=_ANSWER_SECONDS).siblings or []
+    except HfHubHTTPError as error:
+        if error.response.status_code < 500:
+            raise
+        return {}
+    except (HTTPError, ConnectionError):
+        return {}
+    return {file.rfilename: max(file.size or 0, 1) for file in files if "/" not in file.rfilename}
+
+
+def _missing(name: str, sizes: dict[str, int], folder: Path) -> int:
+    """Bytes that are not yet in the cache's `folder`. Raises UserError for a model without safetensors."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    if not any(path.endswith(".safetensors") for path in sizes):
+        raise no_safetensors(name, any(path.endswith((".bin", ".pt", ".pth")) for path in sizes))
+    wanted = filter_repo_objects(sizes, allow_patterns=ALLOWED, ignore_patterns=IGNORED)
+    return sum(sizes[path] for path in wanted if not (folder / path).exists())
 
 
 def _download(name: str, commit: str, missing: int) -> Generator[Event, None, None]:

@@ -36,6 +36,8 @@ STARTER = "starter"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _EAGER = {"gemma2"}  # its soft cap on attention logits exists in the eager path only
+_LAYER_WEIGHT = re.compile(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$")
+_AGAIN = "Download or copy the model again."
 _FASTER = 1.2  # bf16 is taken on a CPU when it is at least this many times as fast as fp32
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -86,11 +88,14 @@ def best_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """The number format of the weights: bf16 on CUDA; on a CPU bf16 where a short probe finds it clearly faster."""
+def choose_dtype(device: torch.device | None = None) -> torch.dtype:
+    """The number format of the weights on `device` (default: the best one).
+
+    bf16 on CUDA; on a CPU bf16 where a short probe, made once a process, finds it clearly faster than fp32.
+    """
     import torch
 
-    if device.type == "cuda":
+    if (device or best_device()).type == "cuda":
         return torch.bfloat16
     return torch.bfloat16 if _probe_speedup() >= _FASTER else torch.float32
 
@@ -116,14 +121,15 @@ def _probe_speedup() -> float:
 
 
 def parse_dtype(name: str, device: torch.device | None = None) -> torch.dtype:
-    """The dtype of "fp32", "bf16", "fp16", or "auto" (choose_dtype on `device`, by default the best device)."""
+    """The dtype of fp32, bf16 or fp16 (also float32, bfloat16, float16), or of "auto": choose_dtype on `device`."""
     import torch
 
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name == "auto":
-        return choose_dtype(device or best_device())
+        return choose_dtype(device)
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    known |= {str(dtype).removeprefix("torch."): dtype for dtype in known.values()}
     if name not in known:
-        raise UserError(f"There is no number format {name[:40]!r}.", f"Choose one of: auto, {', '.join(known)}.")
+        raise UserError(f"There is no number format {name[:40]!r}.", "Choose one of: auto, fp32, bf16, fp16.")
     return known[name]
 
 
@@ -138,11 +144,16 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     from transformers import AutoModelForCausalLM
 
     config = _load_config(source)
-    settings = {"dtype": dtype, "device_map": "auto" if best_device().type == "cuda" else "cpu", **_quantised(load_in, dtype)}
-    settings["attn_implementation"] = "eager" if config.model_type in _EAGER else "sdpa"
+    settings: dict[str, Any] = {
+        "dtype": dtype,
+        "device_map": "auto" if best_device().type == "cuda" else "cpu",
+        "attn_implementation": "eager" if config.model_type in _EAGER else "sdpa",
+        **_quantised(load_in, dtype),
+    }
+    loaded: Any
     try:
         with quiet_transformers():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 source.folder, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
                 output_loading_info=True, **settings)
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
@@ -151,8 +162,8 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     except ImportError as error:
         raise UserError(f"The model cannot be loaded in {load_in}: {str(error).splitlines()[0]}") from error
     except (RuntimeError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"The weights in {source.folder} do not fit its config.json.",
-                        "Download or copy the model again.") from error
+        raise UserError(f"The weights in {source.folder} do not fit its config.json.", _AGAIN) from error
+    model, report = loaded
     _check_report(source, report)
     model.requires_grad_(False)
     return model.eval()
@@ -168,7 +179,7 @@ def _load_config(source: ModelSource) -> Any:
             config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{source.folder / 'config.json'} is no valid config of a {source.config['model_type']} model.",
-                        "Download or copy the model again.") from error
+                        _AGAIN) from error
     for name in ("attention_dropout", "resid_pdrop", "embd_pdrop"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
@@ -192,11 +203,10 @@ def _quantised(load_in: str, dtype: torch.dtype) -> dict[str, Any]:
 def _check_report(source: ModelSource, report: dict[str, Any]) -> None:
     """Raise UserError where weights were missing (transformers makes them up) or whole layers were left over."""
     missing = sorted(report["missing_keys"])
-    surplus = sorted(key for key in report["unexpected_keys"] if re.search(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$", key))
+    surplus = sorted(filter(_LAYER_WEIGHT.search, report["unexpected_keys"]))
     if missing or surplus or report["mismatched_keys"]:
-        example = f"{missing[0]} is missing" if missing else f"{surplus[0]} is not in the config" if surplus else "sizes differ"
-        raise UserError(f"The weights in {source.folder} do not fit its config.json ({example}).",
-                        "Download or copy the model again.")
+        example = f"{missing[0]} is missing" if missing else f"{surplus[0]} is left over" if surplus else "sizes differ"
+        raise UserError(f"The weights in {source.folder} do not fit its config.json ({example}).", _AGAIN)
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -207,12 +217,13 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     if not any((source.folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise UserError(f"{source.folder} has no tokenizer (no tokenizer.json).", "Copy the tokenizer files of the model there.")
+        raise UserError(f"{source.folder} has no tokenizer (no tokenizer.json).",
+                        "Copy the model's tokenizer files there.")
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise UserError(f"The tokenizer in {source.folder} cannot be read.", "Download or copy the model again.") from error
+        raise UserError(f"The tokenizer in {source.folder} cannot be read.", _AGAIN) from error
     if not tokenizer.is_fast or len(tokenizer) == 0:
         raise UserError(f"{source.folder} has no fast tokenizer (tokenizer.json).", "Choose a model that has one.")
     template = tokenizer.chat_template

@@ -70,7 +70,9 @@ def pack(examples: Sequence[Example], row_tokens: int, prefix: int | None = None
     if not examples:
         return []
     prefix = shared_prefix(examples) if prefix is None else prefix
-    rows, group, used = [], [], prefix
+    rows: list[Row] = []
+    group: list[int] = []
+    used = prefix
     for index, example in enumerate(examples):
         length = len(example.prompt) + len(example.answer) - prefix
         if group and used + length > row_tokens:
@@ -115,21 +117,25 @@ def attention_mask(query_segments: Tensor, query_positions: Tensor, key_segments
     distance = query_positions[:, None] - key_positions[None, :]  # (Q, K)
     seen = ((key_segments[None, :] == 0) | (key_segments[None, :] == query_segments[:, None])) & (distance >= 0)
     window = getattr(config, "sliding_window", None)
+    return additive_mask(seen[None, None], (distance < window)[None, None] if window else None, config, dtype)
+
+
+def additive_mask(seen: Tensor, near: Tensor | None, config: Any, dtype: torch.dtype) -> Any:
+    """Zeros where `seen` (B, 1, Q, K), the dtype's lowest number elsewhere; a dict by kind where only some layers slide.
+
+    `near`: what lies inside the sliding window, for models that have one.
+    """
+
+    def fill(visible: Tensor) -> Tensor:
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill_(~visible, torch.finfo(dtype).min)
+
     kinds = set(getattr(config, "layer_types", None) or [])
-    full = _additive(seen, dtype)
-    if not window:
-        return full
-    near = _additive(seen & (distance < window), dtype)
+    if near is None or (kinds and "sliding_attention" not in kinds):
+        return fill(seen)
     if not kinds:
-        return near  # mistral, phi3: every layer slides
-    if "sliding_attention" not in kinds:
-        return full
-    return {"full_attention": full, "sliding_attention": near}
-
-
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
+        return fill(seen & near)  # mistral, phi3: every layer slides
+    return {"full_attention": fill(seen), "sliding_attention": fill(seen & near)}
 
 
 def run_row(model: nn.Module, row: Row) -> Tensor:

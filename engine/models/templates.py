@@ -3,7 +3,8 @@
 Each is written here in Jinja from the public description of its format. A
 family's template is taken only when the tokenizer knows its special tokens; else
 ChatML, where its tokens are known; else plain text with roles. Base models that
-never learnt a format get the plain one, too. This module renders nothing.
+never learnt a format get the plain one, too. transformers drops one line break
+after every {% %}, hence the order of the pieces. This module renders nothing.
 """
 
 from collections.abc import Collection
@@ -42,7 +43,7 @@ GRANITE = (
 )
 PLAIN = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")

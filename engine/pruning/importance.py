@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.ffn import feed_forwards, hooked
-from engine.models.packing import Row, run_row
+from engine.models.packing import Row, states_that_predict
 
 
 def random_scores(layers: int, channels: int, seed: int) -> Tensor:
@@ -37,8 +37,8 @@ def wanda_scores(model: nn.Module, norms: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def activation_norms(model: nn.Module, rows: Sequence[Row]) -> Iterator[Tensor]:
-    """Yields, after each row, the 2-norms (L, d_ff) of channel activations over all tokens seen so far."""
+def read_activations(model: nn.Module, rows: Sequence[Row]) -> Iterator[tuple[Row, Tensor, Tensor]]:
+    """One dense pass: yields each row, its states (N, d) that predict, and the 2-norms (L, d_ff) over all tokens so far."""
     ffns = feed_forwards(model)
     squares = torch.zeros(len(ffns), ffns[0].size, dtype=torch.float64)
 
@@ -47,8 +47,8 @@ def activation_norms(model: nn.Module, rows: Sequence[Row]) -> Iterator[Tensor]:
 
     for row in rows:
         with hooked(model, add):
-            run_row(model, row)
-        yield squares.sqrt().float()
+            hidden = states_that_predict(model, row)
+        yield row, hidden, squares.sqrt().float()
 
 
 def rank_normalised(scores: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def _ask_teacher(bench: Workbench, queries: Sequence[Query]) -> Generator[Event,
         requests = [Request(key, query.question, query.neutral) for key, query in zip(keys, waiting, strict=True)]
         answers = yield from rewrite(bench.job.teacher, bench.voice.prompt, requests, bench.path("answers.teacher.jsonl"))
         for query, key in zip(waiting, keys, strict=True):
-            answer, complete = tidy(answers.get(key, ""), bench.voice.names, True)
+            answer, complete = tidy(answers.get(key, ""), bench.voice.names, False)
             fault = bench.voice.fault(answer, complete)
             if fault:
                 rejected[fault] += 1

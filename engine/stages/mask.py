@@ -20,7 +20,7 @@ from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.models.ffn import feed_forwards, masked
 from engine.models.packing import Example, Row, pack
 from engine.pruning import masks
-from engine.pruning.importance import activation_norms, rank_normalised, random_scores, top_channels, wanda_scores
+from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores
 from engine.pruning.masks import Learning, Target
 from engine.stages.workbench import Workbench
 
@@ -57,19 +57,17 @@ def read_dense(bench: Workbench) -> Generator[Event, None, Lesson]:
     saved = bench.path("dense.safetensors")
     if not saved.exists():
         rows = pack(train, recipe.row_tokens, prefix)
-        yield Stage("read the dense model", len(rows) * 2)
+        yield Stage("read the dense model", len(rows) + 1)
         found: dict[str, Tensor] = {}
-        for number, norms in enumerate(activation_norms(bench.model, rows), start=1):
+        for number, (row, hidden, norms) in enumerate(read_activations(bench.model, rows), start=1):
             found["norms"] = norms
-            yield Step("read the dense model", number, 2 * len(rows))
-        for number, row in enumerate(rows if recipe.loss == "kl" else []):
-            hidden = dense_states(bench.model, [row])[0]
-            target = masks.dense_target(bench.model, hidden, recipe.teacher_top)
-            for index in row.members:
-                own = row.owner == index
-                found[f"ids.{index}"] = target.tokens[own]
-                found[f"logs.{index}"] = target.log_probability[own]
-            yield Step("read the dense model", len(rows) + number + 1, 2 * len(rows))
+            if recipe.loss == "kl":
+                target = masks.dense_target(bench.model, hidden, recipe.teacher_top)
+                for index in row.members:
+                    own = row.owner == index
+                    found[f"ids.{index}"] = target.tokens[own]
+                    found[f"logs.{index}"] = target.log_probability[own]
+            yield Step("read the dense model", number, len(rows) + 1)
         for number, hidden in enumerate(dense_states(bench.model, validation)):
             found[f"validation.{number}"] = hidden.float()
         save_tensors(saved, found)

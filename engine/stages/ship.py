@@ -12,14 +12,14 @@ from torch import Tensor
 
 from engine.base.events import Event, Measured, Saved, Stage, Step
 from engine.base.files import explain_write_errors, folder_size, read_json, require_space, staged_folder, write_json
-from engine.evaluation.fidelity import dense_states, measure
+from engine.evaluation.fidelity import compare, dense_states, measure
 from engine.export.folder import Contents, write_folder
 from engine.export.proof import prove, write_reference
-from engine.models.ffn import feed_forwards, masked
+from engine.models.ffn import masked
 from engine.models.packing import Row, pack
 from engine.pruning import compensation, importance
 from engine.pruning.surgery import cut
-from engine.stages.mask import Lesson, encode_lesson, measured
+from engine.stages.mask import Lesson, encode_lesson
 from engine.stages.recovery import recover
 from engine.stages.workbench import Workbench
 
@@ -29,13 +29,13 @@ def measure_ladder(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list
     """Read the dense model, the one-shot baselines, the mask and the refit on the test lines; returns rows and dense states."""
     _, _, test, prefix = encode_lesson(bench)
     rows = pack(test, bench.job.recipe.row_tokens, prefix)
-    masks = {"random": importance.random_scores(*mask.shape, bench.job.recipe.seed),
+    masks = {"random": importance.random_scores(mask.shape[0], mask.shape[1], bench.job.recipe.seed),
              "magnitude": importance.magnitude_scores(bench.model), "wanda": lesson.importance}
     ladder = {name: importance.top_channels(scores, bench.kept) for name, scores in masks.items()}
     yield Stage("measure", len(ladder) + 3)
     dense = dense_states(bench.model, rows)
     known = _known_readings(bench)
-    yield from _read(bench, known, "dense", lambda: measure(bench.model, rows, dense))
+    yield from _read(bench, known, "dense", lambda: compare(bench.model, rows, dense, dense))
     for name, baseline in {**ladder, "mask": mask}.items():
         with masked(bench.model, baseline):
             yield from _read(bench, known, name, lambda: measure(bench.model, rows, dense))
@@ -106,5 +106,3 @@ def export(bench: Workbench, mask: Tensor, contents: Contents) -> Generator[Even
     yield Saved("pruned model", str(out), folder_size(out))
     return out
 
-
-__all__ = ["export", "feed_forwards", "finish_model", "measure_ladder", "measured"]

@@ -25,9 +25,10 @@ from engine.calibration.rewriting import Voice, encode_line
 from engine.calibration.teacher import Teacher
 from engine.cards.card import Card
 from engine.cards.prompt import render_system_prompt
-from engine.models.loading import ModelSource, choose_dtype, load_model, load_tokenizer, locate, parse_dtype
+from engine.models.loading import ModelSource, load_model, load_tokenizer, locate, parse_dtype
 from engine.models.packing import Example, shared_prefix
 
+SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 STAGES = ["load the model", "score questions", "make up questions", "write answers", "read the dense model",
           "learn the mask", "least squares", "recover", "measure", "export", "prove"]
 
@@ -147,7 +148,7 @@ def load_dense(bench: Workbench, load_in: str) -> Generator[Event, None, None]:
         bench.source = yield from locate(bench.job.model)
     record = read_json(bench.path("job.json"))
     if not record.get("dtype"):
-        record["dtype"] = str(parse_dtype(bench.job.dtype) or choose_dtype()).removeprefix("torch.")
+        record["dtype"] = SHORT[str(parse_dtype(bench.job.dtype))]
         write_json(bench.path("job.json"), record)
     bench.dtype = parse_dtype(record["dtype"])
     assert bench.kept  # says at once when nothing would be left

@@ -1,0 +1,127 @@
+"""Many answers at once behind one shared prefix: the sampler of the calibration stage.
+
+The persona's prompt is computed once and its keys are kept once; the rows of the
+batch hold only what is their own. transformers' `generate` would copy the
+prompt's cache into every row, which on two cores costs more than the answers.
+This module knows token ids, not characters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.cache import growing_cache
+from engine.models.ffn import decoder, project_logits
+from engine.models.packing import additive_mask
+from engine.models.prefix_attention import Prefix, see_prefix, shared_prefix
+
+_CANDIDATES = 64  # tokens among which top_p chooses: sorting a whole vocabulary costs more than it changes
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample: temperature 0 is greedy; `limit` is the longest answer in tokens; `endings` end it."""
+
+    endings: frozenset[int]
+    limit: int
+    temperature: float = 0.8
+    top_p: float = 0.95
+    seed: int = 0
+
+
+@dataclass
+class Sampled:
+    """An answer's token ids without its ending, and whether it ended by itself."""
+
+    tokens: list[int] = field(default_factory=list)
+    complete: bool = False
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """One token a row, (B,), from logits (B, vocabulary) in fp32."""
+    if sampling.temperature <= 0:
+        return logits.argmax(-1)
+    values, tokens = logits.topk(min(_CANDIDATES, logits.shape[-1]), dim=-1)
+    probability = (values / sampling.temperature).softmax(-1)
+    before = probability.cumsum(-1) - probability  # mass of the likelier tokens
+    probability = probability.masked_fill(before >= sampling.top_p, 0.0).cpu()
+    drawn = torch.multinomial(probability, 1, generator=generator)
+    return tokens.gather(-1, drawn.to(tokens.device))[:, 0]
+
+
+class _Batch:
+    """The rows under way: their own keys, which of these count, and where each key stands."""
+
+    def __init__(self, model: nn.Module, prefix: Sequence[int]) -> None:
+        self.model: Any = model
+        self.device = next(model.parameters()).device
+        cache = growing_cache()
+        tokens = torch.tensor([list(prefix)], device=self.device)
+        decoder(model)(input_ids=tokens, past_key_values=cache, use_cache=True)
+        self.prefix = Prefix([layer.keys[0].contiguous() for layer in cache.layers],
+                             [layer.values[0].contiguous() for layer in cache.layers])
+        self.cache = growing_cache()
+        self.positions = torch.zeros(0, 0, dtype=torch.long, device=self.device)  # (B, S); -1: padding
+
+    def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Append tokens (B, T) at `positions` (-1: padding); their final hidden states (B, T, d)."""
+        start = self.positions.shape[1] if len(self.positions) else 0
+        self.positions = torch.cat([self.positions, positions], dim=1) if start else positions
+        config = self.model.config
+        distance = positions[:, :, None] - self.positions[:, None, :]  # (B, T, S)
+        seen = (self.positions[:, None, :] >= 0) & (distance >= 0)
+        window = getattr(config, "sliding_window", None)
+        mask = additive_mask(seen[:, None], None if window is None else (distance < window)[:, None], config, self.model.dtype)
+        see_prefix(positions, window, self.model.dtype)
+        output = decoder(self.model)(input_ids=tokens, position_ids=positions.clamp_min(0), attention_mask=mask,
+                                     past_key_values=self.cache, use_cache=True)
+        return output.last_hidden_state
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Go on with some of the rows only."""
+        index = torch.tensor(rows, device=self.device)
+        self.positions = self.positions[index]
+        for layer in self.cache.layers:
+            layer.keep_rows(index)  # type: ignore[union-attr]
+
+
+@torch.inference_mode()
+def sample_together(model: nn.Module, prefix: Sequence[int], prompts: Sequence[Sequence[int]],
+                    sampling: Sampling) -> list[Sampled]:
+    """An answer to each prompt (token ids behind the shared, non-empty `prefix`; at least one each), in order.
+
+    Deterministic for equal arguments, thread count and device.
+    """
+    generator = torch.Generator().manual_seed(sampling.seed)
+    batch = _Batch(model, prefix)
+    longest = max(len(prompt) for prompt in prompts)
+    # Padded on the left, so that every row's last token is the last column.
+    padding = [longest - len(prompt) for prompt in prompts]
+    tokens = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)], device=batch.device)
+    offsets = torch.arange(longest, device=batch.device)[None] - torch.tensor(padding, device=batch.device)[:, None]
+    positions = torch.where(offsets >= 0, offsets + len(prefix), -1)
+    answers = [Sampled() for _ in prompts]
+    alive = list(range(len(prompts)))
+    with shared_prefix(model, batch.prefix):
+        hidden = batch.run(tokens, positions)[:, -1]
+        while True:
+            chosen = choose(project_logits(model, hidden), sampling, generator).tolist()
+            going = [row for row, token in enumerate(chosen) if _add(answers[alive[row]], token, sampling)]
+            if not going:
+                return answers
+            if len(going) < len(alive):
+                batch.keep_rows(going)
+                alive = [alive[row] for row in going]
+            tokens = torch.tensor([[answers[index].tokens[-1]] for index in alive], device=batch.device)
+            hidden = batch.run(tokens, batch.positions[:, -1:] + 1)[:, -1]
+
+
+def _add(answer: Sampled, token: int, sampling: Sampling) -> bool:
+    """Take a token into an answer; whether the answer goes on."""
+    answer.complete = token in sampling.endings
+    if not answer.complete:
+        answer.tokens.append(token)
+    return not answer.complete and len(answer.tokens) < sampling.limit

@@ -1,0 +1,81 @@
+"""Tiny random models of every supported family, with a real tokenizer, saved as folders like any other model.
+
+Two layers, hidden 32, intermediate 64, 4 heads, 2 key-value heads. The weights are large enough that logits differ
+clearly. They know no language: tests may rely on shapes, formats and arithmetic, never on what a model says.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from engine.models.checks import FAMILIES
+from engine.models.loading import ModelSource, locate
+from engine.models.quiet import quiet_transformers
+from engine.models.templates import CHATML
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_TEXT = ("The lantern keeper asked who was there, and the rain answered on the slates. "
+         "What do you sell? Salt, thread, and the truth; the third is dear. system user assistant\n") * 4
+_TIED = {"llama", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "granite"}
+_OWN: dict[str, dict[str, Any]] = {
+    "gemma2": {"sliding_window": 16, "query_pre_attn_scalar": 8},
+    "gemma3_text": {"sliding_window": 16, "query_pre_attn_scalar": 8,
+                    "layer_types": ["sliding_attention", "full_attention"]},
+    "mistral": {"sliding_window": None},
+    "phi3": {"original_max_position_embeddings": 512},
+    "granite": {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
+}
+
+
+@functools.cache
+def _tokenizer_json(special: tuple[str, ...]) -> str:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=297 + len(special), special_tokens=list(special), show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator([_TEXT], trainer)
+    return tokenizer.to_str()
+
+
+def make_tokenizer(special: tuple[str, ...] = SPECIAL, template: str | None = CHATML,
+                   **names: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of about 300 tokens; `names` are its bos_token, eos_token and so on."""
+    names = names or {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_tokenizer_json(special)), **names)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def make_tiny(folder: Path, family: str = "llama", **config_changes: Any) -> Path:
+    """Write a tiny model of a family into `folder` (made if need be) and return the folder. Always the same weights."""
+    assert family in FAMILIES
+    tokenizer = make_tokenizer()
+    fields = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
+              "initializer_range": 0.2, "tie_word_embeddings": family in _TIED, "bos_token_id": None,
+              "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+              **_OWN.get(family, {}), **config_changes}
+    with quiet_transformers(), torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **fields), dtype=torch.float32)
+        for name, weights in model.named_parameters():
+            if "norm" in name:  # unlike one another, so that a mistake in their order shows
+                weights.data += torch.randn_like(weights) * 0.1
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
+def find(model: Path | str) -> ModelSource:
+    """The source of a model that needs no fetching."""
+    search = locate(str(model))
+    while True:
+        try:
+            next(search)
+        except StopIteration as end:
+            return end.value
