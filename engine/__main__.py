@@ -6,12 +6,14 @@ and exits with 1. Heavy imports wait until a verb needs them.
 """
 
 import argparse
+import errno
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from engine.base.allocator import return_freed_memory
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import data_folder
 from engine.base.recipe import PRESETS
@@ -72,11 +74,12 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return_freed_memory()
     try:
         options = build_parser().parse_args(arguments)
         return _dispatch(options, arguments)
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
@@ -104,6 +107,9 @@ def _report_defect(error: Exception) -> int:
     if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error) or isinstance(error, MemoryError):
         print("Error: The memory of this machine was not enough. Try --load-in 4bit, a smaller model, or close other programs; "
               "then run the same command with --resume.", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        print("Error: The disk is full. Free some space, then run the same command with --resume.", file=sys.stderr)
         return 2
     try:
         log = data_folder() / "engine.log"

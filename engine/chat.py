@@ -4,6 +4,7 @@ For the command line; knows no storage.
 """
 
 import argparse
+import math
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,8 +51,9 @@ class Speaker:
 
     def pieces(self, message: str, options: argparse.Namespace) -> Any:
         """Stream the reply to a message; the turn is kept when it ends."""
-        if options.temperature < 0 or options.limit < 1:
-            raise UserError("The temperature must not be negative, and the limit must be at least 1.")
+        if not 0 <= options.temperature < math.inf or options.limit < 1 or not 0 <= options.seed < 2**32:
+            raise UserError("The temperature and the seed must not be negative (nor huge), and the limit must be at least 1.")
+        message = message.encode("utf-8", "replace").decode()  # bytes that were no UTF-8 are surrogates here
         turns = [*self.history, ("user", message)]
         prompt = encode_chat(self.tokenizer, messages(self.card, turns, USER))
         sampling = Sampling(endings(self.tokenizer), options.limit, options.temperature, 0.95, options.seed)

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.base import events
 from engine.base.errors import Interrupted, UserError
-from engine.base.files import MANIFEST, check_manifest, folder_size, read_json
+from engine.base.files import MANIFEST, check_manifest, folder_size, is_file, read_json
 from engine.base.recipe import make_recipe
 from engine.cards.card import Card, parse_card, read_card
 from engine.console import JsonPrinter, ProgressPrinter, print_table
@@ -39,20 +39,21 @@ def prune(options: argparse.Namespace, arguments: list[str]) -> int:
 
     job = _job(options, Job)
     workdir = Path(options.workdir) if options.workdir else job.default_workdir()
-    stop = _StopFlag()
     log = workdir / "events.jsonl"
+    begun = False
     resume_with = f"python -m engine {shlex.join([*[one for one in arguments if one != '--resume'], '--resume'])}"
-    with (JsonPrinter() if options.json else ProgressPrinter()) as printer:
+    with _StopFlag() as stop, (JsonPrinter() if options.json else ProgressPrinter()) as printer:
         stream: Iterator[events.Event] = run(job, workdir, options.resume)
         try:
             for event in stream:
+                begun = True  # from here on the work folder is ours
                 events.append(log, event)
                 printer.show(event)
-                if stop.asked and not isinstance(event, events.Finished):
+                if stop.asked and not job.out.exists():
                     stream.close()  # type: ignore[attr-defined]
                     raise Interrupted(f"Stopped; what was done is kept. Go on with:\n  {resume_with}")
         except UserError as error:
-            if (workdir / "job.json").exists():
+            if begun:
                 events.append(log, events.Failed(str(error)))
             raise
     if not options.json:
@@ -65,7 +66,13 @@ class _StopFlag:
 
     def __init__(self) -> None:
         self.asked = False
-        signal.signal(signal.SIGINT, self._ask)
+
+    def __enter__(self) -> "_StopFlag":
+        self.former = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.former)
 
     def _ask(self, *_: object) -> None:
         if self.asked:
@@ -94,7 +101,7 @@ def _job(options: argparse.Namespace, make: Any) -> Any:
 def _existing(name: str | None) -> Path | None:
     if name is None:
         return None
-    if not Path(name).is_file():
+    if not is_file(name):
         raise UserError(f"There is no file {name}.")
     return Path(name)
 
@@ -128,8 +135,8 @@ def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
 def _card_of(options: argparse.Namespace) -> Card:
     if options.card:
         return read_card(options.card)
-    own = Path(options.model) / "character.json"
-    if not own.is_file():
+    own = Path(options.model).expanduser() / "character.json"
+    if not is_file(own):
         raise UserError("This model brings no character.", "Add --card CARD.json.")
     return parse_card(own.read_bytes(), str(own))
 
@@ -137,14 +144,19 @@ def _card_of(options: argparse.Namespace) -> Card:
 def inspect(options: argparse.Namespace, _arguments: list[str]) -> int:
     """What an exported folder is; exit code 2 when it is damaged."""
     folder = Path(options.folder)
-    if not (folder / "report.json").is_file() or not (folder / MANIFEST).is_file():
+    if not is_file(folder / "report.json") or not is_file(folder / MANIFEST):
         raise UserError(f"{folder} is not a folder that Persona Studio exported (report.json or {MANIFEST} is missing).")
-    report, faults = read_json(folder / "report.json"), check_manifest(folder)
+    faults = check_manifest(folder)
+    # A report that was changed is not shown: nothing in it can be relied on.
+    report = None if any(fault.startswith("report.json ") for fault in faults) else read_json(folder / "report.json")
     if options.json:
         print(json.dumps({"folder": str(folder), "whole": not faults, "faults": faults, "bytes": folder_size(folder),
                           "report": report}, ensure_ascii=False, indent=2))
-    else:
-        _print_report(folder, report)
+    elif report is not None:
+        try:
+            _print_report(folder, report)
+        except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
+            raise UserError(f"{folder / 'report.json'} is not a report of this version of Persona Studio.") from error
     if faults:
         raise UserError(f"{folder} is damaged: {'; '.join(faults)}.", "Export it again.")
     if not options.json:

@@ -16,13 +16,14 @@ import torch
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Warned
-from engine.base.files import folder_size, read_json, slug, write_json
+from engine.base.files import explain_write_errors, folder_size, read_json, slug, write_json
+from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
 from engine.models.ffn import decoder
 from engine.stages.lines import make_lines
-from engine.stages.mask import learn_mask, read_dense
+from engine.stages.mask import find_mask, read_dense
 from engine.stages.repair import refit_down
-from engine.stages.ship import export, finish_model, measure_ladder
+from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
 from engine.stages.workbench import STAGES, Job, Workbench, load_dense, open_workdir
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors")
@@ -33,9 +34,10 @@ def prune(job: Job, workdir: Path | None = None, resume: bool = False) -> Iterat
 
     Closing the generator stops the job within one step; calling it again with `resume` goes on.
     """
-    check_out(job.out)
     folder = workdir or job.default_workdir()
-    resumed = open_workdir(job, folder, resume)
+    check_out(job.out, folder)
+    with explain_write_errors(folder):
+        resumed = open_workdir(job, folder, resume)
     yield Started(job.card.name, job.model, job.recipe.sparsity, STAGES, resumed)
     bench = Workbench(job, folder)
     meter = _Meter(folder / "meter.json")
@@ -50,13 +52,15 @@ def prune(job: Job, workdir: Path | None = None, resume: bool = False) -> Iterat
 def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     recipe = bench.job.recipe
     yield from load_dense(bench, recipe.load_in)
+    require_export_space(bench)  # said now rather than after all the work
     meter.count_tokens_of(bench.model)
     yield from make_lines(bench)
     lesson = yield from read_dense(bench)
-    mask = yield from learn_mask(bench, lesson)
+    mask = yield from find_mask(bench, lesson)
     if recipe.load_in != "16bit":
         # The cut, and all that is measured from here on, is about the original weights.
         yield from load_dense(bench, "16bit")
+        lesson.validation_dense = dense_states(bench.model, lesson.validation)
         meter.count_tokens_of(bench.model)
     columns = yield from refit_down(bench, lesson, mask)
     rows, dense = yield from measure_ladder(bench, lesson, mask, columns)
@@ -68,12 +72,19 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     yield from export(bench, mask, contents)
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, workdir: Path) -> None:
     """Raise UserError when the folder cannot become the export: it exists, climbs with "..", or its parent is unfit."""
     if ".." in out.parts:
         raise UserError(f'The output folder {out} has ".." in its name.', "Name it plainly.")
-    if "\0" in str(out) or len(out.name) > 200 or not out.name:
-        raise UserError("The output folder's name is empty, longer than 200 characters or holds a NUL character.")
+    if "\0" in str(out) or len(os.fsencode(out.name)) > 200 or not out.name:
+        raise UserError("The output folder's name is empty, longer than 200 bytes or holds a NUL character.")
+    if out.absolute() in (workdir.absolute(), *workdir.absolute().parents):
+        raise UserError(f"The work folder {workdir} must not lie in the output folder.", "Name another --workdir.")
+    with explain_write_errors(out):
+        _check_place(out)
+
+
+def _check_place(out: Path) -> None:
     if out.is_symlink() or out.exists():
         kind = "folder" if out.is_dir() else "file"
         raise UserError(f"The output {kind} {out} exists already.", "Name another one, or remove it first.")
@@ -107,7 +118,8 @@ def _report(bench: Workbench, meter: "_Meter", before: dict[str, Any]) -> dict[s
     curve = bench.path("learning.json")
     return {
         "format": 1, "character": job.card.name, "slug": slug(job.card.char),
-        "base": {"name": source.config.get("_name_or_path") or Path(source.name).name, "hub": source.name if source.revision else "",
+        "base": {"name": source.config.get("_name_or_path") or Path(source.name).name,
+                 "hub": "" if Path(source.name).exists() else source.name if source.revision else "",
                  "revision": source.revision, "family": source.config["model_type"], "licence": source.licence},
         "recipe": job.recipe.to_dict(),
         "lines": {"train": len(train), "validation": len(validation), "test": len(test),

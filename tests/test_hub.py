@@ -158,7 +158,9 @@ time.sleep(60)
     events = locate("someone/small")
     assert any(isinstance(event, Step) for event in events)  # goes on until the first growth is reported
     process = int(note.read_text())
+    start = time.monotonic()
     events.close()
+    assert time.monotonic() - start < 10  # by itself it would go on for a minute
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 

@@ -122,7 +122,9 @@ echo $$ > "{note}"; head -c 4000000 /dev/zero > "$TMPDIR/part"; exec sleep 60"""
     events = fetch_starter()
     assert any(isinstance(event, Step) for event in events)
     process = int(note.read_text())
+    start = time.monotonic()
     events.close()
+    assert time.monotonic() - start < 10  # by itself it would go on for a minute
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
     assert leftovers(own_home) == []
@@ -171,7 +173,6 @@ def test_what_a_killed_process_left_is_swept_later(tmp_path: Path, own_home: Pat
 @pytest.mark.starter
 def test_the_real_starter(starter: Path) -> None:
     import torch
-
     from tiny import find
 
     from engine.models.loading import load_model, load_tokenizer

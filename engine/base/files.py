@@ -4,6 +4,7 @@ Knows nothing of what the files mean.
 """
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -84,6 +85,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error}).") from error
 
 
+def is_file(name: Path | str) -> bool:
+    """Whether a name that a user gave is a file's (also when it is too long or odd for a path)."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file, read in pieces of 1 MiB."""
     with path.open("rb") as file:
@@ -108,13 +117,18 @@ def write_manifest(folder: Path) -> None:
 def check_manifest(folder: Path) -> list[str]:
     """What is wrong with a folder that has a manifest: one sentence a file; empty when it is whole."""
     faults = []
-    for name, entry in read_json(folder / MANIFEST)["files"].items():
+    try:
+        entries = [(name, int(entry["bytes"]), entry["sha256"])
+                   for name, entry in read_json(folder / MANIFEST)["files"].items()]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / MANIFEST} is damaged: it is no list of files.") from error
+    for name, size, digest in entries:
         file = folder / name
         if not file.is_file():
             faults.append(f"{name} is missing")
-        elif file.stat().st_size != entry["bytes"]:
-            faults.append(f"{name} has {file.stat().st_size:,} bytes instead of {entry['bytes']:,}")
-        elif sha256(file) != entry["sha256"]:
+        elif file.stat().st_size != size:
+            faults.append(f"{name} has {file.stat().st_size:,} bytes instead of {size:,}")
+        elif sha256(file) != digest:
             faults.append(f"{name} was changed (its sha256 differs)")
     return faults
 
@@ -130,6 +144,12 @@ def require_space(folder: Path, needed: int) -> None:
                         f"about {needed / 1e6:,.0f} MB needed.", "Free some space or choose another folder.")
 
 
+def remove_leftovers(target: Path) -> None:
+    """Remove the hidden folders that killed processes left beside `target`; for when no other process makes it."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target` that becomes `target` when the block ends well, and vanishes otherwise."""
@@ -138,6 +158,8 @@ def staged_folder(target: Path) -> Iterator[Path]:
     staging.chmod(0o755)
     try:
         yield staging
+        for file in staging.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # temporary files are made for their owner alone
         os.rename(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

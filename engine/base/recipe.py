@@ -62,6 +62,8 @@ class Recipe:
         if not 0.0 <= self.sparsity <= 0.9:
             raise UserError(f"The sparsity must lie between 0 and 0.9; {self.sparsity:g} does not.",
                             "0.25 removes a quarter of every layer's FFN channels.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"The seed must lie between 0 and {2**32 - 1}; {self.seed} does not.")
         if self.multiple < 1:
             raise UserError(f"The multiple must be at least 1; {self.multiple} is not.")
         whole = ("candidates", "references", "validation_lines", "test_lines", "answer_tokens", "batch_lines",

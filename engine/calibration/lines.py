@@ -120,7 +120,8 @@ def _records(path: Path) -> list[dict[str, Any]]:
         if text.lstrip().startswith("["):
             records = json.loads(text)
         else:
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+            # Not splitlines(): JSON may hold other line breaks (U+2028, U+0085) inside a string.
+            records = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is neither JSON Lines nor one JSON list.") from error
     if not all(isinstance(record, dict) for record in records):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from engine.models.ffn import project_logits
 from engine.models.packing import Row, states_that_predict
 
-CHUNK = 256  # answer tokens whose logits are held at once
+CHUNK = 128  # answer tokens whose logits are held at once
 
 
 @dataclass(frozen=True)

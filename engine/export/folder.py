@@ -11,12 +11,17 @@ found. Layout:
   manifest.json       size and sha256 of every other file
 """
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -59,12 +64,24 @@ def read_mask(path: Path) -> Tensor:
     return torch.from_numpy(numpy.unpackbits(found["kept"].numpy(), axis=1)[:, :channels]).float()
 
 
+@contextmanager
+def _plain_write_errors() -> Iterator[None]:
+    """A failed write as the OSError that it is: safetensors has an error class of its own for it."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
 def write_folder(folder: Path, model: Any, tokenizer: Any, mask: Tensor, contents: Contents) -> None:
     """Write everything but report, model card and manifest."""
-    with quiet_transformers():
+    with quiet_transformers(), _plain_write_errors():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    save_file(pack_mask(mask), folder / "mask.safetensors")
+        save_file(pack_mask(mask), folder / "mask.safetensors")
     write_json(folder / "character.json", contents.card)
     if contents.licence_text:
         write_atomic(folder / "LICENSE", contents.licence_text)

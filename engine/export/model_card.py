@@ -20,9 +20,9 @@ def _front_matter(report: dict[str, Any]) -> str:
     base = report["base"]
     lines = ["---"]
     if base["hub"]:
-        lines += [f"base_model: {base['hub']}", "base_model_relation: finetune"]
+        lines += [f"base_model: {json.dumps(base['hub'])}", "base_model_relation: finetune"]
     if base.get("licence"):
-        lines.append(f"license: {base['licence']}")
+        lines.append(f"license: {json.dumps(base['licence'])}")  # quoted: YAML reads a bare no or 1.0 as no text
     return "\n".join([*lines, "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- pruned",
                       "- roleplay", "- persona-pruner", "---", ""])
 

@@ -33,10 +33,11 @@ def prove(folder: Path, reference: Path, persona: str, dtype: torch.dtype) -> di
     from engine.base.errors import UserError  # here, so that the fresh process loads nothing of ours
 
     command = [sys.executable, "-m", "engine.export.proof"]
-    request = {"folder": str(folder), "reference": str(reference), "persona": persona,
+    request = {"folder": str(folder.resolve()), "reference": str(reference.resolve()), "persona": persona,
                "dtype": str(dtype).removeprefix("torch.")}
     result = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True,
-                            cwd=Path(__file__).resolve().parents[2], check=False)
+                            cwd=Path(__file__).resolve().parents[2], check=False,
+                            start_new_session=True)  # Ctrl-C is for the job, which ends after the proof
     try:
         found = json.loads(result.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):

@@ -31,6 +31,15 @@ class FeedForward:
         """The projection back to the hidden size; its input is the channels' activations."""
         return self.module.down_proj  # type: ignore[return-value]
 
+    def down_weight(self) -> Tensor:
+        """W_down (d, d_ff) in fp32; of a quantised layer, what its numbers stand for."""
+        weight: Any = self.down.weight
+        if hasattr(self.down, "quant_state") or hasattr(self.down, "state"):  # bitsandbytes' 4-bit and 8-bit layers
+            from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+            weight = dequantize_bnb_weight(weight, getattr(self.down, "state", None))
+        return weight.detach().float()
+
     @property
     def fused(self) -> bool:
         """Whether gate and up are one matrix, gate's rows first (phi3)."""
@@ -57,6 +66,11 @@ class FeedForward:
 def decoder(model: nn.Module) -> Any:
     """The stack of layers below the language-model head."""
     return model.model
+
+
+def compute_dtype(model: Any) -> torch.dtype:
+    """The dtype of the model's activations: that of its weights, unless storage.py keeps these narrower."""
+    return getattr(model, "compute_dtype", None) or model.dtype
 
 
 def feed_forwards(model: nn.Module) -> list[FeedForward]:

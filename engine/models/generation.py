@@ -31,9 +31,9 @@ class Conversation:
         limit = min(len(self.tokens), len(tokens) - 1)
         while shared < limit and self.tokens[shared] == tokens[shared]:
             shared += 1
-        if shared < len(self.tokens):
-            for layer in self.cache.layers:
-                layer.truncate(shared)
+        self.tokens = self.tokens[:shared]  # so it stays, with the cache cut to it next time, if what follows is interrupted
+        for layer in self.cache.layers:
+            layer.truncate(shared)
         device = next(self.model.parameters()).device
         fresh = torch.tensor([list(tokens[shared:])], device=device)
         position = torch.arange(shared, len(tokens), device=device)[None]

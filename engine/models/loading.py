@@ -9,6 +9,7 @@ characters and no prompts; importing it does not import torch.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import time
 from collections.abc import Generator
@@ -192,6 +193,7 @@ def _quantised(load_in: str, dtype: torch.dtype) -> dict[str, Any]:
         return {}
     from transformers import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it warns at every single product
     if load_in == "8bit":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     if load_in == "4bit":

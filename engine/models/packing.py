@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.models.ffn import decoder
+from engine.models.ffn import compute_dtype, decoder
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def additive_mask(seen: Tensor, near: Tensor | None, config: Any, dtype: torch.d
 
 def run_row(model: nn.Module, row: Row) -> Tensor:
     """Final hidden states (T, d) of a packed row."""
-    device, dtype = next(model.parameters()).device, model.dtype
+    device, dtype = next(model.parameters()).device, compute_dtype(model)
     segments, positions = row.segments.to(device), row.positions.to(device)
     mask = attention_mask(segments, positions[0], segments, positions[0], model.config, dtype)
     output = decoder(model)(input_ids=row.tokens.to(device), position_ids=positions, attention_mask=mask,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.cache import growing_cache
-from engine.models.ffn import decoder, project_logits
+from engine.models.ffn import compute_dtype, decoder, project_logits
 from engine.models.packing import additive_mask
 from engine.models.prefix_attention import Prefix, see_prefix, shared_prefix
 
@@ -74,8 +74,8 @@ class _Batch:
         distance = positions[:, :, None] - self.positions[:, None, :]  # (B, T, S)
         seen = (self.positions[:, None, :] >= 0) & (distance >= 0)
         window = getattr(config, "sliding_window", None)
-        mask = additive_mask(seen[:, None], None if window is None else (distance < window)[:, None], config, self.model.dtype)
-        see_prefix(positions, window, self.model.dtype)
+        mask = additive_mask(seen[:, None], None if window is None else (distance < window)[:, None], config, compute_dtype(self.model))
+        see_prefix(positions, window, compute_dtype(self.model))
         output = decoder(self.model)(input_ids=tokens, position_ids=positions.clamp_min(0), attention_mask=mask,
                                      past_key_values=self.cache, use_cache=True)
         return output.last_hidden_state

@@ -1,8 +1,8 @@
 """Least-squares W_down: the kept channels take over what the removed ones did.
 
 With activations a of the dense model, kept channels K and C = E[a a^T],
-D' = D C_:K (C_KK + lambda I)^-1 minimises E||D a - D' a_K||^2 + lambda ||D'||^2
-(GRAIL, FASP, SlimGPT). On few tokens it over-fits; hence lambda, and a blend
+D' = (D C_:K + lambda D_K) (C_KK + lambda I)^-1 minimises
+E||D a - D' a_K||^2 + lambda ||D' - D_K||^2 (GRAIL, FASP, SlimGPT; these pull to zero). On few tokens it over-fits; hence lambda, and a blend
 (1 - alpha) D_K + alpha D' (both chosen by the caller on validation lines).
 """
 

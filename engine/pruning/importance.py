@@ -32,7 +32,7 @@ def wanda_scores(model: nn.Module, norms: Tensor) -> Tensor:
 
     `norms`: (L, d_ff), the 2-norms of the activations over calibration tokens.
     """
-    weights = torch.stack([ffn.down.weight.float().abs().mean(dim=0).cpu() for ffn in feed_forwards(model)])
+    weights = torch.stack([ffn.down_weight().abs().mean(dim=0).cpu() for ffn in feed_forwards(model)])
     return weights * norms
 
 
@@ -52,10 +52,13 @@ def read_activations(model: nn.Module, rows: Sequence[Row]) -> Iterator[tuple[Ro
 
 
 def rank_normalised(scores: Tensor) -> Tensor:
-    """Each layer's scores replaced by their ranks, spread evenly over [-1, 1]: near scores can still flip."""
+    """Each layer's scores replaced by their ranks, spread evenly over [-1, 1]: near scores can still flip.
+
+    Ties rank the lower index higher, as in `top_channels`.
+    """
     channels = scores.shape[1]
-    ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
-    return ranks.float() / max(channels - 1, 1) * 2 - 1
+    from_top = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return 1 - from_top.float() / max(channels - 1, 1) * 2
 
 
 def top_channels(scores: Tensor, k: int) -> Tensor:

@@ -20,7 +20,7 @@ from engine.models.ffn import masked, project_logits, recomputed
 from engine.models.packing import Row, states_that_predict
 from engine.pruning.importance import top_channels
 
-CHUNK = 256  # answer tokens whose logits are held at once
+CHUNK = {"cpu": 64, "cuda": 1024}  # answer tokens whose logits are held at once
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -52,7 +52,7 @@ class Target:
 def dense_target(model: nn.Module, hidden: Tensor, top: int) -> Target:
     """The target of one row from the dense model's final states (N, d)."""
     ids, values = [], []
-    for part in hidden.split(CHUNK):
+    for part in hidden.split(CHUNK[hidden.device.type]):
         log_probability = project_logits(model, part).log_softmax(-1)
         best = log_probability.topk(min(top, log_probability.shape[-1]), dim=-1)
         ids.append(best.indices.int().cpu())
@@ -78,12 +78,13 @@ def kl_to_target(logits: Tensor, target: Target) -> Tensor:
 def backward_in_chunks(model: nn.Module, hidden: Tensor, labels: Tensor, target: Target | None, scale: float) -> float:
     """Add the gradient of scale * summed loss to whatever `hidden` (N, d) depends on; returns the summed loss in nats.
 
-    Logits exist for CHUNK tokens at a time only. With a target the loss is its KL, without one cross entropy.
+    Logits exist for a chunk of tokens at a time only. With a target the loss is its KL, without one cross entropy.
     """
     leaf = hidden.detach().requires_grad_(True)
     total = 0.0
-    for begin in range(0, len(labels), CHUNK):
-        part = slice(begin, begin + CHUNK)
+    size = CHUNK[hidden.device.type]
+    for begin in range(0, len(labels), size):
+        part = slice(begin, begin + size)
         logits = project_logits(model, leaf[part])
         if target is None:
             loss = functional.cross_entropy(logits, labels[part].to(logits.device), reduction="sum")
@@ -170,11 +171,11 @@ def _adam(state: Learning, gradient: Tensor, learning_rate: float) -> None:
 def order_of_lines(lines: int, step_lines: int, step: int, seed: int) -> list[int]:
     """Indices of the lines of a step: seeded passes over all lines, each in a new order; needs no memory of the past."""
     chosen: list[int] = []
-    position = step * step_lines
-    while len(chosen) < min(step_lines, lines):
-        epoch, offset = divmod(position + len(chosen), lines)
+    size = min(step_lines, lines)
+    while len(chosen) < size:
+        epoch, offset = divmod(step * size + len(chosen), lines)
         order = torch.randperm(lines, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
-        chosen += order[offset: offset + min(step_lines, lines) - len(chosen)]
+        chosen += order[offset: offset + size - len(chosen)]
     return chosen
 
 

@@ -5,6 +5,7 @@ dense model's cached logits as in mask learning. LoRA (Hu et al. 2021, arXiv
 2106.09685) by the library peft, on all linear layers below the head.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,9 @@ def attach_adapter(model: nn.Module, rank: int, seed: int) -> Any:
     names = sorted({name.rsplit(".", 1)[-1] for name, module in decoder(model).named_modules()
                     if isinstance(module, nn.Linear)})
     torch.manual_seed(seed)  # peft draws the adapters' first matrix from the global generator
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, task_type="CAUSAL_LM"))  # type: ignore[arg-type]
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, task_type="CAUSAL_LM")
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft asks for what transformers renamed
+        return get_peft_model(model, settings)  # type: ignore[arg-type]
 
 
 def adapter_parameters(adapted: Any) -> list[nn.Parameter]:
@@ -30,14 +33,18 @@ def adapter_parameters(adapted: Any) -> list[nn.Parameter]:
     return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
 
 
-def recovery_step(adapted: Any, optimizer: torch.optim.Optimizer, rows: Sequence[Row], targets: Sequence[Target],
+def recovery_step(adapted: Any, optimizer: torch.optim.Optimizer, rows: Sequence[Row], targets: Sequence[Target] | None,
                   checkpointing: bool) -> float:
-    """One optimiser step on a step's rows; returns the mean KL in nats a token before it."""
+    """One optimiser step on a step's rows; returns the mean loss before it, in nats a token.
+
+    The loss is the KL to the targets, one a row; without targets it is cross entropy on the answers.
+    """
     model = adapted.get_base_model()
     total = sum(len(row.labels) for row in rows)
     optimizer.zero_grad(set_to_none=True)
     loss = 0.0
-    for row, target in zip(rows, targets, strict=True):
+    for index, row in enumerate(rows):
+        target = targets[index] if targets else None
         if checkpointing:
             with recomputed(model):
                 loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)

@@ -19,6 +19,7 @@ from engine.base.files import read_json, write_atomic, write_json
 from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.models.ffn import feed_forwards, masked
 from engine.models.packing import Example, Row, pack
+from engine.models.storage import narrowed
 from engine.pruning import masks
 from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores
 from engine.pruning.masks import Learning, Target
@@ -94,12 +95,19 @@ def rows_of_step(lesson: Lesson, chosen: Sequence[int], row_tokens: int) -> tupl
     return rows, joined
 
 
-def learn_mask(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tensor]:
+def find_mask(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tensor]:
     """The mask (L, d_ff) with the lowest validation KL; leaves mask.safetensors and learning.json."""
     target = bench.path("mask.safetensors")
     if target.exists():
         yield Stage("learn the mask", reused=True)
-        return load_file(target)["mask"].float()
+        found = load_file(target)
+        bench.notes["best_step"] = int(found["best_step"])
+        return found["mask"].float()
+    with narrowed(bench.model, bench.weight_dtype):
+        return (yield from _learn(bench, lesson))
+
+
+def _learn(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tensor]:
     recipe = bench.job.recipe
     yield Stage("learn the mask", recipe.steps)
     state = _restore(bench, lesson)
@@ -125,7 +133,8 @@ def learn_mask(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tenso
         _store(bench, state, curve)
         yield Step("learn the mask", state.step, recipe.steps, {"loss": loss, "tokens": state.tokens})
     bench.notes["best_step"] = state.best_step
-    save_tensors(target, {"mask": state.best_mask.to(torch.uint8), "scores": state.scores})
+    save_tensors(bench.path("mask.safetensors"), {"mask": state.best_mask.to(torch.uint8), "scores": state.scores,
+                                                  "best_step": torch.tensor(state.best_step)})
     return state.best_mask
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from engine.base.events import Event, Stage, Step
 from engine.base.files import read_json, write_json
-from engine.evaluation.fidelity import dense_states, measure
+from engine.evaluation.fidelity import measure
 from engine.models.ffn import feed_forwards, masked
-from engine.models.packing import Row, pack
+from engine.models.packing import pack
 from engine.pruning import compensation
 from engine.stages.mask import Lesson, measured, save_tensors
 from engine.stages.workbench import Workbench
@@ -32,7 +32,7 @@ def refit_down(bench: Workbench, lesson: Lesson, mask: Tensor) -> Generator[Even
         bench.notes["least_squares"] = read_json(choice)
         return _load_columns(bench) if saved.exists() else None
     yield Stage("least squares", len(RIDGES) + len(BLENDS) + 2)
-    validation, dense = _validation(bench, lesson)
+    validation, dense = lesson.validation, lesson.validation_dense
     kept = compensation.kept_indices(mask)
     with masked(bench.model, mask):
         best = measure(bench.model, validation, dense)
@@ -61,13 +61,6 @@ def refit_down(bench: Workbench, lesson: Lesson, mask: Tensor) -> Generator[Even
     write_json(choice, chosen)
     bench.notes["least_squares"] = chosen
     return columns
-
-
-def _validation(bench: Workbench, lesson: Lesson) -> tuple[list[Row], list[Tensor]]:
-    """The validation rows and the 16-bit dense model's states (a 4-bit base has others)."""
-    if bench.job.recipe.load_in == "16bit":
-        return lesson.validation, lesson.validation_dense
-    return lesson.validation, dense_states(bench.model, lesson.validation)
 
 
 def _solve(bench: Workbench, lesson: Lesson, kept: list[Tensor], refits: dict[float, list[Tensor]]) -> Generator[Event, None, None]:

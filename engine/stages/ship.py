@@ -7,11 +7,18 @@ after a fresh process has loaded it with plain transformers.
 from collections.abc import Generator
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from engine.base.events import Event, Measured, Saved, Stage, Step
-from engine.base.files import explain_write_errors, folder_size, read_json, require_space, staged_folder, write_json
+from engine.base.files import (
+    explain_write_errors,
+    folder_size,
+    read_json,
+    remove_leftovers,
+    require_space,
+    staged_folder,
+    write_json,
+)
 from engine.evaluation.fidelity import compare, dense_states, measure
 from engine.export.folder import Contents, write_folder
 from engine.export.proof import prove, write_reference
@@ -21,7 +28,7 @@ from engine.pruning import compensation, importance
 from engine.pruning.surgery import cut
 from engine.stages.mask import Lesson, encode_lesson
 from engine.stages.recovery import recover
-from engine.stages.workbench import Workbench
+from engine.stages.workbench import Workbench, round_weights
 
 
 def measure_ladder(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] | None) -> Generator[
@@ -68,7 +75,7 @@ def finish_model(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[T
     if bench.job.recipe.recover:
         cut(bench.model, kept, columns)
         yield from recover(bench, lesson)
-        _round_weights(bench)
+        round_weights(bench)
         known = _known_readings(bench)
         yield from _read(bench, known, "mask + least squares + recovery" if columns else "mask + recovery",
                          lambda: measure(bench.model, rows, dense))
@@ -83,19 +90,17 @@ def finish_model(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[T
     cut(bench.model, kept, columns)
 
 
-def _round_weights(bench: Workbench) -> None:
-    """Round every weight to the 16 bit that will be written, so that what is measured is what is shipped."""
-    with torch.no_grad():
-        for parameter in bench.model.parameters():
-            parameter.copy_(parameter.to(bench.weight_dtype))
+def require_export_space(bench: Workbench) -> None:
+    """Raise UserError when the disk of `out` cannot hold the model on the bench in 16 bit."""
+    require_space(bench.job.out.parent, int(2.2 * sum(parameter.numel() for parameter in bench.model.parameters()) + 50e6))
 
 
 def export(bench: Workbench, mask: Tensor, contents: Contents) -> Generator[Event, None, Path]:
     """Write the folder under a hidden name, prove it in a fresh process, then give it its name."""
     out = bench.job.out
-    need = 2.2 * sum(parameter.numel() for parameter in bench.model.parameters()) + 50e6
     with explain_write_errors(out):
-        require_space(out.parent, int(need))
+        require_export_space(bench)
+        remove_leftovers(out)
         with staged_folder(out) as staging:
             yield Stage("export")
             write_folder(staging, bench.model.to(bench.weight_dtype), bench.tokenizer, mask, contents)

@@ -123,7 +123,7 @@ def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
     record = folder / "job.json"
     if record.exists():
         known = read_json(record)
-        if known.get("fingerprint") != job.fingerprint():
+        if not isinstance(known, dict) or known.get("fingerprint") != job.fingerprint():
             raise UserError(f"The work folder {folder} belongs to a job with other settings.",
                             "Give the same settings as before, or another --workdir.")
         if not resume:
@@ -155,3 +155,12 @@ def load_dense(bench: Workbench, load_in: str) -> Generator[Event, None, None]:
     bench.tokenizer = load_tokenizer(bench.source)
     bench.model = None  # the old one goes before the new one comes
     bench.model = load_model(bench.source, bench.dtype, load_in)
+    if load_in == "16bit":
+        round_weights(bench)  # of a 32-bit source; from here on the dense model is what a 16-bit folder can hold
+
+
+@torch.no_grad()
+def round_weights(bench: Workbench) -> None:
+    """Round every weight to the 16 bit that will be written, so that what is measured is what is shipped."""
+    for parameter in bench.model.parameters():
+        parameter.copy_(parameter.to(bench.weight_dtype))

@@ -1,0 +1,64 @@
+"""Peak memory of mask learning, measured in a process that does nothing else: python -m engine.bench.memory MODEL."""
+
+import json
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from engine.base.allocator import return_freed_memory
+from engine.calibration.lines import read_queries
+from engine.calibration.rewriting import encode_line
+from engine.cards.card import find_bundled
+from engine.cards.prompt import render_system_prompt
+from engine.evaluation.fidelity import dense_states
+from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
+from engine.models.packing import Example, pack
+from engine.models.storage import narrowed
+from engine.pruning import masks
+from engine.pruning.importance import magnitude_scores
+
+LINES = 12  # a step of the quick preset
+
+
+def learning_examples(tokenizer: Any) -> list[Example]:
+    """LINES examples behind one persona's prompt: questions of the pool with their neutral answers."""
+    prompt = render_system_prompt(find_bundled("pim-tuckett"))
+    queries = read_queries()[: LINES * 50: 50]
+    return [encode_line(tokenizer, prompt, query.question, " ".join(f"{query.neutral} {query.neutral}".split()[:30]), True) for query in queries]
+
+
+def drain(stream: Iterator[Any]) -> Any:
+    """Run a generator of events to its end; its value."""
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            return end.value
+
+
+def main(model_name: str) -> dict[str, float]:
+    """Peak resident bytes (on CUDA: peak allocated bytes) after two learning steps with the KL loss."""
+    return_freed_memory()
+    source = drain(locate(model_name))
+    dtype = parse_dtype("auto")
+    model, tokenizer = load_model(source, dtype), load_tokenizer(source)
+    rows = pack(learning_examples(tokenizer), 1536)
+    with torch.inference_mode():
+        targets = [masks.dense_target(model, hidden, 64) for hidden in dense_states(model, rows)]
+    scores = magnitude_scores(model)
+    state = masks.begin(scores)
+    with narrowed(model, torch.bfloat16):
+        for _ in range(2):
+            masks.learn_step(model, state, rows, targets, scores.shape[1] * 3 // 4, 0.02, True)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else \
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    half = 2 * sum(parameter.numel() for parameter in model.parameters())
+    return {"peak_memory_bytes": peak, "model_16bit_bytes": half, "peak_memory_ratio": (peak - 500e6) / half,
+            "peak_memory_tokens": sum(row.size for row in rows)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1])))

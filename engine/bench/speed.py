@@ -1,0 +1,177 @@
+"""python -m engine bench speed: what the cost tricks bring, as ratios measured side by side in one run.
+
+Each figure stands beside the naive way of doing the same: the same model, the
+same lines, in turn, medians of the pairs. Raw figures are printed with the
+ratios. It measures arithmetic on the bundled player lines; how good a mask is,
+it does not know.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.base.files import write_json
+from engine.bench import naive
+from engine.bench.memory import LINES, drain, learning_examples
+from engine.calibration.lines import read_queries
+from engine.calibration.rewriting import question_messages
+from engine.calibration.sensitivity import divergence, states_of
+from engine.cards.card import find_bundled
+from engine.cards.prompt import render_system_prompt
+from engine.console import print_table
+from engine.models.cache import growing_cache
+from engine.models.chat_format import encode_chat
+from engine.models.ffn import decoder, feed_forwards
+from engine.models.loading import load_model, load_tokenizer, locate
+from engine.models.packing import pack
+from engine.pruning import masks
+from engine.pruning.importance import magnitude_scores, top_channels
+from engine.pruning.surgery import cut
+
+PAIRS = 3
+QUERIES = 32
+CONTEXT = 384  # tokens before the decoded ones
+DECODED = 16  # tokens a round
+ROUNDS = 9
+PERSONAS = ("pim-tuckett", "vessaline-korr")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print the table, and write the figures if asked to."""
+    figures: dict[str, Any] = {"model": options.model, "threads": torch.get_num_threads()}
+    source = drain(locate(options.model))
+    tokenizer = load_tokenizer(source)
+    for name, part in (("memory of learning", lambda: measure_memory(options.model)),
+                       ("sensitivity scoring", lambda: measure_scorer(source, tokenizer)),
+                       ("mask learning", lambda: measure_learning(source, tokenizer)),
+                       ("decoding", lambda: measure_decoding(source))):
+        print(f"measuring {name} ...", file=sys.stderr)
+        figures |= part()
+    rows = [["scoring, queries a second: ours / naive", figures["scorer_ratio"], "8"],
+            ["scoring, rank correlation with naive", figures["scorer_rank_correlation"], ".999"],
+            ["learning, examples a second: ours / naive", figures["learning_ratio"], "2.5"],
+            ["learning, difference of the loss", figures["learning_loss_difference"], "below .001"],
+            ["decoding at 25 %: speed-up / what the bytes promise", figures["decode_of_ideal_25"], ".95"],
+            ["decoding at 50 %: speed-up / what the bytes promise", figures["decode_of_ideal_50"], ".95"],
+            ["peak memory of learning, less 500 MB, over the 16-bit model", figures["peak_memory_ratio"], "below 2.5"]]
+    print_table(f"{options.model}, {figures['threads']} threads", ["figure", "measured", "wanted"],
+                [[name, f"{value:.4g}", wanted] for name, value, wanted in rows])
+    print(json.dumps(figures, indent=2))
+    if options.json:
+        write_json(Path(options.json), figures)
+    return 0
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a call took, and its value."""
+    start = time.perf_counter()
+    value = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, value
+
+
+def measure_scorer(source: Any, tokenizer: Any) -> dict[str, float]:
+    """Queries a second of packed scoring and of encoding every persona and query whole; their rank correlation."""
+    model = load_model(source, torch.float32)
+    questions = [query.question for query in read_queries()[: QUERIES * 20: 20]]
+    prompts = [[encode_chat(tokenizer, question_messages(render_system_prompt(find_bundled(name)), question))
+                for question in questions] for name in PERSONAS]
+    packed = lambda: _packed_scores(model, prompts)
+    whole = lambda: divergence(*(naive.last_token_states(model, one) for one in prompts))
+    packed()
+    pairs = [(timed(whole), timed(packed)) for _ in range(PAIRS)]
+    naive_seconds, packed_seconds = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
+    return {"scorer_ratio": statistics.median(slow[0] / fast[0] for slow, fast in pairs),
+            "scorer_rank_correlation": rank_correlation(pairs[0][0][1], pairs[0][1][1]),
+            "scorer_queries_a_second": QUERIES / packed_seconds, "scorer_queries_a_second_naive": QUERIES / naive_seconds,
+            "scorer_queries": QUERIES}
+
+
+def _packed_scores(model: Any, prompts: list[list[list[int]]]) -> Tensor:
+    own, other = (torch.cat([part for _, part in states_of(model, one, 1536)], dim=1) for one in prompts)
+    return divergence(own, other)
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> float:
+    """Spearman's rank correlation."""
+    ranks = torch.stack([values.argsort().argsort().double() for values in (first, second)])
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def measure_learning(source: Any, tokenizer: Any) -> dict[str, float]:
+    """Examples a second of one packed learning step and of naive straight-through learning on the same lines."""
+    model = load_model(source, torch.float32)
+    examples = learning_examples(tokenizer)
+    rows = pack(examples, 1536)
+    scores = magnitude_scores(model)
+    k = scores.shape[1] * 3 // 4
+
+    def ours() -> float:
+        return masks.learn_step(model, masks.begin(scores), rows, None, k, 0.02, True)
+
+    def plain() -> float:
+        return naive.learn_step(model, examples, top_channels(scores, k))
+
+    ours()
+    pairs = [(timed(plain), timed(ours)) for _ in range(PAIRS)]
+    naive_seconds, packed_seconds = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
+    return {"learning_ratio": statistics.median(slow[0] / fast[0] for slow, fast in pairs),
+            "learning_loss_difference": abs(pairs[0][0][1] - pairs[0][1][1]),
+            "learning_examples_a_second": LINES / packed_seconds, "learning_examples_a_second_naive": LINES / naive_seconds,
+            "learning_lines": LINES, "learning_tokens": sum(row.size for row in rows)}
+
+
+def measure_decoding(source: Any) -> dict[str, float]:
+    """Milliseconds a token of the dense and the cut models, in turn, and the share of the promised speed-up reached."""
+    models = {0: load_model(source, torch.float32)}
+    for percent in (25, 50):
+        model = load_model(source, torch.float32)
+        channels = feed_forwards(model)[0].size
+        keep = torch.arange(channels * (100 - percent) // 100)
+        models[percent] = cut(model, [keep] * len(feed_forwards(model)))
+    seconds: dict[int, list[float]] = {percent: [] for percent in models}
+    for _ in range(ROUNDS):
+        for percent, model in models.items():
+            seconds[percent].append(_decode(model))
+    figures: dict[str, float] = {}
+    size = {percent: sum(p.numel() * p.element_size() for p in model.parameters()) for percent, model in models.items()}
+    for percent in models:
+        figures[f"decode_milliseconds_{percent}"] = 1000 * statistics.median(seconds[percent])
+    for percent in (25, 50):
+        ratios = [dense / small for dense, small in zip(seconds[0], seconds[percent], strict=True)]
+        figures[f"decode_speedup_{percent}"] = statistics.median(ratios)
+        figures[f"decode_ideal_{percent}"] = size[0] / size[percent]
+        figures[f"decode_of_ideal_{percent}"] = statistics.median(ratios) / (size[0] / size[percent])
+    return figures
+
+
+@torch.inference_mode()
+def _decode(model: Any) -> float:
+    """Median seconds a token of DECODED greedy tokens after a context of CONTEXT tokens."""
+    cache = growing_cache()
+    device = next(model.parameters()).device
+    token = torch.arange(CONTEXT, device=device)[None] + 100
+    seconds = []
+    for _ in range(DECODED + 2):
+        spent, logits = timed(lambda: model.lm_head(decoder(model)(
+            input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]))
+        token = logits.argmax(-1)[:, None]
+        seconds.append(spent)
+    return statistics.median(seconds[2:])
+
+
+def measure_memory(model: str) -> dict[str, float]:
+    """Peak memory of a process that loads the model and learns a mask for two steps, in a process of its own."""
+    result = subprocess.run([sys.executable, "-m", "engine.bench.memory", model], capture_output=True, text=True, check=True,
+                            cwd=Path(__file__).resolve().parents[2])
+    return json.loads(result.stdout.strip().splitlines()[-1])

@@ -1,0 +1,258 @@
+"""Jobs that are stopped: whatever stops them, they go on and end with the same bits as a job that nobody stopped."""
+
+import os
+import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from small_job import (
+    ROOT,
+    make_job,
+    prove_here,
+    prune_arguments,
+    read_events,
+    run_job,
+    same_tensors,
+    start,
+    work_of,
+)
+from tiny import make_tiny
+
+from engine.__main__ import main
+from engine.base import events
+from engine.base.errors import UserError
+from engine.base.files import read_json, sha256
+from engine.pipeline import prune
+from engine.stages import mask, ship
+
+SETTINGS = {"preset": "quick", "recover": True, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_proof() -> Iterator[None]:
+    """For jobs in this process; those in processes of their own are proven in full."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ship, "prove", prove_here)
+        yield
+
+
+@dataclass
+class Life:
+    """What one process said and left. `hidden`: unfinished folders beside the output when it had ended."""
+
+    code: int
+    errors: str
+    seen: list[dict[str, Any]]
+    hidden: list[str]
+    out_there: bool
+
+
+@dataclass
+class Story:
+    """A job's processes, one after the other, in the folder that its relative paths begin from."""
+
+    folder: Path
+    arguments: list[str]
+    lives: list[Life] = field(default_factory=list)
+
+    def live(self, until: Callable[[dict[str, Any]], bool], end: Callable[[Any], None]) -> None:
+        """Start the job (again), and at the first event that `until` accepts do `end` to the process."""
+        again = ["--resume"] if self.lives else []
+        environment = {"PYTHONPATH": str(ROOT), "PERSONA_STUDIO_HOME": str(self.folder / "home")}
+        process = start([*self.arguments, *again], cwd=self.folder, env=environment, start_new_session=True)
+        seen, ended = [], False
+        for event in read_events(process):
+            seen.append(event)
+            if not ended and until(event):
+                ended = True
+                end(process)
+        _, errors = process.communicate(timeout=60)
+        hidden = [file.name for file in self.folder.glob(".out.*")]
+        self.lives.append(Life(process.returncode, errors, seen, hidden, (self.folder / "out").exists()))
+
+
+def is_step(stage: str, done: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda event: event["event"] == "Step" and event["stage"] == stage and event["done"] >= done
+
+
+def is_stage(name: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda event: event["event"] == "Stage" and event["name"] == name
+
+
+def interrupt_all_while_proving(process: Any) -> None:
+    """What Ctrl-C on a terminal does: every process of the group is interrupted, here while the proof runs."""
+    limit = time.monotonic() + 20
+    while not psutil.Process(process.pid).children() and time.monotonic() < limit:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def story(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """One job: interrupted, killed while learning, solving, recovering and proving, and at last left to end."""
+    folder = tmp_path_factory.mktemp("story")
+    arguments = prune_arguments(folder, llama, steps=5, json=True, **SETTINGS)
+    story = Story(folder, [word.replace(f"{folder}/", "") for word in arguments])
+    story.live(is_step("learn the mask", 1), lambda process: process.send_signal(signal.SIGINT))
+    story.live(is_step("learn the mask", 3), lambda process: process.kill())
+    story.live(is_step("least squares", 1), lambda process: process.kill())
+    story.live(is_step("recover", 2), lambda process: process.kill())
+    story.live(is_stage("prove"), lambda process: process.kill())
+    story.live(is_stage("prove"), interrupt_all_while_proving)
+    return story
+
+
+def test_a_job_killed_in_every_stage_ends_with_the_same_bits(story: Story, llama: Path, tmp_path: Path) -> None:
+    assert [life.code for life in story.lives] == [130, -9, -9, -9, -9, 0], [life.errors for life in story.lives]
+    assert main(prune_arguments(tmp_path, llama, steps=5, json=True, **SETTINGS)) == 0
+    for name in ("mask.safetensors", "columns.safetensors", "recovered.safetensors"):
+        assert sha256(story.folder / "out.work" / name) == sha256(tmp_path / "out.work" / name), name
+    for name in ("model.safetensors", "mask.safetensors"):
+        assert same_tensors(story.folder / "out" / name, tmp_path / "out" / name), name
+    reports = [read_json(folder / "out" / "report.json") for folder in (story.folder, tmp_path)]
+    for part in ("readings", "learning", "choices", "lines", "recipe", "before", "base"):
+        assert reports[0][part] == reports[1][part], part
+    assert reports[0]["stages"].keys() == reports[1]["stages"].keys()
+
+
+def test_each_process_goes_on_where_the_last_one_stopped(story: Story) -> None:
+    steps = [[(event["stage"], event["done"]) for event in life.seen if event["event"] == "Step"]
+             for life in story.lives]
+    learnt = [[done for stage, done in life if stage == "learn the mask"] for life in steps]
+    assert learnt[0][0] == 1 and learnt[1][0] == learnt[0][-1] + 1 and learnt[1][-1] >= 3
+    assert [done for life in learnt[2:] for done in life] in ([4, 5], [5], [])
+    recovered = [[done for stage, done in life if stage == "recover"] for life in steps]
+    assert recovered[3][0] == 1 and recovered[4][0] == recovered[3][-1] + 1 and recovered[4][-1] == 30
+    assert recovered[5] == [] and [life.seen[0]["resumed"] for life in story.lives] == [False] + [True] * 5
+    stages = [event["name"] for event in story.lives[5].seen if event["event"] == "Stage" and event["reused"]]
+    assert stages == ["write answers", "read the dense model", "learn the mask", "least squares", "recover"]
+
+
+def test_an_interrupted_job_says_how_to_go_on(story: Story) -> None:
+    first = story.lives[0]
+    assert "Traceback" not in first.errors and not first.out_there
+    hint = first.errors.strip().splitlines()[-1]
+    assert shlex.split(hint) == ["python", "-m", "engine", *story.arguments, "--resume"]
+
+
+def test_no_half_folder_is_ever_seen_and_leftovers_go(story: Story) -> None:
+    assert [life.out_there for life in story.lives] == [False] * 5 + [True]
+    assert [len(life.hidden) for life in story.lives] == [0, 0, 0, 0, 1, 0]
+    assert (story.folder / "out" / "manifest.json").is_file()
+
+
+def test_an_interrupt_during_the_proof_lets_the_job_end(story: Story) -> None:
+    last = story.lives[-1]
+    assert last.seen[-1]["event"] == "Finished" and "Stopping after this step" in last.errors
+
+
+def test_the_log_holds_all_that_was_said(story: Story) -> None:
+    logged = [events.encode(event) for event in events.read(story.folder / "out.work" / "events.jsonl")]
+    said = [events.encode(events.decode(_line(event))) for life in story.lives for event in life.seen]
+    assert [line for line in logged if line in set(said)] == said and len(logged) - len(said) <= 5
+
+
+def _line(event: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(event)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The folder of a job that nobody stopped, and its number of events."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    return out, len(run_job(llama, out, recover=True))
+
+
+@pytest.mark.parametrize("share", [0.04, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97])
+def test_a_closed_generator_goes_on_with_the_same_bits(share: float, llama: Path, tmp_path: Path,
+                                                       undisturbed: tuple[Path, int]) -> None:
+    whole, count = undisturbed
+    job = make_job(llama, tmp_path / "out", recover=True)
+    stream = prune(job, work_of(job.out))
+    for _ in range(round(count * share)):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith((".out", "out")) and file.is_dir()] == [
+        "out.work"]
+    list(prune(job, work_of(job.out), resume=True))
+    for name in ("mask.safetensors", "recovered.safetensors"):
+        assert sha256(work_of(job.out) / name) == sha256(work_of(whole) / name)
+    assert same_tensors(job.out / "model.safetensors", whole / "model.safetensors")
+
+
+@pytest.mark.parametrize("failing", range(1, 5))
+def test_a_stop_between_two_files_of_a_step_changes_nothing(failing: int, llama: Path, tmp_path: Path,
+                                                            undisturbed: tuple[Path, int],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = undisturbed
+    job = make_job(llama, tmp_path / "out", recover=True)
+    calls = iter(range(100))
+
+    def save_or_die(path: Path, tensors: dict[str, Any]) -> None:
+        if path.name == "learning.safetensors" and next(calls) == failing - 1:
+            raise KeyboardInterrupt
+        save(path, tensors)
+
+    save = mask.save_tensors
+    monkeypatch.setattr(mask, "save_tensors", save_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        list(prune(job, work_of(job.out)))
+    stream = prune(job, work_of(job.out), resume=True)
+    assert any(isinstance(event, events.Stage) and event.name == "least squares" for event in stream)
+    stream.close()  # type: ignore[attr-defined]
+    for name in ("mask.safetensors", "learning.json"):
+        assert sha256(work_of(job.out) / name) == sha256(work_of(whole) / name), name
+
+
+def test_a_work_folder_serves_its_own_job_only(llama: Path, tmp_path: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    job = make_job(llama, tmp_path / "out")
+    stream = prune(job, work_of(job.out))
+    events.append(work_of(job.out) / "events.jsonl", next(stream)) if work_of(job.out).is_dir() else next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    before = sorted((file.name, file.read_bytes()) for file in work_of(job.out).iterdir())
+    with pytest.raises(UserError, match="Add --resume"):
+        next(prune(job, work_of(job.out)))
+    for changes in ({"seed": 1}, {"sparsity": 0.5}):
+        with pytest.raises(UserError, match="other settings"):
+            next(prune(make_job(llama, tmp_path / "out", **changes), work_of(job.out), resume=True))
+    assert main(prune_arguments(tmp_path, llama)) == 2 and "other settings" in capsys.readouterr().err
+    assert sorted((file.name, file.read_bytes()) for file in work_of(job.out).iterdir()) == before
+
+
+def test_a_folder_with_other_things_in_it_is_no_work_folder(llama: Path, tmp_path: Path) -> None:
+    job = make_job(llama, tmp_path / "out")
+    with pytest.raises(UserError, match="not empty"):
+        next(prune(job, tmp_path))
+    with pytest.raises(UserError, match="must not lie in the output folder"):
+        next(prune(job, tmp_path / "out" / "work"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write"):
+        next(prune(job, tmp_path / "file"))
+
+
+def test_a_torn_last_event_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    written = [events.Warned("ä\u2028b"), events.Step("learn the mask", 1, 2, {"loss": float("inf")})]
+    for event in written:
+        events.append(file, event)
+    whole = file.read_bytes()
+    for cut in range(1, len(events.encode(written[1]).encode()) + 1):
+        file.write_bytes(whole[:-cut])
+        assert list(events.read(file)) == written[:1]
+    file.write_bytes(whole)
+    assert list(events.read(file)) == written and list(events.read(tmp_path / "none")) == []
