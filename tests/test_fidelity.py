@@ -100,9 +100,9 @@ FRONT = {"base_model": "owner/base", "base_model_relation": "finetune", "license
          "library_name": "transformers", "pipeline_tag": "text-generation",
          "tags": ["pruned", "roleplay", "persona-pruner"]}
 TRICKS = ["Bodo", "---\nlicense: mit\n---\n# Mine", "x\n---\n", "[a](javascript:alert(1))",
-          "<script>alert(1)</script>", "![i](http://x/y.png)", "a | b |\n| --- |", "```\ncode", "# big\r\n## bigger", "key: value # no",
-          "- item\n- item", '"quoted" \\ \'', "*bold* _too_", "&lt;b&gt;", "\u2028\u2029\u0085", "{{char}}", "%YAML 1.2",
-          "@x `y` !!python/object:x"]
+          "<script>alert(1)</script>", "![i](http://x/y.png)", "a | b |\n| --- |", "```\ncode", "# big\r\n## bigger",
+          "key: value # no", "- item\n- item", '"quoted" \\ \'', "*bold* _too_", "&lt;b&gt;",
+          "\u2028\u2029\u0085", "{{char}}", "%YAML 1.2", "@x `y` !!python/object:x"]
 
 
 def assert_sound(card: str) -> None:

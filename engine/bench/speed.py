@@ -133,7 +133,7 @@ def measure_learning(source: Any, tokenizer: Any) -> dict[str, float]:
 
 def measure_decoding(source: Any) -> dict[str, float]:
     """Milliseconds a token of the dense and the cut models, in turn, and the share of the promised speed-up reached."""
-    models = {0: load_model(source, torch.float32)}
+    models: dict[int, Any] = {0: load_model(source, torch.float32)}
     for percent in (25, 50):
         model = load_model(source, torch.float32)
         channels = feed_forwards(model)[0].size

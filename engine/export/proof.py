@@ -64,7 +64,7 @@ def _compare(request: dict[str, Any]) -> dict[str, Any]:
         difference = float((logits - reference["logits"]).abs().max())
         spoken = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=24,
                                 do_sample=False, pad_token_id=tokenizer.eos_token_id)
-    reply = tokenizer.decode(spoken[0, tokens.shape[1]:], skip_special_tokens=True).strip()
+    reply = str(tokenizer.decode(spoken[0, tokens.shape[1]:], skip_special_tokens=True)).strip()
     agreement = float((logits.argmax(-1) == reference["logits"].argmax(-1)).float().mean())
     return {"loaded": True, "agrees": difference <= TOLERANCE[request["dtype"]] and spoken.shape[1] > tokens.shape[1],
             "largest_difference": difference, "tolerance": TOLERANCE[request["dtype"]], "top1_agreement": agreement,

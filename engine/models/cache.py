@@ -17,6 +17,9 @@ ROOM = 64  # positions added beyond need when a buffer is full
 class GrowingLayer(DynamicLayer):
     """Keys and values (B, heads, length, head size) of one layer, views into larger buffers."""
 
+    keys: Any
+    values: Any
+
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append (B, heads, T, head size) and return all."""
         if not self.is_initialized:

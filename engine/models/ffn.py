@@ -53,7 +53,8 @@ class FeedForward:
     def gate_and_up(self) -> tuple[Tensor, Tensor]:
         """W_gate and W_up, each (d_ff, d), as views."""
         if self.fused:
-            gate, up = self.module.gate_up_proj.weight.chunk(2, dim=0)  # type: ignore[union-attr]
+            fused: Any = self.module.gate_up_proj
+            gate, up = fused.weight.chunk(2, dim=0)
             return gate, up
         return self.module.gate_proj.weight, self.module.up_proj.weight  # type: ignore[union-attr, return-value]
 

@@ -31,7 +31,7 @@ class Conversation:
         limit = min(len(self.tokens), len(tokens) - 1)
         while shared < limit and self.tokens[shared] == tokens[shared]:
             shared += 1
-        self.tokens = self.tokens[:shared]  # so it stays, with the cache cut to it next time, if what follows is interrupted
+        self.tokens = self.tokens[:shared]  # if what follows is interrupted, the next call cuts the cache to this
         for layer in self.cache.layers:
             layer.truncate(shared)
         device = next(self.model.parameters()).device

@@ -58,7 +58,7 @@ class _Batch:
     def __init__(self, model: nn.Module, prefix: Sequence[int]) -> None:
         self.model: Any = model
         self.device = next(model.parameters()).device
-        cache = growing_cache()
+        cache: Any = growing_cache()
         tokens = torch.tensor([list(prefix)], device=self.device)
         decoder(model)(input_ids=tokens, past_key_values=cache, use_cache=True)
         self.prefix = Prefix([layer.keys[0].contiguous() for layer in cache.layers],

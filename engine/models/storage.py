@@ -26,7 +26,7 @@ class _WidenedLinear(torch.autograd.Function):
         return functional.linear(inputs, weight.to(inputs.dtype), None if bias is None else bias.to(inputs.dtype))
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = context.saved_tensors
         return gradient @ weight.to(gradient.dtype), None, None
 

@@ -31,7 +31,7 @@ class _StraightThrough(torch.autograd.Function):
         return top_channels(scores, k)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 

@@ -25,7 +25,7 @@ def attach_adapter(model: nn.Module, rank: int, seed: int) -> Any:
     torch.manual_seed(seed)  # peft draws the adapters' first matrix from the global generator
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, task_type="CAUSAL_LM")
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft asks for what transformers renamed
-        return get_peft_model(model, settings)  # type: ignore[arg-type]
+        return get_peft_model(model, settings)
 
 
 def adapter_parameters(adapted: Any) -> list[nn.Parameter]:
