@@ -163,7 +163,7 @@ class _Meter:
             book["tokens"] += self.tokens
         self.since, self.tokens = now, 0
         if isinstance(event, Stage):
-            self.current = event.name
+            self.current = "" if event.reused else event.name
         if not isinstance(event, Measured | Saved):
             write_json(self.path, self.stages)
 

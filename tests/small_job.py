@@ -4,6 +4,7 @@ The card's prompt is short because a byte-level tokenizer makes a token of nearl
 """
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from engine.__main__ import main
 from engine.base.events import Event
 from engine.base.recipe import make_recipe
 from engine.calibration.lines import POOL
@@ -23,6 +25,7 @@ from engine.pipeline import prune
 from engine.stages.workbench import Job
 
 ROOT = Path(__file__).resolve().parents[1]
+PRELOADED = ["small_job", "engine.commands", "transformers.models.llama.modeling_llama", "peft"]
 QUICK = {"multiple": 8, "steps": 4, "step_lines": 4, "validate_every": 2, "teacher_top": 16, "recovery_steps": 3,
          "recovery_rank": 2}
 
@@ -69,19 +72,51 @@ def prune_arguments(folder: Path, model: Path, out: str = "out", **more: Any) ->
     return ["prune", str(write_card(folder)), *(word for words in named for word in words)]
 
 
-def start(arguments: Sequence[str], **settings: Any) -> subprocess.Popen[str]:
-    """The command line in a process of its own, with pipes as its standard streams."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings.pop("env", {})}
-    streams = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    return subprocess.Popen([sys.executable, "-m", "engine", *arguments], text=True, encoding="utf-8",
-                            **{"cwd": ROOT, **streams, **settings}, env=environment)
+class Process:
+    """The command line in a process group of its own, its standard output a pipe, its standard error a file."""
+
+    def __init__(self, arguments: Sequence[str], folder: Path, forked: bool) -> None:
+        """`forked`: from a server that has imported everything, which saves seconds; else python -m engine."""
+        self.errors = folder / "errors.txt"
+        if forked:
+            reader, writer = multiprocessing.Pipe(duplex=False)
+            forkserver = multiprocessing.get_context("forkserver")
+            forkserver.set_forkserver_preload(PRELOADED)
+            self.process: Any = forkserver.Process(target=_run, args=(arguments, folder, writer, self.errors))
+            self.process.start()
+            writer.close()
+            self.output = os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "engine", *arguments], stdout=subprocess.PIPE, stderr=self.errors.open("w"),
+                text=True, encoding="utf-8", cwd=folder, start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+            self.output = self.process.stdout
+        self.pid = self.process.pid
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events that it prints, as they come; a line that a kill cut off is left out."""
+        for line in self.output:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end: the exit code (minus the signal's number) and what it wrote to standard error."""
+        if isinstance(self.process, subprocess.Popen):
+            self.process.wait(60)
+            return self.process.returncode, self.errors.read_text()
+        self.process.join(60)
+        return self.process.exitcode, self.errors.read_text()
 
 
-def read_events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    """The events that a process prints, as they come."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        yield json.loads(line)
+def _run(arguments: Sequence[str], folder: Path, output: Any, errors: Path) -> None:
+    os.setsid()
+    os.chdir(folder)
+    os.dup2(output.fileno(), 1)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.stdout, sys.stderr = open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")  # noqa: SIM115
+    torch.set_num_threads(1)
+    sys.exit(main(arguments))
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

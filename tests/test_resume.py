@@ -1,5 +1,6 @@
 """Jobs that are stopped: whatever stops them, they go on and end with the same bits as a job that nobody stopped."""
 
+import json
 import os
 import shlex
 import signal
@@ -13,13 +14,12 @@ import psutil
 import pytest
 from small_job import (
     ROOT,
+    Process,
     make_job,
     prove_here,
     prune_arguments,
-    read_events,
     run_job,
     same_tensors,
-    start,
     work_of,
 )
 from tiny import make_tiny
@@ -66,20 +66,17 @@ class Story:
     arguments: list[str]
     lives: list[Life] = field(default_factory=list)
 
-    def live(self, until: Callable[[dict[str, Any]], bool], end: Callable[[Any], None]) -> None:
+    def live(self, until: Callable[[dict[str, Any]], bool], end: Callable[[int], None], forked: bool = True) -> None:
         """Start the job (again), and at the first event that `until` accepts do `end` to the process."""
-        again = ["--resume"] if self.lives else []
-        environment = {"PYTHONPATH": str(ROOT), "PERSONA_STUDIO_HOME": str(self.folder / "home")}
-        process = start([*self.arguments, *again], cwd=self.folder, env=environment, start_new_session=True)
+        process = Process([*self.arguments, *(["--resume"] if self.lives else [])], self.folder, forked)
         seen, ended = [], False
-        for event in read_events(process):
+        for event in process.events():
             seen.append(event)
             if not ended and until(event):
                 ended = True
-                end(process)
-        _, errors = process.communicate(timeout=60)
+                end(process.pid)
         hidden = [file.name for file in self.folder.glob(".out.*")]
-        self.lives.append(Life(process.returncode, errors, seen, hidden, (self.folder / "out").exists()))
+        self.lives.append(Life(*process.end(), seen, hidden, (self.folder / "out").exists()))
 
 
 def is_step(stage: str, done: int) -> Callable[[dict[str, Any]], bool]:
@@ -90,13 +87,21 @@ def is_stage(name: str) -> Callable[[dict[str, Any]], bool]:
     return lambda event: event["event"] == "Stage" and event["name"] == name
 
 
-def interrupt_all_while_proving(process: Any) -> None:
+def interrupt(process: int) -> None:
+    os.kill(process, signal.SIGINT)
+
+
+def kill(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+
+
+def interrupt_all_while_proving(process: int) -> None:
     """What Ctrl-C on a terminal does: every process of the group is interrupted, here while the proof runs."""
     limit = time.monotonic() + 20
-    while not psutil.Process(process.pid).children() and time.monotonic() < limit:
+    while not psutil.Process(process).children() and time.monotonic() < limit:
         time.sleep(0.02)
     time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process, signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +110,14 @@ def story(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("story")
     arguments = prune_arguments(folder, llama, steps=5, json=True, **SETTINGS)
     story = Story(folder, [word.replace(f"{folder}/", "") for word in arguments])
-    story.live(is_step("learn the mask", 1), lambda process: process.send_signal(signal.SIGINT))
-    story.live(is_step("learn the mask", 3), lambda process: process.kill())
-    story.live(is_step("least squares", 1), lambda process: process.kill())
-    story.live(is_step("recover", 2), lambda process: process.kill())
-    story.live(is_stage("prove"), lambda process: process.kill())
-    story.live(is_stage("prove"), interrupt_all_while_proving)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        story.live(is_step("learn the mask", 1), interrupt)
+        story.live(is_step("learn the mask", 3), kill)
+        story.live(is_step("least squares", 1), kill)
+        story.live(is_step("recover", 2), kill)
+        story.live(is_stage("prove"), kill)
+        story.live(is_stage("prove"), interrupt_all_while_proving, forked=False)
     return story
 
 
@@ -160,14 +167,8 @@ def test_an_interrupt_during_the_proof_lets_the_job_end(story: Story) -> None:
 
 def test_the_log_holds_all_that_was_said(story: Story) -> None:
     logged = [events.encode(event) for event in events.read(story.folder / "out.work" / "events.jsonl")]
-    said = [events.encode(events.decode(_line(event))) for life in story.lives for event in life.seen]
+    said = [events.encode(events.decode(json.dumps(event))) for life in story.lives for event in life.seen]
     assert [line for line in logged if line in set(said)] == said and len(logged) - len(said) <= 5
-
-
-def _line(event: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(event)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def undisturbed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return out, len(run_job(llama, out, recover=True))
 
 
-@pytest.mark.parametrize("share", [0.04, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97])
+@pytest.mark.parametrize("share", [0.04, 0.3, 0.5, 0.75, 0.97])
 def test_a_closed_generator_goes_on_with_the_same_bits(share: float, llama: Path, tmp_path: Path,
                                                        undisturbed: tuple[Path, int]) -> None:
     whole, count = undisturbed
@@ -194,7 +195,7 @@ def test_a_closed_generator_goes_on_with_the_same_bits(share: float, llama: Path
     assert same_tensors(job.out / "model.safetensors", whole / "model.safetensors")
 
 
-@pytest.mark.parametrize("failing", range(1, 5))
+@pytest.mark.parametrize("failing", [1, 3])
 def test_a_stop_between_two_files_of_a_step_changes_nothing(failing: int, llama: Path, tmp_path: Path,
                                                             undisturbed: tuple[Path, int],
                                                             monkeypatch: pytest.MonkeyPatch) -> None:

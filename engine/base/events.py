@@ -152,9 +152,9 @@ def read(path: Path) -> Iterator[Event]:
     """The events of a file, in order. A torn line (no line break, or no JSON) is passed over."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        if line.endswith("\n"):
-            try:
-                yield decode(line)
-            except ValueError:
-                continue
+    *lines, _torn = path.read_bytes().split(b"\n")  # of a text's line breaks, JSON escapes this one only
+    for line in lines:
+        try:
+            yield decode(line.decode(errors="replace"))
+        except ValueError:
+            continue

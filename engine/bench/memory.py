@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from engine.base.allocator import return_freed_memory
+from engine.base.process import prepare
 from engine.calibration.lines import read_queries
 from engine.calibration.rewriting import encode_line
 from engine.cards.card import find_bundled
@@ -41,7 +41,7 @@ def drain(stream: Iterator[Any]) -> Any:
 
 def main(model_name: str) -> dict[str, float]:
     """Peak resident bytes (on CUDA: peak allocated bytes) after two learning steps with the KL loss."""
-    return_freed_memory()
+    prepare()
     source = drain(locate(model_name))
     dtype = parse_dtype("auto")
     model, tokenizer = load_model(source, dtype), load_tokenizer(source)

@@ -111,8 +111,8 @@ def _learn(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tensor]:
     recipe = bench.job.recipe
     yield Stage("learn the mask", recipe.steps)
     state = _restore(bench, lesson)
-    curve = read_json(bench.path("learning.json")) if bench.path("learning.json").exists() else []
-    curve = [point for point in curve if point["step"] <= state.step]
+    curve = read_json(bench.path("learning.json")) if state.step else []
+    curve = [point for point in curve if point["step"] <= state.step]  # it is written just before the state
     if state.best_step < 0:
         yield from _check(bench, lesson, state, curve)
     frozen_from = round(recipe.steps * (1 - recipe.freeze))
