@@ -77,7 +77,7 @@ class Speaker:
         last = None
         for last in self.pieces(message, options):
             pass
-        return {"character": self.card.char, "message": message, "reply": self.history[-1][1],
+        return {"character": self.card.char, "message": self.history[-2][1], "reply": self.history[-1][1],
                 "tokens": last.tokens if last else 0, "seconds_to_first_token": last.first_token if last else None,
                 "tokens_per_second": _speed(last) if last else None}
 

@@ -8,7 +8,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,11 @@ def work_of(out: Path) -> Path:
 
 
 def prune_arguments(folder: Path, model: Path, out: str = "out", **more: Any) -> list[str]:
-    """The command line of such a job in `folder`; `more` are further options ("load_in" is --load-in), None: left out."""
+    """The command line of such a job in `folder`; `more` are further options, "load_in" for --load-in."""
     options = {"model": model, "out": folder / out, "lines": write_lines(folder), "multiple": 8, "steps": 4,
                "workdir": folder / f"{out}.work", "dtype": "fp32", **more}
     named = [[f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-             for name, value in options.items() if value is not None]
+             for name, value in options.items()]
     return ["prune", str(write_card(folder)), *(word for words in named for word in words)]
 
 
@@ -119,6 +120,38 @@ def _run(arguments: Sequence[str], folder: Path, output: Any, errors: Path) -> N
     sys.exit(main(arguments))
 
 
+@dataclass
+class Life:
+    """What one process said and left. `hidden`: unfinished folders beside the output when it had ended."""
+
+    code: int
+    errors: str
+    seen: list[dict[str, Any]]
+    hidden: list[str]
+    out_there: bool
+
+
+@dataclass
+class Story:
+    """A job's processes, one after the other, in the folder that its relative paths begin from."""
+
+    folder: Path
+    arguments: list[str]
+    lives: list[Life] = field(default_factory=list)
+
+    def live(self, until: Callable[[dict[str, Any]], bool], end: Callable[[int], None], forked: bool = True) -> None:
+        """Start the job (again), and at the first event that `until` accepts do `end` to the process."""
+        process = Process([*self.arguments, *(["--resume"] if self.lives else [])], self.folder, forked)
+        seen, ended = [], False
+        for event in process.events():
+            seen.append(event)
+            if not ended and until(event):
+                ended = True
+                end(process.pid)
+        hidden = [file.name for file in self.folder.glob(".out.*")]
+        self.lives.append(Life(*process.end(), seen, hidden, (self.folder / "out").exists()))
+
+
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of a folder's model.safetensors."""
     return load_file(folder / "model.safetensors")
@@ -136,3 +169,24 @@ def prove_here(folder: Path, reference: Path, persona: str, dtype: torch.dtype) 
     found = proof._compare({"folder": str(folder), "reference": str(reference), "persona": persona, "dtype": name})
     assert found["agrees"], found
     return found
+
+
+def with_option(arguments: list[str], name: str, value: str) -> list[str]:
+    """The command line with one option set."""
+    if name in arguments:
+        place = arguments.index(name) + 1
+        return [*arguments[:place], value, *arguments[place + 1:]]
+    return [*arguments, name, value]
+
+
+def refused(arguments: list[str], capsys: Any) -> str:
+    """The one sentence with which a command line is refused."""
+    code = main(arguments)
+    error = capsys.readouterr().err
+    assert (code, error.count("\n"), error.endswith("\n")) == (2, 1, True), error
+    assert error.startswith("Error: ") and "Traceback" not in error and len(error) < 1000
+    if "--out" in arguments:
+        out = Path(arguments[arguments.index("--out") + 1])
+        assert not os.path.exists(out / "config.json")
+        assert not os.path.isdir(out.parent) or not [name for name in os.listdir(out.parent) if ".partial-" in name]
+    return error

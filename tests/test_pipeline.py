@@ -14,8 +14,8 @@ from tiny import find, make_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.base import events
-from engine.base.files import MANIFEST, check_manifest, folder_size, read_json
 from engine.base.events import Event, Finished, Lines, MaskSnapshot, Measured, Stage, Started
+from engine.base.files import MANIFEST, check_manifest, folder_size, read_json
 from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.export.folder import read_mask
 from engine.models.loading import load_model, load_tokenizer
@@ -64,7 +64,8 @@ def test_readings_on_the_test_lines_and_mask_snapshots(whole: tuple[list[Event],
     seen, _ = whole
     readings = {event.what: event for event in seen if isinstance(event, Measured) and event.split == "test"}
     assert list(readings) == [*LADDER, "mask + least squares"]
-    assert readings["dense"].kl == 0 and readings["dense"].top1 == 1 and {one.lines for one in readings.values()} == {10}
+    assert readings["dense"].kl == 0 and readings["dense"].top1 == 1
+    assert {one.lines for one in readings.values()} == {10}
     assert readings["mask"].kl < readings["random"].kl / 2 and readings["mask + least squares"].kl < readings["mask"].kl
     snapshots = [event for event in seen if isinstance(event, MaskSnapshot)]
     assert [event.step for event in snapshots] == [2, 4] and {event.sparsity for event in snapshots} == {0.25}
@@ -121,7 +122,8 @@ def test_model_card_has_a_front_matter_and_a_harmless_heading(whole: tuple[list[
     _, out = whole
     _, front, body = (out / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     assert yaml.safe_load(front) == {"license": "apache-2.0", "library_name": "transformers",
-                                     "pipeline_tag": "text-generation", "tags": ["pruned", "roleplay", "persona-pruner"]}
+                                     "pipeline_tag": "text-generation",
+                                     "tags": ["pruned", "roleplay", "persona-pruner"]}
     assert body.strip().startswith('# "Zoë of the Mill" on ')
     assert "| mask + least squares | 0.0" in body and "On 10 held-out lines" in body
 

@@ -1,35 +1,30 @@
 """Jobs that are stopped: whatever stops them, they go on and end with the same bits as a job that nobody stopped."""
 
+import dataclasses
+import itertools
 import json
 import os
 import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from small_job import (
-    ROOT,
-    Process,
-    make_job,
-    prove_here,
-    prune_arguments,
-    run_job,
-    same_tensors,
-    work_of,
-)
+from small_job import ROOT, Story, make_job, prove_here, prune_arguments, run_job, same_tensors, work_of
 from tiny import make_tiny
 
 from engine.__main__ import main
 from engine.base import events
 from engine.base.errors import UserError
 from engine.base.files import read_json, sha256
+from engine.calibration.rewriting import Voice
 from engine.pipeline import prune
 from engine.stages import mask, ship
+from engine.stages.lines import make_lines
+from engine.stages.workbench import Workbench, load_dense
 
 SETTINGS = {"preset": "quick", "recover": True, "seed": 3}
 
@@ -45,38 +40,6 @@ def quick_proof() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ship, "prove", prove_here)
         yield
-
-
-@dataclass
-class Life:
-    """What one process said and left. `hidden`: unfinished folders beside the output when it had ended."""
-
-    code: int
-    errors: str
-    seen: list[dict[str, Any]]
-    hidden: list[str]
-    out_there: bool
-
-
-@dataclass
-class Story:
-    """A job's processes, one after the other, in the folder that its relative paths begin from."""
-
-    folder: Path
-    arguments: list[str]
-    lives: list[Life] = field(default_factory=list)
-
-    def live(self, until: Callable[[dict[str, Any]], bool], end: Callable[[int], None], forked: bool = True) -> None:
-        """Start the job (again), and at the first event that `until` accepts do `end` to the process."""
-        process = Process([*self.arguments, *(["--resume"] if self.lives else [])], self.folder, forked)
-        seen, ended = [], False
-        for event in process.events():
-            seen.append(event)
-            if not ended and until(event):
-                ended = True
-                end(process.pid)
-        hidden = [file.name for file in self.folder.glob(".out.*")]
-        self.lives.append(Life(*process.end(), seen, hidden, (self.folder / "out").exists()))
 
 
 def is_step(stage: str, done: int) -> Callable[[dict[str, Any]], bool]:
@@ -219,11 +182,32 @@ def test_a_stop_between_two_files_of_a_step_changes_nothing(failing: int, llama:
         assert sha256(work_of(job.out) / name) == sha256(work_of(whole) / name), name
 
 
+def test_lines_written_with_stops_are_those_written_at_once(llama: Path, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None if len(answer) % 3 else "of bad length")
+    job = make_job(llama, tmp_path / "out", candidates=30, references=1, keep_share=1.0, self_asked=8, answer_tokens=6,
+                   batch_lines=8, validation_lines=3, test_lines=3)
+    bench = Workbench(dataclasses.replace(job, lines=None, queries=job.lines), tmp_path)
+    (tmp_path / "job.json").write_text("{}")
+    list(load_dense(bench, "16bit"))
+    for folder, most in (("at once", 10**6), ("with stops", 4)):
+        bench.folder = tmp_path / folder
+        bench.folder.mkdir()
+        while not (bench.folder / "lines.jsonl").exists():
+            stream = make_lines(bench)
+            list(itertools.islice(stream, most))
+            stream.close()
+            most += 3
+    for name in ("lines.jsonl", "rejected.json"):
+        assert (tmp_path / "at once" / name).read_bytes() == (tmp_path / "with stops" / name).read_bytes()
+    assert read_json(tmp_path / "at once" / "rejected.json")["of bad length"] > 0
+
+
 def test_a_work_folder_serves_its_own_job_only(llama: Path, tmp_path: Path,
                                                capsys: pytest.CaptureFixture[str]) -> None:
     job = make_job(llama, tmp_path / "out")
     stream = prune(job, work_of(job.out))
-    events.append(work_of(job.out) / "events.jsonl", next(stream)) if work_of(job.out).is_dir() else next(stream)
+    next(stream)
     stream.close()  # type: ignore[attr-defined]
     before = sorted((file.name, file.read_bytes()) for file in work_of(job.out).iterdir())
     with pytest.raises(UserError, match="Add --resume"):

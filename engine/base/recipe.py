@@ -85,7 +85,7 @@ class Recipe:
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
-    "quick": {"candidates": 112, "references": 2, "self_asked": 64, "steps": 20, "step_lines": 12,
+    "quick": {"candidates": 112, "references": 2, "self_asked": 64, "steps": 24, "step_lines": 8,
               "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from engine.base.process import prepare
 from engine.calibration.lines import read_queries
 from engine.calibration.rewriting import encode_line
 from engine.cards.card import find_bundled
@@ -20,7 +19,7 @@ from engine.models.storage import narrowed
 from engine.pruning import masks
 from engine.pruning.importance import magnitude_scores
 
-LINES = 12  # a step of the quick preset
+LINES = 8  # a step of the quick preset
 
 
 def learning_examples(tokenizer: Any) -> list[Example]:
@@ -41,7 +40,6 @@ def drain(stream: Iterator[Any]) -> Any:
 
 def main(model_name: str) -> dict[str, float]:
     """Peak resident bytes (on CUDA: peak allocated bytes) after two learning steps with the KL loss."""
-    prepare()
     source = drain(locate(model_name))
     dtype = parse_dtype("auto")
     model, tokenizer = load_model(source, dtype), load_tokenizer(source)

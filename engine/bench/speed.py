@@ -37,8 +37,8 @@ from engine.pruning import masks
 from engine.pruning.importance import magnitude_scores, top_channels
 from engine.pruning.surgery import cut
 
-PAIRS = 3
-QUERIES = 32
+PAIRS = 2
+QUERIES = 24
 CONTEXT = 384  # tokens before the decoded ones
 DECODED = 16  # tokens a round
 ROUNDS = 9
@@ -83,7 +83,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def measure_scorer(source: Any, tokenizer: Any) -> dict[str, float]:
     """Queries a second of packed scoring and of encoding every persona and query whole; their rank correlation."""
     model = load_model(source, torch.float32)
-    questions = [query.question for query in read_queries()[: QUERIES * 20: 20]]
+    questions = [query.question for query in read_queries()[: QUERIES * 28: 28]]
     prompts = [[encode_chat(tokenizer, question_messages(render_system_prompt(find_bundled(name)), question))
                 for question in questions] for name in PERSONAS]
     packed = lambda: _packed_scores(model, prompts)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event
+from engine.base.process import return_freed_memory
 from engine.models.catalogue import list_models
 from engine.models.checks import FAMILIES, check_folder, read_licence
 from engine.models.hub import fetch_model
@@ -145,6 +146,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     from transformers import AutoModelForCausalLM
 
     config = _load_config(source)
+    return_freed_memory()  # the dtype's probe leaves some behind
     settings: dict[str, Any] = {
         "dtype": dtype,
         "device_map": "auto" if best_device().type == "cuda" else "cpu",

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from engine.base.process import return_freed_memory
 from engine.models.ffn import decoder
 
 
@@ -46,6 +47,7 @@ def narrowed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     # Head and embedding stay as they are: widening the head for every chunk of logits would cost more than it saves.
     patched = [module for module in decoder(model).modules() if isinstance(module, nn.Linear)]
     _cast(patched, dtype)
+    return_freed_memory()
     for module in patched:
         module.forward = _widened(module)  # type: ignore[method-assign]
     model.compute_dtype = torch.float32  # type: ignore[assignment]

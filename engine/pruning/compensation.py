@@ -3,7 +3,8 @@
 With activations a of the dense model, kept channels K and C = E[a a^T],
 D' = (D C_:K + lambda D_K) (C_KK + lambda I)^-1 minimises
 E||D a - D' a_K||^2 + lambda ||D' - D_K||^2 (GRAIL, FASP, SlimGPT; these
-pull to zero). On few tokens it over-fits; hence lambda, and a blend (1 - alpha) D_K + alpha D' (both chosen by the caller on validation lines).
+pull to zero). On few tokens it over-fits; hence lambda, and a blend
+(1 - alpha) D_K + alpha D' (both chosen by the caller on validation lines).
 """
 
 from collections.abc import Iterator, Sequence

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from engine.base.process import return_freed_memory
 from engine.models.ffn import masked, project_logits, recomputed
 from engine.models.packing import Row, states_that_predict
 from engine.pruning.importance import top_channels
@@ -152,6 +153,7 @@ def learn_step(model: nn.Module, state: Learning, rows: Sequence[Row], targets: 
     mask.backward(leaf.grad)
     assert scores.grad is not None
     _adam(state, scores.grad, learning_rate)
+    return_freed_memory()
     return loss / total
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from engine.models.ffn import decoder, recomputed
@@ -20,6 +19,8 @@ from engine.pruning.masks import Target, backward_in_chunks
 
 def attach_adapter(model: nn.Module, rank: int, seed: int) -> Any:
     """The model with fresh LoRA adapters (alpha = 2 * rank) on every linear layer of its decoder."""
+    from peft import LoraConfig, get_peft_model  # here, for it takes seconds to import and few jobs recover
+
     names = sorted({name.rsplit(".", 1)[-1] for name, module in decoder(model).named_modules()
                     if isinstance(module, nn.Linear)})
     torch.manual_seed(seed)  # peft draws the adapters' first matrix from the global generator

@@ -1,0 +1,109 @@
+"""The house rules that keep the engine apart from the app, and light: who imports whom, and what is imported when."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = ROOT / "engine"
+FLOORS = [{"base"}, {"cards", "models"}, {"calibration", "pruning", "evaluation", "export"},
+          {"pipeline", "stages", "commands", "chat", "serve", "console", "bench", "__main__", "__init__"}]
+STRANGERS = {"gradio", "sqlite3", "sqlite_utils", "studio", "app"}
+
+
+def files() -> list[Path]:
+    return sorted(ENGINE.rglob("*.py"))
+
+
+def imported(source: str) -> set[str]:
+    """Dotted names of all modules that a source imports, at any depth: "engine.models" and "engine.models.starter"."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            assert node.module
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def rooms(source: str) -> set[str]:
+    """The engine's folders, or files at its top, that a source imports from."""
+    return {name.split(".")[1] for name in imported(source) if name.startswith("engine.")}
+
+
+def floor_of(room: str) -> int:
+    found = [number for number, floor in enumerate(FLOORS) if room in floor]
+    assert found, f"{room} has no floor: name it in FLOORS"
+    return found[0]
+
+
+def faults(file: Path, source: str) -> list[str]:
+    """The imports of an engine's file that go up, or across on one of the lower floors."""
+    own = file.relative_to(ENGINE).parts[0].removesuffix(".py")
+    top = len(FLOORS) - 1
+    return [f"{own} imports {room}" for room in sorted(rooms(source) - {own})
+            if floor_of(room) > floor_of(own) or (floor_of(room) == floor_of(own) < top)]
+
+
+@pytest.mark.parametrize("file", files(), ids=lambda file: str(file.relative_to(ENGINE)))
+def test_imports_run_downwards_and_never_to_the_app(file: Path) -> None:
+    source = file.read_text(encoding="utf-8")
+    assert not {name.split(".")[0] for name in imported(source)} & STRANGERS
+    assert faults(file, source) == []
+
+
+def test_the_rule_would_notice() -> None:
+    for place, source in (("base/x.py", "from engine.cards.card import Card"), ("models/x.py", "import engine.cards"),
+                          ("pruning/x.py", "def f():\n    from engine.export import folder"),
+                          ("cards/x.py", "from engine import pipeline"), ("export/x.py", "import engine.stages.ship")):
+        assert len(faults(ENGINE / place, source)) == 1, place
+    for place, source in (("stages/x.py", "import engine.bench.speed"), ("pruning/x.py", "import engine.base.files")):
+        assert faults(ENGINE / place, source) == []
+    assert len(files()) > 30
+
+
+def test_the_console_knows_events_only() -> None:
+    assert rooms((ENGINE / "console.py").read_text(encoding="utf-8")) == {"base"}
+
+
+def test_the_program_of_the_proof_loads_nothing_of_ours() -> None:
+    tree = ast.parse((ENGINE / "export" / "proof.py").read_text(encoding="utf-8"))
+    at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not any("engine" in ast.unparse(node) for node in at_import)
+    compare = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_compare")
+    assert "engine" not in ast.unparse(compare)
+
+
+HEAVY = """
+import importlib, pathlib, sys
+for part in ("base", "cards"):
+    for file in sorted(pathlib.Path("engine", part).glob("*.py")):
+        importlib.import_module(f"engine.{part}.{file.stem}".removesuffix(".__init__"))
+print([name for name in ("torch", "transformers", "openai", "huggingface_hub") if name in sys.modules])
+from engine.__main__ import main
+assert main(["models"]) == 0
+print([name for name in ("torch", "transformers", "openai") if name in sys.modules])
+"""
+
+
+def test_cards_and_the_list_of_models_need_no_torch() -> None:
+    result = subprocess.run([sys.executable, "-c", HEAVY], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert (lines[0], lines[-1]) == ("[]", "[]")
+
+
+def test_the_command_in_the_readme_is_the_one_that_is_run() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = re.search(r"^#+ Tests\s*$(.*?)(?=^#+ |\Z)", readme, re.MULTILINE | re.DOTALL)
+    assert section, "README.md has no heading Tests"
+    block = re.search(r"^```\w*\n(.*?)^```", section[1], re.MULTILINE | re.DOTALL)
+    assert block, "there is no fenced block under the heading Tests"
+    commands = [line.strip() for line in block[1].splitlines() if "pytest" in line]
+    assert len(commands) == 1
+    assert commands[0] in [line.strip() for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
