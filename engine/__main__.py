@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from engine.base.process import wait_politely
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import data_folder
+from engine.base.process import wait_politely
 from engine.base.recipe import PRESETS
 
 

@@ -74,9 +74,8 @@ class Speaker:
 
     def reply_whole(self, message: str, options: argparse.Namespace) -> dict[str, Any]:
         """The reply and its measures as plain values."""
-        last = None
-        for last in self.pieces(message, options):
-            pass
+        pieces = list(self.pieces(message, options))
+        last = pieces[-1] if pieces else None
         return {"character": self.card.char, "message": self.history[-2][1], "reply": self.history[-1][1],
                 "tokens": last.tokens if last else 0, "seconds_to_first_token": last.first_token if last else None,
                 "tokens_per_second": _speed(last) if last else None}

@@ -166,7 +166,8 @@ def inspect(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 def _print_report(folder: Path, report: dict[str, Any]) -> None:
     before, after, proof = report["before"], report["after"], report["proof"]
-    print(f"{folder}: {report['character']} on {report['base']['name']}, {report['recipe']['sparsity']:.0%} of FFN channels removed\n"
+    print(f"{folder}: {report['character']} on {report['base']['name']}, "
+          f"{report['recipe']['sparsity']:.0%} of FFN channels removed\n"
           f"  intermediate size {before['intermediate_size']:,} -> {after['intermediate_size']:,}; parameters "
           f"{before['parameters'] / 1e6:,.1f} M -> {after['parameters'] / 1e6:,.1f} M; weights {before['bytes'] / 1e6:,.1f} MB -> "
           f"{after['bytes'] / 1e6:,.1f} MB")

@@ -50,7 +50,7 @@ class ProgressPrinter:
         if isinstance(event, Stage):
             self._begin(event)
         elif isinstance(event, Step) and self.task is not None:
-            note = " ".join(f"{name} {value:,.3g}" if value < 1000 else f"{name} {value:,.0f}" for name, value in event.values.items())
+            note = " ".join(f"{name} {value:{',.3g' if value < 1000 else ',.0f'}}" for name, value in event.values.items())
             self.progress.update(self.task, completed=event.done, total=event.total, note=note)
         elif (text := describe(event)):
             self.console.print(text, markup=False)
@@ -75,7 +75,8 @@ def describe(event: Event) -> str:
             return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
         case Lines():
             faults = ", ".join(f"{count} {fault}" for fault, count in sorted(event.rejected.items())) or "none"
-            return f"  lines: {event.train} to learn from, {event.validation} to choose on, {event.test} to report on; rejected: {faults}"
+            return (f"  lines: {event.train} to learn from, {event.validation} to choose on, {event.test} to report on; "
+                    f"rejected: {faults}")
         case Measured():
             return (f"  {event.what:<42} {event.split:<10} KL {event.kl:7.3f}  top-1 {event.top1:6.1%}  NLL {event.nll:6.3f}"
                     f"  ({event.lines} lines, {event.tokens:,} tokens)")

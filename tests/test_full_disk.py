@@ -33,10 +33,10 @@ def arguments(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> l
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 kB."""
+    """A disk of 32 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("no right to mount a disk")
     yield disk
     subprocess.run(["umount", disk], check=True)

@@ -71,7 +71,8 @@ def test_a_quarter_of_the_channels_is_gone_and_the_folder_is_whole(pruned: tuple
 
 def test_the_pruned_character_talks(pruned: tuple[Path, Path]) -> None:
     folder, home = pruned
-    result = run("chat", str(folder), "--message", "Hello! Who are you?", "--temperature", "0", "--limit", "40", "--json", home=home)
+    result = run("chat", str(folder), "--message", "Hello! Who are you?", "--temperature", "0", "--limit", "40", "--json",
+                 home=home)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
     assert answer["character"] == "Pim"

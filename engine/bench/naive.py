@@ -28,7 +28,7 @@ def last_token_states(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
     for begin in range(0, len(prompts), BATCH):
         tokens, seen = padded(prompts[begin: begin + BATCH])
         states: list[Tensor] = []
-        handles = [layer.register_forward_hook(lambda _m, _i, out: states.append(out[0] if isinstance(out, tuple) else out))
+        handles = [layer.register_forward_hook(lambda _m, _i, out, states=states: states.append(out[0] if isinstance(out, tuple) else out))
                    for layer in decoder(model).layers]
         decoder(model)(input_ids=tokens, attention_mask=seen, use_cache=False)
         for handle in handles:

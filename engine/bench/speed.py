@@ -163,7 +163,7 @@ def _decode(model: Any) -> float:
     token = torch.arange(CONTEXT, device=device)[None] + 100
     seconds = []
     for _ in range(DECODED + 2):
-        spent, logits = timed(lambda: model.lm_head(decoder(model)(
+        spent, logits = timed(lambda token=token: model.lm_head(decoder(model)(
             input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]))
         token = logits.argmax(-1)[:, None]
         seconds.append(spent)

@@ -74,7 +74,8 @@ class _Batch:
         distance = positions[:, :, None] - self.positions[:, None, :]  # (B, T, S)
         seen = (self.positions[:, None, :] >= 0) & (distance >= 0)
         window = getattr(config, "sliding_window", None)
-        mask = additive_mask(seen[:, None], None if window is None else (distance < window)[:, None], config, compute_dtype(self.model))
+        near = None if window is None else (distance < window)[:, None]
+        mask = additive_mask(seen[:, None], near, config, compute_dtype(self.model))
         see_prefix(positions, window, compute_dtype(self.model))
         output = decoder(self.model)(input_ids=tokens, position_ids=positions.clamp_min(0), attention_mask=mask,
                                      past_key_values=self.cache, use_cache=True)

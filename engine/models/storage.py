@@ -33,9 +33,15 @@ class _WidenedLinear(torch.autograd.Function):
 
 
 def exact_in(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether every weight is fp32 on the CPU and equals its copy rounded to `dtype`."""
+    """Whether the weights of all the decoder's linear layers are fp32, on the CPU, and equal to their copy in `dtype`."""
     return all(parameter.dtype == torch.float32 and parameter.device.type == "cpu"
-               and torch.equal(parameter, parameter.to(dtype).float()) for parameter in model.parameters())
+               and torch.equal(parameter, parameter.to(dtype).float())
+               for module in _linear_layers(model) for parameter in module.parameters())
+
+
+def _linear_layers(model: nn.Module) -> list[nn.Linear]:
+    # Not the head: widening it for every chunk of logits would cost more than it saves.
+    return [module for module in decoder(model).modules() if isinstance(module, nn.Linear)]
 
 
 @contextmanager
@@ -44,8 +50,7 @@ def narrowed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     if not exact_in(model, dtype):
         yield
         return
-    # Head and embedding stay as they are: widening the head for every chunk of logits would cost more than it saves.
-    patched = [module for module in decoder(model).modules() if isinstance(module, nn.Linear)]
+    patched = _linear_layers(model)
     _cast(patched, dtype)
     return_freed_memory()
     for module in patched:
@@ -61,7 +66,9 @@ def narrowed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _cast(modules: list[nn.Linear], dtype: torch.dtype) -> None:
-    for module in modules:
+    for number, module in enumerate(modules):
+        if number % 16 == 0:
+            return_freed_memory()  # or the old copies would stay beside the new ones
         for parameter in module.parameters():
             parameter.data = parameter.data.to(dtype)
 

@@ -14,6 +14,7 @@ from collections.abc import Generator, Sequence
 from engine.base.events import Event, Lines, Stage, Step, Warned
 from engine.base.files import read_json, write_json
 from engine.base.text import normalise
+from engine.calibration.filtering import tidy
 from engine.calibration.lines import (
     Journal,
     Line,
@@ -24,7 +25,6 @@ from engine.calibration.lines import (
     split_of,
     write_lines,
 )
-from engine.calibration.filtering import tidy
 from engine.calibration.queries import of_split, spread
 from engine.calibration.rewriting import ROUNDS, answer_questions, make_up_questions, question_messages
 from engine.calibration.sensitivity import divergence, select, states_of

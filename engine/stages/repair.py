@@ -69,7 +69,8 @@ def _solve(bench: Workbench, lesson: Lesson, kept: list[Tensor], refits: dict[fl
     ffns = feed_forwards(bench.model)
     for group in compensation.layer_groups(len(ffns), bench.channels):
         grams: dict[int, Tensor] = {}
-        for grams in compensation.gram_matrices(bench.model, rows, group):
+        for sums in compensation.gram_matrices(bench.model, rows, group):
+            grams = sums
             yield Step("least squares", 1, len(RIDGES) + len(BLENDS) + 2)
         for index in group:
             for ridge, columns in refits.items():
