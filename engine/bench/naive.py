@@ -28,8 +28,11 @@ def last_token_states(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
     for begin in range(0, len(prompts), BATCH):
         tokens, seen = padded(prompts[begin: begin + BATCH])
         states: list[Tensor] = []
-        handles = [layer.register_forward_hook(lambda _m, _i, out, states=states: states.append(out[0] if isinstance(out, tuple) else out))
-                   for layer in decoder(model).layers]
+
+        def keep(_module: Any, _inputs: Any, output: Any, states: list[Tensor] = states) -> None:
+            states.append(output[0] if isinstance(output, tuple) else output)
+
+        handles = [layer.register_forward_hook(keep) for layer in decoder(model).layers]
         decoder(model)(input_ids=tokens, attention_mask=seen, use_cache=False)
         for handle in handles:
             handle.remove()
