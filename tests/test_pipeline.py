@@ -36,9 +36,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
-    """The events and the folder of one job with nothing replaced: its proof runs in a fresh process."""
+    """The events and the folder of one job; test_resume.py has one whose proof runs in a fresh process."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    return run_job(llama, out), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ship, "prove", prove_here)
+        return run_job(llama, out), out
 
 
 @pytest.fixture
