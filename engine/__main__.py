@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import data_folder
-from engine.base.process import wait_politely
+from engine.base.process import prepare_libraries
 from engine.base.recipe import PRESETS
 
 
@@ -74,7 +74,7 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    wait_politely()
+    prepare_libraries()
     try:
         options = build_parser().parse_args(arguments)
         return _dispatch(options, arguments)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from engine.base.files import data_folder, sha256
-from engine.base.process import wait_politely
+from engine.base.process import prepare_libraries
 from engine.models.starter import GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE, fetch_starter, starter_folder
 
-wait_politely()  # before any test imports torch
+prepare_libraries()  # before any test imports torch
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 

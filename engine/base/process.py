@@ -1,10 +1,11 @@
-"""How a computing process treats the machine that it shares.
+"""How a computing process uses the C libraries under torch on Linux; each setting was found by measuring.
 
-Two habits of the C libraries under torch on Linux, both found by measuring. GNU
-OpenMP's threads spin while they wait for each other; when another program uses a
-core, a product then waits for whole time slices (a token took six times as long
-beside two busy processes). And glibc's allocator keeps what was freed below a
-block that lives on. Other systems are left alone.
+GNU OpenMP's threads spin while they wait for each other; when another program
+uses a core, a product then waits for whole time slices (a token took six times
+as long beside two busy processes). MKL's last bits depend on where its operands
+lie in memory, unless it is asked not to; a resumed job must end with the same
+bits. And glibc's allocator keeps what was freed below a block that lives on.
+Other systems are left alone.
 """
 
 import ctypes
@@ -14,10 +15,13 @@ import sys
 SPINS = "1000"  # turns of the waiting loop before a thread sleeps; GNU OpenMP's own default is about 300,000
 
 
-def wait_politely() -> None:
-    """Have threads sleep soon when they wait; call before torch is imported. A user's own OMP_WAIT_POLICY stays."""
-    if sys.platform.startswith("linux") and "OMP_WAIT_POLICY" not in os.environ:
+def prepare_libraries() -> None:
+    """Short waits and repeatable bits; call before torch is imported. What the user has set stays."""
+    if not sys.platform.startswith("linux"):
+        return
+    if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def return_freed_memory() -> None:
