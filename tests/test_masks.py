@@ -219,7 +219,6 @@ def test_what_entered_the_mask_is_counted() -> None:
     before, after = torch.tensor([[1.0, 1, 0, 0], [1, 0, 1, 0]]), torch.tensor([[1.0, 0, 1, 0], [1, 0, 1, 0]])
     assert masks.changes(before, after) == [1, 0]
     assert masks.kept_by_importance(after, torch.tensor([[1.0, 4, 2, 3], [4, 3, 2, 1]]), 2) == [[0.0, 1.0], [0.5, 0.5]]
-    assert list(masks.iterate_checks(11, 5)) == [5, 10, 11]
 
 
 table = st.integers(1, 12).flatmap(lambda width: st.lists(

@@ -45,7 +45,6 @@ class Recipe:
     step_lines: int = 16  # lines a step
     learning_rate: float = 0.05  # AdamW, on scores that start within [-1, 1]
     ramp: float = 0.0  # share of the steps over which the sparsity grows, cubic (0: full from the start)
-    freeze: float = 0.0  # share of the steps at the end in which the mask no longer changes
     validate_every: int = 5  # steps between readings on the validation lines
     row_tokens: int = 1536  # longest packed row, in tokens
     checkpointing: bool = True  # recompute layers in the backward pass: a third more time, a tenth of the memory
@@ -75,8 +74,8 @@ class Recipe:
         for name in ("keep_share", "top_p"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise UserError(f"The setting {name} must lie above 0 and at most at 1; {getattr(self, name):g} does not.")
-        if self.ramp < 0 or self.freeze < 0 or self.ramp + self.freeze > 1:
-            raise UserError("The shares ramp and freeze must not be negative, nor add up to more than 1.")
+        if not 0.0 <= self.ramp <= 1.0:
+            raise UserError(f"The setting ramp must lie between 0 and 1; {self.ramp:g} does not.")
 
     def to_dict(self) -> dict[str, Any]:
         """All knobs by name, as plain JSON values."""

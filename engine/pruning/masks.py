@@ -8,7 +8,7 @@ top logits, from scores that start at an importance. This module knows rows of
 tokens, not lines; it neither loads nor writes anything.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -191,8 +191,3 @@ def kept_by_importance(mask: Tensor, importance: Tensor, bins: int = 64) -> list
     order = importance.argsort(dim=1, descending=True, stable=True)
     ordered = mask.gather(1, order)
     return [[round(float(part.mean()), 3) for part in row.tensor_split(min(bins, len(row)))] for row in ordered]
-
-
-def iterate_checks(steps: int, every: int) -> Iterator[int]:
-    """The steps after which the validation lines are read: every `every` steps and at the end."""
-    yield from (step for step in range(1, steps + 1) if step % every == 0 or step == steps)

@@ -115,16 +115,15 @@ def _learn(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tensor]:
     curve = [point for point in curve if point["step"] <= state.step]  # it is written just before the state
     if state.best_step < 0:
         yield from _check(bench, lesson, state, curve)
-    frozen_from = round(recipe.steps * (1 - recipe.freeze))
     shown = top_channels(state.scores, bench.kept)
-    while state.step < min(recipe.steps, frozen_from):
+    while state.step < recipe.steps:
         channels = masks.channels_at(state.step, recipe.steps, bench.kept, bench.channels, recipe.ramp)
         chosen = masks.order_of_lines(len(lesson.train), recipe.step_lines, state.step, recipe.seed)
         rows, targets = rows_of_step(lesson, chosen, recipe.row_tokens)
         loss = masks.learn_step(bench.model, state, rows, targets, channels, recipe.learning_rate, recipe.checkpointing)
         curve.append({"step": state.step, "loss": loss, "tokens": state.tokens})
         mask = top_channels(state.scores, channels)
-        if state.step % recipe.validate_every == 0 or state.step == min(recipe.steps, frozen_from):
+        if state.step % recipe.validate_every == 0 or state.step == recipe.steps:
             if channels == bench.kept:
                 yield from _check(bench, lesson, state, curve)
             yield MaskSnapshot(state.step, 1 - channels / bench.channels,
