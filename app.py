@@ -1,0 +1,127 @@
+"""Persona Studio in the browser: python app.py
+
+Flags, one studio a data folder, and the launch of the page. Without flags it
+listens on this machine only.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from engine.base.errors import UserError
+
+FIRST_PORT = 7860
+CONTENT_POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; img-src 'self' data: blob:; connect-src 'self' ws: wss: data: blob:; "
+                  "font-src 'self' data:; frame-ancestors 'none'; form-action 'self'")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(prog="python app.py", description="Persona Studio: characters on a fraction of the model.")
+    parser.add_argument("--port", type=int, help=f"default: the first free one from {FIRST_PORT}")
+    parser.add_argument("--listen", nargs="?", const="0.0.0.0", metavar="ADDRESS", help="also for other machines; needs --auth")
+    parser.add_argument("--auth", metavar="NAME:PASSWORD", help="ask for a name and a password")
+    parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers; needs --auth")
+    parser.add_argument("--window", action="store_true", help="a window of its own (needs: pip install pywebview)")
+    parser.add_argument("--open", action="store_true", help="open the browser")
+    parser.add_argument("--home", metavar="DIR", help="the data folder (default: PERSONA_STUDIO_HOME, else the platform's)")
+    parser.add_argument("--check", action="store_true", help="check the library and its files, then end")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the studio; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    if options.home:
+        os.environ["PERSONA_STUDIO_HOME"] = os.path.abspath(options.home)
+    try:
+        return _check() if options.check else _serve(options)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+
+
+def _check() -> int:
+    from studio.settings import Settings
+    from studio.store.check import check
+    from studio.store.database import open_store
+
+    settings = Settings.of_environment()
+    faults = check(open_store(settings.database), settings.home)
+    print("\n".join(faults) if faults else f"All is well in {settings.home}.")
+    return 1 if faults else 0
+
+
+def _login(options: argparse.Namespace) -> tuple[str, str] | None:
+    """The name and the password, where one is asked for. Raises UserError when one is needed and missing."""
+    if options.auth is None:
+        if options.listen or options.share:
+            raise UserError("A studio that others can reach needs a name and a password.", "Add --auth NAME:PASSWORD.")
+        return None
+    name, _, password = options.auth.partition(":")
+    if not name or len(password) < 8:
+        raise UserError("--auth wants NAME:PASSWORD, with a password of at least 8 characters.")
+    return name, password
+
+
+def _serve(options: argparse.Namespace) -> int:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.pop("GRADIO_ALLOWED_PATHS", None)  # the page serves nothing but itself
+    os.environ.pop("GRADIO_SHARE", None)
+    login = _login(options)
+    from studio.settings import Settings
+    from studio.single import only_studio
+
+    settings = Settings.of_environment()
+    with only_studio(settings.home):
+        from studio.services import Services
+        from studio.ui import build_page
+
+        services = Services.start(settings)
+        try:
+            blocks = build_page(services)
+            blocks.queue(max_size=128, default_concurrency_limit=16)
+            _, address, _ = blocks.launch(**_launch_settings(options, settings, login))
+            print(f"Persona Studio is open at {address}  (Ctrl-C ends it; jobs can be resumed)", flush=True)
+            _wait(options, address)
+        finally:
+            services.close()
+    return 0
+
+
+def _launch_settings(options: argparse.Namespace, settings: Any, login: tuple[str, str] | None) -> dict[str, Any]:
+    from starlette.middleware import Middleware
+
+    from studio.headers import SafeHeaders
+    from studio.theme import ICON, make_theme, script, styles
+
+    return {"server_name": options.listen or "127.0.0.1", "server_port": options.port, "share": options.share, "auth": login,
+            "inbrowser": options.open, "prevent_thread_lock": True, "quiet": True, "show_error": False, "max_file_size": "16mb",
+            "allowed_paths": [], "blocked_paths": [str(settings.home)], "strict_cors": True, "pwa": True, "ssr_mode": False,
+            "enable_monitoring": False, "mcp_server": False, "footer_links": [], "favicon_path": ICON, "theme": make_theme(),
+            "css": styles(), "head": script(), "app_kwargs": {"middleware": [Middleware(SafeHeaders, policy=CONTENT_POLICY)]}}
+
+
+def _wait(options: argparse.Namespace, address: str) -> None:
+    """Until Ctrl-C, or until the native window is closed."""
+    if options.window:
+        try:
+            import webview
+        except ImportError:
+            print("There is no pywebview here (pip install pywebview); use the address in a browser.", flush=True)
+        else:
+            webview.create_window("Persona Studio", address, width=1280, height=860)
+            webview.start()
+            return
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        logging.getLogger("studio").info("ended by Ctrl-C")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

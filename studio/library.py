@@ -1,0 +1,89 @@
+"""What the sidebar does with the library: cards in, backups, the model in use, and the jobs as a list.
+
+Plain functions without a page, so that they are tested without a browser.
+"""
+
+import html
+import json
+import logging
+from pathlib import Path
+
+from engine.base.errors import UserError
+from engine.cards import editing, images
+from studio.services import Services
+from studio.store import characters, database, runs, values
+from studio.store.database import Store
+
+KINDS = {"lines": "Lines", "prune": "Prune", "export": "Export"}
+MAX_UPLOAD = 16_000_000  # bytes; a card is at most 8 MB of picture
+
+
+def import_card(store: Store, file: Path) -> characters.Character:
+    """A new character from a PNG or JSON card on this machine. Raises UserError, which names the file."""
+    if file.stat().st_size > MAX_UPLOAD:
+        raise UserError(f"{file.name} is too large for a character card.")
+    card, portrait = images.parse_any(file.read_bytes(), file.name)
+    return characters.create(store, editing.as_v3(card.raw), portrait=portrait)
+
+
+def back_up(store: Store) -> Path:
+    """A copy of the library beside it; its path."""
+    return database.backup(store)
+
+
+def restore(services: Services, file: Path) -> None:
+    """Put a backup in place of the library. Raises UserError while jobs run, or for a file that is no backup."""
+    if runs.list_runs(services.store, states=runs.ACTIVE):
+        raise UserError("A job is running.", "Stop it first, then restore.")
+    database.restore(services.store, file)
+
+
+def remember_model(store: Store, model: str) -> None:
+    """Keep the base model over restarts."""
+    values.set_value(store, "model", model)
+
+
+def model_choices(services: Services) -> tuple[list[tuple[str, str]], str]:
+    """(label, name) of the models on this machine, and the one in use. An unknown one in use stays in the list."""
+    model = values.get_value(services.store, "model", "starter")
+    found = [("Starter · SmolLM2 135M", "starter")]
+    try:
+        found += [(Path(one["name"]).name if one["kind"] == "folder" else one["name"], one["name"])
+                  for one in services.speech.models(wait=False) if one["name"] != "starter"]
+    except UserError as error:
+        logging.getLogger(__name__).warning("models: %s", error)
+    if model not in [name for _, name in found]:
+        found.append((model, model))
+    return found, model
+
+
+def model_note(services: Services, model: str) -> str:
+    """One line of HTML about the model in use."""
+    for one in services.speech.models(wait=False):
+        if one["name"] == model:
+            size = f"{one['parameters'] / 1e6:,.0f} M parameters" if one.get("parameters") else ""
+            state = "" if one["ready"] else "fetched on first use (93 MB)"
+            return f'<span class="quiet">{html.escape(" · ".join(filter(None, (size, one["licence"], state))))}</span>'
+    return '<span class="quiet">looked up when it is first used</span>' if model != "starter" else ""
+
+
+def jobs_html(services: Services) -> str:
+    """Running and queued jobs with their progress, as HTML with everything escaped; newest first."""
+    waiting = runs.list_runs(services.store, states=("queued", *runs.ACTIVE))
+    if not waiting:
+        return '<div class="jobs"><h4>Jobs</h4><p class="quiet">Nothing is running.</p></div>'
+    rows = []
+    for run in sorted(waiting, key=lambda one: (one.state == "queued", one.position or 0, one.made)):
+        who = characters.get(services.store, run.character)
+        view = services.watcher.view(run.id)
+        stage = view.current_stage
+        share = stage.done / stage.total if stage and stage.total else 0.0
+        what = f"{KINDS.get(run.kind, run.kind)} · {who.char if who else '?'}"
+        word = services.jobs.state_word(run)
+        detail = stage.name if stage and run.state == "running" and word == "running" else word
+        rows.append(f'<li data-run="{html.escape(run.id)}"><b>{html.escape(what)}</b> <span>{html.escape(run.name)}</span>'
+                    f'<div class="bar" role="progressbar" aria-label={json.dumps(html.escape(detail))} '
+                    f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
+                    f'<i style="width:{share * 100:.0f}%"></i></div><span class="quiet">{html.escape(detail)}'
+                    f'{f" · {share:.0%}" if share else ""}</span></li>')
+    return f'<div class="jobs"><h4>Jobs</h4><ul>{"".join(rows)}</ul></div>'

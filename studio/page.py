@@ -1,0 +1,68 @@
+"""What the rooms of the page share: the chosen character, the settings of listeners, and the guard of handlers.
+
+`guarded` turns what goes wrong in a handler into a sentence; the log gets the
+rest. Knows no room.
+"""
+
+import functools
+import html
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from engine.base.errors import UserError
+
+DEFECT = "Something went wrong inside the studio; nothing of yours was lost. The details are in the log."
+ROOMS = ("draft", "preview", "prune", "compare", "export")
+# Every listener of the studio: not part of a public API, and quiet.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# A listener that only asks for news: it must not wait behind work.
+POLL: dict[str, Any] = {**PRIVATE, "queue": False}
+
+
+@dataclass
+class Page:
+    """What the rooms share. `character`: id of the chosen one ("": none); `revision` grows when a card was saved."""
+
+    character: gr.State
+    revision: gr.State
+    model: gr.State
+    private: dict[str, Any] = field(default_factory=lambda: dict(PRIVATE))
+    poll: dict[str, Any] = field(default_factory=lambda: dict(POLL))
+
+
+def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler with its errors shown as one sentence; the page stays as it is then."""
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def stream(*arguments: Any, **named: Any) -> Iterator[Any]:
+            try:
+                yield from handler(*arguments, **named)
+            except Exception as error:
+                _say(error)
+                yield gr.skip()
+
+        return stream
+
+    @functools.wraps(handler)
+    def once(*arguments: Any, **named: Any) -> Any:
+        try:
+            return handler(*arguments, **named)
+        except Exception as error:
+            _say(error)
+            return gr.skip()
+
+    return once
+
+
+def _say(error: Exception) -> None:
+    if isinstance(error, UserError):
+        gr.Warning(html.escape(str(error)), title="Please look")
+        return
+    logging.getLogger("studio").exception("defect", exc_info=error)
+    gr.Warning(DEFECT, title="Our mistake")

@@ -1,0 +1,42 @@
+"""What the rooms of the studio work with, made once at the start and handed to each of them.
+
+Knows no page and no handler; closing it ends the worker processes' leashes.
+"""
+
+from dataclasses import dataclass
+
+from engine.cards.card import bundled_cards
+from studio.settings import Settings
+from studio.store import characters
+from studio.store.database import Store, open_store
+from studio.tokens import TokenCounter
+from studio.workers.jobs import Jobs
+from studio.workers.speech import Speech
+from studio.workers.watch import Watcher
+
+
+@dataclass
+class Services:
+    """The library, the worker processes and the counters behind one studio."""
+
+    settings: Settings
+    store: Store
+    jobs: Jobs
+    watcher: Watcher
+    speech: Speech
+    tokens: TokenCounter
+
+    @classmethod
+    def start(cls, settings: Settings) -> "Services":
+        """Open the library, put the bundled characters into it, and start the queue. Raises UserError."""
+        store = open_store(settings.database)
+        characters.sync_bundled(store, [card.raw for card in bundled_cards()])
+        watcher = Watcher(settings, store)
+        services = cls(settings, store, Jobs(settings, store), watcher, Speech(settings), TokenCounter(settings.home))
+        services.jobs.start()
+        return services
+
+    def close(self) -> None:
+        """End the chat worker and let running jobs checkpoint."""
+        self.jobs.close()
+        self.speech.close()

@@ -1,0 +1,201 @@
+"""The sidebar: the characters, the base model in use, the jobs under way, and the library's backup.
+
+The list of characters is a radio group, so that the keyboard and a screen
+reader know what it is. Knows no room; it sets the page's character, and the
+rooms follow.
+"""
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.base.errors import UserError
+from engine.cards import editing
+from studio import library
+from studio.page import POLL, PRIVATE, Page, guarded
+from studio.services import Services
+from studio.store import characters
+
+MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
+JOB_SECONDS = 2.0
+_ADDRESS = "(value) => window.personaStudioAddress('character', value)"
+
+
+class Side:
+    """The sidebar's controls."""
+
+    def __init__(self, services: Services) -> None:
+        with gr.Sidebar(elem_id="sidebar", width=300, label="Characters"):
+            gr.HTML('<div class="brand"><b>Persona Studio</b><span>characters on a fraction of the model</span></div>')
+            self.search = gr.Textbox(placeholder="Search characters", label="Search characters", show_label=False,
+                                     elem_id="side-search", container=False)
+            self.choice = gr.Radio([], label="Characters", show_label=False, elem_id="side-characters", container=False)
+            with gr.Row(elem_classes="tight"):
+                self.new = gr.Button("New", size="sm", variant="primary", elem_id="side-new", min_width=60)
+                self.duplicate = gr.Button("Duplicate", size="sm", elem_id="side-duplicate", min_width=60)
+                self.delete = gr.Button("Delete", size="sm", elem_id="side-delete", min_width=60)
+            self.load = gr.UploadButton("Import cards (PNG or JSON)", size="sm", file_count="multiple", type="filepath",
+                                        file_types=[".png", ".json"], elem_id="side-import")
+            with gr.Column(visible=False, elem_id="side-confirm", elem_classes="notice") as self.confirm:
+                self.question = gr.Markdown()
+                with gr.Row(elem_classes="tight"):
+                    self.really = gr.Button("Delete", size="sm", variant="stop", elem_id="side-delete-yes", min_width=60)
+                    self.keep = gr.Button("Keep", size="sm", elem_id="side-delete-no", min_width=60)
+            with gr.Column(visible=False, elem_id="side-undo-box", elem_classes="notice") as self.undo_box:
+                self.undo_text = gr.Markdown()
+                self.undo = gr.Button("Undo", size="sm", elem_id="side-undo", min_width=60)
+            self.model = gr.Dropdown(["starter"], value="starter", label="Base model", info=MODEL_HINT,
+                                     allow_custom_value=True, elem_id="side-model")
+            self.model_note = gr.HTML(elem_id="side-model-note")
+            self.jobs = gr.HTML(elem_id="side-jobs")
+            with gr.Accordion("Library", open=False, elem_id="side-library"):
+                self.backup = gr.Button("Back up now", size="sm", elem_id="side-backup")
+                self.restore = gr.UploadButton("Restore a backup", size="sm", file_types=[".db"], type="filepath",
+                                               elem_id="side-restore")
+                self.library_note = gr.Markdown(elem_id="side-library-note")
+            self.deleted = gr.State("")
+            self.timer = gr.Timer(JOB_SECONDS)
+
+
+def choices(services: Services, search: str, keep: str = "") -> list[tuple[str, str]]:
+    """(label, slug) of the characters that match; the chosen one stays in the list whatever is searched."""
+    found = [(one.name, one.slug) for one in characters.list_characters(services.store, search=search)]
+    chosen = characters.get(services.store, keep) if keep else None
+    if chosen and not chosen.deleted and chosen.slug not in [slug for _, slug in found]:
+        found.insert(0, (chosen.name, chosen.slug))
+    return found
+
+
+def build(services: Services, page: Page) -> Side:
+    """The sidebar with its listeners."""
+    side = Side(services)
+    listing = [side.search, side.choice]
+
+    @guarded
+    def choose(slug: str | None) -> Any:
+        found = characters.get(services.store, slug) if slug else None
+        return found.id if found else ""
+
+    @guarded
+    def refresh(search: str, slug: str | None) -> Any:
+        return gr.Radio(choices(services, search, slug or ""), value=slug)
+
+    @guarded
+    def new(search: str) -> Any:
+        made = characters.create(services.store, editing.blank_card("New character"))
+        return gr.Radio(choices(services, search, made.slug), value=made.slug)
+
+    @guarded
+    def duplicate(search: str, slug: str | None) -> Any:
+        made = characters.duplicate(services.store, _chosen(services, slug).id)
+        return gr.Radio(choices(services, search, made.slug), value=made.slug)
+
+    @guarded
+    def ask(slug: str | None) -> Any:
+        name = html.escape(_chosen(services, slug).name)
+        return gr.Column(visible=True), f"Delete **{_plain(name)}** with its chats and runs? You can undo it."
+
+    @guarded
+    def delete(search: str, slug: str | None) -> Any:
+        gone = _chosen(services, slug)
+        characters.delete(services.store, gone.id)
+        left = choices(services, search)
+        return (gr.Radio(left, value=left[0][1] if left else None), gone.id, gr.Column(visible=False),
+                gr.Column(visible=True), f"{_plain(html.escape(gone.name))} was deleted.")
+
+    @guarded
+    def undo(search: str, gone: str) -> Any:
+        back = characters.undelete(services.store, gone)
+        return gr.Radio(choices(services, search, back.slug), value=back.slug), gr.Column(visible=False)
+
+    @guarded
+    def load_cards(search: str, slug: str | None, files: list[str]) -> Any:
+        last, faults = slug or "", []
+        for file in files or []:
+            try:
+                last = library.import_card(services.store, Path(file)).slug
+            except UserError as error:
+                faults.append(str(error))
+        if faults:
+            gr.Warning(html.escape(" ".join(faults)), title="Not imported")
+        return gr.Radio(choices(services, search, last), value=last or None)
+
+    side.choice.change(choose, side.choice, page.character, js=_ADDRESS, **PRIVATE)
+    side.search.change(refresh, listing, side.choice, trigger_mode="always_last", **PRIVATE)
+    page.revision.change(refresh, listing, side.choice, **PRIVATE)
+    side.new.click(new, side.search, side.choice, **PRIVATE)
+    side.duplicate.click(duplicate, listing, side.choice, **PRIVATE)
+    side.delete.click(ask, side.choice, [side.confirm, side.question], **PRIVATE)
+    side.keep.click(lambda: gr.Column(visible=False), None, side.confirm, **PRIVATE)
+    side.really.click(delete, listing, [side.choice, side.deleted, side.confirm, side.undo_box, side.undo_text], **PRIVATE)
+    side.undo.click(undo, [side.search, side.deleted], [side.choice, side.undo_box], **PRIVATE)
+    side.load.upload(load_cards, [*listing, side.load], side.choice, **PRIVATE)
+    _model(services, page, side)
+    _library(services, side)
+    _jobs(services, side)
+    return side
+
+
+def _chosen(services: Services, slug: str | None) -> characters.Character:
+    found = characters.get(services.store, slug) if slug else None
+    if found is None or found.deleted:
+        raise UserError("No character is chosen.", "Pick one in the list, or press New.")
+    return found
+
+
+def _plain(text: str) -> str:
+    """Escaped text without Markdown's own signs."""
+    return "".join(f"&#{ord(sign)};" if sign in "*_[]()`#!<>|~\\" else sign for sign in text)
+
+
+def _model(services: Services, page: Page, side: Side) -> None:
+    @guarded
+    def use(model: str | None) -> Any:
+        name = (model or "starter").strip()
+        library.remember_model(services.store, name)
+        return name, library.model_note(services, name)
+
+    side.model.change(use, side.model, [page.model, side.model_note], **PRIVATE)
+
+
+def _library(services: Services, side: Side) -> None:
+    @guarded
+    def back_up() -> Any:
+        return f"Saved as `{library.back_up(services.store)}`."
+
+    @guarded
+    def restore(file: str) -> Any:
+        library.restore(services, Path(file))
+        return "Restored. Reload the page to see it; what was here before is among the backups."
+
+    side.backup.click(back_up, None, side.library_note, **PRIVATE)
+    side.restore.upload(restore, side.restore, side.library_note, **PRIVATE)
+
+
+def _jobs(services: Services, side: Side) -> None:
+    shown = gr.State("")
+
+    @guarded
+    def news(before: str) -> Any:
+        now = library.jobs_html(services)
+        return (now, now) if now != before else gr.skip()
+
+    side.timer.tick(news, shown, [side.jobs, shown], **POLL)
+
+
+def load(blocks: gr.Blocks, services: Services, side: Side) -> None:
+    """Fill the sidebar when a page opens; the address may name a character."""
+
+    @guarded
+    def begin(request: gr.Request) -> Any:
+        wanted = characters.get(services.store, request.query_params.get("character", ""))
+        found = choices(services, "", wanted.slug if wanted else "")
+        slug = wanted.slug if wanted and not wanted.deleted else (found[0][1] if found else None)
+        models, model = library.model_choices(services)
+        return gr.Radio(found, value=slug), gr.Dropdown(models, value=model), library.jobs_html(services)
+
+    blocks.load(begin, None, [side.choice, side.model, side.jobs], **PRIVATE)
+
+

@@ -1,0 +1,65 @@
+"""How many tokens a text is for a model, counted in the studio's own process without torch.
+
+Reads the tokenizer.json of the model's folder (the starter's, a folder's, or the
+hub cache's). Where there is none yet, it estimates and says so. Knows nothing of
+chat templates: the exact prompt comes from the chat worker.
+"""
+
+import logging
+import threading
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+CHARACTERS_A_TOKEN = 4.2  # of English prose; only until the model's own tokenizer is here
+STARTER = "starter-smollm2-135m-instruct"
+
+
+class TokenCounter:
+    """Counts tokens by model name; a tokenizer is read once and read again when its file has changed."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.known: dict[Path, tuple[float, Tokenizer]] = {}
+        self.lock = threading.Lock()
+
+    def count(self, model: str, text: str) -> int:
+        """Tokens of a text (no special tokens are added); an estimate where `exact` is false."""
+        tokenizer = self._tokenizer(model)
+        if tokenizer is None:
+            return round(len(text) / CHARACTERS_A_TOKEN)
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def exact(self, model: str) -> bool:
+        """Whether the model's own tokenizer counts."""
+        return self._tokenizer(model) is not None
+
+    def _tokenizer(self, model: str) -> Tokenizer | None:
+        file = self._file(model)
+        if file is None:
+            return None
+        with self.lock:
+            changed = file.stat().st_mtime
+            if file not in self.known or self.known[file][0] != changed:
+                try:
+                    self.known[file] = (changed, Tokenizer.from_file(str(file)))
+                except Exception:  # the library raises bare Exception for a damaged file
+                    logging.getLogger(__name__).exception("tokenizer %s", file)
+                    return None
+            return self.known[file][1]
+
+    def _file(self, model: str) -> Path | None:
+        folder = self.home / "models" / STARTER if model == "starter" else Path(model)
+        file = folder / "tokenizer.json"
+        if file.is_file():
+            return file
+        if model == "starter" or model.count("/") != 1:
+            return None
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = try_to_load_from_cache(model, "tokenizer.json")
+        except HFValidationError:
+            return None
+        return Path(cached) if isinstance(cached, str) else None

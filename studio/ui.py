@@ -1,0 +1,35 @@
+"""The one page: sidebar and the five rooms, in the order of the work.
+
+A room is a module with build(services, page, tab).
+"""
+
+from typing import Any
+
+import gradio as gr
+
+from studio import sidebar
+from studio.page import PRIVATE, ROOMS, Page
+from studio.services import Services
+from studio.tabs import compare, draft, export, preview, prune
+
+_BUILDERS: dict[str, Any] = {"draft": draft, "preview": preview, "prune": prune, "compare": compare, "export": export}
+
+
+def build_page(services: Services) -> gr.Blocks:
+    """The whole page; nothing is computed until it is opened."""
+    with gr.Blocks(title="Persona Studio", analytics_enabled=False, fill_width=True) as blocks:
+        page = Page(gr.State(""), gr.State(0), gr.State("starter"))
+        side = sidebar.build(services, page)
+        with gr.Tabs(elem_id="rooms") as tabs:
+            for number, name in enumerate(ROOMS, start=1):
+                with gr.Tab(f"{number} · {name.capitalize()}", id=name, elem_id=f"room-{name}") as tab:
+                    _BUILDERS[name].build(services, page, tab)
+                tab.select(None, js=f"() => {{ window.personaStudioAddress('room', '{name}'); }}", **PRIVATE)
+        blocks.load(_room_of_address, None, tabs, **PRIVATE)
+        sidebar.load(blocks, services, side)
+    return blocks
+
+
+def _room_of_address(request: gr.Request) -> Any:
+    room = request.query_params.get("room", "")
+    return gr.Tabs(selected=room) if room in ROOMS else gr.skip()
