@@ -1,0 +1,54 @@
+"""Connections to the library's SQLite file, and what its errors mean to a user. Knows no table."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.base.errors import UserError
+
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def connect(path: Path, timeout: float, mode: str = "rw") -> sqlite3.Connection:
+    """An autocommit connection that waits `timeout` seconds for a lock; `mode`: ro, rw (never makes a file) or rwc.
+
+    sqlite3 must begin no transactions of its own: a deferred one that reads and then writes fails at once
+    when another has written in between.
+    """
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", timeout=timeout, isolation_level=None, uri=True)
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what a user can mend into a UserError; a defect passes through."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        explanation = _explain(error, path)
+        if explanation is None:
+            raise
+        raise explanation from error
+    except UnicodeEncodeError as error:  # a lone surrogate is a Python text, but no UTF-8
+        raise UserError("The text contains half of a character, so it cannot be kept.", "Remove it and try again.") from error
+    except OverflowError as error:  # beyond 64 bits
+        raise UserError("A number is too large to be kept.") from error
+
+
+def _explain(error: sqlite3.Error, path: Path) -> UserError | None:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _BUSY:
+        return UserError("The library is busy; nothing was lost.", "Try again.")
+    if code == sqlite3.SQLITE_FULL:
+        return UserError(f"The disk that holds {path} is full; nothing was changed.", "Free some space and try again.")
+    if code in _DAMAGED:
+        return UserError(f"The library {path} is damaged.", f"Restore a copy from {path.parent / 'backups'}.")
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
+        return UserError(f"The library {path} cannot be opened for writing.", "Check that its folder exists and is yours.")
+    if code == sqlite3.SQLITE_IOERR:
+        return UserError(f"The disk that holds {path} does not answer; nothing was changed.", "Check the disk and try again.")
+    return None

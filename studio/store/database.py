@@ -1,0 +1,135 @@
+"""The library's file: opened, brought up to date, backed up, restored. Every access goes through a `Store`.
+
+One connection an operation, because handlers run in many threads. Knows no record.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from engine.base.errors import UserError
+from studio.store import copies
+from studio.store.connection import connect, explained
+from studio.store.migrations import APPLICATION_ID, MIGRATIONS
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A library. `timeout`: seconds that an operation waits for another that holds the lock."""
+
+    path: Path
+    timeout: float = 5.0
+
+    @contextmanager
+    def read(self) -> Iterator[Database]:
+        """One unchanging view of the library; writing fails. Raises UserError when the file cannot be read."""
+        with explained(self.path), closing(connect(self.path, self.timeout)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("BEGIN")
+            yield Database(connection, execute_plugins=False)
+
+    @contextmanager
+    def write(self) -> Iterator[Database]:
+        """One transaction: kept whole when the block ends well, undone on any exception.
+
+        Raises UserError when another holds the lock for longer than `timeout`, or the disk is full.
+        """
+        with explained(self.path), closing(connect(self.path, self.timeout)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield Database(connection, execute_plugins=False)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # SQLite itself undoes some failures
+                    connection.execute("ROLLBACK")
+                raise
+
+
+def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRATIONS) -> Store:
+    """The library in `path`: made when absent, and brought up to date after a copy was put into "backups".
+
+    Raises UserError when the file is no library, a newer one, damaged or busy, or cannot be brought up to date.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {path.parent} cannot be made ({error.strerror}).") from error
+    with explained(path), closing(connect(path, timeout, "rwc")) as connection:
+        db = Database(connection, execute_plugins=False)
+        is_new = not db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        if not is_new:
+            _require_library(db, path, migrations)
+        db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if migrations.pending(db):
+            backup_file = None if is_new else copies.copy_to_backups(path, timeout, "before-update")
+            _migrate(db, path, migrations, backup_file)
+    return Store(path, timeout)
+
+
+def _require_library(db: Database, path: Path, migrations: Migrations) -> None:
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise UserError(f"{path} is not a library of Persona Studio.", "Move it away, or choose another data folder.")
+    if copies.unknown(db, migrations):
+        raise UserError(f"{path} was made by a newer version of Persona Studio.", "Update the studio to open it.")
+
+
+def _migrate(db: Database, path: Path, migrations: Migrations, backup_file: Path | None) -> None:
+    """Apply what is pending in one transaction, or nothing of it."""
+    db.execute("PRAGMA foreign_keys = OFF")  # a table may be rebuilt on the way; all references are checked at the end
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        migrations.apply(db)
+        if broken := db.execute("PRAGMA foreign_key_check").fetchall():
+            raise sqlite3.IntegrityError(f"{len(broken)} references lead nowhere after the update")
+        db.execute("COMMIT")
+    except BaseException as error:
+        db.rollback()
+        if backup_file is None or not isinstance(error, Exception):
+            raise
+        _log.exception("The library %s could not be brought up to date", path)
+        state = "nothing in it was changed" if not copies.faults(db) else "it is damaged"
+        raise UserError(f"The library {path} could not be brought up to date; {state}.",
+                        f"A copy of it lies in {backup_file}.") from error
+
+
+def backup(store: Store) -> Path:
+    """Put a copy of the library into the folder "backups" beside it, and return it."""
+    return copies.copy_to_backups(store.path, store.timeout, "backup")
+
+
+def restore(store: Store, file: Path, migrations: Migrations = MIGRATIONS) -> Path:
+    """Replace the library by a copy of `file`. Returns where the present one was kept.
+
+    The file is examined and brought up to date before the library is touched. Works for a library that is damaged,
+    too. Raises UserError, nothing changed, when the file is damaged, foreign or newer, or the library is busy.
+    """
+    copies.examine(file, migrations)
+    copy = copies.private_copy(file, store.path)
+    try:
+        with explained(copy), closing(connect(copy, store.timeout)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")  # everything in the one file, also what its -wal held
+            db = Database(connection, execute_plugins=False)
+            if migrations.pending(db):
+                _migrate(db, copy, migrations, file)
+        with explained(store.path):
+            sound = not store.path.exists() or copies.is_sound(store.path, store.timeout)
+        if sound and store.path.exists():
+            kept = copies.copy_to_backups(store.path, store.timeout, "before-restore")
+            copies.put_in_place(copy, store.path, store.timeout)
+        else:
+            kept = copies.set_aside(store.path)
+            copy.replace(store.path)
+    except OSError as error:
+        raise UserError(f"{file} cannot be restored ({error.strerror}); nothing was changed.") from error
+    finally:
+        copies.remove_copy(copy)
+    open_store(store.path, store.timeout, migrations)
+    return kept
