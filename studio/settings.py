@@ -1,0 +1,87 @@
+"""Where the studio keeps its files, and the few numbers that say how patient it is.
+
+Knows no tab and no table: folders and limits only.
+"""
+
+import dataclasses
+import errno
+import sys
+import tempfile
+from pathlib import Path
+
+from engine.base.errors import UserError
+from engine.base.files import data_folder
+
+ROOT = Path(__file__).resolve().parents[1]  # where `python -m engine` finds the engine
+_PROBE = 64 * 1024  # bytes; a disk with less left cannot hold even a character
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One studio's folders (all inside `home`) and limits. Times are in seconds."""
+
+    home: Path
+    silence_seconds: float = 180  # without a sign of life, a run is called "not responding"
+    grace_seconds: float = 60  # from asking a run to stop until it is ended by force
+    jobs_at_once: int = 1
+    poll_seconds: float = 1.0  # between two looks at the running jobs
+    command: tuple[str, ...] = (sys.executable, "-m", "engine")  # what starts a worker
+
+    @classmethod
+    def of_environment(cls) -> "Settings":
+        """The settings of this machine's data folder, which is made on demand.
+
+        Raises UserError, one sentence, when the folder cannot be made or written to, or its disk is full.
+        """
+        settings = cls(data_folder().absolute())
+        try:
+            for folder in (settings.jobs, settings.exports, settings.backups):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=settings.home, buffering=0) as probe:
+                if probe.write(b"\0" * _PROBE) < _PROBE:
+                    raise OSError(errno.ENOSPC, "the disk is full")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(f"The disk that holds the data folder {settings.home} is full.",
+                                "Free some space and start the studio again.") from error
+            raise UserError(f"The data folder {settings.home} cannot be written to ({error.strerror}).",
+                            "Set PERSONA_STUDIO_HOME to a folder that you may write to.") from error
+        return settings
+
+    @property
+    def database(self) -> Path:
+        """The library: characters, lines, runs, chats and votes."""
+        return self.home / "studio.db"
+
+    @property
+    def jobs(self) -> Path:
+        """Holds one folder a run."""
+        return self.home / "jobs"
+
+    @property
+    def exports(self) -> Path:
+        """Holds the models that were exported for use elsewhere."""
+        return self.home / "exports"
+
+    @property
+    def backups(self) -> Path:
+        """Holds copies of the library."""
+        return self.home / "backups"
+
+    @property
+    def log(self) -> Path:
+        """The studio's own log."""
+        return self.home / "studio.log"
+
+    @property
+    def chat_log(self) -> Path:
+        """What the chat worker writes to its standard error."""
+        return self.home / "chat.log"
+
+    def run_folder(self, run_id: str) -> Path:
+        """The folder of one run: card.json, lines.jsonl, work/, model/ and log.txt."""
+        return self.jobs / run_id
+
+    def run_events(self, run_id: str) -> Path:
+        """The file of events of one run."""
+        return self.run_folder(run_id) / "work" / "events.jsonl"

@@ -1,0 +1,250 @@
+"""The chat worker, shared by all pages: asks it, follows every answer to its end, and starts it anew when it died.
+
+Knows the worker's protocol (JSON lines) and neither pages nor the library: what is to be kept of an answer is done by
+the `on_end` that comes with the question, which runs here, whether or not anybody still looks.
+"""
+
+import json
+import logging
+import queue
+import secrets
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine.base.errors import UserError
+from studio.settings import Settings
+from studio.workers import process
+from studio.workers.process import Worker
+from studio.workers.reply import Reply, speak_request
+
+log = logging.getLogger(__name__)
+LARGEST_LOG = 1_000_000  # bytes of the worker's log, before it is begun anew
+PATIENCE = 600.0  # seconds for an answer that a caller waits for; a model may have to be fetched first
+DIED = "The chat engine stopped unexpectedly. Send the message again; the engine starts anew by itself."
+KILLED = ("The system ended the chat engine, most likely because memory ran out. "
+          "Send the message again, or choose a smaller model.")
+RESTARTED = "The chat engine was restarted. Send the message again."
+CLOSED = "The studio was closed before the answer was complete."
+
+
+class Speech:
+    """One chat worker and the replies that it owes. Thread-safe."""
+
+    def __init__(self, settings: Settings, arguments: Sequence[str] = ("serve",)) -> None:
+        self.settings = settings
+        self.arguments = tuple(arguments)
+        self._lock = threading.Lock()
+        self._line: _Line | None = None
+        self._models: list[dict[str, Any]] | None = None
+        self._asked_models: Reply | None = None
+        self._closed = False
+
+    def ask(self, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]], sampling: dict[str, Any],
+            player: str, on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "") -> Reply:
+        """Ask for one answer; returns at once. `key` lets a reloaded page find the reply (see `pending`).
+
+        The reply always ends: with the answer, or with a sentence. `on_end(reply)` runs once, in the reading thread,
+        before `reply.done` is true; it must be quick.
+        """
+        return self._send(speak_request(_new_id(), model, card, turns, sampling, player, continue_), key, on_end)
+
+    def warm(self, model: str, card: dict[str, Any], player: str) -> Reply:
+        """Load the model and read the persona in advance; returns at once."""
+        return self._send({"do": "warm", "id": _new_id(), "model": model, "card": card, "player": player})
+
+    def stop(self, reply: Reply) -> None:
+        """Ask the worker to end this answer where it is; what was said is kept."""
+        with self._lock:
+            line = self._line
+        if line and not reply.done:
+            line.send({"do": "stop", "id": reply.id})
+
+    def forget(self, model: str) -> None:
+        """Drop a model from the worker's memory, if there is a worker."""
+        with self._lock:
+            running = self._line is not None and self._line.alive
+        if running:
+            self._send({"do": "forget", "id": _new_id(), "model": model})
+
+    def prompt(self, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]], player: str) -> tuple[str, int]:
+        """The exact text that the model would read, and its length in tokens. Waits; raises UserError."""
+        reply = self._send({"do": "prompt", "id": _new_id(), "model": model, "card": card,
+                            "turns": [list(turn) for turn in turns], "player": player})
+        result = _result_of(reply)
+        return str(result["text"]), int(result["tokens"])
+
+    def models(self, wait: bool = True, refresh: bool = False) -> list[dict[str, Any]]:
+        """The models on this machine with their sizes, looked up once (again with `refresh`).
+
+        Without `wait`: what is known by now, [] at first; the looking up goes on meanwhile. Raises UserError.
+        """
+        with self._lock:
+            known, asked = self._models, self._asked_models
+        if known is not None and not refresh:
+            return known
+        if asked is None or asked.done:
+            asked = self._send({"do": "models", "id": _new_id()}, on_end=self._keep_models)
+            with self._lock:
+                self._asked_models = asked
+        if not wait:
+            return known or []
+        return list(_result_of(asked)["models"])
+
+    def pending(self, key: str) -> Reply | None:
+        """The newest reply under way that was asked for under this key."""
+        with self._lock:
+            line = self._line
+        return line.newest(key) if line and key else None
+
+    def restart(self) -> None:
+        """End the worker by force; replies under way end with a sentence. The next question starts a new one."""
+        with self._lock:
+            line, self._line = self._line, None
+        if line:
+            line.end(RESTARTED)
+
+    def close(self) -> None:
+        """End the worker; replies under way end with a sentence. Nothing can be asked afterwards."""
+        with self._lock:
+            line, self._line, self._closed = self._line, None, True
+        if line:
+            line.close()
+
+    def _send(self, request: dict[str, Any], key: str = "", on_end: Callable[[Reply], None] | None = None) -> Reply:
+        reply = Reply(request, key, on_end)
+        try:
+            if not any(self._present_line().take_on(reply) for _ in range(3)):  # one may die at this very moment
+                reply.fail(DIED)
+        except UserError as error:
+            reply.fail(str(error))
+        except OSError as error:
+            log.exception("the chat worker cannot be started")
+            reply.fail(f"The chat engine cannot be started ({error.strerror}).")
+        return reply
+
+    def _present_line(self) -> "_Line":
+        with self._lock:
+            if self._closed:
+                raise UserError("The studio is being closed.")
+            if self._line is None or not self._line.alive:
+                self._line = _Line(self.settings, self.arguments)
+            return self._line
+
+    def _keep_models(self, reply: Reply) -> None:
+        if reply.reason != "failed":
+            with self._lock:
+                self._models = list(reply.result["models"])
+
+
+class _Line:
+    """One worker process with a thread that writes to it and a thread that reads it."""
+
+    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
+        if settings.chat_log.exists() and settings.chat_log.stat().st_size > LARGEST_LOG:
+            settings.chat_log.unlink()
+        self.worker: Worker = process.spawn(settings, arguments, settings.chat_log, subprocess.PIPE, background=False)
+        self._lock = threading.Lock()
+        self._replies: dict[str, Reply] | None = {}  # None once the worker has ended
+        self._farewell = ""  # for replies under way, when it is us who end the worker
+        # A worker that is busy reads late, and a page must not wait for it: requests queue here.
+        self._outgoing: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._write, name="speech-write", daemon=True).start()
+        threading.Thread(target=self._read, name="speech-read", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take requests on."""
+        return self._replies is not None and self.worker.exit_code is None
+
+    def take_on(self, reply: Reply) -> bool:
+        """Send the request and owe its reply. False when the worker has ended."""
+        with self._lock:
+            if self._replies is None:
+                return False
+            self._replies[reply.id] = reply
+        self.send(reply.request)
+        return True
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Put a request on its way."""
+        self._outgoing.put(request)
+
+    def newest(self, key: str) -> Reply | None:
+        """The newest reply of this key that is not done."""
+        with self._lock:
+            found = [reply for reply in (self._replies or {}).values() if reply.key == key and not reply.done]
+        return found[-1] if found else None
+
+    def close(self, seconds: float = 3.0) -> None:
+        """End of input for the worker; by force when it does not end in time."""
+        self._farewell = CLOSED
+        self._outgoing.put(None)
+        try:
+            self.worker.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.end(CLOSED)
+
+    def end(self, sentence: str) -> None:
+        """By force, now."""
+        self._farewell = sentence
+        process.kill(self.worker.identity)
+
+    def _write(self) -> None:
+        pipe = self.worker.process.stdin
+        assert pipe
+        try:
+            while (request := self._outgoing.get()) is not None:
+                pipe.write((json.dumps(request) + "\n").encode())
+                pipe.flush()
+        except (OSError, ValueError):  # the reading thread sees the end as well, and answers for it
+            log.info("the chat worker took no more requests")
+        self.worker.let_go()
+
+    def _read(self) -> None:
+        pipe = self.worker.process.stdout
+        assert pipe
+        for line in pipe:
+            try:
+                event = json.loads(line)
+                reply_id = str(event["id"])
+            except (ValueError, KeyError, TypeError):
+                log.warning("the chat worker wrote what is no event: %r", line[:200])
+                continue
+            self._hand_on(reply_id, event)
+        self._fail_the_rest(self.worker.process.wait())
+
+    def _hand_on(self, reply_id: str, event: dict[str, Any]) -> None:
+        with self._lock:
+            reply = (self._replies or {}).get(reply_id)
+        if reply is None:
+            return
+        try:
+            reply.take(event)
+        except Exception:
+            log.exception("an event of the chat worker could not be taken in: %r", str(event)[:200])
+            reply.fail(DIED)
+        if reply.done:
+            with self._lock:
+                (self._replies or {}).pop(reply_id, None)
+
+    def _fail_the_rest(self, code: int) -> None:
+        with self._lock:
+            left, self._replies = list((self._replies or {}).values()), None
+        self._outgoing.put(None)  # ends the writing thread
+        log.info("the chat worker ended with %d, owing %d replies", code, len(left))
+        for reply in left:
+            reply.fail(self._farewell or (KILLED if code == -9 else DIED))
+
+
+def _new_id() -> str:
+    return secrets.token_hex(6)
+
+
+def _result_of(reply: Reply) -> dict[str, Any]:
+    if not reply.wait(PATIENCE):
+        raise UserError("The chat engine did not answer in time.", "Try again, or restart the studio.")
+    if reply.reason == "failed":
+        raise UserError(reply.sentence)
+    return reply.result
