@@ -1,4 +1,4 @@
-"""The command line: python -m engine models | prune | chat | inspect | bench.
+"""The command line: python -m engine models | prune | export | chat | serve | inspect | bench.
 
 A user's mistake prints one sentence and exits with 2; an interrupted job exits
 with 130 and says how to go on; a defect of ours writes its traceback to the log
@@ -40,6 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--limit", type=int, default=160, help="longest reply in tokens (default 160)")
     chat.add_argument("--seed", type=int, default=0)
     chat.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    serve = verbs.add_parser("serve", help="the chat worker: requests as JSON lines in, answers as JSON lines out")
+    serve.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    serve.add_argument("--keep", type=int, default=3, metavar="N", help="models kept in memory (default 3)")
     inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
     inspect.add_argument("folder", metavar="DIR")
     inspect.add_argument("--json", action="store_true", help="print JSON")

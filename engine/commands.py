@@ -132,6 +132,13 @@ def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
         speaker.print_reply(message, options)
 
 
+def serve(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """The chat worker; see engine/serve.py for what it is asked and what it answers."""
+    from engine.serve import serve as run
+
+    return run(options)
+
+
 def _card_of(options: argparse.Namespace) -> Card:
     if options.card:
         return read_card(options.card)

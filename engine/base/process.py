@@ -5,7 +5,8 @@ uses a core, a product then waits for whole time slices (a token took six times
 as long beside two busy processes). MKL's last bits depend on where its operands
 lie in memory, unless it is asked not to; a resumed job must end with the same
 bits. And glibc's allocator keeps what was freed below a block that lives on.
-Other systems are left alone.
+Other systems are left alone. Also says which errors mean that the memory was not
+enough: each library has its own.
 """
 
 import ctypes
@@ -31,3 +32,11 @@ def return_freed_memory() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         except (OSError, AttributeError):  # another C library
             return
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that the memory of the machine, or of its accelerator, was not enough."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
+    return isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in words)

@@ -1,0 +1,175 @@
+"""The chat worker: python -m engine serve. JSON lines in on standard input, JSON lines out on standard output.
+
+Requests, each with an "id" that its answers repeat:
+
+  {"do": "speak", "model", "card", "turns": [[role, text], ...], "player", "continue": false, "sampling": {...}}
+      turns: the whole conversation, the greeting as the assistant's first turn where it was used; macros in them are
+      filled in. "continue": the last turn, the assistant's, goes on. sampling: temperature, top_p, limit (tokens),
+      seed (none: a random one). Answers: Said (a new piece of text) ..., Ended.
+  {"do": "warm", "model", "card", "turns", "player"}   load the model and read the prompt's beginning; Warmed
+  {"do": "prompt", "model", "card", "turns", "player"} the exact text and its tokens; Prompt
+  {"do": "models"}                                     what can be loaded; Models
+  {"do": "forget", "model"}                            drop a model from memory; Forgotten
+  {"do": "stop"}                                       the speak or warm of this id ends after the token under way
+
+Before these, where a model has to be loaded: Loading (with stage, done and total in MB while it is fetched), Loaded.
+Failed (a sentence) ends a request that cannot be answered; the worker goes on. The text of Ended is that of all Said
+together; in a continued turn both hold only what is new. Ended says why: ended (by the character), limit, stopped.
+
+All requests take turns, a token each, in one thread. Seconds count a request's own computing alone, without loading
+and without others' turns, so that two answers side by side are timed as if each were alone. The same prompt, model,
+sampling and seed give the same text, whatever else is asked and whatever was read before (on one machine, with one
+number of threads). End of file on standard input: the owner is gone, and the worker ends.
+"""
+
+import argparse
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.base.process import is_out_of_memory
+from engine.models.catalogue import list_models
+from engine.serving.requests import Request, parse
+from engine.serving.shelf import Shelf, Turn
+from engine.serving.speaking import Task, show_prompt, speak, warm
+
+Answer = dict[str, Any]
+_GONE = b""  # what the reader leaves at the end of file
+
+
+class Worker:
+    """Takes requests and does them, a turn each; every answer goes to `say`."""
+
+    def __init__(self, shelf: Shelf, say: Callable[[Answer], None]) -> None:
+        self.shelf, self.say = shelf, say
+        self.tasks: list[tuple[Request, Task]] = []
+
+    def take(self, line: bytes) -> None:
+        """Begin with the request of a line of JSON; what is wrong with it is answered."""
+        try:
+            request = parse(line)
+            if request.do == "stop":
+                self._stop(request.id)
+                return
+            if any(request.id == other.id for other, _ in self.tasks):
+                raise UserError("A request with this id is under way.")
+            self.tasks.append((request, self._task(request)))
+        except UserError as error:
+            self.say({"event": "Failed", "id": _id_of(line), "sentence": str(error)})
+
+    def _task(self, request: Request) -> Task:
+        match request.do:
+            case "speak":
+                return speak(request, self.shelf)
+            case "warm":
+                return warm(request, self.shelf, self._is_wanted)
+            case "prompt":
+                return show_prompt(request, self.shelf)
+            case "models":
+                return iter_once(lambda: {"event": "Models", "models": list_models()})
+            case _:
+                return iter_once(lambda: {"event": "Forgotten", "model": request.model,
+                                          "bytes": self.shelf.forget(request.model)})
+
+    def _stop(self, identity: str | int) -> None:
+        for request, _ in self.tasks:
+            if request.id == identity:
+                request.stopped = True
+
+    def _is_wanted(self, model: str) -> bool:
+        """Whether someone waits for an answer of this model."""
+        return any(request.do == "speak" and request.model == model for request, _ in self.tasks)
+
+    def turn(self) -> None:
+        """One turn of every task."""
+        for entry in list(self.tasks):
+            request, task = entry
+            try:
+                answer: Turn = next(task)
+            except StopIteration:
+                self.tasks.remove(entry)
+                continue
+            except Exception as error:  # of one request; the others go on
+                self.tasks.remove(entry)
+                answer = {"event": "Failed", "sentence": _sentence(error, request)}
+            if answer:
+                self.say({"event": answer["event"], "id": request.id, **answer})
+
+
+def iter_once(make: Callable[[], Answer]) -> Task:
+    """A task of one turn."""
+    yield make()
+
+
+def _sentence(error: Exception, request: Request) -> str:
+    """What a user is told; a defect goes to the log with its traceback."""
+    if is_out_of_memory(error) or is_out_of_memory(error.__cause__):
+        logging.warning("out of memory: %s", error)
+        return (f"The memory of this machine was not enough for the model {request.model}. "
+                "Close other programs, or choose a smaller model.")
+    if isinstance(error, UserError):
+        return str(error)
+    logging.error("request %s", request.id, exc_info=error)
+    return f"Something went wrong inside the chat worker ({type(error).__name__}). The details are in its log."
+
+
+def _id_of(line: bytes) -> Any:
+    """The id of a request that may be damaged; None where there is none."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    identity = fields.get("id") if isinstance(fields, dict) else None
+    return identity if isinstance(identity, str | int) else None
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Work until standard input ends; returns the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    if options.keep < 1:
+        raise UserError(f"The number of models kept must be at least 1; {options.keep} is not.")
+    shelf = Shelf(options.dtype, options.keep)
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not come between the answers
+
+    def say(answer: Answer) -> None:
+        output.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        output.flush()
+
+    worker = Worker(shelf, say)
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_lines, args=(0, lines), daemon=True).start()
+    try:
+        while _take_all(worker, lines):
+            worker.turn()
+    except BrokenPipeError:  # the owner is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+    return 0
+
+
+def _take_all(worker: Worker, lines: "queue.SimpleQueue[bytes]") -> bool:
+    """Take what has come, waiting for it where there is nothing to do; false at the end."""
+    while not worker.tasks or not lines.empty():
+        line = lines.get()
+        if line == _GONE:
+            return False
+        if line.strip():
+            worker.take(line)
+    return True
+
+
+def _read_lines(descriptor: int, lines: "queue.SimpleQueue[bytes]") -> None:
+    """Put every line into the queue, then _GONE. Reads the descriptor itself: a buffered reader in a thread that is
+    still waiting would stand in the way of the process's end."""
+    rest = b""
+    while data := os.read(descriptor, 1 << 16):
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            lines.put(line or b" ")
+    lines.put(_GONE)

@@ -1,0 +1,120 @@
+"""What the chat worker can be asked: one JSON object each in, a checked request out.
+
+Knows the fields and their limits, no model. The shapes stand in engine/serve.py.
+"""
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.cards.card import Card, parse_card, with_name_macros
+from engine.cards.prompt import messages
+
+PLAYER = "Player"
+ROLES = ("user", "assistant")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How to sample: as engine.models.sampling.Sampling, `limit` in tokens."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    limit: int = 160
+    seed: int = 0
+
+
+@dataclass
+class Request:
+    """One thing to do. `stopped` is set when the owner wants no more of it."""
+
+    do: str
+    id: str | int
+    model: str = ""
+    card: Card | None = None
+    turns: tuple[tuple[str, str], ...] = ()
+    player: str = PLAYER
+    goes_on: bool = False  # the last turn is the assistant's, and is continued
+    wish: Wish = Wish()
+    stopped: bool = False
+
+    def messages(self, dropped: int = 0) -> list[dict[str, str]]:
+        """The chat messages without the `dropped` oldest turns, names put in for the macros."""
+        assert self.card
+        turns = [(role, with_name_macros(text, self.card, self.player)) for role, text in self.turns[dropped:]]
+        return messages(self.card, turns, self.player, with_greeting=False)
+
+
+def parse(line: str | bytes) -> Request:
+    """The request of one line of JSON. Raises UserError when it is none."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError("The request is no JSON.") from error
+    if not isinstance(fields, dict):
+        raise UserError("The request is no JSON object.")
+    do, identity = fields.get("do"), fields.get("id")
+    if not isinstance(identity, str | int) or isinstance(identity, bool):
+        raise UserError("The request has no id.")
+    if do in ("stop", "models"):
+        return Request(str(do), identity)
+    if do == "forget":
+        return Request("forget", identity, _text(fields, "model"))
+    if do in ("speak", "warm", "prompt"):
+        return _conversation(str(do), identity, fields)
+    raise UserError(f"There is no request {str(do)[:40]!r}.")
+
+
+def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Request:
+    card = parse_card(json.dumps(fields.get("card")).encode(), "The card")
+    turns = _turns(fields.get("turns") or [])
+    goes_on = fields.get("continue") is True
+    request = Request(do, identity, _text(fields, "model"), card, turns, _player(fields), goes_on, _wish(fields))
+    if do == "speak" and not turns:
+        raise UserError("There is nothing to answer yet.", "Write a message first.")
+    if do != "warm" and turns and goes_on != (turns[-1][0] == "assistant"):
+        raise UserError("The last turn of the conversation must be the character's to be continued, else the player's.")
+    return request
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"The request has no {name}.")
+    return value
+
+
+def _player(fields: dict[str, Any]) -> str:
+    name = fields.get("player")
+    return " ".join(_clean(name).split()) or PLAYER if isinstance(name, str) else PLAYER
+
+
+def _turns(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list) or not all(
+            isinstance(turn, list) and len(turn) == 2 and turn[0] in ROLES and isinstance(turn[1], str) for turn in value):
+        raise UserError('The turns must be pairs of a role ("user" or "assistant") and a text.')
+    return tuple((role, _clean(text)) for role, text in value)
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates would break the tokenizer."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _wish(fields: dict[str, Any]) -> Wish:
+    given = fields.get("sampling") or {}
+    if not isinstance(given, dict):
+        raise UserError("The sampling must be an object.")
+    known = {name: given[name] for name in ("temperature", "top_p", "limit", "seed") if given.get(name) is not None}
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+               for value in known.values()):
+        raise UserError("The sampling must be numbers.")
+    wish = Wish(float(known.get("temperature", Wish.temperature)), float(known.get("top_p", Wish.top_p)),
+                int(known.get("limit", Wish.limit)), int(known.get("seed", random.getrandbits(32))))
+    if wish.temperature < 0 or not 0 < wish.top_p <= 1 or wish.limit < 1 or not 0 <= wish.seed < 2**32:
+        raise UserError("The temperature must not be negative, top_p must lie above 0 and at most at 1, the limit must be at "
+                        "least 1, and the seed must lie between 0 and 4294967295.")
+    return wish

@@ -1,0 +1,245 @@
+"""The chat worker's tasks: generators that do a little (a piece of a prompt, a token) between two yields.
+
+What a task yields is an answer without its id, or None where a turn brought
+nothing to say. Time is counted only while a task computes, never while others
+have their turn. Knows the shelf and requests, no pipes.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from engine.base.errors import UserError
+from engine.base.process import is_out_of_memory
+from engine.models.chat_format import encode_answer, encode_chat, endings, render_chat
+from engine.models.sampling import Sampling, choose
+from engine.models.steady import PIECE, SteadyConversation
+from engine.serving.requests import Request
+from engine.serving.shelf import Loaded, Shelf, Turn
+
+Task = Generator[Turn, None, None]
+FEWEST = 16  # tokens of an answer: with less room than this, the prompt is too long
+BLOCK = 8  # turns dropped together, so that the prompt's beginning stays the same for a while and need not be read anew
+
+
+class _Clock:
+    """Seconds of computing."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def encode(tokenizer: Any, request: Request, dropped: int = 0) -> list[int]:
+    """Token ids of a request's conversation, up to where the character is to speak."""
+    messages = request.messages(dropped)
+    if not request.goes_on:
+        return encode_chat(tokenizer, messages)
+    return [*encode_chat(tokenizer, messages[:-1]), *encode_answer(tokenizer, messages[-1]["content"].rstrip(), False)]
+
+
+def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], int, int]:
+    """The prompt's ids, how many of the oldest turns had to go, and the longest answer, in tokens, that `window` allows.
+
+    Raises UserError where the card and the last turn alone are too long.
+    """
+    limit = min(request.wish.limit, window // 2)
+    last = max(0, len(request.turns) - 1)  # it stays
+    prompt, dropped = encode(tokenizer, request), 0
+    if len(prompt) + limit > window and last:
+        low, high = 1, last
+        while low < high:
+            middle = (low + high) // 2
+            if len(encode(tokenizer, request, middle)) + limit > window:
+                low = middle + 1
+            else:
+                high = middle
+        whole_blocks = -(-low // BLOCK) * BLOCK
+        dropped = whole_blocks if whole_blocks <= last - BLOCK else low
+        prompt = encode(tokenizer, request, dropped)
+    room = window - len(prompt)
+    if room < min(limit, FEWEST):
+        raise UserError(f"The card and the last message are too long for this model: {len(prompt):,} tokens, and it reads "
+                        f"{window:,}.", "Shorten the card, or choose a model with a longer context.")
+    return prompt, dropped, min(limit, room)
+
+
+def speak(request: Request, shelf: Shelf) -> Task:
+    """Answer: Said for every new piece of text, then Ended."""
+    loading = shelf.load(request.model)
+    loaded = yield from _unless_stopped(loading, request)
+    if loaded is None:
+        yield {"event": "Ended", "reason": "stopped", **_Answer(request, None, [], 0, 0, 0).measures()}
+        return
+    loaded.users += 1
+    try:
+        prompt, dropped, limit = fit(loaded.tokenizer, request, loaded.window)
+        with loaded.conversation(prompt) as talk:
+            answer = _Answer(request, loaded, prompt, limit, dropped, talk.reusable(prompt))
+            yield from answer.stream(talk, shelf)
+    finally:
+        loaded.users -= 1
+
+
+def _unless_stopped(loading: Generator[Turn, None, Loaded], request: Request) -> Generator[Turn, None, Loaded | None]:
+    """What `loading` gives, or None when the request was stopped meanwhile."""
+    try:
+        while not request.stopped:
+            yield next(loading)
+    except StopIteration as end:
+        return end.value
+    loading.close()
+    return None
+
+
+class _Answer:
+    """One answer while it grows."""
+
+    def __init__(self, request: Request, loaded: Loaded | None, prompt: list[int], limit: int, dropped: int,
+                 reused: int) -> None:
+        self.request, self.loaded, self.prompt, self.dropped, self.reused = request, loaded, prompt, dropped, reused
+        self.limit = limit
+        self.clock = _Clock()
+        self.tokens: list[int] = []
+        self.text = ""
+        self.first = 0.0
+        self.second_try = False
+
+    def stream(self, talk: SteadyConversation, shelf: Shelf) -> Task:
+        """Read the prompt, then say token after token."""
+        assert self.loaded
+        wish = self.request.wish
+        sampling = Sampling(endings(self.loaded.tokenizer), self.limit, wish.temperature, wish.top_p, wish.seed)
+        generator = torch.Generator().manual_seed(wish.seed)
+        reason = "limit"
+        logits = yield from self._read(talk, shelf, self.prompt)
+        for _ in range(self.limit):
+            if logits is None or self.request.stopped:
+                reason = "stopped"
+                break
+            with self.clock.running():
+                token = int(choose(logits, sampling, generator))
+                self.first = self.first or self.clock.seconds
+                if token in sampling.endings:
+                    reason = "ended"
+                    break
+                self.tokens.append(token)
+                piece = self._piece(last=len(self.tokens) == self.limit)
+            yield {"event": "Said", "text": piece, "tokens": len(self.tokens), "seconds": self.clock.seconds,
+                   "first_token": self.first} if piece else None
+            if len(self.tokens) < self.limit:
+                logits = yield from self._advance(talk, shelf, token)
+        if piece := self._piece(last=True):
+            yield {"event": "Said", "text": piece, "tokens": len(self.tokens), "seconds": self.clock.seconds,
+                   "first_token": self.first}
+        yield {"event": "Ended", "reason": reason, **self.measures()}
+
+    def _read(self, talk: SteadyConversation, shelf: Shelf, tokens: Sequence[int]) -> Generator[Turn, None, Any]:
+        """The logits behind `tokens`; None when stopped before. Out of memory: all else is freed, then once more."""
+        reading = talk.read(tokens)
+        while not self.request.stopped:
+            failed = False
+            try:
+                with self.clock.running():
+                    next(reading)
+            except StopIteration as end:
+                return end.value
+            except Exception as error:
+                self._allow_second_try(error)
+                failed = True
+            if failed:  # outside the except block, where the error still holds what was computed
+                self._start_over(talk, shelf)
+                reading = talk.read(tokens)
+            yield None
+        return None
+
+    def _advance(self, talk: SteadyConversation, shelf: Shelf, token: int) -> Generator[Turn, None, Any]:
+        try:
+            with self.clock.running():
+                return talk.advance(token)
+        except Exception as error:
+            self._allow_second_try(error)
+        self._start_over(talk, shelf)
+        return (yield from self._read(talk, shelf, [*self.prompt, *self.tokens]))
+
+    def _allow_second_try(self, error: Exception) -> None:
+        if self.second_try or not is_out_of_memory(error):
+            raise error
+        logging.warning("out of memory in %s; trying once more", self.request.id)
+        self.second_try = True
+
+    def _start_over(self, talk: SteadyConversation, shelf: Shelf) -> None:
+        talk.clear()
+        shelf.free()
+
+    def _piece(self, last: bool) -> str:
+        """What can be said now: whole characters, white space only once something follows it."""
+        assert self.loaded
+        text = self.loaded.tokenizer.decode(self.tokens, skip_special_tokens=True)
+        text = text if self.request.goes_on else text.lstrip()
+        if text.endswith("\ufffd") and not last:
+            return ""
+        text = text.rstrip()
+        piece = text[len(self.text):]
+        self.text = text if piece else self.text
+        return piece
+
+    def measures(self) -> dict[str, Any]:
+        """The fields of Ended but its reason."""
+        count, seconds = len(self.tokens), self.clock.seconds
+        speed = (count - 1) / max(seconds - self.first, 1e-9) if count > 1 else 0.0
+        return {"text": self.text, "tokens": count, "prompt_tokens": len(self.prompt), "reused_tokens": self.reused,
+                "dropped_turns": self.dropped, "seconds": seconds, "first_token": self.first, "tokens_per_second": speed,
+                "seed": self.request.wish.seed}
+
+
+def warm(request: Request, shelf: Shelf, wanted: Callable[[str], bool]) -> Task:
+    """Load the model and read what every prompt of this card begins with; gives way as soon as `wanted(model)`."""
+    loaded = yield from _unless_stopped(shelf.load(request.model), request)
+    if loaded is None:
+        yield {"event": "Warmed", "model": request.model, "tokens": 0, "reused_tokens": 0, "seconds": 0.0}
+        return
+    loaded.users += 1
+    clock = _Clock()
+    try:
+        prompt, target = _common_beginning(loaded, request)
+        with loaded.conversation(prompt) as talk:
+            reached = known = talk.reusable(prompt)
+            reading = talk.read(prompt)
+            while reached < target and not request.stopped and not wanted(request.model):
+                with clock.running():
+                    next(reading, None)
+                reached = len(talk.tokens)
+                yield None
+        yield {"event": "Warmed", "model": request.model, "tokens": reached, "reused_tokens": known, "seconds": clock.seconds}
+    finally:
+        loaded.users -= 1
+
+
+def _common_beginning(loaded: Loaded, request: Request) -> tuple[list[int], int]:
+    """A prompt of this card, and how many of its tokens, in whole pieces, stand there whatever the player says next."""
+    first, second = (
+        encode(loaded.tokenizer, Request("speak", 0, request.model, request.card, (*request.turns, ("user", said)), request.player))
+        for said in ("a", "0"))
+    same = next((place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), len(first))
+    return first, min(same, loaded.window // 2) // PIECE * PIECE
+
+
+def show_prompt(request: Request, shelf: Shelf) -> Task:
+    """The exact text that the model gets, and its number of tokens."""
+    tokenizer = yield from shelf.tokenizer(request.model)
+    messages = request.messages()
+    text = render_chat(tokenizer, messages[:-1] if request.goes_on else messages)
+    text += messages[-1]["content"].rstrip() if request.goes_on else ""
+    yield {"event": "Prompt", "text": text, "tokens": len(encode(tokenizer, request))}
