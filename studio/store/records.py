@@ -7,7 +7,7 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast, get_origin
 
@@ -43,13 +43,13 @@ def row_of(**fields: Any) -> dict[str, Any]:
 
 def record(kind: type[Record], row: dict[str, Any]) -> Record:
     """The record of a row that has a column for each field; further columns are passed over."""
-    return kind(**{name: decode(row[name]) for name, decode in _decoders(kind).items()})
+    return kind(**{name: decode(row[name]) for name, decode in _decoders(cast(Any, kind)).items()})
 
 
 @cache
-def _decoders(kind: Hashable) -> dict[str, Callable[[Any], Any]]:
+def _decoders(kind: Any) -> dict[str, Callable[[Any], Any]]:
     return {field.name: _DECODERS.get(get_origin(field.type) or field.type, lambda value: value)
-            for field in dataclasses.fields(cast(Any, kind))}
+            for field in dataclasses.fields(kind)}
 
 
 def many(db: Database, kind: type[Record], sql: str, parameters: Sequence[Any] = ()) -> list[Record]:

@@ -1,0 +1,254 @@
+"""Characters, the versions of their cards, and portraits.
+
+A version never changes once something refers to it; only an autosave that nothing refers to is written over.
+A card is kept as it came (engine.cards reads it); here only its names and tags are looked at.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sqlite_utils import Database
+
+from engine.base.files import slug
+from studio.store.contents import checked, names_and_tags
+from studio.store.database import Store
+from studio.store.records import many, need, new_id, now, one, row_of, scalar
+
+AUTOSAVE_SECONDS = 30.0  # autosaves this soon after one another are one version
+_SELECT = "SELECT *, bundled_as IS NOT NULL AS bundled FROM characters"
+
+
+class Keep(Enum):
+    """The present portrait."""
+
+    KEEP = "keep"
+
+
+KEEP = Keep.KEEP
+
+
+@dataclass(frozen=True)
+class Character:
+    """A character. `version`: the number of the newest version. Times are Unix seconds; `deleted`: when, or None.
+
+    `slug` is unique and stays when the character is renamed; `char` is what {{char}} stands for.
+    """
+
+    id: str
+    slug: str
+    name: str
+    char: str
+    bundled: bool
+    version: int
+    tags: tuple[str, ...]
+    made: float
+    updated: float
+    deleted: float | None
+
+
+@dataclass(frozen=True)
+class Version:
+    """A character's card at one time. `portrait`: its sha256; `origin`: saved, autosaved or bundled."""
+
+    character: str
+    number: int
+    card: dict[str, Any]
+    portrait: str | None
+    note: str
+    made: float
+    origin: str
+
+
+def create(store: Store, card: dict[str, Any], portrait: bytes | None = None, bundled: bool = False) -> Character:
+    """A new character whose first version is `card`. Raises UserError for what is no card's object."""
+    with store.write() as db:
+        return _create(db, card, _keep_portrait(db, portrait), bundled)
+
+
+def list_characters(store: Store, search: str = "", deleted: bool = False) -> list[Character]:
+    """Characters, the last changed first; those whose names and tags hold every word of `search`, in any case.
+
+    `deleted`: the deleted ones instead.
+    """
+    with store.read() as db:
+        found = many(db, Character, f"{_SELECT} WHERE (deleted IS NOT NULL) = ? ORDER BY updated DESC, name", [int(deleted)])
+    words = search.casefold().split()
+    return [character for character in found if all(word in _searched(character) for word in words)]
+
+
+def get(store: Store, id_or_slug: str) -> Character | None:
+    """The character, deleted or not."""
+    with store.read() as db:
+        return one(db, Character, f"{_SELECT} WHERE id = ? OR slug = ? ORDER BY id = ? DESC", [id_or_slug] * 3)
+
+
+def head(store: Store, id: str) -> Version:
+    """The newest version. Raises UserError when there is no such character."""
+    with store.read() as db:
+        return _head(db, id)
+
+
+def version(store: Store, id: str, number: int) -> Version:
+    """One version. Raises UserError when there is none."""
+    with store.read() as db:
+        return need(_version(db, id, number), "version")
+
+
+def versions(store: Store, id: str) -> list[Version]:
+    """All versions, newest first."""
+    with store.read() as db:
+        return many(db, Version, "SELECT * FROM versions WHERE character = ? ORDER BY number DESC", [id])
+
+
+def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Keep | None = KEEP, note: str = "",
+         autosave: bool = True) -> Version:
+    """The version that holds this content: the newest one when it is equal, else a new one.
+
+    An autosave within AUTOSAVE_SECONDS of a newest version that is itself an autosave, and that no chat, run,
+    line set or round refers to, replaces it (its time stays, so that long writing leaves a version each half minute).
+    A save by hand of equal content only puts the note on the newest version, and no autosave replaces that one then.
+    Raises UserError for what is no card's object, and for an unknown character.
+    """
+    with store.write() as db:
+        newest = _head(db, id)
+        picture = newest.portrait if isinstance(portrait, Keep) else _keep_portrait(db, portrait)
+        if _same(newest, card, picture):
+            if not autosave:
+                _change(db, newest, origin="saved", note=note or newest.note)
+            return _head(db, id)
+        if autosave and _replaceable(db, newest):
+            _change(db, newest, card=checked(card), portrait=picture, note=note)
+            _drop_unused(db, newest.portrait)
+            _refresh(db, id, newest.number, card)
+            return _head(db, id)
+        return _append(db, id, card, picture, note, "autosaved" if autosave else "saved")
+
+
+def restore(store: Store, id: str, number: int) -> Version:
+    """A new version with the content of version `number`."""
+    with store.write() as db:
+        old = need(_version(db, id, number), "version")
+        return _append(db, id, old.card, old.portrait, f"Version {number} restored", "saved")
+
+
+def duplicate(store: Store, id: str) -> Character:
+    """A new character with the newest card and portrait of another."""
+    with store.write() as db:
+        newest = _head(db, id)
+        return _create(db, newest.card, newest.portrait, False)
+
+
+def delete(store: Store, id: str) -> Character:
+    """Take the character off the list; everything of it is kept."""
+    return _set_deleted(store, id, now())
+
+
+def undelete(store: Store, id: str) -> Character:
+    """Put a deleted character back on the list."""
+    return _set_deleted(store, id, None)
+
+
+def portrait(store: Store, sha256: str) -> bytes | None:
+    """The picture of this sha256."""
+    with store.read() as db:
+        return scalar(db, "SELECT data FROM portraits WHERE sha256 = ?", [sha256])
+
+
+def sync_bundled(store: Store, cards: list[dict[str, Any]]) -> None:
+    """Bring the characters that come with the studio up to date: new ones are added, changed cards become versions.
+
+    A character that the user has changed or deleted is left alone.
+    """
+    with store.write() as db:
+        for card in cards:
+            name = names_and_tags(card)[0]
+            id = scalar(db, "SELECT id FROM characters WHERE bundled_as = ? ORDER BY made", [slug(name)])
+            if id is None:
+                _create(db, card, None, True)
+                continue
+            newest = _head(db, id)
+            if newest.origin == "bundled" and not _same(newest, card, newest.portrait):
+                _append(db, id, card, newest.portrait, "Updated with the studio", "bundled")
+
+
+def _create(db: Database, card: dict[str, Any], picture: str | None, bundled: bool) -> Character:
+    name, char, tags = names_and_tags(card)
+    stem = slug(name)
+    taken = {row[0] for row in db.execute("SELECT slug FROM characters WHERE slug = ? OR slug GLOB ? || '-*'", [stem, stem])}
+    free = next(text for text in (stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3))) if text not in taken)
+    id, time = new_id(), now()
+    db.table("characters").insert(row_of(id=id, slug=free, name=name, char=char, bundled_as=stem if bundled else None, version=0,
+                                         tags=tags, made=time, updated=time, deleted=None))
+    _append(db, id, card, picture, "", "bundled" if bundled else "saved")
+    return _character(db, id)
+
+
+def _append(db: Database, id: str, card: dict[str, Any], picture: str | None, note: str, origin: str) -> Version:
+    number = 1 + scalar(db, "SELECT version FROM characters WHERE id = ?", [id])
+    db.table("versions").insert(row_of(character=id, number=number, card=checked(card), portrait=picture, note=note,
+                                       origin=origin, made=now()))
+    _refresh(db, id, number, card)
+    return _head(db, id)
+
+
+def _refresh(db: Database, id: str, number: int, card: dict[str, Any]) -> None:
+    name, char, tags = names_and_tags(card)
+    db.table("characters").update(id, row_of(version=number, name=name, char=char, tags=tags, updated=now()))
+
+
+def _change(db: Database, version: Version, **fields: Any) -> None:
+    db.table("versions").update((version.character, version.number), row_of(**fields))
+
+
+def _head(db: Database, id: str) -> Version:
+    found = one(db, Version, "SELECT versions.* FROM versions JOIN characters ON characters.id = character AND version = number "
+                "WHERE character = ?", [id])
+    return need(found, "character")
+
+
+def _version(db: Database, id: str, number: int) -> Version | None:
+    return one(db, Version, "SELECT * FROM versions WHERE character = ? AND number = ?", [id, number])
+
+
+def _same(version: Version, card: dict[str, Any], picture: str | None) -> bool:
+    """Compared as JSON: for Python, 1 and true are equal."""
+    first, second = (json.dumps(content, sort_keys=True) for content in (version.card, card))
+    return version.portrait == picture and first == second
+
+
+def _replaceable(db: Database, newest: Version) -> bool:
+    if newest.origin != "autosaved" or not 0 <= now() - newest.made < AUTOSAVE_SECONDS:
+        return False
+    return not any(scalar(db, f"SELECT 1 FROM {table} WHERE character = ? AND version = ?", [newest.character, newest.number])
+                   for table in ("chats", "runs", "line_sets", "rounds"))
+
+
+def _keep_portrait(db: Database, data: bytes | None) -> str | None:
+    if not data:
+        return None
+    digest = hashlib.sha256(data).hexdigest()
+    db.table("portraits").insert({"sha256": digest, "data": data}, ignore=True)
+    return digest
+
+
+def _drop_unused(db: Database, digest: str | None) -> None:
+    db.execute("DELETE FROM portraits WHERE sha256 = ? AND sha256 NOT IN "
+               "(SELECT portrait FROM versions WHERE portrait IS NOT NULL)", [digest])
+
+
+def _searched(character: Character) -> str:
+    return "\n".join((character.name, character.char, character.slug, *character.tags)).casefold()
+
+
+def _set_deleted(store: Store, id: str, when: float | None) -> Character:
+    with store.write() as db:
+        _character(db, id)
+        db.table("characters").update(id, {"deleted": when})
+        return _character(db, id)
+
+
+def _character(db: Database, id: str) -> Character:
+    return need(one(db, Character, f"{_SELECT} WHERE id = ?", [id]), "character")
