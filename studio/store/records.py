@@ -41,9 +41,10 @@ def row_of(**fields: Any) -> dict[str, Any]:
             for name, value in fields.items()}
 
 
-def record(kind: type[Record], row: dict[str, Any]) -> Record:
-    """The record of a row that has a column for each field; further columns are passed over."""
-    return kind(**{name: decode(row[name]) for name, decode in _decoders(cast(Any, kind)).items()})
+def record(kind: type[Record], row: dict[str, Any], **ready: Any) -> Record:
+    """The record of a row that has a column for each field but the `ready` ones; further columns are passed over."""
+    decoders = _decoders(cast(Any, kind)).items()
+    return kind(**{name: decode(row[name]) for name, decode in decoders if name not in ready}, **ready)
 
 
 @cache

@@ -1,0 +1,193 @@
+"""Sets of calibration lines: what a player asks and how the character answers, as a person reads and approves them.
+
+A set that was approved and that a run learns from never changes: copy_set makes one that may. Removed lines are kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlite_utils import Database
+
+from engine.base.errors import UserError
+from engine.base.text import normalise
+from studio.store.database import Store
+from studio.store.records import many, need, new_id, now, one, row_of, scalar, to_json
+
+_WRITTEN = ("question", "answer", "neutral", "category", "source", "complete", "sensitivity")  # by the engine, in its order
+
+
+@dataclass(frozen=True)
+class LineSet:
+    """A set of one version of a character. `state`: draft or approved; `run`: what made it, or None.
+
+    `rejected`: how many lines the engine threw away, by reason.
+    """
+
+    id: str
+    character: str
+    version: int
+    name: str
+    state: str
+    run: str | None
+    rejected: dict[str, int]
+    made: float
+
+
+@dataclass(frozen=True)
+class CalibrationLine:
+    """A question and an answer. `complete`: the answer ended by itself; `sensitivity`: the engine's score, or None."""
+
+    id: str
+    position: int
+    question: str
+    answer: str
+    neutral: str
+    category: str
+    source: str
+    complete: bool
+    sensitivity: float | None
+    removed: bool
+
+
+def add_set(store: Store, character: str, version: int, lines: Sequence[dict[str, Any]], rejected: dict[str, int],
+            run: str | None = None, name: str = "") -> LineSet:
+    """A new draft. `lines`: objects as the engine writes them. Raises UserError for a line that is none."""
+    rows = [_row(number, line) for number, line in enumerate(lines, start=1)]
+    with store.write() as db:
+        need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [character, version]), "version")
+        if run is not None:
+            need(scalar(db, "SELECT 1 FROM runs WHERE id = ?", [run]), "run")
+        return _add(db, rows, row_of(character=character, version=version, name=name, run=run, rejected=rejected))
+
+
+def sets(store: Store, character: str) -> list[LineSet]:
+    """The sets of a character, newest first."""
+    with store.read() as db:
+        return many(db, LineSet, "SELECT * FROM line_sets WHERE character = ? ORDER BY made DESC, rowid DESC", [character])
+
+
+def line_set(store: Store, id: str) -> LineSet | None:
+    """The set."""
+    with store.read() as db:
+        return one(db, LineSet, "SELECT * FROM line_sets WHERE id = ?", [id])
+
+
+def lines(store: Store, set_id: str, removed: bool = False) -> list[CalibrationLine]:
+    """The lines of a set in order; `removed`: those that were taken out instead."""
+    with store.read() as db:
+        return many(db, CalibrationLine, "SELECT * FROM lines WHERE line_set = ? AND removed = ? ORDER BY position",
+                    [set_id, int(removed)])
+
+
+def change(store: Store, line_id: str, question: str | None = None, answer: str | None = None) -> CalibrationLine:
+    """Change a line's texts; a changed answer counts as complete, a changed question loses its score.
+
+    Raises UserError for an empty text, a question that the set has already, and a set that a run learns from.
+    """
+    with store.write() as db:
+        line = _line(db, line_id)
+        _require_changeable(db, [line_id])
+        texts = {"question": line.question if question is None else question, "answer": line.answer if answer is None else answer}
+        if not normalise(texts["question"]) or not texts["answer"].strip():
+            raise UserError("A line needs a question and an answer.", "To drop the line, remove it.")
+        if texts == {"question": line.question, "answer": line.answer}:
+            return line
+        asks_anew = texts["question"] != line.question
+        if asks_anew and normalise(texts["question"]) in _other_questions(db, line_id):
+            raise UserError("Another line of this set asks the same question.")
+        complete = line.complete or texts["answer"] != line.answer
+        score = None if asks_anew else line.sensitivity
+        db.table("lines").update(line_id, row_of(**texts, complete=complete, sensitivity=score))
+        return _line(db, line_id)
+
+
+def remove(store: Store, ids: Sequence[str]) -> None:
+    """Take lines out of their set. Raises UserError for a set that a run learns from."""
+    _set_removed(store, ids, True)
+
+
+def put_back(store: Store, ids: Sequence[str]) -> None:
+    """Put removed lines back in their places. Raises UserError for a set that a run learns from."""
+    _set_removed(store, ids, False)
+
+
+def approve(store: Store, set_id: str) -> LineSet:
+    """Say that a person has read the set. Raises UserError when no line is left in it."""
+    with store.write() as db:
+        _set(db, set_id)
+        if not scalar(db, "SELECT count(*) FROM lines WHERE line_set = ? AND NOT removed", [set_id]):
+            raise UserError("This set has no lines.", "Put some back or make a new set.")
+        db.table("line_sets").update(set_id, {"state": "approved"})
+        return _set(db, set_id)
+
+
+def is_fixed(store: Store, set_id: str) -> bool:
+    """Whether the set was approved and a run learns from it, so that it may no longer change."""
+    with store.read() as db:
+        return _is_fixed(db, set_id)
+
+
+def copy_set(store: Store, set_id: str, name: str = "") -> LineSet:
+    """A new draft with the lines of a set, removed ones too."""
+    with store.write() as db:
+        old = _set(db, set_id)
+        rows = list(db.query(f"SELECT position, removed, {', '.join(_WRITTEN)} FROM lines WHERE line_set = ?", [set_id]))
+        return _add(db, rows, row_of(character=old.character, version=old.version, name=name or old.name, run=old.run,
+                                     rejected=old.rejected))
+
+
+def as_jsonl(store: Store, set_id: str) -> str:
+    """The lines as the engine reads them: JSON Lines, one object each, removed ones left out."""
+    return "".join(to_json({field: getattr(line, field) for field in _WRITTEN}) + "\n" for line in lines(store, set_id))
+
+
+def _row(number: int, line: dict[str, Any]) -> dict[str, Any]:
+    texts = {field: line.get(field) or "" for field in ("question", "answer", "neutral", "category", "source")}
+    score = line.get("sensitivity")
+    if not all(isinstance(text, str) for text in texts.values()) or not normalise(texts["question"]) or not texts["answer"].strip():
+        raise UserError(f"Line {number} has no question or no answer; none of the lines was kept.")
+    return row_of(**{**texts, "category": texts["category"] or "other", "source": texts["source"] or "user"}, position=number,
+                  complete=line.get("complete") is not False, removed=False,
+                  sensitivity=float(score) if isinstance(score, int | float) else None)
+
+
+def _add(db: Database, rows: Sequence[dict[str, Any]], fields: dict[str, Any]) -> LineSet:
+    set_id = new_id()
+    db.table("line_sets").insert({"id": set_id, "state": "draft", "made": now(), **fields})
+    db.table("lines").insert_all({"id": new_id(), "line_set": set_id, **row} for row in rows)
+    return _set(db, set_id)
+
+
+def _set(db: Database, set_id: str) -> LineSet:
+    return need(one(db, LineSet, "SELECT * FROM line_sets WHERE id = ?", [set_id]), "set of lines")
+
+
+def _line(db: Database, line_id: str) -> CalibrationLine:
+    return need(one(db, CalibrationLine, "SELECT * FROM lines WHERE id = ?", [line_id]), "line")
+
+
+def _other_questions(db: Database, line_id: str) -> set[str]:
+    rows = db.execute("SELECT question FROM lines WHERE line_set = (SELECT line_set FROM lines WHERE id = ?) "
+                      "AND id != ? AND NOT removed", [line_id, line_id])
+    return {normalise(row[0]) for row in rows}
+
+
+def _is_fixed(db: Database, set_id: str) -> bool:
+    return scalar(db, "SELECT 1 FROM line_sets WHERE id = ? AND state = 'approved' AND id IN (SELECT line_set FROM runs)",
+                  [set_id]) is not None
+
+
+def _require_changeable(db: Database, ids: Sequence[str]) -> None:
+    """Raise UserError when a line is unknown, or in a set that is fixed."""
+    rows = [(id, scalar(db, "SELECT line_set FROM lines WHERE id = ?", [id])) for id in ids]
+    for set_id in {need(set_id, "line") for _, set_id in rows}:
+        if _is_fixed(db, set_id):
+            raise UserError("A run has learned from these lines, so they stay as they are.", "Make a copy of the set to change it.")
+
+
+def _set_removed(store: Store, ids: Sequence[str], removed: bool) -> None:
+    with store.write() as db:
+        _require_changeable(db, ids)
+        for id in ids:
+            db.table("lines").update(id, row_of(removed=removed))

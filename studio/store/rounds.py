@@ -1,0 +1,218 @@
+"""Rounds of comparison: the same message to several models, and what a person thought of the answers.
+
+A vote is kept by what it was given to (the whole model or the pruned one), never by the side of the screen.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlite_utils import Database
+
+from engine.base.errors import UserError
+from studio.store.database import Store
+from studio.store.records import many, need, new_id, now, one, record, row_of, scalar
+
+VERDICTS = ("left", "right", "tie", "both_bad")
+KINDS = ("pair", "grid")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer. `run`: the pruned model's, or None: the whole model. `side`: its place when not swapped, from 0."""
+
+    id: str
+    side: int
+    run: str | None
+    model: str
+    text: str
+    measures: dict[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """One message and its answers. `turns`: [role, text] of what was said before; `swapped`: side 0 was shown on the right."""
+
+    id: str
+    character: str
+    version: int
+    kind: str
+    message: str
+    turns: list[list[str]]
+    seed: int
+    blind: bool
+    swapped: bool
+    answers: list[Answer]
+    made: float
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A person's verdict: dense, pruned, tie or both_bad of a pair (answer None); good or bad of an answer in a grid."""
+
+    round: str
+    answer: str | None
+    verdict: str
+    made: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Votes on pairs of one pruned model with the whole one. `total`: all votes, those for both_bad too.
+
+    `share`: wins of the pruned model and half of the ties, among the decided votes (all but both_bad); None while there
+    are none. `low`, `high`: its 95 % interval (see wilson).
+    """
+
+    pruned: int
+    dense: int
+    tie: int
+    both_bad: int
+    total: int
+    share: float | None
+    low: float
+    high: float
+
+
+def open_round(store: Store, character: str, version: int, kind: str, message: str, turns: Sequence[Sequence[str]],
+               models: Sequence[tuple[str | None, str]], seed: int = 0, blind: bool = False, swapped: bool = False) -> Round:
+    """A new round with an empty answer for each of `models`: (run or None, model), in order of their sides.
+
+    Raises ValueError for an unknown kind, and for a pair that is not one whole and one pruned model.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of round: {kind}")
+    if not models or (kind == "pair" and sorted(run is None for run, _ in models) != [False, True]):
+        raise ValueError("a pair is one whole and one pruned model, and a grid has at least one")
+    with store.write() as db:
+        need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [character, version]), "version")
+        id = new_id()
+        db.table("rounds").insert(row_of(
+            id=id, character=character, version=version, kind=kind, message=message, turns=[list(turn) for turn in turns],
+            seed=seed, blind=blind, swapped=swapped, made=now(), cleared=None))
+        for side, (run, model) in enumerate(models):
+            if run is not None:
+                need(scalar(db, "SELECT 1 FROM runs WHERE id = ?", [run]), "run")
+            db.table("answers").insert(row_of(id=new_id(), round=id, side=side, run=run, model=model, text="", measures={}, reason=""))
+        return _round(db, id)
+
+
+def get(store: Store, id: str) -> Round | None:
+    """The round, cleared or not."""
+    with store.read() as db:
+        return next(iter(_rounds(db, "WHERE id = ?", [id])), None)
+
+
+def rounds(store: Store, character: str, kind: str | None = None) -> list[Round]:
+    """The rounds of a character, newest first, cleared ones left out."""
+    with store.read() as db:
+        return _rounds(db, "WHERE character = ? AND kind = ifnull(?, kind) AND cleared IS NULL ORDER BY made DESC, rowid DESC",
+                       [character, kind])
+
+
+def set_answer(store: Store, answer_id: str, text: str, measures: dict[str, Any] | None = None, reason: str = "") -> Answer:
+    """Keep what a model said."""
+    with store.write() as db:
+        _answer(db, answer_id)
+        db.table("answers").update(answer_id, row_of(text=text, measures=measures or {}, reason=reason))
+        return _answer(db, answer_id)
+
+
+def vote(store: Store, round_id: str, verdict: str) -> Vote:
+    """Vote on a pair: left, right, tie or both_bad, as it was shown. A second vote takes the place of the first."""
+    if verdict not in VERDICTS:
+        raise ValueError(f"unknown verdict: {verdict}")
+    with store.write() as db:
+        found = _round(db, round_id)
+        if found.kind != "pair":
+            raise ValueError("the answers of a grid are voted on one by one")
+        if verdict in ("left", "right"):
+            side = (verdict == "right") != found.swapped
+            verdict = "dense" if found.answers[side].run is None else "pruned"
+        return _vote(db, round_id, None, verdict)
+
+
+def vote_cell(store: Store, answer_id: str, good: bool) -> Vote:
+    """Vote on one answer of a grid. A second vote takes the place of the first."""
+    with store.write() as db:
+        _answer(db, answer_id)
+        round_id, kind = db.execute("SELECT rounds.id, kind FROM answers JOIN rounds ON rounds.id = round WHERE answers.id = ?",
+                                    [answer_id]).fetchone()
+        if kind != "grid":
+            raise ValueError("a pair is voted on as a whole")
+        return _vote(db, round_id, answer_id, "good" if good else "bad")
+
+
+def unvote(store: Store, round_id: str) -> None:
+    """Take back all votes on a round."""
+    with store.write() as db:
+        db.execute("DELETE FROM votes WHERE round = ?", [round_id])
+
+
+def votes(store: Store, round_id: str) -> list[Vote]:
+    """The votes on a round: at most one on a pair, at most one an answer on a grid."""
+    with store.read() as db:
+        return many(db, Vote, "SELECT * FROM votes WHERE round = ? ORDER BY made", [round_id])
+
+
+def tally(store: Store, run_id: str) -> Tally:
+    """The votes on pairs with the pruned model of a run, cleared rounds left out."""
+    with store.read() as db:
+        counts = dict(db.execute(
+            "SELECT verdict, count(*) FROM votes JOIN rounds ON rounds.id = votes.round WHERE kind = 'pair' AND cleared IS NULL "
+            "AND rounds.id IN (SELECT round FROM answers WHERE run = ?) GROUP BY verdict", [run_id]).fetchall())
+    pruned, dense, tie, both_bad = (counts.get(verdict, 0) for verdict in ("pruned", "dense", "tie", "both_bad"))
+    decided, points = pruned + dense + tie, pruned + tie / 2
+    low, high = wilson(points, decided)
+    return Tally(pruned, dense, tie, both_bad, decided + both_bad, points / decided if decided else None, low, high)
+
+
+def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927), good for few samples; z = 1.96: 95 %. (0, 1) without samples."""
+    if not 0 <= successes <= total:
+        raise ValueError(f"{successes} successes of {total}")
+    if total == 0:
+        return 0.0, 1.0
+    share = successes / total
+    centre = share + z * z / (2 * total)
+    reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
+def clear(store: Store, character: str, run: str | None = None) -> str:
+    """Take away the rounds of a character (with `run`: those it took part in). Returns undo's token; "" when there were none."""
+    token = new_id()
+    with store.write() as db:
+        cleared = db.execute("UPDATE rounds SET cleared = ? WHERE character = ? AND cleared IS NULL AND "
+                             "(? IS NULL OR id IN (SELECT round FROM answers WHERE run = ?))", [token, character, run, run])
+        return token if cleared.rowcount else ""
+
+
+def undo(store: Store, token: str) -> None:
+    """Put cleared rounds back. Raises UserError for a token that was used already."""
+    with store.write() as db:
+        if not db.execute("UPDATE rounds SET cleared = NULL WHERE cleared = ?", [token]).rowcount:
+            raise UserError("There is nothing left to undo here.")
+
+
+def _vote(db: Database, round_id: str, answer_id: str | None, verdict: str) -> Vote:
+    db.execute("DELETE FROM votes WHERE round = ? AND answer IS ?", [round_id, answer_id])
+    vote = Vote(round_id, answer_id, verdict, now())
+    db.table("votes").insert(row_of(**vars(vote)))
+    return vote
+
+
+def _rounds(db: Database, where: str, parameters: Sequence[Any]) -> list[Round]:
+    return [record(Round, row, answers=many(db, Answer, "SELECT * FROM answers WHERE round = ? ORDER BY side", [row["id"]]))
+            for row in list(db.query(f"SELECT * FROM rounds {where}", parameters))]
+
+
+def _round(db: Database, id: str) -> Round:
+    return need(next(iter(_rounds(db, "WHERE id = ?", [id])), None), "round")
+
+
+def _answer(db: Database, id: str) -> Answer:
+    return need(one(db, Answer, "SELECT * FROM answers WHERE id = ?", [id]), "answer")
