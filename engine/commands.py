@@ -3,18 +3,17 @@
 import argparse
 import json
 import shlex
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.base import events
-from engine.base.errors import Interrupted, UserError
+from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest, folder_size, is_file, read_json
 from engine.base.recipe import make_recipe
 from engine.cards.card import Card, parse_card, read_card
-from engine.console import JsonPrinter, ProgressPrinter, print_table
+from engine.console import ProgressPrinter, print_table
+from engine.running import Run
 
 
 def models(options: argparse.Namespace, _arguments: list[str]) -> int:
@@ -33,52 +32,31 @@ def models(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 
 def prune(options: argparse.Namespace, arguments: list[str]) -> int:
-    """The whole job. Ctrl-C stops it after the step under way."""
-    from engine.pipeline import prune as run
-    from engine.stages.workbench import Job
-
-    job = _job(options, Job)
-    workdir = Path(options.workdir) if options.workdir else job.default_workdir()
-    log = workdir / "events.jsonl"
-    begun = False
-    resume_with = f"python -m engine {shlex.join([*[one for one in arguments if one != '--resume'], '--resume'])}"
-    with _StopFlag() as stop, (JsonPrinter() if options.json else ProgressPrinter()) as printer:
-        stream: Iterator[events.Event] = run(job, workdir, options.resume)
-        try:
-            for event in stream:
-                begun = True  # from here on the work folder is ours
-                events.append(log, event)
-                printer.show(event)
-                if stop.asked and not job.out.exists():
-                    stream.close()  # type: ignore[attr-defined]
-                    raise Interrupted(f"Stopped; what was done is kept. Go on with:\n  {resume_with}")
-        except UserError as error:
-            if begun:
-                events.append(log, events.Failed(str(error)))
-            raise
-    if not options.json:
-        print(f"Talk to it:  python -m engine chat {shlex.quote(str(job.out))}")
+    """The whole job, or its lines. Ctrl-C stops it after the step under way."""
+    if not options.out and not options.until:
+        raise UserError("The following arguments are required: --out.", "See python -m engine prune --help.")
+    run = Run(options)
+    again = shlex.join([*[one for one in arguments if one != "--resume"], "--resume"])
+    run.follow(_prune(options, run), lambda: _result(options, run).exists(), f"Go on with:\n  python -m engine {again}")
+    if options.out and not options.until and not options.json:
+        print(f"Talk to it:  python -m engine chat {shlex.quote(options.out)}")
     return 0
 
 
-class _StopFlag:
-    """Ctrl-C asks once; a second one stops at once."""
+def _prune(options: argparse.Namespace, run: Run) -> Iterator[events.Event]:
+    """The job's events. Parsing and imports are part of it, so that whatever goes wrong is told as an event."""
+    from engine.pipeline import prune_persistently
+    from engine.stages.workbench import Job
 
-    def __init__(self) -> None:
-        self.asked = False
+    job = _job(options, Job)
+    run.workdir = run.workdir or job.default_workdir()
+    yield from prune_persistently(job, run.workdir, options.resume, options.until)
 
-    def __enter__(self) -> "_StopFlag":
-        self.former = signal.signal(signal.SIGINT, self._ask)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.former)
-
-    def _ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nStopping after this step (Ctrl-C again stops at once; either can be resumed).", file=sys.stderr)
+def _result(options: argparse.Namespace, run: Run) -> Path:
+    """What is there once the job is done."""
+    assert run.workdir
+    return run.workdir / "lines.jsonl" if options.until else Path(options.out)
 
 
 def _job(options: argparse.Namespace, make: Any) -> Any:
@@ -95,7 +73,7 @@ def _job(options: argparse.Namespace, make: Any) -> Any:
             raise UserError("A teacher server needs the name of its model.", "Add --teacher-model NAME.")
         teacher = Teacher(options.teacher, options.teacher_model, recipe.teacher_concurrency)
     files = {name: _existing(getattr(options, name)) for name in ("queries", "lines")}
-    return make(read_card(options.card), options.model, Path(options.out), recipe, options.dtype, teacher, **files)
+    return make(read_card(options.card), options.model, Path(options.out or ""), recipe, options.dtype, teacher, **files)
 
 
 def _existing(name: str | None) -> Path | None:
@@ -184,7 +162,7 @@ def _print_report(folder: Path, report: dict[str, Any]) -> None:
                 ["", "KL to dense", "same next token", "NLL"], rows)
     print_table("Work", ["stage", "seconds", "tokens"],
                 [[name, f"{one['seconds']:.1f}", f"{one['tokens']:,}"] for name, one in report["stages"].items()])
-    print(f"Proof: loaded by plain transformers in a fresh process; largest logit difference {proof['largest_difference']:.2g} "
+    print(f"Proof: loaded by plain transformers in a fresh process; KL to the masked dense model {proof['kl']:.2g} "
           f"(allowed {proof['tolerance']:g}, {proof['positions']} positions); it said: {proof['reply']!r}")
 
 

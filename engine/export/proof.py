@@ -16,7 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 POSITIONS = 48  # token positions whose logits are compared
-TOLERANCE = {"float32": 2e-3, "float16": 0.15, "bfloat16": 0.6}  # of a logit, absolute
+# Mean KL, nats a token, between the two readings. In half precision the cut model's shorter sums round differently in every
+# layer (single logits were seen 1.0 apart in bfloat16, at a mean KL of .0015); one layer whose channels are out of step
+# reads .16 or more. A single wrong channel is seen in fp32 only.
+TOLERANCE = {"float32": 1e-6, "float16": 5e-3, "bfloat16": 0.02}
 
 
 def write_reference(model: Any, row: Any, path: Path) -> None:
@@ -43,7 +46,9 @@ def prove(folder: Path, reference: Path, persona: str, dtype: torch.dtype) -> di
     except (IndexError, ValueError):
         found = {"loaded": False}
     if result.returncode != 0 or not found.get("agrees"):
-        detail = f"largest difference {found['largest_difference']:.3g}" if found.get("loaded") else result.stderr.strip()[-300:]
+        detail = result.stderr.strip()[-300:]
+        if found.get("loaded"):
+            detail = f"KL {found['kl']:.3g}, largest difference {found['largest_difference']:.3g}"
         raise UserError(f"The exported folder failed its proof of loading, so it was not kept ({detail}).",
                         "Please report this with the job's events.jsonl.")
     return found
@@ -65,10 +70,12 @@ def _compare(request: dict[str, Any]) -> dict[str, Any]:
         spoken = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=24,
                                 do_sample=False, pad_token_id=tokenizer.eos_token_id)
     reply = str(tokenizer.decode(spoken[0, tokens.shape[1]:], skip_special_tokens=True)).strip()
+    said, expected = logits.log_softmax(-1), reference["logits"].log_softmax(-1)
+    divergence = float((expected.exp() * (expected - said)).sum(-1).mean())
     agreement = float((logits.argmax(-1) == reference["logits"].argmax(-1)).float().mean())
-    return {"loaded": True, "agrees": difference <= TOLERANCE[request["dtype"]] and spoken.shape[1] > tokens.shape[1],
-            "largest_difference": difference, "tolerance": TOLERANCE[request["dtype"]], "top1_agreement": agreement,
-            "positions": POSITIONS, "dtype": request["dtype"], "reply": reply,
+    return {"loaded": True, "agrees": divergence <= TOLERANCE[request["dtype"]] and spoken.shape[1] > tokens.shape[1],
+            "kl": divergence, "largest_difference": difference, "tolerance": TOLERANCE[request["dtype"]],
+            "top1_agreement": agreement, "positions": POSITIONS, "dtype": request["dtype"], "reply": reply,
             "question": tokenizer.decode(tokens[0, -24:], skip_special_tokens=True), "seconds": time.perf_counter() - start}
 
 

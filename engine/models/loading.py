@@ -169,7 +169,19 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     model, report = loaded
     _check_report(source, report)
     model.requires_grad_(False)
+    _keep_packing(model)
     return model.eval()
+
+
+def _keep_packing(model: Any) -> None:
+    """Leave 4-bit weights as they were packed.
+
+    On processors with bf16 products bitsandbytes repacks a layer at its first reading without gradients, for sizes that are
+    multiples of its block only, and a later pass with gradients would read the repacked weights in the old order.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _load_config(source: ModelSource) -> Any:
