@@ -176,8 +176,8 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
 def _keep_packing(model: Any) -> None:
     """Leave 4-bit weights as they were packed.
 
-    On processors with bf16 products bitsandbytes repacks a layer at its first reading without gradients, for sizes that are
-    multiples of its block only, and a later pass with gradients would read the repacked weights in the old order.
+    On processors with bf16 products bitsandbytes repacks a layer at its first reading without gradients: it fails for
+    sizes that are no multiple of its block, and rounds otherwise than the passes with gradients do.
     """
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
