@@ -6,7 +6,6 @@ and exits with 1. Heavy imports wait until a verb needs them.
 """
 
 import argparse
-import errno
 import logging
 import os
 import sys
@@ -14,9 +13,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from engine.base.errors import Interrupted, UserError
-from engine.base.files import data_folder
 from engine.base.process import prepare_libraries
 from engine.base.recipe import PRESETS
+from engine.running import explain, log_file
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_prune(prune: argparse.ArgumentParser) -> None:
     prune.add_argument("card", metavar="CARD.json", help="a character card, or the name of a bundled one")
-    prune.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
+    prune.add_argument("--out", metavar="DIR", help="the folder to write; must not exist (needed, except with --until)")
     prune.add_argument("--model", default="starter", help="starter, a hub id, or a folder (default starter)")
     prune.add_argument("--sparsity", type=float, help="share of FFN channels removed, 0 to 0.9 (default 0.25)")
     prune.add_argument("--preset", default="standard", help=f"{', '.join(PRESETS)} (default standard)")
@@ -71,7 +70,14 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
     prune.add_argument("--recover", action="store_true", default=None, help="fine-tune after the cut (LoRA, merged)")
     prune.add_argument("--workdir", metavar="DIR", help="where stages leave their results (default: in the data folder)")
     prune.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
-    prune.add_argument("--json", action="store_true", help="print events as JSON lines")
+    prune.add_argument("--until", choices=["lines"], help="stop when the calibration lines are written")
+    _add_worker(prune)
+
+
+def _add_worker(verb: argparse.ArgumentParser) -> None:
+    """The options of a verb that is a long job."""
+    verb.add_argument("--json", action="store_true", help="print events as JSON lines")
+    verb.add_argument("--leash", action="store_true", help="stop when standard input ends: whoever started the job is gone")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,9 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = build_parser().parse_args(arguments)
         return _dispatch(options, arguments)
-    except UserError as error:
-        print(f"Error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         return 130
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        return _report_defect(error)
+        return _report(error)
 
 
 def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -106,22 +109,17 @@ def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
     return getattr(commands, options.verb)(options, arguments)
 
 
-def _report_defect(error: Exception) -> int:
-    if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error) or isinstance(error, MemoryError):
-        print("Error: The memory of this machine was not enough. Try --load-in 4bit, a smaller model, or close other programs; "
-              "then run the same command with --resume.", file=sys.stderr)
-        return 2
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        print("Error: The disk is full. Free some space, then run the same command with --resume.", file=sys.stderr)
-        return 2
-    try:
-        log = data_folder() / "engine.log"
-        logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-        logging.exception("defect")
-    except (OSError, UserError):
-        raise error from None
-    print(f"Error: Something went wrong inside Persona Studio ({type(error).__name__}). The details are in {log}.", file=sys.stderr)
-    return 1
+def _report(error: Exception) -> int:
+    """Print what a user is told; a defect's traceback goes to the log."""
+    code, sentence = explain(error)
+    if code == 1:
+        try:
+            logging.basicConfig(filename=log_file(), level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+            logging.error("defect", exc_info=error)
+        except OSError:
+            raise error from None
+    print(f"Error: {sentence}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

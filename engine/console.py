@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine.base.events import Event, Finished, Lines, MaskSnapshot, Measured, Saved, Stage, Started, Step, Warned, encode
+from engine.base.events import Event, Finished, Lines, MaskSnapshot, Measured, Proved, Saved, Stage, Started, Step, Warned, encode
 
 
 class JsonPrinter:
@@ -84,8 +84,10 @@ def describe(event: Event) -> str:
             return f"  {event.what}: {event.path} ({event.bytes / 1e6:,.1f} MB)"
         case Warned():
             return f"  Note: {event.sentence}"
+        case Proved():
+            return f"  Loaded by plain transformers in a fresh process; it said: {event.text}"
         case Finished():
-            return f"Done in {event.seconds / 60:.1f} minutes: {event.out}"
+            return f"Done in {event.seconds / 60:.1f} minutes{f': {event.out}' if event.out else ''}"
         case MaskSnapshot() | _:
             return ""
 

@@ -4,19 +4,21 @@ Every stage leaves its result in the work folder, so a job that was killed goes
 on where it stopped (`resume`). What each stage does stands in engine/stages.
 """
 
+import gc
 import importlib.metadata
 import os
 import platform
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Warned
 from engine.base.files import explain_write_errors, folder_size, read_json, slug, write_json
+from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
 from engine.models.ffn import decoder
@@ -24,29 +26,57 @@ from engine.stages.lines import make_lines
 from engine.stages.mask import find_mask, read_dense
 from engine.stages.repair import refit_down
 from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
-from engine.stages.workbench import STAGES, Job, Workbench, load_dense, open_workdir
+from engine.stages.workbench import LINES_STAGES, STAGES, Job, Workbench, halve, load_dense, open_workdir, with_less_at_once
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors")
+Until = Literal["lines"] | None
 
 
-def prune(job: Job, workdir: Path | None = None, resume: bool = False) -> Iterator[Event]:
+def prune(job: Job, workdir: Path | None = None, resume: bool = False, until: Until = None) -> Iterator[Event]:
     """Run the job and leave the exported folder at `job.out`. Raises UserError for all that a user can mend.
 
-    Closing the generator stops the job within one step; calling it again with `resume` goes on.
+    Closing the generator stops the job within one step; calling it again with `resume` goes on. With `until` "lines"
+    it ends when lines.jsonl is written, `job.out` is not looked at, and a later call without it goes on from there.
     """
     folder = workdir or job.default_workdir()
-    check_out(job.out, folder)
+    if until is None:
+        check_out(job.out, folder)
     with explain_write_errors(folder):
         resumed = open_workdir(job, folder, resume)
-    yield Started(job.card.name, job.model, job.recipe.sparsity, STAGES, resumed)
-    bench = Workbench(job, folder)
+    yield Started(job.card.name, job.model, job.recipe.sparsity, LINES_STAGES if until else STAGES, resumed)
+    bench = Workbench(with_less_at_once(job, folder), folder)
     meter = _Meter(folder / "meter.json")
     started = time.perf_counter()
-    for event in _stages(bench, meter):
+    for event in _lines(bench, meter) if until else _stages(bench, meter):
         meter.watch(event)
         yield event
-    write_json(folder / "finished.json", {"out": str(job.out)})
-    yield Finished(str(job.out), time.perf_counter() - started)
+    out = "" if until else str(job.out)
+    write_json(folder / "finished.json", {"out": out})
+    yield Finished(out, time.perf_counter() - started)
+
+
+def prune_persistently(job: Job, workdir: Path, resume: bool = False, until: Until = None) -> Iterator[Event]:
+    """As `prune`; when the memory is not enough, once more from where it stopped, with half as much at once."""
+    try:
+        yield from prune(job, workdir, resume, until)
+        return
+    except Exception as error:
+        if not is_out_of_memory(error) or not halve(job, workdir):
+            raise
+    # Outside the except block, where the error still holds what was computed.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return_freed_memory()
+    yield Warned("The memory was not enough. The job goes on with half as much at once, which takes a little longer.")
+    yield from prune(job, workdir, True, until)
+
+
+def _lines(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
+    if not bench.path("lines.jsonl").exists() and not bench.job.lines:
+        yield from load_dense(bench, bench.job.recipe.load_in)
+        meter.count_tokens_of(bench.model)
+    yield from make_lines(bench)
 
 
 def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:

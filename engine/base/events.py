@@ -108,10 +108,26 @@ class Warned(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Finished(Event):
-    """The job is done. `out` is the exported folder, `seconds` the wall time of this process."""
+    """The job is done. `out` is the exported folder ("" where none was asked for), `seconds` the wall time of this process."""
 
     out: str
     seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Proved(Event):
+    """A fresh process loaded a folder with plain transformers and let it say `text`: `tokens` tokens; `seconds` in all."""
+
+    text: str
+    seconds: float
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopped(Event):
+    """The job was stopped on purpose and can go on; `sentence` is for the user."""
+
+    sentence: str
 
 
 @dataclasses.dataclass(frozen=True)

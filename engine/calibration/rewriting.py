@@ -70,9 +70,10 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
     number = 0
     for attempt in range(ROUNDS):
         waiting = [query for query in queries if normalise(query.question) not in lines]
-        batches = [waiting[begin: begin + recipe.batch_lines] for begin in range(0, len(waiting), recipe.batch_lines)]
-        for batch in batches:
+        while waiting:
             record = finished.get(number)
+            size = len(record["answers"]) if record else recipe.batch_lines  # batches may have become smaller since
+            batch, waiting = waiting[:size], waiting[size:]
             if record is None:
                 sampled = _sample_answers(model, tokenizer, voice.prompt, batch, recipe, _seed(recipe, 1, number))
                 record = {"batch": number, "answers": [
@@ -109,11 +110,11 @@ def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Seq
     """
     questions: list[Query] = []
     kept = {normalise(question) for question in known}
-    rejected = number = 0
+    rejected = number = asked = 0
     opening = user_turn_opening(tokenizer, voice.prompt)
     finished = {record["batch"]: record["questions"] for record in journal.records}
     wanted = recipe.self_asked
-    while len(questions) < wanted and number * recipe.batch_lines < 2 * wanted:
+    while len(questions) < wanted and asked < 2 * wanted:
         if number not in finished:
             sampling = Sampling(endings(tokenizer), QUESTION_TOKENS, QUESTION_TEMPERATURE,
                                 recipe.top_p, _seed(recipe, 2, number))
@@ -128,6 +129,7 @@ def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Seq
                 questions.append(Query(text, "", "made up", "self-asked"))
             else:
                 rejected += 1
+        asked += len(finished[number])  # batches may have become smaller since they were written
         number += 1
         yield Step("make up questions", len(questions), wanted, {"rejected": rejected})
     return questions, rejected

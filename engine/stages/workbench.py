@@ -9,7 +9,7 @@ specification: its fingerprint stands in job.json.
 import hashlib
 import json
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from engine.models.packing import Example, shared_prefix
 SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 STAGES = ["load the model", "score questions", "make up questions", "write answers", "read the dense model",
           "learn the mask", "least squares", "recover", "measure", "export", "prove"]
+LINES_STAGES = STAGES[:4]
+LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,29 @@ def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
                             "Add --resume to go on where it stopped, or name another --workdir.")
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if any(file.name != "events.jsonl" for file in folder.iterdir()):  # an attempt that never began leaves its reason there
         raise UserError(f"The work folder {folder} is not empty and holds no job.", "Name an empty or a new one.")
     write_json(record, {"fingerprint": job.fingerprint(), "model": job.model, "character": job.card.name,
                         "dtype": None, "recipe": job.recipe.to_dict(), "card": job.card.raw})
     return False
+
+
+def with_less_at_once(job: Job, folder: Path) -> Job:
+    """The job with the batch sizes that an earlier lack of memory left in its work folder."""
+    record = folder / "less_at_once.json"
+    return replace(job, recipe=replace(job.recipe, **read_json(record))) if record.exists() else job
+
+
+def halve(job: Job, folder: Path) -> bool:
+    """Halve the batch sizes for all that is still to be done in a work folder; false where they are the smallest."""
+    recipe = with_less_at_once(job, folder).recipe
+    less = {"batch_lines": max(1, recipe.batch_lines // 2),
+            "row_tokens": min(recipe.row_tokens, max(LEAST_ROW, recipe.row_tokens // 2))}
+    if less == {name: getattr(recipe, name) for name in less}:
+        return False
+    write_json(folder / "less_at_once.json", less)
+    (folder / "dense.safetensors").unlink(missing_ok=True)  # it holds the states of rows of the former size
+    return True
 
 
 def load_dense(bench: Workbench, load_in: str) -> Generator[Event, None, None]:
