@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
-FINAL = {"speak": ("Ended",), "warm": ("Ended", "Loaded", "Warm"), "prompt": ("Prompt",), "models": ("Models",),
-         "forget": ("Forgotten", "Ended")}
+FINAL = {"speak": ("Ended",), "warm": ("Warmed",), "prompt": ("Prompt",), "models": ("Models",),
+         "forget": ("Forgotten",)}
 
 
 class Reply:
@@ -77,7 +77,7 @@ class Reply:
                 self.waiting = ""
             else:
                 self.events.append(event)
-                self.waiting = "Loading the model" if kind == "Loading" else ""
+                self.waiting = _loading(event) if kind == "Loading" else ""
             last = kind == "Failed" or kind in FINAL[self.request["do"]]
             if last:
                 self._close(event)
@@ -109,6 +109,13 @@ class Reply:
         with self._news:
             self._done = True
             self._news.notify_all()
+
+
+def _loading(event: dict[str, Any]) -> str:
+    """What it waits for; a model that has to be fetched or converted says how far it is."""
+    if event.get("total"):
+        return f"Loading the model: {event.get('stage') or 'fetching'}, {event.get('done', 0) / event['total']:.0%}"
+    return "Loading the model"
 
 
 def speak_request(reply_id: str, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]],

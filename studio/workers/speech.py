@@ -50,9 +50,10 @@ class Speech:
         """
         return self._send(speak_request(_new_id(), model, card, turns, sampling, player, continue_), key, on_end)
 
-    def warm(self, model: str, card: dict[str, Any], player: str) -> Reply:
-        """Load the model and read the persona in advance; returns at once."""
-        return self._send({"do": "warm", "id": _new_id(), "model": model, "card": card, "player": player})
+    def warm(self, model: str, card: dict[str, Any], player: str, turns: Sequence[tuple[str, str]] = ()) -> Reply:
+        """Load the model and read the persona and the turns so far in advance; returns at once."""
+        return self._send({"do": "warm", "id": _new_id(), "model": model, "card": card, "player": player,
+                           "turns": [list(turn) for turn in turns]})
 
     def stop(self, reply: Reply) -> None:
         """Ask the worker to end this answer where it is; what was said is kept."""

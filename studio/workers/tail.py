@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.base.events import Event, decode
 
 log = logging.getLogger(__name__)
+_GONE = -1  # the number of no file; a new file may well get the number of the one that was removed
 _HEAD = b'{"event": '  # inside a JSON string the quotes would be escaped
 
 
@@ -38,6 +39,7 @@ class Tail:
                 file.seek(self.offset)
                 data = file.read()
         except FileNotFoundError:
+            self._file_number = self._file_number and _GONE
             return []
         whole = data.rfind(b"\n") + 1
         self.offset += whole

@@ -1,0 +1,240 @@
+"""The queue of long jobs: one thread starts them, follows their processes and sees to their ends.
+
+The library says which runs there are; the processes say which of them live. Knows no page, and neither what the
+command lines mean (commands.py) nor what an ended run leaves (ending.py).
+"""
+
+import dataclasses
+import logging
+import threading
+import time
+from typing import Any
+
+from engine.base.errors import UserError
+from studio.settings import Settings
+from studio.store import characters, lines, runs
+from studio.store.database import Store
+from studio.store.runs import ACTIVE, Run
+from studio.workers import process
+from studio.workers.commands import check_spec, export_spec, prepare
+from studio.workers.ending import Cause, Ending, settle
+from studio.workers.process import Identity, Worker
+
+log = logging.getLogger(__name__)
+WORDS = {"queued": "waiting for its turn", "starting": "starting", "running": "running", "stopping": "stopping",
+         "stopped": "stopped", "failed": "failed", "done": "done"}
+NOT_RESPONDING = "not responding"
+NOT_KEPT = "The run has ended, but what it made could not be put into the library. Press Resume to try again."
+TRIES = 5  # at bringing the library up to date, before a run is called failed
+
+
+@dataclasses.dataclass
+class _Live:
+    """A run that the library calls active. `worker` is None for a process of a former studio, or where none was found."""
+
+    run: Run
+    worker: Worker | None
+    identity: Identity | None
+    offset: int = 0
+    log_offset: int = 0
+    cause: Cause = ""
+    deadline: float | None = None  # of the monotonic clock
+    tries: int = 0
+
+    def exit_code(self) -> int | None:
+        return self.worker.exit_code if self.worker else None
+
+    def is_gone(self) -> bool:
+        if self.worker:
+            return self.worker.exit_code is not None
+        return self.identity is None or not process.is_alive(self.identity)
+
+
+class Jobs:
+    """The runs of one library on this machine. Thread-safe; one at a time for one data folder."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self._lock = threading.Lock()  # of _live, and of a start or a stop as a whole
+        self._live: dict[str, _Live] = {}
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """See to what a former studio left behind, then begin to work off the queue."""
+        for run in runs.list_runs(self.store, states=ACTIVE):
+            self._adopt(run)
+        self._look_after_all()
+        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+        self._thread.start()
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Tell the running jobs to save and exit, and wait a little for them; the next start sees to the others."""
+        self._closing = True
+        self._wake.set()
+        if self._thread:
+            self._thread.join()
+        with self._lock:
+            for live in self._live.values():
+                live.cause = live.cause or "closed"
+                if live.worker:
+                    live.worker.let_go()
+        end = time.monotonic() + seconds
+        while self._live and time.monotonic() < end:
+            self._look_after_all()
+            time.sleep(0.05)
+
+    def submit_lines(self, character_id: str, spec: dict[str, Any], name: str = "") -> Run:
+        """Queue the making of calibration lines for a character's present version. `spec`: see commands.OPTIONS."""
+        check_spec(spec)
+        version = characters.head(self.store, character_id).number
+        return self._queued(runs.add(self.store, character_id, version, "lines", name or f"Lines, version {version}", spec))
+
+    def submit_prune(self, character_id: str, spec: dict[str, Any], line_set_id: str, name: str) -> Run:
+        """Queue the pruning of a model down to a character's present version, by an approved set of lines."""
+        check_spec(spec)
+        line_set = lines.line_set(self.store, line_set_id)
+        if line_set is None or line_set.character != character_id:
+            raise UserError("These lines are not in the library.", "Choose other ones.")
+        if line_set.state != "approved":
+            raise UserError("These lines are not approved yet.", "Read them through and approve them first.")
+        version = characters.head(self.store, character_id).number
+        return self._queued(runs.add(self.store, character_id, version, "prune", name, spec, line_set_id))
+
+    def submit_export(self, run_id: str, name: str, zip: bool) -> Run:
+        """Queue the export of a finished prune run to a folder of its own. Raises UserError."""
+        with self._lock:  # two exports at once must not choose the same folder
+            source, spec = export_spec(self.settings, self.store, run_id, name, zip)
+            run = runs.add(self.store, source.character, source.version, "export", name, spec)
+        return self._queued(run)
+
+    def stop(self, run_id: str) -> None:
+        """Ask a run to save and end after the step under way; by force after settings.grace_seconds."""
+        self._end(run_id, "asked")
+
+    def kill(self, run_id: str) -> None:
+        """End a run at once; what its last step saved is kept."""
+        self._end(run_id, "killed")
+
+    def resume(self, run_id: str) -> Run:
+        """Queue a stopped or failed run again; it goes on where it was. Raises UserError for any other."""
+        return self._queued(runs.requeue(self.store, run_id))
+
+    def state_word(self, run: Run) -> str:
+        """One of WORDS, or "not responding" for a process without a sign of life for settings.silence_seconds."""
+        if run.state in ("running", "stopping") and self.silent_seconds(run) > self.settings.silence_seconds:
+            return NOT_RESPONDING
+        return WORDS[run.state]
+
+    def silent_seconds(self, run: Run) -> float:
+        """Seconds since the run's last event or line in its log, or its beginning."""
+        heard = run.begun or run.made
+        for path in (self.settings.run_events(run.id), self.settings.run_folder(run.id) / "log.txt"):
+            try:
+                heard = max(heard, path.stat().st_mtime)
+            except OSError:
+                continue
+        return max(time.time() - heard, 0.0)
+
+    def _queued(self, run: Run) -> Run:
+        self._wake.set()
+        return run
+
+    def _end(self, run_id: str, cause: Cause) -> None:
+        with self._lock:
+            live = self._live.get(run_id)
+            if live is None:
+                runs.update_if(self.store, run_id, ("queued",), state="stopped", ended=time.time(),
+                               sentence="Stopped before it began. Press Resume to queue it again.")
+                return
+            runs.update_if(self.store, run_id, ("starting", "running"), state="stopping")
+            if live.identity is None:
+                return
+            live.cause = cause
+            if cause == "killed":
+                process.kill(live.identity)
+            else:
+                live.deadline = live.deadline or time.monotonic() + self.settings.grace_seconds
+                process.interrupt(live.identity)
+        self._wake.set()
+
+    def _work(self) -> None:
+        while not self._closing:
+            self._look_after_all()
+            try:
+                while not self._closing and self._start_next():
+                    pass
+            except Exception:
+                log.exception("the queue could not go on; it tries again")
+            self._wake.wait(self.settings.poll_seconds)
+            self._wake.clear()
+
+    def _adopt(self, run: Run) -> None:
+        """A run that a former studio left: its process may be saving at this moment, for its leash is loose."""
+        if run.pid and run.process_started:
+            identity: Identity | None = Identity(run.pid, run.process_started)
+        else:  # that studio died between starting it and writing it down
+            identity = process.find_running(str(self.settings.run_folder(run.id) / "work"))
+        live = _Live(run, None, identity, cause="left")
+        if not live.is_gone():
+            live.deadline = time.monotonic() + self.settings.grace_seconds
+            runs.update(self.store, run.id, state="stopping")
+        self._live[run.id] = live
+
+    def _start_next(self) -> bool:
+        """Start the next run of the queue; False when none may start now."""
+        with self._lock:
+            run = runs.claim_next(self.store, self.settings.jobs_at_once)
+            if run is None:
+                return False
+            try:
+                self._start(run)
+            except Exception as error:
+                if not isinstance(error, UserError | OSError):
+                    log.exception("run %s could not be started", run.id)
+                sentence = str(error) if isinstance(error, UserError) else f"The run could not be started ({error})."
+                runs.update(self.store, run.id, state="failed", ended=time.time(), sentence=sentence)
+            return True
+
+    def _start(self, run: Run) -> None:
+        arguments = prepare(self.settings, self.store, run)
+        events, log_file = self.settings.run_events(run.id), self.settings.run_folder(run.id) / "log.txt"
+        offset, log_offset = (path.stat().st_size if path.exists() else 0 for path in (events, log_file))
+        if run.kind == "export":  # it has no work folder of its own, so what it says is its file of events
+            with events.open("ab") as output:
+                worker = process.spawn(self.settings, arguments, log_file, output)
+        else:
+            worker = process.spawn(self.settings, arguments, log_file)
+        self._live[run.id] = _Live(run, worker, worker.identity, offset, log_offset)
+        runs.update(self.store, run.id, state="running", pid=worker.identity.pid, process_started=worker.identity.started)
+
+    def _look_after_all(self) -> None:
+        for live in list(self._live.values()):
+            try:
+                self._look_after(live)
+            except Exception:
+                log.exception("run %s could not be seen to; it is tried again", live.run.id)
+
+    def _look_after(self, live: _Live) -> None:
+        if not live.is_gone():
+            if live.deadline is not None and time.monotonic() > live.deadline and live.identity:
+                live.cause = "left" if live.cause == "left" else "overdue"
+                process.kill(live.identity)
+            return
+        ending = Ending(live.cause, live.exit_code(), live.offset, live.log_offset)
+        live.tries += 1
+        try:
+            settle(self.settings, self.store, live.run, ending)
+        except Exception:
+            if live.tries < TRIES:
+                raise
+            log.exception("run %s: given up", live.run.id)
+            runs.update(self.store, live.run.id, state="failed", ended=time.time(),
+                        sentence=NOT_KEPT)
+        if live.worker:
+            live.worker.let_go()
+        with self._lock:
+            del self._live[live.run.id]
+        self._wake.set()  # the next in the queue need not wait
