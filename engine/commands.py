@@ -162,7 +162,7 @@ def _print_report(folder: Path, report: dict[str, Any]) -> None:
                 ["", "KL to dense", "same next token", "NLL"], rows)
     print_table("Work", ["stage", "seconds", "tokens"],
                 [[name, f"{one['seconds']:.1f}", f"{one['tokens']:,}"] for name, one in report["stages"].items()])
-    print(f"Proof: loaded by plain transformers in a fresh process; largest logit difference {proof['largest_difference']:.2g} "
+    print(f"Proof: loaded by plain transformers in a fresh process; KL to the masked dense model {proof['kl']:.2g} "
           f"(allowed {proof['tolerance']:g}, {proof['positions']} positions); it said: {proof['reply']!r}")
 
 
