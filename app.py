@@ -81,7 +81,7 @@ def _serve(options: argparse.Namespace) -> int:
         from studio.services import Services
         from studio.ui import build_page
 
-        services = Services.start(settings)
+        services = Services.open(settings).start()
         try:
             blocks = build_page(services)
             blocks.queue(max_size=128, default_concurrency_limit=16)

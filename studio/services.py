@@ -27,14 +27,16 @@ class Services:
     tokens: TokenCounter
 
     @classmethod
-    def start(cls, settings: Settings) -> "Services":
-        """Open the library, put the bundled characters into it, and start the queue. Raises UserError."""
+    def open(cls, settings: Settings) -> "Services":
+        """Open the library and put the bundled characters into it; nothing runs yet. Raises UserError."""
         store = open_store(settings.database)
         characters.sync_bundled(store, [card.raw for card in bundled_cards()])
-        watcher = Watcher(settings, store)
-        services = cls(settings, store, Jobs(settings, store), watcher, Speech(settings), TokenCounter(settings.home))
-        services.jobs.start()
-        return services
+        return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings), TokenCounter(settings.home))
+
+    def start(self) -> "Services":
+        """Take up the queue."""
+        self.jobs.start()
+        return self
 
     def close(self) -> None:
         """End the chat worker and let running jobs checkpoint."""

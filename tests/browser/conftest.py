@@ -1,0 +1,135 @@
+"""The real studio in a process of its own, with a tiny model in a fresh data folder, and Debian's Chromium before it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import make_tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--no-first-run"]
+
+
+def chromium() -> str:
+    """The browser's path. Without one the tests fail where CI is set, and are skipped with a sentence elsewhere."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        sentence = "These tests need Chromium (Debian: apt-get install chromium)."
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(sentence)
+    return str(found)
+
+
+@dataclass
+class Studio:
+    """A running studio. `address` ends without a slash."""
+
+    home: Path
+    port: int = 0
+    process: Any = None
+    address: str = ""
+    log: list[str] = field(default_factory=list)
+
+    def start(self, seconds: float = 90) -> "Studio":
+        """Start (again) on the same data folder, and wait until it answers."""
+        command = [sys.executable, "app.py", "--home", str(self.home), *(["--port", str(self.port)] if self.port else [])]
+        output = self.home / "studio.txt"
+        with output.open("w") as file:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
+                                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            said = output.read_text()
+            if found := re.search(r"open at (http://127\.0\.0\.1:(\d+))", said):
+                self.address, self.port = found[1], int(found[2])
+                return self
+            assert self.process.poll() is None, said
+            time.sleep(0.1)
+        raise AssertionError(f"The studio did not start in {seconds} s: {output.read_text()}")
+
+    def url(self, character: str = "", room: str = "") -> str:
+        """The address of a character in a room."""
+        return f"{self.address}/?character={character}&room={room}"
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """End it as Ctrl-C does."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def prepare_home(folder: Path) -> Path:
+    """A data folder whose base model is a tiny random one that can hold a whole card."""
+    from studio.services import Services
+    from studio.settings import Settings
+    from studio.store import values
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model = make_tiny(folder / "models" / "tiny", max_position_embeddings=8192)
+    services = Services.open(Settings(folder))
+    values.set_value(services.store, "model", str(model))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """One running studio for all tests of a session that do not kill it."""
+    chromium()
+    running = Studio(prepare_home(tmp_path_factory.mktemp("studio") / "home")).start()
+    yield running
+    running.end()
+
+
+@pytest.fixture
+def own_studio(tmp_path: Path) -> Iterator[Studio]:
+    """A studio of this test's own, to be killed and started again."""
+    chromium()
+    running = Studio(prepare_home(tmp_path / "studio")).start()
+    yield running
+    running.end()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    path = chromium()
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page of a fresh profile; the test fails when a request leaves this machine or the page's script fails."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(20_000)
+    opened = context.new_page()
+    left: list[str] = []
+    faults: list[str] = []
+    context.on("request", lambda request: None if re.match(r"(data:|blob:|https?://127\.0\.0\.1[:/])", request.url)
+               else left.append(request.url))
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    yield opened
+    context.close()
+    assert left == [] and faults == []
