@@ -113,14 +113,14 @@ def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Keep | N
     Raises UserError for what is no card's object, and for an unknown character.
     """
     with store.write() as db:
-        newest = _head(db, id)
+        newest, card = _head(db, id), checked(card)
         picture = newest.portrait if isinstance(portrait, Keep) else _keep_portrait(db, portrait)
         if _same(newest, card, picture):
             if not autosave:
                 _change(db, newest, origin="saved", note=note or newest.note)
             return _head(db, id)
         if autosave and _replaceable(db, newest):
-            _change(db, newest, card=checked(card), portrait=picture, note=note)
+            _change(db, newest, card=card, portrait=picture, note=note)
             _drop_unused(db, newest.portrait)
             _refresh(db, id, newest.number, card)
             return _head(db, id)

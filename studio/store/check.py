@@ -45,6 +45,9 @@ def _contents(db: Database) -> list[str]:
     found = [f"The portrait {digest[:12]} was changed (its sha256 differs)."
              for digest, data in db.execute("SELECT sha256, data FROM portraits")
              if hashlib.sha256(data).hexdigest() != digest]
+    heads = db.execute("SELECT name FROM characters WHERE NOT EXISTS "
+                       "(SELECT 1 FROM versions WHERE character = id AND number = characters.version)")
+    found += [f"The newest version of the character {row[0]!r} is missing." for row in heads]
     for table, column in _JSON:
         broken = sum(not _is_json(row[0]) for row in db.execute(f"SELECT {column} FROM {table}"))
         if broken:

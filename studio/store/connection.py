@@ -48,7 +48,7 @@ def _explain(error: sqlite3.Error, path: Path) -> UserError | None:
     if code in _DAMAGED:
         return UserError(f"The library {path} is damaged.", f"Restore a copy from {path.parent / 'backups'}.")
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
-        return UserError(f"The library {path} cannot be opened for writing.", "Check that its folder exists and is yours.")
+        return UserError(f"The library {path} cannot be opened.", "Check that its folder exists and is yours.")
     if code == sqlite3.SQLITE_IOERR:
         return UserError(f"The disk that holds {path} does not answer; nothing was changed.", "Check the disk and try again.")
     return None

@@ -22,7 +22,7 @@ def checked(card: dict[str, Any]) -> dict[str, Any]:
 
 def names_and_tags(card: dict[str, Any]) -> tuple[str, str, list[str]]:
     """Name, what {{char}} stands for, and tags. Raises UserError when the card has no object of fields."""
-    fields = card.get("data", {}) if isinstance(card, dict) and "spec" in card else card
+    fields = card.get("data") if isinstance(card, dict) and "spec" in card else card
     if not isinstance(fields, dict):
         raise UserError("This is not a character card: its fields are missing.")
     name, nickname = (" ".join(text.split()) if isinstance(text := fields.get(key), str) else "" for key in ("name", "nickname"))

@@ -15,21 +15,24 @@ from studio.store.connection import connect, explained
 from studio.store.migrations import APPLICATION_ID, expected_schema, schema
 
 _SIDE_FILES = ("-wal", "-shm")
+_HEADER = b"SQLite format 3\0"
 
 
 def copy_to_backups(path: Path, timeout: float, reason: str) -> Path:
     """Write a copy of the library, whole or not at all, into the folder "backups" beside it."""
-    target = _free_name(path, reason)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        with explained(path), closing(connect(path, timeout)) as connection:
-            connection.execute("VACUUM INTO ?", [str(partial)])
-        _flush(partial)
-        os.replace(partial, target)
+        target = _free_name(path, reason)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            with explained(path), closing(connect(path, timeout)) as connection:
+                connection.execute("VACUUM INTO ?", [str(partial)])
+            _flush(partial)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"The copy {target} cannot be written ({error.strerror}).", "Nothing was changed.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise UserError(f"The library cannot be copied into {path.parent / 'backups'} ({error.strerror}); "
+                        "nothing was changed.") from error
     return target
 
 
@@ -43,15 +46,13 @@ def set_aside(path: Path) -> Path:
     return target
 
 
-def examine(file: Path, migrations: Migrations) -> None:
-    """Raise UserError unless the file is a whole library of this version of the studio or an older one."""
-    if not file.is_file():
-        raise UserError(f"{file} is not a file.")
+def examine(copy: Path, file: Path, migrations: Migrations) -> None:
+    """Raise UserError unless `copy`, made of `file`, is a whole library of this version of the studio or an older one."""
     try:
-        with closing(connect(file, 1.0, "ro")) as connection:
-            db = Database(connection, execute_plugins=False)
-            fault = _fault(db, migrations)
-    except sqlite3.Error as error:
+        with closing(connect(copy, 1.0)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")  # everything in the one file, also what its -wal held
+            fault = _fault(Database(connection, execute_plugins=False), migrations)
+    except sqlite3.DatabaseError as error:
         raise UserError(f"{file} cannot be read as a library ({error}); nothing was changed.") from error
     if fault:
         raise UserError(f"{file} {fault}; nothing was changed.")
@@ -109,8 +110,11 @@ def is_sound(path: Path, timeout: float) -> bool:
 
 
 def private_copy(file: Path, path: Path) -> Path:
-    """A copy of `file`, and of its -wal if there is one, beside the library; the caller removes it."""
-    copy = path.with_name(f".{path.name}.{os.getpid()}.restored")
+    """A copy of `file`, and of its -wal if there is one, beside the library; the caller removes it, also after an error."""
+    copy = _private_name(path)
+    with file.open("rb") as opened:
+        if opened.read(len(_HEADER)) != _HEADER:
+            raise UserError(f"{file} is not a library of Persona Studio; nothing was changed.")
     for ending in ("", "-wal"):
         source = file.with_name(file.name + ending)
         if source.exists():
@@ -118,10 +122,15 @@ def private_copy(file: Path, path: Path) -> Path:
     return copy
 
 
-def remove_copy(copy: Path) -> None:
-    """Remove a private copy and the files beside it."""
-    for ending in ("", *_SIDE_FILES):
+def remove_private_copy(path: Path) -> None:
+    """Remove the private copy beside the library, if there is one."""
+    copy = _private_name(path)
+    for ending in ("", "-journal", *_SIDE_FILES):
         copy.with_name(copy.name + ending).unlink(missing_ok=True)
+
+
+def _private_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.restored")
 
 
 def _free_name(path: Path, reason: str) -> Path:

@@ -105,31 +105,39 @@ def backup(store: Store) -> Path:
     return copies.copy_to_backups(store.path, store.timeout, "backup")
 
 
-def restore(store: Store, file: Path, migrations: Migrations = MIGRATIONS) -> Path:
-    """Replace the library by a copy of `file`. Returns where the present one was kept.
+def restore(store: Store, file: Path, migrations: Migrations = MIGRATIONS) -> Path | None:
+    """Replace the library by a copy of `file`. Returns where the present one was kept, None when there was none.
 
     The file is examined and brought up to date before the library is touched. Works for a library that is damaged,
     too. Raises UserError, nothing changed, when the file is damaged, foreign or newer, or the library is busy.
     """
-    copies.examine(file, migrations)
-    copy = copies.private_copy(file, store.path)
     try:
+        copy = copies.private_copy(file, store.path)
+        copies.examine(copy, file, migrations)
         with explained(copy), closing(connect(copy, store.timeout)) as connection:
-            connection.execute("PRAGMA journal_mode = DELETE")  # everything in the one file, also what its -wal held
             db = Database(connection, execute_plugins=False)
             if migrations.pending(db):
-                _migrate(db, copy, migrations, file)
-        with explained(store.path):
-            sound = not store.path.exists() or copies.is_sound(store.path, store.timeout)
-        if sound and store.path.exists():
-            kept = copies.copy_to_backups(store.path, store.timeout, "before-restore")
-            copies.put_in_place(copy, store.path, store.timeout)
-        else:
-            kept = copies.set_aside(store.path)
-            copy.replace(store.path)
+                _migrate(db, file, migrations, file)
+        kept = _install(store, copy)
     except OSError as error:
         raise UserError(f"{file} cannot be restored ({error.strerror}); nothing was changed.") from error
     finally:
-        copies.remove_copy(copy)
+        copies.remove_private_copy(store.path)
     open_store(store.path, store.timeout, migrations)
+    return kept
+
+
+def _install(store: Store, copy: Path) -> Path | None:
+    """Put an examined copy in the library's place, and the library into "backups"."""
+    if not store.path.exists():
+        copy.replace(store.path)
+        return None
+    with explained(store.path):
+        sound = copies.is_sound(store.path, store.timeout)
+    if not sound:
+        kept = copies.set_aside(store.path)
+        copy.replace(store.path)
+        return kept
+    kept = copies.copy_to_backups(store.path, store.timeout, "before-restore")
+    copies.put_in_place(copy, store.path, store.timeout)
     return kept

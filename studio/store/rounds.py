@@ -95,7 +95,8 @@ def open_round(store: Store, character: str, version: int, kind: str, message: s
         for side, (run, model) in enumerate(models):
             if run is not None:
                 need(scalar(db, "SELECT 1 FROM runs WHERE id = ?", [run]), "run")
-            db.table("answers").insert(row_of(id=new_id(), round=id, side=side, run=run, model=model, text="", measures={}, reason=""))
+            db.table("answers").insert(row_of(id=new_id(), round=id, side=side, run=run, model=model, text="", measures={},
+                                              reason=""))
         return _round(db, id)
 
 
