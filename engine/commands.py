@@ -37,7 +37,8 @@ def prune(options: argparse.Namespace, arguments: list[str]) -> int:
         raise UserError("The following arguments are required: --out.", "See python -m engine prune --help.")
     run = Run(options)
     again = shlex.join([*[one for one in arguments if one != "--resume"], "--resume"])
-    run.follow(_prune(options, run), lambda: _result(options, run).exists(), f"Go on with:\n  python -m engine {again}")
+    run.follow(_prune(options, run), lambda: _result(options, run).exists(), "Stopped; what was done is kept.",
+               f"Go on with:\n  python -m engine {again}")
     if options.out and not options.until and not options.json:
         print(f"Talk to it:  python -m engine chat {shlex.quote(options.out)}")
     return 0
@@ -82,6 +83,15 @@ def _existing(name: str | None) -> Path | None:
     if not is_file(name):
         raise UserError(f"There is no file {name}.")
     return Path(name)
+
+
+def export(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """A finished folder as a checked and proven copy, zipped where wanted."""
+    from engine.export.copying import Copy, copy_folder
+
+    copy = Copy(Path(options.source), Path(options.out), " ".join((options.name or "").split()), options.zip)
+    Run(options).follow(copy_folder(copy), copy.out.exists, "Stopped; nothing was left behind.")
+    return 0
 
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:

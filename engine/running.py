@@ -19,7 +19,6 @@ from engine.base.files import data_folder
 from engine.base.process import is_out_of_memory
 from engine.console import JsonPrinter, ProgressPrinter
 
-STOPPED = "Stopped; what was done is kept."
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -48,7 +47,7 @@ class StopFlag:
         if self._signalled:
             raise KeyboardInterrupt
         self._signalled = self.asked = True
-        print("\nStopping after this step (Ctrl-C again stops at once; either can be resumed).", file=sys.stderr)
+        print("\nStopping after this step (Ctrl-C again stops at once).", file=sys.stderr)
 
     def _hold(self) -> None:
         with contextlib.suppress(OSError):
@@ -70,8 +69,11 @@ class Run:
         self.printer: JsonPrinter | ProgressPrinter = JsonPrinter() if options.json else ProgressPrinter()
         self.begun = False
 
-    def follow(self, stream: Iterator[events.Event], is_done: Callable[[], bool], how_to_go_on: str) -> None:
-        """Tell every event until the end. What ends the job early is told as Stopped or Failed, then raised."""
+    def follow(self, stream: Iterator[events.Event], is_done: Callable[[], bool], stopped: str, how_to_go_on: str = "") -> None:
+        """Tell every event until the end. What ends the job early is told as Stopped or Failed, then raised.
+
+        A stop that comes once `is_done` is left alone. `stopped` is the sentence of Stopped; `how_to_go_on` is for the terminal.
+        """
         with StopFlag(self.leash) as stop, self.printer:
             try:
                 for event in stream:
@@ -79,9 +81,9 @@ class Run:
                     self._tell(event)
                     if stop.asked and not is_done():
                         stream.close()  # type: ignore[attr-defined]
-                        raise Interrupted(f"{STOPPED} {how_to_go_on}")
+                        raise Interrupted(f"{stopped} {how_to_go_on}".strip())
             except (Interrupted, KeyboardInterrupt):
-                self._last_word(events.Stopped(STOPPED))
+                self._last_word(events.Stopped(stopped))
                 raise
             except BrokenPipeError:
                 raise

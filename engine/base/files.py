@@ -46,14 +46,17 @@ def slug(name: str) -> str:
 
 
 @contextmanager
-def explain_write_errors(target: Path) -> Iterator[None]:
-    """Turn a failed write (disk full, no permission, a vanished folder) into one sentence about `target`."""
+def explain_write_errors(target: Path, then: str = "run the same command with --resume") -> Iterator[None]:
+    """Turn a failed write (disk full, no permission, a vanished folder) into one sentence about `target`.
+
+    `then`: what to do once there is space.
+    """
     try:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise UserError(f"The disk that holds {target} is full; nothing half-written was kept.",
-                            "Free some space and run the same command with --resume.") from error
+                            f"Free some space and {then}.") from error
         raise UserError(f"Cannot write {target}: {error.strerror or error}.") from error
 
 

@@ -30,10 +30,10 @@ def _front_matter(report: dict[str, Any]) -> str:
 def _body(report: dict[str, Any]) -> list[str]:
     before, after, recipe = report["before"], report["after"], report["recipe"]
     share = 1 - after["parameters"] / before["parameters"]
-    # A name from a card is data: as a JSON string it can neither open a heading nor a link.
-    name = json.dumps(report["character"], ensure_ascii=False).translate({ord(sign): None for sign in "[]<>`*#|"})
+    name = _quoted(report["character"])
+    title = _quoted(report["name"]) if report.get("name") else f"{name} on {1 - share:.0%} of {base_name(report)}"
     return [
-        f"# {name} on {1 - share:.0%} of {base_name(report)}", "",
+        f"# {title}", "",
         f"This model plays one character, {name}. It is {base_name(report)} with {recipe['sparsity']:.0%} of every feed-forward "
         f"layer's channels removed (intermediate size {before['intermediate_size']:,} to {after['intermediate_size']:,}), "
         f"{share:.1%} of all parameters.", "",
@@ -49,6 +49,11 @@ def _body(report: dict[str, Any]) -> list[str]:
         f"seed {recipe['seed']}. The system prompt is made from character.json; report.json holds every figure.", "",
         "## Limits", "", LIMITS,
     ]
+
+
+def _quoted(name: str) -> str:
+    """A name from a card is data: as a JSON string it can neither open a heading nor a link."""
+    return json.dumps(name, ensure_ascii=False).translate({ord(sign): None for sign in "[]<>`*#|"})
 
 
 def base_name(report: dict[str, Any]) -> str:

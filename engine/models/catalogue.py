@@ -14,15 +14,16 @@ from engine.models.checks import check_config, count_parameters, read_licence
 
 def list_models() -> list[dict[str, Any]]:
     """The models that can be named, each with name, kind (starter, folder, hub), ready, bytes (on disk), family,
-    parameters, licence and folder.
+    parameters, licence, folder, layers, hidden_size, intermediate_size, ffn_parameters and weight_bytes.
 
-    `parameters` is a number, counted from the headers of the weights. Folders and cached models of unsupported
-    families are left out.
+    Parameters are counted from the headers of the weights; `weight_bytes` are those of all parameters in 16 bit.
+    Folders and cached models of unsupported families are left out.
     """
     folder = starter.starter_folder()
     ready = starter.is_ready()
     models = [_entry("starter", "starter", folder, folder_size(folder) if ready else 0, ready)]
-    models[0] |= {"family": "llama", "parameters": starter.PARAMETERS, "licence": "apache-2.0"}
+    models[0] |= {"family": "llama", "parameters": starter.PARAMETERS, "licence": "apache-2.0", **starter.SHAPE,
+                  "weight_bytes": 2 * starter.PARAMETERS}
     for other in sorted((data_folder() / "models").glob("*")):
         if other.is_dir() and other != folder and not other.name.startswith(".") and _loadable(other):
             models.append(_entry(str(other), "folder", other, folder_size(other), True))
@@ -31,9 +32,13 @@ def list_models() -> list[dict[str, Any]]:
 
 def _entry(name: str, kind: str, folder: Path, size: int, ready: bool) -> dict[str, Any]:
     """One line of the list."""
-    family = check_config(folder / "config.json")["model_type"] if ready else ""
-    return {"name": name, "kind": kind, "ready": ready, "bytes": size, "family": family,
-            "parameters": count_parameters(folder), "licence": read_licence(folder), "folder": str(folder)}
+    config = check_config(folder / "config.json") if ready else {}
+    parameters = count_parameters(folder)
+    return {"name": name, "kind": kind, "ready": ready, "bytes": size, "family": config.get("model_type", ""),
+            "parameters": parameters, "licence": read_licence(folder), "folder": str(folder),
+            "layers": config.get("num_hidden_layers", 0), "hidden_size": config.get("hidden_size", 0),
+            "intermediate_size": config.get("intermediate_size", 0),
+            "ffn_parameters": count_parameters(folder, ".mlp."), "weight_bytes": 2 * parameters}
 
 
 def _loadable(folder: Path) -> bool:

