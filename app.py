@@ -15,8 +15,9 @@ from typing import Any
 from engine.base.errors import UserError
 
 FIRST_PORT = 7860
-CONTENT_POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; img-src 'self' data: blob:; connect-src 'self' ws: wss: data: blob:; "
-                  "font-src 'self' data:; frame-ancestors 'none'; form-action 'self'")
+CONTENT_POLICY = "; ".join((
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:", "img-src 'self' data: blob:", "font-src 'self' data:",
+    "connect-src 'self' data: blob:", "frame-ancestors 'none'", "form-action 'self'"))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,6 +78,8 @@ def _serve(options: argparse.Namespace) -> int:
     from studio.single import only_studio
 
     settings = Settings.of_environment()
+    logging.basicConfig(filename=settings.log, level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     with only_studio(settings.home):
         from studio.services import Services
         from studio.ui import build_page

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import make_tiny
+from tiny import make_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
