@@ -1,0 +1,108 @@
+"""What rooms with answers share: following answers while they grow, the words for their measures, text as safe HTML.
+
+Knows the chat worker's replies and the library's cards; no page, and no room.
+"""
+
+import html
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from engine.cards.card import Card, parse_card, with_name_macros
+from studio.store import runs
+from studio.store.characters import Version
+from studio.store.database import Store
+from studio.workers.reply import Reply
+
+SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "limit": 160, "seed": None}  # seed None: new each time
+MAX_SEED = 2**32 - 1
+PAUSE = 0.06  # seconds between two looks at an answer: more often than this, a page only flickers
+HEARTBEAT = 1.0  # seconds after which `follow` yields without news, so that whoever follows can leave
+SLOWER = "A job is running on this machine, so answers come more slowly."
+BASIS = ("A token is a word or a part of one. All of this was measured on this one answer. Speed counts the tokens after the "
+         "first; time counts only what this answer itself took, without loading the model and without other answers made "
+         "meanwhile. Text that the model had read before is not read again.")
+_REASONS = {"limit": "Cut off at the longest answer allowed.", "stopped": "Stopped by you.", "edited": "Edited by hand.",
+            "failed": "Broken off before the end."}
+_ACTION = re.compile(r"(\*+)(?=\S)([^*\n]+?)(?<=\S)\1")
+
+
+def card_of(version: Version) -> Card:
+    """The card of a version, ready for a chat. Raises UserError when it cannot speak yet (it has no description, say)."""
+    return parse_card(json.dumps(version.card).encode(), "This card")
+
+
+def greetings(card: Card) -> list[str]:
+    """The card's greeting and its alternates, macros still in them, blank ones left out."""
+    return [text for text in (card.greeting, *card.alternate_greetings) if text.strip()]
+
+
+def text_html(text: str, card: Card | None = None, player: str = "") -> str:
+    """Text of a card, a model or a player as HTML: escaped, *actions* in italics, line breaks kept. With `card`: names put in.
+
+    Nothing else is formatted: no link, no picture, no tag can come of it.
+    """
+    named = with_name_macros(text, card, player) if card else text
+    safe = html.escape(named.strip())
+    return _ACTION.sub(r"<em>\2</em>", safe).replace("\n", "<br>")
+
+
+def follow(*replies: Reply, pause: float = PAUSE) -> Iterator[None]:
+    """Yield whenever one of the replies has news (and each HEARTBEAT without), until all are done; the last time then."""
+    seen: list[int] = []
+    last = 0.0
+    while True:
+        done = all(reply.done for reply in replies)  # before the revisions: what comes in between is seen next time
+        now = [reply.revision for reply in replies]
+        if done or now != seen or time.monotonic() - last > HEARTBEAT:
+            seen, last = now, time.monotonic()
+            yield
+        if done:
+            return
+        time.sleep(pause)
+
+
+def waiting_words(reply: Reply) -> str:
+    """What the reply waits for, for a reader; "" once it speaks or is done. A model that is fetched is told in MB."""
+    if reply.done or reply.tokens:
+        return ""
+    last = reply.events[-1] if reply.events else {}
+    if last.get("event") == "Loading" and last.get("total"):
+        stage = str(last.get("stage") or "Fetching the model")
+        return f"{stage}: {last.get('done', 0):,.0f} of {last['total']:,.0f} MB. This happens only once."
+    return f"{reply.waiting}…" if reply.waiting else "Reading the conversation…"
+
+
+def measures_of(reply: Reply) -> dict[str, Any]:
+    """What is kept of a reply's measures: the worker's own, the model's name, and the seconds that loading it took."""
+    loading = sum(event.get("seconds", 0.0) for event in reply.events if event.get("event") == "Loaded")
+    return {**reply.measures, "model": reply.request["model"], **({"loading": loading} if loading else {})}
+
+
+def measures_words(measures: dict[str, Any]) -> str:
+    """One line on how an answer came about, with what each figure rests on; "" where nothing was measured."""
+    tokens = measures.get("tokens", 0)
+    if not tokens:
+        return ""
+    speed = measures.get("tokens_per_second", 0.0)
+    prompt, reused, dropped = (measures.get(name, 0) for name in ("prompt_tokens", "reused_tokens", "dropped_turns"))
+    parts = [f"{tokens:,} {'token' if tokens == 1 else 'tokens'}",
+             f"{speed:.1f} tokens/s" if speed else "",
+             f"first after {measures['first_token']:.2f} s" if measures.get("first_token") else "",
+             f"{reused:,} of {prompt:,} prompt tokens reused" if prompt else "",
+             f"model loaded in {measures['loading']:.1f} s" if measures.get("loading") else "",
+             f"{dropped:,} oldest messages no longer fit" if dropped else "",
+             f"seed {measures['seed']}" if measures.get("seed") is not None else ""]
+    return " · ".join(filter(None, parts))
+
+
+def reason_words(reason: str) -> str:
+    """Why an answer ended as it did; "" where it simply ended."""
+    return _REASONS.get(reason, "")
+
+
+def slower_words(store: Store) -> str:
+    """The note for rooms with answers while a job runs; "" else."""
+    return SLOWER if runs.list_runs(store, states=runs.ACTIVE) else ""
