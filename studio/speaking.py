@@ -26,7 +26,7 @@ BASIS = ("A token is a word or a part of one. All of this was measured on this o
          "meanwhile. Text that the model had read before is not read again.")
 _REASONS = {"limit": "Cut off at the longest answer allowed.", "stopped": "Stopped by you.", "edited": "Edited by hand.",
             "failed": "Broken off before the end."}
-_ACTION = re.compile(r"(\*+)(?=\S)([^*\n]+?)(?<=\S)\1")
+_ACTION = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+?)(?<=\S)\1(?![\w*])")
 
 
 def card_of(version: Version) -> Card:
@@ -70,8 +70,9 @@ def waiting_words(reply: Reply) -> str:
         return ""
     last = reply.events[-1] if reply.events else {}
     if last.get("event") == "Loading" and last.get("total"):
-        stage = str(last.get("stage") or "Fetching the model")
-        return f"{stage}: {last.get('done', 0):,.0f} of {last['total']:,.0f} MB. This happens only once."
+        if last["total"] == 1:  # a step without a size: what was fetched is being converted
+            return "Preparing the model. This happens only once."
+        return f"Fetching the model: {last.get('done', 0):,.0f} of {last['total']:,.0f} MB. This happens only once."
     return f"{reply.waiting}…" if reply.waiting else "Reading the conversation…"
 
 

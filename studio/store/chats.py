@@ -112,6 +112,20 @@ def set_sampling(store: Store, id: str, sampling: dict[str, Any]) -> Chat:
     return _update(store, id, sampling=sampling)
 
 
+def set_player(store: Store, id: str, player: str) -> Chat:
+    """Change what {{user}} stands for in this chat."""
+    return _update(store, id, player=" ".join(player.split()) or "Player")
+
+
+def set_version(store: Store, id: str, version: int) -> Chat:
+    """Go on with another version of the card. Raises UserError when there is none of this number."""
+    with store.write() as db:
+        found = _chat(db, id)
+        need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [found.character, version]), "version")
+        db.table("chats").update(id, {"version": version})
+        return _chat(db, id)
+
+
 def delete(store: Store, id: str) -> Chat:
     """Take a chat off the list; all of it is kept."""
     return _update(store, id, deleted=now())
@@ -174,6 +188,16 @@ def edit(store: Store, message_id: str, text: str) -> Message:
             return message
         swipes = list(message.swipes)
         swipes[message.chosen] = Swipe(text, old.seed, {}, "edited")
+        return _keep(db, message, swipes, message.chosen)
+
+
+def extend(store: Store, message_id: str, index: int, text: str, measures: dict[str, Any], reason: str) -> Message:
+    """Put `text` behind a swipe of the message (counted from 0); the measures are those of what was added."""
+    with store.write() as db:
+        message = _message(db, message_id)
+        swipes = list(message.swipes)
+        old = swipes[index]
+        swipes[index] = Swipe(old.text.rstrip() + text, measures.get("seed", old.seed), measures, reason)
         return _keep(db, message, swipes, message.chosen)
 
 
