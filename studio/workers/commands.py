@@ -55,7 +55,7 @@ def prepare(settings: Settings, store: Store, run: Run) -> list[str]:
     with explain_write_errors(folder):
         (folder / "work").mkdir(parents=True, exist_ok=True)
         if run.kind == "export":
-            return _export_arguments(run)
+            return _export_arguments(run, folder / "work")
         card, given = folder / "card.json", folder / "lines.jsonl"
         if not card.exists():
             write_json(card, characters.version(store, run.character, run.version).card)
@@ -73,8 +73,9 @@ def prepare(settings: Settings, store: Store, run: Run) -> list[str]:
     return [*arguments, "--resume"] if (folder / "work" / "job.json").exists() else arguments
 
 
-def _export_arguments(run: Run) -> list[str]:
-    arguments = ["export", run.spec["source"], "--out", run.spec["folder"], "--name", run.name, "--json", "--leash"]
+def _export_arguments(run: Run, work: Path) -> list[str]:
+    arguments = ["export", run.spec["source"], "--out", run.spec["folder"], "--name", run.name, "--workdir", str(work),
+                 "--json", "--leash"]
     return [*arguments, "--zip"] if run.spec.get("zip") else arguments
 
 

@@ -59,7 +59,7 @@ def settle(settings: Settings, store: Store, run: Run, ending: Ending) -> Run:
     state, sentence = judge(settings, run, ending, last)
     if not isinstance(last, Finished | Failed | Stopped):
         _append(settings.run_events(run.id), state, sentence)
-    history = list(events.read(settings.run_events(run.id)))
+    history = Tail(settings.run_events(run.id)).read_new()
     runs.set_events(store, run.id, [json.loads(events.encode(event)) for event in history])
     changes: dict[str, Any] = {"summary": run.summary}
     try:
@@ -100,6 +100,7 @@ def judge(settings: Settings, run: Run, ending: Ending, last: Event | None) -> t
 
 def plain(sentence: str) -> str:
     """A sentence of the command line as the studio says it."""
+    sentence = sentence.replace("--load-in 4bit", "loading the model in 4 bit")
     sentence = re.sub(r"\b([Rr])un the same command with --resume",
                       lambda found: "Press Resume" if found[1] == "R" else "press Resume", sentence)
     return re.sub(r"(?<![\w-])--([a-z][a-z-]+)", lambda option: option[1].replace("-", " "), sentence)

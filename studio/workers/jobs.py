@@ -155,8 +155,8 @@ class Jobs:
             live.cause = cause
             if cause == "killed":
                 process.kill(live.identity)
-            else:
-                live.deadline = live.deadline or time.monotonic() + self.settings.grace_seconds
+            elif live.deadline is None:  # a second signal would end it in the middle of its step
+                live.deadline = time.monotonic() + self.settings.grace_seconds
                 process.interrupt(live.identity)
         self._wake.set()
 
@@ -202,11 +202,7 @@ class Jobs:
         arguments = prepare(self.settings, self.store, run)
         events, log_file = self.settings.run_events(run.id), self.settings.run_folder(run.id) / "log.txt"
         offset, log_offset = (path.stat().st_size if path.exists() else 0 for path in (events, log_file))
-        if run.kind == "export":  # it has no work folder of its own, so what it says is its file of events
-            with events.open("ab") as output:
-                worker = process.spawn(self.settings, arguments, log_file, output)
-        else:
-            worker = process.spawn(self.settings, arguments, log_file)
+        worker = process.spawn(self.settings, arguments, log_file)
         self._live[run.id] = _Live(run, worker, worker.identity, offset, log_offset)
         runs.update(self.store, run.id, state="running", pid=worker.identity.pid, process_started=worker.identity.started)
 

@@ -1,0 +1,83 @@
+"""Stands for `python -m engine` where a test is about the studio: the model's name says how it behaves.
+
+quick: ends at once with a result. slow: a step every 20 ms for ever, saves and ends when asked; resumed, it ends after
+three steps. deaf: like slow, but listens to nobody, and has a child. refuses: says why, without an event. dies: of a
+segmentation fault. late: fails, and its words are torn.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+arguments = sys.argv[1:]
+resumed = "--resume" in arguments
+work = Path(arguments[arguments.index("--workdir") + 1])
+behaviour = arguments[arguments.index("--model") + 1]
+asked = threading.Event()
+
+
+def tell(event: str, **fields: object) -> None:
+    """One event, appended."""
+    with (work / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+
+
+def watch_leash() -> None:
+    """End of input: the studio is gone."""
+    while os.read(0, 4096):
+        pass
+    asked.set()
+
+
+def make_lines() -> None:
+    """The result of a lines run: two lines."""
+    lines = [{"question": f"Where is door {n}?", "answer": f"Là, {n}.", "neutral": "", "category": "world", "source": "pool",
+              "complete": True, "sensitivity": 0.5, "split": "train"} for n in range(2)]
+    (work / "rejected.json").write_text('{"too short": 3}')
+    (work / "lines.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    tell("Lines", path="", train=2, validation=0, test=0, rejected={"too short": 3})
+
+
+def count(last: int) -> None:
+    """Steps from where an earlier process stopped."""
+    saved = work / "step"
+    begin = int(saved.read_text()) if saved.exists() else 0
+    for done in range(begin + 1, (begin + 3 if resumed else last) + 1):
+        time.sleep(0.02)
+        saved.write_text(str(done))
+        tell("Step", stage="learn the mask", done=done, total=last, values={"loss": 1.0 / done})
+        if asked.is_set():
+            tell("Stopped", sentence="Stopped; what was done is kept.")
+            sys.exit(130)
+
+
+if behaviour == "refuses":
+    print("Error: The card is empty. Write one, then run the same command with --resume.", file=sys.stderr)
+    sys.exit(2)
+if behaviour == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    (work / "child").write_text(str(child.pid))
+else:
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    threading.Thread(target=watch_leash, daemon=True).start()
+tell("Started", character="Zoë", model=behaviour, sparsity=0.25, stages=["learn the mask"], resumed=resumed)
+(work / "job.json").write_text("{}")
+tell("Stage", name="learn the mask", total=100_000)
+if behaviour == "dies":
+    os.kill(os.getpid(), signal.SIGSEGV)
+if behaviour == "late":
+    with (work / "events.jsonl").open("a") as file:
+        file.write('{"event": "Warned", "sen')
+    tell("Failed", sentence="The disk is full. Free some space, then run the same command with --resume.")
+    sys.exit(2)
+if behaviour != "quick":
+    count(100_000)
+if "--until" in arguments:
+    make_lines()
+tell("Finished", out="", seconds=1.0)

@@ -1,0 +1,68 @@
+"""A whole pruning run of a tiny model by the real engine: begun by the studio, stopped, resumed, kept, exported."""
+
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+from safetensors.numpy import load_file
+from small_job import write_card, write_lines
+from test_workers_jobs import eventually, get, wait_for
+from tiny import make_tiny
+
+from studio.settings import Settings
+from studio.store import characters, exports, lines, runs
+from studio.store.database import open_store
+from studio.workers import ending
+from studio.workers.jobs import Jobs
+from studio.workers.view import LEARNING
+from studio.workers.watch import Watcher
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("llama"))
+
+
+def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path / "home"))
+    settings = Settings.of_environment()
+    store = open_store(settings.database)
+    jobs, watcher = Jobs(settings, store), Watcher(settings, store)
+    jobs.start()
+    card = json.loads(write_card(tmp_path).read_text())
+    person = characters.create(store, {"spec": "chara_card_v3", "spec_version": "3.0", "data": card}).id
+    records = [json.loads(line) for line in write_lines(tmp_path).read_text().splitlines()]
+    line_set = lines.approve(store, lines.add_set(store, person, 1, records, {}).id)
+    spec = {"model": str(llama), "multiple": 8, "steps": 60, "dtype": "fp32", "sparsity": 0.25, "recover": False}
+    run = jobs.submit_prune(person, spec, line_set.id, "A quarter less")
+
+    eventually(lambda: len(watcher.view(run.id).losses) >= 2, 300)
+    jobs.stop(run.id)
+    assert wait_for(store, run, "stopped", "failed", "done").sentence == ending.ASKED
+    assert 2 <= len(Watcher(settings, store).view(run.id).losses) < 60
+
+    jobs.resume(run.id)
+    eventually(lambda: get(store, run).state in ("done", "failed", "stopped"), 300)
+    done = get(store, run)
+    assert (done.state, done.sentence) == ("done", "")
+    view = Watcher(settings, store).view(run.id)
+    assert [step for step, _ in view.losses] == list(range(1, 61)) and view.stages[LEARNING].state == "done"
+    assert view.readings["dense"].lines == done.summary["readings"]["dense"]["lines"] > 0
+    assert done.summary["lines"]["test"] == view.readings["mask"].lines and done.summary["recipe"]["steps"] == 60
+    mask = runs.mask(store, run.id)
+    assert mask is not None and mask.shape == (2, 64) and mask.sum(axis=1).tolist() == [48, 48]
+    assert numpy.array_equal(mask, load_file(settings.run_folder(run.id) / "work" / "mask.safetensors")["mask"] == 1)
+    assert [event["event"] for event in runs.events(store, run.id)].count("Started") == 2
+
+    shipped = jobs.submit_export(run.id, "Zoë of the Mill", True)
+    eventually(lambda: get(store, shipped).state in ("done", "failed", "stopped"), 300)
+    assert get(store, shipped).sentence == ""
+    found = exports.list_exports(store, run=run.id)
+    assert len(found) == 1 and found[0].name == "Zoë of the Mill" and found[0].proof["tokens"] > 0
+    assert Path(found[0].folder) == settings.exports / "zoe-of-the-mill" and found[0].bytes > 10_000
+    assert Path(found[0].zip).stat().st_size == found[0].zip_bytes > 0
+    jobs.close()
+    again = jobs.submit_export(run.id, "Zoë of the Mill", False)
+    assert again.spec["folder"] == str(settings.exports / "zoe-of-the-mill-2")
