@@ -214,3 +214,34 @@ def test_restart_ends_a_worker_that_hangs(speech: Speech) -> None:
     speech.restart()
     assert reply.wait(5) and reply.sentence == RESTARTED
     assert pid_of(speech) != pid
+
+
+def test_the_real_worker_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiny import make_tiny
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    model = str(make_tiny(tmp_path / "llama"))
+    home = tmp_path / "home"
+    home.mkdir()
+    speech = Speech(Settings(home))
+    card = {"spec": "chara_card_v3", "spec_version": "3.0", "data": {"name": "Zoë", "description": "A miller."}}
+    turns = [("assistant", "Flour?"), ("user", "Yes, {{char}}.")]
+    warm = speech.warm(model, card, "Ann")
+    kept: list[str] = []
+    replies = [speech.ask(model, card, turns, {"temperature": 0.8, "limit": 12, "seed": 5}, "Ann",
+                          on_end=lambda reply: kept.append(reply.text)) for _ in range(2)]
+    assert warm.wait(120) and warm.reason == "ended" and warm.sentence == ""
+    assert all(reply.wait(60) for reply in replies) and kept[0] == kept[1] == replies[0].text
+    first = replies[0]
+    assert first.reason in ("ended", "limit") and first.measures["seed"] == 5 and 0 < first.measures["tokens"] <= 12
+    text, tokens = speech.prompt(model, card, turns, "Ann")
+    assert "Yes, Zoë." in text and tokens == first.measures["prompt_tokens"]
+    long = speech.ask(model, card, turns, {"temperature": 1.5, "limit": 400, "seed": 6}, "Ann")
+    eventually(lambda: long.tokens > 2 or long.done, 60)
+    speech.stop(long)
+    assert long.wait(60) and long.reason in ("stopped", "ended") and long.sentence == ""
+    refused = speech.ask(str(tmp_path / "none"), card, turns, {}, "Ann")
+    assert refused.wait(60) and refused.reason == "failed" and refused.sentence
+    assert speech.models()[0]["name"] == "starter"
+    speech.forget(model)
+    speech.close()

@@ -1,0 +1,60 @@
+"""The studio's folders: made on demand, refused in one sentence where they cannot be used; and what workers import."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.base.errors import UserError
+from studio.settings import ROOT, Settings
+
+
+def test_the_folders_lie_in_the_data_folder(own_home: Path) -> None:
+    settings = Settings.of_environment()
+    assert settings.home == own_home and settings.database.parent == own_home
+    assert all(folder.is_dir() and folder.parent == own_home for folder in (settings.jobs, settings.exports, settings.backups))
+    assert sorted(file.name for file in own_home.iterdir()) == ["backups", "exports", "jobs"]  # the probe left nothing
+    assert settings.run_events("x") == own_home / "jobs" / "x" / "work" / "events.jsonl"
+
+
+def test_a_data_folder_that_is_a_file(own_home: Path) -> None:
+    own_home.write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+        Settings.of_environment()
+
+
+def test_a_data_folder_with_a_file_in_the_way(own_home: Path) -> None:
+    own_home.mkdir()
+    (own_home / "jobs").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        Settings.of_environment()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may write everywhere")
+def test_a_data_folder_without_permission(own_home: Path) -> None:
+    own_home.mkdir(mode=0o500)
+    with pytest.raises(UserError, match="cannot be written to"):
+        Settings.of_environment()
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no right to mount a disk")
+    try:
+        monkeypatch.setenv("PERSONA_STUDIO_HOME", str(disk / "home"))
+        with pytest.raises(UserError, match="is full") as caught:
+            Settings.of_environment()
+        assert "\n" not in str(caught.value)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_the_workers_of_the_studio_compute_nothing_themselves() -> None:
+    program = ("import sys, studio.workers.jobs, studio.workers.speech, studio.workers.watch; "
+               "print([name for name in ('torch', 'transformers', 'gradio') if name in sys.modules])")
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
