@@ -1,6 +1,6 @@
 """Sets of calibration lines: what a player asks and how the character answers, as a person reads and approves them.
 
-A set that was approved and that a run learns from never changes: copy_set makes one that may. Removed lines are kept.
+A set that a run learns from never changes: copy_set makes one that may. Removed lines are kept.
 """
 
 from collections.abc import Sequence
@@ -123,7 +123,7 @@ def approve(store: Store, set_id: str) -> LineSet:
 
 
 def is_fixed(store: Store, set_id: str) -> bool:
-    """Whether the set was approved and a run learns from it, so that it may no longer change."""
+    """Whether a run learns from the set, so that it may no longer change."""
     with store.read() as db:
         return _is_fixed(db, set_id)
 
@@ -174,8 +174,7 @@ def _other_questions(db: Database, line_id: str) -> set[str]:
 
 
 def _is_fixed(db: Database, set_id: str) -> bool:
-    return scalar(db, "SELECT 1 FROM line_sets WHERE id = ? AND state = 'approved' AND id IN (SELECT line_set FROM runs)",
-                  [set_id]) is not None
+    return scalar(db, "SELECT 1 FROM runs WHERE line_set = ?", [set_id]) is not None
 
 
 def _require_changeable(db: Database, ids: Sequence[str]) -> None:
@@ -183,7 +182,7 @@ def _require_changeable(db: Database, ids: Sequence[str]) -> None:
     rows = [(id, scalar(db, "SELECT line_set FROM lines WHERE id = ?", [id])) for id in ids]
     for set_id in {need(set_id, "line") for _, set_id in rows}:
         if _is_fixed(db, set_id):
-            raise UserError("A run has learned from these lines, so they stay as they are.", "Make a copy of the set to change it.")
+            raise UserError("A run learns from these lines, so they stay as they are.", "Make a copy of the set to change it.")
 
 
 def _set_removed(store: Store, ids: Sequence[str], removed: bool) -> None:
