@@ -71,7 +71,7 @@ def parse_card(data: bytes, origin: str) -> Card:
     try:
         return _card(_strict_json(data))
     except _Fault as fault:
-        raise UserError(f"{_printable(origin)} {fault}.") from fault
+        raise UserError(f"{printable(origin)} {fault}.") from fault
 
 
 def read_card(path: Path | str) -> Card:
@@ -85,7 +85,7 @@ def read_card(path: Path | str) -> Card:
     try:
         return parse_card(_read_bytes(file), str(file))
     except _Fault as fault:
-        raise UserError(f"{_printable(str(file))} {fault}.") from fault
+        raise UserError(f"{printable(str(file))} {fault}.") from fault
 
 
 def bundled_cards() -> list[Card]:
@@ -243,5 +243,6 @@ def _short(text: str) -> str:
     return ascii(text[:40] + ("..." if len(text) > 40 else ""))
 
 
-def _printable(origin: str) -> str:
+def printable(origin: str) -> str:
+    """The name of a source for an error: what cannot be printed becomes a question mark."""
     return "".join(sign if sign.isprintable() else "?" for sign in origin)

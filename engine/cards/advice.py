@@ -1,0 +1,183 @@
+"""Advice for the writer of a card: what will not work, and what could work better.
+
+Plain rules over the card's texts, each a small function. They would rather miss
+something than cry wolf: a "problem" spoils the character for certain, a "hint"
+is worth a look. Does not judge style, and changes nothing.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.cards.card import MAX_NAME, Card, with_name_macros
+from engine.cards.editing import LABELS, as_v3, fields_of
+from engine.cards.macros import find_macros
+from engine.cards.prompt import render_system_prompt
+from engine.cards.speaking import acts_for_player, split_dialogue, writes_players_lines
+
+DESCRIPTION_TOKENS = 600  # more makes every answer slow and leaves a small model lost
+DESCRIPTION_WORDS = 40  # fewer leave a model without a voice to hold
+GREETING_WORDS = 100  # twice the longest answer that the studio's own closing instruction asks for
+
+Level = Literal["problem", "hint"]
+Tokens = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One piece of advice: the field of the card that it is about, how grave it is, and a sentence or two."""
+
+    field: str
+    level: Level
+    sentence: str
+
+
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_](?:[\w'’-]*[^\W_])?")  # a sign is a word where no spaces are
+_PLACEHOLDER = re.compile(
+    r"\b(?:TODO|TBD|FIXME)\b(?=\s*(?::|\Z))|(?i:lorem ipsum"
+    r"|[\[<](?:insert (?!coin)|fill in\b|your (?:name|text|character|description)\b)[^\[\]<>\n]{0,60}[\]>]"
+    r"|\A\s*(?:(?:your|enter|the) )*(?:text|description|greeting|personality|scenario)(?: goes)? here[.\s]*\Z)")
+_START = re.compile("<start>", re.IGNORECASE | re.ASCII)
+_STRAY_ASTERISKS = re.compile(r"(?<=\w)\*+(?=\w)|(?<!\S)\*+(?!\S)")  # f*ck; bullets, 2 * 3, scene breaks
+_NAME_MACRO = re.compile(r"\{\{(?:char|user)\}\}", re.IGNORECASE)
+
+
+def advice(raw: dict[str, Any], tokens: Tokens | None, context: int = 2048) -> list[Advice]:
+    """Advice on a V1, V2 or V3 card, problems first, otherwise in the order of the page; empty when all is well.
+
+    `tokens` counts the tokens of a text (without it, nothing is said on length in tokens); `context` is the number
+    of tokens that the model can hold.
+    """
+    fields = fields_of(raw)
+    found = [*_identity(fields), *_greetings(fields), *_dialogue(fields), *_macros(fields), *_leftovers(fields),
+             *_asterisks(fields), *_unread(raw, fields)]
+    if tokens:
+        found += _budget(raw, fields, tokens, context)
+    order = list(LABELS)
+    found.sort(key=lambda item: (item.level != "problem", order.index(item.field) if item.field in order else len(order)))
+    return list(dict.fromkeys(found))
+
+
+def _identity(fields: dict[str, Any]) -> Iterator[Advice]:
+    name = fields["name"].strip()
+    if not name:
+        yield Advice("name", "problem", "The character has no name.")
+    for field in ("name", "nickname"):
+        if len(" ".join(fields[field].split())) > MAX_NAME:
+            yield Advice(field, "problem", f"{LABELS[field]}: more than {MAX_NAME} characters are not possible.")
+    words = _words(fields["description"])
+    if not any(fields[field].strip() for field in ("description", "personality", "scenario", "mes_example")):
+        yield Advice("description", "problem", "Nothing is described yet, so the model does not know whom to play.")
+    elif words < DESCRIPTION_WORDS:
+        yield Advice("description", "hint", f"The description has {words} {'word' if words == 1 else 'words'}. With fewer than "
+                     f"{DESCRIPTION_WORDS}, characters tend to sound alike.")
+
+
+def _greetings(fields: dict[str, Any]) -> Iterator[Advice]:
+    if not fields["first_mes"].strip():
+        yield Advice("first_mes", "hint", "There is no greeting, so the player has to speak first.")
+    own_closing = fields["system_prompt"].strip() and "{{original}}" not in fields["system_prompt"].lower()
+    for field, what, text in _all_greetings(fields):
+        if writes_players_lines(text):
+            yield Advice(field, "problem", f'{what} contains lines of the player ("{{{{user}}}}:"). The model will learn '
+                         "to speak for the player.")
+        elif act := acts_for_player(text):
+            yield Advice(field, "hint", f"{what} seems to act for the player ({_quoted(act)}). Most players like to decide "
+                         "that themselves.")
+        if not own_closing and (words := _words(text)) > GREETING_WORDS:
+            yield Advice(field, "hint", f"{what} has {words} words, but answers are meant to be one to three short sentences. "
+                         "The model copies the length that it sees.")
+
+
+def _dialogue(fields: dict[str, Any]) -> Iterator[Advice]:
+    text, field = fields["mes_example"], "mes_example"
+    if not text.strip():
+        return
+    if not _START.search(text):
+        yield Advice(field, "hint", "The example dialogue has no <START>. Put one on a line of its own before each dialogue.")
+    names = [name for name in (fields["name"].strip(), fields["nickname"].strip()) if name]
+    spoken = split_dialogue(_START.sub("\n", text), [*names, *(name.split()[0] for name in names)])
+    if not spoken:
+        yield Advice(field, "hint", "No line of the example dialogue begins with {{char}}:, so the model cannot tell who speaks.")
+    for line in spoken:
+        if act := acts_for_player(line):
+            yield Advice(field, "hint", f"The character's lines in the example dialogue seem to act for the player "
+                         f"({_quoted(act)}). The model will do the same.")
+            return
+
+
+def _macros(fields: dict[str, Any]) -> Iterator[Advice]:
+    for field, what, text in _prompt_texts(fields):
+        for finding in find_macros(text, original=field in ("system_prompt", "post_history_instructions")):
+            shown = _quoted(finding.text)
+            if finding.kind == "misspelt":
+                yield Advice(field, "problem", f"{what} contains {shown}, which is not replaced. Write {finding.meant} instead.")
+            elif finding.kind == "elsewhere":
+                yield Advice(field, "hint", f"{what} contains {shown}, which this version does not carry out here. The model "
+                             "sees it as it stands.")
+            else:
+                yield Advice(field, "hint", f"{what} contains {shown}, which is no known macro. The model sees it as it stands.")
+
+
+def _leftovers(fields: dict[str, Any]) -> Iterator[Advice]:
+    for field, what, text in _prompt_texts(fields):
+        if left := _PLACEHOLDER.search(text):
+            yield Advice(field, "problem", f"{what} still contains a placeholder ({_quoted(left[0])}).")
+
+
+def _asterisks(fields: dict[str, Any]) -> Iterator[Advice]:
+    for field, what, text in _prompt_texts(fields):
+        if _STRAY_ASTERISKS.sub("", text).count("*") % 2:
+            yield Advice(field, "hint", f"{what} has an odd number of asterisks, so one action is not closed.")
+
+
+def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
+    book = as_v3(raw)["data"].get("character_book")
+    if isinstance(book, dict) and book.get("entries"):
+        yield Advice("character_book", "hint", "The card has a book of background knowledge. It stays in the card, but this "
+                     "version does not show it to the model.")
+    notes = fields["creator_notes"]
+    if _NAME_MACRO.search(notes) or _words(notes) > max(DESCRIPTION_WORDS, _words(fields["description"])):
+        yield Advice("creator_notes", "hint", "The notes for readers never reach the model. What the character should know "
+                     "belongs in the description.")
+
+
+def _budget(raw: dict[str, Any], fields: dict[str, Any], tokens: Tokens, context: int) -> Iterator[Advice]:
+    if (count := tokens(fields["description"])) > DESCRIPTION_TOKENS:
+        yield Advice("description", "hint", f"The description has {count:,} tokens (pieces of words). Small models hold on to a "
+                     f"character better with at most {DESCRIPTION_TOKENS}.")
+    card = Card(fields["name"], fields["nickname"], fields["description"], fields["personality"], fields["scenario"],
+                fields["first_mes"], fields["mes_example"], fields["system_prompt"], fields["post_history_instructions"],
+                tuple(fields["alternate_greetings"]), tuple(fields["tags"]), raw)
+    whole = tokens(render_system_prompt(card)) + tokens(with_name_macros(fields["first_mes"], card, "Player"))
+    if whole > context / 2:
+        yield Advice("description", "problem", f"The whole character takes {whole:,} of the {context:,} tokens (pieces of words) "
+                     "that the model can hold. That leaves too little for the conversation.")
+
+
+def _all_greetings(fields: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Field, how a sentence calls it, text."""
+    yield "first_mes", "The greeting", fields["first_mes"]
+    for number, text in enumerate(fields["alternate_greetings"], start=1):
+        yield "alternate_greetings", f"Other greeting {number}", text
+
+
+def _prompt_texts(fields: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """All texts that can reach the model: field, how a sentence calls it, text."""
+    for field, what in (("name", "The name"), ("nickname", "The nickname"), ("description", "The description"),
+                        ("personality", "The personality"), ("scenario", "The scenario"),
+                        ("mes_example", "The example dialogue"), ("system_prompt", "The field for instructions"),
+                        ("post_history_instructions", "The field for closing instructions")):
+        yield field, what, fields[field]
+    yield from _all_greetings(fields)
+
+
+def _words(text: str) -> int:
+    return len(_WORD.findall(_NAME_MACRO.sub("Name", text)))
+
+
+def _quoted(text: str) -> str:
+    """Untrusted text in a sentence: one line, at most 40 characters."""
+    line = " ".join(text.split())
+    return f'"{line[:40]}..."' if len(line) > 40 else f'"{line}"'

@@ -1,0 +1,134 @@
+"""Cards as a writer edits them: raw dictionaries in, new raw dictionaries out.
+
+Every function leaves its argument alone, and everything it does not know by name
+(unknown fields, extensions, books, assets) stays as it is. Does not check
+whether a card is usable: `parse_card` does.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+# What a writer edits, in the order of the page, with the words that stand above the fields.
+LABELS: dict[str, str] = {
+    "name": "Name",
+    "nickname": "Nickname",
+    "description": "Description",
+    "personality": "Personality",
+    "scenario": "Scenario",
+    "first_mes": "Greeting",
+    "alternate_greetings": "Other greetings",
+    "group_only_greetings": "Greetings in groups",
+    "mes_example": "Example dialogue",
+    "system_prompt": "Instructions",
+    "post_history_instructions": "Closing instructions",
+    "creator_notes": "Notes for readers",
+    "creator": "Author",
+    "character_version": "Version of the card",
+    "tags": "Tags",
+}
+LISTS = ("alternate_greetings", "group_only_greetings", "tags")
+TEXTS = tuple(key for key in LABELS if key not in LISTS)
+
+_V2, _V3 = "chara_card_v2", "chara_card_v3"
+_ONLY_V3 = {"nickname", "assets", "creator_notes_multilingual", "source", "group_only_greetings", "creation_date",
+            "modification_date"}
+
+
+def blank_card(name: str, now: float | None = None) -> dict[str, Any]:
+    """A V3 card with a name and nothing else. `now`: Unix seconds, the present time when left out."""
+    moment = int(time.time() if now is None else now)
+    return as_v3({"name": _whole_characters(name), "creation_date": moment, "modification_date": moment})
+
+
+def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
+    """The V3 form of a V1, V2 or V3 card, as a copy; every field that V3 requires is there, every other one is kept.
+
+    A null becomes an empty text or list, a number where a text should be its digits. Raises ValueError where a V2
+    or V3 card has no object as "data".
+    """
+    outside: dict[str, Any] = {}
+    fields: Any
+    if raw.get("spec") is None:  # V1 is flat, so that its unknown fields lie beside the known ones
+        fields = {key: copy.deepcopy(value) for key, value in raw.items() if key not in ("spec", "spec_version")}
+    else:
+        outside = {key: copy.deepcopy(value) for key, value in raw.items() if key != "data"}
+        fields = copy.deepcopy(raw.get("data"))
+    if not isinstance(fields, dict):
+        raise ValueError('a card needs an object as "data"')
+    for key in TEXTS:
+        fields[key] = _as_text(fields.get(key))
+    _drop_empty_nickname(fields)
+    for key in LISTS:
+        fields[key] = _as_texts(fields.get(key))
+    fields["extensions"] = fields.get("extensions") or {}
+    version = raw.get("spec_version") if raw.get("spec") == _V3 else None
+    return {**outside, "spec": _V3, "spec_version": version if isinstance(version, str) else "3.0", "data": fields}
+
+
+def to_v2(raw: dict[str, Any]) -> dict[str, Any]:
+    """The V2 form of a card: without the fields that only V3 has; unknown fields, extensions and book are kept."""
+    card = as_v3(raw)
+    fields = {key: value for key, value in card["data"].items() if key not in _ONLY_V3}
+    if fields.get("character_book", {}) is None:  # optional in V2, but never null
+        del fields["character_book"]
+    return {**card, "spec": _V2, "spec_version": "2.0", "data": fields}
+
+
+def fields_of(raw: dict[str, Any]) -> dict[str, Any]:
+    """The editable fields (LABELS, in that order) of any card: texts, and lists of texts."""
+    fields = as_v3(raw)["data"]
+    return {key: fields.get(key, "") for key in LABELS}
+
+
+def with_fields(raw: dict[str, Any], *, now: float | None = None, **changes: str | Sequence[str]) -> dict[str, Any]:
+    """The V3 form of a card with some editable fields changed.
+
+    `modification_date` becomes `now` (Unix seconds, the present time when left out) if anything differs. Raises
+    ValueError for a field that is not one of LABELS.
+    """
+    card = as_v3(raw)
+    fields = card["data"]
+    before = copy.deepcopy(fields)
+    for key, value in changes.items():
+        if key not in LABELS:
+            raise ValueError(f"{key!r} is no editable field of a card")
+        if isinstance(value, str) != (key in TEXTS):
+            raise ValueError(f"{key!r} takes {'a text' if key in TEXTS else 'a list of texts'}")
+        fields[key] = _whole_characters(value) if isinstance(value, str) else [_whole_characters(text) for text in value]
+    _drop_empty_nickname(fields)
+    if fields == before:
+        return card
+    for key in changes.keys() & card.keys():  # some programs repeat V1's fields beside "data" and read them there
+        card[key] = copy.deepcopy(fields.get(key, ""))
+    fields["modification_date"] = int(time.time() if now is None else now)
+    return card
+
+
+def to_json(raw: dict[str, Any]) -> str:
+    """The V3 form of a card as indented JSON, with a line end."""
+    return json.dumps(as_v3(raw), ensure_ascii=False, indent=2) + "\n"
+
+
+def _drop_empty_nickname(fields: dict[str, Any]) -> None:
+    """An empty nickname would make {{char}} empty in programs that only look whether it is there."""
+    if not fields.get("nickname", "").strip():
+        fields.pop("nickname", None)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _as_texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [_as_text(entry) for entry in values if entry is not None]
+
+
+def _whole_characters(text: str) -> str:
+    """The text with halves of characters (lone surrogates, which no file can hold) replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

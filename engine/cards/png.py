@@ -1,0 +1,112 @@
+"""PNG files as chunks: the container of a card in a picture.
+
+Checks structure and checksums, finds texts, builds files. Does not decode
+pixels and does not know cards. Texts are read here and not by Pillow, whose
+limits on texts leave some out without a word.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+Chunk = tuple[bytes, bytes]  # type, data
+
+_MOTION = {b"acTL", b"fcTL", b"fdAT"}
+_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"IDAT", b"IEND"}
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+
+
+class PngFault(Exception):
+    """What is wrong with a file, as the end of a sentence that begins with the file's name."""
+
+
+def read_chunks(data: bytes) -> list[Chunk]:
+    """All chunks of a PNG file, IHDR to IEND; what follows IEND is left out. Raises PngFault."""
+    if not data.startswith(SIGNATURE):
+        raise PngFault("is not a PNG picture")
+    chunks: list[Chunk] = []
+    place = len(SIGNATURE)
+    while not chunks or chunks[-1][0] != b"IEND":
+        if place + 12 > len(data):
+            raise PngFault("is a PNG picture that breaks off before its end")
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            raise PngFault("is a PNG picture that breaks off before its end")
+        body = data[place + 8:end - 4]
+        if zlib.crc32(kind + body) != int.from_bytes(data[end - 4:end]):
+            raise PngFault("is a damaged PNG picture (a checksum in it is wrong)")
+        if kind in _MOTION:
+            raise PngFault("moves, and a character needs a still picture")
+        chunks.append((kind, body))
+        place = end
+    if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
+        raise PngFault("is a damaged PNG picture (it does not begin with its size)")
+    return chunks
+
+
+def picture_size(chunks: list[Chunk]) -> tuple[int, int]:
+    """Width and height in pixels, as the header claims."""
+    width, height = struct.unpack_from(">II", chunks[0][1])
+    return width, height
+
+
+def pixels_only(chunks: list[Chunk]) -> list[Chunk]:
+    """The chunks that make up the picture: no texts, times, camera data; of each type but IDAT the first one."""
+    kept: list[Chunk] = []
+    seen: set[bytes] = set()
+    for kind, body in chunks:
+        if kind in _PIXELS and (kind == b"IDAT" or kind not in seen):
+            kept.append((kind, body))
+            seen.add(kind)
+    return kept
+
+
+def find_text(chunks: list[Chunk], keyword: str, limit: int) -> bytes | None:
+    """The bytes of the first text under `keyword` (any case); None without one.
+
+    Raises PngFault for a text of more than `limit` bytes (nothing beyond that is unpacked) and for a damaged one.
+    """
+    for kind, body in chunks:
+        name, separator, rest = body.partition(b"\0")
+        if kind in _TEXTS and separator and name.decode("latin-1").lower() == keyword:
+            text = _unpacked(kind, rest, limit)
+            if len(text) > limit:
+                raise PngFault(f"holds a text that is too large for a character card (more than {limit:,} bytes)")
+            return text
+    return None
+
+
+def text_chunk(keyword: str, text: bytes) -> Chunk:
+    """A tEXt chunk; `text` is Latin-1 without zero bytes."""
+    return b"tEXt", keyword.encode("latin-1") + b"\0" + text
+
+
+def build(chunks: Iterable[Chunk]) -> bytes:
+    """The file of some chunks, which must begin with IHDR and end with IEND."""
+    parts = [SIGNATURE]
+    for kind, body in chunks:
+        parts += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(kind + body))]
+    return b"".join(parts)
+
+
+def _unpacked(kind: bytes, rest: bytes, limit: int) -> bytes:
+    """The text behind a keyword: plain in tEXt, packed in zTXt, either in iTXt (behind two flags and two names)."""
+    packed, method = kind == b"zTXt", rest[:1]
+    if kind == b"iTXt":
+        packed, method = rest[:1] == b"\1", rest[1:2]
+        parts = rest[2:].split(b"\0", 2)
+        rest = b"\0" + parts[2] if len(parts) == 3 else b""
+    if not packed:
+        return rest[1:] if kind == b"iTXt" else rest
+    if method != b"\0":
+        raise PngFault("is a damaged PNG picture (a text in it is packed in an unknown way)")
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(rest[1:], limit + 1)
+    except zlib.error as error:
+        raise PngFault("is a damaged PNG picture (a text in it cannot be unpacked)") from error
+    if len(text) <= limit and not unpacker.eof:
+        raise PngFault("is a damaged PNG picture (a text in it breaks off)")
+    return text
