@@ -98,6 +98,7 @@ def test_a_run_is_stopped_and_resumed_to_its_end(jobs: Jobs, settings: Settings,
     stopped = wait_for(store, run, "stopped")
     assert stopped.sentence == ending.ASKED and stopped.pid is None and stopped.ended
     assert kinds(settings, run) == ["Started", "Stage", "Stopped"] and lines.sets(store, person) == []
+    assert Watcher(settings, store).view(run.id).sentence == "Stopped; what was done is kept."  # the worker's own last word
     jobs.resume(run.id)
     done = wait_for(store, run, "done", "failed")
     assert (done.state, done.sentence) == ("done", "")

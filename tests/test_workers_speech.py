@@ -115,6 +115,16 @@ def test_on_end_is_called_once_although_nobody_reads(speech: Speech) -> None:
     assert kept == [("salt salt salt", False)]  # a page that sees `done` finds the answer in the library
 
 
+def test_nothing_follows_the_last_event() -> None:
+    kept: list[str] = []
+    reply = Reply({"do": "speak", "id": "1"}, on_end=lambda one: kept.append(one.text))
+    for event in ({"event": "Ended", "reason": "stopped", "text": "Salt"}, {"event": "Said", "text": "!"},
+                  {"event": "Ended", "reason": "ended", "text": "Thread"}):
+        reply.take(event)
+    reply.fail(DIED)
+    assert (kept, reply.text, reply.reason, reply.sentence) == (["Salt"], "Salt", "stopped", "")
+
+
 def test_an_error_at_the_end_of_one_answer_spoils_no_other(speech: Speech) -> None:
     def fail(_: Reply) -> None:
         raise RuntimeError("the library is busy")
