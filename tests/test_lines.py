@@ -185,7 +185,7 @@ def test_a_journal_survives_a_torn_end(tmp_path: Path) -> None:
     for record in records:
         journal.add(record)
     whole = path.read_bytes()
-    for end in range(len(whole) + 1):
+    for end in [*range(0, len(whole), 3), len(whole) - 1, len(whole)]:
         torn = Journal(write(tmp_path / "torn.jsonl", whole[:end]))
         count = whole[:end].count(b"\n")
         assert torn.records == records[:count]
@@ -194,10 +194,11 @@ def test_a_journal_survives_a_torn_end(tmp_path: Path) -> None:
     assert Journal(path).records == journal.records == records
 
 
-def test_a_damaged_line_ends_what_is_believed(tmp_path: Path) -> None:
-    path = write(tmp_path / "journal.jsonl", b'{"key": "a"}\n\x00\x00\x00\n{"key": "b"}\n')
-    assert Journal(path).records == [{"key": "a"}]
-    assert path.read_bytes() == b'{"key": "a"}\n'
+@pytest.mark.parametrize("damage", [b"\x00\x00\x00\n", b'{"key": "c"{"key": "d"}\n', b"3\n", b'\r{"ke\n', b"[" * 10**5 + b"\n"])
+def test_a_damaged_line_costs_that_line_only(damage: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "journal.jsonl", b'{"key": "a"}\n' + damage + b'{"key": "b"}\n' + damage)
+    assert Journal(path).records == [{"key": "a"}, {"key": "b"}]
+    assert path.read_bytes() == b'{"key": "a"}\n{"key": "b"}\n'
 
 
 def test_a_record_is_on_the_disk_when_add_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,3 +198,15 @@ def test_rows_hold_every_example_once_and_whole(examples: list[Example], row_tok
             predicted_from = row.positions[0][row.predict[row.owner == index]] + 1
             assert predicted_from.tolist() == [len(example.prompt) + step for step in range(len(example.answer))]
         assert int((row.segments == 0).sum()) == prefix
+
+
+def test_a_row_without_answers_adds_nothing(model_of: ModelOf) -> None:
+    model = model_of("llama", None)
+    rows = pack(make_examples(((3, 0), (4, 0))), 1000)
+    mask = torch.ones(2, 64, requires_grad=True)
+    with masked(model, mask):
+        hidden = states_that_predict(model, rows[0])
+        assert hidden.shape[0] == 0
+        assert backward_in_chunks(model, hidden, rows[0].labels, None, 1.0) == 0.0
+        assert backward_in_chunks(model, hidden, rows[0].labels, dense_target(model, hidden, 8), 1.0) == 0.0
+    assert mask.grad is None

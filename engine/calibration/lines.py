@@ -140,23 +140,23 @@ def _joined(instruction: str, addition: str) -> str:
 
 
 class Journal:
-    """A file of JSON Lines that grows by one write a record and outlives a kill: results that are not computed twice."""
+    """A file of JSON Lines that grows by one write a record and outlives a kill: results that are not computed twice.
+
+    Damaged lines are dropped when it is opened; the whole records before and after them stay.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: list[dict[str, Any]] = []
-        whole = b""
-        if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                try:
-                    if not line.endswith(b"\n"):
-                        break
-                    self.records.append(json.loads(line))
-                except ValueError:
-                    break
-                whole += line
-            if len(whole) != path.stat().st_size:
-                write_atomic(path, whole)  # a torn end would spoil the next record
+        data = path.read_bytes() if path.exists() else b""
+        whole = []
+        for line in data.splitlines(keepends=True):
+            record = _whole_record(line)
+            if record is not None:
+                self.records.append(record)
+                whole.append(line)
+        if b"".join(whole) != data:
+            write_atomic(path, b"".join(whole))  # a torn end would spoil the next record
 
     def add(self, record: dict[str, Any]) -> None:
         """Append a record and have it on the disk when this returns."""
@@ -165,3 +165,12 @@ class Journal:
             file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
+
+
+def _whole_record(line: bytes) -> dict[str, Any] | None:
+    """The object of a journal's line, or None where the line is torn or damaged."""
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -80,7 +80,10 @@ def backward_in_chunks(model: nn.Module, hidden: Tensor, labels: Tensor, target:
     """Add the gradient of scale * summed loss to whatever `hidden` (N, d) depends on; returns the summed loss in nats.
 
     Logits exist for a chunk of tokens at a time only. With a target the loss is its KL, without one cross entropy.
+    Without labels the loss is 0 and no gradient is added.
     """
+    if not len(labels):
+        return 0.0
     leaf = hidden.detach().requires_grad_(True)
     total = 0.0
     size = CHUNK[hidden.device.type]
