@@ -15,9 +15,10 @@ from engine.base.files import MANIFEST, data_folder, read_json
 from engine.console import print_table
 from engine.stages import ship
 
-VERBS = ["models", "prune", "chat", "inspect", "bench"]
+VERBS = ["models", "prune", "export", "chat", "serve", "inspect", "bench"]
 OPTIONS = ["--out", "--model", "--sparsity", "--preset", "--teacher", "--teacher-model", "--queries", "--lines",
-           "--dtype", "--load-in", "--multiple", "--seed", "--steps", "--recover", "--workdir", "--resume", "--json"]
+           "--dtype", "--load-in", "--multiple", "--seed", "--steps", "--recover", "--workdir", "--resume", "--json",
+           "--until", "--leash"]
 
 
 @pytest.fixture(scope="module")

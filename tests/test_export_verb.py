@@ -1,0 +1,174 @@
+"""The copy that is given away: equal to its source, proven, zipped where wanted, and never half there."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_job import ROOT, prove_here, run_job
+from tiny import make_tiny
+
+from engine.__main__ import main
+from engine.base import events
+from engine.base.errors import UserError
+from engine.base.events import Event, Failed, Finished, Proved, Saved, Stage, Started, Step, Stopped
+from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, write_manifest
+from engine.cards.card import find_bundled, parse_card
+from engine.export import copying, greeting
+from engine.export.copying import Copy, copy_folder, first_question
+from engine.stages import ship
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that a whole job wrote."""
+    folder = tmp_path_factory.mktemp("pruned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ship, "prove", prove_here)
+        run_job(make_tiny(folder / "llama"), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture
+def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof without its fresh process, which takes seconds to start."""
+    monkeypatch.setattr(copying, "let_speak", lambda folder, prompt: greeting._speak({"folder": str(folder), "prompt": prompt}))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir() if ".partial" in file.name]
+
+
+def test_a_copy_is_equal_and_proven_in_a_fresh_process(pruned: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "gift" / "zoë"
+    assert main(["export", str(pruned), "--out", str(out), "--zip", "--json", "--workdir", str(tmp_path / "work")]) == 0
+    said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == list(events.read(tmp_path / "work" / "events.jsonl"))
+    assert isinstance(said[0], Started) and said[0].stages == ["copy", "prove", "zip"] and said[0].sparsity == 0.25
+    assert isinstance(said[-1], Finished) and said[-1].out == str(out)
+    proved = next(event for event in said if isinstance(event, Proved))
+    assert 0 < proved.tokens <= greeting.TOKENS and proved.seconds > 0
+    assert files_of(out).keys() == files_of(pruned).keys() and check_manifest(out) == []
+    assert {name for name, data in files_of(out).items() if data != files_of(pruned)[name]} <= {MANIFEST}
+    saved = {event.what: event for event in said if isinstance(event, Saved)}
+    assert saved["pruned model"].bytes == folder_size(out) and saved["zip file"].bytes == out.with_name("zoë.zip").stat().st_size
+    for stage in ("copy", "zip"):
+        steps = [event for event in said if isinstance(event, Step) and event.stage == stage]
+        assert steps[-1].done == steps[-1].total == next(one.total for one in said if isinstance(one, Stage) and one.name == stage)
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_the_zip_holds_the_folder(pruned: Path, tmp_path: Path) -> None:
+    list(copy_folder(Copy(pruned, tmp_path / "zoë", zipped=True)))
+    with zipfile.ZipFile(tmp_path / "zoë.zip") as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path / "there")
+        kinds = {info.filename: info.compress_type for info in archive.infolist()}
+    assert files_of(tmp_path / "there" / "zoë") == files_of(tmp_path / "zoë")
+    assert kinds["zoë/model.safetensors"] == zipfile.ZIP_STORED and kinds["zoë/tokenizer.json"] == zipfile.ZIP_DEFLATED
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_a_copy_can_have_a_name_of_its_own(pruned: Path, tmp_path: Path) -> None:
+    assert main(["export", str(pruned), "--out", str(tmp_path / "out"), "--name", " The [miller]\n of Zoë "]) == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert '\n# "The miller of Zoë"\n' in card and read_json(tmp_path / "out" / "report.json")["name"] == "The [miller] of Zoë"
+    assert check_manifest(tmp_path / "out") == [] and main(["inspect", str(tmp_path / "out")]) == 0
+    changed = {name for name, data in files_of(tmp_path / "out").items() if data != files_of(pruned)[name]}
+    assert changed == {"README.md", "report.json", MANIFEST}
+
+
+def flip(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 4
+    (folder / name).write_bytes(data)
+
+
+def rewrite(folder: Path, name: str, change: Any) -> None:
+    value = read_json(folder / name)
+    change(value)
+    (folder / name).write_text(json.dumps(value))
+
+
+DAMAGES: list[tuple[Any, str]] = [
+    (lambda folder: flip(folder, "model.safetensors"), "model.safetensors was changed"),
+    (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json cannot be read"),
+    (lambda folder: (folder / MANIFEST).unlink(), "not a folder that Persona Studio exported"),
+    (lambda folder: (folder / MANIFEST).write_text("[1]"), "is damaged"),
+    (lambda folder: (folder / "report.json").write_text("{}"), "is damaged"),
+    (lambda folder: rewrite(folder, MANIFEST, lambda value: value["files"].update({"../x": {"bytes": 1, "sha256": ""}})),
+     "outside the folder"),
+    (lambda folder: rewrite(folder, MANIFEST, lambda value: value["files"].update({"/etc/passwd": {"bytes": 1, "sha256": ""}})),
+     "outside the folder"),
+    (lambda folder: shutil.rmtree(folder), "not a folder that Persona Studio exported")]
+
+
+@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.parametrize(("damage", "words"), DAMAGES, ids=[str(number) for number in range(len(DAMAGES))])
+def test_a_damaged_folder_is_not_given_away(damage: Any, words: str, pruned: Path, tmp_path: Path, capsys: Any) -> None:
+    source = Path(shutil.copytree(pruned, tmp_path / "source"))
+    damage(source)
+    assert main(["export", str(source), "--out", str(tmp_path / "out"), "--zip", "--json", "--workdir", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert words in shown.err and shown.err.startswith("Error: ") and shown.err.count("\n") == 1
+    failed = events.decode(shown.out.splitlines()[-1])
+    assert isinstance(failed, Failed) and f"Error: {failed.sentence}\n" == shown.err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.zip").exists() and leftovers(tmp_path) == []
+
+
+def test_a_folder_that_does_not_load_is_not_given_away(pruned: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(pruned, tmp_path / "source"))
+    rewrite(source, "config.json", lambda value: value.update(hidden_act="no such function"))
+    write_manifest(source)
+    with pytest.raises(UserError, match="failed its proof of loading") as caught:
+        list(copy_folder(Copy(source, tmp_path / "out")))
+    assert "no such function" in str(caught.value) and not (tmp_path / "out").exists() and leftovers(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.parametrize("stage", ["copy", "prove", "zip"])
+def test_a_stopped_copy_leaves_nothing_behind(stage: str, pruned: Path, tmp_path: Path) -> None:
+    stream = copy_folder(Copy(pruned, tmp_path / "out", zipped=True))
+    next(event for event in stream if isinstance(event, Stage) and event.name == stage)
+    if stage == "zip":
+        assert isinstance(next(stream), Step) and ".out.zip.partial" in leftovers(tmp_path)
+    stream.close()
+    assert leftovers(tmp_path) == [] and not (tmp_path / "out").exists() and not (tmp_path / "out.zip").exists()
+
+
+def test_an_export_whose_owner_is_gone_stops(pruned: Path, tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-m", "engine", "export", str(pruned), "--out", str(tmp_path / "out"), "--leash",
+                            "--json", "--workdir", str(tmp_path / "work")], cwd=ROOT, stdin=subprocess.DEVNULL,
+                           capture_output=True, text=True, check=False)
+    logged: list[Event] = list(events.read(tmp_path / "work" / "events.jsonl"))
+    assert ended.returncode == 130 and isinstance(logged[-1], Stopped) and not (tmp_path / "out").exists()
+    assert leftovers(tmp_path) == [] and "Traceback" not in ended.stderr
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_nothing_is_written_over(pruned: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "out.zip").write_bytes(b"mine")
+    assert main(["export", str(pruned), "--out", str(tmp_path / "out"), "--zip"]) == 2
+    assert "out.zip exists already" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main(["export", str(pruned), "--out", str(tmp_path / "out")]) == 0
+    assert main(["export", str(pruned), "--out", str(tmp_path / "out")]) == 2
+    assert main(["export", str(pruned), "--out", str(pruned / "inside")]) == 2
+    assert main(["export", str(pruned), "--out", str(tmp_path / "other"), "--name", "x" * 200]) == 2
+    assert (tmp_path / "out.zip").read_bytes() == b"mine" and not (pruned / "inside").exists()
+
+
+def test_the_first_question_comes_from_the_card() -> None:
+    card = parse_card(json.dumps({"name": "Ada", "description": "A smith.",
+                                  "mes_example": "<START>\n{{char}}: Hm.\n{{user}}: Is it hot, {{char}}?\n"}).encode(), "card")
+    assert first_question(card) == "Is it hot, Ada?"
+    assert first_question(parse_card(b'{"name": "Ada", "description": "A smith."}', "card")) == "Hello. Who are you?"
+    assert first_question(find_bundled("pim-tuckett")) != "Hello. Who are you?"
