@@ -2,6 +2,8 @@
 (() => {
   const room = () => new URLSearchParams(location.search).get("room") || "draft";
 
+  window.personaStudioFirstRoom = room();  // before the page selects its first tab, which changes the address
+
   window.personaStudioAddress = (name, value) => {
     const parameters = new URLSearchParams(location.search);
     if (value) parameters.set(name, value); else parameters.delete(name);

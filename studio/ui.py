@@ -25,11 +25,11 @@ def build_page(services: Services) -> gr.Blocks:
                 with gr.Tab(f"{number} · {name.capitalize()}", id=name, elem_id=f"room-{name}") as tab:
                     _BUILDERS[name].build(services, page, tab)
                 tab.select(None, js=f"() => {{ window.personaStudioAddress('room', '{name}'); }}", **PRIVATE)
-        blocks.load(_room_of_address, None, tabs, **PRIVATE)
+        wanted = gr.Textbox(visible="hidden", label="Room")
+        blocks.load(_room, wanted, tabs, js="() => window.personaStudioFirstRoom", **PRIVATE)
         sidebar.load(blocks, services, side)
     return blocks
 
 
-def _room_of_address(request: gr.Request) -> Any:
-    room = request.query_params.get("room", "")
-    return gr.Tabs(selected=room) if room in ROOMS else gr.skip()
+def _room(wanted: str) -> Any:
+    return gr.Tabs(selected=wanted) if wanted in ROOMS else gr.skip()

@@ -1,0 +1,47 @@
+"""The page as a whole: it opens, remembers where one was, and lists the characters; nothing leaves the machine."""
+
+import re
+from typing import Any
+
+from playwright.sync_api import expect
+
+from browser.conftest import Studio
+
+
+def choose(page: Any, name: str) -> None:
+    """Pick a character in the sidebar."""
+    page.locator("#side-characters label", has_text=name).click()
+
+
+def test_a_reload_comes_back_to_the_character_and_the_room(studio: Studio, page: Any) -> None:
+    page.goto(studio.address)
+    choose(page, "Edith Crowle")
+    page.get_by_role("tab", name="4 · Compare").click()
+    expect(page).to_have_url(re.compile("(?=.*character=edith-crowle)(?=.*room=compare)"))
+    page.reload()
+    expect(page.locator("#side-characters label.selected")).to_have_text("Edith Crowle")
+    expect(page.get_by_role("tab", name="4 · Compare")).to_have_attribute("aria-selected", "true")
+
+
+def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
+    page.goto(studio.address)
+    names = page.locator("#side-characters label")
+    page.locator("#side-search textarea, #side-search input").fill("pim")
+    expect(names.filter(has_text="Pim Tuckett")).to_be_visible()
+    expect(names.filter(has_text="Bodo Grumm")).to_have_count(0)
+    page.locator("#side-search textarea, #side-search input").fill("")
+    expect(names.filter(has_text="Bodo Grumm")).to_be_visible()
+    choose(page, "Bodo Grumm")
+    page.locator("#side-delete").click()
+    page.locator("#side-delete-yes").click()
+    expect(names.filter(has_text="Bodo Grumm")).to_have_count(0)
+    page.locator("#side-undo").click()
+    expect(page.locator("#side-characters label.selected")).to_have_text("Bodo Grumm")
+    page.locator("#side-new").click()
+    expect(page.locator("#side-characters label.selected")).to_have_text("New character")
+
+
+def test_the_pages_answers_forbid_foreign_frames_and_pictures(studio: Studio, page: Any) -> None:
+    answer = page.goto(studio.address)
+    policy = answer.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy and "img-src 'self' data: blob:" in policy
