@@ -7,20 +7,20 @@ character and in every user's file. Train lines teach; validation lines choose
 held-out lines. This module reads and writes lines; it knows no model.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from engine.base import splits
 from engine.base.errors import UserError
 from engine.base.files import write_atomic
+from engine.base.records import answer_of, question_of, read_records, text_of
+from engine.base.splits import Split, split_of
 from engine.base.text import normalise
 
-Split = Literal["train", "validation", "test"]
-FEWEST_LINES = 16
 MAX_BYTES = 64_000_000
 POOL = Path(__file__).resolve().parents[2] / "assets" / "player_lines.jsonl"
 
@@ -53,12 +53,6 @@ class Line:
         return split_of(self.question)
 
 
-def split_of(question: str) -> Split:
-    """The side of a question: 75 % train, 8 % validation, 17 % test, by the sha256 of its normalised text."""
-    point = int.from_bytes(hashlib.sha256(normalise(question).encode()).digest()[:4], "big") / 2**32
-    return "train" if point < 0.75 else "validation" if point < 0.83 else "test"
-
-
 def read_queries(path: Path | None = None) -> list[Query]:
     """The query pool: ours, or a user's file.
 
@@ -66,15 +60,15 @@ def read_queries(path: Path | None = None) -> list[Query]:
     instruction/input/output (Alpaca's). Repeated questions are read once. Raises UserError on anything else.
     """
     queries: dict[str, Query] = {}
-    for number, record in enumerate(_records(path or POOL), start=1):
-        question = _text(record, "question") or _joined(_text(record, "instruction"), _text(record, "input"))
+    for number, record in enumerate(read_records(path or POOL, MAX_BYTES), start=1):
+        question = question_of(record)
         if not question:
             raise UserError(f"Entry {number} of {path or POOL} has neither a question nor an instruction.",
                             'Each entry needs "question" and "answer", or "instruction" and "output".')
         key = normalise(question)
         if key:
-            neutral = _text(record, "answer") or _text(record, "output")
-            category = _text(record, "category") or "other"
+            neutral = answer_of(record)
+            category = text_of(record, "category") or "other"
             queries.setdefault(key, Query(question, neutral, category, "user" if path else "pool"))
     return list(queries.values())
 
@@ -82,14 +76,14 @@ def read_queries(path: Path | None = None) -> list[Query]:
 def read_lines(path: Path) -> list[Line]:
     """Lines that a former run wrote and a person may have edited. Entries with an empty question or answer are left out."""
     lines: dict[str, Line] = {}
-    for record in _records(path):
-        question = _text(record, "question") or _joined(_text(record, "instruction"), _text(record, "input"))
-        answer = _text(record, "answer") or _text(record, "output")
+    for record in read_records(path, MAX_BYTES):
+        question = question_of(record)
+        answer = answer_of(record)
         key = normalise(question)
         if key and answer:
             score = record.get("sensitivity")
-            lines.setdefault(key, Line(question, answer, _text(record, "neutral"), _text(record, "category") or "other",
-                                       _text(record, "source") or "user", record.get("complete") is not False,
+            lines.setdefault(key, Line(question, answer, text_of(record, "neutral"), text_of(record, "category") or "other",
+                                       text_of(record, "source") or "user", record.get("complete") is not False,
                                        float(score) if isinstance(score, int | float) else None))
     return list(lines.values())
 
@@ -101,42 +95,7 @@ def write_lines(path: Path, lines: Iterable[Line]) -> None:
 
 def require_enough(lines: Sequence[Line], origin: str) -> None:
     """Raise UserError when fewer than 16 lines are usable, or none is held out."""
-    held_out = sum(line.split != "train" for line in lines)
-    if len(lines) < FEWEST_LINES or held_out < 2 or len(lines) - held_out < 8:
-        raise UserError(f"{origin} gives {len(lines)} usable lines ({held_out} of them held out); at least {FEWEST_LINES} "
-                        "are needed, with 2 held out and 8 to learn from.",
-                        "Add more questions with answers; 100 or more work well.")
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path} is larger than {MAX_BYTES // 10**6} MB.", "Split it, or drop what is not needed.")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"{path} cannot be read ({reason}).") from error
-    try:
-        if text.lstrip().startswith("["):
-            records = json.loads(text)
-        else:
-            # Not splitlines(): JSON may hold other line breaks (U+2028, U+0085) inside a string.
-            records = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is neither JSON Lines nor one JSON list.") from error
-    if not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{path} must hold JSON objects, one for each line.")
-    return records
-
-
-def _text(record: dict[str, Any], key: str) -> str:
-    value = record.get(key)
-    # Lone surrogates would break every later write.
-    return value.encode("utf-8", "replace").decode().strip() if isinstance(value, str) else ""
-
-
-def _joined(instruction: str, addition: str) -> str:
-    return f"{instruction}\n{addition}" if instruction and addition else instruction
+    splits.require_enough((line.question for line in lines), origin)
 
 
 class Journal:
