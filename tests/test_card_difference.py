@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from card_samples import EVERYTHING, FLAT
 from card_strategies import WORDS, raw_cards
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cards import difference as module
@@ -41,6 +41,7 @@ def test_a_script_without_spaces() -> None:
     assert change.pieces == [("彼女は", "same"), ("赤", "removed"), ("青", "added"), ("い鳥です。", "same")]
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS, st.sampled_from([0, 3, 6000]))
 def test_pieces_make_up_both_texts(old: str, new: str, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -95,6 +96,7 @@ def test_what_is_no_change() -> None:
     assert [change.field for change in difference(mirrored, with_fields(mirrored, description="New."))] == ["description"]
 
 
+@settings(deadline=None)
 @given(raw_cards(), raw_cards())
 def test_any_two_cards(old: dict[str, Any], new: dict[str, Any]) -> None:
     untouched = copy.deepcopy((old, new))
