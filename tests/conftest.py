@@ -5,13 +5,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from engine.base.events import Event, Step
 from engine.base.files import data_folder, sha256
 from engine.base.process import prepare_libraries
+from engine.models import download
 from engine.models.starter import GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE, fetch_starter, starter_folder
 
 prepare_libraries()  # before any test imports torch
@@ -59,3 +64,39 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder of its own for every test; fixtures of the whole session see the real one."""
     monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny llama, for tests that leave it as it is."""
+    from tiny import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command line that prunes the tiny llama in `tmp_path`, the proof without its process."""
+    from small_job import prove_here, prune_arguments
+
+    from engine.stages import ship
+
+    monkeypatch.setattr(ship, "prove", prove_here)
+    return prune_arguments(tmp_path, llama, json=True)
+
+
+@pytest.fixture
+def frequent_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads are looked at often."""
+    monkeypatch.setattr(download, "_POLL_SECONDS", 0.05)
+
+
+def ends_its_download(events: Iterator[Event], note: Path) -> bool:
+    """Whether a fetch, closed at its first reported growth, ends the process whose number is in `note`.
+
+    By itself that process would go on for a minute.
+    """
+    assert any(isinstance(event, Step) for event in events)
+    start = time.monotonic()
+    events.close()  # type: ignore[attr-defined]
+    return time.monotonic() - start < 10 and not psutil.pid_exists(int(note.read_text()))

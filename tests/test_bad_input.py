@@ -10,31 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_job import prove_here, prune_arguments, refused, with_option
+from small_job import refused, with_option
 from teacher_server import teacher_server
-from tiny import make_tiny, make_tokenizer
+from tiny import make_tokenizer
 
 from engine import pipeline
 from engine.__main__ import main
 from engine.base.files import data_folder
 from engine.base.recipe import PRESETS
 from engine.calibration import asking, teacher
-from engine.stages import ship
 
 Capture = pytest.CaptureFixture[str]
 Change = Callable[[Path], Any]
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture
-def arguments(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A command line that would work, were it not changed."""
-    monkeypatch.setattr(ship, "prove", prove_here)
-    return prune_arguments(tmp_path, llama, json=True)
 
 
 def test_the_unchanged_command_line_works(arguments: list[str], tmp_path: Path, capsys: Capture) -> None:

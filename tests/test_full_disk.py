@@ -9,26 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_job import prove_here, prune_arguments, refused, with_option
-from tiny import make_tiny
+from small_job import refused, with_option
 
 from engine import pipeline
 from engine.__main__ import main
 from engine.stages import mask, ship
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture
-def arguments(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A command line that would work, were it not changed."""
-    monkeypatch.setattr(ship, "prove", prove_here)
-    return prune_arguments(tmp_path, llama, json=True)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ends_its_download
 from hub_server import Hub
 from huggingface_hub import constants
 from tiny import make_tiny
@@ -30,6 +31,9 @@ def run(generator: Any) -> tuple[list[Event], Any]:
             return events, end.value
 
 
+pytestmark = pytest.mark.usefixtures("frequent_polls")
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An empty hub, with an empty cache of the library beside it."""
@@ -43,7 +47,6 @@ def aim_at(monkeypatch: pytest.MonkeyPatch, address: str, cache: Path) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(hub_module, "_POLL_SECONDS", 0.05)
 
 
 def add_model(server: Hub, folder: Path, name: str = "someone/small") -> Path:
@@ -155,14 +158,7 @@ pathlib.Path({str(growing)!r}).write_bytes(bytes(5_000_000))
 time.sleep(60)
 """)
     monkeypatch.setattr(hub_module, "_missing", lambda *_: 10_000_000)
-    events = locate("someone/small")
-    assert any(isinstance(event, Step) for event in events)  # goes on until the first growth is reported
-    process = int(note.read_text())
-    start = time.monotonic()
-    events.close()
-    assert time.monotonic() - start < 10  # by itself it would go on for a minute
-    with pytest.raises(ProcessLookupError):
-        os.kill(process, 0)
+    assert ends_its_download(locate("someone/small"), note)
 
 
 def test_the_endpoint_of_the_environment_is_used(hub: Hub, tmp_path: Path) -> None:

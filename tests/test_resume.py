@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 import pytest
 from small_job import ROOT, Story, make_job, prove_here, prune_arguments, run_job, same_tensors, work_of
-from tiny import make_tiny
 
 from engine.__main__ import main
 from engine.base import events
@@ -27,11 +26,6 @@ from engine.stages.lines import make_lines
 from engine.stages.workbench import Workbench, load_dense
 
 SETTINGS = {"preset": "quick", "recover": True, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(autouse=True, scope="module")

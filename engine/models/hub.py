@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +18,12 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
 from engine.base.files import require_space
 from engine.models.checks import check_config, no_safetensors
+from engine.models.download import watch
 
 STAGE = "fetch model"
 ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*",
            "NOTICE*", "USE_POLICY*"]
 IGNORED = ["*/*", "consolidated*"]  # subfolders hold other formats; consolidated files hold the weights a second time
-_POLL_SECONDS = 0.5
 _ANSWER_SECONDS = 15.0
 _DOWNLOAD = """
 import json, sys
@@ -103,39 +102,18 @@ def _download(name: str, commit: str, missing: int) -> Generator[Event, None, No
     wish = {"repo_id": name, "revision": commit, "allow_patterns": ALLOWED, "ignore_patterns": IGNORED,
             "cache_dir": str(cache), "endpoint": constants.ENDPOINT}
     environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    total, before, last = max(1, round(missing / 1e6)), _size(folder), 0
+    total = max(1, round(missing / 1e6))
     yield Stage(STAGE, total=total)
     with tempfile.TemporaryFile() as log, subprocess.Popen(
             [sys.executable, "-c", _DOWNLOAD, json.dumps(wish)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=log, env=environment) as process:
-        try:
-            while process.poll() is None:
-                time.sleep(_POLL_SECONDS)
-                done = min(total, round((_size(folder) - before) / 1e6))
-                if done > last:
-                    last = done
-                    yield Step(STAGE, done, total)
-        finally:
-            if process.poll() is None:
-                process.kill()
+        yield from watch(process, folder, total, STAGE)
         if process.returncode:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
             raise UserError(f"The model {name} could not be fetched completely ({lines[0][:200]}).",
                             "What has arrived is kept: try again.")
     yield Step(STAGE, total, total)
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the plain files below a folder (links not followed) that another process is writing."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += 0 if (file := Path(place, name)).is_symlink() else file.stat().st_size
-            except OSError:
-                continue
-    return total
 
 
 @contextmanager

