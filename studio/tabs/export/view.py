@@ -1,0 +1,108 @@
+"""What the Export room shows, as text, safe HTML and figures: a run's report, an export under way, a finished export.
+
+Pure functions from the library's records and a run's view; no page.
+"""
+
+import html
+import time
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from engine.base.events import Measured
+from studio.figures import ladder, words
+from studio.store.exports import Export
+from studio.store.runs import Run
+from studio.workers.view import RunView, StageView
+
+STAGE_WORDS = {"copy": "Copy the files", "prove": "Load them in a fresh process and let the character speak", "zip": "Pack the zip"}
+_MARKS = {"done": "✓", "reused": "✓", "running": "…", "failed": "✗", "stopped": "■", "waiting": "·", "skipped": "·"}
+NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
+          "model that plays it. When it is done, you can name it and export it here.</p></div>")
+
+
+def run_label(run: Run) -> str:
+    """A run in a list: its name, what was removed, and when it was finished."""
+    removed = run.spec.get("sparsity", 0.25)
+    day = time.strftime("%d %b %H:%M", time.localtime(run.ended or run.made))
+    return f"{run.name} · {removed:.0%} removed · {day}"
+
+
+def report_html(run: Run) -> str:
+    """What the run made, in sentences and figures that say what they rest on."""
+    summary = run.summary
+    before, after, base = summary.get("before", {}), summary.get("after", {}), summary.get("base", {})
+    facts = []
+    if before.get("bytes") and after.get("bytes"):
+        facts.append(("Size", f"{words.size(before['bytes'])} → <b>{words.size(after['bytes'])}</b>"))
+    if before.get("parameters") and after.get("parameters"):
+        share = 1 - after["parameters"] / before["parameters"]
+        facts.append(("Parameters", f"{words.millions(before['parameters'])} → {words.millions(after['parameters'])} "
+                                    f"({share:.1%} of all removed)"))
+    final = list(summary.get("readings", {}).values())[-1:]
+    for reading in final:
+        facts.append(("Says the same next word piece", f"{reading['top1']:.0%} of the time, on {reading['lines']} lines "
+                                                       f"({reading['tokens']:,} word pieces) that taught nothing"))
+    if base:
+        licence = html.escape(str(base.get("licence") or "unknown"))
+        facts.append(("Carved from", f"{html.escape(str(base.get('name', '')))} · licence {licence}"))
+    proof = summary.get("proof", {})
+    if proof.get("reply"):
+        facts.append(("Proof when it was made", "loaded by plain transformers in a fresh process; asked a line it had not seen, "
+                                                f"it said <q>{html.escape(proof['reply'])}</q>"))
+    return _facts(facts)
+
+
+def readings_figure(run: Run) -> go.Figure:
+    """The ladder of the run's readings on its test lines."""
+    return ladder.ladder([Measured(name, "test", **{field: value for field, value in one.items() if field != "time"})
+                          for name, one in run.summary.get("readings", {}).items() if name != "dense"])
+
+
+def progress_html(run: Run, view: RunView, word: str) -> str:
+    """An export under way, or how the last one ended: its stages with what is done."""
+    rows = "".join(_stage(stage) for stage in view.stages.values() if stage.name in STAGE_WORDS)
+    ending = f"<p>{html.escape(_ending(run, word))}</p>"
+    return f'<div class="export-progress" role="status"><b>{html.escape(run.name)}</b><ul>{rows}</ul>{ending}</div>'
+
+
+def _stage(stage: StageView) -> str:
+    share = f" · {stage.done / stage.total:.0%}" if stage.state == "running" and stage.total else ""
+    seconds = f" · {stage.seconds:.0f} s" if stage.state == "done" and stage.seconds >= 1 else ""
+    mark = f'<i aria-hidden="true">{_MARKS[stage.state]}</i>'
+    return f'<li class="{stage.state}">{mark} {STAGE_WORDS[stage.name]}{share}{seconds}</li>'
+
+
+def _ending(run: Run, word: str) -> str:
+    if run.state == "done":
+        return "Done. It stands in the list of exports."
+    if run.state in ("failed", "stopped"):
+        return run.sentence or "It was stopped; nothing half-written was kept."
+    return f"{word[:1].upper()}{word[1:]}."
+
+
+def export_label(export: Export) -> str:
+    """An export in the list."""
+    day = time.strftime("%d %b %H:%M", time.localtime(export.made))
+    return f"{export.name} · {words.size(export.bytes)} · {day}"
+
+
+def export_html(export: Export) -> str:
+    """Where an export lies, how to use it, and what it said when it was loaded."""
+    folder = Path(export.folder)
+    facts = [("Folder", f"<code>{html.escape(str(folder))}</code>" + ("" if folder.is_dir() else " <b>is not there any more</b>")),
+             ("Size", words.size(export.bytes) + (f" · zip {words.size(export.zip_bytes)}" if export.zip else ""))]
+    proof: dict[str, Any] = export.proof
+    if proof.get("text"):
+        facts.append(("Proof of loading", "a fresh process loaded this folder with plain transformers, and the character said in "
+                                          f"{proof['seconds']:.1f} s ({proof['tokens']} tokens): "
+                                          f"<q>{html.escape(proof['text'])}</q>"))
+    facts.append(("In Python", f"<code>AutoModelForCausalLM.from_pretrained({html.escape(repr(str(folder)))})</code>"))
+    facts.append(("In a terminal", f"<code>python -m engine chat {html.escape(str(folder))}</code>"))
+    return _facts(facts)
+
+
+def _facts(facts: list[tuple[str, str]]) -> str:
+    """Names with their (safe) HTML as a description list."""
+    return '<dl class="facts">' + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>"
