@@ -1,0 +1,66 @@
+"""Words and numbers as the figures show them to people who write characters."""
+
+import html
+from collections.abc import Iterable
+
+from engine.base.events import Measured
+
+# Names of readings in the order in which a job reads them, and as a writer reads them.
+METHODS = {
+    "random": "Channels cut at random",
+    "magnitude": "Smallest weights cut",
+    "wanda": "Least used channels cut (Wanda)",
+    "mask": "Learned mask",
+    "mask + least squares": "Learned mask, refitted",
+    "mask + recovery": "Learned mask, trained after the cut",
+    "mask + least squares + recovery": "Learned mask, refitted and trained",
+}
+BASELINES = ("random", "magnitude", "wanda")
+DISTANCE = ("Distance to the dense model says how far the pruned model's choice of each next word piece lies from that of the "
+            "dense model, the one that nothing was removed from. 0 is no difference; lower is closer. "
+            "(It is the KL divergence, in nats a token.)")
+
+
+def method(name: str) -> str:
+    """A reading's name in plain words; an unknown name as it is, escaped."""
+    return METHODS.get(name) or html.escape(name)
+
+
+def in_order(readings: Iterable[Measured]) -> list[Measured]:
+    """Readings in the order of METHODS, unknown ones last, without the dense model's own (which is 0 by definition)."""
+    places = {name: place for place, name in enumerate(METHODS)}
+    return sorted((one for one in readings if one.what != "dense"), key=lambda one: places.get(one.what, len(places)))
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share (0 to 1) as "25 %", with a space that does not break."""
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: "1 line", "1,024 lines"."""
+    return f"{number:,}\u00a0{one if number == 1 else many or one + 's'}"
+
+
+def figure(value: float) -> str:
+    """A distance with as many digits as are worth reading: 0.031, 0.36, 2.0, 10.5."""
+    digits = 3 if value < 0.1 else 2 if value < 1 else 1
+    return f"{value:.{digits}f}"
+
+
+def millions(number: int) -> str:
+    """A count of weights: "950", "61 k", "134 M", "7.2 B"."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.{1 if number < 10 * size else 0}f}\u00a0{unit}"
+    return str(number)
+
+
+def size(bytes_: float) -> str:
+    """Bytes as MB or GB of a thousand: "269 MB", "1.4 GB"."""
+    return f"{bytes_ / 1e9:.1f}\u00a0GB" if bytes_ >= 1e9 else f"{bytes_ / 1e6:.0f}\u00a0MB"
+
+
+def shortened(text: str, length: int = 26) -> str:
+    """A name of someone's choice, cut to a length and escaped."""
+    return html.escape(text if len(text) <= length else text[:length - 1].rstrip() + "…")
