@@ -41,7 +41,7 @@ class Speaker:
                 except StopIteration as end:
                     source = end.value
                     break
-        loaded = load_model(source, parse_dtype(dtype))
+        loaded = load_model(source, parse_dtype(dtype, own=source.own_dtype))
         return cls(card, load_tokenizer(source), Conversation(loaded))
 
     @property

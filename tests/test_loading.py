@@ -1,5 +1,6 @@
 """Model folders: every family loads and computes what was saved; every bad folder is refused with one sentence."""
 
+import dataclasses
 import json
 import struct
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_job import make_job
 from tiny import find, make_tiny
 from transformers import AutoModelForCausalLM
 
@@ -18,6 +20,7 @@ from engine.base.errors import UserError
 from engine.base.files import write_manifest
 from engine.models import loading
 from engine.models.loading import FAMILIES, list_models, load_model, load_tokenizer, parse_dtype
+from engine.stages import workbench
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -58,6 +61,28 @@ def test_auto_dtype_follows_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(loading, "_probe_speedup", lambda value=speedup: value)
         assert parse_dtype("auto", cpu) is expected
     assert parse_dtype("auto", torch.device("cuda")) is torch.bfloat16
+
+
+@pytest.mark.parametrize("field", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize(("own", "expected"), [("float16", "float16"), ("bfloat16", "bfloat16"), ("float32", "bfloat16"),
+                                               (None, "bfloat16")])
+def test_on_cuda_half_precision_stays_half_precision(field: str, own: str | None, expected: str, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_tiny(tmp_path / "model")
+    edit(folder / "config.json", dtype=None, torch_dtype=None)
+    edit(folder / "config.json", **{field: own})
+    monkeypatch.setattr(loading, "best_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(workbench, "load_model", lambda source, dtype, load_in: dtype)
+    bench = workbench.Workbench(dataclasses.replace(make_job(folder, tmp_path / "out"), dtype="auto"), tmp_path)
+    (tmp_path / "job.json").write_text("{}")
+    list(workbench.load_dense(bench, "4bit"))
+    assert bench.model is bench.dtype is getattr(torch, expected)
+    assert workbench.SHORT[str(bench.dtype)] in (tmp_path / "job.json").read_text()
+
+
+def test_a_cpu_takes_no_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_probe_speedup", lambda: 1.0)
+    assert parse_dtype("auto", torch.device("cpu"), "float16") is torch.float32
     with pytest.raises(UserError, match="int4"):
         parse_dtype("int4")
 

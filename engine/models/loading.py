@@ -54,6 +54,11 @@ class ModelSource:
     licence: str | None = None  # as in the front matter of README.md
     revision: str = ""  # commit on the hub, or ""
 
+    @property
+    def own_dtype(self) -> str | None:
+        """The number format that config.json names, like "bfloat16"; None where it names none."""
+        return self.config.get("dtype") or self.config.get("torch_dtype")
+
 
 def locate(model: str) -> Generator[Event, None, ModelSource]:
     """Find the model that the user means, fetching it where needed; the generator's value is its source.
@@ -90,15 +95,16 @@ def best_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def choose_dtype(device: torch.device | None = None) -> torch.dtype:
-    """The number format of the weights on `device` (default: the best one).
+def choose_dtype(device: torch.device | None = None, own: str | None = None) -> torch.dtype:
+    """The number format of the weights on `device` (default: the best one); `own` is the source's, where it is known.
 
-    bf16 on CUDA; on a CPU bf16 where a short probe, made once a process, finds it clearly faster than fp32.
+    On CUDA float16 where the weights came so (bf16 would cut three bits off), else bf16; on a CPU bf16 where a short
+    probe, made once a process, finds it clearly faster than fp32.
     """
     import torch
 
     if (device or best_device()).type == "cuda":
-        return torch.bfloat16
+        return torch.float16 if own == "float16" else torch.bfloat16
     return torch.bfloat16 if _probe_speedup() >= _FASTER else torch.float32
 
 
@@ -122,12 +128,12 @@ def _probe_speedup() -> float:
     return best[torch.float32] / best[torch.bfloat16]
 
 
-def parse_dtype(name: str, device: torch.device | None = None) -> torch.dtype:
-    """The dtype of fp32, bf16 or fp16 (also float32, bfloat16, float16), or of "auto": choose_dtype on `device`."""
+def parse_dtype(name: str, device: torch.device | None = None, own: str | None = None) -> torch.dtype:
+    """The dtype of fp32, bf16 or fp16 (also float32, bfloat16, float16), or of "auto": see choose_dtype."""
     import torch
 
     if name == "auto":
-        return choose_dtype(device)
+        return choose_dtype(device, own)
     known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     known |= {str(dtype).removeprefix("torch."): dtype for dtype in known.values()}
     if name not in known:

@@ -98,8 +98,7 @@ class Workbench:
     def weight_dtype(self) -> torch.dtype:
         """The 16-bit dtype in which the folder is written: the source's own, where it is 16 bit."""
         assert self.source is not None
-        named = self.source.config.get("dtype") or self.source.config.get("torch_dtype")
-        return torch.float16 if named == "float16" else torch.bfloat16
+        return torch.float16 if self.source.own_dtype == "float16" else torch.bfloat16
 
     def split_lines(self) -> tuple[list[Line], list[Line], list[Line], bool]:
         """Train, validation and test lines, and whether the last two are the same for want of lines."""
@@ -168,7 +167,7 @@ def load_dense(bench: Workbench, load_in: str) -> Generator[Event, None, None]:
         bench.source = yield from locate(bench.job.model)
     record = read_json(bench.path("job.json"))
     if not record.get("dtype"):
-        record["dtype"] = SHORT[str(parse_dtype(bench.job.dtype))]
+        record["dtype"] = SHORT[str(parse_dtype(bench.job.dtype, own=bench.source.own_dtype))]
         write_json(bench.path("job.json"), record)
     bench.dtype = parse_dtype(record["dtype"])
     assert bench.kept  # says at once when nothing would be left
