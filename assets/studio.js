@@ -25,4 +25,19 @@
       event.stopPropagation();
     }
   }, true);
+
+  // In a narrow window the sidebar covers the room: it begins closed, and closes when a character was picked.
+  const narrow = () => window.innerWidth <= 768;
+  const closeSidebar = () => {
+    const button = document.querySelector(".sidebar.open .toggle-button, .sidebar.open button[aria-label='Toggle Sidebar']");
+    if (button) button.click();
+    return Boolean(button);
+  };
+  const begin = Date.now();
+  const watch = setInterval(() => {
+    if (!narrow() || closeSidebar() || Date.now() - begin > 20000) clearInterval(watch);
+  }, 100);
+  document.addEventListener("change", (event) => {
+    if (narrow() && event.target.closest("#side-characters")) closeSidebar();
+  });
 })();
