@@ -68,6 +68,62 @@ def test_the_rule_would_notice() -> None:
     assert len(files()) > 30
 
 
+STUDIO_FLOORS = [{"settings", "figures"}, {"store"}, {"workers", "tokens", "headers", "single", "theme"}, {"services", "speaking"},
+                 {"page", "library"}, {"sidebar", "tabs"}, {"ui"}]
+
+
+def studio_files() -> list[Path]:
+    return sorted((ROOT / "studio").rglob("*.py"))
+
+
+def studio_faults(file: Path, source: str) -> list[str]:
+    """What a file of the studio may not import: the engine above cards, heavy libraries, floors above its own."""
+    own = file.relative_to(ROOT / "studio").parts[0].removesuffix(".py")
+    if own == "__init__":
+        return []
+    floor_of_room = {room: number for number, floor in enumerate(STUDIO_FLOORS) for room in floor}
+    assert own in floor_of_room, f"{own} has no floor: name it in STUDIO_FLOORS"
+    names = imported(source)
+    engine = [name for name in names if re.match(r"engine\.(?!base\b|cards\b)", name)]
+    heavy = [name for name in names if name.split(".")[0] in {"torch", "transformers", "accelerate", "peft", "bitsandbytes"}]
+    above = [name for name in names if name.startswith("studio.") and floor_of_room[name.split(".")[1]] > floor_of_room[own]]
+    return [*engine, *heavy, *above]
+
+
+@pytest.mark.parametrize("file", studio_files(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_studio_imports_no_torch_and_downwards_only(file: Path) -> None:
+    assert studio_faults(file, file.read_text(encoding="utf-8")) == []
+
+
+def test_the_studios_rule_would_notice() -> None:
+    page = ROOT / "studio" / "page.py"
+    for source in ("from engine.models.loading import load_model", "import torch", "from studio.ui import build_page"):
+        assert studio_faults(page, source), source
+    assert studio_faults(page, "from engine.cards.card import Card\nfrom studio.store import runs") == []
+
+
+def test_only_the_store_opens_sqlite() -> None:
+    openers = [file for file in [*studio_files(), ROOT / "app.py"]
+               if {"sqlite3", "sqlite_utils"} & {name.split(".")[0] for name in imported(file.read_text(encoding="utf-8"))}]
+    assert openers and all(file.parent.name == "store" for file in openers)
+
+
+PAGE_WITHOUT_TORCH = """
+import sys, tempfile
+from pathlib import Path
+from studio.services import Services
+from studio.settings import Settings
+from studio.ui import build_page
+build_page(Services.open(Settings(Path(tempfile.mkdtemp()))))
+print([name for name in ("torch", "transformers", "bitsandbytes") if name in sys.modules])
+"""
+
+
+def test_the_whole_page_is_built_without_torch() -> None:
+    result = subprocess.run([sys.executable, "-c", PAGE_WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_console_knows_events_only() -> None:
     assert rooms((ENGINE / "console.py").read_text(encoding="utf-8")) == {"base"}
 

@@ -56,7 +56,7 @@ class Room:
     """The controls of the room."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(view.NO_RUN, elem_id="export-empty")
+        self.empty = gr.HTML(view.NO_RUN, visible=False, elem_id="export-empty")
         with gr.Column(visible=False) as self.whole, gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=320):
                 self.run = gr.Dropdown([], label="Pruned model", elem_id="export-run")
