@@ -24,7 +24,7 @@ SLOWER = "A job is running on this machine, so answers come more slowly."
 BASIS = ("A token is a word or a part of one. All of this was measured on this one answer. Speed counts the tokens after the "
          "first; time counts only what this answer itself took, without loading the model and without other answers made "
          "meanwhile. Text that the model had read before is not read again.")
-_REASONS = {"limit": "Cut off at the longest answer allowed.", "stopped": "Stopped by you.", "edited": "Edited by hand.",
+_REASONS = {"limit": "Cut off at the longest answer allowed; Continue goes on.", "stopped": "Stopped by you.", "edited": "Edited by hand.",
             "failed": "Broken off before the end."}
 _ACTION = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+?)(?<=\S)\1(?![\w*])")
 
@@ -73,7 +73,17 @@ def waiting_words(reply: Reply) -> str:
         if last["total"] == 1:  # a step without a size: what was fetched is being converted
             return "Preparing the model. This happens only once."
         return f"Fetching the model: {last.get('done', 0):,.0f} of {last['total']:,.0f} MB. This happens only once."
-    return f"{reply.waiting}…" if reply.waiting else "Reading the conversation…"
+    if last.get("event") == "Loading":
+        return "Loading the model…"
+    return "Reading the conversation…" if last else "Waiting for the chat engine…"
+
+
+def warming_words(reply: Reply) -> str:
+    """What a reading in advance is at, for a reader; "" once it is done."""
+    if reply.done:
+        return ""
+    words = waiting_words(reply)
+    return words if reply.events[-1:] and reply.events[-1].get("event") == "Loading" else "Getting ready, so that answers come sooner…"
 
 
 def measures_of(reply: Reply) -> dict[str, Any]:

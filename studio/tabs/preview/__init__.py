@@ -1,0 +1,197 @@
+"""Preview: chatting with the whole base model in character, before anything is pruned.
+
+Everything shown is painted by one listener, `follow`, from the library and the answer under way; every other listener
+changes the library or what this page looks at, and then gives the pulse that starts `follow`. A timer gives it too when
+something changed elsewhere: in another tab, or in a thread that wrote an answer down.
+"""
+
+import html
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from studio.page import Page, guarded
+from studio.services import Services
+from studio.speaking import follow as follow_replies
+from studio.tabs.preview.controls import Controls, Newest, settings_of, updates
+from studio.tabs.preview.room import Draft, Look, Room, chosen_sampling
+from studio.tabs.preview.scene import stamp
+from studio.tabs.preview.view import SHOWN, chat_html, earlier_html
+
+_NOBODY = '<div class="chat"><div class="chat-log"><p class="chat-empty">Choose a character on the left.</p></div></div>'
+
+
+def build(services: Services, page: Page, tab: gr.Tab) -> None:
+    """The room with its listeners."""
+    room, controls = Room(services), Controls()
+    _painting(room, page, controls)
+    _opening(room, page, tab, controls)
+    _talking(room, page, controls)
+    _keeping(room, page, controls)
+
+
+def paint(room: Room, controls: Controls, character: str, look: Look, model: str, player: str,
+          seen: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+    """Component updates: the chat as it is now, then an answer under way until its end, then the chat again."""
+    if not character:
+        yield {controls.log: _NOBODY, controls.seen: {}}
+        return
+    scene = room.scene(character, look, model, player)
+    while True:
+        earlier = earlier_html(scene, look.editing, look.shown)
+        settings = settings_of(room, scene)
+        speaks = scene.under is not None
+        yield {controls.log: chat_html(scene, earlier), controls.send: gr.Button(visible=not speaks),
+               controls.stop: gr.Button(visible=speaks), **updates(controls, settings, seen.get("settings", {})),
+               controls.seen: (seen := {"stamp": stamp(scene), "settings": settings})}
+        if scene.under is None:
+            return
+        for _ in follow_replies(scene.under.reply):
+            yield {controls.log: chat_html(scene, earlier)}
+        scene = room.scene(character, look, model, player)
+
+
+def _painting(room: Room, page: Page, controls: Controls) -> None:
+    asked = [controls.newest, page.character, page.model, controls.player, controls.seen, *controls.look()]
+
+    @guarded
+    def follow(newest: Newest, character: str, model: str, player: str, seen: dict[str, Any], *look: Any) -> Any:
+        mine = newest.number
+        for painted in paint(room, controls, character, _look(*look), model, player, seen):
+            yield painted
+            if newest.number != mine:  # the page looks elsewhere by now, and the next one paints that
+                return
+
+    @guarded
+    def look_for_news(_: Newest, character: str, model: str, player: str, seen: dict[str, Any], *look: Any) -> Any:
+        if not character:
+            return gr.skip()
+        now = stamp(room.scene(character, _look(*look), model, player))
+        return time.time_ns() if now != seen.get("stamp") else gr.skip()
+
+    controls.timer.tick(look_for_news, asked, controls.pulse, **page.poll)
+    shown = [controls.log, controls.send, controls.stop, controls.choice, controls.rename, controls.delete, controls.opening,
+             controls.player, *controls.sampling, controls.seen]
+    controls.pulse.change(follow, asked, shown, concurrency_limit=None, **page.private)
+
+
+def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
+    opened = [controls.chat, controls.editing, controls.shown, controls.pulse]
+
+    @guarded
+    def open_room(newest: Newest, character: str, model: str, chat: str, owner: str) -> Any:
+        newest.begin()
+        found = chat if owner == character and not chat else room.latest(character, chat)
+        if character:
+            room.warm(character, found, model)
+        return found, "", SHOWN, newest.number, character
+
+    @guarded
+    def choose(newest: Newest, character: str, model: str, chat: str | None) -> Any:
+        newest.begin()
+        room.warm(character, chat or "", model)
+        return chat or "", "", SHOWN, newest.number
+
+    @guarded
+    def begin_anew(newest: Newest) -> Any:
+        newest.begin()
+        return "", "", SHOWN, newest.number
+
+    @guarded
+    def greet(chat: str) -> Any:
+        return gr.skip() if chat else time.time_ns()
+
+    inputs = [controls.newest, page.character, page.model, controls.chat, controls.owner]
+    for begin in (page.character.change, page.model.change, page.revision.change, tab.select):
+        begin(open_room, inputs, [*opened, controls.owner], **page.private)
+    controls.choice.input(choose, [controls.newest, page.character, page.model, controls.choice], opened, **page.private)
+    controls.new.click(begin_anew, controls.newest, opened, **page.private)
+    controls.opening.change(greet, controls.chat, controls.pulse, **page.private)
+
+
+def _talking(room: Room, page: Page, controls: Controls) -> None:
+    @guarded
+    def send(character: str, model: str, chat: str, text: str, *draft: Any) -> Any:
+        return room.send(character, chat, model, text, _draft(*draft)), "", time.time_ns()
+
+    @guarded
+    def act(event: gr.EventData, newest: Newest, character: str, model: str, chat: str, editing: str, shown: int, opening: int | None,
+            *draft: Any) -> Any:
+        said = event._data if isinstance(event._data, dict) else {}
+        what, message, text = (str(said.get(name, "")) for name in ("do", "message", "text"))
+        after = room.act(character, _look(chat, editing, shown, opening), model, _draft(*draft), what, message, text)
+        newest.begin()
+        return after.chat, after.editing, after.shown, after.opening, newest.number
+
+    saying = [page.character, page.model, controls.chat, controls.message, *controls.draft]
+    for begin in (controls.message.submit, controls.send.click):
+        begin(send, saying, [controls.chat, controls.message, controls.pulse], trigger_mode="once", **page.private)
+    controls.log.click(act, [controls.newest, page.character, page.model, *controls.look(), *controls.draft], [*controls.look(), controls.pulse],
+                       **page.private)
+    controls.stop.click(guarded(room.answers.stop), controls.chat, None, **page.poll)
+
+
+def _keeping(room: Room, page: Page, controls: Controls) -> None:
+    @guarded
+    def change(seen: dict[str, Any], player: str, *sampling: Any) -> None:
+        chat = seen.get("settings", {}).get("chat", "")  # the one whose settings the controls show
+        room.change_settings(chat, player, chosen_sampling(*sampling))
+
+    changed = [controls.seen, controls.player, *controls.sampling]
+    for begin in (controls.temperature.change, controls.top_p.change, controls.limit.change, controls.fresh.change,
+                  controls.seed.change):
+        begin(change, changed, None, trigger_mode="always_last", **page.private)
+    for begin in (controls.player.blur, controls.player.submit):
+        begin(change, changed, None, **page.private).then(time.time_ns, None, controls.pulse, **page.private)
+    controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)
+    _titles(room, page, controls)
+    _deleting(room, page, controls)
+
+
+def _titles(room: Room, page: Page, controls: Controls) -> None:
+    box, field = controls.rename_box, [controls.rename_box, controls.title]
+
+    @guarded
+    def ask(chat: str) -> Any:
+        return gr.Column(visible=True), room.title(chat)
+
+    @guarded
+    def rename(chat: str, title: str) -> Any:
+        room.rename(chat, title)
+        return gr.Column(visible=False), time.time_ns()
+
+    controls.rename.click(ask, controls.chat, field, **page.private)
+    controls.rename_no.click(lambda: gr.Column(visible=False), None, box, **page.private)
+    for begin in (controls.rename_yes.click, controls.title.submit):
+        begin(rename, [controls.chat, controls.title], [box, controls.pulse], **page.private)
+
+
+def _deleting(room: Room, page: Page, controls: Controls) -> None:
+    opened = [controls.chat, controls.editing, controls.shown, controls.pulse]
+
+    @guarded
+    def delete(newest: Newest, character: str, chat: str) -> Any:
+        title = room.delete(chat)
+        newest.begin()
+        said = f"“{html.escape(title)}” was deleted."
+        return room.latest(character), "", SHOWN, newest.number, chat, gr.Column(visible=True), said
+
+    @guarded
+    def undelete(newest: Newest, gone: str) -> Any:
+        newest.begin()
+        return room.undelete(gone), "", SHOWN, newest.number, gr.Column(visible=False)
+
+    controls.delete.click(delete, [controls.newest, page.character, controls.chat],
+                          [*opened, controls.gone, controls.gone_box, controls.gone_text], **page.private)
+    controls.undelete.click(undelete, [controls.newest, controls.gone], [*opened, controls.gone_box], **page.private)
+    page.character.change(lambda: [gr.Column(visible=False)] * 2, None, [controls.gone_box, controls.rename_box], **page.private)
+
+
+def _look(chat: str, editing: str, shown: int, opening: int | None) -> Look:
+    return Look(chat, editing, shown, opening or 0)
+
+
+def _draft(player: str, opening: int | None, *sampling: Any) -> Draft:
+    return Draft(player, chosen_sampling(*sampling), opening or 0)
