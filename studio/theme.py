@@ -7,6 +7,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.figures.theme import STYLE as FIGURE_STYLE
+
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 ICON = ASSETS / "icon.png"
 _EMBER = gr.themes.Color(
@@ -34,8 +36,8 @@ def make_theme() -> gr.themes.Base:
 
 
 def styles() -> str:
-    """The studio's CSS."""
-    return (ASSETS / "studio.css").read_text(encoding="utf-8")
+    """The studio's CSS, that of the figures included."""
+    return (ASSETS / "studio.css").read_text(encoding="utf-8") + FIGURE_STYLE
 
 
 def script() -> str:
