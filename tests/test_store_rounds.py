@@ -108,3 +108,15 @@ def test_the_interval_of_nothing() -> None:
     for successes, total in ((3, 2), (-1, 2)):
         with pytest.raises(ValueError):
             rounds.wilson(successes, total)
+
+
+def test_rounds_of_one_run_and_kind_are_found_and_cleared_alone(store: Store) -> None:
+    run = pruning(store)
+    other = runs.add(store, run.character, 1, "prune", "other", {})
+    first, second = pair(store, run), pair(store, run)
+    elsewhere = pair(store, other)
+    grid = rounds.open_round(store, run.character, 1, "grid", "Hi", [], [(None, "a"), (run.id, "b")])
+    assert rounds.rounds(store, run.character, "pair", run.id) == [second, first]
+    assert rounds.rounds(store, run.character, "pair", run.id, 1) == [second]
+    assert rounds.clear(store, run.character, run.id, "pair")
+    assert rounds.rounds(store, run.character) == [grid, elsewhere]

@@ -106,11 +106,13 @@ def get(store: Store, id: str) -> Round | None:
         return next(iter(_rounds(db, "WHERE id = ?", [id])), None)
 
 
-def rounds(store: Store, character: str, kind: str | None = None) -> list[Round]:
-    """The rounds of a character, newest first, cleared ones left out."""
+def rounds(store: Store, character: str, kind: str | None = None, run: str | None = None, limit: int = -1) -> list[Round]:
+    """The rounds of a character (with `run`: those it took part in), newest first, cleared ones left out; at most `limit`."""
     with store.read() as db:
-        return _rounds(db, "WHERE character = ? AND kind = ifnull(?, kind) AND cleared IS NULL ORDER BY made DESC, rowid DESC",
-                       [character, kind])
+        return _rounds(db, "WHERE character = ? AND kind = ifnull(?, kind) AND cleared IS NULL "
+                           "AND (? IS NULL OR id IN (SELECT round FROM answers WHERE run = ?)) "
+                           "ORDER BY made DESC, rowid DESC LIMIT ?",
+                       [character, kind, run, run, limit])
 
 
 def set_answer(store: Store, answer_id: str, text: str, measures: dict[str, Any] | None = None, reason: str = "") -> Answer:
@@ -183,12 +185,16 @@ def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
-def clear(store: Store, character: str, run: str | None = None) -> str:
-    """Take away the rounds of a character (with `run`: those it took part in). Returns undo's token; "" when there were none."""
+def clear(store: Store, character: str, run: str | None = None, kind: str | None = None) -> str:
+    """Take away the rounds of a character (with `run`: those it took part in; with `kind`: those of one kind), votes too.
+
+    Returns undo's token; "" when there were none.
+    """
     token = new_id()
     with store.write() as db:
         cleared = db.execute("UPDATE rounds SET cleared = ? WHERE character = ? AND cleared IS NULL AND "
-                             "(? IS NULL OR id IN (SELECT round FROM answers WHERE run = ?))", [token, character, run, run])
+                             "kind = ifnull(?, kind) AND (? IS NULL OR id IN (SELECT round FROM answers WHERE run = ?))",
+                             [token, character, kind, run, run])
         return token if cleared.rowcount else ""
 
 
