@@ -5,6 +5,7 @@ hub cache's). Where there is none yet, it estimates and says so. Knows nothing o
 chat templates: the exact prompt comes from the chat worker.
 """
 
+import json
 import logging
 import threading
 from pathlib import Path
@@ -33,6 +34,16 @@ class TokenCounter:
     def exact(self, model: str) -> bool:
         """Whether the model's own tokenizer counts."""
         return self._tokenizer(model) is not None
+
+    def context(self, model: str) -> int | None:
+        """How many tokens the model can hold at most, from the config beside its tokenizer; None where that is not known."""
+        file = self._file(model)
+        if file is None:
+            return None
+        try:
+            return int(json.loads((file.parent / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _tokenizer(self, model: str) -> Tokenizer | None:
         file = self._file(model)

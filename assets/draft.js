@@ -1,0 +1,198 @@
+// Keeps what is typed in the draft room: sends it when typing pauses, and keeps it in the browser until the studio has it.
+// Runs as the status line's script (element, trigger, props, server, watch); the line itself shows what was saved.
+// It sends only what was typed in; it sets no field, so that the cursor stays where it is.
+
+const begin = () => {
+  const KEY = "persona-studio-draft:";
+  const OWN = KEY + Math.random().toString(36).slice(2);
+  const PAUSE = 1000;      // ms without a key until it is saved
+  const LONGEST = 5000;    // ms of typing without a pause until it is saved
+  const AGAIN = 3000;      // ms until the next try when the studio does not answer
+  const FORSAKEN = 10000;  // ms after which what another page kept is taken over
+
+  let pad = null;          // the status line's own things
+  let typed = {};          // character -> {print, fields}: not sent yet
+  let sending = {};        // the same, under way
+  let under_way = null;    // the promise of that
+  let known = {};          // character -> {print, stamp}: the newest version that this page knows
+  let shown = "";          // the character in the fields
+  let outdated = false;    // the fields show less than the newest version
+  let quiet = false;       // the next version to arrive says nothing: something more important stands there
+  let recovered = false;
+  let timer = 0;
+  let first = 0;
+
+  const say = (words, kind = "") => {
+    if (!pad) return;
+    pad.element.dataset.kind = kind;
+    if (pad.element.textContent !== words) pad.element.textContent = words;
+  };
+
+  const merged = (...records) => {
+    const all = {};
+    for (const record of records) {
+      for (const [character, {print, fields}] of Object.entries(record)) {
+        all[character] ??= {print, fields: {}};
+        Object.assign(all[character].fields, fields);
+      }
+    }
+    return all;
+  };
+
+  const keep = (closed = false) => {
+    const records = merged(sending, typed);
+    try {
+      if (Object.keys(records).length) localStorage.setItem(OWN, JSON.stringify({at: Date.now(), closed, records}));
+      else localStorage.removeItem(OWN);
+    } catch { /* no room or not allowed: then only the studio keeps it */ }
+  };
+
+  // What a closed page could not send any more.
+  const adopt = () => {
+    let keys = [];
+    try { keys = Object.keys(localStorage).filter((key) => key.startsWith(KEY) && key !== OWN); } catch { return; }
+    for (const key of keys) {
+      let kept = null;
+      try { kept = JSON.parse(localStorage.getItem(key)); } catch { localStorage.removeItem(key); }
+      if (!kept?.records || !(kept.closed || Date.now() - kept.at > FORSAKEN)) continue;
+      typed = merged(kept.records, typed);
+      recovered = true;
+      keep();
+      localStorage.removeItem(key);
+    }
+    if (recovered) flush();
+  };
+
+  const note = (field, value) => {
+    if (!shown) return;
+    typed[shown] ??= {print: known[shown]?.print ?? "", fields: {}};
+    typed[shown].fields[field] = value;
+    keep();
+    say("Writing…");
+    const now = Date.now();
+    first ||= now;
+    clearTimeout(timer);
+    timer = setTimeout(flush, Math.max(0, Math.min(PAUSE, first + LONGEST - now)));
+  };
+
+  const learn = (character, {print, stamp}) => {
+    if (stamp < (known[character]?.stamp ?? 0)) return false;
+    known[character] = {print, stamp};
+    return true;
+  };
+
+  const flush = async () => {
+    clearTimeout(timer);
+    if (under_way) await under_way;
+    if (Object.keys(typed).length) {
+      under_way ??= send();
+      await under_way;
+    }
+  };
+
+  const send = async () => {
+    first = 0;
+    [sending, typed] = [typed, {}];
+    say("Saving…");
+    const records = Object.entries(sending).map(([character, {print, fields}]) =>
+      ({character, print: recovered ? print : known[character]?.print ?? print, fields}));
+    try {
+      take(await pad.server.save(records));
+    } catch {
+      typed = merged(sending, typed);
+      sending = {};
+      say("Not saved yet: the studio does not answer. Trying again.", "problem");
+      timer = setTimeout(flush, AGAIN);
+    }
+    under_way = null;
+    keep();
+  };
+
+  const take = (answers) => {
+    const sent = sending;
+    sending = {};
+    for (const [character, answer] of Object.entries(answers)) {
+      if (answer.problem) {
+        if (!answer.gone) typed = merged({[character]: sent[character]}, typed);
+        say(`Not saved: ${answer.problem}`, "problem");
+        continue;
+      }
+      learn(character, answer);
+      if (character !== shown) continue;
+      if (answer.elsewhere) {
+        outdated = quiet = true;
+        say(`Another window changed this character too. Both are kept: version ${answer.elsewhere} from there, ` +
+            `version ${answer.version} from here.`, "notice");
+      } else if (recovered) {
+        quiet = true;
+        say(`What you wrote last was kept · version ${answer.version}`, "notice");
+      } else if (!typed[character]) {
+        say(answer.words);
+      }
+    }
+    outdated ||= recovered;
+    recovered = false;
+    pad.trigger("submit");
+    catch_up();
+  };
+
+  const catch_up = () => {
+    if (!outdated || typed[shown] || sending[shown]) return;
+    outdated = false;
+    pad.trigger("apply");
+  };
+
+  // A version has come into the fields.
+  const arrived = () => {
+    const sight = pad.props.value;
+    shown = sight?.character ?? "";
+    if (!shown) return say("");
+    if (!learn(shown, sight) || typed[shown] || sending[shown]) {
+      outdated = true;
+      if (!under_way) flush();
+    } else if (!quiet) {
+      say(sight.words);
+    }
+    quiet = false;
+  };
+
+  const look = async () => {
+    if (!shown || !pad || typed[shown] || under_way) return;
+    const character = shown;
+    const sight = await pad.server.newest(character).catch(() => null);
+    if (!sight?.print || character !== shown || typed[shown] || under_way || sight.print === known[shown]?.print) return;
+    say(`Changed in another window · version ${sight.version}`, "notice");
+    quiet = true;
+    pad.trigger("apply");
+  };
+
+  const listen = () => {
+    const field_of = (event) => event.target.closest?.("#room-draft .draft-field");
+    document.addEventListener("input", (event) => {
+      const field = field_of(event);
+      if (field) note(field.id.slice("draft-".length), event.target.value);
+    });
+    document.addEventListener("draft-list", (event) => note(event.detail.field, event.detail.texts));
+    document.addEventListener("focusout", (event) => { if (event.target.closest?.("#room-draft")) flush(); });
+    document.addEventListener("visibilitychange", () => document.hidden ? flush() : look());
+    window.addEventListener("focus", look);
+    window.addEventListener("pagehide", () => { keep(true); flush(); });
+  };
+
+  const attach = (things) => {
+    const again = pad !== null;
+    pad = things;
+    things.watch("value", arrived);
+    if (!again) listen();
+    arrived();
+    if (!again) adopt();
+  };
+
+  // The newest version into the fields, and everything else that follows a save.
+  const reload = () => { pad.trigger("apply"); pad.trigger("submit"); };
+
+  return {attach, flush, reload};
+};
+
+window.personaStudioDraft ??= begin();
+window.personaStudioDraft.attach({element, trigger, props, server, watch});

@@ -1,0 +1,199 @@
+"""The draft room: the card's fields, saved as versions while the writer types.
+
+Here the controls meet the handlers; what these do stands in the other files of this folder.
+"""
+
+import html
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.base.errors import UserError
+from engine.cards.editing import LISTS, fields_of
+from engine.cards.prompt import render_system_prompt
+from studio.page import DEFECT, Page, guarded
+from studio.services import Services
+from studio.store import characters
+from studio.tabs.draft import files, history, measure, saving
+from studio.tabs.draft.layout import Room
+
+_FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"
+_FETCH = "() => setTimeout(() => document.querySelector('#draft-file, #draft-file *')?.closest('#draft-file').click(), 50)"
+
+
+def build(services: Services, page: Page, tab: gr.Tab) -> None:
+    """The room inside its tab."""
+    room = Room(server_functions(services))
+    _card(services, page, room)
+    _portrait(services, page, room)
+    _export(services, page, room)
+    _prompt(services, page, room)
+    _versions(services, page, room)
+
+
+def server_functions(services: Services) -> list[Any]:
+    """What the page's script calls: it saves without an event of the page, so that no field is set while one types."""
+
+    def save(records: list[dict[str, Any]]) -> dict[str, Any]:
+        return {str(one["character"]): _saved(services, one) for one in records}
+
+    def newest(character: str) -> dict[str, Any]:
+        try:
+            return saving.newest(services.store, character)
+        except UserError:
+            return {}
+
+    return [save, newest]
+
+
+def _saved(services: Services, record: dict[str, Any]) -> dict[str, Any]:
+    """The answer to one record: the new sight, or the problem as a sentence."""
+    character = str(record["character"])
+    try:
+        return saving.save_typed(services.store, character, str(record.get("print", "")), record["fields"])
+    except UserError as error:
+        return {"problem": str(error), "gone": characters.get(services.store, character) is None}
+    except Exception:
+        logging.getLogger("studio").exception("draft")
+        return {"problem": DEFECT, "gone": False}
+
+
+def look(services: Services, character: str, model: str) -> tuple[Any, str]:
+    """The meter and the advice of the newest version."""
+    if not character:
+        return gr.HTML("", counts={}), ""
+    raw = characters.head(services.store, character).card
+    size = measure.size_of(services, model, raw)
+    return gr.HTML(measure.meter_html(size), counts=measure.counts_of(size)), measure.advice_html(services, model, raw)
+
+
+def _card(services: Services, page: Page, room: Room) -> None:
+    """Filling the fields, and what follows a save."""
+    shown = [room.pad, room.empty, room.editor, room.for_model, room.portrait, room.no_portrait, room.remove,
+             *room.fields.values(), *room.lists.values()]
+    measured = [room.meter, room.advice]
+
+    @guarded
+    def load(character: str) -> Any:
+        found = characters.get(services.store, character) if character else None
+        if found is None or found.deleted:
+            return [{}, gr.HTML(visible=True), gr.Column(visible=False), *[gr.skip()] * (len(shown) - 3)]
+        head = characters.head(services.store, character)
+        fields = fields_of(head.card)
+        instructions = bool(fields["system_prompt"].strip() or fields["post_history_instructions"].strip())
+        texts = [", ".join(fields[key]) if key in LISTS else fields[key] for key in room.fields]
+        return [saving.sight(head), gr.HTML(visible=False), gr.Column(visible=True), gr.Accordion(open=instructions),
+                *portrait_updates(services, head.portrait), *texts, *[fields[key] for key in room.lists]]
+
+    @guarded
+    def measure_card(character: str, model: str) -> Any:
+        return look(services, character, model)
+
+    @guarded
+    def follow(character: str, model: str, revision: int) -> Any:
+        return [*look(services, character, model), revision + 1]
+
+    page.character.change(load, page.character, shown, **page.private)
+    page.character.change(measure_card, [page.character, page.model], measured, **page.private)
+    page.model.change(measure_card, [page.character, page.model], measured, **page.private)
+    room.pad.apply(load, page.character, shown, trigger_mode="always_last", **page.private)
+    room.pad.submit(follow, [page.character, page.model, page.revision], [*measured, page.revision],
+                    trigger_mode="always_last", **page.private)
+
+
+def portrait_updates(services: Services, sha256: str | None) -> list[Any]:
+    """Picture, the words instead of one, and the button that removes it."""
+    picture = files.shown_portrait(services.store, sha256)
+    there = picture is not None
+    return [gr.Image(picture, visible=there), gr.HTML(visible=not there), gr.Button(visible=there)]
+
+
+def _portrait(services: Services, page: Page, room: Room) -> None:
+    @guarded
+    def change(character: str, revision: int, file: str | None) -> Any:
+        picture = files.read_picture(Path(file)) if file else None
+        version = saving.save_portrait(services.store, character, picture)
+        return [saving.sight(version), *portrait_updates(services, version.portrait), revision + 1]
+
+    outputs = [room.pad, room.portrait, room.no_portrait, room.remove, page.revision]
+    room.upload.upload(change, [page.character, page.revision, room.upload], outputs, js=_FLUSH, **page.private)
+    room.remove.click(lambda character, revision: change(character, revision, None), [page.character, page.revision], outputs,
+                      js=_FLUSH, **page.private)
+
+
+def _export(services: Services, page: Page, room: Room) -> None:
+    for kind, button in (("png", room.png), ("json", room.json)):
+
+        @guarded
+        def make(character: str, kind: str = kind) -> Any:
+            return str(files.card_file(services.store, character, kind))
+
+        button.click(make, page.character, room.file, js=_FLUSH, **page.private).success(None, js=_FETCH, **page.private)
+
+
+def prompt_news(services: Services, character: str, model: str) -> Iterator[tuple[str, str]]:
+    """(text, note as HTML): the system prompt at once, then the exact text as the chat engine gives it."""
+    raw = characters.head(services.store, character).card
+    card = measure.card_of(raw)
+    system, greeting = render_system_prompt(card, measure.PLAYER), measure.greeting_of(card)
+    count = services.tokens.count(model, system)
+    first = f"The description as the model gets it, about {count:,} tokens."
+    yield system, f"{first} Asking the model for the exact text…"
+    try:
+        text, tokens = services.speech.prompt(model, raw, [("assistant", greeting)] if greeting else [], measure.PLAYER)
+    except UserError as error:
+        yield system, html.escape(f"{first} The exact text is not to be had: {error}")
+        return
+    yield text, f"The exact text that the model reads before the player's first line: {tokens:,} tokens."
+
+
+def _prompt(services: Services, page: Page, room: Room) -> None:
+    @guarded
+    def show(character: str, model: str) -> Iterator[Any]:
+        yield from prompt_news(services, character, model)
+
+    for event in (room.prompt_part.expand, room.prompt_again.click):
+        event(show, [page.character, page.model], [room.prompt, room.prompt_note], js=_FLUSH, **page.private)
+
+
+def _versions(services: Services, page: Page, room: Room) -> None:
+    opened = gr.State(False)
+
+    @guarded
+    def fill(character: str) -> Any:
+        choices = history.version_choices(services.store, character) if character else []
+        chosen, other = history.default_pair(choices)
+        return gr.Radio(choices, value=chosen), gr.Dropdown(choices, value=other), True
+
+    @guarded
+    def fill_open(character: str, is_open: bool) -> Any:
+        return fill(character)[:2] if is_open else gr.skip()
+
+    @guarded
+    def show(character: str, first: int | None, second: int | None) -> Any:
+        if not character or first is None or second is None:
+            return "", gr.Button(interactive=False)
+        newest = characters.head(services.store, character).number
+        label = f"Bring version {first} back" if first != newest else "This is the newest version"
+        return history.changes_html(services.store, character, first, second), gr.Button(label, interactive=first != newest)
+
+    @guarded
+    def restore(character: str, number: int | None) -> Any:
+        if number is None:
+            raise UserError("No version is chosen.", "Choose one in the list.")
+        version = saving.restore(services.store, character, number)
+        gr.Info(f"Version {number} is back, as version {version.number}.", title="Brought back")
+        return gr.skip()
+
+    lists = [room.versions, room.other]
+    room.versions_part.expand(fill, page.character, [*lists, opened], js=_FLUSH, **page.private)
+    room.versions_part.collapse(lambda: False, None, opened, **page.private)
+    for event in (page.character.change, page.revision.change):
+        event(fill_open, [page.character, opened], lists, **page.private)
+    for event in (room.versions.change, room.other.change):
+        event(show, [page.character, *lists], [room.changes, room.restore], **page.private)
+    room.restore.click(restore, [page.character, room.versions], room.changes, js=_FLUSH, **page.private).success(
+        None, js="() => window.personaStudioDraft.reload()", **page.private)

@@ -1,0 +1,142 @@
+"""The controls of the draft room, in the order in which a writer needs them. Knows no library and no handler."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from engine.cards.editing import LABELS
+from studio.theme import ASSETS
+
+EMPTY = ("<h2>Who shall we write?</h2><p>Choose a character on the left, press <b>New</b>, or bring in a card that you have: "
+         "a PNG picture or a JSON file.</p><p>Three sentences are enough to begin with: who this is, how they talk, and what "
+         "they want.</p>")
+_NAMES_HINT = "{{char}} and {{user}} stand for the names of the character and the player."
+# Field: lines at first, at most, hint below the label, example in the empty field.
+_TEXTS: dict[str, tuple[int, int, str, str]] = {
+    "name": (1, 1, "", "The full name"),
+    "nickname": (1, 1, "", "What others call them, if not by the full name"),
+    "description": (7, 30, "Who they are, how they talk, what they want. " + _NAMES_HINT,
+                    "Three sentences are enough to begin with.\n\nMara keeps the lighthouse of a harbour that no ship visits any "
+                    "more. She talks in short, dry sentences and answers questions with questions. She wants to know who has "
+                    "been lighting the other lamp."),
+    "personality": (2, 12, "A few words or a sentence.", "Dry, patient, secretly sentimental"),
+    "scenario": (3, 12, "Where the two of you meet, and what has just happened.",
+                 "A storm has closed the coast road. {{user}} knocks at the lighthouse after midnight."),
+    "first_mes": (4, 20, "What the character says first. Answers tend to become as long as this.",
+                  "*She opens the door a hand's width.* You're late. Nobody is ever late here."),
+    "mes_example": (6, 30, "Begin each dialogue with <START> on a line of its own. This shapes the voice more than anything else.",
+                    "<START>\n{{user}}: Do you like it here?\n{{char}}: Like? The lamp turns. I turn with it."),
+    "system_prompt": (3, 20, "How to play the role. When empty, the studio's own sentence is used; {{original}} puts it in here.",
+                      ""),
+    "post_history_instructions": (2, 12, "The last thing that the model reads about the character.", ""),
+    "tags": (1, 1, "With commas between them.", "fantasy, keeper, mystery"),
+    "creator": (1, 1, "", ""),
+    "character_version": (1, 1, "Your own name for it. The studio counts its versions by itself.", ""),
+    "creator_notes": (3, 20, "For people who use the card. The model never reads them.", ""),
+}
+
+
+class Room:
+    """The room's controls. `fields` are the texts by their key in a card, `lists` the lists of texts."""
+
+    def __init__(self, server_functions: list[Callable[..., Any]]) -> None:
+        self.fields: dict[str, gr.Textbox] = {}
+        self.lists: dict[str, gr.HTML] = {}
+        with gr.Row(elem_id="draft-top"):
+            self.pad = gr.HTML({}, html_template="", js_on_load=_script("draft"), server_functions=server_functions,
+                               elem_id="draft-status", apply_default_css=False, min_width=120, scale=3)
+            self.meter = gr.HTML("", js_on_load=_script("draft_meter"), counts={}, elem_id="draft-size", apply_default_css=False,
+                                 min_width=150, scale=2)
+        self.empty = gr.HTML(EMPTY, elem_id="draft-empty")
+        with gr.Column(visible=False, elem_id="draft-editor") as self.editor:
+            with gr.Row(elem_id="draft-columns"):
+                with gr.Column(scale=7, min_width=320, elem_id="draft-fields"):
+                    self._texts()
+                with gr.Column(scale=3, min_width=260, elem_id="draft-side"):
+                    self._side()
+            self._prompt()
+            self._versions()
+
+    def _texts(self) -> None:
+        with _part("Who"):
+            with gr.Row():
+                self._field("name")
+                self._field("nickname")
+            self._field("description")
+            self._field("personality")
+        with _part("Where"):
+            self._field("scenario")
+        with _part("Words"):
+            self._field("first_mes")
+            self._list("alternate_greetings", "Greeting", "Other ways to begin. The player chooses one.")
+            self._field("mes_example")
+        with gr.Accordion("For the model", open=False, elem_classes="draft-part") as self.for_model:
+            self._field("system_prompt")
+            self._field("post_history_instructions")
+        with gr.Accordion("About the card", open=False, elem_classes="draft-part", elem_id="draft-about"):
+            self._field("tags")
+            with gr.Row():
+                self._field("creator")
+                self._field("character_version")
+            self._field("creator_notes")
+            self._list("group_only_greetings", "Group greeting", "Used only where several characters talk together.")
+
+    def _field(self, key: str) -> None:
+        lines, most, hint, example = _TEXTS[key]
+        self.fields[key] = gr.Textbox(label=LABELS[key], info=hint or None, placeholder=example, lines=lines, max_lines=most,
+                                      interactive=True, elem_id=f"draft-{key}", elem_classes="draft-field", min_width=200)
+
+    def _list(self, key: str, word: str, hint: str) -> None:
+        with gr.Column(elem_id=f"draft-{key}", elem_classes="draft-list"):
+            gr.HTML(f'<span class="draft-list-title">{LABELS[key]}</span><span class="draft-list-hint">{hint}</span>',
+                    apply_default_css=False)
+            self.lists[key] = gr.HTML([], html_template="", js_on_load=_script("draft_list"), field=key, word=word, article="a",
+                                      apply_default_css=False)
+
+    def _side(self) -> None:
+        with _part("Portrait"):
+            self.portrait = gr.Image(interactive=False, show_label=False, buttons=[], elem_id="draft-portrait", container=False,
+                                     alt_text="Portrait of the character", visible=False)
+            self.no_portrait = gr.HTML('<p class="quiet">None yet. Any PNG, JPEG or WebP picture will do.</p>')
+            with gr.Row(elem_classes="tight"):
+                self.upload = gr.UploadButton("Choose a picture", size="sm", type="filepath", min_width=110,
+                                              file_types=[".png", ".jpg", ".jpeg", ".webp"], elem_id="draft-upload")
+                self.remove = gr.Button("Remove", size="sm", min_width=70, elem_id="draft-remove", visible=False)
+        with gr.Column(elem_classes="draft-part"):
+            self.advice = gr.HTML("", elem_id="draft-advice", apply_default_css=False)
+        with _part("Take it with you"):
+            gr.HTML('<p class="quiet">A card for other programs, with everything in it.</p>')
+            with gr.Row(elem_classes="tight"):
+                self.png = gr.Button("Picture (PNG)", size="sm", min_width=100, elem_id="draft-png")
+                self.json = gr.Button("Text (JSON)", size="sm", min_width=100, elem_id="draft-json")
+            self.file = gr.DownloadButton(visible="hidden", elem_id="draft-file")
+
+    def _prompt(self) -> None:
+        self.prompt_part = gr.Accordion("What the model reads", open=False, elem_classes="draft-part", elem_id="draft-prompt-part")
+        with self.prompt_part:
+            self.prompt_note = gr.HTML("", elem_id="draft-prompt-note", apply_default_css=False)
+            self.prompt = gr.Textbox(show_label=False, label="What the model reads", interactive=False, lines=8, max_lines=30,
+                                     buttons=["copy"], elem_id="draft-prompt")
+            self.prompt_again = gr.Button("Look again", size="sm", elem_id="draft-prompt-again")
+
+    def _versions(self) -> None:
+        self.versions_part = gr.Accordion("Versions", open=False, elem_classes="draft-part", elem_id="draft-versions-part")
+        with self.versions_part, gr.Row():
+            with gr.Column(scale=2, min_width=260):
+                self.versions = gr.Radio([], label="Version", elem_id="draft-versions", elem_classes="draft-list-choice")
+            with gr.Column(scale=3, min_width=300):
+                self.other = gr.Dropdown([], label="Compare with", elem_id="draft-other", filterable=False)
+                self.changes = gr.HTML("", elem_id="draft-changes", apply_default_css=False)
+                self.restore = gr.Button("Bring this version back", size="sm", elem_id="draft-restore", interactive=False)
+
+
+def _part(title: str) -> Any:
+    column = gr.Column(elem_classes="draft-part")
+    with column:
+        gr.HTML(f"<h3>{title}</h3>", apply_default_css=False)
+    return column
+
+
+def _script(name: str) -> str:
+    return (ASSETS / f"{name}.js").read_text(encoding="utf-8")

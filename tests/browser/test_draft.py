@@ -1,0 +1,135 @@
+"""A writer at work in the draft room: typing, switching, closing, two windows, versions, files."""
+
+from pathlib import Path
+from typing import Any
+
+from engine.cards import images
+
+EVIL = "Mara <img src=x onerror=alert(1)> {{7*7}}"
+
+
+def field(page: Any, key: str) -> Any:
+    return page.locator(f"#draft-{key} textarea, #draft-{key} input").first
+
+
+def open_room(page: Any, studio: Any, character: str) -> None:
+    page.goto(studio.url(character, "draft"))
+    page.wait_for_function("document.querySelector('#draft-description textarea')?.value && "
+                           "document.querySelector('#draft-status').innerText.startsWith('Saved')")
+
+
+def saved(page: Any) -> None:
+    page.wait_for_function("/^Saved/.test(document.querySelector('#draft-status').innerText)")
+
+
+def shows(page: Any, key: str, text: str) -> None:
+    page.wait_for_function("([key, text]) => document.querySelector(`#draft-${key} textarea, #draft-${key} input`)"
+                           "?.value.includes(text)", arg=[key, text])
+
+
+def new_character(page: Any, studio: Any, name: str) -> str:
+    open_room(page, studio, "pim-tuckett")
+    page.click("#side-new")
+    shows(page, "name", "New character")
+    field(page, "name").fill(name)
+    field(page, "description").fill("She keeps the lighthouse.")
+    saved(page)
+    page.wait_for_function("() => [...document.querySelectorAll('#side-characters label')].length")
+    return str(page.evaluate("new URLSearchParams(location.search).get('character')"))
+
+
+def test_typing_is_saved_and_the_cursor_stays(studio: Any, page: Any) -> None:
+    new_character(page, studio, EVIL)
+    description = field(page, "description")
+    description.focus()
+    page.keyboard.press("Home")
+    page.keyboard.type("Tonight ")
+    page.wait_for_function("document.querySelector('#draft-status').innerText.startsWith('Writing')")
+    saved(page)
+    page.wait_for_selector(f"#side-characters label:has-text({EVIL!r})")  # the sidebar has followed
+    page.keyboard.type("again ")
+    saved(page)
+    page.wait_for_timeout(500)
+    assert description.input_value() == "Tonight again She keeps the lighthouse."
+    assert description.evaluate("area => [area.selectionStart, document.activeElement === area]") == [14, True]
+    assert page.locator("#room-draft img[src='x'], #sidebar img[src='x']").count() == 0
+    assert "49" not in page.inner_text("#draft-advice")
+
+
+def test_nothing_is_lost_on_a_switch_or_when_the_page_closes(studio: Any, page: Any) -> None:
+    slug = new_character(page, studio, "Switcher")
+    field(page, "description").press_sequentially(" One more.")
+    page.click("#side-characters label:has-text('Pim Tuckett')")
+    shows(page, "name", "Pim Tuckett")
+    page.click("#side-characters label:has-text('Switcher')")
+    shows(page, "description", "lighthouse. One more.")
+    page.route("**/component_server**", lambda route: route.abort())  # the last words cannot be sent any more
+    field(page, "scenario").press_sequentially("Fog at noon.")
+    page.wait_for_function("document.querySelector('#draft-status').innerText.startsWith('Not saved yet')")
+    context = page.context
+    page.close()
+    again = context.new_page()
+    again.goto(studio.url(slug, "draft"))
+    shows(again, "scenario", "Fog at noon.")
+    again.wait_for_function("document.querySelector('#draft-status').innerText.includes('was kept')")
+    assert again.evaluate("Object.keys(localStorage).filter(key => key.startsWith('persona-studio-draft')).length") == 0
+
+
+def test_two_windows_keep_both(studio: Any, page: Any) -> None:
+    slug = new_character(page, studio, "Twice")
+    other = page.context.new_page()
+    open_room(other, studio, slug)
+    field(page, "description").press_sequentially(" FIRST")
+    saved(page)
+    page.wait_for_timeout(300)
+    field(other, "scenario").press_sequentially("SECOND")
+    other.wait_for_function("document.querySelector('#draft-status').innerText.includes('Both are kept')")
+    shows(other, "description", "FIRST")
+    assert field(other, "scenario").input_value() == "SECOND"
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    shows(page, "scenario", "SECOND")
+
+
+def test_versions_are_compared_and_brought_back(studio: Any, page: Any) -> None:
+    open_room(page, studio, "bodo-grumm")
+    before = field(page, "description").input_value()
+    field(page, "description").fill("Somebody else entirely.")
+    saved(page)
+    page.click("#draft-versions-part > button")
+    page.click("#draft-versions label:has-text('Version 1 ·')")
+    page.wait_for_selector("#draft-changes ins:has-text('Somebody else')")
+    assert page.locator("#draft-changes del").count() > 0 and "[removed:" in page.inner_text("#draft-changes")
+    page.click("#draft-restore:not([disabled])")
+    shows(page, "description", before[:40])
+    page.wait_for_selector("#draft-versions label:has-text('Version 1 restored')")
+
+
+def test_greetings_portrait_and_files(studio: Any, page: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    slug = new_character(page, studio, "Lamp Keeper")
+    for text in ("First", "Second"):
+        page.click("#draft-alternate_greetings .draft-list-add")
+        page.keyboard.type(text)
+    page.click("[aria-label='Move up: Greeting 2']")
+    page.click("#draft-about > button")
+    field(page, "tags").fill("sea, lamp")
+    saved(page)
+    Image.new("RGB", (300, 400), (120, 60, 20)).save(tmp_path / "face.png")
+    with page.expect_file_chooser() as chooser:
+        page.click("#draft-upload")
+    chooser.value.set_files(tmp_path / "face.png")
+    page.wait_for_selector("#draft-portrait img")
+    field(page, "personality").press_sequentially("dry")  # not yet saved when the file is asked for
+    for kind in ("json", "png"):
+        with page.expect_download() as download:
+            page.click(f"#draft-{kind}")
+        download.value.save_as(tmp_path / f"card.{kind}")
+        assert download.value.suggested_filename == f"lamp-keeper.{kind}"
+        card, _ = images.parse_any((tmp_path / f"card.{kind}").read_bytes(), kind)
+        assert card.alternate_greetings == ("Second", "First") and card.tags == ("sea", "lamp") and card.personality == "dry"
+    with Image.open(tmp_path / "card.png") as picture:
+        assert picture.size == (300, 400)
+    page.goto(studio.url(slug, "draft"))
+    page.wait_for_selector("#draft-alternate_greetings textarea")
+    assert [one.input_value() for one in page.locator("#draft-alternate_greetings textarea").all()] == ["Second", "First"]

@@ -1,0 +1,219 @@
+"""The draft room without a browser: what is typed is kept whoever else writes, and a card's text is only ever text."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from engine.base.errors import UserError
+from engine.cards import images
+from engine.cards.editing import blank_card, with_fields
+from studio.services import Services
+from studio.settings import Settings
+from studio.store import characters, records
+from studio.tabs import draft
+from studio.tabs.draft import files, history, measure, saving
+
+EVIL = "<img src=x onerror=alert(1)> {{7*7}} ${7*7} `x`"
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    opened = Services.open(Settings(tmp_path))
+    yield opened
+    opened.speech.close()
+
+
+@pytest.fixture
+def mara(services: Services) -> str:
+    card = with_fields(blank_card("Mara"), description="Keeps the lighthouse.", scenario="A storm.")
+    return characters.create(services.store, card).id
+
+
+def seen(services: Services, character: str) -> str:
+    return str(saving.newest(services.store, character)["print"])
+
+
+def test_only_what_was_typed_is_changed(services: Services, mara: str) -> None:
+    raw = characters.head(services.store, mara).card
+    raw["data"]["extensions"] = {"other": {"deep": 1}}
+    raw["data"]["scenario"] = "Line one\r\nline two"  # a text field of a browser would turn its line ends
+    characters.save(services.store, mara, raw)
+    answer = saving.save_typed(services.store, mara, seen(services, mara), {"description": "Keeps two lamps."})
+    card = characters.head(services.store, mara).card["data"]
+    assert card["description"] == "Keeps two lamps."
+    assert card["extensions"] == {"other": {"deep": 1}} and card["scenario"] == "Line one\r\nline two"
+    assert answer["elsewhere"] is None and answer["words"] == f"Saved · version {answer['version']}"
+    assert answer["print"] == seen(services, mara)
+
+
+def test_two_windows_keep_both_versions(services: Services, mara: str) -> None:
+    both_saw = seen(services, mara)
+    theirs = saving.save_typed(services.store, mara, both_saw, {"description": "Theirs."})
+    ours = saving.save_typed(services.store, mara, both_saw, {"description": "Ours."})
+    assert ours["elsewhere"] == theirs["version"] and ours["version"] == theirs["version"] + 1
+    texts = {one.number: one.card["data"]["description"] for one in characters.versions(services.store, mara)}
+    assert texts[theirs["version"]] == "Theirs." and texts[ours["version"]] == "Ours."
+
+
+def test_what_another_window_wrote_in_other_fields_stays(services: Services, mara: str) -> None:
+    both_saw = seen(services, mara)
+    saving.save_typed(services.store, mara, both_saw, {"scenario": "Fog."})
+    saving.save_typed(services.store, mara, both_saw, {"description": "Ours."})
+    card = characters.head(services.store, mara).card["data"]
+    assert (card["scenario"], card["description"]) == ("Fog.", "Ours.")
+
+
+def test_long_writing_is_one_version_until_half_a_minute_has_passed(services: Services, mara: str,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    first = saving.save_typed(services.store, mara, seen(services, mara), {"description": "A"})
+    second = saving.save_typed(services.store, mara, first["print"], {"description": "A b"})
+    assert second["version"] == first["version"] and second["stamp"] > first["stamp"]
+    present = records.now()
+    monkeypatch.setattr(characters, "now", lambda: present + 31)
+    third = saving.save_typed(services.store, mara, second["print"], {"description": "A b c"})
+    assert third["version"] == first["version"] + 1 and third["elsewhere"] is None
+
+
+def test_the_same_text_again_makes_no_version(services: Services, mara: str) -> None:
+    """A closed page's last words are sent once more when the page opens: they may have arrived the first time."""
+    before = seen(services, mara)
+    first = saving.save_typed(services.store, mara, before, {"description": "Once."})
+    again = saving.save_typed(services.store, mara, before, {"description": "Once."})
+    assert again["version"] == first["version"] and again["elsewhere"] is None
+
+
+def test_lists_are_cleaned_and_unknown_fields_refused(services: Services, mara: str) -> None:
+    typed = {"alternate_greetings": ["Hello.", "  ", EVIL], "tags": "sea,  lamp ,,sea"}
+    saving.save_typed(services.store, mara, "", typed)
+    card = characters.head(services.store, mara).card["data"]
+    assert card["alternate_greetings"] == ["Hello.", EVIL] and card["tags"] == ["sea", "lamp"]
+    for wrong in ({"extensions": "x"}, {"description": ["x"]}, {"alternate_greetings": [1]}):
+        with pytest.raises(ValueError, match="typed"):
+            saving.save_typed(services.store, mara, "", wrong)
+
+
+def test_answers_to_the_page_say_what_is_wrong(services: Services, mara: str) -> None:
+    save, newest = draft.server_functions(services)
+    answers = save([{"character": mara, "print": "", "fields": {"description": "x" * 1_100_000}},
+                    {"character": "nobody", "print": "", "fields": {"description": "x"}}])
+    assert "too large" in answers[mara]["problem"] and answers[mara]["gone"] is False
+    assert answers["nobody"]["gone"] is True
+    assert newest("nobody") == {} and newest(mara)["version"] == 1
+
+
+def test_a_bundled_character_keeps_its_first_version(services: Services) -> None:
+    bundled = next(one for one in characters.list_characters(services.store) if one.bundled)
+    saving.save_typed(services.store, bundled.id, seen(services, bundled.id), {"description": "Changed."})
+    assert characters.head(services.store, bundled.id).number == 2
+    back = saving.restore(services.store, bundled.id, 1)
+    assert back.number == 3 and back.card == characters.version(services.store, bundled.id, 1).card
+
+
+def test_counts_say_about_without_the_models_own_words(services: Services, mara: str) -> None:
+    size = measure.size_of(services, "starter", characters.head(services.store, mara).card)
+    assert not size.exact and set(size.fields) == {"name", "description", "scenario"}
+    assert measure.counts_of(size)["description"] == f"about {size.fields['description']} tokens"
+    assert size.total > sum(size.fields.values()) and f"about {size.total}" in measure.meter_html(size)
+
+
+def test_the_budget_follows_the_model(services: Services, mara: str, tmp_path: Path) -> None:
+    raw = characters.head(services.store, mara).card
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("damaged")
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 100}))
+    size = measure.size_of(services, str(folder), raw)
+    assert size.budget == 50
+    assert 'class="draft-meter over"' in measure.meter_html(measure.Size({}, 51, 50, True))
+    assert 'class="draft-meter over"' not in measure.meter_html(measure.Size({}, 50, 50, True))
+
+
+def test_a_new_card_gets_guidance_and_a_written_one_advice(services: Services, mara: str) -> None:
+    assert "three sentences" in measure.advice_html(services, "starter", blank_card("New"))
+    shown = measure.advice_html(services, "starter", with_fields(blank_card("New"), description=f"{EVIL} {{{{usr}}}}"))
+    assert "Problem" in shown and "{{usr}}" in shown and "<img" not in shown
+
+
+def test_differences_are_marked_without_colour_and_escaped(services: Services, mara: str) -> None:
+    saving.save_typed(services.store, mara, "", {"description": f"Keeps the {EVIL} lighthouse.", "alternate_greetings": [EVIL]})
+    for pair in ((1, 2), (2, 1)):
+        shown = history.changes_html(services.store, mara, *pair)
+        assert "From version 1 to version 2" in shown and "<img" not in shown and "&lt;img src=x" in shown
+        assert shown.count("[added: ") == shown.count("<ins>") == 2 and "+ &lt;img" in shown and "<h4>Other greetings</h4>" in shown
+    assert "Nothing differs" in history.changes_html(services.store, mara, 2, 2)
+
+
+def test_long_unchanged_text_is_shortened_between_words() -> None:
+    long = "word " * 200
+    shown = history._shortened(long)
+    assert len(shown) < 260 and re.fullmatch(r"(word )+… (word )+", shown)
+
+
+def test_versions_have_times_and_remarks(services: Services, mara: str) -> None:
+    saving.save_typed(services.store, mara, "", {"description": "Two."})
+    saving.restore(services.store, mara, 1)
+    choices = history.version_choices(services.store, mara)
+    assert [number for _, number in choices] == [3, 2, 1] and history.default_pair(choices) == (3, 2)
+    assert "newest" in choices[0][0] and "Version 1 restored" in choices[0][0] and "today, " in choices[0][0]
+    assert "today" not in history.when(0.0) and "1970" in history.when(86400.0)
+
+
+def test_portraits_come_and_go_as_versions(services: Services, mara: str, tmp_path: Path) -> None:
+    picture = tmp_path / "photo.jpg"
+    Image.new("RGB", (1400, 700), (200, 60, 20)).save(picture)
+    added = saving.save_portrait(services.store, mara, files.read_picture(picture))
+    shown = files.shown_portrait(services.store, added.portrait)
+    assert shown is not None and max(shown.size) == 512
+    removed = saving.save_portrait(services.store, mara, None)
+    assert (added.number, removed.number, removed.portrait) == (2, 3, None)
+    assert "The portrait was removed" in history.changes_html(services.store, mara, 2, 3)
+    picture.write_bytes(b"<svg onload=alert(1)>")
+    with pytest.raises(UserError):
+        files.read_picture(picture)
+
+
+def test_exported_cards_read_back(services: Services, mara: str) -> None:
+    saving.save_typed(services.store, mara, "", {"description": EVIL, "name": "Mara Väli/../x"})
+    wanted = characters.head(services.store, mara).card["data"]
+    for kind in ("json", "png"):
+        file = files.card_file(services.store, mara, kind)
+        card, _ = images.parse_any(file.read_bytes(), file.name)
+        assert file.name == f"mara-vali-x.{kind}" and card.raw["data"] == wanted
+    old = file.parent.stat().st_mtime - 3600
+    os.utime(file.parent, (old, old))
+    newer = files.card_file(services.store, mara, "json")
+    assert newer.is_file() and not file.exists()
+
+
+class _Speech:
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+        self.turns: Any = None
+
+    def close(self) -> None:
+        pass
+
+    def prompt(self, model: str, card: dict[str, Any], turns: Any, player: str) -> tuple[str, int]:
+        self.turns = turns
+        if self.fault:
+            raise UserError(self.fault)
+        return "<|system|> exact", 42
+
+
+def test_the_prompt_comes_at_once_and_then_exactly(services: Services, mara: str) -> None:
+    saving.save_typed(services.store, mara, "", {"first_mes": "I am {{char}}."})
+    speech = _Speech()
+    services.speech = speech  # type: ignore[assignment]
+    first, last = draft.prompt_news(services, mara, "starter")
+    assert first[0].startswith("You are Mara.") and "about" in first[1]
+    assert last == ("<|system|> exact", "The exact text that the model reads before the player's first line: 42 tokens.")
+    assert speech.turns == [("assistant", "I am Mara.")]
+    services.speech = _Speech("No <b>model</b>.")  # type: ignore[assignment]
+    _, last = draft.prompt_news(services, mara, "starter")
+    assert last[0].startswith("You are Mara.") and "No &lt;b&gt;model" in last[1]
