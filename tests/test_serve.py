@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,17 @@ def test_answers_side_by_side_are_those_of_each_alone(llama: str, qwen: str, ben
         assert bench.of(identity)[-1]["text"] == Bench(llama).answer(**fields)["text"], identity
 
 
+def test_time_is_counted_only_while_a_request_has_its_turn(bench: Bench) -> None:
+    bench.answer()
+    bench.ask("speak", 1, sampling={**SAMPLING, "seed": 6})
+    begin, turns = time.perf_counter(), 0
+    while bench.worker.tasks:
+        bench.worker.turn()
+        time.sleep(0.02)
+        turns += 1
+    assert turns > 10 and bench.said[-1]["seconds"] <= time.perf_counter() - begin - 0.02 * turns
+
+
 def test_what_two_prompts_share_is_read_once(bench: Bench) -> None:
     first = bench.answer()
     assert first["reused_tokens"] == 0 and first["prompt_tokens"] > 2 * PIECE
@@ -136,7 +148,8 @@ def test_what_two_prompts_share_is_read_once(bench: Bench) -> None:
     assert again["reused_tokens"] == again["prompt_tokens"]
     assert 0 < bench.answer(turns=[["user", "Who are you?"]])["reused_tokens"] <= whole_pieces
     assert bench.answer(card=OTHER)["reused_tokens"] < PIECE
-    assert bench.answer(turns=second_turn(first["text"]))["reused_tokens"] >= whole_pieces, "the first chat is still known"
+    later = bench.answer(turns=[*second_turn(first["text"]), ["assistant", "Much. " * 20], ["user", "Why is that?"]])
+    assert later["reused_tokens"] >= again["prompt_tokens"] - PIECE, "the first chat is still known"
     assert len(bench.worker.shelf.models[bench.model].talks) <= CONVERSATIONS
 
 
@@ -241,9 +254,11 @@ def test_a_lack_of_memory_is_tried_once_more(bench: Bench, monkeypatch: pytest.M
     bench.answer("forget")
     compute = SteadyConversation._compute
     calls = iter(range(10_000))
+    begun_at: list[int] = []
 
     def fail_at(*numbers: int) -> Any:
         def fail_or_compute(self: SteadyConversation, fresh: Any) -> Any:
+            begun_at.append(len(self.tokens))
             if next(calls) in numbers:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
             return compute(self, fresh)
@@ -251,9 +266,11 @@ def test_a_lack_of_memory_is_tried_once_more(bench: Bench, monkeypatch: pytest.M
 
     for number in (1, 8):
         calls = iter(range(10_000))
+        begun_at.clear()
         monkeypatch.setattr(SteadyConversation, "_compute", fail_at(number))
         found = bench.answer()
         assert (found["event"], found["text"]) == ("Ended", expected["text"]), number
+        assert begun_at[number] > begun_at[number + 1] == 0, "its own cache is given up as well"
         bench.answer("forget")
     monkeypatch.setattr(SteadyConversation, "_compute", fail_at(*range(10_000)))
     calls = iter(range(10_000))
