@@ -124,7 +124,7 @@ def serve(options: argparse.Namespace, _arguments: list[str]) -> int:
     """The chat worker; see engine/serve.py for what it is asked and what it answers."""
     from engine.serve import serve as run
 
-    return run(options)
+    run(options)
 
 
 def _card_of(options: argparse.Namespace) -> Card:

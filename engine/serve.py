@@ -30,7 +30,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from engine.base.errors import UserError
 from engine.base.process import is_out_of_memory
@@ -129,8 +129,8 @@ def _id_of(line: bytes) -> Any:
     return identity if isinstance(identity, str | int) else None
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Work until standard input ends; returns the exit code."""
+def serve(options: argparse.Namespace) -> NoReturn:
+    """Work until standard input ends, then end the process, with exit code 0."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     if options.keep < 1:
         raise UserError(f"The number of models kept must be at least 1; {options.keep} is not.")
@@ -148,9 +148,10 @@ def serve(options: argparse.Namespace) -> int:
     try:
         while _take_all(worker, lines):
             worker.turn()
-    except BrokenPipeError:  # the owner is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
-    return 0
+    except BrokenPipeError:
+        logging.info("no one reads the answers any more")
+    logging.shutdown()
+    os._exit(0)  # nothing is left to be put in order, and taking torch down takes seconds on a busy machine
 
 
 def _take_all(worker: Worker, lines: "queue.SimpleQueue[bytes]") -> bool:

@@ -73,6 +73,10 @@ def test_only_whole_pieces_of_a_prompt_are_used_again(tmp_path: Path) -> None:
     assert [talk.reusable(WORDS[:count]) for count in (150, 149, 129, 128, 65, 64, 1)] == [150, 128, 128, 64, 64, 0, 0]
     read(talk, WORDS[:70] + OTHERS[:70])
     assert talk.reusable(WORDS[:250]) == talk.reusable(WORDS[:150]) == 64, "what was dropped is no longer there"
+    read(talk, WORDS[:70])
+    for token in WORDS[70:200]:
+        talk.advance(token)
+    assert talk.reusable(WORDS[:250]) == 64, "the same tokens, but not read in whole pieces"
 
 
 def test_a_read_that_is_broken_off_does_no_harm(tmp_path: Path) -> None:
