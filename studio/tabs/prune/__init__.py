@@ -1,0 +1,76 @@
+"""Prune: the lines that a character is learned from, and the runs that carve the model down to it.
+
+Every listener changes the library, or what this page looks at, and gives the pulse; the pulse paints. While something
+runs, a timer paints what has changed. What is shown is always read from the library, so that a reload, a second tab
+and a restart show the same.
+"""
+
+import time
+from typing import Any
+
+import gradio as gr
+
+from studio.page import Page, guarded
+from studio.services import Services
+from studio.tabs.prune import line_listeners, lines_table, run_listeners
+from studio.tabs.prune.layout import Controls
+from studio.tabs.prune.lines_room import LinesRoom
+from studio.tabs.prune.lines_table import Filter
+from studio.tabs.prune.painting import Look, Painter
+from studio.tabs.prune.queueing import Queueing
+from studio.tabs.prune.runs_room import RunsRoom
+
+
+def build(services: Services, page: Page, tab: gr.Tab) -> None:
+    """The room with its listeners."""
+    controls, queueing = Controls(), Queueing(services)
+    lines_room, runs_room = LinesRoom(services, queueing), RunsRoom(services, queueing)
+    _painting(Painter(services, lines_room, runs_room, controls), page, controls)
+    _opening(page, tab, controls)
+    line_listeners.listen(services, lines_room, page, controls)
+    run_listeners.listen(services, runs_room, page, tab, controls)
+
+
+def _painting(painter: Painter, page: Page, controls: Controls) -> None:
+    asked = [page.character, controls.set_id, controls.run_id, controls.other, controls.search, controls.category, controls.most,
+             controls.is_open, controls.seen]
+
+    def look_of(character: str, set_id: str, run_id: str, other: str | None, search: str, category: str | None, most: int,
+                is_open: bool) -> Look:
+        return Look(character, set_id, run_id, other or "", Filter(search or "", category or "", most), is_open)
+
+    @guarded
+    def paint(*values: Any) -> Any:
+        return painter.paint(look_of(*values[:-1]), values[-1]) or gr.skip()
+
+    @guarded
+    def look_for_news(*values: Any) -> Any:
+        return painter.paint(look_of(*values[:-1]), values[-1], whole=False) or gr.skip()
+
+    controls.pulse.change(paint, asked, controls.painted, concurrency_limit=None, **page.private)
+    controls.timer.tick(look_for_news, asked, controls.painted, **page.poll)
+
+
+def _opening(page: Page, tab: gr.Tab, controls: Controls) -> None:
+    """What the page looks at begins anew with a character; a room that nobody sees asks for no news."""
+    fresh = [controls.set_id, controls.run_id, controls.other, controls.search, controls.category, controls.most,
+             controls.undo_box, controls.gone_box, controls.rename_box, controls.pulse]
+
+    @guarded
+    def begin() -> Any:
+        hidden = gr.Row(visible=False)
+        return "", "", None, "", lines_table.ALL, lines_table.PAGE, hidden, hidden, hidden, time.time_ns()
+
+    page.character.change(begin, None, fresh, **page.private)
+    page.revision.change(time.time_ns, None, controls.pulse, **page.private)
+    tab.select(lambda: (True, time.time_ns()), None, [controls.is_open, controls.pulse], **page.private)
+    controls.runs.focus(time.time_ns, None, controls.pulse, **page.private)
+    rooms = tab.parent
+    if isinstance(rooms, gr.Tabs):
+        def leave(event: gr.SelectData) -> Any:
+            return gr.skip() if event.value == tab.label else False
+
+        rooms.select(leave, None, controls.is_open, **page.private)
+        controls.is_open.change(time.time_ns, None, controls.pulse, **page.private)
+    for change in (controls.search.change, controls.category.input, controls.other.input):
+        change(time.time_ns, None, controls.pulse, trigger_mode="always_last", **page.private)

@@ -1,0 +1,103 @@
+"""What a cut would make of the model, shown while the slider moves. Pure but for the list of models."""
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from engine.base.errors import UserError
+from engine.base.sizes import Cut, ModelShape, after_cut, runtimes_that_like
+from studio.figures import sizes
+from studio.figures import words as figure_words
+from studio.services import Services
+from studio.tabs.prune import words
+
+UNKNOWN = "The sizes show as soon as this model is on this machine. It is fetched when it is first used."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the writer asked for. `percent`: of the feed-forward channels, to be removed."""
+
+    percent: float = 25
+    multiple: int = 128
+    preset: str = "quick"
+    load_in: str = "16bit"
+    recover: bool = False
+    seed: float | None = 0
+
+    def spec(self, model: str) -> dict[str, Any]:
+        """The plan as a run keeps it. Raises UserError for values that no run takes."""
+        if self.seed is None or not 0 <= self.seed < 2**32 or self.seed != int(self.seed):
+            raise UserError("The seed must be a whole number from 0 to 4,294,967,295.")
+        if not 5 <= self.percent <= 75:
+            raise UserError("Between 5 and 75 % can be removed.")
+        return {"model": model, "preset": self.preset, "sparsity": round(self.percent / 100, 4), "multiple": int(self.multiple),
+                "seed": int(self.seed), "load_in": self.load_in, "recover": bool(self.recover)}
+
+
+def shape_of(services: Services, model: str, wait: bool = False) -> ModelShape | None:
+    """The sizes of a model, None while they are not known. `wait`: look them up first. Raises UserError."""
+    found = next((one for one in services.speech.models(wait=wait) if one["name"] == model), None)
+    if not found and wait:  # it may have been fetched since
+        found = next((one for one in services.speech.models(refresh=True) if one["name"] == model), None)
+    if not found or not found.get("intermediate_size") or not found.get("parameters"):
+        return None
+    try:
+        return ModelShape(found["layers"], found["hidden_size"], found["intermediate_size"], found["parameters"])
+    except ValueError:  # an FFN of another build: its sizes cannot be foretold
+        return None
+
+
+def cut_of(shape: ModelShape, plan: Plan) -> Cut:
+    """The cut that a plan comes to. Raises UserError, in this room's words, where no multiple fits."""
+    try:
+        return after_cut(shape, plan.percent / 100, int(plan.multiple))
+    except UserError as error:
+        raise UserError(f"No multiple of {plan.multiple} fits here: this model has {shape.intermediate_size:,} channels a layer.",
+                        "Choose a smaller multiple under More, or move the slider.") from error
+
+
+def facts_html(shape: ModelShape | None, plan: Plan) -> str:
+    """The cut in numbers and words, and who likes the result."""
+    if shape is None:
+        return f'<p class="quiet">{UNKNOWN}</p>'
+    try:
+        cut = cut_of(shape, plan)
+    except UserError as error:
+        return f'<p class="prune-warning">{html.escape(str(error))}</p>'
+    facts = [("of the feed-forward channels", words.removed(cut.removed_share_ffn),
+              f"{shape.intermediate_size:,} become {cut.kept:,} in each of {shape.layers} layers"),
+             ("of all parameters", words.removed(cut.removed_share_all),
+              f"{figure_words.millions(shape.parameters)} become {figure_words.millions(cut.parameters)}"),
+             ("on disk", figure_words.size(cut.bytes), f"before: {figure_words.size(shape.bytes)}"),
+             ("as fast, at best", f"{cut.expected_speedup:.2f}\u00a0times", "expected from the size, not measured")]
+    items = "".join(f"<li><b>{value}</b><span>{name}</span><small>{note}</small></li>" for name, value, note in facts)
+    return f'<ul class="prune-facts">{items}</ul>{_snap(cut, plan)}{_likes(cut.kept)}'
+
+
+def remaining_figure(shape: ModelShape | None, plan: Plan) -> go.Figure:
+    """The bar of what remains; an empty one while sizes are not known or nothing fits."""
+    if shape is None:
+        return sizes.remaining(0, 0, 0)
+    try:
+        cut = cut_of(shape, plan)
+    except UserError:
+        return sizes.remaining(shape.parameters, shape.ffn_parameters, 0)
+    return sizes.remaining(shape.parameters, shape.ffn_parameters, shape.parameters - cut.parameters, shape.bytes_per_weight)
+
+
+def _snap(cut: Cut, plan: Plan) -> str:
+    exact = abs(100 * cut.removed_share_ffn - plan.percent) < 0.05
+    asked = "" if exact else (f"You asked for {plan.percent:g}\u00a0%; the nearest step is "
+                              f"{words.removed(cut.removed_share_ffn)}. ")
+    return f'<p class="quiet">{asked}{cut.kept:,} channels stay in each layer, a multiple of {plan.multiple}.</p>'
+
+
+def _likes(kept: int) -> str:
+    badges = "".join(
+        f'<li class="{"yes" if ok else "no"}" title="{html.escape(why)}"><i aria-hidden="true">{"✓" if ok else "–"}</i>'
+        f'{html.escape(name)}<span class="visually-hidden">: {"fits" if ok else "does not fit"}. {html.escape(why)}</span></li>'
+        for name, ok, why in runtimes_that_like(kept))
+    return f'<p class="prune-label">Fits these ways to run it</p><ul class="prune-likes">{badges}</ul>'

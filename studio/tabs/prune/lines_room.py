@@ -1,0 +1,160 @@
+"""What step 1 does: lines made, taken from a file, edited, taken out, approved.
+
+Plain functions over the library and the queue, each reading the truth first. Knows no component.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from engine.base.errors import UserError
+from engine.base.splits import require_enough
+from engine.base.text import normalise
+from studio.services import Services
+from studio.store import characters, lines, runs
+from studio.store.lines import LineSet
+from studio.store.runs import ACTIVE, Run
+from studio.tabs.prune import own_lines
+from studio.tabs.prune.lines_table import Edit
+from studio.tabs.prune.queueing import Queueing
+
+NOBODY = "No character is chosen."
+_PRESET_NAMES = {"quick": "Quick", "standard": "Standard", "paper": "Thorough"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How lines are to be made. `who`: self or server; `url` and `server_model` are the server's."""
+
+    who: str = "self"
+    preset: str = "quick"
+    url: str = ""
+    server_model: str = ""
+
+    def spec(self, model: str) -> dict[str, Any]:
+        """The wish as a run keeps it. Raises UserError for a server that cannot be asked."""
+        spec = {"model": model, "preset": self.preset}
+        if self.who != "server":
+            return spec
+        url, name = self.url.strip(), self.server_model.strip()
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            usable = False
+        if not usable:
+            raise UserError("The server needs an address that begins with http:// or https://.",
+                            "For a server on this machine, for example http://127.0.0.1:8080/v1.")
+        if parts.username or parts.password:
+            raise UserError("The address must not hold a name or a password.", "Put the key into OPENAI_API_KEY instead.")
+        if not name:
+            raise UserError("The server needs the name of its model.")
+        return {**spec, "teacher": url, "teacher_model": name}
+
+
+class LinesRoom:
+    """The doings of step 1."""
+
+    def __init__(self, services: Services, queueing: Queueing) -> None:
+        self.services = services
+        self.store = services.store
+        self.queueing = queueing
+
+    def sets(self, character: str) -> list[LineSet]:
+        """The sets of a character, newest first."""
+        return lines.sets(self.store, character) if character else []
+
+    def chosen(self, character: str, set_id: str) -> LineSet | None:
+        """The set looked at: the chosen one if it is this character's, else the newest."""
+        found = self.sets(character)
+        return next((one for one in found if one.id == set_id), found[0] if found else None)
+
+    def under_way(self, character: str) -> Run | None:
+        """The run that makes lines now, or waits to; else the last one, where it ended without lines."""
+        found = runs.list_runs(self.store, character, kinds=["lines"]) if character else []
+        for states in (ACTIVE, ("queued",)):
+            alive = [run for run in found if run.state in states]
+            if alive:
+                return alive[-1]
+        return found[0] if found and found[0].state != "done" else None
+
+    def make(self, character: str, model: str, wish: Wish) -> Run:
+        """Queue the making of lines. Raises UserError, also when the same is waiting already."""
+        spec = wish.spec(model)
+        version = self._head(character)
+        name = f"{_PRESET_NAMES.get(wish.preset, wish.preset)} lines, version {version}"
+        return self.queueing.once("lines", character, version, spec, None,
+                                  lambda: self.services.jobs.submit_lines(character, spec, name))
+
+    def take_file(self, character: str, path: Path) -> LineSet:
+        """A new set from a writer's own file. Raises UserError, which names the file."""
+        version = self._head(character)
+        found, left = own_lines.read_file(path)
+        return lines.add_set(self.store, character, version, found, left, name=path.stem[:60])
+
+    def approve(self, set_id: str) -> LineSet:
+        """Say that the set was read. Raises UserError when it is too small to learn from."""
+        found = self._set(set_id)
+        require_enough((line.question for line in lines.lines(self.store, set_id)), f"The set {found.name or 'of lines'}")
+        return lines.approve(self.store, set_id)
+
+    def edit(self, set_id: str, edits: Sequence[Edit]) -> str:
+        """Change lines; in a copy where the set is approved or learned from. The id of the set that was changed.
+
+        Raises UserError for a text that no line may have; nothing is changed or copied then.
+        """
+        if not edits:
+            return set_id
+        self._check(set_id, edits)
+        changed = self._changeable(set_id)
+        ids = {line.position: line.id for line in lines.lines(self.store, changed)}
+        for edit in edits:
+            if edit.position in ids:
+                lines.change(self.store, ids[edit.position], edit.question, edit.answer)
+        return changed
+
+    def take_out(self, set_id: str, positions: Sequence[int]) -> tuple[str, list[str]]:
+        """Take lines out; in a copy where needed. The set's id, and the ids of the lines that put_back takes."""
+        if not positions:
+            raise UserError("No line is ticked.", "Tick the lines in the first column, then delete them.")
+        changed = self._changeable(set_id)
+        wanted = set(positions)
+        gone = [line.id for line in lines.lines(self.store, changed) if line.position in wanted]
+        lines.remove(self.store, gone)
+        return changed, gone
+
+    def put_back(self, ids: Sequence[str]) -> None:
+        """Undo take_out."""
+        lines.put_back(self.store, ids)
+
+    def _check(self, set_id: str, edits: Sequence[Edit]) -> None:
+        questions = {line.position: normalise(line.question) for line in lines.lines(self.store, set_id)}
+        for edit in edits:
+            if edit.question is not None:
+                questions[edit.position] = normalise(edit.question)
+            if not questions.get(edit.position) or (edit.answer is not None and not edit.answer.strip()):
+                raise UserError("A line needs a question and an answer.", "To drop the line, tick it and delete it.")
+        asked = Counter(questions.values())
+        if any(edit.question is not None and asked[questions[edit.position]] > 1 for edit in edits):
+            raise UserError("Another line of this set asks the same question.")
+
+    def _changeable(self, set_id: str) -> str:
+        found = self._set(set_id)
+        if found.state != "approved" and not lines.is_fixed(self.store, set_id):
+            return set_id
+        name = found.name or "Lines"
+        return lines.copy_set(self.store, set_id, name if name.endswith(", edited") else f"{name}, edited").id
+
+    def _set(self, set_id: str) -> LineSet:
+        found = lines.line_set(self.store, set_id) if set_id else None
+        if found is None:
+            raise UserError("There are no lines yet.", "Make some, or use your own file.")
+        return found
+
+    def _head(self, character: str) -> int:
+        if not character:
+            raise UserError(NOBODY, "Pick one in the list on the left.")
+        return characters.head(self.store, character).number

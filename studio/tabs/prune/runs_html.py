@@ -1,0 +1,171 @@
+"""Runs as HTML: the list of them, and one of them with its stages, warnings and end. Pure; everything is escaped.
+
+Seconds that go by are counted in the page (assets/prune.js), so that nothing needs to be asked for.
+"""
+
+import html
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.base import events
+from studio.figures import words as figure_words
+from studio.store.runs import ACTIVE, Run
+from studio.tabs.prune import words
+from studio.workers.view import RunView, StageView
+
+PILLS = {"done": "done", "failed": "failed", "stopped": "stopped", "running": "running", "starting": "running",
+         "stopping": "running", "not responding": "failed"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A run's last reading on the test lines. `kl`: nats a token; `top1`: share of tokens, 0 to 1."""
+
+    kl: float
+    top1: float
+    lines: int
+
+
+def final_reading(run: Run) -> Reading | None:
+    """What a finished run reached."""
+    found = list((run.summary.get("readings") or {}).values())
+    return Reading(found[-1]["kl"], found[-1]["top1"], found[-1]["lines"]) if len(found) > 1 else None
+
+
+def removed_share(run: Run) -> float:
+    """The share of the feed-forward channels that a run removes: as cut, else as asked for."""
+    before, after = (run.summary.get(name, {}).get("intermediate_size") for name in ("before", "after"))
+    return 1 - after / before if before and after else float(run.spec.get("sparsity", 0.0))
+
+
+def table_html(found: Sequence[Run], words_of: dict[str, str], chosen: str) -> str:
+    """All runs, each with a button that chooses it."""
+    if not found:
+        return '<p class="prune-empty">Nothing pruned yet. Approve the lines, choose how much to remove, and press Prune.</p>'
+    body = "".join(_row(run, words_of[run.id], run.id == chosen) for run in found)
+    heads = "".join(f"<th scope='col'>{name}</th>" for name in ("Name", "Removed", "State", "Distance", "Size", "Made"))
+    return (f'<div class="prune-scroll"><table class="prune-runs"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
+            f'</div>'
+            f'<p class="quiet">{figure_words.DISTANCE}</p>')
+
+
+def _row(run: Run, word: str, chosen: bool) -> str:
+    reading, after = final_reading(run), run.summary.get("after", {})
+    distance = "–"
+    if reading:
+        distance = f"{figure_words.figure(reading.kl)} <small>on {figure_words.count(reading.lines, 'line')}</small>"
+    size = figure_words.size(after["bytes"]) if after.get("bytes") else "–"
+    button = f'<button data-run="{html.escape(run.id)}" aria-pressed="{json.dumps(chosen)}">'
+    return (f'<tr class="{"chosen" if chosen else ""}"><td>{button}{html.escape(run.name)}</button></td>'
+            f'<td>{words.removed(removed_share(run))}</td>'
+            f'<td>{pill(word)}</td>'
+            f'<td>{distance}</td><td>{size}</td><td>{words.moment(run.made)}</td></tr>')
+
+
+def pill(word: str) -> str:
+    """A state in its colour."""
+    return f'<i class="pill {PILLS.get(word, "")}">{html.escape(word)}</i>'
+
+
+def run_html(run: Run, view: RunView, word: str, about: str) -> str:
+    """One run: name, state, what it is about, stages, warnings, end. `about` is plain text."""
+    head = (f'<div class="prune-head"><h3>{html.escape(run.name)}</h3> {pill(word)}</div>'
+            f'<p class="quiet">{html.escape(about)}</p>')
+    return (f'<div class="prune-run" data-run-shown="{html.escape(run.id)}">{head}{ending_html(run, word)}{stages_html(run, view)}'
+            f'{_warnings(view)}</div>')
+
+
+def progress_html(run: Run, view: RunView, word: str) -> str:
+    """A run that makes lines: its state and stages."""
+    return (f'<div class="prune-run"><div class="prune-head"><b>{html.escape(run.name)}</b> {pill(word)}</div>'
+            f'{ending_html(run, word)}{stages_html(run, view)}{_warnings(view)}</div>')
+
+
+def stages_html(run: Run, view: RunView) -> str:
+    """Every stage with its steps, seconds and time to go."""
+    if not view.stages:
+        waits = {"queued": "It begins when the runs before it have ended.", "starting": "It is being started."}
+        return f'<p class="quiet">{waits.get(run.state, "")}</p>' if run.state in waits else ""
+    alive = run.state in ACTIVE
+    return f'<ol class="prune-stages">{"".join(_stage(one, alive) for one in view.stages.values() if one.state != "skipped")}</ol>'
+
+
+def _stage(stage: StageView, alive: bool) -> str:
+    running = stage.state == "running" and alive
+    state = stage.state if running or stage.state != "running" else "stopped"
+    share = min(stage.done / stage.total, 1.0) if stage.total else 0.0
+    bar = (f'<div class="bar" role="progressbar" aria-label="{words.stage(stage.name)}" aria-valuemin="0" aria-valuemax="100" '
+           f'aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.0f}%"></i></div>' if running and stage.total else "")
+    notes = []
+    if stage.total and state in ("running", "stopped", "failed"):
+        notes.append(f"{stage.done:,} of {stage.total:,}")
+    if running:
+        seconds = stage.seconds + max(time.time() - stage.at, 0.0) if stage.at else stage.seconds
+        notes.append(f'<time data-seconds="{seconds:.0f}">{words.duration(seconds)}</time>')
+    elif state == "reused":
+        notes.append("kept from before")
+    elif stage.seconds >= 0.5:
+        notes.append(words.duration(stage.seconds))
+    if running and stage.eta is not None:
+        notes.append(words.remaining(stage.eta))
+    return (f'<li class="{state}"><span>{words.stage(stage.name)}</span><small>{" · ".join(notes)}</small>{bar}</li>')
+
+
+def ending_html(run: Run, word: str) -> str:
+    """The last sentence of a run; for one that does not respond, what can be done."""
+    if run.state == "done" and run.kind == "prune":
+        return f'<p class="prune-end done">{_done(run)}</p>'
+    if word == "not responding":
+        return ('<p class="prune-end failed">Nothing was heard from this run for minutes. It may only be slow. '
+                'If nothing changes, end it at once; it can go on later from its last saved step.</p>')
+    if run.state == "stopping":
+        return '<p class="prune-end">It stops after the step under way, and keeps what it has done.</p>'
+    return f'<p class="prune-end {run.state}">{html.escape(run.sentence)}</p>' if run.sentence else ""
+
+
+def _done(run: Run) -> str:
+    parts = [f"Done in {words.duration(run.summary['seconds'])}." if run.summary.get("seconds") else "Done."]
+    before, after = run.summary.get("before", {}), run.summary.get("after", {})
+    if before.get("parameters") and after.get("parameters"):
+        share = 1 - after["parameters"] / before["parameters"]
+        parts.append(f"{words.removed(removed_share(run))} of the feed-forward channels are gone, {words.removed(share)} of all "
+                     f"parameters: {figure_words.size(before['bytes'])} became {figure_words.size(after['bytes'])}.")
+    reading = final_reading(run)
+    if reading:
+        parts.append(f"On {figure_words.count(reading.lines, 'line')} that taught nothing, it picks the same next word piece as "
+                     f"the dense model {figure_words.percent(reading.top1)} of the time{_beside(run, reading)}.")
+    return " ".join(parts)
+
+
+def _beside(run: Run, reading: Reading) -> str:
+    simple = [found for name, found in run.summary["readings"].items() if name in figure_words.BASELINES]
+    if not simple:
+        return ""
+    best = max(simple, key=lambda one: one["top1"])
+    return f"; the best of the simpler cuts manages {figure_words.percent(best['top1'])}"
+
+
+def _warnings(view: RunView) -> str:
+    found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in view.warnings)
+    return f'<ul class="prune-warnings">{found}</ul>' if found else ""
+
+
+def about(run: Run, set_name: str) -> str:
+    """What a run was asked for, as one line of plain text."""
+    spec: dict[str, Any] = run.spec
+    parts = [f"{words.removed(removed_share(run))} removed", str(spec.get("model", "")).rsplit("/", 1)[-1],
+             str(spec.get("preset", "")), "" if spec.get("load_in", "16bit") == "16bit" else f"learned in {spec['load_in']}",
+             "trained after the cut" if spec.get("recover") else "", f"seed {spec.get('seed', 0)}",
+             f"card version {run.version}", f"lines: {set_name}" if set_name else ""]
+    return " · ".join(filter(None, parts))
+
+
+def measured(run: Run, view: RunView) -> dict[str, events.Measured]:
+    """A run's readings on the test lines: as told, or as its summary keeps them."""
+    if view.readings or not run.summary.get("readings"):
+        return view.readings
+    return {name: events.Measured(name, "test", found["kl"], found["top1"], found["nll"], found["lines"], found["tokens"])
+            for name, found in run.summary["readings"].items()}

@@ -1,0 +1,128 @@
+"""What step 2 does: runs queued, stopped, resumed, renamed, removed, and put side by side.
+
+Plain functions over the library and the queue, each reading the truth first. Knows no component.
+"""
+
+import dataclasses
+
+import numpy
+import plotly.graph_objects as go
+
+from engine.base.errors import UserError
+from studio.figures import bars
+from studio.services import Services
+from studio.store import characters, lines, runs
+from studio.store.runs import ACTIVE, Run
+from studio.tabs.prune import words
+from studio.tabs.prune.cut import Plan, cut_of, shape_of
+from studio.tabs.prune.queueing import Queueing
+
+LADDER = (10.0, 25.0, 50.0)  # % removed by the button that queues three
+
+
+class RunsRoom:
+    """The doings of step 2."""
+
+    def __init__(self, services: Services, queueing: Queueing) -> None:
+        self.services = services
+        self.store = services.store
+        self.queueing = queueing
+
+    def all(self, character: str) -> list[Run]:
+        """The prune runs of a character, newest first."""
+        return runs.list_runs(self.store, character, kinds=["prune"]) if character else []
+
+    def chosen(self, character: str, run_id: str) -> Run | None:
+        """The run looked at: the chosen one if it is this character's, else the one under way, else the newest."""
+        found = self.all(character)
+        wanted = next((run for run in found if run.id == run_id), None)
+        return wanted or next((run for run in found if run.state in ACTIVE), found[0] if found else None)
+
+    def is_busy(self, character: str) -> bool:
+        """Whether anything of a character waits or runs."""
+        return bool(character and runs.list_runs(self.store, character, kinds=["lines", "prune"], states=("queued", *ACTIVE)))
+
+    def prune(self, character: str, set_id: str, model: str, plan: Plan, name: str = "") -> Run:
+        """Queue a run. Raises UserError, also when the same is waiting or running already."""
+        self._check_lines(character, set_id)
+        spec = plan.spec(model)
+        shape = shape_of(self.services, model)
+        if shape:
+            cut_of(shape, plan)
+        version = characters.head(self.store, character).number
+        called = " ".join(name.split())[:80] or self._free_name(character, plan)
+        return self.queueing.once("prune", character, version, spec, set_id,
+                                  lambda: self.services.jobs.submit_prune(character, spec, set_id, called))
+
+    def prune_ladder(self, character: str, set_id: str, model: str, plan: Plan) -> tuple[list[Run], str]:
+        """Queue one run for each of LADDER; what was left out, as a sentence. Raises UserError when nothing was queued."""
+        shape = shape_of(self.services, model)
+        queued: list[Run] = []
+        faults: list[str] = []
+        seen: set[int] = set()
+        for percent in LADDER:
+            step = dataclasses.replace(plan, percent=percent)
+            try:
+                kept = cut_of(shape, step).kept if shape else -int(percent)
+                if kept in seen:
+                    raise UserError("It comes to the same size as the one before.")
+                queued.append(self.prune(character, set_id, model, step))
+                seen.add(kept)
+            except UserError as error:
+                faults.append(f"{percent:g}\u00a0%: {error}")
+        if not queued:
+            raise UserError(faults[0].partition(": ")[2] if len({fault.partition(": ")[2] for fault in faults}) == 1
+                            else " ".join(faults))
+        return queued, " ".join(faults)
+
+    def rename(self, run_id: str, name: str) -> Run:
+        """Give a run another name. Raises UserError for an empty one."""
+        return runs.rename(self.store, run_id, name[:80])
+
+    def remove(self, run_id: str) -> None:
+        """Take a run off the list. Raises UserError while it is under way."""
+        runs.remove(self.store, run_id)
+
+    def put_back(self, run_id: str) -> None:
+        """Undo remove; a run that was waiting waits again."""
+        runs.put_back(self.store, run_id)
+
+    def others(self, run: Run | None) -> list[tuple[str, str]]:
+        """(label, id) of finished runs, of any character, whose mask can be laid beside this run's."""
+        if run is None or run.state != "done":
+            return []
+        names = {one.id: one.char for one in characters.list_characters(self.store)}
+        return [(f"{names[other.character]} · {other.name}", other.id) for other in
+                runs.list_runs(self.store, kinds=["prune"], states=["done"])
+                if other.id != run.id and other.character in names and other.spec.get("model") == run.spec.get("model")]
+
+    def overlaps(self, run: Run, other_id: str) -> tuple[go.Figure, go.Figure]:
+        """How far two runs' masks agree: on what they keep, and on what they remove. Raises UserError."""
+        other = runs.get(self.store, other_id)
+        first, second = runs.mask(self.store, run.id), runs.mask(self.store, other_id)
+        if other is None or first is None or second is None:
+            raise UserError("One of the two runs has no mask in the library.")
+        if first.shape != second.shape:
+            raise UserError("These two runs are of different models.", "Choose two of the same base model.")
+        return _overlap(first, second, (run.name, other.name))
+
+    def _free_name(self, character: str, plan: Plan) -> str:
+        name = f"{words.removed(plan.percent / 100)} removed"
+        taken = {run.name for run in self.all(character)}
+        number = 1
+        while (found := name if number == 1 else f"{name} ({number})") in taken:
+            number += 1
+        return found
+
+    def _check_lines(self, character: str, set_id: str) -> None:
+        if not character:
+            raise UserError("No character is chosen.", "Pick one in the list on the left.")
+        found = lines.line_set(self.store, set_id) if set_id else None
+        if found is None:
+            raise UserError("There are no lines to learn from yet.", "Make them in step 1.")
+        if found.state != "approved":
+            raise UserError("The lines are not approved yet.", "Read them in step 1, then press Approve these lines.")
+
+
+def _overlap(first: numpy.ndarray, second: numpy.ndarray, names: tuple[str, str]) -> tuple[go.Figure, go.Figure]:
+    return bars.overlap(first, second, names, "kept"), bars.overlap(first, second, names, "removed")

@@ -1,0 +1,80 @@
+"""What the Prune room says in plain words: choices, stages, reasons, times. Pure."""
+
+import html
+import time
+
+from studio.figures import words as figure_words
+
+WHO = [("The model itself", "self"), ("A server", "server")]
+PRESETS = [("Quick: about 7 minutes", "quick"), ("Standard: about 11 minutes", "standard"),
+           ("As in the paper: much longer", "paper")]
+PRESET_NOTE = ("Lines and prune together, with the starter on two processor cores. Larger models take longer. The paper's way "
+               "has not been timed.")
+MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
+BITS = [("16 bit", "16bit"), ("8 bit", "8bit"), ("4 bit", "4bit")]
+_STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load the model", "score questions": "Choose questions",
+           "make up questions": "Make up more questions", "write answers": "Write the answers",
+           "read the dense model": "Read the whole model", "learn the mask": "Learn what to keep",
+           "least squares": "Refit what remains", "recover": "Train a little after the cut", "measure": "Measure",
+           "export": "Write the smaller model", "prove": "Check that it loads and speaks"}
+_REASONS = {"empty": "said next to nothing", "looping": "went round in circles", "truncated": "broke off",
+            "refusal": "refused to answer", "assistant manners": "sounded like an assistant",
+            "third person": "spoke about the character from outside", "prompt leak": "gave the instructions away",
+            "no question or answer": "had no question or no answer", "asked twice": "asked the same again",
+            "too long": "were too long"}
+_SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file"}
+_SPLITS = {"train": "to learn from", "validation": "to choose", "test": "to report"}
+
+
+def stage(name: str) -> str:
+    """A stage's name; an unknown one as it is, escaped."""
+    return _STAGES.get(name) or html.escape(name[:1].upper() + name[1:])
+
+
+def reasons(rejected: dict[str, int]) -> str:
+    """Counts by reason, most frequent first; "" for none. Escaped."""
+    found = sorted(rejected.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count:,} {_REASONS.get(reason) or html.escape(reason)}" for reason, count in found if count)
+
+
+def category(name: str) -> str:
+    """A category as the table shows it."""
+    return name.replace("_", " ")
+
+
+def source(name: str) -> str:
+    """Where a line comes from."""
+    return _SOURCES.get(name, "a server" if name.startswith("teacher") else name)
+
+
+def split(name: str) -> str:
+    """What a line is used for."""
+    return _SPLITS[name]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "45 s", "3 min 20 s", "1 h 5 min"."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole}\u00a0s"
+    if whole < 3600:
+        return f"{whole // 60}\u00a0min" + (f" {whole % 60}\u00a0s" if whole % 60 and whole < 600 else "")
+    return f"{whole // 3600}\u00a0h" + (f" {whole % 3600 // 60}\u00a0min" if whole % 3600 >= 60 else "")
+
+
+def remaining(seconds: float) -> str:
+    """Seconds to go, rounded, for they are a guess."""
+    if seconds < 10:
+        return "a few seconds left"
+    step = 5 if seconds < 60 else 30 if seconds < 600 else 60
+    return f"about {duration(round(seconds / step) * step)} left"
+
+
+def moment(seconds: float) -> str:
+    """A time of Unix seconds as a date, in this machine's zone."""
+    return time.strftime("%d %b, %H:%M", time.localtime(seconds))
+
+
+def removed(share: float) -> str:
+    """A share as "25 %", with a digit where it is no whole number."""
+    return figure_words.percent(share, 0 if abs(100 * share - round(100 * share)) < 0.05 else 1)
