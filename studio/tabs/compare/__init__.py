@@ -1,0 +1,175 @@
+"""Compare: the whole model and a pruned one answer the same message side by side, blind, and a person votes.
+
+As in Preview, one listener, `follow`, paints everything from the library and the answers under way; every other listener
+changes the library or what this page looks at, and then gives the pulse that starts `follow`. A timer gives it too when
+something changed elsewhere.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from studio.page import Page, guarded
+from studio.services import Services
+from studio.speaking import follow as follow_replies
+from studio.tabs.compare.controls import GRID, Controls, arena_html, frame, nobody
+from studio.tabs.compare.room import Room
+from studio.tabs.compare.scene import settings_of, stamp
+
+
+def build(services: Services, page: Page, tab: gr.Tab) -> None:
+    """The room with its listeners."""
+    room, controls = Room(services), Controls()
+    following = _painting(room, page, controls)
+    _opening(room, page, tab, controls, following)
+    _talking(room, page, controls)
+    _voting(room, page, controls)
+    _clearing(room, page, controls, following)
+
+
+def paint(room: Room, controls: Controls, character: str, run: str | None, picks: list[str], view: str,
+          seen: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+    """Component updates: the comparison as it is now, then answers under way until their end, then the comparison again."""
+    if not character:
+        yield nobody(controls)
+        return
+    grid = view == GRID
+    while True:
+        scene = room.scene(character, run or "", picks, grid)
+        update = frame(controls, scene, grid, seen)
+        seen = update[controls.seen]
+        yield update
+        shown = scene.shown
+        if not scene.runs or shown is None or not shown.busy:
+            return
+        for _ in follow_replies(*shown.replies):
+            yield {controls.arena: arena_html(scene, grid)}
+        if not shown.replies:
+            time.sleep(0.1)  # between two answers of a grid
+
+
+def _painting(room: Room, page: Page, controls: Controls) -> Any:
+    asked = [page.character, *controls.look, controls.seen]
+
+    @guarded
+    def follow(character: str, run: str | None, picks: list[str], view: str, seen: dict[str, Any]) -> Any:
+        yield from paint(room, controls, character, run, picks, view, seen)
+
+    @guarded
+    def look_for_news(character: str, run: str | None, picks: list[str], view: str, seen: dict[str, Any]) -> Any:
+        if not character:
+            return gr.skip()
+        return time.time_ns() if has_news(room, character, run or "", picks, view, seen) else gr.skip()
+
+    controls.timer.tick(look_for_news, asked, controls.pulse, **page.poll)
+    return controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, **page.private)
+
+
+def has_news(room: Room, character: str, run: str, picks: list[str], view: str, seen: dict[str, Any]) -> bool:
+    """Whether something else is to be shown than what the page has seen."""
+    return stamp(room.scene(character, run, picks, view == GRID)) != seen.get("stamp")
+
+
+def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls, following: Any) -> None:
+    @guarded
+    def open_room(character: str) -> Any:
+        run, picks = room.latest(character) if character else ("", [])
+        settings = settings_of(room.services)
+        choices = [(run, run)] if run else []  # the labels come with the first frame
+        return (gr.Dropdown(choices, value=run or None), gr.CheckboxGroup([(pick, pick) for pick in picks], value=picks),
+                settings["temperature"], settings["limit"], settings["blind"], {}, time.time_ns())
+
+    @guarded
+    def choose(character: str, run: str | None) -> Any:
+        room.choose(character, run or "")
+        return time.time_ns()
+
+    @guarded
+    def pick(character: str, picks: list[str]) -> Any:
+        room.pick(character, picks)
+
+    opened = [controls.run, controls.picks, *controls.settings, controls.seen, controls.pulse]
+    for begin in (page.character.change, tab.select):
+        begin(open_room, page.character, opened, cancels=[following], **page.private)
+    controls.run.input(choose, [page.character, controls.run], controls.pulse, cancels=[following], **page.private)
+    controls.view.input(time.time_ns, None, controls.pulse, cancels=[following], **page.private)
+    controls.picks.input(pick, [page.character, controls.picks], None, **page.private)
+    for begin in (controls.temperature.release, controls.limit.release, controls.temperature.input, controls.limit.input,
+                  controls.blind.input):
+        begin(guarded(room.change_settings), controls.settings, None, trigger_mode="always_last", **page.private)
+
+
+def _talking(room: Room, page: Page, controls: Controls) -> None:
+    @guarded
+    def send(character: str, run: str | None, picks: list[str], view: str, blind: bool, text: str) -> Any:
+        if view == GRID:
+            room.ask_grid(character, picks, text)
+        else:
+            room.send(character, run or "", text, blind)
+        return "", time.time_ns()
+
+    @guarded
+    def regenerate(character: str, run: str | None, blind: bool) -> Any:
+        room.regenerate(character, run or "", blind)
+        return time.time_ns()
+
+    @guarded
+    def stop(character: str, run: str | None, picks: list[str], view: str) -> None:
+        room.stop(room.scene(character, run or "", picks, view == GRID))
+
+    @guarded
+    def warm(character: str, run: str | None, view: str) -> None:
+        if view != GRID and character:
+            room.warm(character, run or "")
+
+    saying = [page.character, *controls.look, controls.blind, controls.message]
+    for begin in (controls.message.submit, controls.send.click):
+        begin(send, saying, [controls.message, controls.pulse], trigger_mode="once", **page.private)
+    controls.regenerate.click(regenerate, [page.character, controls.run, controls.blind], controls.pulse, trigger_mode="once",
+                              **page.private)
+    controls.stop.click(stop, [page.character, *controls.look], None, **page.poll)
+    controls.message.focus(warm, [page.character, controls.run, controls.view], None, **page.poll)
+
+
+def _voting(room: Room, page: Page, controls: Controls) -> None:
+    for verdict, button in controls.votes.items():
+
+        @guarded
+        def vote(seen: dict[str, Any], verdict: str = verdict) -> Any:
+            room.vote(seen.get("round", ""), verdict)
+            return time.time_ns()
+
+        button.click(vote, controls.seen, controls.pulse, trigger_mode="once", **page.private)
+
+    @guarded
+    def vote_cell(event: gr.EventData) -> Any:
+        said = event._data if isinstance(event._data, dict) else {}
+        if said.get("do") not in ("good", "bad"):
+            return gr.skip()
+        room.vote_cell(str(said.get("answer", "")), said["do"] == "good")
+        return time.time_ns()
+
+    controls.arena.click(vote_cell, None, controls.pulse, **page.private)
+
+
+def _clearing(room: Room, page: Page, controls: Controls, following: Any) -> None:
+    @guarded
+    def anew(character: str, run: str | None) -> Any:
+        room.begin_anew(character, run or "")
+        return time.time_ns()
+
+    @guarded
+    def clear(character: str, run: str | None, view: str) -> Any:
+        room.clear(character, run or "", view == GRID)
+        return time.time_ns()
+
+    @guarded
+    def undo(character: str, run: str | None, view: str) -> Any:
+        room.undo(character, run or "", view == GRID)
+        return time.time_ns()
+
+    controls.anew.click(anew, [page.character, controls.run], controls.pulse, cancels=[following], **page.private)
+    for button, act in ((controls.clear, clear), (controls.undo, undo)):
+        button.click(act, [page.character, controls.run, controls.view], controls.pulse, cancels=[following], **page.private)

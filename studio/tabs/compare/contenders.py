@@ -1,0 +1,90 @@
+"""Who can be compared: the finished pruned models of a character, and the whole models that they were carved from.
+
+Knows the library and whether files are there; no page.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.figures.words import percent, size
+from studio.services import Services
+from studio.store import runs, values
+from studio.store.runs import Run
+from studio.workers.commands import is_whole, result_folder
+
+WHOLE = "Whole model"
+STARTER = "starter"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model that answers. `run`: the pruned model's, None for a whole one; `model`: what the chat worker calls it.
+
+    `removed`: share of the channels, 0 to 1; `bytes`: its weights on disk, 0 where that is not known.
+    """
+
+    run: str | None
+    model: str
+    name: str
+    removed: float
+    bytes: int
+
+    @property
+    def size_words(self) -> str:
+        """Its size on disk; "" where that is not known."""
+        return f"{size(self.bytes)} on disk" if self.bytes else ""
+
+
+def finished(services: Services, character: str) -> list[Run]:
+    """The character's finished pruned models whose files are there, newest first."""
+    found = runs.list_runs(services.store, character, kinds=["prune"], states=["done"]) if character else []
+    return [run for run in found if is_whole(result_folder(services.settings, run))]
+
+
+def whole_of(run: Run) -> Contender:
+    """The model that a run was carved from."""
+    return Contender(None, str(run.spec.get("model") or STARTER), WHOLE, 0.0, int(_part(run, "before").get("bytes", 0)))
+
+
+def pruned_of(services: Services, run: Run) -> Contender:
+    """The model that a run has made."""
+    removed = removed_by(run)
+    return Contender(run.id, str(result_folder(services.settings, run)), f"Pruned, {percent(removed)} removed", removed,
+                     int(_part(run, "after").get("bytes", 0)))
+
+
+def removed_by(run: Run) -> float:
+    """How much a run removed of the channels, 0 to 1."""
+    return float(_part(run, "recipe").get("sparsity") or run.spec.get("sparsity") or 0.25)
+
+
+def short_name(contender: Contender) -> str:
+    """A whole model's name for a reader: the folder's or the hub's last part."""
+    return "the starter" if contender.model == STARTER else Path(contender.model).name
+
+
+def label_of(run: Run) -> str:
+    """A run in a list: its name, what was removed, and when it was finished."""
+    day = time.strftime("%d %b, %H:%M", time.localtime(run.ended or run.made))
+    return f"{run.name} · {percent(removed_by(run))} removed · {day}"
+
+
+def remembered(services: Services, character: str, found: list[Run]) -> str:
+    """The pruned model that was compared last, or the newest; "" when there is none."""
+    known = values.get_value(services.store, f"compare-run:{character}", "")
+    ids = [run.id for run in found]
+    return str(known) if known in ids else next(iter(ids), "")
+
+
+def remembered_picks(services: Services, character: str, found: list[Run]) -> list[str]:
+    """The pruned models of the grid: those chosen last, or the newest few."""
+    known = values.get_value(services.store, f"compare-picks:{character}", None)
+    ids = [run.id for run in found]
+    return [id for id in known if id in ids] if known is not None else ids[:4]
+
+
+def _part(run: Run, name: str) -> dict[str, Any]:
+    part = run.summary.get(name)
+    return part if isinstance(part, dict) else {}

@@ -1,0 +1,172 @@
+"""A pair of answers as HTML: the conversation so far, the two sides, and what is known about them. Everything is escaped.
+
+Before the vote on a blind round nothing here depends on which model stands where: no name, no size, no measure, no earlier
+answer, and no text before both have begun (one model may take longer to load). Knows no library and no page.
+"""
+
+import html
+
+from studio.figures.words import count, percent
+from studio.speaking import BASIS, measures_words, reason_words, text_html, waiting_words
+from studio.tabs.compare.asking import SIDE
+from studio.tabs.compare.contenders import WHOLE, Contender, short_name
+from studio.tabs.compare.scene import Cell, Scene, Shown
+from studio.tabs.compare.statistics import HOW, verdict_words
+
+NOBODY = '<div class="empty"><p>Choose a character on the left.</p></div>'
+_CURSOR = '<span class="chat-cursor" aria-hidden="true"></span>'
+_VERDICTS = {"pruned": "You chose the pruned model.", "dense": "You chose the whole model.", "tie": "You called it a tie.",
+             "both_bad": "You found both bad."}
+
+
+def empty_html(scene: Scene) -> str:
+    """What to do while there is no pruned model to compare."""
+    char = html.escape(scene.char)
+    if scene.waiting:
+        word = "is being made now" if scene.waiting[-1].state != "queued" else "waits in the queue"
+        return (f'<div class="empty" id="compare-empty"><h3>Nearly there</h3><p>A pruned model of {char} {word}. '
+                "When it is done, it appears here by itself, and you can put it beside the whole model.</p></div>")
+    return (f'<div class="empty" id="compare-empty"><h3>Nothing to compare yet</h3><p>Here {char} on the whole model and {char} on '
+            "a pruned one answer side by side, and you say which answer is better. Make a pruned model first: the <b>Prune</b> "
+            "room does that with a few clicks.</p></div>")
+
+
+def pair_html(scene: Scene) -> str:
+    """The present round with what was said before, or the invitation to begin."""
+    if scene.fault:
+        return f'<div class="versus"><div class="chat-note warn">{html.escape(scene.fault)} Mend it in Draft.</div></div>'
+    shown = scene.pair
+    if shown is None:
+        return (f'<div class="versus" data-state="begin">{_greeting(scene, scene.greeting)}<p class="versus-invite">'
+                f'Write one message. Two models answer as {html.escape(scene.char)}, side by side.</p></div>')
+    turns = shown.round.turns
+    greeting = turns[0][1] if turns and turns[0][0] == "assistant" else ""
+    sides = "".join(_side(scene, shown, place, side) for place, side in enumerate(shown.places))
+    state = "busy" if shown.busy else "vote" if shown.can_vote else "over"
+    return (f'<div class="versus" data-state="{state}" role="log" aria-busy="{"true" if shown.busy else "false"}" '
+            f'aria-label="Two answers">{_greeting(scene, greeting)}{_earlier(scene, shown)}{_said(scene, shown.round.message)}'
+            f'<div class="versus-sides">{sides}</div>{_foot(scene, shown)}</div>')
+
+
+def tally_html(scene: Scene) -> str:
+    """What the votes say so far, and how they are counted."""
+    tally = scene.tallies.get(scene.run.id) if scene.run else None
+    if tally is None:
+        return ""
+    parts = [("pruned", "Pruned better", tally.pruned), ("tie", "Tie", tally.tie), ("dense", "Whole better", tally.dense),
+             ("bad", "Both bad", tally.both_bad)]
+    bar = "".join(f'<i class="{kind}" style="flex:{number}"></i>' for kind, _, number in parts if number)
+    legend = "".join(f'<li class="{kind}"><b>{number:,}</b> {word}</li>' for kind, word, number in parts)
+    return (f'<div class="tally"><h4>Your votes · {html.escape(scene.run.name if scene.run else "")}</h4>'
+            f'<p class="tally-words" id="compare-verdict" role="status">{html.escape(verdict_words(tally))}</p>'
+            f'<div class="tally-bar" aria-hidden="true">{bar}</div><ul id="compare-tally" class="measure">{legend}</ul>'
+            f'<details><summary>How this is counted</summary><p>{html.escape(HOW)}</p></details></div>')
+
+
+def facts_words(contender: Contender) -> str:
+    """A model's name and size, for a heading's second line."""
+    name = short_name(contender) if contender.run is None else ""
+    return " · ".join(filter(None, (name, contender.size_words)))
+
+
+def words_html(scene: Scene, cell: Cell, text: str) -> str:
+    """What an answer says, with a cursor while it grows."""
+    if not text and cell.over and not cell.fault:
+        return '<span class="quiet">Said nothing.</span>'
+    return text_html(text, scene.card, scene.player) + (_CURSOR if not cell.over else "")
+
+
+def _side(scene: Scene, shown: Shown, place: int, side: int) -> str:
+    cell, spot = shown.cells[side], ("left", "right")[place]
+    begun = not shown.round.blind or all(other.begun for other in shown.cells)
+    text = cell.text if begun else ""
+    title, facts, chosen = spot.capitalize(), "", ""
+    if shown.named:
+        title, facts = cell.contender.name, facts_words(cell.contender)
+        won = shown.verdict == ("dense" if cell.contender.run is None else "pruned")
+        chosen = '<span class="versus-chosen">Your vote</span>' if won else ""
+    foot = _measures(shown, cell)
+    return (f'<article class="versus-side{" won" if chosen else ""}" id="compare-{spot}" aria-label="{html.escape(title)} says">'
+            f'<header><h4>{html.escape(title)}</h4>{chosen}<span class="quiet">{html.escape(facts)}</span></header>'
+            f'<div class="versus-words">{words_html(scene, cell, text)}</div>{foot}</article>')
+
+
+def _measures(shown: Shown, cell: Cell) -> str:
+    found = []
+    if cell.over and (ending := reason_words(cell.answer.reason)):
+        found.append(ending)
+    if shown.named:
+        if cell.reply and not shown.round.blind:
+            found.append(waiting_words(cell.reply))
+        elif cell.over:
+            found.append(measures_words(cell.answer.measures))
+    line = " ".join(filter(None, found))
+    return f'<div class="versus-measures measure">{html.escape(line)}</div>' if line else ""
+
+
+def _earlier(scene: Scene, shown: Shown) -> str:
+    turns = shown.round.turns[1:] if shown.round.turns and shown.round.turns[0][0] == "assistant" else shown.round.turns
+    messages = sum(role == "user" for role, _ in turns)
+    if not messages:
+        return ""
+    said = count(messages, "earlier message")
+    if not shown.named:
+        return (f'<p class="versus-hidden quiet">{said} in this conversation. Each model remembers its own answers; they show '
+                "again after your vote, because they could give a side away.</p>")
+    rows = []
+    for role, text in turns:
+        if role == "user":
+            rows.append(_said(scene, text))
+        else:
+            name = WHOLE if role == f"{SIDE}0" else "Pruned"
+            words = text_html(text or "…", scene.card, scene.player)
+            rows.append(f'<div class="versus-before"><h5>{name}</h5><p>{words}</p></div>')
+    return f'<details class="versus-earlier"><summary>{said}</summary><div class="versus-turns">{"".join(rows)}</div></details>'
+
+
+def _said(scene: Scene, text: str) -> str:
+    return (f'<div class="versus-said"><h5>{html.escape(scene.player)}</h5>'
+            f'<p id="compare-said">{text_html(text, scene.card, scene.player)}</p></div>')
+
+
+def _greeting(scene: Scene, greeting: str) -> str:
+    if not greeting.strip():
+        return ""
+    return (f'<details class="versus-greeting"><summary>{html.escape(scene.char)} opens with a greeting</summary>'
+            f'<p>{text_html(greeting, scene.card, scene.player)}</p></details>')
+
+
+def _foot(scene: Scene, shown: Shown) -> str:
+    found = []
+    faults = sorted({cell.fault for cell in shown.cells if cell.fault})
+    for fault in faults:
+        found.append(f'<div class="chat-note warn" role="alert" id="compare-failure">{html.escape(fault)} '
+                     "Press Regenerate to ask both again.</div>")
+    if shown.busy and shown.round.blind and not all(cell.begun for cell in shown.cells):
+        found.append(f'<p class="quiet" role="status" id="compare-waiting">{html.escape(_both_wait(shown))}</p>')
+    if shown.can_vote:
+        found.append('<p class="versus-ask">Which answer is better?</p>')
+    if shown.verdict:
+        words = f"{_VERDICTS[shown.verdict]} {_reveal(shown)}"
+        found.append(f'<p class="versus-revealed" role="status" id="compare-revealed">{words}</p>')
+    if shown.named and shown.whole:
+        found.append(f'<details class="chat-measures"><summary>What the figures mean</summary><p>{html.escape(BASIS)} '
+                     "Both sides had the same seed and took turns, one token each.</p></details>")
+    if scene.note:
+        found.append(f'<p class="quiet">{html.escape(scene.note)}</p>')
+    return f'<div class="versus-foot">{"".join(found)}</div>'
+
+
+def _both_wait(shown: Shown) -> str:
+    """What both sides wait for; a fetch is told in MB, whichever model it is for."""
+    words = [waiting_words(reply) for reply in shown.replies]
+    fetch = next((one for one in words if one.startswith(("Fetching", "Preparing"))), "")
+    loads = any(one.startswith("Loading") for one in words)
+    return fetch or ("Loading the models…" if loads else "Reading the conversation…")
+
+
+def _reveal(shown: Shown) -> str:
+    left, right = (shown.cells[side].contender for side in shown.places)
+    whole, pruned = (right, left) if left.run else (left, right)
+    smaller = f" It is {percent(1 - pruned.bytes / whole.bytes)} smaller on disk." if 0 < pruned.bytes < whole.bytes else ""
+    return f"The pruned one stood on the {'left' if left.run else 'right'}.{smaller}"
