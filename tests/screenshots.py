@@ -2,7 +2,8 @@
 
   python -m tests.screenshots FOLDER [--home DATA_FOLDER] [--character SLUG]
 
-Shows the library of the data folder as it is: rooms with runs and chats come from one that has them. The studio must not be open on it.
+Shows the library of the data folder as it is: rooms with runs and chats come from one that has them. The studio must not
+be open on it.
 """
 
 import argparse

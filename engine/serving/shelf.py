@@ -120,7 +120,7 @@ class Shelf:
             search.close()
 
     def _read(self, source: ModelSource) -> Loaded:
-        dtype = parse_dtype(self.dtype)
+        dtype = parse_dtype(self.dtype, own=source.own_dtype)
         while len(self.models) >= self.keep and self._drop_oldest():
             pass
         needed = count_parameters(source.folder) * dtype.itemsize
