@@ -24,8 +24,8 @@ SLOWER = "A job is running on this machine, so answers come more slowly."
 BASIS = ("A token is a word or a part of one. All of this was measured on this one answer. Speed counts the tokens after the "
          "first; time counts only what this answer itself took, without loading the model and without other answers made "
          "meanwhile. Text that the model had read before is not read again.")
-_REASONS = {"limit": "Cut off at the longest answer allowed; Continue goes on.", "stopped": "Stopped by you.", "edited": "Edited by hand.",
-            "failed": "Broken off before the end."}
+_REASONS = {"limit": "Cut off at the longest answer allowed; Continue goes on.", "stopped": "Stopped by you.",
+            "edited": "Edited by hand.", "failed": "Broken off before the end."}
 _ACTION = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+?)(?<=\S)\1(?![\w*])")
 
 
@@ -82,8 +82,8 @@ def warming_words(reply: Reply) -> str:
     """What a reading in advance is at, for a reader; "" once it is done."""
     if reply.done:
         return ""
-    words = waiting_words(reply)
-    return words if reply.events[-1:] and reply.events[-1].get("event") == "Loading" else "Getting ready, so that answers come sooner…"
+    loading = bool(reply.events) and reply.events[-1].get("event") == "Loading"
+    return waiting_words(reply) if loading else "Getting ready, so that answers come sooner…"
 
 
 def measures_of(reply: Reply) -> dict[str, Any]:
@@ -101,12 +101,16 @@ def measures_words(measures: dict[str, Any]) -> str:
     prompt, reused, dropped = (measures.get(name, 0) for name in ("prompt_tokens", "reused_tokens", "dropped_turns"))
     parts = [f"{tokens:,} {'token' if tokens == 1 else 'tokens'}",
              f"{speed:.1f} tokens/s" if speed else "",
-             f"first after {measures['first_token']:.2f} s" if measures.get("first_token") else "",
+             f"first after {_seconds(measures['first_token'])}" if measures.get("first_token") else "",
              f"{reused:,} of {prompt:,} prompt tokens reused" if prompt else "",
              f"model loaded in {measures['loading']:.1f} s" if measures.get("loading") else "",
              f"{dropped:,} oldest messages no longer fit" if dropped else "",
              f"seed {measures['seed']}" if measures.get("seed") is not None else ""]
     return " · ".join(filter(None, parts))
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.01 else "under 0.01 s"
 
 
 def reason_words(reason: str) -> str:

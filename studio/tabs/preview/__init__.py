@@ -117,8 +117,8 @@ def _talking(room: Room, page: Page, controls: Controls) -> None:
         return room.send(character, chat, model, text, _draft(*draft)), "", time.time_ns()
 
     @guarded
-    def act(event: gr.EventData, newest: Newest, character: str, model: str, chat: str, editing: str, shown: int, opening: int | None,
-            *draft: Any) -> Any:
+    def act(event: gr.EventData, newest: Newest, character: str, model: str, chat: str, editing: str, shown: int,
+            opening: int | None, *draft: Any) -> Any:
         said = event._data if isinstance(event._data, dict) else {}
         what, message, text = (str(said.get(name, "")) for name in ("do", "message", "text"))
         after = room.act(character, _look(chat, editing, shown, opening), model, _draft(*draft), what, message, text)
@@ -128,8 +128,8 @@ def _talking(room: Room, page: Page, controls: Controls) -> None:
     saying = [page.character, page.model, controls.chat, controls.message, *controls.draft]
     for begin in (controls.message.submit, controls.send.click):
         begin(send, saying, [controls.chat, controls.message, controls.pulse], trigger_mode="once", **page.private)
-    controls.log.click(act, [controls.newest, page.character, page.model, *controls.look(), *controls.draft], [*controls.look(), controls.pulse],
-                       **page.private)
+    acting = [controls.newest, page.character, page.model, *controls.look(), *controls.draft]
+    controls.log.click(act, acting, [*controls.look(), controls.pulse], **page.private)
     controls.stop.click(guarded(room.answers.stop), controls.chat, None, **page.poll)
 
 

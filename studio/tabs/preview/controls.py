@@ -115,7 +115,7 @@ def opening_choices(scene: Scene) -> list[tuple[str, int]]:
 
 def label_of(chat: Chat) -> str:
     """A chat in the list."""
-    return chat.title or f"Untitled, {time.strftime('%d %b, %H:%M', time.localtime(chat.made))}"
+    return chat.title.replace("*", "") or f"Untitled, {time.strftime('%d %b, %H:%M', time.localtime(chat.made))}"
 
 
 def updates(controls: Controls, now: dict[str, Any], before: dict[str, Any]) -> dict[Any, Any]:
