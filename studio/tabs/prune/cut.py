@@ -60,7 +60,7 @@ def cut_of(shape: ModelShape, plan: Plan) -> Cut:
 
 
 def facts_html(shape: ModelShape | None, plan: Plan) -> str:
-    """The cut in numbers and words, and who likes the result."""
+    """The cut in numbers and words."""
     if shape is None:
         return f'<p class="quiet">{UNKNOWN}</p>'
     try:
@@ -74,7 +74,22 @@ def facts_html(shape: ModelShape | None, plan: Plan) -> str:
              ("on disk", figure_words.size(cut.bytes), f"before: {figure_words.size(shape.bytes)}"),
              ("as fast, at best", f"{cut.expected_speedup:.2f}\u00a0times", "expected from the size, not measured")]
     items = "".join(f"<li><b>{value}</b><span>{name}</span><small>{note}</small></li>" for name, value, note in facts)
-    return f'<ul class="prune-facts">{items}</ul>{_snap(cut, plan)}{_likes(cut.kept)}'
+    return f'<ul class="prune-facts">{items}</ul>{_snap(cut, plan)}'
+
+
+def likes_html(shape: ModelShape | None, plan: Plan) -> str:
+    """A badge for each way to run a model: whether it likes the cut's size, and why; "" while sizes are not known."""
+    try:
+        kept = cut_of(shape, plan).kept if shape else 0
+    except UserError:
+        kept = 0
+    if not kept:
+        return ""
+    badges = "".join(
+        f'<li class="{"yes" if ok else "no"}" title="{html.escape(why)}"><i aria-hidden="true">{"✓" if ok else "–"}</i>'
+        f'{html.escape(name)}<span class="visually-hidden">: {"fits" if ok else "does not fit"}. {html.escape(why)}</span></li>'
+        for name, ok, why in runtimes_that_like(kept))
+    return f'<p class="prune-label">Fits these ways to run it</p><ul class="prune-likes">{badges}</ul>'
 
 
 def remaining_figure(shape: ModelShape | None, plan: Plan) -> go.Figure:
@@ -93,11 +108,3 @@ def _snap(cut: Cut, plan: Plan) -> str:
     asked = "" if exact else (f"You asked for {plan.percent:g}\u00a0%; the nearest step is "
                               f"{words.removed(cut.removed_share_ffn)}. ")
     return f'<p class="quiet">{asked}{cut.kept:,} channels stay in each layer, a multiple of {plan.multiple}.</p>'
-
-
-def _likes(kept: int) -> str:
-    badges = "".join(
-        f'<li class="{"yes" if ok else "no"}" title="{html.escape(why)}"><i aria-hidden="true">{"✓" if ok else "–"}</i>'
-        f'{html.escape(name)}<span class="visually-hidden">: {"fits" if ok else "does not fit"}. {html.escape(why)}</span></li>'
-        for name, ok, why in runtimes_that_like(kept))
-    return f'<p class="prune-label">Fits these ways to run it</p><ul class="prune-likes">{badges}</ul>'

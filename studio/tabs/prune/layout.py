@@ -70,7 +70,7 @@ class Controls:
             self.table = gr.Dataframe(
                 headers=lines_table.HEADERS, datatype=lines_table.TYPES, static_columns=lines_table.FIXED, type="array", wrap=True,
                 column_widths=lines_table.WIDTHS, column_count=len(lines_table.HEADERS), interactive=True, max_height=430,
-                show_label=False, label="Lines", buttons=["fullscreen"], elem_id="prune-table")
+                show_label=False, label="Lines", buttons=[], elem_id="prune-table")
             with gr.Row(elem_classes=["tight", "prune-buttons"]):
                 self.approve = gr.Button("Approve these lines", variant="primary", elem_id="prune-approve", scale=0, min_width=180)
                 self.delete = gr.Button("Delete ticked lines", elem_id="prune-delete-lines", scale=0, min_width=160)
@@ -88,6 +88,7 @@ class Controls:
                 self.percent = gr.Slider(5, 75, 25, step=1, label="How much is removed", elem_id="prune-percent", buttons=[],
                                          info="In percent of the feed-forward channels, the model's largest parts.")
                 self.remains = gr.Plot(show_label=False, elem_id="prune-remains", container=False, buttons=[])
+                self.likes = gr.HTML(elem_id="prune-likes")
             with gr.Column(scale=2, min_width=300):
                 self.facts = gr.HTML(elem_id="prune-cut")
         with gr.Accordion("More", open=False, elem_id="prune-more"):

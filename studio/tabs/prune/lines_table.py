@@ -14,7 +14,7 @@ from studio.tabs.prune import words
 
 HEADERS = ["✓", "No.", "Question", "Answer", "About", "From", "Used"]
 TYPES: list[Literal["bool", "number", "str"]] = ["bool", "number", "str", "str", "str", "str", "str"]
-WIDTHS: list[str | int] = ["44px", "56px", "30%", "44%", "110px", "130px", "110px"]
+WIDTHS: list[str | int] = ["44px", "52px", "220px", "320px", "92px", "104px", "92px"]
 FIXED = [1, 4, 5, 6]  # columns that cannot be edited
 PAGE = 200  # lines shown at first, and more by each press
 ALL = ""
@@ -91,8 +91,8 @@ def summary_html(found: LineSet, lines: Sequence[CalibrationLine], shown: int, m
     approved = found.state == "approved"
     state = '<i class="pill done">approved</i>' if approved else '<i class="pill">to be read</i>'
     parts = [f"<b>{len(lines):,} {'line' if len(lines) == 1 else 'lines'}</b> {state}",
-             f"{sides['train']:,} to learn from, {held_out:,} held out ({sides['validation']:,} choose the best mask, "
-             f"{sides['test']:,} report how good it is)"]
+             f"{sides['train']:,} to learn from, {held_out:,} held out ({sides['validation']:,} to choose the best mask, "
+             f"{sides['test']:,} to report how good it is)"]
     broken = sum(not line.complete for line in lines)
     if broken:
         parts.append(f"{broken:,} {'answer was' if broken == 1 else 'answers were'} too long and cut at a sentence")

@@ -9,7 +9,7 @@ import gradio as gr
 from studio.page import Page, guarded
 from studio.services import Services
 from studio.store import runs
-from studio.tabs.prune.cut import Plan, facts_html, remaining_figure, shape_of
+from studio.tabs.prune.cut import Plan, facts_html, likes_html, remaining_figure, shape_of
 from studio.tabs.prune.layout import Controls
 from studio.tabs.prune.runs_room import RunsRoom
 
@@ -31,23 +31,24 @@ def _sizing(services: Services, page: Page, tab: gr.Tab, controls: Controls) -> 
     def look_up(model: str, percent: float, multiple: int) -> Any:
         return sizes(services, model, Plan(percent, multiple), wait=True)
 
-    asked, shown = [page.model, controls.percent, controls.multiple], [controls.facts, controls.remains]
+    asked, shown = [page.model, controls.percent, controls.multiple], [controls.facts, controls.likes, controls.remains]
     controls.percent.change(foretell, asked, shown, trigger_mode="always_last", **page.poll)
     controls.multiple.change(foretell, asked, shown, trigger_mode="always_last", **page.poll)
     for begin in (tab.select, page.model.change):
         begin(look_up, asked, shown, **page.private)
 
 
-def sizes(services: Services, model: str, plan: Plan, wait: bool = False) -> tuple[str, Any]:
-    """The facts and the figure of a cut. Raises UserError when the models cannot be looked up."""
+def sizes(services: Services, model: str, plan: Plan, wait: bool = False) -> tuple[str, str, Any]:
+    """The facts, the badges and the figure of a cut. Raises UserError when the models cannot be looked up."""
     shape = shape_of(services, model, wait)
-    return facts_html(shape, plan), remaining_figure(shape, plan)
+    return facts_html(shape, plan), likes_html(shape, plan), remaining_figure(shape, plan)
 
 
 def _starting(room: RunsRoom, page: Page, controls: Controls) -> None:
     @guarded
     def start(character: str, set_id: str, model: str, name: str, *plan: Any) -> Any:
         run = room.prune(character, set_id, model, Plan(*plan), name)
+        gr.Info("It is in the list of runs below.", title="Queued")
         return run.id, "", time.time_ns()
 
     @guarded

@@ -105,10 +105,10 @@ def _stage(stage: StageView, alive: bool) -> str:
     if running:
         seconds = stage.seconds + max(time.time() - stage.at, 0.0) if stage.at else stage.seconds
         notes.append(f'<time data-seconds="{seconds:.0f}">{words.duration(seconds)}</time>')
-    elif state == "reused":
-        notes.append("kept from before")
     elif stage.seconds >= 0.5:
         notes.append(words.duration(stage.seconds))
+    elif state == "reused":
+        notes.append("kept from before")
     if running and stage.eta is not None:
         notes.append(words.remaining(stage.eta))
     return (f'<li class="{state}"><span>{words.stage(stage.name)}</span><small>{" · ".join(notes)}</small>{bar}</li>')
