@@ -27,6 +27,7 @@ BASIS = ("A token is a word or a part of one. All of this was measured on this o
 _REASONS = {"limit": "Cut off at the longest answer allowed; Continue goes on.", "stopped": "Stopped by you.",
             "edited": "Edited by hand.", "failed": "Broken off before the end."}
 _ACTION = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+?)(?<=\S)\1(?![\w*])")
+_UNFINISHED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+)\Z")  # an action that is still being written
 
 
 def card_of(version: Version) -> Card:
@@ -46,7 +47,7 @@ def text_html(text: str, card: Card | None = None, player: str = "") -> str:
     """
     named = with_name_macros(text, card, player) if card else text
     safe = html.escape(named.strip())
-    return _ACTION.sub(r"<em>\2</em>", safe).replace("\n", "<br>")
+    return _UNFINISHED.sub(r"<em>\1</em>", _ACTION.sub(r"<em>\2</em>", safe)).replace("\n", "<br>")
 
 
 def follow(*replies: Reply, pause: float = PAUSE) -> Iterator[None]:

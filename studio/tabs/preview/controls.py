@@ -41,7 +41,7 @@ class Controls:
                 self.log = gr.HTML(elem_id="preview-log", js_on_load=(ASSETS / "chat_log.js").read_text(encoding="utf-8"),
                                    apply_default_css=False)
                 with gr.Row(elem_id="preview-composer", elem_classes="tight"):
-                    self.message = gr.Textbox(placeholder="Write as the player. Enter sends, Shift+Enter begins a new line.",
+                    self.message = gr.Textbox(placeholder="Write as the player; Enter sends",
                                               label="Your message", show_label=False, lines=1, max_lines=8, scale=5,
                                               container=False, elem_id="preview-message", max_length=20_000)
                     self.send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="preview-send")

@@ -3,7 +3,7 @@
 Knows no component. `chat` is "" for a chat that is not begun yet: it is kept once something is said in it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.base.errors import UserError
@@ -116,20 +116,20 @@ class Room:
     def act(self, character: str, look: Look, model: str, draft: Draft, what: str, message: str, text: str) -> Look:
         """What a button in the chat does; what the page looks at afterwards. Raises UserError."""
         if what == "earlier":
-            return _looking(look, shown=look.shown + SHOWN)
+            return replace(look, shown=look.shown + SHOWN)
         if what == "cancel":
-            return _looking(look, editing="")
+            return replace(look, editing="")
         if what == "swipe" and not look.chat:
-            return _looking(look, opening=int(text))
+            return replace(look, opening=int(text))
         if what == "edit" and not look.chat:
-            chat = self.begin(character, model, draft)
-            return _looking(look, chat=chat.id, editing=chats.messages(self.store, chat.id)[0].id)
+            chat = self.begin(character, model, replace(draft, opening=look.opening))
+            return replace(look, chat=chat.id, editing=chats.messages(self.store, chat.id)[0].id)
         chat = self._chat(look.chat)
         self.answers.check_idle(chat.id)
         if what == "edit":
-            return _looking(look, editing=self._message(chat, message).id)
+            return replace(look, editing=self._message(chat, message).id)
         self._change(chat, model, what, message, text)
-        return _looking(look, editing="")
+        return replace(look, editing="")
 
     def _change(self, chat: Chat, model: str, what: str, message: str, text: str) -> None:
         match what:
@@ -206,7 +206,3 @@ class Room:
             if message.id == id:
                 return message
         raise UserError("This message is no longer in the chat.", "It may have been deleted in another window.")
-
-
-def _looking(look: Look, **changes: Any) -> Look:
-    return Look(**{**vars(look), **changes})

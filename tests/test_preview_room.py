@@ -1,0 +1,382 @@
+"""The Preview room without a browser, over the real chat worker on a tiny random model. What it says means nothing."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+import pytest
+from tiny import make_tiny
+
+from engine.base.errors import UserError
+from engine.cards.editing import blank_card, with_fields
+from studio.services import Services
+from studio.settings import Settings
+from studio.speaking import MAX_SEED, measures_words, text_html, waiting_words, warming_words
+from studio.store import characters, chats, runs
+from studio.tabs import preview
+from studio.tabs.preview.controls import Controls, settings_of, updates
+from studio.tabs.preview.room import Draft, Look, Room, chosen_sampling
+from studio.tabs.preview.scene import NO_GREETING, stamp
+from studio.tabs.preview.view import SHOWN, chat_html, earlier_html
+from studio.workers.reply import Reply
+
+SHORT = {"temperature": 0.7, "top_p": 0.95, "limit": 6, "seed": 4}
+LONG = {**SHORT, "limit": 4000, "temperature": 0.0}  # goes round in circles and does not end by itself
+EVIL = '<img src="http://192.0.2.1/x.png" onerror=alert(1)> ![x](http://192.0.2.1/y.png) [z](http://192.0.2.1) {{char}} *nods*'
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_tiny(tmp_path_factory.mktemp("model") / "tiny", max_position_embeddings=8192))
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    opened = Services.open(Settings(tmp_path_factory.mktemp("home")))
+    yield opened
+    opened.speech.close()
+
+
+@pytest.fixture
+def room(services: Services) -> Room:
+    return Room(services)
+
+
+@pytest.fixture
+def mara(services: Services) -> str:
+    card = with_fields(blank_card("Mara"), description="Keeps the lighthouse.", first_mes="*Nods.* Who is it, {{user}}?",
+                       alternate_greetings=["{{char}} is busy.", EVIL])
+    return characters.create(services.store, card).id
+
+
+def finished(room: Room, chat: str) -> None:
+    under = room.answers.under_way(chat)
+    assert under is None or under.reply.wait(60)
+
+
+def speaking(room: Room, chat: str) -> Reply:
+    """A long answer that has begun."""
+    under = room.answers.under_way(chat)
+    assert under is not None
+    eventually(lambda: under.reply.tokens > 3)
+    return under.reply
+
+
+def eventually(true: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def talk(room: Room, mara: str, model: str, sampling: dict[str, Any] = SHORT, **draft: Any) -> str:
+    """A chat with one question asked."""
+    chat = room.send(mara, "", model, "Is it open?", Draft(sampling=sampling, **draft))
+    if sampling is SHORT:
+        finished(room, chat)
+    return chat
+
+
+def act(room: Room, mara: str, model: str, look: Look, what: str, message: str = "", text: str = "") -> Look:
+    return room.act(mara, look, model, Draft(), what, message, text)
+
+
+def shown(room: Room, mara: str, look: Look, model: str = "") -> str:
+    scene = room.scene(mara, look, model)
+    return chat_html(scene, earlier_html(scene, look.editing, look.shown))
+
+
+def test_an_answer_is_kept_with_its_measures(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model, player="Ann")
+    said = chats.messages(room.store, chat)
+    assert [one.role for one in said] == ["assistant", "user", "assistant"] and said[1].text == "Is it open?"
+    swipe = said[-1].swipes[0]
+    assert swipe.text and swipe.seed == 4 and swipe.reason in ("limit", "ended") and swipe.measures["model"] == model
+    line = measures_words(swipe.measures)
+    assert f"{swipe.measures['tokens']} tokens" in line and "prompt tokens reused" in line and "seed 4" in line
+    assert line.split(" · ")[0] in shown(room, mara, Look(chat)) and "Ann" in shown(room, mara, Look(chat))
+
+
+def test_nothing_is_kept_before_something_is_said(room: Room, mara: str, model: str) -> None:
+    look = act(room, mara, model, Look(), "swipe", text="1")
+    assert "Mara is busy." in shown(room, mara, look) and "2 of 3" in shown(room, mara, look)
+    assert "Who is it, Player?" in shown(room, mara, Look()) and room.latest(mara) == ""
+    with pytest.raises(UserError, match="nothing to send"):
+        room.send(mara, "", model, "  ", Draft())
+    assert chats.chats(room.store, mara) == []
+
+
+def test_the_chosen_greeting_begins_the_chat_and_the_others_stay_its_swipes(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model, opening=1)
+    first = chats.messages(room.store, chat)[0]
+    assert first.text == "{{char}} is busy." and first.chosen == 1 and len(first.swipes) == 3
+    without = talk(room, mara, model, opening=NO_GREETING)
+    assert chats.turns(room.store, without)[0] == ("user", "Is it open?")
+
+
+def test_what_a_card_a_player_or_a_model_says_is_only_text(room: Room, mara: str, model: str) -> None:
+    chat = room.send(mara, "", model, EVIL, Draft(player=EVIL, sampling=SHORT, opening=2)).strip()
+    finished(room, chat)
+    message = chats.messages(room.store, chat)[-1]
+    chats.edit(room.store, message.id, EVIL)
+    chats.rename(room.store, chat, EVIL)
+    for look in (Look(chat), Look(chat, editing=message.id)):
+        page = shown(room, mara, look)
+        assert "<img" not in page and "<a " not in page and "onerror=alert(1)&gt;" in page and "<em>nods</em>" in page
+
+
+def test_stop_ends_within_a_token_and_keeps_what_was_said(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model, LONG)
+    reply = speaking(room, chat)
+    before = reply.tokens
+    room.answers.stop(chat)
+    assert reply.wait(10) and reply.reason == "stopped" and reply.tokens < before + 100
+    last = chats.messages(room.store, chat)[-1]
+    assert last.text == reply.text.strip() and last.swipes[0].reason == "stopped"
+    assert "Stopped by you." in shown(room, mara, Look(chat))
+
+
+def test_while_the_character_speaks_nothing_else_changes_the_chat(room: Room, services: Services, mara: str, model: str) -> None:
+    chat = talk(room, mara, model, LONG)
+    reply = speaking(room, chat)
+    first = chats.messages(room.store, chat)[0].id
+    with pytest.raises(UserError, match="still speaking"):
+        room.send(mara, chat, model, "Hello?", Draft())
+    for what in ("regenerate", "continue", "edit", "cut", "newest"):
+        with pytest.raises(UserError, match="still speaking"):
+            act(room, mara, model, Look(chat), what, first)
+    assert len(chats.messages(room.store, chat)) == 2
+    services.speech.stop(reply)
+    assert reply.wait(10)
+
+
+def test_regenerate_adds_a_swipe_and_one_can_go_back(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model)
+    act(room, mara, model, Look(chat), "regenerate")
+    finished(room, chat)
+    last = chats.messages(room.store, chat)[-1]
+    assert len(last.swipes) == 2 and last.chosen == 1 and [one.seed for one in last.swipes] == [4, 5]
+    assert "2 of 2" in shown(room, mara, Look(chat))
+    act(room, mara, model, Look(chat), "swipe", last.id, "0")
+    assert chats.messages(room.store, chat)[-1].text == last.swipes[0].text and "1 of 2" in shown(room, mara, Look(chat))
+
+
+def test_a_fixed_seed_says_the_same_again_in_a_new_chat(room: Room, mara: str, model: str) -> None:
+    first, second = (chats.messages(room.store, talk(room, mara, model))[-1].text for _ in range(2))
+    assert first == second
+
+
+def test_an_answer_that_is_missing_can_be_asked_for(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model)
+    chats.cut_from(room.store, chat, 2)
+    assert "Ask for the answer" in shown(room, mara, Look(chat))
+    act(room, mara, model, Look(chat), "regenerate")
+    finished(room, chat)
+    assert [role for role, _ in chats.turns(room.store, chat)] == ["assistant", "user", "assistant"]
+
+
+def test_continue_puts_more_behind_the_chosen_swipe(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model)
+    before = chats.messages(room.store, chat)[-1]
+    act(room, mara, model, Look(chat), "continue")
+    finished(room, chat)
+    after = chats.messages(room.store, chat)[-1]
+    assert len(after.swipes) == 1 and after.text.startswith(before.text.rstrip()) and len(after.text) > len(before.text)
+
+
+def test_an_edit_counts_for_what_the_model_reads(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model)
+    question = chats.messages(room.store, chat)[1].id
+    look = act(room, mara, model, Look(chat), "edit", question)
+    assert look.editing == question and "Is it open?</textarea>" in shown(room, mara, look)
+    assert act(room, mara, model, look, "save", question, " Is it shut? ").editing == ""
+    act(room, mara, model, Look(chat), "regenerate")
+    under = room.answers.under_way(chat)
+    assert under is None or under.reply.request["turns"][-1] == ["user", "Is it shut?"]
+    finished(room, chat)
+    assert chats.turns(room.store, chat)[1] == ("user", "Is it shut?")
+    with pytest.raises(UserError, match="cannot be empty"):
+        act(room, mara, model, look, "save", question, " ")
+
+
+def test_editing_the_greeting_begins_the_chat(room: Room, mara: str, model: str) -> None:
+    look = act(room, mara, model, Look(opening=1), "edit")
+    assert chats.messages(room.store, look.chat)[0].id == look.editing and "is busy.</textarea>" in shown(room, mara, look)
+
+
+def test_deleted_messages_come_back_from_any_page_until_something_is_said(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model)
+    whole = chats.turns(room.store, chat)
+    act(room, mara, model, Look(chat), "cut", chats.messages(room.store, chat)[1].id)
+    assert len(chats.turns(room.store, chat)) == 1
+    other = Room(room.services)
+    assert "2 messages were deleted." in shown(other, mara, Look(chat))
+    act(other, mara, model, Look(chat), "undo")
+    assert chats.turns(room.store, chat) == whole and "deleted." not in shown(room, mara, Look(chat))
+    act(room, mara, model, Look(chat), "cut", chats.messages(room.store, chat)[1].id)
+    room.send(mara, chat, model, "And now?", Draft())
+    finished(room, chat)
+    assert "deleted." not in shown(room, mara, Look(chat))
+
+
+def test_a_message_of_another_chat_is_not_touched(room: Room, mara: str, model: str) -> None:
+    first, second = talk(room, mara, model), talk(room, mara, model)
+    foreign = chats.messages(room.store, first)[0].id
+    for what in ("edit", "save", "cut", "swipe"):
+        with pytest.raises(UserError, match="no longer in the chat"):
+            act(room, mara, model, Look(second), what, foreign, "0")
+    assert len(chats.messages(room.store, first)) == 3
+
+
+def test_an_older_card_is_kept_or_left_by_choice(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model)
+    for text in ("Keeps two lamps.", "Keeps three lamps."):
+        newest = characters.save(room.store, mara, with_fields(characters.head(room.store, mara).card, description=text),
+                                 autosave=False).number
+        assert f"the newest is {newest}." in shown(room, mara, Look(chat))
+        act(room, mara, model, Look(chat), "keep")
+        assert "the newest is" not in shown(room, mara, Look(chat))
+        assert chats.chat(room.store, chat).version == 1  # type: ignore[union-attr]
+    characters.save(room.store, mara, with_fields(characters.head(room.store, mara).card, description="Left."), autosave=False)
+    act(room, mara, model, Look(chat), "newest")
+    assert chats.chat(room.store, chat).version == newest + 1  # type: ignore[union-attr]
+    assert "the newest is" not in shown(room, mara, Look(chat))
+
+
+def test_a_failure_is_said_and_the_question_stays(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, "/nowhere/model")
+    assert chats.turns(room.store, chat)[-1] == ("user", "Is it open?")
+    page = shown(Room(room.services), mara, Look(chat))
+    assert "Ask for the answer" in page
+    assert 'role="alert"' in shown(room, mara, Look(chat)) and "Traceback" not in shown(room, mara, Look(chat))
+    act(room, mara, model, Look(chat), "regenerate")
+    finished(room, chat)
+    assert 'role="alert"' not in shown(room, mara, Look(chat)) and len(chats.turns(room.store, chat)) == 3
+
+
+def test_a_card_that_cannot_speak_says_why_and_keeps_nothing(room: Room, model: str) -> None:
+    empty = characters.create(room.store, blank_card("Nobody")).id
+    assert "says nothing about its character" in shown(room, empty, Look())
+    with pytest.raises(UserError, match="says nothing about"):
+        room.send(empty, "", model, "Hello?", Draft())
+    assert chats.chats(room.store, empty) == []
+    room.warm(empty, "", model)
+
+
+def test_a_deleted_chat_stops_speaking_and_comes_back_whole(room: Room, mara: str, model: str) -> None:
+    kept = talk(room, mara, model)
+    chat = talk(room, mara, model, LONG)
+    reply = speaking(room, chat)
+    assert room.delete(chat) == "Is it open?" and reply.wait(10) and reply.reason == "stopped"
+    assert room.latest(mara, chat) == kept
+    with pytest.raises(UserError, match="was deleted"):
+        room.send(mara, chat, model, "Hello?", Draft())
+    assert room.latest(mara, room.undelete(chat)) == chat and len(chats.turns(room.store, chat)) == 3
+
+
+def test_settings_belong_to_their_chat(room: Room, mara: str, model: str) -> None:
+    first, second = talk(room, mara, model), talk(room, mara, model)
+    changed = chosen_sampling(1.2, 0.5, 24, False, 77)
+    room.change_settings(first, " Ann  Lee ", changed)
+    kept = chats.chat(room.store, first)
+    assert kept and kept.sampling == changed and kept.player == "Ann Lee" and room.player() == "Ann Lee"
+    other = chats.chat(room.store, second)
+    assert other and other.sampling == SHORT and other.player == "Player"
+    act(room, mara, model, Look(first), "regenerate")
+    finished(room, first)
+    assert chats.messages(room.store, first)[-1].swipes[1].seed == 78
+    assert chosen_sampling(1, 1, 16, True, None)["seed"] is None
+    for seed in (None, -1, MAX_SEED + 1, 1.5):
+        with pytest.raises(UserError, match="seed"):
+            chosen_sampling(1, 1, 16, False, seed)
+
+
+def test_reading_in_advance_makes_the_first_prompt_known(room: Room, mara: str, model: str) -> None:
+    room.warm(mara, "", model)
+    warming = room.answers.warming()
+    assert warming is not None and warming.wait(60) and warming.reason == "ended"
+    room.warm(mara, "", model)
+    assert room.answers.warming() is warming  # once is enough
+    chat = talk(room, mara, model)
+    measures = chats.messages(room.store, chat)[-1].swipes[0].measures
+    assert measures["reused_tokens"] > measures["prompt_tokens"] / 2
+
+
+def test_a_page_paints_the_answer_while_it_grows_and_the_library_at_its_end(room: Room, mara: str, model: str) -> None:
+    with gr.Blocks():
+        controls = Controls()
+    chat = talk(room, mara, model, {**LONG, "limit": 60})
+    pages = list(preview.paint(room, controls, mara, Look(chat), model, "", {}))  # as a page opened meanwhile does
+    first, last = pages[0], pages[-1]
+    assert 'id="preview-live"' in first[controls.log] and first[controls.stop].visible and not first[controls.send].visible
+    assert 'id="preview-live"' not in last[controls.log] and last[controls.send].visible and not last[controls.stop].visible
+    assert "60 tokens" in last[controls.log]
+    again = list(preview.paint(room, controls, mara, Look(chat), model, "", last[controls.seen]))
+    assert len(again) == 1 and controls.player not in again[0] and controls.choice not in again[0]  # what one types in stays
+    assert last[controls.seen]["stamp"] == stamp(room.scene(mara, Look(chat), model))
+
+
+def test_the_stamp_changes_with_what_another_page_does(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model)
+    look, seen = Look(chat), set()
+
+    def different() -> bool:
+        now = stamp(room.scene(mara, look, model))
+        known = now in seen
+        seen.add(now)
+        return not known
+
+    assert different() and not different()
+    chats.edit(room.store, chats.messages(room.store, chat)[1].id, "Hm?")
+    assert different()
+    room.rename(chat, "Storm")
+    assert different()
+    talk(room, mara, model)
+    assert different()
+    run = runs.add(room.store, mara, 1, "prune", "first", {})
+    runs.update(room.store, run.id, state="running")
+    assert different() and "A job is running" in shown(room, mara, look)
+    runs.update(room.store, run.id, state="done")
+    characters.save(room.store, mara, with_fields(characters.head(room.store, mara).card, description="Gone."), autosave=False)
+    assert different()
+
+
+def test_controls_follow_the_chat_that_is_shown(room: Room, mara: str, model: str) -> None:
+    with gr.Blocks():
+        controls = Controls()
+    chat = talk(room, mara, model)
+    fresh, old = (settings_of(room, room.scene(mara, Look(one), model)) for one in ("", chat))
+    assert fresh["openings"][-1][1] == NO_GREETING and old["openings"] == [] and old["chats"] == [("Is it open?", chat)]
+    changes = updates(controls, old, fresh)
+    assert changes[controls.limit] == 6 and changes[controls.fresh] is False and changes[controls.choice].value == chat
+    assert updates(controls, old, old) == {}
+
+
+def test_a_long_chat_shows_its_end_first(room: Room, mara: str, model: str) -> None:
+    chat = talk(room, mara, model)
+    for number in range(SHOWN):
+        chats.say(room.store, chat, "user" if number % 2 == 0 else "assistant", f"line {number}.")
+    page = shown(room, mara, Look(chat))
+    assert "Show 3 earlier messages" in page and "Is it open?" not in page and f"line {SHOWN - 1}." in page
+    assert "Is it open?" in shown(room, mara, act(room, mara, model, Look(chat), "earlier"))
+
+
+def test_words_for_waiting_name_the_megabytes() -> None:
+    reply = Reply({"do": "speak", "id": "1", "model": "m"})
+    assert waiting_words(reply) == "Waiting for the chat engine…"
+    reply.take({"event": "Loading", "id": "1", "stage": "fetch starter", "done": 12, "total": 93})
+    assert waiting_words(reply) == warming_words(reply) == "Fetching the model: 12 of 93 MB. This happens only once."
+    reply.take({"event": "Loaded", "id": "1", "seconds": 1.5})
+    assert waiting_words(reply) == "Reading the conversation…"
+    reply.take({"event": "Said", "id": "1", "text": "Hm", "tokens": 1})
+    assert waiting_words(reply) == ""
+
+
+@pytest.mark.parametrize(("text", "safe"), [
+    ("*Nods.* Yes", "<em>Nods.</em> Yes"), ("**No**", "<em>No</em>"), ("2*3*4", "2*3*4"), ("* one\n* two", "* one<br>* two"),
+    ("*still walk", "<em>still walk</em>"), ("<b>&", "&lt;b&gt;&amp;"), ("*<i>*", "<em>&lt;i&gt;</em>"), ("a\n\nb", "a<br><br>b")])
+def test_text_is_escaped_and_actions_are_italic(text: str, safe: str) -> None:
+    assert text_html(text) == safe
+
+
