@@ -8,7 +8,7 @@ const begin = () => {
   const PAUSE = 1000;      // ms without a key until it is saved
   const LONGEST = 5000;    // ms of typing without a pause until it is saved
   const AGAIN = 3000;      // ms until the next try when the studio does not answer
-  const FORSAKEN = 10000;  // ms after which what another page kept is taken over
+  const FORSAKEN = 6000;   // ms after which what another page kept is taken over: a live one renews or sends it sooner
 
   let pad = null;          // the status line's own things
   let typed = {};          // character -> {print, fields}: not sent yet
@@ -18,7 +18,8 @@ const begin = () => {
   let shown = "";          // the character in the fields
   let outdated = false;    // the fields show less than the newest version
   let quiet = false;       // the next version to arrive says nothing: something more important stands there
-  let recovered = false;
+  let recovered = false;   // what is sent comes from a page that could not send it
+  let news = {};           // character -> words to show when the character is
   let timer = 0;
   let first = 0;
 
@@ -47,14 +48,16 @@ const begin = () => {
     } catch { /* no room or not allowed: then only the studio keeps it */ }
   };
 
-  // What a closed page could not send any more.
+  // What a closed page, or one that broke down, could not send any more.
   const adopt = () => {
     let keys = [];
     try { keys = Object.keys(localStorage).filter((key) => key.startsWith(KEY) && key !== OWN); } catch { return; }
     for (const key of keys) {
       let kept = null;
       try { kept = JSON.parse(localStorage.getItem(key)); } catch { localStorage.removeItem(key); }
-      if (!kept?.records || !(kept.closed || Date.now() - kept.at > FORSAKEN)) continue;
+      if (!kept?.records) continue;
+      const left = kept.closed ? 0 : kept.at + FORSAKEN - Date.now();
+      if (left > 0) { setTimeout(adopt, left + 50); continue; }
       typed = merged(kept.records, typed);
       recovered = true;
       keep();
@@ -96,9 +99,11 @@ const begin = () => {
     say("Saving…");
     const records = Object.entries(sending).map(([character, {print, fields}]) =>
       ({character, print: recovered ? print : known[character]?.print ?? print, fields}));
-    try {
-      take(await pad.server.save(records));
-    } catch {
+    const answers = await pad.server.save(records).catch(() => null);
+    // Gradio answers with nothing, or with words of its own, when the studio was not reached.
+    if (Object.keys(sending).every((character) => answers?.[character]?.version || answers?.[character]?.problem)) {
+      take(answers);
+    } else {
       typed = merged(sending, typed);
       sending = {};
       say("Not saved yet: the studio does not answer. Trying again.", "problem");
@@ -118,14 +123,12 @@ const begin = () => {
         continue;
       }
       learn(character, answer);
+      if (recovered) news[character] = `What you wrote last was kept · version ${answer.version}`;
       if (character !== shown) continue;
       if (answer.elsewhere) {
         outdated = quiet = true;
         say(`Another window changed this character too. Both are kept: version ${answer.elsewhere} from there, ` +
             `version ${answer.version} from here.`, "notice");
-      } else if (recovered) {
-        quiet = true;
-        say(`What you wrote last was kept · version ${answer.version}`, "notice");
       } else if (!typed[character]) {
         say(answer.words);
       }
@@ -150,6 +153,9 @@ const begin = () => {
     if (!learn(shown, sight) || typed[shown] || sending[shown]) {
       outdated = true;
       if (!under_way) flush();
+    } else if (news[shown]) {
+      say(news[shown], "notice");
+      delete news[shown];
     } else if (!quiet) {
       say(sight.words);
     }

@@ -159,7 +159,8 @@ def test_versions_have_times_and_remarks(services: Services, mara: str) -> None:
     saving.save_typed(services.store, mara, "", {"description": "Two."})
     saving.restore(services.store, mara, 1)
     choices = history.version_choices(services.store, mara)
-    assert [number for _, number in choices] == [3, 2, 1] and history.default_pair(choices) == (3, 2)
+    assert [number for _, number in choices] == [3, 2, 1]
+    assert [history.partner([3, 2, 1], chosen) for chosen in (3, 2, 1)] == [2, 3, 3] and history.partner([1], 1) == 1
     assert "newest" in choices[0][0] and "Version 1 restored" in choices[0][0] and "today, " in choices[0][0]
     assert "today" not in history.when(0.0) and "1970" in history.when(86400.0)
 
@@ -217,3 +218,14 @@ def test_the_prompt_comes_at_once_and_then_exactly(services: Services, mara: str
     services.speech = _Speech("No <b>model</b>.")  # type: ignore[assignment]
     _, last = draft.prompt_news(services, mara, "starter")
     assert last[0].startswith("You are Mara.") and "No &lt;b&gt;model" in last[1]
+
+
+def test_the_panel_of_versions_compares_with_what_makes_sense(services: Services, mara: str) -> None:
+    for text in ("Two.", "Three."):
+        saving.save_typed(services.store, mara, "", {"description": text})
+        saving.save_portrait(services.store, mara, None)  # a save by hand: the next autosave makes a version
+    versions, other, changes, button = draft.versions_panel(services, mara)
+    assert (versions.value, other.value, button.interactive) == (3, 2, False) and "Three" in changes
+    versions, other, changes, button = draft.versions_panel(services, mara, chosen=1)
+    assert (versions.value, other.value, button.value) == (1, 3, "Bring version 1 back") and button.interactive
+    assert "Nothing differs" in draft.versions_panel(services, mara, chosen=2, other=2)[2]

@@ -159,26 +159,38 @@ def _prompt(services: Services, page: Page, room: Room) -> None:
         event(show, [page.character, page.model], [room.prompt, room.prompt_note], js=_FLUSH, **page.private)
 
 
+def versions_panel(services: Services, character: str, chosen: int | None = None, other: int | None = None) -> list[Any]:
+    """The list of versions, what one is compared with, the changes, and the button that brings the chosen one back."""
+    choices = history.version_choices(services.store, character) if character else []
+    numbers = [number for _, number in choices]
+    if not numbers:
+        return [gr.Radio([]), gr.Dropdown([]), "", gr.Button(interactive=False)]
+    first = chosen if chosen in numbers else numbers[0]
+    second = other if other in numbers else history.partner(numbers, first)
+    old = first != numbers[0]
+    label = f"Bring version {first} back" if old else "This is the newest version"
+    return [gr.Radio(choices, value=first), gr.Dropdown(choices, value=second),
+            history.changes_html(services.store, character, first, second), gr.Button(label, interactive=old)]
+
+
 def _versions(services: Services, page: Page, room: Room) -> None:
     opened = gr.State(False)
 
     @guarded
     def fill(character: str) -> Any:
-        choices = history.version_choices(services.store, character) if character else []
-        chosen, other = history.default_pair(choices)
-        return gr.Radio(choices, value=chosen), gr.Dropdown(choices, value=other), True
+        return [*versions_panel(services, character), True]
 
     @guarded
     def fill_open(character: str, is_open: bool) -> Any:
-        return fill(character)[:2] if is_open else gr.skip()
+        return versions_panel(services, character) if is_open else gr.skip()
 
     @guarded
-    def show(character: str, first: int | None, second: int | None) -> Any:
-        if not character or first is None or second is None:
-            return "", gr.Button(interactive=False)
-        newest = characters.head(services.store, character).number
-        label = f"Bring version {first} back" if first != newest else "This is the newest version"
-        return history.changes_html(services.store, character, first, second), gr.Button(label, interactive=first != newest)
+    def choose(character: str, chosen: int | None, other: int | None) -> Any:
+        return versions_panel(services, character, chosen, other if other != chosen else None)
+
+    @guarded
+    def compare(character: str, chosen: int | None, other: int | None) -> Any:
+        return versions_panel(services, character, chosen, other)
 
     @guarded
     def restore(character: str, number: int | None) -> Any:
@@ -188,12 +200,13 @@ def _versions(services: Services, page: Page, room: Room) -> None:
         gr.Info(f"Version {number} is back, as version {version.number}.", title="Brought back")
         return gr.skip()
 
-    lists = [room.versions, room.other]
-    room.versions_part.expand(fill, page.character, [*lists, opened], js=_FLUSH, **page.private)
+    panel = [room.versions, room.other, room.changes, room.restore]
+    picked = [page.character, room.versions, room.other]
+    room.versions_part.expand(fill, page.character, [*panel, opened], js=_FLUSH, **page.private)
     room.versions_part.collapse(lambda: False, None, opened, **page.private)
     for event in (page.character.change, page.revision.change):
-        event(fill_open, [page.character, opened], lists, **page.private)
-    for event in (room.versions.change, room.other.change):
-        event(show, [page.character, *lists], [room.changes, room.restore], **page.private)
+        event(fill_open, [page.character, opened], panel, **page.private)
+    room.versions.input(choose, picked, panel, **page.private)
+    room.other.input(compare, picked, panel, **page.private)
     room.restore.click(restore, [page.character, room.versions], room.changes, js=_FLUSH, **page.private).success(
         None, js="() => window.personaStudioDraft.reload()", **page.private)

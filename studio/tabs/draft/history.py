@@ -2,7 +2,6 @@
 
 import html
 import time
-from typing import Any
 
 from engine.cards.difference import FieldChange, Piece, difference
 from engine.cards.editing import LISTS
@@ -75,7 +74,6 @@ def _shortened(text: str) -> str:
     return f"{beginning} … {end.rstrip()}{trailing}"
 
 
-def default_pair(choices: list[tuple[str, int]]) -> tuple[Any, Any]:
-    """The newest version and the one before it, to begin with."""
-    numbers = [number for _, number in choices]
-    return (numbers[0] if numbers else None), (numbers[1] if len(numbers) > 1 else numbers[0] if numbers else None)
+def partner(numbers: list[int], chosen: int) -> int:
+    """What a chosen version is best compared with: the newest one, or the one before where that is the chosen one."""
+    return numbers[0] if chosen != numbers[0] else numbers[min(1, len(numbers) - 1)]
