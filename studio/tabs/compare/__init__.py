@@ -29,7 +29,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     _clearing(room, page, controls, following)
 
 
-def paint(room: Room, controls: Controls, character: str, run: str | None, picks: list[str], view: str,
+def paint(room: Room, controls: Controls, character: str, run: str | None, view: str,
           seen: dict[str, Any]) -> Iterator[dict[Any, Any]]:
     """Component updates: the comparison as it is now, then answers under way until their end, then the comparison again."""
     if not character:
@@ -37,7 +37,7 @@ def paint(room: Room, controls: Controls, character: str, run: str | None, picks
         return
     grid = view == GRID
     while True:
-        scene = room.scene(character, run or "", picks, grid)
+        scene = room.scene(character, run or "", grid)
         update = frame(controls, scene, grid, seen)
         seen = update[controls.seen]
         yield update
@@ -54,32 +54,29 @@ def _painting(room: Room, page: Page, controls: Controls) -> Any:
     asked = [page.character, *controls.look, controls.seen]
 
     @guarded
-    def follow(character: str, run: str | None, picks: list[str], view: str, seen: dict[str, Any]) -> Any:
-        yield from paint(room, controls, character, run, picks, view, seen)
+    def follow(character: str, run: str | None, view: str, seen: dict[str, Any]) -> Any:
+        yield from paint(room, controls, character, run, view, seen)
 
     @guarded
-    def look_for_news(character: str, run: str | None, picks: list[str], view: str, seen: dict[str, Any]) -> Any:
+    def look_for_news(character: str, run: str | None, view: str, seen: dict[str, Any]) -> Any:
         if not character:
             return gr.skip()
-        return time.time_ns() if has_news(room, character, run or "", picks, view, seen) else gr.skip()
+        return time.time_ns() if has_news(room, character, run or "", view, seen) else gr.skip()
 
     controls.timer.tick(look_for_news, asked, controls.pulse, **page.poll)
     return controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, **page.private)
 
 
-def has_news(room: Room, character: str, run: str, picks: list[str], view: str, seen: dict[str, Any]) -> bool:
+def has_news(room: Room, character: str, run: str, view: str, seen: dict[str, Any]) -> bool:
     """Whether something else is to be shown than what the page has seen."""
-    return stamp(room.scene(character, run, picks, view == GRID)) != seen.get("stamp")
+    return stamp(room.scene(character, run, view == GRID)) != seen.get("stamp")
 
 
 def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls, following: Any) -> None:
     @guarded
-    def open_room(character: str) -> Any:
-        run, picks = room.latest(character) if character else ("", [])
+    def open_room() -> Any:
         settings = settings_of(room.services)
-        choices = [(run, run)] if run else []  # the labels come with the first frame
-        return (gr.Dropdown(choices, value=run or None), gr.CheckboxGroup([(pick, pick) for pick in picks], value=picks),
-                settings["temperature"], settings["limit"], settings["blind"], {}, time.time_ns())
+        return settings["temperature"], settings["limit"], settings["blind"], {}, time.time_ns()
 
     @guarded
     def choose(character: str, run: str | None) -> Any:
@@ -90,9 +87,16 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls, following:
     def pick(character: str, picks: list[str]) -> Any:
         room.pick(character, picks)
 
-    opened = [controls.run, controls.picks, *controls.settings, controls.seen, controls.pulse]
+    @guarded
+    def warm(character: str, run: str | None, view: str) -> None:
+        if view != GRID and character:
+            room.warm(character, run or "")
+
+    opened = [*controls.settings, controls.seen, controls.pulse]
     for begin in (page.character.change, tab.select):
-        begin(open_room, page.character, opened, cancels=[following], **page.private)
+        begin(open_room, None, opened, cancels=[following], **page.private)
+    for begin in (tab.select, controls.run.input, controls.message.focus):  # both alike, so that neither has a head start
+        begin(warm, [page.character, controls.run, controls.view], None, **page.poll)
     controls.run.input(choose, [page.character, controls.run], controls.pulse, cancels=[following], **page.private)
     controls.view.input(time.time_ns, None, controls.pulse, cancels=[following], **page.private)
     controls.picks.input(pick, [page.character, controls.picks], None, **page.private)
@@ -116,21 +120,15 @@ def _talking(room: Room, page: Page, controls: Controls) -> None:
         return time.time_ns()
 
     @guarded
-    def stop(character: str, run: str | None, picks: list[str], view: str) -> None:
-        room.stop(room.scene(character, run or "", picks, view == GRID))
+    def stop(character: str, run: str | None, view: str) -> None:
+        room.stop(room.scene(character, run or "", view == GRID))
 
-    @guarded
-    def warm(character: str, run: str | None, view: str) -> None:
-        if view != GRID and character:
-            room.warm(character, run or "")
-
-    saying = [page.character, *controls.look, controls.blind, controls.message]
+    saying = [page.character, controls.run, controls.picks, controls.view, controls.blind, controls.message]
     for begin in (controls.message.submit, controls.send.click):
         begin(send, saying, [controls.message, controls.pulse], trigger_mode="once", **page.private)
     controls.regenerate.click(regenerate, [page.character, controls.run, controls.blind], controls.pulse, trigger_mode="once",
                               **page.private)
     controls.stop.click(stop, [page.character, *controls.look], None, **page.poll)
-    controls.message.focus(warm, [page.character, controls.run, controls.view], None, **page.poll)
 
 
 def _voting(room: Room, page: Page, controls: Controls) -> None:

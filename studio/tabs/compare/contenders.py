@@ -78,6 +78,12 @@ def remembered(services: Services, character: str, found: list[Run]) -> str:
     return str(known) if known in ids else next(iter(ids), "")
 
 
+def chosen_run(services: Services, character: str, run_id: str, found: list[Run]) -> Run | None:
+    """The run that a page has chosen; where it has none of this character's, the one compared last."""
+    wanted = run_id if run_id in [run.id for run in found] else remembered(services, character, found)
+    return next((run for run in found if run.id == wanted), None)
+
+
 def remembered_picks(services: Services, character: str, found: list[Run]) -> list[str]:
     """The pruned models of the grid: those chosen last, or the newest few."""
     known = values.get_value(services.store, f"compare-picks:{character}", None)

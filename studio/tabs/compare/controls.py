@@ -49,8 +49,8 @@ class Controls:
                                  container=False, elem_id="compare-view", min_width=190, scale=0)
             self.run = gr.Dropdown([], label="Pruned model", show_label=False, container=False, filterable=False,
                                    elem_id="compare-run", min_width=240, scale=3)
-            self.blind = gr.Checkbox(True, label="Blind: names after the vote", container=False, elem_id="compare-blind",
-                                     min_width=220, scale=0)
+            self.blind = gr.Checkbox(True, label="Blind until the vote", container=False, elem_id="compare-blind",
+                                     min_width=170, scale=0)
         self.picks = gr.CheckboxGroup([], label="Pruned models in the grid", info="The whole model is always there.", visible=False,
                                       elem_id="compare-picks")
 
@@ -81,7 +81,7 @@ class Controls:
     @property
     def look(self) -> list[Any]:
         """What this page looks at."""
-        return [self.run, self.picks, self.view]
+        return [self.run, self.view]
 
     @property
     def painted(self) -> list[Any]:
@@ -120,10 +120,10 @@ def frame(controls: Controls, scene: Scene, grid: bool, seen: dict[str, Any]) ->
              controls.regenerate: gr.Button(visible=pair is not None and not busy),
              controls.anew: gr.Button(visible=pair is not None), controls.clear: gr.Button(visible=_clearable(scene, grid)),
              controls.undo: gr.Button(visible=scene.undo and not busy), controls.blind: gr.Checkbox(visible=not grid),
-             controls.tally_row: gr.Row(visible=not grid), controls.tally: tally_html(scene), controls.seen: present}
+             controls.tally_row: gr.Row(visible=not grid), controls.tally: tally_html(scene), controls.seen: present,
+             controls.run: gr.Dropdown(present["choices"], value=scene.run.id if scene.run else None, visible=not grid)}
     if (present["choices"], present["character"], grid) != (seen.get("choices"), seen.get("character"), seen.get("grid")):
-        found |= {controls.run: gr.Dropdown(present["choices"], value=scene.run.id if scene.run else None, visible=not grid),
-                  controls.picks: gr.CheckboxGroup(present["choices"], value=scene.picks, visible=grid)}
+        found[controls.picks] = gr.CheckboxGroup(present["choices"], value=scene.picks, visible=grid)
     if present["votes"] != seen.get("votes"):
         found[controls.plot] = _plot(scene)
     return found

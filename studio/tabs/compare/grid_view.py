@@ -7,9 +7,9 @@ import html
 import time
 
 from studio.figures.words import count
-from studio.speaking import measures_words, reason_words, text_html, waiting_words
+from studio.speaking import measures_words, text_html, waiting_words
 from studio.tabs.compare.scene import Cell, Scene, Shown
-from studio.tabs.compare.view import facts_words, words_html
+from studio.tabs.compare.view import ending_words, facts_words, lines_html, words_html
 
 
 def grids_html(scene: Scene) -> str:
@@ -54,17 +54,16 @@ def _grid(scene: Scene, shown: Shown) -> str:
 
 def _cell(scene: Scene, shown: Shown, cell: Cell, verdict: str) -> str:
     if cell.waits:
-        words, foot = '<span class="quiet">Waits for its turn.</span>', ""
+        words, foot = '<span class="quiet">Waits for its turn.</span>', []
     else:
         words = words_html(scene, cell, cell.text)
-        foot = waiting_words(cell.reply) if cell.reply else " ".join(filter(None, (
-            cell.fault or reason_words(cell.answer.reason), measures_words(cell.answer.measures))))
+        over = [cell.fault or ending_words(cell), measures_words(cell.answer.measures)]
+        foot = [waiting_words(cell.reply)] if cell.reply else over
     votes = _votes(cell, verdict) if cell.good and cell.answer.text else ""
     name, facts = html.escape(cell.contender.name), html.escape(facts_words(cell.contender))
     return (f'<article class="versus-side {verdict}" aria-label="{name} says"><header>'
             f'<h4>{name}</h4><span class="quiet">{facts}</span></header>'
-            f'<div class="versus-words">{words}</div>'
-            f'<div class="versus-measures measure">{html.escape(foot)}</div>{votes}</article>')
+            f'<div class="versus-words">{words}</div>{lines_html(foot)}{votes}</article>')
 
 
 def _votes(cell: Cell, verdict: str) -> str:

@@ -14,7 +14,7 @@ from studio.store import characters, rounds, values
 from studio.store.rounds import Round
 from studio.store.runs import Run
 from studio.tabs.compare.asking import SIDE, Asking, Wish, history
-from studio.tabs.compare.contenders import finished, pruned_of, remembered, remembered_picks, whole_of
+from studio.tabs.compare.contenders import chosen_run, finished, pruned_of, whole_of
 from studio.tabs.compare.scene import (
     DONE,
     Scene,
@@ -38,14 +38,9 @@ class Room:
         self.asking = Asking(services)
         self._warm: tuple[Any, ...] = ()
 
-    def scene(self, character: str, run: str, picks: list[str], grid: bool) -> Scene:
+    def scene(self, character: str, run: str, grid: bool) -> Scene:
         """The comparison as it is now."""
-        return read_scene(self.services, self.asking, character, run, picks, grid)
-
-    def latest(self, character: str) -> tuple[str, list[str]]:
-        """The pruned model to show when a character is opened, and those of its grid."""
-        found = finished(self.services, character)
-        return remembered(self.services, character, found), remembered_picks(self.services, character, found)
+        return read_scene(self.services, self.asking, character, run, grid)
 
     def choose(self, character: str, run: str) -> None:
         """Remember the pruned model to compare with."""
@@ -62,7 +57,7 @@ class Room:
 
     def warm(self, character: str, run_id: str) -> None:
         """Let the worker load both models and read what the next answers begin with."""
-        run = next((one for one in finished(self.services, character) if one.id == run_id), None)
+        run = chosen_run(self.services, character, run_id, finished(self.services, character))
         if run is None:
             return
         turns = self._turns(run, present_round(self.services, character, run.id))
@@ -187,10 +182,12 @@ class Room:
             values.set_value(self.store, cleared_key(character, run_id, grid), "")
 
     def _run(self, character: str, run_id: str) -> Run:
-        for run in finished(self.services, character):
-            if run.id == run_id:
-                return run
-        raise UserError("No pruned model is chosen.", "Choose one above, or make one in the Prune room.")
+        found = finished(self.services, character)
+        if run_id and run_id not in [run.id for run in found]:
+            raise UserError("This pruned model is gone.", "Choose another above.")
+        if run := chosen_run(self.services, character, run_id, found):
+            return run
+        raise UserError("No pruned model is chosen.", "Make one in the Prune room.")
 
 
 def _message(text: str) -> str:

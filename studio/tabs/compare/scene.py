@@ -16,7 +16,7 @@ from studio.store import characters, rounds, runs, values
 from studio.store.rounds import Answer, Round, Tally, Vote
 from studio.store.runs import Run
 from studio.tabs.compare.asking import Asking
-from studio.tabs.compare.contenders import Contender, finished, pruned_of, whole_of
+from studio.tabs.compare.contenders import Contender, chosen_run, finished, pruned_of, remembered_picks, whole_of
 from studio.workers.reply import Reply
 
 GRIDS = 6  # rounds of a grid on the page
@@ -135,11 +135,11 @@ class Scene:
         return self.card.greeting if self.card and self.card.greeting.strip() else ""
 
 
-def read_scene(services: Services, asking: Asking, character: str, run_id: str, picks: list[str], grid: bool) -> Scene:
-    """The comparison as it is now. Raises UserError for an unknown character."""
+def read_scene(services: Services, asking: Asking, character: str, run_id: str, grid: bool) -> Scene:
+    """The comparison as it is now; without a known run, that of the run compared last. Raises UserError."""
     store = services.store
     found = finished(services, character)
-    run = next((one for one in found if one.id == run_id), None)
+    run = chosen_run(services, character, run_id, found)
     who = characters.get(store, character)
     version = characters.version(store, character, run.version) if run else characters.head(store, character)
     card, fault = None, ""
@@ -152,10 +152,11 @@ def read_scene(services: Services, asking: Asking, character: str, run_id: str, 
         shown = _shown(services, asking, pair, found) if pair else None
         newest = rounds.rounds(store, character, "grid", limit=GRIDS) if grid else []
         grids = [_shown(services, asking, one, found) for one in newest]
-    return Scene(character, card.char if card else who.char if who else "", player_of(services), card, fault, found, run, picks,
+    return Scene(character, card.char if card else who.char if who else "", player_of(services), card, fault, found, run,
+                 remembered_picks(services, character, found),
                  runs.list_runs(store, character, kinds=["prune"], states=("queued", *runs.ACTIVE)), shown, grids,
                  {one.id: rounds.tally(store, one.id) for one in found},
-                 bool(values.get_value(store, cleared_key(character, run_id, grid), "")), slower_words(store))
+                 bool(values.get_value(store, cleared_key(character, run.id if run else "", grid), "")), slower_words(store))
 
 
 def present_round(services: Services, character: str, run_id: str) -> Round | None:
@@ -188,7 +189,7 @@ def settings_of(services: Services) -> dict[str, Any]:
 
 def stamp(scene: Scene) -> str:
     """Changes whenever something else is to be shown."""
-    shown: list[Any] = [scene.char, scene.player, scene.fault, scene.note, scene.undo, scene.picks,
+    shown: list[Any] = [scene.char, scene.player, scene.fault, scene.note, scene.undo,
                         [run.id for run in scene.waiting], [(run.id, run.name) for run in scene.runs],
                         scene.run.id if scene.run else "",
                         [repr(tally) for tally in scene.tallies.values()]]

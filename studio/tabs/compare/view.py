@@ -5,9 +5,10 @@ answer, and no text before both have begun (one model may take longer to load). 
 """
 
 import html
+from collections.abc import Sequence
 
 from studio.figures.words import count, percent
-from studio.speaking import BASIS, measures_words, reason_words, text_html, waiting_words
+from studio.speaking import BASIS, measures_words, text_html, waiting_words
 from studio.tabs.compare.asking import SIDE
 from studio.tabs.compare.contenders import WHOLE, Contender, short_name
 from studio.tabs.compare.scene import Cell, Scene, Shown
@@ -17,6 +18,7 @@ NOBODY = '<div class="empty"><p>Choose a character on the left.</p></div>'
 _CURSOR = '<span class="chat-cursor" aria-hidden="true"></span>'
 _VERDICTS = {"pruned": "You chose the pruned model.", "dense": "You chose the whole model.", "tie": "You called it a tie.",
              "both_bad": "You found both bad."}
+_ENDINGS = {"limit": "Cut off at the longest answer allowed.", "stopped": "Stopped by you."}
 
 
 def empty_html(scene: Scene) -> str:
@@ -76,6 +78,17 @@ def words_html(scene: Scene, cell: Cell, text: str) -> str:
     return text_html(text, scene.card, scene.player) + (_CURSOR if not cell.over else "")
 
 
+def ending_words(cell: Cell) -> str:
+    """Why an answer ended as it did; "" where it simply ended."""
+    return _ENDINGS.get(cell.answer.reason, "")
+
+
+def lines_html(lines: Sequence[str]) -> str:
+    """Small lines below an answer; empty ones are left out."""
+    found = "".join(f"<div>{html.escape(line)}</div>" for line in lines if line)
+    return f'<div class="versus-measures measure">{found}</div>' if found else ""
+
+
 def _side(scene: Scene, shown: Shown, place: int, side: int) -> str:
     cell, spot = shown.cells[side], ("left", "right")[place]
     begun = not shown.round.blind or all(other.begun for other in shown.cells)
@@ -92,16 +105,9 @@ def _side(scene: Scene, shown: Shown, place: int, side: int) -> str:
 
 
 def _measures(shown: Shown, cell: Cell) -> str:
-    found = []
-    if cell.over and (ending := reason_words(cell.answer.reason)):
-        found.append(ending)
-    if shown.named:
-        if cell.reply and not shown.round.blind:
-            found.append(waiting_words(cell.reply))
-        elif cell.over:
-            found.append(measures_words(cell.answer.measures))
-    line = " ".join(filter(None, found))
-    return f'<div class="versus-measures measure">{html.escape(line)}</div>' if line else ""
+    if not cell.over:
+        return lines_html([waiting_words(cell.reply)] if cell.reply and not shown.round.blind else [])
+    return lines_html([ending_words(cell), measures_words(cell.answer.measures) if shown.named else ""])
 
 
 def _earlier(scene: Scene, shown: Shown) -> str:
