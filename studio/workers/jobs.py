@@ -16,9 +16,10 @@ from studio.store import characters, lines, runs
 from studio.store.database import Store
 from studio.store.runs import ACTIVE, Run
 from studio.workers import process
-from studio.workers.commands import check_spec, export_spec, prepare
+from studio.workers.commands import check_spec, export_spec, prepare, result_folder
 from studio.workers.ending import Cause, Ending, settle
 from studio.workers.process import Identity, Worker
+from studio.workers.sweeping import sweep
 
 log = logging.getLogger(__name__)
 WORDS = {"queued": "waiting for its turn", "starting": "starting", "running": "running", "stopping": "stopping",
@@ -67,6 +68,8 @@ class Jobs:
         for run in runs.list_runs(self.store, states=ACTIVE):
             self._adopt(run)
         self._look_after_all()
+        still = (result_folder(self.settings, live.run) for live in self._live.values())
+        sweep(self.settings, [folder for folder in still if folder])
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
 

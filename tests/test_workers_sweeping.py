@@ -1,0 +1,69 @@
+"""Half-written results of killed processes go when the studio starts; nothing else does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from store_samples import card
+
+from studio.settings import Settings
+from studio.store import characters, runs
+from studio.store.database import open_store
+from studio.workers.jobs import Jobs
+from studio.workers.sweeping import sweep
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = Settings(tmp_path)
+    for folder in (settings.exports, settings.run_folder("a1")):
+        folder.mkdir(parents=True)
+    return settings
+
+
+def folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"half")
+    return path
+
+
+def test_only_half_written_results_are_removed(settings: Settings, tmp_path: Path) -> None:
+    gone = [folder(settings.exports / ".zoe-25.partial-a1b2c3d4"), folder(settings.run_folder("a1") / ".model.partial-x_y_z_12"),
+            settings.exports / ".zoe-25.zip.partial"]
+    gone[-1].write_bytes(b"PK")
+    kept = [folder(settings.exports / "zoe-25"), folder(settings.exports / ".hidden"), folder(settings.exports / ".partial-12345678"),
+            folder(settings.exports / "a.partial-12345678"), folder(settings.run_folder("a1") / "work" / ".deep.partial-12345678"),
+            folder(tmp_path / "elsewhere"), folder(tmp_path / "models" / ".starter.partial-12345678")]
+    files = [settings.exports / "zoe-25.zip", settings.exports / ".zip.partial", settings.exports / ".note.partial-12345678"]
+    for file in files:
+        file.write_bytes(b"PK")
+    link = settings.exports / ".link.partial-12345678"
+    link.symlink_to(tmp_path / "elsewhere")
+    assert sorted(sweep(settings)) == sorted(gone)
+    assert not any(path.exists() for path in gone) and all((path / "model.safetensors").exists() for path in kept)
+    assert all(file.exists() for file in files) and link.is_symlink()
+    assert sweep(settings) == []
+
+
+def test_what_a_living_process_still_makes_is_left_alone(settings: Settings) -> None:
+    store = open_store(settings.database)
+    person = characters.create(store, card("Zoë")).id
+    run = runs.add(store, person, 1, "prune", "first", {"model": "tiny"})
+    assert runs.claim_next(store)
+    making, dead = folder(settings.run_folder(run.id) / ".model.partial-a1b2c3d4"), folder(settings.exports / ".x.partial-a1b2c3d4")
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        runs.update(store, run.id, state="running", pid=worker.pid, process_started=psutil.Process(worker.pid).create_time())
+        jobs = Jobs(settings, store)
+        jobs.start()
+        jobs.close(0)
+        assert making.exists() and not dead.exists()
+    finally:
+        worker.kill()
+        worker.wait()
+    jobs = Jobs(settings, store)
+    jobs.start()
+    jobs.close()
+    assert not making.exists()
