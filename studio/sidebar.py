@@ -20,6 +20,8 @@ from studio.store import characters
 
 MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
 JOB_SECONDS = 2.0
+UNNAMED = "Unnamed"
+_FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"  # the last keystrokes first
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
 
 
@@ -61,10 +63,10 @@ class Side:
 
 def choices(services: Services, search: str, keep: str = "") -> list[tuple[str, str]]:
     """(label, slug) of the characters that match; the chosen one stays in the list whatever is searched."""
-    found = [(one.name, one.slug) for one in characters.list_characters(services.store, search=search)]
+    found = [(one.name or UNNAMED, one.slug) for one in characters.list_characters(services.store, search=search)]
     chosen = characters.get(services.store, keep) if keep else None
     if chosen and not chosen.deleted and chosen.slug not in [slug for _, slug in found]:
-        found.insert(0, (chosen.name, chosen.slug))
+        found.insert(0, (chosen.name or UNNAMED, chosen.slug))
     return found
 
 
@@ -80,7 +82,7 @@ def build(services: Services, page: Page) -> Side:
 
     @guarded
     def refresh(search: str, slug: str | None) -> Any:
-        return gr.Radio(choices(services, search, slug or ""), value=slug)
+        return gr.Radio(choices(services, search, slug or ""))  # no value: another may have been clicked meanwhile
 
     @guarded
     def new(search: str) -> Any:
@@ -126,7 +128,7 @@ def build(services: Services, page: Page) -> Side:
     side.search.change(refresh, listing, side.choice, trigger_mode="always_last", **PRIVATE)
     page.revision.change(refresh, listing, side.choice, **PRIVATE)
     side.new.click(new, side.search, side.choice, **PRIVATE)
-    side.duplicate.click(duplicate, listing, side.choice, **PRIVATE)
+    side.duplicate.click(duplicate, listing, side.choice, js=_FLUSH, **PRIVATE)
     side.delete.click(ask, side.choice, [side.confirm, side.question], **PRIVATE)
     side.keep.click(lambda: gr.Column(visible=False), None, side.confirm, **PRIVATE)
     side.really.click(delete, listing, [side.choice, side.deleted, side.confirm, side.undo_box, side.undo_text], **PRIVATE)

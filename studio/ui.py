@@ -13,11 +13,12 @@ from studio.services import Services
 from studio.tabs import compare, draft, export, preview, prune
 
 _BUILDERS: dict[str, Any] = {"draft": draft, "preview": preview, "prune": prune, "compare": compare, "export": export}
+_CACHE = (3_600, 86_400)  # seconds: how often, and how old, files that Gradio copied for a page are removed
 
 
 def build_page(services: Services) -> gr.Blocks:
     """The whole page; nothing is computed until it is opened."""
-    with gr.Blocks(title="Persona Studio", analytics_enabled=False, fill_width=True) as blocks:
+    with gr.Blocks(title="Persona Studio", analytics_enabled=False, fill_width=True, delete_cache=_CACHE) as blocks:
         page = Page(gr.State(""), gr.State(0), gr.State("starter"))
         side = sidebar.build(services, page)
         with gr.Tabs(elem_id="rooms") as tabs:
