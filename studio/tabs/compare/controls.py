@@ -60,7 +60,7 @@ class Controls:
                                       label="Your message", show_label=False, lines=1, max_lines=8, scale=5, container=False,
                                       elem_id="compare-message", max_length=20_000)
             self.send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="compare-send")
-            self.stop = gr.Button("Stop (Esc)", variant="stop", scale=0, min_width=90, visible=False, elem_id="compare-stop")
+            self.stop = gr.Button("Stop (Esc)", variant="stop", scale=0, min_width=116, visible=False, elem_id="compare-stop")
         with gr.Row(elem_id="compare-tools", elem_classes="tight"):
             self.regenerate = gr.Button("Regenerate", size="sm", scale=0, min_width=110, elem_id="compare-regenerate")
             self.anew = gr.Button("New conversation", size="sm", scale=0, min_width=140, elem_id="compare-new")

@@ -155,6 +155,8 @@ def _foot(scene: Scene, shown: Shown) -> str:
     if shown.verdict:
         words = f"{_VERDICTS[shown.verdict]} {_reveal(shown)}"
         found.append(f'<p class="versus-revealed" role="status" id="compare-revealed">{words}</p>')
+    if not shown.round.blind and not shown.busy:
+        found.append('<p class="versus-open quiet">You knew who said what, so this round takes no vote.</p>')
     if shown.named and shown.whole:
         found.append(f'<details class="chat-measures"><summary>What the figures mean</summary><p>{html.escape(BASIS)} '
                      "Both sides had the same seed and took turns, one token each.</p></details>")

@@ -1,0 +1,79 @@
+"""Comparing in a real browser: blind until the vote, kept over a reload, stopped by Esc."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+from tiny import make_tiny
+
+from browser.conftest import Studio
+from engine.base.files import write_manifest
+from studio.store import characters, rounds, runs, values
+from studio.store.database import Store, open_store
+
+SLOW = 60_000  # ms, on a machine that does other work too
+TELLING = ("Whole model", "% removed", "MB on disk", "tokens/s")
+
+
+@pytest.fixture
+def run(studio: Studio) -> runs.Run:
+    """A finished "pruned" model of Pim: another tiny one, as random as the whole one."""
+    store = open_store(studio.home / "studio.db")
+    pim = characters.get(store, "pim-tuckett")
+    assert pim
+    made = runs.add(store, pim.id, 1, "prune", "tiny", {"model": str(studio.home / "models" / "tiny"), "sparsity": 0.5})
+    folder = make_tiny(studio.home / "jobs" / made.id / "model", max_position_embeddings=8192, intermediate_size=32)
+    write_manifest(Path(folder))
+    return runs.update(store, made.id, state="done", out=str(folder), summary={
+        "before": {"bytes": 200_000_000}, "after": {"bytes": 100_000_000}, "recipe": {"sparsity": 0.5}})
+
+
+def newest(store: Store, run: runs.Run) -> rounds.Round:
+    return rounds.rounds(store, run.character, "pair", run.id, 1)[0]
+
+
+def test_blind_until_the_vote_and_the_vote_goes_to_the_right_model(studio: Studio, page: Any, run: runs.Run) -> None:
+    store, frames = open_store(studio.home / "studio.db"), []
+    page.goto(studio.url("pim-tuckett", "compare"))
+    message = page.locator("#compare-message textarea")
+    expect(message).to_be_visible(timeout=SLOW)
+    expect(page.locator("#compare-vote-left")).to_be_hidden()
+    page.on("response", lambda answer: frames.append(answer))
+    message.fill("Who goes there?")
+    message.press("Enter")
+    expect(page.locator("#compare-vote-left")).to_be_visible(timeout=SLOW)
+    assert not any(word in page.locator("#compare-arena").inner_html() for word in TELLING)
+    heard = "".join(answer.text() for answer in frames if "queue/data" in answer.url)
+    assert "compare-left" in heard and not any(word in heard for word in TELLING)
+    page.reload()
+    expect(page.locator("#compare-said")).to_have_text("Who goes there?", timeout=SLOW)
+    page.locator("#compare-vote-left").click()
+    expect(page.locator("#compare-revealed")).to_be_visible(timeout=SLOW)
+    found = newest(store, run)
+    left = found.answers[1 if found.swapped else 0]
+    expect(page.locator("#compare-left h4")).to_have_text("Pruned, 50\u00a0% removed" if left.run else "Whole model")
+    assert [vote.verdict for vote in rounds.votes(store, found.id)] == ["pruned" if left.run else "dense"]
+    expect(page.locator("#compare-verdict")).to_contain_text("After 1\u00a0vote you cannot tell them apart yet", timeout=SLOW)
+    assert all(answer.reason in ("ended", "limit") for answer in found.answers)
+
+
+def test_escape_stops_both_and_a_reload_in_the_middle_goes_on(studio: Studio, page: Any, run: runs.Run) -> None:
+    values.set_value(open_store(studio.home / "studio.db"), "compare-settings", {"limit": 4000})  # the tiny models are quick
+    page.goto(studio.url("pim-tuckett", "compare"))
+    page.locator("#compare-message textarea").fill("Speak at length.")
+    page.locator("#compare-send").click()
+    expect(page.locator("#compare-stop")).to_be_visible(timeout=SLOW)
+    page.reload()
+    expect(page.locator("#compare-said")).to_have_text("Speak at length.", timeout=SLOW)
+    page.locator("#compare-message textarea").press("Escape")
+    expect(page.locator("#compare-vote-tie")).to_be_visible(timeout=SLOW)
+    page.locator("#compare-vote-tie").click()
+    expect(page.locator("#compare-revealed")).to_contain_text("You called it a tie.", timeout=SLOW)
+
+
+def test_without_a_pruned_model_the_room_says_what_to_do(studio: Studio, page: Any) -> None:
+    page.goto(studio.url("edith-crowle", "compare"))
+    expect(page.locator("#compare-empty")).to_contain_text("Make a pruned model first", timeout=SLOW)
+    page.locator("#compare-to-prune").click()
+    expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true", timeout=SLOW)

@@ -1,0 +1,313 @@
+"""The Compare room without a browser: sides are shuffled and unnamed until the vote, votes count for the right model,
+answers are kept, and the sentence about the votes claims no more than they say."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.base.errors import UserError
+from studio.services import Services
+from studio.settings import Settings
+from studio.store import characters, rounds, runs
+from studio.store.rounds import Tally, wilson
+from studio.store.runs import Run
+from studio.tabs.compare.asking import history
+from studio.tabs.compare.controls import Controls
+from studio.tabs.compare.grid_view import grids_html
+from studio.tabs.compare.room import Room
+from studio.tabs.compare.scene import stamp
+from studio.tabs.compare.statistics import FEWEST, verdict_words
+from studio.tabs.compare.view import pair_html
+from studio.workers.reply import Reply, speak_request
+from tests.store_samples import card
+
+TELLING = re.compile(r"whole|pruned|dense|\bMB\b|tokens/s|first after|seed|/model|starter|% removed", re.IGNORECASE)
+
+
+class Talker:
+    """Stands for the chat worker: what is asked waits until the test lets it speak."""
+
+    def __init__(self) -> None:
+        self.asked: list[Reply] = []
+        self.stopped: list[Reply] = []
+
+    def ask(self, model: str, card: dict[str, Any], turns: Any, sampling: dict[str, Any], player: str,
+            on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "") -> Reply:
+        self.asked.append(Reply(speak_request(str(len(self.asked)), model, card, turns, sampling, player, continue_), key, on_end))
+        return self.asked[-1]
+
+    def pending(self, key: str) -> Reply | None:
+        return next((one for one in reversed(self.asked) if one.key == key and not one.done), None)
+
+    def stop(self, reply: Reply) -> None:
+        self.stopped.append(reply)
+        end(reply, reply.text, "stopped")
+
+    def warm(self, *_: Any) -> None:
+        return None
+
+
+def say(reply: Reply, text: str) -> None:
+    reply.take({"event": "Said", "text": text, "tokens": len(reply.text.split()) + 1})
+
+
+def end(reply: Reply, text: str, reason: str = "ended") -> None:
+    reply.take({"event": "Ended", "reason": reason, "text": text, "tokens": 7, "tokens_per_second": 11.5, "first_token": 0.25,
+                "seed": reply.request["sampling"]["seed"]})
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    services = Services.open(Settings(tmp_path))
+    services.speech = Talker()  # type: ignore[assignment]
+    return Room(services)
+
+
+def finished_run(room: Room, sparsity: float = 0.25, of: str = "") -> Run:
+    store = room.store
+    owner = of or characters.create(store, card(first_mes="Well met.")).id
+    run = runs.add(store, owner, 1, "prune", f"first {sparsity}", {"model": "big", "sparsity": sparsity})
+    folder = room.services.settings.run_folder(run.id) / "model"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    return runs.update(store, run.id, state="done", summary={
+        "before": {"bytes": 300_000_000}, "after": {"bytes": 200_000_000}, "recipe": {"sparsity": sparsity}})
+
+
+def talker(room: Room) -> Any:
+    return room.services.speech
+
+
+def answer_all(room: Room, dense: str = "Dense says.", pruned: str = "Pruned says.") -> None:
+    for reply in [one for one in talker(room).asked if not one.done]:
+        end(reply, dense if reply.request["model"] == "big" else pruned)
+
+
+def voted(room: Room, run: Run, verdict: str) -> rounds.Round:
+    made = room.send(run.character, run.id, "Hi", True)
+    answer_all(room)
+    room.vote(made.id, verdict)
+    return made
+
+
+def test_both_models_get_the_same_question_with_the_same_seed_and_their_answers_are_kept(room: Room) -> None:
+    run = finished_run(room)
+    made = room.send(run.character, run.id, " What do you sell? ", True)
+    asked = [one.request for one in talker(room).asked]
+    assert sorted(one["model"] for one in asked) == sorted(["big", str(room.services.settings.run_folder(run.id) / "model")])
+    assert [one["turns"] for one in asked] == [[["assistant", "Well met."], ["user", "What do you sell?"]]] * 2
+    assert [one["sampling"]["seed"] for one in asked] == [made.seed] * 2
+    answer_all(room)
+    kept = rounds.get(room.store, made.id)
+    assert kept and [(one.run, one.text, one.reason) for one in kept.answers] == [
+        (None, "Dense says.", "ended"), (run.id, "Pruned says.", "ended")]
+    assert kept.version == run.version and kept.answers[0].measures["tokens_per_second"] == 11.5
+
+
+def test_sides_are_shuffled_and_stored_only_when_blind(room: Room) -> None:
+    run = finished_run(room)
+    swapped = []
+    for _ in range(40):
+        made = room.send(run.character, run.id, "Hi", True)
+        first = talker(room).asked[-2].request["model"]
+        assert (first == "big") != made.swapped  # asked for from left to right, whoever stands there
+        stored = rounds.get(room.store, made.id)
+        assert stored and stored.swapped == made.swapped and stored.blind
+        swapped.append(made.swapped)
+        answer_all(room)
+    assert 4 < sum(swapped) < 36  # by chance alone outside this once in more than a million times
+    for _ in range(8):
+        assert not room.send(run.character, run.id, "Hi", False).swapped
+        answer_all(room)
+
+
+@pytest.mark.parametrize("verdict", ["left", "right"])
+def test_a_vote_counts_for_the_model_that_stood_there_and_names_it_afterwards(room: Room, verdict: str) -> None:
+    run = finished_run(room)
+    for _ in range(6):
+        made = voted(room, run, verdict)
+        stood = made.answers[(verdict == "right") != made.swapped]
+        expected = "pruned" if stood.run else "dense"
+        assert [vote.verdict for vote in rounds.votes(room.store, made.id)] == [expected]
+        page = pair_html(room.scene(run.character, run.id, False))
+        chosen = page[page.index(f'id="compare-{verdict}"'):]
+        assert chosen.index("Your vote") < chosen.index("</header>")
+        assert re.search(r"<h4>([^<]*)", chosen)[1].startswith("Pruned" if stood.run else "Whole")  # type: ignore[index]
+        assert "200\u00a0MB" in page and "11.5 tokens/s" in page
+    assert rounds.tally(room.store, run.id).total == 6
+
+
+def test_before_the_vote_nothing_on_the_page_tells_the_sides_apart(room: Room) -> None:
+    run = finished_run(room)
+    voted(room, run, "left")  # an earlier answer could give a side away
+    for _ in range(4):
+        room.send(run.character, run.id, "And now?", True)
+        dense, pruned = sorted(talker(room).asked[-2:], key=lambda one: one.request["model"] != "big")
+        dense.take({"event": "Loading", "model": "big", "stage": "fetch", "done": 3, "total": 90})
+        say(pruned, "One ")
+        early = pair_html(room.scene(run.character, run.id, False))
+        assert "One" not in early and "3 of 90" in early  # shown once both have begun
+        say(dense, "Two ")
+        growing = pair_html(room.scene(run.character, run.id, False))
+        assert "One" in growing and "Two" in growing
+        answer_all(room, "Two.", "One.")
+        ready = pair_html(room.scene(run.character, run.id, False))
+        for page in (early.replace("3 of 90 MB", ""), growing, ready):
+            assert not TELLING.search(page) and "says." not in page
+        assert room.scene(run.character, run.id, False).pair.can_vote  # type: ignore[union-attr]
+
+
+def test_votes_that_would_not_be_honest_are_refused(room: Room) -> None:
+    run = finished_run(room)
+    made = room.send(run.character, run.id, "Hi", True)
+    with pytest.raises(UserError, match="two whole answers"):
+        room.vote(made.id, "left")
+    end(talker(room).asked[0], "Hm.")
+    talker(room).asked[1].fail("The memory was not enough.")
+    with pytest.raises(UserError, match="two whole answers"):
+        room.vote(made.id, "left")
+    assert "The memory was not enough." in pair_html(room.scene(run.character, run.id, False))
+    seen = room.send(run.character, run.id, "Hi", False)
+    answer_all(room)
+    with pytest.raises(UserError, match="not blind"):
+        room.vote(seen.id, "left")
+    last = voted(room, run, "tie")
+    with pytest.raises(UserError, match="voted on this round already"):
+        room.vote(last.id, "left")
+    assert rounds.tally(room.store, run.id).total == 1
+
+
+def test_each_side_goes_on_with_its_own_answers(room: Room) -> None:
+    run = finished_run(room)
+    room.send(run.character, run.id, "First", True)
+    with pytest.raises(UserError, match="still being made"):
+        room.send(run.character, run.id, "Too early", True)
+    answer_all(room, "Dense one.", "")
+    room.send(run.character, run.id, "Second", True)
+    turns = {one.request["model"] == "big": one.request["turns"] for one in talker(room).asked[-2:]}
+    beginning = [["assistant", "Well met."], ["user", "First"]]
+    assert turns == {True: [*beginning, ["assistant", "Dense one."], ["user", "Second"]],
+                     False: [*beginning, ["assistant", "…"], ["user", "Second"]]}
+    answer_all(room)
+    again = room.regenerate(run.character, run.id, True)
+    assert again.message == "Second" and talker(room).asked[-1].request["turns"] in turns.values()
+    for reply in talker(room).asked[-2:]:
+        reply.fail("Broken.")
+    room.send(run.character, run.id, "Third", True)  # what broke off was never said
+    assert [text for role, text in talker(room).asked[-1].request["turns"] if role == "user"] == ["First", "Third"]
+    assert history([["user", "a"], ["side 0", "b"], ["side 1", "c"]], 1) == [("user", "a"), ("assistant", "c")]
+
+
+def test_an_answer_outlives_its_page_and_a_reload_finds_it(room: Room) -> None:
+    run = finished_run(room)
+    made = room.send(run.character, run.id, "Hi", True)
+    say(talker(room).asked[0], "Half")
+    reloaded = Room(room.services).scene(run.character, "", False)
+    assert reloaded.pair and reloaded.pair.busy and "Half" in [reply.text for reply in reloaded.pair.replies]
+    before = stamp(reloaded)
+    answer_all(room)
+    after = Room(room.services).scene(run.character, "", False)
+    assert after.pair and after.pair.round.id == made.id and after.pair.whole and stamp(after) != before
+    room.send(run.character, run.id, "Lost", True)
+    talker(room).asked.clear()  # the studio was killed
+    assert "Broken off when the studio was closed." in pair_html(room.scene(run.character, run.id, False))
+
+
+def test_stop_new_conversation_clear_and_undo(room: Room) -> None:
+    run = finished_run(room)
+    voted(room, run, "tie")
+    room.send(run.character, run.id, "Long", True)
+    say(talker(room).asked[-1], "So far")
+    room.stop(room.scene(run.character, run.id, False))
+    stopped = room.scene(run.character, run.id, False).pair
+    assert stopped and stopped.whole and sorted(cell.text for cell in stopped.cells) == ["", "So far"]
+    room.begin_anew(run.character, run.id)
+    fresh = room.scene(run.character, run.id, False)
+    assert fresh.pair is None and fresh.tallies[run.id].total == 1
+    room.clear(run.character, run.id, False)
+    gone = room.scene(run.character, run.id, False)
+    assert gone.undo and gone.tallies[run.id].total == 0
+    room.undo(run.character, run.id, False)
+    back = room.scene(run.character, run.id, False)
+    assert not back.undo and back.tallies[run.id].total == 1
+
+
+def test_a_grid_asks_one_model_after_another_and_takes_a_vote_in_each_cell(room: Room) -> None:
+    run = finished_run(room, 0.4)
+    other = finished_run(room, 0.2, of=run.character)
+    with pytest.raises(UserError, match="No pruned model is chosen"):
+        room.ask_grid(run.character, [], "Hi")
+    made = room.ask_grid(run.character, [run.id, other.id], "Hi <b>")
+    assert [(one.run, one.model == "big") for one in made.answers] == [(None, True), (other.id, False), (run.id, False)]
+    for number in range(3):
+        assert len(talker(room).asked) == number + 1
+        end(talker(room).asked[-1], f"Answer {number}")
+    [shown] = room.scene(run.character, "", True).grids
+    assert [cell.text for cell in shown.cells] == ["Answer 0", "Answer 1", "Answer 2"] and not shown.busy
+    room.vote_cell(made.answers[1].id, True)
+    room.vote_cell(made.answers[2].id, True)
+    room.vote_cell(made.answers[2].id, False)
+    page = grids_html(room.scene(run.character, "", True))
+    assert re.findall(r'class="versus-side (\w*)"', page) == ["", "good", "bad"] and "Hi &lt;b&gt;" in page
+    assert "Pruned, 20\u00a0% removed: <b>1 of 1</b>" in page and "Pruned, 40\u00a0% removed: <b>0 of 1</b>" in page
+    room.ask_grid(run.character, [run.id, other.id], "Again")
+    room.stop(room.scene(run.character, "", True))
+    assert len(talker(room).asked) == 4  # those that waited are not asked any more
+    assert [cell.answer.reason for cell in room.scene(run.character, "", True).grids[0].cells] == ["stopped"] * 3
+
+
+def tally(pruned: int, dense: int, tie: int = 0, both_bad: int = 0) -> Tally:
+    decided, points = pruned + dense + tie, pruned + tie / 2
+    return Tally(pruned, dense, tie, both_bad, decided + both_bad, points / decided if decided else None, *wilson(points, decided))
+
+
+@pytest.mark.parametrize(("votes", "expected"), [
+    (tally(0, 0), "No votes for either model yet."), (tally(0, 0, 0, 2), "No votes for either model yet. Both were bad in 2"),
+    (tally(5, 3), "After 8\u00a0votes you cannot tell them apart yet: 62\u00a0%"),
+    (tally(1, 0), "After 1\u00a0vote you cannot tell them apart yet"),
+    (tally(0, 6), "After 6\u00a0votes the whole model leads, but that is too few"),
+    (tally(20, 4), "After 24\u00a0votes you prefer the pruned model"),
+    (tally(2, 20, 1), "After 23\u00a0votes you prefer the whole"),
+    (tally(60, 60, 30), "After 150\u00a0votes you cannot tell them apart. If there is a difference, it is small"),
+    (tally(20, 4, 0, 3), "Both were bad in 3\u00a0more rounds.")])
+def test_the_sentence_about_the_votes_claims_no_more_than_they_say(votes: Tally, expected: str) -> None:
+    assert expected in verdict_words(votes)
+
+
+def test_no_preference_is_claimed_while_the_interval_holds_one_half_or_votes_are_few() -> None:
+    for pruned in range(31):
+        for dense in range(31):
+            votes = tally(pruned, dense)
+            claims = "you prefer" in verdict_words(votes)
+            assert claims == (pruned + dense >= FEWEST and not votes.low <= 0.5 <= votes.high)
+
+
+def test_another_character_or_a_lost_folder_leaves_no_run_of_the_first_on_the_page(room: Room) -> None:
+    run, elsewhere = finished_run(room), finished_run(room)
+    assert room.scene(elsewhere.character, run.id, False).run == elsewhere
+    with pytest.raises(UserError, match="gone"):
+        room.send(elsewhere.character, run.id, "Hi", True)
+    (room.services.settings.run_folder(run.id) / "model" / "manifest.json").unlink()
+    assert room.scene(run.character, run.id, False).runs == []
+
+
+def test_card_and_model_text_never_becomes_markup(room: Room) -> None:
+    run = finished_run(room)
+    room.send(run.character, run.id, "<img src=x>", False)
+    answer_all(room, "<script>alert(1)</script>", "*waves* & <b>")
+    page = pair_html(room.scene(run.character, run.id, False))
+    assert "<script" not in page and "<img" not in page and "<em>waves</em> &amp; &lt;b&gt;" in page
+
+
+def test_the_ids_that_the_keyboard_and_others_rely_on() -> None:
+    import gradio as gr
+
+    with gr.Blocks():
+        controls = Controls()
+    ids = {one.elem_id for one in vars(controls).values() if getattr(one, "elem_id", None)} | {
+        button.elem_id for button in controls.votes.values()}
+    wanted = "stop regenerate message send vote-left vote-right vote-tie vote-bad blind run"
+    assert {f"compare-{name}" for name in wanted.split()} <= ids
