@@ -33,4 +33,5 @@ def build_page(services: Services) -> gr.Blocks:
 
 
 def _room(wanted: str) -> Any:
-    return gr.Tabs(selected=wanted) if wanted in ROOMS else gr.skip()
+    # The first room is shown already; to select it again could undo a click made meanwhile.
+    return gr.Tabs(selected=wanted) if wanted in ROOMS[1:] else gr.skip()

@@ -31,17 +31,18 @@ def chromium() -> str:
 
 @dataclass
 class Studio:
-    """A running studio. `address` ends without a slash."""
+    """A running studio. `address` ends without a slash; `program`: what Python runs."""
 
     home: Path
     port: int = 0
     process: Any = None
     address: str = ""
+    program: tuple[str, ...] = ("app.py",)
     log: list[str] = field(default_factory=list)
 
     def start(self, seconds: float = 90) -> "Studio":
         """Start (again) on the same data folder, and wait until it answers."""
-        command = [sys.executable, "app.py", "--home", str(self.home), *(["--port", str(self.port)] if self.port else [])]
+        command = [sys.executable, *self.program, "--home", str(self.home), *(["--port", str(self.port)] if self.port else [])]
         output = self.home / "studio.txt"
         with output.open("w") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
@@ -109,8 +110,9 @@ def own_studio(tmp_path: Path) -> Iterator[Studio]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Headless Chromium."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=20_000)  # a busy machine is slow, not wrong
     path = chromium()
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=FLAGS)

@@ -26,6 +26,7 @@ def test_a_reload_comes_back_to_the_character_and_the_room(studio: Studio, page:
 def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
     page.goto(studio.address)
     names = page.locator("#side-characters label")
+    expect(page.locator("#side-characters label.selected")).to_have_count(1)  # the page is filled
     page.locator("#side-search textarea, #side-search input").fill("pim")
     expect(names.filter(has_text="Pim Tuckett")).to_be_visible()
     expect(names.filter(has_text="Bodo Grumm")).to_have_count(0)
