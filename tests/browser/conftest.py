@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,13 @@ from tiny import make_tiny
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--no-first-run"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what opens a browser: it runs alone, since a starved browser is slow at everything."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("browser")
 
 
 def chromium() -> str:
@@ -38,7 +45,7 @@ class Studio:
     process: Any = None
     address: str = ""
     program: tuple[str, ...] = ("app.py",)
-    log: list[str] = field(default_factory=list)
+    threads: str = "1"  # of every process that computes; "": as many as there are cores
 
     def start(self, seconds: float = 90) -> "Studio":
         """Start (again) on the same data folder, and wait until it answers."""
@@ -46,7 +53,7 @@ class Studio:
         output = self.home / "studio.txt"
         with output.open("w") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
-                                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+                                            env=self._environment())
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             said = output.read_text()
@@ -56,6 +63,10 @@ class Studio:
             assert self.process.poll() is None, said
             time.sleep(0.1)
         raise AssertionError(f"The studio did not start in {seconds} s: {output.read_text()}")
+
+    def _environment(self) -> dict[str, str]:
+        others = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        return {**others, "OMP_NUM_THREADS": self.threads} if self.threads else others
 
     def url(self, character: str = "", room: str = "") -> str:
         """The address of a character in a room."""
