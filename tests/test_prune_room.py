@@ -386,10 +386,13 @@ def test_nothing_is_painted_when_nothing_is_new(services: Services, person: str,
     first = painter.paint(Look(person), {})
     seen = first[controls.seen]
     assert first[controls.timer].active and controls.figures["kept"] in first
+    assert not any(first[row].visible for row in controls.figure_rows)
     assert painter.paint(Look(person), seen) == painter.paint(Look(person), seen, whole=False) == {}
     tell(services, run, events.Step("learn the mask", 1, 10, {"loss": 0.5}))
     second = painter.paint(Look(person), seen, whole=False)
-    assert set(second) == {controls.progress, controls.figures["curves"], controls.captions["curves"], controls.seen}
+    assert set(second) == {controls.progress, controls.figures["curves"], controls.captions["curves"], *controls.figure_rows,
+                           controls.seen}
+    assert [second[row].visible for row in controls.figure_rows] == [True, False, False]
     assert "1 of 10" in second[controls.progress]
     tell(services, run, SNAPSHOT)
     third = painter.paint(Look(person), second[controls.seen], whole=False)

@@ -32,12 +32,11 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
 
 
 def _painting(painter: Painter, page: Page, controls: Controls) -> None:
-    asked = [page.character, controls.set_id, controls.run_id, controls.other, controls.search, controls.category, controls.most,
+    asked = [page.character, controls.set_id, controls.run_id, controls.other_id, controls.search, controls.about, controls.most,
              controls.is_open, controls.seen]
 
-    def look_of(character: str, set_id: str, run_id: str, other: str | None, search: str, category: str | None, most: int,
-                is_open: bool) -> Look:
-        return Look(character, set_id, run_id, other or "", Filter(search or "", category or "", most), is_open)
+    def look_of(character: str, set_id: str, run_id: str, other: str, search: str, about: str, most: int, is_open: bool) -> Look:
+        return Look(character, set_id, run_id, other, Filter(search or "", about, most), is_open)
 
     @guarded
     def paint(*values: Any) -> Any:
@@ -53,13 +52,13 @@ def _painting(painter: Painter, page: Page, controls: Controls) -> None:
 
 def _opening(page: Page, tab: gr.Tab, controls: Controls) -> None:
     """What the page looks at begins anew with a character; a room that nobody sees asks for no news."""
-    fresh = [controls.set_id, controls.run_id, controls.other, controls.search, controls.category, controls.most,
+    fresh = [controls.set_id, controls.run_id, controls.other_id, controls.search, controls.about, controls.most,
              controls.undo_box, controls.gone_box, controls.rename_box, controls.pulse]
 
     @guarded
     def begin() -> Any:
         hidden = gr.Row(visible=False)
-        return "", "", None, "", lines_table.ALL, lines_table.PAGE, hidden, hidden, hidden, time.time_ns()
+        return "", "", "", "", lines_table.ALL, lines_table.PAGE, hidden, hidden, hidden, time.time_ns()
 
     page.character.change(begin, None, fresh, **page.private)
     page.revision.change(time.time_ns, None, controls.pulse, **page.private)
@@ -72,5 +71,6 @@ def _opening(page: Page, tab: gr.Tab, controls: Controls) -> None:
 
         rooms.select(leave, None, controls.is_open, **page.private)
         controls.is_open.change(time.time_ns, None, controls.pulse, **page.private)
-    for change in (controls.search.change, controls.category.input, controls.other.input):
-        change(time.time_ns, None, controls.pulse, trigger_mode="always_last", **page.private)
+    controls.search.change(time.time_ns, None, controls.pulse, trigger_mode="always_last", **page.private)
+    for listed, kept in ((controls.category, controls.about), (controls.other, controls.other_id)):
+        listed.input(lambda value: (value or "", time.time_ns()), listed, [kept, controls.pulse], **page.private)

@@ -17,6 +17,8 @@ class Controls:
     def __init__(self) -> None:
         script = (ASSETS / "prune.js").read_text(encoding="utf-8")
         self.set_id, self.run_id = gr.State(""), gr.State("")  # what the writer chose; "": the newest
+        # Lists whose choices change are never read by painting: an old choice would be refused before it begins.
+        self.other_id, self.about = gr.State(""), gr.State(lines_table.ALL)
         self.shown_set, self.shown_run = gr.State(""), gr.State("")  # what is on the page
         self.most, self.gone_lines, self.gone_run = gr.State(lines_table.PAGE), gr.State([]), gr.State("")
         self.is_open, self.pulse, self.seen = gr.State(False), gr.State(0), gr.State({})
@@ -130,9 +132,10 @@ class Controls:
             self._figures()
 
     def _figures(self) -> None:
-        self.figures, self.captions = {}, {}
+        self.figures, self.captions, self.figure_rows = {}, {}, []
         for pair in (("curves", "ladder"), ("kept", "changes"), ("bars", "rescued")):
-            with gr.Row(elem_classes="figure-row"):
+            with gr.Row(elem_classes="figure-row", visible=False) as row:
+                self.figure_rows.append(row)
                 for name in pair:
                     with gr.Column(min_width=300):
                         self.figures[name] = gr.Plot(show_label=False, elem_id=f"prune-figure-{name}", container=False, buttons=[])
@@ -150,7 +153,6 @@ class Controls:
         """All that painting.Painter changes."""
         return [self.room, self.empty, self.timer, self.making, self.making_stop, self.making_resume, self.making_drop,
                 self.making_kill, self.sets, self.no_lines, self.lines_box, self.shown_set, self.approve, self.from_lines,
-                self.table, self.category,
-                self.summary, self.more, self.runs, self.shown_run, self.live, self.progress, self.stop, self.resume, self.kill,
-                self.remove, *self.figures.values(), *self.captions.values(), self.compare_box, self.other,
-                self.overlap_row, self.seen]
+                self.table, self.category, self.summary, self.more, self.runs, self.shown_run, self.live, self.progress, self.stop,
+                self.resume, self.kill, self.remove, *self.figures.values(), *self.captions.values(), *self.figure_rows,
+                self.compare_box, self.other, self.overlap_row, self.seen]

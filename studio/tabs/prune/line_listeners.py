@@ -77,8 +77,8 @@ def _reading(room: LinesRoom, page: Page, controls: Controls) -> None:
 
 def _editing(room: LinesRoom, page: Page, controls: Controls) -> None:
     @guarded
-    def edit(set_id: str, table: list[list[Any]], search: str, category: str | None, most: int, seen: dict[str, Any]) -> Any:
-        return edited(room, set_id, table, Filter(search or "", category or "", most), seen)
+    def edit(set_id: str, table: list[list[Any]], search: str, about: str, most: int, seen: dict[str, Any]) -> Any:
+        return edited(room, set_id, table, Filter(search or "", about, most), seen)
 
     @guarded
     def take_out(set_id: str, table: list[list[Any]]) -> Any:
@@ -93,7 +93,7 @@ def _editing(room: LinesRoom, page: Page, controls: Controls) -> None:
         room.put_back(gone)
         return [], gr.Row(visible=False), time.time_ns()
 
-    asked = [controls.shown_set, controls.table, controls.search, controls.category, controls.most, controls.seen]
+    asked = [controls.shown_set, controls.table, controls.search, controls.about, controls.most, controls.seen]
     controls.table.input(edit, asked, [controls.set_id, controls.seen, controls.pulse], trigger_mode="always_last", **page.private)
     controls.delete.click(take_out, [controls.shown_set, controls.table],
                           [controls.set_id, controls.gone_lines, controls.undo_box, controls.undo_text, controls.pulse],

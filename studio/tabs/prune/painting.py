@@ -150,6 +150,9 @@ class Painter:
             ("curves", (run.id, len(view.losses), view.losses[-1:], len(view.validation), view.validation[-1:], steps, *readings),
              lambda: curves.learning(view.losses, view.validation, readings, steps, loss)),
             ("ladder", (run.id, *readings), lambda: ladder.ladder(readings.values()))]
+        rows = (bool(view.losses or view.validation or readings), bool(snapshots), bool(snapshots))
+        part.show("figure rows", rows, lambda: {
+            row: gr.Row(visible=shown) for row, shown in zip(self.controls.figure_rows, rows, strict=True)})
         for name, key, draw in drawn:
             self._figure(name, key, draw, part)
 
