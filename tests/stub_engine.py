@@ -2,7 +2,7 @@
 
 quick: ends at once with a result. slow: a step every 50 ms for ever, saves and ends when asked; resumed, it ends after
 three steps. deaf: like slow, but listens to nobody, and has a child. refuses: says why, without an event. dies: of a
-segmentation fault. late: fails, and its words are torn.
+segmentation fault. late: fails, and its words are torn. As the chat worker it knows no models, and says nothing.
 """
 
 import json
@@ -15,6 +15,13 @@ import time
 from pathlib import Path
 
 arguments = sys.argv[1:]
+if arguments[0] == "serve":
+    for line in sys.stdin:
+        asked_for = json.loads(line)
+        if asked_for["do"] in ("models", "warm"):
+            print(json.dumps({"event": "Models" if asked_for["do"] == "models" else "Warmed", "id": asked_for["id"], "models": []}),
+                  flush=True)
+    sys.exit(0)
 resumed = "--resume" in arguments
 work = Path(arguments[arguments.index("--workdir") + 1])
 behaviour = arguments[arguments.index("--model") + 1]
@@ -48,6 +55,13 @@ def make_lines() -> None:
     (work / "rejected.json").write_text('{"too short": 3}')
     (work / "lines.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     tell("Lines", path="", train=2, validation=0, test=0, rejected={"too short": 3})
+
+
+def make_model(out: Path) -> None:
+    """The result of a prune run: a folder that is whole, with nothing in it."""
+    out.mkdir()
+    (out / "report.json").write_text('{"stages": {}}')
+    (out / "manifest.json").write_text('{"files": {}}')
 
 
 def count(last: int) -> None:
@@ -87,4 +101,6 @@ if behaviour != "quick":
     count(100_000)
 if "--until" in arguments:
     make_lines()
+elif "--out" in arguments:
+    make_model(Path(arguments[arguments.index("--out") + 1]))
 tell("Finished", out="", seconds=1.0)

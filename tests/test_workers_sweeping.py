@@ -33,8 +33,9 @@ def test_only_half_written_results_are_removed(settings: Settings, tmp_path: Pat
     gone = [folder(settings.exports / ".zoe-25.partial-a1b2c3d4"), folder(settings.run_folder("a1") / ".model.partial-x_y_z_12"),
             settings.exports / ".zoe-25.zip.partial"]
     gone[-1].write_bytes(b"PK")
-    kept = [folder(settings.exports / "zoe-25"), folder(settings.exports / ".hidden"), folder(settings.exports / ".partial-12345678"),
-            folder(settings.exports / "a.partial-12345678"), folder(settings.run_folder("a1") / "work" / ".deep.partial-12345678"),
+    kept = [folder(settings.exports / "zoe-25"), folder(settings.exports / ".hidden"),
+            folder(settings.exports / ".partial-12345678"), folder(settings.exports / "a.partial-12345678"),
+            folder(settings.run_folder("a1") / "work" / ".deep.partial-12345678"),
             folder(tmp_path / "elsewhere"), folder(tmp_path / "models" / ".starter.partial-12345678")]
     files = [settings.exports / "zoe-25.zip", settings.exports / ".zip.partial", settings.exports / ".note.partial-12345678"]
     for file in files:
