@@ -1,0 +1,166 @@
+"""Open tabs without a browser: what the page's script sends to the studio, sent by threads.
+
+A tab asks for the page's plan (/config), chooses a character, goes into a room, and from then on lets each active timer
+tick at its own pace. Listeners that a tick sets off in turn are called as the page calls them. What a browser would draw
+is not drawn: this is the studio's side of a tab.
+"""
+
+import http.client
+import json
+import secrets
+import threading
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+API = "/gradio_api"
+CASCADE = 60  # listeners that one event may set off
+
+
+class Tab:
+    """One open page. Not thread-safe. `requests`: how many were sent; `waits`: seconds from each tick to its answer."""
+
+    def __init__(self, address: str) -> None:
+        self.host = urlsplit(address).netloc
+        self.connection = http.client.HTTPConnection(self.host, timeout=60)
+        self.session = secrets.token_hex(6)
+        self.requests = 0
+        self.waits: list[float] = []
+        config = json.loads(self._send("GET", "/config"))
+        self.values = {one["id"]: one["props"].get("value") for one in config["components"]}
+        self.names = {one["props"].get("elem_id"): one["id"] for one in config["components"]}
+        self.timers = {one["id"]: one["props"] for one in config["components"] if one["type"] == "timer"}
+        self.listeners = [one for one in config["dependencies"] if one["backend_fn"]]
+        self.due = dict.fromkeys(self.timers, 0.0)
+        for target in {tuple(target) for one in self.listeners for target in one["targets"] if target[1] == "load"}:
+            self.fire(*target)
+
+    def choose(self, character: str) -> None:
+        """Choose a character by its slug."""
+        choice = self.names["side-characters"]
+        self.values[choice] = character
+        self.fire(choice, "change")
+
+    def go(self, room: str) -> None:
+        """Go into a room."""
+        self.fire(self.names[f"room-{room}"], "select")
+
+    def tick(self) -> float:
+        """Let every timer tick that is due; seconds until the next one is."""
+        for timer, props in self.timers.items():
+            if props["active"] and self.due[timer] <= time.monotonic():
+                begin = time.monotonic()
+                self.fire(timer, "tick")
+                self.waits.append(time.monotonic() - begin)
+                self.due[timer] = begin + props["value"]
+        return max(min((self.due[timer] for timer, props in self.timers.items() if props["active"]), default=0.0)
+                   - time.monotonic(), 0.0)
+
+    def fire(self, component: int, event: str) -> None:
+        """An event of a component, and what it sets off: changed states set off their own listeners."""
+        left = [(component, event)]
+        called = 0
+        while left and called < CASCADE:
+            target = list(left.pop(0))
+            for listener in self.listeners:
+                if target in listener["targets"]:
+                    left += [(state, "change") for state in self._call(listener)]
+                    called += 1
+
+    def close(self) -> None:
+        """The tab is closed."""
+        self.connection.close()
+
+    def _call(self, listener: dict[str, Any]) -> list[int]:
+        """Call a listener; the ids of the states that it changed."""
+        body = {"data": [self.values[one] for one in listener["inputs"]], "event_data": None, "fn_index": listener["id"],
+                "trigger_id": listener["targets"][0][0], "session_hash": self.session}
+        if listener["queue"] is False:
+            output = json.loads(self._send("POST", f"{API}/run/predict", body))
+        else:
+            self._send("POST", f"{API}/queue/join", body)
+            output = self._outcome()
+        for component, value in zip(listener["outputs"], output.get("data") or [], strict=False):
+            self._take(component, value)
+        return list(output.get("changed_state_ids") or [])
+
+    def _outcome(self) -> dict[str, Any]:
+        """What the queue says at the end of the call under way."""
+        last: dict[str, Any] = {}
+        for line in self._send("GET", f"{API}/queue/data?session_hash={self.session}").decode().split("\n"):
+            if line.startswith("data: ") and (message := json.loads(line[6:]))["msg"] == "process_completed":
+                if not message["success"]:
+                    raise RuntimeError(str(message["output"]))
+                last = message["output"]
+        return last
+
+    def _take(self, component: int, value: Any) -> None:
+        if not isinstance(value, dict) or value.get("__type__") != "update":
+            self.values[component] = value
+            return
+        self.values[component] = value.get("value", self.values[component])
+        if component in self.timers:
+            self.timers[component] = {**self.timers[component], **value}
+
+    def _send(self, method: str, path: str, body: Any = None) -> bytes:
+        self.requests += 1
+        text = json.dumps(body) if body is not None else None
+        try:
+            self.connection.request(method, path, text, {"content-type": "application/json"} if text else {})
+            answer = self.connection.getresponse()
+        except (http.client.RemoteDisconnected, ConnectionError):  # the server closes what was quiet for seconds
+            self.connection.close()
+            self.connection.request(method, path, text, {"content-type": "application/json"} if text else {})
+            answer = self.connection.getresponse()
+        said = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{path}: {answer.status} {said[:200]!r}")
+        return said
+
+
+class Audience:
+    """A number of tabs, each with a thread of its own while they watch. `faults`: what went wrong in the threads."""
+
+    def __init__(self, address: str, tabs: int, character: str, room: str) -> None:
+        self.tabs = [Tab(address) for _ in range(tabs)]
+        self.room = room
+        self.faults: list[Exception] = []
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        for tab in self.tabs:
+            tab.choose(character)
+
+    @property
+    def requests(self) -> int:
+        """How many requests all tabs have sent."""
+        return sum(tab.requests for tab in self.tabs)
+
+    def watch(self) -> None:
+        """All tabs go into the room and let their timers tick; returns when all are there."""
+        self._stop.clear()
+        there = threading.Barrier(len(self.tabs) + 1)
+        self._threads = [threading.Thread(target=self._follow, args=(tab, number / len(self.tabs), there), daemon=True)
+                         for number, tab in enumerate(self.tabs)]
+        for thread in self._threads:
+            thread.start()
+        try:
+            there.wait(120)
+        except threading.BrokenBarrierError:
+            raise self.faults[0] from None
+
+    def look_away(self) -> None:
+        """All tabs stop asking."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _follow(self, tab: Tab, delay: float, there: threading.Barrier) -> None:
+        try:
+            tab.go(self.room)
+            there.wait(120)
+            self._stop.wait(delay)  # people do not open their tabs at the same instant
+            while not self._stop.is_set():
+                self._stop.wait(tab.tick())
+        except Exception as error:
+            self.faults.append(error)
+            there.abort()

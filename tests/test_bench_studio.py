@@ -1,0 +1,40 @@
+"""The studio's measurements run, and count what they say they count. Speed itself is asserted nowhere."""
+
+from pathlib import Path
+
+import bench_studio
+import pytest
+from bench_polling import measure_polling
+from bench_tabs import measure_tabs
+from tiny import make_tiny
+
+from engine.base.files import read_json
+
+
+def test_polling_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    found = measure_polling(few=10, many=200, samples=3)
+    for key in ("after_few", "after_many"):
+        assert found[key]["nothing"]["bytes"] == 0 and 100 < found[key]["one"]["bytes"] < 200  # one event
+    monkeypatch.setitem(bench_studio.PARTS, "polling", (lambda: found, bench_studio._polling_words))
+    assert bench_studio.main(["--only", "polling", "--json", str(tmp_path / "found.json")]) == 0
+    said = capsys.readouterr().out
+    assert "after 10 events" in said and "after 200 events" in said and "3 polls each" in said
+    assert read_json(tmp_path / "found.json")["polling"] == found
+
+
+def test_a_job_is_watched_and_left_alone() -> None:
+    found = measure_tabs(tabs=2, pairs=1, window=2.0, step_seconds=0.02)
+    pair = found["pairs"][0]
+    assert pair["alone"]["requests"] == 0 and pair["alone"]["steps"] > 1
+    assert pair["watched"]["requests"] > 1  # two tabs with several timers each
+    assert "2 tabs in the Prune room" in bench_studio._tabs_words(found)
+
+
+def test_the_second_turn_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    model = make_tiny(tmp_path / "tiny", max_position_embeddings=8192)
+    found = bench_studio.measure_speech(pairs=1, limit=4, model=str(model))
+    first, second = found["pairs"][0]["first"], found["pairs"][0]["second"]
+    assert first["reused"] == 0 and second["reused"] >= first["prompt"] - 40 > 1000  # the card was not read again
+    assert "tiny (a random model)" in bench_studio._speech_words(found)
