@@ -216,6 +216,19 @@ def test_an_answer_outlives_its_page_and_a_reload_finds_it(room: Room) -> None:
     assert "Broken off when the studio was closed." in pair_html(room.scene(run.character, run.id, False))
 
 
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_side_that_is_done_first_just_waits_for_the_other(room: Room, blind: bool) -> None:
+    run = finished_run(room)
+    room.send(run.character, run.id, "Hi", blind)
+    for reply in talker(room).asked:
+        say(reply, "Well")
+    scene = room.scene(run.character, run.id, False)  # what a page follows from here on
+    end(talker(room).asked[0], "Well, yes.", "limit")
+    page = pair_html(scene)
+    assert "Well, yes." in page and "Cut off at the longest answer allowed." in page and "warn" not in page
+    assert ("11.5 tokens/s" in page) != blind and not scene.pair.can_vote  # type: ignore[union-attr]
+
+
 def test_stop_new_conversation_clear_and_undo(room: Room) -> None:
     run = finished_run(room)
     voted(room, run, "tie")

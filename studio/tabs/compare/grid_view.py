@@ -57,8 +57,8 @@ def _cell(scene: Scene, shown: Shown, cell: Cell, verdict: str) -> str:
         words, foot = '<span class="quiet">Waits for its turn.</span>', []
     else:
         words = words_html(scene, cell, cell.text)
-        over = [cell.fault or ending_words(cell), measures_words(cell.answer.measures)]
-        foot = [waiting_words(cell.reply)] if cell.reply else over
+        over = [cell.fault or ending_words(cell), measures_words(cell.measures)]
+        foot = over if cell.over else [waiting_words(cell.reply) if cell.reply else ""]
     votes = _votes(cell, verdict) if cell.good and cell.answer.text else ""
     name, facts = html.escape(cell.contender.name), html.escape(facts_words(cell.contender))
     return (f'<article class="versus-side {verdict}" aria-label="{name} says"><header>'

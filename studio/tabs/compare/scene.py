@@ -11,7 +11,7 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.cards.card import Card
 from studio.services import Services
-from studio.speaking import SAMPLING, card_of, slower_words
+from studio.speaking import SAMPLING, card_of, measures_of, slower_words
 from studio.store import characters, rounds, runs, values
 from studio.store.rounds import Answer, Round, Tally, Vote
 from studio.store.runs import Run
@@ -39,6 +39,16 @@ class Cell:
         return self.reply.text if self.reply else self.answer.text
 
     @property
+    def reason(self) -> str:
+        """How it ended; "" before, and where that was never known."""
+        return self.reply.reason if self.reply else self.answer.reason
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """What was measured; {} before its end."""
+        return (measures_of(self.reply) if self.over else {}) if self.reply else self.answer.measures
+
+    @property
     def over(self) -> bool:
         """Whether nothing will follow."""
         return not self.waits and (self.reply is None or self.reply.done)
@@ -51,14 +61,15 @@ class Cell:
     @property
     def good(self) -> bool:
         """Whether it came to a proper end."""
-        return self.over and self.answer.reason in DONE
+        return self.over and self.reason in DONE
 
     @property
     def fault(self) -> str:
         """Why it did not, for the reader."""
         if not self.over or self.good:
             return ""
-        return str(self.answer.measures.get("sentence") or LOST)
+        sentence = self.reply.sentence if self.reply else self.answer.measures.get("sentence")
+        return str(sentence or LOST)
 
 
 @dataclass(frozen=True)

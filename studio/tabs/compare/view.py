@@ -80,7 +80,7 @@ def words_html(scene: Scene, cell: Cell, text: str) -> str:
 
 def ending_words(cell: Cell) -> str:
     """Why an answer ended as it did; "" where it simply ended."""
-    return _ENDINGS.get(cell.answer.reason, "")
+    return _ENDINGS.get(cell.reason, "")
 
 
 def lines_html(lines: Sequence[str]) -> str:
@@ -107,7 +107,7 @@ def _side(scene: Scene, shown: Shown, place: int, side: int) -> str:
 def _measures(shown: Shown, cell: Cell) -> str:
     if not cell.over:
         return lines_html([waiting_words(cell.reply)] if cell.reply and not shown.round.blind else [])
-    return lines_html([ending_words(cell), measures_words(cell.answer.measures) if shown.named else ""])
+    return lines_html([ending_words(cell), measures_words(cell.measures) if shown.named else ""])
 
 
 def _earlier(scene: Scene, shown: Shown) -> str:
