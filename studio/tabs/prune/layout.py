@@ -65,7 +65,7 @@ class Controls:
         with gr.Column(visible=False) as self.lines_box:
             with gr.Row():
                 self.sets = gr.Dropdown([], label="Lines", elem_id="prune-sets", filterable=False, scale=2, min_width=260)
-                self.search = gr.Textbox(label="Search", placeholder="A word in question or answer", elem_id="prune-search",
+                self.search = gr.Textbox(label="Search", placeholder="Any word", elem_id="prune-search",
                                          max_length=200, min_width=180)
                 self.category = gr.Dropdown([("All", "")], value="", label="About", elem_id="prune-category", min_width=140)
             self.summary = gr.HTML(elem_id="prune-summary")

@@ -31,5 +31,5 @@ class Queueing:
         with self._lock:
             twin = self.twin(kind, character, version, spec, line_set)
             if twin:
-                raise UserError(AGAIN[kind], f"It is called {twin.name}; stop it first to start anew." if twin.name else "")
+                raise UserError(AGAIN[kind], f"The run is called {twin.name}; stop it to start anew." if twin.name else "")
             return submit()
