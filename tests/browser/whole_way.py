@@ -4,7 +4,6 @@
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def create(studio: Studio, page: Any) -> str:
     for name, key in FIELDS.items():
         page.locator(f"#draft-{name} textarea, #draft-{name} input").first.fill(card[key])
     expect(page.locator("#side-characters label.selected")).to_have_text("Pim Tuckett")
-    expect(page.locator("#draft-status")).to_contain_text(re.compile("^Saved"))
+    expect(page.locator("#draft-status")).to_contain_text("Saved · version")
     page.reload()
     page.wait_for_function("text => document.querySelector('#draft-scenario textarea')?.value === text", arg=card["scenario"])
     return str(page.evaluate("new URLSearchParams(location.search).get('character')"))
