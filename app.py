@@ -7,6 +7,7 @@ listens on this machine only.
 import argparse
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -32,6 +33,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", metavar="DIR", help="the data folder (default: PERSONA_STUDIO_HOME, else the platform's)")
     parser.add_argument("--check", action="store_true", help="check the library and its files, then end")
     return parser
+
+
+def _end_like_ctrl_c(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,6 +125,9 @@ def _wait(options: argparse.Namespace, address: str) -> None:
             webview.create_window("Persona Studio", address, width=1280, height=860)
             webview.start()
             return
+    # Also where a shell started it in the background, with Ctrl-C ignored; a service manager sends SIGTERM.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_like_ctrl_c)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -4,12 +4,12 @@ Plain functions without a page, so that they are tested without a browser.
 """
 
 import html
-import json
 import logging
 from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.cards import editing, images
+from studio.figures import words
 from studio.services import Services
 from studio.store import characters, database, runs, values
 from studio.store.database import Store
@@ -80,10 +80,10 @@ def jobs_html(services: Services) -> str:
         share = stage.done / stage.total if stage and stage.total else 0.0
         what = f"{KINDS.get(run.kind, run.kind)} · {who.char if who else '?'}"
         word = services.jobs.state_word(run)
-        detail = stage.name if stage and run.state == "running" and word == "running" else word
+        detail = words.stage(stage.name) if stage and run.state == "running" and word == "running" else html.escape(word)
         rows.append(f'<li data-run="{html.escape(run.id)}"><b>{html.escape(what)}</b> <span>{html.escape(run.name)}</span>'
-                    f'<div class="bar" role="progressbar" aria-label={json.dumps(html.escape(detail))} '
+                    f'<div class="bar" role="progressbar" aria-label="{detail}" '
                     f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
-                    f'<i style="width:{share * 100:.0f}%"></i></div><span class="quiet">{html.escape(detail)}'
+                    f'<i style="width:{share * 100:.0f}%"></i></div><span class="quiet">{detail}'
                     f'{f" · {share:.0%}" if share else ""}</span></li>')
     return f'<div class="jobs"><h4>Jobs</h4><ul>{"".join(rows)}</ul></div>'

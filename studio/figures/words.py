@@ -19,6 +19,12 @@ BASELINES = ("random", "magnitude", "wanda")
 DISTANCE = ("Distance to the dense model says how far the pruned model's choice of each next word piece lies from that of the "
             "dense model, the one that nothing was removed from. 0 is no difference; lower is closer. "
             "(It is the KL divergence, in nats a token.)")
+_STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load the model", "score questions": "Choose questions",
+           "make up questions": "Make up more questions", "write answers": "Write the answers",
+           "read the dense model": "Read the whole model", "learn the mask": "Learn what to keep",
+           "least squares": "Refit what remains", "recover": "Train a little after the cut", "measure": "Measure",
+           "export": "Write the smaller model", "prove": "Check that it loads and speaks",
+           "copy": "Copy the files", "zip": "Pack the zip"}
 
 
 def method(name: str) -> str:
@@ -64,3 +70,8 @@ def size(bytes_: float) -> str:
 def shortened(text: str, length: int = 26) -> str:
     """A name of someone's choice, cut to a length and escaped."""
     return html.escape(text if len(text) <= length else text[:length - 1].rstrip() + "…")
+
+
+def stage(name: str) -> str:
+    """A stage's name; an unknown one as it is, escaped."""
+    return _STAGES.get(name) or html.escape(name[:1].upper() + name[1:])

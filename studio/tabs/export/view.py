@@ -16,7 +16,7 @@ from studio.store.exports import Export
 from studio.store.runs import Run
 from studio.workers.view import RunView, StageView
 
-STAGE_WORDS = {"copy": "Copy the files", "prove": "Load them in a fresh process and let the character speak", "zip": "Pack the zip"}
+STAGES = ("copy", "prove", "zip")
 _MARKS = {"done": "✓", "reused": "✓", "running": "…", "failed": "✗", "stopped": "■", "waiting": "·", "skipped": "·"}
 NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
           "model that plays it. When it is done, you can name it and export it here.</p></div>")
@@ -62,7 +62,7 @@ def readings_figure(run: Run) -> go.Figure:
 
 def progress_html(run: Run, view: RunView, word: str) -> str:
     """An export under way, or how the last one ended: its stages with what is done."""
-    rows = "".join(_stage(stage) for stage in view.stages.values() if stage.name in STAGE_WORDS)
+    rows = "".join(_stage(stage) for stage in view.stages.values() if stage.name in STAGES)
     ending = f"<p>{html.escape(_ending(run, word))}</p>"
     return f'<div class="export-progress" role="status"><b>{html.escape(run.name)}</b><ul>{rows}</ul>{ending}</div>'
 
@@ -71,7 +71,7 @@ def _stage(stage: StageView) -> str:
     share = f" · {stage.done / stage.total:.0%}" if stage.state == "running" and stage.total else ""
     seconds = f" · {stage.seconds:.0f} s" if stage.state == "done" and stage.seconds >= 1 else ""
     mark = f'<i aria-hidden="true">{_MARKS[stage.state]}</i>'
-    return f'<li class="{stage.state}">{mark} {STAGE_WORDS[stage.name]}{share}{seconds}</li>'
+    return f'<li class="{stage.state}">{mark} {words.stage(stage.name)}{share}{seconds}</li>'
 
 
 def _ending(run: Run, word: str) -> str:

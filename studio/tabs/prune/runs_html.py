@@ -97,8 +97,9 @@ def _stage(stage: StageView, alive: bool) -> str:
     running = stage.state == "running" and alive
     state = stage.state if running or stage.state != "running" else "stopped"
     share = min(stage.done / stage.total, 1.0) if stage.total else 0.0
-    bar = (f'<div class="bar" role="progressbar" aria-label="{words.stage(stage.name)}" aria-valuemin="0" aria-valuemax="100" '
-           f'aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.0f}%"></i></div>' if running and stage.total else "")
+    bar = (f'<div class="bar" role="progressbar" aria-label="{figure_words.stage(stage.name)}" aria-valuemin="0" '
+           f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.0f}%"></i></div>'
+           if running and stage.total else "")
     notes = []
     if stage.total and state in ("running", "stopped", "failed"):
         notes.append(f"{stage.done:,} of {stage.total:,}")
@@ -111,7 +112,7 @@ def _stage(stage: StageView, alive: bool) -> str:
         notes.append("kept from before")
     if running and stage.eta is not None:
         notes.append(words.remaining(stage.eta))
-    return (f'<li class="{state}"><span>{words.stage(stage.name)}</span><small>{" · ".join(notes)}</small>{bar}</li>')
+    return (f'<li class="{state}"><span>{figure_words.stage(stage.name)}</span><small>{" · ".join(notes)}</small>{bar}</li>')
 
 
 def ending_html(run: Run, word: str) -> str:

@@ -12,11 +12,6 @@ PRESET_NOTE = ("Lines and prune together, with the starter on two processor core
                "has not been timed.")
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [("16 bit", "16bit"), ("8 bit", "8bit"), ("4 bit", "4bit")]
-_STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load the model", "score questions": "Choose questions",
-           "make up questions": "Make up more questions", "write answers": "Write the answers",
-           "read the dense model": "Read the whole model", "learn the mask": "Learn what to keep",
-           "least squares": "Refit what remains", "recover": "Train a little after the cut", "measure": "Measure",
-           "export": "Write the smaller model", "prove": "Check that it loads and speaks"}
 _REASONS = {"empty": "said next to nothing", "looping": "went round in circles", "truncated": "broke off",
             "refusal": "refused to answer", "assistant manners": "sounded like an assistant",
             "third person": "spoke about the character from outside", "prompt leak": "gave the instructions away",
@@ -24,11 +19,6 @@ _REASONS = {"empty": "said next to nothing", "looping": "went round in circles",
             "too long": "were too long"}
 _SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file"}
 _SPLITS = {"train": "to learn from", "validation": "to choose", "test": "to report"}
-
-
-def stage(name: str) -> str:
-    """A stage's name; an unknown one as it is, escaped."""
-    return _STAGES.get(name) or html.escape(name[:1].upper() + name[1:])
 
 
 def reasons(rejected: dict[str, int]) -> str:
