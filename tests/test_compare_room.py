@@ -14,6 +14,7 @@ from studio.settings import Settings
 from studio.store import characters, rounds, runs
 from studio.store.rounds import Tally, wilson
 from studio.store.runs import Run
+from studio.tabs.compare import Turns, paint
 from studio.tabs.compare.asking import history
 from studio.tabs.compare.controls import Controls
 from studio.tabs.compare.grid_view import grids_html
@@ -313,6 +314,23 @@ def test_card_and_model_text_never_becomes_markup(room: Room) -> None:
     answer_all(room, "<script>alert(1)</script>", "*waves* & <b>")
     page = pair_html(room.scene(run.character, run.id, False))
     assert "<script" not in page and "<img" not in page and "<em>waves</em> &amp; &lt;b&gt;" in page
+
+
+def test_the_newest_painting_of_a_page_ends_the_one_before(room: Room) -> None:
+    import gradio as gr
+
+    run = finished_run(room)
+    room.send(run.character, run.id, "Hi", True)
+    with gr.Blocks():
+        controls = Controls()
+    turns = Turns()
+    first = paint(room, controls, run.character, run.id, "pair", {}, turns.take("page"))
+    assert next(first)[controls.stop].visible and controls.arena in next(first)
+    elsewhere, newest = turns.take("another page"), turns.take("page")
+    assert list(first) == [] and elsewhere() and newest()
+    answer_all(room)
+    last = list(paint(room, controls, run.character, None, "pair", {}, newest))[-1]
+    assert last[controls.vote_row].visible and not last[controls.stop].visible
 
 
 def test_the_ids_that_the_keyboard_and_others_rely_on() -> None:

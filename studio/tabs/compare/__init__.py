@@ -1,12 +1,13 @@
 """Compare: the whole model and a pruned one answer the same message side by side, blind, and a person votes.
 
-As in Preview, one listener, `follow`, paints everything from the library and the answers under way; every other listener
-changes the library or what this page looks at, and then gives the pulse that starts `follow`. A timer gives it too when
-something changed elsewhere.
+One listener, `follow`, paints everything from the library and the answers under way; every other listener changes the
+library or what this page looks at, and then gives the pulse that starts `follow`. A timer gives it too when something
+changed elsewhere. The newest `follow` of a page ends the ones before it: a page that cancels one itself may wait for ever
+for the end of one that it has cancelled before it began.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -18,25 +19,43 @@ from studio.tabs.compare.controls import GRID, Controls, arena_html, frame, nobo
 from studio.tabs.compare.room import Room
 from studio.tabs.compare.scene import settings_of, stamp
 
+PAGES = 256  # open pages that are remembered
+
 
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners."""
     room, controls = Room(services), Controls()
-    following = _painting(room, page, controls)
-    _opening(room, page, tab, controls, following)
+    _painting(room, page, controls)
+    _opening(room, page, tab, controls)
     _talking(room, page, controls)
     _voting(room, page, controls)
-    _clearing(room, page, controls, following)
+    _clearing(room, page, controls)
 
 
-def paint(room: Room, controls: Controls, character: str, run: str | None, view: str,
-          seen: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+class Turns:
+    """Which `follow` of a page is the newest."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, object] = {}
+
+    def take(self, session: str) -> Callable[[], bool]:
+        """Begin one; whether it is still the newest of its page."""
+        own = object()
+        self._newest.pop(session, None)  # so that the pages that were at work last are the last
+        self._newest[session] = own
+        for old in list(self._newest)[:-PAGES]:
+            self._newest.pop(old, None)
+        return lambda: self._newest.get(session) is own
+
+
+def paint(room: Room, controls: Controls, character: str, run: str | None, view: str, seen: dict[str, Any],
+          is_newest: Callable[[], bool] = lambda: True) -> Iterator[dict[Any, Any]]:
     """Component updates: the comparison as it is now, then answers under way until their end, then the comparison again."""
     if not character:
         yield nobody(controls)
         return
     grid = view == GRID
-    while True:
+    while is_newest():
         scene = room.scene(character, run or "", grid)
         update = frame(controls, scene, grid, seen)
         seen = update[controls.seen]
@@ -45,17 +64,20 @@ def paint(room: Room, controls: Controls, character: str, run: str | None, view:
         if not scene.runs or shown is None or not shown.busy:
             return
         for _ in follow_replies(*shown.replies):
+            if not is_newest():
+                return
             yield {controls.arena: arena_html(scene, grid)}
         if not shown.replies:
             time.sleep(0.1)  # between two answers of a grid
 
 
-def _painting(room: Room, page: Page, controls: Controls) -> Any:
+def _painting(room: Room, page: Page, controls: Controls) -> None:
+    turns = Turns()
     asked = [page.character, *controls.look, controls.seen]
 
     @guarded
-    def follow(character: str, run: str | None, view: str, seen: dict[str, Any]) -> Any:
-        yield from paint(room, controls, character, run, view, seen)
+    def follow(request: gr.Request, character: str, run: str | None, view: str, seen: dict[str, Any]) -> Any:
+        yield from paint(room, controls, character, run, view, seen, turns.take(str(request.session_hash)))
 
     @guarded
     def look_for_news(character: str, run: str | None, view: str, seen: dict[str, Any]) -> Any:
@@ -64,7 +86,7 @@ def _painting(room: Room, page: Page, controls: Controls) -> Any:
         return time.time_ns() if has_news(room, character, run or "", view, seen) else gr.skip()
 
     controls.timer.tick(look_for_news, asked, controls.pulse, **page.poll)
-    return controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, **page.private)
+    controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, trigger_mode="multiple", **page.private)
 
 
 def has_news(room: Room, character: str, run: str, view: str, seen: dict[str, Any]) -> bool:
@@ -72,7 +94,7 @@ def has_news(room: Room, character: str, run: str, view: str, seen: dict[str, An
     return stamp(room.scene(character, run, view == GRID)) != seen.get("stamp")
 
 
-def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls, following: Any) -> None:
+def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
     @guarded
     def open_room() -> Any:
         settings = settings_of(room.services)
@@ -94,11 +116,11 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls, following:
 
     opened = [*controls.settings, controls.seen, controls.pulse]
     for begin in (page.character.change, tab.select):
-        begin(open_room, None, opened, cancels=[following], **page.private)
+        begin(open_room, None, opened, **page.private)
     for begin in (tab.select, controls.run.input, controls.message.focus):  # both alike, so that neither has a head start
         begin(warm, [page.character, controls.run, controls.view], None, **page.poll)
-    controls.run.input(choose, [page.character, controls.run], controls.pulse, cancels=[following], **page.private)
-    controls.view.input(time.time_ns, None, controls.pulse, cancels=[following], **page.private)
+    controls.run.input(choose, [page.character, controls.run], controls.pulse, **page.private)
+    controls.view.input(time.time_ns, None, controls.pulse, **page.private)
     controls.picks.input(pick, [page.character, controls.picks], None, **page.private)
     for begin in (controls.temperature.release, controls.limit.release, controls.temperature.input, controls.limit.input,
                   controls.blind.input):
@@ -152,7 +174,7 @@ def _voting(room: Room, page: Page, controls: Controls) -> None:
     controls.arena.click(vote_cell, None, controls.pulse, **page.private)
 
 
-def _clearing(room: Room, page: Page, controls: Controls, following: Any) -> None:
+def _clearing(room: Room, page: Page, controls: Controls) -> None:
     @guarded
     def anew(character: str, run: str | None) -> Any:
         room.begin_anew(character, run or "")
@@ -168,6 +190,6 @@ def _clearing(room: Room, page: Page, controls: Controls, following: Any) -> Non
         room.undo(character, run or "", view == GRID)
         return time.time_ns()
 
-    controls.anew.click(anew, [page.character, controls.run], controls.pulse, cancels=[following], **page.private)
+    controls.anew.click(anew, [page.character, controls.run], controls.pulse, **page.private)
     for button, act in ((controls.clear, clear), (controls.undo, undo)):
-        button.click(act, [page.character, controls.run, controls.view], controls.pulse, cancels=[following], **page.private)
+        button.click(act, [page.character, controls.run, controls.view], controls.pulse, **page.private)
