@@ -20,6 +20,7 @@ SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "limit": 160, "se
 MAX_SEED = 2**32 - 1
 PAUSE = 0.06  # seconds between two looks at an answer: more often than this, a page only flickers
 HEARTBEAT = 1.0  # seconds after which `follow` yields without news, so that whoever follows can leave
+QUIET = 1.0  # seconds without a sign of the chat engine, before that is worth a word
 SLOWER = "A job is running on this machine, so answers come more slowly."
 BASIS = ("A token is a word or a part of one. All of this was measured on this one answer. Speed counts the tokens after the "
          "first; time counts only what this answer itself took, without loading the model and without other answers made "
@@ -80,11 +81,10 @@ def waiting_words(reply: Reply) -> str:
 
 
 def warming_words(reply: Reply) -> str:
-    """What a reading in advance is at, for a reader; "" once it is done."""
-    if reply.done:
-        return ""
-    loading = bool(reply.events) and reply.events[-1].get("event") == "Loading"
-    return waiting_words(reply) if loading else "Getting ready, so that answers come sooner…"
+    """What keeps a reading in advance, for a reader; "" where that is only the reading, which nobody has to wait for."""
+    if reply.events[-1:] and reply.events[-1].get("event") == "Loading":
+        return waiting_words(reply)
+    return "Starting the chat engine…" if not reply.events and reply.silent_seconds > QUIET else ""
 
 
 def measures_of(reply: Reply) -> dict[str, Any]:

@@ -364,7 +364,9 @@ def test_a_long_chat_shows_its_end_first(room: Room, mara: str, model: str) -> N
 
 def test_words_for_waiting_name_the_megabytes() -> None:
     reply = Reply({"do": "speak", "id": "1", "model": "m"})
-    assert waiting_words(reply) == "Waiting for the chat engine…"
+    assert waiting_words(reply) == "Waiting for the chat engine…" and warming_words(reply) == ""
+    reply.heard -= 2
+    assert warming_words(reply) == "Starting the chat engine…"
     reply.take({"event": "Loading", "id": "1", "stage": "fetch starter", "done": 12, "total": 93})
     assert waiting_words(reply) == warming_words(reply) == "Fetching the model: 12 of 93 MB. This happens only once."
     reply.take({"event": "Loaded", "id": "1", "seconds": 1.5})
@@ -380,3 +382,16 @@ def test_text_is_escaped_and_actions_are_italic(text: str, safe: str) -> None:
     assert text_html(text) == safe
 
 
+
+
+def test_an_answer_is_read_while_one_types_the_next_question(room: Room, mara: str, model: str) -> None:
+    with gr.Blocks():
+        controls = Controls()
+    chat = talk(room, mara, model, {**LONG, "limit": 200})
+    list(preview.paint(room, controls, mara, Look(chat), model, "", {}))
+    warming = room.answers.warming()
+    assert warming is not None and warming.wait(60)
+    room.send(mara, chat, model, "And then?", Draft())
+    finished(room, chat)
+    measures = chats.messages(room.store, chat)[-1].swipes[0].measures
+    assert measures["prompt_tokens"] - measures["reused_tokens"] < 150  # of which the answer before had 200

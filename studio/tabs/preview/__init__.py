@@ -1,12 +1,11 @@
 """Preview: chatting with the whole base model in character, before anything is pruned.
 
-Everything shown is painted by one listener, `follow`, from the library and the answer under way; every other listener
-changes the library or what this page looks at, and then gives the pulse that starts `follow`. A timer gives it too when
-something changed elsewhere: in another tab, or in a thread that wrote an answer down.
+Everything shown is painted by `paint`, from the library and the answer under way. Listeners change the library or what
+this page looks at, and then paint, or give the pulse that does. A timer gives it too when something changed elsewhere: in
+another tab, or in a thread that wrote an answer down.
 """
 
 import html
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ import gradio as gr
 from studio.page import Page, guarded
 from studio.services import Services
 from studio.speaking import follow as follow_replies
-from studio.tabs.preview.controls import Controls, Newest, settings_of, updates
+from studio.tabs.preview.controls import Controls, Newest, beat, settings_of, updates
 from studio.tabs.preview.room import Draft, Look, Room, chosen_sampling
 from studio.tabs.preview.scene import stamp
 from studio.tabs.preview.view import SHOWN, chat_html, earlier_html
@@ -51,6 +50,18 @@ def paint(room: Room, controls: Controls, character: str, look: Look, model: str
         for _ in follow_replies(scene.under.reply):
             yield {controls.log: chat_html(scene, earlier)}
         scene = room.scene(character, look, model, player)
+        if not scene.failure:
+            room.warm(character, scene.id, model)  # the next answer comes sooner when this one was read while one types
+
+
+def _stream(newest: Newest, painting: Iterator[dict[Any, Any]], first: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+    """What is painted, `first` with the first of it, until the page turns to something else."""
+    mine = newest.number
+    for painted in painting:
+        yield {**first, **painted}
+        if newest.number != mine:  # the next one paints what the page looks at by now
+            return
+        first = {}
 
 
 def _painting(room: Room, page: Page, controls: Controls) -> None:
@@ -58,23 +69,17 @@ def _painting(room: Room, page: Page, controls: Controls) -> None:
 
     @guarded
     def follow(newest: Newest, character: str, model: str, player: str, seen: dict[str, Any], *look: Any) -> Any:
-        mine = newest.number
-        for painted in paint(room, controls, character, _look(*look), model, player, seen):
-            yield painted
-            if newest.number != mine:  # the page looks elsewhere by now, and the next one paints that
-                return
+        yield from _stream(newest, paint(room, controls, character, _look(*look), model, player, seen), {})
 
     @guarded
     def look_for_news(_: Newest, character: str, model: str, player: str, seen: dict[str, Any], *look: Any) -> Any:
         if not character:
             return gr.skip()
         now = stamp(room.scene(character, _look(*look), model, player))
-        return time.time_ns() if now != seen.get("stamp") else gr.skip()
+        return beat() if now != seen.get("stamp") else gr.skip()
 
     controls.timer.tick(look_for_news, asked, controls.pulse, **page.poll)
-    shown = [controls.log, controls.send, controls.stop, controls.choice, controls.rename, controls.delete, controls.opening,
-             controls.player, *controls.sampling, controls.seen]
-    controls.pulse.change(follow, asked, shown, concurrency_limit=None, **page.private)
+    controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, **page.private)
 
 
 def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
@@ -84,9 +89,15 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
     def open_room(newest: Newest, character: str, model: str, chat: str, owner: str) -> Any:
         newest.begin()
         found = chat if owner == character and not chat else room.latest(character, chat)
-        if character:
+        if character and newest.visited:
             room.warm(character, found, model)
-        return found, "", SHOWN, newest.number, character
+        same = owner == character and found == chat  # what is being edited stays
+        return found, gr.skip() if same else "", gr.skip() if same else SHOWN, newest.number, character
+
+    @guarded
+    def visit(newest: Newest, *opened_with: Any) -> Any:
+        newest.visited = True
+        return open_room(newest, *opened_with)
 
     @guarded
     def choose(newest: Newest, character: str, model: str, chat: str | None) -> Any:
@@ -101,35 +112,47 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
 
     @guarded
     def greet(chat: str) -> Any:
-        return gr.skip() if chat else time.time_ns()
+        return gr.skip() if chat else beat()
 
     inputs = [controls.newest, page.character, page.model, controls.chat, controls.owner]
-    for begin in (page.character.change, page.model.change, page.revision.change, tab.select):
+    for begin in (page.character.change, page.model.change, page.revision.change):
         begin(open_room, inputs, [*opened, controls.owner], **page.private)
+    tab.select(visit, inputs, [*opened, controls.owner], **page.private)
     controls.choice.input(choose, [controls.newest, page.character, page.model, controls.choice], opened, **page.private)
     controls.new.click(begin_anew, controls.newest, opened, **page.private)
     controls.opening.change(greet, controls.chat, controls.pulse, **page.private)
 
 
 def _talking(room: Room, page: Page, controls: Controls) -> None:
+    # These two paint by themselves, which spares the page a round trip before it sees what was asked for.
     @guarded
-    def send(character: str, model: str, chat: str, text: str, *draft: Any) -> Any:
-        return room.send(character, chat, model, text, _draft(*draft)), "", time.time_ns()
+    def send(newest: Newest, seen: dict[str, Any], character: str, model: str, text: str, chat: str, editing: str, shown: int,
+             opening: int | None, *draft: Any) -> Any:
+        begun = room.send(character, chat, model, text, _draft(*draft))
+        newest.begin()
+        look = _look(begun, editing, shown, opening)
+        yield from _stream(newest, paint(room, controls, character, look, model, "", seen),
+                           {controls.chat: begun, controls.message: ""})
 
     @guarded
-    def act(event: gr.EventData, newest: Newest, character: str, model: str, chat: str, editing: str, shown: int,
-            opening: int | None, *draft: Any) -> Any:
+    def act(event: gr.EventData, newest: Newest, seen: dict[str, Any], character: str, model: str, chat: str, editing: str,
+            shown: int, opening: int | None, *draft: Any) -> Any:
         said = event._data if isinstance(event._data, dict) else {}
         what, message, text = (str(said.get(name, "")) for name in ("do", "message", "text"))
         after = room.act(character, _look(chat, editing, shown, opening), model, _draft(*draft), what, message, text)
         newest.begin()
-        return after.chat, after.editing, after.shown, after.opening, newest.number
+        turned: dict[Any, Any] = {controls.chat: after.chat, controls.editing: after.editing, controls.shown: after.shown}
+        if after.opening != opening:
+            turned[controls.opening] = after.opening
+        yield from _stream(newest, paint(room, controls, character, after, model, str(draft[0]), seen), turned)
 
-    saying = [page.character, page.model, controls.chat, controls.message, *controls.draft]
+    page_state = [controls.newest, controls.seen, page.character, page.model]
     for begin in (controls.message.submit, controls.send.click):
-        begin(send, saying, [controls.chat, controls.message, controls.pulse], trigger_mode="once", **page.private)
-    acting = [controls.newest, page.character, page.model, *controls.look(), *controls.draft]
-    controls.log.click(act, acting, [*controls.look(), controls.pulse], **page.private)
+        begin(send, [*page_state, controls.message, *controls.look(), *controls.draft],
+              [controls.chat, controls.message, *controls.painted], trigger_mode="once", concurrency_limit=None, **page.private)
+    controls.log.click(act, [*page_state, *controls.look(), *controls.draft],
+                       [controls.chat, controls.editing, controls.shown, *controls.painted], trigger_mode="multiple",
+                       concurrency_limit=None, **page.private)
     controls.stop.click(guarded(room.answers.stop), controls.chat, None, **page.poll)
 
 
@@ -144,7 +167,7 @@ def _keeping(room: Room, page: Page, controls: Controls) -> None:
                   controls.seed.change):
         begin(change, changed, None, trigger_mode="always_last", **page.private)
     for begin in (controls.player.blur, controls.player.submit):
-        begin(change, changed, None, **page.private).then(time.time_ns, None, controls.pulse, **page.private)
+        begin(change, changed, None, **page.private).then(beat, None, controls.pulse, **page.private)
     controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)
     _titles(room, page, controls)
     _deleting(room, page, controls)
@@ -160,7 +183,7 @@ def _titles(room: Room, page: Page, controls: Controls) -> None:
     @guarded
     def rename(chat: str, title: str) -> Any:
         room.rename(chat, title)
-        return gr.Column(visible=False), time.time_ns()
+        return gr.Column(visible=False), beat()
 
     controls.rename.click(ask, controls.chat, field, **page.private)
     controls.rename_no.click(lambda: gr.Column(visible=False), None, box, **page.private)

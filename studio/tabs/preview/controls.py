@@ -17,15 +17,24 @@ NEW = "New chat"
 _LONGEST = 40  # characters of a greeting in the list
 
 
+def beat() -> str:
+    """A pulse unlike any before."""
+    return str(time.time_ns())
+
+
 class Newest:
-    """One page's last turn to something else: whoever still paints what was there before sees it, and ends."""
+    """One page's last turn to something else: whoever still paints what was there before sees it, and ends.
+
+    `visited`: whether this page has opened the room at all; before that, no model is loaded for it.
+    """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number = ""
+        self.visited = False
 
     def begin(self) -> None:
         """Turn to something else."""
-        self.number = time.time_ns()
+        self.number = beat()
 
 
 class Controls:
@@ -33,7 +42,9 @@ class Controls:
 
     def __init__(self) -> None:
         self.chat, self.editing, self.shown = gr.State(""), gr.State(""), gr.State(SHOWN)
-        self.pulse, self.seen, self.gone = gr.State(0), gr.State({}), gr.State("")
+        self.seen, self.gone = gr.State({}), gr.State("")
+        # Not a State: the page itself must see it change, and it hears of a State's change only through the queue.
+        self.pulse = gr.Textbox("", visible="hidden", label="Pulse", elem_id="preview-pulse")
         self.owner = gr.State("")  # the character whose chat is open
         self.newest = gr.State(Newest())  # each page gets a copy of its own
         with gr.Row(elem_id="preview-row"):
@@ -92,6 +103,12 @@ class Controls:
     def draft(self) -> list[Any]:
         """What a chat that is not begun yet takes over."""
         return [self.player, self.opening, *self.sampling]
+
+    @property
+    def painted(self) -> list[Any]:
+        """All that is painted from the library."""
+        return [self.log, self.send, self.stop, self.choice, self.rename, self.delete, self.opening, self.player, *self.sampling,
+                self.seen]
 
     def look(self) -> list[Any]:
         """What this page looks at."""

@@ -129,6 +129,8 @@ class Room:
         if what == "edit":
             return replace(look, editing=self._message(chat, message).id)
         self._change(chat, model, what, message, text)
+        if what not in ("regenerate", "continue"):
+            self.warm(character, chat.id, model)
         return replace(look, editing="")
 
     def _change(self, chat: Chat, model: str, what: str, message: str, text: str) -> None:
