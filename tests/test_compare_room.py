@@ -191,7 +191,7 @@ def test_each_side_goes_on_with_its_own_answers(room: Room) -> None:
     turns = {one.request["model"] == "big": one.request["turns"] for one in talker(room).asked[-2:]}
     beginning = [["assistant", "Well met."], ["user", "First"]]
     assert turns == {True: [*beginning, ["assistant", "Dense one."], ["user", "Second"]],
-                     False: [*beginning, ["assistant", "…"], ["user", "Second"]]}
+                     False: [beginning[0], ["user", "Second"]]}  # a message that it left without a word is left out
     answer_all(room)
     again = room.regenerate(run.character, run.id, True)
     assert again.message == "Second" and talker(room).asked[-1].request["turns"] in turns.values()

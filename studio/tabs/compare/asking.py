@@ -107,10 +107,17 @@ class Asking:
 
 
 def history(turns: Sequence[Sequence[str]], side: int) -> list[tuple[str, str]]:
-    """What the model of one side has heard and said: (role, text). A silent answer becomes "…", as turns must alternate."""
-    own = f"{SIDE}{side}"
-    return [("assistant" if role == own else role, text.strip() or "…") for role, text in turns
-            if role == own or not role.startswith(SIDE)]
+    """What the model of one side has heard and said: (role, text).
+
+    A message that it left without a word is left out too: turns must alternate, and a model imitates its own silence.
+    """
+    own, found = f"{SIDE}{side}", list[tuple[str, str]]()
+    for role, text in turns:
+        if role == own and not text.strip():
+            found.pop()
+        elif role == own or not role.startswith(SIDE):
+            found.append(("assistant" if role == own else role, text))
+    return found
 
 
 def _key(found: Round, side: int) -> str:
