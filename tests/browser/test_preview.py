@@ -1,0 +1,93 @@
+"""The Preview room in a real browser: an answer outlives a reload, another window sees the same, and text stays text."""
+
+import re
+from typing import Any
+
+from playwright.sync_api import expect
+
+from browser.conftest import Studio
+
+EVIL = '*nods* <img src="http://192.0.2.1/x.png" onerror="document.title=1"> ![x](http://192.0.2.1/y.png)'
+
+
+def enter(page: Any, studio: Studio, character: str) -> None:
+    page.goto(studio.url(character, "preview"))
+    expect(page.locator("#preview-log .chat-said").first).to_be_visible()
+
+
+def say(page: Any, text: str) -> None:
+    page.fill("#preview-message textarea", text)
+    page.press("#preview-message textarea", "Enter")
+    expect(page.locator(".chat-said.user").last).to_be_visible()
+
+
+def longest(page: Any, tokens: int) -> None:
+    """Set the longest answer, and the temperature to 0, where the tiny model goes round in circles without an end."""
+    page.click("#preview-settings button")
+    for control, value in (("limit", tokens), ("temperature", 0)):
+        field = page.locator(f"#preview-{control} input[type=number]")
+        field.fill(str(value))
+        field.blur()
+    page.wait_for_timeout(500)
+
+
+def test_an_answer_outlives_a_reload_and_every_window_sees_it(page: Any, studio: Studio) -> None:
+    enter(page, studio, "edith-crowle")
+    longest(page, 512)
+    say(page, "Is the letter for me?")
+    page.reload()
+    other = page.context.new_page()
+    enter(other, studio, "edith-crowle")
+    for window in (page, other):
+        expect(window.locator("#preview-measures")).to_contain_text("tokens", timeout=60_000)
+        expect(window.locator(".chat-said")).to_have_count(3)
+    texts = [window.locator(".chat-said.assistant .chat-words").last.inner_text() for window in (page, other)]
+    assert texts[0] == texts[1] != ""
+    other.locator("#preview-regenerate").click()
+    expect(page.locator("#preview-swipe-count")).to_have_text("2 of 2", timeout=60_000)  # this window only watched
+
+
+def test_escape_stops_and_the_keyboard_asks_again(page: Any, studio: Studio) -> None:
+    enter(page, studio, "amos-redfern")
+    longest(page, 512)
+    say(page, "Water?")
+    expect(page.locator("#preview-live")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#preview-stop")).to_be_hidden()
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#preview-live")).to_be_visible()
+    expect(page.locator("#preview-measures")).to_contain_text("tokens", timeout=60_000)
+
+
+def test_text_stays_text_and_edits_and_deletions_are_kept(page: Any, studio: Studio) -> None:
+    enter(page, studio, "bodo-grumm")
+    longest(page, 16)
+    say(page, EVIL)
+    expect(page.locator("#preview-measures")).to_be_visible(timeout=60_000)
+    words = page.locator(".chat-said.user .chat-words")
+    assert "<img" in words.inner_text() and page.locator(".chat img").count() == 0 and words.locator("em").inner_text() == "nods"
+    page.hover(".chat-said.user")
+    page.locator(".chat-said.user [data-do=edit]").click()
+    page.fill("#preview-edit-text", "You have hat?")
+    page.keyboard.press("Control+Enter")
+    expect(words).to_have_text("You have hat?")
+    page.hover(".chat-said.user")
+    page.locator(".chat-said.user [data-do=cut]").click()
+    expect(page.locator("#preview-cut")).to_contain_text("2 messages were deleted.")
+    page.locator("#preview-undo").click()
+    expect(page.locator(".chat-said")).to_have_count(3)
+    page.reload()
+    expect(page.locator(".chat-said.user .chat-words")).to_have_text("You have hat?")
+
+
+def test_another_chat_has_its_own_settings(page: Any, studio: Studio) -> None:
+    enter(page, studio, "pim-tuckett")
+    longest(page, 24)
+    say(page, "First chat")
+    expect(page.locator("#preview-measures")).to_be_visible(timeout=60_000)
+    page.click("#preview-new")
+    expect(page.locator(".chat-said")).to_have_count(1)
+    expect(page.locator("#preview-limit input[type=number]")).to_have_value("160")
+    page.locator("#preview-chats label", has_text=re.compile("First chat")).click()
+    expect(page.locator(".chat-said")).to_have_count(3)
+    expect(page.locator("#preview-limit input[type=number]")).to_have_value("24")
