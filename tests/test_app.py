@@ -16,7 +16,12 @@ from studio.ui import build_page
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder; what app.py changes of the environment is put back."""
+    """A data folder; what app.py changes of the environment is put back, and no studio is ever really started."""
+
+    def refuse(_: Services) -> Services:
+        raise AssertionError("a studio would have been started")
+
+    monkeypatch.setattr(Services, "start", refuse)
     monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path / "home"))
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_ALLOWED_PATHS", "GRADIO_SHARE"):
         monkeypatch.setenv(name, "False")
