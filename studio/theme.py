@@ -26,6 +26,7 @@ def make_theme() -> gr.themes.Base:
                            spacing_size=gr.themes.sizes.spacing_md, font=fonts,
                            font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"))
     return theme.set(
+        body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400",
         body_background_fill="*neutral_50", body_background_fill_dark="*neutral_950",
         block_background_fill="white", block_background_fill_dark="*neutral_900",
         block_border_width="1px", block_label_background_fill="transparent", block_label_background_fill_dark="transparent",
