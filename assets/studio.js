@@ -1,5 +1,11 @@
 // Keyboard of the chat rooms, and the address that names the character and the room.
 (() => {
+  // A page that nobody sees asks for no news; it does so again as soon as it is seen.
+  const every = window.setInterval.bind(window);
+  window.setInterval = (what, pause, ...rest) => every((...given) => {
+    if (pause < 1000 || !document.hidden) what(...given);
+  }, pause, ...rest);
+
   const room = () => new URLSearchParams(location.search).get("room") || "draft";
 
   window.personaStudioFirstRoom = room();  // before the page selects its first tab, which changes the address

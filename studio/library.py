@@ -5,6 +5,7 @@ Plain functions without a page, so that they are tested without a browser.
 
 import html
 import logging
+import time
 from pathlib import Path
 
 from engine.base.errors import UserError
@@ -65,6 +66,18 @@ def model_note(services: Services, model: str) -> str:
             state = "" if one["ready"] else "fetched on first use (93 MB)"
             return f'<span class="quiet">{html.escape(" · ".join(filter(None, (size, one["licence"], state))))}</span>'
     return '<span class="quiet">looked up when it is first used</span>' if model != "starter" else ""
+
+
+_shared: dict[int, tuple[float, str]] = {}  # by studio: when it was made, and the list
+
+
+def shared_jobs_html(services: Services) -> str:
+    """`jobs_html`, made at most once a second however many pages ask."""
+    made, text = _shared.get(id(services), (0.0, ""))
+    if time.monotonic() - made >= 1.0:
+        text = jobs_html(services)
+        _shared[id(services)] = (time.monotonic(), text)
+    return text
 
 
 def jobs_html(services: Services) -> str:

@@ -60,6 +60,17 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
+def only_while_shown(tab: gr.Tab, timer: gr.Timer) -> None:
+    """Let a room's timer tick only while its room is open. The timer must be made inactive."""
+    tab.select(lambda: gr.Timer(active=True), None, timer, **PRIVATE)
+    rooms = tab.parent
+    if isinstance(rooms, gr.Tabs):
+        def leave(event: gr.SelectData) -> Any:
+            return gr.skip() if event.value == tab.label else gr.Timer(active=False)
+
+        rooms.select(leave, None, timer, **PRIVATE)
+
+
 def _say(error: Exception) -> None:
     if isinstance(error, UserError):
         gr.Warning(html.escape(str(error)), title="Please look")

@@ -181,7 +181,7 @@ def _jobs(services: Services, side: Side) -> None:
 
     @guarded
     def news(before: str) -> Any:
-        now = library.jobs_html(services)
+        now = library.shared_jobs_html(services)
         return (now, now) if now != before else gr.skip()
 
     side.timer.tick(news, shown, [side.jobs, shown], **POLL)

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.page import Page, guarded
+from studio.page import Page, guarded, only_while_shown
 from studio.services import Services
 from studio.speaking import follow as follow_replies
 from studio.tabs.compare.controls import GRID, Controls, arena_html, frame, nobody
@@ -115,6 +115,7 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
             room.warm(character, run or "")
 
     opened = [*controls.settings, controls.seen, controls.pulse]
+    only_while_shown(tab, controls.timer)
     for begin in (page.character.change, tab.select):
         begin(open_room, None, opened, **page.private)
     for begin in (tab.select, controls.run.input, controls.message.focus):  # both alike, so that neither has a head start

@@ -41,7 +41,7 @@ class Controls:
                 self.tally = gr.HTML(elem_id="compare-tally-box")
                 self.plot = gr.Plot(show_label=False, container=False, elem_id="compare-figure")
         self.to_prune.click(None, js=_TO_PRUNE)
-        self.timer = gr.Timer(TICK)
+        self.timer = gr.Timer(TICK, active=False)
 
     def _top(self) -> None:
         with gr.Row(elem_id="compare-top"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.page import Page, guarded
+from studio.page import Page, guarded, only_while_shown
 from studio.services import Services
 from studio.speaking import follow as follow_replies
 from studio.tabs.preview.controls import Controls, Newest, beat, settings_of, updates
@@ -117,6 +117,7 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
     inputs = [controls.newest, page.character, page.model, controls.chat, controls.owner]
     for begin in (page.character.change, page.model.change, page.revision.change):
         begin(open_room, inputs, [*opened, controls.owner], **page.private)
+    only_while_shown(tab, controls.timer)
     tab.select(visit, inputs, [*opened, controls.owner], **page.private)
     controls.choice.input(choose, [controls.newest, page.character, page.model, controls.choice], opened, **page.private)
     controls.new.click(begin_anew, controls.newest, opened, **page.private)

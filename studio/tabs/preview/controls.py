@@ -61,7 +61,7 @@ class Controls:
             with gr.Column(scale=1, min_width=260, elem_id="preview-side"):
                 self._chats()
                 self._settings()
-        self.timer = gr.Timer(TICK)
+        self.timer = gr.Timer(TICK, active=False)
 
     def _chats(self) -> None:
         self.choice = gr.Radio([(NEW, "")], value="", label="Chats", elem_id="preview-chats", elem_classes="plain-list")

@@ -43,11 +43,18 @@ def _painting(painter: Painter, page: Page, controls: Controls) -> None:
         return painter.paint(look_of(*values[:-1]), values[-1]) or gr.skip()
 
     @guarded
-    def look_for_news(*values: Any) -> Any:
+    def paint_news(*values: Any) -> Any:
         return painter.paint(look_of(*values[:-1]), values[-1], whole=False) or gr.skip()
 
+    @guarded
+    def glance(*values: Any) -> Any:
+        updates, waits = painter.glance(look_of(*values[:-1]), values[-1])
+        return {**updates, **({controls.news: str(time.time_ns())} if waits else {})} or gr.skip()
+
     controls.pulse.change(paint, asked, controls.painted, concurrency_limit=None, **page.private)
-    controls.timer.tick(look_for_news, asked, controls.painted, **page.poll)
+    # A tick writes little: each output costs the studio time, on every page that looks.
+    controls.timer.tick(glance, asked, [controls.making, controls.progress, controls.seen, controls.news], **page.poll)
+    controls.news.change(paint_news, asked, controls.painted, concurrency_limit=None, **page.private)
 
 
 def _opening(page: Page, tab: gr.Tab, controls: Controls) -> None:

@@ -33,6 +33,7 @@ class Controls:
                 gr.HTML('<h2>Your runs</h2>')
                 self.runs = gr.HTML(elem_id="prune-runs", js_on_load=script)
                 self._run(script)
+        self.news = gr.Textbox(visible="hidden", label="News")  # a State that a poll has set would start no listener
         self.timer = gr.Timer(TICK, active=False)
 
     def _making(self) -> None:

@@ -6,6 +6,7 @@ a look at what runs costs nothing while nothing happens.
 
 import hashlib
 import html
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,6 +30,8 @@ from studio.workers.view import LEARNING, RunView
 
 Updates = dict[Any, Any]
 NOT_RESPONDING = "not responding"
+LIVE = frozenset({"making", "progress"})  # what moves all the time while something runs
+CURVE_SECONDS = 6.0  # between two drawings of the curves alone: they grow with every step of learning
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,19 @@ class Painter:
             self._runs(look, part, whole)
         busy = known and look.is_open and self.runs_room.is_busy(look.character)
         part.show("timer", busy, lambda: {self.controls.timer: gr.Timer(active=busy)})
-        return {**part.updates, self.controls.seen: part.seen} if part.updates else {}
+        return {**part.updates, self.controls.seen: {**part.seen, "painted": time.time()}} if part.updates else {}
+
+    def glance(self, look: Look, seen: dict[str, Any]) -> tuple[Updates, bool]:
+        """Updates of what moves all the time, and whether anything else waits to be painted. Many pages may look at once."""
+        part = _Parts(dict(seen), LIVE)
+        if look.character and characters.get(self.store, look.character):
+            self._lines(look, part, False)
+            self._runs(look, part, False)
+            part.show("timer", look.is_open and self.runs_room.is_busy(look.character), Updates)
+        kept = {**seen, **{name: part.seen[name] for name in LIVE if name in part.seen}}
+        soon = time.time() - seen.get("painted", 0.0) < CURVE_SECONDS
+        waits = bool(part.waiting - {"curves"}) or ("curves" in part.waiting and not soon)
+        return ({**part.updates, self.controls.seen: kept} if part.updates else {}), waits
 
     def _lines(self, look: Look, part: "_Parts", whole: bool) -> None:
         controls = self.controls
@@ -181,14 +196,20 @@ class Painter:
 
 
 class _Parts:
-    """The updates so far, and the keys of all parts."""
+    """The updates so far, and the keys of all parts. `only`: the parts to paint; the others wait."""
 
-    def __init__(self, seen: dict[str, Any]) -> None:
+    def __init__(self, seen: dict[str, Any], only: frozenset[str] | None = None) -> None:
         self.seen, self.updates = seen, Updates()
+        self.only = only
+        self.waiting: set[str] = set()
 
     def show(self, name: str, key: Any, updates: Callable[[], Updates]) -> None:
         """Paint a part whose key is not the one it was painted with."""
-        if name not in self.seen or self.seen[name] != key:
+        if name in self.seen and self.seen[name] == key:
+            return
+        if self.only is not None and name not in self.only:
+            self.waiting.add(name)
+        else:
             self.updates |= updates()
             self.seen[name] = key
 
