@@ -31,6 +31,8 @@ class Page:
     character: gr.State
     revision: gr.State
     model: gr.State
+    # Rooms that want to know whether they are shown: the tab, what to write then, and where.
+    shown: list[tuple[gr.Tab, Callable[[bool], Any], Any]] = field(default_factory=list)
     private: dict[str, Any] = field(default_factory=lambda: dict(PRIVATE))
     poll: dict[str, Any] = field(default_factory=lambda: dict(POLL))
 
@@ -60,15 +62,21 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
-def only_while_shown(tab: gr.Tab, timer: gr.Timer) -> None:
+def only_while_shown(page: Page, tab: gr.Tab, timer: gr.Timer) -> None:
     """Let a room's timer tick only while its room is open. The timer must be made inactive."""
-    tab.select(lambda: gr.Timer(active=True), None, timer, **PRIVATE)
-    rooms = tab.parent
-    if isinstance(rooms, gr.Tabs):
-        def leave(event: gr.SelectData) -> Any:
-            return gr.skip() if event.value == tab.label else gr.Timer(active=False)
+    page.shown.append((tab, lambda shown: gr.Timer(active=shown), timer))
 
-        rooms.select(leave, None, timer, **PRIVATE)
+
+def follow_rooms(page: Page, tabs: list[gr.Tab]) -> None:
+    """Tell the rooms that asked for it (Page.shown) whether they are shown, whenever a room is chosen.
+
+    One listener for all, so that the last choice is what counts: a page selects its first room, and then the address's.
+    """
+    def chosen(event: gr.SelectData) -> Any:
+        return [tell(event.value == tab.label) for tab, tell, _ in page.shown]
+
+    outputs = [output for _, _, output in page.shown]
+    gr.on([tab.select for tab in tabs], chosen, None, outputs, trigger_mode="always_last", **PRIVATE)
 
 
 def _say(error: Exception) -> None:

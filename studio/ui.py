@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from studio import sidebar
-from studio.page import PRIVATE, ROOMS, Page
+from studio.page import PRIVATE, ROOMS, Page, follow_rooms
 from studio.services import Services
 from studio.tabs import compare, draft, export, preview, prune
 
@@ -21,11 +21,14 @@ def build_page(services: Services) -> gr.Blocks:
     with gr.Blocks(title="Persona Studio", analytics_enabled=False, fill_width=True, delete_cache=_CACHE) as blocks:
         page = Page(gr.State(""), gr.State(0), gr.State("starter"))
         side = sidebar.build(services, page)
+        rooms = []
         with gr.Tabs(elem_id="rooms") as tabs:
             for number, name in enumerate(ROOMS, start=1):
                 with gr.Tab(f"{number} · {name.capitalize()}", id=name, elem_id=f"room-{name}") as tab:
                     _BUILDERS[name].build(services, page, tab)
+                rooms.append(tab)
                 tab.select(None, js=f"() => {{ window.personaStudioAddress('room', '{name}'); }}", **PRIVATE)
+        follow_rooms(page, rooms)
         wanted = gr.Textbox(visible="hidden", label="Room")
         blocks.load(_room, wanted, tabs, js="() => window.personaStudioFirstRoom", **PRIVATE)
         sidebar.load(blocks, services, side)

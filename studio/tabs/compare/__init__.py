@@ -115,7 +115,7 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
             room.warm(character, run or "")
 
     opened = [*controls.settings, controls.seen, controls.pulse]
-    only_while_shown(tab, controls.timer)
+    only_while_shown(page, tab, controls.timer)
     for begin in (page.character.change, tab.select):
         begin(open_room, None, opened, **page.private)
     for begin in (tab.select, controls.run.input, controls.message.focus):  # both alike, so that neither has a head start

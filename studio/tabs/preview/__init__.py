@@ -117,7 +117,7 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
     inputs = [controls.newest, page.character, page.model, controls.chat, controls.owner]
     for begin in (page.character.change, page.model.change, page.revision.change):
         begin(open_room, inputs, [*opened, controls.owner], **page.private)
-    only_while_shown(tab, controls.timer)
+    only_while_shown(page, tab, controls.timer)
     tab.select(visit, inputs, [*opened, controls.owner], **page.private)
     controls.choice.input(choose, [controls.newest, page.character, page.model, controls.choice], opened, **page.private)
     controls.new.click(begin_anew, controls.newest, opened, **page.private)

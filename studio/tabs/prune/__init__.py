@@ -69,15 +69,10 @@ def _opening(page: Page, tab: gr.Tab, controls: Controls) -> None:
 
     page.character.change(begin, None, fresh, **page.private)
     page.revision.change(time.time_ns, None, controls.pulse, **page.private)
-    tab.select(lambda: (True, time.time_ns()), None, [controls.is_open, controls.pulse], **page.private)
+    tab.select(time.time_ns, None, controls.pulse, **page.private)
     controls.runs.focus(time.time_ns, None, controls.pulse, **page.private)
-    rooms = tab.parent
-    if isinstance(rooms, gr.Tabs):
-        def leave(event: gr.SelectData) -> Any:
-            return gr.skip() if event.value == tab.label else False
-
-        rooms.select(leave, None, controls.is_open, **page.private)
-        controls.is_open.change(time.time_ns, None, controls.pulse, **page.private)
+    page.shown.append((tab, bool, controls.is_open))
+    controls.is_open.change(time.time_ns, None, controls.pulse, **page.private)
     controls.search.change(time.time_ns, None, controls.pulse, trigger_mode="always_last", **page.private)
     for listed, kept in ((controls.category, controls.about), (controls.other, controls.other_id)):
         listed.input(lambda value: (value or "", time.time_ns()), listed, [kept, controls.pulse], **page.private)
