@@ -30,6 +30,8 @@ class Tab:
         self.values = {one["id"]: one["props"].get("value") for one in config["components"]}
         self.names = {one["props"].get("elem_id"): one["id"] for one in config["components"]}
         self.timers = {one["id"]: one["props"] for one in config["components"] if one["type"] == "timer"}
+        self.labels = {one["id"]: one["props"].get("label") for one in config["components"]}
+        self.texts = {one["id"] for one in config["components"] if one["type"] == "textbox"}
         self.listeners = [one for one in config["dependencies"] if one["backend_fn"]]
         self.due = dict.fromkeys(self.timers, 0.0)
         for target in {tuple(target) for one in self.listeners for target in one["targets"] if target[1] == "load"}:
@@ -64,25 +66,27 @@ class Tab:
             target = list(left.pop(0))
             for listener in self.listeners:
                 if target in listener["targets"]:
-                    left += [(state, "change") for state in self._call(listener)]
+                    told = {"value": self.labels[component], "index": 0, "selected": True} if event == "select" else None
+                    left += [(one, "change") for one in self._call(listener, told)]
                     called += 1
 
     def close(self) -> None:
         """The tab is closed."""
         self.connection.close()
 
-    def _call(self, listener: dict[str, Any]) -> list[int]:
-        """Call a listener; the ids of the states that it changed."""
-        body = {"data": [self.values[one] for one in listener["inputs"]], "event_data": None, "fn_index": listener["id"],
+    def _call(self, listener: dict[str, Any], told: dict[str, Any] | None) -> list[int]:
+        """Call a listener with what the event tells; the ids of the states and of the texts that it changed."""
+        body = {"data": [self.values[one] for one in listener["inputs"]], "event_data": told, "fn_index": listener["id"],
                 "trigger_id": listener["targets"][0][0], "session_hash": self.session}
         if listener["queue"] is False:
             output = json.loads(self._send("POST", f"{API}/run/predict", body))
         else:
             self._send("POST", f"{API}/queue/join", body)
             output = self._outcome()
+        before = {one: self.values[one] for one in self.texts}
         for component, value in zip(listener["outputs"], output.get("data") or [], strict=False):
             self._take(component, value)
-        return list(output.get("changed_state_ids") or [])
+        return [*(output.get("changed_state_ids") or []), *(one for one in self.texts if self.values[one] != before[one])]
 
     def _outcome(self) -> dict[str, Any]:
         """What the queue says at the end of the call under way."""
