@@ -16,6 +16,7 @@ import pytest
 from tiny import make_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 30_000  # ms for what a page should show: a busy machine is slow, not wrong
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--no-first-run"]
 
@@ -123,7 +124,7 @@ def browser() -> Iterator[Any]:
     """Headless Chromium."""
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=20_000)  # a busy machine is slow, not wrong
+    expect.set_options(timeout=PATIENCE)
     path = chromium()
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
@@ -135,7 +136,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any) -> Iterator[Any]:
     """A page of a fresh profile; the test fails when a request leaves this machine or the page's script fails."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE)
     opened = context.new_page()
     left: list[str] = []
     faults: list[str] = []

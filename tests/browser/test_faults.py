@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 from small_job import write_card, write_lines
 from test_workers_jobs import eventually
 
-from browser.conftest import ROOT, Studio, chromium
+from browser.conftest import PATIENCE, ROOT, Studio, chromium
 from engine.base.events import Step, read
 from studio.services import Services
 from studio.settings import Settings
@@ -56,7 +56,7 @@ def patience(page: Any) -> Iterator[None]:
     page.context.set_default_timeout(SECONDS * 1000)
     expect.set_options(timeout=SECONDS * 1000)
     yield
-    expect.set_options(timeout=5000)
+    expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
