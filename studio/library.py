@@ -5,7 +5,6 @@ Plain functions without a page, so that they are tested without a browser.
 
 import html
 import logging
-import time
 from pathlib import Path
 
 from engine.base.errors import UserError
@@ -27,21 +26,11 @@ def import_card(store: Store, file: Path) -> characters.Character:
     return characters.create(store, editing.as_v3(card.raw), portrait=portrait)
 
 
-def back_up(store: Store) -> Path:
-    """A copy of the library beside it; its path."""
-    return database.backup(store)
-
-
 def restore(services: Services, file: Path) -> None:
     """Put a backup in place of the library. Raises UserError while jobs run, or for a file that is no backup."""
     if runs.list_runs(services.store, states=runs.ACTIVE):
         raise UserError("A job is running.", "Stop it first, then restore.")
     database.restore(services.store, file)
-
-
-def remember_model(store: Store, model: str) -> None:
-    """Keep the base model over restarts."""
-    values.set_value(store, "model", model)
 
 
 def model_choices(services: Services) -> tuple[list[tuple[str, str]], str]:
@@ -68,20 +57,8 @@ def model_note(services: Services, model: str) -> str:
     return '<span class="quiet">looked up when it is first used</span>' if model != "starter" else ""
 
 
-_shared: dict[int, tuple[float, str]] = {}  # by studio: when it was made, and the list
-
-
-def shared_jobs_html(services: Services) -> str:
-    """`jobs_html`, made at most once a second however many pages ask."""
-    made, text = _shared.get(id(services), (0.0, ""))
-    if time.monotonic() - made >= 1.0:
-        text = jobs_html(services)
-        _shared[id(services)] = (time.monotonic(), text)
-    return text
-
-
 def jobs_html(services: Services) -> str:
-    """Running and queued jobs with their progress, as HTML with everything escaped; newest first."""
+    """Running and queued jobs with their progress, as HTML with everything escaped, in the order in which they run."""
     waiting = runs.list_runs(services.store, states=("queued", *runs.ACTIVE))
     if not waiting:
         return '<div class="jobs"><h4>Jobs</h4><p class="quiet">Nothing is running.</p></div>'

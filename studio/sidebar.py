@@ -6,6 +6,7 @@ rooms follow.
 """
 
 import html
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from engine.cards import editing
 from studio import library
 from studio.page import POLL, PRIVATE, Page, guarded
 from studio.services import Services
-from studio.store import characters
+from studio.store import characters, database, values
 
 MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
 JOB_SECONDS = 2.0
@@ -28,7 +29,7 @@ _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
 class Side:
     """The sidebar's controls."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self) -> None:
         with gr.Sidebar(elem_id="sidebar", width=300, label="Characters"):
             gr.HTML('<div class="brand"><b>Persona Studio</b><span>characters on a fraction of the model</span></div>')
             self.search = gr.Textbox(placeholder="Search characters", label="Search characters", show_label=False,
@@ -41,12 +42,12 @@ class Side:
             self.load = gr.UploadButton("Import cards (PNG or JSON)", size="sm", file_count="multiple", type="filepath",
                                         file_types=[".png", ".json"], elem_id="side-import")
             with gr.Column(visible=False, elem_id="side-confirm", elem_classes="notice") as self.confirm:
-                self.question = gr.Markdown()
+                self.question = gr.HTML()
                 with gr.Row(elem_classes="tight"):
                     self.really = gr.Button("Delete", size="sm", variant="stop", elem_id="side-delete-yes", min_width=60)
                     self.keep = gr.Button("Keep", size="sm", elem_id="side-delete-no", min_width=60)
             with gr.Column(visible=False, elem_id="side-undo-box", elem_classes="notice") as self.undo_box:
-                self.undo_text = gr.Markdown()
+                self.undo_text = gr.HTML()
                 self.undo = gr.Button("Undo", size="sm", elem_id="side-undo", min_width=60)
             self.model = gr.Dropdown(["starter"], value="starter", label="Base model", info=MODEL_HINT,
                                      allow_custom_value=True, elem_id="side-model")
@@ -72,9 +73,17 @@ def choices(services: Services, search: str, keep: str = "") -> list[tuple[str, 
 
 def build(services: Services, page: Page) -> Side:
     """The sidebar with its listeners."""
-    side = Side(services)
-    listing = [side.search, side.choice]
+    side = Side()
+    _choosing(services, page, side)
+    _making(services, side)
+    _deleting(services, side)
+    _model(services, page, side)
+    _library(services, side)
+    _jobs(services, side)
+    return side
 
+
+def _choosing(services: Services, page: Page, side: Side) -> None:
     @guarded
     def choose(slug: str | None) -> Any:
         found = characters.get(services.store, slug) if slug else None
@@ -84,33 +93,23 @@ def build(services: Services, page: Page) -> Side:
     def refresh(search: str, slug: str | None) -> Any:
         return gr.Radio(choices(services, search, slug or ""))  # no value: another may have been clicked meanwhile
 
+    listing = [side.search, side.choice]
+    side.choice.change(choose, side.choice, page.character, js=_ADDRESS, **PRIVATE)
+    side.search.change(refresh, listing, side.choice, trigger_mode="always_last", **PRIVATE)
+    page.revision.change(refresh, listing, side.choice, **PRIVATE)
+
+
+def _making(services: Services, side: Side) -> None:
+    def listed(search: str, slug: str) -> Any:
+        return gr.Radio(choices(services, search, slug), value=slug or None)
+
     @guarded
     def new(search: str) -> Any:
-        made = characters.create(services.store, editing.blank_card("New character"))
-        return gr.Radio(choices(services, search, made.slug), value=made.slug)
+        return listed(search, characters.create(services.store, editing.blank_card("New character")).slug)
 
     @guarded
     def duplicate(search: str, slug: str | None) -> Any:
-        made = characters.duplicate(services.store, _chosen(services, slug).id)
-        return gr.Radio(choices(services, search, made.slug), value=made.slug)
-
-    @guarded
-    def ask(slug: str | None) -> Any:
-        name = html.escape(_chosen(services, slug).name)
-        return gr.Column(visible=True), f"Delete **{_plain(name)}** with its chats and runs? You can undo it."
-
-    @guarded
-    def delete(search: str, slug: str | None) -> Any:
-        gone = _chosen(services, slug)
-        characters.delete(services.store, gone.id)
-        left = choices(services, search)
-        return (gr.Radio(left, value=left[0][1] if left else None), gone.id, gr.Column(visible=False),
-                gr.Column(visible=True), f"{_plain(html.escape(gone.name))} was deleted.")
-
-    @guarded
-    def undo(search: str, gone: str) -> Any:
-        back = characters.undelete(services.store, gone)
-        return gr.Radio(choices(services, search, back.slug), value=back.slug), gr.Column(visible=False)
+        return listed(search, characters.duplicate(services.store, _chosen(services, slug).id).slug)
 
     @guarded
     def load_cards(search: str, slug: str | None, files: list[str]) -> Any:
@@ -122,22 +121,41 @@ def build(services: Services, page: Page) -> Side:
                 faults.append(str(error))
         if faults:
             gr.Warning(html.escape(" ".join(faults)), title="Not imported")
-        return gr.Radio(choices(services, search, last), value=last or None)
+        return listed(search, last)
 
-    side.choice.change(choose, side.choice, page.character, js=_ADDRESS, **PRIVATE)
-    side.search.change(refresh, listing, side.choice, trigger_mode="always_last", **PRIVATE)
-    page.revision.change(refresh, listing, side.choice, **PRIVATE)
+    listing = [side.search, side.choice]
     side.new.click(new, side.search, side.choice, **PRIVATE)
     side.duplicate.click(duplicate, listing, side.choice, js=_FLUSH, **PRIVATE)
+    side.load.upload(load_cards, [*listing, side.load], side.choice, **PRIVATE)
+
+
+def _deleting(services: Services, side: Side) -> None:
+    @guarded
+    def ask(slug: str | None) -> Any:
+        return gr.Column(visible=True), f"Delete {_bold(_chosen(services, slug))} with its chats and runs? You can undo it."
+
+    @guarded
+    def delete(search: str, slug: str | None) -> Any:
+        gone = _chosen(services, slug)
+        characters.delete(services.store, gone.id)
+        left = choices(services, search)
+        return (gr.Radio(left, value=left[0][1] if left else None), gone.id, gr.Column(visible=False),
+                gr.Column(visible=True), f"{_bold(gone)} was deleted.")
+
+    @guarded
+    def undo(search: str, gone: str) -> Any:
+        back = characters.undelete(services.store, gone)
+        return gr.Radio(choices(services, search, back.slug), value=back.slug), gr.Column(visible=False)
+
     side.delete.click(ask, side.choice, [side.confirm, side.question], **PRIVATE)
     side.keep.click(lambda: gr.Column(visible=False), None, side.confirm, **PRIVATE)
-    side.really.click(delete, listing, [side.choice, side.deleted, side.confirm, side.undo_box, side.undo_text], **PRIVATE)
+    side.really.click(delete, [side.search, side.choice],
+                      [side.choice, side.deleted, side.confirm, side.undo_box, side.undo_text], **PRIVATE)
     side.undo.click(undo, [side.search, side.deleted], [side.choice, side.undo_box], **PRIVATE)
-    side.load.upload(load_cards, [*listing, side.load], side.choice, **PRIVATE)
-    _model(services, page, side)
-    _library(services, side)
-    _jobs(services, side)
-    return side
+
+
+def _bold(character: characters.Character) -> str:
+    return f"<b>{html.escape(character.name or UNNAMED)}</b>"
 
 
 def _chosen(services: Services, slug: str | None) -> characters.Character:
@@ -147,16 +165,11 @@ def _chosen(services: Services, slug: str | None) -> characters.Character:
     return found
 
 
-def _plain(text: str) -> str:
-    """Escaped text without Markdown's own signs."""
-    return "".join(f"&#{ord(sign)};" if sign in "*_[]()`#!<>|~\\" else sign for sign in text)
-
-
 def _model(services: Services, page: Page, side: Side) -> None:
     @guarded
     def use(model: str | None) -> Any:
         name = (model or "starter").strip()
-        library.remember_model(services.store, name)
+        values.set_value(services.store, "model", name)  # kept over restarts
         return name, library.model_note(services, name)
 
     side.model.change(use, side.model, [page.model, side.model_note], **PRIVATE)
@@ -165,7 +178,7 @@ def _model(services: Services, page: Page, side: Side) -> None:
 def _library(services: Services, side: Side) -> None:
     @guarded
     def back_up() -> Any:
-        return f"Saved as `{library.back_up(services.store)}`."
+        return f"Saved as `{database.backup(services.store)}`."
 
     @guarded
     def restore(file: str) -> Any:
@@ -178,10 +191,13 @@ def _library(services: Services, side: Side) -> None:
 
 def _jobs(services: Services, side: Side) -> None:
     shown = gr.State("")
+    latest: dict[str, Any] = {"made": 0.0, "html": ""}  # one list for all pages that ask within a second
 
     @guarded
     def news(before: str) -> Any:
-        now = library.shared_jobs_html(services)
+        if time.monotonic() - latest["made"] >= 1.0:
+            latest.update(made=time.monotonic(), html=library.jobs_html(services))
+        now = latest["html"]
         return (now, now) if now != before else gr.skip()
 
     side.timer.tick(news, shown, [side.jobs, shown], **POLL)
@@ -196,8 +212,9 @@ def load(blocks: gr.Blocks, services: Services, side: Side) -> None:
         found = choices(services, "", wanted.slug if wanted else "")
         slug = wanted.slug if wanted and not wanted.deleted else (found[0][1] if found else None)
         models, model = library.model_choices(services)
-        return gr.Radio(found, value=slug), gr.Dropdown(models, value=model), library.jobs_html(services)
+        return (gr.Radio(found, value=slug), gr.Dropdown(models, value=model), library.model_note(services, model),
+                library.jobs_html(services))
 
-    blocks.load(begin, None, [side.choice, side.model, side.jobs], **PRIVATE)
+    blocks.load(begin, None, [side.choice, side.model, side.model_note, side.jobs], **PRIVATE)
 
 
