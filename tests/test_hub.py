@@ -145,7 +145,7 @@ def test_no_network_and_nothing_cached(tmp_path: Path, monkeypatch: pytest.Monke
     start = time.monotonic()
     with pytest.raises(UserError, match="cannot be reached"):
         run(locate("someone/small"))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_a_closed_generator_stops_the_download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

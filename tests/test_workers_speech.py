@@ -187,11 +187,14 @@ def test_many_threads_share_one_worker(speech: Speech) -> None:
 def test_a_worker_that_reads_late_does_not_hold_up_the_one_who_asks(speech: Speech) -> None:
     pid = pid_of(speech)
     os.kill(pid, signal.SIGSTOP)
-    before = time.monotonic()
-    reply = speech.ask("starter", {"name": "x" * 1_000_000}, [("user", "salt")], {}, "Player")  # more than a pipe holds
-    assert time.monotonic() - before < 0.5
+    replies: list[Any] = []
+    asker = threading.Thread(daemon=True, target=lambda: replies.append(
+        speech.ask("starter", {"name": "x" * 1_000_000}, [("user", "salt")], {}, "Player")))  # more than a pipe holds
+    asker.start()
+    asker.join(20)
+    assert replies, "the asker waits for the worker"
     os.kill(pid, signal.SIGCONT)
-    assert reply.wait(10) and reply.text == "salt salt salt"
+    assert replies[0].wait(20) and replies[0].text == "salt salt salt"
 
 
 def test_prompt_and_models(speech: Speech) -> None:
