@@ -1,0 +1,135 @@
+"""Propagated least squares: W_down refitted layer by layer, each layer knowing what the layers below still get wrong.
+
+Plain least squares (compensation.py) fits every layer to the dense model's own
+activations, as if all layers below were whole. Here two streams of hidden states
+run side by side, the dense and the pruned one. With u' the pruned stream before
+the FFN's output is added, a' its kept activations (both as the pruned model will
+have them) and h the dense stream after the layer, W_down is the ridge regression
+of
+
+    share * (h - u') + (1 - share) * (the dense FFN's output)
+
+on a', pulled towards its own columns. Errors of lower layers are thus mended
+above, as far as a linear map can. Second-order pruners calibrate on the pruned
+model's inputs too (SparseGPT, arXiv 2301.00774; SlimGPT, arXiv 2412.18110); the
+dense stream as the target is GPTAQ's asymmetric calibration (arXiv 2504.02692).
+
+It needs layers that add W_down's output to the stream up to a factor (not a norm
+behind the FFN: gemma2, gemma3, olmo2), see `can_propagate`. It does not know
+which share or ridge is best.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.ffn import FeedForward, decoder, feed_forwards
+from engine.models.packing import Row, run_row
+
+
+def can_propagate(model: nn.Module) -> bool:
+    """Whether a layer's output is its stream plus W_down's output times a constant."""
+    return not any(hasattr(layer, "post_feedforward_layernorm") for layer in decoder(model).layers)
+
+
+@torch.inference_mode()
+def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], ridge: float,
+                     share: float) -> Iterator[Tensor]:
+    """Yields each layer's W_down columns (d, k), lowest layer first, in the weights' dtype.
+
+    `kept`: ascending channel indices (k,) a layer; `ridge`: lambda as a share of the mean diagonal of E[a' a'^T];
+    `share`: how much of the stream's error a layer takes on, 0 to 1. The model itself stays as it is.
+    """
+    streams = [_Streams(*_layer_inputs(model, row)) for row in rows]
+    factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
+    for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
+        gram = torch.zeros(len(index), len(index), dtype=torch.float64)
+        cross = torch.zeros(ffn.down.out_features, len(index), dtype=torch.float64)
+        waiting = []
+        for stream in streams:
+            before, activation, target = _step(ffn, layer, stream, index, factor, share)
+            flat, wanted = activation.flatten(0, -2).float(), target.flatten(0, -2)
+            gram += (flat.T @ flat).cpu()
+            cross += (wanted.T @ flat).cpu()
+            waiting.append((before, activation))
+        columns = _solve(ffn.down.weight[:, index], gram, cross / factor, ridge)
+        for stream, (before, activation) in zip(streams, waiting, strict=True):
+            stream.pruned = before + factor * torch.nn.functional.linear(activation, columns, ffn.down.bias)
+        yield columns
+
+
+@dataclass
+class _Streams:
+    """One row's hidden states (1, T, d), dense and pruned, and what each layer is called with besides them."""
+
+    dense: Tensor
+    calls: list[dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        self.pruned = self.dense
+
+
+def _step(ffn: FeedForward, layer: nn.Module, stream: _Streams, index: Tensor, factor: float, share: float) -> tuple[
+        Tensor, Tensor, Tensor]:
+    """Move the dense stream over one layer; returns the pruned stream before the FFN's output, the kept activations
+    (1, T, k), and the target (1, T, d) of W_down's output, in fp32."""
+    call = stream.calls[ffn.index]
+    with _opened(ffn) as seen:
+        before = layer(stream.pruned, **call)
+        activation = seen[0][..., index]
+    with _opened(ffn) as seen:
+        dense_before = layer(stream.dense, **call)
+    output = factor * ffn.down(seen[0])
+    stream.dense = dense_before + output
+    target = share * (stream.dense.float() - before.float()) + (1 - share) * output.float()
+    if ffn.down.bias is not None:
+        target -= factor * ffn.down.bias.float()
+    return before, activation, target
+
+
+def _solve(own: Tensor, gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    penalty = ridge * gram.diagonal().mean().clamp_min(1e-12)
+    right = cross + penalty * own.double().cpu()
+    inner = gram + penalty * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(inner, right.T).T.to(own)
+
+
+@contextmanager
+def _opened(ffn: FeedForward) -> Iterator[list[Tensor]]:
+    """While the block runs, W_down puts out zeros; the list receives its input."""
+    seen: list[Tensor] = []
+
+    def instead(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        seen.append(inputs[0])
+        return torch.zeros_like(output)
+
+    handle = ffn.down.register_forward_hook(instead)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _layer_inputs(model: nn.Module, row: Row) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The first layer's input (1, T, d) and each layer's keyword arguments (masks, positions); no layer is computed."""
+    calls: list[dict[str, Any]] = []
+    first: list[Tensor] = []
+    layers = list(decoder(model).layers)
+
+    def record(hidden: Tensor, **arguments: Any) -> Tensor:
+        first.append(hidden)
+        calls.append(arguments)
+        return hidden
+
+    for layer in layers:
+        layer.forward = record
+    try:
+        run_row(model, row)
+    finally:
+        for layer in layers:
+            del layer.forward
+    return first[0], calls
