@@ -4,7 +4,6 @@ Plain functions without a page, so that they are tested without a browser.
 """
 
 import html
-import logging
 from pathlib import Path
 
 from engine.base.errors import UserError
@@ -31,17 +30,15 @@ def restore(services: Services, file: Path) -> None:
     if runs.list_runs(services.store, states=runs.ACTIVE):
         raise UserError("A job is running.", "Stop it first, then restore.")
     database.restore(services.store, file)
+    services.jobs.adopt()
 
 
 def model_choices(services: Services) -> tuple[list[tuple[str, str]], str]:
     """(label, name) of the models on this machine, and the one in use. An unknown one in use stays in the list."""
     model = values.get_value(services.store, "model", "starter")
     found = [("Starter · SmolLM2 135M", "starter")]
-    try:
-        found += [(Path(one["name"]).name if one["kind"] == "folder" else one["name"], one["name"])
-                  for one in services.speech.models(wait=False) if one["name"] != "starter"]
-    except UserError as error:
-        logging.getLogger(__name__).warning("models: %s", error)
+    found += [(Path(one["name"]).name if one["kind"] == "folder" else one["name"], one["name"])
+              for one in services.speech.models(wait=False) if one["name"] != "starter"]
     if model not in [name for _, name in found]:
         found.append((model, model))
     return found, model
@@ -75,5 +72,5 @@ def jobs_html(services: Services) -> str:
                     f'<div class="bar" role="progressbar" aria-label="{detail}" '
                     f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
                     f'<i style="width:{share * 100:.0f}%"></i></div><span class="quiet">{detail}'
-                    f'{f" · {share:.0%}" if share else ""}</span></li>')
+                    f'{f" · {words.percent(share)}" if share else ""}</span></li>')
     return f'<div class="jobs"><h4>Jobs</h4><ul>{"".join(rows)}</ul></div>'

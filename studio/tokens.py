@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from engine.base.files import is_file
+
 CHARACTERS_A_TOKEN = 4.2  # of English prose; only until the model's own tokenizer is here
 STARTER = "starter-smollm2-135m-instruct"
 
@@ -62,7 +64,7 @@ class TokenCounter:
     def _file(self, model: str) -> Path | None:
         folder = self.home / "models" / STARTER if model == "starter" else Path(model)
         file = folder / "tokenizer.json"
-        if file.is_file():
+        if is_file(file):
             return file
         if model == "starter" or model.count("/") != 1:
             return None

@@ -70,7 +70,8 @@ def count(last: int) -> None:
     begin = int(saved.read_text()) if saved.exists() else 0
     for done in range(begin + 1, (begin + 3 if resumed else last) + 1):
         time.sleep(0.05)
-        saved.write_text(str(done))
+        saved.with_suffix(".new").write_text(str(done))
+        saved.with_suffix(".new").replace(saved)  # whole, whenever it is killed
         tell("Step", stage="learn the mask", done=done, total=last, values={"loss": 1.0 / done})
         if asked.is_set():
             tell("Stopped", sentence="Stopped; what was done is kept.")

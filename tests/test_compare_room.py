@@ -136,7 +136,7 @@ def test_a_vote_counts_for_the_model_that_stood_there_and_names_it_afterwards(ro
         page = pair_html(room.scene(run.character, run.id, False))
         chosen = page[page.index(f'id="compare-{verdict}"'):]
         assert chosen.index("Your vote") < chosen.index("</header>")
-        assert re.search(r"<h4>([^<]*)", chosen)[1].startswith("Pruned" if stood.run else "Whole")  # type: ignore[index]
+        assert re.search(r"<h4>([^<]*)", chosen)[1].startswith("Pruned" if stood.run else "Dense")  # type: ignore[index]
         assert "200\u00a0MB" in page and "11.5 tokens/s" in page
     assert rounds.tally(room.store, run.id).total == 6
 
@@ -275,6 +275,23 @@ def test_a_grid_asks_one_model_after_another_and_takes_a_vote_in_each_cell(room:
     assert [cell.answer.reason for cell in room.scene(run.character, "", True).grids[0].cells] == ["stopped"] * 3
 
 
+def test_a_grid_goes_on_while_the_library_is_busy(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished_run(room)
+    room.ask_grid(run.character, [run.id], "Hi")
+
+    def busy(*_: Any, **__: Any) -> Any:
+        raise UserError("The library is busy; nothing was lost.", "Try again.")
+
+    with monkeypatch.context() as patch:
+        for module, name in ((characters, "version"), (rounds, "set_answer")):
+            patch.setattr(module, name, busy)
+        end(talker(room).asked[0], "Never kept.")
+    assert len(talker(room).asked) == 2
+    end(talker(room).asked[1], "Kept.")
+    [shown] = room.scene(run.character, "", True).grids
+    assert not shown.busy and [cell.text for cell in shown.cells] == ["", "Kept."]
+
+
 def tally(pruned: int, dense: int, tie: int = 0, both_bad: int = 0) -> Tally:
     decided, points = pruned + dense + tie, pruned + tie / 2
     return Tally(pruned, dense, tie, both_bad, decided + both_bad, points / decided if decided else None, *wilson(points, decided))
@@ -284,9 +301,9 @@ def tally(pruned: int, dense: int, tie: int = 0, both_bad: int = 0) -> Tally:
     (tally(0, 0), "No votes for either model yet."), (tally(0, 0, 0, 2), "No votes for either model yet. Both were bad in 2"),
     (tally(5, 3), "After 8\u00a0votes you cannot tell them apart yet: 62\u00a0%"),
     (tally(1, 0), "After 1\u00a0vote you cannot tell them apart yet"),
-    (tally(0, 6), "After 6\u00a0votes the whole model leads, but that is too few"),
+    (tally(0, 6), "After 6\u00a0votes the dense model leads, but that is too few"),
     (tally(20, 4), "After 24\u00a0votes you prefer the pruned model"),
-    (tally(2, 20, 1), "After 23\u00a0votes you prefer the whole"),
+    (tally(2, 20, 1), "After 23\u00a0votes you prefer the dense"),
     (tally(60, 60, 30), "After 150\u00a0votes you cannot tell them apart. If there is a difference, it is small"),
     (tally(20, 4, 0, 3), "Both were bad in 3\u00a0more rounds.")])
 def test_the_sentence_about_the_votes_claims_no_more_than_they_say(votes: Tally, expected: str) -> None:

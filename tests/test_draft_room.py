@@ -35,6 +35,11 @@ def mara(services: Services) -> str:
     return characters.create(services.store, card).id
 
 
+def test_what_is_typed_as_a_model_may_be_no_path_at_all(services: Services) -> None:
+    for name in ("x" * 5000, "a/" + "x" * 5000, "no\0body", "../" * 2000):
+        assert services.tokens.count(name, "Three sentences are enough.") == 6 and not services.tokens.exact(name)
+
+
 def seen(services: Services, character: str) -> str:
     return str(saving.newest(services.store, character)["print"])
 

@@ -192,6 +192,24 @@ def test_deleted_lines_come_back(line_room: LinesRoom, set_id: str) -> None:
     assert texts(line_room.services, copy) == texts(line_room.services, set_id)
 
 
+def test_a_deleted_set_teaches_no_new_run_and_comes_back(line_room: LinesRoom, run_room: RunsRoom, person: str,
+                                                         set_id: str) -> None:
+    before = run_room.prune(person, set_id, "starter", PLAIN)
+    assert line_room.rename(set_id, "x" * 200).name == "x" * 80
+    assert line_room.delete(set_id).id == set_id and line_room.chosen(person, set_id) is None
+    with pytest.raises(UserError, match="no lines to learn from"):
+        run_room.prune(person, set_id, "starter", Plan(50))
+    with pytest.raises(UserError, match="not in the library"):
+        run_room.services.jobs.submit_prune(person, PLAIN.spec("starter"), set_id, "x")
+    for act in (lambda: line_room.approve(set_id), lambda: line_room.edit(set_id, [Edit(1, None, "x")]),
+                lambda: line_room.delete(set_id)):
+        with pytest.raises(UserError):
+            act()
+    assert [run.id for run in run_room.all(person)] == [before.id] and len(texts(line_room.services, set_id)) == 60
+    line_room.undelete(set_id)
+    assert run_room.prune(person, set_id, "starter", Plan(50)).line_set == set_id
+
+
 def test_too_few_lines_are_not_approved(line_room: LinesRoom, person: str) -> None:
     made = lines.add_set(line_room.store, person, 1, records(15), {})
     with pytest.raises(UserError, match="15 usable lines"):
@@ -445,6 +463,21 @@ def test_a_new_set_appears_and_the_chosen_one_stays(services: Services, person: 
     assert set(lines_table.TYPES) == {"bool", "number", "str"}
     assert painter.paint(Look(person, set_id=set_id), {})[controls.shown_set] == set_id
     assert painter.paint(Look(person, filter=Filter(category="gone")), {})[controls.table] == second[controls.table]
+
+
+def test_a_set_with_a_new_name_is_shown_by_it_wherever_it_stands(services: Services, person: str, set_id: str) -> None:
+    painter, controls = painting(services)
+    run = finish(services, person, set_id)
+    seen = painter.paint(Look(person), {})[controls.seen]
+    painter.lines_room.rename(set_id, EVIL)
+    shown = painter.paint(Look(person), seen)
+    assert shown[controls.sets].choices[0][0].startswith(EVIL)  # a list is plain text
+    for part in (controls.from_lines, controls.progress):
+        assert "&lt;img" in shown[part] and "<img" not in shown[part]
+    painter.lines_room.delete(set_id)
+    gone = painter.paint(Look(person), shown[controls.seen])
+    assert gone[controls.no_lines].visible and not gone[controls.lines_box].visible and gone[controls.shown_set] == ""
+    assert runs.get(services.store, run.id) == run
 
 
 def test_a_character_without_anything_gets_friendly_words(services: Services, person: str) -> None:

@@ -15,7 +15,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from engine.base.errors import UserError
-from studio.store import characters, database, values
+from studio.store import characters, database, lines, values
 from studio.store.check import check
 from studio.store.database import Store, backup, open_store, restore
 from studio.store.migrations import MIGRATIONS
@@ -146,6 +146,20 @@ def test_an_update_keeps_a_copy_and_the_contents(tmp_path: Path) -> None:
     [copy] = (tmp_path / "backups").iterdir()
     assert "before-update" in copy.name
     assert names(Store(copy)) == ["Ann Lee"]
+
+
+def test_a_library_of_the_first_version_is_opened_with_all_that_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "studio.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        db = Database(connection)
+        MIGRATIONS.apply(db, stop_before=["2 sets of lines can be deleted"])
+        old = Store(path)
+        ann = smith(old)
+        connection.execute("INSERT INTO line_sets (id, character, version, name, state, rejected, made) "
+                           "VALUES ('x', ?, 1, 'mine', 'draft', '{}', 0)", [ann.id])
+    store = library(tmp_path)
+    assert [(one.name, one.deleted) for one in lines.sets(store, ann.id)] == [("mine", None)]
+    assert (check(store, tmp_path), len(list((tmp_path / "backups").iterdir()))) == ([], 1)
 
 
 def test_an_update_that_fails_midway_is_undone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -94,3 +94,30 @@ def test_a_set_that_a_run_learns_from_stays(store: Store) -> None:
     assert lines.as_jsonl(store, copy.id) != lines.as_jsonl(store, made.id)
     assert [one.id for one in lines.sets(store, ann.id)] == [copy.id, made.id]
     assert lines.line_set(store, made.id) == lines.approve(store, made.id)
+
+
+def test_a_set_is_renamed_and_deleted_and_comes_back_with_its_runs_none_the_wiser(store: Store) -> None:
+    ann = smith(store)
+    made = lines.add_set(store, ann.id, 1, LINES, {}, name="mine")
+    lines.approve(store, made.id)
+    run = runs.add(store, ann.id, 1, "prune", "", {}, line_set=made.id)
+    assert lines.rename_set(store, made.id, "  the  second ").name == "the second"
+    with pytest.raises(UserError, match="needs a name"):
+        lines.rename_set(store, made.id, " ")
+    learned = lines.as_jsonl(store, made.id)
+    assert lines.delete_set(store, made.id).deleted and lines.sets(store, ann.id) == []
+    assert runs.get(store, run.id) == run and lines.as_jsonl(store, made.id) == learned
+    lines.undelete_set(store, made.id)
+    assert [(one.name, one.state) for one in lines.sets(store, ann.id)] == [("the second", "approved")]
+    with pytest.raises(UserError):
+        lines.delete_set(store, "none")
+
+
+def test_a_runs_own_set_is_known_whatever_became_of_it(store: Store) -> None:
+    ann = smith(store)
+    run = runs.add(store, ann.id, 1, "lines", "", {})
+    assert lines.made_by(store, run.id) is None
+    made = lines.add_set(store, ann.id, 1, LINES, {}, run=run.id)
+    lines.copy_set(store, made.id)
+    gone = lines.delete_set(store, made.id)
+    assert lines.made_by(store, run.id) == gone

@@ -31,8 +31,6 @@ def test_a_vote_is_for_the_model_that_was_shown_there(store: Store, swapped: boo
     assert rounds.vote(store, made.id, "right").verdict == {"dense": "pruned", "pruned": "dense"}[expected]
     assert rounds.vote(store, made.id, "tie").verdict == "tie"
     assert [vote.verdict for vote in rounds.votes(store, made.id)] == ["tie"]  # the last one counts
-    rounds.unvote(store, made.id)
-    assert rounds.votes(store, made.id) == []
 
 
 def test_a_round_is_kept_whole(store: Store) -> None:

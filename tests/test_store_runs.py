@@ -172,8 +172,7 @@ def test_exports_are_listed_and_their_files_checked(tmp_path: Path, store: Store
     (folder / "weights").write_bytes(b"1234")
     write_manifest(folder)
     (tmp_path / "exports" / "ann.zip").write_bytes(b"zip")
-    made = exports.add(store, run.id, "Ann", str(folder), 4, {"text": "Hm?"})
-    made = exports.set_zip(store, made.id, "exports/ann.zip", 3)
+    made = exports.add(store, run.id, "Ann", str(folder), 4, {"text": "Hm?"}, "exports/ann.zip", 3)
     runs.update(store, run.id, out=str(folder))
     assert exports.list_exports(store, run.character) == exports.list_exports(store, run=run.id) == [made] != []
     assert exports.list_exports(store, "another") == []

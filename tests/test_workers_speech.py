@@ -14,6 +14,7 @@ import pytest
 
 from engine.base.errors import UserError
 from studio.settings import Settings
+from studio.speaking import follow
 from studio.workers.reply import Reply
 from studio.workers.speech import CLOSED, DIED, KILLED, RESTARTED, Speech
 
@@ -97,11 +98,8 @@ def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
 
 def test_an_answer_comes_piece_by_piece_and_ends_with_its_measures(speech: Speech) -> None:
     reply = ask(speech, "Grüße")
-    seen, revision = [], 0
-    while not reply.done:
-        revision = reply.wait_news(revision, 5)
-        seen.append(reply.text)
-    assert reply.text == "Grüße Grüße Grüße" and reply.reason == "ended" and reply.sentence == "" and reply.waiting == ""
+    seen = [reply.text for _ in follow(reply, pause=0.001)]
+    assert reply.text == "Grüße Grüße Grüße" and reply.reason == "ended" and reply.sentence == ""
     assert any(0 < len(text) < len(reply.text) for text in seen)
     assert reply.measures == {"tokens": 3, "seconds": 0.3, "seed": 4}
     assert [event["event"] for event in reply.events] == ["Loading", "Loaded", "Ended"]

@@ -1,7 +1,9 @@
 """Half-written results of killed processes go when the studio starts; nothing else does."""
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -11,8 +13,9 @@ from store_samples import card
 from studio.settings import Settings
 from studio.store import characters, runs
 from studio.store.database import open_store
+from studio.workers import sweeping
 from studio.workers.jobs import Jobs
-from studio.workers.sweeping import sweep
+from studio.workers.sweeping import OLD, sweep
 
 
 @pytest.fixture
@@ -68,3 +71,28 @@ def test_what_a_living_process_still_makes_is_left_alone(settings: Settings) -> 
     jobs.start()
     jobs.close()
     assert not making.exists()
+
+
+def test_what_a_starter_was_made_in_goes_when_it_is_old_and_nobody_can_still_be_making_it(
+        settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "MAKER", f"engine-of-{os.getpid()}")  # not those of other people on this machine
+    models = settings.home / "models"
+    old = [folder(models / ".starter-smollm2-135m-instruct.partial-a1b2c3d4"), folder(models / ".starter-download-x1y2")]
+    kept = [folder(models / "starter-smollm2-135m-instruct"), folder(models / ".mine.partial-a1b2c3d4"),
+            folder(settings.home / "elsewhere"), folder(models / ".starter-download-fresh")]
+    link = models / ".starter-download-link"
+    link.symlink_to(settings.home / "elsewhere")
+    maker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", sweeping.MAKER])
+    try:
+        for path in (*old, *kept[:3]):
+            os.utime(path, (time.time() - OLD - 10,) * 2)
+        started = psutil.Process(maker.pid).create_time()
+        sleeper = folder(models / ".starter-download-sleeper")
+        os.utime(sleeper, (started + 1,) * 2)
+        later = started + OLD + 100  # the machine slept for a day; the maker goes on
+        assert sorted(sweep(settings, now=later)) == sorted(old)
+    finally:
+        maker.kill()
+        maker.wait()
+    assert sorted(sweep(settings, now=later)) == sorted([sleeper, kept.pop()])
+    assert all((path / "model.safetensors").exists() for path in kept) and link.is_symlink()

@@ -11,10 +11,10 @@ TITLE = "What remains of the model"
 def remaining(parameters: int, ffn_parameters: int, removed: int, bytes_per_weight: float = 2) -> go.Figure:
     """A bar of three parts: what pruning never touches, feed-forward weights kept, and those removed. All are weights.
 
-    Raises ValueError unless 0 <= removed <= ffn_parameters <= parameters.
+    Without parameters: a sentence in its place. Raises ValueError unless 0 <= removed <= ffn_parameters <= parameters.
     """
     if not parameters:
-        return empty(TITLE, "Pick a base model first.")
+        return empty(TITLE, "The sizes of this model are not known yet.")
     if not 0 <= removed <= ffn_parameters <= parameters:
         raise ValueError(f"no such cut: {removed} of {ffn_parameters} of {parameters}")
     stripes = {"shape": "/", "size": 7, "solidity": 0.25, "fgcolor": GREY, "bgcolor": GRID, "fillmode": "overlay"}

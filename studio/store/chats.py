@@ -19,7 +19,7 @@ _TITLE = 60  # characters of the first question
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat with one version of a character. `run`: the pruned model's, or None: the whole model. Times are Unix seconds."""
+    """A chat with one version of a character. `run`: the pruned model's, or None: the dense model. Times are Unix seconds."""
 
     id: str
     character: str

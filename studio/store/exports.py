@@ -50,11 +50,6 @@ def list_exports(store: Store, character: str | None = None, run: str | None = N
                     [character, run, int(deleted)])
 
 
-def set_zip(store: Store, id: str, zip: str, zip_bytes: int) -> Export:
-    """Remember the archive that was made of an export."""
-    return _update(store, id, zip=zip, zip_bytes=zip_bytes)
-
-
 def delete(store: Store, id: str) -> Export:
     """Take an export off the list; its files are left alone."""
     return _update(store, id, deleted=now())

@@ -1,6 +1,7 @@
 """Sets of calibration lines: what a player asks and how the character answers, as a person reads and approves them.
 
-A set that a run learns from never changes: copy_set makes one that may. Removed lines are kept.
+The lines of a set that a run learns from never change: copy_set makes a set whose lines may. Removed lines and deleted
+sets are kept.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ _WRITTEN = ("question", "answer", "neutral", "category", "source", "complete", "
 class LineSet:
     """A set of one version of a character. `state`: draft or approved; `run`: what made it, or None.
 
-    `rejected`: how many lines the engine threw away, by reason.
+    `rejected`: how many lines the engine threw away, by reason. `deleted`: when, in Unix seconds, or None.
     """
 
     id: str
@@ -32,6 +33,7 @@ class LineSet:
     run: str | None
     rejected: dict[str, int]
     made: float
+    deleted: float | None
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,39 @@ def add_set(store: Store, character: str, version: int, lines: Sequence[dict[str
 
 
 def sets(store: Store, character: str) -> list[LineSet]:
-    """The sets of a character, newest first."""
+    """The sets of a character, newest first, deleted ones left out."""
     with store.read() as db:
-        return many(db, LineSet, "SELECT * FROM line_sets WHERE character = ? ORDER BY made DESC, rowid DESC", [character])
+        return many(db, LineSet, "SELECT * FROM line_sets WHERE character = ? AND deleted IS NULL ORDER BY made DESC, rowid DESC",
+                    [character])
 
 
 def line_set(store: Store, id: str) -> LineSet | None:
-    """The set."""
+    """The set, deleted or not."""
     with store.read() as db:
         return one(db, LineSet, "SELECT * FROM line_sets WHERE id = ?", [id])
+
+
+def made_by(store: Store, run_id: str) -> LineSet | None:
+    """The set that a run has made, deleted or not; copies of it come later and do not count."""
+    with store.read() as db:
+        return one(db, LineSet, "SELECT * FROM line_sets WHERE run = ? ORDER BY made, rowid", [run_id])
+
+
+def rename_set(store: Store, set_id: str, name: str) -> LineSet:
+    """Give a set another name. Raises UserError for an empty one."""
+    if not name.strip():
+        raise UserError("A set of lines needs a name.")
+    return _update_set(store, set_id, name=" ".join(name.split()))
+
+
+def delete_set(store: Store, set_id: str) -> LineSet:
+    """Take a set off the list; runs that learn from it keep their lines."""
+    return _update_set(store, set_id, deleted=now())
+
+
+def undelete_set(store: Store, set_id: str) -> LineSet:
+    """Put a deleted set back on the list."""
+    return _update_set(store, set_id, deleted=None)
 
 
 def lines(store: Store, set_id: str, removed: bool = False) -> list[CalibrationLine]:
@@ -161,6 +187,13 @@ def _add(db: Database, rows: Sequence[dict[str, Any]], fields: dict[str, Any]) -
 
 def _set(db: Database, set_id: str) -> LineSet:
     return need(one(db, LineSet, "SELECT * FROM line_sets WHERE id = ?", [set_id]), "set of lines")
+
+
+def _update_set(store: Store, set_id: str, **fields: Any) -> LineSet:
+    with store.write() as db:
+        _set(db, set_id)
+        db.table("line_sets").update(set_id, fields)
+        return _set(db, set_id)
 
 
 def _line(db: Database, line_id: str) -> CalibrationLine:

@@ -83,6 +83,11 @@ def _first_tables(db: Database) -> None:
         db.execute(statement)
 
 
+@MIGRATIONS(name="2 sets of lines can be deleted")
+def _deleted_sets(db: Database) -> None:
+    db.execute("ALTER TABLE line_sets ADD COLUMN deleted REAL")
+
+
 def schema(db: Database) -> dict[str, str]:
     """Name and SQL of every table, index, view and trigger, but for the ledger of migrations and SQLite's own."""
     rows = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name != ?", [Migrations.migrations_table])

@@ -1,6 +1,6 @@
 """Rounds of comparison: the same message to several models, and what a person thought of the answers.
 
-A vote is kept by what it was given to (the whole model or the pruned one), never by the side of the screen.
+A vote is kept by what it was given to (the dense model or the pruned one), never by the side of the screen.
 """
 
 import math
@@ -20,7 +20,7 @@ KINDS = ("pair", "grid")
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer. `run`: the pruned model's, or None: the whole model. `side`: its place when not swapped, from 0."""
+    """One model's answer. `run`: the pruned model's, or None: the dense model. `side`: its place when not swapped, from 0."""
 
     id: str
     side: int
@@ -60,7 +60,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Tally:
-    """Votes on pairs of one pruned model with the whole one. `total`: all votes, those for both_bad too.
+    """Votes on pairs of one pruned model with the dense one. `total`: all votes, those for both_bad too.
 
     `share`: wins of the pruned model and half of the ties, among the decided votes (all but both_bad); None while there
     are none. `low`, `high`: its 95 % interval (see wilson).
@@ -80,12 +80,12 @@ def open_round(store: Store, character: str, version: int, kind: str, message: s
                models: Sequence[tuple[str | None, str]], seed: int = 0, blind: bool = False, swapped: bool = False) -> Round:
     """A new round with an empty answer for each of `models`: (run or None, model), in order of their sides.
 
-    Raises ValueError for an unknown kind, and for a pair that is not one whole and one pruned model.
+    Raises ValueError for an unknown kind, and for a pair that is not one dense and one pruned model.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of round: {kind}")
     if not models or (kind == "pair" and sorted(run is None for run, _ in models) != [False, True]):
-        raise ValueError("a pair is one whole and one pruned model, and a grid has at least one")
+        raise ValueError("a pair is one dense and one pruned model, and a grid has at least one")
     with store.write() as db:
         need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [character, version]), "version")
         id = new_id()
@@ -146,12 +146,6 @@ def vote_cell(store: Store, answer_id: str, good: bool) -> Vote:
         if kind != "grid":
             raise ValueError("a pair is voted on as a whole")
         return _vote(db, round_id, answer_id, "good" if good else "bad")
-
-
-def unvote(store: Store, round_id: str) -> None:
-    """Take back all votes on a round."""
-    with store.write() as db:
-        db.execute("DELETE FROM votes WHERE round = ?", [round_id])
 
 
 def votes(store: Store, round_id: str) -> list[Vote]:

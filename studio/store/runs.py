@@ -84,6 +84,15 @@ def list_runs(store: Store, character: str | None = None, kinds: Sequence[str] |
         return many(db, Run, f"SELECT * FROM runs WHERE {' AND '.join(where)} ORDER BY made DESC, position DESC", values)
 
 
+def foremost(found: Sequence[Run]) -> Run | None:
+    """Of runs, newest first, the one to tell about: the one under way, else the first in the queue, else the newest."""
+    for states in (ACTIVE, ("queued",)):
+        alive = [run for run in found if run.state in states]
+        if alive:
+            return min(alive, key=lambda run: run.position)
+    return found[0] if found else None
+
+
 def claim_next(store: Store, at_once: int = 1) -> Run | None:
     """The first run of the queue, now "starting"; None when none waits or `at_once` are active.
 

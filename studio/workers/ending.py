@@ -16,6 +16,7 @@ import numpy
 from safetensors import SafetensorError, safe_open
 
 from engine.base import events
+from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Proved, Stopped
 from engine.base.files import folder_size, read_json
 from studio.settings import Settings
@@ -140,7 +141,7 @@ def _harvest(settings: Settings, store: Store, run: Run, state: str, history: Se
     if run.kind == "export":
         return _keep_export(store, run, history)
     assert result
-    report = read_json(result / "report.json")
+    report = _read(result / "report.json")
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
     return {"out": str(result), "summary": {**{name: report[name] for name in REPORTED if name in report}, "seconds": seconds,
                                             "bytes": folder_size(result)}}
@@ -148,12 +149,19 @@ def _harvest(settings: Settings, store: Store, run: Run, state: str, history: Se
 
 def import_lines(store: Store, run: Run, work: Path) -> str:
     """Make the run's lines a set of the library, once; the set's id. Raises ValueError and OSError for damaged files."""
-    known = [one.id for one in lines.sets(store, run.character) if one.run == run.id]
-    if known:
-        return known[0]
+    if known := lines.made_by(store, run.id):
+        return known.id
     records = [json.loads(line) for line in (work / "lines.jsonl").read_text(encoding="utf-8").split("\n") if line.strip()]
-    rejected = read_json(work / "rejected.json") if (work / "rejected.json").exists() else {}
+    rejected = _read(work / "rejected.json") if (work / "rejected.json").exists() else {}
     return lines.add_set(store, run.character, run.version, records, rejected, run=run.id, name=run.name).id
+
+
+def _read(path: Path) -> Any:
+    """A worker's JSON. Raises ValueError when it is damaged: unlike a library that is busy, it gets no better by waiting."""
+    try:
+        return read_json(path)
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
 def _summary_of_lines(history: Sequence[Event]) -> dict[str, Any]:

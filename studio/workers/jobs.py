@@ -65,13 +65,20 @@ class Jobs:
 
     def start(self) -> None:
         """See to what a former studio left behind, then begin to work off the queue."""
-        for run in runs.list_runs(self.store, states=ACTIVE):
-            self._adopt(run)
+        self.adopt()
         self._look_after_all()
         still = (result_folder(self.settings, live.run) for live in self._live.values())
         sweep(self.settings, [folder for folder in still if folder])
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
+
+    def adopt(self) -> None:
+        """See to what the library calls active and nobody looks after: left by a former studio, or in a restored backup."""
+        with self._lock:
+            for run in runs.list_runs(self.store, states=ACTIVE):
+                if run.id not in self._live:
+                    self._adopt(run)
+        self._wake.set()
 
     def close(self, seconds: float = 5.0) -> None:
         """Tell the running jobs to save and exit, and wait a little for them; the next start sees to the others."""
@@ -99,7 +106,7 @@ class Jobs:
         """Queue the pruning of a model down to a character's present version, by an approved set of lines."""
         check_spec(spec)
         line_set = lines.line_set(self.store, line_set_id)
-        if line_set is None or line_set.character != character_id:
+        if line_set is None or line_set.deleted or line_set.character != character_id:
             raise UserError("These lines are not in the library.", "Choose other ones.")
         if line_set.state != "approved":
             raise UserError("These lines are not approved yet.", "Read them through and approve them first.")
@@ -179,7 +186,7 @@ class Jobs:
         if run.pid and run.process_started:
             identity: Identity | None = Identity(run.pid, run.process_started)
         else:  # that studio died between starting it and writing it down
-            identity = process.find_running(str(self.settings.run_folder(run.id) / "work"))
+            identity = next(process.running_with(str(self.settings.run_folder(run.id) / "work")), None)
         live = _Live(run, None, identity, cause="left")
         if not live.is_gone():
             live.deadline = time.monotonic() + self.settings.grace_seconds
@@ -195,6 +202,8 @@ class Jobs:
             try:
                 self._start(run)
             except Exception as error:
+                if run.id in self._live:  # it runs, though the library could not be told; its end will be seen to
+                    raise
                 if not isinstance(error, UserError | OSError):
                     log.exception("run %s could not be started", run.id)
                 sentence = str(error) if isinstance(error, UserError) else f"The run could not be started ({error})."

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -111,15 +111,14 @@ def kill(identity: Identity) -> bool:
     return True
 
 
-def find_running(argument: str) -> Identity | None:
-    """A process that has `argument` among its command line's words, if one runs."""
+def running_with(word: str) -> Iterator[Identity]:
+    """The processes of this machine that have `word` among their command line's words."""
     for process in psutil.process_iter():
         try:
-            if argument in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                return Identity(process.pid, process.create_time())
+            if word in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                yield Identity(process.pid, process.create_time())
         except psutil.Error:
             continue
-    return None
 
 
 def _find(identity: Identity) -> psutil.Process | None:

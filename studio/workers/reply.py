@@ -19,8 +19,7 @@ class Reply:
 
     `done`: nothing will follow. `reason`: ended, limit, stopped or failed. `measures`: what the last event said besides
     the text (tokens, seconds, first_token, tokens_per_second, seed, ...). `sentence`: why it failed, for the user.
-    `waiting`: what it waits for, for the user; "" once it speaks. `events`: every event but the pieces of text.
-    `result`: the last event whole. `revision` grows with every event.
+    `events`: every event but the pieces of text. `result`: the last event whole. `revision` grows with every event.
     """
 
     def __init__(self, request: dict[str, Any], key: str = "", on_end: Callable[["Reply"], None] | None = None) -> None:
@@ -31,12 +30,10 @@ class Reply:
         self.tokens = 0
         self.reason = ""
         self.sentence = ""
-        self.waiting = "Waiting for its turn"
         self.measures: dict[str, Any] = {}
         self.events: list[dict[str, Any]] = []
         self.result: dict[str, Any] = {}
         self.revision = 0
-        self.asked = time.time()
         self.heard = time.monotonic()
         self._on_end = on_end
         self._news = threading.Condition()
@@ -58,12 +55,6 @@ class Reply:
         with self._news:
             return self._news.wait_for(lambda: self._done, seconds)
 
-    def wait_news(self, revision: int, seconds: float) -> int:
-        """Wait until there is more than at `revision`, at most so many seconds; the present revision."""
-        with self._news:
-            self._news.wait_for(lambda: self.revision > revision or self._done, seconds)
-            return self.revision
-
     def take(self, event: dict[str, Any]) -> None:
         """Take in one event of the worker. At the last one, call on_end in this thread, before `done` is seen."""
         kind = event.get("event")
@@ -74,15 +65,12 @@ class Reply:
             if kind == "Said":
                 self.text += event.get("text", "")
                 self.tokens = event.get("tokens", self.tokens)
-                self.waiting = ""
             else:
                 self.events.append(event)
-                self.waiting = _loading(event) if kind == "Loading" else ""
             last = kind == "Failed" or kind in FINAL[self.request["do"]]
             if last:
                 self._close(event)
             self.revision += 1
-            self._news.notify_all()
         if last:
             self._end()
 
@@ -109,13 +97,6 @@ class Reply:
         with self._news:
             self._done = True
             self._news.notify_all()
-
-
-def _loading(event: dict[str, Any]) -> str:
-    """What it waits for; a model that has to be fetched or converted says how far it is."""
-    if event.get("total"):
-        return f"Loading the model: {event.get('stage') or 'fetching'}, {event.get('done', 0) / event['total']:.0%}"
-    return "Loading the model"
 
 
 def speak_request(reply_id: str, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]],

@@ -1,24 +1,31 @@
 """What processes that were killed left half-written beside their results, removed when the studio starts.
 
 A result is made under a hidden name and gets its own when it is whole, so what still has a hidden name is worth nothing
-once nobody writes to it. Knows names only; the caller says which results are still being made.
+once nobody writes to it. Knows names only; the caller says which results are still being made. What makes a starter model
+has no run that could be asked, so its leftovers go by their age.
 """
 
 import logging
 import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 
 from studio.settings import Settings
+from studio.workers import process
 
 log = logging.getLogger(__name__)
 FOLDER, ARCHIVE = ".partial-", ".zip.partial"  # .<name>.partial-<random> and .<name>.zip.partial, as the engine names them
+STARTER = ".starter-*"  # what the engine fetches and converts the starter model in
+OLD = 86_400.0  # seconds; the engine takes half a minute for it
+MAKER = "engine"  # in the command line of each process that may make one
 
 
-def sweep(settings: Settings, under_way: Collection[Path] = ()) -> list[Path]:
-    """Remove half-written folders and archives in exports/ and in the runs' folders; what was removed.
+def sweep(settings: Settings, under_way: Collection[Path] = (), now: float | None = None) -> list[Path]:
+    """Remove half-written folders and archives in exports/, in the runs' folders and of the starter; what was removed.
 
-    `under_way`: results that a living process still makes; theirs are left alone. What cannot be removed is logged.
+    `under_way`: results that a living process still makes; theirs are left alone. `now`: Unix seconds. What cannot be
+    removed is logged.
     """
     removed = []
     for parent in (settings.exports, *settings.jobs.glob("*/")):
@@ -26,7 +33,21 @@ def sweep(settings: Settings, under_way: Collection[Path] = ()) -> list[Path]:
             target = _target_of(leftover)
             if target is not None and target not in under_way and _remove(leftover):
                 removed.append(leftover)
-    return removed
+    return removed + [folder for folder in _old_starters(settings, time.time() if now is None else now) if _remove(folder)]
+
+
+def _old_starters(settings: Settings, now: float) -> list[Path]:
+    """Folders that a starter was made in long ago, and not by a process that still lives (on a machine that slept, say)."""
+    old: dict[Path, float] = {}
+    for folder in (settings.home / "models").glob(STARTER):
+        try:
+            changed = folder.stat(follow_symlinks=False).st_mtime
+        except OSError:  # whoever made it has just removed it
+            continue
+        if folder.is_dir() and not folder.is_symlink() and now - changed > OLD:
+            old[folder] = changed
+    makers = [one.started for one in process.running_with(MAKER)] if old else []
+    return [folder for folder, changed in old.items() if all(started > changed for started in makers)]
 
 
 def _target_of(leftover: Path) -> Path | None:

@@ -5,6 +5,7 @@ The jobs are those of stub_engine.py, which last as long as a test needs.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,16 +25,18 @@ from studio.settings import Settings
 from studio.store import characters, lines, runs, values
 from studio.store.database import Store, open_store
 from studio.store.runs import Run
-from studio.workers.ending import BY_SYSTEM, CLOSED
+from studio.workers.ending import BY_SYSTEM, CLOSED, KILLED
 
 STUB = ROOT / "tests" / "stub_engine.py"
+SILENCE = 4  # seconds until a run is called not responding
 # app.py whose workers are those of stub_engine.py
 WITH_STUB = f"""
 import dataclasses, sys, app
 from studio.settings import Settings
 real = Settings.of_environment
 command = (sys.executable, "-S", {str(STUB)!r})
-Settings.of_environment = classmethod(lambda cls: dataclasses.replace(real(), command=command, poll_seconds=0.2))
+Settings.of_environment = classmethod(lambda cls: dataclasses.replace(
+    real(), command=command, poll_seconds=0.2, silence_seconds={SILENCE}))
 sys.exit(app.main(sys.argv[1:]))
 """
 SECONDS = 60  # on a busy machine
@@ -191,6 +194,27 @@ def test_a_worker_that_is_killed_is_told_of_and_resumed(stub: Studio, store: Sto
     expect(pill(page)).to_have_text("done")
     found = steps(stub, run)
     assert len(found) == seen + 3 and found == list(range(1, len(found) + 1))  # it went on where it was
+
+
+def test_a_worker_that_hangs_is_said_not_to_respond_and_may_be_ended_at_once(stub: Studio, store: Store, page: Any,
+                                                                             tmp_path: Path) -> None:
+    who = zoe(store, tmp_path / "zoe", "Hung Worker")
+    run = press_prune(page, stub, store, who)
+    worker = psutil.Process(get(store, run).pid)
+    expect(page.locator("#prune-kill")).to_be_hidden()
+    worker.send_signal(signal.SIGSTOP)
+    expect(pill(page)).to_have_text("not responding")
+    expect(page.locator("#side-jobs")).to_contain_text("not responding")
+    expect(page.locator("#prune-progress")).to_contain_text("Nothing was heard from this run")
+    assert worker.status() == psutil.STATUS_STOPPED and get(store, run).state == "running"  # nothing is ended by itself
+    seen = len(steps(stub, run))
+    page.locator("#prune-kill").click()
+    expect(pill(page)).to_have_text("stopped")
+    expect(page.locator("#prune-progress")).to_contain_text(KILLED)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    page.locator("#prune-resume").click()
+    expect(pill(page)).to_have_text("done")
+    assert len(steps(stub, run)) == seen + 3
 
 
 EVIL = ("<img src=http://evil.invalid/x onerror=alert(1)> [x](javascript:alert(1)) ![p](http://evil.invalid/p.png) {{7*7}} "

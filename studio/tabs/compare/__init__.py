@@ -1,4 +1,4 @@
-"""Compare: the whole model and a pruned one answer the same message side by side, blind, and a person votes.
+"""Compare: the dense model and a pruned one answer the same message side by side, blind, and a person votes.
 
 One listener, `follow`, paints everything from the library and the answers under way; every other listener changes the
 library or what this page looks at, and then gives the pulse that starts `follow`. A timer gives it too when something

@@ -14,7 +14,7 @@ from typing import Any
 from engine.base.errors import UserError
 from studio.services import Services
 from studio.speaking import measures_of
-from studio.store import characters, rounds
+from studio.store import rounds
 from studio.store.rounds import Answer, Round
 from studio.workers.reply import Reply
 
@@ -26,8 +26,12 @@ _TRIES = 3  # of writing an answer down, each as patient as the library is
 
 @dataclass(frozen=True)
 class Wish:
-    """How a round is answered; the seed is the round's own."""
+    """How a round is answered; the seed is the round's own.
 
+    The card is here, so that the next answer of a grid can be asked for while the library is busy.
+    """
+
+    card: dict[str, Any]
     player: str
     sampling: dict[str, Any]
 
@@ -85,7 +89,6 @@ class Asking:
                 self._queues.pop(found.id, None)
 
     def _ask(self, found: Round, answer: Answer, wish: Wish, in_turn: bool = False) -> None:
-        card = characters.version(self.services.store, found.character, found.version).card
         turns = [*history(found.turns, answer.side), ("user", found.message)]
 
         def keep(reply: Reply) -> None:
@@ -94,7 +97,7 @@ class Asking:
             if in_turn:
                 self._next(found, wish)
 
-        self.services.speech.ask(answer.model, card, turns, {**wish.sampling, "seed": found.seed}, wish.player, on_end=keep,
+        self.services.speech.ask(answer.model, wish.card, turns, {**wish.sampling, "seed": found.seed}, wish.player, on_end=keep,
                                  key=_key(found, answer.side))
 
     def _write(self, answer: Answer, text: str, measures: dict[str, Any], reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Who can be compared: the finished pruned models of a character, and the whole models that they were carved from.
+"""Who can be compared: the finished pruned models of a character, and the dense (whole) models that they were carved from.
 
 Knows the library and whether files are there; no page.
 """
@@ -14,13 +14,13 @@ from studio.store import runs, values
 from studio.store.runs import Run
 from studio.workers.commands import is_whole, result_folder
 
-WHOLE = "Whole model"
+DENSE = "Dense model"
 STARTER = "starter"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that answers. `run`: the pruned model's, None for a whole one; `model`: what the chat worker calls it.
+    """A model that answers. `run`: the pruned model's, None for a dense one; `model`: what the chat worker calls it.
 
     `removed`: share of the channels, 0 to 1; `bytes`: its weights on disk, 0 where that is not known.
     """
@@ -43,9 +43,9 @@ def finished(services: Services, character: str) -> list[Run]:
     return [run for run in found if is_whole(result_folder(services.settings, run))]
 
 
-def whole_of(run: Run) -> Contender:
+def dense_of(run: Run) -> Contender:
     """The model that a run was carved from."""
-    return Contender(None, str(run.spec.get("model") or STARTER), WHOLE, 0.0, int(_part(run, "before").get("bytes", 0)))
+    return Contender(None, str(run.spec.get("model") or STARTER), DENSE, 0.0, int(_part(run, "before").get("bytes", 0)))
 
 
 def pruned_of(services: Services, run: Run) -> Contender:
@@ -61,7 +61,7 @@ def removed_by(run: Run) -> float:
 
 
 def short_name(contender: Contender) -> str:
-    """A whole model's name for a reader: the folder's or the hub's last part."""
+    """A dense model's name for a reader: the folder's or the hub's last part."""
     return "the starter" if contender.model == STARTER else Path(contender.model).name
 
 

@@ -51,8 +51,8 @@ class Controls:
                                    elem_id="compare-run", min_width=240, scale=3)
             self.blind = gr.Checkbox(True, label="Blind until the vote", container=False, elem_id="compare-blind",
                                      min_width=170, scale=0)
-        self.picks = gr.CheckboxGroup([], label="Pruned models in the grid", info="The whole model is always there.", visible=False,
-                                      elem_id="compare-picks")
+        self.picks = gr.CheckboxGroup([], label="Pruned models in the grid", info="The dense (whole) model is always there.",
+                                      visible=False, elem_id="compare-picks")
 
     def _composer(self) -> None:
         with gr.Row(elem_id="compare-composer", elem_classes="tight"):

@@ -18,7 +18,7 @@ def grids_html(scene: Scene) -> str:
         return f'<div class="versus"><div class="chat-note warn">{html.escape(scene.fault)} Mend it in Draft.</div></div>'
     if not scene.grids:
         return ('<div class="versus" data-state="begin"><p class="versus-invite">Choose pruned models above and write one line. '
-                f'The whole model and each of them answer it as {html.escape(scene.char)}, one after another.</p></div>')
+                f'The dense model and each of them answer it as {html.escape(scene.char)}, one after another.</p></div>')
     note = f'<p class="quiet">{html.escape(scene.note)}</p>' if scene.note else ""
     rows = "".join(_grid(scene, shown) for shown in scene.grids)
     return f'<div class="versus" data-state="grid">{_sums(scene)}{rows}{note}</div>'

@@ -14,7 +14,7 @@ from studio.store import characters, rounds, values
 from studio.store.rounds import Round
 from studio.store.runs import Run
 from studio.tabs.compare.asking import SIDE, Asking, Wish, history
-from studio.tabs.compare.contenders import chosen_run, finished, pruned_of, whole_of
+from studio.tabs.compare.contenders import chosen_run, dense_of, finished, pruned_of
 from studio.tabs.compare.scene import (
     DONE,
     Scene,
@@ -65,11 +65,11 @@ class Room:
         if wanted != self._warm:
             self._warm = wanted
             card = characters.version(self.store, character, run.version).card
-            for side, one in enumerate((whole_of(run), pruned_of(self.services, run))):
+            for side, one in enumerate((dense_of(run), pruned_of(self.services, run))):
                 self.services.speech.warm(one.model, card, player_of(self.services), history(turns, side))
 
     def send(self, character: str, run_id: str, text: str, blind: bool) -> Round:
-        """Put a message to the whole and the pruned model."""
+        """Put a message to the dense and the pruned model."""
         run, message = self._run(character, run_id), _message(text)
         with self.asking.lock:
             present = present_round(self.services, character, run.id)
@@ -87,7 +87,7 @@ class Room:
             return self._begin(run, present.message, present.turns, blind)
 
     def ask_grid(self, character: str, picks: list[str], text: str) -> Round:
-        """Put a line to the whole model and to several pruned ones, each without any history but the greeting."""
+        """Put a line to the dense model and to several pruned ones, each without any history but the greeting."""
         message = _message(text)
         chosen = [run for run in finished(self.services, character) if run.id in picks]
         if not chosen:
@@ -95,14 +95,15 @@ class Room:
         if len(chosen) > MOST:
             raise UserError(f"A grid holds at most {MOST} pruned models.", "Untick some.")
         ordered = sorted((pruned_of(self.services, run) for run in chosen), key=lambda one: one.removed)
-        whole = list({one.model: one for one in map(whole_of, chosen)}.values())
+        dense = list({one.model: one for one in map(dense_of, chosen)}.values())
         with self.asking.lock:
             self.asking.check_idle(next(iter(rounds.rounds(self.store, character, "grid", limit=1)), None))
             version = chosen[0].version
+            wish = self._wish(character, version)
             found = rounds.open_round(self.store, character, version, "grid", message, self._greeting(character, version),
-                                      [(one.run, one.model) for one in [*whole, *ordered]], seed=_new_seed())
+                                      [(one.run, one.model) for one in [*dense, *ordered]], seed=_new_seed())
             self._forget_cleared(character, "", True)
-            self.asking.ask_in_turn(found, self._wish())
+            self.asking.ask_in_turn(found, wish)
             return found
 
     def vote(self, round_id: str, verdict: str) -> None:
@@ -154,11 +155,12 @@ class Room:
 
     def _begin(self, run: Run, message: str, turns: list[list[str]], blind: bool) -> Round:
         card_of(characters.version(self.store, run.character, run.version))  # before anything is written
-        sides = [(one.run, one.model) for one in (whole_of(run), pruned_of(self.services, run))]
+        wish = self._wish(run.character, run.version)
+        sides = [(one.run, one.model) for one in (dense_of(run), pruned_of(self.services, run))]
         found = rounds.open_round(self.store, run.character, run.version, "pair", message, turns, sides, seed=_new_seed(),
                                   blind=blind, swapped=blind and bool(secrets.randbelow(2)))
         self._forget_cleared(run.character, run.id, False)
-        self.asking.ask_all(found, self._wish())
+        self.asking.ask_all(found, wish)
         return found
 
     def _turns(self, run: Run, present: Round | None) -> list[list[str]]:
@@ -173,9 +175,10 @@ class Room:
         greeting = card_of(characters.version(self.store, character, version)).greeting
         return [["assistant", greeting]] if greeting.strip() else []
 
-    def _wish(self) -> Wish:
+    def _wish(self, character: str, version: int) -> Wish:
         settings = settings_of(self.services)
-        return Wish(player_of(self.services), {**SAMPLING, "temperature": settings["temperature"], "limit": settings["limit"]})
+        sampling = {**SAMPLING, "temperature": settings["temperature"], "limit": settings["limit"]}
+        return Wish(characters.version(self.store, character, version).card, player_of(self.services), sampling)
 
     def _forget_cleared(self, character: str, run_id: str, grid: bool) -> None:
         if values.get_value(self.store, cleared_key(character, run_id, grid), ""):

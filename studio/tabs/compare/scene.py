@@ -1,6 +1,6 @@
 """What a page shows of a comparison, read from the library as it is now; and a stamp that changes when that does.
 
-Knows no HTML and no page. Side 0 of a pair is always the whole model; `places` says where each side is shown.
+Knows no HTML and no page. Side 0 of a pair is always the dense model; `places` says where each side is shown.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from studio.store import characters, rounds, runs, values
 from studio.store.rounds import Answer, Round, Tally, Vote
 from studio.store.runs import Run
 from studio.tabs.compare.asking import Asking
-from studio.tabs.compare.contenders import Contender, chosen_run, finished, pruned_of, remembered_picks, whole_of
+from studio.tabs.compare.contenders import DENSE, Contender, chosen_run, dense_of, finished, pruned_of, remembered_picks
 from studio.workers.reply import Reply
 
 GRIDS = 6  # rounds of a grid on the page
@@ -226,5 +226,5 @@ def contender_of(services: Services, found: Round, answer: Answer, known: list[R
     wanted = answer.run or next((other.run for other in found.answers if other.run), None)
     run = next((one for one in known if one.id == wanted), None) or (runs.get(services.store, wanted) if wanted else None)
     if run is None:
-        return Contender(None, answer.model, "Whole model", 0.0, 0)
-    return pruned_of(services, run) if answer.run else whole_of(run)
+        return Contender(None, answer.model, DENSE, 0.0, 0)
+    return pruned_of(services, run) if answer.run else dense_of(run)

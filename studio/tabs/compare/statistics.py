@@ -32,7 +32,7 @@ def verdict_words(tally: Tally) -> str:
         if tally.high - tally.low <= _NARROW:
             return f"{after} you cannot tell them apart. If there is a difference, it is small: {spread}{bad}"
         return f"{after} you cannot tell them apart yet: {spread}{bad}"
-    leader = "pruned" if tally.low > 0.5 else "whole"
+    leader = "pruned" if tally.low > 0.5 else "dense"
     if decided < FEWEST:
         return f"{after} the {leader} model leads, but that is too few to go by: {spread}{bad}"
     return f"{after} you prefer the {leader} model: {spread}{bad}"

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from studio.figures.words import count, percent
 from studio.speaking import BASIS, measures_words, text_html, waiting_words
 from studio.tabs.compare.asking import SIDE
-from studio.tabs.compare.contenders import WHOLE, Contender, short_name
+from studio.tabs.compare.contenders import DENSE, Contender, short_name
 from studio.tabs.compare.scene import Cell, Scene, Shown
 from studio.tabs.compare.statistics import HOW, verdict_words
 
 NOBODY = '<div class="empty"><p>Choose a character on the left.</p></div>'
+DENSE_MEANS = "Dense is the whole model, before anything was removed."
 _CURSOR = '<span class="chat-cursor" aria-hidden="true"></span>'
-_VERDICTS = {"pruned": "You chose the pruned model.", "dense": "You chose the whole model.", "tie": "You called it a tie.",
+_VERDICTS = {"pruned": "You chose the pruned model.", "dense": "You chose the dense model.", "tie": "You called it a tie.",
              "both_bad": "You found both bad."}
 _ENDINGS = {"limit": "Cut off at the longest answer allowed.", "stopped": "Stopped by you."}
 
@@ -27,10 +28,11 @@ def empty_html(scene: Scene) -> str:
     if scene.waiting:
         word = "is being made now" if scene.waiting[-1].state != "queued" else "waits in the queue"
         return (f'<div class="empty" id="compare-empty"><h3>Nearly there</h3><p>A pruned model of {char} {word}. '
-                "When it is done, it appears here by itself, and you can put it beside the whole model.</p></div>")
-    return (f'<div class="empty" id="compare-empty"><h3>Nothing to compare yet</h3><p>Here {char} on the whole model and {char} on '
-            "a pruned one answer side by side, and you say which answer is better. Make a pruned model first: the <b>Prune</b> "
-            "room does that with a few clicks.</p></div>")
+                "When it is done, it appears here by itself, and you can put it beside the dense model. "
+                f"{DENSE_MEANS}</p></div>")
+    return (f'<div class="empty" id="compare-empty"><h3>Nothing to compare yet</h3><p>Here {char} on the dense model and {char} on '
+            f"a pruned one answer side by side, and you say which answer is better. {DENSE_MEANS} Make a pruned model first: the "
+            "<b>Prune</b> room does that with a few clicks.</p></div>")
 
 
 def pair_html(scene: Scene) -> str:
@@ -55,7 +57,7 @@ def tally_html(scene: Scene) -> str:
     tally = scene.tallies.get(scene.run.id) if scene.run else None
     if tally is None:
         return ""
-    parts = [("pruned", "Pruned better", tally.pruned), ("tie", "Tie", tally.tie), ("dense", "Whole better", tally.dense),
+    parts = [("pruned", "Pruned better", tally.pruned), ("tie", "Tie", tally.tie), ("dense", "Dense better", tally.dense),
              ("bad", "Both bad", tally.both_bad)]
     bar = "".join(f'<i class="{kind}" style="flex:{number}"></i>' for kind, _, number in parts if number)
     legend = "".join(f'<li class="{kind}"><b>{number:,}</b> {word}</li>' for kind, word, number in parts)
@@ -124,7 +126,7 @@ def _earlier(scene: Scene, shown: Shown) -> str:
         if role == "user":
             rows.append(_said(scene, text))
         else:
-            name = WHOLE if role == f"{SIDE}0" else "Pruned"
+            name = DENSE if role == f"{SIDE}0" else "Pruned"
             words = text_html(text or "…", scene.card, scene.player)
             rows.append(f'<div class="versus-before"><h5>{name}</h5><p>{words}</p></div>')
     return f'<details class="versus-earlier"><summary>{said}</summary><div class="versus-turns">{"".join(rows)}</div></details>'
@@ -175,6 +177,6 @@ def _both_wait(shown: Shown) -> str:
 
 def _reveal(shown: Shown) -> str:
     left, right = (shown.cells[side].contender for side in shown.places)
-    whole, pruned = (right, left) if left.run else (left, right)
-    smaller = f" It is {percent(1 - pruned.bytes / whole.bytes)} smaller on disk." if 0 < pruned.bytes < whole.bytes else ""
+    dense, pruned = (right, left) if left.run else (left, right)
+    smaller = f" It is {percent(1 - pruned.bytes / dense.bytes)} smaller on disk." if 0 < pruned.bytes < dense.bytes else ""
     return f"The pruned one stood on the {'left' if left.run else 'right'}.{smaller}"

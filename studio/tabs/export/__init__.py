@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from engine.base.errors import UserError
 from engine.base.files import slug
@@ -32,23 +33,31 @@ def proposed_name(services: Services, run: Run) -> str:
     return f"{slug(found.char if found else run.name)}-{round(100 * run.spec.get('sparsity', 0.25))}"
 
 
-def last_export_run(services: Services, character: str) -> Run | None:
-    """The newest export job of the character, under way or ended."""
-    found = runs.list_runs(services.store, character=character, kinds=["export"]) if character else []
-    return found[0] if found else None
+def present_export_run(services: Services, character: str) -> Run | None:
+    """The export job of the character to tell about: the one under way, else the next to come, else the last."""
+    return runs.foremost(runs.list_runs(services.store, character=character, kinds=["export"])) if character else None
+
+
+def servable(zip_file: Path) -> str:
+    """A second name for an export's zip among the files that Gradio serves, so that it copies no gigabytes to serve it."""
+    changed = zip_file.stat().st_mtime
+    name = _second_name(zip_file, changed)
+    if not Path(name).exists():  # Gradio removes what is old
+        _second_name.cache_clear()
+        name = _second_name(zip_file, changed)
+    return name
 
 
 @functools.lru_cache(maxsize=64)
-def servable(zip_file: str, changed: float) -> str:
-    """A second name for an export's zip in a temporary folder, from which the page may serve it; made once a zip."""
+def _second_name(zip_file: Path, changed: float) -> str:
     del changed  # part of the cache's key only: a zip that was written anew is served anew
-    source = Path(zip_file)
-    folder = Path(tempfile.mkdtemp(prefix="persona-studio-"))
-    target = folder / source.name
+    served = Path(get_upload_folder())
+    served.mkdir(parents=True, exist_ok=True)
+    target = Path(tempfile.mkdtemp(prefix="persona-studio-", dir=served)) / zip_file.name
     with contextlib.suppress(OSError):
-        os.link(source, target)
+        os.link(zip_file, target)
         return str(target)
-    shutil.copyfile(source, target)  # another disk
+    shutil.copyfile(zip_file, target)  # another disk
     return str(target)
 
 
@@ -77,14 +86,14 @@ class Room:
                     self.download = gr.DownloadButton("Download the zip", size="sm", visible=False, elem_id="export-download")
                     self.forget = gr.Button("Take off the list", size="sm", visible=False, elem_id="export-forget")
                     self.undo = gr.Button("Undo", size="sm", visible=False, elem_id="export-undo")
-        self.seen = gr.State("")
+        self.seen, self.chosen = gr.State(""), gr.State("")  # news; the run that is shown
         self.forgotten = gr.State("")
         self.timer = gr.Timer(NEWS_SECONDS, active=False)
 
     @property
     def of_character(self) -> list[Any]:
         """What changes with the character."""
-        return [self.empty, self.whole, self.run, *self.of_run, self.past, *self.of_export, self.timer]
+        return [self.empty, self.whole, self.run, *self.of_run, self.past, *self.of_export, self.timer, self.chosen]
 
     @property
     def of_run(self) -> list[Any]:
@@ -100,19 +109,31 @@ class Room:
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room and its listeners."""
     room = Room()
+    _choosing(services, page, tab, room)
+    _exporting(services, page, room)
+    _keeping(services, page, room)
 
+
+def _choosing(services: Services, page: Page, tab: gr.Tab, room: Room) -> None:
     @guarded
-    def show(character: str) -> Any:
-        return show_character(services, character)
+    def show(character: str, chosen: str) -> Any:
+        return show_character(services, character, chosen)
 
     @guarded
     def show_run(run: str | None) -> Any:
-        return _run_shown(services, run)
+        return *_run_shown(services, run), run or ""
 
     @guarded
     def show_export(export: str | None) -> Any:
         return _export_shown(services, export)
 
+    for begin in (page.character.change, tab.select):
+        begin(show, [page.character, room.chosen], room.of_character, **page.private)
+    room.run.input(show_run, room.run, [*room.of_run, room.chosen], **page.private)
+    room.past.input(show_export, room.past, room.of_export, **page.private)
+
+
+def _exporting(services: Services, page: Page, room: Room) -> None:
     @guarded
     def start(run: str | None, name: str, zipped: bool) -> Any:
         if not run:
@@ -122,14 +143,21 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
 
     @guarded
     def stop(character: str) -> None:
-        under_way = last_export_run(services, character)
-        if under_way and under_way.state in ("queued", *runs.ACTIVE):
-            services.jobs.stop(under_way.id)
+        present = present_export_run(services, character)
+        if present and present.state in ("queued", *runs.ACTIVE):
+            services.jobs.stop(present.id)
 
     @guarded
     def news(character: str, seen: str) -> Any:
         return read_news(services, character, seen)
 
+    room.start.click(start, [room.run, room.name, room.zip], [room.timer, room.seen, room.stop], **page.private)
+    room.stop.click(stop, page.character, None, **page.private)
+    room.timer.tick(news, [page.character, room.seen], [room.progress, room.stop, room.timer, room.seen, room.past,
+                                                         *room.of_export], **page.poll)
+
+
+def _keeping(services: Services, page: Page, room: Room) -> None:
     @guarded
     def forget(character: str, export: str | None) -> Any:
         if not export:
@@ -142,25 +170,22 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
         exports.undelete(services.store, export)
         return *_past(services, character, export), gr.Button(visible=False)
 
-    page.character.change(show, page.character, room.of_character, **page.private)
-    tab.select(show, page.character, room.of_character, **page.private)
-    room.run.input(show_run, room.run, room.of_run, **page.private)
-    room.past.input(show_export, room.past, room.of_export, **page.private)
-    room.start.click(start, [room.run, room.name, room.zip], [room.timer, room.seen, room.stop], **page.private)
-    room.stop.click(stop, page.character, None, **page.private)
-    room.timer.tick(news, [page.character, room.seen], [room.progress, room.stop, room.timer, room.seen, room.past,
-                                                         *room.of_export], **page.poll)
     room.forget.click(forget, [page.character, room.past], [room.past, *room.of_export, room.forgotten, room.undo], **page.private)
     room.undo.click(undo, [page.character, room.forgotten], [room.past, *room.of_export, room.undo], **page.private)
 
 
-def show_character(services: Services, character: str) -> tuple[Any, ...]:
-    """All of the room for a character; see Room.of_character. The news follow at the timer's next tick."""
+def show_character(services: Services, character: str, chosen: str = "") -> tuple[Any, ...]:
+    """All of the room for a character; see Room.of_character. The news follow at the timer's next tick.
+
+    `chosen`: the run that the page shows; where it is still one of the character's, it stays, with the name typed for it.
+    """
     found = finished_runs(services, character)
-    chosen = found[0].id if found else None
+    same = chosen in [run.id for run in found]
+    run_id = chosen if same else found[0].id if found else None
+    of_run = (gr.skip(), gr.skip(), gr.skip()) if same else _run_shown(services, run_id)
     return (gr.HTML(visible=not found), gr.Column(visible=bool(found)),
-            gr.Dropdown([(view.run_label(run), run.id) for run in found], value=chosen),
-            *_run_shown(services, chosen), *_past(services, character), gr.Timer(active=bool(found)))
+            gr.Dropdown([(view.run_label(run), run.id) for run in found], value=run_id),
+            *of_run, *_past(services, character), gr.Timer(active=bool(found)), run_id or "")
 
 
 def _run_shown(services: Services, run_id: str | None) -> tuple[Any, ...]:
@@ -185,13 +210,13 @@ def _export_shown(services: Services, export_id: str | None) -> tuple[Any, ...]:
     has_zip = bool(export.zip) and Path(export.zip).is_file()
     download = gr.DownloadButton(visible=False)
     if has_zip:
-        download = gr.DownloadButton(value=servable(export.zip, Path(export.zip).stat().st_mtime), visible=True)
+        download = gr.DownloadButton(value=servable(Path(export.zip)), visible=True)
     return view.export_html(export), download, gr.Button(visible=True)
 
 
 def read_news(services: Services, character: str, seen: str) -> Any:
-    """How the newest export of the character is getting on; a skip while nothing is new, and no more ticks once it has ended."""
-    run = last_export_run(services, character)
+    """How the character's exports are getting on; a skip while nothing is new, and no more ticks once all have ended."""
+    run = present_export_run(services, character)
     if run is None:
         return ("", gr.Button(visible=False), gr.Timer(active=False), "", *(gr.skip() for _ in range(4)))
     run_view, word = services.watcher.view(run.id), services.jobs.state_word(run)
@@ -199,7 +224,8 @@ def read_news(services: Services, character: str, seen: str) -> Any:
     if now == seen:
         return gr.skip()
     going = run.state in ("queued", *runs.ACTIVE)
-    past = _past(services, character) if run.state == "done" else tuple(gr.skip() for _ in range(4))
+    another = bool(seen) and not seen.startswith(run.id)  # the one told about before has ended
+    past = _past(services, character) if run.state == "done" or another else tuple(gr.skip() for _ in range(4))
     return view.progress_html(run, run_view, word), gr.Button(visible=going), gr.Timer(active=going), now, *past
 
 

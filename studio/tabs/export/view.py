@@ -26,7 +26,7 @@ def run_label(run: Run) -> str:
     """A run in a list: its name, what was removed, and when it was finished."""
     removed = run.spec.get("sparsity", 0.25)
     day = time.strftime("%d %b %H:%M", time.localtime(run.ended or run.made))
-    return f"{run.name} · {removed:.0%} removed · {day}"
+    return f"{run.name} · {words.percent(removed)} removed · {day}"
 
 
 def report_html(run: Run) -> str:
@@ -39,10 +39,10 @@ def report_html(run: Run) -> str:
     if before.get("parameters") and after.get("parameters"):
         share = 1 - after["parameters"] / before["parameters"]
         facts.append(("Parameters", f"{words.millions(before['parameters'])} → {words.millions(after['parameters'])} "
-                                    f"({share:.1%} of all removed)"))
+                                    f"({words.percent(share, 1)} of all removed)"))
     final = list(summary.get("readings", {}).values())[-1:]
     for reading in final:
-        facts.append(("Says the same next word piece", f"{reading['top1']:.0%} of the time, on {reading['lines']} lines "
+        facts.append(("Says the same next word piece", f"{words.percent(reading['top1'])} of the time, on {reading['lines']} lines "
                                                        f"({reading['tokens']:,} word pieces) that taught nothing"))
     if base:
         licence = html.escape(str(base.get("licence") or "unknown"))
@@ -68,7 +68,7 @@ def progress_html(run: Run, view: RunView, word: str) -> str:
 
 
 def _stage(stage: StageView) -> str:
-    share = f" · {stage.done / stage.total:.0%}" if stage.state == "running" and stage.total else ""
+    share = f" · {words.percent(stage.done / stage.total)}" if stage.state == "running" and stage.total else ""
     seconds = f" · {stage.seconds:.0f} s" if stage.state == "done" and stage.seconds >= 1 else ""
     mark = f'<i aria-hidden="true">{_MARKS[stage.state]}</i>'
     return f'<li class="{stage.state}">{mark} {words.stage(stage.name)}{share}{seconds}</li>'

@@ -1,4 +1,4 @@
-"""Preview: chatting with the whole base model in character, before anything is pruned.
+"""Preview: chatting with the dense base model in character, before anything is pruned.
 
 Everything shown is painted by `paint`, from the library and the answer under way. Listeners change the library or what
 this page looks at, and then paint, or give the pulse that does. A timer gives it too when something changed elsewhere: in
@@ -175,11 +175,11 @@ def _keeping(room: Room, page: Page, controls: Controls) -> None:
 
 
 def _titles(room: Room, page: Page, controls: Controls) -> None:
-    box, field = controls.rename_box, [controls.rename_box, controls.title]
+    box, field = controls.rename_box, [controls.rename_box, controls.title, controls.named]
 
     @guarded
     def ask(chat: str) -> Any:
-        return gr.Column(visible=True), room.title(chat)
+        return gr.Column(visible=True), room.title(chat), chat
 
     @guarded
     def rename(chat: str, title: str) -> Any:
@@ -189,7 +189,7 @@ def _titles(room: Room, page: Page, controls: Controls) -> None:
     controls.rename.click(ask, controls.chat, field, **page.private)
     controls.rename_no.click(lambda: gr.Column(visible=False), None, box, **page.private)
     for begin in (controls.rename_yes.click, controls.title.submit):
-        begin(rename, [controls.chat, controls.title], [box, controls.pulse], **page.private)
+        begin(rename, [controls.named, controls.title], [box, controls.pulse], **page.private)
 
 
 def _deleting(room: Room, page: Page, controls: Controls) -> None:

@@ -43,6 +43,7 @@ class Controls:
     def __init__(self) -> None:
         self.chat, self.editing, self.shown = gr.State(""), gr.State(""), gr.State(SHOWN)
         self.seen, self.gone = gr.State({}), gr.State("")
+        self.named = gr.State("")  # the chat whose title is asked for; another may be open by now
         # Not a State: the page itself must see it change, and it hears of a State's change only through the queue.
         self.pulse = gr.Textbox("", visible="hidden", label="Pulse", elem_id="preview-pulse")
         self.owner = gr.State("")  # the character whose chat is open

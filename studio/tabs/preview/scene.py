@@ -68,7 +68,7 @@ def read_scene(answers: Answers, character: str, chat_id: str, model: str, openi
 
 
 def dense_chats(answers: Answers, character: str) -> list[Chat]:
-    """The character's chats with whole models, the last used first."""
+    """The character's chats with dense models, the last used first."""
     return [chat for chat in chats.chats(answers.services.store, character) if chat.run is None]
 
 

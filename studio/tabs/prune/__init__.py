@@ -60,12 +60,12 @@ def _painting(painter: Painter, page: Page, controls: Controls) -> None:
 def _opening(page: Page, tab: gr.Tab, controls: Controls) -> None:
     """What the page looks at begins anew with a character; a room that nobody sees asks for no news."""
     fresh = [controls.set_id, controls.run_id, controls.other_id, controls.search, controls.about, controls.most,
-             controls.undo_box, controls.gone_box, controls.rename_box, controls.pulse]
+             controls.undo_box, controls.gone_box, controls.rename_box, controls.gone_set_box, controls.rename_set_box,
+             controls.pulse]
 
     @guarded
     def begin() -> Any:
-        hidden = gr.Row(visible=False)
-        return "", "", "", "", lines_table.ALL, lines_table.PAGE, hidden, hidden, hidden, time.time_ns()
+        return "", "", "", "", lines_table.ALL, lines_table.PAGE, *[gr.Row(visible=False)] * 5, time.time_ns()
 
     page.character.change(begin, None, fresh, **page.private)
     page.revision.change(time.time_ns, None, controls.pulse, **page.private)

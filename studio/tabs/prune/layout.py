@@ -20,7 +20,9 @@ class Controls:
         # Lists whose choices change are never read by painting: an old choice would be refused before it begins.
         self.other_id, self.about = gr.State(""), gr.State(lines_table.ALL)
         self.shown_set, self.shown_run = gr.State(""), gr.State("")  # what is on the page
-        self.most, self.gone_lines, self.gone_run = gr.State(lines_table.PAGE), gr.State([]), gr.State("")
+        self.most = gr.State(lines_table.PAGE)
+        self.gone_lines, self.gone_set, self.gone_run = gr.State([]), gr.State(""), gr.State("")
+        self.named_set, self.named_run = gr.State(""), gr.State("")  # whose name is asked for; another may be shown by now
         self.is_open, self.pulse, self.seen = gr.State(False), gr.State(0), gr.State({})
         self.empty = gr.HTML('<p class="prune-empty">Choose a character on the left.</p>', visible=False, elem_id="prune-nobody")
         with gr.Column(elem_id="prune-room") as self.room:
@@ -63,12 +65,19 @@ class Controls:
     def _reading(self) -> None:
         self.no_lines = gr.HTML('<p class="prune-empty">No lines yet. Make some, or bring your own: a JSON or JSONL file with '
                                 'question and answer in each entry.</p>', elem_id="prune-no-lines")
+        with gr.Row(visible=False, elem_classes=["notice", "tight", "prune-buttons"]) as self.gone_set_box:
+            self.gone_set_text = gr.HTML()
+            self.undelete_set = gr.Button("Undo", size="sm", elem_id="prune-undo-set", scale=0, min_width=80)
         with gr.Column(visible=False) as self.lines_box:
             with gr.Row():
                 self.sets = gr.Dropdown([], label="Lines", elem_id="prune-sets", filterable=False, scale=2, min_width=260)
                 self.search = gr.Textbox(label="Search", placeholder="Any word", elem_id="prune-search",
                                          max_length=200, min_width=180)
                 self.category = gr.Dropdown([("All", "")], value="", label="About", elem_id="prune-category", min_width=140)
+            with gr.Row(elem_classes=["tight", "prune-buttons"]):
+                self.rename_set = gr.Button("Rename set", size="sm", elem_id="prune-rename-set", scale=0, min_width=90)
+                self.delete_set = gr.Button("Delete set", size="sm", elem_id="prune-delete-set", scale=0, min_width=90)
+            self.rename_set_box, self.set_title, self.rename_set_yes, self.rename_set_no = _renaming("prune-set-title")
             self.summary = gr.HTML(elem_id="prune-summary")
             self.table = gr.Dataframe(
                 headers=lines_table.HEADERS, datatype=lines_table.TYPES, static_columns=lines_table.FIXED, type="array", wrap=True,
@@ -84,7 +93,8 @@ class Controls:
 
     def _cutting(self) -> None:
         gr.HTML('<h2><i>2</i> Prune</h2><p class="quiet">The model keeps the channels that this character needs and loses the '
-                'others. Remove little for a close likeness, much for a small and fast model.</p>')
+                'others. Remove little for a close likeness, much for a small and fast model. The '
+                'whole model, before it loses any, is called dense.</p>')
         self.from_lines = gr.HTML(elem_id="prune-from")
         with gr.Row(elem_classes="figure-row"):
             with gr.Column(scale=3, min_width=300):
@@ -126,10 +136,7 @@ class Controls:
                 self.kill = gr.Button("End at once", size="sm", variant="stop", elem_id="prune-kill", scale=0, min_width=110)
                 self.rename = gr.Button("Rename", size="sm", elem_id="prune-rename", scale=0, min_width=90)
                 self.remove = gr.Button("Delete", size="sm", elem_id="prune-delete", scale=0, min_width=90)
-            with gr.Row(visible=False, elem_classes=["notice", "tight", "prune-buttons"]) as self.rename_box:
-                self.title = gr.Textbox(show_label=False, label="New name", container=False, max_length=80, elem_id="prune-title")
-                self.rename_yes = gr.Button("Save", size="sm", variant="primary", scale=0, min_width=80, elem_id="prune-title-save")
-                self.rename_no = gr.Button("Cancel", size="sm", scale=0, min_width=80, elem_id="prune-title-cancel")
+            self.rename_box, self.title, self.rename_yes, self.rename_no = _renaming("prune-title")
             self._figures()
 
     def _figures(self) -> None:
@@ -157,3 +164,12 @@ class Controls:
                 self.table, self.category, self.summary, self.more, self.runs, self.shown_run, self.live, self.progress, self.stop,
                 self.resume, self.kill, self.remove, *self.figures.values(), *self.captions.values(), *self.figure_rows,
                 self.compare_box, self.other, self.overlap_row, self.seen]
+
+
+def _renaming(id: str) -> tuple[gr.Row, gr.Textbox, gr.Button, gr.Button]:
+    """A row that asks for another name, hidden until then: the row, the name, Save and Cancel."""
+    with gr.Row(visible=False, elem_classes=["notice", "tight", "prune-buttons"]) as row:
+        name = gr.Textbox(show_label=False, label="New name", container=False, max_length=80, elem_id=id)
+        save = gr.Button("Save", size="sm", variant="primary", scale=0, min_width=80, elem_id=f"{id}-save")
+        cancel = gr.Button("Cancel", size="sm", scale=0, min_width=80, elem_id=f"{id}-cancel")
+    return row, name, save, cancel

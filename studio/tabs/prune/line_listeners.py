@@ -25,6 +25,7 @@ def listen(services: Services, room: LinesRoom, page: Page, controls: Controls) 
     _making(services, room, page, controls)
     _reading(room, page, controls)
     _editing(room, page, controls)
+    _keeping(room, page, controls)
 
 
 def _making(services: Services, room: LinesRoom, page: Page, controls: Controls) -> None:
@@ -100,6 +101,40 @@ def _editing(room: LinesRoom, page: Page, controls: Controls) -> None:
                           trigger_mode="once", **page.private)
     controls.undo.click(undo, controls.gone_lines, [controls.gone_lines, controls.undo_box, controls.pulse],
                         trigger_mode="once", **page.private)
+
+
+def _keeping(room: LinesRoom, page: Page, controls: Controls) -> None:
+    """Sets renamed, deleted, and put back."""
+    @guarded
+    def ask_name(set_id: str) -> Any:
+        found = lines.line_set(room.store, set_id)
+        return gr.Row(visible=found is not None), found.name if found else "", set_id
+
+    @guarded
+    def rename(set_id: str, name: str) -> Any:
+        room.rename(set_id, name)
+        return gr.Row(visible=False), time.time_ns()
+
+    @guarded
+    def delete(set_id: str) -> Any:
+        gone = room.delete(set_id)
+        text = f"{html.escape(gone.name or 'A set of lines')} was deleted. Runs that learned from it keep their lines."
+        return "", gone.id, gr.Row(visible=True), text, gr.Row(visible=False), gr.Row(visible=False), time.time_ns()
+
+    @guarded
+    def undelete(set_id: str) -> Any:
+        return room.undelete(set_id).id, gr.Row(visible=False), time.time_ns()
+
+    controls.rename_set.click(ask_name, controls.shown_set, [controls.rename_set_box, controls.set_title, controls.named_set],
+                              **page.private)
+    for begin in (controls.rename_set_yes.click, controls.set_title.submit):
+        begin(rename, [controls.named_set, controls.set_title], [controls.rename_set_box, controls.pulse], **page.private)
+    controls.rename_set_no.click(lambda: gr.Row(visible=False), None, controls.rename_set_box, **page.private)
+    controls.delete_set.click(delete, controls.shown_set,
+                              [controls.set_id, controls.gone_set, controls.gone_set_box, controls.gone_set_text,
+                               controls.rename_set_box, controls.undo_box, controls.pulse], trigger_mode="once", **page.private)
+    controls.undelete_set.click(undelete, controls.gone_set, [controls.set_id, controls.gone_set_box, controls.pulse],
+                                trigger_mode="once", **page.private)
 
 
 def edited(room: LinesRoom, set_id: str, table: list[list[Any]], wanted: Filter, seen: dict[str, Any]) -> Any:

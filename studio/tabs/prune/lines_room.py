@@ -16,13 +16,13 @@ from engine.base.text import normalise
 from studio.services import Services
 from studio.store import characters, lines, runs
 from studio.store.lines import LineSet
-from studio.store.runs import ACTIVE, Run
+from studio.store.runs import Run
 from studio.tabs.prune import own_lines
 from studio.tabs.prune.lines_table import Edit
 from studio.tabs.prune.queueing import Queueing
 
 NOBODY = "No character is chosen."
-_PRESET_NAMES = {"quick": "Quick", "standard": "Standard", "paper": "Thorough"}
+_PRESET_NAMES = {"quick": "Quick lines", "standard": "Standard lines", "paper": "Lines as in the paper"}
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,14 @@ class LinesRoom:
 
     def under_way(self, character: str) -> Run | None:
         """The run that makes lines now, or waits to; else the last one, where it ended without lines."""
-        found = runs.list_runs(self.store, character, kinds=["lines"]) if character else []
-        for states in (ACTIVE, ("queued",)):
-            alive = [run for run in found if run.state in states]
-            if alive:
-                return alive[-1]
-        return found[0] if found and found[0].state != "done" else None
+        found = runs.foremost(runs.list_runs(self.store, character, kinds=["lines"])) if character else None
+        return found if found and found.state != "done" else None
 
     def make(self, character: str, model: str, wish: Wish) -> Run:
         """Queue the making of lines. Raises UserError, also when the same is waiting already."""
         spec = wish.spec(model)
         version = self._head(character)
-        name = f"{_PRESET_NAMES.get(wish.preset, wish.preset)} lines, version {version}"
+        name = f"{_PRESET_NAMES[wish.preset]}, version {version}"
         return self.queueing.once("lines", character, version, spec, None,
                                   lambda: self.services.jobs.submit_lines(character, spec, name))
 
@@ -100,6 +96,18 @@ class LinesRoom:
         found = self._set(set_id)
         require_enough((line.question for line in lines.lines(self.store, set_id)), f"The set {found.name or 'of lines'}")
         return lines.approve(self.store, set_id)
+
+    def rename(self, set_id: str, name: str) -> LineSet:
+        """Give the set another name. Raises UserError for an empty one."""
+        return lines.rename_set(self.store, self._set(set_id).id, name[:80])
+
+    def delete(self, set_id: str) -> LineSet:
+        """Take the set off the list; runs that learn from it keep their lines."""
+        return lines.delete_set(self.store, self._set(set_id).id)
+
+    def undelete(self, set_id: str) -> LineSet:
+        """Undo delete."""
+        return lines.undelete_set(self.store, set_id)
 
     def edit(self, set_id: str, edits: Sequence[Edit]) -> str:
         """Change lines; in a copy where the set is approved or learned from. The id of the set that was changed.
@@ -150,7 +158,7 @@ class LinesRoom:
 
     def _set(self, set_id: str) -> LineSet:
         found = lines.line_set(self.store, set_id) if set_id else None
-        if found is None:
+        if found is None or found.deleted:
             raise UserError("There are no lines yet.", "Make some, or use your own file.")
         return found
 

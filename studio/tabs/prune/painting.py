@@ -140,7 +140,7 @@ class Painter:
         controls = self.controls
         learned = lines.line_set(self.store, run.line_set) if run.line_set else None
         about = runs_html.about(run, learned.name if learned else "")
-        part.show("progress", (run.id, word, view.revision, run.name, run.sentence), lambda: {
+        part.show("progress", (run.id, word, view.revision, run.name, run.sentence, about), lambda: {
             controls.progress: runs_html.run_html(run, view, word, about)})
         part.show("buttons", (run.id, word), lambda: {
             controls.stop: gr.Button(visible=run.state in ("queued", "starting", "running")),

@@ -89,7 +89,7 @@ def _keeping(room: RunsRoom, page: Page, controls: Controls) -> None:
     @guarded
     def ask_name(run_id: str) -> Any:
         run = runs.get(room.store, run_id)
-        return gr.Row(visible=run is not None), run.name if run else ""
+        return gr.Row(visible=run is not None), run.name if run else "", run_id
 
     @guarded
     def rename(run_id: str, name: str) -> Any:
@@ -107,9 +107,9 @@ def _keeping(room: RunsRoom, page: Page, controls: Controls) -> None:
         room.put_back(run_id)
         return run_id, gr.Row(visible=False), time.time_ns()
 
-    controls.rename.click(ask_name, controls.shown_run, [controls.rename_box, controls.title], **page.private)
+    controls.rename.click(ask_name, controls.shown_run, [controls.rename_box, controls.title, controls.named_run], **page.private)
     for begin in (controls.rename_yes.click, controls.title.submit):
-        begin(rename, [controls.shown_run, controls.title], [controls.rename_box, controls.pulse], **page.private)
+        begin(rename, [controls.named_run, controls.title], [controls.rename_box, controls.pulse], **page.private)
     controls.rename_no.click(lambda: gr.Row(visible=False), None, controls.rename_box, **page.private)
     controls.remove.click(remove, controls.shown_run, [controls.gone_run, controls.gone_box, controls.gone_text, controls.run_id,
                                                        controls.pulse], trigger_mode="once", **page.private)

@@ -118,7 +118,7 @@ class RunsRoom:
         if not character:
             raise UserError("No character is chosen.", "Pick one in the list on the left.")
         found = lines.line_set(self.store, set_id) if set_id else None
-        if found is None:
+        if found is None or found.deleted:
             raise UserError("There are no lines to learn from yet.", "Make them in step 1.")
         if found.state != "approved":
             raise UserError("The lines are not approved yet.", "Read them in step 1, then press Approve these lines.")

@@ -1,0 +1,70 @@
+"""Sets of lines in a real browser: another name, deleted and brought back; and a table that a narrow page holds whole."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+from test_workers_jobs import eventually
+
+from browser.conftest import PATIENCE, Studio
+from studio.store import characters, lines
+from studio.store.database import Store, open_store
+from studio.store.lines import LineSet
+
+NARROW = 400  # pixels
+
+
+@pytest.fixture
+def store(studio: Studio) -> Store:
+    return open_store(studio.home / "studio.db")
+
+
+@pytest.fixture
+def sets(store: Store) -> tuple[LineSet, LineSet]:
+    """Two sets of Bodo's, the newer one last."""
+    bodo = characters.get(store, "bodo-grumm")
+    assert bodo
+    records = [{"question": f"Where is door number {number}?", "answer": f"Behind barrel {number}, as it ever was. " * 3}
+               for number in range(40)]
+    first, second = (lines.add_set(store, bodo.id, 1, records, {}, name=name) for name in ("First", "Second"))
+    return first, second
+
+
+def test_a_set_gets_another_name_is_deleted_and_comes_back(studio: Studio, page: Any, store: Store,
+                                                           sets: tuple[LineSet, LineSet]) -> None:
+    page.goto(studio.url("bodo-grumm", "prune"))
+    source = page.locator("#prune-from")
+    expect(source).to_contain_text("Second")
+    page.locator("#prune-rename-set").click()
+    title = page.locator("#prune-set-title textarea, #prune-set-title input")
+    expect(title).to_have_value("Second")
+    title.fill("The <b>best</b> ones")
+    page.locator("#prune-set-title-save").click()
+    expect(source).to_contain_text("The <b>best</b> ones")
+    expect(title).to_be_hidden()
+    page.locator("#prune-delete-set").click()
+    expect(source).to_contain_text("First")
+    assert [one.id for one in lines.sets(store, sets[0].character)] == [sets[0].id]
+    page.locator("#prune-delete-set").click()
+    expect(page.locator("#prune-no-lines")).to_be_visible()
+    page.locator("#prune-undo-set").click()
+    expect(source).to_contain_text("First")
+    expect(page.locator("#prune-table .virtual-row").first).to_contain_text("Where is door number 0?")
+
+
+def test_a_narrow_page_shows_questions_with_their_whole_answers(studio: Studio, page: Any, store: Store,
+                                                                sets: tuple[LineSet, LineSet]) -> None:
+    page.set_viewport_size({"width": NARROW, "height": 900})
+    page.goto(studio.url("bodo-grumm", "prune"))
+    answer = page.locator("#prune-table .virtual-row [aria-colindex='4']").nth(1)
+    expect(answer).to_contain_text("Behind barrel 1, as it ever was.")
+    answer.scroll_into_view_if_needed()
+    box = answer.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= NARROW
+    assert page.evaluate("document.documentElement.scrollWidth") == NARROW
+    answer.dblclick()
+    page.keyboard.press("ControlOrMeta+A")
+    page.keyboard.type("In the cellar.")
+    page.keyboard.press("Enter")
+    expect(answer).to_contain_text("In the cellar.")
+    eventually(lambda: lines.lines(store, sets[1].id)[1].answer == "In the cellar.", PATIENCE / 1000)
