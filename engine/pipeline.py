@@ -24,7 +24,7 @@ from engine.export.folder import Contents
 from engine.models.ffn import decoder
 from engine.stages.lines import make_lines
 from engine.stages.mask import find_mask, read_dense
-from engine.stages.repair import refit_down
+from engine.stages.repair import refit_learned, refit_start
 from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
 from engine.stages.workbench import LINES_STAGES, STAGES, Job, Workbench, halve, load_dense, open_workdir, with_less_at_once
 
@@ -86,13 +86,14 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     meter.count_tokens_of(bench.model)
     yield from make_lines(bench)
     lesson = yield from read_dense(bench)
-    mask = yield from find_mask(bench, lesson)
+    start = yield from refit_start(bench, lesson)
+    learned = yield from find_mask(bench, lesson, start.columns if start else None)
     if recipe.load_in != "16bit":
         # The cut, and all that is measured from here on, is about the original weights.
         yield from load_dense(bench, "16bit")
         lesson.validation_dense = dense_states(bench.model, lesson.validation)
         meter.count_tokens_of(bench.model)
-    columns = yield from refit_down(bench, lesson, mask)
+    mask, columns = yield from refit_learned(bench, lesson, learned, start)
     rows, dense = yield from measure_ladder(bench, lesson, mask, columns)
     before = {"parameters": sum(parameter.numel() for parameter in bench.model.parameters()),
               "bytes": _weight_bytes(bench), "intermediate_size": bench.channels}

@@ -16,7 +16,7 @@ from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, pack, run_row
 from engine.pruning import compensation
-from engine.pruning.compensation import blend, gram_matrices, kept_indices, layer_groups, refit, swapped_down
+from engine.pruning.compensation import gram_matrices, kept_indices, layer_groups, refit, swapped_down
 from engine.pruning.importance import random_scores, top_channels
 
 ModelOf = Callable[[str], Any]
@@ -74,13 +74,6 @@ def test_channels_that_never_fire_do_no_harm() -> None:
     down, kept = noise(3, 6).float(), torch.tensor([0, 1, 4])
     refitted = refit(down, torch.zeros(6, 6), kept, 1e-3)
     torch.testing.assert_close(refitted, down[:, kept], atol=1e-6, rtol=0)
-
-
-def test_the_blend_leads_from_the_slice_to_the_refit() -> None:
-    down, kept, refitted = noise(4, 8).bfloat16(), torch.tensor([0, 3, 6]), noise(4, 3, seed=1).float()
-    assert torch.equal(blend(down, refitted, kept, 0.0), down.float()[:, kept])
-    assert torch.equal(blend(down, refitted, kept, 1.0), refitted)
-    torch.testing.assert_close(blend(down, refitted, kept, 0.25), 0.75 * down.float()[:, kept] + 0.25 * refitted)
 
 
 def make_rows() -> list[Any]:

@@ -53,7 +53,8 @@ def test_events_come_in_order_and_survive_a_file(whole: tuple[list[Event], Path]
     assert isinstance(seen[0], Started) and not seen[0].resumed and seen[0].character == "Zoë *of* the [Mill]"
     assert seen[-1] == Finished(str(out), seen[-1].seconds, time=seen[-1].time)  # type: ignore[attr-defined]
     stages = [event.name for event in seen if isinstance(event, Stage)]
-    assert stages == ["load the model", "read the dense model", "learn the mask", "least squares", "measure",
+    assert stages == ["load the model", "read the dense model", "least squares on the start", "learn the mask",
+                      "least squares", "measure",
                       "export", "prove"]
     assert all(event.name in seen[0].stages and not event.reused for event in seen if isinstance(event, Stage))
     assert [event.time for event in seen] == sorted(event.time for event in seen)
@@ -92,7 +93,8 @@ def test_report_is_complete(whole: tuple[list[Event], Path], llama: Path) -> Non
     told = {event.what: event for event in seen if isinstance(event, Measured) and event.split == "test"}
     assert {name: (one["kl"], one["lines"], one["tokens"]) for name, one in report["readings"].items()} == {
         name: (event.kl, event.lines, event.tokens) for name, event in told.items()}
-    assert list(report["stages"]) == ["load the model", "read the dense model", "learn the mask", "least squares",
+    assert list(report["stages"]) == ["load the model", "read the dense model", "least squares on the start",
+                                        "learn the mask", "least squares",
                                       "measure", "export"]
     assert all(one["seconds"] >= 0 and one["tokens"] >= 0 for one in report["stages"].values())
     learnt = [point["tokens"] for point in report["learning"] if "loss" in point]
@@ -107,7 +109,9 @@ def test_report_is_complete(whole: tuple[list[Event], Path], llama: Path) -> Non
     assert report["after"]["parameters"] == sum(one.numel() for one in weights_of(out).values())
     assert report["after"]["bytes"] == (out / "model.safetensors").stat().st_size
     assert report["before"]["bytes"] == (llama / "model.safetensors").stat().st_size
-    assert report["choices"]["best_step"] in (0, 2, 4) and report["choices"]["least_squares"]["alpha"] > 0
+    assert report["choices"]["best_step"] == 4 and report["choices"]["mask"] in ("start", "learned")
+    refit = report["choices"]["least_squares"]
+    assert refit["used"] and refit["kl"] < refit["kl_before"] and refit["propagated"] and refit["neutral_lines"] == 6
 
 
 def test_folder_is_whole_and_readable_by_all(whole: tuple[list[Event], Path]) -> None:
@@ -225,7 +229,8 @@ def test_a_finished_job_exports_again_under_another_name(llama: Path, tmp_path: 
     seen = list(prune(make_job(llama, second), work_of(first), resume=True))
     assert isinstance(seen[0], Started) and seen[0].resumed
     assert {event.name for event in seen if isinstance(event, Stage) and event.reused} == {
-        "write answers", "read the dense model", "learn the mask", "least squares"}
+        "write answers", "read the dense model", "least squares on the start", "learn the mask",
+        "least squares"}
     assert same_tensors(first / "model.safetensors", second / "model.safetensors")
     assert read_json(first / "report.json")["choices"] == read_json(second / "report.json")["choices"]
     assert abs(folder_size(first) - folder_size(second)) < 1000

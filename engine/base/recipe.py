@@ -29,7 +29,7 @@ class Recipe:
     references: int = 3  # other characters that the score compares with (paper: all others)
     keep_share: float = 0.4  # share of the candidates kept, by falling score (paper: 0.4)
     self_asked: int = 256  # further questions that the model makes up behind the persona prompt
-    validation_lines: int = 24  # held-out lines that choose (best step, blend); never learnt from
+    validation_lines: int = 24  # held-out lines that choose (best step, whether to refit); never learnt from
     test_lines: int = 48  # held-out lines that report; they never choose
     answer_tokens: int = 64  # longest answer sampled, in tokens
     temperature: float = 0.8  # of sampled answers
@@ -41,9 +41,9 @@ class Recipe:
     loss: Loss = "kl"  # "kl": to the dense model's cached logits; "ce": on the answers (the paper's)
     teacher_top: int = 64  # logits cached a token; the rest of the vocabulary is one bucket
     start: Start = "wanda"  # scores before the first step: rank-normalised importance, or random
-    steps: int = 60  # optimiser steps
+    steps: int = 30  # optimiser steps
     step_lines: int = 16  # lines a step
-    learning_rate: float = 0.05  # AdamW, on scores that start within [-1, 1]
+    learning_rate: float = 0.01  # AdamW, on scores that start within [-1, 1]
     ramp: float = 0.0  # share of the steps over which the sparsity grows, cubic (0: full from the start)
     validate_every: int = 5  # steps between readings on the validation lines
     row_tokens: int = 1536  # longest packed row, in tokens
@@ -52,6 +52,7 @@ class Recipe:
 
     # After the mask
     least_squares: bool = True  # refit W_down on the kept channels
+    neutral_lines: int = 384  # player lines read along with their neutral answers while refitting; they need no writing
     recover: bool = False  # fine-tune the cut model by LoRA with the same KL
     recovery_steps: int = 60  # optimiser steps of the recovery
     recovery_rate: float = 5e-4  # AdamW
@@ -71,6 +72,8 @@ class Recipe:
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"The setting {name} must be at least 1; {getattr(self, name)} is not.")
+        if self.neutral_lines < 0:
+            raise UserError(f"The setting neutral_lines must not be negative; {self.neutral_lines} is.")
         for name in ("keep_share", "top_p"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise UserError(f"The setting {name} must lie above 0 and at most at 1; {getattr(self, name):g} does not.")
@@ -84,12 +87,12 @@ class Recipe:
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
-    "quick": {"candidates": 112, "references": 2, "self_asked": 64, "steps": 24, "step_lines": 8,
-              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "recovery_steps": 30},
+    "quick": {"candidates": 112, "references": 2, "self_asked": 64, "steps": 16, "step_lines": 8,
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 128, "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,
-              "least_squares": False},
+              "learning_rate": 0.05, "least_squares": False},
 }
 
 

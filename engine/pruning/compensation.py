@@ -3,8 +3,8 @@
 With activations a of the dense model, kept channels K and C = E[a a^T],
 D' = (D C_:K + lambda D_K) (C_KK + lambda I)^-1 minimises
 E||D a - D' a_K||^2 + lambda ||D' - D_K||^2 (GRAIL, FASP, SlimGPT; these
-pull to zero). On few tokens it over-fits; hence lambda, and a blend
-(1 - alpha) D_K + alpha D' (both chosen by the caller on validation lines).
+pull to zero). On few tokens it over-fits; hence lambda. Each layer is fitted as
+if all others were whole; propagation.py does better where it can.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,11 +57,6 @@ def refit(down: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
     own = down.double()[:, kept]
     right = down.double() @ gram[:, kept] + penalty * own
     return torch.linalg.solve(inner, right.T).T.float()
-
-
-def blend(down: Tensor, refitted: Tensor, kept: Tensor, alpha: float) -> Tensor:
-    """(1 - alpha) * D_K + alpha * D', (d, k) in fp32."""
-    return torch.lerp(down.float()[:, kept], refitted, alpha)
 
 
 def kept_indices(mask: Tensor) -> list[Tensor]:

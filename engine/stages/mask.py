@@ -7,6 +7,7 @@ best step. The learning state is written after every step.
 """
 
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from torch import Tensor
 from engine.base.events import Event, MaskSnapshot, Measured, Stage, Step
 from engine.base.files import read_json, write_atomic, write_json
 from engine.evaluation.fidelity import Reading, dense_states, measure
-from engine.models.ffn import feed_forwards, masked
+from engine.models.ffn import masked
 from engine.models.packing import Example, Row, pack
 from engine.models.storage import narrowed
 from engine.pruning import masks
+from engine.pruning.compensation import kept_indices, swapped_down
 from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores
 from engine.pruning.masks import Learning, Target
 from engine.stages.workbench import Workbench
@@ -95,19 +97,36 @@ def rows_of_step(lesson: Lesson, chosen: Sequence[int], row_tokens: int) -> tupl
     return rows, joined
 
 
-def find_mask(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tensor]:
-    """The mask (L, d_ff) with the lowest validation KL; leaves mask.safetensors and learning.json."""
+def start_scores(bench: Workbench, lesson: Lesson) -> Tensor:
+    """The scores (L, d_ff) before the first step, rank-normalised: Wanda's, or random ones."""
+    if bench.job.recipe.start == "wanda":
+        return rank_normalised(lesson.importance)
+    return rank_normalised(random_scores(bench.layers, bench.channels, bench.job.recipe.seed))
+
+
+def find_mask(bench: Workbench, lesson: Lesson, repaired: Sequence[Tensor] | None = None) -> Generator[
+        Event, None, Tensor]:
+    """Learn the mask (L, d_ff); leaves mask.safetensors and learning.json.
+
+    Without `repaired` it is the mask with the lowest validation KL. With it, the start mask's W_down columns (d, k) a
+    layer, the mask is learned knowing its repair: on a model that holds these columns. Then the last mask is taken: a
+    channel that has come in still has its own column, so the mask reads worse than after a refit of its own.
+    """
     target = bench.path("mask.safetensors")
     if target.exists():
         yield Stage("learn the mask", reused=True)
         found = load_file(target)
         bench.notes["best_step"] = int(found["best_step"])
         return found["mask"].float()
-    with narrowed(bench.model, bench.weight_dtype):
-        return (yield from _learn(bench, lesson))
+    with ExitStack() as stack:
+        if repaired is not None:
+            kept = kept_indices(top_channels(start_scores(bench, lesson), bench.kept))
+            stack.enter_context(swapped_down(bench.model, kept, repaired))
+        stack.enter_context(narrowed(bench.model, bench.weight_dtype))
+        return (yield from _learn(bench, lesson, takes_last=repaired is not None))
 
 
-def _learn(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tensor]:
+def _learn(bench: Workbench, lesson: Lesson, takes_last: bool) -> Generator[Event, None, Tensor]:
     recipe = bench.job.recipe
     yield Stage("learn the mask", recipe.steps)
     state = _restore(bench, lesson)
@@ -131,10 +150,11 @@ def _learn(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Tensor]:
             shown = mask
         _store(bench, state, curve)
         yield Step("learn the mask", state.step, recipe.steps, {"loss": loss, "tokens": state.tokens})
-    bench.notes["best_step"] = state.best_step
-    save_tensors(bench.path("mask.safetensors"), {"mask": state.best_mask.to(torch.uint8), "scores": state.scores,
-                                                  "best_step": torch.tensor(state.best_step)})
-    return state.best_mask
+    mask, step = (shown, state.step) if takes_last else (state.best_mask, state.best_step)
+    bench.notes["best_step"] = step
+    save_tensors(bench.path("mask.safetensors"), {"mask": mask.to(torch.uint8), "scores": state.scores,
+                                                  "best_step": torch.tensor(step)})
+    return mask
 
 
 def _check(bench: Workbench, lesson: Lesson, state: Learning, curve: list[dict]) -> Generator[Event, None, None]:
@@ -169,7 +189,4 @@ def _restore(bench: Workbench, lesson: Lesson) -> Learning:
         step, tokens, best_step = (int(value) for value in found["counters"])
         return Learning(found["scores"], found["first_moment"], found["second_moment"], step, tokens,
                         found["best_mask"], float(found["best_kl"]), best_step)
-    layers = len(feed_forwards(bench.model))
-    if bench.job.recipe.start == "wanda":
-        return masks.begin(rank_normalised(lesson.importance))
-    return masks.begin(rank_normalised(random_scores(layers, bench.channels, bench.job.recipe.seed)))
+    return masks.begin(start_scores(bench, lesson))

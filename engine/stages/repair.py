@@ -1,83 +1,134 @@
-"""Least-squares W_down: the stage that refits what a mask leaves, and chooses how far to trust the fit.
+"""Least-squares W_down: the stages in which the kept channels take over what the removed ones did.
 
-Works on the original 16-bit weights. Leaves columns.safetensors (W_down of the
-kept channels, a layer each; absent where the plain slice read better).
+The start mask is refitted before the mask is learned, so that learning knows
+what repairs it; the learned mask is refitted after, and the better of the two on
+the validation lines is what goes on. All on the original 16-bit weights. A refit
+needs no label, only tokens as the model will see them: beside the train lines it
+reads player lines with their neutral answers behind the persona's prompt, which
+cost a forward pass and nothing to write.
+
+Leaves start.safetensors, columns.safetensors (W_down of the kept channels, a
+layer each; absent where the plain slice read better) and what was read, in JSON.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.base.events import Event, Stage, Step
 from engine.base.files import read_json, write_json
+from engine.base.text import normalise
+from engine.calibration.lines import Line, read_queries
+from engine.calibration.queries import of_split, spread
 from engine.evaluation.fidelity import measure
 from engine.models.ffn import feed_forwards, masked
-from engine.models.packing import pack
+from engine.models.packing import Row, pack
 from engine.pruning import compensation
-from engine.stages.mask import Lesson, measured, save_tensors
+from engine.pruning.importance import top_channels
+from engine.pruning.propagation import can_propagate, refit_propagated
+from engine.stages.mask import Lesson, measured, save_tensors, start_scores
 from engine.stages.workbench import Workbench
 
-RIDGES = (0.03, 0.1, 0.3)  # lambda, as a share of the mean diagonal
-BLENDS = (0.75, 1.0)  # alpha
+RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (docs/recipe.md)
+SHARE = 0.7  # of the stream's error that a layer takes on; .5 and 1 read alike, 0 much worse
 
 
-def refit_down(bench: Workbench, lesson: Lesson, mask: Tensor) -> Generator[Event, None, list[Tensor] | None]:
-    """W_down columns (d, k) of each layer with the lowest validation KL, in 16 bit; None: the plain slice is best."""
-    saved, choice = bench.path("columns.safetensors"), bench.path("least_squares.json")
-    if not bench.job.recipe.least_squares:
+@dataclass(frozen=True)
+class Repaired:
+    """A mask (L, d_ff), its W_down columns (d, k) a layer in 16 bit (None: the plain slice), and its validation KL."""
+
+    mask: Tensor
+    columns: list[Tensor] | None
+    kl: float
+
+
+def refit_start(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Repaired | None]:
+    """The start mask with its refit; None where nothing is refitted, or the weights are quantised while learning."""
+    recipe = bench.job.recipe
+    if not recipe.least_squares or recipe.load_in != "16bit":
         return None
+    return (yield from _refit(bench, lesson, top_channels(start_scores(bench, lesson), bench.kept), "start"))
+
+
+def refit_learned(bench: Workbench, lesson: Lesson, mask: Tensor, start: Repaired | None) -> Generator[
+        Event, None, tuple[Tensor, list[Tensor] | None]]:
+    """The learned mask with its refit, or the start with its own where that reads better on the validation lines."""
+    if not bench.job.recipe.least_squares:
+        return mask, None
+    learned = yield from _refit(bench, lesson, mask, "columns")
+    better = start if start and start.kl < learned.kl else learned
+    bench.notes["mask"] = "start" if better is start else "learned"
+    return better.mask, better.columns
+
+
+def _refit(bench: Workbench, lesson: Lesson, mask: Tensor, name: str) -> Generator[Event, None, Repaired]:
+    saved, choice = bench.path(f"{name}.safetensors"), bench.path(f"{name}.json")
+    stage, about = ("least squares", "mask") if name == "columns" else ("least squares on the start", "start")
     if choice.exists():
-        yield Stage("least squares", reused=True)
-        bench.notes["least_squares"] = read_json(choice)
-        return _load_columns(bench) if saved.exists() else None
-    yield Stage("least squares", len(RIDGES) + len(BLENDS) + 2)
-    validation, dense = lesson.validation, lesson.validation_dense
+        yield Stage(stage, reused=True)
+        notes = read_json(choice)
+    else:
+        yield Stage(stage, bench.layers + 2)
+        notes = yield from _refit_and_choose(bench, lesson, mask, saved, stage, about)
+        write_json(choice, notes)
+    bench.notes[stage.replace(" ", "_")] = notes
+    return Repaired(mask, _load_columns(saved) if notes["used"] else None, notes["kl"])
+
+
+def _refit_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, saved: Path, stage: str, about: str) -> Generator[
+        Event, None, dict[str, object]]:
+    """Refit, and keep the columns where they read better than the plain slice."""
     kept = compensation.kept_indices(mask)
     with masked(bench.model, mask):
-        best = measure(bench.model, validation, dense)
-    yield measured("mask, before least squares", "validation", best)
-    refits = {ridge: list[Tensor]() for ridge in RIDGES}
-    yield from _solve(bench, lesson, kept, refits)
-    chosen: dict[str, float] = {"ridge": 0.0, "alpha": 0.0, "kl": best.kl, "kl_before": best.kl}
-    columns: list[Tensor] | None = None
-    done = 2
-    trials = [(ridge, 1.0) for ridge in RIDGES]
-    for ridge, alpha in trials:
-        found = [compensation.blend(ffn.down.weight, column, index, alpha).to(bench.weight_dtype) for ffn, index, column
-                 in zip(feed_forwards(bench.model), kept, refits[ridge], strict=True)]
-        with masked(bench.model, mask), compensation.swapped_down(bench.model, kept, found):
-            reading = measure(bench.model, validation, dense)
-        yield measured(f"least squares, lambda {ridge:g}, alpha {alpha:g}", "validation", reading)
-        if reading.kl < chosen["kl"]:
-            chosen = {**chosen, "ridge": ridge, "alpha": alpha, "kl": reading.kl}
-            columns = found
-        done += 1
-        yield Step("least squares", done, len(RIDGES) + len(BLENDS) + 2)
-        if len(trials) == len(RIDGES) and ridge == RIDGES[-1] and chosen["alpha"]:
-            trials += [(chosen["ridge"], alpha) for alpha in BLENDS if alpha < 1.0]
-    if columns is not None:
+        before = measure(bench.model, lesson.validation, lesson.validation_dense)
+    yield measured(f"{about}, before least squares", "validation", before)
+    yield Step(stage, 1, bench.layers + 2)
+    neutral = bench.encode(neutral_lines(bench))
+    rows = pack([*lesson.train, *neutral], bench.job.recipe.row_tokens)
+    columns = []
+    for column in refit_layers(bench, rows, kept):
+        columns.append(column.to(bench.weight_dtype))
+        yield Step(stage, len(columns) + 1, bench.layers + 2)
+    with masked(bench.model, mask), compensation.swapped_down(bench.model, kept, columns):
+        after = measure(bench.model, lesson.validation, lesson.validation_dense)
+    yield measured(f"{about}, after least squares", "validation", after)
+    yield Step(stage, bench.layers + 2, bench.layers + 2)
+    if after.kl < before.kl:
         save_tensors(saved, {f"{index:04d}": column for index, column in enumerate(columns)})
-    write_json(choice, chosen)
-    bench.notes["least_squares"] = chosen
-    return columns
+    return {"ridge": RIDGE, "share": SHARE, "propagated": can_propagate(bench.model), "neutral_lines": len(neutral),
+            "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
 
-def _solve(bench: Workbench, lesson: Lesson, kept: list[Tensor], refits: dict[float, list[Tensor]]) -> Generator[Event, None, None]:
-    """Fill `refits` with each layer's least-squares W_down for each ridge, a group of layers at a time."""
-    rows = pack(lesson.train, bench.job.recipe.row_tokens, lesson.prefix)
+def neutral_lines(bench: Workbench) -> list[Line]:
+    """Player lines of the train side with their neutral answers, up to `recipe.neutral_lines`.
+
+    None where the user's own lines have no question in common with the pool: they may be of another world or language.
+    """
+    train, *_ = bench.split_lines()
+    pool = [query for query in of_split(read_queries(bench.job.queries), "train") if query.neutral.strip()]
+    if bench.job.lines and not {normalise(line.question) for line in train} & {normalise(query.question) for query in pool}:
+        return []
+    return [Line(query.question, query.neutral, query.neutral, query.category, query.source, True)
+            for query in spread(pool, bench.job.recipe.neutral_lines, bench.job.recipe.seed)]
+
+
+def refit_layers(bench: Workbench, rows: list[Row], kept: list[Tensor]) -> Iterator[Tensor]:
+    """Columns (d, k) layer by layer: propagated where the family allows it, else each layer by itself."""
+    if can_propagate(bench.model):
+        yield from refit_propagated(bench.model, rows, kept, RIDGE, SHARE)
+        return
     ffns = feed_forwards(bench.model)
     for group in compensation.layer_groups(len(ffns), bench.channels):
         grams: dict[int, Tensor] = {}
         for sums in compensation.gram_matrices(bench.model, rows, group):
             grams = sums
-            yield Step("least squares", 1, len(RIDGES) + len(BLENDS) + 2)
         for index in group:
-            for ridge, columns in refits.items():
-                columns.append(compensation.refit(ffns[index].down.weight, grams[index], kept[index], ridge).cpu())
-            del grams[index]
+            yield compensation.refit(ffns[index].down.weight, grams.pop(index), kept[index], RIDGE).cpu()
 
 
-def _load_columns(bench: Workbench) -> list[Tensor]:
-    found = load_file(bench.path("columns.safetensors"))
+def _load_columns(saved: Path) -> list[Tensor]:
+    found = load_file(saved)
     return [found[name] for name in sorted(found)]

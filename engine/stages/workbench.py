@@ -25,12 +25,13 @@ from engine.calibration.rewriting import Voice, encode_line
 from engine.calibration.teacher import Teacher
 from engine.cards.card import Card
 from engine.cards.prompt import render_system_prompt
+from engine.models.ffn import feed_forwards
 from engine.models.loading import ModelSource, load_model, load_tokenizer, locate, parse_dtype
 from engine.models.packing import Example, shared_prefix
 
 SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 STAGES = ["load the model", "score questions", "make up questions", "write answers", "read the dense model",
-          "learn the mask", "least squares", "recover", "measure", "export", "prove"]
+          "least squares on the start", "learn the mask", "least squares", "recover", "measure", "export", "prove"]
 LINES_STAGES = STAGES[:4]
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits
 
@@ -88,6 +89,11 @@ class Workbench:
         """d_ff of the dense model."""
         assert self.source is not None
         return int(self.source.config["intermediate_size"])
+
+    @property
+    def layers(self) -> int:
+        """L of the dense model."""
+        return len(feed_forwards(self.model))
 
     @property
     def kept(self) -> int:

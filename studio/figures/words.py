@@ -22,7 +22,8 @@ DISTANCE = ("Distance to the dense model says how far the pruned model's choice 
 _STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load the model", "score questions": "Choose questions",
            "make up questions": "Make up more questions", "write answers": "Write the answers",
            "read the dense model": "Read the dense model", "learn the mask": "Learn what to keep",
-           "least squares": "Refit what remains", "recover": "Train a little after the cut", "measure": "Measure",
+           "least squares on the start": "Refit the first choice", "least squares": "Refit what remains",
+           "recover": "Train a little after the cut", "measure": "Measure",
            "export": "Write the smaller model", "prove": "Check that it loads and speaks",
            "copy": "Copy the files", "zip": "Pack the zip"}
 
