@@ -6,6 +6,7 @@ and exits with 1. Heavy imports wait until a verb needs them.
 """
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import NoReturn
 from engine.base.errors import Interrupted, UserError
 from engine.base.process import prepare_libraries
 from engine.base.recipe import PRESETS
+from engine.bench.options import add_measurements
 from engine.running import explain, log_file
 
 
@@ -52,10 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
     inspect.add_argument("folder", metavar="DIR")
     inspect.add_argument("--json", action="store_true", help="print JSON")
-    bench = verbs.add_parser("bench", help="measure this machine")
-    bench.add_argument("what", choices=["speed"])
-    bench.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
-    bench.add_argument("--model", default="starter", help="starter, a hub id, or a folder")
+    add_measurements(verbs.add_parser("bench", help="measure this machine, and the ways of pruning"), _Parser)
     return parser
 
 
@@ -108,9 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
     if options.verb == "bench":
-        from engine.bench.speed import run
-
-        return run(options)
+        return importlib.import_module(f"engine.bench.{options.what}").run(options)
     from engine import commands
 
     return getattr(commands, options.verb)(options, arguments)

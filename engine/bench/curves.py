@@ -1,0 +1,71 @@
+"""Validation KL against tokens spent: how much sooner ours is where the paper's learning ends.
+
+Tokens are those of the learning steps; ours adds what it rests on before the
+first step: the dense pass, and the refit of the start. Readings on the validation lines
+cost both the same and are left out. Works from the files in the work folder.
+"""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.base.files import read_json, write_json
+from engine.bench import finishing
+from engine.bench.cells import mask_folder
+from engine.bench.ladder import OURS, PAPER, recipe_of
+from engine.bench.meter import Spent
+from engine.bench.plan import Plan
+
+Points = list[dict[str, float]]
+
+
+def print_curves(plan: Plan, file: Path | None) -> None:
+    """Say for each sparsity in which share of the tokens ours reaches the paper's final KL; write all points to `file`."""
+    kept = []
+    for sparsity in plan.sparsities:
+        pairs = []
+        for name in plan.characters:
+            for seed in range(plan.seeds):
+                both = {method: points(plan, name, seed, sparsity, method) for method in (PAPER, OURS)}
+                kept += [{"model": plan.model, "character": name, "sparsity": sparsity, "seed": seed, "method": method,
+                          "points": found} for method, found in both.items() if found]
+                if all(both.values()):
+                    pairs.append((both[PAPER], both[OURS]))
+        if pairs:
+            print(f"{sparsity:.0%}: {sentence(pairs)}")
+    if file:
+        write_json(file, kept)
+
+
+def points(plan: Plan, name: str, seed: int, sparsity: float, method: str) -> Points:
+    """Tokens and validation KL at each reading of a learned mask, in order; empty where none was learned."""
+    cell, cost = plan.cell_folder(name, seed, sparsity), plan.subject_folder(name, seed) / "dense.cost.json"
+    recipe = recipe_of(plan.recipe(sparsity, seed), method)
+    folder = finishing.folder_of(cell, recipe) if method == OURS else mask_folder(cell, recipe)
+    curve, start = folder / "learning.json", folder / finishing.START
+    if not curve.exists() or not cost.exists():
+        return []
+    before = 0 if recipe.loss == "ce" and recipe.start == "random" else Spent.read(cost).tokens
+    before += Spent.read(start).tokens if start.exists() else 0
+    return [{"step": point["step"], "tokens": before + point["tokens"], "validation_kl": point["validation_kl"]}
+            for point in read_json(curve) if "validation_kl" in point]
+
+
+def speedup(paper: Points, ours: Points) -> float | None:
+    """How many times fewer tokens ours needs to be where the paper's ends (its best reading); None where it never is."""
+    end = min(point["validation_kl"] for point in paper)
+    reached = next((point["tokens"] for point in ours if point["validation_kl"] <= end), None)
+    return None if reached is None else paper[-1]["tokens"] / reached
+
+
+def sentence(pairs: Sequence[tuple[Points, Points]]) -> str:
+    """What pairs of the paper's points and ours say, a pair a cell."""
+    found: list[Any] = [speedup(paper, ours) for paper, ours in pairs]
+    reached = [one for one in found if one is not None]
+    if not reached:
+        return f"the default never reaches the paper's final KL (of {PAPER}) in {len(found)} cells (validation lines)."
+    share = lambda ratio: f"1/{ratio:.1f} of" if ratio >= 1 else f"{1 / ratio:.1f} times"
+    return (f"the default reaches the paper's final KL (of {PAPER}) in {share(statistics.median(reached))} the tokens (median of "
+            f"{len(reached)} of {len(found)} cells, {min(reached):.1f} to {max(reached):.1f} times fewer; validation lines"
+            f"{'' if len(reached) == len(found) else '; never in the others'}).")

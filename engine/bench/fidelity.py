@@ -1,0 +1,129 @@
+"""python -m engine bench fidelity: every method of the ladder on the same held-out lines, cell by cell.
+
+A row is written as soon as it is measured; rows that are there are not measured
+again, so the same command goes on where it was stopped, and prints the tables
+at once when all is done.
+"""
+
+import argparse
+import gc
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Stage
+from engine.base.files import explain_write_errors, read_json, write_json
+from engine.bench import finishing, ladder, summary
+from engine.bench.cells import Cell, Dense, Subject, load
+from engine.bench.curves import print_curves
+from engine.bench.plan import Plan, make_plan
+from engine.bench.readings import read
+from engine.running import Run
+
+KEYS = ("model", "character", "sparsity", "seed", "method", "kl", "top1", "nll", "identification", "neutral_ppl", "lines",
+        "tokens", "seconds", "preset")
+IDENTITY = KEYS[:5]
+AGAIN = "Every row that was measured is kept. Give the same command again to go on."
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure what is missing, then print the tables."""
+    plan, methods, again = make_plan(options), ladder.choose(options.methods), set(options.again)
+    ladder.choose(options.again)
+    results = Results(Path(options.json) if options.json else plan.workdir / "fidelity.json", plan.label)
+    if not options.table:
+        follow(measure(plan, methods, results, again))
+    if not results.rows:
+        raise UserError(f"There are no rows in {results.path} yet.", "Run the same command without --table.")
+    summary.print_tables(plan, results.rows, options.markdown)
+    print_curves(plan, Path(options.curves) if options.curves else None)
+    return 0
+
+
+def follow(events: Generator[Event, None, None]) -> None:
+    """Show a bench's events; Ctrl-C stops it after the step under way."""
+    run = Run(argparse.Namespace(workdir=None, leash=False, json=False))
+    run.follow(_without_reused(events), lambda: False, "Stopped.", AGAIN)
+
+
+def _without_reused(events: Generator[Event, None, None]) -> Iterator[Event]:
+    """The events without the stages that were done already, of which every method has some."""
+    try:
+        yield from (event for event in events if not (isinstance(event, Stage) and event.reused))
+    finally:
+        events.close()
+
+
+class Results:
+    """The rows of a bench in a JSON file, written whole with each new row. Raises UserError for rows of another preset."""
+
+    def __init__(self, path: Path, label: str) -> None:
+        self.path, self.label = path, label
+        self.rows: list[dict[str, Any]] = self._read()
+
+    def _read(self) -> list[dict[str, Any]]:
+        rows = read_json(self.path) if self.path.exists() else []
+        if not isinstance(rows, list) or any(not isinstance(row, dict) or set(row) != set(KEYS) for row in rows):
+            raise UserError(f"{self.path} is no list of rows of this bench.", "Name another --json.")
+        other = next((row["preset"] for row in rows if row["preset"] != self.label), None)
+        if other is not None:
+            raise UserError(f"{self.path} holds rows of another preset ({other}); this bench measures {self.label}.",
+                            "Name another --json, or give that preset and its steps.")
+        return rows
+
+    def has(self, key: Sequence[Any]) -> bool:
+        """Whether the row with these values of IDENTITY is there."""
+        return any([row[name] for name in IDENTITY] == list(key) for row in self.rows)
+
+    def add(self, key: Sequence[Any], reading: dict[str, Any]) -> None:
+        """Write a row; what another process wrote meanwhile stays."""
+        self.rows = [row for row in self._read() if [row[name] for name in IDENTITY] != list(key)]
+        row = {**dict(zip(IDENTITY, key, strict=True)), **reading, "preset": self.label}
+        self._write([*self.rows, {name: row[name] for name in KEYS}])
+
+    def forget(self, keys: Sequence[Sequence[Any]]) -> None:
+        """Remove rows."""
+        gone = [list(key) for key in keys]
+        self._write([row for row in self._read() if [row[name] for name in IDENTITY] not in gone])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        with explain_write_errors(self.path, "give the same command again"):
+            write_json(self.path, rows)
+        self.rows = rows
+
+
+def measure(plan: Plan, methods: Sequence[str], results: Results, again: set[str] | None = None) -> Generator[Event, None, None]:
+    """Measure all methods that have no row yet in all cells. Lines and masks that are in the work folder are used."""
+    key = lambda name, seed, sparsity, method: (plan.model, name, sparsity, seed, method)
+    if again:
+        results.forget([key(name, seed, sparsity, method) for name in plan.characters for seed in range(plan.seeds)
+                        for sparsity in plan.sparsities for method in again])
+    dense: Dense | None = None
+    for name in plan.characters:
+        for seed in range(plan.seeds):
+            missing = {sparsity: [method for method in methods if not results.has(key(name, seed, sparsity, method))]
+                       for sparsity in plan.sparsities}
+            if not any(missing.values()):
+                continue
+            if dense is None:
+                with explain_write_errors(plan.workdir, "give the same command again"):
+                    dense = yield from load(plan)
+            subject = Subject(plan, name, seed, dense)
+            yield from subject.prepare()
+            for sparsity, left in missing.items():
+                cell = Cell(subject, sparsity)
+                for method in left:
+                    reading = yield from _measure(cell, method)
+                    results.add(key(name, seed, sparsity, method), reading)
+                finishing.tidy(cell)
+
+
+def _measure(cell: Cell, method: str) -> Generator[Event, None, dict[str, Any]]:
+    yield Stage(f"{cell.subject.name}, seed {cell.subject.seed}, {cell.sparsity:.0%}: {method}")
+    pruned = yield from ladder.LADDER[method](cell)
+    reading = yield from read(cell, method, pruned)
+    if pruned.model is not None:  # a whole copy, in a circle of references: gone before the next method needs the memory
+        del pruned
+        gc.collect()
+    return reading

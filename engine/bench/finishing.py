@@ -1,0 +1,81 @@
+"""What `prune` makes of the lines, with and without recovery: the one place of the bench that knows the order of those stages.
+
+Their results are large (all of W_down, all weights): `tidy` removes them once
+they are measured. What stays is the mask that is exported, its curve, and prices.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Generator
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from engine.base.events import Event
+from engine.base.recipe import Recipe
+from engine.bench.cells import Cell
+from engine.bench.meter import Spent, metered
+from engine.bench.plan import fingerprint
+from engine.bench.pruned import Pruned
+from engine.pruning.compensation import kept_indices
+from engine.pruning.surgery import cut
+from engine.stages.mask import find_mask, save_tensors
+from engine.stages.recovery import recover
+from engine.stages.repair import refit_learned, refit_start
+from engine.stages.workbench import round_weights
+
+T = TypeVar("T")
+START, LEARNING, REPAIR, RECOVERY = (f"{name}.cost.json" for name in ("start", "learning", "repair", "recovery"))
+CHOSEN = "chosen.safetensors"
+STAYING = {CHOSEN, "mask.safetensors", "learning.json", START, LEARNING}
+
+
+def folder_of(cell: Path, recipe: Recipe) -> Path:
+    """Where, in a cell's folder, the stages of the whole recipe leave their results; recovery has the same one."""
+    knobs = {name: value for name, value in recipe.to_dict().items() if not name.startswith("recover")}
+    return cell / "default" / fingerprint(knobs)
+
+
+def default(cell: Cell) -> Generator[Event, None, Pruned]:
+    """Exactly what the preset exports."""
+    recipe = dataclasses.replace(cell.recipe, recover=False)
+    folder = folder_of(cell.folder, recipe)
+    bench, lesson = yield from cell.lesson(folder, recipe)
+    start = yield from _paid(cell, refit_start(bench, lesson), folder / "start.json", folder / START)
+    learning = find_mask(bench, lesson, start.columns if start else None)
+    learned = yield from _paid(cell, learning, folder / "mask.safetensors", folder / LEARNING, resumes=True)
+    work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = refit_learned(bench, lesson, learned, start)
+    mask, columns = yield from _paid(cell, work, folder / "columns.json", folder / REPAIR)
+    save_tensors(folder / CHOSEN, {"mask": mask})
+    spent = sum((Spent.read(folder / name) for name in (START, LEARNING, REPAIR)), cell.subject.dense_pass())
+    return Pruned(spent, mask, columns)
+
+
+def recovered(cell: Cell) -> Generator[Event, None, Pruned]:
+    """What the preset exports with --recover: a cut copy of the model, fine-tuned."""
+    before = yield from default(cell)
+    assert before.mask is not None
+    recipe = dataclasses.replace(cell.recipe, recover=True)
+    folder = folder_of(cell.folder, recipe)
+    bench, lesson = yield from cell.lesson(folder, recipe)
+    bench.model = copy.deepcopy(cell.model)
+    cut(bench.model, kept_indices(before.mask), before.columns)
+    yield from _paid(cell, recover(bench, lesson), folder / "recovered.safetensors", folder / RECOVERY, resumes=True)
+    round_weights(bench)
+    return Pruned(before.spent + Spent.read(folder / RECOVERY), model=bench.model)
+
+
+def tidy(cell: Cell) -> None:
+    """Remove what only going on needed."""
+    for file in (cell.folder / "default").glob("*/*"):
+        if file.name not in STAYING and (file.parent / CHOSEN).exists():  # else a killed run is still to go on there
+            file.unlink()
+
+
+def _paid(cell: Cell, work: Generator[Event, None, T], result: Path, cost: Path, resumes: bool = False) -> Generator[
+        Event, None, T]:
+    """A stage's value, its price booked once: a result that is there already was paid for by an earlier run."""
+    if result.exists() and cost.exists():
+        return (yield from work)
+    return (yield from metered(work, cell.counter, cost, resumes))

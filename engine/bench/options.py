@@ -1,0 +1,38 @@
+"""The grammar of `python -m engine bench`: which measurement, and its options. Imports nothing heavy."""
+
+import argparse
+
+from engine.base.recipe import PRESETS
+
+
+def add_measurements(bench: argparse.ArgumentParser, kind: type[argparse.ArgumentParser]) -> None:
+    """Give the verb `bench` its measurements; `kind` is the class of their parsers."""
+    measurements = bench.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=kind)
+    speed = measurements.add_parser("speed", help="what the cost tricks bring on this machine")
+    speed.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    speed.add_argument("--model", default="starter", help="starter, a hub id, or a folder")
+    fidelity = measurements.add_parser("fidelity", help="every way of pruning on the same held-out lines; resumes by itself")
+    _add_cells(fidelity)
+    fidelity.add_argument("--methods", nargs="+", metavar="NAME", help="some methods of the ladder only (default: all)")
+    fidelity.add_argument("--json", metavar="FILE", help="where the rows are kept (default: fidelity.json in the work folder)")
+    fidelity.add_argument("--again", nargs="+", metavar="NAME", default=[], help="forget these methods' rows of these cells first")
+    fidelity.add_argument("--table", action="store_true", help="measure nothing; print the tables of the rows that are there")
+    fidelity.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    fidelity.add_argument("--curves", metavar="FILE", help="also write validation KL against tokens as JSON")
+    swap = measurements.add_parser("swap", help="whether a mask is its character's own: swapped masks, overlap, chance")
+    _add_cells(swap)
+    swap.add_argument("--json", metavar="FILE", help="where the figures are kept (default: swap.json in the work folder)")
+    swap.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+
+
+def _add_cells(parser: argparse.ArgumentParser) -> None:
+    """The options that name the cells: a model, characters, sparsities, seeds, a preset."""
+    parser.add_argument("--model", default="starter", help="starter, a hub id, or a folder")
+    parser.add_argument("--characters", nargs="+", default=["6"], metavar="N|NAME",
+                        help="how many of the bundled characters, or which ones, or card files (default 6)")
+    parser.add_argument("--sparsity", nargs="+", type=float, default=[0.25, 0.5], metavar="S", help="default .25 .5")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1 (default 1)")
+    parser.add_argument("--preset", default="standard", help=f"{', '.join(PRESETS)} (default standard)")
+    parser.add_argument("--steps", type=int, help="steps of mask learning (default: the preset's)")
+    parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    parser.add_argument("--workdir", metavar="DIR", help="where everything is kept (default: bench/fidelity in the data folder)")
