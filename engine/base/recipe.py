@@ -55,7 +55,7 @@ class Recipe:
     neutral_lines: int = 384  # player lines read along with their neutral answers while refitting; they need no writing
     recover: bool = False  # fine-tune the cut model by LoRA with the same KL
     recovery_steps: int = 60  # optimiser steps of the recovery
-    recovery_rate: float = 5e-4  # AdamW
+    recovery_rate: float = 2e-4  # AdamW
     recovery_rank: int = 16  # LoRA rank
 
     def __post_init__(self) -> None:
