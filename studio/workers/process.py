@@ -19,7 +19,7 @@ from studio.settings import ROOT, Settings
 
 log = logging.getLogger(__name__)
 SAME_START = 2.0  # seconds: the system's clock moves a little, and start times are derived from it
-JOB_NICENESS = 5  # chat and page go first
+JOB_NICENESS = 5  # above the studio's own: chat and page go first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,8 @@ def spawn(settings: Settings, arguments: Sequence[str], errors: Path, output: IO
             stderr=log_file, cwd=ROOT, start_new_session=True, env={**os.environ, "PERSONA_STUDIO_HOME": str(settings.home)})
     if background:
         try:
-            psutil.Process(process.pid).nice(JOB_NICENESS if os.name == "posix" else psutil.BELOW_NORMAL_PRIORITY_CLASS)
+            lower = min(19, psutil.Process().nice() + JOB_NICENESS) if os.name == "posix" else psutil.BELOW_NORMAL_PRIORITY_CLASS
+            psutil.Process(process.pid).nice(lower)
         except psutil.Error:  # it may have ended already
             log.info("the priority of process %d could not be lowered", process.pid)
     return Worker(process)
