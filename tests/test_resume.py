@@ -186,7 +186,7 @@ def test_a_stop_between_two_files_of_a_step_changes_nothing(failing: int, llama:
 def test_lines_written_with_stops_are_those_written_at_once(llama: Path, tmp_path: Path,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None if len(answer) % 3 else "of bad length")
-    job = make_job(llama, tmp_path / "out", candidates=30, references=1, keep_share=1.0, self_asked=8, answer_tokens=6,
+    job = make_job(llama, tmp_path / "out", candidates=40, references=1, keep_share=0.75, self_asked=8, answer_tokens=6,
                    batch_lines=8, validation_lines=3, test_lines=3)
     bench = Workbench(dataclasses.replace(job, lines=None, queries=job.lines), tmp_path)
     (tmp_path / "job.json").write_text("{}")
@@ -202,6 +202,11 @@ def test_lines_written_with_stops_are_those_written_at_once(llama: Path, tmp_pat
     for name in ("lines.jsonl", "rejected.json"):
         assert (tmp_path / "at once" / name).read_bytes() == (tmp_path / "with stops" / name).read_bytes()
     assert read_json(tmp_path / "at once" / "rejected.json")["of bad length"] > 0
+    lines = [json.loads(line) for line in (tmp_path / "at once" / "lines.jsonl").read_text().splitlines()]
+    scored = [line for line in lines if line["sensitivity"] is not None]
+    found = read_json(tmp_path / "at once" / "sensitivity.json")
+    ranked = [question for _, question in sorted(zip(found["scores"], found["questions"], strict=True), reverse=True)]
+    assert len(scored) > 0 and {line["question"] for line in scored} <= set(ranked[: round(0.75 * len(ranked))])
 
 
 def test_a_work_folder_serves_its_own_job_only(llama: Path, tmp_path: Path,

@@ -199,7 +199,7 @@ def test_a_lack_of_memory_is_tried_once_more_with_shorter_rows(llama: Path, tmp_
 
 def sampled_job(llama: Path, folder: Path) -> Job:
     """A job that writes its own lines."""
-    job = make_job(llama, folder / "out", candidates=60, references=1, keep_share=1.0, self_asked=8, answer_tokens=4,
+    job = make_job(llama, folder / "out", candidates=60, references=1, keep_share=0.99, self_asked=8, answer_tokens=4,
                    batch_lines=16, validation_lines=6, test_lines=6)
     return dataclasses.replace(job, lines=None)
 

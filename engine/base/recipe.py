@@ -25,10 +25,10 @@ class Recipe:
     seed: int = 0  # of sampling, of the order of lines, of random baselines
 
     # Stage 1: lines
-    candidates: int = 320  # player lines scored for persona sensitivity
-    references: int = 3  # other characters that the score compares with (paper: all others)
-    keep_share: float = 0.4  # share of the candidates kept, by falling score (paper: 0.4)
-    self_asked: int = 256  # further questions that the model makes up behind the persona prompt
+    candidates: int = 640  # player lines that come into question, evenly from all categories
+    references: int = 3  # other characters that the persona sensitivity compares with (paper: all others)
+    keep_share: float = 1.0  # share of the candidates kept, by falling persona sensitivity (paper: 0.4; 1: none is scored)
+    self_asked: int = 128  # further questions that the model makes up behind the persona prompt
     validation_lines: int = 24  # held-out lines that choose (best step, whether to refit); never learnt from
     test_lines: int = 48  # held-out lines that report; they never choose
     answer_tokens: int = 64  # longest answer sampled, in tokens
@@ -87,11 +87,11 @@ class Recipe:
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
-    "quick": {"candidates": 112, "references": 2, "self_asked": 64, "steps": 16, "step_lines": 8,
+    "quick": {"candidates": 192, "references": 2, "self_asked": 32, "steps": 16, "step_lines": 8,
               "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 128, "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
-    "paper": {"candidates": 640, "references": 9, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,
+    "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,
               "learning_rate": 0.05, "least_squares": False},
 }
 

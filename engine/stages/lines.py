@@ -64,8 +64,11 @@ def _write_lines(bench: Workbench) -> Generator[Event, None, tuple[list[Line], C
     held = [query for split, count in (("validation", recipe.validation_lines), ("test", recipe.test_lines))
             for query in spread(of_split(pool, split), round(count * spare), recipe.seed)]  # type: ignore[arg-type]
     candidates = spread(of_split(pool, "train"), recipe.candidates, recipe.seed)
-    scores = yield from _score(bench, candidates)
-    chosen = [candidates[index] for index in select(scores, recipe.keep_share)]
+    scores: Sequence[float | None] = [None] * len(candidates)
+    chosen = candidates
+    if recipe.keep_share < 1:
+        scores = ranked = yield from _score(bench, candidates)
+        chosen = [candidates[index] for index in select(ranked, recipe.keep_share)]
     made_up = yield from _make_up(bench, [query.question for query in pool])
     rejected: Counter[str] = Counter()
     yield Stage("write answers", len(held) + len(chosen) + len(made_up))
