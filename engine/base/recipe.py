@@ -52,7 +52,7 @@ class Recipe:
 
     # After the mask
     least_squares: bool = True  # refit W_down on the kept channels
-    neutral_lines: int = 384  # player lines read along with their neutral answers while refitting; they need no writing
+    neutral_lines: int = 256  # unanswered player lines read along with their neutral answers while refitting
     recover: bool = False  # fine-tune the cut model by LoRA with the same KL
     recovery_steps: int = 60  # optimiser steps of the recovery
     recovery_rate: float = 2e-4  # AdamW

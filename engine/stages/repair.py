@@ -103,16 +103,18 @@ def _refit_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, saved: Pat
 
 
 def neutral_lines(bench: Workbench) -> list[Line]:
-    """Player lines of the train side with their neutral answers, up to `recipe.neutral_lines`.
+    """Player lines of the train side that no train line answers, with their neutral answers, up to `recipe.neutral_lines`.
 
     None where the user's own lines have no question in common with the pool: they may be of another world or language.
     """
     train, *_ = bench.split_lines()
-    pool = [query for query in of_split(read_queries(bench.job.queries), "train") if query.neutral.strip()]
-    if bench.job.lines and not {normalise(line.question) for line in train} & {normalise(query.question) for query in pool}:
+    answered = {normalise(line.question) for line in train}
+    pool = of_split(read_queries(bench.job.queries), "train")
+    left = [query for query in pool if query.neutral.strip() and normalise(query.question) not in answered]
+    if bench.job.lines and not answered & {normalise(query.question) for query in pool}:
         return []
     return [Line(query.question, query.neutral, query.neutral, query.category, query.source, True)
-            for query in spread(pool, bench.job.recipe.neutral_lines, bench.job.recipe.seed)]
+            for query in spread(left, bench.job.recipe.neutral_lines, bench.job.recipe.seed)]
 
 
 def refit_layers(bench: Workbench, rows: list[Row], kept: list[Tensor]) -> Iterator[Tensor]:
