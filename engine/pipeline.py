@@ -87,7 +87,7 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     yield from make_lines(bench)
     lesson = yield from read_dense(bench)
     start = yield from refit_start(bench, lesson)
-    learned = yield from find_mask(bench, lesson, start.columns if start else None)
+    learned = yield from find_mask(bench, lesson, start.swap if start else None)
     if recipe.load_in != "16bit":
         # The cut, and all that is measured from here on, is about the original weights.
         yield from load_dense(bench, "16bit")

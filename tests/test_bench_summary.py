@@ -58,11 +58,11 @@ def test_readings_by_line_make_the_interval(paper_plan: plan.Plan) -> None:
 def test_sooner_is_measured_where_the_papers_curve_ends() -> None:
     curve = lambda *pairs: [{"step": 0, "tokens": tokens, "validation_kl": kl} for tokens, kl in pairs]
     paper = curve((0, 3.0), (500, 0.8), (1000, 0.9))
-    assert curves.speedup(paper, curve((100, 1.0), (250, 0.8), (300, 0.5))) == 4
+    assert curves.speedup(paper, curve((100, 1.0), (250, 0.8), (300, 0.5))) == 2
     assert curves.speedup(paper, curve((100, 1.0))) is None
-    assert "in 1/4.0 of the tokens (median of 1 of 2 cells" in curves.sentence(
+    assert "in 1/2.0 of the tokens (median of 1 of 2 cells" in curves.sentence(
         [(paper, curve((250, 0.7))), (paper, curve((1, 2.0)))])
-    assert "in 2.0 times the tokens" in curves.sentence([(paper, curve((2000, 0.7)))])
+    assert "in 2.0 times the tokens" in curves.sentence([(paper, curve((1000, 0.7)))])
     assert "never reaches" in curves.sentence([(paper, curve((1, 2.0)))])
 
 

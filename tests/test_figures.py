@@ -182,7 +182,7 @@ def test_curves_mark_the_best_step_and_say_on_how_many_lines() -> None:
     learning, held = curves.learning(LOSSES, HELD, {}).data
     assert list(learning.y) == [value for _, value in LOSSES]
     assert list(held.x) == [0, 5, 10, 15] and list(held.y) == [0.35, 0.30, 0.28, 0.29]
-    assert held.marker.symbol == ("circle", "circle", "diamond", "circle") and "best" in held.text[2] and not held.text[0]
+    assert held.marker.symbol == ("circle", "circle", "diamond", "circle") and "lowest" in held.text[2] and not held.text[0]
     assert "24\u00a0held-out lines" in held.hovertemplate and "24\u00a0held-out lines" in texts(curves.learning(LOSSES, HELD, {}))
 
 

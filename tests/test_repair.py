@@ -1,15 +1,21 @@
 """The repair around mask learning: learning knows the start's refit, and the better of start and learned mask goes on."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_job import make_job, run_job, work_of
 
-from engine.base.events import Stage
+from engine.base.events import MaskSnapshot, Stage
 from engine.base.files import read_json
+from engine.bench.memory import drain
+from engine.models.loading import locate
 from engine.pipeline import prune
+from engine.stages import repair
+from engine.stages.mask import Lesson
 from engine.stages.repair import neutral_lines
 from engine.stages.workbench import Workbench
 
@@ -18,14 +24,14 @@ def test_learning_begins_on_the_repaired_start(llama: Path, tmp_path: Path) -> N
     run_job(llama, tmp_path / "out", learning_rate=1e-9)  # so small that no channel changes
     work = work_of(tmp_path / "out")
     start, columns = load_file(work / "start.safetensors"), load_file(work / "columns.safetensors")
-    assert start.keys() == columns.keys() and all(torch.equal(start[name], columns[name]) for name in start)
+    assert len(start) == 3 and start.keys() == columns.keys() and all(torch.equal(start[name], columns[name]) for name in start)
     refit, first = read_json(work / "start.json"), read_json(work / "learning.json")[0]
     assert refit["kl"] < 0.9 * refit["kl_before"]
     assert first["step"] == 0 and first["validation_kl"] == pytest.approx(refit["kl"], rel=1e-4)
 
 
 def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_path: Path) -> None:
-    run_job(llama, tmp_path / "out", learning_rate=1000.0)
+    seen = run_job(llama, tmp_path / "out", learning_rate=1000.0)
     work, report = work_of(tmp_path / "out"), read_json(tmp_path / "out" / "report.json")
     assert report["choices"]["mask"] == "start"
     assert report["choices"]["least_squares_on_the_start"]["kl"] < report["choices"]["least_squares"]["kl"]
@@ -33,6 +39,22 @@ def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_pat
     columns = load_file(work / "start.safetensors")
     downs = [exported[name] for name in sorted(exported) if "down_proj" in name]
     assert all(torch.equal(down, columns[f"{layer:04d}"]) for layer, down in enumerate(downs))
+    assert report["choices"]["best_step"] == 0
+    assert torch.equal(load_file(work / "mask.safetensors")["mask"], columns["mask"])
+    snapshots = [event for event in seen if isinstance(event, MaskSnapshot)]
+    assert sum(snapshots[-1].changed) > 0 and len(snapshots) > 2
+
+
+def test_columns_stay_with_the_mask_they_were_made_for(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorter rows after a lack of memory change the norms a little, and with them the start."""
+    job = make_job(llama, tmp_path / "out")
+    run_job(llama, tmp_path / "out")
+    bench = Workbench(job, work_of(tmp_path / "out"))
+    monkeypatch.setattr(repair, "start_scores", lambda *_: torch.rand(2, 64))
+    bench.source = drain(locate(str(llama)))
+    found = drain(repair.refit_start(bench, cast(Lesson, SimpleNamespace(importance=torch.rand(2, 64)))))
+    assert found is not None and found.columns is not None
+    assert torch.equal(found.mask, load_file(work_of(tmp_path / "out") / "start.safetensors")["mask"].float())
 
 
 def test_quantised_weights_are_not_refitted_before_the_cut(llama: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Recipe:
     references: int = 3  # other characters that the persona sensitivity compares with (paper: all others)
     keep_share: float = 1.0  # share of the candidates kept, by falling persona sensitivity (paper: 0.4; 1: none is scored)
     self_asked: int = 128  # further questions that the model makes up behind the persona prompt
-    validation_lines: int = 24  # held-out lines that choose (best step, whether to refit); never learnt from
+    validation_lines: int = 24  # held-out lines that choose (which mask, whether to refit); never learnt from
     test_lines: int = 48  # held-out lines that report; they never choose
     answer_tokens: int = 64  # longest answer sampled, in tokens
     temperature: float = 0.8  # of sampled answers

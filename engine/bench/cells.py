@@ -27,7 +27,7 @@ from engine.evaluation.fidelity import dense_states
 from engine.models.packing import Row, pack
 from engine.stages.lines import make_lines
 from engine.stages.mask import Lesson, encode_lesson, find_mask, read_dense, save_tensors
-from engine.stages.repair import neutral_lines
+from engine.stages.repair import neutral_examples
 from engine.stages.workbench import Job, Workbench, load_dense
 
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
@@ -108,7 +108,7 @@ class Subject:
             yield from metered(read_dense(bench), self.dense.counter, self.folder / "dense.cost.json")
         train, _, reporting, prefix = encode_lesson(bench)
         self.train, self.test = (pack(group, recipe.row_tokens, prefix) for group in (train, reporting))
-        self.refit_rows = pack([*train, *bench.encode(neutral_lines(bench))], recipe.row_tokens)
+        self.refit_rows = pack([*train, *neutral_examples(bench)], recipe.row_tokens)
         self.lines = bench.split_lines()[2]
         self.states = yield from watched("read the test lines", sum(row.size for row in self.test), self.dense.counter,
                                          lambda: dense_states(self.dense.model, self.test))

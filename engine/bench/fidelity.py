@@ -31,6 +31,9 @@ def run(options: argparse.Namespace) -> int:
     """Measure what is missing, then print the tables."""
     plan, methods, again = make_plan(options), ladder.choose(options.methods), set(options.again)
     ladder.choose(options.again)
+    if set(options.again) - set(methods):
+        raise UserError(f"--again names {min(set(options.again) - set(methods))}, which --methods leaves out.",
+                        "Name it in both, or its row would be forgotten and not measured.")
     results = Results(Path(options.json) if options.json else plan.workdir / "fidelity.json", plan.label)
     if not options.table:
         follow(measure(plan, methods, results, again))
@@ -116,7 +119,7 @@ def measure(plan: Plan, methods: Sequence[str], results: Results, again: set[str
                 for method in left:
                     reading = yield from _measure(cell, method)
                     results.add(key(name, seed, sparsity, method), reading)
-                finishing.tidy(cell)
+                finishing.tidy(cell, recovered=results.has(key(name, seed, sparsity, ladder.RECOVERED)))
 
 
 def _measure(cell: Cell, method: str) -> Generator[Event, None, dict[str, Any]]:

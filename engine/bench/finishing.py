@@ -43,7 +43,7 @@ def default(cell: Cell) -> Generator[Event, None, Pruned]:
     folder = folder_of(cell.folder, recipe)
     bench, lesson = yield from cell.lesson(folder, recipe)
     start = yield from _paid(cell, refit_start(bench, lesson), folder / "start.json", folder / START)
-    learning = find_mask(bench, lesson, start.columns if start else None)
+    learning = find_mask(bench, lesson, start.swap if start else None)
     learned = yield from _paid(cell, learning, folder / "mask.safetensors", folder / LEARNING, resumes=True)
     work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = refit_learned(bench, lesson, learned, start)
     mask, columns = yield from _paid(cell, work, folder / "columns.json", folder / REPAIR)
@@ -66,8 +66,10 @@ def recovered(cell: Cell) -> Generator[Event, None, Pruned]:
     return Pruned(before.spent + Spent.read(folder / RECOVERY), model=bench.model)
 
 
-def tidy(cell: Cell) -> None:
-    """Remove what only going on needed."""
+def tidy(cell: Cell, recovered: bool) -> None:
+    """Remove what only going on needed; `recovered`: whether recovery, too, has been measured."""
+    if not recovered and any((cell.folder / "default").glob("*/recovery.safetensors")):
+        return  # it was stopped midway and goes on from all of this
     for file in (cell.folder / "default").glob("*/*"):
         if file.name not in STAYING and (file.parent / CHOSEN).exists():  # else a killed run is still to go on there
             file.unlink()

@@ -3,7 +3,7 @@
 A line is train, validation or test by the hash of its normalised question
 alone, so the same question falls on the same side in every run, for every
 character and in every user's file. Train lines teach; validation lines choose
-(the best step, the blend); test lines report. The last two together are the
+(which mask, whether to refit); test lines report. The last two together are the
 held-out lines. This module reads and writes lines; it knows no model.
 """
 

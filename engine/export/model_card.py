@@ -44,11 +44,18 @@ def _body(report: dict[str, Any]) -> list[str]:
         _table(report["readings"]), "",
         "## How it was made", "",
         f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {report['lines']['train']} calibration lines, "
-        f"mask learned by {'KL to the dense model' if recipe['loss'] == 'kl' else 'cross entropy'} in {recipe['steps']} steps, "
+        f"{_origin_of_mask(report)}, "
         f"{'least-squares W_down, ' if recipe['least_squares'] else ''}{'LoRA recovery, merged, ' if recipe['recover'] else ''}"
         f"seed {recipe['seed']}. The system prompt is made from character.json; report.json holds every figure.", "",
         "## Limits", "", LIMITS,
     ]
+
+
+def _origin_of_mask(report: dict[str, Any]) -> str:
+    recipe = report["recipe"]
+    if report.get("choices", {}).get("mask") == "start":
+        return f"mask by importance ({recipe['start']}; {recipe['steps']} steps of learning did not improve on it)"
+    return f"mask learned by {'KL to the dense model' if recipe['loss'] == 'kl' else 'cross entropy'} in {recipe['steps']} steps"
 
 
 def _quoted(name: str) -> str:

@@ -120,6 +120,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     an aligned block of the same size left, so 12 MB a layer would pile up.
     """
     layers = list(decoder(model).layers)
+    own = [vars(layer).get("forward") for layer in layers]
     for number, layer in enumerate(layers):
         inner = layer.forward
 
@@ -135,8 +136,15 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward  # the class's own method shows again
+        for layer, forward in zip(layers, own, strict=True):
+            put_back(layer, forward)
+
+
+def put_back(layer: Any, forward: Any) -> None:
+    """Give a layer back the forward that it had as its own (accelerate's hooks are there), or, for None, its class's."""
+    del layer.forward
+    if forward is not None:
+        layer.forward = forward
 
 
 def project_logits(model: nn.Module, hidden: Tensor) -> Tensor:

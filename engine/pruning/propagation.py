@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.models.ffn import FeedForward, decoder, feed_forwards
+from engine.models.ffn import FeedForward, decoder, feed_forwards, put_back
 from engine.models.packing import Row, run_row
 
 
@@ -38,13 +38,14 @@ def can_propagate(model: nn.Module) -> bool:
 
 @torch.inference_mode()
 def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], ridge: float,
-                     share: float) -> Iterator[Tensor]:
-    """Yields each layer's W_down columns (d, k), lowest layer first, in the weights' dtype.
+                     share: float) -> Iterator[Tensor | None]:
+    """Yields each layer's W_down columns (d, k), lowest layer first, in the weights' dtype; before them, None a row.
 
     `kept`: ascending channel indices (k,) a layer; `ridge`: lambda as a share of the mean diagonal of E[a' a'^T];
     `share`: how much of the stream's error a layer takes on, 0 to 1. The model itself stays as it is.
     """
-    streams = [_Streams(*_layer_inputs(model, row)) for row in rows]
+    # Each stream begins with a pass of its own, so that whoever counts tokens at the embedding counts both.
+    streams = [_Streams(*_layer_inputs(model, row), pruned=_layer_inputs(model, row)[0]) for row in rows]
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
         gram = torch.zeros(len(index), len(index), dtype=torch.float64)
@@ -56,6 +57,7 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
             gram += (flat.T @ flat).cpu()
             cross += (wanted.T @ flat).cpu()
             waiting.append((before, activation))
+            yield None
         columns = _solve(ffn.down.weight[:, index], gram, cross / factor, ridge)
         for stream, (before, activation) in zip(streams, waiting, strict=True):
             stream.pruned = before + factor * torch.nn.functional.linear(activation, columns, ffn.down.bias)
@@ -68,9 +70,7 @@ class _Streams:
 
     dense: Tensor
     calls: list[dict[str, Any]]
-
-    def __post_init__(self) -> None:
-        self.pruned = self.dense
+    pruned: Tensor
 
 
 def _step(ffn: FeedForward, layer: nn.Module, stream: _Streams, index: Tensor, factor: float, share: float) -> tuple[
@@ -125,11 +125,12 @@ def _layer_inputs(model: nn.Module, row: Row) -> tuple[Tensor, list[dict[str, An
         calls.append(arguments)
         return hidden
 
+    own = [vars(layer).get("forward") for layer in layers]  # accelerate keeps its hooks there
     for layer in layers:
         layer.forward = record
     try:
         run_row(model, row)
     finally:
-        for layer in layers:
-            del layer.forward
+        for layer, forward in zip(layers, own, strict=True):
+            put_back(layer, forward)
     return first[0], calls

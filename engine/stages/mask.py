@@ -104,12 +104,12 @@ def start_scores(bench: Workbench, lesson: Lesson) -> Tensor:
     return rank_normalised(random_scores(bench.layers, bench.channels, bench.job.recipe.seed))
 
 
-def find_mask(bench: Workbench, lesson: Lesson, repaired: Sequence[Tensor] | None = None) -> Generator[
+def find_mask(bench: Workbench, lesson: Lesson, repaired: tuple[Tensor, Sequence[Tensor]] | None = None) -> Generator[
         Event, None, Tensor]:
     """Learn the mask (L, d_ff); leaves mask.safetensors and learning.json.
 
-    Without `repaired` it is the mask with the lowest validation KL. With it, the start mask's W_down columns (d, k) a
-    layer, the mask is learned knowing its repair: on a model that holds these columns. Then the last mask is taken: a
+    Without `repaired` it is the mask with the lowest validation KL. With it, the start mask and its W_down columns (d, k)
+    a layer, the mask is learned knowing its repair: on a model that holds these columns. Then the last mask is taken: a
     channel that has come in still has its own column, so the mask reads worse than after a refit of its own.
     """
     target = bench.path("mask.safetensors")
@@ -120,8 +120,7 @@ def find_mask(bench: Workbench, lesson: Lesson, repaired: Sequence[Tensor] | Non
         return found["mask"].float()
     with ExitStack() as stack:
         if repaired is not None:
-            kept = kept_indices(top_channels(start_scores(bench, lesson), bench.kept))
-            stack.enter_context(swapped_down(bench.model, kept, repaired))
+            stack.enter_context(swapped_down(bench.model, kept_indices(repaired[0]), repaired[1]))
         stack.enter_context(narrowed(bench.model, bench.weight_dtype))
         return (yield from _learn(bench, lesson, takes_last=repaired is not None))
 

@@ -7,26 +7,28 @@ needs no label, only tokens as the model will see them: beside the train lines i
 reads player lines with their neutral answers behind the persona's prompt, which
 cost a forward pass and nothing to write.
 
-Leaves start.safetensors, columns.safetensors (W_down of the kept channels, a
-layer each; absent where the plain slice read better) and what was read, in JSON.
+Leaves start.safetensors and columns.safetensors (the mask, and W_down of its kept
+channels, a layer each, unless the plain slice read better) and what was read, in
+JSON. mask.safetensors then holds the mask that goes on.
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import Event, Stage, Step
+from engine.base.events import Event, MaskSnapshot, Stage, Step
 from engine.base.files import read_json, write_json
 from engine.base.text import normalise
 from engine.calibration.lines import Line, read_queries
 from engine.calibration.queries import of_split, spread
 from engine.evaluation.fidelity import measure
 from engine.models.ffn import feed_forwards, masked
-from engine.models.packing import Row, pack
-from engine.pruning import compensation
+from engine.models.packing import Example, Row, pack
+from engine.pruning import compensation, masks
 from engine.pruning.importance import top_channels
 from engine.pruning.propagation import can_propagate, refit_propagated
 from engine.stages.mask import Lesson, measured, save_tensors, start_scores
@@ -44,6 +46,11 @@ class Repaired:
     columns: list[Tensor] | None
     kl: float
 
+    @property
+    def swap(self) -> tuple[Tensor, list[Tensor]] | None:
+        """The mask and its columns, where there are any."""
+        return None if self.columns is None else (self.mask, self.columns)
+
 
 def refit_start(bench: Workbench, lesson: Lesson) -> Generator[Event, None, Repaired | None]:
     """The start mask with its refit; None where nothing is refitted, or the weights are quantised while learning."""
@@ -59,12 +66,20 @@ def refit_learned(bench: Workbench, lesson: Lesson, mask: Tensor, start: Repaire
     if not bench.job.recipe.least_squares:
         return mask, None
     learned = yield from _refit(bench, lesson, mask, "columns")
-    better = start if start and start.kl < learned.kl else learned
-    bench.notes["mask"] = "start" if better is start else "learned"
-    return better.mask, better.columns
+    if start is None or learned.kl <= start.kl:
+        bench.notes["mask"] = "learned"
+        return learned.mask, learned.columns
+    bench.notes |= {"mask": "start", "best_step": 0}
+    # Whoever looks at the mask, here or in the work folder, sees the one that is exported.
+    yield MaskSnapshot(bench.job.recipe.steps, 1 - bench.kept / bench.channels,
+                       masks.kept_by_importance(start.mask, lesson.importance), masks.changes(learned.mask, start.mask))
+    found = load_file(bench.path("mask.safetensors"))
+    save_tensors(bench.path("mask.safetensors"), {**found, "mask": start.mask.to(torch.uint8), "best_step": torch.tensor(0)})
+    return start.mask, start.columns
 
 
 def _refit(bench: Workbench, lesson: Lesson, mask: Tensor, name: str) -> Generator[Event, None, Repaired]:
+    """The mask with its refit, or the one that an earlier process refitted: columns belong to the mask they were made for."""
     saved, choice = bench.path(f"{name}.safetensors"), bench.path(f"{name}.json")
     stage, about = ("least squares", "mask") if name == "columns" else ("least squares on the start", "start")
     if choice.exists():
@@ -75,7 +90,9 @@ def _refit(bench: Workbench, lesson: Lesson, mask: Tensor, name: str) -> Generat
         notes = yield from _refit_and_choose(bench, lesson, mask, saved, stage, about)
         write_json(choice, notes)
     bench.notes[stage.replace(" ", "_")] = notes
-    return Repaired(mask, _load_columns(saved) if notes["used"] else None, notes["kl"])
+    found = load_file(saved)
+    mask = found.pop("mask").float()
+    return Repaired(mask, [found[name] for name in sorted(found)] or None, notes["kl"])
 
 
 def _refit_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, saved: Path, stage: str, about: str) -> Generator[
@@ -86,18 +103,19 @@ def _refit_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, saved: Pat
         before = measure(bench.model, lesson.validation, lesson.validation_dense)
     yield measured(f"{about}, before least squares", "validation", before)
     yield Step(stage, 1, bench.layers + 2)
-    neutral = bench.encode(neutral_lines(bench))
+    neutral = neutral_examples(bench)
     rows = pack([*lesson.train, *neutral], bench.job.recipe.row_tokens)
-    columns = []
+    columns: list[Tensor] = []
     for column in refit_layers(bench, rows, kept):
-        columns.append(column.to(bench.weight_dtype))
+        if column is not None:
+            columns.append(column.to(bench.weight_dtype))
         yield Step(stage, len(columns) + 1, bench.layers + 2)
     with masked(bench.model, mask), compensation.swapped_down(bench.model, kept, columns):
         after = measure(bench.model, lesson.validation, lesson.validation_dense)
     yield measured(f"{about}, after least squares", "validation", after)
     yield Step(stage, bench.layers + 2, bench.layers + 2)
-    if after.kl < before.kl:
-        save_tensors(saved, {f"{index:04d}": column for index, column in enumerate(columns)})
+    layers = {f"{index:04d}": column for index, column in enumerate(columns)} if after.kl < before.kl else {}
+    save_tensors(saved, {"mask": mask.to(torch.uint8), **layers})
     return {"ridge": RIDGE, "share": SHARE, "propagated": can_propagate(bench.model), "neutral_lines": len(neutral),
             "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
@@ -117,8 +135,18 @@ def neutral_lines(bench: Workbench) -> list[Line]:
             for query in spread(left, bench.job.recipe.neutral_lines, bench.job.recipe.seed)]
 
 
-def refit_layers(bench: Workbench, rows: list[Row], kept: list[Tensor]) -> Iterator[Tensor]:
-    """Columns (d, k) layer by layer: propagated where the family allows it, else each layer by itself."""
+def neutral_examples(bench: Workbench) -> list[Example]:
+    """The neutral lines as tokens, no answer longer than the character's own may be."""
+    recipe = bench.job.recipe
+    examples = (replace(example, answer=example.answer[: recipe.answer_tokens]) for example in bench.encode(neutral_lines(bench)))
+    return [example for example in examples if len(example.prompt) + len(example.answer) <= recipe.row_tokens]
+
+
+def refit_layers(bench: Workbench, rows: list[Row], kept: list[Tensor]) -> Iterator[Tensor | None]:
+    """Columns (d, k) layer by layer: propagated where the family allows it, else each layer by itself.
+
+    After each row that was read, it yields None: a place to stop.
+    """
     if can_propagate(bench.model):
         yield from refit_propagated(bench.model, rows, kept, RIDGE, SHARE)
         return
@@ -127,10 +155,6 @@ def refit_layers(bench: Workbench, rows: list[Row], kept: list[Tensor]) -> Itera
         grams: dict[int, Tensor] = {}
         for sums in compensation.gram_matrices(bench.model, rows, group):
             grams = sums
+            yield None
         for index in group:
             yield compensation.refit(ffns[index].down.weight, grams.pop(index), kept[index], RIDGE).cpu()
-
-
-def _load_columns(saved: Path) -> list[Tensor]:
-    found = load_file(saved)
-    return [found[name] for name in sorted(found)]

@@ -71,7 +71,7 @@ def _traces(seen: list[tuple[int, float]], held: list[tuple[int, float]], lines:
             marker={"color": EMBER, "opacity": 1, "line": {"width": 0},
                     "size": [13 if place == best else 6 for place in range(len(held))],
                     "symbol": ["diamond" if place == best else "circle" for place in range(len(held))]},
-            text=["<br>The best so far: this mask is taken" if place == best else "" for place in range(len(held))],
+            text=["<br>The lowest so far" if place == best else "" for place in range(len(held))],
             hovertemplate=f"Step %{{x:,}}<br>Distance %{{y:.3f}} on {of}%{{text}}<extra></extra>"))
     return traces
 

@@ -10,10 +10,10 @@ METHODS = {
     "random": "Channels cut at random",
     "magnitude": "Smallest weights cut",
     "wanda": "Least used channels cut (Wanda)",
-    "mask": "Learned mask",
-    "mask + least squares": "Learned mask, refitted",
-    "mask + recovery": "Learned mask, trained after the cut",
-    "mask + least squares + recovery": "Learned mask, refitted and trained",
+    "mask": "The mask",
+    "mask + least squares": "The mask, refitted",
+    "mask + recovery": "The mask, trained after the cut",
+    "mask + least squares + recovery": "The mask, refitted and trained",
 }
 BASELINES = ("random", "magnitude", "wanda")
 DISTANCE = ("Distance to the dense model says how far the pruned model's choice of each next word piece lies from that of the "
