@@ -201,7 +201,7 @@ def test_the_table_comes_from_rows_alone(climbed: Climbed, deep: Path, capsys: p
     shown = capsys.readouterr().out
     assert "| default+recovery | " in shown and "1 character, 1 seed, 10 held-out lines" in shown
     assert "intervals over characters and lines" in shown and "against the paper" not in shown
-    assert "paper's final KL (of ste-ce)" in shown
+    assert "paper's best KL (of ste-ce)" in shown
     found = read_json(tmp_path / "curves.json")
     assert [one["method"] for one in found] == ["ste-ce", "default"]
     assert [point["step"] for point in found[1]["points"]] == [0, 2, 4]
