@@ -87,8 +87,8 @@ class Recipe:
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
-    "quick": {"candidates": 192, "references": 2, "self_asked": 32, "steps": 16, "step_lines": 8,
-              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 128, "recovery_steps": 30},
+    "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 48, "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,
