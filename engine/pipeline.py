@@ -21,7 +21,7 @@ from engine.base.files import explain_write_errors, folder_size, read_json, slug
 from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
-from engine.models.ffn import decoder
+from engine.models.ffn import count_tokens
 from engine.stages.lines import make_lines
 from engine.stages.mask import find_mask, read_dense
 from engine.stages.repair import refit_learned, refit_start
@@ -181,10 +181,10 @@ class _Meter:
     def count_tokens_of(self, model: Any) -> None:
         """Count every token that enters the model's embedding from now on."""
 
-        def count(_module: Any, inputs: tuple[Any, ...]) -> None:
-            self.tokens += inputs[0].numel()
+        def add(tokens: int) -> None:
+            self.tokens += tokens
 
-        decoder(model).get_input_embeddings().register_forward_pre_hook(count)
+        count_tokens(model, add)
 
     def watch(self, event: Event) -> None:
         """Book what passed since the last event."""

@@ -8,6 +8,7 @@ import functools
 import html
 import inspect
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,36 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 def only_while_shown(page: Page, tab: gr.Tab, timer: gr.Timer) -> None:
     """Let a room's timer tick only while its room is open. The timer must be made inactive."""
     page.shown.append((tab, lambda shown: gr.Timer(active=shown), timer))
+
+
+@dataclass(frozen=True)
+class NameForm:
+    """The box in which a new name is asked for. `named`: the id of what it is for; something else may be shown by now."""
+
+    box: Any
+    title: gr.Textbox
+    yes: gr.Button
+    no: gr.Button
+    named: gr.State
+
+
+def listen_to_renaming(page: Page, form: NameForm, opener: gr.Button, shown: Any, pulse: Any,
+                       name_of: Callable[[str], str | None], rename: Callable[[str, str], Any]) -> None:
+    """Let `opener` ask for a new name of what `shown` holds the id of; `name_of` gives the present one, None where it is gone."""
+    @guarded
+    def ask(identity: str) -> Any:
+        name = name_of(identity)
+        return gr.update(visible=name is not None), name or "", identity
+
+    @guarded
+    def keep(identity: str, name: str) -> Any:
+        rename(identity, name)
+        return gr.update(visible=False), time.time_ns()
+
+    opener.click(ask, shown, [form.box, form.title, form.named], **page.private)
+    for begin in (form.yes.click, form.title.submit):
+        begin(keep, [form.named, form.title], [form.box, pulse], **page.private)
+    form.no.click(lambda: gr.update(visible=False), None, form.box, **page.private)
 
 
 def follow_rooms(page: Page, tabs: list[gr.Tab]) -> None:

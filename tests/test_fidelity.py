@@ -11,15 +11,17 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tiny import find, make_tiny
+from tiny import find, make_tiny, random_examples
 
 from engine.evaluation.fidelity import dense_states, measure
 from engine.export.folder import pack_mask, read_mask
 from engine.export.model_card import render_model_card
 from engine.models.ffn import masked
 from engine.models.loading import load_model
-from engine.models.packing import Example, pack
+from engine.models.packing import pack
 from engine.pruning.importance import random_scores, top_channels
+
+SIZES = (3, 0, 120, 100, 110, 1)  # answers: none, one token, more than one chunk of logits
 
 
 @pytest.fixture(scope="session", params=["llama", "gemma2", "granite"])
@@ -28,16 +30,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_model(find(make_tiny(tmp_path_factory.mktemp("fidelity"), request.param)), torch.float32).cpu()
 
 
-def make_examples() -> list[Example]:
-    """Examples with answers of 0 to 120 tokens: more than one chunk of logits."""
-    draw = torch.Generator().manual_seed(9)
-    ids = lambda size: tuple(torch.randint(1, 300, (size,), generator=draw).tolist())
-    prefix = ids(7)
-    return [Example(prefix + ids(4), ids(size)) for size in (3, 0, 120, 100, 110, 1)]
-
-
 def test_the_dense_model_is_nothing_away_from_itself(model: Any) -> None:
-    rows = pack(make_examples(), 500)
+    rows = pack(random_examples(SIZES), 500)
     reading = measure(model, rows, dense_states(model, rows))
     assert reading.kl == pytest.approx(0, abs=1e-6)
     assert reading.top1 == 1
@@ -46,13 +40,13 @@ def test_the_dense_model_is_nothing_away_from_itself(model: Any) -> None:
 
 @torch.inference_mode()
 def test_readings_equal_a_naive_computation(model: Any) -> None:
-    rows, mask = pack(make_examples(), 250), top_channels(random_scores(2, 64, 3), 40)
+    rows, mask = pack(random_examples(SIZES), 250), top_channels(random_scores(2, 64, 3), 40)
     assert len(rows) > 1
     dense = dense_states(model, rows)
     with masked(model, mask):
         reading = measure(model, rows, dense)
     divergence, agreement, surprise = [], [], []
-    for example in make_examples():
+    for example in random_examples(SIZES):
         ids, begin = torch.tensor([example.prompt + example.answer]), len(example.prompt) - 1
         wanted = model(input_ids=ids, use_cache=False).logits[0, begin:-1].log_softmax(-1)
         with masked(model, mask):

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import find, make_tiny
+from tiny import find, make_tiny, random_examples
 
 from engine.evaluation.fidelity import compare, compare_lines, dense_states, measure, measure_lines
 from engine.models.ffn import masked
 from engine.models.loading import load_model
-from engine.models.packing import Example, pack, states_that_predict
+from engine.models.packing import pack, states_that_predict
 from engine.pruning.importance import random_scores, top_channels
 
 SIZES = (2, 3, 0, 150, 9, 140, 1)  # answers: none, one token, more than one chunk of logits
@@ -21,17 +21,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_model(find(make_tiny(tmp_path_factory.mktemp("lines"), request.param)), torch.float32).cpu()
 
 
-def make_examples() -> list[Example]:
-    """Examples behind one random prefix, with answers of SIZES tokens."""
-    draw = torch.Generator().manual_seed(9)
-    ids = lambda size: tuple(torch.randint(1, 300, (size,), generator=draw).tolist())
-    prefix = ids(7)
-    return [Example(prefix + ids(4), ids(size)) for size in SIZES]
-
-
 @torch.inference_mode()
 def test_each_line_equals_a_naive_computation_of_it_alone(model: Any) -> None:
-    examples, mask = make_examples(), top_channels(random_scores(2, 64, 3), 40)
+    examples, mask = random_examples(SIZES), top_channels(random_scores(2, 64, 3), 40)
     rows = pack(examples, 320)
     assert [row.members for row in rows] == [(0, 1, 2, 3, 4), (5, 6)]
     dense = dense_states(model, rows)
@@ -51,7 +43,7 @@ def test_each_line_equals_a_naive_computation_of_it_alone(model: Any) -> None:
 
 @torch.inference_mode()
 def test_the_reading_is_the_mean_of_its_lines(model: Any) -> None:
-    rows, mask = pack(make_examples(), 320), top_channels(random_scores(2, 64, 3), 40)
+    rows, mask = pack(random_examples(SIZES), 320), top_channels(random_scores(2, 64, 3), 40)
     dense = dense_states(model, rows)
     with masked(model, mask):
         lines, reading = measure_lines(model, rows, dense), measure(model, rows, dense)
@@ -66,7 +58,7 @@ def test_the_reading_is_the_mean_of_its_lines(model: Any) -> None:
 
 
 def test_rows_and_states_that_do_not_match_are_refused(model: Any) -> None:
-    rows = pack(make_examples(), 320)
+    rows = pack(random_examples(SIZES), 320)
     dense = dense_states(model, rows)
     with pytest.raises(ValueError):
         measure_lines(model, rows, dense[:1])

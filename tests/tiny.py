@@ -5,6 +5,7 @@ clearly. They know no language: tests may rely on shapes, formats and arithmetic
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from engine.models.checks import FAMILIES
 from engine.models.loading import ModelSource, locate
+from engine.models.packing import Example
 from engine.models.quiet import quiet_transformers
 from engine.models.templates import CHATML
 
@@ -29,6 +31,14 @@ _OWN: dict[str, dict[str, Any]] = {
     "phi3": {"original_max_position_embeddings": 512},
     "granite": {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
 }
+
+
+def random_examples(sizes: Sequence[int]) -> list[Example]:
+    """Examples behind one random prefix of seven tokens, with answers of so many tokens; always the same ones."""
+    draw = torch.Generator().manual_seed(9)
+    ids = lambda size: tuple(torch.randint(1, 300, (size,), generator=draw).tolist())
+    prefix = ids(7)
+    return [Example(prefix + ids(4), ids(size)) for size in sizes]
 
 
 @functools.cache

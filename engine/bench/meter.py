@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from engine.base.events import Event, Step
 from engine.base.files import read_json, write_json
-from engine.models.ffn import decoder
+from engine.models.ffn import count_tokens
 
 T = TypeVar("T")
 
@@ -45,12 +45,12 @@ class Counter:
     def __init__(self, model: Any) -> None:
         self.tokens, self.halted = 0, False
 
-        def count(_module: Any, inputs: tuple[Any, ...]) -> None:  # a function, for deep copies of the model share those
+        def add(tokens: int) -> None:
             if self.halted:
                 raise Halted
-            self.tokens += inputs[0].numel()
+            self.tokens += tokens
 
-        decoder(model).get_input_embeddings().register_forward_pre_hook(count)
+        count_tokens(model, add)
 
 
 def metered(work: Generator[Event, None, T], counter: Counter, file: Path, resumes: bool = False) -> Generator[Event, None, T]:

@@ -16,7 +16,7 @@ from engine.bench.cells import Cell
 from engine.bench.meter import Spent, metered, watched
 from engine.bench.pruned import Pruned
 from engine.evaluation.fidelity import measure
-from engine.models.ffn import feed_forwards, masked
+from engine.models.ffn import feed_forwards
 from engine.pruning import compensation, depth, importance
 from engine.pruning.brain_surgeon import remove_greedily
 from engine.pruning.importance import top_channels
@@ -143,7 +143,7 @@ def _refit(cell: Cell, bench: Workbench, lesson: Lesson, mask: Tensor) -> Genera
     yield from _each_layer(cell, "least squares", solve)
     found: dict[float, float] = {}
     for ridge, columns in trials.items():
-        with masked(cell.model, mask), compensation.swapped_down(cell.model, kept, columns):
+        with compensation.repaired(cell.model, mask, columns):
             found[ridge] = measure(cell.model, lesson.validation, lesson.validation_dense).kl
         yield Step("least squares", len(found), len(RIDGES), {"kl": found[ridge]})
     return trials[min(found, key=lambda ridge: found[ridge])]

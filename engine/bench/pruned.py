@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from engine.bench.meter import Spent
-from engine.models.ffn import decoder, masked
+from engine.models.ffn import decoder
 from engine.pruning import compensation
 
 
@@ -37,9 +37,7 @@ class Pruned:
             return
         with ExitStack() as stack:
             if self.mask is not None:
-                stack.enter_context(masked(dense, self.mask))
-            if self.mask is not None and self.columns is not None:
-                stack.enter_context(compensation.swapped_down(dense, compensation.kept_indices(self.mask), self.columns))
+                stack.enter_context(compensation.repaired(dense, self.mask, self.columns))
             if self.dropped:
                 stack.enter_context(shortened(dense, self.dropped))
             yield dense

@@ -112,6 +112,15 @@ def masked(model: nn.Module, masks: Tensor) -> Iterator[None]:
         yield
 
 
+def count_tokens(model: nn.Module, add: Callable[[int], None]) -> None:
+    """From now on, call `add` with the number of tokens whenever some enter the model's embedding, or that of a deep copy."""
+
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # a function: deep copies share those
+        add(inputs[0].numel())
+
+    decoder(model).get_input_embeddings().register_forward_pre_hook(count)
+
+
 @contextmanager
 def recomputed(model: nn.Module) -> Iterator[None]:
     """While the block runs, layers keep only their input and compute again in the backward pass (less memory).

@@ -8,11 +8,12 @@ if all others were whole; propagation.py does better where it can.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from engine.models.ffn import feed_forwards, hooked
+from engine.models.ffn import feed_forwards, hooked, masked
 from engine.models.packing import Row, run_row
 
 GRAM_BYTES = 1_500_000_000  # of Gram matrices held at once; more layers take more passes over the rows
@@ -50,18 +51,30 @@ def refit(down: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
     diagonal of C_KK.
     """
     gram = gram.double()
-    inner = gram[kept][:, kept]
+    return solve(down.double()[:, kept], gram[kept][:, kept], down.double() @ gram[:, kept], ridge).float()
+
+
+def solve(own: Tensor, inner: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """(cross + lambda own) (inner + lambda I)^-1, (d, k) in fp64: the penalty pulls towards the channel's own column.
+
+    `own`: W_down's columns (d, k); `inner`: E[a a^T] (k, k); `cross`: E[target a^T] (d, k), all three in fp64; `ridge`:
+    lambda as a share of the mean diagonal of `inner`.
+    """
     penalty = ridge * inner.diagonal().mean().clamp_min(1e-12)
-    inner = inner + penalty * torch.eye(len(kept), dtype=inner.dtype, device=inner.device)
-    # The penalty pulls towards the channel's own column rather than towards zero.
-    own = down.double()[:, kept]
-    right = down.double() @ gram[:, kept] + penalty * own
-    return torch.linalg.solve(inner, right.T).T.float()
+    shifted = inner + penalty * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
+    return torch.linalg.solve(shifted, (cross + penalty * own).T).T
 
 
 def kept_indices(mask: Tensor) -> list[Tensor]:
     """The kept channels of each layer, ascending, (k,) each."""
     return [row.nonzero()[:, 0] for row in mask]
+
+
+@contextmanager
+def repaired(model: nn.Module, mask: Tensor, columns: Sequence[Tensor] | None) -> Iterator[None]:
+    """While the block runs, the dense model computes as if cut to `mask` (L, d_ff), with `columns` (d, k) a layer if given."""
+    with masked(model, mask), swapped_down(model, kept_indices(mask), columns) if columns is not None else nullcontext():
+        yield
 
 
 class swapped_down:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from engine.models.ffn import FeedForward, decoder, feed_forwards, put_back
 from engine.models.packing import Row, run_row
+from engine.pruning.compensation import solve
 
 
 def can_propagate(model: nn.Module) -> bool:
@@ -58,7 +59,8 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
             cross += (wanted.T @ flat).cpu()
             waiting.append((before, activation))
             yield None
-        columns = _solve(ffn.down.weight[:, index], gram, cross / factor, ridge)
+        own = ffn.down.weight[:, index]
+        columns = solve(own.double().cpu(), gram, cross / factor, ridge).to(own)
         for stream, (before, activation) in zip(streams, waiting, strict=True):
             stream.pruned = before + factor * torch.nn.functional.linear(activation, columns, ffn.down.bias)
         yield columns
@@ -89,13 +91,6 @@ def _step(ffn: FeedForward, layer: nn.Module, stream: _Streams, index: Tensor, f
     if ffn.down.bias is not None:
         target -= factor * ffn.down.bias.float()
     return before, activation, target
-
-
-def _solve(own: Tensor, gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    penalty = ridge * gram.diagonal().mean().clamp_min(1e-12)
-    right = cross + penalty * own.double().cpu()
-    inner = gram + penalty * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(inner, right.T).T.to(own)
 
 
 @contextmanager

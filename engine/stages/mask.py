@@ -2,8 +2,8 @@
 
 First the dense model reads all lines once: activation norms and the likeliest
 tokens of each answer position are kept, so that every learning step needs the
-masked model alone. Then the mask is learned, the validation lines choosing the
-best step. The learning state is written after every step.
+masked model alone. Then the mask is learned; where nothing repairs it, the
+validation lines choose the best step. The learning state is written after every step.
 """
 
 from collections.abc import Generator, Sequence

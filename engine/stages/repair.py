@@ -5,7 +5,7 @@ what repairs it; the learned mask is refitted after, and the better of the two o
 the validation lines is what goes on. All on the original 16-bit weights. A refit
 needs no label, only tokens as the model will see them: beside the train lines it
 reads player lines with their neutral answers behind the persona's prompt, which
-cost a forward pass and nothing to write.
+cost two forward passes and nothing to write.
 
 Leaves start.safetensors and columns.safetensors (the mask, and W_down of its kept
 channels, a layer each, unless the plain slice read better) and what was read, in
@@ -110,7 +110,7 @@ def _refit_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, saved: Pat
         if column is not None:
             columns.append(column.to(bench.weight_dtype))
         yield Step(stage, len(columns) + 1, bench.layers + 2)
-    with masked(bench.model, mask), compensation.swapped_down(bench.model, kept, columns):
+    with compensation.repaired(bench.model, mask, columns):
         after = measure(bench.model, lesson.validation, lesson.validation_dense)
     yield measured(f"{about}, after least squares", "validation", after)
     yield Step(stage, bench.layers + 2, bench.layers + 2)

@@ -47,8 +47,7 @@ def measure_ladder(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list
         with masked(bench.model, baseline):
             yield from _read(bench, known, name, lambda: measure(bench.model, rows, dense))
     if columns is not None:
-        kept = compensation.kept_indices(mask)
-        with masked(bench.model, mask), compensation.swapped_down(bench.model, kept, columns):
+        with compensation.repaired(bench.model, mask, columns):
             yield from _read(bench, known, "mask + least squares", lambda: measure(bench.model, rows, dense))
     return rows, dense
 
@@ -81,12 +80,8 @@ def finish_model(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[T
                          lambda: measure(bench.model, rows, dense))
         write_reference(bench.model, rows[0], reference)
         return
-    if columns is None:
-        with masked(bench.model, mask):
-            write_reference(bench.model, rows[0], reference)
-    else:
-        with masked(bench.model, mask), compensation.swapped_down(bench.model, kept, columns):
-            write_reference(bench.model, rows[0], reference)
+    with compensation.repaired(bench.model, mask, columns):
+        write_reference(bench.model, rows[0], reference)
     cut(bench.model, kept, columns)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.page import Page, guarded, only_while_shown
+from studio.page import NameForm, Page, guarded, listen_to_renaming, only_while_shown
 from studio.services import Services
 from studio.speaking import follow as follow_replies
 from studio.tabs.preview.controls import Controls, Newest, beat, settings_of, updates
@@ -170,26 +170,9 @@ def _keeping(room: Room, page: Page, controls: Controls) -> None:
     for begin in (controls.player.blur, controls.player.submit):
         begin(change, changed, None, **page.private).then(beat, None, controls.pulse, **page.private)
     controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)
-    _titles(room, page, controls)
+    form = NameForm(controls.rename_box, controls.title, controls.rename_yes, controls.rename_no, controls.named)
+    listen_to_renaming(page, form, controls.rename, controls.chat, controls.pulse, room.title, room.rename)
     _deleting(room, page, controls)
-
-
-def _titles(room: Room, page: Page, controls: Controls) -> None:
-    box, field = controls.rename_box, [controls.rename_box, controls.title, controls.named]
-
-    @guarded
-    def ask(chat: str) -> Any:
-        return gr.Column(visible=True), room.title(chat), chat
-
-    @guarded
-    def rename(chat: str, title: str) -> Any:
-        room.rename(chat, title)
-        return gr.Column(visible=False), beat()
-
-    controls.rename.click(ask, controls.chat, field, **page.private)
-    controls.rename_no.click(lambda: gr.Column(visible=False), None, box, **page.private)
-    for begin in (controls.rename_yes.click, controls.title.submit):
-        begin(rename, [controls.named, controls.title], [box, controls.pulse], **page.private)
 
 
 def _deleting(room: Room, page: Page, controls: Controls) -> None:

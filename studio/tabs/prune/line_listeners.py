@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
-from studio.page import Page, guarded
+from studio.page import NameForm, Page, guarded, listen_to_renaming
 from studio.services import Services
 from studio.store import lines, runs
 from studio.tabs.prune import lines_table
@@ -105,15 +105,9 @@ def _editing(room: LinesRoom, page: Page, controls: Controls) -> None:
 
 def _keeping(room: LinesRoom, page: Page, controls: Controls) -> None:
     """Sets renamed, deleted, and put back."""
-    @guarded
-    def ask_name(set_id: str) -> Any:
+    def name_of(set_id: str) -> str | None:
         found = lines.line_set(room.store, set_id)
-        return gr.Row(visible=found is not None), found.name if found else "", set_id
-
-    @guarded
-    def rename(set_id: str, name: str) -> Any:
-        room.rename(set_id, name)
-        return gr.Row(visible=False), time.time_ns()
+        return found.name if found else None
 
     @guarded
     def delete(set_id: str) -> Any:
@@ -125,11 +119,9 @@ def _keeping(room: LinesRoom, page: Page, controls: Controls) -> None:
     def undelete(set_id: str) -> Any:
         return room.undelete(set_id).id, gr.Row(visible=False), time.time_ns()
 
-    controls.rename_set.click(ask_name, controls.shown_set, [controls.rename_set_box, controls.set_title, controls.named_set],
-                              **page.private)
-    for begin in (controls.rename_set_yes.click, controls.set_title.submit):
-        begin(rename, [controls.named_set, controls.set_title], [controls.rename_set_box, controls.pulse], **page.private)
-    controls.rename_set_no.click(lambda: gr.Row(visible=False), None, controls.rename_set_box, **page.private)
+    form = NameForm(controls.rename_set_box, controls.set_title, controls.rename_set_yes, controls.rename_set_no,
+                    controls.named_set)
+    listen_to_renaming(page, form, controls.rename_set, controls.shown_set, controls.pulse, name_of, room.rename)
     controls.delete_set.click(delete, controls.shown_set,
                               [controls.set_id, controls.gone_set, controls.gone_set_box, controls.gone_set_text,
                                controls.rename_set_box, controls.undo_box, controls.pulse], trigger_mode="once", **page.private)

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.page import Page, guarded
+from studio.page import NameForm, Page, guarded, listen_to_renaming
 from studio.services import Services
 from studio.store import runs
 from studio.tabs.prune.cut import Plan, facts_html, likes_html, remaining_figure, shape_of
@@ -86,15 +86,9 @@ def _minding(services: Services, room: RunsRoom, page: Page, controls: Controls)
 
 
 def _keeping(room: RunsRoom, page: Page, controls: Controls) -> None:
-    @guarded
-    def ask_name(run_id: str) -> Any:
+    def name_of(run_id: str) -> str | None:
         run = runs.get(room.store, run_id)
-        return gr.Row(visible=run is not None), run.name if run else "", run_id
-
-    @guarded
-    def rename(run_id: str, name: str) -> Any:
-        room.rename(run_id, name)
-        return gr.Row(visible=False), time.time_ns()
+        return run.name if run else None
 
     @guarded
     def remove(run_id: str) -> Any:
@@ -107,10 +101,8 @@ def _keeping(room: RunsRoom, page: Page, controls: Controls) -> None:
         room.put_back(run_id)
         return run_id, gr.Row(visible=False), time.time_ns()
 
-    controls.rename.click(ask_name, controls.shown_run, [controls.rename_box, controls.title, controls.named_run], **page.private)
-    for begin in (controls.rename_yes.click, controls.title.submit):
-        begin(rename, [controls.named_run, controls.title], [controls.rename_box, controls.pulse], **page.private)
-    controls.rename_no.click(lambda: gr.Row(visible=False), None, controls.rename_box, **page.private)
+    form = NameForm(controls.rename_box, controls.title, controls.rename_yes, controls.rename_no, controls.named_run)
+    listen_to_renaming(page, form, controls.rename, controls.shown_run, controls.pulse, name_of, room.rename)
     controls.remove.click(remove, controls.shown_run, [controls.gone_run, controls.gone_box, controls.gone_text, controls.run_id,
                                                        controls.pulse], trigger_mode="once", **page.private)
     controls.put_back.click(put_back, controls.gone_run, [controls.run_id, controls.gone_box, controls.pulse], trigger_mode="once",
