@@ -11,7 +11,8 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest, folder_size, is_file, read_json
 from engine.base.recipe import make_recipe
-from engine.cards.card import Card, parse_card, read_card
+from engine.cards.card import Card, parse_card
+from engine.cards.files import read_card
 from engine.console import ProgressPrinter, print_table
 from engine.running import Run
 

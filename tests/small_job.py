@@ -20,7 +20,7 @@ from engine.__main__ import main
 from engine.base.events import Event
 from engine.base.recipe import make_recipe
 from engine.calibration.lines import POOL
-from engine.cards.card import read_card
+from engine.cards.files import read_card
 from engine.export import proof
 from engine.pipeline import prune
 from engine.stages.workbench import Job

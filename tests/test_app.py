@@ -88,7 +88,7 @@ def test_the_page_serves_nothing_but_itself(settings: Settings, home: Path) -> N
     launch = app._launch_settings(app.build_parser().parse_args([]), settings, None)
     assert launch["server_name"] == "127.0.0.1" and launch["share"] is False and launch["auth"] is None
     assert launch["allowed_paths"] == [] and launch["blocked_paths"] == [str(home)]
-    assert launch["strict_cors"] is True and launch["show_error"] is False and launch["max_file_size"] == "16mb"
+    assert launch["strict_cors"] is True and launch["show_error"] is False and launch["max_file_size"] == "256mb"
     assert launch["enable_monitoring"] is False and launch["mcp_server"] is False
     login = ("ann", "a long one")
     others = app._launch_settings(app.build_parser().parse_args(["--listen"]), settings, login)

@@ -22,7 +22,8 @@ from engine.bench.cells import Cell, Subject, load
 from engine.bench.memory import drain
 from engine.bench.meter import Counter, Halted, watched
 from engine.bench.pruned import shortened
-from engine.cards.card import Card, parse_card, read_card
+from engine.cards.card import Card, parse_card
+from engine.cards.files import read_card
 from engine.evaluation.fidelity import dense_states, measure
 from engine.evaluation.identification import greedy_replies
 from engine.models.ffn import masked

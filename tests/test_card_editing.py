@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.base.errors import UserError
 from engine.cards.card import Card, bundled_cards, parse_card
-from engine.cards.editing import LABELS, LISTS, as_v3, blank_card, fields_of, to_json, to_v2, with_fields
+from engine.cards.editing import KEPT_IN_V2, LABELS, LISTS, as_v3, blank_card, fields_of, to_v2, with_fields
 
 OLD = {"spec": "chara_card_v3", "spec_version": "3.0", "data": {**EVERYTHING["data"], "modification_date": 5}}
 
@@ -71,15 +71,48 @@ def test_a_later_minor_version_of_v3_is_kept_and_data_must_be_an_object() -> Non
 
 @settings(deadline=None)
 @given(raw_cards())
-def test_v2_drops_what_only_v3_has_and_nothing_else(raw: dict[str, Any]) -> None:
+def test_there_and_back_again_nothing_is_lost(raw: dict[str, Any]) -> None:
+    untouched = copy.deepcopy(raw)
     card, old = as_v3(raw), to_v2(raw)
+    assert raw == untouched
     assert (old["spec"], old["spec_version"]) == ("chara_card_v2", "2.0")
-    gone = card["data"].keys() - old["data"].keys()
-    no_book = {"character_book"} if card["data"].get("character_book", "") is None else set()
-    assert gone == card["data"].keys() & {"nickname", "assets", "group_only_greetings", "creation_date"} | no_book
-    assert old["data"] == {key: value for key, value in card["data"].items() if key not in gone}
+    assert not old["data"].keys() & {"nickname", "assets", "group_only_greetings", "creation_date"}
+    assert as_v3(old) == card  # V3 -> V2 -> V3
+    assert to_v2(as_v3(old)) == old  # V2 -> V3 -> V2
     after, before = meaning(parsed(old)), meaning(parsed(raw))
     assert {**after, "nickname": ""} == {**before, "nickname": ""}
+
+
+def test_a_clean_v2_card_comes_back_as_it_was() -> None:
+    fields = {key: value for key, value in as_v3(FLAT)["data"].items() if key != "group_only_greetings"}
+    old = {"spec": "chara_card_v2", "spec_version": "2.0", "own": [1],
+           "data": {**fields, "extensions": {"a": None}, "unheard_of": {"b": 2}, "character_book": {"entries": []}}}
+    assert to_v2(as_v3(old)) == old
+
+
+def test_where_v2_keeps_what_only_v3_has() -> None:
+    card = as_v3({**OLD, "spec_version": "3.1"})
+    card["data"]["assets"] = []
+    old = to_v2(card)
+    assert old["data"]["extensions"] == {
+        "someone/else": {"depth": [1, 2.5, True]},
+        KEPT_IN_V2: {"nickname": "{{user}} the Odd", "assets": [], "modification_date": 5, "spec_version": "3.1"}}
+    assert as_v3(old) == card
+    renamed = copy.deepcopy(old)
+    renamed["data"]["nickname"] = "Newer"  # another program knows the field after all, and wrote it
+    assert as_v3(renamed)["data"]["nickname"] == "Newer" and KEPT_IN_V2 not in as_v3(renamed)["data"]["extensions"]
+    for odd in ([], "x", None, {KEPT_IN_V2: "not ours"}, {KEPT_IN_V2: {"theirs": 1}}):
+        strange = as_v3({**OLD, "data": {**OLD["data"], "extensions": odd}})
+        assert odd == {KEPT_IN_V2: "not ours"} or as_v3(to_v2(strange)) == strange
+
+
+def test_cards_from_before_v1_are_understood() -> None:
+    raw = {"char_name": "Ann", "char_persona": "A smith.", "char_greeting": "Hm?", "world_scenario": "A forge.",
+           "example_dialogue": "<START>", "own": 1, "description": "kept"}
+    card = parsed(raw)
+    assert (card.name, card.greeting, card.scenario, card.description) == ("Ann", "Hm?", "A forge.", "kept")
+    assert meaning(parsed(as_v3(raw))) == meaning(card)
+    assert as_v3(raw)["data"]["char_persona"] == "A smith." and as_v3(raw)["data"]["own"] == 1
 
 
 def test_fields_are_those_of_the_page() -> None:
@@ -137,12 +170,6 @@ def test_a_blank_card_has_a_name_and_dates() -> None:
     with pytest.raises(UserError, match="nothing about its character"):
         parsed(card)
     assert parsed(with_fields(card, description="A smith.")).name == "Ann"
-
-
-def test_json_is_readable_and_reads_back() -> None:
-    text = to_json(EVERYTHING)
-    assert json.loads(text) == as_v3(EVERYTHING)
-    assert "Óskar" in text and '\n    "name"' in text and text.endswith("}\n")
 
 
 def test_bundled_cards_are_v3_already() -> None:

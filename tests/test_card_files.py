@@ -7,14 +7,16 @@ import pytest
 from card_samples import one_sentence, v2
 
 from engine.base.errors import UserError
-from engine.cards.card import CHARACTERS, find_bundled, read_card
+from engine.cards import files
+from engine.cards.card import CHARACTERS, find_bundled
+from engine.cards.files import read_card
 
 
 def test_too_large_a_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = tmp_path / "big.json"
     with big.open("wb") as file:
         file.truncate(10_000_000)
-    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("the file was opened"))
+    monkeypatch.setattr(files, "parse_card", lambda *_: pytest.fail("the file was read"))
     with pytest.raises(UserError) as caught:
         read_card(big)
     assert "10,000,000 bytes of JSON; at most 1,000,000" in one_sentence(caught.value, f"{big} ")

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.base.errors import UserError
-from engine.cards import card as card_module
-from engine.cards.card import MAX_DEPTH, Card, parse_card
+from engine.cards import strict_json
+from engine.cards.card import Card, parse_card
+from engine.cards.faults import CardFault
 from engine.cards.prompt import messages, render_system_prompt
 
 KEYS = st.text('"\\[{', max_size=3)
@@ -28,11 +29,11 @@ def depth(value: object) -> int:
 def test_depth_scan_agrees_with_the_definition(value: object, escape: bool) -> None:
     text = json.dumps(value, ensure_ascii=escape)
     levels = depth(value)
-    wrapped = "[" * (MAX_DEPTH - levels) + text + "]" * (MAX_DEPTH - levels)
-    card_module._check_depth(wrapped)
+    wrapped = "[" * (strict_json.MAX_DEPTH - levels) + text + "]" * (strict_json.MAX_DEPTH - levels)
+    strict_json.check_depth(wrapped)
     if levels:
-        with pytest.raises(card_module._Fault):
-            card_module._check_depth(f"[{wrapped}]")
+        with pytest.raises(CardFault):
+            strict_json.check_depth(f"[{wrapped}]")
 
 
 def card_or_refusal(data: bytes) -> None:

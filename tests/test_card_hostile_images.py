@@ -12,8 +12,8 @@ from picture_samples import encoded, picture, refusal, shown, with_chunks
 
 from engine.base.errors import UserError
 from engine.cards import png, portraits
-from engine.cards.card import MAX_BYTES
 from engine.cards.images import read_png_card, write_png_card
+from engine.cards.strict_json import MAX_BYTES
 
 CARD = json.dumps(EVERYTHING).encode()
 GOOD = write_png_card(EVERYTHING, picture())
@@ -31,7 +31,7 @@ def test_wrong_checksums_and_torn_ends() -> None:
 
 
 def test_what_follows_the_end_is_dropped() -> None:
-    _, portrait = read_png_card(GOOD + b"PK\3\4 hidden", "x")
+    _, portrait, _ = read_png_card(GOOD + b"PK\3\4 hidden", "x")
     assert portrait.endswith(b"IEND\xaeB`\x82")
 
 
@@ -75,7 +75,7 @@ def test_bombs_in_texts_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bombs_elsewhere_do_no_harm() -> None:
     bomb = zlib.compress(b"A" * 50_000_000, 9)
     card = png.text_chunk("chara", encoded(CARD))
-    _, portrait = read_png_card(with_chunks(card, (b"zTXt", b"Comment\0\0" + bomb)), "x")
+    _, portrait, _ = read_png_card(with_chunks(card, (b"zTXt", b"Comment\0\0" + bomb)), "x")
     assert len(portrait) < 200
     chunks = png.read_chunks(picture())
     assert "damaged" in refusal(png.build([chunks[0], (b"iCCP", b"p\0\0" + bomb), card, *chunks[1:]]))
@@ -105,7 +105,7 @@ def test_mutated_files(place: int, put_in: bytes, removed: int, mend: bool) -> N
             position += 12 + length
         data = png.build(chunks)
     try:
-        card, portrait = read_png_card(data, "x.png")
+        card, portrait, _ = read_png_card(data, "x.png")
     except UserError as error:
         one_sentence(error, "x.png ")
         return

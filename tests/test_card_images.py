@@ -16,9 +16,11 @@ from PIL import Image, PngImagePlugin
 
 from engine.base.errors import UserError
 from engine.cards import png, portraits
-from engine.cards.card import MAX_BYTES, bundled_cards, parse_card
+from engine.cards.card import bundled_cards
 from engine.cards.editing import as_v3, to_v2
-from engine.cards.images import parse_any, plain_portrait, read_png_card, write_png_card
+from engine.cards.images import read_png_card, write_png_card
+from engine.cards.portraits import plain_portrait
+from engine.cards.strict_json import MAX_BYTES
 
 CARD = json.dumps(EVERYTHING).encode()
 
@@ -28,7 +30,7 @@ CARD = json.dumps(EVERYTHING).encode()
 @settings(deadline=None, max_examples=60)
 @given(raw_cards())
 def test_a_written_card_reads_back_whole(raw: dict[str, Any]) -> None:
-    card, portrait = read_png_card(write_png_card(raw, picture()), "x.png")
+    card, portrait, _ = read_png_card(write_png_card(raw, picture()), "x.png")
     assert card.raw == as_v3(raw)
     assert shown(portrait).tobytes() == shown(picture()).tobytes()
 
@@ -48,7 +50,7 @@ def test_the_portrait_stays_the_same_picture_and_keeps_no_texts() -> None:
     file = io.BytesIO()
     Image.linear_gradient("L").convert("P").save(file, "PNG", pnginfo=info, transparency=3)
     written = write_png_card(EVERYTHING, file.getvalue())
-    _, portrait = read_png_card(written, "x.png")
+    _, portrait, _ = read_png_card(written, "x.png")
     assert shown(portrait).convert("RGBA").tobytes() == shown(file.getvalue()).convert("RGBA").tobytes()
     for data in (written, portrait):
         assert b"a secret" not in data and b"an older card" not in data
@@ -57,7 +59,7 @@ def test_the_portrait_stays_the_same_picture_and_keeps_no_texts() -> None:
 
 
 def test_a_character_without_a_picture_gets_a_plain_one() -> None:
-    _, portrait = read_png_card(write_png_card(EVERYTHING, None), "x.png")
+    _, portrait, _ = read_png_card(write_png_card(EVERYTHING, None), "x.png")
     assert shown(portrait).size == (400, 600)
     pictures = [plain_portrait(name) for name in ("Ann Lee", "Ann Lee", "Bodo", "Анна", "", "\ud800 x")]
     assert pictures[0] == pictures[1] and len(set(pictures)) == 5
@@ -81,7 +83,7 @@ def test_a_portrait_that_leaves_no_room_is_made_smaller() -> None:
     big = noise(1650)
     assert portraits.MAX_FILE - 10**6 < len(big) < portraits.MAX_FILE
     raw = {**FLAT, "description": "x" * 500_000}
-    card, portrait = read_png_card(write_png_card(raw, big), "x.png")
+    card, portrait, _ = read_png_card(write_png_card(raw, big), "x.png")
     assert card.raw == as_v3(raw)
     assert shown(portrait).size == (1024, 1024)
 
@@ -127,14 +129,3 @@ def test_an_unreadable_v3_card_is_not_replaced_by_an_older_one() -> None:
     assert "not base64" in refusal(with_chunks(png.text_chunk("ccv3", b"{not base64}"), older))
     assert "not a character card in JSON" in refusal(with_chunks(png.text_chunk("ccv3", encoded(b"{")), older))
     assert "too large" in refusal(with_chunks(png.text_chunk("ccv3", encoded(b" " * (MAX_BYTES + 1))), older))
-
-
-def test_parse_any_goes_by_content() -> None:
-    assert parse_any(CARD, "x.png") == (parse_card(CARD, "x"), None)
-    card, portrait = parse_any(write_png_card(EVERYTHING, None), "x.json")
-    assert card.name == parse_card(CARD, "x").name and portrait is not None
-    for data, said in ((picture(kind="JPEG"), "a JPEG"), (picture(kind="WEBP"), "a WebP"), (picture(kind="GIF", mode="L"), "a GIF"),
-                       (b"PK\3\4...", "an archive"), (b"", "is empty"), (picture(), "plain picture without a character")):
-        with pytest.raises(UserError, match=said) as caught:
-            parse_any(data, "x")
-        one_sentence(caught.value, "x ")

@@ -8,7 +8,8 @@ import pytest
 from card_samples import EVERYTHING, FLAT, one_sentence, v2
 
 from engine.base.errors import UserError
-from engine.cards.card import MAX_BYTES, MAX_DEPTH, parse_card
+from engine.cards.card import parse_card
+from engine.cards.strict_json import MAX_BYTES, MAX_DEPTH
 
 
 def refusal(data: bytes) -> str:

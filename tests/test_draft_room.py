@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from engine.base.errors import UserError
-from engine.cards import images
-from engine.cards.editing import blank_card, with_fields
+from engine.cards.editing import as_v3, blank_card, with_fields
+from engine.cards.files import read_file
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, records
@@ -187,10 +187,9 @@ def test_portraits_come_and_go_as_versions(services: Services, mara: str, tmp_pa
 def test_exported_cards_read_back(services: Services, mara: str) -> None:
     saving.save_typed(services.store, mara, "", {"description": EVIL, "name": "Mara Väli/../x"})
     wanted = characters.head(services.store, mara).card["data"]
-    for kind in ("json", "png"):
-        file = files.card_file(services.store, mara, kind)
-        card, _ = images.parse_any(file.read_bytes(), file.name)
-        assert file.name == f"mara-vali-x.{kind}" and card.raw["data"] == wanted
+    for form, ending in (("json", "json"), ("v2", "v2.json"), ("png", "png"), ("charx", "charx")):
+        file = files.card_file(services.store, mara, form)
+        assert file.name == f"mara-vali-x.{ending}" and as_v3(read_file(file).card.raw)["data"] == wanted
     old = file.parent.stat().st_mtime - 3600
     os.utime(file.parent, (old, old))
     newer = files.card_file(services.store, mara, "json")

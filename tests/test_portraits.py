@@ -8,7 +8,7 @@ from PIL import Image
 
 from engine.base.errors import UserError
 from engine.cards import png
-from engine.cards.images import clean_portrait
+from engine.cards.portraits import clean_portrait
 
 
 @pytest.mark.parametrize(("kind", "mode"), [

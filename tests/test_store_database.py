@@ -1,5 +1,6 @@
 """The library's file under bad luck: locks, a full disk, failing updates, damaged and foreign files."""
 
+import json
 import logging
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from engine.base.errors import UserError
-from studio.store import characters, database, lines, values
+from studio.store import attachments, characters, database, lines, values
 from studio.store.check import check
 from studio.store.database import Store, backup, open_store, restore
 from studio.store.migrations import MIGRATIONS
@@ -58,7 +59,7 @@ def later(step: Callable[[Database], None]) -> Migrations:
     with closing(sqlite3.connect(":memory:")) as nothing:
         for known in MIGRATIONS.pending(Database(nothing)):
             migrations(name=known.name)(known.fn)
-    migrations(name="2 later")(step)
+    migrations(name="later")(step)
     return migrations
 
 
@@ -153,12 +154,16 @@ def test_a_library_of_the_first_version_is_opened_with_all_that_is_in_it(tmp_pat
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         db = Database(connection)
         MIGRATIONS.apply(db, stop_before=["2 sets of lines can be deleted"])
-        old = Store(path)
-        ann = smith(old)
+        connection.execute("INSERT INTO characters (id, slug, name, char, version, tags, made, updated) "
+                           "VALUES ('ann', 'ann-lee', 'Ann Lee', 'Ann Lee', 1, '[]', 0, 0)")
+        connection.execute("INSERT INTO versions (character, number, card, note, origin, made) "
+                           "VALUES ('ann', 1, ?, '', 'saved', 0)",
+                           [json.dumps(card())])
         connection.execute("INSERT INTO line_sets (id, character, version, name, state, rejected, made) "
-                           "VALUES ('x', ?, 1, 'mine', 'draft', '{}', 0)", [ann.id])
+                           "VALUES ('x', 'ann', 1, 'mine', 'draft', '{}', 0)")
     store = library(tmp_path)
-    assert [(one.name, one.deleted) for one in lines.sets(store, ann.id)] == [("mine", None)]
+    assert [(one.name, one.deleted) for one in lines.sets(store, "ann")] == [("mine", None)]
+    assert (characters.head(store, "ann").card, characters.head(store, "ann").files) == (card(), {})
     assert (check(store, tmp_path), len(list((tmp_path / "backups").iterdir()))) == ([], 1)
 
 
@@ -229,7 +234,7 @@ def test_backup_and_restore(tmp_path: Path) -> None:
     characters.delete(store, ann.id)
     kept = restore(store, copy)
     assert names(store) == ["Ann Lee"]
-    assert characters.portrait(store, characters.head(store, ann.id).portrait or "") == b"picture"
+    assert attachments.portrait(store, characters.head(store, ann.id).portrait or "") == b"picture"
     assert kept is not None
     assert names(Store(kept)) == ["Bea"]
     assert check(store, tmp_path) == []

@@ -33,8 +33,12 @@ LISTS = ("alternate_greetings", "group_only_greetings", "tags")
 TEXTS = tuple(key for key in LABELS if key not in LISTS)
 
 _V2, _V3 = "chara_card_v2", "chara_card_v3"
-_ONLY_V3 = {"nickname", "assets", "creator_notes_multilingual", "source", "group_only_greetings", "creation_date",
-            "modification_date"}
+_ONLY_V3 = ("nickname", "assets", "creator_notes_multilingual", "source", "group_only_greetings", "creation_date",
+            "modification_date")
+KEPT_IN_V2 = "persona_studio/v3"  # the extension of a V2 card that holds what only V3 has a field for
+# Cards of the time before V1, as Pygmalion's tools and text-generation-webui wrote them: still about.
+_OLDER_NAMES = {"char_name": "name", "char_persona": "description", "char_greeting": "first_mes", "world_scenario": "scenario",
+                "example_dialogue": "mes_example"}
 
 
 def blank_card(name: str, now: float | None = None) -> dict[str, Any]:
@@ -46,35 +50,58 @@ def blank_card(name: str, now: float | None = None) -> dict[str, Any]:
 def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
     """The V3 form of a V1, V2 or V3 card, as a copy; every field that V3 requires is there, every other one is kept.
 
-    A null becomes an empty text or list, a number where a text should be its digits. Raises ValueError where a V2
-    or V3 card has no object as "data".
+    A null becomes an empty text or list (or, where the field may be left out, no field), a number where a text should
+    be its digits. What `to_v2` put into an extension comes back. Raises ValueError where a V2 or V3 card has no object
+    as "data".
     """
     outside: dict[str, Any] = {}
     fields: Any
     if raw.get("spec") is None:  # V1 is flat, so that its unknown fields lie beside the known ones
-        fields = {key: copy.deepcopy(value) for key, value in raw.items() if key not in ("spec", "spec_version")}
+        fields = {key: copy.deepcopy(value) for key, value in modern_names(raw).items() if key not in ("spec", "spec_version")}
     else:
         outside = {key: copy.deepcopy(value) for key, value in raw.items() if key != "data"}
         fields = copy.deepcopy(raw.get("data"))
     if not isinstance(fields, dict):
         raise ValueError('a card needs an object as "data"')
+    kept_version = _taken_back(fields)
+    version = raw.get("spec_version") if raw.get("spec") == _V3 else kept_version
     for key in TEXTS:
         fields[key] = _as_text(fields.get(key))
     _drop_empty_nickname(fields)
     for key in LISTS:
         fields[key] = _as_texts(fields.get(key))
     fields["extensions"] = fields.get("extensions") or {}
-    version = raw.get("spec_version") if raw.get("spec") == _V3 else None
+    if fields.get("character_book", {}) is None:  # optional, but never null
+        del fields["character_book"]
     return {**outside, "spec": _V3, "spec_version": version if isinstance(version, str) else "3.0", "data": fields}
 
 
 def to_v2(raw: dict[str, Any]) -> dict[str, Any]:
-    """The V2 form of a card: without the fields that only V3 has; unknown fields, extensions and book are kept."""
+    """The V2 form of a card, with nothing lost: `as_v3` of it is `as_v3` of `raw`.
+
+    What only V3 has a field for moves into the extension KEPT_IN_V2, an object with these fields' own names and, where
+    it is not "3.0", the "spec_version": the V2 specification lets nobody drop an extension. A card whose extensions are
+    no object keeps these fields where they are.
+    """
     card = as_v3(raw)
-    fields = {key: value for key, value in card["data"].items() if key not in _ONLY_V3}
-    if fields.get("character_book", {}) is None:  # optional in V2, but never null
-        del fields["character_book"]
-    return {**card, "spec": _V2, "spec_version": "2.0", "data": fields}
+    fields, extensions = card["data"], card["data"]["extensions"]
+    if isinstance(extensions, dict):
+        if not fields["group_only_greetings"]:  # V3 only requires it to be there
+            del fields["group_only_greetings"]
+        moved = {key: fields.pop(key) for key in _ONLY_V3 if key in fields}
+        if card["spec_version"] != "3.0":
+            moved["spec_version"] = card["spec_version"]
+        if moved:
+            before = extensions.get(KEPT_IN_V2)
+            extensions[KEPT_IN_V2] = {**before, **moved} if isinstance(before, dict) else moved
+    return {**card, "spec": _V2, "spec_version": "2.0"}
+
+
+def modern_names(raw: dict[str, Any]) -> dict[str, Any]:
+    """A flat card with V1's names for its fields; older programs had others."""
+    if "name" in raw or "char_name" not in raw:
+        return raw
+    return {new if (new := _OLDER_NAMES.get(key, key)) not in raw else key: value for key, value in raw.items()}
 
 
 def fields_of(raw: dict[str, Any]) -> dict[str, Any]:
@@ -107,9 +134,23 @@ def with_fields(raw: dict[str, Any], *, now: float | None = None, **changes: str
     return card
 
 
-def to_json(raw: dict[str, Any]) -> str:
-    """The V3 form of a card as indented JSON, with a line end."""
-    return json.dumps(as_v3(raw), ensure_ascii=False, indent=2) + "\n"
+def _taken_back(fields: dict[str, Any]) -> str | None:
+    """Move what `to_v2` put into an extension back to its fields, and return the specification's version from there.
+
+    A field that has a value of its own keeps it: another program has written that since.
+    """
+    extensions = fields.get("extensions")
+    kept = extensions.get(KEPT_IN_V2) if isinstance(extensions, dict) else None
+    if not isinstance(extensions, dict) or not isinstance(kept, dict):
+        return None
+    for key in kept.keys() & set(_ONLY_V3):
+        value = kept.pop(key)
+        if fields.get(key) in (None, "", []):
+            fields[key] = value
+    version = kept.pop("spec_version", None)
+    if not kept:
+        del extensions[KEPT_IN_V2]
+    return version if isinstance(version, str) else None
 
 
 def _drop_empty_nickname(fields: dict[str, Any]) -> None:

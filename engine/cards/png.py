@@ -7,7 +7,9 @@ limits on texts leave some out without a word.
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+from engine.cards.faults import CardFault
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 Chunk = tuple[bytes, bytes]  # type, data
@@ -17,32 +19,28 @@ _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 
 
-class PngFault(Exception):
-    """What is wrong with a file, as the end of a sentence that begins with the file's name."""
-
-
 def read_chunks(data: bytes) -> list[Chunk]:
-    """All chunks of a PNG file, IHDR to IEND; what follows IEND is left out. Raises PngFault."""
+    """All chunks of a PNG file, IHDR to IEND; what follows IEND is left out. Raises CardFault."""
     if not data.startswith(SIGNATURE):
-        raise PngFault("is not a PNG picture")
+        raise CardFault("is not a PNG picture")
     chunks: list[Chunk] = []
     place = len(SIGNATURE)
     while not chunks or chunks[-1][0] != b"IEND":
         if place + 12 > len(data):
-            raise PngFault("is a PNG picture that breaks off before its end")
+            raise CardFault("is a PNG picture that breaks off before its end")
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
         if end > len(data):
-            raise PngFault("is a PNG picture that breaks off before its end")
+            raise CardFault("is a PNG picture that breaks off before its end")
         body = data[place + 8:end - 4]
         if zlib.crc32(kind + body) != int.from_bytes(data[end - 4:end]):
-            raise PngFault("is a damaged PNG picture (a checksum in it is wrong)")
+            raise CardFault("is a damaged PNG picture (a checksum in it is wrong)")
         if kind in _MOTION:
-            raise PngFault("moves, and a character needs a still picture")
+            raise CardFault("moves, and a character needs a still picture")
         chunks.append((kind, body))
         place = end
     if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
-        raise PngFault("is a damaged PNG picture (it does not begin with its size)")
+        raise CardFault("is a damaged PNG picture (it does not begin with its size)")
     return chunks
 
 
@@ -66,16 +64,38 @@ def pixels_only(chunks: list[Chunk]) -> list[Chunk]:
 def find_text(chunks: list[Chunk], keyword: str, limit: int) -> bytes | None:
     """The bytes of the first text under `keyword` (any case); None without one.
 
-    Raises PngFault for a text of more than `limit` bytes (nothing beyond that is unpacked) and for a damaged one.
+    Raises CardFault for a text of more than `limit` bytes (nothing beyond that is unpacked) and for a damaged one.
     """
     for kind, body in chunks:
         name, separator, rest = body.partition(b"\0")
         if kind in _TEXTS and separator and name.decode("latin-1").lower() == keyword:
             text = _unpacked(kind, rest, limit)
             if len(text) > limit:
-                raise PngFault(f"holds a text that is too large for a character card (more than {limit:,} bytes)")
+                raise CardFault(f"holds a text that is too large for a character card (more than {limit:,} bytes)")
             return text
     return None
+
+
+def texts_under(chunks: list[Chunk], start: str, limit: int) -> Iterator[tuple[str, bytes]]:
+    """(rest of the keyword, text) of every text whose keyword begins with `start`, no longer than `limit` bytes in all.
+
+    Raises CardFault for more, for a damaged text, and for a keyword that is there twice.
+    """
+    seen: set[str] = set()
+    for kind, body in chunks:
+        name, separator, rest = body.partition(b"\0")
+        if kind not in _TEXTS or not separator or not name.startswith(start.encode("latin-1")):
+            continue
+        try:
+            key = name[len(start):].decode()
+        except UnicodeDecodeError:
+            key = name[len(start):].decode("latin-1")
+        text = _unpacked(kind, rest, limit)
+        limit -= len(text)
+        if limit < 0 or key in seen:
+            raise CardFault("holds files that are too large" if limit < 0 else "holds a file twice")
+        seen.add(key)
+        yield key, text
 
 
 def text_chunk(keyword: str, text: bytes) -> Chunk:
@@ -101,12 +121,12 @@ def _unpacked(kind: bytes, rest: bytes, limit: int) -> bytes:
     if not packed:
         return rest[1:] if kind == b"iTXt" else rest
     if method != b"\0":
-        raise PngFault("is a damaged PNG picture (a text in it is packed in an unknown way)")
+        raise CardFault("is a damaged PNG picture (a text in it is packed in an unknown way)")
     unpacker = zlib.decompressobj()
     try:
         text = unpacker.decompress(rest[1:], limit + 1)
     except zlib.error as error:
-        raise PngFault("is a damaged PNG picture (a text in it cannot be unpacked)") from error
+        raise CardFault("is a damaged PNG picture (a text in it cannot be unpacked)") from error
     if len(text) <= limit and not unpacker.eof:
-        raise PngFault("is a damaged PNG picture (a text in it breaks off)")
+        raise CardFault("is a damaged PNG picture (a text in it breaks off)")
     return text

@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from engine.base.errors import UserError
 from engine.cards import png
-from engine.cards.png import Chunk, PngFault
+from engine.cards.faults import CardFault
+from engine.cards.png import Chunk
 
 MAX_FILE = 8 * 1024 * 1024  # bytes of a picture file
 MAX_PIXELS = 16 * 1024 * 1024
@@ -34,7 +35,7 @@ def clean_portrait(data: bytes) -> bytes:
         with _one_fault():
             image = _eight_bits(ImageOps.exif_transpose(_decoded(data, ["PNG", "JPEG", "WEBP"])))
             image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    except PngFault as fault:
+    except CardFault as fault:
         raise UserError(f"The picture {fault}.", "Choose a still PNG, JPEG or WebP picture.") from fault
     fresh = Image.new(image.mode, image.size)  # has no metadata to carry over
     fresh.paste(image)
@@ -60,13 +61,27 @@ def plain_portrait(name: str) -> bytes:
 
 
 def check_file_size(data: bytes) -> None:
-    """Raise PngFault for a file of more than MAX_FILE bytes."""
+    """Raise CardFault for a file of more than MAX_FILE bytes."""
     if len(data) > MAX_FILE:
-        raise PngFault(f"is too large for a character's picture ({len(data) / 1e6:,.1f} MB; at most {MAX_FILE / 1e6:,.1f} MB)")
+        raise CardFault(f"is too large for a character's picture ({len(data) / 1e6:,.1f} MB; at most {MAX_FILE / 1e6:,.1f} MB)")
+
+
+def icon_portrait(data: bytes) -> bytes | None:
+    """The portrait of a character whose icon is this file: a PNG's own pixels, others as `clean_portrait` has them.
+
+    None for what is no still picture of a kind and size that the studio shows.
+    """
+    try:
+        if not data.startswith(png.SIGNATURE):
+            return clean_portrait(data)
+        check_file_size(data)
+        return check_pixels(png.read_chunks(data))
+    except (CardFault, UserError):
+        return None
 
 
 def check_pixels(chunks: list[Chunk]) -> bytes:
-    """The file of a PNG's pixels alone, after they were decoded once. Raises PngFault for what cannot be shown."""
+    """The file of a PNG's pixels alone, after they were decoded once. Raises CardFault for what cannot be shown."""
     _check_size(*png.picture_size(chunks))
     portrait = png.build(png.pixels_only(chunks))
     with _one_fault():
@@ -76,29 +91,29 @@ def check_pixels(chunks: list[Chunk]) -> bytes:
 
 @contextmanager
 def _one_fault() -> Iterator[None]:
-    """Damaged files make Pillow raise nearly anything, and not only its own errors: all of it becomes a PngFault."""
+    """Damaged files make Pillow raise nearly anything, and not only its own errors: all of it becomes a CardFault."""
     try:
         yield
-    except (PngFault, MemoryError):
+    except (CardFault, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise PngFault("cannot be read: it is damaged or of another kind") from error
+        raise CardFault("cannot be read: it is damaged or of another kind") from error
     except Exception as error:
-        raise PngFault("is damaged and cannot be shown") from error
+        raise CardFault("is damaged and cannot be shown") from error
 
 
 def _decoded(data: bytes, formats: list[str]) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=formats)
     _check_size(*image.size)  # claimed; nothing of that size has been made yet
     if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo with its preview or depth
-        raise PngFault("moves, and a character needs a still picture")
+        raise CardFault("moves, and a character needs a still picture")
     image.load()
     return image
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise PngFault(f"has too many pixels ({width:,} x {height:,}; at most {MAX_PIXELS / 1e6:,.0f} million)")
+        raise CardFault(f"has too many pixels ({width:,} x {height:,}; at most {MAX_PIXELS / 1e6:,.0f} million)")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from engine.cards import images
+from engine.cards.files import read_file
 
 EVIL = "Mara <img src=x onerror=alert(1)> {{7*7}}"
 
@@ -126,7 +126,7 @@ def test_greetings_portrait_and_files(studio: Any, page: Any, tmp_path: Path) ->
             page.click(f"#draft-{kind}")
         download.value.save_as(tmp_path / f"card.{kind}")
         assert download.value.suggested_filename == f"lamp-keeper.{kind}"
-        card, _ = images.parse_any((tmp_path / f"card.{kind}").read_bytes(), kind)
+        card = read_file(tmp_path / f"card.{kind}").card
         assert card.alternate_greetings == ("Second", "First") and card.tags == ("sea", "lamp") and card.personality == "dry"
     with Image.open(tmp_path / "card.png") as picture:
         assert picture.size == (300, 400)
