@@ -108,7 +108,7 @@ def _launch_settings(options: argparse.Namespace, settings: Any, login: tuple[st
     from studio.theme import ICON, make_theme, script, styles
 
     return {"server_name": options.listen or "127.0.0.1", "server_port": options.port, "share": options.share, "auth": login,
-            "inbrowser": options.open, "prevent_thread_lock": True, "quiet": True, "show_error": False, "max_file_size": "16mb",
+            "inbrowser": options.open, "prevent_thread_lock": True, "quiet": True, "show_error": False, "max_file_size": "256mb",
             "allowed_paths": [], "blocked_paths": [str(settings.home)], "strict_cors": True, "pwa": True, "ssr_mode": False,
             "enable_monitoring": False, "mcp_server": False, "footer_links": [], "favicon_path": ICON, "theme": make_theme(),
             "css": styles(), "head": script(), "app_kwargs": {"middleware": [Middleware(SafeHeaders, policy=CONTENT_POLICY)]}}

@@ -4,25 +4,55 @@ Plain functions without a page, so that they are tested without a browser.
 """
 
 import html
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.base.errors import UserError
-from engine.cards import editing, images
+from engine.cards import editing
+from engine.cards.files import read_file
 from studio.figures import words
 from studio.services import Services
 from studio.store import characters, database, runs, values
 from studio.store.database import Store
 
 KINDS = {"lines": "Lines", "prune": "Prune", "export": "Export"}
-MAX_UPLOAD = 16_000_000  # bytes; a card is at most 8 MB of picture
 
 
-def import_card(store: Store, file: Path) -> characters.Character:
-    """A new character from a PNG or JSON card on this machine. Raises UserError, which names the file."""
-    if file.stat().st_size > MAX_UPLOAD:
-        raise UserError(f"{file.name} is too large for a character card.")
-    card, portrait = images.parse_any(file.read_bytes(), file.name)
-    return characters.create(store, editing.as_v3(card.raw), portrait=portrait)
+@dataclass(frozen=True)
+class Imported:
+    """What became of one file: the new character's slug, "" where it was refused; and a sentence that names the file."""
+
+    slug: str
+    sentence: str
+
+
+def import_card(store: Store, file: Path) -> Imported:
+    """A new character from a card of any form on this machine, with its portrait and its files; or why there is none."""
+    try:
+        read = read_file(file, file.name)
+        made = characters.create(store, editing.as_v3(read.card.raw), portrait=read.portrait, files=read.files)
+    except UserError as error:
+        return Imported("", str(error))
+    except Exception:
+        logging.getLogger("studio").exception("import of %s", file.name)
+        return Imported("", f"{file.name} could not be imported: something went wrong inside the studio. "
+                        "The details are in the log.")
+    brought = ["its portrait"] if read.portrait else []
+    brought += [f"{len(read.files)} {'file' if len(read.files) == 1 else 'files'}"] if read.files else []
+    together = f", with {' and '.join(brought)}" if brought else ""
+    return Imported(made.slug, f"{made.name} came from {file.name}{together}.")
+
+
+def imports_html(done: list[Imported], total: int) -> str:
+    """A line for each file, as HTML with everything escaped: the refused ones first, since they ask for something."""
+    good = sum(bool(one.slug) for one in done)
+    heading = f"{good} of {total} {'card' if total == 1 else 'cards'} imported" if len(done) == total else (
+        f"Importing… {len(done)} of {total}")
+    lines = [f'<li class="{"done" if one.slug else "refused"}"><span class="visually-hidden">'
+             f'{"Imported: " if one.slug else "Not imported: "}</span>{html.escape(one.sentence)}</li>'
+             for one in sorted(done, key=lambda one: bool(one.slug))]
+    return f'<div class="imports" role="status"><b>{heading}</b><ul>{"".join(lines)}</ul></div>'
 
 
 def restore(services: Services, file: Path) -> None:

@@ -7,6 +7,7 @@ rooms follow.
 
 import html
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,12 @@ class Side:
                 self.new = gr.Button("New", size="sm", variant="primary", elem_id="side-new", min_width=60)
                 self.duplicate = gr.Button("Duplicate", size="sm", elem_id="side-duplicate", min_width=60)
                 self.delete = gr.Button("Delete", size="sm", elem_id="side-delete", min_width=60)
-            self.load = gr.UploadButton("Import cards (PNG or JSON)", size="sm", file_count="multiple", type="filepath",
-                                        file_types=[".png", ".json"], elem_id="side-import")
+            # Any kind of file: what it is shows in its content, and a refusal is one line among the others.
+            self.load = gr.UploadButton("Import cards, or drop them here", size="sm", file_count="multiple", type="filepath",
+                                        elem_id="side-import")
+            with gr.Column(visible=False, elem_id="side-imported", elem_classes="notice") as self.imports:
+                self.imported = gr.HTML()
+                self.close = gr.Button("Close", size="sm", elem_id="side-imported-close", min_width=60)
             with gr.Column(visible=False, elem_id="side-confirm", elem_classes="notice") as self.confirm:
                 self.question = gr.HTML()
                 with gr.Row(elem_classes="tight"):
@@ -112,21 +117,25 @@ def _making(services: Services, side: Side) -> None:
         return listed(search, characters.duplicate(services.store, _chosen(services, slug).id).slug)
 
     @guarded
-    def load_cards(search: str, slug: str | None, files: list[str]) -> Any:
-        last, faults = slug or "", []
+    def load_cards(search: str, slug: str | None, files: list[str]) -> Iterator[Any]:
+        done: list[library.Imported] = []
         for file in files or []:
-            try:
-                last = library.import_card(services.store, Path(file)).slug
-            except UserError as error:
-                faults.append(str(error))
-        if faults:
-            gr.Warning(html.escape(" ".join(faults)), title="Not imported")
-        return listed(search, last)
+            done.append(library.import_card(services.store, Path(file)))
+            last = next((one.slug for one in reversed(done) if one.slug), slug or "")
+            whole = len(done) == len(files)
+            yield (listed(search, last) if whole else gr.skip(), gr.Column(visible=True),
+                   library.imports_html(done, len(files)), gr.Button("Close" if whole else "Stop"))
+
+    @guarded
+    def close(search: str, slug: str | None) -> Any:
+        return gr.Radio(choices(services, search, slug or "")), gr.Column(visible=False)
 
     listing = [side.search, side.choice]
     side.new.click(new, side.search, side.choice, **PRIVATE)
     side.duplicate.click(duplicate, listing, side.choice, js=_FLUSH, **PRIVATE)
-    side.load.upload(load_cards, [*listing, side.load], side.choice, **PRIVATE)
+    loading = side.load.upload(load_cards, [*listing, side.load], [side.choice, side.imports, side.imported, side.close],
+                               **PRIVATE)
+    side.close.click(close, listing, [side.choice, side.imports], cancels=[loading], **PRIVATE)
 
 
 def _deleting(services: Services, side: Side) -> None:

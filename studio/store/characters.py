@@ -1,10 +1,9 @@
-"""Characters, the versions of their cards, and portraits.
+"""Characters, and the versions of their cards.
 
 A version never changes once something refers to it; only an autosave that nothing refers to is written over.
-A card is kept as it came (engine.cards reads it); here only its names and tags are looked at.
+A card is kept as it came (engine.cards reads it); here only its names and tags are looked at, and searched its texts.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from enum import Enum
@@ -13,12 +12,14 @@ from typing import Any
 from sqlite_utils import Database
 
 from engine.base.files import slug
-from studio.store.contents import checked, names_and_tags
+from studio.store.attachments import drop_unused_portrait, keep_files, keep_portrait
+from studio.store.contents import checked, names_and_tags, texts
 from studio.store.database import Store
 from studio.store.records import many, need, new_id, now, one, row_of, scalar
 
 AUTOSAVE_SECONDS = 30.0  # autosaves this soon after one another are one version
 _SELECT = "SELECT *, bundled_as IS NOT NULL AS bundled FROM characters"
+_CARDS = "SELECT id, card FROM characters JOIN versions ON character = id AND number = version"
 
 
 class Keep(Enum):
@@ -51,32 +52,42 @@ class Character:
 
 @dataclass(frozen=True)
 class Version:
-    """A character's card at one time. `portrait`: its sha256; `origin`: saved, autosaved or bundled."""
+    """A character's card at one time. `portrait`: its sha256; `files`: the sha256 of each file that the card brings, by
+    its path; `origin`: saved, autosaved or bundled.
+    """
 
     character: str
     number: int
     card: dict[str, Any]
     portrait: str | None
+    files: dict[str, str]
     note: str
     made: float
     origin: str
 
 
-def create(store: Store, card: dict[str, Any], portrait: bytes | None = None, bundled: bool = False) -> Character:
-    """A new character whose first version is `card`. Raises UserError for what is no card's object."""
+def create(store: Store, card: dict[str, Any], portrait: bytes | None = None, bundled: bool = False,
+           files: dict[str, bytes] | None = None) -> Character:
+    """A new character whose first version is `card`; `files` by their paths. Raises UserError for what is no card's object."""
     with store.write() as db:
-        return _create(db, card, _keep_portrait(db, portrait), bundled)
+        return _create(db, card, keep_portrait(db, portrait), keep_files(db, files or {}), bundled)
 
 
 def list_characters(store: Store, search: str = "", deleted: bool = False) -> list[Character]:
-    """Characters, the last changed first; those whose names and tags hold every word of `search`, in any case.
+    """Characters, the last changed first; those whose names, tags and texts hold every word of `search`, in any case.
 
-    `deleted`: the deleted ones instead.
+    Names and tags come before texts. `deleted`: the deleted ones instead.
     """
+    words = search.casefold().split()
     with store.read() as db:
         found = many(db, Character, f"{_SELECT} WHERE (deleted IS NOT NULL) = ? ORDER BY updated DESC, name", [int(deleted)])
-    words = search.casefold().split()
-    return [character for character in found if all(word in _searched(character) for word in words)]
+        if not words:
+            return found
+        cards = dict(db.execute(_CARDS).fetchall())
+    named = [one for one in found if all(word in _searched(one) for word in words)]
+    told = [one for one in found if one not in named
+            and all(word in f"{_searched(one)}\n{texts(json.loads(cards[one.id]))}" for word in words)]
+    return named + told
 
 
 def get(store: Store, id_or_slug: str) -> Character | None:
@@ -114,31 +125,31 @@ def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Keep | N
     """
     with store.write() as db:
         newest, card = _head(db, id), checked(card)
-        picture = newest.portrait if isinstance(portrait, Keep) else _keep_portrait(db, portrait)
+        picture = newest.portrait if isinstance(portrait, Keep) else keep_portrait(db, portrait)
         if _same(newest, card, picture):
             if not autosave:
                 _change(db, newest, origin="saved", note=note or newest.note)
             return _head(db, id)
         if autosave and _replaceable(db, newest):
             _change(db, newest, card=card, portrait=picture, note=note)
-            _drop_unused(db, newest.portrait)
+            drop_unused_portrait(db, newest.portrait)
             _refresh(db, id, newest.number, card)
             return _head(db, id)
-        return _append(db, id, card, picture, note, "autosaved" if autosave else "saved")
+        return _append(db, id, card, picture, newest.files, note, "autosaved" if autosave else "saved")
 
 
 def restore(store: Store, id: str, number: int) -> Version:
     """A new version with the content of version `number`."""
     with store.write() as db:
         old = need(_version(db, id, number), "version")
-        return _append(db, id, old.card, old.portrait, f"Version {number} restored", "saved")
+        return _append(db, id, old.card, old.portrait, old.files, f"Version {number} restored", "saved")
 
 
 def duplicate(store: Store, id: str) -> Character:
-    """A new character with the newest card and portrait of another."""
+    """A new character with the newest card, portrait and files of another."""
     with store.write() as db:
         newest = _head(db, id)
-        return _create(db, newest.card, newest.portrait, False)
+        return _create(db, newest.card, newest.portrait, newest.files, False)
 
 
 def delete(store: Store, id: str) -> Character:
@@ -151,12 +162,6 @@ def undelete(store: Store, id: str) -> Character:
     return _set_deleted(store, id, None)
 
 
-def portrait(store: Store, sha256: str) -> bytes | None:
-    """The picture of this sha256."""
-    with store.read() as db:
-        return scalar(db, "SELECT data FROM portraits WHERE sha256 = ?", [sha256])
-
-
 def sync_bundled(store: Store, cards: list[dict[str, Any]]) -> None:
     """Bring the characters that come with the studio up to date: new ones are added, changed cards become versions.
 
@@ -167,14 +172,14 @@ def sync_bundled(store: Store, cards: list[dict[str, Any]]) -> None:
             name = names_and_tags(card)[0]
             id = scalar(db, "SELECT id FROM characters WHERE bundled_as = ? ORDER BY made", [slug(name)])
             if id is None:
-                _create(db, card, None, True)
+                _create(db, card, None, {}, True)
                 continue
             newest = _head(db, id)
             if newest.origin == "bundled" and not _same(newest, card, newest.portrait):
-                _append(db, id, card, newest.portrait, "Updated with the studio", "bundled")
+                _append(db, id, card, newest.portrait, newest.files, "Updated with the studio", "bundled")
 
 
-def _create(db: Database, card: dict[str, Any], picture: str | None, bundled: bool) -> Character:
+def _create(db: Database, card: dict[str, Any], picture: str | None, files: dict[str, str], bundled: bool) -> Character:
     name, char, tags = names_and_tags(card)
     stem = slug(name)
     taken = {row[0] for row in db.execute("SELECT slug FROM characters WHERE slug = ? OR slug GLOB ? || '-*'", [stem, stem])}
@@ -182,14 +187,15 @@ def _create(db: Database, card: dict[str, Any], picture: str | None, bundled: bo
     id, time = new_id(), now()
     db.table("characters").insert(row_of(id=id, slug=free, name=name, char=char, bundled_as=stem if bundled else None, version=0,
                                          tags=tags, made=time, updated=time, deleted=None))
-    _append(db, id, card, picture, "", "bundled" if bundled else "saved")
+    _append(db, id, card, picture, files, "", "bundled" if bundled else "saved")
     return _character(db, id)
 
 
-def _append(db: Database, id: str, card: dict[str, Any], picture: str | None, note: str, origin: str) -> Version:
+def _append(db: Database, id: str, card: dict[str, Any], picture: str | None, files: dict[str, str], note: str,
+            origin: str) -> Version:
     number = 1 + scalar(db, "SELECT version FROM characters WHERE id = ?", [id])
-    db.table("versions").insert(row_of(character=id, number=number, card=checked(card), portrait=picture, note=note,
-                                       origin=origin, made=now()))
+    db.table("versions").insert(row_of(character=id, number=number, card=checked(card), portrait=picture, files=files,
+                                       note=note, origin=origin, made=now()))
     _refresh(db, id, number, card)
     return _head(db, id)
 
@@ -224,19 +230,6 @@ def _replaceable(db: Database, newest: Version) -> bool:
         return False
     return not any(scalar(db, f"SELECT 1 FROM {table} WHERE character = ? AND version = ?", [newest.character, newest.number])
                    for table in ("chats", "runs", "line_sets", "rounds"))
-
-
-def _keep_portrait(db: Database, data: bytes | None) -> str | None:
-    if not data:
-        return None
-    digest = hashlib.sha256(data).hexdigest()
-    db.table("portraits").insert({"sha256": digest, "data": data}, ignore=True)
-    return digest
-
-
-def _drop_unused(db: Database, digest: str | None) -> None:
-    db.execute("DELETE FROM portraits WHERE sha256 = ? AND sha256 NOT IN "
-               "(SELECT portrait FROM versions WHERE portrait IS NOT NULL)", [digest])
 
 
 def _searched(character: Character) -> str:

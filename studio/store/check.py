@@ -14,11 +14,12 @@ from engine.base.files import MANIFEST, check_manifest
 from studio.store import copies
 from studio.store.database import Store
 from studio.store.migrations import MIGRATIONS, expected_schema, schema
+from studio.store.records import scalar
 
 # Columns that hold JSON: damage there would show only when a page reads them.
-_JSON = (("characters", "tags"), ("versions", "card"), ("line_sets", "rejected"), ("runs", "spec"), ("runs", "summary"),
-         ("events", "event"), ("chats", "sampling"), ("messages", "swipes"), ("rounds", "turns"), ("answers", "measures"),
-         ("exports", "proof"), ("settings", "value"))
+_JSON = (("characters", "tags"), ("versions", "card"), ("versions", "files"), ("line_sets", "rejected"), ("runs", "spec"),
+         ("runs", "summary"), ("events", "event"), ("chats", "sampling"), ("messages", "swipes"), ("rounds", "turns"),
+         ("answers", "measures"), ("exports", "proof"), ("settings", "value"))
 
 
 def check(store: Store, home: Path) -> list[str]:
@@ -45,6 +46,11 @@ def _contents(db: Database) -> list[str]:
     found = [f"The portrait {digest[:12]} was changed (its sha256 differs)."
              for digest, data in db.execute("SELECT sha256, data FROM portraits")
              if hashlib.sha256(data).hexdigest() != digest]
+    found += [f"The file {digest[:12]} of a card was changed (its sha256 differs)."
+              for digest, data in db.execute("SELECT sha256, data FROM files") if hashlib.sha256(data).hexdigest() != digest]
+    lost = scalar(db, "SELECT count(*) FROM versions, json_each(iif(json_valid(files), files, '{}')) AS kept "
+                  "WHERE kept.value NOT IN (SELECT sha256 FROM files)")
+    found += [f"{lost} files of cards are missing."] if lost else []
     heads = db.execute("SELECT name FROM characters WHERE NOT EXISTS "
                        "(SELECT 1 FROM versions WHERE character = id AND number = characters.version)")
     found += [f"The newest version of the character {row[0]!r} is missing." for row in heads]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards.card import MAX_BYTES
+from engine.cards.strict_json import MAX_BYTES
 from studio.store.records import to_json
 
 
@@ -18,6 +18,19 @@ def checked(card: dict[str, Any]) -> dict[str, Any]:
     if size > MAX_BYTES:
         raise UserError(f"The card is too large ({size:,} bytes; at most {MAX_BYTES:,}).", "Shorten its texts.")
     return card
+
+
+def texts(card: dict[str, Any]) -> str:
+    """Everything that is written in a card, in lower case, for searching: texts at any depth, but no keys and no data."""
+    found: list[str] = []
+    waiting: list[Any] = [card]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str) and not value.startswith("data:"):
+            found.append(value)
+    return "\n".join(found).casefold()
 
 
 def names_and_tags(card: dict[str, Any]) -> tuple[str, str, list[str]]:

@@ -88,6 +88,12 @@ def _deleted_sets(db: Database) -> None:
     db.execute("ALTER TABLE line_sets ADD COLUMN deleted REAL")
 
 
+@MIGRATIONS(name="3 cards bring files")
+def _files_of_cards(db: Database) -> None:
+    db.execute("CREATE TABLE files (sha256 TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT")
+    db.execute("ALTER TABLE versions ADD COLUMN files TEXT NOT NULL DEFAULT '{}'")
+
+
 def schema(db: Database) -> dict[str, str]:
     """Name and SQL of every table, index, view and trigger, but for the ledger of migrations and SQLite's own."""
     rows = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name != ?", [Migrations.migrations_table])

@@ -13,6 +13,7 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.cards.editing import LISTS, fields_of
+from engine.cards.files import Form
 from engine.cards.prompt import render_system_prompt
 from studio.page import DEFECT, Page, guarded
 from studio.services import Services
@@ -125,11 +126,11 @@ def _portrait(services: Services, page: Page, room: Room) -> None:
 
 
 def _export(services: Services, page: Page, room: Room) -> None:
-    for kind, button in (("png", room.png), ("json", room.json)):
+    for form, button in room.forms.items():
 
         @guarded
-        def make(character: str, kind: str = kind) -> Any:
-            return str(files.card_file(services.store, character, kind))
+        def make(character: str, form: Form = form) -> Any:
+            return str(files.card_file(services.store, character, form))
 
         button.click(make, page.character, room.file, js=_FLUSH, **page.private).success(None, js=_FETCH, **page.private)
 

@@ -14,9 +14,10 @@ from PIL import Image
 
 from engine.base.errors import UserError
 from engine.base.files import slug
-from engine.cards import images
-from engine.cards.editing import fields_of, to_json
-from studio.store import characters
+from engine.cards import portraits
+from engine.cards.editing import fields_of
+from engine.cards.files import ENDINGS, Form, write_file
+from studio.store import attachments, characters
 from studio.store.database import Store
 
 _KEPT_SECONDS = 600.0
@@ -25,14 +26,14 @@ _SHOWN = 512  # pixels of the longest side on the page
 
 def read_picture(file: Path) -> bytes:
     """A picture of the writer's as a clean PNG. Raises UserError for what is no usable picture."""
-    if file.stat().st_size > images.MAX_FILE:
+    if file.stat().st_size > portraits.MAX_FILE:
         raise UserError("The picture is too large (at most 8 MB).", "Make it smaller, or choose another one.")
-    return images.clean_portrait(file.read_bytes())
+    return portraits.clean_portrait(file.read_bytes())
 
 
 def shown_portrait(store: Store, sha256: str | None) -> Image.Image | None:
     """The portrait as the page shows it; None without one."""
-    data = characters.portrait(store, sha256) if sha256 else None
+    data = attachments.portrait(store, sha256) if sha256 else None
     if data is None:
         return None
     with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
@@ -41,17 +42,14 @@ def shown_portrait(store: Store, sha256: str | None) -> Image.Image | None:
     return shown
 
 
-def card_file(store: Store, character: str, kind: str) -> Path:
-    """The newest version as a card file, kind "json" or "png", named after the character. Raises UserError."""
+def card_file(store: Store, character: str, form: Form) -> Path:
+    """The newest version as a file of this form, named after the character. Raises UserError."""
     head = characters.head(store, character)
-    if kind == "png":
-        portrait = characters.portrait(store, head.portrait) if head.portrait else None
-        data = images.write_png_card(head.card, portrait)
-    else:
-        data = to_json(head.card).encode()
+    portrait = attachments.portrait(store, head.portrait) if head.portrait else None
+    data = write_file(form, head.card, portrait, attachments.files(store, head.files) if form == "charx" else {})
     folder = Path(_folder().name)
     _drop_old(folder)
-    file = Path(tempfile.mkdtemp(dir=folder)) / f"{slug(fields_of(head.card)['name'])}.{kind}"
+    file = Path(tempfile.mkdtemp(dir=folder)) / f"{slug(fields_of(head.card)['name'])}{ENDINGS[form]}"
     file.write_bytes(data)
     return file
 

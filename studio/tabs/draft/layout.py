@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from engine.cards.editing import LABELS
+from engine.cards.files import Form
 from studio.theme import ASSETS
 
 EMPTY = ("<h2>Who shall we write?</h2><p>Choose a character on the left, press <b>New</b>, or bring in a card that you have: "
@@ -35,6 +36,9 @@ _TEXTS: dict[str, tuple[int, int, str, str]] = {
     "character_version": (1, 1, "Your own name for it. The studio counts its versions by itself.", ""),
     "creator_notes": (3, 20, "For people who use the card. The model never reads them.", ""),
 }
+
+
+_FORMS: dict[Form, str] = {"png": "Picture (PNG)", "charx": "Archive (CHARX)", "json": "Text (JSON, V3)", "v2": "Text (JSON, V2)"}
 
 
 class Room:
@@ -108,8 +112,8 @@ class Room:
         with _part("Take it with you"):
             gr.HTML('<p class="quiet">A card for other programs, with everything in it.</p>')
             with gr.Row(elem_classes="tight"):
-                self.png = gr.Button("Picture (PNG)", size="sm", min_width=100, elem_id="draft-png")
-                self.json = gr.Button("Text (JSON)", size="sm", min_width=100, elem_id="draft-json")
+                self.forms = {form: gr.Button(words, size="sm", min_width=110, elem_id=f"draft-{form}")
+                              for form, words in _FORMS.items()}
             self.file = gr.DownloadButton(visible="hidden", elem_id="draft-file")
 
     def _prompt(self) -> None:
