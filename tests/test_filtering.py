@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.base.text import normalise
-from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar, uses_third_person
+from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
+from engine.cards.voice import uses_third_person
 
 CHARACTERS = sorted((Path(__file__).resolve().parents[1] / "characters").glob("*.json"))
 POOL = Path(__file__).resolve().parents[1] / "assets" / "player_lines.jsonl"

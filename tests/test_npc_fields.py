@@ -102,7 +102,7 @@ def test_nothing_set_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize("changes", [{"goals": "x"}, {"mood": {"happy": 3}}, {"someone": {}}, {"script": []}, {"goals": [3]}])
 def test_what_no_page_of_ours_sends_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="NPC field|takes"):
+    with pytest.raises(ValueError, match=r"NPC field|takes"):
         with_npc(card(), changes)
 
 

@@ -18,8 +18,9 @@ from torch import nn
 from engine.base.events import Event, Step
 from engine.base.recipe import Recipe
 from engine.base.text import normalise
-from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar, uses_third_person
+from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
 from engine.calibration.lines import Journal, Line, Query
+from engine.cards.voice import uses_third_person
 from engine.models.chat_format import encode_answer, encode_chat, endings, user_turn_opening
 from engine.models.packing import Example, shared_prefix
 from engine.models.sampling import Sampled, Sampling, sample_together
