@@ -1,4 +1,4 @@
-"""The command line: python -m engine models | prune | export | chat | serve | inspect | bench.
+"""The command line: python -m engine models | prune | export | chat | script | serve | inspect | bench.
 
 A user's mistake prints one sentence and exits with 2; an interrupted job exits
 with 130 and says how to go on; a defect of ours writes its traceback to the log
@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--limit", type=int, default=160, help="longest reply in tokens (default 160)")
     chat.add_argument("--seed", type=int, default=0)
     chat.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    _add_script(verbs.add_parser("script", help="the test script of a character on one or more models"))
     serve = verbs.add_parser("serve", help="the chat worker: requests as JSON lines in, answers as JSON lines out")
     serve.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     serve.add_argument("--keep", type=int, default=3, metavar="N", help="models kept in memory (default 3)")
@@ -78,6 +79,21 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
     prune.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
     prune.add_argument("--until", choices=["lines"], help="stop when the calibration lines are written")
     _add_worker(prune)
+
+
+def _add_script(script: argparse.ArgumentParser) -> None:
+    script.add_argument("card", metavar="CARD.json", help="a character card, or the name of a bundled one")
+    script.add_argument("--model", action="append", metavar="MODEL",
+                        help="starter, a hub id, or a folder; may be given several times (default starter)")
+    script.add_argument("--questions", action="store_true", help="only print the questions and their rules, as JSON")
+    script.add_argument("--judge", metavar="URL", help="a server with log-probabilities that judges what no rule can tell")
+    script.add_argument("--judge-model", metavar="NAME", help="the server's model")
+    script.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default 0.7)")
+    script.add_argument("--limit", type=int, default=160, help="longest answer in tokens (default 160)")
+    script.add_argument("--seed", type=int, default=0)
+    script.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    script.add_argument("--workdir", metavar="DIR", help="where to write events.jsonl (default: nowhere)")
+    _add_worker(script)
 
 
 def _add_worker(verb: argparse.ArgumentParser) -> None:

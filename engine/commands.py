@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,45 @@ def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
             return 0
         print(f"{card.char}: ", end="")
         speaker.print_reply(message, options)
+
+
+def script(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """The test script of a character on one or more models; with --questions what would be asked, asking nobody."""
+    from engine.cards.script import fields_of_question, read_script
+
+    if options.questions:
+        card = read_card(options.card)
+        print(json.dumps([fields_of_question(one) for one in read_script(card).questions], ensure_ascii=False, indent=2))
+        return 0
+    tally: Counter[tuple[str, str]] = Counter()
+    Run(options).follow(_script(options, tally), lambda: False, "Stopped; what was answered stands above.")
+    if not options.json:
+        models = list(dict.fromkeys(model for model, _ in tally))
+        rows = [[model, *(tally[model, verdict] for verdict in ("pass", "fail", "not judged")),
+                 sum(count for (one, _), count in tally.items() if one == model)] for model in models]
+        print_table(f"Test script of {read_card(options.card).char}, seed {options.seed}: one answer a question",
+                    ["model", "pass", "fail", "not judged", "questions"], rows)
+    return 0
+
+
+def _script(options: argparse.Namespace, tally: "Counter[tuple[str, str]]") -> Iterator[events.Event]:
+    from engine.evaluation.judge import Judge
+    from engine.models.loading import parse_dtype
+    from engine.script import ScriptJob, run_script
+    from engine.serving.requests import parse_wish
+
+    card = read_card(options.card)
+    parse_dtype(options.dtype)
+    judge = None
+    if options.judge:
+        if not options.judge_model:
+            raise UserError("A judge needs the name of its model.", "Add --judge-model NAME.")
+        judge = Judge(options.judge, options.judge_model)
+    wish = parse_wish({"temperature": options.temperature, "limit": options.limit, "seed": options.seed})
+    for event in run_script(ScriptJob(card, list(dict.fromkeys(options.model or ["starter"])), wish, judge, options.dtype)):
+        if isinstance(event, events.Graded):
+            tally[event.model, event.verdict] += 1
+        yield event
 
 
 def serve(options: argparse.Namespace, _arguments: list[str]) -> int:

@@ -11,7 +11,23 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine.base.events import Event, Finished, Lines, MaskSnapshot, Measured, Proved, Saved, Stage, Started, Step, Warned, encode
+from engine.base.events import (
+    Event,
+    Finished,
+    Graded,
+    Lines,
+    MaskSnapshot,
+    Measured,
+    Preferred,
+    Proved,
+    Saved,
+    Stage,
+    Started,
+    Step,
+    Untested,
+    Warned,
+    encode,
+)
 
 
 class JsonPrinter:
@@ -80,6 +96,14 @@ def describe(event: Event) -> str:
         case Measured():
             return (f"  {event.what:<42} {event.split:<10} KL {event.kl:7.3f}  top-1 {event.top1:6.1%}  NLL {event.nll:6.3f}"
                     f"  ({event.lines} lines, {event.tokens:,} tokens)")
+        case Graded():
+            broken = [check["detail"] or check["rule"] for check in event.checks if check["outcome"] == "fail"]
+            return f"  {event.verdict:<10} {event.lines[-1]}\n             {event.answers[-1]!r}" + "".join(
+                f"\n             ({one})" for one in broken)
+        case Preferred():
+            return f"  the judge gives {event.first} {event.points:.0f} of 100 against {event.second} at {event.question}"
+        case Untested():
+            return f"  {event.model} could not be tested: {event.sentence}"
         case Saved():
             return f"  {event.what}: {event.path} ({event.bytes / 1e6:,.1f} MB)"
         case Warned():

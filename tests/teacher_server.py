@@ -1,10 +1,12 @@
 """A teacher for tests: an HTTP server on the loopback that answers chat completions, or misbehaves as told.
 
 `faults` is a script: a function from the number of the request (from 0) to the name of a fault, or None for a proper
-answer. It knows nothing of language: it answers with the question in capitals.
+answer. It knows nothing of language: it answers with the question in capitals. As a judge it gives the log-probabilities
+that `alternatives` makes of the whole message.
 """
 
 import json
+import math
 import re
 import threading
 import time
@@ -14,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Faults = Callable[[int], str | None]
+Alternatives = Callable[[str], dict[str, float]]  # message -> probability by token
 
 
 class TeacherServer(ThreadingHTTPServer):
@@ -22,9 +25,9 @@ class TeacherServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, faults: Faults, slow: float, reply: Callable[[str], Any]) -> None:
+    def __init__(self, faults: Faults, slow: float, reply: Callable[[str], Any], alternatives: Alternatives | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.faults, self.slow, self.reply = faults, slow, reply
+        self.faults, self.slow, self.reply, self.alternatives = faults, slow, reply, alternatives
         self.asked: list[str] = []  # every question, in the order of arrival
         self.answered: list[str] = []  # those that got a proper answer
         self.bodies: list[dict[str, Any]] = []
@@ -61,17 +64,19 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.server.slow:
                 time.sleep(self.server.slow)
-            self._answer(self.server.faults(number), question)
+            self._answer(self.server.faults(number), question, body["messages"][-1]["content"])
         finally:
             with self.server.lock:
                 self.server.at_once -= 1
 
-    def _answer(self, fault: str | None, question: str) -> None:
+    def _answer(self, fault: str | None, question: str, message: str) -> None:
         key = self.headers["Authorization"].removeprefix("Bearer ")
         match fault:
             case None:
-                message = {"role": "assistant", "content": self.server.reply(question)}
-                choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+                said = {"role": "assistant", "content": self.server.reply(question)}
+                choices: list[dict[str, Any]] = [{"index": 0, "message": said, "finish_reason": "stop"}]
+                if self.server.alternatives:
+                    choices[0]["logprobs"] = _logprobs(self.server.alternatives(message))
                 self.server.answered.append(question)
                 self._send(200, {"id": "1", "object": "chat.completion", "model": "m", "choices": choices})
             case "drop":
@@ -112,11 +117,18 @@ def _error(sentence: str, key: str) -> dict[str, Any]:
     return {"error": {"message": f"{sentence} Your key was {key}.", "type": "error", "code": None}}
 
 
+def _logprobs(probabilities: dict[str, float]) -> dict[str, Any]:
+    """As OpenAI writes them, the likeliest first."""
+    ordered = sorted(probabilities.items(), key=lambda one: -one[1])
+    top = [{"token": token, "logprob": math.log(share), "bytes": None} for token, share in ordered]
+    return {"content": [{**top[0], "top_logprobs": top}] if top else [], "refusal": None}
+
+
 @contextmanager
-def teacher_server(faults: Faults | None = None, slow: float = 0.0,
-                   reply: Callable[[str], Any] = str.upper) -> Iterator[TeacherServer]:
+def teacher_server(faults: Faults | None = None, slow: float = 0.0, reply: Callable[[str], Any] = str.upper,
+                   alternatives: Alternatives | None = None) -> Iterator[TeacherServer]:
     """A running server; `slow` is the seconds that each reply takes."""
-    server = TeacherServer(faults or (lambda number: None), slow, reply)
+    server = TeacherServer(faults or (lambda number: None), slow, reply, alternatives)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "engine"
 FLOORS = [{"base"}, {"cards", "models"}, {"calibration", "pruning", "evaluation", "export"},
-          {"pipeline", "stages", "commands", "running", "chat", "serve", "serving", "console", "bench", "__main__", "__init__"}]
+          {"pipeline", "stages", "commands", "running", "chat", "script", "serve", "serving", "console", "bench",
+           "__main__", "__init__"}]
 STRANGERS = {"gradio", "sqlite3", "sqlite_utils", "studio", "app"}
 
 

@@ -111,7 +111,8 @@ def test_a_card_without_room_for_extensions_says_so() -> None:
         with_npc(card(extensions=[1]), {"goals": ["win"]})
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-200, 200) | st.floats(allow_nan=False) | st.text(max_size=8),
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-200, 200) | st.text(max_size=8)
+                    | st.floats(allow_nan=False, allow_infinity=False),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
                         st.sampled_from(["text", "who", "words", "always", "valence", "openness", "x"]), inner, max_size=3),
                     max_leaves=8)

@@ -19,6 +19,7 @@ from engine.__main__ import main
 from engine.base import events
 from engine.base.errors import UserError
 from engine.base.files import read_json, sha256
+from engine.base.text import normalise
 from engine.calibration.rewriting import Voice
 from engine.pipeline import prune
 from engine.stages import mask, ship
@@ -207,6 +208,33 @@ def test_lines_written_with_stops_are_those_written_at_once(llama: Path, tmp_pat
     found = read_json(tmp_path / "at once" / "sensitivity.json")
     ranked = [question for _, question in sorted(zip(found["scores"], found["questions"], strict=True), reverse=True)]
     assert len(scored) > 0 and {line["question"] for line in scored} <= set(ranked[: round(0.75 * len(ranked))])
+
+
+def test_what_the_test_script_asks_is_in_no_line(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever lines come from: the pool, the model itself, or a user's file; spelled as it may be."""
+    monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None)
+    job = make_job(llama, tmp_path / "out", candidates=20, keep_share=1, self_asked=4, answer_tokens=2, batch_lines=8,
+                   validation_lines=2, test_lines=2)
+    bench = Workbench(job, tmp_path / "first")
+    sampled = dataclasses.replace(job, lines=None, queries=job.lines)
+    found: dict[str, set[str]] = {}
+    for name, one in (("first", job), ("file", job), ("sampled", sampled), ("again", sampled)):
+        if name in ("file", "again"):  # the card now asks some of what was learned from before
+            asked = sorted(found["first" if name == "file" else "sampled"])[:5]
+            script = {"added": [{"id": f"own-{number}", "lines": [f"  {text.upper()}!!"]} for number, text in enumerate(asked)]}
+            raw = {**one.card.raw, "extensions": {"persona_studio/npc": {"script": script}}}
+            one = dataclasses.replace(one, card=dataclasses.replace(one.card, raw=raw))
+        bench = Workbench(one, tmp_path / name)
+        bench.folder.mkdir()
+        (bench.folder / "job.json").write_text("{}")
+        if name != "first":
+            list(load_dense(bench, "16bit"))
+        list(make_lines(bench))
+        written = (bench.folder / "lines.jsonl").read_text(encoding="utf-8").splitlines()
+        found[name] = {normalise(json.loads(line)["question"]) for line in written}
+    assert found["file"] == found["first"] - set(sorted(found["first"])[:5])
+    assert not found["again"] & set(sorted(found["sampled"])[:5]) and len(found["again"]) > 16
+    assert read_json(tmp_path / "file" / "rejected.json") == {"asked in the test script": 5}
 
 
 def test_a_work_folder_serves_its_own_job_only(llama: Path, tmp_path: Path,

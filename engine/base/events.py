@@ -91,6 +91,43 @@ class Measured(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class Graded(Event):
+    """A model has answered a question of a character's test script.
+
+    `lines`: what the player said, names put in; `answers`: one to each. `verdict`: pass, fail or not judged; `checks`: an
+    object {rule, outcome, detail} a rule (see evaluation/answers.py); `score`: the judge's points, 0 to 100, or None.
+    """
+
+    model: str
+    question: str
+    kind: str
+    lines: list[str]
+    answers: list[str]
+    verdict: str
+    checks: list[dict[str, str]]
+    score: float | None
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Preferred(Event):
+    """A judge has compared two models' answers to a question: `points` for the first, 0 to 100; 50 means they are alike."""
+
+    question: str
+    first: str
+    second: str
+    points: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Untested(Event):
+    """A model could not be tested, or not to the end; `sentence` is for the user. The other models go on."""
+
+    model: str
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Saved(Event):
     """A file or folder of lasting value was written."""
 

@@ -5,7 +5,6 @@ answers. The API key comes from the environment and is never written, logged or
 shown; our retries are the only ones (the client's own are off).
 """
 
-import os
 import queue
 import random
 import re
@@ -15,16 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 
 from engine.base.errors import UserError
+from engine.models.server import CONNECT_SECONDS, api_key, base_url, check_address, open_client
 
 KEY_VARIABLES = ("PERSONA_STUDIO_TEACHER_KEY", "OPENAI_API_KEY")  # the first that is set counts
 Chat = list[dict[str, str]]
 _TEMPERATURE = 0.8
-_CONNECT_SECONDS = 4.0  # longest wait for a connection
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 20.0  # seconds between two tries, doubling, unless the server asks for more
 _PASSING = (408, 409, 425, 429)  # statuses below 500 that are worth another try
 _STRIKES = 3  # senseless or rejecting replies in a row before the job stops
@@ -44,18 +42,7 @@ class Teacher:
     answer_tokens: int = 160  # longest answer, in tokens
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            good = (parts.scheme in ("http", "https") and parts.port != 0
-                    and re.fullmatch(r"[\w.:%-]+", parts.hostname or "") is not None)
-        except ValueError:
-            good = False
-        if not good:
-            raise UserError("The teacher's address must begin with http:// or https:// and name a server.",
-                            "An example: http://127.0.0.1:8080/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise UserError("The teacher's address must not carry a password, a query or a fragment.",
-                            f"Put the key into the environment variable {KEY_VARIABLES[0]}.")
+        check_address(self.url, "teacher", KEY_VARIABLES[0])
         if not self.model.strip():
             raise UserError("The teacher's model has no name.", "Name one that the server offers.")
         if self.concurrency < 1 or self.timeout <= 0 or self.patience < 0 or self.answer_tokens < 1:
@@ -64,8 +51,7 @@ class Teacher:
     @property
     def base_url(self) -> str:
         """The address with exactly one closing /v1."""
-        trimmed = self.url.strip().rstrip("/")
-        return trimmed if trimmed.endswith("/v1") else f"{trimmed}/v1"
+        return base_url(self.url)
 
 
 class Desk:
@@ -80,7 +66,7 @@ class Desk:
         self.news: queue.SimpleQueue[tuple[str, str] | UserError | None] = queue.SimpleQueue()
         self.retries = 0
         self._teacher = teacher
-        self._key = _api_key()
+        self._key = api_key(KEY_VARIABLES)
         self._waiting: queue.SimpleQueue[tuple[str, Chat]] = queue.SimpleQueue()
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._reached = self._answered = False  # has the server sent anything at all; a chat completion?
@@ -89,11 +75,7 @@ class Desk:
         self._resume_at = 0.0  # the server asked for silence until then
         for chat in chats:
             self._waiting.put(chat)
-        loopback = urlsplit(teacher.url).hostname in ("localhost", "127.0.0.1", "::1")  # where no proxy leads
-        self._client = openai.OpenAI(
-            api_key=self._key or "none", base_url=teacher.base_url, max_retries=0,
-            timeout=openai.Timeout(teacher.timeout, connect=min(teacher.timeout, _CONNECT_SECONDS)),
-            http_client=openai.DefaultHttpxClient(trust_env=not loopback, follow_redirects=False))
+        self._client = open_client(teacher.url, self._key, teacher.timeout)
         for number in range(min(teacher.concurrency, len(chats))):
             threading.Thread(target=self._work, name=f"teacher-{number}", daemon=True).start()
 
@@ -160,7 +142,7 @@ class Desk:
         with self._lock:
             self.retries += 1
             self._reached = self._reached or not _is_unreachable(error)
-            if not self._reached and (tries > 2 or asking_for > _CONNECT_SECONDS / 2):
+            if not self._reached and (tries > 2 or asking_for > CONNECT_SECONDS / 2):
                 raise UserError(f"The teacher at {self._teacher.url} cannot be reached.",
                                 "Check that the server runs, and its address and port.")
             status = getattr(error, "status_code", None)
@@ -217,14 +199,6 @@ class Desk:
 
 class _Nonsense(Exception):
     """A reply that is no chat completion: HTML, broken JSON, no choices."""
-
-
-def _api_key() -> str:
-    """The key from the environment ("" if none). Raises UserError for one that no header can carry."""
-    key = next(filter(None, (os.environ.get(name, "").strip() for name in KEY_VARIABLES)), "")
-    if not (key.isascii() and (key + "x").isprintable()) or " " in key:
-        raise UserError("The API key in the environment has characters that no key has.", "Copy it again.")
-    return key
 
 
 def _is_unreachable(error: Exception) -> bool:

@@ -72,7 +72,8 @@ def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Reque
     card = parse_card(json.dumps(fields.get("card")).encode(), "The card")
     turns = _turns(fields.get("turns") or [])
     goes_on = fields.get("continue") is True
-    request = Request(do, identity, _text(fields, "model"), card, turns, _player(fields), goes_on, _wish(fields))
+    request = Request(do, identity, _text(fields, "model"), card, turns, _player(fields), goes_on,
+                      parse_wish(fields.get("sampling") or {}))
     if do == "speak" and not turns:
         raise UserError("There is nothing to answer yet.", "Write a message first.")
     if do != "warm" and turns and goes_on != (turns[-1][0] == "assistant"):
@@ -104,8 +105,8 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _wish(fields: dict[str, Any]) -> Wish:
-    given = fields.get("sampling") or {}
+def parse_wish(given: Any) -> Wish:
+    """How to sample, of an object; what it leaves out gets Wish's own values, and a random seed. Raises UserError."""
     if not isinstance(given, dict):
         raise UserError("The sampling must be an object.")
     known = {name: given[name] for name in ("temperature", "top_p", "limit", "seed") if given.get(name) is not None}

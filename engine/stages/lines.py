@@ -5,6 +5,8 @@ model itself; answers from the dense model in character or from a teacher
 server. Held-out lines are always answered by the dense model, and their
 questions are not filtered: they stand for whatever players ask. Without --lines
 this is the paper's stage 1; with it, the user's lines are taken as they are.
+What a card's test script asks is in no line, wherever it comes from: a test of
+what was learned by heart would say nothing.
 """
 
 import random
@@ -31,8 +33,11 @@ from engine.calibration.sensitivity import divergence, select, states_of
 from engine.calibration.teacher import Request, rewrite
 from engine.cards.card import bundled_cards
 from engine.cards.prompt import render_system_prompt
+from engine.cards.script import script_lines
 from engine.models.chat_format import encode_chat
 from engine.stages.workbench import Workbench
+
+IN_SCRIPT = "asked in the test script"  # why a line was left out
 
 
 def make_lines(bench: Workbench) -> Generator[Event, None, None]:
@@ -41,11 +46,13 @@ def make_lines(bench: Workbench) -> Generator[Event, None, None]:
     summary = bench.path("rejected.json")
     if not target.exists():
         if bench.job.lines:
-            lines, rejected = read_lines(bench.job.lines), Counter[str]()
-            origin = str(bench.job.lines)
+            lines, rejected, origin = read_lines(bench.job.lines), Counter[str](), str(bench.job.lines)
         else:
             lines, rejected = yield from _write_lines(bench)
             origin = "The calibration stage"
+        lines, tested = _without_script(bench, lines)
+        if tested:
+            rejected[IN_SCRIPT] += tested
         require_enough(lines, origin)
         write_json(summary, dict(rejected))
         write_lines(target, lines)
@@ -59,7 +66,8 @@ def make_lines(bench: Workbench) -> Generator[Event, None, None]:
 
 def _write_lines(bench: Workbench) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
     recipe = bench.job.recipe
-    pool = read_queries(bench.job.queries)
+    tested = script_lines(bench.job.card)
+    pool = [query for query in read_queries(bench.job.queries) if normalise(query.question) not in tested]
     spare = 1.15  # some answers will be rejected for good
     held = [query for split, count in (("validation", recipe.validation_lines), ("test", recipe.test_lines))
             for query in spread(of_split(pool, split), round(count * spare), recipe.seed)]  # type: ignore[arg-type]
@@ -84,6 +92,13 @@ def _write_lines(bench: Workbench) -> Generator[Event, None, tuple[list[Line], C
     score_of = {normalise(query.question): score for query, score in zip(candidates, scores, strict=True)}
     lines = [Line(**{**vars(line), "sensitivity": score_of.get(normalise(line.question))}) for line in lines]
     return lines + held_lines, rejected
+
+
+def _without_script(bench: Workbench, lines: Sequence[Line]) -> tuple[list[Line], int]:
+    """The lines whose questions the card's test script does not ask, and how many it does."""
+    tested = script_lines(bench.job.card)
+    kept = [line for line in lines if normalise(line.question) not in tested]
+    return kept, len(lines) - len(kept)
 
 
 def _score(bench: Workbench, candidates: Sequence[Query]) -> Generator[Event, None, list[float]]:
@@ -136,8 +151,9 @@ def _make_up(bench: Workbench, known: Sequence[str]) -> Generator[Event, None, l
     yield Stage("make up questions", recipe.self_asked)
     questions, _ = yield from make_up_questions(bench.model, bench.tokenizer, bench.voice, known, recipe,
                                                 Journal(bench.path("questions.jsonl")))
-    # Made-up questions only teach; those that fall on the held-out side are left out.
-    return [query for query in questions if split_of(query.question) == "train"]
+    # Made-up questions only teach; those that fall on the held-out side, or that the test script asks, are left out.
+    tested = script_lines(bench.job.card)
+    return [query for query in questions if split_of(query.question) == "train" and normalise(query.question) not in tested]
 
 
 def _ask_teacher(bench: Workbench, queries: Sequence[Query]) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:

@@ -1,0 +1,60 @@
+"""A language model behind an address: any server that speaks OpenAI's chat completions, as a teacher or a judge.
+
+Checks addresses, finds the key in the environment and opens the client. Does not ask anything.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import openai
+
+from engine.base.errors import UserError
+
+CONNECT_SECONDS = 4.0  # longest wait for a connection
+
+
+def check_address(url: str, who: str, variable: str) -> None:
+    """Raise UserError for what cannot be a server's address. `who`: "teacher", "judge"; `variable`: where its key belongs."""
+    try:
+        parts = urlsplit(url)
+        good = (parts.scheme in ("http", "https") and parts.port != 0
+                and re.fullmatch(r"[\w.:%-]+", parts.hostname or "") is not None)
+    except ValueError:
+        good = False
+    if not good:
+        raise UserError(f"The {who}'s address must begin with http:// or https:// and name a server.",
+                        "An example: http://127.0.0.1:8080/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UserError(f"The {who}'s address must not carry a password, a query or a fragment.",
+                        f"Put the key into the environment variable {variable}.")
+
+
+def base_url(url: str) -> str:
+    """The address with exactly one closing /v1."""
+    trimmed = url.strip().rstrip("/")
+    return trimmed if trimmed.endswith("/v1") else f"{trimmed}/v1"
+
+
+def api_key(variables: Sequence[str]) -> str:
+    """The key from the first of the environment's `variables` that is set, "" if none is.
+
+    Raises UserError for a key that no header can carry.
+    """
+    key = next(filter(None, (os.environ.get(name, "").strip() for name in variables)), "")
+    if not (key.isascii() and (key + "x").isprintable()) or " " in key:
+        raise UserError("The API key in the environment has characters that no key has.", "Copy it again.")
+    return key
+
+
+def open_client(url: str, key: str, timeout: float, retries: int = 0) -> openai.OpenAI:
+    """A client of the server; `timeout` in seconds a request, `retries` by the client itself.
+
+    On this machine no proxy leads anywhere, and a redirection is never followed: the key goes with it.
+    """
+    loopback = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    return openai.OpenAI(
+        api_key=key or "none", base_url=base_url(url), max_retries=retries,
+        timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+        http_client=openai.DefaultHttpxClient(trust_env=not loopback, follow_redirects=False))

@@ -1,0 +1,166 @@
+"""The test of a character by its script: every question to every model, exact checks, and a judge where there is one.
+
+Answers come about as in a chat: the greeting first, then the player's lines, each answered before the next. The same
+card, model, sampling and seed give the same answers. Knows no library; whoever runs it keeps the events.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Untested, Warned
+from engine.cards.card import Card, with_name_macros
+from engine.cards.prompt import render_system_prompt
+from engine.cards.script import Question, read_script
+from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
+from engine.evaluation.judge import PASSING, Bench, Judge
+from engine.serving.requests import PLAYER, Request, Wish
+from engine.serving.shelf import Shelf
+from engine.serving.speaking import speak
+
+_BEAT = 1.0  # seconds between two signs of life while an answer is made
+
+
+@dataclass(frozen=True)
+class ScriptJob:
+    """What is tested and how. `models`: as the chat worker names them; the first is what others are compared with."""
+
+    card: Card
+    models: Sequence[str]
+    wish: Wish = field(default_factory=lambda: Wish(seed=0))
+    judge: Judge | None = None
+    dtype: str = "auto"
+    player: str = PLAYER
+
+
+def run_script(job: ScriptJob) -> Iterator[Event]:
+    """Graded for every question and model; Untested where a model cannot be used, Warned for what else is amiss.
+
+    Raises UserError where the card has no question, or its only model cannot be used.
+    """
+    began = time.monotonic()
+    script = read_script(job.card)
+    if not script.questions:
+        raise UserError("The test script of this card has no questions.", "Add one, or restore those that were removed.")
+    for fault in script.faults:
+        yield Warned(fault)
+    judging = _Judging(job)
+    answers: dict[str, dict[str, Graded]] = {}
+    try:
+        for number, model in enumerate(job.models, start=1):
+            answers[model] = {}
+            shelf = Shelf(job.dtype, keep=1)
+            try:
+                yield from _test_model(job, model, number, script.questions, shelf, judging, answers[model])
+            except UserError as error:
+                if len(job.models) == 1:
+                    raise
+                yield Untested(model, str(error))
+            shelf.forget(model)
+        yield from judging.compare(script.questions, answers)
+    finally:
+        judging.close()
+    yield Finished("", time.monotonic() - began)
+
+
+def _test_model(job: ScriptJob, model: str, number: int, questions: Sequence[Question], shelf: Shelf, judging: "_Judging",
+                found: dict[str, Graded]) -> Iterator[Event]:
+    speaker = Speaker.of(job.card, job.player)
+    stage = "answer the script" if len(job.models) == 1 else f"answer the script, model {number} of {len(job.models)}"
+    yield Stage(stage, len(questions))
+    for done, question in enumerate(questions):
+        answers = yield from _answer(job, model, question, shelf, stage, done, len(questions))
+        checks = check_answers(question, answers, speaker)
+        score, checks, words = judging.score(question, answers, checks)
+        if words:
+            yield Warned(words)
+        tested = Graded(model, question.id, question.kind, [speaker.named(line) for line in question.lines], answers,
+                        verdict_of(checks), [asdict(check) for check in checks], score, job.wish.seed)
+        found[question.id] = tested
+        yield tested
+        yield Step(stage, done + 1, len(questions))
+
+
+def _answer(job: ScriptJob, model: str, question: Question, shelf: Shelf, stage: str, done: int,
+            total: int) -> Generator[Event, None, list[str]]:
+    """The answers to a question's lines. Signs of life in between let whoever runs this stop it within a second."""
+    turns = [("assistant", job.card.greeting)] if job.card.greeting.strip() else []
+    answers: list[str] = []
+    beat = time.monotonic()
+    for line in question.lines:
+        turns.append(("user", line))
+        request = Request("speak", question.id, model, job.card, tuple(turns), job.player, wish=job.wish)
+        for turn in speak(request, shelf):
+            if turn and turn["event"] == "Ended":
+                answers.append(turn["text"].strip())
+            elif turn and turn["event"] == "Loading" and turn.get("total"):
+                yield Step(f"fetch {model}", int(turn["done"]), int(turn["total"]))
+            elif time.monotonic() - beat > _BEAT:
+                beat = time.monotonic()
+                yield Step(stage, done, total)
+        turns.append(("assistant", answers[-1] or "..."))
+    return answers
+
+
+class _Judging:
+    """The judge of a job, or nobody. One that fails is asked no more; what it would have told stays open."""
+
+    def __init__(self, job: ScriptJob) -> None:
+        self.job = job
+        self.bench = Bench(job.judge) if job.judge else None
+        self._persona = render_system_prompt(job.card, job.player)
+
+    def close(self) -> None:
+        """Ask no more."""
+        if self.bench:
+            self.bench.close()
+        self.bench = None
+
+    def score(self, question: Question, answers: Sequence[str], checks: list[Check]) -> tuple[float | None, list[Check], str]:
+        """The judge's points, the checks with its word, and what the user must be told ("" nothing)."""
+        if self.bench is None or not question.rules.judge or not answers[-1]:
+            return None, checks, ""
+        said = self._said(question, answers)
+        try:
+            score = self.bench.score(self._persona, said, self._named(question.rules.judge))
+        except UserError as error:
+            self.close()
+            return None, checks, f"{error} What needs a judge stays open."
+        if score.points is None:
+            judged = Check("judge", "open", score.reason)
+        else:
+            words = f"The judge gives {score.points:.0f} of 100 points ({score.mass:.0%} of its probability stood on numbers)."
+            judged = Check("judge", "pass" if score.points >= PASSING else "fail", words)
+        return score.points, [judged if check.rule == "judge" else check for check in checks], ""
+
+    def compare(self, questions: Sequence[Question], answers: dict[str, dict[str, Graded]]) -> Iterator[Event]:
+        """Preferred for each later model's answer against the first one's, in both orders."""
+        first, *others = [*(model for model in answers if answers[model]), ""]
+        pairs = [(question, other) for other in others if other for question in questions
+                 if question.rules.judge and question.id in answers[other] and question.id in answers[first]]
+        if self.bench is None or not pairs:
+            return
+        yield Stage("compare the answers", len(pairs))
+        for done, (question, other) in enumerate(pairs, start=1):
+            one, two = answers[first][question.id].answers, answers[other][question.id].answers
+            try:
+                score = self.bench.compare(self._persona, self._said(question, one[:-1]), two[-1], one[-1],
+                                           self._named(question.rules.judge))
+            except UserError as error:
+                yield Warned(f"{error} The answers were not compared to the end.")
+                return
+            if score.points is not None:
+                yield Preferred(question.id, other, first, score.points)
+            yield Step("compare the answers", done, len(pairs))
+
+    def _said(self, question: Question, answers: Sequence[str]) -> list[tuple[str, str]]:
+        said: list[tuple[str, str]] = []
+        for number, line in enumerate(question.lines):
+            said.append((self.job.player, self._named(line)))
+            if number < len(answers):
+                said.append((self.job.card.char, answers[number]))
+        return said
+
+    def _named(self, text: str) -> str:
+        return with_name_macros(text, self.job.card, self.job.player)

@@ -1,0 +1,131 @@
+"""The judge: what one token says, both orders of a pair, and every way in which a server goes wrong."""
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from teacher_server import TeacherServer, teacher_server
+
+from engine.base.errors import UserError
+from engine.evaluation.judge import Bench, Judge, Score, read_score
+
+KEY = "sk-very-secret-0123456789"
+SAID = [("Player", "Who are you?"), ("Pim", "I'm the guard!")]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("PERSONA_STUDIO_JUDGE_KEY", raising=False)
+    monkeypatch.setattr("engine.evaluation.judge._RETRIES", 0)
+
+
+def scored(probabilities: dict[str, float]) -> Score:
+    return read_score((token, math.log(share)) for token, share in probabilities.items())
+
+
+def test_a_score_is_the_mean_of_the_numbers_weighted_by_their_probability() -> None:
+    score = scored({"80": 0.5, " 90": 0.25, "the": 0.15, "-5": 0.05, "101": 0.05})
+    assert score.points == pytest.approx((80 * 0.5 + 90 * 0.25) / 0.75) and score.mass == pytest.approx(0.75)
+    assert scored({"100": 0.6, "0": 0.4}).points == pytest.approx(60)
+
+
+def test_too_little_probability_on_numbers_is_no_score() -> None:
+    low = scored({"80": 0.2, "Well": 0.8})
+    assert low.points is None and "20%" in low.reason
+    assert scored({"80": 0.26, "Well": 0.7}).points == pytest.approx(80)
+    assert scored({"yes": 1.0}).points is None and read_score([]).points is None
+    assert scored({"٣٠": 0.9, "²": 0.1}).points is None  # digits of other scripts, which int() would take
+
+
+def test_a_judge_that_writes_digit_by_digit_is_no_judge() -> None:
+    assert "digit by digit" in scored({"8": 0.7, "9": 0.2, "1": 0.1}).reason
+    assert scored({"8": 0.7, "10": 0.2}).points == pytest.approx((8 * 0.7 + 10 * 0.2) / 0.9)
+
+
+def ask(server: TeacherServer, do: Callable[[Bench], Score]) -> Score:
+    bench = Bench(Judge(server.url, "m"))
+    try:
+        return do(bench)
+    finally:
+        bench.close()
+
+
+def test_the_protocol_is_one_token_at_temperature_nought_with_twenty_alternatives() -> None:
+    with teacher_server(alternatives=lambda message: {"75": 0.9, "70": 0.1}) as server:
+        score = ask(server, lambda bench: bench.score("Pim is a boy.", SAID, "Is brave."))
+    body = server.bodies[0]
+    assert score.points == pytest.approx(74.5) and score.mass == pytest.approx(1)
+    assert {name: body[name] for name in ("max_tokens", "temperature", "logprobs", "top_logprobs")} == {
+        "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 20}
+    asked = body["messages"][-1]["content"]
+    assert all(text in asked for text in ("Pim is a boy.", "Player: Who are you?", "Pim: I'm the guard!", "Is brave."))
+    assert server.keys == {KEY}
+
+
+def test_a_pair_is_asked_in_both_orders_so_that_a_place_wins_nothing() -> None:
+    def favours_a(message: str) -> dict[str, float]:
+        return {"80": 1.0}
+
+    with teacher_server(alternatives=favours_a) as server:
+        alike = ask(server, lambda bench: bench.compare("P", SAID[:1], "one", "two", "Is brave."))
+    assert alike.points == 50 and len(server.bodies) == 2
+
+    def knows(message: str) -> dict[str, float]:
+        return {"90": 1.0} if "Reply A:\none" in message else {"20": 1.0}
+
+    with teacher_server(alternatives=knows) as server:
+        assert ask(server, lambda bench: bench.compare("P", SAID[:1], "one", "two", "Is brave.")).points == 85
+        assert ask(server, lambda bench: bench.compare("P", SAID[:1], "two", "one", "Is brave.")).points == 15
+    with teacher_server(alternatives=lambda message: {"90": 0.2, "x": 0.8} if "A:\none" in message else {"20": 1.0}) as server:
+        assert ask(server, lambda bench: bench.compare("P", SAID[:1], "one", "two", "x")).points is None
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    ("401", "refuses the API key"), ("404", "has no model named m"), ("400", "rejects the request (status 400)"),
+    ("500", "status 500"), ("no quota", "status 429"), ("drop", "cannot be reached"), ("html", "does not answer like"),
+    ("broken json", "does not answer like"), ("no choices", "does not answer like"), ("list", "does not answer like"),
+])
+def test_a_server_that_fails_is_told_in_one_sentence_without_the_key(fault: str, says: str,
+                                                                    caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with teacher_server(lambda number: fault) as server, pytest.raises(UserError) as caught:
+        ask(server, lambda bench: bench.score("P", SAID, "x"))
+    assert says in str(caught.value) and caught.value.__cause__ is None
+    assert KEY not in str(caught.value) + caplog.text
+
+
+def test_a_server_without_log_probabilities_cannot_judge() -> None:
+    for alternatives in (None, lambda message: {}):
+        with teacher_server(alternatives=alternatives) as server, pytest.raises(UserError, match="gives no log-probabilities"):
+            ask(server, lambda bench: bench.score("P", SAID, "x"))
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(UserError, match="cannot be reached"):
+        Bench(Judge("http://127.0.0.1:9", "m")).score("P", SAID, "x")
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "nonsense", "http://", "http://a:b@c/v1", "http://a/v1?key=1"])
+def test_an_address_that_cannot_be_one_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="The judge's address"):
+        Judge(url, "m")
+    with pytest.raises(UserError, match="has no name"):
+        Judge("http://127.0.0.1:1", " ")
+
+
+@pytest.mark.starter
+def test_a_real_server_gives_log_probabilities_that_can_be_read(starter_gguf: Path) -> None:
+    """The starter writes numbers digit by digit and hardly understands the task: its word must be rejected, with a reason."""
+    xllamacpp: Any = pytest.importorskip("xllamacpp")
+    settings = xllamacpp.CommonParams()
+    settings.model.path, settings.n_ctx, settings.n_parallel = str(starter_gguf), 2048, 1
+    settings.port, settings.warmup, settings.verbosity = 0, False, 0
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(settings)
+    bench = Bench(Judge(server.listening_address, "m"))
+    score = bench.score("Pim is a boy who keeps watch.", SAID, "Introduces itself.")
+    assert score.points is None and 0 <= score.mass <= 1 and score.reason
