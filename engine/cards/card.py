@@ -13,7 +13,7 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.cards import strict_json
 from engine.cards.editing import modern_names
-from engine.cards.faults import CardFault, named, short
+from engine.cards.faults import CardFault, kind_of, named, short
 
 CHARACTERS = Path(__file__).resolve().parents[2] / "characters"
 MAX_NAME = 200  # characters: a long name times many macros would fill the memory
@@ -109,24 +109,24 @@ def _card(raw: Any) -> Card:
 def _fields(raw: Any) -> dict[str, Any]:
     """The object that holds the card's fields: `data` of V2 and V3, the whole of V1."""
     if not isinstance(raw, dict):
-        raise CardFault(f"is not a character card (its JSON is {_kind(raw)} instead of an object)")
+        raise CardFault(f"is not a character card (its JSON is {kind_of(raw)} instead of an object)")
     specification = raw.get("spec")
     if specification is None:
         if "name" in (fields := modern_names(raw)):
             return fields
         raise CardFault('is JSON, but not a character card (it has neither "spec" nor "name")')
     if specification not in ("chara_card_v2", "chara_card_v3"):
-        what = short(specification) if isinstance(specification, str) else _kind(specification)
+        what = short(specification) if isinstance(specification, str) else kind_of(specification)
         raise CardFault(f"follows an unknown specification ({what}; known are V1, chara_card_v2 and chara_card_v3)")
     if not isinstance(raw.get("data"), dict):
-        raise CardFault(f'has {_kind(raw.get("data"))} as "data", where the card\'s fields should be')
+        raise CardFault(f'has {kind_of(raw.get("data"))} as "data", where the card\'s fields should be')
     return raw["data"]
 
 
 def _text(fields: dict[str, Any], key: str) -> str:
     value = fields.get(key)
     if value is not None and not isinstance(value, str):
-        raise CardFault(f'has {_kind(value)} as "{key}", where a text should be')
+        raise CardFault(f'has {kind_of(value)} as "{key}", where a text should be')
     return value or ""
 
 
@@ -134,10 +134,5 @@ def _texts(fields: dict[str, Any], key: str) -> tuple[str, ...]:
     """A list of texts; blank and null entries are left out."""
     values = fields.get(key)
     if values is not None and not isinstance(values, list):
-        raise CardFault(f'has {_kind(values)} as "{key}", where a list of texts should be')
+        raise CardFault(f'has {kind_of(values)} as "{key}", where a list of texts should be')
     return tuple(text for value in values or [] if (text := _text({key: value}, key)).strip())
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
-    return names.get(type(value), "a number")

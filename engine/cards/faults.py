@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from engine.base.errors import UserError
 
@@ -27,3 +28,9 @@ def printable(origin: str) -> str:
 def short(text: str) -> str:
     """Untrusted text for an error: quoted, escaped, at most 40 characters of it."""
     return ascii(text[:40] + ("..." if len(text) > 40 else ""))
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls a value, with its article."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
+    return names.get(type(value), "a number")

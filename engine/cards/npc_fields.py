@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.cards.editing import as_v3
+from engine.cards.faults import kind_of
 
 KEY = "persona_studio/npc"
 SCRIPT = "script"  # of our object: see script.py
@@ -153,12 +154,6 @@ def with_npc(raw: dict[str, Any], changes: Mapping[str, Any], now: float | None 
         del fields["extensions"][KEY]
     fields["modification_date"] = int(time.time() if now is None else now)
     return card
-
-
-def kind_of(value: Any) -> str:
-    """What JSON calls a value, with its article."""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
-    return names.get(type(value), "a number")
 
 
 def _entries(name: str, kind: type[Any], value: Any) -> tuple[list[Any], str]:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from engine.base.text import normalise
 from engine.cards.card import Card, with_name_macros
-from engine.cards.npc_fields import SCRIPT, kind_of, npc_object, read_npc
+from engine.cards.faults import kind_of
+from engine.cards.npc_fields import SCRIPT, npc_object, read_npc
 from engine.cards.script_questions import OWN_LANGUAGE, Question, Rules, derive_questions
 
 __all__ = ["OWN_LANGUAGE", "Question", "Rules", "Script", "fields_of_question", "read_script", "script_lines"]
