@@ -46,4 +46,43 @@
   document.addEventListener("change", (event) => {
     if (narrow() && event.target.closest("#side-characters")) closeSidebar();
   });
+
+  // Cards can be dropped anywhere on the page; they go the way of the button "Import cards".
+  const LARGEST = 32_000_000;  // bytes: of a larger file only the beginning is sent, which is enough to refuse it
+  const importer = () => {
+    const place = document.getElementById("side-import");
+    return place?.querySelector("input[type=file]") ?? place?.parentElement?.querySelector("input[type=file]");
+  };
+  const carried = (files) => {
+    const all = new DataTransfer();
+    for (const file of files) {
+      all.items.add(file.size > LARGEST ? new File([file.slice(0, LARGEST + 1)], file.name) : file);
+    }
+    return all.files;
+  };
+  const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  const showDrop = (shown) => document.documentElement.classList.toggle("dropping", shown);
+  document.addEventListener("dragover", (event) => {
+    if (!hasFiles(event) || !importer()) return;
+    event.preventDefault();
+    showDrop(true);
+  });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) showDrop(false); });
+  document.addEventListener("drop", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();  // the browser would leave the page to show the file
+    showDrop(false);
+    const input = importer();
+    if (!input || !event.dataTransfer.files.length) return;
+    if (!document.querySelector(".sidebar.open")) {  // where the answer will stand
+      document.querySelector(".sidebar .toggle-button, .sidebar button[aria-label='Toggle Sidebar']")?.click();
+    }
+    input.files = event.dataTransfer.files;
+    input.dispatchEvent(new Event("change", {bubbles: true}));
+  }, true);
+  document.addEventListener("change", (event) => {
+    const input = importer();
+    if (event.target !== input || ![...input.files].some((file) => file.size > LARGEST)) return;
+    input.files = carried(input.files);
+  }, true);
 })();

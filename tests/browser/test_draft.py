@@ -133,3 +133,30 @@ def test_greetings_portrait_and_files(studio: Any, page: Any, tmp_path: Path) ->
     page.goto(studio.url(slug, "draft"))
     page.wait_for_selector("#draft-alternate_greetings textarea")
     assert [one.input_value() for one in page.locator("#draft-alternate_greetings textarea").all()] == ["Second", "First"]
+
+
+DROP = """([files, kind]) => {
+  window.dropped ??= new DataTransfer();
+  for (const [name, text, padding] of kind === "dragover" ? files : []) {
+    dropped.items.add(new File([text, new Uint8Array(padding)], name));
+  }
+  document.body.dispatchEvent(new DragEvent(kind, {dataTransfer: dropped, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_cards_dropped_on_the_page_are_imported_one_by_one(studio: Any, page: Any) -> None:
+    open_room(page, studio, "pim-tuckett")
+    good = '{"name": "Dropped %s", "description": "Fell from the sky, and speaks of a xylophone."}'
+    files = [["one.json", good % "One", 0], ["bad.json", "{", 0], ["huge.json", "", 300_000_000], ["two.json", good % "Two", 0]]
+    page.evaluate(DROP, [files, "dragover"])
+    assert page.evaluate("document.documentElement.classList.contains('dropping')")
+    page.evaluate(DROP, [files, "drop"])
+    page.wait_for_selector("#side-imported b:has-text('2 of 4 cards imported')")
+    lines = page.locator("#side-imported li").all_inner_texts()
+    assert [line.split()[2 if line.startswith("Not") else 1] for line in lines][:2] == ["bad.json", "huge.json"]
+    assert "at most 1,000,000" in lines[1] and not page.evaluate("document.documentElement.classList.contains('dropping')")
+    shows(page, "name", "Dropped Two")
+    page.click("#side-imported-close")
+    page.wait_for_selector("#side-imported", state="hidden")
+    page.fill("#side-search textarea, #side-search input", "xylophone")
+    page.wait_for_function("document.querySelectorAll('#side-characters label').length === 2")

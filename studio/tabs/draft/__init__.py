@@ -18,7 +18,7 @@ from engine.cards.prompt import render_system_prompt
 from studio.page import DEFECT, Page, guarded
 from studio.services import Services
 from studio.store import characters
-from studio.tabs.draft import files, history, measure, saving
+from studio.tabs.draft import files, history, hosts, measure, saving
 from studio.tabs.draft.layout import Room
 
 _FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"
@@ -133,6 +133,13 @@ def _export(services: Services, page: Page, room: Room) -> None:
             return str(files.card_file(services.store, character, form))
 
         button.click(make, page.character, room.file, js=_FLUSH, **page.private).success(None, js=_FETCH, **page.private)
+
+    @guarded
+    def show_hosts(character: str) -> Any:
+        return hosts.hosts_html(services.store, character)
+
+    for event in (page.character.change, page.revision.change):
+        event(show_hosts, page.character, room.hosts, **page.private)
 
 
 def prompt_news(services: Services, character: str, model: str) -> Iterator[tuple[str, str]]:

@@ -110,11 +110,12 @@ class Room:
         with gr.Column(elem_classes="draft-part"):
             self.advice = gr.HTML("", elem_id="draft-advice", apply_default_css=False)
         with _part("Take it with you"):
-            gr.HTML('<p class="quiet">A card for other programs, with everything in it.</p>')
+            gr.HTML('<p class="quiet">The archive holds everything, the picture the card and its portrait, a text the card alone.</p>')
             with gr.Row(elem_classes="tight"):
                 self.forms = {form: gr.Button(words, size="sm", min_width=110, elem_id=f"draft-{form}")
                               for form, words in _FORMS.items()}
             self.file = gr.DownloadButton(visible="hidden", elem_id="draft-file")
+            self.hosts = gr.HTML("", elem_id="draft-hosts", apply_default_css=False)
 
     def _prompt(self) -> None:
         self.prompt_part = gr.Accordion("What the model reads", open=False, elem_classes="draft-part", elem_id="draft-prompt-part")
