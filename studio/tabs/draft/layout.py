@@ -110,7 +110,8 @@ class Room:
         with gr.Column(elem_classes="draft-part"):
             self.advice = gr.HTML("", elem_id="draft-advice", apply_default_css=False)
         with _part("Take it with you"):
-            gr.HTML('<p class="quiet">The archive holds everything, the picture the card and its portrait, a text the card alone.</p>')
+            gr.HTML('<p class="quiet">The archive holds everything, the picture the card and its portrait, a text the card '
+                    "alone.</p>")
             with gr.Row(elem_classes="tight"):
                 self.forms = {form: gr.Button(words, size="sm", min_width=110, elem_id=f"draft-{form}")
                               for form, words in _FORMS.items()}
