@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards.card import Card, with_name_macros
-from engine.cards.prompt import messages
+from engine.cards.card import Card
+from engine.cards.prompt import USUAL, Message, fit, render_greeting
 from engine.console import ProgressPrinter
 from engine.models.chat_format import encode_chat, endings
 from engine.models.generation import Conversation, Spoken, speak
 from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
 from engine.models.sampling import Sampling
-
-USER = "Player"
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Speaker:
     @property
     def greeting(self) -> str:
         """The character's first words."""
-        return with_name_macros(self.card.greeting, self.card, USER)
+        return render_greeting(self.card)
 
     def pieces(self, message: str, options: argparse.Namespace) -> Any:
         """Stream the reply to a message; the turn is kept when it ends."""
@@ -55,13 +53,23 @@ class Speaker:
             raise UserError("The temperature and the seed must not be negative (nor huge), and the limit must be at least 1.")
         message = message.encode("utf-8", "replace").decode()  # bytes that were no UTF-8 are surrogates here
         turns = [*self.history, ("user", message)]
-        prompt = encode_chat(self.tokenizer, messages(self.card, turns, USER))
+        prompt = self._prompt(turns, options.limit)
         sampling = Sampling(endings(self.tokenizer), options.limit, options.temperature, 0.95, options.seed)
         said = ""
         for piece in speak(self.conversation, self.tokenizer, prompt, sampling):
             said += piece.text
             yield piece
         self.history = [*turns, ("assistant", said.strip())]
+
+    def _prompt(self, turns: list[tuple[str, str]], limit: int) -> list[int]:
+        """Ids of the conversation, without what leaves no room for `limit` tokens of an answer."""
+        window = int(getattr(self.conversation.model.config, "max_position_embeddings", None) or 2048)
+        opening = [("assistant", self.card.greeting)] if self.greeting else []
+
+        def fits(messages: list[Message]) -> bool:
+            return len(encode_chat(self.tokenizer, messages)) + min(limit, window // 2) <= window
+
+        return encode_chat(self.tokenizer, fit(self.card, [*opening, *turns], USUAL, fits).messages)
 
     def print_reply(self, message: str, options: argparse.Namespace) -> None:
         """Print the reply as it comes, then its speed on standard error."""

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Untested, Warned
 from engine.cards.card import Card, with_name_macros
-from engine.cards.prompt import render_system_prompt
+from engine.cards.prompt import PLAYER, Setting, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
 from engine.evaluation.judge import PASSING, Bench, Judge
-from engine.serving.requests import PLAYER, Request, Wish
+from engine.serving.requests import Request, Wish
 from engine.serving.shelf import Shelf
 from engine.serving.speaking import speak
 
@@ -90,7 +90,7 @@ def _answer(job: ScriptJob, model: str, question: Question, shelf: Shelf, stage:
     beat = time.monotonic()
     for line in question.lines:
         turns.append(("user", line))
-        request = Request("speak", question.id, model, job.card, tuple(turns), job.player, wish=job.wish)
+        request = Request("speak", question.id, model, job.card, tuple(turns), Setting(job.player), wish=job.wish)
         for turn in speak(request, shelf):
             if turn and turn["event"] == "Ended":
                 answers.append(turn["text"].strip())
@@ -109,7 +109,7 @@ class _Judging:
     def __init__(self, job: ScriptJob) -> None:
         self.job = job
         self.bench = Bench(job.judge) if job.judge else None
-        self._persona = render_system_prompt(job.card, job.player)
+        self._persona = render_description(job.card, Setting(job.player))
 
     def close(self) -> None:
         """Ask no more."""

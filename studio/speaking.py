@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from engine.cards.card import Card, parse_card, with_name_macros
+from engine.cards.card import Card, parse_card
+from engine.cards.macros import expand_macros
 from studio.store import runs
 from studio.store.characters import Version
 from studio.store.database import Store
@@ -46,7 +47,7 @@ def text_html(text: str, card: Card | None = None, player: str = "") -> str:
 
     Nothing else is formatted: no link, no picture, no tag can come of it.
     """
-    named = with_name_macros(text, card, player) if card else text
+    named = expand_macros(text, card, player) if card else text
     safe = html.escape(named.strip())
     return _UNFINISHED.sub(r"<em>\1</em>", _ACTION.sub(r"<em>\2</em>", safe)).replace("\n", "<br>")
 

@@ -109,8 +109,7 @@ def test_macros_that_work_and_others() -> None:
     assert [finding for finding in find_macros(fine) if finding.kind == "misspelt"] == []
     assert said(scenario="{{char}}'s {box} and <user>.") == []
     assert said(system_prompt="{{original}} Rhyme.", post_history_instructions="{{Original}}") == []
-    assert "does not carry out" in str(only("hint", "personality", personality="{{original}}"))
-    assert "does not carry out" in only("hint", "scenario", scenario="{{random:a,b}}")
+    assert "works only in the fields" in str(only("hint", "personality", personality="{{original}}"))
     assert "no known macro" in only("hint", "first_mes", first_mes="{{weather}} today. {{weather}} again.")
     assert find_macros("{{ original }}", original=True) == [Finding("{{ original }}", "misspelt", "{{original}}")]
 

@@ -6,57 +6,129 @@ from pathlib import Path
 import pytest
 from card_samples import EVERYTHING, v2
 
-from engine.cards.card import find_bundled, parse_card, with_name_macros
-from engine.cards.prompt import CLOSING, messages, render_system_prompt
+from engine.cards.card import Card, find_bundled, parse_card
+from engine.cards.prompt import (
+    BLOCK,
+    CLOSING,
+    NEW_CHAT,
+    Setting,
+    example_turns,
+    fit,
+    messages,
+    render_description,
+    render_greeting,
+    render_system_prompt,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
+TALKS = ("<START>\n{{user}}: One?\n{{char}}: Two.\n<START>\n{{char}}: I begin.\n{{user}}: Do you?\nReally?\n"
+         "Guard: Quiet!\n{{char}}: Always.")
+
+
+def written(found: list[dict[str, str]]) -> str:
+    """Messages as the golden files show them."""
+    return "\n\n".join(f"=== {message['role']}\n{message['content']}" for message in found) + "\n"
+
+
+def card(**fields: object) -> Card:
+    """A V2 card with some fields of its own."""
+    return parse_card(v2(**fields), "x")
+
+
+def everything() -> Card:
+    """The card that has everything at once."""
+    return parse_card(json.dumps(EVERYTHING).encode(), "x")
 
 
 @pytest.mark.parametrize("slug", ["pim-tuckett", "vessaline-korr"])
-def test_golden_prompt_of_a_bundled_card(slug: str) -> None:
-    assert render_system_prompt(find_bundled(slug)) + "\n" == (GOLDEN / f"{slug}.txt").read_text(encoding="utf-8")
+def test_golden_messages_of_a_bundled_card(slug: str) -> None:
+    found = messages(find_bundled(slug), [("user", "Who are you?")])
+    assert written(found) == (GOLDEN / f"{slug}.txt").read_text(encoding="utf-8")
 
 
-def test_golden_prompt_of_everything_at_once() -> None:
-    card = parse_card(json.dumps(EVERYTHING).encode(), "x")
-    expected = (GOLDEN / "everything.txt").read_text(encoding="utf-8")
-    assert render_system_prompt(card, user="Ada <START>") + "\n" == expected
+def test_golden_messages_of_everything_at_once() -> None:
+    setting = Setting("Ada <START>", "A keeper of bees. {{user}} owes {{char}} a lamp.", seed=3)
+    history = [("user", "Who lit it?"), ("assistant", "I did."), ("user", "Why, {{char}}?")]
+    assert written(messages(everything(), history, setting)) == (GOLDEN / "everything.txt").read_text(encoding="utf-8")
 
 
 def test_empty_fields_leave_nothing_behind() -> None:
-    card = parse_card(v2(), "x")
-    assert render_system_prompt(card) == (
+    assert render_system_prompt(card()) == (
         "You are Ann Lee.\n\nA smith.\n\n"
         "Stay in character as Ann Lee. Answer in one to three short sentences, in Ann Lee's own voice.")
-    only_markers = parse_card(v2(mes_example="<START>\n\n<START> ", post_history_instructions="{{ORIGINAL}} "), "x")
-    assert render_system_prompt(only_markers) == render_system_prompt(card)
+    only_markers = card(mes_example="<START>\n\n<START> ", post_history_instructions="{{ORIGINAL}} ", first_mes="{{// later}}")
+    assert messages(only_markers, [("user", "Hm?")]) == [
+        {"role": "system", "content": render_system_prompt(card())}, {"role": "user", "content": "Hm?"}]
 
 
 def test_own_system_prompt_replaces_the_closing() -> None:
-    assert render_system_prompt(parse_card(v2(system_prompt="Be {{char}}."), "x")).endswith("A smith.\n\nBe Ann Lee.")
-    blank, original = parse_card(v2(system_prompt=" \n"), "x"), parse_card(v2(system_prompt="{{original}}"), "x")
-    assert render_system_prompt(blank) == render_system_prompt(original) == render_system_prompt(parse_card(v2(), "x"))
+    assert render_system_prompt(card(system_prompt="Be {{char}}.")).endswith("A smith.\n\nBe Ann Lee.")
+    blank, original = card(system_prompt=" \n"), card(system_prompt="{{original}}")
+    assert render_system_prompt(blank) == render_system_prompt(original) == render_system_prompt(card())
     assert "{{char}}" in CLOSING
 
 
-def test_name_macros_in_any_case_and_once_only() -> None:
-    card = parse_card(v2(name="<USER>{{user}}"), "x")
-    text = "{{char}} {{CHAR}} <BOT> <bot> | {{user}} {{User}} <USER> <user> | {{ char}} {user} <users>"
-    assert with_name_macros(text, card, "{{char}}") == (
-        "<USER>{{user}} <USER>{{user}} <USER>{{user}} <USER>{{user}} | "
-        "{{char}} {{char}} {{char}} {{char}} | {{ char}} {user} <users>")
-    assert with_name_macros("{{user}}", card, r"\1 \g<0>") == r"\1 \g<0>"
+def test_example_dialogue_becomes_turns() -> None:
+    assert [(turn["role"], turn["content"]) for turn in example_turns(card(mes_example=TALKS), Setting("Bo"))] == [
+        ("user", "One?"), ("assistant", "Two."),
+        ("user", NEW_CHAT), ("assistant", "I begin."), ("user", "Do you?\nReally?\nGuard: Quiet!"), ("assistant", "Always.")]
+    by_name = card(mes_example="<START>\n*Rain.*\nBo: Hello.\nann: Hm.\n\nAnn Lee: What?")
+    assert [turn["content"] for turn in example_turns(by_name, Setting("Bo"))] == ["*Rain.*\nHello.", "Hm.", "What?"]
+    loose = card(mes_example="She talks in riddles.")
+    assert example_turns(loose, Setting()) == []
+    assert "\n\nExample dialogue:\nShe talks in riddles.\n\nStay in" in render_system_prompt(loose)
 
 
-def test_messages() -> None:
-    card = parse_card(json.dumps(EVERYTHING).encode(), "x")
-    system = {"role": "system", "content": render_system_prompt(card, "Ada")}
-    greeting = {"role": "assistant", "content": "*He bows.* I am {{user}} the Odd, Ada."}
-    turn = {"role": "user", "content": "Hello, {{char}}"}
-    assert messages(card, [("user", "Hello, {{char}}")], "Ada") == [system, greeting, turn]
-    assert messages(card, [turn], "Ada", with_greeting=False) == [system, turn]
-    assert messages(card, [turn])[0]["content"] == render_system_prompt(card, "Player")
-    silent = parse_card(v2(first_mes=" "), "x")
-    assert [message["role"] for message in messages(silent, [])] == ["system"]
+def test_turns_alternate_between_the_examples_and_a_greeting() -> None:
+    found = messages(card(mes_example=TALKS), [("user", "Well?")])
+    roles = [message["role"] for message in found]
+    assert roles == ["system", *["user", "assistant"] * 4, "user"] and found[-3]["content"] == NEW_CHAT
+    assert NEW_CHAT not in written(messages(card(mes_example="{{user}}: A\n{{char}}: B", first_mes=""), [("user", "Well?")]))
+
+
+def test_what_a_teacher_reads() -> None:
+    assert render_description(card(mes_example=TALKS)).endswith(
+        "voice.\n\nExample dialogue:\nPlayer: One?\nAnn Lee: Two.\nAnn Lee: I begin.\nPlayer: Do you?\nReally?\nGuard: Quiet!\n"
+        "Ann Lee: Always.")
+    assert render_description(card()) == render_system_prompt(card())
+
+
+def test_the_beginning_is_the_same_whatever_is_said() -> None:
+    one = card(mes_example=TALKS, post_history_instructions="Be brief.", description="{{random:a,b}} {{roll:d20}} {{pick:c,d}}")
+    first, second = (messages(one, [("user", text)], Setting(seed=9)) for text in ("One?", "Quite another?"))
+    assert first[:-1] == second[:-1] == messages(one, [], Setting(seed=9))
+    systems = {render_system_prompt(one, Setting(seed=seed)) for seed in range(20)}
+    assert len(systems) > 10
+
+
+def test_instructions_stand_behind_the_players_last_words() -> None:
+    one = card(post_history_instructions="{{original}}Rhyme, {{char}}.")
+    said = [message["content"] for message in messages(one, [("user", "A?"), ("assistant", "B."), ("user", "C?")])[1:]]
+    assert said == ["Hm?", "A?", "B.", "C?\n\n[Rhyme, Ann Lee.]"]
+    goes_on = messages(one, [("user", "A?"), ("assistant", "B.")])
+    assert [message["content"] for message in goes_on[-2:]] == ["A?\n\n[Rhyme, Ann Lee.]", "B."]
+    bracketed = card(post_history_instructions="(Rhyme.)")
+    assert messages(bracketed, [("user", "A?")])[-1]["content"] == "A?\n\n(Rhyme.)"
+
+
+def test_history() -> None:
+    found = messages(everything(), [("user", "Hello, {{char}}")], Setting("Ada"))
+    assert found[-2:] == [{"role": "assistant", "content": "*He bows.* I am {{user}} the Odd, Ada."},
+                          {"role": "user", "content": "Hello, {{user}} the Odd\n\n[Never leave the tower, whatever Ada says.]"}]
+    assert render_greeting(everything(), Setting("Ada")) == found[-2]["content"]
+    same = messages(everything(), [{"role": "user", "content": "Hello, {{char}}"}], Setting("Ada"), with_greeting=False)
+    assert same == [*found[:-3], found[-1]]
     with pytest.raises(ValueError, match="system"):
-        messages(card, [("system", "obey")])
+        messages(everything(), [("system", "obey")])
+
+
+def test_examples_go_first_then_the_oldest_turns() -> None:
+    one = card(mes_example="\n".join(f"<START>\n{{{{user}}}}: Example {number}?\n{{{{char}}}}: Yes." for number in range(3)))
+    history = [(("user", "assistant")[number % 2], f"turn {number}") for number in range(41)]
+    whole = fit(one, history, Setting(), lambda _: True)
+    assert (whole.examples_dropped, whole.turns_dropped) == (0, 0) and len(whole.messages) == 1 + 6 + 41
+    for most, examples, turns in ((46, 1, 0), (43, 3, 0), (42, 3, 0), (41, 3, BLOCK), (30, 3, 2 * BLOCK), (4, 3, 38), (1, 3, 40)):
+        found = fit(one, history, Setting(), lambda messages, most=most: len(messages) <= most)  # type: ignore[misc]
+        assert (found.examples_dropped, found.turns_dropped) == (examples, turns), most
+        assert found.messages[-1]["content"] == "turn 40"
+    assert "Example 0?" in written(fit(one, history, Setting(), lambda messages: len(messages) <= 46).messages)

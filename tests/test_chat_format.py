@@ -65,7 +65,7 @@ def test_a_template_that_refuses_everything_is_one_sentence() -> None:
     with pytest.raises(UserError, match="refuses this conversation"):
         render_chat(make_tokenizer(template="{{ raise_exception('no') }}"), [USER])
     with pytest.raises(UserError, match="leaves out what the user says"):
-        user_turn_opening(make_tokenizer(template="nothing"), "")
+        user_turn_opening(make_tokenizer(template="nothing"), [])
 
 
 def control_count(tokenizer: object, ids: list[int]) -> int:
@@ -117,8 +117,8 @@ def test_ordinary_text_is_left_alone() -> None:
 def test_the_opening_of_a_user_turn_is_a_prefix_of_every_question() -> None:
     for template in (CHATML, REFUSES, IGNORES, PLAIN):
         tokenizer = make_tokenizer(template=template)
-        for messages in ([USER], [SYSTEM, USER]):
-            opening = user_turn_opening(tokenizer, SYSTEM["content"] if len(messages) == 2 else "")
+        for messages in ([USER], [SYSTEM, USER], [SYSTEM, USER, ANSWER, USER], [SYSTEM, ANSWER, USER]):
+            opening = user_turn_opening(tokenizer, messages[:-1])
             whole = encode_chat(tokenizer, messages)
             assert whole[: len(opening)] == opening
             assert tokenizer.decode(whole[len(opening):]).lstrip(" ").startswith("Who are you?")

@@ -17,9 +17,8 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Proved, Saved, Stage, Started, Step, Stopped
 from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, write_manifest
-from engine.cards.card import find_bundled, parse_card
 from engine.export import copying, greeting
-from engine.export.copying import Copy, copy_folder, first_question
+from engine.export.copying import Copy, copy_folder
 from engine.stages import ship
 
 
@@ -164,11 +163,3 @@ def test_nothing_is_written_over(pruned: Path, tmp_path: Path, capsys: Any) -> N
     assert main(["export", str(pruned), "--out", str(pruned / "inside")]) == 2
     assert main(["export", str(pruned), "--out", str(tmp_path / "other"), "--name", "x" * 200]) == 2
     assert (tmp_path / "out.zip").read_bytes() == b"mine" and not (pruned / "inside").exists()
-
-
-def test_the_first_question_comes_from_the_card() -> None:
-    card = parse_card(json.dumps({"name": "Ada", "description": "A smith.",
-                                  "mes_example": "<START>\n{{char}}: Hm.\n{{user}}: Is it hot, {{char}}?\n"}).encode(), "card")
-    assert first_question(card) == "Is it hot, Ada?"
-    assert first_question(parse_card(b'{"name": "Ada", "description": "A smith."}', "card")) == "Hello. Who are you?"
-    assert first_question(find_bundled("pim-tuckett")) != "Hello. Who are you?"

@@ -13,12 +13,14 @@ import pytest
 from small_job import ROOT
 from tiny import find, make_tiny
 
-from engine.cards.card import parse_card
-from engine.cards.prompt import render_system_prompt
+from engine.calibration.rewriting import Voice
+from engine.cards.card import find_bundled, parse_card
+from engine.cards.prompt import Setting, render_system_prompt
 from engine.models.loading import load_tokenizer
 from engine.models.steady import PIECE, SteadyConversation
 from engine.serve import Worker
 from engine.serving import shelf as shelves
+from engine.serving.requests import parse
 from engine.serving.shelf import CONVERSATIONS, Shelf
 
 CARD = {"name": "Zoë", "description": "A miller who grinds flour for {{user}}.", "first_mes": "Flour, {{user}}?"}
@@ -212,7 +214,7 @@ def test_a_turn_can_be_continued(bench: Bench) -> None:
 def test_the_prompt_is_shown_as_the_model_gets_it(llama: str, bench: Bench) -> None:
     turns = [["assistant", "Flour, {{user}}?"], ["user", "{{char}}, what is <USER> to you?<|im_end|>"]]
     shown = bench.answer("prompt", turns=turns)
-    system = render_system_prompt(parse_card(json.dumps(CARD).encode(), "card"), "Ann")
+    system = render_system_prompt(parse_card(json.dumps(CARD).encode(), "card"), Setting("Ann"))
     assert system in shown["text"] and "grinds flour for Ann" in system
     assert "assistant\nFlour, Ann?<|im_end|>" in shown["text"] and "user\nZoë, what is Ann to you?< |im_end|>" in shown["text"]
     assert bench.answer(turns=turns)["prompt_tokens"] == shown["tokens"]
@@ -385,3 +387,11 @@ def test_a_worker_process_answers_until_its_input_ends(process: subprocess.Popen
     process.stdin.close()
     assert process.wait(20) == 0
     assert all(json.loads(line)["id"] == "never ended" for line in process.stdout)
+
+
+def test_what_is_pruned_for_is_what_is_served() -> None:
+    card = find_bundled("vessaline-korr")
+    fields = {**card.raw["data"], "post_history_instructions": "Be {{char}}."}
+    card = parse_card(json.dumps({**card.raw, "data": fields}).encode(), "x")
+    question = {"do": "speak", "id": 1, "model": "m", "card": card.raw, "turns": [["assistant", card.greeting], ["user", "Who?"]]}
+    assert parse(json.dumps(question)).fitted().messages == Voice(card).asked("Who?")

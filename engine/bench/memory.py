@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from engine.calibration.lines import read_queries
-from engine.calibration.rewriting import encode_line
+from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import find_bundled
-from engine.cards.prompt import render_system_prompt
 from engine.evaluation.fidelity import dense_states
 from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
 from engine.models.packing import Example, pack
@@ -27,10 +26,10 @@ LINES = 8  # a step of the quick preset
 
 def learning_examples(tokenizer: Any) -> list[Example]:
     """LINES examples behind one persona's prompt: questions of the pool with their neutral answers."""
-    prompt = render_system_prompt(find_bundled("pim-tuckett"))
+    voice = Voice(find_bundled("pim-tuckett"))
     queries = read_queries()[: LINES * 50: 50]
     answers = [" ".join(f"{query.neutral} {query.neutral}".split()[:30]) for query in queries]  # as long as a sampled one
-    return [encode_line(tokenizer, prompt, query.question, answer, True) for query, answer in zip(queries, answers, strict=True)]
+    return [encode_line(tokenizer, voice, query.question, answer, True) for query, answer in zip(queries, answers, strict=True)]
 
 
 def drain(stream: Iterator[Any]) -> Any:

@@ -23,9 +23,8 @@ from engine.bench.meter import watched
 from engine.bench.pruned import Pruned
 from engine.calibration.lines import read_queries
 from engine.calibration.queries import of_split, spread
-from engine.calibration.rewriting import question_messages
+from engine.calibration.rewriting import Voice
 from engine.cards.card import Card, bundled_cards
-from engine.cards.prompt import render_system_prompt
 from engine.evaluation.ability import neutral_examples, neutral_perplexity
 from engine.evaluation.fidelity import compare_lines, measure_lines
 from engine.evaluation.identification import greedy_replies, identify
@@ -42,7 +41,7 @@ def read(cell: Cell, method: str, pruned: Pruned) -> Generator[Event, None, dict
     subject, model = cell.subject, cell.model
     recipe, tokenizer = cell.recipe, subject.dense.bench.tokenizer
     questions = [line.question for line in subject.lines[:QUESTIONS]]
-    own = [encode_chat(tokenizer, question_messages(render_system_prompt(subject.card), one)) for one in questions]
+    own = [encode_chat(tokenizer, Voice(subject.card).asked(one)) for one in questions]
     neutral = neutral_examples(tokenizer, [(query.question, query.neutral) for query in spread(
         of_split(read_queries(), "test"), NEUTRAL, 0)])
     sizes = [sum(row.size for row in subject.test), len(questions) * (REPLY_TOKENS + 30),
@@ -83,7 +82,7 @@ def personas(card: Card, seed: int) -> dict[str, Card]:
 def told_apart(subject: Subject, questions: list[str], replies: list[Sampled]) -> Tensor:
     """Which replies the dense model finds likeliest behind their own character's prompt, (replies,) of bool."""
     tokenizer = subject.dense.bench.tokenizer
-    behind = {name: [Example(tuple(encode_chat(tokenizer, question_messages(render_system_prompt(card), question))),
+    behind = {name: [Example(tuple(encode_chat(tokenizer, Voice(card).asked(question))),
                              tuple(reply.tokens)) for question, reply in zip(questions, replies, strict=True)]
               for name, card in personas(subject.card, subject.seed).items()}
     recipe = subject.plan.recipe(0.25, subject.seed)

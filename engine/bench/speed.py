@@ -23,10 +23,9 @@ from engine.base.files import write_json
 from engine.bench import naive
 from engine.bench.memory import LINES, drain, learning_examples
 from engine.calibration.lines import read_queries
-from engine.calibration.rewriting import question_messages
+from engine.calibration.rewriting import Voice
 from engine.calibration.sensitivity import divergence, states_of
 from engine.cards.card import find_bundled
-from engine.cards.prompt import render_system_prompt
 from engine.console import print_table
 from engine.models.cache import growing_cache
 from engine.models.chat_format import encode_chat
@@ -84,7 +83,7 @@ def measure_scorer(source: Any, tokenizer: Any) -> dict[str, float]:
     """Queries a second of packed scoring and of encoding every persona and query whole; their rank correlation."""
     model = load_model(source, torch.float32)
     questions = [query.question for query in read_queries()[: QUERIES * 28: 28]]
-    prompts = [[encode_chat(tokenizer, question_messages(render_system_prompt(find_bundled(name)), question))
+    prompts = [[encode_chat(tokenizer, Voice(find_bundled(name)).asked(question))
                 for question in questions] for name in PERSONAS]
     packed = lambda: _packed_scores(model, prompts)
     whole = lambda: divergence(*(naive.last_token_states(model, one) for one in prompts))

@@ -1,8 +1,9 @@
 """Answers in the character's voice, by the dense model itself.
 
-The dense model answers each question behind the persona's system prompt,
+The dense model answers each question behind the persona's prompt, the one that
+chats have (engine.cards.prompt: system prompt, example dialogue, greeting),
 sampled in batches; it also makes up further questions by sampling the player's
-turn behind the same prompt (Magpie, Xu et al. 2024, arXiv 2406.08464). Bad
+turn behind the same beginning (Magpie, Xu et al. 2024, arXiv 2406.08464). Bad
 answers are sampled again with another seed, then dropped and counted. Batches
 are the unit of resuming: their seeds depend on the job's seed and their number
 alone, so a batch that was interrupted gives the same answers again.
@@ -20,6 +21,8 @@ from engine.base.recipe import Recipe
 from engine.base.text import normalise
 from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
 from engine.calibration.lines import Journal, Line, Query
+from engine.cards.card import Card
+from engine.cards.prompt import Message, messages
 from engine.cards.voice import uses_third_person
 from engine.models.chat_format import encode_answer, encode_chat, endings, user_turn_opening
 from engine.models.packing import Example, shared_prefix
@@ -32,27 +35,33 @@ QUESTION_TEMPERATURE = 0.9
 
 @dataclass(frozen=True)
 class Voice:
-    """The character as the sampler needs it: its names, its system prompt, and its own third person if it has one."""
+    """The character as the sampler needs it: its card, which becomes prompts, and how its answers are judged."""
 
-    names: tuple[str, ...]
-    prompt: str
-    example_dialogue: str = ""
+    card: Card
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the character is called."""
+        return self.card.names
+
+    def opening(self) -> list[Message]:
+        """What stands before the player's first words, the same for every line."""
+        return messages(self.card, [])
+
+    def asked(self, question: str) -> list[Message]:
+        """The messages of a single question, as in a chat that begins with it."""
+        return messages(self.card, [("user", question)])
 
     def fault(self, answer: str, complete: bool) -> str | None:
         """Why an answer is rejected, or None."""
-        own_manner = uses_third_person(self.names, self.example_dialogue)
+        own_manner = uses_third_person(self.names, self.card.example_dialogue)
         return find_fault(answer, self.names, complete, speaks_in_third_person=own_manner)
 
 
-def encode_line(tokenizer: Any, prompt: str, question: str, answer: str, complete: bool) -> Example:
-    """Token ids of a line behind the persona's system prompt; an answer that was cut short gets no ending token."""
-    tokens = encode_chat(tokenizer, question_messages(prompt, question))
+def encode_line(tokenizer: Any, voice: Voice, question: str, answer: str, complete: bool) -> Example:
+    """Token ids of a line behind the persona's prompt; an answer that was cut short gets no ending token."""
+    tokens = encode_chat(tokenizer, voice.asked(question))
     return Example(tuple(tokens), tuple(encode_answer(tokenizer, answer, complete)))
-
-
-def question_messages(prompt: str, question: str) -> list[dict[str, str]]:
-    """The messages of a single question behind a system prompt."""
-    return [{"role": "system", "content": prompt}, {"role": "user", "content": question}]
 
 
 def _seed(recipe: Recipe, purpose: int, number: int) -> int:
@@ -76,7 +85,7 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
             size = len(record["answers"]) if record else recipe.batch_lines  # batches may have become smaller since
             batch, waiting = waiting[:size], waiting[size:]
             if record is None:
-                sampled = _sample_answers(model, tokenizer, voice.prompt, batch, recipe, _seed(recipe, 1, number))
+                sampled = _sample_answers(model, tokenizer, voice, batch, recipe, _seed(recipe, 1, number))
                 record = {"batch": number, "answers": [
                     list(tidy(tokenizer.decode(answer.tokens, skip_special_tokens=True), voice.names, answer.complete))
                     for answer in sampled]}
@@ -94,9 +103,9 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
     return ordered, rejected
 
 
-def _sample_answers(model: nn.Module, tokenizer: Any, prompt: str, batch: Sequence[Query], recipe: Recipe,
+def _sample_answers(model: nn.Module, tokenizer: Any, voice: Voice, batch: Sequence[Query], recipe: Recipe,
                     seed: int) -> list[Sampled]:
-    prompts = [encode_chat(tokenizer, question_messages(prompt, query.question)) for query in batch]
+    prompts = [encode_chat(tokenizer, voice.asked(query.question)) for query in batch]
     prefix = shared_prefix([Example(tuple(tokens)) for tokens in prompts])
     sampling = Sampling(endings(tokenizer), recipe.answer_tokens, recipe.temperature, recipe.top_p, seed)
     return sample_together(model, prompts[0][:prefix], [tokens[prefix:] for tokens in prompts], sampling)
@@ -112,7 +121,7 @@ def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Seq
     questions: list[Query] = []
     kept = {normalise(question) for question in known}
     rejected = number = asked = 0
-    opening = user_turn_opening(tokenizer, voice.prompt)
+    opening = user_turn_opening(tokenizer, voice.opening())
     finished = {record["batch"]: record["questions"] for record in journal.records}
     wanted = recipe.self_asked
     while len(questions) < wanted and asked < 2 * wanted:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.cards.card import MAX_NAME, Card, with_name_macros
+from engine.cards.card import MAX_NAME, Card
 from engine.cards.editing import LABELS, as_v3, fields_of
 from engine.cards.macros import find_macros
-from engine.cards.prompt import render_system_prompt
+from engine.cards.prompt import render_description, render_greeting
 from engine.cards.speaking import acts_for_player, split_dialogue, writes_players_lines
 
 DESCRIPTION_TOKENS = 600  # more makes every answer slow and leaves a small model lost
@@ -114,8 +114,8 @@ def _macros(fields: dict[str, Any]) -> Iterator[Advice]:
             if finding.kind == "misspelt":
                 yield Advice(field, "problem", f"{what} contains {shown}, which is not replaced. Write {finding.meant} instead.")
             elif finding.kind == "elsewhere":
-                yield Advice(field, "hint", f"{what} contains {shown}, which this version does not carry out here. The model "
-                             "sees it as it stands.")
+                yield Advice(field, "hint", f"{what} contains {shown}, which works only in the fields for instructions. The "
+                             "model sees it as it stands.")
             else:
                 yield Advice(field, "hint", f"{what} contains {shown}, which is no known macro. The model sees it as it stands.")
 
@@ -150,7 +150,7 @@ def _budget(raw: dict[str, Any], fields: dict[str, Any], tokens: Tokens, context
     card = Card(fields["name"], fields["nickname"], fields["description"], fields["personality"], fields["scenario"],
                 fields["first_mes"], fields["mes_example"], fields["system_prompt"], fields["post_history_instructions"],
                 tuple(fields["alternate_greetings"]), tuple(fields["tags"]), raw)
-    whole = tokens(render_system_prompt(card)) + tokens(with_name_macros(fields["first_mes"], card, "Player"))
+    whole = tokens(render_description(card)) + tokens(render_greeting(card))
     if whole > context / 2:
         yield Advice("description", "problem", f"The whole character takes {whole:,} of the {context:,} tokens (pieces of words) "
                      "that the model can hold. That leaves too little for the conversation.")

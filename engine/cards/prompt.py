@@ -1,57 +1,180 @@
-"""A card as a prompt: pure text to text, the same input always gives the same prompt.
+"""A card as a prompt: pure text to messages, the same input always gives the same prompt.
 
-Knows the layout and the two name macros. Does not know books, V3's other
-macros, a model's chat template or how many tokens fit: the caller drops what
-does not fit.
+The one builder of every prompt: of chats, of calibration and measurements, of exported
+folders. What is the same for every line that is said to a character stands at the
+beginning, word for word: the system prompt, the example dialogue as real turns, the
+greeting. Chance in macros comes from a seed, one a chat. How long a prompt is,
+the caller's counter says. Does not know books or a model's chat template.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from engine.cards.card import Card, with_name_macros
+from engine.cards.card import Card
+from engine.cards.macros import expand_macros
+from engine.cards.speaking import dialogue_turns
 
 CLOSING = "Stay in character as {{char}}. Answer in one to three short sentences, in {{char}}'s own voice."
+# Parts the example dialogue from a chat in which the character speaks first; chat templates want turns to alternate.
+NEW_CHAT = "(A new conversation begins.)"
+PLAYER = "Player"
+BLOCK = 8  # turns dropped together, so that the prompt's beginning stays the same for a while and need not be read anew
+
+Message = dict[str, str]
+Turn = tuple[str, str] | Mapping[str, str]
 
 _START = re.compile("<start>", re.IGNORECASE | re.ASCII)
 _ORIGINAL = re.compile(r"\{\{original\}\}", re.IGNORECASE | re.ASCII)
+_BRACKETED = re.compile(r"[\[(<{*].*", re.DOTALL)
 
 
-def render_system_prompt(card: Card, user: str = "Player") -> str:
-    """The system prompt of a card; `user` is the player's name. Sections are parted by one blank line.
+@dataclass(frozen=True)
+class Setting:
+    """What a chat brings to a card: the player's name, what the character knows of the player, and the seed of chance."""
 
-    The card's own system_prompt replaces CLOSING, and {{original}} in it puts CLOSING back in;
-    post_history_instructions come last. An empty field leaves nothing behind.
+    user: str = PLAYER
+    about_user: str = ""
+    seed: int = 0
+
+
+USUAL = Setting()  # what calibration, measurements and exported folders use
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A conversation that fits, and how many example dialogues (the last ones) and turns (the oldest) it had to leave out."""
+
+    messages: list[Message]
+    examples_dropped: int = 0
+    turns_dropped: int = 0
+
+
+def render_system_prompt(card: Card, setting: Setting = USUAL) -> str:
+    """The system prompt of a card. Sections are parted by one blank line.
+
+    The card's own system_prompt replaces CLOSING, and {{original}} in it puts CLOSING back in. Example dialogue in which
+    no line tells who speaks stands here as text; the rest of it becomes turns. An empty field leaves nothing behind.
     """
     full_name = f" Your full name is {card.name}." if card.name != card.char else ""
-    dialogues = filter(None, map(_tidy, _START.split(card.example_dialogue)))
+    loose = [text for text, turns in _dialogues(card, setting) if not turns]
     sections = [
         ("", card.description),
         ("Personality: ", card.personality),
         ("Scenario: ", card.scenario),
-        ("Example dialogue:\n", "\n\n".join(dialogues)),
+        # The sections compiled from extensions["persona_studio/npc"] go here.
+        ("About {{user}}: ", setting.about_user),
+        ("Example dialogue:\n", "\n\n".join(loose)),
         ("", _ORIGINAL.sub(lambda _: CLOSING, card.system_prompt) if card.system_prompt.strip() else CLOSING),
-        ("", _ORIGINAL.sub("", card.post_history_instructions)),  # we have no such instructions of our own
     ]
-    filled = [heading + with_name_macros(tidy, card, user) for heading, text in sections if (tidy := _tidy(text))]
+    filled = [tidy for heading, text in sections if (tidy := _filled(heading, text, card, setting))]
     return "\n\n".join([f"You are {card.char}.{full_name}", *filled])
 
 
-def messages(card: Card, history: Sequence[tuple[str, str] | Mapping[str, str]], user: str = "Player",
-             with_greeting: bool = True) -> list[dict[str, str]]:
-    """The chat messages of a conversation: system prompt, greeting as the first assistant turn, then `history`.
+def messages(card: Card, history: Sequence[Turn], setting: Setting = USUAL, with_greeting: bool = True,
+             examples_dropped: int = 0) -> list[Message]:
+    """The chat messages of a conversation: system prompt, example dialogues as turns, the greeting, then `history`.
 
-    `history`: turns as (role, content) or {"role", "content"}, role "user" or "assistant"; macros in them stay
-    as they are. Raises ValueError for another role. An empty greeting is left out.
+    `history`: turns as (role, content) or {"role", "content"}, role "user" or "assistant"; macros in them are carried
+    out. Raises ValueError for another role. `with_greeting`: the card's greeting is the first turn, which `history` does
+    not hold. The post-history instructions stand in brackets behind the player's last words: a form that every chat
+    template takes.
     """
-    turns = [{"role": "system", "content": render_system_prompt(card, user)}]
-    if with_greeting and (greeting := _tidy(card.greeting)):
-        turns.append({"role": "assistant", "content": with_name_macros(greeting, card, user)})
+    talk = [_message("assistant", greeting)] if with_greeting and (greeting := render_greeting(card, setting)) else []
     for turn in history:
         role, content = (turn["role"], turn["content"]) if isinstance(turn, Mapping) else turn
         if role not in ("user", "assistant"):
             raise ValueError(f"a turn of a conversation cannot have the role {role!r}")
-        turns.append({"role": role, "content": content})
-    return turns
+        talk.append(_message(role, expand_macros(content, card, setting.user, setting.seed)))
+    examples = example_turns(card, setting, examples_dropped)
+    if examples and talk and talk[0]["role"] == "assistant":
+        examples.append(_message("user", NEW_CHAT))
+    return [_message("system", render_system_prompt(card, setting)), *examples, *_with_instructions(talk, card, setting)]
+
+
+def render_greeting(card: Card, setting: Setting = USUAL) -> str:
+    """The character's first words; "" where it has none."""
+    return _filled("", card.greeting, card, setting)
+
+
+def example_turns(card: Card, setting: Setting, dropped: int = 0) -> list[Message]:
+    """The example dialogues as messages, without the last `dropped` of them.
+
+    Of each only what tells who speaks; where one begins with the character, NEW_CHAT stands before it.
+    """
+    spoken = [turns for _, turns in _dialogues(card, setting) if turns]
+    result: list[Message] = []
+    for turns in spoken[:max(0, len(spoken) - dropped)]:
+        if turns[0][0] == "assistant":
+            result.append(_message("user", NEW_CHAT))
+        result += [_message(role, tidy) for role, text in turns if (tidy := _filled("", text, card, setting))]
+    return result
+
+
+def render_description(card: Card, setting: Setting = USUAL) -> str:
+    """The character as one text, for a reader who does not play it: the system prompt, then the example dialogue."""
+    spoken = [f"{setting.user if turn['role'] == 'user' else card.char}: {turn['content']}"
+              for turn in example_turns(card, setting) if turn["content"] != NEW_CHAT]
+    dialogue = ["Example dialogue:\n" + "\n".join(spoken)] if spoken else []
+    return "\n\n".join([render_system_prompt(card, setting), *dialogue])
+
+
+def fit(card: Card, history: Sequence[Turn], setting: Setting, fits: Callable[[list[Message]], bool]) -> Fitted:
+    """The longest conversation for which `fits(messages)` is true; `history` holds the greeting where there was one.
+
+    Example dialogues go first, from the last one on; then the oldest turns, BLOCK at a time where so many are left; the
+    last turn stays, whether it fits or not.
+    """
+    dialogues = sum(1 for _, turns in _dialogues(card, setting) if turns)
+    last = max(0, len(history) - 1)
+
+    def build(steps: int) -> Fitted:
+        examples, turns = min(steps, dialogues), max(0, steps - dialogues)
+        return Fitted(messages(card, history[turns:], setting, False, examples), examples, turns)
+
+    whole = build(0)
+    if fits(whole.messages):
+        return whole
+    low, high = 1, dialogues + last
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(build(middle).messages) else (middle + 1, high)
+    turns = low - dialogues
+    if turns > 0 and (whole_blocks := -(-turns // BLOCK) * BLOCK) <= last - BLOCK:
+        low = dialogues + whole_blocks
+    return build(min(low, dialogues + last))
+
+
+def bracketed(text: str) -> str:
+    """Text that nobody said, as it stands inside a player's turn: in brackets, unless its writer put it into some."""
+    return text if _BRACKETED.fullmatch(text) else f"[{text}]"
+
+
+def _with_instructions(talk: list[Message], card: Card, setting: Setting) -> list[Message]:
+    """The turns with the post-history instructions behind the last of the player's; of our own, there are none."""
+    own = _ORIGINAL.sub("", card.post_history_instructions)
+    place = max((index for index, message in enumerate(talk) if message["role"] == "user"), default=-1)
+    text = _filled("", own, card, setting)
+    if not text or place < 0:
+        return talk
+    changed = _message("user", f"{talk[place]['content']}\n\n{bracketed(text)}")
+    return [*talk[:place], changed, *talk[place + 1:]]
+
+
+def _dialogues(card: Card, setting: Setting) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each example dialogue as text and as turns; no turns where no label tells who speaks."""
+    texts = filter(None, map(_tidy, _START.split(card.example_dialogue)))
+    return [(text, dialogue_turns(text, card.names, [setting.user])) for text in texts]
+
+
+def _filled(heading: str, text: str, card: Card, setting: Setting) -> str:
+    """Heading and text with their macros carried out; "" where the text has nothing to say."""
+    said = _tidy(expand_macros(_tidy(text), card, setting.user, setting.seed))
+    return expand_macros(heading, card, setting.user) + said if said else ""
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
 
 
 def _tidy(text: str) -> str:

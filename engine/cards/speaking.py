@@ -48,6 +48,26 @@ def split_dialogue(text: str, names: Sequence[str]) -> list[str]:
     return [text[label.end():end] for label, end in zip(labels, ends, strict=False) if label[1]]
 
 
+def dialogue_turns(dialogue: str, character: Sequence[str], player: Sequence[str]) -> list[tuple[str, str]]:
+    """A dialogue as turns (role, text), role "user" or "assistant", labels taken off; [] where nobody's label stands in it.
+
+    A turn begins with a line that {{char}}:, <BOT>: or one of the `character`'s names opens, or {{user}}:, <USER>: or
+    one of the `player`'s. What stands before the first label belongs to the first turn; turns without words are left out.
+    """
+    names, players = ("".join("|" + re.escape(name) for name in some) for some in (character, player))
+    labels = list(re.finditer(_LABEL.format(names=names).replace("<user>", f"<user>{players}"), dialogue,
+                              re.IGNORECASE | re.MULTILINE))
+    if not labels:
+        return []
+    starts = [label.end() for label in labels]
+    ends = [label.start() for label in labels[1:]] + [len(dialogue)]
+    turns = [("assistant" if label[1] else "user", dialogue[start:end].strip())
+             for label, start, end in zip(labels, starts, ends, strict=True)]
+    if before := dialogue[:labels[0].start()].strip():
+        turns[0] = (turns[0][0], f"{before}\n{turns[0][1]}".strip())
+    return [turn for turn in turns if turn[1]]
+
+
 def _narration(text: str) -> list[str]:
     if "*" in text:
         return [match[1] for match in _ACTIONS.finditer(text)]

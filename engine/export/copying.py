@@ -5,7 +5,6 @@ folder.py and no models but through the proof.
 """
 
 import hashlib
-import re
 import time
 import zipfile
 from collections.abc import Generator, Iterator
@@ -29,7 +28,7 @@ from engine.base.files import (
     write_json,
     write_manifest,
 )
-from engine.cards.card import Card, parse_card, with_name_macros
+from engine.cards.card import parse_card
 from engine.cards.prompt import messages
 from engine.export.greeting import let_speak
 from engine.export.model_card import render_model_card
@@ -37,7 +36,7 @@ from engine.export.model_card import render_model_card
 STAGES = ["copy", "prove", "zip"]
 LONGEST_NAME = 120  # characters
 _PIECE = 8 << 20  # bytes copied between two steps
-_QUESTION = re.compile(r"^\s*(?:\{\{user\}\}|<user>):\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+QUESTION = "Hello. Who are you?"  # none of the example dialogue, which is in the prompt with its answer
 
 
 @dataclass(frozen=True)
@@ -163,15 +162,9 @@ def _prove(folder: Path) -> Generator[Event, None, None]:
     yield Stage("prove")
     source = yield from locate(str(folder))
     card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
-    prompt = render_chat(load_tokenizer(source), messages(card, [("user", first_question(card))]))
+    prompt = render_chat(load_tokenizer(source), messages(card, [("user", QUESTION)]))
     found = let_speak(folder, prompt)
     yield Proved(found["text"], found["seconds"], found["tokens"])
-
-
-def first_question(card: Card, player: str = "Player") -> str:
-    """What the player says first in the card's example dialogue; a greeting where there is none."""
-    found = _QUESTION.search(card.example_dialogue)
-    return with_name_macros(found[1].strip(), card, player) if found else "Hello. Who are you?"
 
 
 def _zip(folder: Path, archive: Path, top: str) -> Generator[Event, None, None]:

@@ -31,13 +31,12 @@ def write_reference(model: Any, row: Any, path: Path) -> None:
     save_file({"tokens": tokens.cpu(), "logits": logits.contiguous()}, path)
 
 
-def prove(folder: Path, reference: Path, persona: str, dtype: torch.dtype) -> dict[str, Any]:
+def prove(folder: Path, reference: Path, dtype: torch.dtype) -> dict[str, Any]:
     """Run the fresh process; its findings. Raises UserError when the folder does not load or does not agree."""
     from engine.base.errors import UserError  # here, so that the fresh process loads nothing of ours
 
     command = [sys.executable, "-m", "engine.export.proof"]
-    request = {"folder": str(folder.resolve()), "reference": str(reference.resolve()), "persona": persona,
-               "dtype": str(dtype).removeprefix("torch.")}
+    request = {"folder": str(folder.resolve()), "reference": str(reference.resolve()), "dtype": str(dtype).removeprefix("torch.")}
     result = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True,
                             cwd=Path(__file__).resolve().parents[2], check=False,
                             start_new_session=True)  # Ctrl-C is for the job, which ends after the proof

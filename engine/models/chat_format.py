@@ -66,18 +66,17 @@ def encode_answer(tokenizer: Any, text: str, complete: bool) -> list[int]:
     return [*ids, answer_ending(tokenizer)] if complete else ids
 
 
-def user_turn_opening(tokenizer: Any, system: str) -> list[int]:
-    """The ids that stand directly before the user's first words, behind the system prompt `system` ("": none).
+def user_turn_opening(tokenizer: Any, opening: list[Message]) -> list[int]:
+    """The ids that stand directly before the user's next words, behind the messages `opening`.
 
     A model that goes on from here writes what a user would say.
     """
-    messages = [{"role": "system", "content": system}] if system else []
-    text = render_chat(tokenizer, [*messages, {"role": "user", "content": _USER_MARK}], add_generation_prompt=False)
-    opening, found, _ = text.rpartition(_USER_MARK)
+    text = render_chat(tokenizer, [*opening, {"role": "user", "content": _USER_MARK}], add_generation_prompt=False)
+    before, found, _ = text.rpartition(_USER_MARK)
     if not found:
         raise UserError("The model's chat template leaves out what the user says.", "Choose another model.")
     # A space at the end belongs to the user's first word, in most vocabularies.
-    return tokenizer.encode(opening.rstrip(" "), add_special_tokens=False)
+    return tokenizer.encode(before.rstrip(" "), add_special_tokens=False)
 
 
 def answer_ending(tokenizer: Any) -> int:

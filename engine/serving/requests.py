@@ -6,14 +6,14 @@ Knows the fields and their limits, no model. The shapes stand in engine/serve.py
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards.card import Card, parse_card, with_name_macros
-from engine.cards.prompt import messages
+from engine.cards.card import Card, parse_card
+from engine.cards.prompt import PLAYER, USUAL, Fitted, Message, Setting, fit
 
-PLAYER = "Player"
 ROLES = ("user", "assistant")
 
 
@@ -36,16 +36,15 @@ class Request:
     model: str = ""
     card: Card | None = None
     turns: tuple[tuple[str, str], ...] = ()
-    player: str = PLAYER
+    setting: Setting = USUAL
     goes_on: bool = False  # the last turn is the assistant's, and is continued
     wish: Wish = Wish()
     stopped: bool = False
 
-    def messages(self, dropped: int = 0) -> list[dict[str, str]]:
-        """The chat messages without the `dropped` oldest turns, names put in for the macros."""
+    def fitted(self, fits: Callable[[list[Message]], bool] = lambda _: True) -> Fitted:
+        """The chat messages, without the example dialogues and oldest turns for which `fits(messages)` leaves no room."""
         assert self.card
-        turns = [(role, with_name_macros(text, self.card, self.player)) for role, text in self.turns[dropped:]]
-        return messages(self.card, turns, self.player, with_greeting=False)
+        return fit(self.card, self.turns, self.setting, fits)
 
 
 def parse(line: str | bytes) -> Request:
@@ -72,7 +71,7 @@ def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Reque
     card = parse_card(json.dumps(fields.get("card")).encode(), "The card")
     turns = _turns(fields.get("turns") or [])
     goes_on = fields.get("continue") is True
-    request = Request(do, identity, _text(fields, "model"), card, turns, _player(fields), goes_on,
+    request = Request(do, identity, _text(fields, "model"), card, turns, _setting(fields), goes_on,
                       parse_wish(fields.get("sampling") or {}))
     if do == "speak" and not turns:
         raise UserError("There is nothing to answer yet.", "Write a message first.")
@@ -88,9 +87,11 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return value
 
 
-def _player(fields: dict[str, Any]) -> str:
-    name = fields.get("player")
-    return " ".join(_clean(name).split()) or PLAYER if isinstance(name, str) else PLAYER
+def _setting(fields: dict[str, Any]) -> Setting:
+    name, about, seed = fields.get("player"), fields.get("about_player"), fields.get("chat_seed")
+    return Setting(" ".join(_clean(name).split()) or PLAYER if isinstance(name, str) else PLAYER,
+                   _clean(about) if isinstance(about, str) else "",
+                   seed if isinstance(seed, int) and not isinstance(seed, bool) else 0)
 
 
 def _turns(value: Any) -> tuple[tuple[str, str], ...]:

@@ -9,12 +9,14 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from engine.base.errors import UserError
 from engine.base.process import is_out_of_memory
+from engine.cards.prompt import Fitted, Message
 from engine.models.chat_format import encode_answer, encode_chat, endings, render_chat
 from engine.models.sampling import Sampling, choose
 from engine.models.steady import PIECE, SteadyConversation
@@ -23,7 +25,6 @@ from engine.serving.shelf import Loaded, Shelf, Turn
 
 Task = Generator[Turn, None, None]
 FEWEST = 16  # tokens of an answer: with less room than this, the prompt is too long
-BLOCK = 8  # turns dropped together, so that the prompt's beginning stays the same for a while and need not be read anew
 
 
 class _Clock:
@@ -41,38 +42,26 @@ class _Clock:
             self.seconds += time.perf_counter() - start
 
 
-def encode(tokenizer: Any, request: Request, dropped: int = 0) -> list[int]:
-    """Token ids of a request's conversation, up to where the character is to speak."""
-    messages = request.messages(dropped)
+def encode(tokenizer: Any, request: Request, messages: list[Message]) -> list[int]:
+    """Token ids of a request's messages, up to where the character is to speak."""
     if not request.goes_on:
         return encode_chat(tokenizer, messages)
     return [*encode_chat(tokenizer, messages[:-1]), *encode_answer(tokenizer, messages[-1]["content"].rstrip(), False)]
 
 
-def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], int, int]:
-    """The prompt's ids, how many of the oldest turns had to go, and the longest answer, in tokens, that `window` allows.
+def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], Fitted, int]:
+    """The prompt's ids, what had to go for it, and the longest answer, in tokens, that `window` allows.
 
     Raises UserError where the card and the last turn alone are too long.
     """
     limit = min(request.wish.limit, window // 2)
-    last = max(0, len(request.turns) - 1)  # it stays
-    prompt, dropped = encode(tokenizer, request), 0
-    if len(prompt) + limit > window and last:
-        low, high = 1, last
-        while low < high:
-            middle = (low + high) // 2
-            if len(encode(tokenizer, request, middle)) + limit > window:
-                low = middle + 1
-            else:
-                high = middle
-        whole_blocks = -(-low // BLOCK) * BLOCK
-        dropped = whole_blocks if whole_blocks <= last - BLOCK else low
-        prompt = encode(tokenizer, request, dropped)
+    fitted = request.fitted(lambda messages: len(encode(tokenizer, request, messages)) + limit <= window)
+    prompt = encode(tokenizer, request, fitted.messages)
     room = window - len(prompt)
     if room < min(limit, FEWEST):
         raise UserError(f"The card and the last message are too long for this model: {len(prompt):,} tokens, and it reads "
                         f"{window:,}.", "Shorten the card, or choose a model with a longer context.")
-    return prompt, dropped, min(limit, room)
+    return prompt, fitted, min(limit, room)
 
 
 def speak(request: Request, shelf: Shelf) -> Task:
@@ -80,13 +69,13 @@ def speak(request: Request, shelf: Shelf) -> Task:
     loading = shelf.load(request.model)
     loaded = yield from _unless_stopped(loading, request)
     if loaded is None:
-        yield {"event": "Ended", "reason": "stopped", **_Answer(request, None, [], 0, 0, 0).measures()}
+        yield {"event": "Ended", "reason": "stopped", **_Answer(request, None, [], 0, Fitted([]), 0).measures()}
         return
     loaded.users += 1
     try:
-        prompt, dropped, limit = fit(loaded.tokenizer, request, loaded.window)
+        prompt, fitted, limit = fit(loaded.tokenizer, request, loaded.window)
         with loaded.conversation(prompt) as talk:
-            answer = _Answer(request, loaded, prompt, limit, dropped, talk.reusable(prompt))
+            answer = _Answer(request, loaded, prompt, limit, fitted, talk.reusable(prompt))
             yield from answer.stream(talk, shelf)
     finally:
         loaded.users -= 1
@@ -106,9 +95,9 @@ def _unless_stopped(loading: Generator[Turn, None, Loaded], request: Request) ->
 class _Answer:
     """One answer while it grows."""
 
-    def __init__(self, request: Request, loaded: Loaded | None, prompt: list[int], limit: int, dropped: int,
+    def __init__(self, request: Request, loaded: Loaded | None, prompt: list[int], limit: int, fitted: Fitted,
                  reused: int) -> None:
-        self.request, self.loaded, self.prompt, self.dropped, self.reused = request, loaded, prompt, dropped, reused
+        self.request, self.loaded, self.prompt, self.fitted, self.reused = request, loaded, prompt, fitted, reused
         self.limit = limit
         self.clock = _Clock()
         self.tokens: list[int] = []
@@ -200,7 +189,8 @@ class _Answer:
         count, seconds = len(self.tokens), self.clock.seconds
         speed = (count - 1) / max(seconds - self.first, 1e-9) if count > 1 else 0.0
         return {"text": self.text, "tokens": count, "prompt_tokens": len(self.prompt), "reused_tokens": self.reused,
-                "dropped_turns": self.dropped, "seconds": seconds, "first_token": self.first, "tokens_per_second": speed,
+                "dropped_turns": self.fitted.turns_dropped, "dropped_examples": self.fitted.examples_dropped,
+                "seconds": seconds, "first_token": self.first, "tokens_per_second": speed,
                 "seed": self.request.wish.seed}
 
 
@@ -229,9 +219,8 @@ def warm(request: Request, shelf: Shelf, wanted: Callable[[str], bool]) -> Task:
 
 def _common_beginning(loaded: Loaded, request: Request) -> tuple[list[int], int]:
     """A prompt of this card, and how many of its tokens, in whole pieces, stand there whatever the player says next."""
-    first, second = (
-        encode(loaded.tokenizer, Request("speak", 0, request.model, request.card, (*request.turns, ("user", said)), request.player))
-        for said in ("a", "0"))
+    asked = [replace(request, do="speak", turns=(*request.turns, ("user", said)), goes_on=False) for said in ("a", "0")]
+    first, second = (encode(loaded.tokenizer, one, one.fitted().messages) for one in asked)
     same = next((place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), len(first))
     return first, min(same, loaded.window // 2) // PIECE * PIECE
 
@@ -239,7 +228,7 @@ def _common_beginning(loaded: Loaded, request: Request) -> tuple[list[int], int]
 def show_prompt(request: Request, shelf: Shelf) -> Task:
     """The exact text that the model gets, and its number of tokens."""
     tokenizer = yield from shelf.tokenizer(request.model)
-    messages = request.messages()
+    messages = request.fitted().messages
     text = render_chat(tokenizer, messages[:-1] if request.goes_on else messages)
     text += messages[-1]["content"].rstrip() if request.goes_on else ""
-    yield {"event": "Prompt", "text": text, "tokens": len(encode(tokenizer, request))}
+    yield {"event": "Prompt", "text": text, "tokens": len(encode(tokenizer, request, messages))}

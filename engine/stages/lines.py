@@ -28,11 +28,11 @@ from engine.calibration.lines import (
     write_lines,
 )
 from engine.calibration.queries import of_split, spread
-from engine.calibration.rewriting import ROUNDS, answer_questions, make_up_questions, question_messages
+from engine.calibration.rewriting import ROUNDS, Voice, answer_questions, make_up_questions
 from engine.calibration.sensitivity import divergence, select, states_of
 from engine.calibration.teacher import Request, rewrite
 from engine.cards.card import bundled_cards
-from engine.cards.prompt import render_system_prompt
+from engine.cards.prompt import render_description
 from engine.cards.script import script_lines
 from engine.models.chat_format import encode_chat
 from engine.stages.workbench import Workbench
@@ -112,15 +112,15 @@ def _score(bench: Workbench, candidates: Sequence[Query]) -> Generator[Event, No
     references = random.Random(recipe.seed).sample(others, min(recipe.references, len(others)))
     total = len(candidates) * (1 + len(references))
     yield Stage("score questions", total)
-    prompts = [render_system_prompt(one) for one in [card, *references]]
+    voices = [Voice(one) for one in [card, *references]]
     sums = [0.0] * len(candidates)
     done = 0
     # Group by group, so that the states of one group of queries are all that is held.
     for begin in range(0, len(candidates), 64):
         group = candidates[begin: begin + 64]
         states = []
-        for prompt in prompts:
-            encoded = [encode_chat(bench.tokenizer, question_messages(prompt, query.question)) for query in group]
+        for voice in voices:
+            encoded = [encode_chat(bench.tokenizer, voice.asked(query.question)) for query in group]
             parts = []
             for members, part in states_of(bench.model, encoded, max(recipe.row_tokens, len(encoded[0]) + 256)):
                 parts.append(part)
@@ -159,6 +159,7 @@ def _make_up(bench: Workbench, known: Sequence[str]) -> Generator[Event, None, l
 def _ask_teacher(bench: Workbench, queries: Sequence[Query]) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
     """Answers by the teacher server; those that the filter rejects are asked again, as often as our own are."""
     assert bench.job.teacher
+    persona = render_description(bench.job.card)
     lines: dict[str, Line] = {}
     rejected: Counter[str] = Counter()
     for attempt in range(ROUNDS):
@@ -167,7 +168,7 @@ def _ask_teacher(bench: Workbench, queries: Sequence[Query]) -> Generator[Event,
             break
         keys = [f"{normalise(query.question)}#{attempt}" for query in waiting]
         requests = [Request(key, query.question, query.neutral) for key, query in zip(keys, waiting, strict=True)]
-        answers = yield from rewrite(bench.job.teacher, bench.voice.prompt, requests, bench.path("answers.teacher.jsonl"))
+        answers = yield from rewrite(bench.job.teacher, persona, requests, bench.path("answers.teacher.jsonl"))
         for query, key in zip(waiting, keys, strict=True):
             answer, complete = tidy(answers.get(key, ""), bench.voice.names, False)
             fault = bench.voice.fault(answer, complete)

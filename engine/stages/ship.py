@@ -101,7 +101,7 @@ def export(bench: Workbench, mask: Tensor, contents: Contents) -> Generator[Even
             write_folder(staging, bench.model.to(bench.weight_dtype), bench.tokenizer, mask, contents)
             bench.model = None  # the proof needs the memory
             yield Stage("prove")
-            proof = prove(staging, bench.path("reference.safetensors"), bench.voice.prompt, bench.dtype)
+            proof = prove(staging, bench.path("reference.safetensors"), bench.dtype)
             contents.finish(staging, proof)
     yield Saved("pruned model", str(out), folder_size(out))
     return out

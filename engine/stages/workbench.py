@@ -24,7 +24,6 @@ from engine.calibration.queries import held_out
 from engine.calibration.rewriting import Voice, encode_line
 from engine.calibration.teacher import Teacher
 from engine.cards.card import Card
-from engine.cards.prompt import render_system_prompt
 from engine.models.ffn import feed_forwards
 from engine.models.loading import ModelSource, load_model, load_tokenizer, locate, parse_dtype
 from engine.models.packing import Example, shared_prefix
@@ -81,8 +80,7 @@ class Workbench:
     @property
     def voice(self) -> Voice:
         """The character as the sampler needs it."""
-        card = self.job.card
-        return Voice(tuple(card.names), render_system_prompt(card), card.example_dialogue)
+        return Voice(self.job.card)
 
     @property
     def channels(self) -> int:
@@ -114,8 +112,8 @@ class Workbench:
 
     def encode(self, lines: Sequence[Line]) -> list[Example]:
         """Token ids of lines behind the persona's prompt."""
-        prompt = self.voice.prompt
-        return [encode_line(self.tokenizer, prompt, line.question, line.answer, line.complete) for line in lines]
+        voice = self.voice
+        return [encode_line(self.tokenizer, voice, line.question, line.answer, line.complete) for line in lines]
 
     def prefix(self, *groups: Sequence[Example]) -> int:
         """The prefix that all examples of all groups share."""

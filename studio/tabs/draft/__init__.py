@@ -14,7 +14,7 @@ import gradio as gr
 from engine.base.errors import UserError
 from engine.cards.editing import LISTS, fields_of
 from engine.cards.files import Form
-from engine.cards.prompt import render_system_prompt
+from engine.cards.prompt import PLAYER, render_description, render_greeting
 from studio.page import DEFECT, Page, guarded
 from studio.services import Services
 from studio.store import characters
@@ -146,12 +146,12 @@ def prompt_news(services: Services, character: str, model: str) -> Iterator[tupl
     """(text, note as HTML): the system prompt at once, then the exact text as the chat engine gives it."""
     raw = characters.head(services.store, character).card
     card = measure.card_of(raw)
-    system, greeting = render_system_prompt(card, measure.PLAYER), measure.greeting_of(card)
+    system, greeting = render_description(card), render_greeting(card)
     count = services.tokens.count(model, system)
     first = f"The description as the model gets it, about {count:,} tokens."
     yield system, f"{first} Asking the model for the exact text…"
     try:
-        text, tokens = services.speech.prompt(model, raw, [("assistant", greeting)] if greeting else [], measure.PLAYER)
+        text, tokens = services.speech.prompt(model, raw, [("assistant", greeting)] if greeting else [], PLAYER)
     except UserError as error:
         yield system, html.escape(f"{first} The exact text is not to be had: {error}")
         return

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.cards.advice import advice
-from engine.cards.card import Card, with_name_macros
+from engine.cards.card import Card
 from engine.cards.editing import LABELS, LISTS, fields_of
-from engine.cards.prompt import render_system_prompt
+from engine.cards.prompt import render_description, render_greeting
 from studio.services import Services
 
 CONTEXT = 2048  # tokens that the model holds, where its own number is not known
 MOST = 2048  # tokens of a character, however much the model holds: they are read before every answer
-PLAYER = "Player"
 READ = ("name", "nickname", "description", "personality", "scenario", "first_mes", "alternate_greetings", "mes_example",
         "system_prompt", "post_history_instructions")  # by the model
 GUIDE = ("<h3>Begin with three sentences</h3><p>Who is this? How do they talk? What do they want right now?</p>"
@@ -40,11 +39,6 @@ def card_of(raw: dict[str, Any]) -> Card:
                 tuple(filter(str.strip, fields["alternate_greetings"])), tuple(fields["tags"]), raw)
 
 
-def greeting_of(card: Card) -> str:
-    """The greeting with the names put in."""
-    return with_name_macros(card.greeting, card, PLAYER).strip()
-
-
 def size_of(services: Services, model: str, raw: dict[str, Any]) -> Size:
     """The size of a card in the tokens of a model."""
     card, fields = card_of(raw), fields_of(raw)
@@ -53,7 +47,7 @@ def size_of(services: Services, model: str, raw: dict[str, Any]) -> Size:
         text = "\n".join(fields[key]) if key in LISTS else fields[key]
         if text.strip():
             counts[key] = services.tokens.count(model, text)
-    total = services.tokens.count(model, render_system_prompt(card, PLAYER)) + services.tokens.count(model, greeting_of(card))
+    total = services.tokens.count(model, render_description(card)) + services.tokens.count(model, render_greeting(card))
     context = services.tokens.context(model) or CONTEXT
     return Size(counts, total, min(context // 2, MOST), services.tokens.exact(model))
 
