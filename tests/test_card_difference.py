@@ -2,11 +2,12 @@
 
 import copy
 import itertools
+import json
 from typing import Any
 
 import pytest
 from card_samples import EVERYTHING, FLAT
-from card_strategies import WORDS, raw_cards
+from card_strategies import JSON, WORDS, raw_cards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,20 +72,99 @@ def test_lists_item_by_item() -> None:
     assert change.pieces == [("a", "same"), ("b", "removed"), ("x", "added"), ("c", "same"), ("d", "added")]
 
 
+def others(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[Piece]]:
+    found = [change for change in difference(old, new) if change.field == "other"]
+    assert len({change.label for change in found}) == len(found)
+    return {change.label: change.pieces for change in found}
+
+
 def test_other_fields_by_their_place() -> None:
     new = copy.deepcopy(EVERYTHING)
     new["data"]["extensions"]["someone/else"]["depth"] = [1, 2.5, 1, "more"]
     new["data"]["unheard_of"] = "kept well"
-    new["data"]["character_book"] = {"entries": [{"keys": ["sea"]}]}
+    new["data"]["character_book"] = {"entries": [{"keys": ["sea"], "content": "It rises.", "comment": "", "id": 0}]}
     new["avatar"] = "none"
-    found = {change.label: change.pieces for change in difference(EVERYTHING, new) if change.field == "other"}
-    assert found == {
-        "avatar": [('"none"', "added")],
-        'data.extensions["someone/else"].depth[2]': [("true", "removed"), ("1", "added")],  # equal in Python, not in JSON
-        'data.extensions["someone/else"].depth[3]': [('"more"', "added")],
-        "data.unheard_of": [("kept", "same"), (" well", "added")],
-        "data.character_book": [('{"entries": [{"keys": ["sea"]}]}', "added")],
+    new["data"]["number"] = 1
+    assert others(EVERYTHING, new) == {
+        "Beside the card · Avatar": [("none", "added")],
+        "Extension someone/else · Depth": [("1", "same"), ("2.5", "same"), ("true", "removed"),  # for Python, equal to 1
+                                           ("1", "added"), ('"more"', "added")],
+        "Unheard of": [("kept", "same"), (" well", "added")],
+        "Lorebook · “sea”": [("Keys: sea\nText: It rises.\nId: 0", "added")],
+        "Number": [("1", "added")],
     }
+    text = copy.deepcopy(new)
+    text["data"]["number"] = "1"
+    assert others(new, text) == {"Number": [("1", "removed"), ('"1"', "added")]}
+
+
+ENTRIES = [{"id": 1, "name": "The mill", "keys": ["mill"], "content": "It burned down.", "enabled": True},
+           {"keys": ["lamp", "light"], "content": "The lamp is green.", "enabled": True},
+           {"comment": "harbour", "keys": ["ship"], "content": "No ship comes.", "enabled": True}]
+
+
+def with_book(*entries: dict[str, Any], **book: Any) -> dict[str, Any]:
+    return {**FLAT, "character_book": {"entries": list(entries), **book}}
+
+
+def test_a_lorebook_is_told_entry_by_entry() -> None:
+    mill, lamp, harbour = copy.deepcopy(ENTRIES)
+    old = with_book(mill, lamp, harbour, scan_depth=4)
+    new_mill = {**mill, "name": "The old mill", "content": "It burned down twice.", "insertion_order": 5}
+    new_lamp = {**lamp, "keys": ["lamp", "lantern"], "enabled": False}
+    tower = {"keys": ["tower"], "content": "A tower.", "secondary_keys": [], "extensions": {"depth": 1}}
+    assert others(old, with_book(tower, new_mill, new_lamp, scan_depth=2)) == {
+        "Lorebook · “tower”": [("Keys: tower\nText: A tower.\nExtensions: Depth: 1", "added")],
+        "Lorebook · “The old mill” · Name": [("The", "same"), (" old", "added"), (" mill", "same")],
+        "Lorebook · “The old mill” · Text": [("It burned down", "same"), (" twice", "added"), (".", "same")],
+        "Lorebook · “The old mill” · Order": [("5", "added")],
+        "Lorebook · “lamp, lantern” · Keys": [("lamp", "same"), ("light", "removed"), ("lantern", "added")],
+        "Lorebook · “lamp, lantern” · Switched on": [("true", "removed"), ("false", "added")],
+        "Lorebook · “harbour”": [("Remark: harbour\nKeys: ship\nText: No ship comes.\nSwitched on: true", "removed")],
+        "Lorebook · Scan depth": [("4", "removed"), ("2", "added")],
+    }
+
+
+def test_entries_that_only_changed_their_places() -> None:
+    change = only(with_book(*ENTRIES), with_book(*ENTRIES[1:], ENTRIES[0]))
+    assert change.label == "Lorebook · Sequence" and change.is_list
+    assert [text for text, kind in change.pieces if kind != "added"] == ["The mill", "lamp, light", "harbour"]
+    assert [text for text, kind in change.pieces if kind != "removed"] == ["lamp, light", "harbour", "The mill"]
+
+
+def test_very_long_books_are_compared_as_well() -> None:
+    entries = [{"keys": [str(number)], "content": "x"} for number in range(20_000)]
+    assert len(difference(with_book(*entries), with_book(*({**one, "content": "y"} for one in entries[1:])))) == 20_000
+    assert len(difference(with_book(*[{}] * 20_000), with_book(*[{"a": 1}] * 20_000))) == 40_000
+
+
+def test_npc_fields_in_words() -> None:
+    def npc(**fields: Any) -> dict[str, Any]:
+        return {**FLAT, "extensions": {"persona_studio/npc": fields}}
+
+    old = npc(goals=[{"text": "Light the lamp."}], big_five={"openness": 60},
+              secrets=[{"text": "She lit the other one.", "words": ["other"], "may_learn": "Bo"}])
+    new = npc(goals=[{"text": "Light the other lamp."}, {"text": "Sleep."}], big_five={"openness": 80},
+              secrets=[{"text": "She lit the other one.", "words": ["other", "lit"], "may_learn": "Bo"}])
+    assert others(old, new) == {
+        "NPC · Goals · “Light the other lamp.” · Text": [("Light the", "same"), (" other", "added"), (" lamp.", "same")],
+        "NPC · Goals · “Sleep.”": [("Text: Sleep.", "added")],
+        "NPC · Secrets · “She lit the other one.” · Words": [("other", "same"), ("lit", "added")],
+        "NPC · Big Five · Openness": [("60", "removed"), ("80", "added")],
+    }
+    assert others(FLAT, npc(goals=[{"text": "Sleep."}])) == {"NPC · Goals · “Sleep.”": [("Text: Sleep.", "added")]}
+
+
+@settings(deadline=None, max_examples=60)
+@given(raw_cards(), JSON, JSON)
+def test_nothing_is_hidden(raw: dict[str, Any], old: Any, new: Any) -> None:
+    """Two values differ, as JSON, exactly where a change is told of."""
+    before, after = as_v3(raw), as_v3(raw)
+    before["data"]["x-changed"], after["data"]["x-changed"] = {"entries": old}, {"entries": new}
+    equal = json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
+    found = difference(before, after)
+    assert (found == []) == equal
+    assert all(any(kind != "same" for _, kind in change.pieces) for change in found)
 
 
 def test_what_is_no_change() -> None:
@@ -96,7 +176,7 @@ def test_what_is_no_change() -> None:
     assert [change.field for change in difference(mirrored, with_fields(mirrored, description="New."))] == ["description"]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(raw_cards(), raw_cards())
 def test_any_two_cards(old: dict[str, Any], new: dict[str, Any]) -> None:
     untouched = copy.deepcopy((old, new))

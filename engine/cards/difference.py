@@ -1,42 +1,43 @@
 """What changed between two versions of a card, field by field: pure, for showing and not for patching.
 
-Texts are compared word by word, lists item by item, everything else by its
-place in the JSON. Does not decide what a change means.
+Texts are compared word by word, lists item by item, everything else leaf by
+leaf (places.py has its words). Does not decide what a change means.
 """
 
 import difflib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.cards.editing import LABELS, LISTS, as_v3
+from engine.cards.places import json_of, pairs, place_of, title_of, told
 
 Piece = tuple[str, Literal["same", "added", "removed"]]
 
 _SILENT = {"modification_date"}  # changes with every edit
 _MOST_TOKENS = 6000  # compared one by one; the time grows with the square of their number
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Space, then a word with its apostrophes, a sign of a script that has no spaces, another sign, or the end.
 _WORD = re.compile(r"(\s*)([\u3040-\u30ff\u3400-\u9fff]|(?:(?![\u3040-\u30ff\u3400-\u9fff])\w)+(?:['’]\w+)*|[^\w\s]|\Z)")
 
 
 @dataclass(frozen=True)
 class FieldChange:
-    """A changed field. `field` is its key, or "other"; `label` its words for the page, for "other" its JSON path.
+    """A changed field. `field` is its key, or "other"; `label` its words for the page, for "other" its place in words.
 
     The pieces of a text that are not "added" make up the old text, those that are not "removed" the new one. The
-    pieces of a list are its items. The pieces of another field are JSON, or the text where both sides are texts.
+    pieces of a list are its items. An object that is new or gone is one piece, told line by line; values of other
+    kinds are JSON.
     """
 
     field: str
     label: str
     pieces: list[Piece]
+    is_list: bool = False
 
 
 def difference(old_raw: dict[str, Any], new_raw: dict[str, Any]) -> list[FieldChange]:
-    """The fields in which two V1, V2 or V3 cards differ, in the order of the page, other fields last by their path.
+    """The fields in which two V1, V2 or V3 cards differ, in the order of the page, other fields last.
 
     What V3 merely requires to be there (empty texts, empty lists) is no difference, and neither is the date of the
     change.
@@ -47,8 +48,8 @@ def difference(old_raw: dict[str, Any], new_raw: dict[str, Any]) -> list[FieldCh
         before, after = (card["data"].get(key, "") for card in (old, new))
         if before != after:
             pieces = _list_pieces(before, after) if key in LISTS else _text_pieces(before, after)
-            changes.append(FieldChange(key, label, pieces))
-    return changes + list(_other_changes(_others(old), _others(new), ""))
+            changes.append(FieldChange(key, label, pieces, key in LISTS))
+    return changes + list(_other_changes(_others(old), _others(new), ()))
 
 
 def _others(card: dict[str, Any]) -> dict[str, Any]:
@@ -58,32 +59,58 @@ def _others(card: dict[str, Any]) -> dict[str, Any]:
     return {**outside, "data": data}
 
 
-def _other_changes(old: Any, new: Any, path: str) -> Iterator[FieldChange]:
-    """Changes of JSON values, leaf by leaf; `...` stands for a value that is not there."""
+def _other_changes(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[FieldChange]:
+    """Changes of JSON values, leaf by leaf, an item of a list that is new or gone as a whole; `...` is no value at all."""
+    for kind in (dict, list):  # a book or an extension that is new is told of entry by entry
+        old, new = (kind() if one is ... and isinstance(other, kind) and other else one for one, other in ((old, new), (new, old)))
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
-            yield from _other_changes(old.get(key, ...), new.get(key, ...), _below(path, key))
+            yield from _other_changes(old.get(key, ...), new.get(key, ...), (*path, key))
     elif isinstance(old, list) and isinstance(new, list):
-        for index in range(max(len(old), len(new))):
-            before, after = (values[index] if index < len(values) else ... for values in (old, new))
-            yield from _other_changes(before, after, f"{path}[{index}]")
+        has_objects = any(isinstance(item, dict | list) for item in [*old, *new])
+        yield from _changes_of_items(old, new, path) if has_objects else _changes_of_values(old, new, path)
     elif isinstance(old, str) and isinstance(new, str):
         if old != new:
-            yield FieldChange("other", path, _text_pieces(old, new))
-    elif _json(old) != _json(new):
-        removed: list[Piece] = [] if old is ... else [(_json(old), "removed")]
-        added: list[Piece] = [] if new is ... else [(_json(new), "added")]
-        yield FieldChange("other", path, removed + added)
+            yield _other(path, _text_pieces(old, new))
+    elif ... in (old, new) or json_of(old) != json_of(new):
+        yield _other(path, _whole_pieces(old, new))
 
 
-def _below(path: str, key: str) -> str:
-    if not _NAME.fullmatch(key):
-        return f"{path}[{json.dumps(key, ensure_ascii=False)}]"
-    return f"{path}.{key}" if path else key
+def _changes_of_values(old: list[Any], new: list[Any], path: tuple[str, ...]) -> Iterator[FieldChange]:
+    """One change of a list of plain values, item by item."""
+    kinds = {type(item) for item in [*old, *new]}
+    before, after = ([item if kinds == {str} else json_of(item) for item in items] for items in (old, new))
+    if before != after:
+        yield _other(path, _list_pieces(before, after), is_list=True)
 
 
-def _json(value: Any) -> str:
-    return "" if value is ... else json.dumps(value, ensure_ascii=False, sort_keys=True)
+def _changes_of_items(old: list[Any], new: list[Any], path: tuple[str, ...]) -> Iterator[FieldChange]:
+    """Changes of a list of objects: in each of them, or all of one that is new or gone; and of their order."""
+    matched = pairs(old, new)
+    for before, after in matched:
+        if after is not None:
+            inside = (*path, f"“{title_of(new[after], 1 + after)}”")
+            if before is not None:
+                yield from _other_changes(old[before], new[after], inside)
+            else:
+                yield _other(inside, [(told(new[after]), "added")])
+        elif before is not None:
+            yield _other((*path, f"“{title_of(old[before], 1 + before)}”"), [(told(old[before]), "removed")])
+    stayed = [before for before, after in matched if before is not None and after is not None]
+    if stayed != sorted(stayed):
+        titles = [[title_of(old[index], 1 + index) for index in order] for order in (sorted(stayed), stayed)]
+        yield _other((*path, "sequence"), _list_pieces(*titles), is_list=True)
+
+
+def _other(path: tuple[str, ...], pieces: list[Piece], is_list: bool = False) -> FieldChange:
+    return FieldChange("other", place_of(path, outside=path[0] != "data"), pieces, is_list)
+
+
+def _whole_pieces(old: Any, new: Any) -> list[Piece]:
+    tell = told if ... in (old, new) else json_of  # side by side, the text 1 and the number 1 must look different
+    removed: list[Piece] = [] if old is ... else [(tell(old), "removed")]
+    added: list[Piece] = [] if new is ... else [(tell(new), "added")]
+    return removed + added
 
 
 def _list_pieces(old: Sequence[str], new: Sequence[str]) -> list[Piece]:

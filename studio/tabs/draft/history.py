@@ -4,7 +4,6 @@ import html
 import time
 
 from engine.cards.difference import FieldChange, Piece, difference
-from engine.cards.editing import LISTS
 from studio.store import characters
 from studio.store.characters import Version
 from studio.store.database import Store
@@ -49,7 +48,7 @@ def changes_html(store: Store, character: str, first: int, second: int) -> str:
 
 
 def _change_html(change: FieldChange) -> str:
-    if change.field in LISTS:
+    if change.is_list:
         body = "<ul>" + "".join(f"<li>{_piece_html(piece, sign=True)}</li>" for piece in change.pieces) + "</ul>"
     else:
         body = "<p>" + "".join(_piece_html(piece) for piece in change.pieces) + "</p>"
