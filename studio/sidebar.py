@@ -33,7 +33,7 @@ class Side:
     def __init__(self) -> None:
         with gr.Sidebar(elem_id="sidebar", width=300, label="Characters"):
             gr.HTML('<div class="brand"><b>Persona Studio</b><span>characters on a fraction of the model</span></div>')
-            self.search = gr.Textbox(placeholder="Search characters", label="Search characters", show_label=False,
+            self.search = gr.Textbox(placeholder="Search names, tags and texts", label="Search characters", show_label=False,
                                      elem_id="side-search", container=False)
             self.choice = gr.Radio([], label="Characters", show_label=False, elem_id="side-characters", container=False)
             with gr.Row(elem_classes="tight"):

@@ -12,6 +12,7 @@ from picture_samples import encoded, picture, refusal, shown, with_chunks
 
 from engine.base.errors import UserError
 from engine.cards import png, portraits
+from engine.cards.faults import CardFault
 from engine.cards.images import read_png_card, write_png_card
 from engine.cards.strict_json import MAX_BYTES
 
@@ -111,3 +112,28 @@ def test_mutated_files(place: int, put_in: bytes, removed: int, mend: bool) -> N
         return
     assert card.char
     shown(portrait)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (17, 9)])
+def test_every_kind_of_pixels_is_counted_right(mode: str, size: tuple[int, int]) -> None:
+    chunks = png.read_chunks(picture(size, mode=mode))
+    png.check_pixel_data(chunks)
+    packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
+    for short in (zlib.compress(zlib.decompress(packed)[:-1]), packed[:-6]):
+        with pytest.raises(CardFault, match="damaged"):
+            png.check_pixel_data([chunks[0], (b"IDAT", short), chunks[-1]])
+
+
+def test_pixels_in_seven_passes_are_counted_right() -> None:
+    width, height = 11, 7
+    columns = [(0, 8), (4, 8), (0, 4), (2, 4), (0, 2), (1, 2), (0, 1)]
+    rows = [(0, 8), (0, 8), (4, 8), (0, 4), (2, 4), (0, 2), (1, 2)]
+    lines = sum(len(range(y, height, down)) * (1 + 3 * len(range(x, width, across)))
+                for (x, across), (y, down) in zip(columns, rows, strict=True) if x < width)
+    interlaced = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1))
+    whole = [interlaced, (b"IDAT", zlib.compress(bytes(lines))), (b"IEND", b"")]
+    png.check_pixel_data(whole)
+    assert shown(png.build(whole)).size == (width, height)  # and Pillow agrees
+    with pytest.raises(CardFault):
+        png.check_pixel_data([interlaced, (b"IDAT", zlib.compress(bytes(lines - 1))), whole[2]])

@@ -58,17 +58,16 @@ class Archive:
 
     def _read(self, name: str) -> bytes:
         """Never more than the file's claimed size is unpacked, whatever its data unpack to."""
-        pieces = []
+        pieces: list[bytes] = []
         try:
             with self._zip.open(name) as file:
                 while piece := file.read(_PIECE):  # in pieces: to read all at once unpacks without a limit
                     pieces.append(piece)
         except _DAMAGED as error:
             raise CardFault(f"is a damaged archive (its file {short(name)} cannot be unpacked)") from error
-        data = b"".join(pieces)
-        if len(data) != self._files[name].file_size:
+        if sum(map(len, pieces)) != self._files[name].file_size:
             raise CardFault(f"is a damaged archive (its file {short(name)} breaks off)")
-        return data
+        return b"".join(pieces)
 
 
 def is_archive(start: bytes) -> bool:

@@ -83,6 +83,7 @@ def icon_portrait(data: bytes) -> bytes | None:
 def check_pixels(chunks: list[Chunk]) -> bytes:
     """The file of a PNG's pixels alone, after they were decoded once. Raises CardFault for what cannot be shown."""
     _check_size(*png.picture_size(chunks))
+    png.check_pixel_data(chunks)
     portrait = png.build(png.pixels_only(chunks))
     with _one_fault():
         _decoded(portrait, ["PNG"])
