@@ -107,10 +107,17 @@ def _pair_alike(old: list[Any], new: list[Any], found: dict[int, int], taken: se
     left = [index for index in range(len(old)) if index not in taken]
     for index in (index for index in range(len(new)) if index not in found):
         for other in left[:1] if len(left) <= _MOST_COMPARED else ():
-            before, after = (json_of(item)[:_COMPARED] for item in (old[other], new[index]))
-            if difflib.SequenceMatcher(None, before, after, autojunk=False).ratio() >= _ALIKE:
+            if _alike(old[other], new[index]):
                 found[index] = left.pop(0)
                 taken.add(other)
+
+
+def _alike(old: Any, new: Any) -> bool:
+    """Whether one was rewritten into the other: their texts are alike, and they do not bear different numbers."""
+    if None not in (numbers := (_identity(old), _identity(new))) and numbers[0] != numbers[1]:
+        return False
+    before, after = (" ".join(map(told, item.values())) if isinstance(item, dict) else told(item) for item in (old, new))
+    return difflib.SequenceMatcher(None, before[:_COMPARED], after[:_COMPARED], autojunk=False).ratio() >= _ALIKE
 
 
 def _in_order(before: int, after: int, found: dict[int, int], taken: set[int]) -> list[Pair]:
