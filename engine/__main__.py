@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_prune(prune: argparse.ArgumentParser) -> None:
-    prune.add_argument("card", metavar="CARD.json", help="a character card, or the name of a bundled one")
+    prune.add_argument("card", metavar="CARD", help="a character card (JSON, PNG or CHARX), or the name of a bundled one")
     prune.add_argument("--out", metavar="DIR", help="the folder to write; must not exist (needed, except with --until)")
     prune.add_argument("--model", default="starter", help="starter, a hub id, or a folder (default starter)")
     prune.add_argument("--sparsity", type=float, help="share of FFN channels removed, 0 to 0.9 (default 0.25)")
@@ -82,7 +82,7 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
 
 
 def _add_script(script: argparse.ArgumentParser) -> None:
-    script.add_argument("card", metavar="CARD.json", help="a character card, or the name of a bundled one")
+    script.add_argument("card", metavar="CARD", help="a character card (JSON, PNG or CHARX), or the name of a bundled one")
     script.add_argument("--model", action="append", metavar="MODEL",
                         help="starter, a hub id, or a folder; may be given several times (default starter)")
     script.add_argument("--questions", action="store_true", help="only print the questions and their rules, as JSON")
