@@ -11,13 +11,16 @@ import pytest
 from PIL import Image
 
 from engine.base.errors import UserError
+from engine.cards.card import with_name_macros
 from engine.cards.editing import as_v3, blank_card, with_fields
 from engine.cards.files import read_file
+from engine.cards.npc import compile_npc
+from engine.cards.npc_fields import npc_object
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, records
 from studio.tabs import draft
-from studio.tabs.draft import files, history, measure, saving
+from studio.tabs.draft import files, history, measure, npc, saving
 
 EVIL = "<img src=x onerror=alert(1)> {{7*7}} ${7*7} `x`"
 
@@ -233,3 +236,58 @@ def test_the_panel_of_versions_compares_with_what_makes_sense(services: Services
     versions, other, changes, button = draft.versions_panel(services, mara, chosen=1)
     assert (versions.value, other.value, button.value) == (1, 3, "Bring version 1 back") and button.interactive
     assert "Nothing differs" in draft.versions_panel(services, mara, chosen=2, other=2)[2]
+
+
+def npc_of(services: Services, character: str) -> Any:
+    return npc_object(characters.head(services.store, character).card)
+
+
+def test_npc_fields_are_saved_as_typed_and_two_windows_change_different_ones(services: Services, mara: str) -> None:
+    both_saw = seen(services, mara)
+    first = saving.save_typed(services.store, mara, both_saw, {"npc-goals": [{"text": "To rest"}, {"text": ""}]})
+    second = saving.save_typed(services.store, mara, both_saw, {"npc-mood": {"valence": 80, "arousal": None}, "scenario": "Fog."})
+    assert npc_of(services, mara) == {"goals": ["To rest"], "mood": {"valence": 80}}
+    assert first["elsewhere"] is None and second["elsewhere"] == first["version"]
+    again = saving.save_typed(services.store, mara, second["print"], {"npc-goals": [{"text": "To rest"}]})
+    assert again["version"] == second["version"]
+    shown = history.changes_html(services.store, mara, second["version"], first["version"])
+    assert "valence" in shown
+    with pytest.raises(ValueError, match="NPC field"):
+        saving.save_typed(services.store, mara, "", {"npc-nonsense": []})
+
+
+def test_what_a_setting_writes_is_what_the_prompt_will_hold(services: Services, mara: str) -> None:
+    fields = {"secrets": [{"text": "She lit it", "words": ["i lit"], "may_learn": "{{user}}"}], "big_five": {"openness": 90}}
+    shown = npc.preview(fields, "Mara")
+    saving.save_typed(services.store, mara, "", {f"npc-{name}": value for name, value in fields.items()})
+    card = measure.card_of(characters.head(services.store, mara).card)
+    assert "\n\n".join(text for text in shown["written"].values() if text) == with_name_macros(compile_npc(card), card, "Player")
+    assert "Only Player may learn this." in shown["written"]["secrets"]
+    assert shown["words"] == {"openness": "very curious about new things"}
+    assert npc.preview({"goals": 7}, "Mara") == {}
+
+
+def test_the_section_shows_what_can_be_read_and_tells_the_rest(services: Services, mara: str) -> None:
+    raw = characters.head(services.store, mara).card
+    own = {"goals": ["Rest", {"text": "Sleep", "weight": 2}, 7], "mood": "gloomy"}
+    raw["data"]["extensions"] = {"persona_studio/npc": own}
+    characters.save(services.store, mara, raw)
+    value = npc.npc_value(raw)
+    assert value["fields"]["goals"] == [{"text": "Rest"}, {"text": "Sleep", "weight": 2}] and len(value["faults"]) == 2
+    saving.save_typed(services.store, mara, "", {"npc-goals": value["fields"]["goals"]})  # as a page sends it back
+    assert npc_of(services, mara) == {**own, "goals": ["Rest", {"text": "Sleep", "weight": 2}, 7]}
+    assert "goals is not readable at entry 3" in measure.advice_html(services, "starter", raw)
+
+
+def test_the_script_is_edited_from_what_is_generated_and_comes_back_from_it(services: Services, mara: str) -> None:
+    value = npc.script_value(characters.head(services.store, mara).card)
+    first, second = value["questions"][0], value["questions"][1]
+    assert {one["origin"] for one in value["questions"]} == {"generated"}
+    changed = {name: part for name, part in {**first, "lines": ["Name?"]}.items() if name != "origin"}
+    typed = {"added": [{**changed, "id": "own-1", "kind": "own"}], "changed": {first["id"]: changed}, "removed": [second["id"]]}
+    saving.save_typed(services.store, mara, "", {"npc-script": typed})
+    value = npc.script_value(characters.head(services.store, mara).card)
+    assert [one["origin"] for one in value["questions"]][:1] == ["changed"] and value["questions"][-1]["origin"] == "added"
+    assert [one["id"] for one in value["removed"]] == [second["id"]] and value["originals"][first["id"]]["lines"] == first["lines"]
+    saving.save_typed(services.store, mara, "", {"npc-script": {"added": [], "changed": {}, "removed": []}})
+    assert npc_of(services, mara) is None

@@ -13,7 +13,9 @@ from typing import Any, Literal
 from engine.cards.card import MAX_NAME, Card
 from engine.cards.editing import LABELS, as_v3, fields_of
 from engine.cards.macros import find_macros
+from engine.cards.npc_fields import read_npc
 from engine.cards.prompt import render_description, render_greeting
+from engine.cards.script import read_script
 from engine.cards.speaking import acts_for_player, split_dialogue, writes_players_lines
 
 DESCRIPTION_TOKENS = 600  # more makes every answer slow and leaves a small model lost
@@ -137,6 +139,8 @@ def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
     if isinstance(book, dict) and book.get("entries"):
         yield Advice("character_book", "hint", "The card has a book of background knowledge. It stays in the card, but this "
                      "version does not show it to the model.")
+    for fault in (*read_npc(raw).faults, *read_script(_card(raw, fields)).faults):
+        yield Advice("npc", "hint", fault)
     notes = fields["creator_notes"]
     if _NAME_MACRO.search(notes) or _words(notes) > max(DESCRIPTION_WORDS, _words(fields["description"])):
         yield Advice("creator_notes", "hint", "The notes for readers never reach the model. What the character should know "
@@ -147,13 +151,18 @@ def _budget(raw: dict[str, Any], fields: dict[str, Any], tokens: Tokens, context
     if (count := tokens(fields["description"])) > DESCRIPTION_TOKENS:
         yield Advice("description", "hint", f"The description has {count:,} tokens (pieces of words). Small models hold on to a "
                      f"character better with at most {DESCRIPTION_TOKENS}.")
-    card = Card(fields["name"], fields["nickname"], fields["description"], fields["personality"], fields["scenario"],
-                fields["first_mes"], fields["mes_example"], fields["system_prompt"], fields["post_history_instructions"],
-                tuple(fields["alternate_greetings"]), tuple(fields["tags"]), raw)
+    card = _card(raw, fields)
     whole = tokens(render_description(card)) + tokens(render_greeting(card))
     if whole > context / 2:
         yield Advice("description", "problem", f"The whole character takes {whole:,} of the {context:,} tokens (pieces of words) "
                      "that the model can hold. That leaves too little for the conversation.")
+
+
+def _card(raw: dict[str, Any], fields: dict[str, Any]) -> Card:
+    """The card of fields that may not be finished."""
+    return Card(fields["name"], fields["nickname"], fields["description"], fields["personality"], fields["scenario"],
+                fields["first_mes"], fields["mes_example"], fields["system_prompt"], fields["post_history_instructions"],
+                tuple(fields["alternate_greetings"]), tuple(fields["tags"]), raw)
 
 
 def _all_greetings(fields: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

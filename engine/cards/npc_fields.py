@@ -124,6 +124,20 @@ def read_npc(raw: Mapping[str, Any]) -> Npc:
     return Npc(**read, faults=tuple(faults))
 
 
+def npc_values(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that can be read, as an editor needs them: entries as objects, with all that they hold, and levels."""
+    own = npc_object(raw)
+    found = own if isinstance(own, Mapping) else {}
+    read = read_npc(raw)
+    values: dict[str, Any] = {name: dict(getattr(read, name)) for name in SCALES}
+    for name, kind in LISTS.items():
+        entries = found.get(name)
+        readable = [one for one in (entries[:MOST_ENTRIES] if isinstance(entries, list) else []) if _entry(kind, one) is not None]
+        first = dataclasses.fields(kind)[0].name
+        values[name] = [{first: one} if isinstance(one, str) else copy.deepcopy(one) for one in readable]
+    return values
+
+
 def with_npc(raw: dict[str, Any], changes: Mapping[str, Any], now: float | None = None) -> dict[str, Any]:
     """The V3 form of a card with some NPC fields changed: lists of entries (texts or objects) by their names, scales as
     {scale: number} (only those named change, the middle and None unset one), the test script as its object.
@@ -218,16 +232,17 @@ def _changed(name: str, old: Any, value: Any) -> Any:
         given = [entry for entry in value if isinstance(entry, str | dict)]
         if len(given) != len(value):
             raise ValueError(f"{name!r} takes texts and objects")
-        kept = [entry for entry in old if _entry(kind, entry) is None and entry] if isinstance(old, list) else []
+        former = old if isinstance(old, list) else []
+        kept = [*(one for one in former[:MOST_ENTRIES] if _entry(kind, one) is None and one), *former[MOST_ENTRIES:]]
         return [entry for entry in map(_without_empty, given) if _entry(kind, entry) is not None] + kept
     if name in SCALES and isinstance(value, dict) and value.keys() <= set(SCALES[name]):
         before = old if isinstance(old, dict) else {}
-        merged = {**before, **{scale: round(level) if _is_level(level) else None for scale, level in value.items()}}
+        merged: dict[str, Any] = {**before, **{scale: round(level) if _is_level(level) else None for scale, level in value.items()}}
         return {scale: level for scale, level in merged.items()
                 if scale not in value or level not in (None, MIDDLE)}
     if name == SCRIPT and isinstance(value, dict):
-        merged = {**(old if isinstance(old, dict) else {}), **value}
-        return {key: part for key, part in merged.items() if part or key not in value}
+        parts: dict[str, Any] = {**(old if isinstance(old, dict) else {}), **value}
+        return {key: part for key, part in parts.items() if part or key not in value}
     raise ValueError(f"{name!r} is no NPC field of this form")
 
 

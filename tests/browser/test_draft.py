@@ -160,3 +160,32 @@ def test_cards_dropped_on_the_page_are_imported_one_by_one(studio: Any, page: An
     page.wait_for_selector("#side-imported", state="hidden")
     page.fill("#side-search textarea, #side-search input", "xylophone")
     page.wait_for_function("document.querySelectorAll('#side-characters label').length === 2")
+
+
+def test_npc_fields_show_what_they_write_and_the_script_follows(studio: Any, page: Any) -> None:
+    slug = new_character(page, studio, "Lamp Keeper Two")
+    page.click("#draft-npc > button")
+    page.click("#draft-npc .draft-list-add >> nth=0")
+    page.keyboard.type("to see the ninth ship")
+    page.wait_for_selector(".npc-written:has-text('What Lamp Keeper Two wants: to see the ninth ship')")
+    page.locator(".npc-scale input").first.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_selector(".npc-scale output:has-text('rather gloomy')")
+    saved(page)
+    page.click("#draft-script > button")
+    page.wait_for_selector(".script-row:has-text('If you could have one thing')")
+    page.click(".script-row:has-text('Be honest with me') summary")
+    page.locator(".script-row[open] textarea").first.fill("Are you made of wires?")
+    page.wait_for_selector(".script-row[open] small:has-text('changed by you')")
+    saved(page)
+    page.goto(studio.url(slug, "draft"))
+    page.wait_for_selector("#draft-npc textarea:visible")  # open, for there is something in it
+    assert page.locator("#draft-npc textarea").first.input_value() == "to see the ninth ship"
+    page.click("#draft-script > button")
+    page.click(".script-row:has-text('Are you made of wires?') summary")
+    page.click("text=Restore as generated")
+    page.wait_for_selector(".script-row:has-text('Be honest with me')")
+    page.click(".script-row:has-text('Be honest with me') >> text=Remove")
+    page.wait_for_selector(".script-removed:has-text('Be honest with me')")
+    saved(page)

@@ -18,7 +18,7 @@ from engine.cards.prompt import PLAYER, render_description, render_greeting
 from studio.page import DEFECT, Page, guarded
 from studio.services import Services
 from studio.store import characters
-from studio.tabs.draft import files, history, hosts, measure, saving
+from studio.tabs.draft import files, history, hosts, measure, npc, saving
 from studio.tabs.draft.layout import Room
 
 _FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"
@@ -73,8 +73,8 @@ def look(services: Services, character: str, model: str) -> tuple[Any, str]:
 
 def _card(services: Services, page: Page, room: Room) -> None:
     """Filling the fields, and what follows a save."""
-    shown = [room.pad, room.empty, room.editor, room.for_model, room.portrait, room.no_portrait, room.remove,
-             *room.fields.values(), *room.lists.values()]
+    shown = [room.pad, room.empty, room.editor, room.for_model, room.npc_part, room.npc, room.script, room.portrait,
+             room.no_portrait, room.remove, *room.fields.values(), *room.lists.values()]
     measured = [room.meter, room.advice]
 
     @guarded
@@ -87,6 +87,7 @@ def _card(services: Services, page: Page, room: Room) -> None:
         instructions = bool(fields["system_prompt"].strip() or fields["post_history_instructions"].strip())
         texts = [", ".join(fields[key]) if key in LISTS else fields[key] for key in room.fields]
         return [saving.sight(head), gr.HTML(visible=False), gr.Column(visible=True), gr.Accordion(open=instructions),
+                gr.Accordion(open=npc.has_fields(head.card)), npc.npc_value(head.card), npc.script_value(head.card),
                 *portrait_updates(services, head.portrait), *texts, *[fields[key] for key in room.lists]]
 
     @guarded
@@ -95,13 +96,14 @@ def _card(services: Services, page: Page, room: Room) -> None:
 
     @guarded
     def follow(character: str, model: str, revision: int) -> Any:
-        return [*look(services, character, model), revision + 1]
+        script = npc.script_value(characters.head(services.store, character).card) if character else {}
+        return [*look(services, character, model), script, revision + 1]
 
     page.character.change(load, page.character, shown, **page.private)
     page.character.change(measure_card, [page.character, page.model], measured, **page.private)
     page.model.change(measure_card, [page.character, page.model], measured, **page.private)
     room.pad.apply(load, page.character, shown, trigger_mode="always_last", **page.private)
-    room.pad.submit(follow, [page.character, page.model, page.revision], [*measured, page.revision],
+    room.pad.submit(follow, [page.character, page.model, page.revision], [*measured, room.script, page.revision],
                     trigger_mode="always_last", **page.private)
 
 

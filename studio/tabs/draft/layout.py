@@ -7,6 +7,7 @@ import gradio as gr
 
 from engine.cards.editing import LABELS
 from engine.cards.files import Form
+from studio.tabs.draft import npc
 from studio.theme import ASSETS
 
 EMPTY = ("<h2>Who shall we write?</h2><p>Choose a character on the left, press <b>New</b>, or bring in a card that you have: "
@@ -39,6 +40,9 @@ _TEXTS: dict[str, tuple[int, int, str, str]] = {
 
 
 _FORMS: dict[Form, str] = {"png": "Picture (PNG)", "charx": "Archive (CHARX)", "json": "Text (JSON, V3)", "v2": "Text (JSON, V2)"}
+_SCRIPT_HINT = ('<p class="quiet">What the character is asked, and what a good answer must and must not do. Most of it follows '
+                "from the card by itself; change what you like, and run it in the Compare room. Nothing is ever learned from "
+                "these questions.</p>")
 
 
 class Room:
@@ -75,6 +79,7 @@ class Room:
             self._field("first_mes")
             self._list("alternate_greetings", "Greeting", "Other ways to begin. The player chooses one.")
             self._field("mes_example")
+        self._npc()
         with gr.Accordion("For the model", open=False, elem_classes="draft-part") as self.for_model:
             self._field("system_prompt")
             self._field("post_history_instructions")
@@ -85,6 +90,16 @@ class Room:
                 self._field("character_version")
             self._field("creator_notes")
             self._list("group_only_greetings", "Group greeting", "Used only where several characters talk together.")
+
+    def _npc(self) -> None:
+        """What a game needs to know of the character, and what it is tested by."""
+        with gr.Accordion("In the game", open=False, elem_classes="draft-part", elem_id="draft-npc") as self.npc_part:
+            self.npc = gr.HTML({}, html_template="", js_on_load=_script("draft_npc"), lists=npc.LIST_FORMS, scales=npc.SCALE_FORMS,
+                               server_functions=[npc.preview], apply_default_css=False, elem_id="draft-npc-fields")
+        with gr.Accordion("Test script", open=False, elem_classes="draft-part", elem_id="draft-script"):
+            gr.HTML(_SCRIPT_HINT, apply_default_css=False)
+            self.script = gr.HTML({}, html_template="", js_on_load=_script("draft_script"), apply_default_css=False,
+                                  elem_id="draft-script-questions")
 
     def _field(self, key: str) -> None:
         lines, most, hint, example = _TEXTS[key]

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.cards.editing import LISTS, TEXTS, fields_of, with_fields
+from engine.cards.npc_fields import npc_object, with_npc
 from studio.store import characters
 from studio.store.characters import KEEP, Keep, Version
 from studio.store.database import Store
 
+NPC = "npc-"  # before the name of a field of the NPC section
 ELSEWHERE = "Written while another window changed the card"
 _ONE_AT_A_TIME = threading.Lock()  # between looking at the newest version and writing the next; only the studio writes cards
 
@@ -46,9 +48,11 @@ def save_typed(store: Store, character: str, seen: str, typed: dict[str, Any]) -
     """
     with _ONE_AT_A_TIME:
         head = characters.head(store, character)
-        card = with_fields(head.card, now=time.time(), **_fields(typed))
+        of_npc = {name.removeprefix(NPC): value for name, value in typed.items() if name.startswith(NPC)}
+        others = {name: value for name, value in typed.items() if not name.startswith(NPC)}
+        card = with_npc(with_fields(head.card, now=time.time(), **_fields(others)), of_npc, now=time.time())
         elsewhere = bool(seen) and seen != print_of(head)
-        if fields_of(card) == fields_of(head.card):
+        if fields_of(card) == fields_of(head.card) and npc_object(card) == npc_object(head.card):
             return {**sight(head), "elsewhere": None}
         saved = characters.save(store, character, card, note=ELSEWHERE if elsewhere else "", autosave=not elsewhere)
         return {**sight(saved), "elsewhere": head.number if elsewhere else None}
