@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Untested, Warned
-from engine.cards.card import Card, with_name_macros
+from engine.cards.card import Card
+from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, Setting, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
@@ -163,4 +164,4 @@ class _Judging:
         return said
 
     def _named(self, text: str) -> str:
-        return with_name_macros(text, self.job.card, self.job.player)
+        return expand_macros(text, self.job.card, self.job.player)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from engine.base.errors import UserError
-from engine.cards.card import with_name_macros
 from engine.cards.editing import as_v3, blank_card, with_fields
 from engine.cards.files import read_file
+from engine.cards.macros import expand_macros
 from engine.cards.npc import compile_npc
 from engine.cards.npc_fields import npc_object
 from studio.services import Services
@@ -261,7 +261,7 @@ def test_what_a_setting_writes_is_what_the_prompt_will_hold(services: Services, 
     shown = npc.preview(fields, "Mara")
     saving.save_typed(services.store, mara, "", {f"npc-{name}": value for name, value in fields.items()})
     card = measure.card_of(characters.head(services.store, mara).card)
-    assert "\n\n".join(text for text in shown["written"].values() if text) == with_name_macros(compile_npc(card), card, "Player")
+    assert "\n\n".join(text for text in shown["written"].values() if text) == expand_macros(compile_npc(card), card, "Player")
     assert "Only Player may learn this." in shown["written"]["secrets"]
     assert shown["words"] == {"openness": "very curious about new things"}
     assert npc.preview({"goals": 7}, "Mara") == {}

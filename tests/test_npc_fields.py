@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from engine.base.errors import UserError
 from engine.cards.card import bundled_cards, parse_card
+from engine.cards.macros import expand_macros
 from engine.cards.npc import compile_npc, scale_words, written
 from engine.cards.npc_fields import FIELDS, KEY, LISTS, SCALES, Secret, npc_object, read_npc, with_npc
+from engine.cards.prompt import render_system_prompt
 from tests.store_samples import card
 
 FULL = {
@@ -141,3 +143,11 @@ def test_first_six_bundled_characters_carry_no_fields_and_some_of_the_others_do(
     for one in filled:
         found = read_npc(one.raw)
         assert not found.faults and all(getattr(found, name) for name in (*LISTS, *SCALES)), one.name
+
+
+def test_the_section_stands_between_the_scenario_and_the_closing_and_is_the_only_difference() -> None:
+    plain = parse_card(json.dumps(card(scenario="A storm.", extensions={"other/app": [1]})).encode(), "card")
+    filled = parse_card(json.dumps({**plain.raw, "data": {**plain.raw["data"], "extensions": {KEY: FULL}}}).encode(), "card")
+    before, after = render_system_prompt(plain).split("\n\n"), render_system_prompt(filled).split("\n\n")
+    section = expand_macros(compile_npc(filled), filled, "Player").split("\n\n")
+    assert len(section) > 5 and after == [*before[:3], *section, *before[3:]] and before[2] == "Scenario: A storm."

@@ -5,7 +5,6 @@ unknown fields survive a round trip. Does not know PNG and CHARX files, books, o
 any macro beyond the two names.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ MAX_NAME = 200  # characters: a long name times many macros would fill the memor
 
 _NEEDS = "a card needs a name and a description, personality, scenario or example dialogue"
 _TITLES = {"the", "a", "an", "mr", "mrs", "ms", "miss", "dr", "sir", "lady", "lord", "captain"}
-_NAME_MACRO = re.compile(r"\{\{(?:char|user)\}\}|<(?:bot|user)>", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,6 @@ def find_bundled(slug: str) -> Card:
     if slug not in files:
         raise UserError(f"There is no bundled character {short(slug)}; there are {', '.join(files)}.")
     return _read_bundled(files[slug])
-
-
-def with_name_macros(text: str, card: Card, user: str) -> str:
-    """Replace {{char}} and <BOT>, {{user}} and <USER>, in any case; a name put in is not expanded again."""
-    return _NAME_MACRO.sub(lambda macro: user if "user" in macro[0].lower() else card.char, text)
 
 
 def bundled_files() -> dict[str, Path]:

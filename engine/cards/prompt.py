@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
+from engine.cards.npc import compile_npc
 from engine.cards.speaking import dialogue_turns
 
 CLOSING = "Stay in character as {{char}}. Answer in one to three short sentences, in {{char}}'s own voice."
@@ -62,7 +63,7 @@ def render_system_prompt(card: Card, setting: Setting = USUAL) -> str:
         ("", card.description),
         ("Personality: ", card.personality),
         ("Scenario: ", card.scenario),
-        # The sections compiled from extensions["persona_studio/npc"] go here.
+        ("", compile_npc(card)),
         ("About {{user}}: ", setting.about_user),
         ("Example dialogue:\n", "\n\n".join(loose)),
         ("", _ORIGINAL.sub(lambda _: CLOSING, card.system_prompt) if card.system_prompt.strip() else CLOSING),

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.base.text import normalise
-from engine.cards.card import Card, with_name_macros
+from engine.cards.card import Card
 from engine.cards.faults import kind_of
+from engine.cards.macros import expand_macros
 from engine.cards.npc_fields import SCRIPT, npc_object, read_npc
 from engine.cards.script_questions import OWN_LANGUAGE, Question, Rules, derive_questions
 
@@ -64,7 +65,7 @@ def read_script(card: Card) -> Script:
 
 def script_lines(card: Card, player: str = "Player") -> set[str]:
     """All that the player says in a card's test script, normalised, names put in: never to be learned from."""
-    return {normalise(with_name_macros(line, card, player)) for question in read_script(card).questions for line in question.lines}
+    return {normalise(expand_macros(line, card, player)) for question in read_script(card).questions for line in question.lines}
 
 
 def fields_of_question(question: Question) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import regex
 
 from engine.base.text import normalise
-from engine.cards.card import Card, with_name_macros
+from engine.cards.card import Card
+from engine.cards.macros import expand_macros
 from engine.cards.script import OWN_LANGUAGE, Question
 from engine.cards.voice import has_assistant_phrase, speaks_of_itself_by_name
 
@@ -49,7 +50,7 @@ class Speaker:
 
     def named(self, text: str) -> str:
         """The text with the names put in."""
-        return with_name_macros(text, self.card, self.player)
+        return expand_macros(text, self.card, self.player)
 
 
 def check_answers(question: Question, answers: Sequence[str], speaker: Speaker) -> list[Check]:

@@ -5,12 +5,13 @@ setting writes into the prompt. Knows no page and no library.
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards.card import with_name_macros
+from engine.cards.macros import expand_macros
 from engine.cards.npc import ENDS, scale_words, written
 from engine.cards.npc_fields import SCALES, npc_values, read_npc, with_npc
+from engine.cards.prompt import PLAYER
 from engine.cards.script import fields_of_question, read_script
 from engine.cards.script_questions import KINDS, derive_questions
-from studio.tabs.draft.measure import PLAYER, card_of
+from studio.tabs.draft.measure import card_of
 
 Column = dict[str, Any]
 
@@ -78,7 +79,7 @@ def preview(fields: dict[str, Any], char: str) -> dict[str, Any]:
     except (UserError, ValueError):
         return {}
     npc, card = read_npc(raw), card_of(raw)
-    return {"written": {name: with_name_macros(text, card, PLAYER) for name, text in written(npc).items()},
+    return {"written": {name: expand_macros(text, card, PLAYER) for name, text in written(npc).items()},
             "words": {scale: scale_words(scale, level) for levels in (npc.mood, npc.big_five) for scale, level in levels.items()}}
 
 
