@@ -22,9 +22,13 @@ const tell = (field, value) => {
   timer = setTimeout(look, SOON);
 };
 
+// What {{char}} stands for, as it is typed at this moment.
+const char = () => ["nickname", "name"].map((key) => document.querySelector(`#draft-${key} :is(input, textarea)`)?.value.trim())
+  .find(Boolean) || "{{char}}";
+
 const look = async () => {
   const number = ++asked;
-  const found = await server.preview(fields_of(), props.value?.char || "{{char}}").catch(() => null);
+  const found = await server.preview_typed({fields: fields_of(), char: char()}).catch(() => null);
   if (found && number === asked) show(found);
 };
 

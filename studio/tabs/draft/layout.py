@@ -95,7 +95,7 @@ class Room:
         """What a game needs to know of the character, and what it is tested by."""
         with gr.Accordion("In the game", open=False, elem_classes="draft-part", elem_id="draft-npc") as self.npc_part:
             self.npc = gr.HTML({}, html_template="", js_on_load=_script("draft_npc"), lists=npc.LIST_FORMS, scales=npc.SCALE_FORMS,
-                               server_functions=[npc.preview], apply_default_css=False, elem_id="draft-npc-fields")
+                               server_functions=[npc.preview_typed], apply_default_css=False, elem_id="draft-npc-fields")
         with gr.Accordion("Test script", open=False, elem_classes="draft-part", elem_id="draft-script"):
             gr.HTML(_SCRIPT_HINT, apply_default_css=False)
             self.script = gr.HTML({}, html_template="", js_on_load=_script("draft_script"), apply_default_css=False,

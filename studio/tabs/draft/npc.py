@@ -5,6 +5,7 @@ setting writes into the prompt. Knows no page and no library.
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.cards.card import MAX_NAME
 from engine.cards.macros import expand_macros
 from engine.cards.npc import ENDS, scale_words, written
 from engine.cards.npc_fields import SCALES, npc_values, read_npc, with_npc
@@ -63,7 +64,7 @@ assert set(KIND_WORDS) == set(KINDS)
 def npc_value(raw: dict[str, Any]) -> dict[str, Any]:
     """What the section shows of a card."""
     values = npc_values(raw)
-    return {"fields": values, "char": card_of(raw).char, "faults": list(read_npc(raw).faults),
+    return {"fields": values, "faults": list(read_npc(raw).faults),
             **preview(values, card_of(raw).char)}
 
 
@@ -81,6 +82,11 @@ def preview(fields: dict[str, Any], char: str) -> dict[str, Any]:
     npc, card = read_npc(raw), card_of(raw)
     return {"written": {name: expand_macros(text, card, PLAYER) for name, text in written(npc).items()},
             "words": {scale: scale_words(scale, level) for levels in (npc.mood, npc.big_five) for scale, level in levels.items()}}
+
+
+def preview_typed(typed: dict[str, Any]) -> dict[str, Any]:
+    """`preview` of what a page's script sends: {fields, char}."""
+    return preview(typed["fields"], str(typed["char"])[:MAX_NAME])
 
 
 def script_value(raw: dict[str, Any]) -> dict[str, Any]:
