@@ -251,7 +251,7 @@ def test_npc_fields_are_saved_as_typed_and_two_windows_change_different_ones(ser
     again = saving.save_typed(services.store, mara, second["print"], {"npc-goals": [{"text": "To rest"}]})
     assert again["version"] == second["version"]
     shown = history.changes_html(services.store, mara, second["version"], first["version"])
-    assert "valence" in shown
+    assert "</span>80<span" in shown
     with pytest.raises(ValueError, match="NPC field"):
         saving.save_typed(services.store, mara, "", {"npc-nonsense": []})
 
