@@ -77,13 +77,20 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def arguments(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A command line that prunes the tiny llama in `tmp_path`, the proof without its process."""
-    from small_job import prove_here, prune_arguments
+def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs in this process prove their folder without a fresh process, which takes seconds to start."""
+    from small_job import prove_here
 
     from engine.stages import ship
 
     monkeypatch.setattr(ship, "prove", prove_here)
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, llama: Path, quick_proof: None) -> list[str]:
+    """A command line that prunes the tiny llama in `tmp_path`, the proof without its process."""
+    from small_job import prune_arguments
+
     return prune_arguments(tmp_path, llama, json=True)
 
 

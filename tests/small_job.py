@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ from engine.calibration.lines import POOL
 from engine.cards.files import read_card
 from engine.export import proof
 from engine.pipeline import prune
+from engine.stages import ship
 from engine.stages.workbench import Job
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,10 +41,14 @@ def write_card(folder: Path) -> Path:
     return folder / "card.json"
 
 
-def write_lines(folder: Path, count: int = 60) -> Path:
-    """The first lines of the pool, their answers cut to three words."""
+def write_lines(folder: Path, count: int = 60, calling: str = "") -> Path:
+    """The first lines of the pool, their answers cut to three words.
+
+    With `calling` before each question none is the pool's, and a job reads no neutral lines along: those of a preset are
+    hundreds, and take longer than all the rest of a tiny job.
+    """
     records = [json.loads(line) for line in POOL.read_text(encoding="utf-8").splitlines()[:count]]
-    lines = [{"question": one["question"][:40], "answer": " ".join(one["answer"].split()[:3])} for one in records]
+    lines = [{"question": calling + one["question"][:40], "answer": " ".join(one["answer"].split()[:3])} for one in records]
     (folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return folder / "lines.jsonl"
 
@@ -55,8 +61,9 @@ def make_job(model: Path, out: Path, preset: str = "standard", **changes: Any) -
 
 
 def run_job(model: Path, out: Path, preset: str = "standard", **changes: Any) -> list[Event]:
-    """All events of a whole job, whose work folder is `out` with .work behind it."""
-    return list(prune(make_job(model, out, preset, **changes), work_of(out)))
+    """All events of a whole job, whose work folder is `out` with .work behind it; the proof without its process."""
+    with mock.patch.object(ship, "prove", prove_here):
+        return list(prune(make_job(model, out, preset, **changes), work_of(out)))
 
 
 def work_of(out: Path) -> Path:
@@ -66,33 +73,40 @@ def work_of(out: Path) -> Path:
 
 def prune_arguments(folder: Path, model: Path, out: str = "out", **more: Any) -> list[str]:
     """The command line of such a job in `folder`; `more` are further options, "load_in" for --load-in."""
-    options = {"model": model, "out": folder / out, "lines": write_lines(folder), "multiple": 8, "steps": 4,
-               "workdir": folder / f"{out}.work", "dtype": "fp32", **more}
+    options = {"model": model, "out": folder / out, "lines": more.pop("lines", None) or write_lines(folder, calling="Zoë! "),
+               "multiple": 8, "steps": 4, "workdir": folder / f"{out}.work", "dtype": "fp32", **more}
     named = [[f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
              for name, value in options.items()]
     return ["prune", str(write_card(folder)), *(word for words in named for word in words)]
 
 
+def is_step(stage: str, done: int) -> Callable[[dict[str, Any]], bool]:
+    """Whether an event is a stage's step, at least so far."""
+    return lambda event: event["event"] == "Step" and event["stage"] == stage and event["done"] >= done
+
+
 class Process:
-    """The command line in a process group of its own, its standard output a pipe, its standard error a file."""
+    """The command line in a process group of its own: standard input and output are pipes, standard error a file."""
 
     def __init__(self, arguments: Sequence[str], folder: Path, forked: bool) -> None:
         """`forked`: from a server that has imported everything, which saves seconds; else python -m engine."""
         self.errors = folder / "errors.txt"
         if forked:
             reader, writer = multiprocessing.Pipe(duplex=False)
+            leash, self.input = multiprocessing.Pipe(duplex=False)
             forkserver = multiprocessing.get_context("forkserver")
             forkserver.set_forkserver_preload(PRELOADED)
-            self.process: Any = forkserver.Process(target=_run, args=(arguments, folder, writer, self.errors))
+            self.process: Any = forkserver.Process(target=_run, args=(arguments, folder, leash, writer, self.errors))
             self.process.start()
             writer.close()
+            leash.close()
             self.output = os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
         else:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine", *arguments], stdout=subprocess.PIPE, stderr=self.errors.open("w"),
-                text=True, encoding="utf-8", cwd=folder, start_new_session=True,
+                [sys.executable, "-m", "engine", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=self.errors.open("w"), text=True, encoding="utf-8", cwd=folder, start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
-            self.output = self.process.stdout
+            self.input, self.output = self.process.stdin, self.process.stdout
         self.pid = self.process.pid
 
     def events(self) -> Iterator[dict[str, Any]]:
@@ -100,6 +114,10 @@ class Process:
         for line in self.output:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+    def let_go(self) -> None:
+        """End its standard input, as the end of its owner would."""
+        self.input.close()
 
     def end(self) -> tuple[int, str]:
         """Wait for its end: the exit code (minus the signal's number) and what it wrote to standard error."""
@@ -110,9 +128,11 @@ class Process:
         return self.process.exitcode, self.errors.read_text()
 
 
-def _run(arguments: Sequence[str], folder: Path, output: Any, errors: Path) -> None:
+def _run(arguments: Sequence[str], folder: Path, leash: Any, output: Any, errors: Path) -> None:
     os.setsid()
     os.chdir(folder)
+    os.dup2(leash.fileno(), 0)
+    leash.close()
     os.dup2(output.fileno(), 1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.stdout, sys.stderr = open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")  # noqa: SIM115

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_job import prove_here, run_job, write_card
+from small_job import run_job, write_card
 from tiny import make_tiny
 
 from engine.__main__ import build_parser, main
 from engine.base.files import MANIFEST, data_folder, read_json
 from engine.console import print_table
-from engine.stages import ship
 
 VERBS = ["models", "prune", "export", "chat", "serve", "inspect", "bench"]
 OPTIONS = ["--out", "--model", "--sparsity", "--preset", "--teacher", "--teacher-model", "--queries", "--lines",
@@ -25,9 +24,7 @@ OPTIONS = ["--out", "--model", "--sparsity", "--preset", "--teacher", "--teacher
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that a whole job wrote."""
     folder = tmp_path_factory.mktemp("exported")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ship, "prove", prove_here)
-        run_job(make_tiny(folder / "llama"), folder / "out")
+    run_job(make_tiny(folder / "llama"), folder / "out")
     return folder / "out"
 
 

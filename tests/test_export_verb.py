@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_job import ROOT, prove_here, run_job
+from small_job import ROOT, run_job
 from tiny import make_tiny
 
 from engine.__main__ import main
@@ -19,22 +19,19 @@ from engine.base.events import Event, Failed, Finished, Proved, Saved, Stage, St
 from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, write_manifest
 from engine.export import copying, greeting
 from engine.export.copying import Copy, copy_folder
-from engine.stages import ship
 
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that a whole job wrote."""
     folder = tmp_path_factory.mktemp("pruned")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ship, "prove", prove_here)
-        run_job(make_tiny(folder / "llama"), folder / "out")
+    run_job(make_tiny(folder / "llama"), folder / "out")
     return folder / "out"
 
 
 @pytest.fixture
-def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proof without its fresh process, which takes seconds to start."""
+def speaks_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is copied speaks in this process, not in a fresh one."""
     monkeypatch.setattr(copying, "let_speak", lambda folder, prompt: greeting._speak({"folder": str(folder), "prompt": prompt}))
 
 
@@ -64,7 +61,7 @@ def test_a_copy_is_equal_and_proven_in_a_fresh_process(pruned: Path, tmp_path: P
         assert steps[-1].done == steps[-1].total == next(one.total for one in said if isinstance(one, Stage) and one.name == stage)
 
 
-@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.usefixtures("speaks_here")
 def test_the_zip_holds_the_folder(pruned: Path, tmp_path: Path) -> None:
     list(copy_folder(Copy(pruned, tmp_path / "zoë", zipped=True)))
     with zipfile.ZipFile(tmp_path / "zoë.zip") as archive:
@@ -76,7 +73,7 @@ def test_the_zip_holds_the_folder(pruned: Path, tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.usefixtures("speaks_here")
 def test_a_copy_can_have_a_name_of_its_own(pruned: Path, tmp_path: Path) -> None:
     assert main(["export", str(pruned), "--out", str(tmp_path / "out"), "--name", " The [miller]\n of Zoë "]) == 0
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
@@ -111,7 +108,7 @@ DAMAGES: list[tuple[Any, str]] = [
     (lambda folder: shutil.rmtree(folder), "not a folder that Persona Studio exported")]
 
 
-@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.usefixtures("speaks_here")
 @pytest.mark.parametrize(("damage", "words"), DAMAGES, ids=[str(number) for number in range(len(DAMAGES))])
 def test_a_damaged_folder_is_not_given_away(damage: Any, words: str, pruned: Path, tmp_path: Path, capsys: Any) -> None:
     source = Path(shutil.copytree(pruned, tmp_path / "source"))
@@ -133,7 +130,7 @@ def test_a_folder_that_does_not_load_is_not_given_away(pruned: Path, tmp_path: P
     assert "no such function" in str(caught.value) and not (tmp_path / "out").exists() and leftovers(tmp_path) == []
 
 
-@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.usefixtures("speaks_here")
 @pytest.mark.parametrize("stage", ["copy", "prove", "zip"])
 def test_a_stopped_copy_leaves_nothing_behind(stage: str, pruned: Path, tmp_path: Path) -> None:
     stream = copy_folder(Copy(pruned, tmp_path / "out", zipped=True))
@@ -153,7 +150,7 @@ def test_an_export_whose_owner_is_gone_stops(pruned: Path, tmp_path: Path) -> No
     assert leftovers(tmp_path) == [] and "Traceback" not in ended.stderr
 
 
-@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.usefixtures("speaks_here")
 def test_nothing_is_written_over(pruned: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "out.zip").write_bytes(b"mine")
     assert main(["export", str(pruned), "--out", str(tmp_path / "out"), "--zip"]) == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_job import make_job, prove_here, run_job, same_tensors, weights_of, work_of
+from small_job import make_job, run_job, same_tensors, weights_of, work_of
 from tiny import find, make_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -21,9 +21,9 @@ from engine.export.folder import read_mask
 from engine.models.loading import load_model, load_tokenizer
 from engine.models.packing import pack
 from engine.pruning.importance import wanda_scores
-from engine.stages import ship
 from engine.stages.workbench import Job, Workbench
 
+pytestmark = pytest.mark.usefixtures("quick_proof")
 LADDER = ["dense", "random", "magnitude", "wanda", "mask"]
 
 
@@ -36,16 +36,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
-    """The events and the folder of one job; test_resume.py has one whose proof runs in a fresh process."""
+    """The events and the folder of one job; test_processes.py has one whose proof runs in a fresh process."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ship, "prove", prove_here)
-        return run_job(llama, out), out
-
-
-@pytest.fixture
-def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ship, "prove", prove_here)
+    return run_job(llama, out), out
 
 
 def test_events_come_in_order_and_survive_a_file(whole: tuple[list[Event], Path]) -> None:
@@ -145,7 +138,6 @@ def read_again(job: Job, out: Path) -> Reading:
     return measure(load_model(find(out), torch.float32), rows, dense_states(dense, rows))
 
 
-@pytest.mark.usefixtures("quick_proof")
 @pytest.mark.parametrize("preset", ["standard", "paper"])
 def test_recovered_weights_are_those_that_were_measured(preset: str, llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -182,7 +174,6 @@ CUTS = [("llama", "standard", {"load_in": "4bit"}), ("llama", "standard", {"load
         ("qwen2", "paper", {"sparsity": 0.5, "multiple": 24}), ("smollm3", "standard", {"sparsity": 0.0})]
 
 
-@pytest.mark.usefixtures("quick_proof")
 @pytest.mark.parametrize(("family", "preset", "changes"), CUTS, ids=lambda value: str(value))
 def test_exported_weights_are_slices_of_the_source(family: str, preset: str, changes: dict[str, Any],
                                                    tmp_path: Path) -> None:
@@ -209,7 +200,6 @@ def test_importance_of_quantised_weights_is_that_of_their_values(llama: Path) ->
         torch.testing.assert_close(found, exact, rtol=0.1, atol=0.02)
 
 
-@pytest.mark.usefixtures("quick_proof")
 def test_the_seed_decides_every_bit(llama: Path, tmp_path: Path) -> None:
     outs = [tmp_path / str(number) / "out" for number in range(3)]
     for out, seed in zip(outs, (5, 5, 6), strict=True):
@@ -220,7 +210,6 @@ def test_the_seed_decides_every_bit(llama: Path, tmp_path: Path) -> None:
     assert same == [[True, True], [False, False]]
 
 
-@pytest.mark.usefixtures("quick_proof")
 def test_a_finished_job_exports_again_under_another_name(llama: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "out", tmp_path / "again"
     run_job(llama, first)

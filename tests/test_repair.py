@@ -19,6 +19,7 @@ from engine.stages.mask import Lesson
 from engine.stages.repair import neutral_lines
 from engine.stages.workbench import Workbench
 
+pytestmark = pytest.mark.usefixtures("quick_proof")
 
 def test_learning_begins_on_the_repaired_start(llama: Path, tmp_path: Path) -> None:
     run_job(llama, tmp_path / "out", learning_rate=1e-9)  # so small that no channel changes

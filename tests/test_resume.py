@@ -1,19 +1,13 @@
-"""Jobs that are stopped: whatever stops them, they go on and end with the same bits as a job that nobody stopped."""
+"""Jobs that are stopped in this process: they go on, and end with the same bits as a job that nobody stopped."""
 
 import dataclasses
 import itertools
 import json
-import os
-import shlex
-import signal
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from small_job import ROOT, Story, make_job, prove_here, prune_arguments, run_job, same_tensors, work_of
+from small_job import is_step, make_job, prune_arguments, run_job, same_tensors, work_of
 
 from engine.__main__ import main
 from engine.base import events
@@ -22,114 +16,11 @@ from engine.base.files import read_json, sha256
 from engine.base.text import normalise
 from engine.calibration.rewriting import Voice
 from engine.pipeline import prune
-from engine.stages import mask, ship
+from engine.stages import mask
 from engine.stages.lines import make_lines
 from engine.stages.workbench import Workbench, load_dense
 
-SETTINGS = {"preset": "quick", "recover": True, "seed": 3}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_proof() -> Iterator[None]:
-    """For jobs in this process; those in processes of their own are proven in full."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ship, "prove", prove_here)
-        yield
-
-
-def is_step(stage: str, done: int) -> Callable[[dict[str, Any]], bool]:
-    return lambda event: event["event"] == "Step" and event["stage"] == stage and event["done"] >= done
-
-
-def is_stage(name: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda event: event["event"] == "Stage" and event["name"] == name
-
-
-def interrupt(process: int) -> None:
-    os.kill(process, signal.SIGINT)
-
-
-def kill(process: int) -> None:
-    os.kill(process, signal.SIGKILL)
-
-
-def interrupt_all_while_proving(process: int) -> None:
-    """What Ctrl-C on a terminal does: every process of the group is interrupted, here while the proof runs."""
-    limit = time.monotonic() + 20
-    while not psutil.Process(process).children() and time.monotonic() < limit:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    os.killpg(process, signal.SIGINT)
-
-
-@pytest.fixture(scope="module")
-def story(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """One job: interrupted, killed while learning, solving, recovering and proving, and at last left to end."""
-    folder = tmp_path_factory.mktemp("story")
-    arguments = prune_arguments(folder, llama, steps=5, json=True, **SETTINGS)
-    story = Story(folder, [word.replace(f"{folder}/", "") for word in arguments])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
-        story.live(is_step("learn the mask", 1), interrupt)
-        story.live(is_step("learn the mask", 3), kill)
-        story.live(is_step("least squares", 1), kill)
-        story.live(is_step("recover", 2), kill)
-        story.live(is_stage("prove"), kill)
-        story.live(is_stage("prove"), interrupt_all_while_proving, forked=False)
-    return story
-
-
-def test_a_job_killed_in_every_stage_ends_with_the_same_bits(story: Story, llama: Path, tmp_path: Path) -> None:
-    assert [life.code for life in story.lives] == [130, -9, -9, -9, -9, 0], [life.errors for life in story.lives]
-    assert main(prune_arguments(tmp_path, llama, steps=5, json=True, **SETTINGS)) == 0
-    for name in ("mask.safetensors", "columns.safetensors", "recovered.safetensors"):
-        assert sha256(story.folder / "out.work" / name) == sha256(tmp_path / "out.work" / name), name
-    for name in ("model.safetensors", "mask.safetensors"):
-        assert same_tensors(story.folder / "out" / name, tmp_path / "out" / name), name
-    reports = [read_json(folder / "out" / "report.json") for folder in (story.folder, tmp_path)]
-    for part in ("readings", "learning", "choices", "lines", "recipe", "before", "base"):
-        assert reports[0][part] == reports[1][part], part
-    assert reports[0]["stages"].keys() == reports[1]["stages"].keys()
-
-
-def test_each_process_goes_on_where_the_last_one_stopped(story: Story) -> None:
-    steps = [[(event["stage"], event["done"]) for event in life.seen if event["event"] == "Step"]
-             for life in story.lives]
-    learnt = [[done for stage, done in life if stage == "learn the mask"] for life in steps]
-    assert learnt[0][0] == 1 and learnt[1][0] == learnt[0][-1] + 1 and learnt[1][-1] >= 3
-    assert [done for life in learnt[2:] for done in life] in ([4, 5], [5], [])
-    recovered = [[done for stage, done in life if stage == "recover"] for life in steps]
-    assert recovered[3][0] == 1 and recovered[4][0] == recovered[3][-1] + 1 and recovered[4][-1] == 30
-    assert recovered[5] == [] and [life.seen[0]["resumed"] for life in story.lives] == [False] + [True] * 5
-    stages = [event["name"] for event in story.lives[5].seen if event["event"] == "Stage" and event["reused"]]
-    assert stages == ["write answers", "read the dense model", "least squares on the start", "learn the mask",
-                      "least squares", "recover"]
-
-
-def test_an_interrupted_job_says_how_to_go_on(story: Story) -> None:
-    first = story.lives[0]
-    assert "Traceback" not in first.errors and not first.out_there
-    hint = first.errors.strip().splitlines()[-1]
-    assert shlex.split(hint) == ["python", "-m", "engine", *story.arguments, "--resume"]
-
-
-def test_no_half_folder_is_ever_seen_and_leftovers_go(story: Story) -> None:
-    assert [life.out_there for life in story.lives] == [False] * 5 + [True]
-    assert [len(life.hidden) for life in story.lives] == [0, 0, 0, 0, 1, 0]
-    assert (story.folder / "out" / "manifest.json").is_file()
-
-
-def test_an_interrupt_during_the_proof_lets_the_job_end(story: Story) -> None:
-    last = story.lives[-1]
-    assert last.seen[-1]["event"] == "Finished" and "Stopping after this step" in last.errors
-    proof = read_json(story.folder / "out" / "report.json")["proof"]
-    assert proof["agrees"] and proof["positions"] == 48 and proof["seconds"] > 0
-
-
-def test_the_log_holds_all_that_was_said(story: Story) -> None:
-    logged = [events.encode(event) for event in events.read(story.folder / "out.work" / "events.jsonl")]
-    said = [events.encode(events.decode(json.dumps(event))) for life in story.lives for event in life.seen]
-    assert [line for line in logged if line in set(said)] == said and len(logged) - len(said) <= 5
+pytestmark = pytest.mark.usefixtures("quick_proof")
 
 
 @pytest.fixture(scope="module")

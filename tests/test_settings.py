@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,11 +34,30 @@ def test_a_data_folder_with_a_file_in_the_way(own_home: Path) -> None:
         Settings.of_environment()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may write everywhere")
-def test_a_data_folder_without_permission(own_home: Path) -> None:
-    own_home.mkdir(mode=0o500)
-    with pytest.raises(UserError, match="cannot be written to"):
-        Settings.of_environment()
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A folder that may be looked into and not written to, also where root runs the tests: then as nobody."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders hide themselves from others
+        folder = Path(name)
+        folder.chmod(0o555)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            if is_root:
+                os.seteuid(0)
+            folder.chmod(0o755)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of another kind")
+def test_a_data_folder_without_permission(read_only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for home, words in ((read_only, "cannot be written to"), (read_only / "home", "cannot be made")):
+        monkeypatch.setenv("PERSONA_STUDIO_HOME", str(home))
+        with pytest.raises(UserError, match=words) as caught:
+            Settings.of_environment()
+        assert "\n" not in str(caught.value) and list(read_only.iterdir()) == []
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

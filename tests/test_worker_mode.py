@@ -1,18 +1,12 @@
-"""Jobs that a studio runs: they stop when asked or when the studio is gone, say why they end, and make do with less memory."""
+"""Jobs that a studio runs: they end with their lines when asked to, say why they end, and make do with less memory."""
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_job import QUICK, ROOT, make_job, prove_here, prune_arguments, same_tensors, work_of, write_card, write_lines
-from tiny import make_tiny
+from small_job import QUICK, make_job, prune_arguments, same_tensors, work_of, write_card, write_lines
 
 from engine.__main__ import main
 from engine.base import events
@@ -22,78 +16,18 @@ from engine.calibration import rewriting
 from engine.calibration.rewriting import Voice
 from engine.pipeline import prune, prune_persistently
 from engine.pruning import masks
-from engine.stages import ship
 from engine.stages.workbench import Job
 
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(autouse=True)
-def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For jobs in this process."""
-    monkeypatch.setattr(ship, "prove", prove_here)
+pytestmark = pytest.mark.usefixtures("quick_proof")
 
 
 def log_of(workdir: Path) -> list[Event]:
     return list(events.read(workdir / "events.jsonl"))
 
 
-class Owner:
-    """A job in a process of its own, its standard input a pipe that its owner holds."""
-
-    def __init__(self, arguments: list[str], folder: Path) -> None:
-        self.errors = folder / "errors.txt"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "engine", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self.errors.open("w"), text=True, encoding="utf-8", cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            yield json.loads(line)
-
-
-def let_go(owner: Owner) -> None:
-    assert owner.process.stdin
-    owner.process.stdin.close()
-
-
-def terminate(owner: Owner) -> None:
-    owner.process.send_signal(signal.SIGTERM)
-
-
-@pytest.mark.parametrize("end", [let_go, terminate])
-def test_a_job_that_is_let_go_or_terminated_stops_after_its_step(end: Any, llama: Path, tmp_path: Path) -> None:
-    arguments = prune_arguments(tmp_path, llama, steps=400, json=True, leash=True)
-    owner = Owner(arguments, tmp_path)
-    seen = []
-    for event in owner.events():
-        seen.append(event)
-        if event["event"] == "Step" and event["stage"] == "learn the mask" and event["done"] == 2:
-            end(owner)
-    assert owner.process.wait(30) == 130, owner.errors.read_text()
-    assert "Traceback" not in owner.errors.read_text()
-    assert seen[-1]["event"] == "Stopped" and seen[-2]["event"] == "Step" and seen[-2]["done"] < 300
-    logged = log_of(work_of(tmp_path / "out"))
-    assert logged[-1] == Stopped("Stopped; what was done is kept.", time=logged[-1].time)
-    assert [name for name in os.listdir(tmp_path) if "partial" in name] == [] and not (tmp_path / "out").exists()
-    checkpoint = read_json(work_of(tmp_path / "out") / "learning.json")
-    assert checkpoint[-1]["step"] == seen[-2]["done"], "the step under way is kept"
-
-
-def test_a_job_stopped_before_it_begins_says_so(llama: Path, tmp_path: Path) -> None:
-    owner = Owner(prune_arguments(tmp_path, llama, json=True, leash=True), tmp_path)
-    let_go(owner)
-    kinds = [event["event"] for event in owner.events()]
-    assert owner.process.wait(30) == 130 and kinds[-1] == "Stopped" and "learn the mask" not in kinds
-
-
 def lines_arguments(folder: Path, llama: Path) -> list[str]:
     return ["prune", str(write_card(folder)), "--model", str(llama), "--workdir", str(folder / "work"), "--multiple", "8",
-            "--steps", "4", "--dtype", "fp32", "--lines", str(write_lines(folder)), "--json"]
+            "--steps", "4", "--dtype", "fp32", "--lines", str(write_lines(folder, calling="Zoë! ")), "--json"]
 
 
 def test_until_lines_stops_there_and_the_whole_job_goes_on(llama: Path, tmp_path: Path, capsys: Any) -> None:

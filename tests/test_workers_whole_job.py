@@ -8,7 +8,6 @@ import pytest
 from safetensors.numpy import load_file
 from small_job import write_card, write_lines
 from test_workers_jobs import eventually, get, wait_for
-from tiny import make_tiny
 
 from studio.settings import Settings
 from studio.store import characters, exports, lines, runs
@@ -17,11 +16,6 @@ from studio.workers import ending
 from studio.workers.jobs import Jobs
 from studio.workers.view import LEARNING
 from studio.workers.watch import Watcher
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("llama"))
 
 
 def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +27,7 @@ def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path
     jobs.start()
     card = json.loads(write_card(tmp_path).read_text())
     person = characters.create(store, {"spec": "chara_card_v3", "spec_version": "3.0", "data": card}).id
-    records = [json.loads(line) for line in write_lines(tmp_path).read_text().splitlines()]
+    records = [json.loads(line) for line in write_lines(tmp_path, calling="Zoë! ").read_text().splitlines()]
     line_set = lines.approve(store, lines.add_set(store, person, 1, records, {}).id)
     spec = {"model": str(llama), "multiple": 8, "steps": 60, "dtype": "fp32", "sparsity": 0.25, "recover": False}
     run = jobs.submit_prune(person, spec, line_set.id, "A quarter less")

@@ -2,7 +2,8 @@
 
 This module does not know what the chats are about, nor what becomes of the
 answers. The API key comes from the environment and is never written, logged or
-shown; our retries are the only ones (the client's own are off).
+shown; our retries are the only ones (the client's own are off). openai is
+imported on use: it takes half a second, and few jobs ask a server.
 """
 
 import queue
@@ -14,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
-
-import openai
 
 from engine.base.errors import UserError
 from engine.models.server import CONNECT_SECONDS, api_key, base_url, check_address, open_client
@@ -63,6 +62,8 @@ class Desk:
     """
 
     def __init__(self, teacher: Teacher, chats: Sequence[tuple[str, Chat]]) -> None:
+        import openai
+
         self.news: queue.SimpleQueue[tuple[str, str] | UserError | None] = queue.SimpleQueue()
         self.retries = 0
         self._teacher = teacher
@@ -106,6 +107,8 @@ class Desk:
 
     def _ask_until_answered(self, chat: Chat) -> str | None:
         """The answer, or None when the desk closed meanwhile."""
+        import openai
+
         began, tries = time.monotonic(), 0
         while not self._stop.wait(max(0.0, self._resume_at - time.monotonic())):
             tries += 1
@@ -203,6 +206,8 @@ class _Nonsense(Exception):
 
 def _is_unreachable(error: Exception) -> bool:
     """Whether no server answered at all: no connection, or one that was dropped without a reply."""
+    import openai
+
     if isinstance(error, openai.APITimeoutError):
         return type(error.__cause__).__name__ == "ConnectTimeout"
     return isinstance(error, openai.APIConnectionError)
