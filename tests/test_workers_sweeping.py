@@ -10,7 +10,7 @@ import psutil
 import pytest
 from store_samples import card
 
-from studio.settings import Settings
+from studio.settings import ROOT, Settings
 from studio.store import characters, runs
 from studio.store.database import open_store
 from studio.workers import sweeping
@@ -96,3 +96,30 @@ def test_what_a_starter_was_made_in_goes_when_it_is_old_and_nobody_can_still_be_
         maker.wait()
     assert sorted(sweep(settings, now=later)) == sorted([sleeper, kept.pop()])
     assert all((path / "model.safetensors").exists() for path in kept) and link.is_symlink()
+
+
+def test_a_copy_of_the_library_goes_with_the_process_that_was_killed_over_it(settings: Settings) -> None:
+    """By a real process, killed while SQLite has written the copy and it has not got its name yet."""
+    open_store(settings.database)
+    program = ("import os, sys, time; from pathlib import Path; from studio.store import copies; "
+               "copies._flush = lambda _: (print(flush=True), time.sleep(60)); "
+               "copies.copy_to_backups(Path(sys.argv[1]), 5.0, 'backup')")
+    maker = subprocess.Popen([sys.executable, "-c", program, str(settings.database)], stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert maker.stdout and maker.stdout.readline()
+        half = [file for file in settings.backups.iterdir() if file.name.endswith(f".{maker.pid}.partial")]
+        assert len(half) == 1 and sweep(settings) == [] and half[0].exists(), "its maker lives"
+    finally:
+        maker.kill()
+        maker.communicate()
+    restored = settings.home / f".studio.db.{maker.pid}.restored"
+    left = [*half, restored, restored.with_name(f"{restored.name}-wal")]
+    kept = [settings.backups / "studio-1-backup.db", settings.home / ".notes.12.txt",
+            settings.backups / f".mine.{os.getpid()}.partial"]
+    for file in (*left[1:], *kept):
+        file.write_bytes(b"SQLite")
+    other = settings.backups / f".its-number-was-given-out-again.{os.getpid()}.partial"
+    other.write_bytes(b"SQLite")
+    os.utime(other, (psutil.Process().create_time() - 60,) * 2)
+    assert sorted(sweep(settings)) == sorted([*left, other])
+    assert all(file.exists() for file in (*kept, settings.database))

@@ -122,6 +122,15 @@ def running_with(word: str) -> Iterator[Identity]:
             continue
 
 
+def may_have_written(pid: int, changed: float) -> bool:
+    """Whether process `pid` lives and had begun when a file of its own changed, `changed` in Unix seconds."""
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() < changed + SAME_START and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _find(identity: Identity) -> psutil.Process | None:
     try:
         process = psutil.Process(identity.pid)

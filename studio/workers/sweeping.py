@@ -2,13 +2,14 @@
 
 A result is made under a hidden name and gets its own when it is whole, so what still has a hidden name is worth nothing
 once nobody writes to it. Knows names only; the caller says which results are still being made. What makes a starter model
-has no run that could be asked, so its leftovers go by their age.
+has no run that could be asked, so its leftovers go by their age; a copy of the library has its maker's number in its name.
 """
 
 import logging
+import re
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from studio.settings import Settings
@@ -16,16 +17,19 @@ from studio.workers import process
 
 log = logging.getLogger(__name__)
 FOLDER, ARCHIVE = ".partial-", ".zip.partial"  # .<name>.partial-<random> and .<name>.zip.partial, as the engine names them
+# .<name>.<process>.partial in backups/ and .<name>.<process>.restored beside the library, as store/copies.py names them, and
+# the files that SQLite keeps beside either
+COPY = re.compile(r"\..+\.(\d+)\.(?:partial|restored)(?:-wal|-shm|-journal)?")
 STARTER = ".starter-*"  # what the engine fetches and converts the starter model in
 OLD = 86_400.0  # seconds; the engine takes half a minute for it
 MAKER = "engine"  # in the command line of each process that may make one
 
 
 def sweep(settings: Settings, under_way: Collection[Path] = (), now: float | None = None) -> list[Path]:
-    """Remove half-written folders and archives in exports/, in the runs' folders and of the starter; what was removed.
+    """Remove half-written folders and archives in exports/ and in the runs' folders, copies of the library, and starters.
 
-    `under_way`: results that a living process still makes; theirs are left alone. `now`: Unix seconds. What cannot be
-    removed is logged.
+    Returns what was removed. `under_way`: results that a living process still makes; theirs are left alone. `now`: Unix
+    seconds. What cannot be removed is logged.
     """
     removed = []
     for parent in (settings.exports, *settings.jobs.glob("*/")):
@@ -33,7 +37,21 @@ def sweep(settings: Settings, under_way: Collection[Path] = (), now: float | Non
             target = _target_of(leftover)
             if target is not None and target not in under_way and _remove(leftover):
                 removed.append(leftover)
-    return removed + [folder for folder in _old_starters(settings, time.time() if now is None else now) if _remove(folder)]
+    old = [*_dead_copies(settings), *_old_starters(settings, time.time() if now is None else now)]
+    return removed + [leftover for leftover in old if _remove(leftover)]
+
+
+def _dead_copies(settings: Settings) -> Iterator[Path]:
+    """Copies of the library whose maker is gone."""
+    for folder in (settings.backups, settings.home):
+        for file in folder.glob(".*"):
+            named = COPY.fullmatch(file.name)
+            try:
+                if named and file.is_file() and not file.is_symlink() and not process.may_have_written(
+                        int(named[1]), file.stat().st_mtime):
+                    yield file
+            except OSError:  # whoever made it has just removed it
+                continue
 
 
 def _old_starters(settings: Settings, now: float) -> list[Path]:
