@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
@@ -28,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--listen", nargs="?", const="0.0.0.0", metavar="ADDRESS", help="also for other machines; needs --auth")
     parser.add_argument("--auth", metavar="NAME:PASSWORD", help="ask for a name and a password")
     parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers; needs --auth")
-    parser.add_argument("--window", action="store_true", help="a window of its own (needs: pip install pywebview)")
+    parser.add_argument("--window", action="store_true", help="a window of its own (needs pywebview)")
     parser.add_argument("--open", action="store_true", help="open the browser")
     parser.add_argument("--home", metavar="DIR", help="the data folder (default: PERSONA_STUDIO_HOME, else the platform's)")
     parser.add_argument("--check", action="store_true", help="check the library and its files, then end")
@@ -95,7 +96,7 @@ def _serve(options: argparse.Namespace) -> int:
             blocks.queue(max_size=128, default_concurrency_limit=16)
             _, address, _ = blocks.launch(**_launch_settings(options, settings, login))
             print(f"Persona Studio is open at {address}  (Ctrl-C ends it; jobs can be resumed)", flush=True)
-            _wait(options, address)
+            _wait(options, address, settings.home / "window")
         finally:
             services.close()
     return 0
@@ -114,17 +115,14 @@ def _launch_settings(options: argparse.Namespace, settings: Any, login: tuple[st
             "css": styles(), "head": script(), "app_kwargs": {"middleware": [Middleware(SafeHeaders, policy=CONTENT_POLICY)]}}
 
 
-def _wait(options: argparse.Namespace, address: str) -> None:
+def _wait(options: argparse.Namespace, address: str, window_folder: Path) -> None:
     """Until Ctrl-C, or until the native window is closed."""
     if options.window:
-        try:
-            import webview
-        except ImportError:
-            print("There is no pywebview here (pip install pywebview); use the address in a browser.", flush=True)
-        else:
-            webview.create_window("Persona Studio", address, width=1280, height=860)
-            webview.start()
+        from studio.window import show_window
+
+        if not (sentence := show_window(address, window_folder)):
             return
+        print(sentence, flush=True)
     # Also where a shell started it in the background, with Ctrl-C ignored; a service manager sends SIGTERM.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_like_ctrl_c)

@@ -1,5 +1,6 @@
 """A whole pruning run of a tiny model by the real engine: begun by the studio, stopped, resumed, kept, exported."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from studio.workers.watch import Watcher
 def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path / "home"))
-    settings = Settings.of_environment()
+    settings = dataclasses.replace(Settings.of_environment(), poll_seconds=0.1)
     store = open_store(settings.database)
     jobs, watcher = Jobs(settings, store), Watcher(settings, store)
     jobs.start()
