@@ -3,7 +3,7 @@
 This module does not know what the chats are about, nor what becomes of the
 answers. The API key comes from the environment and is never written, logged or
 shown; our retries are the only ones (the client's own are off). openai is
-imported on use: it takes half a second, and few jobs ask a server.
+imported on use, as in models/server.py.
 """
 
 import queue
@@ -62,8 +62,6 @@ class Desk:
     """
 
     def __init__(self, teacher: Teacher, chats: Sequence[tuple[str, Chat]]) -> None:
-        import openai
-
         self.news: queue.SimpleQueue[tuple[str, str] | UserError | None] = queue.SimpleQueue()
         self.retries = 0
         self._teacher = teacher

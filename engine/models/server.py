@@ -1,16 +1,21 @@
 """A language model behind an address: any server that speaks OpenAI's chat completions, as a teacher or a judge.
 
-Checks addresses, finds the key in the environment and opens the client. Does not ask anything.
+Checks addresses, finds the key in the environment and opens the client. Does not ask anything. openai is imported on
+use: it takes half a second, and few jobs have a server.
 """
+
+from __future__ import annotations
 
 import os
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import openai
-
 from engine.base.errors import UserError
+
+if TYPE_CHECKING:
+    import openai
 
 CONNECT_SECONDS = 4.0  # longest wait for a connection
 
@@ -53,6 +58,8 @@ def open_client(url: str, key: str, timeout: float, retries: int = 0) -> openai.
 
     On this machine no proxy leads anywhere, and a redirection is never followed: the key goes with it.
     """
+    import openai
+
     loopback = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     return openai.OpenAI(
         api_key=key or "none", base_url=base_url(url), max_retries=retries,
