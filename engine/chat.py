@@ -11,9 +11,9 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.cards.card import Card
-from engine.cards.prompt import USUAL, Message, fit, render_greeting
+from engine.cards.prompt import Message, Setting, fit, render_greeting
 from engine.console import ProgressPrinter
-from engine.models.chat_format import encode_chat, endings
+from engine.models.chat_format import encode_chat, endings, token_counter
 from engine.models.generation import Conversation, Spoken, speak
 from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
 from engine.models.sampling import Sampling
@@ -64,12 +64,13 @@ class Speaker:
     def _prompt(self, turns: list[tuple[str, str]], limit: int) -> list[int]:
         """Ids of the conversation, without what leaves no room for `limit` tokens of an answer."""
         window = int(getattr(self.conversation.model.config, "max_position_embeddings", None) or 2048)
+        setting = Setting(count=token_counter(self.tokenizer))
         opening = [("assistant", self.card.greeting)] if self.greeting else []
 
         def fits(messages: list[Message]) -> bool:
             return len(encode_chat(self.tokenizer, messages)) + min(limit, window // 2) <= window
 
-        return encode_chat(self.tokenizer, fit(self.card, [*opening, *turns], USUAL, fits).messages)
+        return encode_chat(self.tokenizer, fit(self.card, [*opening, *turns], setting, fits).messages)
 
     def print_reply(self, message: str, options: argparse.Namespace) -> None:
         """Print the reply as it comes, then its speed on standard error."""

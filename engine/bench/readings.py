@@ -41,7 +41,7 @@ def read(cell: Cell, method: str, pruned: Pruned) -> Generator[Event, None, dict
     subject, model = cell.subject, cell.model
     recipe, tokenizer = cell.recipe, subject.dense.bench.tokenizer
     questions = [line.question for line in subject.lines[:QUESTIONS]]
-    own = [encode_chat(tokenizer, Voice(subject.card).asked(one)) for one in questions]
+    own = [encode_chat(tokenizer, Voice.of(subject.card, tokenizer).asked(one)) for one in questions]
     neutral = neutral_examples(tokenizer, [(query.question, query.neutral) for query in spread(
         of_split(read_queries(), "test"), NEUTRAL, 0)])
     sizes = [sum(row.size for row in subject.test), len(questions) * (REPLY_TOKENS + 30),
@@ -82,7 +82,7 @@ def personas(card: Card, seed: int) -> dict[str, Card]:
 def told_apart(subject: Subject, questions: list[str], replies: list[Sampled]) -> Tensor:
     """Which replies the dense model finds likeliest behind their own character's prompt, (replies,) of bool."""
     tokenizer = subject.dense.bench.tokenizer
-    behind = {name: [Example(tuple(encode_chat(tokenizer, Voice(card).asked(question))),
+    behind = {name: [Example(tuple(encode_chat(tokenizer, Voice.of(card, tokenizer).asked(question))),
                              tuple(reply.tokens)) for question, reply in zip(questions, replies, strict=True)]
               for name, card in personas(subject.card, subject.seed).items()}
     recipe = subject.plan.recipe(0.25, subject.seed)

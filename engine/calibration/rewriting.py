@@ -22,9 +22,9 @@ from engine.base.text import normalise
 from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
 from engine.calibration.lines import Journal, Line, Query
 from engine.cards.card import Card
-from engine.cards.prompt import Message, messages
+from engine.cards.prompt import USUAL, Message, Setting, messages
 from engine.cards.voice import uses_third_person
-from engine.models.chat_format import encode_answer, encode_chat, endings, user_turn_opening
+from engine.models.chat_format import encode_answer, encode_chat, endings, token_counter, user_turn_opening
 from engine.models.packing import Example, shared_prefix
 from engine.models.sampling import Sampled, Sampling, sample_together
 
@@ -35,9 +35,18 @@ QUESTION_TEMPERATURE = 0.9
 
 @dataclass(frozen=True)
 class Voice:
-    """The character as the sampler needs it: its card, which becomes prompts, and how its answers are judged."""
+    """The character as the sampler needs it: its card, which becomes prompts, and how its answers are judged.
+
+    `setting` is that of every line; its counter keeps the budget of a lorebook.
+    """
 
     card: Card
+    setting: Setting = USUAL
+
+    @classmethod
+    def of(cls, card: Card, tokenizer: Any) -> "Voice":
+        """The voice of a card behind a model's tokenizer."""
+        return cls(card, Setting(count=token_counter(tokenizer)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,11 +55,15 @@ class Voice:
 
     def opening(self) -> list[Message]:
         """What stands before the player's first words, the same for every line."""
-        return messages(self.card, [])
+        return messages(self.card, [], self.setting)
 
     def asked(self, question: str) -> list[Message]:
         """The messages of a single question, as in a chat that begins with it."""
-        return messages(self.card, [("user", question)])
+        return messages(self.card, [("user", question)], self.setting)
+
+    def said(self, question: str) -> str:
+        """The player's turn as the prompt has it: the question, with the lore that it fires and the closing instructions."""
+        return self.asked(question)[-1]["content"]
 
     def fault(self, answer: str, complete: bool) -> str | None:
         """Why an answer is rejected, or None."""

@@ -28,6 +28,7 @@ _DICE = re.compile(r"\s*(?:(\d{0,2})d)?(\d{1,6})\s*([+-]\s*\d{1,6})?\s*", re.IGN
 # a name in angle brackets.
 _MACRO = re.compile(r"\{\{((?:[^{}]++|\{\{[^{}]*+\}\}){0,200}+)\}\}|<(bot|user)>", re.IGNORECASE | re.ASCII)
 _PIECES = re.compile(r"\\,|\{\{[^{}]*+\}\}|,|[^,\\{]++|.", re.DOTALL)
+_HIDDEN = re.compile(r"\{\{hidden_key:([^{}]*)\}\}", re.IGNORECASE)
 _SILENT_LINE = re.compile(r"^[ \t]*\{\{(?://|comment:|hidden_key:)[^{}]*\}\}[ \t]*\n", re.IGNORECASE | re.MULTILINE)
 
 
@@ -66,13 +67,13 @@ def expand_macros(text: str, card: Card, user: str, seed: int = 0) -> str:
             return ""
         match kind.lower():
             case "random":
-                return expand(_generator(seed, whole, place).choice(_options(rest)), depth + 1)
+                return expand(chance(seed, whole, place).choice(_options(rest)), depth + 1)
             case "pick":
-                return expand(_generator(seed, rest).choice(_options(rest)), depth + 1)
+                return expand(chance(seed, rest).choice(_options(rest)), depth + 1)
             case "reverse":
                 return rest[::-1]
             case "roll" if dice := _DICE.fullmatch(rest):
-                return _rolled(dice, _generator(seed, whole, place))
+                return _rolled(dice, chance(seed, whole, place))
         return "{{" + expand(inside, depth + 1) + "}}"
 
     return expand(_SILENT_LINE.sub("", text), 0)
@@ -96,8 +97,13 @@ def _rolled(dice: re.Match[str], generator: random.Random) -> str:
     return str(sum(generator.randint(1, max(1, sides)) for _ in range(count)) + more)
 
 
-def _generator(seed: int, *key: str) -> random.Random:
-    """A source of chance for one macro: the same in every process and version of Python's hash."""
+def hidden_keys(text: str) -> str:
+    """The words of all {{hidden_key:...}} of a text, which a lorebook finds and the model never sees."""
+    return " ".join(_HIDDEN.findall(text))
+
+
+def chance(seed: int, *key: str) -> random.Random:
+    """A source of chance for one thing: the same in every process and version of Python's hash."""
     return random.Random(int.from_bytes(_digest("\0".join([str(seed), *key])), "big"))
 
 

@@ -3,16 +3,19 @@
 The one builder of every prompt: of chats, of calibration and measurements, of exported
 folders. What is the same for every line that is said to a character stands at the
 beginning, word for word: the system prompt, the example dialogue as real turns, the
-greeting. Chance in macros comes from a seed, one a chat. How long a prompt is,
-the caller's counter says. Does not know books or a model's chat template.
+greeting. What a lorebook adds to a single line stands with the player's last words.
+Chance comes from a seed, one a chat. How long a prompt is, the caller's counter says.
+Does not know a model's chat template.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from engine.cards.book import read_book
 from engine.cards.card import Card
-from engine.cards.macros import expand_macros
+from engine.cards.lorebook import Fired, Firing, fire, steady
+from engine.cards.macros import expand_macros, hidden_keys
 from engine.cards.npc import compile_npc
 from engine.cards.speaking import dialogue_turns
 
@@ -30,13 +33,22 @@ _ORIGINAL = re.compile(r"\{\{original\}\}", re.IGNORECASE | re.ASCII)
 _BRACKETED = re.compile(r"[\[(<{*].*", re.DOTALL)
 
 
+def rough_tokens(text: str) -> int:
+    """About how many tokens a text has, where no tokenizer is at hand: four characters each."""
+    return -(-len(text) // 4)
+
+
 @dataclass(frozen=True)
 class Setting:
-    """What a chat brings to a card: the player's name, what the character knows of the player, and the seed of chance."""
+    """What a chat brings to a card: the player's name, what the character knows of the player, and the seed of chance.
+
+    `count`: tokens of a text, for the budget of a lorebook.
+    """
 
     user: str = PLAYER
     about_user: str = ""
     seed: int = 0
+    count: Callable[[str], int] = rough_tokens
 
 
 USUAL = Setting()  # what calibration, measurements and exported folders use
@@ -44,26 +56,34 @@ USUAL = Setting()  # what calibration, measurements and exported folders use
 
 @dataclass(frozen=True)
 class Fitted:
-    """A conversation that fits, and how many example dialogues (the last ones) and turns (the oldest) it had to leave out."""
+    """A conversation that fits, and how many example dialogues (the last ones) and turns (the oldest) it had to leave out.
+
+    `lore`: what fired in it.
+    """
 
     messages: list[Message]
     examples_dropped: int = 0
     turns_dropped: int = 0
+    lore: Firing = field(default_factory=Firing)
 
 
 def render_system_prompt(card: Card, setting: Setting = USUAL) -> str:
     """The system prompt of a card. Sections are parted by one blank line.
 
-    The card's own system_prompt replaces CLOSING, and {{original}} in it puts CLOSING back in. Example dialogue in which
-    no line tells who speaks stands here as text; the rest of it becomes turns. An empty field leaves nothing behind.
+    Entries of its lorebook that always fire stand before and after what describes it (their position). The card's own
+    system_prompt replaces CLOSING, and {{original}} in it puts CLOSING back in. Example dialogue in which no line tells
+    who speaks stands here as text; the rest of it becomes turns. An empty field leaves nothing behind.
     """
     full_name = f" Your full name is {card.name}." if card.name != card.char else ""
     loose = [text for text, turns in _dialogues(card, setting) if not turns]
+    lore = steady(read_book(card), lambda text: _filled("", text, card, setting), setting.count)
     sections = [
+        *(("", one.text) for one in lore if one.entry.place == "before_char"),
         ("", card.description),
         ("Personality: ", card.personality),
         ("Scenario: ", card.scenario),
         ("", compile_npc(card)),
+        *(("", one.text) for one in lore if one.entry.place == "after_char"),
         ("About {{user}}: ", setting.about_user),
         ("Example dialogue:\n", "\n\n".join(loose)),
         ("", _ORIGINAL.sub(lambda _: CLOSING, card.system_prompt) if card.system_prompt.strip() else CLOSING),
@@ -78,19 +98,37 @@ def messages(card: Card, history: Sequence[Turn], setting: Setting = USUAL, with
 
     `history`: turns as (role, content) or {"role", "content"}, role "user" or "assistant"; macros in them are carried
     out. Raises ValueError for another role. `with_greeting`: the card's greeting is the first turn, which `history` does
-    not hold. The post-history instructions stand in brackets behind the player's last words: a form that every chat
-    template takes.
+    not hold. Lore that fires stands in brackets before the player's last words, the post-history instructions behind them:
+    a form that every chat template takes.
     """
-    talk = [_message("assistant", greeting)] if with_greeting and (greeting := render_greeting(card, setting)) else []
-    for turn in history:
-        role, content = (turn["role"], turn["content"]) if isinstance(turn, Mapping) else turn
-        if role not in ("user", "assistant"):
-            raise ValueError(f"a turn of a conversation cannot have the role {role!r}")
-        talk.append(_message(role, expand_macros(content, card, setting.user, setting.seed)))
+    opening = [("assistant", card.greeting)] if with_greeting and render_greeting(card, setting) else []
+    turns = [*opening, *history]
+    return _assembled(card, turns, setting, examples_dropped, fired_in(card, turns, setting))
+
+
+def fired_in(card: Card, history: Sequence[Turn], setting: Setting = USUAL) -> Firing:
+    """What of the card's lorebook fires in a conversation; `history` holds the greeting where there was one."""
+    raw = [_parts(turn) for turn in history]
+    said = [f"{expand_macros(text, card, setting.user, setting.seed)} {hidden_keys(text)}" for _, text in raw]
+    return fire(read_book(card), said, sum(role == "assistant" for role, _ in raw), setting.seed,
+                lambda text: _filled("", text, card, setting), setting.count)
+
+
+def _assembled(card: Card, history: Sequence[Turn], setting: Setting, examples_dropped: int, lore: Firing) -> list[Message]:
+    talk = [_message(role, _filled("", text, card, setting)) for role, text in map(_parts, history)]
     examples = example_turns(card, setting, examples_dropped)
     if examples and talk and talk[0]["role"] == "assistant":
         examples.append(_message("user", NEW_CHAT))
-    return [_message("system", render_system_prompt(card, setting)), *examples, *_with_instructions(talk, card, setting)]
+    return [_message("system", render_system_prompt(card, setting)), *examples,
+            *_with_instructions(_with_lore(talk, lore.kept), card, setting)]
+
+
+def _parts(turn: Turn) -> tuple[str, str]:
+    """Role and content of a turn. Raises ValueError for a role that a conversation does not have."""
+    role, content = (turn["role"], turn["content"]) if isinstance(turn, Mapping) else turn
+    if role not in ("user", "assistant"):
+        raise ValueError(f"a turn of a conversation cannot have the role {role!r}")
+    return role, content
 
 
 def render_greeting(card: Card, setting: Setting = USUAL) -> str:
@@ -127,11 +165,12 @@ def fit(card: Card, history: Sequence[Turn], setting: Setting, fits: Callable[[l
     last turn stays, whether it fits or not.
     """
     dialogues = sum(1 for _, turns in _dialogues(card, setting) if turns)
+    lore = fired_in(card, history, setting)
     last = max(0, len(history) - 1)
 
     def build(steps: int) -> Fitted:
         examples, turns = min(steps, dialogues), max(0, steps - dialogues)
-        return Fitted(messages(card, history[turns:], setting, False, examples), examples, turns)
+        return Fitted(_assembled(card, history[turns:], setting, examples, lore), examples, turns, lore)
 
     whole = build(0)
     if fits(whole.messages):
@@ -149,6 +188,32 @@ def fit(card: Card, history: Sequence[Turn], setting: Setting, fits: Callable[[l
 def bracketed(text: str) -> str:
     """Text that nobody said, as it stands inside a player's turn: in brackets, unless its writer put it into some."""
     return text if _BRACKETED.fullmatch(text) else f"[{text}]"
+
+
+def _with_lore(talk: list[Message], fired: list[Fired]) -> list[Message]:
+    """The turns with the lore that this conversation fired; steady entries stand in the system prompt already.
+
+    An entry stands before the player's last words; with a depth n, before the last n messages, or the player's next words
+    after that place; with the depth 0 behind the last ones.
+    """
+    users = [index for index, message in enumerate(talk) if message["role"] == "user"]
+    if not users:
+        return talk
+    before: dict[int, list[str]] = {}
+    behind: list[str] = []
+    for one in sorted(fired, key=lambda one: one.entry.place == "after_char"):
+        entry, text = one.entry, one.text if one.entry.role == "user" else bracketed(one.text)
+        if entry.steady:
+            continue
+        if entry.depth == 0:
+            behind.append(text)
+        else:
+            place = len(talk) - (entry.depth or 1) if entry.depth else users[-1]
+            before.setdefault(next((index for index in users if index >= place), users[-1]), []).append(text)
+    result = [_message(message["role"], "\n\n".join([*before.get(index, []), message["content"]]))
+              for index, message in enumerate(talk)]
+    result[users[-1]] = _message("user", "\n\n".join([result[users[-1]]["content"], *behind]))
+    return result
 
 
 def _with_instructions(talk: list[Message], card: Card, setting: Setting) -> list[Message]:

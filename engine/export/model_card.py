@@ -43,12 +43,17 @@ def _body(report: dict[str, Any]) -> list[str]:
         "## How close it stays to the dense model", "",
         _table(report["readings"]), "",
         "## How it was made", "",
-        f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {report['lines']['train']} calibration lines, "
+        f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {_lines(report['lines'])}, "
         f"{_origin_of_mask(report)}, "
         f"{'least-squares W_down, ' if recipe['least_squares'] else ''}{'LoRA recovery, merged, ' if recipe['recover'] else ''}"
         f"seed {recipe['seed']}. The system prompt is made from character.json; report.json holds every figure.", "",
         "## Limits", "", LIMITS,
     ]
+
+
+def _lines(lines: dict[str, Any]) -> str:
+    lore = lines.get("sources", {}).get("lore", 0)
+    return f"{lines['train']} calibration lines{f', {lore} of them about its lorebook' if lore else ''}"
 
 
 def _origin_of_mask(report: dict[str, Any]) -> str:

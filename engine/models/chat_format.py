@@ -6,6 +6,7 @@ and looking for them, never by its family's name. The text of a message can
 never become one of the template's control tokens. This module knows no cards.
 """
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -45,6 +46,11 @@ def render_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: 
 def encode_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: bool = True) -> list[int]:
     """The token ids of `render_chat`. A beginning-of-sequence token is there only where the template writes it."""
     return tokenizer.encode(render_chat(tokenizer, messages, add_generation_prompt), add_special_tokens=False)
+
+
+def token_counter(tokenizer: Any) -> Callable[[str], int]:
+    """A function that counts the tokens of a text."""
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 
 def encode_answer(tokenizer: Any, text: str, complete: bool) -> list[int]:

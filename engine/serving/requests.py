@@ -7,12 +7,13 @@ import json
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.base.errors import UserError
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import PLAYER, USUAL, Fitted, Message, Setting, fit
+from engine.models.chat_format import token_counter
 
 ROLES = ("user", "assistant")
 
@@ -41,10 +42,14 @@ class Request:
     wish: Wish = Wish()
     stopped: bool = False
 
-    def fitted(self, fits: Callable[[list[Message]], bool] = lambda _: True) -> Fitted:
-        """The chat messages, without the example dialogues and oldest turns for which `fits(messages)` leaves no room."""
+    def fitted(self, fits: Callable[[list[Message]], bool] = lambda _: True, tokenizer: Any = None) -> Fitted:
+        """The chat messages, without the example dialogues and oldest turns for which `fits(messages)` leaves no room.
+
+        `tokenizer` counts the tokens of lore; without one, they are estimated.
+        """
         assert self.card
-        return fit(self.card, self.turns, self.setting, fits)
+        setting = replace(self.setting, count=token_counter(tokenizer)) if tokenizer else self.setting
+        return fit(self.card, self.turns, setting, fits)
 
 
 def parse(line: str | bytes) -> Request:

@@ -16,6 +16,7 @@ import torch
 
 from engine.base.errors import UserError
 from engine.base.process import is_out_of_memory
+from engine.cards.lorebook import Firing
 from engine.cards.prompt import Fitted, Message
 from engine.models.chat_format import encode_answer, encode_chat, endings, render_chat
 from engine.models.sampling import Sampling, choose
@@ -55,7 +56,7 @@ def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], Fitte
     Raises UserError where the card and the last turn alone are too long.
     """
     limit = min(request.wish.limit, window // 2)
-    fitted = request.fitted(lambda messages: len(encode(tokenizer, request, messages)) + limit <= window)
+    fitted = request.fitted(lambda messages: len(encode(tokenizer, request, messages)) + limit <= window, tokenizer)
     prompt = encode(tokenizer, request, fitted.messages)
     room = window - len(prompt)
     if room < min(limit, FEWEST):
@@ -191,7 +192,14 @@ class _Answer:
         return {"text": self.text, "tokens": count, "prompt_tokens": len(self.prompt), "reused_tokens": self.reused,
                 "dropped_turns": self.fitted.turns_dropped, "dropped_examples": self.fitted.examples_dropped,
                 "seconds": seconds, "first_token": self.first, "tokens_per_second": speed,
-                "seed": self.request.wish.seed}
+                "seed": self.request.wish.seed, **_told(self.fitted.lore)}
+
+
+def _told(lore: Firing) -> dict[str, Any]:
+    """What of a lorebook fired and why, for the reader; nothing where nothing did."""
+    fired = [{"name": one.entry.name, "reason": one.reason, "level": one.level, "tokens": one.tokens, "outcome": one.outcome,
+              "number": one.entry.number} for one in lore.fired]
+    return {**({"lore": fired} if fired else {}), **({"lore_faults": lore.faults} if lore.faults else {})}
 
 
 def warm(request: Request, shelf: Shelf, wanted: Callable[[str], bool]) -> Task:
@@ -220,7 +228,7 @@ def warm(request: Request, shelf: Shelf, wanted: Callable[[str], bool]) -> Task:
 def _common_beginning(loaded: Loaded, request: Request) -> tuple[list[int], int]:
     """A prompt of this card, and how many of its tokens, in whole pieces, stand there whatever the player says next."""
     asked = [replace(request, do="speak", turns=(*request.turns, ("user", said)), goes_on=False) for said in ("a", "0")]
-    first, second = (encode(loaded.tokenizer, one, one.fitted().messages) for one in asked)
+    first, second = (encode(loaded.tokenizer, one, one.fitted(tokenizer=loaded.tokenizer).messages) for one in asked)
     same = next((place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), len(first))
     return first, min(same, loaded.window // 2) // PIECE * PIECE
 
@@ -228,7 +236,7 @@ def _common_beginning(loaded: Loaded, request: Request) -> tuple[list[int], int]
 def show_prompt(request: Request, shelf: Shelf) -> Task:
     """The exact text that the model gets, and its number of tokens."""
     tokenizer = yield from shelf.tokenizer(request.model)
-    messages = request.fitted().messages
+    messages = request.fitted(tokenizer=tokenizer).messages
     text = render_chat(tokenizer, messages[:-1] if request.goes_on else messages)
     text += messages[-1]["content"].rstrip() if request.goes_on else ""
     yield {"event": "Prompt", "text": text, "tokens": len(encode(tokenizer, request, messages))}

@@ -1,7 +1,7 @@
 """Stage 1, calibration data: from the card to lines.jsonl.
 
-Questions come from the pool (filtered by persona sensitivity) and from the
-model itself; answers from the dense model in character or from a teacher
+Questions come from the pool (filtered by persona sensitivity), from the
+model itself, and from the keys of the card's lorebook; answers from the dense model in character or from a teacher
 server. Held-out lines are always answered by the dense model, and their
 questions are not filtered: they stand for whatever players ask. Without --lines
 this is the paper's stage 1; with it, the user's lines are taken as they are.
@@ -27,6 +27,7 @@ from engine.calibration.lines import (
     split_of,
     write_lines,
 )
+from engine.calibration.lore import lore_queries
 from engine.calibration.queries import of_split, spread
 from engine.calibration.rewriting import ROUNDS, Voice, answer_questions, make_up_questions
 from engine.calibration.sensitivity import divergence, select, states_of
@@ -79,12 +80,15 @@ def _write_lines(bench: Workbench) -> Generator[Event, None, tuple[list[Line], C
         chosen = [candidates[index] for index in select(ranked, recipe.keep_share)]
     made_up = yield from _make_up(bench, [query.question for query in pool])
     rejected: Counter[str] = Counter()
-    yield Stage("write answers", len(held) + len(chosen) + len(made_up))
+    known = {normalise(query.question) for query in [*chosen, *made_up, *held]} | tested
+    lore = [query for query in lore_queries(bench.job.card) if normalise(query.question) not in known]
+    teaching = [*chosen, *made_up, *lore]
+    yield Stage("write answers", len(held) + len(teaching))
     if bench.job.teacher:
-        lines, faults = yield from _ask_teacher(bench, [*chosen, *made_up])
+        lines, faults = yield from _ask_teacher(bench, teaching)
     else:
-        lines, faults = yield from answer_questions(bench.model, bench.tokenizer, bench.voice, [*chosen, *made_up],
-                                                    recipe, Journal(bench.path("answers.train.jsonl")))
+        lines, faults = yield from answer_questions(bench.model, bench.tokenizer, bench.voice, teaching, recipe,
+                                                    Journal(bench.path("answers.train.jsonl")))
     rejected += faults
     held_lines, faults = yield from answer_questions(bench.model, bench.tokenizer, bench.voice, held, recipe,
                                                      Journal(bench.path("answers.held-out.jsonl")))
@@ -112,7 +116,7 @@ def _score(bench: Workbench, candidates: Sequence[Query]) -> Generator[Event, No
     references = random.Random(recipe.seed).sample(others, min(recipe.references, len(others)))
     total = len(candidates) * (1 + len(references))
     yield Stage("score questions", total)
-    voices = [Voice(one) for one in [card, *references]]
+    voices = [Voice.of(one, bench.tokenizer) for one in [card, *references]]
     sums = [0.0] * len(candidates)
     done = 0
     # Group by group, so that the states of one group of queries are all that is held.
@@ -159,7 +163,7 @@ def _make_up(bench: Workbench, known: Sequence[str]) -> Generator[Event, None, l
 def _ask_teacher(bench: Workbench, queries: Sequence[Query]) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
     """Answers by the teacher server; those that the filter rejects are asked again, as often as our own are."""
     assert bench.job.teacher
-    persona = render_description(bench.job.card)
+    persona, voice = render_description(bench.job.card), bench.voice
     lines: dict[str, Line] = {}
     rejected: Counter[str] = Counter()
     for attempt in range(ROUNDS):
@@ -167,7 +171,7 @@ def _ask_teacher(bench: Workbench, queries: Sequence[Query]) -> Generator[Event,
         if not waiting:
             break
         keys = [f"{normalise(query.question)}#{attempt}" for query in waiting]
-        requests = [Request(key, query.question, query.neutral) for key, query in zip(keys, waiting, strict=True)]
+        requests = [Request(key, voice.said(query.question), query.neutral) for key, query in zip(keys, waiting, strict=True)]
         answers = yield from rewrite(bench.job.teacher, persona, requests, bench.path("answers.teacher.jsonl"))
         for query, key in zip(waiting, keys, strict=True):
             answer, complete = tidy(answers.get(key, ""), bench.voice.names, False)

@@ -80,7 +80,7 @@ class Workbench:
     @property
     def voice(self) -> Voice:
         """The character as the sampler needs it."""
-        return Voice(self.job.card)
+        return Voice.of(self.job.card, self.tokenizer)
 
     @property
     def channels(self) -> int:

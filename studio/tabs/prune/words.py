@@ -17,7 +17,8 @@ _REASONS = {"empty": "said next to nothing", "looping": "went round in circles",
             "third person": "spoke about the character from outside", "prompt leak": "gave the instructions away",
             "no question or answer": "had no question or no answer", "asked twice": "asked the same again",
             "too long": "were too long"}
-_SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file"}
+_SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file",
+            "lore": "about the lorebook"}
 _SPLITS = {"train": "to learn from", "validation": "to choose", "test": "to report"}
 
 

@@ -1,0 +1,229 @@
+"""A character's lorebook as it lies in a card, or in a world file of SillyTavern: read with care, one form out.
+
+V2 and V3 keep it as "character_book", SillyTavern's files as an object of entries with names of their own. What an entry
+says about itself in decorators (V3: lines that begin with @@) is read here, too. Does not know what is said in a chat:
+which entries fire, lorebook.py decides.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from engine.cards import strict_json
+from engine.cards.card import Card
+from engine.cards.faults import CardFault, named
+
+SCAN_DEPTH = 2  # messages, where neither book nor entry says how many: SillyTavern's own
+TOKEN_BUDGET = 512  # of all entries together, where the book names none: a quarter of what the starter can hold
+ORDER = 100  # insertion order of an entry that names none
+
+Place = Literal["before_char", "after_char"]
+Logic = Literal["any", "not all", "none", "all"]  # how secondary keys count
+Role = Literal["system", "user", "assistant"]
+_LOGIC: tuple[Logic, ...] = ("any", "not all", "none", "all")  # SillyTavern's numbers 0 to 3
+_WORLD_NAMES = {"key", "keysecondary", "comment", "content", "order", "disable", "constant", "selective", "position", "uid",
+                "caseSensitive", "extensions"}
+_DECORATOR = re.compile(r"[ \t]*@@(@?)([a-z_]+)[ \t]*([^\n]*)(?:\n|\Z)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One piece of lore. `number`: its place in the book, from 0; `name`: for a reader; `content`: without decorators."""
+
+    number: int
+    name: str
+    keys: tuple[str, ...]
+    content: str
+    enabled: bool = True
+    constant: bool = False
+    selective: bool = False
+    secondary: tuple[str, ...] = ()
+    logic: Logic = "any"
+    order: int = ORDER
+    priority: int | None = None
+    place: Place = "before_char"
+    use_regex: bool = False
+    case_sensitive: bool = False
+    whole_words: bool = True
+    scan_depth: int | None = None
+    probability: int = 100  # per cent
+    from_recursion: bool = True  # whether another entry's text can fire it
+    into_recursion: bool = True  # whether its text can fire others
+    only_recursion: bool = False
+    depth: int | None = None  # messages from the end in front of which it stands; 0: behind the last one
+    role: Role = "system"
+    excluded: tuple[str, ...] = ()  # keys that keep it from firing
+    always: bool | None = None  # @@activate, @@dont_activate
+    after: int = 0  # answers that must have been given
+    every: int = 1
+    stays: bool = False  # fires ever after, once it did
+    once: bool = False
+    expendable: bool = False  # the first to go when there is too much
+
+    @property
+    def steady(self) -> bool:
+        """Whether it is in every prompt alike, so that it can stand at the beginning."""
+        sure = self.probability >= 100 and self.after == 0 and self.every == 1 and not self.excluded and self.depth is None
+        return (self.constant or self.always is True) and self.always is not False and sure and not self.only_recursion
+
+
+@dataclass(frozen=True)
+class Book:
+    """A lorebook: entries in the order of the file. `faults`: sentences on what could not be read."""
+
+    entries: tuple[Entry, ...] = ()
+    scan_depth: int = SCAN_DEPTH
+    token_budget: int = TOKEN_BUDGET
+    recursive: bool = False
+    faults: tuple[str, ...] = field(default=(), compare=False)
+
+
+@functools.lru_cache(maxsize=32)
+def read_book(card: Card) -> Book:
+    """The card's book; an empty one where it has none. What is no entry is left out and named in `faults`."""
+    data = card.raw.get("data", card.raw)
+    return parse_book(data.get("character_book") if isinstance(data, dict) else None)
+
+
+def parse_book(raw: Any) -> Book:
+    """A book from the JSON of "character_book" or of a world file."""
+    if not isinstance(raw, dict):
+        return Book()
+    faults: list[str] = []
+    entries = []
+    for number, value in enumerate(raw_entries(raw)):
+        if isinstance(value, dict):
+            entries.append(_decorated(_entry(number, as_character_entry(value))))
+        else:
+            faults.append(f"Entry {number + 1} of the book is no entry and was left out.")
+    budget = _whole(raw.get("token_budget"), 0) or TOKEN_BUDGET  # some programs write 0 for "not set"
+    depth = _whole(raw.get("scan_depth"), SCAN_DEPTH)
+    return Book(tuple(entries), depth, budget, bool(raw.get("recursive_scanning")), tuple(faults))
+
+
+def raw_entries(raw: dict[str, Any]) -> list[Any]:
+    """The entries of a book as they lie in it, whether in a list or (world files) in an object."""
+    entries = raw.get("entries")
+    if isinstance(entries, dict):
+        return list(entries.values())
+    return entries if isinstance(entries, list) else []
+
+
+def parse_world(data: bytes, origin: str) -> dict[str, Any]:
+    """A world file (SillyTavern's, or a card's book on its own) as a "character_book" of V3. Raises UserError."""
+    with named(origin):
+        raw = strict_json.load(data)
+        if isinstance(raw, dict) and isinstance(raw.get("data"), dict):  # V3's standalone form, or a whole card
+            raw = raw["data"].get("character_book") or raw["data"]
+        if not isinstance(raw, dict) or not isinstance(raw.get("entries"), dict | list):
+            raise CardFault('is no lorebook (it has no "entries")')
+        entries = [as_character_entry(value) for value in raw_entries(raw) if isinstance(value, dict)]
+        if not entries:
+            raise CardFault("is a lorebook without entries")
+    kept = {name: value for name, value in raw.items() if name not in ("entries", "originalData")}
+    return {"extensions": {}, **kept, "entries": entries}
+
+
+def as_character_entry(value: dict[str, Any]) -> dict[str, Any]:
+    """An entry of a world file as one of a card's book; what has no place there is kept in its extensions.
+
+    An entry that is one of a card's book already comes back as it is.
+    """
+    if "keys" in value or "key" not in value:
+        return value
+    own = value.get("extensions")
+    extensions = dict(own) if isinstance(own, dict) else {}
+    extensions |= {_snake(name): kept for name, kept in value.items() if name not in _WORLD_NAMES}
+    entry = {"keys": value["key"], "secondary_keys": value.get("keysecondary", []), "name": value.get("comment", ""),
+             "comment": value.get("comment", ""), "content": value.get("content", ""),
+             "insertion_order": value.get("order", ORDER), "enabled": not value.get("disable"),
+             "constant": bool(value.get("constant")), "selective": bool(value.get("selective")),
+             "position": "after_char" if value.get("position") == 1 else "before_char", "extensions": extensions,
+             "use_regex": False, "id": value.get("uid")}
+    if value.get("position") == 4:  # at a depth of the chat, which "depth" names
+        extensions["position"] = 4
+    if isinstance(value.get("caseSensitive"), bool):
+        entry["case_sensitive"] = value["caseSensitive"]
+    return {name: kept for name, kept in entry.items() if kept is not None}
+
+
+def _entry(number: int, value: dict[str, Any]) -> Entry:
+    more = value.get("extensions")
+    more = more if isinstance(more, dict) else {}
+    keys, secondary = _texts(value.get("keys")), _texts(value.get("secondary_keys"))
+    name = next((text for text in (_text(value.get("name")), _text(value.get("comment")), ", ".join(keys[:2])) if text), "")
+    logic = more.get("selectiveLogic", more.get("selective_logic", 0))
+    words = more.get("match_whole_words")
+    return Entry(
+        number, name or f"Entry {number + 1}", keys, _text(value.get("content")),
+        enabled=value.get("enabled") is not False, constant=value.get("constant") is True,
+        selective=value.get("selective") is True, secondary=secondary,
+        logic=_LOGIC[logic] if isinstance(logic, int) and 0 <= logic < len(_LOGIC) else "any",
+        order=_whole(value.get("insertion_order"), ORDER),
+        priority=_whole(value.get("priority"), 0) if isinstance(value.get("priority"), int | float) else None,
+        place="after_char" if value.get("position") == "after_char" else "before_char",
+        use_regex=value.get("use_regex") is True,
+        case_sensitive=value.get("case_sensitive", more.get("case_sensitive")) is True,
+        whole_words=words is not False,
+        scan_depth=_whole(more.get("scan_depth"), 0) if more.get("scan_depth") is not None else None,
+        probability=_whole(more.get("probability"), 100) if more.get("useProbability", more.get("use_probability", True)) else 100,
+        from_recursion=more.get("exclude_recursion") is not True, into_recursion=more.get("prevent_recursion") is not True,
+        only_recursion=bool(more.get("delay_until_recursion")),
+        depth=_whole(more.get("depth"), 4) if more.get("position") == 4 else None)
+
+
+def _decorated(entry: Entry) -> Entry:
+    """The entry with its decorators read and taken off. One that is not known is passed over, and its fallback read."""
+    content, tried = entry.content.lstrip("\n"), True  # whether the last decorator, or one of its fallbacks, was known
+    while found := _DECORATOR.match(content):
+        content = content[found.end():]
+        if found[1] and tried:  # a fallback that is not needed
+            continue
+        changes = _decoration(entry, found[2].lower(), found[3].strip())
+        tried = changes is not None
+        entry = replace(entry, **(changes or {}))
+    return replace(entry, content=content.strip())
+
+
+def _decoration(entry: Entry, name: str, value: str) -> dict[str, Any] | None:
+    """What a decorator changes; None where it is not known, or its value makes no sense."""
+    plain: dict[str, dict[str, Any]] = {
+        "activate": {"always": True}, "dont_activate": {"always": False}, "constant": {"constant": True},
+        "keep_activate_after_match": {"stays": True}, "dont_activate_after_match": {"once": True},
+        "ignore_on_max_context": {"expendable": True}}
+    if name in plain:
+        return plain[name]
+    listed = tuple(key for part in value.split(",") if (key := part.strip()))
+    texts: dict[str, Callable[[], dict[str, Any] | None]] = {
+        "additional_keys": lambda: {"keys": entry.keys + listed}, "exclude_keys": lambda: {"excluded": entry.excluded + listed},
+        "role": lambda: {"role": value} if value in ("system", "user", "assistant") else None,
+        "position": lambda: {"place": "before_char" if value == "before_desc" else "after_char"}
+        if value in ("before_desc", "after_desc", "personality", "scenario") else None}
+    if name in texts:
+        return texts[name]()
+    numbers = {"depth": "depth", "scan_depth": "scan_depth", "activate_only_after": "after", "activate_only_every": "every"}
+    if name in numbers and value.isascii() and value.isdigit() and len(value) < 6:
+        return {numbers[name]: max(1, int(value)) if name == "activate_only_every" else int(value)}
+    return None
+
+
+def _snake(name: str) -> str:
+    """SillyTavern's name for a field as it stands in a card's extensions."""
+    known = {"selectiveLogic": "selectiveLogic", "useProbability": "useProbability"}
+    return known.get(name) or re.sub(r"(?<=[a-z])([A-Z])", lambda sign: f"_{sign[1].lower()}", name)
+
+
+def _text(value: Any) -> str:
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else []
+    return tuple(text for one in values if (text := _text(one)))
+
+
+def _whole(value: Any, otherwise: int) -> int:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return max(-1_000_000, min(1_000_000, int(value))) if known else otherwise
