@@ -52,6 +52,23 @@ def text_html(text: str, card: Card | None = None, player: str = "") -> str:
     return _UNFINISHED.sub(r"<em>\1</em>", _ACTION.sub(r"<em>\2</em>", safe)).replace("\n", "<br>")
 
 
+def lore_html(measures: dict[str, Any], opened: bool = False) -> str:
+    """Which lorebook entries fired for an answer and why; "" where none did. `opened`: without a click."""
+    fired, faults = measures.get("lore", []), measures.get("lore_faults", [])
+    if not fired and not faults:
+        return ""
+    kept = sum(one["outcome"] == "fired" for one in fired)
+    rows = []
+    for one in fired:
+        level = f" Step {one['level']} of recursion." if one["level"] else ""
+        budget = "" if one["outcome"] == "fired" else " Left out: the book's token budget was full."
+        rows.append(f'<li><b>{html.escape(one["name"])}</b> {html.escape(one["reason"] + level + budget)} '
+                    f'<span class="quiet">{one["tokens"]:,} tokens</span></li>')
+    rows += [f'<li class="warn">{html.escape(fault)}</li>' for fault in faults]
+    word = f"{kept} lorebook {'entry' if kept == 1 else 'entries'} fired"
+    return (f'<details class="chat-lore"{" open" if opened else ""}><summary>{word}</summary><ul>{"".join(rows)}</ul></details>')
+
+
 def follow(*replies: Reply, pause: float = PAUSE) -> Iterator[None]:
     """Yield whenever one of the replies has news (and each HEARTBEAT without), until all are done; the last time then."""
     seen: list[int] = []

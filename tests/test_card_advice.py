@@ -133,8 +133,10 @@ def test_asterisks() -> None:
 
 
 def test_what_never_reaches_the_model() -> None:
-    assert "does not show it" in only("hint", "character_book", character_book={"entries": [{"keys": ["sea"]}]})
-    assert said(character_book=None) == said(character_book={"entries": []}) == []
+    assert "“”" not in only("hint", "character_book", character_book={"entries": [{"keys": [], "content": "x"}]})
+    assert "is no entry" in only("hint", "character_book", character_book={"entries": [3]})
+    fine = {"entries": [{"keys": ["sea"]}, {"keys": [], "constant": True}, {"keys": [], "enabled": False}]}
+    assert said(character_book=None) == said(character_book={"entries": []}) == said(character_book=fine) == []
     assert "never reach the model" in only("hint", "creator_notes", creator_notes="{{char}} hates rain.")
     assert "never reach the model" in only("hint", "creator_notes", creator_notes="word " * 100)
 

@@ -15,7 +15,7 @@ PER_ENTRY = 4  # lines that teach, for each entry
 MOST = 60  # of all entries together: a large book must not drown the character
 SOURCE = "lore"
 
-_ABOUT = ("What do you know about {}?", "Tell me about {}.", "Have you heard of {}?", "Why does {} matter?",
+_ABOUT = ("What do you know about {}?", "Tell me about {}.", "Have you heard of {}?", "Why should I care about {}?",
           "What happened with {}?", "Is it true what they say about {}?", "I came to ask you about {}.",
           "What would you tell a friend about {}?", "Someone mentioned {} on the way here.", "What do you think of {}?")
 
@@ -37,7 +37,9 @@ def _questions(card: Card, entry: Entry) -> Iterator[Query]:
     also = f" and {entry.secondary[0]}" if entry.selective and entry.secondary and entry.logic in ("any", "all") else ""
     for number in range(len(_ABOUT) * min(len(keys), 4)):
         about = _ABOUT[(number + entry.number) % len(_ABOUT)]
-        question = about.format(keys[number % len(keys)] + also)
+        key = keys[number % len(keys)]
+        article = "the " if key[0].islower() and not key.startswith(("the ", "a ", "an ")) else ""
+        question = about.format(article + key + also)
         question = question[0].upper() + question[1:]
         if split_of(question) == "train" and _fires(card, entry, question):
             yield Query(question, "", f"lore: {entry.name}", SOURCE)

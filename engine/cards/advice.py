@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from engine.cards.book import parse_book
 from engine.cards.card import MAX_NAME, Card
 from engine.cards.editing import LABELS, as_v3, fields_of
 from engine.cards.macros import find_macros
@@ -135,10 +136,12 @@ def _asterisks(fields: dict[str, Any]) -> Iterator[Advice]:
 
 
 def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
-    book = as_v3(raw)["data"].get("character_book")
-    if isinstance(book, dict) and book.get("entries"):
-        yield Advice("character_book", "hint", "The card has a book of background knowledge. It stays in the card, but this "
-                     "version does not show it to the model.")
+    book = parse_book(as_v3(raw)["data"].get("character_book"))
+    for fault in book.faults:
+        yield Advice("character_book", "hint", fault)
+    for entry in book.entries:
+        if entry.enabled and not entry.keys and not entry.constant and entry.always is None:
+            yield Advice("character_book", "hint", f"The lorebook's entry {_quoted(entry.name)} has no keys, so it never fires.")
     for fault in (*read_npc(raw).faults, *read_script(_card(raw, fields)).faults):
         yield Advice("npc", "hint", fault)
     notes = fields["creator_notes"]

@@ -8,7 +8,7 @@ import html
 from collections.abc import Sequence
 
 from studio.figures.words import count, percent
-from studio.speaking import BASIS, measures_words, text_html, waiting_words
+from studio.speaking import BASIS, lore_html, measures_words, text_html, waiting_words
 from studio.tabs.compare.asking import SIDE
 from studio.tabs.compare.contenders import DENSE, Contender, short_name
 from studio.tabs.compare.scene import Cell, Scene, Shown
@@ -109,7 +109,8 @@ def _side(scene: Scene, shown: Shown, place: int, side: int) -> str:
 def _measures(shown: Shown, cell: Cell) -> str:
     if not cell.over:
         return lines_html([waiting_words(cell.reply)] if cell.reply and not shown.round.blind else [])
-    return lines_html([ending_words(cell), measures_words(cell.measures) if shown.named else ""])
+    lore = lore_html(cell.measures) if shown.named else ""
+    return lore + lines_html([ending_words(cell), measures_words(cell.measures) if shown.named else ""])
 
 
 def _earlier(scene: Scene, shown: Shown) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
+from engine.cards.book_editing import shown_book
 from engine.cards.editing import LISTS, fields_of
 from engine.cards.files import Form
 from engine.cards.prompt import PLAYER, render_description, render_greeting
@@ -74,7 +75,7 @@ def look(services: Services, character: str, model: str) -> tuple[Any, str]:
 def _card(services: Services, page: Page, room: Room) -> None:
     """Filling the fields, and what follows a save."""
     shown = [room.pad, room.empty, room.editor, room.for_model, room.npc_part, room.npc, room.script, room.portrait,
-             room.no_portrait, room.remove, *room.fields.values(), *room.lists.values()]
+             room.no_portrait, room.remove, *room.fields.values(), *room.lists.values(), room.book]
     measured = [room.meter, room.advice]
 
     @guarded
@@ -88,7 +89,7 @@ def _card(services: Services, page: Page, room: Room) -> None:
         texts = [", ".join(fields[key]) if key in LISTS else fields[key] for key in room.fields]
         return [saving.sight(head), gr.HTML(visible=False), gr.Column(visible=True), gr.Accordion(open=instructions),
                 gr.Accordion(open=npc.has_fields(head.card)), npc.npc_value(head.card), npc.script_value(head.card),
-                *portrait_updates(services, head.portrait), *texts, *[fields[key] for key in room.lists]]
+                *portrait_updates(services, head.portrait), *texts, *[fields[key] for key in room.lists], shown_book(head.card)]
 
     @guarded
     def measure_card(character: str, model: str) -> Any:

@@ -8,6 +8,7 @@ import gradio as gr
 from engine.cards.editing import LABELS
 from engine.cards.files import Form
 from studio.tabs.draft import npc
+from studio.tabs.draft.book import look_at_book, read_world
 from studio.theme import ASSETS
 
 EMPTY = ("<h2>Who shall we write?</h2><p>Choose a character on the left, press <b>New</b>, or bring in a card that you have: "
@@ -79,6 +80,11 @@ class Room:
             self._field("first_mes")
             self._list("alternate_greetings", "Greeting", "Other ways to begin. The player chooses one.")
             self._field("mes_example")
+        with _part("What comes up"), gr.Column(elem_id="draft-character_book", elem_classes="draft-list"):
+            gr.HTML('<span class="draft-list-title">Lorebook</span><span class="draft-list-hint">Knowledge that comes into the '
+                    "chat when its keys are mentioned. {{char}} and {{user}} work here, too.</span>", apply_default_css=False)
+            self.book = gr.HTML({}, html_template="", js_on_load=_script("draft_book"), elem_id="draft-book",
+                                server_functions=[look_at_book, read_world], apply_default_css=False)
         self._npc()
         with gr.Accordion("For the model", open=False, elem_classes="draft-part") as self.for_model:
             self._field("system_prompt")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from engine.cards.book_editing import shown_book, with_book
 from engine.cards.editing import LISTS, TEXTS, fields_of, with_fields
 from engine.cards.npc_fields import npc_object, with_npc
 from studio.store import characters
@@ -48,11 +49,14 @@ def save_typed(store: Store, character: str, seen: str, typed: dict[str, Any]) -
     """
     with _ONE_AT_A_TIME:
         head = characters.head(store, character)
+        book = typed.get("character_book")
         of_npc = {name.removeprefix(NPC): value for name, value in typed.items() if name.startswith(NPC)}
-        others = {name: value for name, value in typed.items() if not name.startswith(NPC)}
+        others = {name: value for name, value in typed.items() if not name.startswith(NPC) and name != "character_book"}
         card = with_npc(with_fields(head.card, now=time.time(), **_fields(others)), of_npc, now=time.time())
+        card = with_book(card, book, time.time()) if book is not None else card
         elsewhere = bool(seen) and seen != print_of(head)
-        if fields_of(card) == fields_of(head.card) and npc_object(card) == npc_object(head.card):
+        if (fields_of(card), npc_object(card), shown_book(card)) == (
+                fields_of(head.card), npc_object(head.card), shown_book(head.card)):
             return {**sight(head), "elsewhere": None}
         saved = characters.save(store, character, card, note=ELSEWHERE if elsewhere else "", autosave=not elsewhere)
         return {**sight(saved), "elsewhere": head.number if elsewhere else None}

@@ -5,7 +5,7 @@ Buttons carry what they do in data-do; assets/chat_log.js hands it to the room. 
 
 import html
 
-from studio.speaking import BASIS, measures_words, reason_words, text_html, waiting_words
+from studio.speaking import BASIS, lore_html, measures_words, reason_words, text_html, waiting_words
 from studio.store.chats import Message
 from studio.tabs.preview.answers import UnderWay
 from studio.tabs.preview.scene import Scene
@@ -48,7 +48,8 @@ def _message(scene: Scene, message: Message, last: bool, editing: str) -> str:
         return _bubble(scene, message.role, words, f'<div class="chat-tools stay">{tools}</div>')
     words = text_html(message.text, scene.card, scene.player)
     tools = "" if scene.under else _tools(scene, message, last and not editing)
-    return _bubble(scene, message.role, f'<div class="chat-words">{words}</div>', tools, message.id)
+    lore = lore_html(message.swipes[message.chosen].measures) if message.role == "assistant" else ""
+    return _bubble(scene, message.role, f'<div class="chat-words">{words}</div>{lore}', tools, message.id)
 
 
 def _tools(scene: Scene, message: Message, last: bool) -> str:

@@ -1,0 +1,46 @@
+"""The lorebook in the draft room: what a page's script asks of it. Knows no control."""
+
+import json
+import logging
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.cards.book import parse_world
+from engine.cards.book_editing import shown_entry, with_book
+from engine.cards.card import Card, parse_card
+from engine.cards.editing import blank_card
+from engine.cards.prompt import fired_in, rough_tokens
+from studio.speaking import lore_html
+
+NOTHING = '<p class="quiet">Nothing would fire.</p>'
+
+
+def look_at_book(edited: dict[str, Any], message: str) -> dict[str, Any]:
+    """The size of each entry in words, and what would fire for a message of the player as the first one of a chat."""
+    try:
+        card = _card(edited)
+    except (UserError, ValueError, KeyError, TypeError):
+        logging.getLogger(__name__).exception("a book that a page sent")
+        return {}
+    tokens = [f"about {rough_tokens(one['content']):,} tokens" for one in edited["entries"]]
+    if not message.strip():
+        return {"tokens": tokens, "html": ""}
+    firing = fired_in(card, [("user", message)])
+    told = [{"name": one.entry.name, "reason": one.reason, "level": one.level, "tokens": one.tokens, "outcome": one.outcome}
+            for one in firing.fired]
+    return {"tokens": tokens, "html": lore_html({"lore": told, "lore_faults": firing.faults}, opened=True) or NOTHING}
+
+
+def read_world(text: str, name: str) -> dict[str, Any]:
+    """The entries of a world file as a page edits them, or the problem as a sentence."""
+    try:
+        book = parse_world(text.encode("utf-8", "replace"), name)
+    except UserError as error:
+        return {"problem": str(error)}
+    return {"entries": [shown_entry(value) for value in book["entries"]]}
+
+
+def _card(edited: dict[str, Any]) -> Card:
+    raw = blank_card("Name")
+    raw["data"]["description"] = "x"
+    return parse_card(json.dumps(with_book(raw, edited)).encode("utf-8", "replace"), "This book")
