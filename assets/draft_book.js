@@ -50,7 +50,7 @@ const look = () => {
 
 const measure = async () => {
   if (!entries().length) return;
-  const answer = await server.look_at_book(book(), message.value).catch(() => null);
+  const answer = await server.look_at_book({book: book(), message: message.value}).catch(() => null);
   if (!answer?.tokens) return;
   const shown = [...rows.children].filter((row) => row.entry);
   shown.forEach((row, index) => { row.querySelector(".book-size").textContent = answer.tokens[index] ?? ""; });
@@ -65,7 +65,7 @@ const field = (row, name, label, made, read) => {
 };
 
 const head = (row) => {
-  row.querySelector(".book-name").textContent = title(row.entry);
+  row.querySelector(".book-title").textContent = title(row.entry);
   row.querySelector(".book-kind").textContent =
     !row.entry.enabled ? "off" : row.entry.constant ? "always" : row.entry.name ? row.entry.keys.slice(0, 3).join(", ") : "";
   row.classList.toggle("off", !row.entry.enabled);
@@ -87,7 +87,7 @@ const entry_row = (entry) => {
   const row = make("details", "book-entry");
   row.entry = structuredClone(entry);
   const summary = make("summary");
-  summary.append(make("span", "book-name"), make("span", "book-kind"), make("span", "book-size measure"));
+  summary.append(make("span", "book-title"), make("span", "book-kind"), make("span", "book-size measure"));
   const order = Object.assign(make("input"), {type: "number", value: entry.order, step: 1});
   const name = Object.assign(make("input"), {value: entry.name, placeholder: "For you; the model never reads it"});
   const line = make("div", "book-line");
@@ -117,7 +117,7 @@ const bring = async () => {
   problem.textContent = "";
   if (!chosen) return;
   if (chosen.size > 1e6) { problem.textContent = `${chosen.name} is larger than 1 MB, which is too large for a lorebook.`; return; }
-  const answer = await server.read_world(await chosen.text(), chosen.name).catch(() => null);
+  const answer = await server.read_world({text: await chosen.text(), name: chosen.name}).catch(() => null);
   if (!answer?.entries) { problem.textContent = answer?.problem ?? "The studio does not answer. Try again."; return; }
   rows.append(...answer.entries.map(entry_row));
   tell();

@@ -94,13 +94,16 @@ def test_what_no_page_sends_is_refused() -> None:
 
 
 def test_what_would_fire() -> None:
-    found = look_at_book(edited(), "Where is the MILL?")
+    found = look_at_book({"book": edited(), "message": "Where is the MILL?"})
     assert found["tokens"] == ["about 3 tokens", "about 4 tokens"]
     assert "The mill" in found["html"] and "“mill” stands in the last message." in found["html"]
-    assert "Nothing would fire" in look_at_book(edited(), "Hello")["html"] and look_at_book(edited(), " ")["html"] == ""
-    hostile = look_at_book(edited(name="<img src=x>", keys=["/(/"]), "the (")
+    assert (
+        "Nothing would fire" in look_at_book({"book": edited(), "message": "Hello"})["html"]
+        and look_at_book({"book": edited(), "message": " "})["html"] == ""
+    )
+    hostile = look_at_book({"book": edited(name="<img src=x>", keys=["/(/"]), "message": "the ("})
     assert "<img" not in hostile["html"] and "cannot be read" in hostile["html"]
-    assert look_at_book({"entries": 3}, "x") == {}
+    assert look_at_book({"book": {"entries": 3}, "message": "x"}) == {}
 
 
 def test_a_world_file_comes_in_as_entries() -> None:
@@ -109,7 +112,7 @@ def test_a_world_file_comes_in_as_entries() -> None:
             "0": {"key": ["mill"], "keysecondary": [], "content": "It burned.", "comment": "Mill", "order": 3, "vectorized": True}
         }
     }
-    found = read_world(json.dumps(world), "world.json")["entries"]
+    found = read_world({"text": json.dumps(world), "name": "world.json"})["entries"]
     assert [one["keys"] for one in found] == [["mill"]] and json.loads(found[0]["kept"])["extensions"] == {"vectorized": True}
-    problem = read_world("{}", "world.json")["problem"]
+    problem = read_world({"text": "{}", "name": "world.json"})["problem"]
     assert problem == 'world.json is no lorebook (it has no "entries").'

@@ -15,9 +15,10 @@ from studio.speaking import lore_html
 NOTHING = '<p class="quiet">Nothing would fire.</p>'
 
 
-def look_at_book(edited: dict[str, Any], message: str) -> dict[str, Any]:
-    """The size of each entry in words, and what would fire for a message of the player as the first one of a chat."""
+def look_at_book(asked: dict[str, Any]) -> dict[str, Any]:
+    """Of {"book", "message"}: the size of each entry in words, and what would fire for a message of the player."""
     try:
+        edited, message = asked["book"], str(asked["message"])
         card = _card(edited)
     except (UserError, ValueError, KeyError, TypeError):
         logging.getLogger(__name__).exception("a book that a page sent")
@@ -31,10 +32,10 @@ def look_at_book(edited: dict[str, Any], message: str) -> dict[str, Any]:
     return {"tokens": tokens, "html": lore_html({"lore": told, "lore_faults": firing.faults}, opened=True) or NOTHING}
 
 
-def read_world(text: str, name: str) -> dict[str, Any]:
-    """The entries of a world file as a page edits them, or the problem as a sentence."""
+def read_world(file: dict[str, Any]) -> dict[str, Any]:
+    """Of {"text", "name"}: the entries of a world file as a page edits them, or the problem as a sentence."""
     try:
-        book = parse_world(text.encode("utf-8", "replace"), name)
+        book = parse_world(str(file["text"]).encode("utf-8", "replace"), str(file["name"]))
     except UserError as error:
         return {"problem": str(error)}
     return {"entries": [shown_entry(value) for value in book["entries"]]}
