@@ -91,6 +91,22 @@ def test_searching_and_deleting(store: Store) -> None:
     assert characters.list_characters(store)[0].id == ann.id  # the last changed comes first
 
 
+def test_texts_are_searched_and_nothing_that_nobody_wrote(store: Store) -> None:
+    book = {"entries": [{"keys": ["mill"], "content": "It BURNED down.", "position": "before_char", "extensions": {"x": "hidden"}}]}
+    told = characters.create(store, card("Cid", character_book=book, first_mes="Grüß Gott.", alternate_greetings=["Ahoy, sailor."],
+                                         assets=[{"type": "icon", "uri": "ccdefault:"}],
+                                         extensions={"persona_studio/npc": {"goals": [{"text": "Find the lamp."}]},
+                                                     "other/app": {"secret": "theirs"}}))
+    named = characters.create(store, card("Sailor"))
+    for search in ("burned mill", "GRÜSS gott", "find lamp cid", "ahoy"):
+        assert [one.id for one in characters.list_characters(store, search)] == [told.id], search
+    for search in ("chara_card", "before_char", "ccdefault", "icon", "theirs", "hidden", "entries", "3.0"):
+        assert characters.list_characters(store, search) == [], search
+    assert [one.id for one in characters.list_characters(store, "sailor")] == [named.id, told.id]  # names before texts
+    characters.save(store, told.id, card("Cid"), autosave=False)
+    assert characters.list_characters(store, "burned") == []  # the newest version counts
+
+
 def test_equal_content_makes_no_version(store: Store) -> None:
     ann = characters.create(store, card(), portrait=b"face")
     for autosave in (True, False):

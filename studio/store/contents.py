@@ -6,6 +6,9 @@ from engine.base.errors import UserError
 from engine.cards.strict_json import MAX_BYTES
 from studio.store.records import to_json
 
+_OWN = "persona_studio/"  # extensions of the studio's own
+_UNWRITTEN = {"spec", "spec_version", "extensions", "assets", "source", "position", "role"}
+
 
 def checked(card: dict[str, Any]) -> dict[str, Any]:
     """The card, if JSON can hold it. One that is not finished yet may be kept, so nothing else is asked of it."""
@@ -21,14 +24,20 @@ def checked(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def texts(card: dict[str, Any]) -> str:
-    """Everything that is written in a card, in lower case, for searching: texts at any depth, but no keys and no data."""
+    """Everything that somebody wrote into a card, in lower case, for searching: the lorebook and the studio's own fields too,
+    but no addresses, no settings, and nothing of other programs.
+    """
     found: list[str] = []
     waiting: list[Any] = [card]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, dict | list):
-            waiting += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, str) and not value.startswith("data:"):
+        if isinstance(value, dict):
+            waiting += [inner for key, inner in value.items() if key not in _UNWRITTEN]
+            if isinstance(extensions := value.get("extensions"), dict):
+                waiting += [inner for key, inner in extensions.items() if key.startswith(_OWN)]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str):
             found.append(value)
     return "\n".join(found).casefold()
 
