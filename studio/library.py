@@ -45,13 +45,16 @@ def import_card(store: Store, file: Path) -> Imported:
 
 
 def imports_html(done: list[Imported], total: int) -> str:
-    """A line for each file, as HTML with everything escaped: the refused ones first, since they ask for something."""
+    """A line for each file, as HTML with everything escaped: the refused ones first, since they ask for something.
+
+    While files are still to come, the refused ones alone, so that the button below stays where it is.
+    """
     good = sum(bool(one.slug) for one in done)
     heading = f"{good} of {total} {'card' if total == 1 else 'cards'} imported" if len(done) == total else (
         f"Importing… {len(done)} of {total}")
     lines = [f'<li class="{"done" if one.slug else "refused"}"><span class="visually-hidden">'
              f'{"Imported: " if one.slug else "Not imported: "}</span>{html.escape(one.sentence)}</li>'
-             for one in sorted(done, key=lambda one: bool(one.slug))]
+             for one in sorted(done, key=lambda one: bool(one.slug)) if len(done) == total or not one.slug]
     return f'<div class="imports" role="status"><b>{heading}</b><ul>{"".join(lines)}</ul></div>'
 
 

@@ -22,6 +22,7 @@ from studio.store import characters, database, values
 
 MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
 JOB_SECONDS = 2.0
+NEWS_SECONDS = 0.4  # between two looks at a long import
 UNNAMED = "Unnamed"
 _FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"  # the last keystrokes first
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
@@ -119,23 +120,28 @@ def _making(services: Services, side: Side) -> None:
     @guarded
     def load_cards(search: str, slug: str | None, files: list[str]) -> Iterator[Any]:
         done: list[library.Imported] = []
+        told = 0.0
         for file in files or []:
             done.append(library.import_card(services.store, Path(file)))
             last = next((one.slug for one in reversed(done) if one.slug), slug or "")
             whole = len(done) == len(files)
-            yield (listed(search, last) if whole else gr.skip(), gr.Column(visible=True),
-                   library.imports_html(done, len(files)), gr.Button("Close" if whole else "Stop"))
+            if whole or time.monotonic() - told >= NEWS_SECONDS:
+                told = time.monotonic()
+                yield (listed(search, last) if whole else gr.skip(), gr.Column(visible=True),
+                       library.imports_html(done, len(files)), gr.Button("Close" if whole else "Stop"))
 
     @guarded
-    def close(search: str, slug: str | None) -> Any:
-        return gr.Radio(choices(services, search, slug or "")), gr.Column(visible=False)
+    def list_all(search: str, slug: str | None) -> Any:
+        time.sleep(NEWS_SECONDS)  # an import that was stopped goes on until it would have told its next news
+        return gr.Radio(choices(services, search, slug or ""))
 
     listing = [side.search, side.choice]
     side.new.click(new, side.search, side.choice, **PRIVATE)
     side.duplicate.click(duplicate, listing, side.choice, js=_FLUSH, **PRIVATE)
     loading = side.load.upload(load_cards, [*listing, side.load], [side.choice, side.imports, side.imported, side.close],
                                **PRIVATE)
-    side.close.click(close, listing, [side.choice, side.imports], cancels=[loading], **PRIVATE)
+    side.close.click(lambda: gr.Column(visible=False), None, side.imports, cancels=[loading], **PRIVATE).then(
+        list_all, listing, side.choice, **PRIVATE)
 
 
 def _deleting(services: Services, side: Side) -> None:

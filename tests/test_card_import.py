@@ -87,6 +87,7 @@ def test_each_file_has_its_line(store: Store, tmp_path: Path, monkeypatch: pytes
     shown = imports_html(done, 3)
     assert "1 of 3 cards imported" in shown and shown.index("bad.json") < shown.index("came from") and "<img" not in shown
     assert "&lt;b&gt;.json" in shown and "Importing… 3 of 4" in imports_html(done, 4)
+    assert "came from" not in imports_html(done, 4)
     monkeypatch.setattr(imports, "read_file", lambda *_: 1 / 0)
     with caplog.at_level(logging.ERROR):
         assert "went wrong inside the studio" in import_card(store, good).sentence
