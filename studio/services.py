@@ -11,6 +11,7 @@ from studio.store import characters
 from studio.store.database import Store, open_store
 from studio.tokens import TokenCounter
 from studio.workers.jobs import Jobs
+from studio.workers.scripts import Scripts
 from studio.workers.speech import Speech
 from studio.workers.watch import Watcher
 
@@ -25,20 +26,24 @@ class Services:
     watcher: Watcher
     speech: Speech
     tokens: TokenCounter
+    scripts: Scripts
 
     @classmethod
     def open(cls, settings: Settings) -> "Services":
         """Open the library and put the bundled characters into it; nothing runs yet. Raises UserError."""
         store = open_store(settings.database)
         characters.sync_bundled(store, [card.raw for card in bundled_cards()])
-        return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings), TokenCounter(settings.home))
+        return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings), TokenCounter(settings.home),
+                   Scripts(settings, store))
 
     def start(self) -> "Services":
         """Take up the queue."""
         self.jobs.start()
+        self.scripts.start()
         return self
 
     def close(self) -> None:
         """End the chat worker and let running jobs checkpoint."""
         self.jobs.close()
+        self.scripts.close()
         self.speech.close()

@@ -54,6 +54,11 @@ class Settings:
         return self.home / "studio.db"
 
     @property
+    def script(self) -> Path:
+        """The folder of the test by a script that is under way."""
+        return self.home / "script"
+
+    @property
     def jobs(self) -> Path:
         """Holds one folder a run."""
         return self.home / "jobs"

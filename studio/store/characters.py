@@ -229,7 +229,7 @@ def _replaceable(db: Database, newest: Version) -> bool:
     if newest.origin != "autosaved" or not 0 <= now() - newest.made < AUTOSAVE_SECONDS:
         return False
     return not any(scalar(db, f"SELECT 1 FROM {table} WHERE character = ? AND version = ?", [newest.character, newest.number])
-                   for table in ("chats", "runs", "line_sets", "rounds"))
+                   for table in ("chats", "runs", "line_sets", "rounds", "script_runs"))
 
 
 def _searched(character: Character) -> str:

@@ -94,6 +94,21 @@ def _files_of_cards(db: Database) -> None:
     db.execute("ALTER TABLE versions ADD COLUMN files TEXT NOT NULL DEFAULT '{}'")
 
 
+@MIGRATIONS(name="4 tests by a script")
+def _tests_by_a_script(db: Database) -> None:
+    db.execute(f"""CREATE TABLE script_runs (
+        id TEXT PRIMARY KEY, character TEXT NOT NULL, version INTEGER NOT NULL, run TEXT REFERENCES runs (id), model TEXT NOT NULL,
+        seed INTEGER NOT NULL, sampling TEXT NOT NULL, judge TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('running', 'stopped', 'failed', 'done')), sentence TEXT NOT NULL, made REAL NOT NULL,
+        ended REAL, {_VERSION}) STRICT""")
+    db.execute("""CREATE TABLE script_answers (
+        script_run TEXT NOT NULL REFERENCES script_runs (id), question TEXT NOT NULL, position INTEGER NOT NULL,
+        kind TEXT NOT NULL, lines TEXT NOT NULL, answers TEXT NOT NULL,
+        verdict TEXT NOT NULL CHECK (verdict IN ('pass', 'fail', 'not judged')), checks TEXT NOT NULL, score REAL,
+        preferred REAL, PRIMARY KEY (script_run, question)) STRICT""")
+    db.execute("CREATE INDEX script_runs_of_character ON script_runs (character, made)")
+
+
 def schema(db: Database) -> dict[str, str]:
     """Name and SQL of every table, index, view and trigger, but for the ledger of migrations and SQLite's own."""
     rows = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name != ?", [Migrations.migrations_table])

@@ -15,9 +15,11 @@ import gradio as gr
 from studio.page import Page, guarded, only_while_shown
 from studio.services import Services
 from studio.speaking import follow as follow_replies
-from studio.tabs.compare.controls import GRID, Controls, arena_html, frame, nobody
+from studio.tabs.compare import script_panel
+from studio.tabs.compare.controls import GRID, Controls, arena_html, frame, nobody, script_frame
 from studio.tabs.compare.room import Room
 from studio.tabs.compare.scene import settings_of, stamp
+from studio.tabs.compare.script_panel import SCRIPT
 
 PAGES = 256  # open pages that are remembered
 
@@ -30,6 +32,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     _talking(room, page, controls)
     _voting(room, page, controls)
     _clearing(room, page, controls)
+    script_panel.listen(services, page, tab, controls.script, controls.view)
 
 
 class Turns:
@@ -57,6 +60,9 @@ def paint(room: Room, controls: Controls, character: str, run: str | None, view:
     grid = view == GRID
     while is_newest():
         scene = room.scene(character, run or "", grid)
+        if view == SCRIPT or not scene.runs:
+            yield script_frame(controls, scene)
+            return
         update = frame(controls, scene, grid, seen)
         seen = update[controls.seen]
         yield update
@@ -81,7 +87,7 @@ def _painting(room: Room, page: Page, controls: Controls) -> None:
 
     @guarded
     def look_for_news(character: str, run: str | None, view: str, seen: dict[str, Any]) -> Any:
-        if not character:
+        if not character or view == SCRIPT:
             return gr.skip()
         return time.time_ns() if has_news(room, character, run or "", view, seen) else gr.skip()
 
@@ -111,7 +117,7 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
 
     @guarded
     def warm(character: str, run: str | None, view: str) -> None:
-        if view != GRID and character:
+        if view not in (GRID, SCRIPT) and character:
             room.warm(character, run or "")
 
     opened = [*controls.settings, controls.seen, controls.pulse]

@@ -9,6 +9,7 @@ from studio.figures.votes import votes
 from studio.tabs.compare.contenders import label_of
 from studio.tabs.compare.grid_view import grids_html
 from studio.tabs.compare.scene import Scene, stamp
+from studio.tabs.compare.script_panel import SCRIPT, Panel
 from studio.tabs.compare.statistics import run_votes
 from studio.tabs.compare.view import NOBODY, empty_html, pair_html, tally_html
 
@@ -32,6 +33,13 @@ class Controls:
             self.to_prune = gr.Button("Go to the Prune room", variant="primary", elem_id="compare-to-prune", visible=False)
         with gr.Column(visible=False, elem_id="compare-work") as self.work:
             self._top()
+            self._talk()
+        self.script = Panel()
+        self.to_prune.click(None, js=_TO_PRUNE)
+        self.timer = gr.Timer(TICK, active=False)
+
+    def _talk(self) -> None:
+        with gr.Column(elem_id="compare-talk") as self.talk:
             self.arena = gr.HTML(elem_id="compare-arena", js_on_load=_HAND_ON, apply_default_css=False)
             with gr.Row(visible=False, elem_id="compare-votes") as self.vote_row:
                 self.votes = {verdict: gr.Button(word, elem_id=f"compare-vote-{verdict.removeprefix('both_')}", min_width=90)
@@ -40,13 +48,11 @@ class Controls:
             with gr.Row(visible=False, elem_id="compare-tally-row") as self.tally_row:
                 self.tally = gr.HTML(elem_id="compare-tally-box")
                 self.plot = gr.Plot(show_label=False, container=False, elem_id="compare-figure")
-        self.to_prune.click(None, js=_TO_PRUNE)
-        self.timer = gr.Timer(TICK, active=False)
 
     def _top(self) -> None:
         with gr.Row(elem_id="compare-top"):
-            self.view = gr.Radio([("Two answers", PAIR), ("Grid", GRID)], value=PAIR, label="View", show_label=False,
-                                 container=False, elem_id="compare-view", min_width=190, scale=0)
+            self.view = gr.Radio([("Two answers", PAIR), ("Grid", GRID), ("Test script", SCRIPT)], value=PAIR, label="View",
+                                 show_label=False, container=False, elem_id="compare-view", min_width=190, scale=0)
             self.run = gr.Dropdown([], label="Pruned model", show_label=False, container=False, filterable=False,
                                    elem_id="compare-run", min_width=240, scale=3)
             self.blind = gr.Checkbox(True, label="Blind until the vote", container=False, elem_id="compare-blind",
@@ -88,7 +94,7 @@ class Controls:
         """What `frame` and `nobody` set."""
         return [self.empty_box, self.empty, self.to_prune, self.work, self.run, self.picks, self.blind, self.arena, self.vote_row,
                 self.send, self.stop, self.regenerate, self.anew, self.clear, self.undo,
-                self.tally_row, self.tally, self.plot, self.seen]
+                self.tally_row, self.tally, self.plot, self.seen, self.talk, self.script.box]
 
 
 def arena_html(scene: Scene, grid: bool) -> str:
@@ -99,7 +105,18 @@ def arena_html(scene: Scene, grid: bool) -> str:
 def nobody(controls: Controls) -> dict[Any, Any]:
     """Component updates while no character is chosen."""
     return {controls.empty_box: gr.Column(visible=True), controls.empty: NOBODY, controls.to_prune: gr.Button(visible=False),
-            controls.work: gr.Column(visible=False), controls.seen: {}}
+            controls.work: gr.Column(visible=False), controls.seen: {}, controls.script.box: gr.Column(visible=False)}
+
+
+def script_frame(controls: Controls, scene: Scene) -> dict[Any, Any]:
+    """Component updates for the view of the test script; without a pruned model, the dense one can be tested."""
+    found = {controls.talk: gr.Column(visible=False), controls.picks: gr.CheckboxGroup(visible=False),
+             controls.run: gr.Dropdown(visible=False), controls.blind: gr.Checkbox(visible=False),
+             controls.script.box: gr.Column(visible=True), controls.seen: {"stamp": stamp(scene)}}
+    if scene.runs:
+        return {**found, controls.empty_box: gr.Column(visible=False), controls.work: gr.Column(visible=True)}
+    return {**found, controls.empty_box: gr.Column(visible=True), controls.empty: empty_html(scene),
+            controls.to_prune: gr.Button(visible=not scene.waiting), controls.work: gr.Column(visible=False)}
 
 
 def frame(controls: Controls, scene: Scene, grid: bool, seen: dict[str, Any]) -> dict[Any, Any]:
@@ -115,6 +132,7 @@ def frame(controls: Controls, scene: Scene, grid: bool, seen: dict[str, Any]) ->
     shown = scene.shown
     busy, pair = bool(shown and shown.busy), scene.pair
     found = {controls.empty_box: gr.Column(visible=False), controls.work: gr.Column(visible=True),
+             controls.talk: gr.Column(visible=True), controls.script.box: gr.Column(visible=False),
              controls.arena: arena_html(scene, grid), controls.vote_row: gr.Row(visible=bool(pair and pair.can_vote)),
              controls.send: gr.Button(visible=not busy), controls.stop: gr.Button(visible=busy),
              controls.regenerate: gr.Button(visible=pair is not None and not busy),

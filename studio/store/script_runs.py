@@ -1,0 +1,114 @@
+"""Tests of characters by their scripts: which card version was asked on which model, and every answer with its verdict.
+
+One row a model and test; a new test never changes an old one. Knows no process and no page.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlite_utils import Database
+
+from studio.store.database import Store
+from studio.store.records import many, need, new_id, now, one, row_of
+
+
+@dataclass(frozen=True)
+class ScriptAnswer:
+    """A question's answers and what became of its rules; `lines` and `answers` alternate. `score`: the judge's points or None.
+
+    `preferred`: how much better than the first model's answer the judge found it, 0 to 100, 50 alike; None: not asked.
+    """
+
+    question: str
+    kind: str
+    lines: list[str]
+    answers: list[str]
+    verdict: str
+    checks: list[dict[str, str]]
+    score: float | None
+    preferred: float | None
+
+
+@dataclass(frozen=True)
+class ScriptRun:
+    """One model's test. `run`: the pruned model's, None for a dense one; `judge`: its address and model, "" for none.
+
+    `state`: running, stopped, failed or done; `sentence` says why it failed.
+    """
+
+    id: str
+    character: str
+    version: int
+    run: str | None
+    model: str
+    seed: int
+    sampling: dict[str, Any]
+    judge: str
+    state: str
+    sentence: str
+    made: float
+    ended: float | None
+
+
+def begin(store: Store, character: str, version: int, models: Sequence[tuple[str | None, str]], seed: int,
+          sampling: dict[str, Any], judge: str = "") -> list[ScriptRun]:
+    """A row for each of `models`: (run or None, model). Raises UserError for an unknown version."""
+    with store.write() as db:
+        found = one(db, _Number, "SELECT number FROM versions WHERE character = ? AND number = ?", [character, version])
+        need(found, "version")
+        ids = [new_id() for _ in models]
+        for id, (run, model) in zip(ids, models, strict=True):
+            db.table("script_runs").insert(row_of(id=id, character=character, version=version, run=run, model=model, seed=seed,
+                                                  sampling=sampling, judge=judge, state="running", sentence="", made=now(),
+                                                  ended=None))
+        return [_run(db, id) for id in ids]
+
+
+@dataclass(frozen=True)
+class _Number:
+    number: int
+
+
+def add_answer(store: Store, id: str, answer: ScriptAnswer) -> None:
+    """Keep one question's result; a second one takes its place."""
+    with store.write() as db:
+        position = len(many(db, ScriptAnswer, "SELECT * FROM script_answers WHERE script_run = ?", [id]))
+        db.table("script_answers").insert(row_of(script_run=id, position=position, **vars(answer)), replace=True)
+
+
+def prefer(store: Store, id: str, question: str, points: float) -> None:
+    """Keep how much better the judge found an answer than the first model's."""
+    with store.write() as db:
+        db.execute("UPDATE script_answers SET preferred = ? WHERE script_run = ? AND question = ?", [points, id, question])
+
+
+def end(store: Store, ids: Sequence[str], state: str, sentence: str = "") -> None:
+    """End those of the tests that still run."""
+    with store.write() as db:
+        for id in ids:
+            db.execute("UPDATE script_runs SET state = ?, sentence = ?, ended = ? WHERE id = ? AND state = 'running'",
+                       [state, sentence, now(), id])
+
+
+def running(store: Store) -> list[ScriptRun]:
+    """The tests that the library calls running, in the order in which they began."""
+    with store.read() as db:
+        return many(db, ScriptRun, "SELECT * FROM script_runs WHERE state = 'running' ORDER BY rowid")
+
+
+def newest(store: Store, character: str) -> list[ScriptRun]:
+    """Of each model of a character its newest test."""
+    with store.read() as db:
+        return many(db, ScriptRun, "SELECT * FROM script_runs WHERE rowid IN (SELECT max(rowid) FROM script_runs "
+                                   "WHERE character = ? GROUP BY ifnull(run, ''), model) ORDER BY rowid", [character])
+
+
+def answers(store: Store, id: str) -> list[ScriptAnswer]:
+    """A test's results, in the order in which they came."""
+    with store.read() as db:
+        return many(db, ScriptAnswer, "SELECT * FROM script_answers WHERE script_run = ? ORDER BY position", [id])
+
+
+def _run(db: Database, id: str) -> ScriptRun:
+    return need(one(db, ScriptRun, "SELECT * FROM script_runs WHERE id = ?", [id]), "test")
