@@ -52,7 +52,7 @@ class Controls:
     def _top(self) -> None:
         with gr.Row(elem_id="compare-top"):
             self.view = gr.Radio([("Two answers", PAIR), ("Grid", GRID), ("Test script", SCRIPT)], value=PAIR, label="View",
-                                 show_label=False, container=False, elem_id="compare-view", min_width=190, scale=0)
+                                 show_label=False, container=False, elem_id="compare-view", min_width=310, scale=0)
             self.run = gr.Dropdown([], label="Pruned model", show_label=False, container=False, filterable=False,
                                    elem_id="compare-run", min_width=240, scale=3)
             self.blind = gr.Checkbox(True, label="Blind until the vote", container=False, elem_id="compare-blind",
