@@ -42,12 +42,13 @@ def greetings(card: Card) -> list[str]:
     return [text for text in (card.greeting, *card.alternate_greetings) if text.strip()]
 
 
-def text_html(text: str, card: Card | None = None, player: str = "") -> str:
-    """Text of a card, a model or a player as HTML: escaped, *actions* in italics, line breaks kept. With `card`: names put in.
+def text_html(text: str, card: Card | None = None, player: str = "", seed: int = 0) -> str:
+    """Text of a card, a model or a player as HTML: escaped, *actions* in italics, line breaks kept. With `card`: its
+    macros carried out, by the seed of the chat.
 
     Nothing else is formatted: no link, no picture, no tag can come of it.
     """
-    named = expand_macros(text, card, player) if card else text
+    named = expand_macros(text, card, player, seed) if card else text
     safe = html.escape(named.strip())
     return _UNFINISHED.sub(r"<em>\1</em>", _ACTION.sub(r"<em>\2</em>", safe)).replace("\n", "<br>")
 

@@ -10,9 +10,10 @@ from tiny import make_tiny
 
 from engine.base.errors import UserError
 from engine.cards.editing import blank_card, with_fields
+from engine.cards.prompt import Setting, render_greeting
 from studio.services import Services
 from studio.settings import Settings
-from studio.speaking import MAX_SEED, measures_words, text_html, waiting_words, warming_words
+from studio.speaking import MAX_SEED, card_of, measures_words, text_html, waiting_words, warming_words
 from studio.store import characters, chats, runs
 from studio.tabs import preview
 from studio.tabs.preview.controls import Controls, settings_of, updates
@@ -275,12 +276,48 @@ def test_a_deleted_chat_stops_speaking_and_comes_back_whole(room: Room, mara: st
     assert room.latest(mara, room.undelete(chat)) == chat and len(chats.turns(room.store, chat)) == 3
 
 
+def test_lore_is_kept_with_each_answer_and_told(room: Room, services: Services, model: str) -> None:
+    card = with_fields(blank_card("Mara"), description="Keeps the lighthouse.", first_mes="Hm?")
+    entries = [{"name": "<b>Gate", "keys": ["open"], "content": "The gate is shut.", "extensions": {}, "insertion_order": 1}]
+    card["data"]["character_book"] = {"entries": entries, "extensions": {}}
+    someone = characters.create(services.store, card).id
+    chat = talk(room, someone, model)
+    kept = chats.messages(room.store, chat)[-1].swipes[0].measures["lore"]
+    assert [(one["name"], one["outcome"]) for one in kept] == [("<b>Gate", "fired")]
+    html = shown(room, someone, Look(chat))
+    assert "1 lorebook entry fired" in html and "&lt;b&gt;Gate" in html and "“open” stands in the last message." in html
+    room.send(someone, chat, model, "Fine weather.", Draft())
+    finished(room, chat)
+    room.send(someone, chat, model, "Hm.", Draft())
+    finished(room, chat)
+    assert "lore" not in chats.messages(room.store, chat)[-1].swipes[0].measures  # it is too long ago
+
+
+def test_a_chat_has_its_own_chances_and_player(room: Room, services: Services, model: str) -> None:
+    greeting = "It is {{random:one,two,three,four,five,six,seven,eight}}, {{user}}."
+    someone = characters.create(services.store, with_fields(blank_card("Mara"), description="A bell.", first_mes=greeting)).id
+    openings = []
+    for _ in range(6):
+        before = shown(room, someone, Look(), model)
+        chat = talk(room, someone, model, player="Ann", about="Ann owes {{char}} a rope.")
+        kept = chats.chat(room.store, chat)
+        assert kept
+        told = render_greeting(card_of(characters.head(services.store, someone)), Setting("Ann", seed=kept.seed))
+        openings.append(told)
+        assert told in shown(room, someone, Look(chat)) and told.replace("Ann", "Player") in before
+    under = room.answers.regenerate(chats.chat(room.store, chat), model)  # type: ignore[arg-type]
+    assert (under.reply.request["about_player"], under.reply.request["chat_seed"]) == ("Ann owes {{char}} a rope.", 5)
+    finished(room, chat)
+    assert len(set(openings)) > 2
+
+
 def test_settings_belong_to_their_chat(room: Room, mara: str, model: str) -> None:
     first, second = talk(room, mara, model), talk(room, mara, model)
     changed = chosen_sampling(1.2, 0.5, 24, False, 77)
-    room.change_settings(first, " Ann  Lee ", changed)
+    room.change_settings(first, " Ann  Lee ", " A tinker. ", changed)
     kept = chats.chat(room.store, first)
-    assert kept and kept.sampling == changed and kept.player == "Ann Lee" and room.player() == "Ann Lee"
+    assert kept and kept.sampling == changed and (kept.player, kept.about) == ("Ann Lee", "A tinker.")
+    assert (room.player(), room.about()) == ("Ann Lee", "A tinker.")
     other = chats.chat(room.store, second)
     assert other and other.sampling == SHORT and other.player == "Player"
     act(room, mara, model, Look(first), "regenerate")

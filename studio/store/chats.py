@@ -19,7 +19,10 @@ _TITLE = 60  # characters of the first question
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat with one version of a character. `run`: the pruned model's, or None: the dense model. Times are Unix seconds."""
+    """A chat with one version of a character. `run`: the pruned model's, or None: the dense model. Times are Unix seconds.
+
+    `about`: what the character knows of the player; `seed`: decides what the card leaves to chance.
+    """
 
     id: str
     character: str
@@ -32,6 +35,8 @@ class Chat:
     made: float
     updated: float
     deleted: float | None
+    about: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,16 @@ class _Row:
 
 
 def start(store: Store, character: str, version: int, model: str, run: str | None = None, player: str = "Player",
-          sampling: dict[str, Any] | None = None, greeting: str = "") -> Chat:
+          sampling: dict[str, Any] | None = None, greeting: str = "", about: str = "") -> Chat:
     """A new chat; the greeting, if there is one, is its first message. Raises UserError for an unknown version or run."""
     with store.write() as db:
         need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [character, version]), "version")
         if run is not None:
             need(scalar(db, "SELECT 1 FROM runs WHERE id = ?", [run]), "run")
-        id, time = new_id(), now()
+        id, time, seed = new_id(), now(), _chats_of(db, character)
         db.table("chats").insert(row_of(id=id, character=character, version=version, run=run, model=model, title="", player=player,
-                                        sampling=sampling or {}, made=time, updated=time, deleted=None))
+                                        sampling=sampling or {}, made=time, updated=time, deleted=None,
+                                        about=about, seed=seed))
         if greeting:
             _say(db, id, "assistant", Swipe(greeting, 0, {}, "greeting"))
         return _chat(db, id)
@@ -112,9 +118,15 @@ def set_sampling(store: Store, id: str, sampling: dict[str, Any]) -> Chat:
     return _update(store, id, sampling=sampling)
 
 
-def set_player(store: Store, id: str, player: str) -> Chat:
-    """Change what {{user}} stands for in this chat."""
-    return _update(store, id, player=" ".join(player.split()) or "Player")
+def set_player(store: Store, id: str, player: str, about: str = "") -> Chat:
+    """Change what {{user}} stands for in this chat, and what the character knows of the player."""
+    return _update(store, id, player=" ".join(player.split()) or "Player", about=about.strip())
+
+
+def next_seed(store: Store, character: str) -> int:
+    """The seed that the character's next chat will have: each has another, so that each draws its own chances."""
+    with store.read() as db:
+        return _chats_of(db, character)
 
 
 def set_version(store: Store, id: str, version: int) -> Chat:
@@ -221,6 +233,11 @@ def undo(store: Store, token: str) -> str:
         db.execute("UPDATE messages SET cut = NULL WHERE cut = ?", [token])
         db.table("chats").update(row[0], {"updated": now()})
         return displaced
+
+
+def _chats_of(db: Database, character: str) -> int:
+    """How many chats a character ever had, deleted ones counted."""
+    return int(scalar(db, "SELECT count(*) FROM chats WHERE character = ?", [character]))
 
 
 def _cut(db: Database, chat_id: str, position: int) -> str:

@@ -109,6 +109,12 @@ def _tests_by_a_script(db: Database) -> None:
     db.execute("CREATE INDEX script_runs_of_character ON script_runs (character, made)")
 
 
+@MIGRATIONS(name="5 what a chat knows of its player, and its seed")
+def _players_of_chats(db: Database) -> None:
+    db.execute("ALTER TABLE chats ADD COLUMN about TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE chats ADD COLUMN seed INTEGER NOT NULL DEFAULT 0")
+
+
 def schema(db: Database) -> dict[str, str]:
     """Name and SQL of every table, index, view and trigger, but for the ledger of migrations and SQLite's own."""
     rows = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name != ?", [Migrations.migrations_table])

@@ -100,7 +100,7 @@ class Reply:
 
 
 def speak_request(reply_id: str, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]],
-                  sampling: dict[str, Any], player: str, continued: bool) -> dict[str, Any]:
-    """The worker's request for one answer."""
+                  sampling: dict[str, Any], player: str, continued: bool, about: str = "", seed: int = 0) -> dict[str, Any]:
+    """The worker's request for one answer. `about` the player; `seed` of the chat, not of the sampling."""
     return {"do": "speak", "id": reply_id, "model": model, "card": card, "turns": [list(turn) for turn in turns],
-            "player": player, "continue": continued, "sampling": sampling}
+            "player": player, "about_player": about, "chat_seed": seed, "continue": continued, "sampling": sampling}

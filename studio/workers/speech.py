@@ -42,18 +42,20 @@ class Speech:
         self._closed = False
 
     def ask(self, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]], sampling: dict[str, Any],
-            player: str, on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "") -> Reply:
+            player: str, on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "",
+            about: str = "", seed: int = 0) -> Reply:
         """Ask for one answer; returns at once. `key` lets a reloaded page find the reply (see `pending`).
 
         The reply always ends: with the answer, or with a sentence. `on_end(reply)` runs once, in the reading thread,
         before `reply.done` is true; it must be quick.
         """
-        return self._send(speak_request(_new_id(), model, card, turns, sampling, player, continue_), key, on_end)
+        return self._send(speak_request(_new_id(), model, card, turns, sampling, player, continue_, about, seed), key, on_end)
 
-    def warm(self, model: str, card: dict[str, Any], player: str, turns: Sequence[tuple[str, str]] = ()) -> Reply:
+    def warm(self, model: str, card: dict[str, Any], player: str, turns: Sequence[tuple[str, str]] = (),
+             about: str = "", seed: int = 0) -> Reply:
         """Load the model and read the persona and the turns so far in advance; returns at once."""
         return self._send({"do": "warm", "id": _new_id(), "model": model, "card": card, "player": player,
-                           "turns": [list(turn) for turn in turns]})
+                           "about_player": about, "chat_seed": seed, "turns": [list(turn) for turn in turns]})
 
     def stop(self, reply: Reply) -> None:
         """Ask the worker to end this answer where it is; what was said is kept."""

@@ -34,6 +34,7 @@ class Wish:
     card: dict[str, Any]
     player: str
     sampling: dict[str, Any]
+    about: str = ""
 
 
 class Asking:
@@ -98,7 +99,7 @@ class Asking:
                 self._next(found, wish)
 
         self.services.speech.ask(answer.model, wish.card, turns, {**wish.sampling, "seed": found.seed}, wish.player, on_end=keep,
-                                 key=_key(found, answer.side))
+                                 key=_key(found, answer.side), about=wish.about)
 
     def _write(self, answer: Answer, text: str, measures: dict[str, Any], reason: str) -> None:
         for _ in range(_TRIES):

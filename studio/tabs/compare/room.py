@@ -18,6 +18,7 @@ from studio.tabs.compare.contenders import chosen_run, dense_of, finished, prune
 from studio.tabs.compare.scene import (
     DONE,
     Scene,
+    about_of,
     cleared_key,
     closed_key,
     player_of,
@@ -66,7 +67,7 @@ class Room:
             self._warm = wanted
             card = characters.version(self.store, character, run.version).card
             for side, one in enumerate((dense_of(run), pruned_of(self.services, run))):
-                self.services.speech.warm(one.model, card, player_of(self.services), history(turns, side))
+                self.services.speech.warm(one.model, card, player_of(self.services), history(turns, side), about_of(self.services))
 
     def send(self, character: str, run_id: str, text: str, blind: bool) -> Round:
         """Put a message to the dense and the pruned model."""
@@ -178,7 +179,8 @@ class Room:
     def _wish(self, character: str, version: int) -> Wish:
         settings = settings_of(self.services)
         sampling = {**SAMPLING, "temperature": settings["temperature"], "limit": settings["limit"]}
-        return Wish(characters.version(self.store, character, version).card, player_of(self.services), sampling)
+        card = characters.version(self.store, character, version).card
+        return Wish(card, player_of(self.services), sampling, about_of(self.services))
 
     def _forget_cleared(self, character: str, run_id: str, grid: bool) -> None:
         if values.get_value(self.store, cleared_key(character, run_id, grid), ""):

@@ -192,6 +192,11 @@ def player_of(services: Services) -> str:
     return str(values.get_value(services.store, "player", "Player"))
 
 
+def about_of(services: Services) -> str:
+    """What was said of the player last, in any room."""
+    return str(values.get_value(services.store, "about_player", ""))
+
+
 def settings_of(services: Services) -> dict[str, Any]:
     """How rounds are answered and shown: temperature, limit (tokens), blind."""
     kept = values.get_value(services.store, "compare-settings", {}) or {}

@@ -159,15 +159,15 @@ def _talking(room: Room, page: Page, controls: Controls) -> None:
 
 def _keeping(room: Room, page: Page, controls: Controls) -> None:
     @guarded
-    def change(seen: dict[str, Any], player: str, *sampling: Any) -> None:
+    def change(seen: dict[str, Any], player: str, about: str, *sampling: Any) -> None:
         chat = seen.get("settings", {}).get("chat", "")  # the one whose settings the controls show
-        room.change_settings(chat, player, chosen_sampling(*sampling))
+        room.change_settings(chat, player, about, chosen_sampling(*sampling))
 
-    changed = [controls.seen, controls.player, *controls.sampling]
+    changed = [controls.seen, controls.player, controls.about, *controls.sampling]
     for begin in (controls.temperature.change, controls.top_p.change, controls.limit.change, controls.fresh.change,
                   controls.seed.change):
         begin(change, changed, None, trigger_mode="always_last", **page.private)
-    for begin in (controls.player.blur, controls.player.submit):
+    for begin in (controls.player.blur, controls.player.submit, controls.about.blur):
         begin(change, changed, None, **page.private).then(beat, None, controls.pulse, **page.private)
     controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)
     form = NameForm(controls.rename_box, controls.title, controls.rename_yes, controls.rename_no, controls.named)
@@ -200,5 +200,5 @@ def _look(chat: str, editing: str, shown: int, opening: int | None) -> Look:
     return Look(chat, editing, shown, opening or 0)
 
 
-def _draft(player: str, opening: int | None, *sampling: Any) -> Draft:
-    return Draft(player, chosen_sampling(*sampling), opening or 0)
+def _draft(player: str, about: str, opening: int | None, *sampling: Any) -> Draft:
+    return Draft(player, about, chosen_sampling(*sampling), opening or 0)

@@ -89,15 +89,15 @@ class Answers:
         if self.under_way(chat_id):
             raise UserError(BUSY, "Press Stop first, or wait for the end.")
 
-    def warm(self, version: Version, turns: list[tuple[str, str]], player: str, model: str) -> None:
+    def warm(self, version: Version, turns: list[tuple[str, str]], player: str, model: str, about: str, seed: int) -> None:
         """Let the worker load the model and read the persona and the turns in advance; asked anew only when they changed."""
-        wanted = (version.character, version.number, hash(str(version.card)), hash(tuple(turns)), player, model)
+        wanted = (version.character, version.number, hash(str(version.card)), hash(tuple(turns)), player, model, about, seed)
         with self._lock:
             if self._warm and self._warm[0] == wanted and self._warm[1].reason != "failed":
                 return
             if self._warm:
                 self.services.speech.stop(self._warm[1])
-            self._warm = wanted, self.services.speech.warm(model, version.card, player, turns)
+            self._warm = wanted, self.services.speech.warm(model, version.card, player, turns, about, seed)
 
     def warming(self) -> Reply | None:
         """The last reading in advance."""
@@ -112,7 +112,7 @@ class Answers:
         known, index = (message.id, message.chosen) if message else ("", 0)
         reply = self.services.speech.ask(model, version.card, turns, sampling, chat.player, key=_key(chat.id),
                                          on_end=lambda ended: self._keep(chat.id, ended, kind, known, index),
-                                         continue_=kind == "more")
+                                         continue_=kind == "more", about=chat.about, seed=chat.seed)
         under = UnderWay(reply, kind, known, index)
         self._kinds = {id: other for id, other in self._kinds.items() if not other.reply.done} | {reply.id: under}
         return under

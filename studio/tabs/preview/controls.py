@@ -82,6 +82,8 @@ class Controls:
                                    info="How the new chat begins.")
         self.player = gr.Textbox(PLAYER, label="Player's name", info="What {{user}} stands for.", max_length=80,
                                  elem_id="preview-player")
+        self.about = gr.Textbox("", label="About the player", lines=2, max_lines=6, max_length=2_000, elem_id="preview-about",
+                                info="What the character knows of you. Leave it empty to be a stranger.")
 
     def _settings(self) -> None:
         with gr.Accordion("How it answers", open=False, elem_id="preview-settings"):
@@ -103,13 +105,13 @@ class Controls:
     @property
     def draft(self) -> list[Any]:
         """What a chat that is not begun yet takes over."""
-        return [self.player, self.opening, *self.sampling]
+        return [self.player, self.about, self.opening, *self.sampling]
 
     @property
     def painted(self) -> list[Any]:
         """All that is painted from the library."""
-        return [self.log, self.send, self.stop, self.choice, self.rename, self.delete, self.opening, self.player, *self.sampling,
-                self.seen]
+        return [self.log, self.send, self.stop, self.choice, self.rename, self.delete, self.opening, self.player, self.about,
+                *self.sampling, self.seen]
 
     def look(self) -> list[Any]:
         """What this page looks at."""
@@ -119,7 +121,8 @@ class Controls:
 def settings_of(room: Room, scene: Scene) -> dict[str, Any]:
     """What the controls beside the chat are to show; compared with what they showed before, so that nothing jumps."""
     sampling = sampling_of(scene.chat)
-    return {"chat": scene.id, "player": scene.chat.player if scene.chat else room.player(), "sampling": sampling,
+    return {"chat": scene.id, "player": scene.chat.player if scene.chat else room.player(),
+            "about": scene.chat.about if scene.chat else room.about(), "sampling": sampling,
             "chats": [(label_of(chat), chat.id) for chat in scene.chats], "openings": [] if scene.chat else opening_choices(scene)}
 
 
@@ -150,6 +153,8 @@ def updates(controls: Controls, now: dict[str, Any], before: dict[str, Any]) -> 
                                               visible=bool(now["openings"]))
     if (now["chat"], now["player"]) != (before.get("chat"), before.get("player")):
         found[controls.player] = now["player"]
+    if (now["chat"], now["about"]) != (before.get("chat"), before.get("about")):
+        found[controls.about] = now["about"]
     if (now["chat"], now["sampling"]) != (before.get("chat"), before.get("sampling")):
         sampling = now["sampling"]
         seed = sampling["seed"]

@@ -31,6 +31,7 @@ class Draft:
     """What the controls say, for a chat that is not begun yet."""
 
     player: str = PLAYER
+    about: str = ""
     sampling: dict[str, Any] | None = None
     opening: int = 0
 
@@ -80,12 +81,17 @@ class Room:
             return  # the room says so
         said = chats.messages(self.store, chat_id) if chat else opening_messages(card, 0)
         turns = [(message.role, message.text) for message in said]
-        player = chat.player if chat else self.player()
-        self.answers.warm(version, turns, player, model)
+        player, about, seed = ((chat.player, chat.about, chat.seed) if chat else
+                               (self.player(), self.about(), chats.next_seed(self.store, character)))
+        self.answers.warm(version, turns, player, model, about, seed)
 
     def player(self) -> str:
         """The player's name that was used last."""
         return str(values.get_value(self.store, "player", PLAYER))
+
+    def about(self) -> str:
+        """What was said of the player last."""
+        return str(values.get_value(self.store, "about_player", ""))
 
     def send(self, character: str, chat_id: str, model: str, text: str, draft: Draft) -> str:
         """Say something; the chat's id. Raises UserError for nothing, and while the character speaks."""
@@ -104,13 +110,14 @@ class Room:
         opening = opening_messages(card_of(head), draft.opening)
         texts = [swipe.text for swipe in opening[0].swipes] if opening else []
         chat = chats.start(self.store, character, head.number, model, player=player, sampling=draft.sampling or dict(SAMPLING),
-                           greeting=texts[0] if texts else "")
+                           greeting=texts[0] if texts else "", about=draft.about.strip())
         if len(texts) > 1:
             first = chats.messages(self.store, chat.id)[0]
             for text in texts[1:]:
                 chats.add_swipe(self.store, first.id, text, reason="greeting")
             chats.choose(self.store, first.id, opening[0].chosen)
         values.set_value(self.store, "player", player)
+        values.set_value(self.store, "about_player", draft.about.strip())
         return chat
 
     def act(self, character: str, look: Look, model: str, draft: Draft, what: str, message: str, text: str) -> Look:
@@ -162,17 +169,19 @@ class Room:
         remember_cut(self.answers, chat.id, token, position, count)
         self.answers.failures.pop(chat.id, None)
 
-    def change_settings(self, chat_id: str, player: str, sampling: dict[str, Any]) -> None:
+    def change_settings(self, chat_id: str, player: str, about: str, sampling: dict[str, Any]) -> None:
         """Keep the controls with the chat; one that is not begun yet gets them when it is."""
-        name = " ".join(player.split()) or PLAYER
+        name, about = " ".join(player.split()) or PLAYER, about.strip()
         if chat_id:
             chat = self._chat(chat_id)
-            if name != chat.player:
-                chats.set_player(self.store, chat.id, name)
+            if (name, about) != (chat.player, chat.about):
+                chats.set_player(self.store, chat.id, name, about)
             if sampling != sampling_of(chat):
                 chats.set_sampling(self.store, chat.id, sampling)
         if name != self.player():
             values.set_value(self.store, "player", name)
+        if about != self.about():
+            values.set_value(self.store, "about_player", about)
 
     def title(self, chat_id: str) -> str:
         """The chat's title."""

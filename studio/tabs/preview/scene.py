@@ -36,6 +36,7 @@ class Scene:
     undo: int = 0
     model: str = ""
     chats: list[Chat] = field(default_factory=list)
+    seed: int = 0
 
     @property
     def outdated(self) -> bool:
@@ -64,7 +65,8 @@ def read_scene(answers: Answers, character: str, chat_id: str, model: str, openi
     who = characters.get(store, character)
     return Scene(chat, card.char if card else (who.char if who else ""), card, fault, chat.player if chat else player or PLAYER,
                  said, under, _newer(answers, chat, head.number), _notes(answers, under), answers.failures.get(chat_id, ""),
-                 _undoable(answers, chat, len(said)), model, dense_chats(answers, character))
+                 _undoable(answers, chat, len(said)), model, dense_chats(answers, character),
+                 chat.seed if chat else chats.next_seed(store, character))
 
 
 def dense_chats(answers: Answers, character: str) -> list[Chat]:

@@ -46,7 +46,7 @@ def _message(scene: Scene, message: Message, last: bool, editing: str) -> str:
                  f'{_button("cancel", "Cancel", "", "preview-edit-cancel")}'
                  '<span class="quiet">Ctrl+Enter saves, Esc leaves it as it was.</span>')
         return _bubble(scene, message.role, words, f'<div class="chat-tools stay">{tools}</div>')
-    words = text_html(message.text, scene.card, scene.player)
+    words = text_html(message.text, scene.card, scene.player, scene.seed)
     tools = "" if scene.under else _tools(scene, message, last and not editing)
     lore = lore_html(message.swipes[message.chosen].measures) if message.role == "assistant" else ""
     return _bubble(scene, message.role, f'<div class="chat-words">{words}</div>{lore}', tools, message.id)
@@ -82,7 +82,7 @@ def _live(scene: Scene, under: UnderWay) -> str:
             before, count = (message.swipes[under.index].text.rstrip() if under.kind == "more" else ""), len(message.swipes)
     text = before + under.reply.text
     waiting = "" if under.reply.text else html.escape(waiting_words(under.reply))
-    words = text_html(text, scene.card, scene.player)
+    words = text_html(text, scene.card, scene.player, scene.seed)
     cursor = '<span class="chat-cursor" aria-hidden="true"></span>'
     note = f'<p class="quiet chat-waiting" id="preview-waiting">{waiting}</p>' if waiting else ""
     place = f'<span class="quiet">{count + 1} of {count + 1}</span>' if under.kind == "swipe" else ""
