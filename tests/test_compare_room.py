@@ -36,7 +36,7 @@ class Talker:
         self.stopped: list[Reply] = []
 
     def ask(self, model: str, card: dict[str, Any], turns: Any, sampling: dict[str, Any], player: str,
-            on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "") -> Reply:
+            on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "", about: str = "") -> Reply:
         self.asked.append(Reply(speak_request(str(len(self.asked)), model, card, turns, sampling, player, continue_), key, on_end))
         return self.asked[-1]
 
