@@ -16,7 +16,7 @@ from engine.models.loading import locate
 from engine.pipeline import prune
 from engine.stages import repair
 from engine.stages.mask import Lesson
-from engine.stages.repair import neutral_lines
+from engine.stages.refit_rows import neutral_lines
 from engine.stages.workbench import Workbench
 
 pytestmark = pytest.mark.usefixtures("quick_proof")

@@ -53,6 +53,7 @@ class Recipe:
     # After the mask
     least_squares: bool = True  # refit W_down on the kept channels
     neutral_lines: int = 256  # unanswered player lines read along with their neutral answers while refitting
+    resampled_copies: int = 2  # copies of all these lines with their tokens drawn anew, read along while refitting
     recover: bool = False  # fine-tune the cut model by LoRA with the same KL
     recovery_steps: int = 60  # optimiser steps of the recovery
     recovery_rate: float = 2e-4  # AdamW
@@ -72,8 +73,9 @@ class Recipe:
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"The setting {name} must be at least 1; {getattr(self, name)} is not.")
-        if self.neutral_lines < 0:
-            raise UserError(f"The setting neutral_lines must not be negative; {self.neutral_lines} is.")
+        for name in ("neutral_lines", "resampled_copies"):
+            if getattr(self, name) < 0:
+                raise UserError(f"The setting {name} must not be negative; {getattr(self, name)} is.")
         for name in ("keep_share", "top_p"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise UserError(f"The setting {name} must lie above 0 and at most at 1; {getattr(self, name):g} does not.")
@@ -88,7 +90,8 @@ class Recipe:
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
-              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 48, "recovery_steps": 30},
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 48, "resampled_copies": 1,
+              "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,

@@ -27,11 +27,12 @@ from engine.evaluation.fidelity import dense_states
 from engine.models.packing import Row, pack
 from engine.stages.lines import make_lines
 from engine.stages.mask import Lesson, encode_lesson, find_mask, read_dense, save_tensors
-from engine.stages.repair import neutral_examples
+from engine.stages.refit_rows import neutral_examples
 from engine.stages.workbench import Job, Workbench, load_dense
 
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
-AFTER_THE_MASK = ("least_squares", "neutral_lines", "recover", "recovery_steps", "recovery_rate", "recovery_rank")
+AFTER_THE_MASK = ("least_squares", "neutral_lines", "resampled_copies", "recover", "recovery_steps", "recovery_rate",
+                  "recovery_rank")
 
 
 @dataclasses.dataclass

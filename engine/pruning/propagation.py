@@ -68,18 +68,42 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
 
 @dataclass
 class _Streams:
-    """One row's hidden states (1, T, d), dense and pruned, and what each layer is called with besides them."""
+    """One row's hidden states (1, T, d), dense and pruned, and what each layer is called with besides them.
+
+    Attention masks, T * T numbers a row, wait as truth values: as numbers, those of many rows would fill the memory.
+    """
 
     dense: Tensor
     calls: list[dict[str, Any]]
     pruned: Tensor
+
+    def call(self, layer: int) -> dict[str, Any]:
+        """A layer's keyword arguments."""
+        call = self.calls[layer]
+        seen = call.get("attention_mask")
+        if seen is None or seen.dtype != torch.bool:
+            return call
+        mask = torch.zeros(seen.shape, dtype=self.dense.dtype, device=seen.device)
+        return call | {"attention_mask": mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)}
+
+
+def _compact(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calls with every additive mask as the truth values of what is seen; layers that share a mask go on sharing it."""
+    seen: dict[int, Tensor] = {}
+    compact = []
+    for call in calls:
+        mask = call.get("attention_mask")
+        if mask is not None and mask.dtype.is_floating_point:
+            call = call | {"attention_mask": seen.setdefault(id(mask), mask == 0)}
+        compact.append(call)
+    return compact
 
 
 def _step(ffn: FeedForward, layer: nn.Module, stream: _Streams, index: Tensor, factor: float, share: float) -> tuple[
         Tensor, Tensor, Tensor]:
     """Move the dense stream over one layer; returns the pruned stream before the FFN's output, the kept activations
     (1, T, k), and the target (1, T, d) of W_down's output, in fp32."""
-    call = stream.calls[ffn.index]
+    call = stream.call(ffn.index)
     with _opened(ffn) as seen:
         before = layer(stream.pruned, **call)
         activation = seen[0][..., index]
@@ -128,4 +152,4 @@ def _layer_inputs(model: nn.Module, row: Row) -> tuple[Tensor, list[dict[str, An
     finally:
         for layer, forward in zip(layers, own, strict=True):
             put_back(layer, forward)
-    return first[0], calls
+    return first[0], _compact(calls)

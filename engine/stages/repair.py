@@ -2,10 +2,8 @@
 
 The start mask is refitted before the mask is learned, so that learning knows
 what repairs it; the learned mask is refitted after, and the better of the two on
-the validation lines is what goes on. All on the original 16-bit weights. A refit
-needs no label, only tokens as the model will see them: beside the train lines it
-reads player lines with their neutral answers behind the persona's prompt, which
-cost two forward passes and nothing to write.
+the validation lines is what goes on. All on the original 16-bit weights. What a
+refit reads stands in refit_rows.py.
 
 Leaves start.safetensors and columns.safetensors (the mask, and W_down of its kept
 channels, a layer each, unless the plain slice read better) and what was read, in
@@ -13,7 +11,7 @@ JSON. mask.safetensors then holds the mask that goes on.
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,16 +20,14 @@ from torch import Tensor
 
 from engine.base.events import Event, MaskSnapshot, Stage, Step
 from engine.base.files import read_json, write_json
-from engine.base.text import normalise
-from engine.calibration.lines import Line, read_queries
-from engine.calibration.queries import of_split, spread
 from engine.evaluation.fidelity import measure
 from engine.models.ffn import feed_forwards, masked
-from engine.models.packing import Example, Row, pack
+from engine.models.packing import Row
 from engine.pruning import compensation, masks
 from engine.pruning.importance import top_channels
 from engine.pruning.propagation import can_propagate, refit_propagated
 from engine.stages.mask import Lesson, measured, save_tensors, start_scores
+from engine.stages.refit_rows import make_refit_rows
 from engine.stages.workbench import Workbench
 
 RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (docs/recipe.md)
@@ -103,10 +99,9 @@ def _refit_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, saved: Pat
         before = measure(bench.model, lesson.validation, lesson.validation_dense)
     yield measured(f"{about}, before least squares", "validation", before)
     yield Step(stage, 1, bench.layers + 2)
-    neutral = neutral_examples(bench)
-    rows = pack([*lesson.train, *neutral], bench.job.recipe.row_tokens)
+    read = yield from make_refit_rows(bench, lesson.train, stage)
     columns: list[Tensor] = []
-    for column in refit_layers(bench, rows, kept):
+    for column in refit_layers(bench, read.rows, kept):
         if column is not None:
             columns.append(column.to(bench.weight_dtype))
         yield Step(stage, len(columns) + 1, bench.layers + 2)
@@ -116,30 +111,9 @@ def _refit_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, saved: Pat
     yield Step(stage, bench.layers + 2, bench.layers + 2)
     layers = {f"{index:04d}": column for index, column in enumerate(columns)} if after.kl < before.kl else {}
     save_tensors(saved, {"mask": mask.to(torch.uint8), **layers})
-    return {"ridge": RIDGE, "share": SHARE, "propagated": can_propagate(bench.model), "neutral_lines": len(neutral),
+    return {"ridge": RIDGE, "share": SHARE, "propagated": can_propagate(bench.model),
+            "neutral_lines": read.neutral_lines, "copied_rows": read.copied, "tokens": sum(row.size for row in read.rows),
             "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
-
-
-def neutral_lines(bench: Workbench) -> list[Line]:
-    """Player lines of the train side that no train line answers, with their neutral answers, up to `recipe.neutral_lines`.
-
-    None where the user's own lines have no question in common with the pool: they may be of another world or language.
-    """
-    train, *_ = bench.split_lines()
-    answered = {normalise(line.question) for line in train}
-    pool = of_split(read_queries(bench.job.queries), "train")
-    left = [query for query in pool if query.neutral.strip() and normalise(query.question) not in answered]
-    if bench.job.lines and not answered & {normalise(query.question) for query in pool}:
-        return []
-    return [Line(query.question, query.neutral, query.neutral, query.category, query.source, True)
-            for query in spread(left, bench.job.recipe.neutral_lines, bench.job.recipe.seed)]
-
-
-def neutral_examples(bench: Workbench) -> list[Example]:
-    """The neutral lines as tokens, no answer longer than the character's own may be."""
-    recipe = bench.job.recipe
-    examples = (replace(example, answer=example.answer[: recipe.answer_tokens]) for example in bench.encode(neutral_lines(bench)))
-    return [example for example in examples if len(example.prompt) + len(example.answer) <= recipe.row_tokens]
 
 
 def refit_layers(bench: Workbench, rows: list[Row], kept: list[Tensor]) -> Iterator[Tensor | None]:

@@ -32,6 +32,7 @@ SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp
 STAGES = ["load the model", "score questions", "make up questions", "write answers", "read the dense model",
           "least squares on the start", "learn the mask", "least squares", "recover", "measure", "export", "prove"]
 LINES_STAGES = STAGES[:4]
+RESAMPLED = "resampled.safetensors"
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits
 
 
@@ -157,7 +158,8 @@ def halve(job: Job, folder: Path) -> bool:
     if less == {name: getattr(recipe, name) for name in less}:
         return False
     write_json(folder / "less_at_once.json", less)
-    (folder / "dense.safetensors").unlink(missing_ok=True)  # it holds the states of rows of the former size
+    for name in ("dense.safetensors", RESAMPLED):  # they hold what belongs to rows of the former size
+        (folder / name).unlink(missing_ok=True)
     return True
 
 

@@ -1,0 +1,73 @@
+"""What every refit reads: tokens as the model will see them, whoever wrote them.
+
+A refit needs no label. Beside the train lines it reads player lines with their
+neutral answers behind the persona's prompt, and copies of all these rows with
+their tokens drawn anew (models/resampling.py): two forward passes each, and nothing
+to write. Leaves the copies' tokens in resampled.safetensors.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from engine.base.events import Event, Step
+from engine.base.text import normalise
+from engine.calibration.lines import Line, read_queries
+from engine.calibration.queries import of_split, spread
+from engine.models.chat_format import endings
+from engine.models.packing import Example, Row, pack
+from engine.models.resampling import relabelled, resample_tokens
+from engine.stages.mask import save_tensors
+from engine.stages.workbench import RESAMPLED, Workbench
+
+
+@dataclass(frozen=True)
+class RefitRows:
+    """Packed rows; `neutral_lines`: how many lines with neutral answers are among them, `copied`: how many rows are copies."""
+
+    rows: list[Row]
+    neutral_lines: int
+    copied: int
+
+
+def make_refit_rows(bench: Workbench, train: Sequence[Example], stage: str) -> Generator[Event, None, RefitRows]:
+    """The rows of train lines, neutral lines and `recipe.resampled_copies` copies of both; a Step a row that is drawn anew."""
+    recipe = bench.job.recipe
+    neutral = neutral_examples(bench)
+    written = pack([*train, *neutral], recipe.row_tokens)
+    copies = written * recipe.resampled_copies
+    saved = bench.path(RESAMPLED)
+    if not saved.exists():
+        control = {*bench.tokenizer.all_special_ids, *endings(bench.tokenizer)}
+        drawn: dict[str, Tensor] = {}
+        for number, row in enumerate(copies):
+            drawn[f"{number:06d}"] = resample_tokens(bench.model, row, control, recipe.seed * 1_000_003 + number)
+            yield Step(stage, 1, bench.layers + 2, {"rows drawn anew": number + 1})
+        save_tensors(saved, drawn)
+    found = load_file(saved)
+    fresh = [relabelled(row, found[f"{number:06d}"]) for number, row in enumerate(copies)]
+    return RefitRows([*written, *fresh], len(neutral), len(fresh))
+
+
+def neutral_lines(bench: Workbench) -> list[Line]:
+    """Player lines of the train side that no train line answers, with their neutral answers, up to `recipe.neutral_lines`.
+
+    None where the user's own lines have no question in common with the pool: they may be of another world or language.
+    """
+    train, *_ = bench.split_lines()
+    answered = {normalise(line.question) for line in train}
+    pool = of_split(read_queries(bench.job.queries), "train")
+    left = [query for query in pool if query.neutral.strip() and normalise(query.question) not in answered]
+    if bench.job.lines and not answered & {normalise(query.question) for query in pool}:
+        return []
+    return [Line(query.question, query.neutral, query.neutral, query.category, query.source, True)
+            for query in spread(left, bench.job.recipe.neutral_lines, bench.job.recipe.seed)]
+
+
+def neutral_examples(bench: Workbench) -> list[Example]:
+    """The neutral lines as tokens, no answer longer than the character's own may be."""
+    recipe = bench.job.recipe
+    examples = (replace(example, answer=example.answer[: recipe.answer_tokens]) for example in bench.encode(neutral_lines(bench)))
+    return [example for example in examples if len(example.prompt) + len(example.answer) <= recipe.row_tokens]
