@@ -119,18 +119,20 @@ def _step(ffn: FeedForward, layer: nn.Module, stream: _Streams, index: Tensor, f
 
 @contextmanager
 def _opened(ffn: FeedForward) -> Iterator[list[Tensor]]:
-    """While the block runs, W_down puts out zeros; the list receives its input."""
+    """While the block runs, W_down puts out zeros without computing; the list receives its input."""
     seen: list[Tensor] = []
+    down = ffn.down
 
-    def instead(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        seen.append(inputs[0])
-        return torch.zeros_like(output)
+    def instead(inputs: Tensor) -> Tensor:
+        seen.append(inputs)
+        return inputs.new_zeros(*inputs.shape[:-1], down.out_features)
 
-    handle = ffn.down.register_forward_hook(instead)
+    own = vars(down).get("forward")  # accelerate keeps its hooks there
+    down.forward = instead  # type: ignore[assignment]
     try:
         yield seen
     finally:
-        handle.remove()
+        put_back(down, own)
 
 
 def _layer_inputs(model: nn.Module, row: Row) -> tuple[Tensor, list[dict[str, Any]]]:
