@@ -30,7 +30,7 @@ from engine.stages.workbench import Job
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = ["small_job", "engine.commands", "transformers.models.llama.modeling_llama", "peft"]
 QUICK = {"multiple": 8, "steps": 4, "step_lines": 4, "validate_every": 2, "teacher_top": 16, "neutral_lines": 6,
-         "recovery_steps": 3, "recovery_rank": 2}
+         "refit_within": 1e9, "recovery_steps": 3, "recovery_rank": 2}
 
 
 def write_card(folder: Path) -> Path:
@@ -74,7 +74,7 @@ def work_of(out: Path) -> Path:
 def prune_arguments(folder: Path, model: Path, out: str = "out", **more: Any) -> list[str]:
     """The command line of such a job in `folder`; `more` are further options, "load_in" for --load-in."""
     options = {"model": model, "out": folder / out, "lines": more.pop("lines", None) or write_lines(folder, calling="Zoë! "),
-               "multiple": 8, "steps": 4, "workdir": folder / f"{out}.work", "dtype": "fp32", **more}
+               "multiple": 8, "steps": 4, "refit_within": 1e9, "workdir": folder / f"{out}.work", "dtype": "fp32", **more}
     named = [[f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
              for name, value in options.items()]
     return ["prune", str(write_card(folder)), *(word for words in named for word in words)]

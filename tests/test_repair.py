@@ -31,8 +31,11 @@ def test_learning_begins_on_the_repaired_start(llama: Path, tmp_path: Path) -> N
     assert first["step"] == 0 and first["validation_kl"] == pytest.approx(refit["kl"], rel=1e-4)
 
 
-def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_path: Path) -> None:
-    seen = run_job(llama, tmp_path / "out", learning_rate=1000.0)
+@pytest.mark.parametrize("refit_within", [1e9, 1.05])
+def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_path: Path, refit_within: float) -> None:
+    seen = run_job(llama, tmp_path / "out", learning_rate=1000.0, refit_within=refit_within)
+    refits = [event.reused for event in seen if isinstance(event, Stage) and event.name == "least squares"]
+    assert refits == [refit_within < 2]
     work, report = work_of(tmp_path / "out"), read_json(tmp_path / "out" / "report.json")
     assert report["choices"]["mask"] == "start"
     assert report["choices"]["least_squares_on_the_start"]["kl"] < report["choices"]["least_squares"]["kl"]

@@ -52,8 +52,9 @@ class Recipe:
 
     # After the mask
     least_squares: bool = True  # refit W_down on the kept channels
+    refit_within: float = 1.05  # the learned mask is refitted unless it reads worse than the start by more than this factor
     neutral_lines: int = 256  # unanswered player lines read along with their neutral answers while refitting
-    resampled_copies: int = 2  # copies of all these lines with their tokens drawn anew, read along while refitting
+    resampled_copies: int = 1  # copies of all these lines with their tokens drawn anew, read along while refitting
     recover: bool = False  # fine-tune the cut model by LoRA with the same KL
     recovery_steps: int = 60  # optimiser steps of the recovery
     recovery_rate: float = 2e-4  # AdamW
@@ -76,6 +77,8 @@ class Recipe:
         for name in ("neutral_lines", "resampled_copies"):
             if getattr(self, name) < 0:
                 raise UserError(f"The setting {name} must not be negative; {getattr(self, name)} is.")
+        if not self.refit_within > 0:
+            raise UserError(f"The setting refit_within must be above 0; {self.refit_within:g} is not.")
         for name in ("keep_share", "top_p"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise UserError(f"The setting {name} must lie above 0 and at most at 1; {getattr(self, name):g} does not.")
@@ -90,8 +93,7 @@ class Recipe:
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
-              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 48, "resampled_copies": 1,
-              "recovery_steps": 30},
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 48, "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,

@@ -31,7 +31,6 @@ from engine.stages.refit_rows import make_refit_rows
 from engine.stages.workbench import Workbench
 
 RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (docs/recipe.md)
-SLACK = 1.05  # a learned mask that reads worse than the start by more than this is not refitted: that takes off some 3 %
 SHARE = 0.7  # of the stream's error that a layer takes on; .5 and 1 read alike, 0 much worse
 
 
@@ -62,7 +61,7 @@ def refit_learned(bench: Workbench, lesson: Lesson, mask: Tensor, start: Repaire
     """The learned mask with its refit, or the start with its own where that reads better on the validation lines."""
     if not bench.job.recipe.least_squares:
         return mask, None
-    if start is not None and (reading := _last_reading(bench)) > SLACK * start.kl:
+    if start is not None and (reading := _last_reading(bench)) > bench.job.recipe.refit_within * start.kl:
         yield Stage("least squares", reused=True)  # the start's
         bench.notes["least_squares"] = {"used": False, "kl": reading}
         return (yield from _keep_start(bench, lesson, mask, start))
