@@ -25,7 +25,7 @@
   };
 
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && press("stop")) event.preventDefault();
+    if (event.key === "Escape" && (press("stop") || press("script-stop"))) event.preventDefault();
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && press("regenerate")) {
       event.preventDefault();
       event.stopPropagation();

@@ -1,9 +1,10 @@
-"""Pictures of each room, light and dark, wide and narrow, for people to look at.
+"""Pictures of each room and of the parts that open in it, light and dark, wide and narrow, for people to look at.
 
   python -m tests.screenshots FOLDER [--home DATA_FOLDER] [--character SLUG]
 
-Shows the library of the data folder as it is: rooms with runs and chats come from one that has them. The studio must not
-be open on it.
+Shows the library of the data folder as it is: rooms with runs and chats come from one that has them, and so do results of
+a test script. The parts of Draft show a bundled character that has a lorebook and NPC fields. The studio must not be open
+on it.
 """
 
 import argparse
@@ -11,10 +12,18 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOMS = ("draft", "preview", "prune", "compare", "export")
+# A part of a room: its room, what is clicked one after another until it is open, and the element in the picture.
+PARTS = {
+    "lorebook": ("draft", [".book-entry summary"], ".draft-part:has(> #draft-character_book)"),
+    "npc": ("draft", ["#draft-npc > button:not(.open)"], "#draft-npc"),
+    "script": ("draft", ["#draft-script > button:not(.open)", ".script-row summary"], "#draft-script"),
+    "script-results": ("compare", ["#compare-view label:has-text('Test script')", ".script-cell summary"], "#room-compare")}
+RICH = "whitlow-ashe"
 WIDTHS = {"wide": 1280, "narrow": 400}
 SETTLE = 6_000  # ms; plots are drawn after the page
 
@@ -26,15 +35,29 @@ def shoot(browser: Any, address: str, folder: Path, character: str) -> int:
         for width_name, width in WIDTHS.items():
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
             for room in ROOMS:
-                page.goto(f"{address}/?character={character}&room={room}")
-                page.wait_for_timeout(SETTLE)
-                page.set_viewport_size({"width": width, "height": _height(page)})
-                page.wait_for_timeout(800)
+                _open(page, f"{address}/?character={character}&room={room}")
                 page.screenshot(path=folder / f"{room}-{theme}-{width_name}.png")
-                page.set_viewport_size({"width": width, "height": 900})
+                count += 1
+            for part, (room, clicks, shown) in PARTS.items():
+                _open(page, f"{address}/?character={RICH if room == 'draft' else character}&room={room}", clicks)
+                page.locator(shown).screenshot(path=folder / f"{room}-{part}-{theme}-{width_name}.png")
                 count += 1
             page.close()
     return count
+
+
+def _open(page: Any, address: str, clicks: Sequence[str] = ()) -> None:
+    """Show a room whole, after pressing what is there of `clicks`."""
+    page.set_viewport_size({**page.viewport_size, "height": 900})
+    page.goto(address)
+    page.wait_for_timeout(SETTLE)
+    for wanted in clicks:
+        found = page.locator(wanted).locator("visible=true")
+        if found.count():
+            found.first.click()
+            page.wait_for_timeout(1_500)
+    page.set_viewport_size({**page.viewport_size, "height": _height(page)})
+    page.wait_for_timeout(800)
 
 
 def _height(page: Any) -> int:

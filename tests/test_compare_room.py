@@ -161,6 +161,26 @@ def test_before_the_vote_nothing_on_the_page_tells_the_sides_apart(room: Room) -
         assert room.scene(run.character, run.id, False).pair.can_vote  # type: ignore[union-attr]
 
 
+def test_lore_that_fired_is_told_once_the_names_are_known_and_in_grids_at_once(room: Room) -> None:
+    run = finished_run(room)
+    fired = [{"name": "<b>The gate", "reason": "“gate” stands in the last message.", "level": 0, "tokens": 12, "outcome": "fired"},
+             {"name": "The moat", "reason": "“moat” stands in an entry.", "level": 1, "tokens": 900, "outcome": "over budget"}]
+    made = room.send(run.character, run.id, "Is the gate open?", True)
+    for reply in [one for one in talker(room).asked if not one.done]:
+        reply.take({"event": "Ended", "reason": "ended", "text": "No.", "tokens": 1, "lore": fired, "lore_faults": ["Odd <i>."]})
+    hidden = pair_html(room.scene(run.character, run.id, False))
+    assert "lorebook" not in hidden and "The gate" not in hidden and "Odd" not in hidden
+    room.vote(made.id, "tie")
+    page = pair_html(room.scene(run.character, run.id, False))
+    assert page.count("1 lorebook entry fired") == 2 and page.count("&lt;b&gt;The gate") == 2  # one a side, and only text
+    assert "“gate” stands in the last message." in page and "Odd &lt;i&gt;." in page
+    assert "Step 1 of recursion. Left out: the book&#x27;s token budget was full." in page
+    room.ask_grid(run.character, [run.id], "Is the gate open?")
+    for _ in range(2):
+        talker(room).asked[-1].take({"event": "Ended", "reason": "ended", "text": "No.", "tokens": 1, "lore": fired})
+    assert grids_html(room.scene(run.character, "", True)).count("1 lorebook entry fired") == 2
+
+
 def test_votes_that_would_not_be_honest_are_refused(room: Room) -> None:
     run = finished_run(room)
     made = room.send(run.character, run.id, "Hi", True)

@@ -11,16 +11,19 @@ import pytest
 from PIL import Image
 
 from engine.base.errors import UserError
+from engine.cards.book_editing import shown_book
 from engine.cards.editing import as_v3, blank_card, with_fields
 from engine.cards.files import read_file
 from engine.cards.macros import expand_macros
 from engine.cards.npc import compile_npc
 from engine.cards.npc_fields import npc_object
+from engine.cards.prompt import fired_in
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, records
 from studio.tabs import draft
 from studio.tabs.draft import files, history, measure, npc, saving
+from studio.tabs.draft.book import read_world
 
 EVIL = "<img src=x onerror=alert(1)> {{7*7}} ${7*7} `x`"
 
@@ -291,3 +294,33 @@ def test_the_script_is_edited_from_what_is_generated_and_comes_back_from_it(serv
     assert [one["id"] for one in value["removed"]] == [second["id"]] and value["originals"][first["id"]]["lines"] == first["lines"]
     saving.save_typed(services.store, mara, "", {"npc-script": {"added": [], "changed": {}, "removed": []}})
     assert npc_of(services, mara) is None
+
+
+def book_of(services: Services, character: str) -> Any:
+    return characters.head(services.store, character).card["data"].get("character_book")
+
+
+def test_a_lorebook_is_written_entry_by_entry_and_what_was_deleted_comes_back_whole(services: Services, mara: str) -> None:
+    def type_entries(*entries: dict[str, Any]) -> int:
+        typed = {**shown_book(characters.head(services.store, mara).card), "entries": list(entries)}
+        return int(saving.save_typed(services.store, mara, "", {"character_book": typed})["version"])
+
+    shown = lambda: shown_book(characters.head(services.store, mara).card)["entries"]
+    entry = {"name": "", "keys": ["lamp"], "secondary": [], "content": "It burns oil.", "order": 100, "constant": False,
+             "enabled": True, "kept": ""}
+    world = {"entries": {"4": {"key": ["reef"], "content": "It is sharp.", "sticky": 3, "unheard": 9}}}
+    (brought,) = read_world({"text": json.dumps(world), "name": "world.json"})["entries"]
+    type_entries(entry)
+    type_entries({**entry, "content": "It burns whale oil."}, brought)
+    both = book_of(services, mara)
+    assert [one["content"] for one in both["entries"]] == ["It burns whale oil.", "It is sharp."]
+    assert both["entries"][1]["extensions"] == {"sticky": 3, "unheard": 9}
+    lamp, reef = shown()
+    full = characters.save(services.store, mara, characters.head(services.store, mara).card, note="Full", autosave=False).number
+    emptier = type_entries(lamp)
+    assert [one["keys"] for one in book_of(services, mara)["entries"]] == [["lamp"]] and emptier > full
+    assert "It is sharp." in history.changes_html(services.store, mara, emptier, full)
+    type_entries(lamp, reef)  # Undo: the page still has the entry
+    assert book_of(services, mara) == both
+    fired = fired_in(measure.card_of(characters.head(services.store, mara).card), [("user", "Who lit the lamp on the reef?")])
+    assert sorted(one.text for one in fired.kept) == ["It burns whale oil.", "It is sharp."]

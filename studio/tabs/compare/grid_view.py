@@ -7,7 +7,7 @@ import html
 import time
 
 from studio.figures.words import count
-from studio.speaking import measures_words, text_html, waiting_words
+from studio.speaking import lore_html, measures_words, text_html, waiting_words
 from studio.tabs.compare.scene import Cell, Scene, Shown
 from studio.tabs.compare.view import ending_words, facts_words, lines_html, words_html
 
@@ -59,11 +59,12 @@ def _cell(scene: Scene, shown: Shown, cell: Cell, verdict: str) -> str:
         words = words_html(scene, cell, cell.text)
         over = [cell.fault or ending_words(cell), measures_words(cell.measures)]
         foot = over if cell.over else [waiting_words(cell.reply) if cell.reply else ""]
+    lore = lore_html(cell.measures) if cell.over else ""
     votes = _votes(cell, verdict) if cell.good and cell.answer.text else ""
     name, facts = html.escape(cell.contender.name), html.escape(facts_words(cell.contender))
     return (f'<article class="versus-side {verdict}" aria-label="{name} says"><header>'
             f'<h4>{name}</h4><span class="quiet">{facts}</span></header>'
-            f'<div class="versus-words">{words}</div>{lines_html(foot)}{votes}</article>')
+            f'<div class="versus-words">{words}</div>{lore}{lines_html(foot)}{votes}</article>')
 
 
 def _votes(cell: Cell, verdict: str) -> str:

@@ -15,10 +15,12 @@ from studio.speaking import SAMPLING, card_of
 from studio.store import characters, runs, script_runs, values
 from studio.tabs.compare.contenders import DENSE, Contender, dense_of, finished, label_of, pruned_of, short_name
 from studio.tabs.compare.script_view import Column, script_html
+from studio.theme import ASSETS
 
 SCRIPT = "script"  # the view of the room
 _DENSE = "dense:"  # before a dense model's name, as a choice
 MOST_MODELS = 7
+_KEEP_OPEN = (ASSETS / "keep_open.js").read_text(encoding="utf-8")
 
 
 class Panel:
@@ -39,7 +41,7 @@ class Panel:
                                       info="A server with OpenAI's chat completions and log-probabilities. Empty: no judge. Its "
                                            "key is taken from the environment (PERSONA_STUDIO_JUDGE_KEY) alone.")
                 self.judge = gr.Textbox(label="Model", placeholder="its name on that server", elem_id="compare-judge-model")
-            self.results = gr.HTML(elem_id="compare-script-results", apply_default_css=False)
+            self.results = gr.HTML(elem_id="compare-script-results", js_on_load=_KEEP_OPEN, apply_default_css=False)
             self.seen = gr.State("")
             self.timer = gr.Timer(1.0, active=False)
 

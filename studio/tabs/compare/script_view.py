@@ -39,7 +39,8 @@ def script_html(columns: Sequence[Column], questions: int, progress: str, warnin
     found = {(column.run.id, answer.question): answer for column in columns for answer in column.answers}
     rows = "".join(_row(columns, [found.get((column.run.id, question)) for column in columns]) for question in order)
     return (f'<div class="versus script-results">{notes}{busy}{_counts(columns)}{rows}'
-            f'<details class="chat-measures"><summary>How this is judged</summary><p>{html.escape(HOW)}</p></details></div>')
+            '<details class="chat-measures" data-key="how"><summary>How this is judged</summary>'
+            f"<p>{html.escape(HOW)}</p></details></div>")
 
 
 def _counts(columns: Sequence[Column]) -> str:
@@ -52,7 +53,7 @@ def _counts(columns: Sequence[Column]) -> str:
         preferred = [answer.preferred for answer in column.answers if answer.preferred is not None]
         judged = (f"<p>The judge gives it {sum(preferred) / len(preferred):.0f} of 100 against the first model "
                   f"(50: alike; n = {len(preferred)}, both orders).</p>" if preferred else "")
-        state = " · ".join(filter(None, (_STATES[column.run.state], column.run.sentence)))
+        state = column.run.sentence or _STATES[column.run.state]
         basis = f"n = {total} · card version {column.run.version} · seed {column.run.seed}"
         basis += f" · judge {column.run.judge}" if column.run.judge else " · no judge"
         cells.append(f'<article class="script-sum"><h4>{html.escape(column.name)}</h4><ul class="measure">{parts}</ul>{judged}'
@@ -73,12 +74,13 @@ def _cell(column: Column, answer: ScriptAnswer | None) -> str:
     name = html.escape(column.name)
     if answer is None:
         return f'<div class="script-cell quiet">{name}: not asked</div>'
-    broken = [check for check in answer.checks if check["outcome"] in ("fail", "open")]
+    broken = [check for outcome in ("fail", "open") for check in answer.checks if check["outcome"] == outcome]
     talk = "".join(f"<p class=quiet>{html.escape(line)}</p><p>{text_html(said) or '<span class=quiet>Said nothing.</span>'}</p>"
                    for line, said in zip(answer.lines, answer.answers, strict=False))
     checks = "".join(f'<li class="script-{check["outcome"]}"><b>{SIGNS.get(check["outcome"], "–")}</b> {html.escape(check["rule"])}'
                      f'{": " + html.escape(check["detail"]) if check["detail"] else ""}</li>' for check in answer.checks)
     why = f'<small>{html.escape(broken[0]["detail"] or broken[0]["rule"])}</small>' if broken else ""
-    kind = answer.verdict.replace(" ", "-")
-    return (f'<details class="script-cell script-{kind}"><summary><b>{SIGNS[answer.verdict]} {answer.verdict}</b> '
-            f'<span class="quiet">{name}</span>{why}</summary><div class="script-said">{talk}<ul>{checks}</ul></div></details>')
+    kind, key = answer.verdict.replace(" ", "-"), f"{column.run.model} {answer.question}"
+    return (f'<details class="script-cell script-{kind}" data-key="{html.escape(key)}"><summary>'
+            f'<b>{SIGNS[answer.verdict]} {answer.verdict}</b> <span class="quiet">{name}</span>{why}</summary>'
+            f'<div class="script-said">{talk}<ul>{checks}</ul></div></details>')
