@@ -67,6 +67,8 @@ def lore_html(measures: dict[str, Any], opened: bool = False) -> str:
                     f'<span class="quiet">{one["tokens"]:,} tokens</span></li>')
     rows += [f'<li class="warn">{html.escape(fault)}</li>' for fault in faults]
     word = f"{kept} lorebook {'entry' if kept == 1 else 'entries'} fired"
+    if left := len(fired) - kept:
+        word += f", {left} left out"
     return (f'<details class="chat-lore"{" open" if opened else ""}><summary>{word}</summary><ul>{"".join(rows)}</ul></details>')
 
 

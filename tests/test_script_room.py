@@ -1,6 +1,7 @@
 """Tests by a script in the studio: what is kept, what a process brings, what its end says, and how results are shown."""
 
 import html
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,23 @@ def test_a_real_process_answers_every_question_of_the_head(services: Services, l
     assert len(kept) == 5 and kept[-1].lines == ["Hm?", "<b>And?</b>"] and len(kept[-1].answers) == 2
     page = script_panel.results_html(services, who)
     assert "n = 5 · card version 1 · seed 3 · no judge" in page and "<b>And?" not in page
+
+
+def test_a_test_is_over_with_its_last_word_or_with_the_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ["import pathlib, sys, time; place = pathlib.Path(sys.argv[sys.argv.index('--workdir') + 1]); place.mkdir(); "
+            "(place / 'events.jsonl').write_text('{\"event\": \"Stopped\", \"time\": 0, \"sentence\": \"\"}\\n'); time.sleep(60)",
+            "import time; time.sleep(60)"]
+    for program, wanted in zip(said, [("stopped", ""), ("stopped", CLOSED)], strict=True):
+        services = Services.open(Settings(tmp_path / str(len(program)), command=(sys.executable, "-c", program)))
+        who = smith(services)
+        services.scripts.begin(who, [(None, "m")], {"temperature": 0.7, "limit": 4}, 0)
+        worker = services.scripts._worker
+        assert worker and (services.scripts.wait(20) if wanted[1] == "" else services.scripts.character() == who)
+        services.scripts.close()
+        (run,) = script_runs.newest(services.store, who)
+        assert (run.state, run.sentence) == wanted
+        worker.process.kill()
+        services.speech.close()
 
 
 def test_a_process_that_fails_says_why(services: Services, tmp_path: Path) -> None:

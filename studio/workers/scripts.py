@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Failed, Finished, Graded, Preferred, Step, Stopped, Untested, Warned
+from engine.base.events import Event, Failed, Finished, Graded, Preferred, Stage, Step, Stopped, Untested, Warned
 from engine.base.files import explain_write_errors, write_json
 from studio.settings import Settings
 from studio.store import characters, script_runs
@@ -36,6 +36,7 @@ class Scripts:
         self._worker: Worker | None = None
         self._runs: list[ScriptRun] = []
         self._thread: threading.Thread | None = None
+        self._closed = False
         self.progress = ("", 0, 0)  # stage, done, total
         self.warnings: list[str] = []
 
@@ -86,6 +87,7 @@ class Scripts:
     def close(self) -> None:
         """End the test, for the studio is closed."""
         with self._lock:
+            self._closed = True
             worker, thread = self._worker, self._thread
         if worker:
             process.kill(worker.identity)
@@ -103,7 +105,7 @@ class Scripts:
         last: Event | None = None
         try:
             gone = False
-            while not gone:
+            while not gone and not isinstance(last, Finished | Stopped | Failed):  # a process takes its time to leave
                 gone = worker.exit_code is not None  # before the reading: what comes in between is read then
                 for event in tail.read_new():
                     last = event
@@ -113,7 +115,8 @@ class Scripts:
         except Exception:
             log.exception("the test of a character could not be followed")
             process.kill(worker.identity)
-        state, sentence = {Finished: ("done", ""), Stopped: ("stopped", "")}.get(type(last), ("failed", DIED))
+        unheard = ("stopped", CLOSED) if self._closed else ("failed", DIED)
+        state, sentence = {Finished: ("done", ""), Stopped: ("stopped", "")}.get(type(last), unheard)
         try:
             script_runs.end(self.store, [one.id for one in found], state, last.sentence if isinstance(last, Failed) else sentence)
         except UserError:
@@ -132,6 +135,8 @@ class Scripts:
                 script_runs.prefer(self.store, by_model[event.first], event.question, event.points)
             case Untested():
                 script_runs.end(self.store, [by_model[event.model]], "failed", event.sentence)
+            case Stage():
+                self.progress = (event.name, 0, event.total)
             case Step():
                 self.progress = (event.stage, event.done, event.total)
             case Warned():

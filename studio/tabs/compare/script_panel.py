@@ -13,7 +13,7 @@ from studio.page import Page, guarded, only_while_shown
 from studio.services import Services
 from studio.speaking import SAMPLING, card_of
 from studio.store import characters, runs, script_runs, values
-from studio.tabs.compare.contenders import DENSE, Contender, dense_of, finished, label_of, pruned_of, short_name
+from studio.tabs.compare.contenders import DENSE, Contender, dense_of, finished, label_of, pruned_of, removed_by, short_name
 from studio.tabs.compare.script_view import Column, script_html
 from studio.theme import ASSETS
 
@@ -82,9 +82,8 @@ def begin(services: Services, character: str, model: str, chosen: list[str], see
 def results_html(services: Services, character: str) -> str:
     """The newest test of each model, as it is now."""
     store = services.store
-    columns = [Column(_name(services, one), one, script_runs.answers(store, one.id))
-               for one in script_runs.newest(store, character)]
-    columns.sort(key=lambda column: column.run.run is not None)
+    tests = sorted(script_runs.newest(store, character), key=lambda one: _removed(services, one))
+    columns = [Column(_name(services, one), one, script_runs.answers(store, one.id)) for one in tests]
     busy = services.scripts.character() == character
     stage, done, total = services.scripts.progress
     progress = (f"{stage or 'starting'}: {done:,} of {total:,}" if total else "Starting…") if busy else ""
@@ -100,6 +99,12 @@ def _name(services: Services, one: script_runs.ScriptRun) -> str:
     if run is None:
         return f"{DENSE} ({short_name(Contender(None, one.model, DENSE, 0.0, 0))})"
     return f"{run.name} · {pruned_of(services, run).name}"
+
+
+def _removed(services: Services, one: script_runs.ScriptRun) -> float:
+    """How much is gone of a tested model, 0 to 1: the order of the columns, whichever was tested last."""
+    run = runs.get(services.store, one.run) if one.run else None
+    return removed_by(run) if run else 0.0
 
 
 def listen(services: Services, page: Page, tab: gr.Tab, panel: Panel, view: Any) -> None:

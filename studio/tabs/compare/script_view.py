@@ -4,6 +4,7 @@ Knows no library and no page.
 """
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,12 +74,15 @@ def _row(columns: Sequence[Column], answers: Sequence[ScriptAnswer | None]) -> s
 def _cell(column: Column, answer: ScriptAnswer | None) -> str:
     name = html.escape(column.name)
     if answer is None:
-        return f'<div class="script-cell quiet">{name}: not asked</div>'
+        yet = " yet" if column.run.state == "running" else ""
+        return f'<div class="script-cell quiet">{name}: not asked{yet}</div>'
     broken = [check for outcome in ("fail", "open") for check in answer.checks if check["outcome"] == outcome]
     talk = "".join(f"<p class=quiet>{html.escape(line)}</p><p>{text_html(said) or '<span class=quiet>Said nothing.</span>'}</p>"
                    for line, said in zip(answer.lines, answer.answers, strict=False))
-    checks = "".join(f'<li class="script-{check["outcome"]}"><b>{SIGNS.get(check["outcome"], "–")}</b> {html.escape(check["rule"])}'
-                     f'{": " + html.escape(check["detail"]) if check["detail"] else ""}</li>' for check in answer.checks)
+    rules = Counter((check["outcome"], check["rule"], check["detail"]) for check in answer.checks)
+    checks = "".join(f'<li class="script-{outcome}"><b>{SIGNS.get(outcome, "–")}</b> {html.escape(rule)}'
+                     f'{": " + html.escape(detail) if detail else ""}{f" ({times} rules)" if times > 1 else ""}</li>'
+                     for (outcome, rule, detail), times in rules.items())
     why = f'<small>{html.escape(broken[0]["detail"] or broken[0]["rule"])}</small>' if broken else ""
     kind, key = answer.verdict.replace(" ", "-"), f"{column.run.model} {answer.question}"
     return (f'<details class="script-cell script-{kind}" data-key="{html.escape(key)}"><summary>'
