@@ -17,6 +17,8 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Proved, Saved, Stage, Started, Step, Stopped
 from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, write_manifest
+from engine.cards.files import read_card
+from engine.cards.prompt import messages
 from engine.export import copying, greeting
 from engine.export.copying import Copy, copy_folder
 
@@ -78,6 +80,8 @@ def test_a_copy_can_have_a_name_of_its_own(pruned: Path, tmp_path: Path) -> None
     assert main(["export", str(pruned), "--out", str(tmp_path / "out"), "--name", " The [miller]\n of Zoë "]) == 0
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert '\n# "The miller of Zoë"\n' in card and read_json(tmp_path / "out" / "report.json")["name"] == "The [miller] of Zoë"
+    told = json.loads(card.split("```json\n")[1].split("\n```")[0])
+    assert told == messages(read_card(tmp_path / "out" / "character.json"), []) and told[0]["role"] == "system"
     assert check_manifest(tmp_path / "out") == [] and main(["inspect", str(tmp_path / "out")]) == 0
     changed = {name for name, data in files_of(tmp_path / "out").items() if data != files_of(pruned)[name]}
     assert changed == {"README.md", "report.json", MANIFEST}

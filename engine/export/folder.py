@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.base.files import folder_size, write_atomic, write_json, write_manifest
-from engine.export.model_card import render_model_card
+from engine.export.model_card import opening_of, render_model_card
 from engine.models.quiet import quiet_transformers
 
 
@@ -45,7 +45,7 @@ class Contents:
                                             if file.name != "mask.safetensors")
         self.report["after"]["folder_bytes"] = folder_size(folder)
         write_json(folder / "report.json", self.report)
-        write_atomic(folder / "README.md", render_model_card(self.report))
+        write_atomic(folder / "README.md", render_model_card(self.report, opening_of(self.card)))
         write_manifest(folder)
 
 

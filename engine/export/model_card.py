@@ -1,19 +1,37 @@
 """README.md of an exported folder: a model card with the front matter that the hub reads.
 
-A pure function from the report to text. Facts come from the report alone.
+A pure function from the report and the opening of a conversation to text. Facts come from the report alone.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
+
+from engine.cards.card import parse_card
+from engine.cards.prompt import Message, messages
 
 LIMITS = """Measured means: on the lines counted above, against the dense model under the same system prompt. Closeness to
 the dense model is not quality: where the dense model plays the character badly, so does this one. Outside its character,
 with another system prompt, expect clearly worse answers than the dense model's."""
 
 
-def render_model_card(report: dict[str, Any]) -> str:
-    """The model card of an exported folder, from its report."""
-    return "\n".join([_front_matter(report), *_body(report)]) + "\n"
+def render_model_card(report: dict[str, Any], opening: Sequence[Message] = ()) -> str:
+    """The model card of an exported folder, from its report. `opening`: the messages with which a conversation begins."""
+    return "\n".join([_front_matter(report), *_body(report), *_asking(opening)]) + "\n"
+
+
+def opening_of(card: dict[str, Any]) -> list[Message]:
+    """The messages of a card with which every conversation begins, as calibration, chats and measurements have them."""
+    return messages(parse_card(json.dumps(card).encode(), "character.json"), [])
+
+
+def _asking(opening: Sequence[Message]) -> list[str]:
+    """As JSON a text of the card stays on its line, so it cannot end the block."""
+    if not opening:
+        return []
+    return ["", "## How it is asked", "", "Every conversation begins with these messages, for the tokenizer's chat template. The "
+            "player's words follow, with what of a lorebook they bring up and the card's closing instructions in brackets.", "",
+            "```json", json.dumps(opening, ensure_ascii=False, indent=1), "```"]
 
 
 def _front_matter(report: dict[str, Any]) -> str:
