@@ -56,11 +56,11 @@ def jobs(settings: Settings, store: Store) -> Iterator[Jobs]:
     jobs.close()
 
 
-def eventually(true: Callable[[], Any], seconds: float = 15) -> None:
+def eventually(true: Callable[[], Any], seconds: float = 15, every: float = 0.01) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def get(store: Store, run: runs.Run) -> runs.Run:

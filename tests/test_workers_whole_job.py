@@ -19,6 +19,7 @@ from studio.workers.view import LEARNING
 from studio.workers.watch import Watcher
 
 SECONDS = 300  # its own job yields the processor to whatever else runs
+LOOK = 0.1  # seconds between two looks: each reads what the job has written, on the processor that the job needs
 
 
 def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,17 +33,17 @@ def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path
     person = characters.create(store, {"spec": "chara_card_v3", "spec_version": "3.0", "data": card}).id
     records = [json.loads(line) for line in write_lines(tmp_path, calling="Zoë! ").read_text().splitlines()]
     line_set = lines.approve(store, lines.add_set(store, person, 1, records, {}).id)
-    spec = {"model": str(llama), "multiple": 8, "steps": 60, "dtype": "fp32", "sparsity": 0.25, "recover": False}
+    spec = {"model": str(llama), "preset": "quick", "multiple": 8, "steps": 60, "dtype": "fp32", "sparsity": 0.25, "recover": False}
     run = jobs.submit_prune(person, spec, line_set.id, "A quarter less")
 
-    eventually(lambda: len(watcher.view(run.id).losses) >= 2, SECONDS)
+    eventually(lambda: len(watcher.view(run.id).losses) >= 2, SECONDS, LOOK)
     jobs.stop(run.id)
-    eventually(lambda: get(store, run).state in ("stopped", "failed", "done"), SECONDS)
+    eventually(lambda: get(store, run).state in ("stopped", "failed", "done"), SECONDS, LOOK)
     assert get(store, run).sentence == ending.ASKED
     assert 2 <= len(Watcher(settings, store).view(run.id).losses) < 60
 
     jobs.resume(run.id)
-    eventually(lambda: get(store, run).state in ("done", "failed", "stopped"), SECONDS)
+    eventually(lambda: get(store, run).state in ("done", "failed", "stopped"), SECONDS, LOOK)
     done = get(store, run)
     assert (done.state, done.sentence) == ("done", "")
     view = Watcher(settings, store).view(run.id)
@@ -55,7 +56,7 @@ def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path
     assert [event["event"] for event in runs.events(store, run.id)].count("Started") == 2
 
     shipped = jobs.submit_export(run.id, "Zoë of the Mill", True)
-    eventually(lambda: get(store, shipped).state in ("done", "failed", "stopped"), SECONDS)
+    eventually(lambda: get(store, shipped).state in ("done", "failed", "stopped"), SECONDS, LOOK)
     assert get(store, shipped).sentence == ""
     found = exports.list_exports(store, run=run.id)
     assert len(found) == 1 and found[0].name == "Zoë of the Mill" and found[0].proof["tokens"] > 0
