@@ -49,6 +49,15 @@ def test_nothing_changed_is_nothing_written() -> None:
         assert with_book(raw(empty), shown_book(raw(empty))) == as_v3(raw(empty))
 
 
+def test_a_new_entry_gets_a_number_that_no_other_has() -> None:
+    book = {**BOOK, "entries": [{**BOOK["entries"][0], "id": 1}, {**BOOK["entries"][1], "id": "a"}]}
+    shown = json.loads(json.dumps(shown_book(raw(book))))
+    new = {"name": "", "keys": ["sea"], "secondary": [], "content": "Deep.", "order": 100, "constant": False, "enabled": True}
+    shown["entries"] = [new, shown["entries"][0], shown["entries"][1], {**new, "content": "Cold."}]
+    written = with_book(raw(book), shown)["data"]["character_book"]["entries"]
+    assert [one["id"] for one in written] == [2, 1, "a", 3]
+
+
 def test_a_change_reaches_its_field_only() -> None:
     before = copy.deepcopy(raw())
     found = with_book(before, edited(content="It stands.", name="Old mill"), now=9)["data"]

@@ -4,6 +4,7 @@ Only what was changed is written; every other field of an entry, known or not, s
 """
 
 import copy
+import itertools
 import json
 import time
 from typing import Any
@@ -55,7 +56,10 @@ def with_book(raw: dict[str, Any], edited: dict[str, Any], now: float | None = N
             book[name] = max(0, int(edited[name]))
     if bool(edited["recursive"]) != read.recursive:
         book["recursive_scanning"] = bool(edited["recursive"])
-    book["entries"] = [_written(one, number) for number, one in enumerate(entries)]
+    kept = [json.loads(one["kept"]) if one.get("kept") else None for one in entries]
+    used = [one["id"] for one in kept if one and isinstance(one.get("id"), int)]
+    fresh = itertools.count(max(used, default=-1) + 1)
+    book["entries"] = [_written(one, old or _new_entry(next(fresh))) for one, old in zip(entries, kept, strict=True)]
     if not book["entries"] and not isinstance(before, dict):
         return card
     card["data"]["character_book"] = book
@@ -63,10 +67,13 @@ def with_book(raw: dict[str, Any], edited: dict[str, Any], now: float | None = N
     return card
 
 
-def _written(one: dict[str, Any], number: int) -> dict[str, Any]:
+def _new_entry(number: int) -> dict[str, Any]:
+    return {"keys": [], "content": "", "extensions": {}, "enabled": True, "insertion_order": ORDER, "use_regex": False,
+            "id": number}
+
+
+def _written(one: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     """The entry of a card from one of a page: what was kept of it, with what the writer changed."""
-    kept = json.loads(one["kept"]) if one.get("kept") else {
-        "keys": [], "content": "", "extensions": {}, "enabled": True, "insertion_order": ORDER, "use_regex": False, "id": number}
     before = shown_entry(kept)
     changed = {name: one[name] for name in _FIELDS if one[name] != before[name]}
     if not all(type(value) is type(before[name]) for name, value in changed.items()):
