@@ -16,6 +16,7 @@ from typing import NoReturn
 from engine.base.errors import Interrupted, UserError
 from engine.base.process import prepare_libraries
 from engine.base.recipe import PRESETS
+from engine.base.sampling import LIMIT, TEMPERATURE
 from engine.bench.options import add_measurements
 from engine.running import explain, log_file
 
@@ -44,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--card", help="character card (default: the one in an exported folder)")
     chat.add_argument("--message", help="one message instead of an interactive chat")
     chat.add_argument("--json", action="store_true", help="print JSON")
-    chat.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default 0.7)")
-    chat.add_argument("--limit", type=int, default=160, help="longest reply in tokens (default 160)")
+    chat.add_argument("--temperature", type=float, default=TEMPERATURE, help="0 is greedy (default 0.7)")
+    chat.add_argument("--limit", type=int, default=LIMIT, help="longest reply in tokens (default 160)")
     chat.add_argument("--seed", type=int, default=0)
     chat.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     _add_script(verbs.add_parser("script", help="the test script of a character on one or more models"))
@@ -90,8 +91,8 @@ def _add_script(script: argparse.ArgumentParser) -> None:
     script.add_argument("--questions", action="store_true", help="only print the questions and their rules, as JSON")
     script.add_argument("--judge", metavar="URL", help="a server with log-probabilities that judges what no rule can tell")
     script.add_argument("--judge-model", metavar="NAME", help="the server's model")
-    script.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default 0.7)")
-    script.add_argument("--limit", type=int, default=160, help="longest answer in tokens (default 160)")
+    script.add_argument("--temperature", type=float, default=TEMPERATURE, help="0 is greedy (default 0.7)")
+    script.add_argument("--limit", type=int, default=LIMIT, help="longest answer in tokens (default 160)")
     script.add_argument("--seed", type=int, default=0)
     script.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     script.add_argument("--workdir", metavar="DIR", help="where to write events.jsonl (default: nowhere)")

@@ -30,14 +30,14 @@ def render_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: 
     by a space. A system message that the template refuses or ignores goes before the next user turn. Raises
     UserError when the template refuses the conversation even so.
     """
-    clean = [{"role": message["role"], "content": _disarm(tokenizer, message["content"])} for message in messages]
+    clean = [{"role": message["role"], "content": disarm(tokenizer, message["content"])} for message in messages]
     system = [index for index, message in enumerate(clean) if message["role"] == "system"]
     if system:
         keep_first = system[0] == 0 and _accepts_system(tokenizer)
         clean = _fold_system(clean, keep_first)
     text = _render(tokenizer, clean, add_generation_prompt)
     if text is None:  # many templates demand that user and assistant alternate, the user first
-        text = _render(tokenizer, _alternate(clean), add_generation_prompt)
+        text = _render(tokenizer, alternate(clean), add_generation_prompt)
     if text is None:
         raise UserError("The model's chat template refuses this conversation.", "Choose another model.")
     return text
@@ -62,7 +62,7 @@ def encode_answer(tokenizer: Any, text: str, complete: bool) -> list[int]:
     prompt = render_chat(tokenizer, question)
     whole = render_chat(tokenizer, [*question, {"role": "assistant", "content": _ANSWER_MARK}], False)
     between = whole.partition(_ANSWER_MARK)[0].removeprefix(prompt) if whole.startswith(prompt) else ""
-    spoken = (between if between.isspace() else "") + _disarm(tokenizer, text)
+    spoken = (between if between.isspace() else "") + disarm(tokenizer, text)
     head = tokenizer.encode(prompt, add_special_tokens=False)
     ids = tokenizer.encode(prompt + spoken, add_special_tokens=False)
     if ids[: len(head)] == head:
@@ -120,8 +120,8 @@ def _control_tokens(tokenizer: Any) -> dict[str, int]:
     return found
 
 
-def _disarm(tokenizer: Any, text: str) -> str:
-    """The text with a space inside every control token, so that it is read as plain characters."""
+def disarm(tokenizer: Any, text: str) -> str:
+    """A text with a space inside every control token, so that it is read as plain characters."""
     tokens = sorted(_control_tokens(tokenizer), key=len, reverse=True)
     found = True
     while found:  # breaking one may complete another only in odd vocabularies; then it is broken, too
@@ -175,7 +175,7 @@ def _fold_system(messages: list[Message], keep_first: bool) -> list[Message]:
     return result
 
 
-def _alternate(messages: list[Message]) -> list[Message]:
+def alternate(messages: list[Message]) -> list[Message]:
     """The messages with neighbours of one role joined, and a user turn before an assistant who speaks first."""
     result: list[Message] = []
     for message in messages:

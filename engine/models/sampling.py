@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.base.sampling import TOP_K
 from engine.models.cache import growing_cache
 from engine.models.ffn import compute_dtype, decoder, project_logits
 from engine.models.packing import additive_mask
 from engine.models.prefix_attention import Prefix, see_prefix, shared_prefix
-
-_CANDIDATES = 64  # tokens among which top_p chooses: sorting a whole vocabulary costs more than it changes
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Te
     """One token a row, (B,), from logits (B, vocabulary) in fp32."""
     if sampling.temperature <= 0:
         return logits.argmax(-1)
-    values, tokens = logits.topk(min(_CANDIDATES, logits.shape[-1]), dim=-1)
+    values, tokens = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
     probability = (values / sampling.temperature).softmax(-1)
     before = probability.cumsum(-1) - probability  # mass of the likelier tokens
     probability = probability.masked_fill(before >= sampling.top_p, 0.0).cpu()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.sampling import LIMIT, TEMPERATURE, TOP_P
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import PLAYER, USUAL, Fitted, Message, Setting, fit
 from engine.models.chat_format import token_counter
@@ -22,9 +23,9 @@ ROLES = ("user", "assistant")
 class Wish:
     """How to sample: as engine.models.sampling.Sampling, `limit` in tokens."""
 
-    temperature: float = 0.7
-    top_p: float = 0.95
-    limit: int = 160
+    temperature: float = TEMPERATURE
+    top_p: float = TOP_P
+    limit: int = LIMIT
     seed: int = 0
 
 

@@ -1,0 +1,60 @@
+"""The Modelfile with which Ollama makes a model of a GGUF file: FROM, TEMPLATE, SYSTEM, MESSAGE and PARAMETER.
+
+Written for Ollama 0.12 and newer (https://docs.ollama.com/modelfile). Its grammar has no escapes: a text stands between
+triple quotes, ends with a line that ends in three of them, and loses every character that Go does not call printable.
+"""
+
+import re
+import unicodedata
+
+from engine.base.sampling import LIMIT, TEMPERATURE, TOP_K, TOP_P
+from engine.export.pack import Pack
+
+VERSION = "Ollama 0.12"
+_SPACES = {"Zs", "Zl", "Zp"}
+_PRINTABLE = frozenset("LMNPS")  # of Unicode's categories, those that Go prints
+_QUOTES_AT_END = re.compile(r'"""(?=[ \t]*$)', re.MULTILINE)
+
+
+def render_modelfile(pack: Pack) -> str:
+    """The Modelfile of a character, for the folder beside the folder `gguf`."""
+    lines = [f"# {printable(pack.title)} for {VERSION} and newer. In this folder:",
+             f"#   ollama create {pack.slug} -f Modelfile",
+             f"#   ollama run {pack.slug}",
+             f"FROM ../gguf/{pack.gguf}"]
+    if pack.template:
+        lines.append(f"TEMPLATE {quoted(pack.template)}")
+    else:
+        lines.append("# This model's chat format has no translation into Ollama's template language: Ollama takes the one in the "
+                     "GGUF file, or its own.")
+    lines.append(f"SYSTEM {quoted(pack.system)}")
+    lines += [f"MESSAGE {turn['role']} {quoted(turn['content'])}" for turn in pack.talk if turn["content"].strip()]
+    lines += [f"PARAMETER {name} {value}" for name, value in parameters(pack)]
+    if pack.licence:
+        lines.append(f"LICENSE {quoted(pack.licence)}")
+    return "\n".join(lines) + "\n"
+
+
+def parameters(pack: Pack) -> list[tuple[str, str]]:
+    """Ollama's parameters by name: how the studio's own chats sample, the context, and what ends an answer."""
+    fixed = [("temperature", f"{TEMPERATURE:g}"), ("top_p", f"{TOP_P:g}"), ("top_k", str(TOP_K)), ("min_p", "0"),
+             ("repeat_penalty", "1"), ("num_predict", str(LIMIT)), ("num_ctx", str(pack.context))]
+    return [*fixed, *(("stop", f'"{stop}"') for stop in pack.stops)]
+
+
+def quoted(text: str) -> str:
+    """A text between triple quotes, as Ollama reads it back; three quotes at the end of a line are parted by a space."""
+    return f'"""{_QUOTES_AT_END.sub(chr(34) * 2 + " " + chr(34), printable(text))}"""'
+
+
+def printable(text: str) -> str:
+    """A text with plain spaces and line breaks, and without what Go's strconv.IsPrint refuses."""
+    plain = text.replace("\r\n", "\n").replace("\r", "\n")
+    kept = []
+    for sign in plain:
+        category = unicodedata.category(sign)
+        if sign in "\n\t " or category[0] in _PRINTABLE:
+            kept.append(sign)
+        elif category in _SPACES or sign in "\x0b\x0c\x85":
+            kept.append(" " if category == "Zs" else "\n")
+    return "".join(kept)

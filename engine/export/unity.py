@@ -1,0 +1,87 @@
+"""A Unity script that lets a character speak through LLM for Unity, and how to use it.
+
+Written for LLM for Unity (LLMUnity) 3.0, whose component for a character is LLMAgent
+(https://github.com/undreamai/LLMUnity).
+"""
+
+from engine.base.sampling import LIMIT, TEMPERATURE, TOP_K, TOP_P
+from engine.export.game_code import class_name, literal, lore_note
+from engine.export.pack import Pack
+
+VERSION = "LLM for Unity 3.0"
+
+
+def render_script(pack: Pack) -> str:
+    """The C# file of the character."""
+    indent = " " * 8
+    opening = ",\n".join(f'{indent}("{turn["role"]}",\n{indent} {literal(turn["content"], indent + " ")})' for turn in pack.talk)
+    return f"""// {_one_line(pack.title)}, for {VERSION}. Made by Persona Studio; README.md says how to use it.
+using System.Threading.Tasks;
+using LLMUnity;
+using UnityEngine;
+
+public class {class_name(pack.slug)} : MonoBehaviour
+{{
+    public LLMAgent agent;
+
+    // What the model learnt to read before every conversation. A change of it makes the character worse.
+    const string SystemPrompt =
+        {literal(pack.system, indent)};
+
+    static readonly (string role, string text)[] Opening =
+    {{
+{opening}
+    }};
+
+    // Stands behind each of the player's lines.
+    const string Behind = {literal(pack.behind, indent)};
+
+    async void Start()
+    {{
+        agent.systemPrompt = SystemPrompt;
+        agent.temperature = {TEMPERATURE:g}f;
+        agent.topP = {TOP_P:g}f;
+        agent.topK = {TOP_K};
+        agent.minP = 0f;
+        agent.repeatPenalty = 1f;
+        agent.numPredict = {LIMIT};
+        await Begin();
+        await agent.Warmup();
+    }}
+
+    // A new conversation.
+    public async Task Begin()
+    {{
+        await agent.ClearHistory();
+        foreach (var (role, text) in Opening)
+        {{
+            if (role == "user") await agent.AddUserMessage(text);
+            else await agent.AddAssistantMessage(text);
+        }}
+    }}
+
+    // One answer; whileSpeaking gets the text so far.
+    public Task<string> Say(string line, System.Action<string> whileSpeaking = null)
+    {{
+        return agent.Chat(line + Behind, whileSpeaking);
+    }}
+}}
+"""
+
+
+def render_guide(pack: Pack) -> str:
+    """How to use the script."""
+    name = class_name(pack.slug)
+    return f"""# {pack.title} in {VERSION}
+
+1. Install LLM for Unity: Package Manager, Add package from git URL, `https://github.com/undreamai/LLMUnity.git`.
+2. Add an empty GameObject with the component LLM. Press Load model and choose `../gguf/{pack.gguf}`; the chat format comes with
+   the file. Set its Context Size to {pack.context}.
+3. Add a GameObject with the component LLMAgent, which finds the LLM, and this folder's `{name}.cs`. Drag the agent into its
+   field Agent.
+4. `await GetComponent<{name}>().Say("Hello.")` gives one answer.
+{lore_note(pack.lore)}"""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
