@@ -29,8 +29,9 @@ from engine.models import templates
 from engine.models.chat_format import render_chat
 
 NEWEST = ("{% for message in messages %}{% if message['role'] == 'user' %}[INST] "
-          "{% if loop.last and messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}\n\n{% endif %}{{ message['content'] }}[/INST]{% elif message['role'] == 'assistant' %} "
-          "{{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}")
+          "{% if loop.last and messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}\n\n{% endif %}"
+          "{{ message['content'] }}[/INST]{% elif message['role'] == 'assistant' %} {{ message['content'] }}{{ eos_token }}"
+          "{% endif %}{% endfor %}")
 THINKS = ("{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe {good}.<|im_end|>\n{% endif %}{% for message in messages "
           "%}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
           "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}")

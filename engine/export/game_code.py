@@ -23,5 +23,5 @@ def lore_note(entries: int) -> str:
     if not entries:
         return ""
     what = "1 entry that comes" if entries == 1 else f"{entries} entries that come"
-    return (f"\nThe card's lorebook has {what} up by the player's words. The script leaves that to you: look for the keys in the line, "
-            "and put the entry's text in brackets before it.\n")
+    return (f"\nThe card's lorebook has {what} up by the player's words. The script leaves that to you: look for the keys in the "
+            "line, and put the entry's text in brackets before it.\n")
