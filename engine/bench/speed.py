@@ -27,9 +27,9 @@ from engine.calibration.rewriting import Voice
 from engine.calibration.sensitivity import divergence, states_of
 from engine.cards.card import find_bundled
 from engine.console import print_table
-from engine.models.cache import growing_cache
 from engine.models.chat_format import encode_chat
-from engine.models.ffn import decoder, feed_forwards
+from engine.models.ffn import feed_forwards
+from engine.models.generation import Conversation
 from engine.models.loading import load_model, load_tokenizer, locate
 from engine.models.packing import pack
 from engine.pruning import masks
@@ -154,18 +154,14 @@ def measure_decoding(source: Any) -> dict[str, float]:
     return figures
 
 
-@torch.inference_mode()
 def _decode(model: Any) -> float:
-    """Median seconds a token of DECODED greedy tokens after a context of CONTEXT tokens."""
-    cache = growing_cache()
-    device = next(model.parameters()).device
-    token = torch.arange(CONTEXT, device=device)[None] + 100
+    """Median seconds a token of DECODED greedy tokens after a context of CONTEXT tokens, as chats compute them."""
+    conversation = Conversation(model)
+    tokens = [number + 100 for number in range(CONTEXT)]
     seconds = []
     for _ in range(DECODED + 2):
         start = time.perf_counter()
-        hidden = decoder(model)(input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state
-        logits = model.lm_head(hidden[:, -1])
-        token = logits.argmax(-1)[:, None]
+        tokens.append(int(conversation.advance(tokens).argmax()))
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from engine.models.cache import growing_cache
 from engine.models.ffn import decoder, project_logits
 from engine.models.sampling import Sampling, choose
+from engine.models.steps import TokenSteps, attend_cached, can_step
 
 
 class Conversation:
@@ -21,6 +22,7 @@ class Conversation:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.steps = TokenSteps(model) if can_step(model) else None
         self.cache: Any = growing_cache()
         self.tokens: list[int] = []
 
@@ -37,9 +39,13 @@ class Conversation:
         device = next(self.model.parameters()).device
         fresh = torch.tensor([list(tokens[shared:])], device=device)
         position = torch.arange(shared, len(tokens), device=device)[None]
-        output = decoder(self.model)(input_ids=fresh, position_ids=position, past_key_values=self.cache, use_cache=True)
+        if self.steps and fresh.shape[1] == 1 and shared:
+            last = self.steps.step(fresh[0], position[0], attend_cached(self.cache))
+        else:
+            output = decoder(self.model)(input_ids=fresh, position_ids=position, past_key_values=self.cache, use_cache=True)
+            last = output.last_hidden_state[0, -1:]
         self.tokens = list(tokens)
-        return project_logits(self.model, output.last_hidden_state[0, -1:])
+        return project_logits(self.model, last)
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Generator[int, None, bool]:
         """Answer tokens one by one; returns whether the answer ended by itself."""

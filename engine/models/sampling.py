@@ -17,7 +17,8 @@ from engine.base.sampling import TOP_K
 from engine.models.cache import growing_cache
 from engine.models.ffn import compute_dtype, decoder, project_logits
 from engine.models.packing import additive_mask
-from engine.models.prefix_attention import Prefix, see_prefix, shared_prefix
+from engine.models.prefix_attention import Prefix, attend_once, see_prefix, shared_prefix
+from engine.models.steps import TokenSteps, can_step
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ class _Batch:
                              [layer.values[0].contiguous() for layer in cache.layers])
         self.cache = growing_cache()
         self.positions = torch.zeros(0, 0, dtype=torch.long, device=self.device)  # (B, S); -1: padding
+        self.steps = TokenSteps(model) if can_step(model) else None
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """Append one token (B,) to each row; final hidden states (B, d)."""
+        positions = self.positions[:, -1:] + 1
+        if self.steps is None:
+            return self.run(tokens[:, None], positions)[:, -1]
+        self.positions = torch.cat([self.positions, positions], dim=1)
+        mask = torch.zeros(self.positions.shape, dtype=compute_dtype(self.model)).masked_fill_(self.positions < 0, float("-inf"))
+        return self.steps.step(tokens, positions[:, 0], attend_once(self.prefix, self.cache, mask[:, None, None]))
 
     def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Append tokens (B, T) at `positions` (-1: padding); their final hidden states (B, T, d)."""
@@ -115,8 +126,7 @@ def sample_together(model: nn.Module, prefix: Sequence[int], prompts: Sequence[S
             if len(going) < len(alive):
                 batch.keep_rows(going)
                 alive = [alive[row] for row in going]
-            tokens = torch.tensor([[answers[index].tokens[-1]] for index in alive], device=batch.device)
-            hidden = batch.run(tokens, batch.positions[:, -1:] + 1)[:, -1]
+            hidden = batch.advance(torch.tensor([answers[index].tokens[-1] for index in alive], device=batch.device))
 
 
 def _add(answer: Sampled, token: int, sampling: Sampling) -> bool:

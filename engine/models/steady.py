@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from engine.models.cache import growing_cache
 from engine.models.ffn import decoder, project_logits
+from engine.models.steps import TokenSteps, attend_cached, can_step
 
 PIECE = 64  # tokens: reading 512 takes a tenth longer than in pieces of 128, and others wait half as long for their turn
 
@@ -24,6 +25,7 @@ class SteadyConversation:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.steps = TokenSteps(model) if can_step(model) else None
         self.clear()
 
     def clear(self) -> None:
@@ -89,9 +91,13 @@ class SteadyConversation:
             layer.truncate(start)  # an earlier call may have failed half-way
         device = next(self.model.parameters()).device
         position = torch.arange(start, start + len(fresh), device=device)[None]
-        output = decoder(self.model)(input_ids=torch.tensor([list(fresh)], device=device), position_ids=position,
-                                     past_key_values=self.cache, use_cache=True)
-        logits = project_logits(self.model, output.last_hidden_state[0, -1:])
+        ids = torch.tensor([list(fresh)], device=device)
+        if self.steps and len(fresh) == 1 and start:
+            last = self.steps.step(ids[0], position[0], attend_cached(self.cache))
+        else:
+            output = decoder(self.model)(input_ids=ids, position_ids=position, past_key_values=self.cache, use_cache=True)
+            last = output.last_hidden_state[0, -1:]
+        logits = project_logits(self.model, last)
         self.tokens += fresh
         if len(fresh) == PIECE and self.whole == start:
             self.whole = len(self.tokens)

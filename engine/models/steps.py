@@ -1,0 +1,141 @@
+"""One more token for every row of a batch, through a decoder of llama's build, in few operations.
+
+transformers' own forward pass spends more time between its products than in them when it computes one token: some
+seventy small operations a layer, each with its modules, checks and copies. Here a layer is about twenty operations on
+flat rows: queries, keys and values are turned in one go, a residual is added within the product that makes it. The
+arithmetic is the same, in another order, so results agree up to rounding. The model's own weights are used, nothing is
+copied. What attention sees is the caller's business. This module knows tensors only; families of another build, models
+on other devices, quantised ones and those that something hooks into are computed by transformers as before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.models.ffn import compute_dtype, decoder
+
+FAMILIES = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
+_STEADY_ROPES = {"default", "linear", "llama3", "yarn"}  # angles that do not depend on how long the text has become
+# (layer, queries (B, heads, D), keys (B, key heads, D), values (B, key heads, D)) -> outputs (B, heads * D)
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    first_norm: Tensor
+    second_norm: Tensor
+    head_norm: Tensor | None  # (heads + key heads, D): qwen3 norms queries and keys
+    turns: bool  # smollm3 leaves some layers without positions
+    queries: nn.Linear
+    keys: nn.Linear
+    values: nn.Linear
+    output: nn.Linear
+    gate: nn.Linear
+    up: nn.Linear
+    down: nn.Linear
+
+    def linears(self) -> list[nn.Linear]:
+        return [self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down]
+
+
+def can_step(model: Any) -> bool:
+    """Whether TokenSteps computes what the model computes."""
+    config = model.config
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if config.model_type not in FAMILIES or rope not in _STEADY_ROPES or getattr(config, "hidden_act", "") != "silu":
+        return False
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []):
+        return False
+    if getattr(config, "sliding_window", None) and not getattr(config, "layer_types", None):
+        return False
+    return all(_is_plain(module, compute_dtype(model)) for module in decoder(model).layers.modules())
+
+
+def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
+    if module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module):
+        return False
+    if isinstance(module, nn.Linear) and type(module) is not nn.Linear:  # a quantised one
+        return False
+    return all(weight.dtype == dtype and weight.device.type == "cpu" for weight in module.parameters(recurse=False))
+
+
+class TokenSteps:
+    """The layers of a model for which can_step holds."""
+
+    def __init__(self, model: nn.Module) -> None:
+        stack = decoder(model)
+        config: Any = model.config
+        self.embed, self.rotary, self.norm = stack.embed_tokens, stack.rotary_emb, stack.norm.weight
+        self.size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.layers = [_layer_of(layer, self.heads, self.key_heads) for layer in stack.layers]
+        self.cosines = self.sines = torch.zeros(0, 1, self.size)
+        self.floor = torch.tensor(config.rms_norm_eps)
+
+    def step(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Final hidden states (B, d) of tokens (B,) at `positions` (B,). `attend` is called once a layer."""
+        cosines, sines = self._angles(positions)
+        stream = self.embed(tokens)  # (B, d)
+        turned = self.heads + self.key_heads
+        for index, layer in enumerate(self.layers):
+            fresh = self._scaled(stream, layer.first_norm)
+            states = torch.cat([layer.queries(fresh), layer.keys(fresh), layer.values(fresh)], dim=-1)
+            states = states.view(len(tokens), -1, self.size)  # (B, heads + 2 key heads, D)
+            heads = states[:, :turned]
+            if layer.head_norm is not None:
+                heads = self._scaled(heads, layer.head_norm)
+            if layer.turns:
+                heads = torch.addcmul(heads * cosines, heads.roll(self.size // 2, -1), sines)
+            seen = attend(index, heads[:, :self.heads], heads[:, self.heads:], states[:, turned:])
+            stream = _added(stream, layer.output, seen)
+            fresh = self._scaled(stream, layer.second_norm)
+            stream = _added(stream, layer.down, functional.silu(layer.gate(fresh)).mul_(layer.up(fresh)))
+        return self._scaled(stream, self.norm)
+
+    def _scaled(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm over the last dimension: in fp32, like transformers, then back to the rows' type."""
+        wide = rows.float()
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        scale = torch.addcmul(self.floor, length, length, value=1 / rows.shape[-1]).rsqrt_()
+        return torch.mul(wide, scale).to(rows.dtype).mul_(weight)
+
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (B, 1, D) of positions; the first half's sines are negative, for they turn the second half."""
+        last = int(positions.max())
+        if last >= len(self.cosines):
+            places = torch.arange(max(2 * len(self.cosines), last + 256))[None]
+            cosines, sines = self.rotary(self.norm, places)
+            sines = torch.cat([-sines[..., : self.size // 2], sines[..., self.size // 2:]], dim=-1)
+            self.cosines, self.sines = cosines[0, :, None], sines[0, :, None]
+        return self.cosines[positions], self.sines[positions]
+
+
+def attend_cached(cache: Any) -> Attend:
+    """Attention of rows that see all of their own keys in `cache` (transformers' kind), the new ones included."""
+
+    def attend(index: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        grown = cache.layers[index].update(keys[:, :, None], values[:, :, None])
+        grouped = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])  # a key head's queries as its rows
+        return functional.scaled_dot_product_attention(grouped, *grown).reshape(len(queries), -1)
+
+    return attend
+
+
+def _added(stream: Tensor, linear: nn.Linear, rows: Tensor) -> Tensor:
+    """stream + linear(rows), in one product."""
+    added = torch.addmm(stream, rows, linear.weight.t())
+    return added if linear.bias is None else added.add_(linear.bias)
+
+
+def _layer_of(layer: Any, heads: int, key_heads: int) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    norms = None
+    if hasattr(attention, "q_norm"):
+        norms = torch.cat([attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(key_heads, -1)])
+    return _Layer(layer.input_layernorm.weight, layer.post_attention_layernorm.weight, norms,
+                  bool(getattr(attention, "use_rope", True)), attention.q_proj, attention.k_proj, attention.v_proj,
+                  attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)

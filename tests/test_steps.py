@@ -1,0 +1,58 @@
+"""One token a row in few operations: the same numbers as transformers' forward pass, and known limits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import find, make_tiny
+
+from engine.models.cache import growing_cache
+from engine.models.checks import FAMILIES
+from engine.models.ffn import decoder, masked
+from engine.models.loading import load_model
+from engine.models.steps import FAMILIES as STEPPED
+from engine.models.steps import TokenSteps, attend_cached, can_step
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True,
+              "rope_parameters": {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                                  "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
+    "qwen3": {"head_dim": 16}, "smollm3": {"no_rope_layers": [1, 0]}}
+WORDS = torch.randint(3, 290, (3, 30), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module", params=sorted(STEPPED))
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    model = load_model(find(make_tiny(tmp_path_factory.mktemp("steps"), request.param, **CHANGES.get(request.param, {}))),
+                       torch.float32).cpu()
+    for name, weights in model.named_parameters():
+        if name.endswith("bias"):  # transformers makes them zero
+            weights.data += torch.randn_like(weights) * 0.1
+    return model
+
+
+@torch.inference_mode()
+def test_steps_equal_the_forward_pass(model: Any) -> None:
+    assert can_step(model)
+    cache, steps = growing_cache(), TokenSteps(model)
+    decoder(model)(input_ids=WORDS[:, :10], past_key_values=cache, use_cache=True)
+    expected = decoder(model)(input_ids=WORDS).last_hidden_state
+    for place in range(10, WORDS.shape[1]):
+        found = steps.step(WORDS[:, place], torch.full((3,), place), attend_cached(cache))
+        torch.testing.assert_close(found, expected[:, place], rtol=1e-4, atol=1e-4)
+
+
+def test_what_hooks_into_a_layer_is_left_to_transformers(model: Any) -> None:
+    with masked(model, torch.ones(2, 64)):
+        assert not can_step(model)
+    assert can_step(model)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES - STEPPED))
+def test_other_builds_are_left_to_transformers(family: str, tmp_path: Path) -> None:
+    assert not can_step(load_model(find(make_tiny(tmp_path, family)), torch.float32))
+
+
+def test_a_sliding_window_is_left_to_transformers(tmp_path: Path) -> None:
+    assert not can_step(load_model(find(make_tiny(tmp_path, "mistral", sliding_window=8)), torch.float32))
