@@ -24,22 +24,35 @@ _STEADY_ROPES = {"default", "linear", "llama3", "yarn"}  # angles that do not de
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
+class _Product:
+    """A linear layer on flat rows, its weight turned once."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self.weight, self.bias = linear.weight.t(), linear.bias
+
+    def of(self, rows: Tensor) -> Tensor:
+        """W rows + b."""
+        return torch.mm(rows, self.weight) if self.bias is None else torch.addmm(self.bias, rows, self.weight)
+
+    def added_to(self, stream: Tensor, rows: Tensor) -> Tensor:
+        """stream + W rows + b, in one product."""
+        added = torch.addmm(stream, rows, self.weight)
+        return added if self.bias is None else added.add_(self.bias)
+
+
 @dataclass(frozen=True)
 class _Layer:
     first_norm: Tensor
     second_norm: Tensor
     head_norm: Tensor | None  # (heads + key heads, D): qwen3 norms queries and keys
     turns: bool  # smollm3 leaves some layers without positions
-    queries: nn.Linear
-    keys: nn.Linear
-    values: nn.Linear
-    output: nn.Linear
-    gate: nn.Linear
-    up: nn.Linear
-    down: nn.Linear
-
-    def linears(self) -> list[nn.Linear]:
-        return [self.queries, self.keys, self.values, self.output, self.gate, self.up, self.down]
+    queries: _Product
+    keys: _Product
+    values: _Product
+    output: _Product
+    gate: _Product
+    up: _Product
+    down: _Product
 
 
 def can_step(model: Any) -> bool:
@@ -80,20 +93,21 @@ class TokenSteps:
         """Final hidden states (B, d) of tokens (B,) at `positions` (B,). `attend` is called once a layer."""
         cosines, sines = self._angles(positions)
         stream = self.embed(tokens)  # (B, d)
-        turned = self.heads + self.key_heads
+        turned, half = self.heads + self.key_heads, self.size // 2
         for index, layer in enumerate(self.layers):
             fresh = self._scaled(stream, layer.first_norm)
-            states = torch.cat([layer.queries(fresh), layer.keys(fresh), layer.values(fresh)], dim=-1)
+            states = torch.cat([layer.queries.of(fresh), layer.keys.of(fresh), layer.values.of(fresh)], dim=-1)
             states = states.view(len(tokens), -1, self.size)  # (B, heads + 2 key heads, D)
             heads = states[:, :turned]
             if layer.head_norm is not None:
                 heads = self._scaled(heads, layer.head_norm)
             if layer.turns:
-                heads = torch.addcmul(heads * cosines, heads.roll(self.size // 2, -1), sines)
+                crossed = torch.cat([heads[..., half:], heads[..., :half]], dim=-1)
+                heads = torch.addcmul(heads * cosines, crossed, sines)
             seen = attend(index, heads[:, :self.heads], heads[:, self.heads:], states[:, turned:])
-            stream = _added(stream, layer.output, seen)
+            stream = layer.output.added_to(stream, seen)
             fresh = self._scaled(stream, layer.second_norm)
-            stream = _added(stream, layer.down, functional.silu(layer.gate(fresh)).mul_(layer.up(fresh)))
+            stream = layer.down.added_to(stream, functional.silu(layer.gate.of(fresh)).mul_(layer.up.of(fresh)))
         return self._scaled(stream, self.norm)
 
     def _scaled(self, rows: Tensor, weight: Tensor) -> Tensor:
@@ -125,17 +139,11 @@ def attend_cached(cache: Any) -> Attend:
     return attend
 
 
-def _added(stream: Tensor, linear: nn.Linear, rows: Tensor) -> Tensor:
-    """stream + linear(rows), in one product."""
-    added = torch.addmm(stream, rows, linear.weight.t())
-    return added if linear.bias is None else added.add_(linear.bias)
-
-
 def _layer_of(layer: Any, heads: int, key_heads: int) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     norms = None
     if hasattr(attention, "q_norm"):
         norms = torch.cat([attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(key_heads, -1)])
+    linears = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     return _Layer(layer.input_layernorm.weight, layer.post_attention_layernorm.weight, norms,
-                  bool(getattr(attention, "use_rope", True)), attention.q_proj, attention.k_proj, attention.v_proj,
-                  attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+                  bool(getattr(attention, "use_rope", True)), *map(_Product, linears))
