@@ -1,0 +1,240 @@
+"""The bank file: one dense model's characters, each a delta with its card, prompt and report, and a sha256 over all that.
+
+A safetensors file; its metadata say of which model and which characters:
+
+  format, version     "persona-studio cast bank", "1"
+  bank                JSON: base {name, sha256, family}, shape [L, d, d_ff], characters: a list of entries, in order
+  sha256              of that JSON
+
+An entry holds its name (a slug, unique in the bank), the card and the report as parsed JSON, the opening messages of the
+prompt, and the sha256 over them and over its tensors, which are called NAME.kept (packed bits, high bit first), NAME.scales,
+NAME.scale_step, NAME.left, NAME.right and NAME.factor_step (delta.py says what they are). Every byte that means something
+thus stands under a hash. Files are small, so whoever adds or removes a character writes the file anew beside the old one,
+under a lock, and renames it. Knows nothing of how a delta is found or run.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from engine.base.errors import UserError
+from engine.base.files import explain_write_errors, is_file, write_atomic
+from engine.cast.delta import Delta
+
+FORMAT = "persona-studio cast bank"
+VERSION = "1"
+_AGAIN = "Take it from a backup, or build it again from the exported folders."
+_TENSORS = ("kept", "scales", "scale_step", "left", "right", "factor_step")
+_LIMIT = 100_000  # characters of a bank; far more than a game has
+
+
+@dataclass(frozen=True)
+class Base:
+    """The dense model of a bank: what it is called, the sha256 of its weights (weights.py), its family."""
+
+    name: str
+    sha256: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A character of a bank: its unique name, card and report as parsed JSON, the opening of its prompt, and its delta."""
+
+    name: str
+    card: dict[str, Any]
+    prompt: list[dict[str, str]]
+    report: dict[str, Any]
+    delta: Delta
+
+    def described(self) -> dict[str, Any]:
+        """What stands in the metadata, the sha256 included."""
+        words = {"name": self.name, "card": self.card, "prompt": self.prompt, "report": self.report}
+        return {**words, "sha256": _hash(words, self.tensors())}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What stands in the file, by the last part of its name."""
+        one = self.delta
+        bits = torch.from_numpy(numpy.packbits(one.mask.numpy(), axis=1))
+        return {"kept": bits, **{name: getattr(one, name).contiguous() for name in _TENSORS[1:]}}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the character in the file, up to the names of its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors().values()) + len(_dump(self.described()))
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A bank in memory. shape: L, d and d_ff of the base."""
+
+    base: Base
+    shape: tuple[int, int, int]
+    entries: tuple[Entry, ...] = field(default=())
+
+    def find(self, name: str) -> Entry:
+        """The entry of a name, also where it is the card's own. Raises UserError for an unknown one."""
+        wanted = name.strip().casefold()
+        for entry in self.entries:
+            if wanted in (entry.name, str(entry.card.get("data", entry.card).get("name", "")).casefold()):
+                return entry
+        known = ", ".join(entry.name for entry in self.entries) or "none"
+        raise UserError(f"There is no character {name[:80]!r} in the bank.", f"It has: {known}.")
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))  # ASCII: a card may hold half a character
+
+
+def _hash(words: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """sha256 over an entry's words and its tensors, each with its name, type and shape."""
+    digest = hashlib.sha256(_dump(words).encode())
+    for name in _TENSORS:
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def encode_bank(bank: Bank) -> bytes:
+    """The bytes of a bank file."""
+    text = _dump({"base": vars(bank.base), "shape": list(bank.shape), "characters": [one.described() for one in bank.entries]})
+    tensors = {f"{one.name}.{name}": tensor for one in bank.entries for name, tensor in one.tensors().items()}
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return save(tensors, {"format": FORMAT, "version": VERSION, "bank": text, "sha256": digest})
+
+
+def read_bank(path: Path, names: Sequence[str] | None = None) -> Bank:
+    """A bank with all its characters, or only those of `names`; each is checked. Raises UserError for a file that is no
+    whole bank, and for an unknown name."""
+    if not is_file(path):
+        raise UserError(f"There is no bank {path}.", "Make one with: python -m engine cast build.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            words = _words(path, file.metadata() or {})
+            entries = [_entry(path, file, one, words["shape"]) for one in _chosen(path, words, names)]
+        return Bank(Base(**words["base"]), tuple(words["shape"]), tuple(entries))
+    except SafetensorError as error:
+        raise UserError(f"{path} is no bank, or was cut short or damaged ({_short(error)}).", _AGAIN) from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"The bank {path} is damaged: its list of characters cannot be read.", _AGAIN) from error
+
+
+def list_bank(path: Path) -> tuple[Bank, list[str]]:
+    """All characters that are whole, and a sentence for each one that is not. Raises UserError where the file is no bank."""
+    names = [str(one["name"]) for one in _described(path)]
+    found: list[Entry] = []
+    faults = []
+    for name in names:
+        try:
+            found += read_bank(path, [name]).entries
+        except UserError as error:
+            faults.append(str(error))
+    bank = read_bank(path, [])
+    return Bank(bank.base, bank.shape, tuple(found)), faults
+
+
+def _described(path: Path) -> list[dict[str, Any]]:
+    read_bank(path, [])  # says what is wrong with the file
+    with safe_open(path, framework="pt") as file:
+        return _words(path, file.metadata())["characters"]
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0][:120]
+
+
+def _words(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The parsed list of a bank file. Raises UserError."""
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} is no bank of characters.", "Make one with: python -m engine cast build.")
+    if metadata.get("version") != VERSION:
+        raise UserError(f"{path} is a bank of version {metadata.get('version', '?')[:20]}, and this program reads version "
+                        f"{VERSION}.", "Build it again from the exported folders.")
+    text = metadata["bank"]
+    if hashlib.sha256(text.encode()).hexdigest() != metadata.get("sha256"):
+        raise UserError(f"The bank {path} is damaged: its list of characters was changed since it was written.", _AGAIN)
+    words: dict[str, Any] = json.loads(text)
+    if len(words["shape"]) != 3 or len(words["characters"]) > _LIMIT:
+        raise ValueError("shape")
+    return words
+
+
+def _chosen(path: Path, words: dict[str, Any], names: Sequence[str] | None) -> list[dict[str, Any]]:
+    if names is None:
+        return words["characters"]
+    listed = Bank(Base(**words["base"]), tuple(words["shape"]),
+                  tuple(Entry(one["name"], one["card"], [], {}, None) for one in words["characters"]))  # type: ignore[arg-type]
+    wanted = {listed.find(name).name for name in names}
+    return [one for one in words["characters"] if one["name"] in wanted]
+
+
+def _entry(path: Path, file: Any, described: dict[str, Any], shape: Sequence[int]) -> Entry:
+    """One character, checked against its sha256. Raises UserError where it differs."""
+    name = str(described["name"])
+    words = {key: described[key] for key in ("name", "card", "prompt", "report")}
+    try:
+        tensors = {part: file.get_tensor(f"{name}.{part}") for part in _TENSORS}
+    except SafetensorError as error:
+        raise UserError(f"The bank {path} is damaged: {name} is incomplete.", _AGAIN) from error
+    if _hash(words, tensors) != described["sha256"]:
+        raise UserError(f"The bank {path} is damaged: {name} was changed since it was written (its sha256 differs).", _AGAIN)
+    channels = int(shape[2])
+    bits = numpy.unpackbits(tensors.pop("kept").numpy(), axis=1)[:, :channels]
+    return Entry(**words, delta=Delta(torch.from_numpy(bits).bool(), *(tensors[part] for part in _TENSORS[1:])))
+
+
+def write_bank(path: Path, bank: Bank) -> None:
+    """Write a bank file: the old one is there until the new one is whole. Raises UserError where it cannot be written."""
+    with explain_write_errors(path, "try again"):
+        write_atomic(path, encode_bank(bank))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """No other process changes the bank while the block runs."""
+    with explain_write_errors(path, "try again"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        with lock:
+            yield
+
+
+def add(path: Path, base: Base, shape: tuple[int, int, int], entry: Entry) -> None:
+    """Put a character into a bank, made where there is none; one of the same name is replaced. All or nothing.
+
+    Raises UserError where the bank belongs to another dense model, by its hash.
+    """
+    with _locked(path):
+        bank = read_bank(path) if path.exists() else Bank(base, shape)
+        require_base(path, bank, base.sha256, base.name)
+        others = tuple(one for one in bank.entries if one.name != entry.name)
+        write_bank(path, Bank(bank.base, bank.shape, (*others, entry)))
+
+
+def remove(path: Path, name: str) -> str:
+    """Take a character out of a bank; its name. All or nothing. Raises UserError for an unknown one."""
+    with _locked(path):
+        bank = read_bank(path)
+        gone = bank.find(name)
+        write_bank(path, Bank(bank.base, bank.shape, tuple(one for one in bank.entries if one is not gone)))
+    return gone.name
+
+
+def require_base(path: Path, bank: Bank, digest: str, name: str) -> None:
+    """Raise UserError unless the weights of the dense model `name` are the bank's, by their hash."""
+    if digest != bank.base.sha256:
+        raise UserError(f"The bank {path} belongs to the dense model {bank.base.name}, and the weights of {name} are others "
+                        f"(sha256 {digest[:12]} instead of {bank.base.sha256[:12]}).",
+                        "Give the bank's own model with --model, or make a bank for this one.")
