@@ -99,7 +99,8 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
               "bytes": _weight_bytes(bench), "intermediate_size": bench.channels}
     yield from finish_model(bench, lesson, mask, columns, rows, dense)
     yield from _warn_when_worse(bench)
-    contents = Contents(bench.job.card.raw, _report(bench, meter, before))
+    assert bench.source
+    contents = Contents(bench.job.card.raw, _report(bench, meter, before), bench.source.folder)
     yield from export(bench, mask, contents)
 
 
@@ -151,7 +152,9 @@ def _report(bench: Workbench, meter: "_Meter", before: dict[str, Any]) -> dict[s
         "format": 1, "character": job.card.name, "slug": slug(job.card.char),
         "base": {"name": source.config.get("_name_or_path") or Path(source.name).name,
                  "hub": "" if Path(source.name).exists() else source.name if source.revision else "",
-                 "revision": source.revision, "family": source.config["model_type"], "licence": source.licence},
+                 "revision": source.revision, "family": source.config["model_type"], "licence": source.licence,
+                 "licence_name": source.told.get("license_name", ""), "licence_link": source.told.get("license_link", ""),
+                 "origin": source.told.get("base_model", "")},
         "recipe": job.recipe.to_dict(),
         "lines": {"train": len(train), "validation": len(validation), "test": len(test),
                   "rejected": read_json(bench.path("rejected.json")),

@@ -121,9 +121,11 @@ def test_folder_is_whole_and_readable_by_all(whole: tuple[list[Event], Path]) ->
 def test_model_card_has_a_front_matter_and_a_harmless_heading(whole: tuple[list[Event], Path]) -> None:
     _, out = whole
     _, front, body = (out / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    assert yaml.safe_load(front) == {"license": "apache-2.0", "library_name": "transformers",
-                                     "pipeline_tag": "text-generation",
-                                     "tags": ["pruned", "roleplay", "persona-pruner"]}
+    found = yaml.safe_load(front)
+    assert found.pop("model-index")[0]["results"][0]["dataset"]["name"].startswith("10 held-out lines")
+    assert found == {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "text-generation",
+                     "tags": ["pruned", "roleplay", "persona-pruner"]}
+    assert (out / "LICENSE").read_text(encoding="utf-8").lstrip().startswith("Apache License")
     assert body.strip().startswith('# "Zoë of the Mill" on ')
     assert "| mask + least squares | 0.0" in body and "On 10 held-out lines" in body
 

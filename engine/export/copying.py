@@ -24,14 +24,12 @@ from engine.base.files import (
     remove_leftovers,
     require_space,
     staged_folder,
-    write_atomic,
     write_json,
-    write_manifest,
 )
 from engine.cards.card import parse_card
 from engine.cards.prompt import messages
 from engine.export.greeting import let_speak
-from engine.export.model_card import opening_of, render_model_card
+from engine.export.papers import write_papers
 
 STAGES = ["copy", "prove", "zip"]
 LONGEST_NAME = 120  # characters
@@ -148,10 +146,9 @@ def _rename(folder: Path, report: dict[str, Any], name: str) -> None:
     report = {**report, "name": name}
     write_json(folder / "report.json", report)
     try:
-        write_atomic(folder / "README.md", render_model_card(report, opening_of(read_json(folder / "character.json"))))
-    except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
+        write_papers(folder, report, read_json(folder / "character.json"))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError("The folder's report was written by another version.", "Prune the character again.") from error
-    write_manifest(folder)
 
 
 def _prove(folder: Path) -> Generator[Event, None, None]:

@@ -8,6 +8,7 @@ found. Layout:
   mask.safetensors    kept: (L, ceil(d_ff / 8)) packed bits, high bit first; scales: (L, k); shape: [L, d_ff]
   report.json         everything measured
   README.md           the hub's model card
+  LICENSE, NOTICE     of the base model, and what its licence asks for
   manifest.json       size and sha256 of every other file
 """
 
@@ -25,8 +26,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.base.files import folder_size, write_atomic, write_json, write_manifest
-from engine.export.model_card import opening_of, render_model_card
+from engine.base.files import folder_size, write_json
+from engine.export.licence import copy_legal
+from engine.export.papers import write_papers
 from engine.models.quiet import quiet_transformers
 
 
@@ -36,7 +38,7 @@ class Contents:
 
     card: dict[str, Any]
     report: dict[str, Any]
-    licence_text: str = ""
+    base: Path | None = None  # the base model's folder, whose licence files go along
 
     def finish(self, folder: Path, proof: dict[str, Any]) -> None:
         """Add the proof and the sizes to the report, then write report, model card and manifest."""
@@ -45,8 +47,7 @@ class Contents:
                                             if file.name != "mask.safetensors")
         self.report["after"]["folder_bytes"] = folder_size(folder)
         write_json(folder / "report.json", self.report)
-        write_atomic(folder / "README.md", render_model_card(self.report, opening_of(self.card)))
-        write_manifest(folder)
+        write_papers(folder, self.report, self.card)
 
 
 def pack_mask(mask: Tensor) -> dict[str, Tensor]:
@@ -83,6 +84,6 @@ def write_folder(folder: Path, model: Any, tokenizer: Any, mask: Tensor, content
         tokenizer.save_pretrained(folder)
         save_file(pack_mask(mask), folder / "mask.safetensors")
     write_json(folder / "character.json", contents.card)
-    if contents.licence_text:
-        write_atomic(folder / "LICENSE", contents.licence_text)
+    if contents.base:
+        copy_legal(contents.base, folder)
     contents.report["after"]["parameters"] = sum(parameter.numel() for parameter in model.parameters())

@@ -1,23 +1,40 @@
 """README.md of an exported folder: a model card with the front matter that the hub reads.
 
-A pure function from the report and the opening of a conversation to text. Facts come from the report alone.
+Pure functions from the report and the opening of a conversation to text. Facts come from the report alone, and what a
+reader must know of the licence from licence.py.
 """
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
+from engine.export.front_matter import render_front_matter
+from engine.export.licence import describe_licence, titled
 
 LIMITS = """Measured means: on the lines counted above, against the dense model under the same system prompt. Closeness to
 the dense model is not quality: where the dense model plays the character badly, so does this one. Outside its character,
 with another system prompt, expect clearly worse answers than the dense model's."""
 
 
-def render_model_card(report: dict[str, Any], opening: Sequence[Message] = ()) -> str:
-    """The model card of an exported folder, from its report. `opening`: the messages with which a conversation begins."""
-    return "\n".join([_front_matter(report), *_body(report), *_asking(opening)]) + "\n"
+def render_model_card(report: dict[str, Any], opening: Sequence[Message] = (), folder: Path | None = None) -> str:
+    """The model card of an exported folder, from its report. `opening`: the messages with which a conversation begins.
+
+    `folder`: where the card will lie, to tell which texts of the licence are missing there.
+    """
+    title = title_of(report)
+    licence = ["", "## Licence", "", "\n\n".join(describe_licence(folder, report["base"]))]
+    return "\n".join([render_front_matter(report, title), *_body(report, title), *licence, *_asking(opening)]) + "\n"
+
+
+def title_of(report: dict[str, Any]) -> str:
+    """What the model is called: its own name, else the character's with its share of the base; as the base's licence wants it."""
+    share = report["after"]["parameters"] / report["before"]["parameters"]
+    own = report.get("name")
+    name = _quoted(own) if own else f"{_quoted(report['character'])} on {share:.0%} of {base_name(report)}"
+    return titled(report["base"], name)
 
 
 def opening_of(card: dict[str, Any]) -> list[Message]:
@@ -34,22 +51,10 @@ def _asking(opening: Sequence[Message]) -> list[str]:
             "```json", json.dumps(opening, ensure_ascii=False, indent=1), "```"]
 
 
-def _front_matter(report: dict[str, Any]) -> str:
-    base = report["base"]
-    lines = ["---"]
-    if base["hub"]:
-        lines += [f"base_model: {json.dumps(base['hub'])}", "base_model_relation: finetune"]
-    if base.get("licence"):
-        lines.append(f"license: {json.dumps(base['licence'])}")  # quoted: YAML reads a bare no or 1.0 as no text
-    return "\n".join([*lines, "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- pruned",
-                      "- roleplay", "- persona-pruner", "---", ""])
-
-
-def _body(report: dict[str, Any]) -> list[str]:
+def _body(report: dict[str, Any], title: str) -> list[str]:
     before, after, recipe = report["before"], report["after"], report["recipe"]
     share = 1 - after["parameters"] / before["parameters"]
     name = _quoted(report["character"])
-    title = _quoted(report["name"]) if report.get("name") else f"{name} on {1 - share:.0%} of {base_name(report)}"
     return [
         f"# {title}", "",
         f"This model plays one character, {name}. It is {base_name(report)} with {recipe['sparsity']:.0%} of every feed-forward "

@@ -13,6 +13,7 @@ from engine.cards.book import read_book
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import Message, messages
 from engine.export.go_template import find_pieces
+from engine.export.licence import titled
 
 LONGEST_CONTEXT = 8192  # tokens: what an engine sets aside grows with it, and no chat with one character needs more
 _MARK = "zqplayermarkqz"
@@ -52,7 +53,7 @@ def make_pack(folder: Path, gguf: str, tokenizer: Any) -> Pack:
     talk, template = _shaped(tokenizer, [system, *opening])
     window = read_json(folder / "config.json").get("max_position_embeddings") or 2048
     licence = folder / "LICENSE"
-    title = report.get("name") or card.char
+    title = titled(report["base"], report.get("name") or card.char)
     return Pack(slug(title), title, card.char, str(report["base"]["name"]), gguf, system["content"], talk, behind_words(card),
                 count_lore(card), min(int(window), LONGEST_CONTEXT), template,
                 tuple(tokenizer.convert_ids_to_tokens(sorted(endings(tokenizer)))),

@@ -23,6 +23,8 @@ INDEX = "model.safetensors.index.json"
 _CONFIG_LIMIT = 1_000_000  # bytes
 _INDEX_LIMIT = 20_000_000  # bytes; an index of a very large model has a few MB
 _HEADER_LIMIT = 100_000_000  # bytes, the limit of the safetensors library
+_TOLD = {"license": r"[\w.+-]{1,80}", "license_name": r"[\w.+-]{1,80}", "license_link": r"[^\s\"'<>]{1,300}",
+         "base_model": r"[\w.-]{1,96}/[\w.-]{1,96}"}
 _SIZES = {"vocab_size": 4_000_000, "hidden_size": 65_536, "intermediate_size": 1_000_000, "num_hidden_layers": 1_000,
           "num_attention_heads": 4_096}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -96,14 +98,20 @@ def no_safetensors(where: str, pickles: bool) -> UserError:
 
 def read_licence(folder: Path) -> str | None:
     """The `license:` of the YAML front matter of README.md, as written there; None where there is none."""
+    return read_front_matter(folder).get("license")
+
+
+def read_front_matter(folder: Path) -> dict[str, str]:
+    """What README.md says of a model's licence and ancestry: of _TOLD what stands in its front matter on a line, as text."""
     try:
         with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
             text = file.read(65_536)
     except OSError:
-        return None
+        return {}
     front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^license:[ \t]*([\w.+-]{1,80})", front[1], re.MULTILINE) if front else None
-    return found[1] if found else None
+    found = {name: re.search(rf"^{name}:[ \t]*[\"']?({pattern})", front[1], re.MULTILINE) if front else None
+             for name, pattern in _TOLD.items()}
+    return {name: match[1] for name, match in found.items() if match}
 
 
 def _refuse_code(path: Path) -> None:

@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.process import return_freed_memory
 from engine.models.catalogue import list_models
-from engine.models.checks import FAMILIES, check_folder, read_licence
+from engine.models.checks import FAMILIES, check_folder, read_front_matter
 from engine.models.hub import fetch_model
 from engine.models.quiet import quiet_transformers
 from engine.models.starter import fetch_starter
@@ -53,6 +53,7 @@ class ModelSource:
     config: dict[str, Any]  # the parsed config.json
     licence: str | None = None  # as in the front matter of README.md
     revision: str = ""  # commit on the hub, or ""
+    told: dict[str, str] = field(default_factory=dict)  # of licence and ancestry, see checks.read_front_matter
 
     @property
     def own_dtype(self) -> str | None:
@@ -77,7 +78,8 @@ def locate(model: str) -> Generator[Event, None, ModelSource]:
         raise UserError(f"There is no model {name[:200]!r}.",
                         'Give "starter", a folder that holds a model, or a name on the hub like owner/name.')
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
-    return ModelSource(name, folder, check_folder(folder), read_licence(folder), revision)
+    told = read_front_matter(folder)
+    return ModelSource(name, folder, check_folder(folder), told.get("license"), revision, told)
 
 
 def _is_folder(name: str) -> bool:
