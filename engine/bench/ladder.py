@@ -13,7 +13,7 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.recipe import Recipe
-from engine.bench import finishing, oneshot
+from engine.bench import finishing, oneshot, propagated
 from engine.bench.cells import Cell
 from engine.bench.meter import Spent
 from engine.bench.pruned import Pruned
@@ -79,6 +79,7 @@ LADDER: dict[str, Callable[[Cell], Rung]] = {
     DENSE: _dense,
     **{name: _published(name) for name in MASKS}, "depth": oneshot.blocks,
     **{name: _repaired(name.removesuffix("+ls")) for name in REPAIRED},
+    "wanda+propagated": propagated.uniform, "wanda+widths+propagated": propagated.unlike,
     **{name: _learned(name) for name in LEARNED}, "ste-kl+ls": _learned_and_repaired,
     OURS: finishing.default, RECOVERED: finishing.recovered}
 
