@@ -1,4 +1,4 @@
-"""The command line: python -m engine models | prune | export | chat | script | serve | inspect | bench.
+"""The command line: python -m engine models | prune | export | chat | script | serve | inspect | cast | bench.
 
 A user's mistake prints one sentence and exits with 2; an interrupted job exits
 with 130 and says how to go on; a defect of ours writes its traceback to the log
@@ -18,6 +18,7 @@ from engine.base.process import prepare_libraries
 from engine.base.recipe import PRESETS
 from engine.base.sampling import LIMIT, TEMPERATURE
 from engine.bench.options import add_measurements
+from engine.cast.options import add_deeds
 from engine.running import explain, log_file
 
 
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
     inspect.add_argument("folder", metavar="DIR")
     inspect.add_argument("--json", action="store_true", help="print JSON")
+    add_deeds(verbs.add_parser("cast", help="many characters on one dense model: a bank of masks and small corrections"), _Parser)
     add_measurements(verbs.add_parser("bench", help="measure this machine, and the ways of pruning"), _Parser)
     return parser
 
@@ -127,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
     if options.verb == "bench":
         return importlib.import_module(f"engine.bench.{options.what}").run(options)
+    if options.verb == "cast":
+        return importlib.import_module("engine.casting").run(options)
     from engine import commands
 
     return getattr(commands, options.verb)(options, arguments)

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.cards.card import Card
-from engine.cards.prompt import Message, Setting, fit, render_greeting
+from engine.cards.prompt import Message, Setting, fit, messages, render_greeting
 from engine.console import ProgressPrinter
 from engine.models.chat_format import encode_chat, endings, token_counter
 from engine.models.generation import Conversation, Spoken, speak
@@ -47,19 +47,29 @@ class Speaker:
         """The character's first words."""
         return render_greeting(self.card)
 
-    def pieces(self, message: str, options: argparse.Namespace) -> Any:
-        """Stream the reply to a message; the turn is kept when it ends."""
+    def asked(self, message: str, options: argparse.Namespace) -> tuple[list[int], Sampling]:
+        """The prompt that a message makes, and how its answer is drawn. Raises UserError for settings that cannot be."""
         if not 0 <= options.temperature < math.inf or options.limit < 1 or not 0 <= options.seed < 2**32:
             raise UserError("The temperature and the seed must not be negative (nor huge), and the limit must be at least 1.")
-        message = message.encode("utf-8", "replace").decode()  # bytes that were no UTF-8 are surrogates here
-        turns = [*self.history, ("user", message)]
-        prompt = self._prompt(turns, options.limit)
-        sampling = Sampling(endings(self.tokenizer), options.limit, options.temperature, 0.95, options.seed)
+        prompt = self._prompt([*self.history, ("user", _clean(message))], options.limit)
+        return prompt, Sampling(endings(self.tokenizer), options.limit, options.temperature, 0.95, options.seed)
+
+    def keep(self, message: str, said: str) -> None:
+        """Keep a turn: what was asked and answered."""
+        self.history = [*self.history, ("user", _clean(message)), ("assistant", said.strip())]
+
+    def opening(self) -> list[int]:
+        """Ids with which every prompt begins, but for the last few."""
+        return encode_chat(self.tokenizer, messages(self.card, [], Setting(count=token_counter(self.tokenizer))), False)
+
+    def pieces(self, message: str, options: argparse.Namespace) -> Any:
+        """Stream the reply to a message; the turn is kept when it ends."""
+        prompt, sampling = self.asked(message, options)
         said = ""
         for piece in speak(self.conversation, self.tokenizer, prompt, sampling):
             said += piece.text
             yield piece
-        self.history = [*turns, ("assistant", said.strip())]
+        self.keep(message, said)
 
     def _prompt(self, turns: list[tuple[str, str]], limit: int) -> list[int]:
         """Ids of the conversation, without what leaves no room for `limit` tokens of an answer."""
@@ -67,8 +77,8 @@ class Speaker:
         setting = Setting(count=token_counter(self.tokenizer))
         opening = [("assistant", self.card.greeting)] if self.greeting else []
 
-        def fits(messages: list[Message]) -> bool:
-            return len(encode_chat(self.tokenizer, messages)) + min(limit, window // 2) <= window
+        def fits(prompt: list[Message]) -> bool:
+            return len(encode_chat(self.tokenizer, prompt)) + min(limit, window // 2) <= window
 
         return encode_chat(self.tokenizer, fit(self.card, [*opening, *turns], setting, fits).messages)
 
@@ -88,6 +98,10 @@ class Speaker:
         return {"character": self.card.char, "message": self.history[-2][1], "reply": self.history[-1][1],
                 "tokens": last.tokens if last else 0, "seconds_to_first_token": last.first_token if last else None,
                 "tokens_per_second": _speed(last) if last else None}
+
+
+def _clean(message: str) -> str:
+    return message.encode("utf-8", "replace").decode()  # bytes that were no UTF-8 are surrogates here
 
 
 def _speed(spoken: Spoken) -> float:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "engine"
 FLOORS = [{"base"}, {"cards", "models"}, {"calibration", "pruning", "evaluation", "export"}, {"cast"},
-          {"pipeline", "stages", "commands", "running", "chat", "script", "serve", "serving", "console", "bench",
+          {"pipeline", "stages", "commands", "running", "chat", "script", "serve", "serving", "console", "bench", "casting",
            "__main__", "__init__"}]
 STRANGERS = {"gradio", "sqlite3", "sqlite_utils", "studio", "app"}
 

@@ -120,7 +120,7 @@ def test_a_failed_step_leaves_the_rows_as_they_were(model_of: ModelOf) -> None:
 
     handle = feed_forwards(model)[1].module.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        batch.run([row], [[5]])
+        batch.run([row], [[5, 5]])
     handle.remove()
     expected = logits_after(gather(model, deltas[0]), [*prompt, 6])
     torch.testing.assert_close(batch.run([row], [[6]])[0], expected, atol=1e-5, rtol=1e-5)

@@ -83,6 +83,11 @@ class Fitted:
     factor_step: Tensor
     left_out: float
 
+    def applied(self, own: Tensor) -> Tensor:
+        """W_K diag(s) + U V (d, k) in fp32, from the dense model's own columns (d, k)."""
+        factors = (self.left.float() * self.factor_step[:, None]).T @ self.right.float()
+        return own.float() * (1 + self.scale_step * self.scales.float()) + factors
+
 
 @torch.no_grad()
 def fit_layer(wanted: Tensor, own: Tensor, gram: Tensor | None, rank: int) -> Fitted:

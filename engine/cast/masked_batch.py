@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.cast.delta import Delta
-from engine.cast.row_attention import Segment, rows_apart
+from engine.cast.row_attention import Segment, attend_apart, rows_apart
 from engine.models.cache import growing_cache
-from engine.models.ffn import decoder, feed_forwards, project_logits
+from engine.models.ffn import decoder, feed_forwards, hooked, project_logits
 from engine.models.sampling import Sampled, Sampling, choose
+from engine.models.steps import TokenSteps, can_step
 
 REMOVED = -128  # no code of a scale
 
@@ -70,59 +71,17 @@ class StackedDeltas:
         return sum(tensor.nbytes for kind in self._kinds for tensor in kind)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Which tokens of a step belong to which character: places begin to end, in order."""
+    def correction(self, layer: int, activation: Tensor, owner: Tensor) -> Tensor:
+        """U V a (N, d) of each token's character, from raw activations (N, d_ff). owner: (N,)."""
+        kind = activation.dtype
+        right, left = (kept[layer].index_select(0, owner).to(kind) for kept in (self.right, self.left))
+        inner = torch.bmm(activation[:, None], right.transpose(1, 2)) * self.step[layer].index_select(0, owner).to(kind)[:, None]
+        return torch.bmm(inner, left)[:, 0]
 
-    characters: list[int]
-    bounds: list[tuple[int, int]]
-
-    @property
-    def single(self) -> bool:
-        """Whether every row has one token."""
-        return self.bounds[-1][1] == len(self.bounds)
-
-
-@contextmanager
-def _corrected(model: nn.Module, stacked: StackedDeltas, step: _Step) -> Iterator[None]:
-    """While the block runs, every token passes the FFNs of its own character. Sequences are (1, N, ...)."""
-    device = next(model.parameters()).device
-    owner = torch.tensor([character for character, (begin, end) in zip(step.characters, step.bounds, strict=True)
-                          for _ in range(begin, end)], device=device)
-    waiting: list[Tensor] = []
-
-    def before(layer: int, activation: Tensor) -> Tensor:
-        if stacked.rank:
-            waiting.append(_correction(stacked, layer, activation[0], step, owner))
-        return activation * stacked.scales(layer, owner).to(activation.dtype)
-
-    def after(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
-        return output + waiting.pop() if stacked.rank else None
-
-    handles = []
-    for ffn in feed_forwards(model):
-        handles.append(ffn.down.register_forward_pre_hook(lambda _module, inputs, index=ffn.index: (before(index, inputs[0]),)))
-        handles.append(ffn.down.register_forward_hook(after))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _correction(stacked: StackedDeltas, layer: int, activation: Tensor, step: _Step, owner: Tensor) -> Tensor:
-    """U V a (1, N, d) of each token's character, from the raw activations (N, d_ff)."""
-    right, left, size = stacked.right[layer], stacked.left[layer], stacked.step[layer]
-    kind = activation.dtype
-    if step.single:
-        right, left = right.index_select(0, owner).to(kind), left.index_select(0, owner).to(kind)
-        inner = torch.bmm(activation[:, None], right.transpose(1, 2)) * size.index_select(0, owner).to(kind)[:, None]
-        return torch.bmm(inner, left).transpose(0, 1)
-    parts = []
-    for character, (begin, end) in zip(step.characters, step.bounds, strict=True):
-        inner = activation[begin:end] @ right[character].to(kind).T * size[character].to(kind)
-        parts.append(inner @ left[character].to(kind))
-    return torch.cat(parts)[None]
+    def correction_of(self, layer: int, activation: Tensor, character: int) -> Tensor:
+        """The same for tokens (N, d_ff) that are all of one character."""
+        right, left, step = (kept[layer][character].to(activation.dtype) for kept in (self.right, self.left, self.step))
+        return activation @ right.T * step @ left
 
 
 @dataclass
@@ -149,26 +108,75 @@ class MaskedBatch:
         self.model = model
         self.device = next(model.parameters()).device
         self.deltas = StackedDeltas(deltas, self.device)
+        self.steps = TokenSteps(model) if can_step(model) else None
         self.prefixes: dict[int, _Prefix] = {}
 
     @torch.inference_mode()
     def run(self, rows: Sequence[Row], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Append tokens (at least one each) to some rows; logits (rows, vocabulary) in fp32 of what follows the last ones."""
-        ends = torch.tensor([len(one) for one in tokens]).cumsum(0).tolist()
-        bounds = list(zip([0, *ends[:-1]], ends, strict=True))
-        segments = [Segment(row.cache, begin, end) for row, (begin, end) in zip(rows, bounds, strict=True)]
         for row in rows:  # an earlier step may have failed half-way
             for layer in row.cache.layers:
                 layer.truncate(row.length)
-        places = [place for row, one in zip(rows, tokens, strict=True) for place in range(row.length, row.length + len(one))]
-        flat = torch.tensor([[token for one in tokens for token in one]], device=self.device)
-        step = _Step([row.character for row in rows], bounds)
-        with _corrected(self.model, self.deltas, step), rows_apart(self.model, segments):
-            hidden = decoder(self.model)(input_ids=flat, position_ids=torch.tensor([places], device=self.device),
-                                         use_cache=False).last_hidden_state[0]
+        hidden: list[Tensor | None] = [None] * len(rows)
+        alone = [place for place, one in enumerate(tokens) if self.steps is None or len(one) > 1]
+        together = [place for place in range(len(rows)) if place not in alone]
+        for places, compute in ((alone, self._read), (together, self._step)):
+            if places:
+                found = compute([rows[place] for place in places], [tokens[place] for place in places])
+                for place, state in zip(places, found, strict=True):
+                    hidden[place] = state
         for row, one in zip(rows, tokens, strict=True):
             row.length += len(one)
-        return project_logits(self.model, hidden[torch.tensor(ends, device=self.device) - 1])
+        return project_logits(self.model, torch.stack(hidden))  # type: ignore[arg-type]
+
+    def _read(self, rows: Sequence[Row], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Final hidden states (rows, d) of the last of any numbers of tokens, through transformers' own layers."""
+        ends = torch.tensor([len(one) for one in tokens]).cumsum(0).tolist()
+        segments = [Segment(row.cache, end - len(one), end) for row, one, end in zip(rows, tokens, ends, strict=True)]
+        places = [place for row, one in zip(rows, tokens, strict=True) for place in range(row.length, row.length + len(one))]
+        flat = torch.tensor([[token for one in tokens for token in one]], device=self.device)
+        with self._corrected(rows, segments), rows_apart(self.model, segments):
+            hidden = decoder(self.model)(input_ids=flat, position_ids=torch.tensor([places], device=self.device),
+                                         use_cache=False).last_hidden_state[0]
+        return hidden[torch.tensor(ends, device=self.device) - 1]
+
+    @contextmanager
+    def _corrected(self, rows: Sequence[Row], segments: Sequence[Segment]) -> Iterator[None]:
+        """While the block runs, every token of a sequence (1, N) passes the FFNs of its own row's character."""
+        sizes = torch.tensor([one.end - one.begin for one in segments], device=self.device)
+        owner = torch.tensor([row.character for row in rows], device=self.device).repeat_interleave(sizes)
+        waiting: list[Tensor] = []
+
+        def before(layer: int, activation: Tensor) -> Tensor:
+            if self.deltas.rank:
+                waiting.append(torch.cat([self.deltas.correction_of(layer, activation[0, one.begin: one.end], row.character)
+                                          for row, one in zip(rows, segments, strict=True)]))
+            return activation * self.deltas.scales(layer, owner).to(activation.dtype)
+
+        def after(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+            return output + waiting.pop() if waiting else None
+
+        handles = [ffn.down.register_forward_hook(after) for ffn in feed_forwards(self.model)]
+        try:
+            with hooked(self.model, before):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _step(self, rows: Sequence[Row], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Final hidden states (rows, d) of one more token each, in few operations (models/steps.py)."""
+        owner = torch.tensor([row.character for row in rows])
+        caches = [row.cache for row in rows]
+
+        def alter(layer: int, activation: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
+            if self.deltas.rank:
+                stream = stream + self.deltas.correction(layer, activation, owner)
+            return activation * self.deltas.scales(layer, owner).to(activation.dtype), stream
+
+        assert self.steps is not None
+        return self.steps.step(torch.tensor([one[0] for one in tokens]), torch.tensor([row.length for row in rows]),
+                               lambda *states: attend_apart(caches, *states), alter)
 
     def keep_prefix(self, character: int, tokens: Sequence[int]) -> None:
         """Read the beginning of a character's prompts, once; a row that begins with it goes on from there."""

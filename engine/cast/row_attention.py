@@ -87,4 +87,15 @@ def _seen(length: int, keys: int, window: int | None, device: torch.device) -> T
     return (distance >= 0) & (distance < window) if window else distance >= 0
 
 
+def attend_apart(caches: Sequence[Any], layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Outputs (B, heads * head size) of one token a row, each over all of its own keys; see steps.Attend."""
+    batch, heads, size = queries.shape
+    output = torch.empty_like(queries)
+    for place, cache in enumerate(caches):
+        grown = cache.update(keys[place, None, :, None], values[place, None, :, None], layer)
+        grouped = queries[place].view(1, keys.shape[1], -1, size)
+        output[place] = functional.scaled_dot_product_attention(grouped, *grown).view(heads, size)
+    return output.view(batch, -1)
+
+
 AttentionInterface.register(NAME, attend)

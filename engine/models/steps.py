@@ -22,6 +22,8 @@ FAMILIES = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
 _STEADY_ROPES = {"default", "linear", "llama3", "yarn"}  # angles that do not depend on how long the text has become
 # (layer, queries (B, heads, D), keys (B, key heads, D), values (B, key heads, D)) -> outputs (B, heads * D)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+# (layer, channel activations (B, d_ff), stream (B, d)) -> both, as they are to be: what a masked batch changes of an FFN
+Alter = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class _Product:
@@ -89,8 +91,8 @@ class TokenSteps:
         self.cosines = self.sines = torch.zeros(0, 1, self.size)
         self.floor = torch.tensor(config.rms_norm_eps)
 
-    def step(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Final hidden states (B, d) of tokens (B,) at `positions` (B,). `attend` is called once a layer."""
+    def step(self, tokens: Tensor, positions: Tensor, attend: Attend, alter: Alter | None = None) -> Tensor:
+        """Final hidden states (B, d) of tokens (B,) at `positions` (B,). `attend` and `alter` are called once a layer."""
         cosines, sines = self._angles(positions)
         stream = self.embed(tokens)  # (B, d)
         turned, half = self.heads + self.key_heads, self.size // 2
@@ -107,7 +109,10 @@ class TokenSteps:
             seen = attend(index, heads[:, :self.heads], heads[:, self.heads:], states[:, turned:])
             stream = layer.output.added_to(stream, seen)
             fresh = self._scaled(stream, layer.second_norm)
-            stream = layer.down.added_to(stream, functional.silu(layer.gate.of(fresh)).mul_(layer.up.of(fresh)))
+            activation = functional.silu(layer.gate.of(fresh)).mul_(layer.up.of(fresh))
+            if alter is not None:
+                activation, stream = alter(index, activation, stream)
+            stream = layer.down.added_to(stream, activation)
         return self._scaled(stream, self.norm)
 
     def _scaled(self, rows: Tensor, weight: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ behind the FFN: gemma2, gemma3, olmo2), see `can_propagate`. It does not know
 which share or ridge is best.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,8 @@ from engine.models.ffn import FeedForward, decoder, feed_forwards, put_back
 from engine.models.packing import Row, run_row
 from engine.pruning.compensation import solve
 
+Nearest = Callable[[int, Tensor, Tensor], Tensor]  # from a layer's number, columns (d, k) and E[a' a'^T] (k, k), unscaled
+
 
 def can_propagate(model: nn.Module) -> bool:
     """Whether a layer's output is its stream plus W_down's output times a constant."""
@@ -39,11 +41,12 @@ def can_propagate(model: nn.Module) -> bool:
 
 @torch.inference_mode()
 def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], ridge: float,
-                     share: float) -> Iterator[Tensor | None]:
+                     share: float, nearest: Nearest | None = None) -> Iterator[Tensor | None]:
     """Yields each layer's W_down columns (d, k), lowest layer first, in the weights' dtype; before them, None a row.
 
     `kept`: ascending channel indices (k,) a layer; `ridge`: lambda as a share of the mean diagonal of E[a' a'^T];
-    `share`: how much of the stream's error a layer takes on, 0 to 1. The model itself stays as it is.
+    `share`: how much of the stream's error a layer takes on, 0 to 1; `nearest`: what can be stored in the place of a
+    layer's columns, so that the layers above mend what that leaves. The model itself stays as it is.
     """
     # Each stream begins with a pass of its own, so that whoever counts tokens at the embedding counts both.
     streams = [_Streams(*_layer_inputs(model, row), pruned=_layer_inputs(model, row)[0]) for row in rows]
@@ -61,6 +64,8 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
             yield None
         own = ffn.down.weight[:, index]
         columns = solve(own.double().cpu(), gram, cross / factor, ridge).to(own)
+        if nearest is not None:
+            columns = nearest(ffn.index, columns, gram).to(own)
         for stream, (before, activation) in zip(streams, waiting, strict=True):
             stream.pruned = before + factor * torch.nn.functional.linear(activation, columns, ffn.down.bias)
         yield columns

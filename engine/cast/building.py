@@ -1,0 +1,145 @@
+"""From an exported folder to a character of a bank: is it this dense model's, what differs, and how little says so.
+
+A bank holds a mask and a correction of W_down; a folder whose other weights
+differ from the dense model's (another base, or a fine-tune after the cut) is
+refused. Knows the layout of export/folder.py.
+"""
+
+import json
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Finished, Saved, Stage, Warned
+from engine.base.files import is_file, read_json, slug
+from engine.base.memory import BANK_BYTES, largest_rank
+from engine.base.sizes import ModelShape
+from engine.cards.card import Card, parse_card
+from engine.cards.prompt import messages
+from engine.cast.bank import Entry, add, read_bank, require_base
+from engine.cast.correcting import LINES, STAGE, correct, correction_rows, is_refitted
+from engine.cast.delta import Delta, without_correction
+from engine.cast.dense import Dense, load_dense
+from engine.export.folder import read_mask
+from engine.models.ffn import feed_forwards
+from engine.models.loading import load_model, locate
+from engine.pruning.compensation import kept_indices
+
+_TOLD = ("format", "character", "slug", "base", "recipe", "lines", "readings", "choices", "before", "after", "dtype", "weights",
+         "made", "versions")  # of a report; the course of the learning and the times of the stages stay behind
+
+
+@dataclass(frozen=True)
+class Run:
+    """An exported folder: its card, its report, and its mask (L, d_ff)."""
+
+    folder: Path
+    card: Card
+    report: dict[str, Any]
+    mask: Tensor
+
+
+def read_run(folder: Path) -> Run:
+    """An exported folder without its weights. Raises UserError for a folder that is none."""
+    needed = ("report.json", "mask.safetensors", "character.json", "manifest.json")
+    if missing := [name for name in needed if not is_file(folder / name)]:
+        raise UserError(f"{folder} is not a folder that Persona Studio exported ({missing[0]} is missing).")
+    card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
+    try:
+        report = read_json(folder / "report.json")
+        report["recipe"]["sparsity"], report["base"]["name"], report["before"]["intermediate_size"]
+        mask = read_mask(folder / "mask.safetensors")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder} is damaged: its report or its mask cannot be read.", "Prune the character again.") from error
+    if not bool((mask.sum(dim=1) == mask[0].sum()).all()):
+        raise UserError(f"The layers of {folder} keep unlike numbers of channels, which a bank cannot hold.",
+                        "Prune the character with one width for all layers.")
+    return Run(folder, card, report, mask)
+
+
+def build(path: Path, model: str, folders: Sequence[Path], dtype: str = "auto", name: str = "") -> Iterator[Event]:
+    """Put the characters of exported folders into a bank, made where there is none; each is there once it is whole.
+
+    name: what the only folder's character is called in the bank. Raises UserError for a folder that does not fit.
+    """
+    start = time.perf_counter()
+    runs = [read_run(folder) for folder in folders]  # says now rather than after all the work
+    if name and len(runs) > 1:
+        raise UserError("A name goes with one folder only.", "Build the others by a command of their own.")
+    dense = yield from load_dense(model, dtype)
+    bank = read_bank(path) if path.exists() else None
+    if bank is not None:
+        require_base(path, bank, dense.base.sha256, model)
+    known = {entry.name for entry in bank.entries} if bank else set()
+    for run in runs:
+        entry = yield from make_entry(dense, run, slug(name or run.card.char))
+        if entry.name in known:
+            yield Warned(f"{entry.name} was in the bank already, and is replaced.")
+        add(path, dense.base, dense.shape, entry)
+        known.add(entry.name)
+        yield Saved(f"{entry.name} in the bank", str(path), entry.bytes)
+    yield Finished(str(path), time.perf_counter() - start)
+
+
+def make_entry(dense: Dense, run: Run, name: str) -> Generator[Event, None, Entry]:
+    """The character of a run as a bank keeps it. Raises UserError where the run is not of this dense model."""
+    yield Stage(f"compare {name}")
+    cut = yield from _load_cut(dense, run)
+    require_same_base(dense, cut, run)
+    delta: Delta = without_correction(run.mask, dense.shape[1])
+    words: dict[str, Any] = {"card": run.card.raw, "prompt": messages(run.card, []),
+             "report": {key: run.report[key] for key in _TOLD if key in run.report}}
+    bank: dict[str, Any] = {"rank": 0, "left_out": None}
+    if is_refitted(dense.model, cut, run.mask):
+        parameters = sum(weights.numel() for weights in dense.model.parameters())
+        rank = largest_rank(ModelShape(*dense.shape, parameters), delta.kept, len(json.dumps(words)) + 2000)
+        if not rank:
+            yield Warned(f"The card of {name} fills the {BANK_BYTES / 1e6:g} MB of a character: no room is left for factors.")
+        yield Stage(STAGE)
+        rows = correction_rows(dense.tokenizer, run.card, LINES)
+        delta, left_out = yield from correct(dense.model, cut, run.mask, rows, rank)
+        bank = {"rank": rank, "left_out": left_out}
+    words["report"]["bank"] = bank
+    return Entry(name, **words, delta=delta)
+
+
+def _load_cut(dense: Dense, run: Run) -> Generator[Event, None, Any]:
+    """The run's model, whose folder is checked on the way."""
+    source = yield from locate(str(run.folder))
+    if source.config["model_type"] != dense.base.family or run.mask.shape != (dense.shape[0], dense.shape[2]):
+        raise _another_base(dense, run)
+    return load_model(source, dense.model.dtype)
+
+
+def _another_base(dense: Dense, run: Run) -> UserError:
+    return UserError(f"{run.folder} was not cut from {dense.source.name}: its report names {str(run.report['base']['name'])[:80]}.",
+                     "Give that model with --model; one bank has one dense model.")
+
+
+@torch.no_grad()
+def require_same_base(dense: Dense, cut: Any, run: Run) -> None:
+    """Raise UserError unless every weight of a cut model but W_down is the dense model's, in the folder's own 16 bit."""
+    kind = torch.float16 if run.report.get("weights") == "float16" else torch.bfloat16
+    own = dict(dense.model.named_parameters())
+    for name, weights in cut.named_parameters():
+        if ".mlp." not in name and not (name in own and torch.equal(own[name].to(kind), weights.to(kind))):
+            raise _differs(dense, run, name)
+    for ffn, sliced, index in zip(feed_forwards(dense.model), feed_forwards(cut), kept_indices(run.mask), strict=True):
+        rows = torch.cat([index, index + ffn.size]) if ffn.fused else index
+        for one, other in zip(ffn.row_projections(), sliced.row_projections(), strict=True):
+            if not torch.equal(one.weight[rows].to(kind), other.weight.to(kind)):
+                raise _differs(dense, run, f"layer {ffn.index}")
+
+
+def _differs(dense: Dense, run: Run, where: str) -> UserError:
+    if run.report["recipe"].get("recover"):
+        return UserError(f"{run.folder} was fine-tuned after its cut (--recover), and a bank holds a mask and a correction only.",
+                         "Prune the character without --recover.")
+    return UserError(f"{run.folder} was not cut from {dense.source.name}: their weights differ ({where}).",
+                     f"Its report names {str(run.report['base']['name'])[:80]}: give that model with --model.")

@@ -1,0 +1,158 @@
+"""What `python -m engine cast` does: build a bank, list it, talk to its characters, take one out, extract one."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.base.events import Event
+from engine.chat import Speaker
+from engine.console import ProgressPrinter, print_table
+from engine.running import Run
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked for; the exit code."""
+    return {"build": _build, "list": _list, "remove": _remove, "chat": _chat, "extract": _extract}[options.what](options)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from engine.cast.building import build
+
+    path = Path(options.bank)
+    stream = build(path, options.model, [Path(folder) for folder in options.folders], options.dtype, options.name)
+    Run(options).follow(stream, lambda: False, "Stopped; the characters that were told are in the bank.")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    """Exit code 2 when a character is damaged."""
+    from engine.base.errors import UserError
+    from engine.cast.bank import list_bank
+
+    bank, faults = list_bank(Path(options.bank))
+    rows = [{"name": one.name, "character": one.report["character"], "kept": one.delta.kept,
+             "rank": one.delta.rank, "bytes": one.bytes, "made": one.report.get("made", "")} for one in bank.entries]
+    if options.json:
+        print(json.dumps({"base": vars(bank.base), "shape": bank.shape, "characters": rows, "faults": faults}, ensure_ascii=False,
+                         indent=2))
+    else:
+        print_table(f"{options.bank}: characters of {bank.base.name} (sha256 {bank.base.sha256[:12]})",
+                    ["name", "character", "channels kept", "rank", "size"],
+                    [[row["name"], row["character"], f"{row['kept']:,} of {bank.shape[2]:,}", row["rank"],
+                      f"{row['bytes'] / 1e6:.2f} MB"] for row in rows])
+    if faults:
+        raise UserError(" ".join(faults))
+    return 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from engine.cast.bank import remove
+
+    print(f"{remove(Path(options.bank), options.character)} is no longer in {options.bank}.")
+    return 0
+
+
+def _extract(options: argparse.Namespace) -> int:
+    from engine.cast.extracting import extract
+
+    out = Path(options.out)
+    stream = extract(Path(options.bank), options.character, out, options.model, options.dtype)
+    Run(options).follow(stream, out.exists, "Stopped; nothing was left behind.")
+    return 0
+
+
+def _finish(stream: Iterator[Event]) -> Any:
+    """The value of a generator of events, its progress shown."""
+    printer = ProgressPrinter()
+    with printer:
+        while True:
+            try:
+                printer.show(next(stream))
+            except StopIteration as end:
+                return end.value
+
+
+def _chat(options: argparse.Namespace) -> int:
+    """One character speaks as a gathered model, several as rows of a masked batch."""
+    from engine.cast.bank import read_bank
+    from engine.cast.dense import load_dense_of
+    from engine.cast.extracting import card_of
+    from engine.cast.gather import gather
+    from engine.models.generation import Conversation
+
+    path = Path(options.bank)
+    bank = read_bank(path, options.characters)
+    entries = list({entry.name: entry for entry in map(bank.find, options.characters)}.values())
+    dense = _finish(load_dense_of(path, bank, options.model, options.dtype))
+    if len(entries) == 1:
+        talk = Conversation(gather(dense.model, entries[0].delta))
+        ask = _one(Speaker(card_of(entries[0]), dense.tokenizer, talk), options)
+    else:
+        ask = _several(dense, entries, options)
+    if options.message is not None:
+        ask(options.message)
+        return 0
+    print("(An empty line or Ctrl-D ends the chat.)")
+    while True:
+        try:
+            message = input("You: ").strip()
+        except EOFError:
+            print()
+            return 0
+        if not message:
+            return 0
+        ask(message)
+
+
+def _one(speaker: Speaker, options: argparse.Namespace) -> Any:
+    def ask(message: str) -> None:
+        if options.json:
+            print(json.dumps(speaker.reply_whole(message, options), ensure_ascii=False))
+            return
+        print(f"{speaker.card.char}: ", end="")
+        speaker.print_reply(message, options)
+
+    return ask
+
+
+def _several(dense: Any, entries: list[Any], options: argparse.Namespace) -> Any:
+    """All characters are asked at once; each keeps its own conversation."""
+    from engine.cast.extracting import card_of
+    from engine.cast.masked_batch import MaskedBatch, answer_together
+    from engine.models.generation import Conversation
+
+    batch = MaskedBatch(dense.model, [entry.delta for entry in entries])
+    speakers = [Speaker(card_of(entry), dense.tokenizer, Conversation(dense.model)) for entry in entries]
+
+    def ask(message: str) -> None:
+        start = time.perf_counter()
+        asked = [speaker.asked(message, options) for speaker in speakers]
+        for number, speaker in enumerate(speakers):
+            batch.keep_prefix(number, speaker.opening())
+        steps = answer_together(batch, [(number, prompt) for number, (prompt, _) in enumerate(asked)],
+                                [sampling for _, sampling in asked])
+        answers = None
+        while answers is None:
+            try:
+                next(steps)
+            except StopIteration as end:
+                answers = end.value
+        seconds = time.perf_counter() - start
+        for speaker, answer in zip(speakers, answers, strict=True):
+            speaker.keep(message, dense.tokenizer.decode(answer.tokens, skip_special_tokens=True))
+        _tell(speakers, sum(len(answer.tokens) for answer in answers), seconds, options)
+
+    return ask
+
+
+def _tell(speakers: list[Speaker], tokens: int, seconds: float, options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps([{"character": speaker.card.char, "message": speaker.history[-2][1], "reply": speaker.history[-1][1]}
+                          for speaker in speakers], ensure_ascii=False))
+        return
+    for speaker in speakers:
+        print(f"{speaker.card.char}: {speaker.history[-1][1]}")
+    print(f"({tokens} tokens in {seconds:.1f} s, {tokens / max(seconds, 1e-9):.1f} tokens/s together)")
