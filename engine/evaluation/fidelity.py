@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.ffn import project_logits
-from engine.models.packing import Row, states_that_predict
+from engine.models.packing import Row, answer_states
 
 CHUNK = 128  # answer tokens whose logits are held at once
 
@@ -55,13 +55,13 @@ class LineReadings:
 @torch.inference_mode()
 def dense_states(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
     """The dense model's final hidden states (N, d) of each row's answer tokens, on the CPU."""
-    return [states_that_predict(model, row).cpu() for row in rows]
+    return [states.cpu() for states in answer_states(model, rows)]
 
 
 @torch.inference_mode()
 def measure(model: nn.Module, rows: Sequence[Row], dense: Sequence[Tensor]) -> Reading:
     """Read a model (masked, cut or whole) on `rows`, whose dense states are `dense`."""
-    return compare(model, rows, (states_that_predict(model, row) for row in rows), dense)
+    return compare(model, rows, answer_states(model, rows), dense)
 
 
 def compare(model: nn.Module, rows: Sequence[Row], states: Iterable[Tensor], dense: Sequence[Tensor]) -> Reading:
@@ -72,7 +72,7 @@ def compare(model: nn.Module, rows: Sequence[Row], states: Iterable[Tensor], den
 @torch.inference_mode()
 def measure_lines(model: nn.Module, rows: Sequence[Row], dense: Sequence[Tensor]) -> LineReadings:
     """As `measure`, line by line."""
-    return compare_lines(model, rows, (states_that_predict(model, row) for row in rows), dense)
+    return compare_lines(model, rows, answer_states(model, rows), dense)
 
 
 @torch.inference_mode()

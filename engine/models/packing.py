@@ -8,14 +8,15 @@ with any prefix length, since a token's state depends on what it may see alone.
 This module knows token ids, not texts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.models.ffn import compute_dtype, decoder
+from engine.models.packed_attention import Layout, can_divide, divided, lay_out
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,47 @@ def additive_mask(seen: Tensor, near: Tensor | None, config: Any, dtype: torch.d
 def run_row(model: nn.Module, row: Row) -> Tensor:
     """Final hidden states (T, d) of a packed row."""
     device, dtype = next(model.parameters()).device, compute_dtype(model)
+    if can_divide(model):
+        return _run_divided(model, row, lay_out(row.segments, dtype))
     segments, positions = row.segments.to(device), row.positions.to(device)
     mask = attention_mask(segments, positions[0], segments, positions[0], model.config, dtype)
     output = decoder(model)(input_ids=row.tokens.to(device), position_ids=positions, attention_mask=mask,
                             use_cache=False)
     return output.last_hidden_state[0]
+
+
+def _run_divided(model: nn.Module, row: Row, layout: Layout) -> Tensor:
+    with divided(model, layout) as mask:
+        output = decoder(model)(input_ids=row.tokens, position_ids=row.positions, attention_mask=mask, use_cache=False)
+    return output.last_hidden_state[0]
+
+
+def split_prefix(row: Row) -> tuple[Row, Row]:
+    """A row's prefix as a row of its own, which predicts nothing, and the rest, whose prefix is to be lent."""
+    size = int((row.segments == 0).sum())
+    none = row.labels[:0]
+    prefix = Row(row.tokens[:, :size], row.positions[:, :size], row.segments[:size], none, none, none, none, ())
+    return prefix, replace(row, tokens=row.tokens[:, size:], positions=row.positions[:, size:], segments=row.segments[size:],
+                           predict=row.predict - size, last=row.last - size)
+
+
+def answer_states(model: nn.Module, rows: Sequence[Row]) -> Iterator[Tensor]:
+    """For each row the final hidden states (N, d) from which its answer tokens are predicted.
+
+    As states_that_predict, but a prefix that rows share is computed once, where that can be: for reading only.
+    """
+    prefix: Row | None = None
+    kept = lay_out(torch.zeros(0, dtype=torch.long), compute_dtype(model))
+    for row in rows:
+        if not can_divide(model):
+            yield states_that_predict(model, row)
+            continue
+        head, rest = split_prefix(row)
+        if prefix is None or not torch.equal(head.tokens, prefix.tokens):
+            prefix, kept = head, lay_out(head.segments, compute_dtype(model))
+            _run_divided(model, head, kept)
+        layout = replace(lay_out(rest.segments, compute_dtype(model)), keys=kept.keys, values=kept.values)
+        yield _run_divided(model, rest, layout)[rest.predict]
 
 
 def states_that_predict(model: nn.Module, row: Row) -> Tensor:

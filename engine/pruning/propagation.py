@@ -21,14 +21,15 @@ which share or ridge is best.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.models.ffn import FeedForward, decoder, feed_forwards, put_back
-from engine.models.packing import Row, run_row
+from engine.models.ffn import FeedForward, compute_dtype, decoder, feed_forwards, put_back
+from engine.models.packed_attention import Layout, can_divide, divided, lay_out
+from engine.models.packing import Row, run_row, split_prefix
 from engine.pruning.compensation import solve
 
 Nearest = Callable[[int, Tensor, Tensor], Tensor]  # from a layer's number, columns (d, k) and E[a' a'^T] (k, k), unscaled
@@ -48,18 +49,17 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
     `share`: how much of the stream's error a layer takes on, 0 to 1; `nearest`: what can be stored in the place of a
     layer's columns, so that the layers above mend what that leaves. The model itself stays as it is.
     """
-    # Each stream begins with a pass of its own, so that whoever counts tokens at the embedding counts both.
-    streams = [_Streams(*_layer_inputs(model, row), pruned=_layer_inputs(model, row)[0]) for row in rows]
+    streams = _begin(model, rows)
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
         gram = torch.zeros(len(index), len(index), dtype=torch.float64)
         cross = torch.zeros(ffn.down.out_features, len(index), dtype=torch.float64)
         waiting = []
         for stream in streams:
-            before, activation, target = _step(ffn, layer, stream, index, factor, share)
+            before, activation, target = _step(model, ffn, layer, stream, index, factor, share)
             flat, wanted = activation.flatten(0, -2).float(), target.flatten(0, -2)
-            gram += (flat.T @ flat).cpu()
-            cross += (wanted.T @ flat).cpu()
+            gram += stream.weight * (flat.T @ flat).cpu()
+            cross += stream.weight * (wanted.T @ flat).cpu()
             waiting.append((before, activation))
             yield None
         own = ffn.down.weight[:, index]
@@ -75,21 +75,56 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
 class _Streams:
     """One row's hidden states (1, T, d), dense and pruned, and what each layer is called with besides them.
 
-    Attention masks, T * T numbers a row, wait as truth values: as numbers, those of many rows would fill the memory.
+    layouts: how the row's attention is divided, in the dense and in the pruned stream; None where it is computed whole. Its
+    attention masks, T * T numbers a row, then wait as truth values: as numbers, those of many rows would fill the memory.
+    weight: how many rows it stands for: their common prefix has streams of its own.
     """
 
     dense: Tensor
     calls: list[dict[str, Any]]
     pruned: Tensor
+    layouts: tuple[Layout, Layout] | None = None
+    weight: int = 1
 
-    def call(self, layer: int) -> dict[str, Any]:
-        """A layer's keyword arguments."""
+    @contextmanager
+    def call(self, model: nn.Module, layer: int, pruned: bool) -> Iterator[dict[str, Any]]:
+        """While the block runs, a layer may be called on one of the streams; gives its keyword arguments."""
         call = self.calls[layer]
+        if self.layouts:
+            with divided(model, self.layouts[pruned]) as mask:
+                yield call | {"attention_mask": mask}
+            return
         seen = call.get("attention_mask")
-        if seen is None or seen.dtype != torch.bool:
-            return call
-        mask = torch.zeros(seen.shape, dtype=self.dense.dtype, device=seen.device)
-        return call | {"attention_mask": mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)}
+        if seen is not None and seen.dtype == torch.bool:
+            mask = torch.zeros(seen.shape, dtype=self.dense.dtype, device=seen.device)
+            call = call | {"attention_mask": mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)}
+        yield call
+
+
+def _begin(model: nn.Module, rows: Sequence[Row]) -> list[_Streams]:
+    """The streams at the first layer. Rows whose prefix can be computed once for all come behind that of the prefix."""
+    # Each stream begins with a pass of its own, so that whoever counts tokens at the embedding counts both.
+    make = lambda row: _Streams(*_layer_inputs(model, row), pruned=_layer_inputs(model, row)[0])
+    if not can_divide(model):
+        return [make(row) for row in rows]
+    streams: list[_Streams] = []
+    prefix: Row | None = None
+    for row in rows:
+        head, rest = split_prefix(row)
+        if prefix is None or not torch.equal(prefix.tokens, head.tokens):
+            prefix, first = head, make(head)
+            first.layouts, first.weight = (_layout(model, head), _layout(model, head)), 0
+            streams.append(first)
+        first.weight += 1
+        own = make(rest)
+        own.layouts = tuple(replace(_layout(model, rest), keys=lent.keys, values=lent.values)
+                            for lent in first.layouts or ())  # type: ignore[assignment]
+        streams.append(own)
+    return streams
+
+
+def _layout(model: nn.Module, row: Row) -> Layout:
+    return lay_out(row.segments, compute_dtype(model))
 
 
 def _compact(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -104,15 +139,14 @@ def _compact(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return compact
 
 
-def _step(ffn: FeedForward, layer: nn.Module, stream: _Streams, index: Tensor, factor: float, share: float) -> tuple[
-        Tensor, Tensor, Tensor]:
+def _step(model: nn.Module, ffn: FeedForward, layer: nn.Module, stream: _Streams, index: Tensor, factor: float,
+          share: float) -> tuple[Tensor, Tensor, Tensor]:
     """Move the dense stream over one layer; returns the pruned stream before the FFN's output, the kept activations
     (1, T, k), and the target (1, T, d) of W_down's output, in fp32."""
-    call = stream.call(ffn.index)
-    with _opened(ffn) as seen:
+    with stream.call(model, ffn.index, True) as call, _opened(ffn) as seen:
         before = layer(stream.pruned, **call)
         activation = seen[0][..., index]
-    with _opened(ffn) as seen:
+    with stream.call(model, ffn.index, False) as call, _opened(ffn) as seen:
         dense_before = layer(stream.dense, **call)
     output = factor * ffn.down(seen[0])
     stream.dense = dense_before + output

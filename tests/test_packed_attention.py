@@ -1,0 +1,64 @@
+"""Attention in parts: the states of the whole row, for rows of every shape, and no part where it cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import find, make_tiny, random_examples
+
+from engine.models import packing
+from engine.models.checks import FAMILIES
+from engine.models.loading import load_model
+from engine.models.packed_attention import can_divide
+from engine.models.packing import Example, Row, answer_states, pack, run_row, states_that_predict
+
+WHOLE = {"gemma2", "gemma3_text"}  # these slide
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_model(find(make_tiny(tmp_path_factory.mktemp(request.param), request.param)), torch.float32).cpu()
+
+
+def other_prefix() -> list[Row]:
+    return pack([Example((5, 6, 7, 8), (9, 10)), Example((5, 6, 7, 11), (12,))], 60)
+
+
+@torch.inference_mode()
+def test_states_are_those_of_the_whole_row(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert can_divide(model) == (model.config.model_type not in WHOLE)
+    rows = [*pack(random_examples([3, 9, 1, 6, 12, 0]), 40), *pack(random_examples([4]), 40), *other_prefix()]
+    assert len(rows) > 3
+    found, answers = [run_row(model, row) for row in rows], list(answer_states(model, rows))
+    monkeypatch.setattr(packing, "can_divide", lambda _model: False)
+    for row, states, answer in zip(rows, found, answers, strict=True):
+        torch.testing.assert_close(states, run_row(model, row), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(answer, states_that_predict(model, row), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_shared_prefix_is_computed_once(model: Any) -> None:
+    seen: list[int] = []
+    handle = model.model.embed_tokens.register_forward_pre_hook(lambda _module, given: seen.append(given[0].numel()))
+    rows = pack(random_examples([3, 9, 1, 6, 12, 0]), 40)
+    list(answer_states(model, rows))
+    handle.remove()
+    whole, prefix = sum(row.size for row in rows), 7
+    assert sum(seen) == (whole if model.config.model_type in WHOLE else whole - (len(rows) - 1) * prefix)
+
+
+def test_gradients_go_through_the_whole_row(model: Any) -> None:
+    assert not can_divide(model)
+    row = pack(random_examples([3, 9]), 60)[0]
+    scale = torch.ones(32, requires_grad=True)
+    handle = model.model.layers[0].register_forward_pre_hook(lambda _module, given: (given[0] * scale, *given[1:]))
+    run_row(model, row).sum().backward()
+    handle.remove()
+    assert scale.grad is not None and bool((scale.grad != 0).all())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("family", "changes"), [("mistral", {"sliding_window": 8}), ("phi3", {"sliding_window": 8})])
+def test_a_sliding_window_is_computed_whole(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    assert not can_divide(load_model(find(make_tiny(tmp_path, family, **changes)), torch.float32).cpu())
