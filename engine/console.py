@@ -20,6 +20,7 @@ from engine.base.events import (
     Measured,
     Preferred,
     Proved,
+    ProvedFile,
     Saved,
     Stage,
     Started,
@@ -110,6 +111,11 @@ def describe(event: Event) -> str:
             return f"  Note: {event.sentence}"
         case Proved():
             return f"  Loaded by plain transformers in a fresh process; it said: {event.text}"
+        case ProvedFile():
+            ties = f", {event.ties} ties" if event.ties else ""
+            return (f"  {event.type:<5} loaded by llama.cpp; the same next token as transformers at {event.same} of {event.tokens} "
+                    f"positions{ties} ({event.prompts} texts), KL {event.kl:.2g}; {event.tokens_per_second:.0f} tokens/s, "
+                    f"{event.memory / 1e6:,.0f} MB")
         case Finished():
             return f"Done in {event.seconds / 60:.1f} minutes{f': {event.out}' if event.out else ''}"
         case MaskSnapshot() | _:

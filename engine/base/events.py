@@ -161,6 +161,24 @@ class Proved(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class ProvedFile(Event):
+    """llama.cpp loaded a GGUF file and was compared with transformers at `tokens` positions of `prompts` texts.
+
+    `same`: positions with the same likeliest token; `ties`: others, where transformers' own two best are as good as equal.
+    `kl`: nats a token, the model in fp32 against the file. `memory`: bytes.
+    """
+
+    type: str
+    prompts: int
+    tokens: int
+    same: int
+    ties: int
+    kl: float
+    tokens_per_second: float
+    memory: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Stopped(Event):
     """The job was stopped on purpose and can go on; `sentence` is for the user."""
 

@@ -107,6 +107,11 @@ def folder_size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+def megabytes(size: int) -> int:
+    """Bytes as whole MB, at least one: what a step of a long job counts."""
+    return max(1, round(size / 1e6))
+
+
 def write_manifest(folder: Path) -> None:
     """Write manifest.json: size and sha256 of every other file below `folder`."""
     files = {

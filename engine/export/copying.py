@@ -20,6 +20,7 @@ from engine.base.files import (
     explain_write_errors,
     folder_size,
     is_file,
+    megabytes,
     read_json,
     remove_leftovers,
     require_space,
@@ -28,6 +29,8 @@ from engine.base.files import (
 )
 from engine.cards.card import parse_card
 from engine.cards.prompt import messages
+from engine.export.gguf_files import FOLDER, add_gguf, plan_gguf
+from engine.export.gguf_files import stages as gguf_stages
 from engine.export.greeting import let_speak
 from engine.export.papers import write_papers
 
@@ -39,12 +42,13 @@ QUESTION = "Hello. Who are you?"  # none of the example dialogue, which is in th
 
 @dataclass(frozen=True)
 class Copy:
-    """What the user asked for: the folder `out`, with "" or a name of its own, and perhaps `out`.zip beside it."""
+    """What the user asked for: the folder `out`, with "" or a name of its own, and what is to be beside it."""
 
     source: Path
     out: Path
     name: str = ""
     zipped: bool = False
+    gguf: tuple[str, ...] = ()  # types of GGUF files to write and prove, in the folder gguf
 
     @property
     def archive(self) -> Path:
@@ -60,22 +64,27 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
     start = time.perf_counter()
     files, report = _read_source(copy)
     size = sum(entry["bytes"] for entry in files.values())
-    stages = STAGES if copy.zipped else STAGES[:2]
+    more = plan_gguf(copy.source, copy.gguf)
+    stages = [*STAGES[:2], *gguf_stages(copy.gguf), *(STAGES[2:] if copy.zipped else [])]
     yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), stages)
     partial = copy.archive.with_name(f".{copy.archive.name}.partial")
     with explain_write_errors(copy.out, "try again"), _removed(partial):
-        require_space(copy.out.parent, int(size * (2.1 if copy.zipped else 1.05)) + 10_000_000)
+        require_space(copy.out.parent, int((size + more) * (2.1 if copy.zipped else 1.05)) + 10_000_000)
         remove_leftovers(copy.out)
         with staged_folder(copy.out) as staging:
             yield from _copy_files(copy.source, staging, files)
             if copy.name:
                 _rename(staging, report, copy.name)
             yield from _prove(staging)
+            if copy.gguf:
+                yield from add_gguf(staging, copy.gguf)
             if copy.zipped:
                 yield from _zip(staging, partial, copy.out.name)
         if copy.zipped:
             partial.rename(copy.archive)
     yield Saved("pruned model", str(copy.out), folder_size(copy.out))
+    for file in sorted((copy.out / FOLDER).glob("*.gguf")) if copy.gguf else []:
+        yield Saved("GGUF file", str(file), file.stat().st_size)
     if copy.zipped:
         yield Saved("zip file", str(copy.archive), copy.archive.stat().st_size)
     yield Finished(str(copy.out), time.perf_counter() - start)
@@ -114,7 +123,7 @@ def _is_plain(name: str) -> bool:
 def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[Event, None, None]:
     """Copy what the manifest names, and compare every file with it."""
     total = sum(entry["bytes"] for entry in files.values())
-    yield Stage("copy", _megabytes(total))
+    yield Stage("copy", megabytes(total))
     done = 0
     for name, entry in files.items():
         digest, size = hashlib.sha256(), 0
@@ -124,7 +133,7 @@ def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[
                 writing.write(piece)
                 digest.update(piece)
                 size += len(piece)
-                yield Step("copy", min(_megabytes(done + size), _megabytes(total)), _megabytes(total))
+                yield Step("copy", min(megabytes(done + size), megabytes(total)), megabytes(total))
         if (size, digest.hexdigest()) != (entry["bytes"], entry["sha256"]):
             raise UserError(f"{source} is damaged: {name} was changed since it was made.", "Prune the character again.")
         done += size
@@ -167,18 +176,18 @@ def _prove(folder: Path) -> Generator[Event, None, None]:
 def _zip(folder: Path, archive: Path, top: str) -> Generator[Event, None, None]:
     """Write a folder as a zip file in which it is called `top`; weights are stored as they are, texts are packed."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    total, done = _megabytes(folder_size(folder)), 0
+    total, done = megabytes(folder_size(folder)), 0
     yield Stage("zip", total)
     with zipfile.ZipFile(archive, "w") as whole:
         for file in files:
             entry = zipfile.ZipInfo.from_file(file, f"{top}/{file.relative_to(folder).as_posix()}")
-            entry.compress_type = zipfile.ZIP_STORED if file.suffix == ".safetensors" else zipfile.ZIP_DEFLATED
+            entry.compress_type = zipfile.ZIP_STORED if file.suffix in {".safetensors", ".gguf"} else zipfile.ZIP_DEFLATED
             entry.external_attr = 0o100644 << 16  # in the hidden folder, files are their owner's alone
             with file.open("rb") as reading, whole.open(entry, "w", force_zip64=True) as writing:
                 while piece := reading.read(_PIECE):
                     writing.write(piece)
                     done += len(piece)
-                    yield Step("zip", min(_megabytes(done), total), total)
+                    yield Step("zip", min(megabytes(done), total), total)
 
 
 @contextmanager
@@ -189,6 +198,3 @@ def _removed(file: Path) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
 
-
-def _megabytes(size: int) -> int:
-    return max(1, round(size / 1e6))

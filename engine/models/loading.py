@@ -153,7 +153,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    config = _load_config(source)
+    config = load_config(source)
     return_freed_memory()  # the dtype's probe leaves some behind
     settings: dict[str, Any] = {
         "dtype": dtype,
@@ -192,7 +192,7 @@ def _keep_packing(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _load_config(source: ModelSource) -> Any:
+def load_config(source: ModelSource) -> Any:
     """The transformers config of a source, without dropout. Raises UserError when its fields are refused."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig

@@ -1,0 +1,141 @@
+"""One GGUF file in llama.cpp, alone in a fresh process: what it says greedily, what it gives each next token, speed, memory.
+
+This file doubles as the program of that process. It imports nothing of ours and no torch, so that the memory it reports is
+llama.cpp's. Requests come as one line of JSON on standard input; lines of JSON go out: steps, and the findings last.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+TOP = 256  # likeliest tokens whose log-probabilities are asked for, at every position
+SLOTS = 4  # prompts that are read side by side
+SPEED_TOKENS = 48
+_THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+class Server:
+    """llama.cpp's own server within this process, on a port of this machine that nobody else knows."""
+
+    def __init__(self, file: str, context: int, slots: int, exact: bool) -> None:
+        """`context`: tokens a slot. `exact`: keys and values of the cache in fp32, not in llama.cpp's usual fp16."""
+        import xllamacpp
+
+        settings = xllamacpp.CommonParams()
+        settings.model.path, settings.n_ctx, settings.n_parallel = file, context * slots, slots
+        settings.port, settings.warmup, settings.verbosity, settings.n_gpu_layers = 0, False, -1, 0
+        settings.swa_full, settings.fit_params, settings.cache_ram_mib = True, False, 0
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = _THREADS
+        if exact:
+            settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self.server = xllamacpp.Server(settings)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request."""
+        request = urllib.request.Request(self.server.listening_address + path, json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return json.loads(answer.read())
+
+    def complete(self, prompt: Sequence[int], tokens: int, **more: Any) -> dict[str, Any]:
+        """What follows a prompt of token ids, greedily."""
+        return self.post("/completion", {"prompt": list(prompt), "n_predict": tokens, "temperature": 0, "cache_prompt": True,
+                                         "return_tokens": True, **more})
+
+
+def speak(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Greedy text of `tokens` tokens behind each prompt, never one of `banned`."""
+    context = max(map(len, request["prompts"])) + request["tokens"] + 8
+    server = Server(request["file"], context, SLOTS, exact=True)
+    bias = [[token, False] for token in request["banned"]]
+    work = lambda index: server.complete(request["prompts"][index], request["tokens"], id_slot=index % SLOTS,
+                                         logit_bias=bias)["tokens"]
+    texts = yield from _side_by_side(work, len(request["prompts"]))
+    yield {"texts": texts}
+
+
+def read(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The likeliest next tokens, with log-probabilities, at every position of each text; token ids of `spellings`; speed."""
+    prompts, texts = request["prompts"], request["texts"]
+    speed = measure_speed(request["file"], prompts[0])
+    context = max(len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True)) + 8
+    server = Server(request["file"], context, SLOTS, exact=True)
+
+    # An answer that ends, or stops within a character, is told without log-probabilities; so the answer is always this whole
+    # token. What the model gave each token is told as it was before that.
+    bias = [[request["plain"], 1e6]]
+
+    def work(index: int) -> list[list[list[float]]]:
+        positions = []
+        for done in range(len(texts[index])):
+            answer = server.complete([*prompts[index], *texts[index][:done]], 1, n_probs=TOP, id_slot=index % SLOTS,
+                                     logit_bias=bias)
+            top = answer["completion_probabilities"][0]["top_logprobs"]
+            positions.append([[one["id"], one["logprob"]] for one in top])
+        return positions
+
+    top = yield from _side_by_side(work, len(prompts))
+    spelled = [server.post("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
+               for text in request["spellings"]]
+    Path(request["out"]).write_text(json.dumps(top))
+    yield {"spelled": spelled, **speed}
+
+
+def measure_speed(file: str, prompt: Sequence[int]) -> dict[str, float]:
+    """Tokens a second of one conversation, and by how many bytes it makes the process grow, the mapped file included."""
+    import xllamacpp  # noqa: F401 - its own size is not the model's
+
+    before, start = _resident(), time.perf_counter()
+    server = Server(file, len(prompt) + SPEED_TOKENS + 8, 1, exact=False)
+    loaded = time.perf_counter() - start
+    timings = server.complete(prompt, SPEED_TOKENS, ignore_eos=True)["timings"]
+    return {"load_seconds": loaded, "tokens_per_second": timings["predicted_per_second"], "speed_tokens": timings["predicted_n"],
+            "prompt_tokens_per_second": timings["prompt_per_second"], "memory_bytes": _resident() - before, "threads": _THREADS}
+
+
+def _resident() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _side_by_side(work: Callable[[int], Any], count: int) -> Generator[dict[str, Any], None, list[Any]]:
+    """Do `work` for 0 to count - 1, a row of those that share a slot one after the other; the results in order."""
+    found: dict[int, Any] = {}
+    finished: queue.Queue[Any] = queue.Queue()
+
+    def row(slot: int) -> None:
+        try:
+            for index in range(slot, count, SLOTS):
+                finished.put((index, work(index)))
+        except Exception as error:
+            finished.put(error)
+
+    for slot in range(SLOTS):
+        threading.Thread(target=row, args=(slot,), daemon=True).start()
+    while len(found) < count:
+        result = finished.get()
+        if isinstance(result, Exception):
+            raise result
+        found[result[0]] = result[1]
+        yield {"done": len(found), "total": count}
+    return [found[index] for index in range(count)]
+
+
+def main() -> None:
+    """Answer the one request."""
+    request = json.loads(sys.stdin.readline())
+    for line in {"speak": speak, "read": read}[request["do"]](request):
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
