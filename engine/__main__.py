@@ -39,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
     export.add_argument("--name", help="what the copy is called in its model card")
     export.add_argument("--gguf", action="append", metavar="TYPE", default=[],
-                        help="also a GGUF file for llama.cpp, proven: F32, F16, BF16, Q8_0, Q4_1, Q4_0; may be given several times")
+                        help="also a GGUF file for llama.cpp, proven: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_1, Q4_K_M, "
+                             "Q4_0; may be given several times")
     export.add_argument("--zip", action="store_true", help="also write DIR.zip beside it")
     export.add_argument("--workdir", metavar="DIR", help="where to write events.jsonl (default: nowhere)")
     _add_worker(export)

@@ -21,7 +21,7 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.events import ProvedFile, Saved, Stage, Started, Step
 from engine.base.files import check_manifest, read_json
-from engine.export import copying, gguf_proof, gguf_reading, gguf_speaking, gguf_tensors, greeting
+from engine.export import copying, gguf_proof, gguf_reading, gguf_speaking, gguf_tensors, gguf_types, greeting
 from engine.export.copying import Copy, copy_folder
 from engine.export.gguf import write_gguf
 
@@ -49,7 +49,7 @@ def ask_here(program: str, request: dict[str, Any], stage: str) -> Iterator[even
 @pytest.fixture
 def proves_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """No fresh processes, and few prompts."""
-    monkeypatch.setattr(gguf_proof, "_ask", ask_here)
+    monkeypatch.setattr(gguf_proof, "ask", ask_here)
     monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:3])
     monkeypatch.setattr(copying, "let_speak", lambda folder, prompt: greeting._speak({"folder": str(folder), "prompt": prompt}))
 
@@ -107,7 +107,30 @@ def test_rows_that_do_not_fill_a_block_stay_in_16_bits_and_that_is_said(tmp_path
     folder = make_tiny(tmp_path / "model", intermediate_size=72)
     report = result_of(write_gguf(folder, tmp_path / "x.gguf", "Q8_0"))
     assert report.tensors["F16"] == 2 and report.notes == [
-        "2 of 20 tensors are in F16 instead of Q8_0: the length of their rows (72) is no multiple of 32."]
+        "2 of 20 tensors of the Q8_0 file are in F16: the length of their rows (72) is no multiple of 32."]
+
+
+def test_k_types_are_mixed_and_have_stand_ins(tmp_path: Path) -> None:
+    """Rows of 256 are quantised in blocks of 256; those of the down projection, 64 long, are not."""
+    sizes = {"hidden_size": 256, "head_dim": 64, "num_hidden_layers": 8}
+    folder = make_tiny(tmp_path / "model", **sizes)
+    report = result_of(write_gguf(folder, tmp_path / "x.gguf", "Q4_K_M"))
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    assert kinds["token_embd.weight"] == "Q6_K" and kinds["blk.0.attn_q.weight"] == "Q4_K"
+    assert [kinds[f"blk.{layer}.attn_v.weight"] for layer in range(8)] == [
+        "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q6_K"]
+    assert {kinds[f"blk.{layer}.ffn_down.weight"] for layer in range(8)} == {"Q5_0", "Q8_0"}
+    assert len(report.notes) == 2 and all("(64) is no multiple of 256" in note for note in report.notes)
+    before = load_file(folder / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
+    [found] = [one for one in gguf.GGUFReader(tmp_path / "x.gguf").tensors if one.name == "blk.1.ffn_up.weight"]
+    assert numpy.abs(gguf.dequantize(found.data, found.tensor_type) - before).max() < numpy.abs(before).max() / 7
+
+
+def test_a_system_without_the_quantizer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_types, "_quantizer", lambda: None)
+    assert gguf_types.parse_types(["q4_0", "f16"]) == ["F16", "Q4_0"]
+    with pytest.raises(UserError, match="Q4_K_M is made by llama"):
+        gguf_types.parse_types(["Q4_K_M"])
 
 
 def test_a_wrong_file_is_not_given_away(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proves_here: None) -> None:

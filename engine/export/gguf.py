@@ -20,8 +20,9 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step, Warned
 from engine.base.files import megabytes, read_json
 from engine.export.gguf_metadata import add_origin, add_sizes
-from engine.export.gguf_tensors import ARCHITECTURES, TYPES, Weight, blocks, plan_weights
+from engine.export.gguf_tensors import ARCHITECTURES, Weight, blocks, plan_weights
 from engine.export.gguf_tokenizer import add_tokenizer
+from engine.export.gguf_types import parse_types
 from engine.models.loading import load_config, load_tokenizer, locate
 
 
@@ -34,15 +35,6 @@ class GgufReport:
     seconds: float
     tensors: dict[str, int]
     notes: list[str] = field(default_factory=list)
-
-
-def parse_types(names: list[str]) -> list[str]:
-    """The types as they are written, each once, in order. Raises UserError for one that does not exist."""
-    found = list(dict.fromkeys(name.strip().upper() for name in names))
-    for name in found:
-        if name not in TYPES:
-            raise UserError(f"There is no GGUF type {name[:40]!r}.", f"Choose of: {', '.join(TYPES)}.")
-    return found
 
 
 def write_gguf(folder: Path, out_file: Path, type: str) -> Generator[Event, None, GgufReport]:
@@ -90,12 +82,15 @@ def _rows(weights: list[Weight]) -> int:
 
 
 def _fallbacks(weights: list[Weight], type: str) -> list[str]:
-    kept = [weight for weight in weights if weight.fallback]
-    if not kept:
-        return []
-    sizes = ", ".join(f"{size:,}" for size in sorted({weight.shape[-1] for weight in kept}))
-    return [f"{len(kept)} of {len(weights)} tensors are in F16 instead of {type}: the length of their rows ({sizes}) is no "
-            "multiple of 32."]
+    """A sentence for each type that stands in for another."""
+    notes = []
+    for kind in dict.fromkeys(weight.type for weight in weights if weight.fallback):
+        kept = [weight for weight in weights if weight.fallback and weight.type == kind]
+        sizes = ", ".join(f"{size:,}" for size in sorted({weight.shape[-1] for weight in kept}))
+        multiple = 32 if kind.name == "F16" else 256
+        notes.append(f"{len(kept)} of {len(weights)} tensors of the {type} file are in {kind.name}: the length of their rows "
+                     f"({sizes}) is no multiple of {multiple}.")
+    return notes
 
 
 def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], stage: str) -> Generator[Event, None, None]:

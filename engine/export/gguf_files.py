@@ -10,9 +10,10 @@ from pathlib import Path
 from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.files import read_json, slug, write_json, write_manifest
-from engine.export.gguf import parse_types, write_gguf
+from engine.export.gguf import write_gguf
 from engine.export.gguf_proof import prove_files, require_llama_cpp
-from engine.export.gguf_tensors import ARCHITECTURES, BITS
+from engine.export.gguf_tensors import ARCHITECTURES
+from engine.export.gguf_types import BITS, parse_types
 from engine.models.checks import check_config, count_parameters
 
 FOLDER = "gguf"

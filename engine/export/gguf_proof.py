@@ -6,25 +6,22 @@ the same text in both. Each program runs in a fresh process: gguf_speaking.py an
 """
 
 import json
-import queue
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Generator, Iterator
-from contextlib import suppress
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
 from engine.base.errors import UserError
-from engine.base.events import Event, ProvedFile, Stage, Step, Warned
+from engine.base.events import Event, ProvedFile, Warned
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
-from engine.export.gguf import TYPES, ends_of
+from engine.export.fresh_process import ask
+from engine.export.gguf import ends_of
+from engine.export.gguf_types import TYPES
 from engine.models.chat_format import render_chat
 from engine.models.loading import ModelSource, load_config, load_tokenizer, locate
 
@@ -99,14 +96,14 @@ def prove_files(folder: Path, files: dict[str, Path]) -> Generator[Event, None, 
         work = Path(name)
         banned = _special_tokens(source, tokenizer)
         request = {"do": "speak", "file": str(files[order[0]].resolve()), "prompts": prompts, "tokens": TOKENS, "banned": banned}
-        texts = (yield from _ask("gguf_speaking", request, "decode with llama.cpp"))["texts"]
+        texts = (yield from ask("gguf_speaking", request, "decode with llama.cpp"))["texts"]
         reference = yield from _read_reference(source, prompts, texts, work / "reference.safetensors")
         proofs = {}
         for type in order:
             request = {"do": "read", "file": str(files[type].resolve()), "prompts": prompts, "texts": texts,
                        "spellings": SPELLINGS, "out": str(work / "top.json"),
                        "plain": tokenizer("a", add_special_tokens=False)["input_ids"][-1]}
-            found = yield from _ask("gguf_speaking", request, f"prove {type}")
+            found = yield from ask("gguf_speaking", request, f"prove {type}")
             proofs[type] = _judge(type, reference, json.loads((work / "top.json").read_text()), found, tokenizer)
             yield from _tell(proofs[type])
     return proofs
@@ -154,7 +151,7 @@ def _read_reference(source: ModelSource, prompts: list[list[int]], texts: list[l
     from safetensors.numpy import load_file
 
     dtype = _reference_dtype(source)
-    yield from _ask("gguf_reading", {
+    yield from ask("gguf_reading", {
         "folder": str(source.folder), "prompts": prompts, "texts": texts, "out": str(out), "dtype": dtype,
         "attention": "eager" if source.config["model_type"] == "gemma2" else "sdpa"}, "read with transformers")
     return {**load_file(out), "dtype": dtype, "prompts": len(prompts)}
@@ -202,50 +199,3 @@ def divergence(tokens: NDArray[Any], logprobs: NDArray[Any], said: dict[int, flo
     rest_p, rest_q = max(1 - p.sum(), 1e-12), max(1 - numpy.exp(log_q).sum(), 1e-12)
     kl = float((p * (logprobs[both] - log_q)).sum() + rest_p * numpy.log(rest_p / rest_q))
     return max(kl, 0.0), float(p.sum())
-
-
-def _ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, None, dict[str, Any]]:
-    """Run one of the two programs in a fresh process; its steps as events, and its findings. Closed, it ends the process."""
-    yield Stage(stage, len(request["prompts"]))
-    root = Path(__file__).resolve().parents[2]
-    with tempfile.TemporaryFile() as errors, subprocess.Popen(
-            [sys.executable, "-m", f"engine.export.{program}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            text=True, encoding="utf-8", cwd=root, start_new_session=True) as process:
-        assert process.stdin and process.stdout
-        try:
-            with suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(request) + "\n")
-                process.stdin.close()
-            found: dict[str, Any] = {"done": 0, "total": len(request["prompts"])}
-            for line in _lines(process.stdout):
-                found = json.loads(line) if line else found
-                if "done" in found:
-                    yield Step(stage, found["done"], found["total"])
-            process.wait()
-        finally:
-            process.kill()
-        if process.returncode or "done" in found:
-            errors.seek(0)
-            raise UserError(f"The proof failed: {stage} ended with {process.returncode} "
-                            f"({' '.join(errors.read().decode(errors='replace').split())[-300:]}).", "Nothing was kept.")
-    return found
-
-
-def _lines(stream: IO[str]) -> Iterator[str]:
-    """The lines of a stream until its end, and "" whenever a second has passed without one, so that a job can stop."""
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def forward() -> None:
-        for line in stream:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=forward, daemon=True).start()
-    while True:
-        try:
-            line = lines.get(timeout=1)
-        except queue.Empty:
-            line = ""
-        if line is None:
-            return
-        yield line

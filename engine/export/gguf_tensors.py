@@ -4,7 +4,6 @@ Reads safetensors one tensor at a time, and large ones in blocks of rows. Knows
 no file format but those two, and no tokenizer.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,12 @@ import gguf
 import numpy
 import torch
 from gguf import MODEL_ARCH, GGMLQuantizationType
-from gguf.quants import quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 from torch import Tensor
 
 from engine.base.errors import UserError
+from engine.export.gguf_types import convert, size_of, type_of
 
-BITS = {"F32": 32.0, "F16": 16.0, "BF16": 16.0, "Q8_0": 8.5, "Q4_1": 5.0, "Q4_0": 4.5}  # a weight, scales included
-TYPES = tuple(BITS)  # most precise first
 _BLOCK = 1 << 24  # elements that are converted at once: 64 MiB in fp32
 
 
@@ -67,11 +64,7 @@ class Weight:
     @property
     def bytes(self) -> int:
         """Bytes in the file, without padding."""
-        return math.prod(quant_shape_to_byte_shape(self.shape, self.type)) if self.type not in _PLAIN else (
-            math.prod(self.shape) * _PLAIN[self.type])
-
-
-_PLAIN = {GGMLQuantizationType.F32: 4, GGMLQuantizationType.F16: 2}
+        return size_of(self.shape, self.type)
 
 
 def plan_weights(folder: Path, config: Any, type: str) -> list[Weight]:
@@ -91,7 +84,8 @@ def plan_weights(folder: Path, config: Any, type: str) -> list[Weight]:
         elif architecture.interleaved and ".k_proj." in source:
             heads = config.num_key_value_heads
         shift = 1.0 if architecture.shifted and source.endswith("norm.weight") else 0.0
-        kept, fallback = _type_of(name, shape, type, config.tie_word_embeddings)
+        makes_logits = name == ("token_embd.weight" if config.tie_word_embeddings else "output.weight")
+        kept, fallback = type_of(name, shape, type, makes_logits, config.num_hidden_layers)
         weights.append(Weight(name, source, file, shape, kept, heads, shift, fallback=fallback))
     weights.sort(key=lambda weight: (_layer(weight.name), weight.name))
     if (factors := rope_factors(config)) is not None:
@@ -110,21 +104,6 @@ def _sources(folder: Path) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
 
 def _layer(name: str) -> int:
     return int(name.split(".")[1]) if name.startswith("blk.") else -1
-
-
-def _type_of(name: str, shape: tuple[int, ...], type: str, tied: bool) -> tuple[GGMLQuantizationType, bool]:
-    """The type of one tensor, and whether it had to be another than was asked for.
-
-    Vectors stay in F32. What makes the logits is kept in 8 bits where the rest has 4: they err most there.
-    """
-    if len(shape) < 2:
-        return GGMLQuantizationType.F32, False
-    wanted = GGMLQuantizationType[type]
-    if type.startswith("Q4") and name == ("token_embd.weight" if tied else "output.weight"):
-        wanted = GGMLQuantizationType.Q8_0
-    if shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0]:
-        return GGMLQuantizationType.F16, True
-    return wanted, False
 
 
 def rope_factors(config: Any) -> Tensor | None:
@@ -167,8 +146,8 @@ def blocks(weight: Weight) -> Iterator[numpy.ndarray]:
 
 
 def _converted(values: Tensor, weight: Weight) -> numpy.ndarray:
-    with numpy.errstate(over="ignore"):
-        data = quantize(values.contiguous().numpy(), weight.type)
-    if weight.type == GGMLQuantizationType.F16 and not numpy.isfinite(data).all():
-        raise UserError(f"Some values of {weight.source} are too large for 16-bit floats of the kind F16.", "Write BF16 or F32.")
-    return data
+    try:
+        return convert(values.contiguous().numpy(), weight.type)
+    except ValueError as error:
+        raise UserError(f"Some values of {weight.source} are too large for 16-bit floats of the kind F16.",
+                        "Write BF16 or F32.") from error

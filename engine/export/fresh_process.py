@@ -1,0 +1,65 @@
+"""A program of this folder in a process of its own: one request in, steps and findings out, as lines of JSON.
+
+What such a program can load, any user of its libraries can; and its memory is its own.
+"""
+
+import json
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Stage, Step
+
+
+def ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, None, dict[str, Any]]:
+    """Run engine.export.`program` on a request that names its prompts; its steps as events, and its findings. Closed, it ends the process."""
+    yield Stage(stage, len(request["prompts"]))
+    root = Path(__file__).resolve().parents[2]
+    with tempfile.TemporaryFile() as errors, subprocess.Popen(
+            [sys.executable, "-m", f"engine.export.{program}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            text=True, encoding="utf-8", cwd=root, start_new_session=True) as process:
+        assert process.stdin and process.stdout
+        try:
+            with suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.close()
+            found: dict[str, Any] = {"done": 0, "total": len(request["prompts"])}
+            for line in _lines(process.stdout):
+                found = json.loads(line) if line.startswith("{") else found  # libraries may print as well
+                if "done" in found:
+                    yield Step(stage, found["done"], found["total"])
+            process.wait()
+        finally:
+            process.kill()
+        if process.returncode or "done" in found:
+            errors.seek(0)
+            raise UserError(f"The proof failed: {stage} ended with {process.returncode} "
+                            f"({' '.join(errors.read().decode(errors='replace').split())[-300:]}).", "Nothing was kept.")
+    return found
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """The lines of a stream until its end, and "" whenever a second has passed without one, so that a job can stop."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def forward() -> None:
+        for line in stream:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=forward, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=1)
+        except queue.Empty:
+            line = ""
+        if line is None:
+            return
+        yield line
