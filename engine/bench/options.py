@@ -23,6 +23,13 @@ def add_measurements(bench: argparse.ArgumentParser, kind: type[argparse.Argumen
     _add_cells(swap)
     swap.add_argument("--json", metavar="FILE", help="where the figures are kept (default: swap.json in the work folder)")
     swap.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    export = measurements.add_parser("export", help="GGUF files of a pruned model: times, sizes, proofs, speed")
+    export.add_argument("--model", default="starter", help="the dense model: starter, a hub id, or a folder")
+    export.add_argument("--folder", metavar="DIR", help="a folder that prune wrote from it (default: a quick cut of 25 %%)")
+    export.add_argument("--types", nargs="+", metavar="TYPE", default=["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q4_0"],
+                        help="default F32 F16 BF16 Q8_0 Q4_1 Q4_0")
+    export.add_argument("--rounds", type=int, default=3, help="dense and pruned in turn, so many times (default 3)")
+    export.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
 
 
 def _add_cells(parser: argparse.ArgumentParser) -> None:

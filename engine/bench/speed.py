@@ -141,7 +141,7 @@ def measure_decoding(source: Any) -> dict[str, float]:
     seconds: dict[int, list[float]] = {percent: [] for percent in models}
     for _ in range(ROUNDS):
         for percent, model in models.items():
-            seconds[percent].append(_decode(model))
+            seconds[percent].append(decode_seconds(model))
     figures: dict[str, float] = {}
     size = {percent: sum(p.numel() * p.element_size() for p in model.parameters()) for percent, model in models.items()}
     for percent in models:
@@ -154,7 +154,7 @@ def measure_decoding(source: Any) -> dict[str, float]:
     return figures
 
 
-def _decode(model: Any) -> float:
+def decode_seconds(model: Any) -> float:
     """Median seconds a token of DECODED greedy tokens after a context of CONTEXT tokens, as chats compute them."""
     conversation = Conversation(model)
     tokens = [number + 100 for number in range(CONTEXT)]

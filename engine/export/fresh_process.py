@@ -19,7 +19,10 @@ from engine.base.events import Event, Stage, Step
 
 
 def ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, None, dict[str, Any]]:
-    """Run engine.export.`program` on a request that names its prompts; its steps as events, and its findings. Closed, it ends the process."""
+    """Run engine.export.`program` on a request that names its prompts; its steps as events, its findings as the value.
+
+    Closed, it ends the process. Raises UserError with the process's last words when it fails.
+    """
     yield Stage(stage, len(request["prompts"]))
     root = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryFile() as errors, subprocess.Popen(

@@ -113,7 +113,7 @@ def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
 def add_origin(writer: gguf.GGUFWriter, folder: Path) -> None:
     """Write where the model comes from and whom it plays, for a folder that Persona Studio wrote; else only a name."""
     writer.add_type(gguf.GGUFType.MODEL)
-    if not (folder / "report.json").is_file():
+    if not (folder / "report.json").is_file() or not (folder / "character.json").is_file():
         writer.add_name(folder.name)
         return
     report, card = read_json(folder / "report.json"), read_json(folder / "character.json")
