@@ -29,8 +29,8 @@ from engine.stages.workbench import Job
 
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = ["small_job", "engine.commands", "transformers.models.llama.modeling_llama", "peft"]
-QUICK = {"multiple": 8, "steps": 4, "step_lines": 4, "validate_every": 2, "teacher_top": 16, "neutral_lines": 6,
-         "refit_within": 1e9, "recovery_steps": 3, "recovery_rank": 2}
+QUICK = {"multiple": 8, "steps": 4, "step_lines": 4, "validate_every": 2, "teacher_top": 16, "neutral_lines": 3,
+         "row_tokens": 768, "refit_within": 1e9, "recovery_steps": 3, "recovery_rank": 2}
 
 
 def write_card(folder: Path) -> Path:
@@ -41,7 +41,7 @@ def write_card(folder: Path) -> Path:
     return folder / "card.json"
 
 
-def write_lines(folder: Path, count: int = 60, calling: str = "") -> Path:
+def write_lines(folder: Path, count: int = 45, calling: str = "") -> Path:
     """The first lines of the pool, their answers cut to three words.
 
     With `calling` before each question none is the pool's, and a job reads no neutral lines along: those of a preset are
@@ -53,15 +53,15 @@ def write_lines(folder: Path, count: int = 60, calling: str = "") -> Path:
     return folder / "lines.jsonl"
 
 
-def make_job(model: Path, out: Path, preset: str = "standard", **changes: Any) -> Job:
-    """A job on `model` that takes a second or two; card and lines are written beside `out`."""
+def make_job(model: Path, out: Path, preset: str = "standard", count: int = 45, **changes: Any) -> Job:
+    """A job on `model` that takes a second; card and so many lines are written beside `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     recipe = make_recipe(preset, **{**QUICK, **changes})
-    return Job(read_card(write_card(out.parent)), str(model), out, recipe, "fp32", lines=write_lines(out.parent))
+    return Job(read_card(write_card(out.parent)), str(model), out, recipe, "fp32", lines=write_lines(out.parent, count))
 
 
 def run_job(model: Path, out: Path, preset: str = "standard", **changes: Any) -> list[Event]:
-    """All events of a whole job, whose work folder is `out` with .work behind it; the proof without its process."""
+    """All events of a whole job by `make_job`, whose work folder is `out` with .work behind it; the proof without its process."""
     with mock.patch.object(ship, "prove", prove_here):
         return list(prune(make_job(model, out, preset, **changes), work_of(out)))
 
@@ -74,7 +74,8 @@ def work_of(out: Path) -> Path:
 def prune_arguments(folder: Path, model: Path, out: str = "out", **more: Any) -> list[str]:
     """The command line of such a job in `folder`; `more` are further options, "load_in" for --load-in."""
     options = {"model": model, "out": folder / out, "lines": more.pop("lines", None) or write_lines(folder, calling="Zoë! "),
-               "multiple": 8, "steps": 4, "refit_within": 1e9, "workdir": folder / f"{out}.work", "dtype": "fp32", **more}
+               "preset": "quick", "multiple": 8, "steps": 4, "refit_within": 1e9, "workdir": folder / f"{out}.work",
+               "dtype": "fp32", **more}
     named = [[f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
              for name, value in options.items()]
     return ["prune", str(write_card(folder)), *(word for words in named for word in words)]

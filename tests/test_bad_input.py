@@ -24,10 +24,15 @@ Capture = pytest.CaptureFixture[str]
 Change = Callable[[Path], Any]
 
 
-def test_the_unchanged_command_line_works(arguments: list[str], tmp_path: Path, capsys: Capture) -> None:
+def test_the_unchanged_command_line_works_once(arguments: list[str], tmp_path: Path, capsys: Capture) -> None:
+    handler = signal.getsignal(signal.SIGINT)
     assert main(arguments) == 0 and (tmp_path / "out" / "config.json").is_file()
     kinds = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
     assert (kinds[0], kinds[-1]) == ("Started", "Finished")
+    assert signal.getsignal(signal.SIGINT) is handler
+    log = (tmp_path / "out.work" / "events.jsonl").read_bytes()
+    assert main(arguments) == 2 and "exists already" in capsys.readouterr().err
+    assert (tmp_path / "out.work" / "events.jsonl").read_bytes() == log  # a refusal leaves the former log alone
 
 
 GOOD = '{"name": "Ada", "description": "A smith."'
@@ -183,16 +188,3 @@ def test_too_little_memory_is_no_defect(arguments: list[str], monkeypatch: pytes
 
     monkeypatch.setattr(pipeline, "load_dense", fail)
     assert "4bit" in refused(arguments, capsys)
-
-
-def test_a_refusal_leaves_the_former_log_alone(arguments: list[str], tmp_path: Path, capsys: Capture) -> None:
-    assert main(arguments) == 0
-    before = (tmp_path / "out.work" / "events.jsonl").read_bytes()
-    capsys.readouterr()
-    assert main(arguments) == 2 and "exists already" in capsys.readouterr().err
-    assert (tmp_path / "out.work" / "events.jsonl").read_bytes() == before
-
-
-def test_signal_handlers_are_put_back(arguments: list[str]) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    assert main(arguments) == 0 and signal.getsignal(signal.SIGINT) is before

@@ -34,6 +34,7 @@ from engine.stages.mask import encode_lesson
 
 KEYS = {"model", "character", "sparsity", "seed", "method", "kl", "top1", "nll", "identification", "neutral_ppl", "lines",
         "tokens", "seconds", "preset"}
+HELD_OUT = 6  # of the lines of small_job, those that report
 
 
 def short_cards() -> list[Card]:
@@ -98,7 +99,7 @@ def test_every_method_has_a_row_with_exactly_the_keys(climbed: Climbed) -> None:
     assert [row["method"] for row in climbed.rows] == list(ladder.LADDER)
     assert all(set(row) == KEYS for row in climbed.rows)
     assert {(row["character"], row["sparsity"], row["seed"], row["lines"], row["preset"]) for row in climbed.rows} == {
-        ("zoe", 0.25, 0, 10, "standard, 4 steps")}
+        ("zoe", 0.25, 0, HELD_OUT, "standard, 4 steps")}
     dense = climbed.row("dense")
     assert (dense["kl"], dense["top1"], dense["tokens"]) == (0, 1, 0)
     assert all(row["kl"] > 0 and 0 <= row["identification"] <= 1 and row["neutral_ppl"] > 1 for row in climbed.rows[1:])
@@ -164,8 +165,9 @@ def test_the_row_of_wanda_is_what_one_finds_by_hand(climbed: Climbed) -> None:
     (lines,) = one.workdir.rglob("lines/lines.jsonl")
     bench.path("lines.jsonl").write_bytes(lines.read_bytes())
     train, _, test, prefix = encode_lesson(bench)
-    *_, (_, _, norms) = read_activations(dense.model, pack(train, 1536, prefix))
-    rows = pack(test, 1536, prefix)
+    size = QUICK["row_tokens"]
+    *_, (_, _, norms) = read_activations(dense.model, pack(train, size, prefix))
+    rows = pack(test, size, prefix)
     states = dense_states(dense.model, rows)
     with masked(dense.model, top_channels(wanda_scores(dense.model, norms), 48)):
         found = measure(dense.model, rows, states)
@@ -200,7 +202,7 @@ def test_the_table_comes_from_rows_alone(climbed: Climbed, deep: Path, capsys: p
     monkeypatch.setattr(fidelity, "make_plan", lambda _: climbed.plan)
     assert main(["bench", "fidelity", "--table", "--markdown", "--curves", str(tmp_path / "curves.json")]) == 0
     shown = capsys.readouterr().out
-    assert "| default+recovery | " in shown and "1 character, 1 seed, 10 held-out lines" in shown
+    assert "| default+recovery | " in shown and f"1 character, 1 seed, {HELD_OUT} held-out lines" in shown
     assert "intervals over characters and lines" in shown and "against the paper" not in shown
     assert "paper's best KL (of ste-ce)" in shown
     found = read_json(tmp_path / "curves.json")

@@ -15,13 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
-from small_job import ROOT, Process, Story, is_step, prune_arguments, same_tensors, work_of, write_lines
+from small_job import ROOT, Process, Story, is_step, prune_arguments, same_tensors, work_of
 
 from engine.__main__ import main
 from engine.base import events
 from engine.base.files import read_json, sha256
 
-SETTINGS = {"preset": "quick", "recover": True, "seed": 3}
+SETTINGS = {"recover": True, "seed": 3}
 
 
 def is_stage(name: str) -> Callable[[dict[str, Any]], bool]:
@@ -53,7 +53,7 @@ def interrupt_all_while_proving(process: int) -> None:
 def story(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """One job: interrupted, killed while learning, solving, recovering and proving, and at last left to end."""
     folder = tmp_path_factory.mktemp("story")
-    arguments = prune_arguments(folder, llama, steps=5, json=True, lines=write_lines(folder), **SETTINGS)  # neutral lines too
+    arguments = prune_arguments(folder, llama, steps=5, json=True, **SETTINGS)
     story = Story(folder, [word.replace(f"{folder}/", "") for word in arguments])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
@@ -69,7 +69,7 @@ def story(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
 @pytest.mark.usefixtures("quick_proof")
 def test_a_job_killed_in_every_stage_ends_with_the_same_bits(story: Story, llama: Path, tmp_path: Path) -> None:
     assert [life.code for life in story.lives] == [130, -9, -9, -9, -9, 0], [life.errors for life in story.lives]
-    assert main(prune_arguments(tmp_path, llama, steps=5, json=True, lines=write_lines(tmp_path), **SETTINGS)) == 0
+    assert main(prune_arguments(tmp_path, llama, steps=5, json=True, **SETTINGS)) == 0
     for name in ("mask.safetensors", "columns.safetensors", "recovered.safetensors"):
         assert sha256(story.folder / "out.work" / name) == sha256(tmp_path / "out.work" / name), name
     for name in ("model.safetensors", "mask.safetensors"):

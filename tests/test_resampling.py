@@ -20,12 +20,12 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_model(find(make_tiny(tmp_path_factory.mktemp("resampling"), request.param)), torch.float32).cpu()
 
 
-def make_row() -> Row:
-    """Two lines behind a prefix of 5 tokens: a question, the template's tokens 2 (and a name, 9) and 3, an answer."""
+def make_row(*answers: int) -> Row:
+    """Lines behind a prefix of 5 tokens: a question, the template's tokens 2 (and a name, 9) and 3, an answer of so many."""
     draw = torch.Generator().manual_seed(4)
     ids = lambda size: tuple(torch.randint(10, 300, (size,), generator=draw).tolist())
     prefix = (1, *ids(4))
-    return pack([Example((*prefix, *ids(30), 2, 9, 3), ids(size)) for size in (280, 40)], 500, 5)[0]
+    return pack([Example((*prefix, *ids(30), 2, 9, 3), ids(size)) for size in answers or (280, 40)], 500, 5)[0]
 
 
 def fresh_places(before: Row, after: torch.Tensor) -> Sequence[int]:
@@ -57,7 +57,7 @@ def test_every_token_is_one_that_the_model_may_say_behind_the_original_words(mod
 
 
 def test_tokens_are_drawn_as_often_as_the_model_says_them(model: Any) -> None:
-    row = make_row()
+    row = make_row(4)
     with torch.inference_mode():
         logits = project_logits(model, run_row(model, row))[19]
         logits[sorted(CONTROL)] = -torch.inf
