@@ -141,7 +141,7 @@ def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Seq
         if number not in finished:
             sampling = Sampling(endings(tokenizer), QUESTION_TOKENS, QUESTION_TEMPERATURE,
                                 recipe.top_p, _seed(recipe, 2, number))
-            sampled = sample_together(model, opening[:-1], [opening[-1:]] * recipe.batch_lines, sampling)
+            sampled = sample_together(model, opening[:-1], [opening[-1:]] * min(recipe.batch_lines, 2 * wanted - asked), sampling)
             texts = [tokenizer.decode(one.tokens, skip_special_tokens=True).strip() if one.complete else ""
                      for one in sampled]
             finished[number] = texts
