@@ -26,6 +26,7 @@ from engine.stages.lines import make_lines
 from engine.stages.mask import find_mask, read_dense
 from engine.stages.repair import refit_learned, refit_start
 from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
+from engine.stages.tuning import tune
 from engine.stages.workbench import LINES_STAGES, STAGES, Job, Workbench, halve, load_dense, open_workdir, with_less_at_once
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors")
@@ -94,10 +95,11 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
         lesson.validation_dense = dense_states(bench.model, lesson.validation)
         meter.count_tokens_of(bench.model)
     mask, columns = yield from refit_learned(bench, lesson, learned, start)
-    rows, dense = yield from measure_ladder(bench, lesson, mask, columns)
+    weights = yield from tune(bench, lesson, mask, columns)
+    rows, dense = yield from measure_ladder(bench, lesson, mask, weights)
     before = {"parameters": sum(parameter.numel() for parameter in bench.model.parameters()),
               "bytes": _weight_bytes(bench), "intermediate_size": bench.channels}
-    yield from finish_model(bench, lesson, mask, columns, rows, dense)
+    yield from finish_model(bench, lesson, mask, weights, rows, dense)
     yield from _warn_when_worse(bench)
     assert bench.source
     contents = Contents(bench.job.card.raw, _report(bench, meter, before), bench.source.folder)

@@ -27,6 +27,7 @@ from engine.stages.workbench import Job, Workbench
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 LADDER = ["dense", "random", "magnitude", "wanda", "mask"]
+TUNED = "mask + least squares + tuned layers"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_events_come_in_order_and_survive_a_file(whole: tuple[list[Event], Path]
     assert seen[-1] == Finished(str(out), seen[-1].seconds, time=seen[-1].time)  # type: ignore[attr-defined]
     stages = [event.name for event in seen if isinstance(event, Stage)]
     assert stages == ["load the model", "read the dense model", "least squares on the start", "learn the mask",
-                      "least squares", "measure",
+                      "least squares", "tune the layers", "measure",
                       "export", "prove"]
     assert all(event.name in seen[0].stages and not event.reused for event in seen if isinstance(event, Stage))
     assert [event.time for event in seen] == sorted(event.time for event in seen)
@@ -61,7 +62,7 @@ def test_events_come_in_order_and_survive_a_file(whole: tuple[list[Event], Path]
 def test_readings_on_the_test_lines_and_mask_snapshots(whole: tuple[list[Event], Path]) -> None:
     seen, _ = whole
     readings = {event.what: event for event in seen if isinstance(event, Measured) and event.split == "test"}
-    assert list(readings) == [*LADDER, "mask + least squares"]
+    assert list(readings) == [*LADDER, "mask + least squares", TUNED]
     assert readings["dense"].kl == 0 and readings["dense"].top1 == 1
     assert {one.lines for one in readings.values()} == {6}
     assert readings["mask"].kl < readings["random"].kl / 2 and readings["mask + least squares"].kl < readings["mask"].kl
@@ -89,7 +90,7 @@ def test_report_is_complete(whole: tuple[list[Event], Path], llama: Path) -> Non
     assert {name: (one["kl"], one["lines"], one["tokens"]) for name, one in report["readings"].items()} == {
         name: (event.kl, event.lines, event.tokens) for name, event in told.items()}
     assert list(report["stages"]) == ["load the model", "read the dense model", "least squares on the start",
-                                        "learn the mask", "least squares",
+                                        "learn the mask", "least squares", "tune the layers",
                                       "measure", "export"]
     assert all(one["seconds"] >= 0 and one["tokens"] >= 0 for one in report["stages"].values())
     learnt = [point["tokens"] for point in report["learning"] if "loss" in point]
@@ -149,7 +150,7 @@ def test_recovered_weights_are_those_that_were_measured(preset: str, llama: Path
     settings: dict[str, Any] = {"recover": True, "count": 60}  # by fewer lines the weights before the first step read best
     seen = run_job(llama, out, preset, **settings)
     readings = read_json(out / "report.json")["readings"]
-    names = {"standard": ["mask + least squares", "mask + least squares + recovery"], "paper": ["mask + recovery"]}
+    names = {"standard": ["mask + least squares", TUNED, f"{TUNED} + recovery"], "paper": ["mask + recovery"]}
     assert list(readings) == [*LADDER, *names[preset]]
     again = read_again(make_job(llama, out, preset, **settings), out)
     assert again.kl == pytest.approx(readings[names[preset][-1]]["kl"], rel=1e-3, abs=1e-6)
@@ -160,7 +161,7 @@ def test_recovered_weights_are_those_that_were_measured(preset: str, llama: Path
 
 def test_measured_weights_are_the_exported_ones(whole: tuple[list[Event], Path], llama: Path) -> None:
     _, out = whole
-    told = read_json(out / "report.json")["readings"]["mask + least squares"]
+    told = read_json(out / "report.json")["readings"][TUNED]
     assert read_again(make_job(llama, out), out).kl == pytest.approx(told["kl"], rel=1e-3, abs=1e-6)
 
 
@@ -222,7 +223,7 @@ def test_a_finished_job_exports_again_under_another_name(whole: tuple[list[Event
     assert isinstance(seen[0], Started) and seen[0].resumed
     assert {event.name for event in seen if isinstance(event, Stage) and event.reused} == {
         "write answers", "read the dense model", "least squares on the start", "learn the mask",
-        "least squares"}
+        "least squares", "tune the layers"}
     assert same_tensors(first / "model.safetensors", second / "model.safetensors")
     assert read_json(first / "report.json")["choices"] == read_json(second / "report.json")["choices"]
     assert abs(folder_size(first) - folder_size(second)) < 1000

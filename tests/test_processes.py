@@ -91,7 +91,7 @@ def test_each_process_goes_on_where_the_last_one_stopped(story: Story) -> None:
     assert recovered[5] == [] and [life.seen[0]["resumed"] for life in story.lives] == [False] + [True] * 5
     stages = [event["name"] for event in story.lives[5].seen if event["event"] == "Stage" and event["reused"]]
     assert stages == ["write answers", "read the dense model", "least squares on the start", "learn the mask",
-                      "least squares", "recover"]
+                      "least squares", "tune the layers", "recover"]
 
 
 def test_an_interrupted_job_says_how_to_go_on(story: Story) -> None:

@@ -33,7 +33,7 @@ def test_learning_begins_on_the_repaired_start(llama: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("refit_within", [1e9, 1.05])
 def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_path: Path, refit_within: float) -> None:
-    seen = run_job(llama, tmp_path / "out", learning_rate=1000.0, refit_within=refit_within)
+    seen = run_job(llama, tmp_path / "out", learning_rate=1000.0, refit_within=refit_within, layer_epochs=0)
     refits = [event.reused for event in seen if isinstance(event, Stage) and event.name == "least squares"]
     assert refits == [refit_within < 2]
     work, report = work_of(tmp_path / "out"), read_json(tmp_path / "out" / "report.json")
@@ -47,6 +47,14 @@ def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_pat
     assert torch.equal(load_file(work / "mask.safetensors")["mask"], columns["mask"])
     snapshots = [event for event in seen if isinstance(event, MaskSnapshot)]
     assert sum(snapshots[-1].changed) > 0 and len(snapshots) > 2
+
+
+def test_layers_whose_tuning_reads_worse_leave_the_refit(llama: Path, tmp_path: Path) -> None:
+    run_job(llama, tmp_path / "out", layer_rate=30.0)
+    report = read_json(tmp_path / "out" / "report.json")
+    assert not report["choices"]["layer_tuning"]["used"] and list(report["readings"])[-1] == "mask + least squares"
+    exported, written = load_file(tmp_path / "out" / "model.safetensors"), load_file(work_of(tmp_path / "out") / "columns.safetensors")
+    assert torch.equal(exported["model.layers.0.mlp.down_proj.weight"], written["0000"])
 
 
 def test_columns_stay_with_the_mask_they_were_made_for(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def undisturbed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 STOPS = [is_step("least squares on the start", 2), is_step("learn the mask", 1), is_step("learn the mask", 3),
-         is_step("least squares", 2), is_step("recover", 1)]
+         is_step("least squares", 2), is_step("tune the layers", 2), is_step("recover", 1)]
 
 
 @pytest.mark.parametrize("stop", range(len(STOPS)))

@@ -55,6 +55,8 @@ class Recipe:
     refit_within: float = 1.05  # the learned mask is refitted unless it reads worse than the start by more than this factor
     neutral_lines: int = 256  # unanswered player lines read along with their neutral answers while refitting
     resampled_copies: int = 1  # copies of all these lines with their tokens drawn anew, read along while refitting
+    layer_epochs: float = 4.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
+    layer_rate: float = 1e-3  # Adam, at the start of each layer; it falls to 0
     recover: bool = False  # fine-tune the cut model by LoRA with the same KL
     recovery_steps: int = 60  # optimiser steps of the recovery
     recovery_rate: float = 2e-4  # AdamW
@@ -77,6 +79,8 @@ class Recipe:
         for name in ("neutral_lines", "resampled_copies"):
             if getattr(self, name) < 0:
                 raise UserError(f"The setting {name} must not be negative; {getattr(self, name)} is.")
+        if self.layer_epochs < 0:
+            raise UserError(f"The setting layer_epochs must not be negative; {self.layer_epochs:g} is.")
         if not self.refit_within > 0:
             raise UserError(f"The setting refit_within must be above 0; {self.refit_within:g} is not.")
         for name in ("keep_share", "top_p"):

@@ -31,8 +31,8 @@ from engine.stages.refit_rows import neutral_examples
 from engine.stages.workbench import Job, Workbench, load_dense
 
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
-AFTER_THE_MASK = ("least_squares", "refit_within", "neutral_lines", "resampled_copies", "recover", "recovery_steps",
-                  "recovery_rate", "recovery_rank")
+AFTER_THE_MASK = ("least_squares", "refit_within", "neutral_lines", "resampled_copies", "layer_epochs", "layer_rate", "recover",
+                  "recovery_steps", "recovery_rate", "recovery_rank")
 
 
 @dataclasses.dataclass

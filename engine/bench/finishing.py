@@ -23,10 +23,12 @@ from engine.pruning.surgery import cut
 from engine.stages.mask import find_mask, save_tensors
 from engine.stages.recovery import recover
 from engine.stages.repair import refit_learned, refit_start
+from engine.stages.tuning import tune
 from engine.stages.workbench import round_weights
 
 T = TypeVar("T")
-START, LEARNING, REPAIR, RECOVERY = (f"{name}.cost.json" for name in ("start", "learning", "repair", "recovery"))
+START, LEARNING, REPAIR, TUNING, RECOVERY = (f"{name}.cost.json" for name in (
+    "start", "learning", "repair", "tuning", "recovery"))
 CHOSEN = "chosen.safetensors"
 STAYING = {CHOSEN, "mask.safetensors", "learning.json", START, LEARNING}
 
@@ -47,9 +49,10 @@ def default(cell: Cell) -> Generator[Event, None, Pruned]:
     learned = yield from _paid(cell, learning, folder / "mask.safetensors", folder / LEARNING, resumes=True)
     work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = refit_learned(bench, lesson, learned, start)
     mask, columns = yield from _paid(cell, work, folder / "columns.json", folder / REPAIR)
+    weights = yield from _paid(cell, tune(bench, lesson, mask, columns), folder / "tuned.json", folder / TUNING, resumes=True)
     save_tensors(folder / CHOSEN, {"mask": mask})
-    spent = sum((Spent.read(folder / name) for name in (START, LEARNING, REPAIR)), cell.subject.dense_pass())
-    return Pruned(spent, mask, columns)
+    spent = sum((Spent.read(folder / name) for name in (START, LEARNING, REPAIR, TUNING)), cell.subject.dense_pass())
+    return Pruned(spent, mask, weights.columns, weights.gates)
 
 
 def recovered(cell: Cell) -> Generator[Event, None, Pruned]:
@@ -60,7 +63,7 @@ def recovered(cell: Cell) -> Generator[Event, None, Pruned]:
     folder = folder_of(cell.folder, recipe)
     bench, lesson = yield from cell.lesson(folder, recipe)
     bench.model = copy.deepcopy(cell.model)
-    cut(bench.model, kept_indices(before.mask), before.columns)
+    cut(bench.model, kept_indices(before.mask), before.columns, before.gates)
     yield from _paid(cell, recover(bench, lesson), folder / "recovered.safetensors", folder / RECOVERY, resumes=True)
     round_weights(bench)
     return Pruned(before.spent + Spent.read(folder / RECOVERY), model=bench.model)

@@ -19,13 +19,14 @@ from engine.pruning import compensation
 class Pruned:
     """One method's result and its price.
 
-    mask: (L, d_ff) of ones and zeros; columns: W_down (d, k) a layer to use under the mask; dropped: indices of blocks
-    left out; model: a cut model of its own. Without any of them it is the dense model.
+    mask: (L, d_ff) of ones and zeros; columns, gates: W_down, and W_gate and W_up, a layer to use under the mask; dropped:
+    indices of blocks left out; model: a cut model of its own. Without any of them it is the dense model.
     """
 
     spent: Spent
     mask: Tensor | None = None
     columns: Sequence[Tensor] | None = None
+    gates: compensation.Gates | None = None
     dropped: Sequence[int] = ()
     model: Any = None
 
@@ -37,7 +38,7 @@ class Pruned:
             return
         with ExitStack() as stack:
             if self.mask is not None:
-                stack.enter_context(compensation.repaired(dense, self.mask, self.columns))
+                stack.enter_context(compensation.repaired(dense, self.mask, self.columns, self.gates))
             if self.dropped:
                 stack.enter_context(shortened(dense, self.dropped))
             yield dense

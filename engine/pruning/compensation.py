@@ -8,7 +8,7 @@ if all others were whole; propagation.py does better where it can.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from engine.models.ffn import feed_forwards, hooked, masked
 from engine.models.packing import Row, run_row
 
+Gates = Sequence[tuple[Tensor, Tensor]]  # W_gate and W_up of a layer's kept channels, (k, d) each
 GRAM_BYTES = 1_500_000_000  # of Gram matrices held at once; more layers take more passes over the rows
 
 
@@ -71,10 +72,34 @@ def kept_indices(mask: Tensor) -> list[Tensor]:
 
 
 @contextmanager
-def repaired(model: nn.Module, mask: Tensor, columns: Sequence[Tensor] | None) -> Iterator[None]:
-    """While the block runs, the dense model computes as if cut to `mask` (L, d_ff), with `columns` (d, k) a layer if given."""
-    with masked(model, mask), swapped_down(model, kept_indices(mask), columns) if columns is not None else nullcontext():
+def repaired(model: nn.Module, mask: Tensor, columns: Sequence[Tensor] | None, gates: Gates | None = None) -> Iterator[None]:
+    """While the block runs, the dense model computes as if cut to `mask` (L, d_ff), with `columns` (d, k) and `gates`, W_gate
+    and W_up of the kept channels (k, d), a layer each, where they are given."""
+    kept = kept_indices(mask)
+    with ExitStack() as stack:
+        stack.enter_context(masked(model, mask))
+        if columns is not None:
+            stack.enter_context(swapped_down(model, kept, columns))
+        if gates is not None:
+            stack.enter_context(_swapped_gates(model, kept, gates))
         yield
+
+
+@contextmanager
+def _swapped_gates(model: nn.Module, kept: Sequence[Tensor], gates: Gates) -> Iterator[None]:
+    """While the block runs, the dense model's rows `kept` of W_gate and W_up are others."""
+    saved: list[tuple[Tensor, Tensor]] = []
+    try:
+        for ffn, index, pair in zip(feed_forwards(model), kept, gates, strict=True):
+            own = ffn.gate_and_up()
+            saved.append((own[0].data[index].clone(), own[1].data[index].clone()))
+            for weight, rows in zip(own, pair, strict=True):
+                weight.data[index] = rows.to(weight)
+        yield
+    finally:
+        for ffn, index, pair in zip(feed_forwards(model), kept, saved, strict=False):
+            for weight, rows in zip(ffn.gate_and_up(), pair, strict=True):
+                weight.data[index] = rows
 
 
 class swapped_down:

@@ -49,14 +49,14 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
     `share`: how much of the stream's error a layer takes on, 0 to 1; `nearest`: what can be stored in the place of a
     layer's columns, so that the layers above mend what that leaves. The model itself stays as it is.
     """
-    streams = _begin(model, rows)
+    streams = begin(model, rows)
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
         gram = torch.zeros(len(index), len(index), dtype=torch.float64)
         cross = torch.zeros(ffn.down.out_features, len(index), dtype=torch.float64)
         waiting = []
         for stream in streams:
-            before, activation, target = _step(model, ffn, layer, stream, index, factor, share)
+            before, activation, target = advance(model, ffn, layer, stream, index, factor, share)
             flat, wanted = activation.flatten(0, -2).float(), target.flatten(0, -2)
             gram += stream.weight * (flat.T @ flat).cpu()
             cross += stream.weight * (wanted.T @ flat).cpu()
@@ -72,7 +72,7 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
 
 
 @dataclass
-class _Streams:
+class Streams:
     """One row's hidden states (1, T, d), dense and pruned, and what each layer is called with besides them.
 
     layouts: how the row's attention is divided, in the dense and in the pruned stream; None where it is computed whole. Its
@@ -101,13 +101,13 @@ class _Streams:
         yield call
 
 
-def _begin(model: nn.Module, rows: Sequence[Row]) -> list[_Streams]:
-    """The streams at the first layer. Rows whose prefix can be computed once for all come behind that of the prefix."""
+def begin(model: nn.Module, rows: Sequence[Row]) -> list[Streams]:
+    """The streams of packed rows at the first layer; a prefix that is computed once for many rows goes before them."""
     # Each stream begins with a pass of its own, so that whoever counts tokens at the embedding counts both.
-    make = lambda row: _Streams(*_layer_inputs(model, row), pruned=_layer_inputs(model, row)[0])
+    make = lambda row: Streams(*_layer_inputs(model, row), pruned=_layer_inputs(model, row)[0])
     if not can_divide(model):
         return [make(row) for row in rows]
-    streams: list[_Streams] = []
+    streams: list[Streams] = []
     prefix: Row | None = None
     for row in rows:
         head, rest = split_prefix(row)
@@ -139,7 +139,7 @@ def _compact(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return compact
 
 
-def _step(model: nn.Module, ffn: FeedForward, layer: nn.Module, stream: _Streams, index: Tensor, factor: float,
+def advance(model: nn.Module, ffn: FeedForward, layer: nn.Module, stream: Streams, index: Tensor, factor: float,
           share: float) -> tuple[Tensor, Tensor, Tensor]:
     """Move the dense stream over one layer; returns the pruned stream before the FFN's output, the kept activations
     (1, T, k), and the target (1, T, d) of W_down's output, in fp32."""

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.ffn import FeedForward, feed_forwards
+from engine.pruning.compensation import Gates
 
 
 @torch.no_grad()
-def cut(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Tensor] | None = None) -> nn.Module:
+def cut(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Tensor] | None = None,
+        gates: Gates | None = None) -> nn.Module:
     """Cut `model` in place and return it.
 
-    `kept`: ascending channel indices, (k,) a layer, the same k in all; `columns`: W_down (d, k) a layer to put in
-    place of the sliced one. Weights keep their dtype. Raises ValueError where the layers' counts differ.
+    `kept`: ascending channel indices, (k,) a layer, the same k in all; `columns`: W_down (d, k) a layer, and `gates`: W_gate
+    and W_up (k, d) a layer, to put in place of the sliced ones. Weights keep their dtype. Raises ValueError where the
+    layers' counts differ.
     """
     ffns = feed_forwards(model)
     if len(kept) != len(ffns) or len({len(index) for index in kept}) != 1:
@@ -30,6 +33,9 @@ def cut(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Tensor] | No
         weight = ffn.down.weight.data[:, index] if replacement is None else replacement.to(ffn.down.weight)
         ffn.down.weight = nn.Parameter(weight.contiguous().clone(), requires_grad=False)
         ffn.down.in_features = len(index)
+        if gates is not None:
+            for part, rows in zip(ffn.gate_and_up(), gates[ffn.index], strict=True):
+                part.data.copy_(rows)
     model.config.intermediate_size = len(kept[0])  # type: ignore[union-attr]
     return model
 

@@ -28,28 +28,37 @@ from engine.pruning import compensation, importance
 from engine.pruning.surgery import cut
 from engine.stages.mask import Lesson, encode_lesson
 from engine.stages.recovery import recover
+from engine.stages.tuning import Weights
 from engine.stages.workbench import Workbench, round_weights
 
 
-def measure_ladder(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] | None) -> Generator[
+def measure_ladder(bench: Workbench, lesson: Lesson, mask: Tensor, weights: Weights) -> Generator[
         Event, None, tuple[list[Row], list[Tensor]]]:
-    """Read the dense model, the one-shot baselines, the mask and the refit on the test lines; returns rows and dense states."""
+    """Read the dense model, the one-shot baselines, the mask and its repair on the test lines; returns rows and dense states."""
     _, _, test, prefix = encode_lesson(bench)
     rows = pack(test, bench.job.recipe.row_tokens, prefix)
     masks = {"random": importance.random_scores(mask.shape[0], mask.shape[1], bench.job.recipe.seed),
              "magnitude": importance.magnitude_scores(bench.model), "wanda": lesson.importance}
     ladder = {name: importance.top_channels(scores, bench.kept) for name, scores in masks.items()}
-    yield Stage("measure", len(ladder) + 3)
+    yield Stage("measure", len(ladder) + 4)
     dense = dense_states(bench.model, rows)
     known = _known_readings(bench)
     yield from _read(bench, known, "dense", lambda: compare(bench.model, rows, dense, dense))
     for name, baseline in {**ladder, "mask": mask}.items():
         with masked(bench.model, baseline):
             yield from _read(bench, known, name, lambda: measure(bench.model, rows, dense))
-    if columns is not None:
-        with compensation.repaired(bench.model, mask, columns):
+    if weights.refit is not None:
+        with compensation.repaired(bench.model, mask, weights.refit):
             yield from _read(bench, known, "mask + least squares", lambda: measure(bench.model, rows, dense))
+    if weights.columns is not None:
+        with compensation.repaired(bench.model, mask, weights.columns, weights.gates):
+            yield from _read(bench, known, _name(weights), lambda: measure(bench.model, rows, dense))
     return rows, dense
+
+
+def _name(weights: Weights) -> str:
+    """What a mask with these weights is called among the readings."""
+    return "mask" if weights.columns is None else "mask + least squares" + (" + tuned layers" if weights.gates else "")
 
 
 def _known_readings(bench: Workbench) -> dict[str, dict]:
@@ -63,26 +72,25 @@ def _read(bench: Workbench, known: dict[str, dict], name: str, read) -> Generato
         known[name] = vars(read())
         write_json(bench.path("readings.json"), known)
     yield Measured(name, "test", **known[name])
-    yield Step("measure", len(known), max(len(known), 6))
+    yield Step("measure", len(known), max(len(known), 7))
 
 
-def finish_model(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] | None, rows: list[Row],
+def finish_model(bench: Workbench, lesson: Lesson, mask: Tensor, weights: Weights, rows: list[Row],
                  dense: list[Tensor]) -> Generator[Event, None, None]:
     """Cut the dense model on the bench, recover it if asked for, and write the reference for the proof."""
     kept = compensation.kept_indices(mask)
     reference = bench.path("reference.safetensors")
     if bench.job.recipe.recover:
-        cut(bench.model, kept, columns)
+        cut(bench.model, kept, weights.columns, weights.gates)
         yield from recover(bench, lesson)
         round_weights(bench)
         known = _known_readings(bench)
-        yield from _read(bench, known, "mask + least squares + recovery" if columns else "mask + recovery",
-                         lambda: measure(bench.model, rows, dense))
+        yield from _read(bench, known, f"{_name(weights)} + recovery", lambda: measure(bench.model, rows, dense))
         write_reference(bench.model, rows[0], reference)
         return
-    with compensation.repaired(bench.model, mask, columns):
+    with compensation.repaired(bench.model, mask, weights.columns, weights.gates):
         write_reference(bench.model, rows[0], reference)
-    cut(bench.model, kept, columns)
+    cut(bench.model, kept, weights.columns, weights.gates)
 
 
 def require_export_space(bench: Workbench) -> None:

@@ -30,7 +30,8 @@ from engine.models.packing import Example, shared_prefix
 
 SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 STAGES = ["load the model", "score questions", "make up questions", "write answers", "read the dense model",
-          "least squares on the start", "learn the mask", "least squares", "recover", "measure", "export", "prove"]
+          "least squares on the start", "learn the mask", "least squares", "tune the layers", "recover", "measure", "export",
+          "prove"]
 LINES_STAGES = STAGES[:4]
 RESAMPLED = "resampled.safetensors"
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits

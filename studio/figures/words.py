@@ -12,8 +12,10 @@ METHODS = {
     "wanda": "Least used channels cut (Wanda)",
     "mask": "The mask",
     "mask + least squares": "The mask, refitted",
+    "mask + least squares + tuned layers": "The mask, refitted and tuned",
     "mask + recovery": "The mask, trained after the cut",
     "mask + least squares + recovery": "The mask, refitted and trained",
+    "mask + least squares + tuned layers + recovery": "The mask, refitted, tuned and trained",
 }
 BASELINES = ("random", "magnitude", "wanda")
 DISTANCE = ("Distance to the dense model says how far the pruned model's choice of each next word piece lies from that of the "
@@ -23,6 +25,7 @@ _STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load t
            "make up questions": "Make up more questions", "write answers": "Write the answers",
            "read the dense model": "Read the dense model", "learn the mask": "Learn what to keep",
            "least squares on the start": "Refit the first choice", "least squares": "Refit what remains",
+           "tune the layers": "Tune what remains, layer by layer",
            "recover": "Train a little after the cut", "measure": "Measure",
            "export": "Write the smaller model", "prove": "Check that it loads and speaks",
            "copy": "Copy the files", "zip": "Pack the zip"}

@@ -1,0 +1,88 @@
+"""Layer tuning: closer to the dense stream than its least squares, what the cut model computes, and going on after a stop."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import find, make_tiny, random_examples
+
+from engine.models.checks import FAMILIES
+from engine.models.ffn import feed_forwards
+from engine.models.loading import load_model
+from engine.models.packing import pack, run_row
+from engine.pruning.compensation import kept_indices, repaired
+from engine.pruning.importance import random_scores, top_channels
+from engine.pruning.layer_tuning import TunedLayer, Tuning, tune_layers
+from engine.pruning.propagation import can_propagate, refit_propagated
+from engine.pruning.surgery import cut
+
+TUNING = Tuning(epochs=60, rate=0.01, seed=0, ridge=0.03, share=0.7)
+ROWS = pack(random_examples([12] * 20), 90)
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES - {"gemma2", "gemma3_text", "olmo2"}))
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    changes = {"mlp_bias": True} if request.param == "llama" else {}
+    model = load_model(find(make_tiny(tmp_path_factory.mktemp(request.param), request.param, **changes)), torch.float32).cpu()
+    for name, weights in model.named_parameters():
+        if name.endswith("bias"):
+            weights.data += torch.randn(weights.shape, generator=torch.Generator().manual_seed(1)) * 0.1
+    assert can_propagate(model)
+    return model
+
+
+def mask_of(model: Any) -> torch.Tensor:
+    return top_channels(random_scores(2, 64, 1), 32)
+
+
+def tuned(model: Any, tuning: Tuning, known: list[TunedLayer] | None = None) -> list[TunedLayer]:
+    found = tune_layers(model, ROWS, kept_indices(mask_of(model)), tuning, known or [])
+    return [layer for layer in found if layer is not None]
+
+
+@torch.no_grad()
+def error(model: Any, states: list[torch.Tensor]) -> float:
+    """How far the model's final states lie from `states`."""
+    return sum(float((run_row(model, row) - other).square().sum()) for row, other in zip(ROWS, states, strict=True))
+
+
+@torch.no_grad()
+def test_tuned_layers_come_closer_than_least_squares(model: Any) -> None:
+    mask = mask_of(model)
+    before = [parameter.clone() for parameter in model.parameters()]
+    states = [run_row(model, row) for row in ROWS]
+    columns = [one for one in refit_propagated(model, ROWS, kept_indices(mask), 0.03, 0.7) if one is not None]
+    layers = tuned(model, TUNING)
+    with repaired(model, mask, columns):
+        plain = error(model, states)
+    with repaired(model, mask, [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]):
+        assert error(model, states) < 0.8 * plain
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+@torch.no_grad()
+def test_without_steps_it_is_least_squares(model: Any) -> None:
+    layers = tuned(model, Tuning(1e-9, 0.0, 0, 0.03, 0.7))
+    kept = kept_indices(mask_of(model))
+    columns = [one for one in refit_propagated(model, ROWS, kept, 0.03, 0.7) if one is not None]
+    for layer, column, ffn, index in zip(layers, columns, feed_forwards(model), kept, strict=True):
+        torch.testing.assert_close(layer.down, column, rtol=1e-3, atol=1e-4)
+        assert torch.equal(layer.gate, ffn.gate_and_up()[0][index])
+
+
+@torch.no_grad()
+def test_the_cut_model_computes_what_was_measured(model: Any) -> None:
+    import copy
+
+    mask, layers = mask_of(model), tuned(model, Tuning(2, 0.01, 0, 0.03, 0.7))
+    columns, gates = [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]
+    with repaired(model, mask, columns, gates):
+        states = [run_row(model, row) for row in ROWS]
+    assert error(cut(copy.deepcopy(model), kept_indices(mask), columns, gates), states) < 1e-5 * len(ROWS)
+
+
+def test_it_goes_on_with_the_same_bits(model: Any) -> None:
+    whole = tuned(model, Tuning(2, 0.01, 0, 0.03, 0.7))
+    again = tuned(model, Tuning(2, 0.01, 0, 0.03, 0.7), whole[:1])
+    for first, second in zip(whole, again, strict=True):
+        assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("gate", "up", "down"))
