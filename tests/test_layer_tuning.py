@@ -62,7 +62,7 @@ def test_tuned_layers_come_closer_than_least_squares(model: Any) -> None:
 
 @torch.no_grad()
 def test_without_steps_it_is_least_squares(model: Any) -> None:
-    layers = tuned(model, Tuning(1e-9, 0.0, 0, 0.03, 0.7))
+    layers = tuned(model, Tuning(1e-9, 0.0, 0, 0.03, 0.7, torch.float32))
     kept = kept_indices(mask_of(model))
     columns = [one for one in refit_propagated(model, ROWS, kept, 0.03, 0.7) if one is not None]
     for layer, column, ffn, index in zip(layers, columns, feed_forwards(model), kept, strict=True):
