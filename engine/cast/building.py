@@ -2,7 +2,9 @@
 
 A bank holds a mask and a correction of W_down; a folder whose other weights
 differ from the dense model's (another base, or a fine-tune after the cut) is
-refused. Knows the layout of export/folder.py.
+refused. Where a run tuned its layers, W_gate and W_up differ as well: its mask
+is taken, and the correction found anew stands in for the tuning. Knows the
+layout of export/folder.py.
 """
 
 import json
@@ -43,6 +45,11 @@ class Run:
     card: Card
     report: dict[str, Any]
     mask: Tensor
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the gates of its kept channels are no longer the dense model's."""
+        return bool(self.report.get("choices", {}).get("layer_tuning", {}).get("used"))
 
 
 def read_run(folder: Path) -> Run:
@@ -92,6 +99,9 @@ def make_entry(dense: Dense, run: Run, name: str) -> Generator[Event, None, Entr
     yield Stage(f"compare {name}")
     cut = yield from _load_cut(dense, run)
     require_same_base(dense, cut, run)
+    if run.tuned:
+        yield Warned(f"The layers of {run.folder} were tuned after the cut. A bank holds its mask and a correction, which comes less "
+                     "close to the dense model than the folder itself.")
     delta: Delta = without_correction(run.mask, dense.shape[1])
     words: dict[str, Any] = {"card": run.card.raw, "prompt": messages(run.card, []),
              "report": {key: run.report[key] for key in _TOLD if key in run.report}}
@@ -124,12 +134,17 @@ def _another_base(dense: Dense, run: Run) -> UserError:
 
 @torch.no_grad()
 def require_same_base(dense: Dense, cut: Any, run: Run) -> None:
-    """Raise UserError unless every weight of a cut model but W_down is the dense model's, in the folder's own 16 bit."""
+    """Raise UserError unless every weight of a cut model but W_down is the dense model's, in the folder's own 16 bit.
+
+    Of a run that tuned its layers, only what lies outside the FFNs is compared.
+    """
     kind = torch.float16 if run.report.get("weights") == "float16" else torch.bfloat16
     own = dict(dense.model.named_parameters())
     for name, weights in cut.named_parameters():
         if ".mlp." not in name and not (name in own and torch.equal(own[name].to(kind), weights.to(kind))):
             raise _differs(dense, run, name)
+    if run.tuned:
+        return
     for ffn, sliced, index in zip(feed_forwards(dense.model), feed_forwards(cut), kept_indices(run.mask), strict=True):
         rows = torch.cat([index, index + ffn.size]) if ffn.fused else index
         for one, other in zip(ffn.row_projections(), sliced.row_projections(), strict=True):
