@@ -19,6 +19,7 @@ from engine.base.recipe import PRESETS
 from engine.base.sampling import LIMIT, TEMPERATURE
 from engine.bench.options import add_measurements
 from engine.cast.options import add_deeds
+from engine.export.engines import ENGINES
 from engine.running import explain, log_file
 
 
@@ -41,6 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--gguf", action="append", metavar="TYPE", default=[],
                         help="also a GGUF file for llama.cpp, proven: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_1, Q4_K_M, "
                              "Q4_0; may be given several times")
+    export.add_argument("--for", action="append", dest="engines", default=[], choices=ENGINES,
+                        help="also a folder for this engine; brings a GGUF file, Q8_0 where --gguf names none; may be given "
+                             "several times")
+    export.add_argument("--measure", metavar="MODEL", default="",
+                        help="measure speed and memory of the copy and of MODEL, the dense model that it was pruned from")
     export.add_argument("--zip", action="store_true", help="also write DIR.zip beside it")
     export.add_argument("--workdir", metavar="DIR", help="where to write events.jsonl (default: nowhere)")
     _add_worker(export)

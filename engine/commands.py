@@ -93,7 +93,7 @@ def export(options: argparse.Namespace, _arguments: list[str]) -> int:
     from engine.export.gguf_types import parse_types
 
     copy = Copy(Path(options.source), Path(options.out), " ".join((options.name or "").split()), options.zip,
-                tuple(parse_types(options.gguf)))
+                tuple(parse_types(options.gguf)), tuple(dict.fromkeys(options.engines)), options.measure)
     Run(options).follow(copy_folder(copy), copy.out.exists, "Stopped; nothing was left behind.")
     return 0
 

@@ -25,6 +25,7 @@ from engine.base.events import (
     Stage,
     Started,
     Step,
+    Timed,
     Untested,
     Warned,
     encode,
@@ -109,6 +110,9 @@ def describe(event: Event) -> str:
             return f"  {event.what}: {event.path} ({event.bytes / 1e6:,.1f} MB)"
         case Warned():
             return f"  Note: {event.sentence}"
+        case Timed():
+            return (f"  {event.what:<7} {event.tokens_per_second:.1f} tokens/s (median of {event.rounds} rounds of "
+                    f"{event.tokens}), {event.memory / 1e6:,.0f} MB, {event.dtype}")
         case Proved():
             return f"  Loaded by plain transformers in a fresh process; it said: {event.text}"
         case ProvedFile():

@@ -6,7 +6,6 @@ on where it stopped (`resume`). What each stage does stands in engine/stages.
 
 import gc
 import importlib.metadata
-import os
 import platform
 import time
 from collections.abc import Generator, Iterator
@@ -18,6 +17,7 @@ import torch
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Warned
 from engine.base.files import explain_write_errors, folder_size, read_json, slug, write_json
+from engine.base.places import check_target
 from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
@@ -107,28 +107,10 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
 
 
 def check_out(out: Path, workdir: Path) -> None:
-    """Raise UserError when the folder cannot become the export: it exists, climbs with "..", or its parent is unfit."""
-    if ".." in out.parts:
-        raise UserError(f'The output folder {out} has ".." in its name.', "Name it plainly.")
-    if "\0" in str(out) or len(os.fsencode(out.name)) > 200 or not out.name:
-        raise UserError("The output folder's name is empty, longer than 200 bytes or holds a NUL character.")
+    """Raise UserError when the folder cannot become the export, or holds the work folder."""
+    check_target(out)
     if out.absolute() in (workdir.absolute(), *workdir.absolute().parents):
         raise UserError(f"The work folder {workdir} must not lie in the output folder.", "Name another --workdir.")
-    with explain_write_errors(out):
-        _check_place(out)
-
-
-def _check_place(out: Path) -> None:
-    if out.is_symlink() or out.exists():
-        kind = "folder" if out.is_dir() else "file"
-        raise UserError(f"The output {kind} {out} exists already.", "Name another one, or remove it first.")
-    parent = out.parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise UserError(f"The output folder {out} cannot be made: {parent} is a file.", "Name another folder.")
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"The output folder {out} cannot be made: {parent} may not be written to.", "Name another folder.")
 
 
 def _weight_bytes(bench: Workbench) -> int:

@@ -1,5 +1,6 @@
 """The Export room without a browser: what it shows when one comes back, which job it tells about, how a zip is served."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,16 @@ import gradio as gr
 import pytest
 from store_samples import card
 
+from engine.__main__ import build_parser
+from engine.base.errors import UserError
 from studio.page import Page
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, exports, runs
 from studio.tabs import export
+from studio.tabs.export import planner, planner_view, serving, showing, size_table, view
+from studio.tabs.export.room import Room
+from studio.workers.commands import export_spec, prepare
 
 
 @pytest.fixture
@@ -37,8 +43,8 @@ def finished(services: Services, person: str, name: str) -> runs.Run:
 def shown(services: Services, person: str, chosen: str = "") -> dict[Any, Any]:
     """What the room shows, by component."""
     with gr.Blocks():
-        room = export.Room()
-    updates = export.show_character(services, person, chosen)
+        room = Room()
+    updates = showing.show_character(services, person, chosen)
     names = {component: name for name, component in vars(room).items()}
     return {names[component]: update for component, update in zip(room.of_character, updates, strict=True)}
 
@@ -58,14 +64,14 @@ def test_of_two_exports_the_one_under_way_is_told_about_and_then_the_other(servi
     run = finished(services, person, "First")
     early, late = (runs.add(services.store, person, 1, "export", name, {"run": run.id}) for name in ("Early", "Late"))
     runs.update(services.store, early.id, state="running")
-    text, stop, timer, seen, *past = export.read_news(services, person, "")
+    text, stop, timer, seen, *past = showing.read_news(services, person, "")
     assert "Early" in text and stop.visible and timer.active and past == [gr.skip()] * 4
     exports.add(services.store, run.id, "Early", "/gone", 5, {})
     runs.update(services.store, early.id, state="done")
-    text, stop, timer, seen, *past = export.read_news(services, person, seen)
+    text, stop, timer, seen, *past = showing.read_news(services, person, seen)
     assert "Late" in text and stop.visible and timer.active and len(past[0].choices) == 1  # the first is in the list now
     runs.update(services.store, late.id, state="stopped")
-    text, stop, timer, *_ = export.read_news(services, person, seen)
+    text, stop, timer, *_ = showing.read_news(services, person, seen)
     assert "Late" in text and not stop.visible and not timer.active
 
 
@@ -73,12 +79,12 @@ def test_a_zip_is_served_without_a_copy_of_it(services: Services, tmp_path: Path
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))
     packed = tmp_path / "zoe-25.zip"
     packed.write_bytes(b"PK")
-    name = export.servable(packed)
+    name = serving.servable(packed)
     assert Path(name).name == "zoe-25.zip" and Path(name).stat().st_ino == packed.stat().st_ino
     assert gr.DownloadButton().move_resource_to_block_cache(name) == name  # as Gradio does before it serves a file
-    assert export.servable(packed) == name
+    assert serving.servable(packed) == name
     Path(name).unlink()  # as Gradio does with what is old
-    assert Path(export.servable(packed)).read_bytes() == b"PK"
+    assert Path(serving.servable(packed)).read_bytes() == b"PK"
 
 
 def test_every_listener_is_private(services: Services) -> None:
@@ -87,3 +93,96 @@ def test_every_listener_is_private(services: Services) -> None:
         with gr.Tabs(), gr.Tab("Export") as tab:
             export.build(services, page, tab)
     assert {one.api_visibility for one in blocks.fns.values()} == {"private"}
+
+
+CONFIG = {"num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2,
+          "vocab_size": 512}
+SHAPES = {"model.embed_tokens.weight": (512, 256), "model.layers.0.mlp.down_proj.weight": (256, 768),
+          "model.layers.1.mlp.down_proj.weight": (256, 768)}
+PROOF = {"text": "Hi.", "seconds": 1.0, "tokens": 2, "engines": ["ollama", "unity"],
+         "files": [{"type": "Q8_0", "prompts": 20, "tokens": 640, "same": 638, "ties": 2, "kl": 0.0012, "tokens_per_second": 81.4,
+                    "memory": 3_000_000, "file": "x-Q8_0.gguf", "bytes": 2_000_000}],
+         "timed": [{"what": what, "dtype": "float32", "tokens_per_second": speed, "rounds": 3, "tokens": 48, "memory": 5_000_000}
+                   for what, speed in (("dense", 20.0), ("pruned", 25.0))]}
+
+
+def pruned(services: Services, person: str, name: str, base: str = "starter") -> runs.Run:
+    """A finished run whose folder has a config; its dense model had 1,024 channels."""
+    run = finished(services, person, name)
+    folder = services.settings.run_folder(run.id) / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return runs.update(services.store, run.id, summary={
+        "before": {"parameters": 3_000_000, "intermediate_size": 1024, "bytes": 6_000_000},
+        "after": {"intermediate_size": 768}, "base": {"name": base}})
+
+
+def test_the_size_table_tells_measured_from_expected() -> None:
+    truth = size_table.Truth(SHAPES, CONFIG, 3_000_000, 1024, size_table.measured_of({"before": {"bytes": 6_000_000}}, PROOF))
+    text = size_table.table_html(truth)
+    row = text.partition("GGUF Q8_0")[2].partition("</tr>")[0]
+    assert "<b>2\u00a0MB</b>" in row and "<b>3\u00a0MB</b>" in row and "<b>81</b>" in row
+    assert "<b>" not in text.partition("GGUF Q4_0")[2].partition("</tr>")[0]
+    assert "median of 3 rounds of 48 tokens" in text and "20 prompts" in text
+    badges = size_table.badges_html(truth)
+    assert badges.count('class="yes"') == 5 and "768 of 1,024 channels" in badges
+    assert 'class="no"' in size_table.badges_html(size_table.Truth(SHAPES, {**CONFIG, "intermediate_size": 776}))
+    assert size_table.table_html(size_table.Truth({}, {})) == size_table.badges_html(size_table.Truth({}, {})) == ""
+
+
+def test_a_past_export_shows_its_proofs_and_where_to_begin(services: Services, person: str, tmp_path: Path) -> None:
+    run = finished(services, person, "First")
+    text = view.export_html(exports.add(services.store, run.id, "First", str(tmp_path / '<a "b"'), 5, PROOF))
+    assert "638 of 640 times (2 of the others are ties), in 20 texts" in text
+    assert "ollama/Modelfile" in text.replace("</code>", "") and "unity/README.md" in text and "1.25 times the dense" in text
+    assert 'data-copy="' in text and '<a "b"' not in text and "is not there any more" in text
+
+
+def test_the_planner_counts_with_the_chosen_characters_model(services: Services, person: str) -> None:
+    ann = characters.create(services.store, card("Ann")).id
+    first, second = pruned(services, person, "First"), pruned(services, ann, "Second")
+    figure, ways, basis = planner.show(services, [first.id, second.id], 20, 4, 8, 4096, 4)
+    decoder = planner.decoder_for(services, first)
+    assert decoder and decoder.shape.intermediate_size == 1024 and decoder.shape.parameters == 3_000_000
+    assert "20\u00a0characters" in basis and "4\u00a0players" in basis and "Ann, Zoë" in basis
+    assert ways.count("<tr>") == 4 and "✓ yes" in ways
+    assert [bar.name for bar in figure.data] == ["weights of models", "characters of the bank", "conversations"]
+    standalone, batch, _ = figure.data[0].x
+    assert standalone > 10 * batch  # 20 models against one
+    assert "have not" not in ways and ("bench cast" in ways)
+    alone = planner.show(services, [], 1, 1, 8, 4096, 1)
+    assert alone[2].startswith('<p class="quiet">For 1\u00a0character (Ann, Zoë)')
+
+
+def test_a_cast_of_two_models_is_refused_and_an_empty_library_says_what_to_do(services: Services, person: str) -> None:
+    figure, ways, basis = planner.show(services, [], 8, 1, 8, 4096, 4)
+    assert ways == planner_view.NONE and basis == "" and not figure.data
+    first, other = pruned(services, person, "First"), pruned(services, person, "Second", "another")
+    with pytest.raises(UserError, match="different models"):
+        planner.show(services, [first.id, other.id], 8, 1, 8, 4096, 4)
+
+
+@pytest.mark.parametrize("name", ["", "   ", "x" * 121])
+def test_an_export_needs_a_name_of_some_length(name: str, services: Services, person: str) -> None:
+    run = pruned(services, person, "First")
+    (services.settings.run_folder(run.id) / "model" / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="name"):
+        services.jobs.submit_export(run.id, name, False)
+
+
+@pytest.mark.parametrize(("name", "folder"), [("../../x", "x"), ("CON", "con-1"), ("a\0b", "a-b"), ("ü" * 100, "u" * 60)])
+def test_no_name_leads_out_of_the_exports_folder(name: str, folder: str, services: Services, person: str) -> None:
+    run = pruned(services, person, "First")
+    (services.settings.run_folder(run.id) / "model" / "manifest.json").write_text("{}")
+    more = {"engines": ["ollama"], "gguf": [], "measure": True}
+    _, spec = export_spec(services.settings, services.store, run.id, name, False, more)
+    assert Path(spec["folder"]) == services.settings.exports / folder
+    assert spec["engines"] == ["ollama"] and spec["measure"] == "starter" and "gguf" not in spec
+
+
+def test_what_was_asked_for_reaches_the_command_line(services: Services, person: str) -> None:
+    spec = {"run": "r", "source": "/s", "folder": "/f", "zip": True, "engines": ["ollama", "unity"], "gguf": ["F16"],
+            "measure": "starter"}
+    arguments = prepare(services.settings, services.store, runs.add(services.store, person, 1, "export", "N", spec))
+    options = build_parser().parse_args(arguments)
+    assert (options.engines, options.gguf, options.measure, options.zip) == (["ollama", "unity"], ["F16"], "starter", True)

@@ -1,7 +1,11 @@
 """The copy that is given away: equal to its source, proven, zipped where wanted, and never half there."""
 
+import errno
+import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -9,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_job import ROOT, run_job
+from modelfile_grammar import read_modelfile
+from small_job import ROOT, Process, refused, run_job
+from test_gguf_export import ask_here
 from tiny import make_tiny
 
 from engine.__main__ import main
@@ -19,8 +25,9 @@ from engine.base.events import Event, Failed, Finished, Proved, Saved, Stage, St
 from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, write_manifest
 from engine.cards.files import read_card
 from engine.cards.prompt import messages
-from engine.export import copying, greeting
+from engine.export import copying, gguf_proof, greeting, speed
 from engine.export.copying import Copy, copy_folder
+from engine.export.engines import ENGINES
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +171,94 @@ def test_nothing_is_written_over(pruned: Path, tmp_path: Path, capsys: Any) -> N
     assert main(["export", str(pruned), "--out", str(pruned / "inside")]) == 2
     assert main(["export", str(pruned), "--out", str(tmp_path / "other"), "--name", "x" * 200]) == 2
     assert (tmp_path / "out.zip").read_bytes() == b"mine" and not (pruned / "inside").exists()
+
+
+def test_an_export_for_engines_has_their_folders_and_tells_of_them(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                   speaks_here: None) -> None:
+    monkeypatch.setattr(gguf_proof, "_ask", ask_here)
+    monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
+    found = {"dense": 30.0, "pruned": 40.0}
+    monkeypatch.setattr(speed, "_run", lambda what, _, dtype: events.Timed(what, dtype, found[what], 3, 48, 9))
+    model = pruned.parent / "llama"
+    said = list(copy_folder(Copy(pruned, tmp_path / "zoe", "Zoë", True, (), ENGINES, str(model))))
+    started = next(event for event in said if isinstance(event, Started))
+    assert [event.name for event in said if isinstance(event, Stage)] == started.stages
+    out = tmp_path / "zoe"
+    assert {name for name in files_of(out) if name.startswith(("gguf/", *(f"{engine}/" for engine in ENGINES)))} == {
+        "gguf/zoe-Q8_0.gguf", "ollama/Modelfile", "lmstudio/zoe.preset.json", "lmstudio/opening.json", "lmstudio/README.md",
+        "lmstudio/persona-studio/zoe/zoe-Q8_0.gguf", "unity/Zoe.cs", "unity/README.md", "godot/zoe.gd", "godot/README.md"}
+    commands = dict(read_modelfile((out / "ollama" / "Modelfile").read_text(encoding="utf-8")))
+    assert (out / "ollama" / commands["from"]).is_file() and commands["system"].startswith("You are Zoë")
+    report = read_json(out / "report.json")
+    assert report["name"] == "Zoë" and set(report["engines"]) == set(ENGINES) and report["speed"][1]["tokens_per_second"] == 40.0
+    assert report["expected_bytes"]["Q8_0"] <= report["gguf"]["Q8_0"]["bytes"]
+    readme = (out / "README.md").read_text(encoding="utf-8")
+    assert "1.33 times as fast" in readme and "ollama/Modelfile" in readme and "| GGUF Q8_0 |" in readme
+    assert check_manifest(out) == []
+    with zipfile.ZipFile(tmp_path / "zoe.zip") as archive:
+        assert {f"zoe/{name}" for name in files_of(out)} == set(archive.namelist())
+
+
+def test_a_dense_model_that_is_gone_is_said_before_anything_is_written(pruned: Path, tmp_path: Path, capsys: Any) -> None:
+    error = refused(["export", str(pruned), "--out", str(tmp_path / "out"), "--measure", str(tmp_path / "gone"), "--json"], capsys)
+    assert "not on this machine any more" in error and list(tmp_path.iterdir()) == []
+
+
+PLACES = [("../../x", '".."'), ("CON", "every system"), ("nul.txt", "every system"), ("a\0b", "NUL"), ("x" * 300, "200 bytes"),
+          ("what?", "every system"), ("file/out", "is a file"), ("nowhere/out", "leads nowhere")]
+
+
+@pytest.mark.parametrize(("name", "words"), PLACES, ids=[name[:8] for name, _ in PLACES])
+def test_places_that_no_export_can_have(name: str, words: str, pruned: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    before = sorted(tmp_path.iterdir())
+    assert words in refused(["export", str(pruned), "--out", f"{tmp_path}/{name}", "--zip"], capsys)
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.usefixtures("speaks_here")
+def test_a_parent_that_is_a_link_is_followed(pruned: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    list(copy_folder(Copy(pruned, tmp_path / "link" / "out")))
+    assert check_manifest(tmp_path / "real" / "out") == [] and [file.name for file in (tmp_path / "real").iterdir()] == ["out"]
+
+
+@pytest.mark.usefixtures("speaks_here")
+@pytest.mark.parametrize("nth", [1, 4, 9])
+def test_a_disk_that_fills_at_the_nth_write_leaves_the_old_export_whole(nth: int, pruned: Path, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    list(copy_folder(Copy(pruned, tmp_path / "old", zipped=True)))
+    before = files_of(tmp_path)
+    writes = iter(range(1, 1000))
+
+    def full(*_: Any) -> bool:
+        return next(writes) >= nth
+
+    class FullDisk(io.FileIO):
+        def write(self, data: Any) -> int:
+            if full():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, mode="r", *more, **named: FullDisk(self, mode) if mode == "wb" else
+                        opened(self, mode, *more, **named))
+    with pytest.raises(UserError, match="is full; nothing half-written was kept"):
+        list(copy_folder(Copy(pruned, tmp_path / "new", zipped=True)))
+    monkeypatch.undo()
+    assert files_of(tmp_path) == before and sorted(file.name for file in tmp_path.iterdir()) == ["old", "old.zip"]
+
+
+@pytest.mark.parametrize("stage", ["copy", "prove"])
+def test_an_export_killed_at_any_moment_leaves_nothing_that_is_seen(stage: str, pruned: Path, tmp_path: Path) -> None:
+    list_before = files_of(pruned)
+    process = Process(["export", str(pruned), "--out", "out", "--json"], tmp_path, forked=True)
+    for event in process.events():
+        if event["event"] == "Stage" and event["name"] == stage:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    assert process.end()[0] == -signal.SIGKILL
+    assert not (tmp_path / "out").exists() and files_of(pruned) == list_before
+    assert all(name.startswith(".out.partial-") for name in leftovers(tmp_path))

@@ -179,6 +179,21 @@ class ProvedFile(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class Timed(Event):
+    """A model spoke on this machine: median of `rounds` rounds of `tokens` tokens each, one at a time; `memory` in bytes.
+
+    `what`: dense or pruned; `dtype`: the number format of its weights.
+    """
+
+    what: str
+    dtype: str
+    tokens_per_second: float
+    rounds: int
+    tokens: int
+    memory: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Stopped(Event):
     """The job was stopped on purpose and can go on; `sentence` is for the user."""
 

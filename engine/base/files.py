@@ -22,7 +22,7 @@ import platformdirs
 from engine.base.errors import UserError
 
 MANIFEST = "manifest.json"
-_RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
 def data_folder() -> Path:
@@ -42,7 +42,7 @@ def slug(name: str) -> str:
     text = re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:60].strip("-")
     if not text:
         text = "character-" + hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
-    return f"{text}-1" if text in _RESERVED else text
+    return f"{text}-1" if text in RESERVED else text
 
 
 @contextmanager
@@ -119,6 +119,13 @@ def write_manifest(folder: Path) -> None:
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != MANIFEST
     }
+    write_json(folder / MANIFEST, {"files": files})
+
+
+def update_manifest(folder: Path, name: str) -> None:
+    """Put one file of `folder`, as it is now, into its manifest; the others are not read again."""
+    files = read_json(folder / MANIFEST)["files"]
+    files[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
     write_json(folder / MANIFEST, {"files": files})
 
 

@@ -27,14 +27,17 @@ from engine.base.files import (
     staged_folder,
     write_json,
 )
+from engine.base.places import check_target
 from engine.cards.card import parse_card
 from engine.cards.prompt import messages
+from engine.export.engine_folders import STAGE as ENGINES_STAGE
+from engine.export.engine_folders import add_engines, add_speed, find_dense, finish_words, tell
+from engine.export.engines import needed_types
 from engine.export.gguf_files import FOLDER, add_gguf, plan_gguf
 from engine.export.gguf_files import stages as gguf_stages
 from engine.export.greeting import let_speak
-from engine.export.papers import write_papers
+from engine.export.speed import STAGE as SPEED_STAGE
 
-STAGES = ["copy", "prove", "zip"]
 LONGEST_NAME = 120  # characters
 _PIECE = 8 << 20  # bytes copied between two steps
 QUESTION = "Hello. Who are you?"  # none of the example dialogue, which is in the prompt with its answer
@@ -49,6 +52,13 @@ class Copy:
     name: str = ""
     zipped: bool = False
     gguf: tuple[str, ...] = ()  # types of GGUF files to write and prove, in the folder gguf
+    engines: tuple[str, ...] = ()  # of ENGINES; with one, there is a GGUF file even where no type was asked for
+    dense: str = ""  # the dense model, where its speed and the copy's are to be measured
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of GGUF files that the copy gets."""
+        return tuple(needed_types(self.engines, self.gguf))
 
     @property
     def archive(self) -> Path:
@@ -64,9 +74,9 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
     start = time.perf_counter()
     files, report = _read_source(copy)
     size = sum(entry["bytes"] for entry in files.values())
-    more = plan_gguf(copy.source, copy.gguf)
-    stages = [*STAGES[:2], *gguf_stages(copy.gguf), *(STAGES[2:] if copy.zipped else [])]
-    yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), stages)
+    more = plan_gguf(copy.source, copy.types)
+    yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), _stages(copy))
+    dense = (yield from find_dense(copy.dense)) if copy.dense else None
     partial = copy.archive.with_name(f".{copy.archive.name}.partial")
     with explain_write_errors(copy.out, "try again"), _removed(partial):
         require_space(copy.out.parent, int((size + more) * (2.1 if copy.zipped else 1.05)) + 10_000_000)
@@ -74,16 +84,22 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
         with staged_folder(copy.out) as staging:
             yield from _copy_files(copy.source, staging, files)
             if copy.name:
-                _rename(staging, report, copy.name)
+                tell(staging, name=copy.name)
             yield from _prove(staging)
-            if copy.gguf:
-                yield from add_gguf(staging, copy.gguf)
+            if copy.types:
+                yield from add_gguf(staging, copy.types)
+            if copy.engines:
+                yield from add_engines(staging, copy.engines)
+            if dense:
+                yield from add_speed(staging, dense)
+            if copy.name or copy.types or dense:
+                _finish(staging)
             if copy.zipped:
                 yield from _zip(staging, partial, copy.out.name)
         if copy.zipped:
             partial.rename(copy.archive)
     yield Saved("pruned model", str(copy.out), folder_size(copy.out))
-    for file in sorted((copy.out / FOLDER).glob("*.gguf")) if copy.gguf else []:
+    for file in sorted((copy.out / FOLDER).glob("*.gguf")) if copy.types else []:
         yield Saved("GGUF file", str(file), file.stat().st_size)
     if copy.zipped:
         yield Saved("zip file", str(copy.archive), copy.archive.stat().st_size)
@@ -95,9 +111,9 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
     source = copy.source
     if not is_file(source / "report.json") or not is_file(source / MANIFEST):
         raise UserError(f"{source} is not a folder that Persona Studio exported (report.json or {MANIFEST} is missing).")
-    for place in (copy.out, copy.archive) if copy.zipped else (copy.out,):
-        if place.is_symlink() or place.exists():
-            raise UserError(f"{place} exists already.", "Name another folder, or remove it first.")
+    check_target(copy.out)
+    if copy.zipped and (copy.archive.is_symlink() or copy.archive.exists()):
+        raise UserError(f"{copy.archive} exists already.", "Name another folder, or remove it first.")
     if len(copy.name) > LONGEST_NAME:
         raise UserError(f"The name is longer than {LONGEST_NAME} characters.", "Choose a shorter one.")
     if copy.source.resolve() in copy.out.absolute().parents:
@@ -150,12 +166,16 @@ def _opened(source: Path, name: str) -> Iterator[Any]:
         yield file
 
 
-def _rename(folder: Path, report: dict[str, Any], name: str) -> None:
-    """Put the copy's own name into its report and its model card."""
-    report = {**report, "name": name}
-    write_json(folder / "report.json", report)
+def _stages(copy: Copy) -> list[str]:
+    """The names of the stages, in order."""
+    return ["copy", "prove", *gguf_stages(copy.types), *([ENGINES_STAGE] if copy.engines else []),
+            *([SPEED_STAGE] if copy.dense else []), *(["zip"] if copy.zipped else [])]
+
+
+def _finish(folder: Path) -> None:
+    """Write what is for readers anew: the copy has a name of its own, or more in it than its source."""
     try:
-        write_papers(folder, report, read_json(folder / "character.json"))
+        finish_words(folder)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError("The folder's report was written by another version.", "Prune the character again.") from error
 

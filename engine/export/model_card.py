@@ -26,7 +26,8 @@ def render_model_card(report: dict[str, Any], opening: Sequence[Message] = (), f
     """
     title = title_of(report)
     licence = ["", "## Licence", "", "\n\n".join(describe_licence(folder, report["base"]))]
-    return "\n".join([render_front_matter(report, title), *_body(report, title), *licence, *_asking(opening)]) + "\n"
+    parts = [*_body(report, title), *_files(report), *_speed(report), *licence, *_asking(opening)]
+    return "\n".join([render_front_matter(report, title, ["gguf"] if report.get("gguf") else []), *parts]) + "\n"
 
 
 def title_of(report: dict[str, Any]) -> str:
@@ -72,6 +73,38 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         f"seed {recipe['seed']}. The system prompt is made from character.json; report.json holds every figure.", "",
         "## Limits", "", LIMITS,
     ]
+
+
+def _files(report: dict[str, Any]) -> list[str]:
+    """What lies beside the weights, and how large the model is in each format: written, or expected by arithmetic."""
+    expected, written = report.get("expected_bytes", {}), report.get("gguf", {})
+    if not expected:
+        return []
+    rows = [f"| GGUF {kind} | {one['bytes'] / 1e6:,.1f} MB | {_proof(one['proof'])} |" for kind, one in written.items()]
+    rows += [f"| {kind} | about {size / 1e6:,.1f} MB | not written |" for kind, size in expected.items() if kind not in written]
+    folders = [f"`{files[0]}`" for files in report.get("engines", {}).values()]
+    ready = ["", f"Ready for other engines: {', '.join(folders)} and what stands beside."] if folders else []
+    return ["", "## Files and sizes", "", "| | on disk | proof |", "| --- | --- | --- |", *rows, *ready]
+
+
+def _proof(proof: dict[str, Any]) -> str:
+    """How far llama.cpp with the file agreed with transformers; what a proof lacks is left out."""
+    if "same" not in proof or "tokens" not in proof:
+        return "loaded by llama.cpp"
+    return (f"llama.cpp gave the same next token {proof['same']:,} of {proof['tokens']:,} times, KL {proof['kl']:.2g}, in "
+            f"{proof['prompts']} texts")
+
+
+def _speed(report: dict[str, Any]) -> list[str]:
+    """The two speeds, where they were measured."""
+    found = {one["what"]: one for one in report.get("speed", [])}
+    if not {"dense", "pruned"} <= found.keys():
+        return []
+    dense, pruned = found["dense"], found["pruned"]
+    slow, fast = dense["tokens_per_second"], pruned["tokens_per_second"]
+    return ["", f"On the machine that made this folder it decodes {fast / slow:.2f} times as fast as the dense model ({fast:.1f} "
+            f"and {slow:.1f} tokens a second, medians of {pruned['rounds']} rounds of {pruned['tokens']} tokens, "
+            f"{pruned['dtype']}), in {pruned['memory'] / 1e6:,.0f} MB of memory instead of {dense['memory'] / 1e6:,.0f} MB."]
 
 
 def _lines(lines: dict[str, Any]) -> str:

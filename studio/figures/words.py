@@ -28,7 +28,10 @@ _STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load t
            "tune the layers": "Tune what remains, layer by layer",
            "recover": "Train a little after the cut", "measure": "Measure",
            "export": "Write the smaller model", "prove": "Check that it loads and speaks",
-           "copy": "Copy the files", "zip": "Pack the zip"}
+           "copy": "Copy the files", "zip": "Pack the zip", "decode with llama.cpp": "Let llama.cpp speak",
+           "read with transformers": "Let transformers read the same", "make ready for engines": "Make the engines' folders",
+           "measure the speed": "Measure the speed, dense and pruned"}
+_FILE_STAGES = {"write": "Write the GGUF file {}", "prove": "Compare the GGUF file {}"}
 
 
 def method(name: str) -> str:
@@ -78,4 +81,7 @@ def shortened(text: str, length: int = 26) -> str:
 
 def stage(name: str) -> str:
     """A stage's name; an unknown one as it is, escaped."""
+    verb, _, kind = name.partition(" ")
+    if verb in _FILE_STAGES and kind and name not in _STAGES:
+        return html.escape(_FILE_STAGES[verb].format(kind))
     return _STAGES.get(name) or html.escape(name[:1].upper() + name[1:])

@@ -17,7 +17,17 @@ from studio.store.runs import Run
 OPTIONS = {"model": "--model", "preset": "--preset", "sparsity": "--sparsity", "multiple": "--multiple", "seed": "--seed",
            "steps": "--steps", "load_in": "--load-in", "dtype": "--dtype", "teacher": "--teacher",
            "teacher_model": "--teacher-model", "queries": "--queries"}
+EXPORT_OPTIONS = {"engines", "gguf", "measure"}
+LONGEST_NAME = 120  # characters, as in the engine's own check
 SWITCHES = {"recover": "--recover"}
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for a name that no export can have."""
+    if not name.strip():
+        raise UserError("The exported model needs a name.")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"The name is longer than {LONGEST_NAME} characters.", "Choose a shorter one.")
 
 
 def check_spec(spec: dict[str, Any]) -> None:
@@ -76,23 +86,34 @@ def prepare(settings: Settings, store: Store, run: Run) -> list[str]:
 def _export_arguments(run: Run, work: Path) -> list[str]:
     arguments = ["export", run.spec["source"], "--out", run.spec["folder"], "--name", run.name, "--workdir", str(work),
                  "--json", "--leash"]
+    arguments += [word for engine in run.spec.get("engines", []) for word in ("--for", engine)]
+    arguments += [word for kind in run.spec.get("gguf", []) for word in ("--gguf", kind)]
+    if run.spec.get("measure"):
+        arguments += ["--measure", run.spec["measure"]]
     return [*arguments, "--zip"] if run.spec.get("zip") else arguments
 
 
-def export_spec(settings: Settings, store: Store, run_id: str, name: str, zipped: bool) -> tuple[Run, dict[str, Any]]:
-    """The run to export, and the spec of its export to a folder whose name is free. Raises UserError."""
+def export_spec(settings: Settings, store: Store, run_id: str, name: str, zipped: bool,
+                more: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """The run to export, and the spec of its export to a folder whose name is free. Raises UserError.
+
+    `more`: "engines" and "gguf" (lists of names) and "measure", where they are asked for.
+    """
     run = runs.get(store, run_id)
     if run is None or run.kind != "prune" or run.state != "done":
         raise UserError("Only a finished pruned model can be exported.")
     source = result_folder(settings, run)
     if not is_whole(source):
         raise UserError("The files of this pruned model are gone.", "Prune again to make them anew.")
-    if not name.strip():
-        raise UserError("The exported model needs a name.")
+    if unknown := sorted(more.keys() - EXPORT_OPTIONS):
+        raise ValueError(f"an export knows no {', '.join(unknown)}")
+    check_name(name)
     taken = {one.spec.get("folder") for one in runs.list_runs(store, kinds=["export"])}
     plain, number = slug(name), 1
     while True:
         folder = settings.exports / (plain if number == 1 else f"{plain}-{number}")
         if not folder.exists() and not folder.with_name(f"{folder.name}.zip").exists() and str(folder) not in taken:
-            return run, {"run": run.id, "source": str(source), "folder": str(folder), "zip": zipped}
+            more = {**more, "measure": run.spec.get("model", "") if more.get("measure") else ""}
+            return run, {"run": run.id, "source": str(source), "folder": str(folder), "zip": zipped,
+                         **{option: value for option, value in more.items() if value}}
         number += 1

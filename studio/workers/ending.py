@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from engine.base import events
 from engine.base.errors import UserError
-from engine.base.events import Event, Failed, Finished, Proved, Stopped
+from engine.base.events import Event, Failed, Finished, Proved, ProvedFile, Saved, Stopped, Timed
 from engine.base.files import folder_size, read_json
 from studio.settings import Settings
 from studio.store import exports, lines, runs
@@ -183,9 +183,23 @@ def _keep_export(store: Store, run: Run, history: Sequence[Event]) -> dict[str, 
     packed = folder.with_name(f"{folder.name}.zip")
     packed_bytes = packed.stat().st_size if packed.exists() else 0
     proofs = [event for event in history if isinstance(event, Proved)]
-    proof = {name: value for name, value in vars(proofs[-1]).items() if name != "time"} if proofs else {}
+    proof = _plain(proofs[-1]) if proofs else {}
+    proof |= {"files": _files(history), "timed": [_plain(one) for one in history if isinstance(one, Timed)],
+              "engines": run.spec.get("engines", [])}
     size = folder_size(folder)
     known = exports.list_exports(store, run=run.spec["run"]) + exports.list_exports(store, run=run.spec["run"], deleted=True)
     if not any(one.folder == str(folder) for one in known):
         exports.add(store, run.spec["run"], run.name, str(folder), size, proof, str(packed) if packed_bytes else "", packed_bytes)
     return {"out": str(folder), "summary": {"bytes": size, "zip_bytes": packed_bytes, "proof": proof}}
+
+
+def _files(history: Sequence[Event]) -> list[dict[str, Any]]:
+    """What was proven of each GGUF file, with its name and its bytes."""
+    sizes = {Path(one.path).stem.rpartition("-")[2]: one for one in history if isinstance(one, Saved) and one.what == "GGUF file"}
+    return [{**_plain(one), "file": Path(sizes[one.type].path).name, "bytes": sizes[one.type].bytes}
+            for one in history if isinstance(one, ProvedFile) and one.type in sizes]
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    """An event's fields without its time."""
+    return {name: value for name, value in vars(event).items() if name != "time"}

@@ -113,10 +113,10 @@ class Jobs:
         version = characters.head(self.store, character_id).number
         return self._queued(runs.add(self.store, character_id, version, "prune", name, spec, line_set_id))
 
-    def submit_export(self, run_id: str, name: str, zip: bool) -> Run:
-        """Queue the export of a finished prune run to a folder of its own. Raises UserError."""
+    def submit_export(self, run_id: str, name: str, zip: bool, more: dict[str, Any] | None = None) -> Run:
+        """Queue the export of a finished prune run to a folder of its own. `more`: see export_spec. Raises UserError."""
         with self._lock:  # two exports at once must not choose the same folder
-            source, spec = export_spec(self.settings, self.store, run_id, name, zip)
+            source, spec = export_spec(self.settings, self.store, run_id, name, zip, more or {})
             run = runs.add(self.store, source.character, source.version, "export", name, spec)
         return self._queued(run)
 

@@ -51,6 +51,8 @@ class RunView:
         self.warnings: list[str] = []
         self.saved: list[events.Saved] = []
         self.proof: events.Proved | None = None
+        self.proved_files: list[events.ProvedFile] = []
+        self.timed: list[events.Timed] = []
         self.last = 0.0  # Unix seconds of the newest event
 
     @property
@@ -138,6 +140,12 @@ class RunView:
     def _proved(self, event: events.Proved) -> None:
         self.proof = event
 
+    def _proved_file(self, event: events.ProvedFile) -> None:
+        self.proved_files.append(event)
+
+    def _timed(self, event: events.Timed) -> None:
+        self.timed.append(event)
+
     def _finished(self, event: events.Finished) -> None:
         self._end(event, "done")
         self.stages = {name: dataclasses.replace(stage, state="skipped") if stage.state == "waiting" else stage
@@ -173,5 +181,6 @@ _TAKERS: dict[type[Event], Callable[..., None]] = {
     events.Started: RunView._started, events.Stage: RunView._stage, events.Step: RunView._step,
     events.Measured: RunView._measured, events.MaskSnapshot: RunView._snapshot, events.Lines: RunView._lines,
     events.Warned: RunView._warned, events.Saved: RunView._saved, events.Proved: RunView._proved,
+    events.ProvedFile: RunView._proved_file, events.Timed: RunView._timed,
     events.Finished: RunView._finished, events.Failed: RunView._failed, events.Stopped: RunView._stopped,
 }

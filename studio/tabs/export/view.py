@@ -16,8 +16,10 @@ from studio.store.exports import Export
 from studio.store.runs import Run
 from studio.workers.view import RunView, StageView
 
-STAGES = ("copy", "prove", "zip")
 _MARKS = {"done": "✓", "reused": "✓", "running": "…", "failed": "✗", "stopped": "■", "waiting": "·", "skipped": "·"}
+_PAGES = {"ollama": ("Ollama", "Modelfile"), "lmstudio": ("LM Studio", "README.md"), "unity": ("Unity", "README.md"),
+          "godot": ("Godot", "README.md")}
+_HOW = {"Modelfile": "begins with the two commands to type", "README.md": "says how to use it"}
 NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
           "model that plays it. When it is done, you can name it and export it here.</p></div>")
 
@@ -61,10 +63,32 @@ def readings_figure(run: Run) -> go.Figure:
 
 
 def progress_html(run: Run, view: RunView, word: str) -> str:
-    """An export under way, or how the last one ended: its stages with what is done."""
-    rows = "".join(_stage(stage) for stage in view.stages.values() if stage.name in STAGES)
+    """An export under way, or how the last one ended: its stages with what is done, and a log of what was found."""
+    rows = "".join(_stage(stage) for stage in view.stages.values() if stage.state != "skipped")
     ending = f"<p>{html.escape(_ending(run, word))}</p>"
-    return f'<div class="export-progress" role="status"><b>{html.escape(run.name)}</b><ul>{rows}</ul>{ending}</div>'
+    return f'<div class="export-progress" role="status"><b>{html.escape(run.name)}</b><ul>{rows}</ul>{ending}</div>{_log(view)}'
+
+
+def _log(view: RunView) -> str:
+    """What the export said, in the order in which it happened; closed until somebody asks."""
+    said: list[tuple[float, str]] = [
+        *((one.time, f"Written: {one.path} ({words.size(one.bytes)})") for one in view.saved),
+        *((one.time, f"{one.type}: {_agreement(vars(one))}") for one in view.proved_files),
+        *((one.time, f"{one.what}: {one.tokens_per_second:.1f} tokens/s") for one in view.timed),
+        *([(view.proof.time, f"It said: {view.proof.text}")] if view.proof else [])]
+    lines = [*(f"Note: {one}" for one in view.warnings),
+             *(f"{time.strftime('%H:%M:%S', time.localtime(at))}  {text}" for at, text in sorted(said))]
+    if not lines:
+        return ""
+    text = html.escape("\n".join(lines))
+    return f'<details class="export-log" data-key="export-log"><summary>Log</summary><pre>{text}</pre></details>'
+
+
+def _agreement(proof: dict[str, Any]) -> str:
+    """How far llama.cpp with a GGUF file agrees with transformers, in words."""
+    ties = f" ({proof['ties']} of the others are ties)" if proof.get("ties") else ""
+    return (f"the same next word piece {proof['same']:,} of {proof['tokens']:,} times{ties}, in {proof['prompts']} texts; distance "
+            f"{proof['kl']:.2g} nats a word piece")
 
 
 def _stage(stage: StageView) -> str:
@@ -91,16 +115,39 @@ def export_label(export: Export) -> str:
 def export_html(export: Export) -> str:
     """Where an export lies, how to use it, and what it said when it was loaded."""
     folder = Path(export.folder)
-    facts = [("Folder", f"<code>{html.escape(str(folder))}</code>" + ("" if folder.is_dir() else " <b>is not there any more</b>")),
+    path = html.escape(str(folder))
+    facts = [("Folder", f'<code>{path}</code> <button type="button" class="copy" data-copy="{path}">Copy</button>'
+                        + ("" if folder.is_dir() else " <b>is not there any more</b>")),
              ("Size", words.size(export.bytes) + (f" · zip {words.size(export.zip_bytes)}" if export.zip else ""))]
     proof: dict[str, Any] = export.proof
     if proof.get("text"):
         facts.append(("Proof of loading", "a fresh process loaded this folder with plain transformers, and the character said in "
                                           f"{proof['seconds']:.1f} s ({proof['tokens']} tokens): "
                                           f"<q>{html.escape(proof['text'])}</q>"))
+    facts += _engine_facts(export)
     facts.append(("In Python", f"<code>AutoModelForCausalLM.from_pretrained({html.escape(repr(str(folder)))})</code>"))
     facts.append(("In a terminal", f"<code>python -m engine chat {html.escape(str(folder))}</code>"))
     return _facts(facts)
+
+
+def _engine_facts(export: Export) -> list[tuple[str, str]]:
+    """The GGUF files with their proofs, and the engines' folders with the page that each has."""
+    facts = []
+    for one in export.proof.get("files", []):
+        facts.append((f"GGUF {html.escape(one['type'])}", f"{words.size(one['bytes'])} · loaded by llama.cpp, which gave "
+                                                          f"{html.escape(_agreement(one))}"))
+    for engine in export.proof.get("engines", []):
+        name, page = _PAGES.get(engine, (engine, "README.md"))
+        facts.append((html.escape(name), f"<code>{html.escape(engine)}/{page}</code> {_HOW[page]}"))
+    speeds = {one["what"]: one for one in export.proof.get("timed", [])}
+    if {"dense", "pruned"} <= speeds.keys():
+        dense, pruned = speeds["dense"], speeds["pruned"]
+        ratio = pruned["tokens_per_second"] / dense["tokens_per_second"]
+        facts.append(("Speed here", f"{ratio:.2f} times the dense model's: {pruned['tokens_per_second']:.0f} and "
+                                    f"{dense['tokens_per_second']:.0f} tokens/s (medians of {pruned['rounds']} rounds of "
+                                    f"{pruned['tokens']} tokens); memory {words.size(pruned['memory'])} and "
+                                    f"{words.size(dense['memory'])}"))
+    return facts
 
 
 def _facts(facts: list[tuple[str, str]]) -> str:

@@ -1,0 +1,107 @@
+"""How many bytes a model's weights take in each number format: by arithmetic, from the shapes of its tensors.
+
+Formats as llama.cpp has them (blocks of weights in a row, each with its scale). Knows no file but the head of safetensors.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Shapes = Mapping[str, tuple[int, ...]]  # by the names that transformers gives
+
+
+@dataclass(frozen=True)
+class FileType:
+    """A format: `block` weights of a row take `block_bytes`. Where a row is no multiple of it, `otherwise` is taken.
+
+    `logits`: the format of the matrix that makes the logits, "" for the same. `better`: of the parts that a mixed format
+    keeps more of.
+    """
+
+    name: str
+    block: int
+    block_bytes: int
+    otherwise: str = "F16"
+    logits: str = ""
+    better: str = ""
+    ours: bool = True  # written here; else by llama.cpp's own tool
+
+    @property
+    def bits(self) -> float:
+        """Bits a weight."""
+        return 8 * self.block_bytes / self.block
+
+
+# https://github.com/ggml-org/llama.cpp: ggml-common.h (blocks), llama-quant.cpp (mixtures, and what is taken otherwise).
+_ALL = (FileType("F32", 1, 4), FileType("F16", 1, 2), FileType("BF16", 1, 2), FileType("Q8_0", 32, 34),
+        FileType("Q4_1", 32, 20, logits="Q8_0"), FileType("Q4_0", 32, 18, logits="Q8_0"),
+        FileType("Q5_0", 32, 22, ours=False), FileType("Q5_1", 32, 24, ours=False),
+        FileType("Q6_K", 256, 210, "Q8_0", ours=False), FileType("Q5_K", 256, 176, "Q5_1", ours=False),
+        FileType("Q4_K", 256, 144, "Q5_0", ours=False),
+        FileType("Q5_K_M", 256, 176, "Q5_1", "Q6_K", "Q6_K", ours=False),
+        FileType("Q4_K_M", 256, 144, "Q5_0", "Q6_K", "Q6_K", ours=False))
+FILE_TYPES = {one.name: one for one in _ALL}
+WRITTEN = tuple(one.name for one in _ALL if one.ours)
+TOLD = ("F16", "Q8_0", "Q4_1", "Q4_0", "Q4_K_M")  # what a reader chooses between
+
+
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model folder's tensors, from the heads of its safetensors files; {} where there are none."""
+    from safetensors import SafetensorError, safe_open
+
+    whole = folder / "model.safetensors"
+    files = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
+    shapes = {}
+    try:
+        for file in files:
+            with safe_open(file, framework="numpy") as tensors:
+                shapes.update({name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return {}
+    return shapes
+
+
+def expected_bytes(shapes: Shapes, name: str) -> int:
+    """Bytes of all weights in a format. Vectors stay in F32; tied logits are written once. Raises KeyError for a format."""
+    kind, layers = FILE_TYPES[name], 1 + max((_layer(tensor) for tensor in shapes), default=0)
+    head = "lm_head.weight" if "lm_head.weight" in shapes else "model.embed_tokens.weight"
+    total = 0
+    for tensor, shape in shapes.items():
+        if len(shape) < 2:
+            total += 4 * math.prod(shape)
+            continue
+        wanted = kind
+        if tensor == head and kind.logits:
+            wanted = FILE_TYPES[kind.logits]
+        elif kind.better and (".v_proj." in tensor or ".down_proj." in tensor) and _kept_better(_layer(tensor), layers):
+            wanted = FILE_TYPES[kind.better]
+        total += _matrix_bytes(shape, wanted)
+    return total
+
+
+def odd_rows(shapes: Shapes, name: str) -> list[int]:
+    """The lengths of rows that do not fill the format's blocks, so that another format is taken for them."""
+    return sorted({shape[-1] for shape in shapes.values() if len(shape) > 1 and shape[-1] % FILE_TYPES[name].block})
+
+
+def count(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Weights of all shapes."""
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _matrix_bytes(shape: tuple[int, ...], kind: FileType) -> int:
+    while shape[-1] % kind.block:
+        kind = FILE_TYPES[kind.otherwise]
+    return math.prod(shape) // kind.block * kind.block_bytes
+
+
+def _layer(tensor: str) -> int:
+    """The number of a tensor's layer; -1 outside of all."""
+    parts = tensor.split(".")
+    return int(parts[parts.index("layers") + 1]) if "layers" in parts else -1
+
+
+def _kept_better(layer: int, layers: int) -> bool:
+    """Whether a mixed format keeps more of a layer: the first and last eighth, and every third between."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2

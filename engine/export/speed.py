@@ -1,0 +1,73 @@
+"""How fast a model folder speaks on this machine, and in how much memory: a fresh process loads it and decodes.
+
+The same program measures the dense model and the pruned one, one after the other, so that both met the same machine. This
+file doubles as that program, which imports nothing of ours but this module.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Stage, Step, Timed
+
+STAGE = "measure the speed"
+ROUNDS = 3
+TOKENS = 48  # a round
+
+
+def measure_speed(dense: Path, pruned: Path, dtype: str) -> Generator[Event, None, list[Timed]]:
+    """Decode with the dense model and with the pruned one, in the format `dtype` ("float32", "bfloat16"), turn by turn."""
+    yield Stage(STAGE, 2)
+    found = []
+    for number, (what, folder) in enumerate((("dense", dense), ("pruned", pruned)), 1):
+        timed = _run(what, folder, dtype)
+        found.append(timed)
+        yield timed
+        yield Step(STAGE, number, 2)
+    return found
+
+
+def _run(what: str, folder: Path, dtype: str) -> Timed:
+    request = {"folder": str(folder.resolve()), "dtype": dtype, "rounds": ROUNDS, "tokens": TOKENS}
+    result = subprocess.run([sys.executable, "-m", "engine.export.speed"], input=json.dumps(request), capture_output=True,
+                            text=True, check=False, cwd=Path(__file__).resolve().parents[2], start_new_session=True)
+    try:
+        found = json.loads(result.stdout.strip().splitlines()[-1])
+        return Timed(what, dtype, found["tokens_per_second"], ROUNDS, TOKENS, found["memory"])
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"The speed of the {what} model could not be measured ({result.stderr.strip()[-200:]}).",
+                        "Export without measuring, or close other programs and try again.") from error
+
+
+def _measure(request: dict[str, Any]) -> dict[str, Any]:
+    """Tokens a second, median of the rounds, and the most memory that this process took, in bytes."""
+    import resource
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(request["folder"], dtype=getattr(torch, request["dtype"]),
+                                                 device_map="auto" if torch.cuda.is_available() else None).eval()
+    prompt = torch.arange(10, 42, device=model.device)[None] % model.config.vocab_size
+    speeds = []
+    with torch.inference_mode():
+        for length in [4, *[request["tokens"]] * request["rounds"]]:  # a short one first, to warm up
+            step = model(input_ids=prompt, use_cache=True)
+            begun = time.perf_counter()
+            for _ in range(length):
+                token = step.logits[:, -1:].argmax(-1)
+                step = model(input_ids=token, past_key_values=step.past_key_values, use_cache=True)
+            speeds.append(length / (time.perf_counter() - begun))
+    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    return {"tokens_per_second": statistics.median(speeds[1:]), "memory": memory}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(json.load(sys.stdin))))

@@ -1,0 +1,153 @@
+"""The planner of a cast: who is in it, for how many players, on what card; how much memory each way to run it takes."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from engine.base.errors import UserError
+from engine.base.files import read_json
+from engine.base.memory import Cast, Decoder, decoder_of, largest_rank, plan, read_speed
+from engine.cards.card import Card, parse_card
+from engine.cards.prompt import render_system_prompt, rough_tokens
+from studio.figures import words
+from studio.figures.memory import memory_bars
+from studio.page import Page, guarded
+from studio.services import Services
+from studio.store import characters, runs
+from studio.store.runs import Run
+from studio.tabs.export import planner_view
+from studio.workers.commands import result_folder
+
+CARDS = [4, 6, 8, 12, 16, 24, 32, 48, 80]  # GB
+CONTEXTS = [1024, 2048, 4096, 8192, 16384, 32768]
+GB = 10**9
+
+
+class Planner:
+    """The controls."""
+
+    def __init__(self) -> None:
+        with gr.Column(visible=False, elem_id="planner") as self.whole:
+            gr.HTML('<h2>A cast that shares one model</h2><p class="quiet">How much memory do many characters need? Choose the '
+                    "ones you have, and how many there will be.</p>")
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=2, min_width=300):
+                    self.runs = gr.Dropdown([], multiselect=True, label="Characters", elem_id="planner-runs",
+                                            info="Pruned from one model. Without a choice: the newest of each character.")
+                    self.count = gr.Number(8, label="Characters in the whole cast", precision=0, minimum=1, maximum=10_000,
+                                           elem_id="planner-count")
+                    self.players = gr.Number(1, label="Conversations at the same time", precision=0, minimum=1, maximum=10_000,
+                                             elem_id="planner-players")
+                    self.card = gr.Dropdown([(f"{size} GB", size) for size in CARDS], value=8, label="Memory of the graphics card",
+                                            filterable=False, elem_id="planner-card")
+                    with gr.Accordion("For engineers", open=False):
+                        self.context = gr.Dropdown([(f"{size:,} tokens", size) for size in CONTEXTS], value=4096,
+                                                   label="Longest conversation", filterable=False, elem_id="planner-context")
+                        self.held = gr.Number(4, label="Characters kept cut out, when one at a time is", precision=0, minimum=1,
+                                              maximum=1000, elem_id="planner-held")
+                with gr.Column(scale=3, min_width=320):
+                    self.figure = gr.Plot(show_label=False, container=False, elem_id="planner-figure")
+            self.ways = gr.HTML(elem_id="planner-ways")
+            self.basis = gr.HTML(elem_id="planner-basis")
+
+    @property
+    def asked(self) -> list[Any]:
+        """What the plan depends on."""
+        return [self.runs, self.count, self.players, self.card, self.context, self.held]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What shows the plan."""
+        return [self.figure, self.ways, self.basis]
+
+
+def listen(services: Services, page: Page, planner: Planner, begins: Sequence[Any], view: gr.Radio) -> None:
+    """Show the plan anew whenever it comes into sight or something of it is changed."""
+    @guarded
+    def open_(view: str, *asked: Any) -> Any:
+        if view != "cast":
+            return (gr.skip(),) * 4
+        choices = [(label_of(services, run), run.id) for run in choose_from(services)]
+        known = [one for one in asked[0] or [] if one in [id for _, id in choices]]
+        return gr.Dropdown(choices, value=known), *show(services, known, *asked[1:])
+
+    @guarded
+    def change(*asked: Any) -> Any:
+        return show(services, *asked)
+
+    for begin in begins:
+        begin(open_, [view, *planner.asked], [planner.runs, *planner.shown], **page.private)
+    gr.on([one.change for one in planner.asked], change, planner.asked, planner.shown, trigger_mode="always_last", **page.private)
+
+
+def choose_from(services: Services) -> list[Run]:
+    """All finished pruned models whose figures are known, newest first."""
+    found = runs.list_runs(services.store, kinds=["prune"], states=["done"])
+    return [run for run in found if run.summary.get("before", {}).get("parameters")]
+
+
+def label_of(services: Services, run: Run) -> str:
+    """A run in the list: its character, what was removed, and from which model."""
+    found = characters.get(services.store, run.character)
+    return f"{found.char if found else run.name} · {words.percent(run.spec.get('sparsity', 0.25))} removed · {base_of(run)}"
+
+
+def base_of(run: Run) -> str:
+    """What the dense model of a run is called."""
+    return str(run.summary.get("base", {}).get("name", ""))
+
+
+def show(services: Services, chosen: list[str] | None, count: float | None, players: float | None, card: float, context: float,
+         held: float | None) -> tuple[Any, str, str]:
+    """Figure, table and basis of a plan. Raises UserError for characters of several models."""
+    found = [run for run in choose_from(services) if run.id in (chosen or [])] or newest_of_each(choose_from(services))
+    decoder = next((known for run in found if (known := decoder_for(services, run))), None)
+    if decoder is None:
+        return memory_bars([], 0), planner_view.NONE, ""
+    names = {base_of(run) for run in found}
+    if chosen and len(names) > 1:
+        raise UserError(f"These characters were pruned from different models ({', '.join(sorted(names))}).",
+                        "Only characters of one model can share it: take the others out.")
+    if not chosen:
+        found = [run for run in found if base_of(run) == base_of(found[0])]
+    kept = max(int(run.summary.get("after", {}).get("intermediate_size") or decoder.shape.intermediate_size) for run in found)
+    cast = Cast(max(int(count or 1), len(chosen or [])), max(int(players or 1), 1), int(context), kept,
+                largest_rank(decoder.shape, kept), persona_tokens(services, found), max(int(held or 1), 1))
+    needed, memory = plan(decoder, cast), int(card * GB)
+    told = [label_of(services, run).partition(" · ")[0] for run in found]
+    return (memory_bars(needed, memory), planner_view.ways_html(needed, decoder, cast, memory, read_speed()),
+            planner_view.basis_html(decoder, cast, told))
+
+
+def newest_of_each(found: Sequence[Run]) -> list[Run]:
+    """Of runs, newest first, the first of every character."""
+    return list({run.character: run for run in reversed(found)}.values())[::-1]
+
+
+def decoder_for(services: Services, run: Run) -> Decoder | None:
+    """The figures of the dense model that a run was made from; None where its files are gone."""
+    folder, before = result_folder(services.settings, run), run.summary.get("before", {})
+    try:
+        config = {**read_json(folder / "config.json"), "intermediate_size": before["intermediate_size"]} if folder else {}
+        return decoder_of(config, int(before["parameters"]))
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+def persona_tokens(services: Services, found: Sequence[Run]) -> int:
+    """About how many tokens the longest system prompt of the characters has: what is kept read for each."""
+    longest = 0
+    for run in found:
+        try:
+            card = _card_of(services, run)
+        except UserError:
+            continue
+        longest = max(longest, rough_tokens(render_system_prompt(card)))
+    return longest
+
+
+def _card_of(services: Services, run: Run) -> Card:
+    raw = characters.version(services.store, run.character, run.version).card
+    return parse_card(json.dumps(raw).encode(), run.name)

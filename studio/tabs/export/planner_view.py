@@ -1,0 +1,53 @@
+"""What the planner of a cast says: what each way to run it takes, what fits, and what it costs in speed. Pure."""
+
+import html
+from collections.abc import Sequence
+
+from engine.base.memory import Cast, Decoder, Needed, Speed, most
+from studio.figures import words
+from studio.figures.memory import NAMES
+
+WAYS = {
+    "standalone": "Every character is a pruned model of its own, as Export makes it. Each one costs a model.",
+    "masked batch": "One dense model in memory, and of each character only its mask. Many characters answer in one step.",
+    "gather": "One dense model in memory; the character that speaks is cut out of it in a moment. Those spoken last stay ready."}
+NONE = '<p class="quiet">Prune a character first: its model says how large a cast of such characters would be.</p>'
+UNMEASURED = ("What the ways cost in speed has not been measured on this machine. "
+              "<code>python -m engine bench cast</code> measures it.")
+
+
+def ways_html(needed: Sequence[Needed], decoder: Decoder, cast: Cast, card: int, speeds: Sequence[Speed]) -> str:
+    """A row a way: its memory, whether it fits, how many characters would, and its speed where one was measured."""
+    measured = {one.way: one for one in speeds}
+    best = measured.get("standalone")
+    rows = "".join(_way(one, most(one.way, decoder, cast, card, "characters"), card, measured.get(one.way), best) for one in needed)
+    source = next(iter(speeds), None)
+    note = (f"Speeds: measured with {html.escape(source.model)}, {source.rows} characters, "
+            f"{words.count(source.threads, 'thread')}, by <code>python -m engine bench cast</code>; another machine or model has "
+            "others." if source else UNMEASURED)
+    heads = "".join(f"<th>{name}</th>" for name in ("", "Memory", "Fits?", "Characters at most", "Speed, all together"))
+    return (f'<div class="size-scroll"><table class="size-table ways"><thead><tr>{heads}</tr></thead>'
+            f"<tbody>{rows}</tbody></table></div>"
+            f'<p class="quiet">{note}</p>')
+
+
+def basis_html(decoder: Decoder, cast: Cast, models: Sequence[str]) -> str:
+    """On what the figures rest."""
+    shape = decoder.shape
+    told = ", ".join(html.escape(one) for one in models[:6]) + (f" and {len(models) - 6} more" if len(models) > 6 else "")
+    return (f'<p class="quiet">For {words.count(cast.characters, "character")} ({told}) on a dense model of '
+            f"{words.millions(shape.parameters)} weights, {words.size(shape.bytes)} in 16 bit; {cast.kept:,} of "
+            f"{shape.intermediate_size:,} channels kept. A token of conversation takes {decoder.token_bytes / 1000:,.0f} kB, so "
+            f"{words.count(cast.players, 'player')} with {cast.context:,} tokens each take "
+            f"{words.size(cast.players * cast.context * decoder.token_bytes)}.</p>")
+
+
+def _way(one: Needed, at_most: int, card: int, speed: Speed | None, best: Speed | None) -> str:
+    fits = one.bytes <= card
+    sign = '<b class="fits">✓ yes</b>' if fits else f"{words.size(one.bytes - card)} too much"
+    told = "–"
+    if speed:
+        ratio = f" ({speed.tokens_per_second / best.tokens_per_second:.1f} times)" if best and speed is not best else ""
+        told = f"{speed.tokens_per_second:,.0f}&nbsp;tokens/s{ratio}"
+    return (f"<tr><th>{NAMES[one.way]}<small>{WAYS[one.way]}</small></th><td>{words.size(one.bytes)}</td><td>{sign}</td>"
+            f"<td>{at_most:,}</td><td>{told}</td></tr>")
