@@ -121,7 +121,7 @@ def test_the_size_table_tells_measured_from_expected() -> None:
     truth = size_table.Truth(SHAPES, CONFIG, 3_000_000, 1024, size_table.measured_of({"before": {"bytes": 6_000_000}}, PROOF))
     text = size_table.table_html(truth)
     row = text.partition("GGUF Q8_0")[2].partition("</tr>")[0]
-    assert "<b>2\u00a0MB</b>" in row and "<b>3\u00a0MB</b>" in row and "<b>81</b>" in row
+    assert "<b>2\u00a0MB</b>" in row and "<b>3\u00a0MB</b>" in row and "<b>81</b>/s" in row
     assert "<b>" not in text.partition("GGUF Q4_0")[2].partition("</tr>")[0]
     assert "median of 3 rounds of 48 tokens" in text and "20 prompts" in text
     badges = size_table.badges_html(truth)
@@ -144,9 +144,9 @@ def test_the_planner_counts_with_the_chosen_characters_model(services: Services,
     figure, ways, basis = planner.show(services, [first.id, second.id], 20, 4, 8, 4096, 4)
     decoder = planner.decoder_for(services, first)
     assert decoder and decoder.shape.intermediate_size == 1024 and decoder.shape.parameters == 3_000_000
-    assert "20\u00a0characters" in basis and "4\u00a0players" in basis and "Ann, Zoë" in basis
+    assert "20\u00a0characters" in basis and "4\u00a0conversations" in basis and "Ann, Zoë" in basis
     assert ways.count("<tr>") == 4 and "✓ yes" in ways
-    assert [bar.name for bar in figure.data] == ["weights of models", "characters of the bank", "conversations"]
+    assert [bar.name for bar in figure.data] == ["models", "the bank's characters", "conversations"]
     standalone, batch, _ = figure.data[0].x
     assert standalone > 10 * batch  # 20 models against one
     assert "have not" not in ways and ("bench cast" in ways)

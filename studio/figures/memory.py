@@ -10,7 +10,7 @@ from studio.figures.theme import BLUE, EMBER, GREY, INK, drawn, empty
 
 TITLE = "Memory of the cast"
 NAMES = {"standalone": "Models of their own", "masked batch": "Bank, all at once", "gather": "Bank, one at a time"}
-_PARTS = (("weights", "weights of models", BLUE), ("characters", "characters of the bank", EMBER), ("rest", "conversations", GREY))
+_PARTS = (("weights", "models", BLUE), ("characters", "the bank's characters", EMBER), ("rest", "conversations", GREY))
 
 
 def memory_bars(needed: Sequence[Needed], card: int) -> go.Figure:

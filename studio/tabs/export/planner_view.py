@@ -11,6 +11,7 @@ WAYS = {
     "standalone": "Every character is a pruned model of its own, as Export makes it. Each one costs a model.",
     "masked batch": "One dense model in memory, and of each character only its mask. Many characters answer in one step.",
     "gather": "One dense model in memory; the character that speaks is cut out of it in a moment. Those spoken last stay ready."}
+HEADS = ("Memory", "Fits?", "Characters at most", "Speed, all together")
 NONE = '<p class="quiet">Prune a character first: its model says how large a cast of such characters would be.</p>'
 UNMEASURED = ("What the ways cost in speed has not been measured on this machine. "
               "<code>python -m engine bench cast</code> measures it.")
@@ -25,7 +26,7 @@ def ways_html(needed: Sequence[Needed], decoder: Decoder, cast: Cast, card: int,
     note = (f"Speeds: measured with {html.escape(source.model)}, {source.rows} characters, "
             f"{words.count(source.threads, 'thread')}, by <code>python -m engine bench cast</code>; another machine or model has "
             "others." if source else UNMEASURED)
-    heads = "".join(f"<th>{name}</th>" for name in ("", "Memory", "Fits?", "Characters at most", "Speed, all together"))
+    heads = "".join(f"<th>{name}</th>" for name in ("", *HEADS))
     return (f'<div class="size-scroll"><table class="size-table ways"><thead><tr>{heads}</tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"
             f'<p class="quiet">{note}</p>')
@@ -37,8 +38,8 @@ def basis_html(decoder: Decoder, cast: Cast, models: Sequence[str]) -> str:
     told = ", ".join(html.escape(one) for one in models[:6]) + (f" and {len(models) - 6} more" if len(models) > 6 else "")
     return (f'<p class="quiet">For {words.count(cast.characters, "character")} ({told}) on a dense model of '
             f"{words.millions(shape.parameters)} weights, {words.size(shape.bytes)} in 16 bit; {cast.kept:,} of "
-            f"{shape.intermediate_size:,} channels kept. A token of conversation takes {decoder.token_bytes / 1000:,.0f} kB, so "
-            f"{words.count(cast.players, 'player')} with {cast.context:,} tokens each take "
+            f"{shape.intermediate_size:,} channels kept. A token of conversation takes {decoder.token_bytes / 1000:,.0f} kB, and "
+            f"{words.count(cast.players, 'conversation')} of {cast.context:,} tokens "
             f"{words.size(cast.players * cast.context * decoder.token_bytes)}.</p>")
 
 
@@ -49,5 +50,6 @@ def _way(one: Needed, at_most: int, card: int, speed: Speed | None, best: Speed 
     if speed:
         ratio = f" ({speed.tokens_per_second / best.tokens_per_second:.1f} times)" if best and speed is not best else ""
         told = f"{speed.tokens_per_second:,.0f}&nbsp;tokens/s{ratio}"
-    return (f"<tr><th>{NAMES[one.way]}<small>{WAYS[one.way]}</small></th><td>{words.size(one.bytes)}</td><td>{sign}</td>"
-            f"<td>{at_most:,}</td><td>{told}</td></tr>")
+    cells = zip(HEADS, (words.size(one.bytes), sign, f"{at_most:,}", told), strict=True)
+    told_cells = "".join(f'<td data-head="{head}">{cell}</td>' for head, cell in cells)
+    return f"<tr><th>{NAMES[one.way]}<small>{WAYS[one.way]}</small></th>{told_cells}</tr>"

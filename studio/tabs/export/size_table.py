@@ -43,22 +43,22 @@ def table_html(truth: Truth) -> str:
     if not truth.shapes:
         return ""
     parameters = count(truth.shapes.values())
-    rows = [_row("Dense model, 16 bit", truth.dense_parameters, 2 * truth.dense_parameters, _cache(truth),
-                 truth.measured.get("dense"))] if truth.dense_parameters else []
-    rows.append(_row("<b>Pruned, 16 bit</b> (the folder)", parameters, 2 * parameters, _cache(truth), truth.measured.get("pruned")))
+    rows = [_row("Dense, 16 bit", 2 * truth.dense_parameters, _cache(truth), truth.measured.get("dense"))
+            ] if truth.dense_parameters else []
+    rows.append(_row("Pruned, 16 bit", 2 * parameters, _cache(truth), truth.measured.get("pruned")))
     for kind in TOLD:
-        note = "" if not odd_rows(truth.shapes, kind) else " *"
-        rows.append(_row(f"GGUF {kind}{note}", parameters, expected_bytes(truth.shapes, kind), _cache(truth),
-                         truth.measured.get(kind)))
+        note = " *" if odd_rows(truth.shapes, kind) else ""
+        rows.append(_row(f"GGUF {kind}{note}", expected_bytes(truth.shapes, kind), _cache(truth), truth.measured.get(kind)))
     odd = {kind: odd_rows(truth.shapes, kind) for kind in TOLD}
     notes = [f"* Rows of {', '.join(f'{size:,}' for size in sizes)} weights do not fill the blocks of {kind}: a larger format is "
              "taken for them." for kind, sizes in odd.items() if sizes]
     rests = sorted({one.rests_on for one in truth.measured.values() if one.rests_on})
-    head = "".join(f"<th>{name}</th>" for name in ("", "Weights", "On disk", "Memory", "Speed"))
+    head = "".join(f"<th>{name}</th>" for name in ("", "On disk", "Memory", "Tokens"))
     return (f'<div class="size-scroll"><table class="size-table"><thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(rows)}</tbody></table></div>"
-            f'<p class="quiet">Plain figures are expected, by arithmetic: memory is weights and a conversation of {CONTEXT:,} '
-            f"tokens. <b>Bold</b> ones were measured on this machine{': ' + html.escape('; '.join(rests)) if rests else ''}. "
+            f'<p class="quiet">{_weights(truth, parameters)} Plain figures are expected, by arithmetic: memory is weights and a '
+            f"conversation of {CONTEXT:,} tokens. <b>Bold</b> ones were measured on this machine"
+            f"{': ' + html.escape('; '.join(rests)) + '; memory is the whole program' if rests else ''}. "
             f"{html.escape(' '.join(notes))}</p>")
 
 
@@ -94,12 +94,18 @@ def measured_of(summary: Mapping[str, Any], proof: Mapping[str, Any]) -> dict[st
     return found
 
 
-def _row(name: str, parameters: int, size: int, cache: int, found: Measured | None) -> str:
+def _weights(truth: Truth, parameters: int) -> str:
+    """How many weights there are, and were."""
+    before = f" of the dense model's {words.millions(truth.dense_parameters)}" if truth.dense_parameters else ""
+    return f"{words.millions(parameters)}{before} weights."
+
+
+def _row(name: str, size: int, cache: int, found: Measured | None) -> str:
     found = found or Measured()
     disk = f"<b>{words.size(found.bytes)}</b>" if found.bytes else words.size(size)
     memory = f"<b>{words.size(found.memory)}</b>" if found.memory else words.size(size + cache)
-    speed = f"<b>{found.tokens_per_second:.0f}</b>&nbsp;tokens/s" if found.tokens_per_second else NOTHING
-    return f"<tr><th>{name}</th><td>{words.millions(parameters)}</td><td>{disk}</td><td>{memory}</td><td>{speed}</td></tr>"
+    speed = f"<b>{found.tokens_per_second:.0f}</b>/s" if found.tokens_per_second else NOTHING
+    return f"<tr><th>{name}</th><td>{disk}</td><td>{memory}</td><td>{speed}</td></tr>"
 
 
 def _cache(truth: Truth) -> int:
