@@ -175,7 +175,7 @@ def test_nothing_is_written_over(pruned: Path, tmp_path: Path, capsys: Any) -> N
 
 def test_an_export_for_engines_has_their_folders_and_tells_of_them(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                                    speaks_here: None) -> None:
-    monkeypatch.setattr(gguf_proof, "_ask", ask_here)
+    monkeypatch.setattr(gguf_proof, "ask", ask_here)
     monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
     found = {"dense": 30.0, "pruned": 40.0}
     monkeypatch.setattr(speed, "_run", lambda what, _, dtype: events.Timed(what, dtype, found[what], 3, 48, 9))

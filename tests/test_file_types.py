@@ -31,14 +31,14 @@ def test_formats_by_hand() -> None:
     # Of one layer, the only one is among the better kept; tied logits too.
     better = (512 * 256 + 256 * 768) // 256 * 210
     assert expected_bytes(BY_HAND, "Q4_K_M") == better + 256 * 768 // 256 * 144 + 4 * 256
-    assert FILE_TYPES["Q8_0"].bits == 8.5 and FILE_TYPES["Q4_K"].bits == 4.5
+    assert FILE_TYPES["Q8_0"].bits == 8.5 and FILE_TYPES["Q4_K_M"].bits == 4.5
 
 
 def test_rows_that_fill_no_block_take_another_format_and_are_told() -> None:
     shapes = {"model.embed_tokens.weight": (64, 40), "model.layers.0.mlp.up_proj.weight": (96, 576)}
     assert odd_rows(shapes, "Q8_0") == [40] and odd_rows(shapes, "Q4_K_M") == [40, 576] and odd_rows(shapes, "F16") == []
     assert expected_bytes(shapes, "Q8_0") == 64 * 40 * 2 + 96 * 576 * 34 // 32
-    assert expected_bytes(shapes, "Q4_K") == 64 * 40 * 2 + 96 * 576 * 22 // 32
+    assert expected_bytes(shapes, "Q6_K") == 64 * 40 * 2 + 96 * 576 * 34 // 32
 
 
 def test_a_folder_without_weights_has_no_shapes(tmp_path: Path) -> None:

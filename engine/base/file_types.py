@@ -25,7 +25,7 @@ class FileType:
     otherwise: str = "F16"
     logits: str = ""
     better: str = ""
-    ours: bool = True  # written here; else by llama.cpp's own tool
+    whole: bool = True  # a file can be of it; else it is of some of a file's weights only
 
     @property
     def bits(self) -> float:
@@ -35,14 +35,11 @@ class FileType:
 
 # https://github.com/ggml-org/llama.cpp: ggml-common.h (blocks), llama-quant.cpp (mixtures, and what is taken otherwise).
 _ALL = (FileType("F32", 1, 4), FileType("F16", 1, 2), FileType("BF16", 1, 2), FileType("Q8_0", 32, 34),
-        FileType("Q4_1", 32, 20, logits="Q8_0"), FileType("Q4_0", 32, 18, logits="Q8_0"),
-        FileType("Q5_0", 32, 22, ours=False), FileType("Q5_1", 32, 24, ours=False),
-        FileType("Q6_K", 256, 210, "Q8_0", ours=False), FileType("Q5_K", 256, 176, "Q5_1", ours=False),
-        FileType("Q4_K", 256, 144, "Q5_0", ours=False),
-        FileType("Q5_K_M", 256, 176, "Q5_1", "Q6_K", "Q6_K", ours=False),
-        FileType("Q4_K_M", 256, 144, "Q5_0", "Q6_K", "Q6_K", ours=False))
+        FileType("Q6_K", 256, 210, "Q8_0"), FileType("Q5_K_M", 256, 176, "Q5_1", "Q6_K", "Q6_K"),
+        FileType("Q4_1", 32, 20, logits="Q8_0"), FileType("Q4_K_M", 256, 144, "Q5_0", "Q6_K", "Q6_K"),
+        FileType("Q4_0", 32, 18, logits="Q8_0"), FileType("Q5_0", 32, 22, whole=False), FileType("Q5_1", 32, 24, whole=False))
 FILE_TYPES = {one.name: one for one in _ALL}
-WRITTEN = tuple(one.name for one in _ALL if one.ours)
+WRITTEN = tuple(one.name for one in _ALL if one.whole)
 TOLD = ("F16", "Q8_0", "Q4_1", "Q4_0", "Q4_K_M")  # what a reader chooses between
 
 

@@ -53,8 +53,9 @@ class Room:
                                                  "page that says how to use it; they share one GGUF file.")
             self.zip = gr.Checkbox(label="Also pack a zip to hand on", elem_id="export-zip")
         with gr.Accordion("For engineers", open=False, elem_id="export-more"):
-            self.gguf = gr.CheckboxGroup([(f"{name} · {FILE_TYPES[name].bits:.3g} bits a weight", name) for name in WRITTEN],
-                                         label="GGUF files", elem_id="export-gguf",
+            types = [(f"{name} · {'about ' if FILE_TYPES[name].better else ''}{FILE_TYPES[name].bits:.3g} bits", name)
+                     for name in WRITTEN]
+            self.gguf = gr.CheckboxGroup(types, label="GGUF files", elem_id="export-gguf",
                                          info="Each is loaded by llama.cpp and compared with the folder before it is kept. With "
                                               "none chosen, an engine gets Q8_0.")
             self.measure = gr.Checkbox(label="Measure speed and memory, dense and pruned", elem_id="export-measure",
