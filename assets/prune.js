@@ -1,5 +1,5 @@
 // Runs as HTML: hands on which run is chosen, counts the seconds of the stage under way, and asks for news when
-// the page is looked at again. Runs with `element` and `trigger` of the component that holds it.
+// the page is looked at again. Runs with `element`, `trigger` and `props` of the component that holds it.
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-run]");
   if (button) trigger("click", { run: button.dataset.run });
@@ -30,3 +30,6 @@ if (element.querySelector(".prune-runs, .prune-empty") || element.closest("#prun
   document.addEventListener("visibilitychange", look);
   window.addEventListener("focus", look);
 }
+
+const place = element.closest("#prune-making, #prune-progress"); // what news may replace, see prune_news.js
+if (place) (window.personaStudioParts ??= {})[place.id] = props;

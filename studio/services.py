@@ -3,9 +3,10 @@
 Knows no page and no handler; closing it ends the worker processes' leashes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.cards.card import bundled_cards
+from studio.news import News
 from studio.settings import Settings
 from studio.store import characters
 from studio.store.database import Store, open_store
@@ -27,6 +28,7 @@ class Services:
     speech: Speech
     tokens: TokenCounter
     scripts: Scripts
+    news: News = field(default_factory=News)
 
     @classmethod
     def open(cls, settings: Settings) -> "Services":

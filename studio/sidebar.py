@@ -19,12 +19,14 @@ from studio import library
 from studio.page import POLL, PRIVATE, Page, guarded
 from studio.services import Services
 from studio.store import characters, database, values
+from studio.theme import ASSETS
 
 MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
-JOB_SECONDS = 2.0
 NEWS_SECONDS = 0.4  # between two looks at a long import
 UNNAMED = "Unnamed"
 _FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"  # the last keystrokes first
+_TAKE_JOBS = ("(window.personaStudioNews ??= {}).jobs = "
+              "{ asks: () => '', takes: (html) => { if (props.value !== html) props.value = html; } };")
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
 
 
@@ -58,14 +60,15 @@ class Side:
             self.model = gr.Dropdown(["starter"], value="starter", label="Base model", info=MODEL_HINT,
                                      allow_custom_value=True, elem_id="side-model")
             self.model_note = gr.HTML(elem_id="side-model-note")
-            self.jobs = gr.HTML(elem_id="side-jobs")
+            self.jobs = gr.HTML(elem_id="side-jobs", js_on_load=_TAKE_JOBS)
             with gr.Accordion("Library", open=False, elem_id="side-library"):
                 self.backup = gr.Button("Back up now", size="sm", elem_id="side-backup")
                 self.restore = gr.UploadButton("Restore a backup", size="sm", file_types=[".db"], type="filepath",
                                                elem_id="side-restore")
                 self.library_note = gr.Markdown(elem_id="side-library-note")
             self.deleted = gr.State("")
-            self.timer = gr.Timer(JOB_SECONDS)
+            self.news = gr.HTML(visible="hidden", elem_id="side-news",
+                                js_on_load=(ASSETS / "news.js").read_text(encoding="utf-8"))
 
 
 def choices(services: Services, search: str, keep: str = "") -> list[tuple[str, str]]:
@@ -85,7 +88,7 @@ def build(services: Services, page: Page) -> Side:
     _deleting(services, side)
     _model(services, page, side)
     _library(services, side)
-    _jobs(services, side)
+    _news(services, side)
     return side
 
 
@@ -204,18 +207,13 @@ def _library(services: Services, side: Side) -> None:
     side.restore.upload(restore, side.restore, side.library_note, **PRIVATE)
 
 
-def _jobs(services: Services, side: Side) -> None:
-    shown = gr.State("")
-    latest: dict[str, Any] = {"made": 0.0, "html": ""}  # one list for all pages that ask within a second
+def _news(services: Services, side: Side) -> None:
+    services.news.tell("jobs", lambda _: library.jobs_html(services))
+    side.news.token(lambda: _token_html(services), None, side.news, **POLL)  # a studio that was started anew has another
 
-    @guarded
-    def news(before: str) -> Any:
-        if time.monotonic() - latest["made"] >= 1.0:
-            latest.update(made=time.monotonic(), html=library.jobs_html(services))
-        now = latest["html"]
-        return (now, now) if now != before else gr.skip()
 
-    side.timer.tick(news, shown, [side.jobs, shown], **POLL)
+def _token_html(services: Services) -> str:
+    return f'<i data-token="{services.news.token}"></i>'
 
 
 def load(blocks: gr.Blocks, services: Services, side: Side) -> None:
@@ -228,8 +226,6 @@ def load(blocks: gr.Blocks, services: Services, side: Side) -> None:
         slug = wanted.slug if wanted and not wanted.deleted else (found[0][1] if found else None)
         models, model = library.model_choices(services)
         return (gr.Radio(found, value=slug), gr.Dropdown(models, value=model), library.model_note(services, model),
-                library.jobs_html(services))
+                library.jobs_html(services), _token_html(services))
 
-    blocks.load(begin, None, [side.choice, side.model, side.model_note, side.jobs], **PRIVATE)
-
-
+    blocks.load(begin, None, [side.choice, side.model, side.model_note, side.jobs, side.news], **PRIVATE)

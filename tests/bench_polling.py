@@ -79,7 +79,7 @@ def _step(number: int) -> Step:
 
 
 def _poll(services: Any, person: str) -> Callable[[], None]:
-    """What the timers of one page do that shows the Prune room; it has seen what it was sent before."""
+    """What one page costs that shows the Prune room: its question for news, and a painting of the figures that have grown."""
     import gradio as gr
 
     from studio import library
@@ -93,12 +93,13 @@ def _poll(services: Any, person: str) -> Callable[[], None]:
     with gr.Blocks():
         controls = Controls()
     painter = Painter(services, LinesRoom(services, queueing), RunsRoom(services, queueing), controls)
-    seen: dict[str, Any] = {}
+    seen: dict[str, Any] = painter.paint(Look(person), {})[controls.seen]
 
     def poll() -> None:
         nonlocal seen
         library.jobs_html(services)
-        seen = painter.paint(Look(person), seen, whole=False).get(controls.seen, seen)
+        painter.room_news.tell(f"{person}/")
+        seen = painter.paint_figures(Look(person), seen).get(controls.seen, seen)
 
     return poll
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 import app
@@ -85,14 +86,25 @@ def test_check_says_what_is_missing(home: Path, settings: Settings, capsys: pyte
 
 
 def test_the_page_serves_nothing_but_itself(settings: Settings, home: Path) -> None:
-    launch = app._launch_settings(app.build_parser().parse_args([]), settings, None)
+    services = Services.open(settings)
+    launch = app._launch_settings(app.build_parser().parse_args([]), services, None)
     assert launch["server_name"] == "127.0.0.1" and launch["share"] is False and launch["auth"] is None
     assert launch["allowed_paths"] == [] and launch["blocked_paths"] == [str(home)]
     assert launch["strict_cors"] is True and launch["show_error"] is False and launch["max_file_size"] == "256mb"
     assert launch["enable_monitoring"] is False and launch["mcp_server"] is False
     login = ("ann", "a long one")
-    others = app._launch_settings(app.build_parser().parse_args(["--listen"]), settings, login)
+    others = app._launch_settings(app.build_parser().parse_args(["--listen"]), services, login)
     assert others["server_name"] == "0.0.0.0" and others["auth"] == login and others["share"] is False
+
+
+def test_a_studio_that_nobody_uses_does_not_look_at_its_queue_a_thousand_times_a_second() -> None:
+    with gr.Blocks() as blocks:
+        pass
+    blocks.queue()
+    before = vars(blocks._queue)
+    app._calm_queue(blocks)
+    for name in ("sleep_when_free", "progress_update_sleep_when_free"):  # Gradio's own names for it
+        assert before[name] < vars(blocks._queue)[name] >= app.QUEUE_SECONDS
 
 
 def test_no_listener_is_part_of_a_public_api(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, lines, runs
 from studio.tabs import prune
-from studio.tabs.prune import cut, lines_table, own_lines, runs_html, words
+from studio.tabs.prune import cut, drawing, lines_table, own_lines, runs_html, words
 from studio.tabs.prune.cut import Plan
 from studio.tabs.prune.layout import Controls
 from studio.tabs.prune.line_listeners import edited
@@ -403,13 +404,13 @@ def test_nothing_is_painted_when_nothing_is_new(services: Services, person: str,
     tell(services, run, events.Started("Zoë", "starter", 0.25, ["learn the mask", "measure"]), events.Stage("learn the mask", 10))
     first = painter.paint(Look(person), {})
     seen = first[controls.seen]
-    assert first[controls.timer].active and controls.figures["kept"] in first
+    assert controls.stamp in first and controls.figures["kept"] in first
     assert not any(first[row].visible for row in controls.figure_rows)
     assert painter.paint(Look(person), seen) == painter.paint(Look(person), seen, whole=False) == {}
     tell(services, run, events.Step("learn the mask", 1, 10, {"loss": 0.5}))
     second = painter.paint(Look(person), seen, whole=False)
     assert set(second) == {controls.progress, controls.figures["curves"], controls.captions["curves"], *controls.figure_rows,
-                           controls.seen}
+                           controls.stamp, controls.seen}
     assert [second[row].visible for row in controls.figure_rows] == [True, False, False]
     assert "1 of 10" in second[controls.progress]
     tell(services, run, SNAPSHOT)
@@ -418,13 +419,72 @@ def test_nothing_is_painted_when_nothing_is_new(services: Services, person: str,
     assert drawn == {"kept", "changes", "bars", "rescued"}
 
 
-def test_the_timer_rests_when_nothing_runs_or_nobody_looks(services: Services, person: str, set_id: str) -> None:
+def stamp_in(html: str) -> dict[str, str]:
+    return dict(re.findall(r'data-(\w+)="(\w+)"', html))
+
+
+def test_the_news_has_the_stamp_that_the_page_was_painted_with_until_something_changes(services: Services, person: str,
+                                                                                      set_id: str) -> None:
     painter, controls = painting(services)
-    assert not painter.paint(Look(person), {})[controls.timer].active
-    painter.runs_room.prune(person, set_id, "starter", PLAIN)
-    assert painter.paint(Look(person), {})[controls.timer].active
-    assert not painter.paint(Look(person, is_open=False), {})[controls.timer].active
-    assert controls.timer.active is False
+    found = characters.get(services.store, person)
+    assert found
+    slug = found.slug
+
+    def news(run_id: str) -> dict[str, Any]:
+        return painter.room_news.tell(f"{slug}/{run_id}")
+
+    def differs(shown: dict[Any, Any], run_id: str) -> set[str]:
+        stamp = stamp_in(shown[controls.stamp])
+        return {name for name in stamp if stamp[name] != news(run_id)[name]}
+
+    shown = painter.paint(Look(person), {})
+    assert differs(shown, "") == set() and news("")["run"] == news("")["progress"] == news("")["making"] == ""
+    run = painter.runs_room.prune(person, set_id, "starter", PLAIN)
+    assert differs(shown, "") == {"state", "masks", "curves"}  # there is a run now, and its figures
+    run = runs.update(services.store, run.id, state="running")
+    tell(services, run, events.Started("Zoë", "starter", 0.25, ["learn the mask"]), events.Stage("learn the mask", 10),
+         events.Step("learn the mask", 1, 10, {"loss": 0.5}), SNAPSHOT)
+    shown = painter.paint(Look(person), {})
+    assert differs(shown, run.id) == set() and "1 of 10" in news(run.id)["progress"]
+    tell(services, run, events.Step("learn the mask", 2, 10, {"loss": 0.4}))
+    assert differs(shown, run.id) == {"curves"} and "2 of 10" in news(run.id)["progress"]
+    tell(services, run, dataclasses.replace(SNAPSHOT, step=4))
+    assert differs(shown, run.id) == {"masks", "curves"}
+    grown = painter.paint_figures(Look(person), shown[controls.seen])
+    assert differs(grown, run.id) == set()
+    assert grown.keys() == {*controls.painted_figures} and isinstance(grown[controls.figures["kept"]]["plot"], str)
+    assert painter.paint_figures(Look(person), grown[controls.seen]) == {}
+    runs.update(services.store, run.id, state="stopping")
+    assert differs(grown, run.id) == {"state"}
+    assert painter.room_news.tell("nobody/") == {}
+
+
+def test_what_the_news_tells_is_escaped(services: Services, person: str, set_id: str) -> None:
+    painter, _ = painting(services)
+    run = painter.runs_room.prune(person, set_id, "starter", PLAIN)
+    runs.update(services.store, run.id, name=EVIL, state="failed", sentence=EVIL)
+    told = painter.room_news.tell(f"{person}/{run.id}")
+    assert "&lt;img" in told["progress"] and "<img" not in json.dumps(told)
+
+
+def test_a_figure_is_drawn_once_for_all_pages(services: Services, person: str, set_id: str,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    painter, controls = painting(services)
+    run = runs.update(services.store, painter.runs_room.prune(person, set_id, "starter", PLAIN).id, state="running")
+    tell(services, run, events.Started("Zoë", "starter", 0.25, ["learn the mask"]), SNAPSHOT)
+    real, drawn = drawing.heatmaps.kept_channels, []
+    monkeypatch.setattr(drawing.heatmaps, "kept_channels", lambda last: drawn.append(last.step) or real(last))
+    shown = [painter.paint(Look(person), {}) for _ in range(3)]
+    assert drawn == [2] and all(one[controls.figures["kept"]] is shown[0][controls.figures["kept"]] for one in shown)
+    tell(services, run, dataclasses.replace(SNAPSHOT, step=4))
+    for one in shown:
+        painter.paint_figures(Look(person), one[controls.seen])
+    assert drawn == [2, 4]
+    monkeypatch.setattr(drawing, "REMEMBERED", 2)
+    one = real(SNAPSHOT)
+    for number in range(5):
+        painter.drawings.get("kept", number, lambda: one)
+    assert len(painter.drawings._drawn) == 2
 
 
 def test_a_silent_run_offers_its_end_though_no_event_came(services: Services, person: str, set_id: str,
@@ -446,9 +506,9 @@ def test_a_finished_run_shows_its_figures_when_its_files_are_gone(services: Serv
     runs.set_events(services.store, run.id, [json.loads(events.encode(event)) for event in said])
     painter, controls = painting(services)
     shown = painter.paint(Look(person), {})
-    assert "Done in" in shown[controls.progress] and not shown[controls.timer].active
+    assert "Done in" in shown[controls.progress]
     for name in ("kept", "changes", "bars", "curves", "ladder"):
-        assert len(shown[controls.figures[name]].data) > 0, name
+        assert len(json.loads(shown[controls.figures[name]].plot)["data"]) > 0, name
     assert not shown[controls.resume].visible and shown[controls.remove].interactive
 
 
@@ -506,8 +566,8 @@ def test_every_listener_is_private_and_painting_knows_its_components(services: S
             prune.build(services, page, tab)
     listeners = list(blocks.fns.values())
     assert len(listeners) > 25 and {one.api_visibility for one in listeners} == {"private"}
-    ticking = [one for one in listeners if any(event == "tick" for _, event in one.targets)]
-    assert len(ticking) == 1 and ticking[0].queue is False
+    named = {event: one for one in listeners for _, event in one.targets}
+    assert "tick" not in named and named["figures"].queue is False and named["state"].queue is True
 
 
 def test_times_are_told_in_words() -> None:

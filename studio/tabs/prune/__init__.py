@@ -1,8 +1,8 @@
 """Prune: the lines that a character is learned from, and the runs that carve the model down to it.
 
-Every listener changes the library, or what this page looks at, and gives the pulse; the pulse paints. While something
-runs, a timer paints what has changed. What is shown is always read from the library, so that a reload, a second tab
-and a restart show the same.
+Every listener changes the library, or what this page looks at, and gives the pulse; the pulse paints. What runs do comes
+with the page's news (assets/prune_news.js), and is painted when the news says so. What is shown is always read from the
+library, so that a reload, a second tab and a restart show the same.
 """
 
 import time
@@ -12,7 +12,7 @@ import gradio as gr
 
 from studio.page import Page, guarded
 from studio.services import Services
-from studio.tabs.prune import line_listeners, lines_table, run_listeners
+from studio.tabs.prune import line_listeners, lines_table, room_news, run_listeners
 from studio.tabs.prune.layout import Controls
 from studio.tabs.prune.lines_room import LinesRoom
 from studio.tabs.prune.lines_table import Filter
@@ -25,7 +25,9 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners."""
     controls, queueing = Controls(), Queueing(services)
     lines_room, runs_room = LinesRoom(services, queueing), RunsRoom(services, queueing)
-    _painting(Painter(services, lines_room, runs_room, controls), page, controls)
+    painter = Painter(services, lines_room, runs_room, controls)
+    services.news.tell(room_news.NAME, painter.room_news.tell)
+    _painting(painter, page, controls)
     _opening(page, tab, controls)
     line_listeners.listen(services, lines_room, page, controls)
     run_listeners.listen(services, runs_room, page, tab, controls)
@@ -33,10 +35,10 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
 
 def _painting(painter: Painter, page: Page, controls: Controls) -> None:
     asked = [page.character, controls.set_id, controls.run_id, controls.other_id, controls.search, controls.about, controls.most,
-             controls.is_open, controls.seen]
+             controls.seen]
 
-    def look_of(character: str, set_id: str, run_id: str, other: str, search: str, about: str, most: int, is_open: bool) -> Look:
-        return Look(character, set_id, run_id, other, Filter(search or "", about, most), is_open)
+    def look_of(character: str, set_id: str, run_id: str, other: str, search: str, about: str, most: int) -> Look:
+        return Look(character, set_id, run_id, other, Filter(search or "", about, most))
 
     @guarded
     def paint(*values: Any) -> Any:
@@ -47,18 +49,17 @@ def _painting(painter: Painter, page: Page, controls: Controls) -> None:
         return painter.paint(look_of(*values[:-1]), values[-1], whole=False) or gr.skip()
 
     @guarded
-    def glance(*values: Any) -> Any:
-        updates, waits = painter.glance(look_of(*values[:-1]), values[-1])
-        return {**updates, **({controls.news: str(time.time_ns())} if waits else {})} or gr.skip()
+    def paint_figures(*values: Any) -> Any:
+        return painter.paint_figures(look_of(*values[:-1]), values[-1]) or gr.skip()
 
     controls.pulse.change(paint, asked, controls.painted, concurrency_limit=None, **page.private)
-    # A tick writes little: each output costs the studio time, on every page that looks.
-    controls.timer.tick(glance, asked, [controls.making, controls.progress, controls.seen, controls.news], **page.poll)
-    controls.news.change(paint_news, asked, controls.painted, concurrency_limit=None, **page.private)
+    controls.stamp.state(paint_news, asked, controls.painted, concurrency_limit=None, **page.private)
+    # Each output costs the studio time, painted or not, on every page that looks.
+    controls.stamp.figures(paint_figures, asked, controls.painted_figures, postprocess=False, **page.poll)
 
 
 def _opening(page: Page, tab: gr.Tab, controls: Controls) -> None:
-    """What the page looks at begins anew with a character; a room that nobody sees asks for no news."""
+    """What the page looks at begins anew with a character."""
     fresh = [controls.set_id, controls.run_id, controls.other_id, controls.search, controls.about, controls.most,
              controls.undo_box, controls.gone_box, controls.rename_box, controls.gone_set_box, controls.rename_set_box,
              controls.pulse]
@@ -71,8 +72,6 @@ def _opening(page: Page, tab: gr.Tab, controls: Controls) -> None:
     page.revision.change(time.time_ns, None, controls.pulse, **page.private)
     tab.select(time.time_ns, None, controls.pulse, **page.private)
     controls.runs.focus(time.time_ns, None, controls.pulse, **page.private)
-    page.shown.append((tab, bool, controls.is_open))
-    controls.is_open.change(time.time_ns, None, controls.pulse, **page.private)
     controls.search.change(time.time_ns, None, controls.pulse, trigger_mode="always_last", **page.private)
     for listed, kept in ((controls.category, controls.about), (controls.other, controls.other_id)):
         listed.input(lambda value: (value or "", time.time_ns()), listed, [kept, controls.pulse], **page.private)

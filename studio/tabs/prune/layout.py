@@ -5,9 +5,9 @@ from typing import Any
 import gradio as gr
 
 from studio.tabs.prune import lines_table, words
+from studio.tabs.prune.drawing import GROWING
 from studio.theme import ASSETS
 
-TICK = 1.5  # seconds between two looks at what runs
 HELP = "The model answers player questions as the character. The smaller model learns from these answers, so read them."
 
 
@@ -23,7 +23,7 @@ class Controls:
         self.most = gr.State(lines_table.PAGE)
         self.gone_lines, self.gone_set, self.gone_run = gr.State([]), gr.State(""), gr.State("")
         self.named_set, self.named_run = gr.State(""), gr.State("")  # whose name is asked for; another may be shown by now
-        self.is_open, self.pulse, self.seen = gr.State(False), gr.State(0), gr.State({})
+        self.pulse, self.seen = gr.State(0), gr.State({})
         self.empty = gr.HTML('<p class="prune-empty">Choose a character on the left.</p>', visible=False, elem_id="prune-nobody")
         with gr.Column(elem_id="prune-room") as self.room:
             with gr.Column(elem_classes="prune-step"):
@@ -35,8 +35,8 @@ class Controls:
                 gr.HTML('<h2>Your runs</h2>')
                 self.runs = gr.HTML(elem_id="prune-runs", js_on_load=script)
                 self._run(script)
-        self.news = gr.Textbox(visible="hidden", label="News")  # a State that a poll has set would start no listener
-        self.timer = gr.Timer(TICK, active=False)
+        self.stamp = gr.HTML(visible="hidden", elem_id="prune-stamp",
+                             js_on_load=(ASSETS / "prune_news.js").read_text(encoding="utf-8"))
 
     def _making(self) -> None:
         gr.HTML(f'<h2><i>1</i> Make the lines</h2><p class="quiet">{HELP}</p>')
@@ -159,11 +159,16 @@ class Controls:
     @property
     def painted(self) -> list[Any]:
         """All that painting.Painter changes."""
-        return [self.room, self.empty, self.timer, self.making, self.making_stop, self.making_resume, self.making_drop,
+        return [self.room, self.empty, self.stamp, self.making, self.making_stop, self.making_resume, self.making_drop,
                 self.making_kill, self.sets, self.no_lines, self.lines_box, self.shown_set, self.approve, self.from_lines,
                 self.table, self.category, self.summary, self.more, self.runs, self.shown_run, self.live, self.progress, self.stop,
                 self.resume, self.kill, self.remove, *self.figures.values(), *self.captions.values(), *self.figure_rows,
                 self.compare_box, self.other, self.overlap_row, self.seen]
+
+    @property
+    def painted_figures(self) -> list[Any]:
+        """What painting.Painter changes when only the figures that grow have grown."""
+        return [*(self.figures[name] for name in GROWING), *(self.captions[name] for name in GROWING), self.stamp, self.seen]
 
 
 def _renaming(id: str) -> tuple[gr.Row, gr.Textbox, gr.Button, gr.Button]:
