@@ -48,7 +48,7 @@ class Tab:
         self.news: dict[str, Any] = {}
         self.asked, self.tag, self.next_news = "", "", 0.0
         self.stamp: dict[str, str] = {}  # of the newest painting
-        self.since, self.state, self.waits_for_painting = -1e9, "", False  # when it was asked for; for which state; and is it here
+        self.since, self.state, self.waits_for_painting = -1e9, "", False  # asked for when, and for which state
         for target in {tuple(target) for one in self.listeners for target in one["targets"] if target[1] == "load"}:
             self.fire(*target)
 
@@ -213,6 +213,11 @@ class Audience:
     def requests(self) -> int:
         """How many requests all tabs have sent."""
         return sum(tab.requests for tab in self.tabs)
+
+    @property
+    def paintings(self) -> int:
+        """How often all tabs had something painted."""
+        return sum(tab.paintings for tab in self.tabs)
 
     def watch(self) -> None:
         """All tabs go into the room and let their timers tick; returns when all are there."""

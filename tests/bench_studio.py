@@ -103,11 +103,14 @@ def _tabs_words(found: Figures) -> str:
         alone, watched = pair["alone"], pair["watched"]
         rows.append(f"  alone {alone['seconds']:.3f} s a step ({alone['steps']} steps), watched {watched['seconds']:.3f} s "
                     f"({watched['steps']} steps): {pair['slower_percent']:+.1f} %; the studio used {alone['studio_cpu']:.3f} and "
-                    f"{watched['studio_cpu']:.3f} processor seconds a second, {watched['requests']:.0f} requests a second")
+                    f"{watched['studio_cpu']:.3f} processor seconds a second ({watched['tabs_cpu']:.3f} went into playing the "
+                    f"tabs); {watched['requests']:.0f} requests a second, {watched['paintings']:.1f} of them paintings")
     slower = [pair["slower_percent"] for pair in found["pairs"]]
-    used = statistics.median(pair["watched"]["studio_cpu"] for pair in found["pairs"])
+    used, idle, played = (statistics.median(pair[when][name] for pair in found["pairs"]) for when, name in (
+        ("watched", "studio_cpu"), ("alone", "studio_cpu"), ("watched", "tabs_cpu")))
     rows.append(f"  slower by {statistics.median(slower):.1f} % (median of {len(slower)} pairs, from {min(slower):.1f} to "
-                f"{max(slower):.1f}), wanted below 3 %; the studio took {used / found['cores']:.1%} of the machine")
+                f"{max(slower):.1f}), wanted below 3 %; the studio took {used / found['cores']:.1%} of the machine, "
+                f"{idle / found['cores']:.1%} with nobody watching; playing the tabs took {played / found['cores']:.1%}")
     return "\n".join(rows)
 
 

@@ -59,7 +59,8 @@ def measure_tabs(tabs: int = 20, pairs: int = 12, window: float = 6.0, step_seco
     """How much longer the steps of a job take while `tabs` pages follow it: windows of `window` seconds, alone and watched.
 
     The windows come in pairs, each second pair in the other order, all in one job of equal steps. Besides the wall time:
-    processor seconds of the studio a second, which other programs hardly move, and the requests a second it answered.
+    processor seconds of the studio a second, which other programs hardly move, those of the tabs' own side, which slows the
+    job here but runs elsewhere in truth, and the requests and paintings a second that the tabs asked for.
     """
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -93,15 +94,21 @@ def _look(path: Path, window: float, studio: psutil.Process, audience: Audience,
     """One window: seconds a step, and what the studio did meanwhile."""
     if watched:
         audience.watch()
-    begin, used, asked = time.time(), sum(studio.cpu_times()[:2]), audience.requests
+    begin, before = time.time(), _counts(studio, audience)
     time.sleep(window)
+    took = time.time() - begin
+    gone = {name: (value - before[name]) / took for name, value in _counts(studio, audience).items()}
     while len(times := [one for one in _steps(path) if one >= begin]) < 3:  # a busy machine
         time.sleep(0.1)
-    took, used, asked = time.time() - begin, sum(studio.cpu_times()[:2]) - used, audience.requests - asked
     if watched:
         audience.look_away()
-    return {"seconds": (times[-1] - times[0]) / (len(times) - 1), "steps": len(times) - 1, "studio_cpu": used / took,
-            "requests": asked / took}
+    return {"seconds": (times[-1] - times[0]) / (len(times) - 1), "steps": len(times) - 1, **gone}
+
+
+def _counts(studio: psutil.Process, audience: Audience) -> dict[str, float]:
+    """Processor seconds of the studio and of the tabs' side, which is this process, and what the tabs have asked for."""
+    return {"studio_cpu": sum(studio.cpu_times()[:2]), "tabs_cpu": time.process_time(), "requests": audience.requests,
+            "paintings": audience.paintings}
 
 
 def _steps(path: Path) -> list[float]:
