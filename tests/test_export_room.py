@@ -65,7 +65,7 @@ def test_of_two_exports_the_one_under_way_is_told_about_and_then_the_other(servi
     early, late = (runs.add(services.store, person, 1, "export", name, {"run": run.id}) for name in ("Early", "Late"))
     runs.update(services.store, early.id, state="running")
     text, stop, timer, seen, *past = showing.read_news(services, person, "")
-    assert "Early" in text and stop.visible and timer.active and past == [gr.skip()] * 4
+    assert "Early" in text and stop.visible and timer.active and past == [gr.skip()] * 5
     exports.add(services.store, run.id, "Early", "/gone", 5, {})
     runs.update(services.store, early.id, state="done")
     text, stop, timer, seen, *past = showing.read_news(services, person, seen)
@@ -120,9 +120,9 @@ def pruned(services: Services, person: str, name: str, base: str = "starter") ->
 def test_the_size_table_tells_measured_from_expected() -> None:
     truth = size_table.Truth(SHAPES, CONFIG, 3_000_000, 1024, size_table.measured_of({"before": {"bytes": 6_000_000}}, PROOF))
     text = size_table.table_html(truth)
-    row = text.partition("GGUF Q8_0")[2].partition("</tr>")[0]
+    row = text.partition("GGUF </span>Q8_0")[2].partition("</tr>")[0]
     assert "<b>2\u00a0MB</b>" in row and "<b>3\u00a0MB</b>" in row and "<b>81</b>/s" in row
-    assert "<b>" not in text.partition("GGUF Q4_0")[2].partition("</tr>")[0]
+    assert "<b>" not in text.partition("GGUF </span>Q4_0")[2].partition("</tr>")[0]
     assert "median of 3 rounds of 48 tokens" in text and "20 prompts" in text
     badges = size_table.badges_html(truth)
     assert badges.count('class="yes"') == 5 and "768 of 1,024 channels" in badges
@@ -170,7 +170,8 @@ def test_an_export_needs_a_name_of_some_length(name: str, services: Services, pe
         services.jobs.submit_export(run.id, name, False)
 
 
-@pytest.mark.parametrize(("name", "folder"), [("../../x", "x"), ("CON", "con-1"), ("a\0b", "a-b"), ("ü" * 100, "u" * 60)])
+@pytest.mark.parametrize(("name", "folder"), [("../../x", "x"), ("CON", "con-1"), ("a\0b", "a-b"), ("ü" * 100, "u" * 60)],
+                         ids=["climbs", "reserved", "nul", "long"])
 def test_no_name_leads_out_of_the_exports_folder(name: str, folder: str, services: Services, person: str) -> None:
     run = pruned(services, person, "First")
     (services.settings.run_folder(run.id) / "model" / "manifest.json").write_text("{}")

@@ -57,14 +57,14 @@ def _exporting(services: Services, page: Page, room: Room) -> None:
             services.jobs.stop(present.id)
 
     @guarded
-    def news(character: str, seen: str) -> Any:
-        return showing.read_news(services, character, seen)
+    def news(character: str, seen: str, chosen: str) -> Any:
+        return showing.read_news(services, character, seen, chosen)
 
     asked = [room.run, room.name, room.zip, room.engines, room.gguf, room.measure]
     room.start.click(start, asked, [room.timer, room.seen, room.stop], **page.private)
     room.stop.click(stop, page.character, None, **page.private)
-    room.timer.tick(news, [page.character, room.seen], [room.progress, room.stop, room.timer, room.seen, room.past,
-                                                         *room.of_export], **page.poll)
+    told = [room.progress, room.stop, room.timer, room.seen, room.past, *room.of_export, room.sizes]
+    room.timer.tick(news, [page.character, room.seen, room.chosen], told, **page.poll)
 
 
 def _keeping(services: Services, page: Page, room: Room) -> None:

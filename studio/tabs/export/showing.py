@@ -96,16 +96,20 @@ def show_export(services: Services, export_id: str | None) -> tuple[Any, ...]:
     return view.export_html(export), download, gr.Button(visible=True)
 
 
-def read_news(services: Services, character: str, seen: str) -> Any:
-    """How the character's exports are getting on; a skip while nothing is new, and no more ticks once all have ended."""
+def read_news(services: Services, character: str, seen: str, chosen: str = "") -> Any:
+    """How the character's exports are getting on; a skip while nothing is new, and no more ticks once all have ended.
+
+    `chosen`: the run that the page shows, whose table of sizes gains by what an export measured.
+    """
     run = present_export_run(services, character)
     if run is None:
-        return ("", gr.Button(visible=False), gr.Timer(active=False), "", *(gr.skip() for _ in range(4)))
+        return ("", gr.Button(visible=False), gr.Timer(active=False), "", *(gr.skip() for _ in range(5)))
     run_view, word = services.watcher.view(run.id), services.jobs.state_word(run)
     now = f"{run.id} {run.state} {word} {run_view.revision}"
     if now == seen:
         return gr.skip()
     going = run.state in ("queued", *runs.ACTIVE)
     another = bool(seen) and not seen.startswith(run.id)  # the one told about before has ended
-    past = show_past(services, character) if run.state == "done" or another else tuple(gr.skip() for _ in range(4))
+    ended = run.state == "done" or another
+    past = (*show_past(services, character), show_run(services, chosen)[3]) if ended else tuple(gr.skip() for _ in range(5))
     return view.progress_html(run, run_view, word), gr.Button(visible=going), gr.Timer(active=going), now, *past

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.base.file_types import TOLD, Shapes, count, expected_bytes, odd_rows
+from engine.base.file_types import TOLD, WRITTEN, Shapes, count, expected_bytes, odd_rows
 from engine.base.memory import decoder_of
 from engine.base.sizes import runtimes_that_like
 from studio.figures import words
@@ -46,10 +46,12 @@ def table_html(truth: Truth) -> str:
     rows = [_row("Dense, 16 bit", 2 * truth.dense_parameters, _cache(truth), truth.measured.get("dense"))
             ] if truth.dense_parameters else []
     rows.append(_row("Pruned, 16 bit", 2 * parameters, _cache(truth), truth.measured.get("pruned")))
-    for kind in TOLD:
+    told = [kind for kind in WRITTEN if kind in TOLD or kind in truth.measured]
+    for kind in told:
         note = " *" if odd_rows(truth.shapes, kind) else ""
-        rows.append(_row(f"GGUF {kind}{note}", expected_bytes(truth.shapes, kind), _cache(truth), truth.measured.get(kind)))
-    odd = {kind: odd_rows(truth.shapes, kind) for kind in TOLD}
+        rows.append(_row(f'<span class="wide-only">GGUF </span>{kind}{note}', expected_bytes(truth.shapes, kind), _cache(truth),
+                         truth.measured.get(kind)))
+    odd = {kind: odd_rows(truth.shapes, kind) for kind in told}
     notes = [f"* Rows of {', '.join(f'{size:,}' for size in sizes)} weights do not fill the blocks of {kind}: a larger format is "
              "taken for them." for kind, sizes in odd.items() if sizes]
     rests = sorted({one.rests_on for one in truth.measured.values() if one.rests_on})
