@@ -5,11 +5,13 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from tiny import make_tiny
 from transformers import AutoModelForCausalLM
 
+from engine.base.errors import UserError
 from engine.export import gguf_speaking
 from engine.export.gguf import GgufReport, write_gguf
 
@@ -20,9 +22,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "llama-3-rope": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
                                          "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
     "llama-linear-rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+    "llama-yarn": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+                                       "original_max_position_embeddings": 128}},
     "mistral": {}, "qwen2": {}, "qwen3": {"num_hidden_layers": 3}, "smollm3": {"num_hidden_layers": 5},
     "gemma2": {"num_hidden_layers": 4},
-    "gemma3_text": {"num_hidden_layers": 7, "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"]},
+    "gemma3_text": {"num_hidden_layers": 7, "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
+                    "rope_parameters": {
+                        "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+                        "full_attention": {"rope_type": "linear", "rope_theta": 500000.0, "factor": 8.0}}},
 }
 
 
@@ -57,6 +64,31 @@ def test_llama_cpp_computes_what_transformers_computes(kind: str, tmp_path: Path
         tokens, found = zip(*top, strict=True)
         assert torch.allclose(expected[list(tokens)], torch.tensor(found), atol=tolerance) and len(tokens) > 200
     assert report.notes == [] and set(report.tensors) == {"F32"}
+
+
+def test_a_window_that_llama_cpp_does_not_have_bounds_the_context(tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path / "model", "mistral", sliding_window=16)
+    report: GgufReport = result_of(write_gguf(folder, tmp_path / "x.gguf", "F32"))
+    assert gguf.GGUFReader(tmp_path / "x.gguf").fields["llama.context_length"].contents() == 16
+    assert len(report.notes) == 1 and "names 16 tokens as its context" in report.notes[0]
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"hidden_act": "gelu"}, "with silu, not with gelu"),
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "of the kind 'dynamic'"),
+    ("qwen2", {"rope_parameters": CHANGES["llama-3-rope"]["rope_parameters"]}, "of the kind 'llama3'"),
+    ("smollm3", {"no_rope_layers": [1, 0]}, "every fourth layer"),
+    ("gemma2", {"query_pre_attn_scalar": 32}, "scales the attention of this model by 8"),
+    ("gemma3_text", {"num_hidden_layers": 3, "layer_types": ["full_attention", "full_attention", "sliding_attention"]},
+     "take turns"), ("olmo2", {}, "of the kind 'olmo2'")]
+
+
+@pytest.mark.parametrize(("family", "changes", "words"), REFUSED, ids=[words for _, _, words in REFUSED])
+def test_what_llama_cpp_computes_otherwise_is_refused(family: str, changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path / "model", family, **changes)
+    with pytest.raises(UserError, match=words):
+        result_of(write_gguf(folder, tmp_path / "x.gguf", "F16"))
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
 def logprobs(model: Any, prompt: list[int], text: list[int]) -> torch.Tensor:

@@ -49,7 +49,7 @@ def add_gguf(folder: Path, types: Sequence[str]) -> Generator[Event, None, None]
     for type, file in files.items():
         written[type] = yield from write_gguf(folder, file, type)
     proofs = yield from prove_files(folder, files)
-    report["gguf"] = {type: {"file": f"{FOLDER}/{file.name}", **dataclasses.asdict(written[type]),
-                             "proof": dataclasses.asdict(proofs[type])} for type, file in files.items()}
+    report["gguf"] = {**report.get("gguf", {}), **{type: {"file": f"{FOLDER}/{file.name}", **dataclasses.asdict(written[type]),
+                             "proof": dataclasses.asdict(proofs[type])} for type, file in files.items()}}
     write_json(folder / "report.json", report)
     write_manifest(folder)

@@ -12,7 +12,7 @@ from gguf import LlamaFileType, RopeScalingType
 
 from engine.base.errors import UserError
 from engine.base.files import read_json
-from engine.export.gguf_tensors import ARCHITECTURES
+from engine.export.gguf_tensors import ARCHITECTURES, head_size
 from engine.export.model_card import base_name, opening_of
 
 CHARACTER = "persona_studio.character"  # our own keys: .name, .card (JSON, as it came), .opening (JSON, the first messages)
@@ -55,11 +55,6 @@ def add_sizes(writer: gguf.GGUFWriter, config: Any, type: str) -> list[str]:
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
     _add_rope(writer, config)
     return notes
-
-
-def head_size(config: Any) -> int:
-    """Channels of one attention head."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _pattern_of(config: Any) -> int:

@@ -106,6 +106,11 @@ def _layer(name: str) -> int:
     return int(name.split(".")[1]) if name.startswith("blk.") else -1
 
 
+def head_size(config: Any) -> int:
+    """Channels of one attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 def rope_factors(config: Any) -> Tensor | None:
     """Llama 3's divisors of the rotary frequencies (head_dim / 2), as transformers computes them; None for others."""
     told = config.rope_parameters
@@ -114,7 +119,7 @@ def rope_factors(config: Any) -> Tensor | None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    size = config.head_dim
+    size = head_size(config)
     plain = 1.0 / told["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.int64).float() / size)
     return plain / scaled
 
