@@ -22,6 +22,8 @@ PARTS = {
     "lorebook": ("draft", [".book-entry summary"], ".draft-part:has(> #draft-character_book)"),
     "npc": ("draft", ["#draft-npc > button:not(.open)"], "#draft-npc"),
     "script": ("draft", ["#draft-script > button:not(.open)", ".script-row summary"], "#draft-script"),
+    "more": ("export", ["#export-more > button:not(.open)"], "#export-more"),
+    "cast": ("export", ["#export-view label:has-text('Plan a cast')"], "#planner"),
     "script-results": ("compare", ["#compare-view label:has-text('Test script')", ".script-cell summary"], "#room-compare")}
 RICH = "whitlow-ashe"
 WIDTHS = {"wide": 1280, "narrow": 400}

@@ -157,6 +157,13 @@ def test_our_reading_of_go_is_gos_own(name: str, real_go: Callable[..., str]) ->
         assert written == pieces.render([{"role": "system", "content": HARD}, *turns])
 
 
+def test_the_token_that_an_engine_writes_itself_stays_out_of_the_template() -> None:
+    tokenizer = tokenizer_of(templates.LLAMA3)
+    for written, head in (("", "<|endoftext|><|start_header_id|>"), ("<|endoftext|>", "<|start_header_id|>")):
+        pieces = find_pieces(lambda turns, asked: render_chat(tokenizer, turns, asked), written)
+        assert pieces and pieces.system_head.startswith(head) and pieces.user_head.startswith("<|start_header_id|>user")
+
+
 def test_a_format_without_a_translation_is_said_and_left_to_ollama(tmp_path: Path) -> None:
     numbered = "{% for message in messages %}{{ loop.index }} {{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     _, pack = pack_for(numbered, tmp_path)

@@ -79,20 +79,17 @@ class ChatPieces:
                 f"{{{{ end }}}}{{{{ end }}}}{_go(self.prompt)}")
 
 
-def find_pieces(render: Render, begins_with: str = "", written_by_engine: bool = True,
-                conversations: Sequence[Sequence[Message]] = ()) -> ChatPieces | None:
+def find_pieces(render: Render, engine_writes: str = "", conversations: Sequence[Sequence[Message]] = ()) -> ChatPieces | None:
     """The pieces of a chat format; None where no way to put them together writes what the format writes.
 
-    `render` is the format itself. `begins_with`: the beginning-of-text token, which stays out of the template when it is
-    `written_by_engine`. `conversations`: further ones, with a question last, that must come out equal.
+    `render` is the format itself. `engine_writes`: the token at the beginning of every text that the engine adds by itself, and
+    that stays out of the template. `conversations`: further ones, with a question last, that must come out equal.
     """
-    plain = lambda messages, asked: render(messages, asked).removeprefix(begins_with)
+    plain = lambda messages, asked: render(messages, asked).removeprefix(engine_writes)
     for place in PLACES:
         pieces = _take_apart(plain, place)
         if pieces and all(pieces.render(talk) == plain(list(talk), True) for talk in [*_SAMPLES, *conversations]):
-            begins = begins_with and render(_SAMPLES[0], True).startswith(begins_with)
-            written = "" if written_by_engine or not begins else begins_with
-            return ChatPieces(**{**vars(pieces), "begin": written + pieces.begin})
+            return pieces
     return None
 
 

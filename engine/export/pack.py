@@ -77,10 +77,10 @@ def _shaped(tokenizer: Any, opening: list[Message]) -> tuple[list[Message], str]
     question = {"role": "user", "content": _MARK}
     text = render_chat(tokenizer, [*opening, question])
     begins = tokenizer.bos_token or ""
-    adds = bool(begins) and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    added = begins if begins and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""
     for shape in (opening, alternate(opening)):
         talk = [*shape, question]
-        pieces = find_pieces(lambda turns, asked: render_chat(tokenizer, turns, asked), begins, adds, [talk])
+        pieces = find_pieces(lambda turns, asked: render_chat(tokenizer, turns, asked), added, [talk])
         if pieces and render_chat(tokenizer, talk) == text:
             return list(shape[1:]), pieces.to_go()
     return opening[1:], ""

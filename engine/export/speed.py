@@ -47,8 +47,7 @@ def _run(what: str, folder: Path, dtype: str) -> Timed:
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
     """Tokens a second, median of the rounds, and the most memory that this process took, in bytes."""
-    import resource
-
+    import psutil
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -64,9 +63,17 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
                 token = step.logits[:, -1:].argmax(-1)
                 step = model(input_ids=token, past_key_values=step.past_key_values, use_cache=True)
             speeds.append(length / (time.perf_counter() - begun))
-    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _most_memory(psutil.Process().memory_info())
     return {"tokens_per_second": statistics.median(speeds[1:]), "memory": memory}
+
+
+def _most_memory(now: Any) -> int:
+    """The most bytes that this process ever had resident; `now`: psutil's figures, which have it on Windows."""
+    if hasattr(now, "peak_wset"):
+        return int(now.peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":
