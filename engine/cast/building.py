@@ -100,8 +100,8 @@ def make_entry(dense: Dense, run: Run, name: str) -> Generator[Event, None, Entr
     cut = yield from _load_cut(dense, run)
     require_same_base(dense, cut, run)
     if run.tuned:
-        yield Warned(f"The layers of {run.folder} were tuned after the cut. A bank holds its mask and a correction, which comes less "
-                     "close to the dense model than the folder itself.")
+        yield Warned(f"The layers of {run.folder} were tuned after the cut. A bank holds its mask and a correction, which comes "
+                     "less close to the dense model than the folder itself.")
     delta: Delta = without_correction(run.mask, dense.shape[1])
     words: dict[str, Any] = {"card": run.card.raw, "prompt": messages(run.card, []),
              "report": {key: run.report[key] for key in _TOLD if key in run.report}}
