@@ -19,7 +19,8 @@ from studio.workers.reply import Reply
 
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "limit": 160, "seed": None}  # seed None: new each time
 MAX_SEED = 2**32 - 1
-PAUSE = 0.06  # seconds between two looks at an answer: more often than this, a page only flickers
+PAUSE = 0.06  # seconds between two looks at an answer
+PACE = 0.2  # seconds between two pictures of it: the page is not asked whether it keeps up, and a slow one would fall behind
 HEARTBEAT = 1.0  # seconds after which `follow` yields without news, so that whoever follows can leave
 QUIET = 1.0  # seconds without a sign of the chat engine, before that is worth a word
 SLOWER = "A job is running on this machine, so answers come more slowly."
@@ -73,13 +74,19 @@ def lore_html(measures: dict[str, Any], opened: bool = False) -> str:
 
 
 def follow(*replies: Reply, pause: float = PAUSE) -> Iterator[None]:
-    """Yield whenever one of the replies has news (and each HEARTBEAT without), until all are done; the last time then."""
+    """Yield when one of the replies has news (and each HEARTBEAT without), until all are done; the last time then.
+
+    A reply's first words are told at once, what follows no more often than each PACE.
+    """
     seen: list[int] = []
+    spoke: list[bool] = []
     last = 0.0
     while True:
         done = all(reply.done for reply in replies)  # before the revisions: what comes in between is seen next time
         now = [reply.revision for reply in replies]
-        if done or now != seen or time.monotonic() - last > HEARTBEAT:
+        spoken, waited = [bool(reply.tokens) for reply in replies], time.monotonic() - last
+        if done or spoken != spoke or (now != seen and waited >= PACE) or waited > HEARTBEAT:
+            spoke = spoken
             seen, last = now, time.monotonic()
             yield
         if done:

@@ -55,8 +55,8 @@ class Recipe:
     refit_within: float = 1.05  # the learned mask is refitted unless it reads worse than the start by more than this factor
     neutral_lines: int = 256  # unanswered player lines read along with their neutral answers while refitting
     resampled_copies: int = 1  # copies of all these lines with their tokens drawn anew, read along while refitting
-    layer_epochs: float = 4.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
-    layer_rate: float = 1e-3  # Adam, at the start of each layer; it falls to 0
+    layer_epochs: float = 8.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
+    layer_rate: float = 2e-3  # Adam, at the start of each layer; it falls to 0
     recover: bool = False  # fine-tune the cut model by LoRA with the same KL
     recovery_steps: int = 60  # optimiser steps of the recovery
     recovery_rate: float = 2e-4  # AdamW
@@ -97,7 +97,8 @@ class Recipe:
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
-              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 48, "recovery_steps": 30},
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "neutral_lines": 48, "layer_epochs": 4.0,
+              "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,

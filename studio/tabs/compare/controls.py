@@ -66,7 +66,7 @@ class Controls:
                                       label="Your message", show_label=False, lines=1, max_lines=8, scale=5, container=False,
                                       elem_id="compare-message", max_length=20_000)
             self.send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="compare-send")
-            self.stop = gr.Button("Stop (Esc)", variant="stop", scale=0, min_width=116, visible=False, elem_id="compare-stop")
+            self.stop = gr.Button("Stop (Esc)", variant="stop", scale=0, min_width=116, visible="hidden", elem_id="compare-stop")
         with gr.Row(elem_id="compare-tools", elem_classes="tight"):
             self.regenerate = gr.Button("Regenerate", size="sm", scale=0, min_width=110, elem_id="compare-regenerate")
             self.anew = gr.Button("New conversation", size="sm", scale=0, min_width=140, elem_id="compare-new")
@@ -134,7 +134,7 @@ def frame(controls: Controls, scene: Scene, grid: bool, seen: dict[str, Any]) ->
     found = {controls.empty_box: gr.Column(visible=False), controls.work: gr.Column(visible=True),
              controls.talk: gr.Column(visible=True), controls.script.box: gr.Column(visible=False),
              controls.arena: arena_html(scene, grid), controls.vote_row: gr.Row(visible=bool(pair and pair.can_vote)),
-             controls.send: gr.Button(visible=not busy), controls.stop: gr.Button(visible=busy),
+             controls.send: gr.Button(visible=not busy), controls.stop: gr.Button(visible=busy or "hidden"),
              controls.regenerate: gr.Button(visible=pair is not None and not busy),
              controls.anew: gr.Button(visible=pair is not None), controls.clear: gr.Button(visible=_clearable(scene, grid)),
              controls.undo: gr.Button(visible=scene.undo and not busy), controls.blind: gr.Checkbox(visible=not grid),

@@ -43,7 +43,7 @@ def paint(room: Room, controls: Controls, character: str, look: Look, model: str
         settings = settings_of(room, scene)
         speaks = scene.under is not None
         yield {controls.log: chat_html(scene, earlier), controls.send: gr.Button(visible=not speaks),
-               controls.stop: gr.Button(visible=speaks), **updates(controls, settings, seen.get("settings", {})),
+               controls.stop: gr.Button(visible=speaks or "hidden"), **updates(controls, settings, seen.get("settings", {})),
                controls.seen: (seen := {"stamp": stamp(scene), "settings": settings})}
         if scene.under is None:
             return
