@@ -34,6 +34,7 @@ class StackedDeltas:
 
     def __init__(self, deltas: Sequence[Delta], device: torch.device) -> None:
         self.rank = max(delta.rank for delta in deltas)
+        self.everyone = torch.arange(len(deltas), device=device)
         layers, channels = deltas[0].mask.shape
         self.codes: list[Tensor] = []
         self.code_step: list[Tensor] = []
@@ -61,8 +62,8 @@ class StackedDeltas:
 
     def scales(self, layer: int, owner: Tensor) -> Tensor:
         """What each token's channels are multiplied by, (N, d_ff) in fp32: its character's scale, or 0. owner: (N,)."""
-        codes = self.codes[layer].index_select(0, owner)
-        scales = torch.addcmul(torch.ones((), device=codes.device), codes.float(), self.code_step[layer].index_select(0, owner))
+        codes = self._of(self.codes[layer], owner)
+        scales = torch.addcmul(torch.ones((), device=codes.device), codes.float(), self._of(self.code_step[layer], owner))
         return scales.masked_fill_(codes == REMOVED, 0.0)
 
     @property
@@ -71,11 +72,16 @@ class StackedDeltas:
         return sum(tensor.nbytes for kind in self._kinds for tensor in kind)
 
 
+    def _of(self, kept: Tensor, owner: Tensor) -> Tensor:
+        """The rows `owner` of (C, ...); as they are where the batch is every character once, in order."""
+        if len(owner) == len(kept) and torch.equal(owner, self.everyone):
+            return kept
+        return kept.index_select(0, owner)
+
     def correction(self, layer: int, activation: Tensor, owner: Tensor) -> Tensor:
         """U V a (N, d) of each token's character, from raw activations (N, d_ff). owner: (N,)."""
-        kind = activation.dtype
-        right, left = (kept[layer].index_select(0, owner).to(kind) for kept in (self.right, self.left))
-        inner = torch.bmm(activation[:, None], right.transpose(1, 2)) * self.step[layer].index_select(0, owner).to(kind)[:, None]
+        right, left, step = (self._of(kept[layer], owner).to(activation.dtype) for kept in (self.right, self.left, self.step))
+        inner = torch.bmm(activation[:, None], right.transpose(1, 2)) * step[:, None]
         return torch.bmm(inner, left)[:, 0]
 
     def correction_of(self, layer: int, activation: Tensor, character: int) -> Tensor:
@@ -118,7 +124,7 @@ class MaskedBatch:
             for layer in row.cache.layers:
                 layer.truncate(row.length)
         hidden: list[Tensor | None] = [None] * len(rows)
-        alone = [place for place, one in enumerate(tokens) if self.steps is None or len(one) > 1]
+        alone = [place for place, one in enumerate(tokens) if self.steps is None or len(one) > 1 or not rows[place].length]
         together = [place for place in range(len(rows)) if place not in alone]
         for places, compute in ((alone, self._read), (together, self._step)):
             if places:

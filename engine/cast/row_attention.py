@@ -90,12 +90,12 @@ def _seen(length: int, keys: int, window: int | None, device: torch.device) -> T
 def attend_apart(caches: Sequence[Any], layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Outputs (B, heads * head size) of one token a row, each over all of its own keys; see steps.Attend."""
     batch, heads, size = queries.shape
-    output = torch.empty_like(queries)
-    for place, cache in enumerate(caches):
-        grown = cache.update(keys[place, None, :, None], values[place, None, :, None], layer)
-        grouped = queries[place].view(1, keys.shape[1], -1, size)
-        output[place] = functional.scaled_dot_product_attention(grouped, *grown).view(heads, size)
-    return output.view(batch, -1)
+    grouped = queries.reshape(batch, 1, keys.shape[1], -1, size).unbind(0)
+    output = []
+    for cache, query, key, value in zip(caches, grouped, keys.unbind(0), values.unbind(0), strict=True):
+        grown = cache.layers[layer].append(key, value)
+        output.append(functional.scaled_dot_product_attention(query, *grown))
+    return torch.cat(output).view(batch, heads * size)
 
 
 AttentionInterface.register(NAME, attend)

@@ -1,0 +1,40 @@
+"""python -m engine bench cast: that what it measures is there and is of the right thing, on a tiny model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_job import run_job, work_of, write_card
+
+from engine.__main__ import main
+from engine.base.memory import WAYS, bank_entry_bytes, read_speed, resident_entry_bytes
+from engine.base.sizes import ModelShape
+from engine.bench import cast
+from engine.cards.files import read_card
+from engine.cast import building
+
+
+def test_the_figures_of_a_tiny_cast(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    card = read_card(write_card(tmp_path))
+    for name, value in (("CHARACTERS", 3), ("ROUNDS", 1), ("ANSWER", 6), ("bundled_cards", lambda: [card])):
+        monkeypatch.setattr(cast, name, value)
+    monkeypatch.setattr(building, "LINES", 4)
+    run_job(llama, tmp_path / "out")
+    lines = work_of(tmp_path / "out") / "lines.jsonl"
+    file = tmp_path / "cast.json"
+    arguments = ["bench", "cast", "--model", str(llama), "--json", str(file)]
+    assert main([*arguments, "--run", str(tmp_path / "out"), "--lines", str(lines)]) == 0
+    found = json.loads(file.read_text())
+    assert found["same_text"] == 3
+    assert found["answer_tokens"] == 15, "behind each first one"
+    shape = ModelShape(2, 32, 64, 10**6)
+    assert found["resident_bytes"] == resident_entry_bytes(shape, found["rank"])
+    assert 0 < found["bank_bytes"] - bank_entry_bytes(shape, 48, found["rank"]) < 3000  # card, prompt and names
+    assert {one.way for one in read_speed(file)} == set(WAYS)
+    folder, bank, plain = (found["fidelity"][name]["kl"] for name in
+                           ("the exported folder", "in the bank", "its mask, nothing corrected"))
+    assert folder < plain and bank < plain
+    assert found["fidelity"]["in the bank"]["lines"] > 0
+    assert main([*arguments, "--run", str(tmp_path / "out")]) == 2
+    assert "Add --lines" in capsys.readouterr().err
