@@ -35,7 +35,8 @@ def test_the_hub_reads_the_card_and_its_measured_figures() -> None:
 
 
 def test_a_folders_ancestor_is_named_where_its_own_name_is_unknown() -> None:
-    assert read_card(make_report("Bodo", hub="", origin="someone/original"))[0].base_model == "someone/original"
+    data, text = read_card(make_report("Bodo", hub="", origin="someone/original"))
+    assert data.base_model == "someone/original" and "It is someone/original with 25%" in text
     assert read_card(make_report("Bodo", hub="", origin=""))[0].base_model is None
 
 

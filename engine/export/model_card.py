@@ -125,8 +125,9 @@ def _quoted(name: str) -> str:
 
 
 def base_name(report: dict[str, Any]) -> str:
-    """What the base model is called."""
-    return str(report["base"]["name"])
+    """What the base model is called: for a folder whose name on the hub is not known, what its own card says it came from."""
+    base = report["base"]
+    return str(base["origin"] if base.get("origin") and not base.get("hub") else base["name"])
 
 
 def _table(readings: dict[str, dict[str, Any]]) -> str:
