@@ -49,6 +49,8 @@ def small() -> Iterator[pytest.MonkeyPatch]:
         for name, value in {"PERSONAS": 3, "QUESTIONS": 3, "REPLY_TOKENS": 4, "NEUTRAL": 2, "bundled_cards": short_cards}.items():
             patch.setattr(readings, name, value)
         patch.setattr(oneshot, "ROUNDS", 2)
+        few = {"steps": 4, "step_lines": 4, "validate_every": 2}
+        patch.setitem(ladder.LEARNED, ladder.PAPER, {**ladder.LEARNED[ladder.PAPER], **few})
         yield patch
 
 
@@ -200,7 +202,8 @@ def test_bad_options_are_told_in_a_sentence(options: list[str], words: str, caps
 def test_the_table_comes_from_rows_alone(climbed: Climbed, deep: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fidelity, "make_plan", lambda _: climbed.plan)
-    assert main(["bench", "fidelity", "--table", "--markdown", "--curves", str(tmp_path / "curves.json")]) == 0
+    with small():
+        assert main(["bench", "fidelity", "--table", "--markdown", "--curves", str(tmp_path / "curves.json")]) == 0
     shown = capsys.readouterr().out
     assert "| default+recovery | " in shown and f"1 character, 1 seed, {HELD_OUT} held-out lines" in shown
     assert "intervals over characters and lines" in shown and "against the paper" not in shown
