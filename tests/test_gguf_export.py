@@ -39,7 +39,8 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ask_here(program: str, request: dict[str, Any], stage: str) -> Iterator[events.Event]:
     """What a fresh process would answer, in this one."""
     yield Stage(stage, len(request["prompts"]))
-    work = {"speak": gguf_speaking.speak, "read": gguf_speaking.read, "speed": gguf_speaking.speed}.get(request.get("do", ""), gguf_reading.read)
+    kinds = {"speak": gguf_speaking.speak, "read": gguf_speaking.read, "speed": gguf_speaking.speed}
+    work = kinds.get(request.get("do", ""), gguf_reading.read)
     for line in work(json.loads(json.dumps(request))):
         if "done" in line:
             yield Step(stage, line["done"], line["total"])

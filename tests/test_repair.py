@@ -53,7 +53,8 @@ def test_layers_whose_tuning_reads_worse_leave_the_refit(llama: Path, tmp_path: 
     run_job(llama, tmp_path / "out", layer_rate=30.0)
     report = read_json(tmp_path / "out" / "report.json")
     assert not report["choices"]["layer_tuning"]["used"] and list(report["readings"])[-1] == "mask + least squares"
-    exported, written = load_file(tmp_path / "out" / "model.safetensors"), load_file(work_of(tmp_path / "out") / "columns.safetensors")
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    written = load_file(work_of(tmp_path / "out") / "columns.safetensors")
     assert torch.equal(exported["model.layers.0.mlp.down_proj.weight"], written["0000"])
 
 
