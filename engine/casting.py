@@ -22,7 +22,8 @@ def _build(options: argparse.Namespace) -> int:
     from engine.cast.building import build
 
     path = Path(options.bank)
-    stream = build(path, options.model, [Path(folder) for folder in options.folders], options.dtype, options.name)
+    stream = build(path, options.model, [Path(folder) for folder in options.folders], options.dtype, options.name,
+                   Path(options.lines) if options.lines else None)
     Run(options).follow(stream, lambda: False, "Stopped; the characters that were told are in the bank.")
     return 0
 

@@ -33,8 +33,8 @@ def test_the_figures_of_a_tiny_cast(tmp_path: Path, llama: Path, monkeypatch: py
     assert 0 < found["bank_bytes"] - bank_entry_bytes(shape, 48, found["rank"]) < 3000  # card, prompt and names
     assert {one.way for one in read_speed(file)} == set(WAYS)
     folder, bank, plain = (found["fidelity"][name]["kl"] for name in
-                           ("the exported folder", "in the bank", "its mask, nothing corrected"))
+                           ("the exported folder", "in the bank, with the run's lines", "its mask, nothing corrected"))
     assert folder < plain and bank < plain
-    assert found["fidelity"]["in the bank"]["lines"] > 0
+    assert found["fidelity"]["in the bank, without"]["lines"] > 0
     assert main([*arguments, "--run", str(tmp_path / "out")]) == 2
     assert "Add --lines" in capsys.readouterr().err

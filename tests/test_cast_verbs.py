@@ -110,6 +110,15 @@ def test_an_extracted_folder_is_whole_proven_and_the_characters_own(bank: Path, 
     torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)  # the folder's W_down is rounded to 16 bit
 
 
+def test_the_runs_own_lines_make_another_correction(home: Path, tmp_path: Path, llama: Path, capsys: Any) -> None:
+    words = ["cast", "build", str(tmp_path / "own.bank"), str(home / "out"), "--model", str(llama)]
+    assert main([*words, "--lines", str(home / "out.work" / "lines.jsonl")]) == 0
+    mine, other = read_bank(tmp_path / "own.bank").entries[0].delta, read_bank(home / "cast.bank").entries[0].delta
+    assert torch.equal(mine.mask, other.mask) and not torch.equal(mine.right, other.right)
+    (tmp_path / "empty.jsonl").write_text('{"question": "", "answer": ""}\n')
+    assert "no line to learn from" in refused([*words, "--lines", str(tmp_path / "empty.jsonl")], capsys)
+
+
 def test_a_character_is_taken_out(bank: Path, capsys: Any) -> None:
     assert main(["cast", "remove", str(bank), "zoe"]) == 0
     assert [one["name"] for one in asked(["cast", "list", str(bank)], capsys)["characters"]] == ["twin"]

@@ -221,15 +221,17 @@ def measure_fidelity(dense: Dense, options: argparse.Namespace) -> dict[str, Any
         raise UserError("The fidelity of a run needs the lines that it did not learn from.",
                         "Add --lines: lines.jsonl of its work folder.")
     made = read_run(Path(options.run))
-    entry = drain(make_entry(dense, made, "measured"))
+    own, taken = (drain(make_entry(dense, made, "measured", lines)) for lines in (read_lines(Path(options.lines)), ()))
     rows = _test_rows(dense, made.card, Path(options.lines))
     states = dense_states(dense.model, rows)
-    plain = without_correction(entry.delta.mask, dense.shape[1])
-    readings = {"the exported folder": _folder_model(options.run, dense), "in the bank": gather(dense.model, entry.delta),
+    plain = without_correction(own.delta.mask, dense.shape[1])
+    readings = {"the exported folder": _folder_model(options.run, dense),
+                "in the bank, with the run's lines": gather(dense.model, own.delta),
+                "in the bank, without": gather(dense.model, taken.delta),
                 "its mask, nothing corrected": gather(dense.model, plain)}
     return {"fidelity": {name: vars(measure(model, rows, states)) for name, model in readings.items()},
-            "fidelity_rank": entry.delta.rank, "fidelity_left_out": entry.report["bank"]["left_out"],
-            "fidelity_bank_bytes": entry.bytes}
+            "fidelity_rank": own.delta.rank, "fidelity_left_out": own.report["bank"]["left_out"],
+            "fidelity_bank_bytes": own.bytes}
 
 
 def _test_rows(dense: Dense, card: Card, lines: Path) -> list[Any]:

@@ -22,6 +22,7 @@ from engine.base.events import Event, Finished, Saved, Stage, Warned
 from engine.base.files import is_file, read_json, slug
 from engine.base.memory import BANK_BYTES, largest_rank
 from engine.base.sizes import ModelShape
+from engine.calibration.lines import Line, read_lines
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import messages
 from engine.cast.bank import Entry, add, read_bank, require_base
@@ -70,22 +71,27 @@ def read_run(folder: Path) -> Run:
     return Run(folder, card, report, mask)
 
 
-def build(path: Path, model: str, folders: Sequence[Path], dtype: str = "auto", name: str = "") -> Iterator[Event]:
+def build(path: Path, model: str, folders: Sequence[Path], dtype: str = "auto", name: str = "",
+          lines: Path | None = None) -> Iterator[Event]:
     """Put the characters of exported folders into a bank, made where there is none; each is there once it is whole.
 
-    name: what the only folder's character is called in the bank. Raises UserError for a folder that does not fit.
+    name: what the only folder's character is called in the bank; lines: those of its run. Raises UserError for a folder
+    that does not fit.
     """
     start = time.perf_counter()
     runs = [read_run(folder) for folder in folders]  # says now rather than after all the work
-    if name and len(runs) > 1:
-        raise UserError("A name goes with one folder only.", "Build the others by a command of their own.")
+    if (name or lines) and len(runs) > 1:
+        raise UserError("A name, or lines, go with one folder only.", "Build the others by a command of their own.")
+    own = read_lines(lines) if lines else []
+    if lines and not any(line.split == "train" for line in own):
+        raise UserError(f"{lines} has no line to learn from.", "Give lines.jsonl of the run's work folder, or none.")
     dense = yield from load_dense(model, dtype)
     bank = read_bank(path) if path.exists() else None
     if bank is not None:
         require_base(path, bank, dense.base.sha256, model)
     known = {entry.name for entry in bank.entries} if bank else set()
     for run in runs:
-        entry = yield from make_entry(dense, run, slug(name or run.card.char))
+        entry = yield from make_entry(dense, run, slug(name or run.card.char), own)
         if entry.name in known:
             yield Warned(f"{entry.name} was in the bank already, and is replaced.")
         add(path, dense.base, dense.shape, entry)
@@ -94,8 +100,8 @@ def build(path: Path, model: str, folders: Sequence[Path], dtype: str = "auto", 
     yield Finished(str(path), time.perf_counter() - start)
 
 
-def make_entry(dense: Dense, run: Run, name: str) -> Generator[Event, None, Entry]:
-    """The character of a run as a bank keeps it. Raises UserError where the run is not of this dense model."""
+def make_entry(dense: Dense, run: Run, name: str, lines: Sequence[Line] = ()) -> Generator[Event, None, Entry]:
+    """The character of a run as a bank keeps it; `lines`: the run's own. Raises UserError where it is not of this dense model."""
     yield Stage(f"compare {name}")
     cut = yield from _load_cut(dense, run)
     require_same_base(dense, cut, run)
@@ -112,8 +118,9 @@ def make_entry(dense: Dense, run: Run, name: str) -> Generator[Event, None, Entr
         if not rank:
             yield Warned(f"The card of {name} fills the {BANK_BYTES / 1e6:g} MB of a character: no room is left for factors.")
         yield Stage(STAGE)
-        rows = correction_rows(dense.tokenizer, run.card, LINES)
-        delta, left_out = yield from correct(dense.model, cut, run.mask, rows, rank)
+        rows = correction_rows(dense.tokenizer, run.card, lines, LINES)
+        # A W_down that was tuned belongs to gates that were, and is of no use with the dense model's.
+        delta, left_out = yield from correct(dense.model, cut, run.mask, rows, rank, bool(lines) or run.tuned)
         bank = {"rank": rank, "left_out": left_out}
     words["report"]["bank"] = bank
     return Entry(name, **words, delta=delta)

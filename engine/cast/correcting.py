@@ -1,11 +1,11 @@
-"""The correction of a character: scales and thin factors found layer by layer, or from the refit that is there.
+"""The correction of a character: scales and thin factors, by refitting the layers or by taking the refit that is there apart.
 
-Where a family allows it, the layers are refitted once more from the lowest up
+With lines of the run the layers are refitted once more from the lowest up
 (pruning/propagation.py), each to what its correction can hold, so that the layers
-above mend what is left over below: on the starter that read better than taking
-the refitted W_down apart layer by layer (docs/cast.md). Elsewhere W_down is taken
-apart. What is read are player lines with their neutral answers behind the
-persona's prompt; no answer in character is needed.
+above mend what is left over below. A refit learns from what it reads: with
+neutral lines alone it came out worse than taking the folder's own W_down apart,
+for which such lines serve as well as the run's, since they only say which
+activations count (docs/cast.md has the figures).
 """
 
 from collections.abc import Generator, Sequence
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.base.events import Event, Step
-from engine.calibration.lines import read_queries
+from engine.calibration.lines import Line, read_queries
 from engine.calibration.queries import of_split, spread
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import Card
@@ -29,30 +29,33 @@ STAGE = "correct"
 LINES = 48  # as many as a refit reads in the quick preset
 ANSWER = 40  # tokens of an answer at most
 ROW = 1536  # tokens
+ROWS = 3
 RIDGE, SHARE = 0.03, 0.7  # of the refit, as in stages/repair.py
 
 
-def correction_rows(tokenizer: Any, card: Card, lines: int) -> list[Row]:
-    """Packed rows of player lines with neutral answers behind the card's prompt; of those lines that may teach."""
+def correction_rows(tokenizer: Any, card: Card, own: Sequence[Line], lines: int) -> list[Row]:
+    """Up to ROWS packed rows behind the card's prompt: the train lines of `own`, else player lines with neutral answers."""
     voice = Voice.of(card, tokenizer)
-    pool = [query for query in of_split(read_queries(), "train") if query.neutral.strip()]
-    examples = [encode_line(tokenizer, voice, query.question, query.neutral, True) for query in spread(pool, lines, 0)]
-    return pack([Example(one.prompt, one.answer[:ANSWER]) for one in examples], ROW)
+    if own:
+        examples = [encode_line(tokenizer, voice, line.question, line.answer, line.complete)
+                    for line in own if line.split == "train"]
+    else:
+        pool = [query for query in of_split(read_queries(), "train") if query.neutral.strip()]
+        examples = [encode_line(tokenizer, voice, query.question, query.neutral, True) for query in spread(pool, lines, 0)]
+    return pack([Example(one.prompt, one.answer[:ANSWER]) for one in examples], ROW)[:ROWS]
 
 
-def correct(dense: Any, cut: Any | None, mask: Tensor, rows: Sequence[Row], rank: int) -> Generator[
+def correct(dense: Any, cut: Any, mask: Tensor, rows: Sequence[Row], rank: int, again: bool) -> Generator[
         Event, None, tuple[Delta, float]]:
     """The delta of a mask (L, d_ff) at a rank, and the share of what a whole refit changes that it leaves out, over layers.
 
-    cut: the pruned model with its refitted W_down; None: there is none, and a family that cannot be refitted again gets
-    scales and factors of zero.
+    cut: the pruned model with its refitted W_down, which is taken apart; again: the layers are refitted, where the family
+    allows it.
     """
-    if can_propagate(dense):
+    if again and can_propagate(dense):
         layers = yield from _refit(dense, mask, rows, rank)
-    elif cut is not None:
-        layers = yield from _take_apart(dense, cut, mask, rows, rank)
     else:
-        raise ValueError("there is nothing to correct towards")
+        layers = yield from _take_apart(dense, cut, mask, rows, rank)
     return stack(mask, layers), sum(layer.left_out for layer in layers) / len(layers)
 
 

@@ -11,6 +11,7 @@ def add_deeds(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentParser]
     build.add_argument("folders", nargs="+", metavar="RUN_FOLDER", help="folders that prune wrote")
     build.add_argument("--model", default="starter", help="the dense model that they were cut from (default starter)")
     build.add_argument("--name", default="", help="what the character is called in the bank (with one folder)")
+    build.add_argument("--lines", metavar="FILE", help="lines.jsonl of the run's work folder, for a closer correction")
     build.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     build.add_argument("--workdir", metavar="DIR", help="where to write events.jsonl (default: nowhere)")
     _add_job(build)
