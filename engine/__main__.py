@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from engine.base.errors import Interrupted, UserError
-from engine.base.process import prepare_libraries
+from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.recipe import PRESETS
 from engine.base.sampling import LIMIT, TEMPERATURE
 from engine.bench.options import add_measurements
@@ -119,7 +119,7 @@ def _add_worker(verb: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    prepare_libraries()
+    prepare_libraries(CHAT_SPINS if arguments[:1] in (["chat"], ["serve"], ["bench"]) else SPINS)
     try:
         options = build_parser().parse_args(arguments)
         return _dispatch(options, arguments)

@@ -158,7 +158,11 @@ def put_back(layer: Any, forward: Any) -> None:
 
 def project_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Logits (N, vocabulary), in fp32, of final hidden states (N, d): head, scaling (granite), softcap (gemma2)."""
-    logits = model.lm_head(hidden).float()  # type: ignore[operator]
+    head: Any = model.lm_head
+    if len(hidden) == 1 and type(head) is nn.Linear and head.bias is None and not head._forward_hooks:
+        logits = torch.mv(head.weight, hidden[0])[None].float()  # twice as fast on a CPU as the product of matrices
+    else:
+        logits = head(hidden).float()
     config: Any = model.config
     if getattr(config, "logits_scaling", None):
         logits = logits / config.logits_scaling

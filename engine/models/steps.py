@@ -27,18 +27,26 @@ Alter = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class _Product:
-    """A linear layer on flat rows, its weight turned once."""
+    """A linear layer on flat rows, its weight turned once. A single row goes through the product of a matrix with a vector,
+    which reads the weight twice as fast as the general one."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        self.weight, self.bias = linear.weight.t(), linear.bias
+        self.matrix, self.bias = linear.weight, linear.bias
+        self.weight = linear.weight.t()
 
     def of(self, rows: Tensor) -> Tensor:
         """W rows + b."""
+        if len(rows) == 1:
+            row = rows[0]
+            return (torch.mv(self.matrix, row) if self.bias is None else torch.addmv(self.bias, self.matrix, row))[None]
         return torch.mm(rows, self.weight) if self.bias is None else torch.addmm(self.bias, rows, self.weight)
 
     def added_to(self, stream: Tensor, rows: Tensor) -> Tensor:
         """stream + W rows + b, in one product."""
-        added = torch.addmm(stream, rows, self.weight)
+        if len(rows) == 1:
+            added = torch.addmv(stream[0], self.matrix, rows[0])[None]
+        else:
+            added = torch.addmm(stream, rows, self.weight)
         return added if self.bias is None else added.add_(self.bias)
 
 
