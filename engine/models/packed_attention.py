@@ -42,7 +42,8 @@ def can_divide(model: Any) -> bool:
     windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     capped = getattr(config, "attn_logit_softcapping", None)
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    return not (windowed or capped or torch.is_grad_enabled()) and on_cpu and not hasattr(model, "hf_quantizer")
+    switchable = getattr(config, "_attn_implementation", None) is not None  # a model of transformers
+    return switchable and not (windowed or capped or torch.is_grad_enabled()) and on_cpu and not hasattr(model, "hf_quantizer")
 
 
 def lay_out(segments: Tensor, dtype: torch.dtype) -> Layout:
