@@ -58,6 +58,9 @@ KEPT = 0.75
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print the table, and write the figures if asked to."""
+    if options.run and not options.lines:  # said now rather than after all the work
+        raise UserError("The fidelity of a run needs the lines that it did not learn from.",
+                        "Add --lines: lines.jsonl of its work folder.")
     dense = drain(load_dense(options.model, "fp32"))  # equal text is asked for
     cards = [bundled_cards()[number % len(bundled_cards())] for number in range(CHARACTERS)]
     entries = [_make_up(dense, card, number) for number, card in enumerate(cards)]
@@ -217,9 +220,6 @@ def measure_fidelity(dense: Dense, options: argparse.Namespace) -> dict[str, Any
     """KL of an exported folder, of its character in a bank, and of its mask alone, on the run's test lines."""
     if not options.run:
         return {}
-    if not options.lines:
-        raise UserError("The fidelity of a run needs the lines that it did not learn from.",
-                        "Add --lines: lines.jsonl of its work folder.")
     made = read_run(Path(options.run))
     own, taken = (drain(make_entry(dense, made, "measured", lines)) for lines in (read_lines(Path(options.lines)), ()))
     rows = _test_rows(dense, made.card, Path(options.lines))
