@@ -15,7 +15,7 @@ import sys
 
 SPINS = "1000"  # turns of the waiting loop before a thread sleeps; GNU OpenMP's own default is about 300,000
 # Of a process that makes one token after the other: hundreds of short products each, between which a thread that slept is
-# woken. A token of the starter took 40 ms with 1,000 turns, 28 with 3,000 and 26 with 10,000; beside a job 54, and 70 to 80.
+# woken. A token of the starter took 40 ms with 1,000 turns, 28 with 3,000 and 26 with 10,000; beside a job 53, 67 and 71.
 CHAT_SPINS = "3000"
 
 
