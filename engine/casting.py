@@ -3,12 +3,10 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.base.events import Event
-from engine.chat import Speaker
+from engine.chat import HOW_TO_END, Speaker, converse
 from engine.console import ProgressPrinter, print_table
 from engine.running import Run
 
@@ -65,17 +63,6 @@ def _extract(options: argparse.Namespace) -> int:
     return 0
 
 
-def _finish(stream: Iterator[Event]) -> Any:
-    """The value of a generator of events, its progress shown."""
-    printer = ProgressPrinter()
-    with printer:
-        while True:
-            try:
-                printer.show(next(stream))
-            except StopIteration as end:
-                return end.value
-
-
 def _chat(options: argparse.Namespace) -> int:
     """One character speaks as a gathered model, several as rows of a masked batch."""
     from engine.cast.bank import read_bank
@@ -87,7 +74,7 @@ def _chat(options: argparse.Namespace) -> int:
     path = Path(options.bank)
     bank = read_bank(path, options.characters)
     entries = list({entry.name: entry for entry in map(bank.find, options.characters)}.values())
-    dense = _finish(load_dense_of(path, bank, options.model, options.dtype))
+    dense = ProgressPrinter().finish(load_dense_of(path, bank, options.model, options.dtype))
     if len(entries) == 1:
         talk = Conversation(gather(dense.model, entries[0].delta))
         ask = _one(Speaker(card_of(entries[0]), dense.tokenizer, talk), options)
@@ -96,16 +83,9 @@ def _chat(options: argparse.Namespace) -> int:
     if options.message is not None:
         ask(options.message)
         return 0
-    print("(An empty line or Ctrl-D ends the chat.)")
-    while True:
-        try:
-            message = input("You: ").strip()
-        except EOFError:
-            print()
-            return 0
-        if not message:
-            return 0
-        ask(message)
+    print(HOW_TO_END)
+    converse(ask)
+    return 0
 
 
 def _one(speaker: Speaker, options: argparse.Namespace) -> Any:

@@ -6,6 +6,7 @@ For the command line; knows no storage.
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ from engine.models.chat_format import encode_chat, endings, token_counter
 from engine.models.generation import Conversation, Spoken, speak
 from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
 from engine.models.sampling import Sampling
+
+HOW_TO_END = "(An empty line or Ctrl-D ends the chat.)"
 
 
 @dataclass
@@ -31,14 +34,7 @@ class Speaker:
     @classmethod
     def load(cls, model: str, card: Card, dtype: str, printer: ProgressPrinter) -> "Speaker":
         """Load the model (fetching it if need be, with progress)."""
-        search = locate(model)
-        with printer:
-            while True:
-                try:
-                    printer.show(next(search))
-                except StopIteration as end:
-                    source = end.value
-                    break
+        source = printer.finish(locate(model))
         loaded = load_model(source, parse_dtype(dtype, own=source.own_dtype))
         return cls(card, load_tokenizer(source), Conversation(loaded))
 
@@ -98,6 +94,19 @@ class Speaker:
         return {"character": self.card.char, "message": self.history[-2][1], "reply": self.history[-1][1],
                 "tokens": last.tokens if last else 0, "seconds_to_first_token": last.first_token if last else None,
                 "tokens_per_second": _speed(last) if last else None}
+
+
+def converse(ask: Callable[[str], None]) -> None:
+    """Ask whoever sits there for messages, and give each to `ask`, until an empty line or the end of input."""
+    while True:
+        try:
+            message = input("You: ").strip()
+        except EOFError:
+            print()
+            return
+        if not message:
+            return
+        ask(message)
 
 
 def _clean(message: str) -> str:

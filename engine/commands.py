@@ -100,7 +100,7 @@ def export(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
     """Talk to a character: one message, or line by line until end of input."""
-    from engine.chat import Speaker
+    from engine.chat import HOW_TO_END, Speaker, converse
 
     card = _card_of(options)
     speaker = Speaker.load(options.model, card, options.dtype, ProgressPrinter())
@@ -110,18 +110,14 @@ def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
         else:
             speaker.print_reply(options.message, options)
         return 0
-    print(f"{card.char}: {speaker.greeting}\n(An empty line or Ctrl-D ends the chat.)" if speaker.greeting
-          else "(An empty line or Ctrl-D ends the chat.)")
-    while True:
-        try:
-            message = input("You: ").strip()
-        except EOFError:
-            print()
-            return 0
-        if not message:
-            return 0
+    print(f"{card.char}: {speaker.greeting}\n{HOW_TO_END}" if speaker.greeting else HOW_TO_END)
+
+    def ask(message: str) -> None:
         print(f"{card.char}: ", end="")
         speaker.print_reply(message, options)
+
+    converse(ask)
+    return 0
 
 
 def script(options: argparse.Namespace, _arguments: list[str]) -> int:

@@ -4,7 +4,8 @@ Knows events and nothing of the jobs behind them.
 """
 
 import sys
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +31,8 @@ from engine.base.events import (
     Warned,
     encode,
 )
+
+T = TypeVar("T")
 
 
 class JsonPrinter:
@@ -72,6 +75,16 @@ class ProgressPrinter:
             self.progress.update(self.task, completed=event.done, total=event.total, note=note)
         elif (text := describe(event)):
             self.console.print(text, markup=False)
+
+    def finish(self, stream: Generator[Event, None, T]) -> T:
+        """Show a generator's events to its end; its value."""
+        with self:
+            while True:
+                try:
+                    event = next(stream)
+                except StopIteration as end:
+                    return end.value
+                self.show(event)
 
     def _begin(self, stage: Stage) -> None:
         if self.task is not None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +178,15 @@ def test_an_export_for_engines_has_their_folders_and_tells_of_them(pruned: Path,
                                                                    speaks_here: None) -> None:
     monkeypatch.setattr(gguf_proof, "ask", ask_here)
     monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
-    found = {"dense": 30.0, "pruned": 40.0}
-    monkeypatch.setattr(speed, "_run", lambda what, _, dtype: events.Timed(what, dtype, found[what], 3, 48, 9))
     model = pruned.parent / "llama"
+
+    def run_here(_program: str, request: dict[str, Any], _reached: Any, _failure: str) -> Iterator[Any]:
+        found = speed._measure({**request, "rounds": 1, "tokens": 2})
+        assert found["tokens_per_second"] > 0 and found["memory"] > 0
+        yield from ()
+        return {"tokens_per_second": 30.0 if request["folder"] == str(model) else 40.0, "memory": 9}
+
+    monkeypatch.setattr(speed, "run", run_here)
     said = list(copy_folder(Copy(pruned, tmp_path / "zoe", "Zoë", True, (), ENGINES, str(model))))
     started = next(event for event in said if isinstance(event, Started))
     assert [event.name for event in said if isinstance(event, Stage)] == started.stages

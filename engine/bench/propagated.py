@@ -16,6 +16,7 @@ from engine.bench.pruned import Pruned
 from engine.evaluation.fidelity import dense_states, measure
 from engine.models.ffn import masked
 from engine.pruning import compensation, widths
+from engine.pruning.importance import top_channels
 from engine.stages.repair import refit_layers
 from engine.stages.workbench import Workbench
 
@@ -43,7 +44,7 @@ def _probe(cell: Cell) -> Generator[Event, None, dict[str, Tensor]]:
     _, lesson = yield from cell.lesson(cell.subject.folder / "lines", cell.recipe)
     rows = cell.subject.train[:PROBE_ROWS]
     dense = dense_states(cell.model, rows)
-    alone = widths.top_by_width(lesson.importance, [cell.kept] * len(lesson.importance), 1)
+    alone = top_channels(lesson.importance, cell.kept)
     readings = []
     for layer in range(len(alone)):
         mask = torch.ones_like(alone)

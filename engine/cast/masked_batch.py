@@ -71,7 +71,6 @@ class StackedDeltas:
         """Bytes of all characters together."""
         return sum(tensor.nbytes for kind in self._kinds for tensor in kind)
 
-
     def _of(self, kept: Tensor, owner: Tensor) -> Tensor:
         """The rows `owner` of (C, ...); as they are where the batch is every character once, in order."""
         if len(owner) == len(kept) and torch.equal(owner, self.everyone):

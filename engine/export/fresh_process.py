@@ -23,7 +23,14 @@ def ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, N
 
     Closed, it ends the process. Raises UserError with the process's last words when it fails.
     """
-    yield Stage(stage, len(request["prompts"]))
+    total = len(request["prompts"])
+    yield Stage(stage, total)
+    return (yield from run(program, request, Step(stage, 0, total), "The proof failed"))
+
+
+def run(program: str, request: dict[str, Any], reached: Step, failure: str) -> Generator[Event, None, dict[str, Any]]:
+    """As `ask`, within a stage that has got as far as `reached`; `failure` begins the sentence of the UserError."""
+    stage = reached.stage
     root = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryFile() as errors, subprocess.Popen(
             [sys.executable, "-m", f"engine.export.{program}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
@@ -33,7 +40,7 @@ def ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, N
             with suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(request) + "\n")
                 process.stdin.close()
-            found: dict[str, Any] = {"done": 0, "total": len(request["prompts"])}
+            found: dict[str, Any] = {"done": reached.done, "total": reached.total}
             for line in _lines(process.stdout):
                 found = json.loads(line) if line.startswith("{") else found  # libraries may print as well
                 if "done" in found:
@@ -43,7 +50,7 @@ def ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, N
             process.kill()
         if process.returncode or "done" in found:
             errors.seek(0)
-            raise UserError(f"The proof failed: {stage} ended with {process.returncode} "
+            raise UserError(f"{failure}: {stage} ended with {process.returncode} "
                             f"({' '.join(errors.read().decode(errors='replace').split())[-300:]}).", "Nothing was kept.")
     return found
 

@@ -1,20 +1,19 @@
 """How fast a model folder speaks on this machine, and in how much memory: a fresh process loads it and decodes.
 
 The same program measures the dense model and the pruned one, one after the other, so that both met the same machine. This
-file doubles as that program, which imports nothing of ours but this module.
+file doubles as that program.
 """
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step, Timed
+from engine.export.fresh_process import run
 
 STAGE = "measure the speed"
 ROUNDS = 3
@@ -22,27 +21,19 @@ TOKENS = 48  # a round
 
 
 def measure_speed(dense: Path, pruned: Path, dtype: str) -> Generator[Event, None, list[Timed]]:
-    """Decode with the dense model and with the pruned one, in the format `dtype` ("float32", "bfloat16"), turn by turn."""
+    """Decode with the dense model and then with the pruned one, in the format `dtype` ("float32", "bfloat16").
+
+    Closed, it ends the process under way. Raises UserError when a folder does not load.
+    """
     yield Stage(STAGE, 2)
-    found = []
-    for number, (what, folder) in enumerate((("dense", dense), ("pruned", pruned)), 1):
-        timed = _run(what, folder, dtype)
-        found.append(timed)
-        yield timed
-        yield Step(STAGE, number, 2)
-    return found
-
-
-def _run(what: str, folder: Path, dtype: str) -> Timed:
-    request = {"folder": str(folder.resolve()), "dtype": dtype, "rounds": ROUNDS, "tokens": TOKENS}
-    result = subprocess.run([sys.executable, "-m", "engine.export.speed"], input=json.dumps(request), capture_output=True,
-                            text=True, check=False, cwd=Path(__file__).resolve().parents[2], start_new_session=True)
-    try:
-        found = json.loads(result.stdout.strip().splitlines()[-1])
-        return Timed(what, dtype, found["tokens_per_second"], ROUNDS, TOKENS, found["memory"])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"The speed of the {what} model could not be measured ({result.stderr.strip()[-200:]}).",
-                        "Export without measuring, or close other programs and try again.") from error
+    timed = []
+    for number, (what, folder) in enumerate((("dense", dense), ("pruned", pruned))):
+        request = {"folder": str(folder.resolve()), "dtype": dtype, "rounds": ROUNDS, "tokens": TOKENS}
+        found = yield from run("speed", request, Step(STAGE, number, 2), f"The speed of the {what} model could not be measured")
+        timed.append(Timed(what, dtype, found["tokens_per_second"], ROUNDS, TOKENS, found["memory"]))
+        yield timed[-1]
+        yield Step(STAGE, number + 1, 2)
+    return timed
 
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.cache import growing_cache
-from engine.models.ffn import decoder, project_logits
+from engine.models.ffn import project_logits
 from engine.models.sampling import Sampling, choose
-from engine.models.steps import TokenSteps, attend_cached, can_step
+from engine.models.steps import Reader
 
 
 class Conversation:
@@ -22,7 +22,7 @@ class Conversation:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.steps = TokenSteps(model) if can_step(model) else None
+        self.reader = Reader(model)
         self.cache: Any = growing_cache()
         self.tokens: list[int] = []
 
@@ -36,14 +36,7 @@ class Conversation:
         self.tokens = self.tokens[:shared]  # if what follows is interrupted, the next call cuts the cache to this
         for layer in self.cache.layers:
             layer.truncate(shared)
-        device = next(self.model.parameters()).device
-        fresh = torch.tensor([list(tokens[shared:])], device=device)
-        position = torch.arange(shared, len(tokens), device=device)[None]
-        if self.steps and fresh.shape[1] == 1 and shared:
-            last = self.steps.step(fresh[0], position[0], attend_cached(self.cache))
-        else:
-            output = decoder(self.model)(input_ids=fresh, position_ids=position, past_key_values=self.cache, use_cache=True)
-            last = output.last_hidden_state[0, -1:]
+        last = self.reader.read(tokens[shared:], shared, self.cache)
         self.tokens = list(tokens)
         return project_logits(self.model, last)
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from engine.models.attention_parts import join, weighed
+
 NAME = "packed"
 
 
@@ -98,21 +100,19 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: 
 
 def _of_segments(layout: Layout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """Output (N, heads, D) of the own tokens' queries (heads, N, D), with keys and values (key heads, N, D)."""
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     heads, size, width = query.shape
     shared = key.shape[0]
     segments, longest = layout.places.shape
-    common, common_weight = attention(query.reshape(1, shared, -1, width), layout.keys[layer], layout.values[layer],
-                                      scale=scaling)  # a key head's queries, of all its heads, as one column
+    common, common_weight = weighed(query.reshape(1, shared, -1, width), layout.keys[layer], layout.values[layer],
+                                    scale=scaling)  # a key head's queries, of all its heads, as one column
     common, common_weight = common.reshape(heads, size, width), common_weight.reshape(heads, size)
     blocks = [part[:, layout.places].transpose(0, 1) for part in (query, key, value)]  # (segments, heads, M, D)
     grouped = blocks[0].reshape(segments, shared, -1, width)
     seen = layout.seen.repeat(1, 1, heads // shared, 1)
-    own, own_weight = attention(grouped, blocks[1], blocks[2], attn_mask=seen, scale=scaling)
+    own, own_weight = weighed(grouped, blocks[1], blocks[2], attn_mask=seen, scale=scaling)
     own = own.reshape(segments, heads, longest, width).transpose(1, 2)[layout.real]  # (N, heads, D)
     own_weight = own_weight.reshape(segments, heads, longest).transpose(1, 2)[layout.real]
-    share = torch.sigmoid(common_weight.T - own_weight)[..., None].to(own.dtype)
-    return torch.lerp(own, common.transpose(0, 1), share)
+    return join(own, own_weight, common.transpose(0, 1), common_weight.T)
 
 
 AttentionInterface.register(NAME, attend)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from engine.models.attention_parts import join, weighed
 from engine.models.steps import Attend
 
 NAME = "shared_prefix"
@@ -106,19 +107,16 @@ def attend_once(prefix: Prefix, cache: Any, mask: Tensor) -> Attend:
 
     mask: additive (B, 1, 1, S), what each row sees of its own keys, the new one included. CPU; no soft cap, no window.
     """
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
     def attend(index: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         batch, shared, size = keys.shape
         grown = cache.layers[index].update(keys[:, :, None], values[:, :, None])
         grouped = queries.reshape(batch, shared, -1, size)
-        own, own_weight = attention(grouped, *grown, attn_mask=mask)
+        own, own_weight = weighed(grouped, *grown, attn_mask=mask)
         across = grouped.transpose(0, 1).reshape(1, shared, -1, size)  # all rows' queries of a key head
-        common, common_weight = attention(across, prefix.keys[index][None], prefix.values[index][None])
+        common, common_weight = weighed(across, prefix.keys[index][None], prefix.values[index][None])
         common = common.view(shared, batch, -1, size).transpose(0, 1)
         common_weight = common_weight.view(shared, batch, -1).transpose(0, 1)
-        share = torch.sigmoid(common_weight - own_weight)[..., None].to(own.dtype)
-        return torch.lerp(own, common, share).reshape(batch, -1)
+        return join(own, own_weight, common, common_weight).reshape(batch, -1)
 
     return attend
 

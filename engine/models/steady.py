@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.models.cache import growing_cache
-from engine.models.ffn import decoder, project_logits
-from engine.models.steps import TokenSteps, attend_cached, can_step
+from engine.models.ffn import project_logits
+from engine.models.steps import Reader
 
 PIECE = 64  # tokens: reading 512 takes a tenth longer than in pieces of 128, and others wait half as long for their turn
 
@@ -25,7 +25,7 @@ class SteadyConversation:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.steps = TokenSteps(model) if can_step(model) else None
+        self.reader = Reader(model)
         self.clear()
 
     def clear(self) -> None:
@@ -89,15 +89,7 @@ class SteadyConversation:
         start = len(self.tokens)
         for layer in self.cache.layers:
             layer.truncate(start)  # an earlier call may have failed half-way
-        device = next(self.model.parameters()).device
-        position = torch.arange(start, start + len(fresh), device=device)[None]
-        ids = torch.tensor([list(fresh)], device=device)
-        if self.steps and len(fresh) == 1 and start:
-            last = self.steps.step(ids[0], position[0], attend_cached(self.cache))
-        else:
-            output = decoder(self.model)(input_ids=ids, position_ids=position, past_key_values=self.cache, use_cache=True)
-            last = output.last_hidden_state[0, -1:]
-        logits = project_logits(self.model, last)
+        logits = project_logits(self.model, self.reader.read(fresh, start, self.cache))
         self.tokens += fresh
         if len(fresh) == PIECE and self.whole == start:
             self.whole = len(self.tokens)

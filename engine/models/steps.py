@@ -1,13 +1,14 @@
 """One more token for every row of a batch, through a decoder of llama's build, in few operations.
 
 transformers' own forward pass spends much of its time between its products when it computes one token: each small
-operation comes with its modules, checks and copies. Here a layer is a few operations on flat rows: queries, keys and values are turned in one go, a residual is added within the product that makes it. The
-arithmetic is the same, in another order, so results agree up to rounding. The model's own weights are used, nothing is
-copied. What attention sees is the caller's business. This module knows tensors only; families of another build, models
-on other devices, quantised ones and those that something hooks into are computed by transformers as before.
+operation comes with its modules, checks and copies. Here a layer is a few operations on flat rows: queries, keys and
+values are turned in one go, a residual is added within the product that makes it. The arithmetic is the same, in
+another order, so results agree up to rounding. The model's own weights are used, nothing is copied. What attention sees
+is the caller's business. This module knows tensors only; families of another build, models on other devices, quantised
+ones and those that something hooks into are computed by transformers as before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +139,24 @@ class TokenSteps:
             sines = torch.cat([-sines[..., : self.size // 2], sines[..., self.size // 2:]], dim=-1)
             self.cosines, self.sines = cosines[0, :, None], sines[0, :, None]
         return self.cosines[positions], self.sines[positions]
+
+
+class Reader:
+    """Appends tokens to a conversation's cache: one by steps, where the model allows it, several by its own forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.steps = TokenSteps(model) if can_step(model) else None
+
+    def read(self, tokens: Sequence[int], start: int, cache: Any) -> Tensor:
+        """The last of the tokens' final hidden states, (1, d); the cache holds the `start` tokens before them."""
+        device = next(self.model.parameters()).device
+        ids = torch.tensor([list(tokens)], device=device)
+        positions = torch.arange(start, start + len(tokens), device=device)[None]
+        if self.steps and len(tokens) == 1 and start:
+            return self.steps.step(ids[0], positions[0], attend_cached(cache))
+        output = decoder(self.model)(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
+        return output.last_hidden_state[0, -1:]
 
 
 def attend_cached(cache: Any) -> Attend:

@@ -21,8 +21,7 @@ from torch.nn import functional
 
 from engine.models.ffn import FeedForward, decoder, feed_forwards
 from engine.models.packing import Row
-from engine.pruning.compensation import solve
-from engine.pruning.propagation import advance, begin
+from engine.pruning.propagation import Regression, advance, begin
 
 BATCH = 2048  # tokens a step of Adam
 BETAS = (0.9, 0.98)  # few steps: the second moment must warm up in them
@@ -64,15 +63,13 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], t
     streams = begin(model, rows)
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
-        gram = torch.zeros(len(index), len(index), dtype=torch.float64)
-        cross = torch.zeros(ffn.down.out_features, len(index), dtype=torch.float64)
+        regression = Regression(ffn, index)
         before, inputs, targets = [], [], []
         for stream in streams:
             with _entering(ffn.module) as entered:
                 stream_before, activation, target = advance(model, ffn, layer, stream, index, factor, tuning.share)
-            flat, wanted = activation.flatten(0, -2).float(), target.flatten(0, -2) / factor
-            gram += stream.weight * (flat.T @ flat).cpu()
-            cross += stream.weight * (wanted.T @ flat).cpu()
+            wanted = target.flatten(0, -2) / factor
+            regression.add(activation, wanted, stream.weight)
             before.append(stream_before)
             inputs.append(entered[0].flatten(0, -2))
             targets.append(wanted)
@@ -80,10 +77,9 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], t
         if ffn.index < len(known):
             tuned = TunedLayer(**{name: part.to(ffn.down.weight) for name, part in vars(known[ffn.index]).items()})
         else:
-            own = ffn.down.weight[:, index]
-            down = solve(own.double().cpu(), gram, cross, tuning.ridge).to(own)
             gate, up = (part[index].clone() for part in ffn.gate_and_up())
-            tuned = yield from _fit(ffn, index, TunedLayer(gate, up, down), torch.cat(inputs), torch.cat(targets), tuning)
+            start = TunedLayer(gate, up, regression.columns(tuning.ridge))
+            tuned = yield from _fit(ffn, index, start, torch.cat(inputs), torch.cat(targets), tuning)
         for stream, held, entering in zip(streams, before, inputs, strict=True):
             output = _outputs(ffn, index, tuned, entering)
             stream.pruned = held + factor * (output if ffn.down.bias is None else output + ffn.down.bias).view_as(held)

@@ -52,23 +52,38 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
     streams = begin(model, rows)
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
-        gram = torch.zeros(len(index), len(index), dtype=torch.float64)
-        cross = torch.zeros(ffn.down.out_features, len(index), dtype=torch.float64)
+        regression = Regression(ffn, index)
         waiting = []
         for stream in streams:
             before, activation, target = advance(model, ffn, layer, stream, index, factor, share)
-            flat, wanted = activation.flatten(0, -2).float(), target.flatten(0, -2)
-            gram += stream.weight * (flat.T @ flat).cpu()
-            cross += stream.weight * (wanted.T @ flat).cpu()
+            regression.add(activation, target / factor, stream.weight)
             waiting.append((before, activation))
             yield None
-        own = ffn.down.weight[:, index]
-        columns = solve(own.double().cpu(), gram, cross / factor, ridge).to(own)
+        columns = regression.columns(ridge)
         if nearest is not None:
-            columns = nearest(ffn.index, columns, gram).to(own)
+            columns = nearest(ffn.index, columns, regression.gram).to(columns)
         for stream, (before, activation) in zip(streams, waiting, strict=True):
             stream.pruned = before + factor * torch.nn.functional.linear(activation, columns, ffn.down.bias)
         yield columns
+
+
+class Regression:
+    """The normal equations of one layer's W_down on its kept channels: gram (k, k) and cross (d, k), sums over tokens in fp64."""
+
+    def __init__(self, ffn: FeedForward, index: Tensor) -> None:
+        self.own = ffn.down.weight[:, index]
+        self.gram = torch.zeros(len(index), len(index), dtype=torch.float64)
+        self.cross = torch.zeros(len(self.own), len(index), dtype=torch.float64)
+
+    def add(self, activation: Tensor, target: Tensor, weight: int) -> None:
+        """Take in activations (..., k) and what W_down is to make of them (..., d), counted `weight` times."""
+        flat = activation.flatten(0, -2).float()
+        self.gram += weight * (flat.T @ flat).cpu()
+        self.cross += weight * (target.flatten(0, -2).T @ flat).cpu()
+
+    def columns(self, ridge: float) -> Tensor:
+        """W_down (d, k), in the weights' dtype; `ridge`: lambda as a share of the mean diagonal of `gram`."""
+        return solve(self.own.double().cpu(), self.gram, self.cross, ridge).to(self.own)
 
 
 @dataclass
