@@ -171,6 +171,11 @@ def test_a_run_whose_other_weights_differ_is_refused(home: Path, bank: Path, tmp
         weights["model.layers.1.self_attn.o_proj.weight"][3, 3] += 1
         save_file(weights, file, {"format": "pt"})
 
+    def untell(file: Path) -> None:
+        report = json.loads(file.read_text())
+        assert report["choices"]["layer_tuning"].pop("used")
+        file.write_text(json.dumps(report))
+
     def tune(file: Path) -> None:
         report = json.loads(file.read_text())
         report["recipe"]["recover"] = True
@@ -178,6 +183,8 @@ def test_a_run_whose_other_weights_differ_is_refused(home: Path, bank: Path, tmp
 
     words = ["cast", "build", str(bank), str(change_run(home, tmp_path / "run", "model.safetensors", nudge)), "--model", str(llama)]
     assert "their weights differ (model.layers.1.self_attn.o_proj.weight)" in refused(words, capsys)
+    untold = str(change_run(home, tmp_path / "untold", "report.json", untell))
+    assert "their weights differ (layer 0)" in refused([*words[:3], untold, *words[4:]], capsys)
     tune(tmp_path / "run" / "report.json")
     write_manifest(tmp_path / "run")
     assert "was fine-tuned after its cut (--recover)" in refused(words, capsys)

@@ -78,7 +78,7 @@ def test_a_stop_between_two_files_of_a_step_changes_nothing(failing: int, llama:
 def test_lines_written_with_stops_are_those_written_at_once(llama: Path, tmp_path: Path,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None if len(answer) % 3 else "of bad length")
-    job = make_job(llama, tmp_path / "out", candidates=40, references=1, keep_share=0.75, self_asked=8, answer_tokens=6,
+    job = make_job(llama, tmp_path / "out", candidates=40, references=1, keep_share=0.75, self_asked=6, answer_tokens=6,
                    batch_lines=8, validation_lines=3, test_lines=3)
     bench = Workbench(dataclasses.replace(job, lines=None, queries=job.lines), tmp_path)
     (tmp_path / "job.json").write_text("{}")
@@ -94,6 +94,8 @@ def test_lines_written_with_stops_are_those_written_at_once(llama: Path, tmp_pat
     for name in ("lines.jsonl", "rejected.json"):
         assert (tmp_path / "at once" / name).read_bytes() == (tmp_path / "with stops" / name).read_bytes()
     assert read_json(tmp_path / "at once" / "rejected.json")["of bad length"] > 0
+    made_up = (tmp_path / "at once" / "questions.jsonl").read_text().splitlines()
+    assert sum(len(json.loads(batch)["questions"]) for batch in made_up) == 12  # twice as many as wanted, none more
     lines = [json.loads(line) for line in (tmp_path / "at once" / "lines.jsonl").read_text().splitlines()]
     scored = [line for line in lines if line["sensitivity"] is not None]
     found = read_json(tmp_path / "at once" / "sensitivity.json")

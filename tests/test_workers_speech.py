@@ -1,5 +1,6 @@
 """The chat worker's handle, against a worker that speaks the same protocol and says what it is told."""
 
+import itertools
 import os
 import signal
 import sys
@@ -7,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from engine.base.errors import UserError
+from studio import speaking
 from studio.settings import Settings
 from studio.speaking import follow
 from studio.workers.reply import Reply
@@ -103,6 +106,22 @@ def test_an_answer_comes_piece_by_piece_and_ends_with_its_measures(speech: Speec
     assert any(0 < len(text) < len(reply.text) for text in seen)
     assert reply.measures == {"tokens": 3, "seconds": 0.3, "seed": 4}
     assert [event["event"] for event in reply.events] == ["Loading", "Loaded", "Ended"]
+
+
+def test_first_words_are_told_at_once_and_what_follows_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    reply = Reply({"do": "speak", "id": "1"})
+
+    def pass_by(seconds: float) -> None:  # meanwhile another token comes
+        clock[0] += seconds
+        done = clock[0] > 102
+        reply.take({"event": "Ended", "reason": "ended"} if done else {"event": "Said", "text": "!", "tokens": reply.tokens + 1})
+
+    monkeypatch.setattr(speaking, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=pass_by))
+    told = [clock[0] for _ in follow(reply)]
+    assert told[1] - told[0] == pytest.approx(speaking.PAUSE)
+    waits = [second - first for first, second in itertools.pairwise(told[1:-1])]
+    assert len(waits) > 5 and min(waits) >= speaking.PACE - 1e-9 and max(waits) < speaking.PACE + 2 * speaking.PAUSE
 
 
 def test_on_end_is_called_once_although_nobody_reads(speech: Speech) -> None:
