@@ -119,7 +119,8 @@ def _add_worker(verb: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    prepare_libraries(CHAT_SPINS if arguments[:1] in (["chat"], ["serve"], ["bench"]) else SPINS)
+    talks = arguments[:1] in (["chat"], ["serve"], ["bench"]) or arguments[:2] == ["cast", "chat"]
+    prepare_libraries(CHAT_SPINS if talks else SPINS)
     try:
         options = build_parser().parse_args(arguments)
         return _dispatch(options, arguments)
