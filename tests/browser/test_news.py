@@ -44,21 +44,23 @@ def test_progress_moves_without_gradio_and_rests_while_nobody_looks(studio: Stud
     expect(progress).to_contain_text("1 of 50")
     expect(page.locator("#prune-remains .js-plotly-plot")).to_be_visible()  # the last that Gradio paints at the beginning
     path = Settings(studio.home).run_events(run.id)
-    append(path, Step("learn the mask", 10, 50, {}))
-    expect(progress).to_contain_text("10 of 50")
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    append(path, Step("learn the mask", 20, 50, {}))
-    expect(progress).to_contain_text("20 of 50")
-    expect(jobs).to_contain_text("40\u00a0%")
-    assert asked and {re.sub(r"\?.*", "", url).rsplit("/", 1)[-1] for url in asked} == {"news"}  # none of Gradio's own events
+    page.on("request", lambda request: asked.append(re.sub(r"\?.*", "", request.url).rsplit("/", 1)[-1]))
+    for step in range(10, 20):  # on a slow machine Gradio still paints the beginning while the first of them come
+        del asked[:]
+        append(path, Step("learn the mask", step, 50, {}))
+        expect(progress).to_contain_text(f"{step} of 50")
+        expect(jobs).to_contain_text(f"{2 * step}\u00a0%")
+        if set(asked) == {"news"}:
+            break
+    assert set(asked) == {"news"}  # none of Gradio's own events
     page.evaluate(HIDE, True)
     page.wait_for_timeout(500)  # a question may be under way
     del asked[:]
     append(path, Step("learn the mask", 40, 50, {}))
     page.wait_for_timeout(2_500)
     assert asked == []
-    expect(progress).to_contain_text("20 of 50")
+    expect(progress).to_contain_text(f"{step} of 50")
     page.evaluate(HIDE, False)
     expect(progress).to_contain_text("40 of 50")
 
