@@ -19,8 +19,9 @@ from engine.base.errors import UserError
 
 DEFECT = "Something went wrong inside the studio; nothing of yours was lost. The details are in the log."
 ROOMS = ("draft", "preview", "prune", "compare", "export")
-# Every listener of the studio: not part of a public API, and quiet.
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Every listener of the studio: not part of a public API, and quiet. Without show_progress_on Gradio's page marks, at each event
+# of any listener, all components that were ever an output as pending, and looks for each of them in its whole tree.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "show_progress_on": []}
 # A listener that only asks for news: it must not wait behind work.
 POLL: dict[str, Any] = {**PRIVATE, "queue": False}
 

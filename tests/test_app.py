@@ -107,9 +107,11 @@ def test_a_studio_that_nobody_uses_does_not_look_at_its_queue_a_thousand_times_a
         assert before[name] < vars(blocks._queue)[name] >= app.QUEUE_SECONDS
 
 
-def test_no_listener_is_part_of_a_public_api(settings: Settings) -> None:
+def test_listeners_are_private_and_mark_no_component_as_pending(settings: Settings) -> None:
     blocks = build_page(Services.open(settings))
     listeners: list[dict[str, Any]] = blocks.get_config_file()["dependencies"]
     assert len(listeners) > 100
     assert [one["targets"] for one in listeners if one["api_visibility"] != "private"] == []
+    marking = [one["targets"] for one in listeners if one["backend_fn"] and one["show_progress_on"] != []]
+    assert marking == []  # each would slow all events of the page, see page.PRIVATE
     assert blocks.get_api_info()["named_endpoints"] == {}
