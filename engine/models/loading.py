@@ -209,13 +209,19 @@ def load_config(source: ModelSource) -> Any:
     return config
 
 
+def quieten_bitsandbytes() -> None:
+    """Let it say errors only: it warns at every single product, and of a kernel that it would fetch from a hub."""
+    for name in ("autograd._functions", "backends.cpu.ops"):
+        logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
+
+
 def _quantised(load_in: str, dtype: torch.dtype) -> dict[str, Any]:
     """The arguments that make from_pretrained quantise the weights."""
     if load_in == "16bit":
         return {}
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it warns at every single product
+    quieten_bitsandbytes()
     if load_in == "8bit":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     if load_in == "4bit":

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from engine.models.ffn import decoder, recomputed
+from engine.models.loading import quieten_bitsandbytes
 from engine.models.packing import Row, states_that_predict
 from engine.pruning.masks import Target, backward_in_chunks
 
 
 def attach_adapter(model: nn.Module, rank: int, seed: int) -> Any:
     """The model with fresh LoRA adapters (alpha = 2 * rank) on every linear layer of its decoder."""
+    quieten_bitsandbytes()  # peft imports it
     from peft import LoraConfig, get_peft_model  # here, for it takes seconds to import and few jobs recover
 
     names = sorted({name.rsplit(".", 1)[-1] for name, module in decoder(model).named_modules()
