@@ -109,6 +109,22 @@ def test_a_kept_prefix_is_not_read_again_and_belongs_to_its_character(model_of: 
     assert together(batch, requests[::-1], [greedy] * 5) == expected[::-1], "the kept prefix is never written into"
 
 
+def test_a_row_that_is_forgotten_makes_room_for_another_and_leaves_nothing_behind(model_of: ModelOf) -> None:
+    model, deltas = model_of("llama")
+    batch, prompts = MaskedBatch(model, deltas), random_prompts(4)
+    long, *kept = rows = [batch.open_row(0, prompt) for prompt in prompts[::-1][:3]]
+    batch.run(rows, prompts[::-1][:3])
+    slot = long.slot
+    del long, rows
+    late = batch.open_row(1, prompts[0])  # a shorter one, where the longest was
+    assert late.slot == slot and late.slot < min(row.slot for row in kept)
+    batch.run([late], [prompts[0]])
+    said = batch.run([kept[1], late, kept[0]], [[7], [7], [7]])
+    expected = [logits_after(gather(model, deltas[owner]), [*prompt, 7])
+                for owner, prompt in ((0, prompts[1]), (1, prompts[0]), (0, prompts[2]))]
+    torch.testing.assert_close(said, torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
 def test_a_failed_step_leaves_the_rows_as_they_were(model_of: ModelOf) -> None:
     model, deltas = model_of("llama")
     batch, prompt = MaskedBatch(model, deltas), random_prompts(3)[2]

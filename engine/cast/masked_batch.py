@@ -7,6 +7,7 @@ beginning of a character's prompt is read once and kept. Knows token ids, deltas
 and names, not cards.
 """
 
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.cast.delta import Delta
-from engine.cast.row_attention import Segment, attend_apart, rows_apart
-from engine.models.cache import growing_cache
+from engine.cast.key_values import KeyValues
+from engine.cast.row_attention import Segment, rows_apart
 from engine.models.ffn import decoder, feed_forwards, hooked, project_logits
 from engine.models.sampling import Sampled, Sampling, choose
 from engine.models.steps import TokenSteps, can_step
@@ -91,19 +92,19 @@ class StackedDeltas:
 
 @dataclass
 class Row:
-    """One conversation of a batch: whose it is, its keys and values, and how many tokens these hold."""
+    """One conversation of a batch: whose it is, the slot of its keys and values, and how many tokens these hold."""
 
     character: int
-    cache: Any
+    slot: int
     length: int = 0
 
 
 @dataclass(frozen=True)
 class _Prefix:
-    """The beginning of a character's prompt, with its keys and values."""
+    """The beginning of a character's prompt, with its keys and values, (key heads, P, head size) a layer."""
 
     tokens: list[int]
-    cache: Any
+    states: list[tuple[Tensor, Tensor]]
 
 
 class MaskedBatch:
@@ -114,14 +115,12 @@ class MaskedBatch:
         self.device = next(model.parameters()).device
         self.deltas = StackedDeltas(deltas, self.device)
         self.steps = TokenSteps(model) if can_step(model) else None
+        self.store = KeyValues()
         self.prefixes: dict[int, _Prefix] = {}
 
     @torch.inference_mode()
     def run(self, rows: Sequence[Row], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Append tokens (at least one each) to some rows; logits (rows, vocabulary) in fp32 of what follows the last ones."""
-        for row in rows:  # an earlier step may have failed half-way
-            for layer in row.cache.layers:
-                layer.truncate(row.length)
         hidden: list[Tensor | None] = [None] * len(rows)
         alone = [place for place, one in enumerate(tokens) if self.steps is None or len(one) > 1 or not rows[place].length]
         together = [place for place in range(len(rows)) if place not in alone]
@@ -137,7 +136,8 @@ class MaskedBatch:
     def _read(self, rows: Sequence[Row], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Final hidden states (rows, d) of the last of any numbers of tokens, through transformers' own layers."""
         ends = torch.tensor([len(one) for one in tokens]).cumsum(0).tolist()
-        segments = [Segment(row.cache, end - len(one), end) for row, one, end in zip(rows, tokens, ends, strict=True)]
+        segments = [Segment(self.store, row.slot, row.length, end - len(one), end)
+                    for row, one, end in zip(rows, tokens, ends, strict=True)]
         places = [place for row, one in zip(rows, tokens, strict=True) for place in range(row.length, row.length + len(one))]
         flat = torch.tensor([[token for one in tokens for token in one]], device=self.device)
         with self._corrected(rows, segments), rows_apart(self.model, segments):
@@ -172,7 +172,8 @@ class MaskedBatch:
     def _step(self, rows: Sequence[Row], tokens: Sequence[Sequence[int]]) -> Tensor:
         """Final hidden states (rows, d) of one more token each, in few operations (models/steps.py)."""
         owner = torch.tensor([row.character for row in rows])
-        caches = [row.cache for row in rows]
+        places = torch.tensor([row.length for row in rows])
+        attend = self.store.attend(torch.tensor([row.slot for row in rows]), places)
 
         def alter(layer: int, activation: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
             if self.deltas.rank:
@@ -180,28 +181,35 @@ class MaskedBatch:
             return activation * self.deltas.scales(layer, owner).to(activation.dtype), stream
 
         assert self.steps is not None
-        return self.steps.step(torch.tensor([one[0] for one in tokens]), torch.tensor([row.length for row in rows]),
-                               lambda *states: attend_apart(caches, *states), alter)
+        return self.steps.step(torch.tensor([one[0] for one in tokens]), places, attend, alter)
 
+    @torch.inference_mode()
     def keep_prefix(self, character: int, tokens: Sequence[int]) -> None:
         """Read the beginning of a character's prompts, once; a row that begins with it goes on from there."""
         known = self.prefixes.get(character)
         if known is None or known.tokens != list(tokens):
-            row = Row(character, growing_cache())
+            row = self._new_row(character)
             self.run([row], [tokens])
-            self.prefixes[character] = _Prefix(list(tokens), row.cache)
+            states = [self.store.read(layer, row.slot, row.length) for layer in range(len(self.store.layers))]
+            self.prefixes[character] = _Prefix(list(tokens), states)
 
+    @torch.inference_mode()
     def open_row(self, character: int, prompt: Sequence[int]) -> Row:
         """A row of a character, with as much of the prompt read as its kept beginning covers; never the last token."""
-        row = Row(character, growing_cache())
+        row = self._new_row(character)
         known = self.prefixes.get(character)
         if known is None:
             return row
         limit = min(len(known.tokens), len(prompt) - 1)
         while row.length < limit and known.tokens[row.length] == prompt[row.length]:
             row.length += 1
-        for index, layer in enumerate(known.cache.layers if row.length else []):
-            row.cache.update(layer.keys[:, :, : row.length], layer.values[:, :, : row.length], index)
+        for layer, states in enumerate(known.states if row.length else []):
+            self.store.write(layer, row.slot, 0, *(kept[None, :, : row.length] for kept in states))
+        return row
+
+    def _new_row(self, character: int) -> Row:
+        row = Row(character, self.store.take())
+        weakref.finalize(row, self.store.give, row.slot)  # whoever forgets a row has closed it
         return row
 
 

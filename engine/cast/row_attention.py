@@ -21,14 +21,21 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from engine.cast.key_values import KeyValues
+
 NAME = "rows_apart"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """The tokens of one row in a step: places begin to end of the sequence; `cache` holds what the row said before."""
+    """The tokens of one row in a step: places begin to end of the sequence.
 
-    cache: Any
+    `slot` of `store` holds what the row said before, `length` tokens.
+    """
+
+    store: KeyValues
+    slot: int
+    length: int
     begin: int
     end: int
 
@@ -38,7 +45,7 @@ _active: list[Sequence[Segment]] = []
 
 @contextmanager
 def rows_apart(model: nn.Module, segments: Sequence[Segment]) -> Iterator[None]:
-    """While the block runs, the model attends within rows, and puts the new keys into the rows' caches."""
+    """While the block runs, the model attends within rows, and puts the new keys into the rows' slots."""
     before = model.config._attn_implementation  # type: ignore[union-attr]
     model.config._attn_implementation = NAME  # type: ignore[union-attr]
     _active.append(segments)
@@ -58,7 +65,7 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     output = torch.empty_like(query)
     for segment in _active[-1]:
         part = slice(segment.begin, segment.end)
-        keys, values = segment.cache.update(key[:, :, part], value[:, :, part], layer)
+        keys, values = segment.store.write(layer, segment.slot, segment.length, key[:, :, part], value[:, :, part])
         output[:, :, part] = _attend_row(query[:, :, part], keys, values, scaling, softcap, sliding_window)
     return output.transpose(1, 2), None
 
@@ -85,17 +92,6 @@ def _seen(length: int, keys: int, window: int | None, device: torch.device) -> T
     """Which of S keys each of the last T tokens sees, (T, S)."""
     distance = torch.arange(keys - length, keys, device=device)[:, None] - torch.arange(keys, device=device)
     return (distance >= 0) & (distance < window) if window else distance >= 0
-
-
-def attend_apart(caches: Sequence[Any], layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Outputs (B, heads * head size) of one token a row, each over all of its own keys; see steps.Attend."""
-    batch, heads, size = queries.shape
-    grouped = queries.reshape(batch, 1, keys.shape[1], -1, size).unbind(0)
-    output = []
-    for cache, query, key, value in zip(caches, grouped, keys.unbind(0), values.unbind(0), strict=True):
-        grown = cache.layers[layer].append(key, value)
-        output.append(functional.scaled_dot_product_attention(query, *grown))
-    return torch.cat(output).view(batch, heads * size)
 
 
 AttentionInterface.register(NAME, attend)

@@ -48,16 +48,6 @@ class GrowingLayer(DynamicLayer):
         self.length = length
         self.keys, self.values = self.key_room.narrow(2, 0, length), self.value_room.narrow(2, 0, length)
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append one position (heads, head size) to the only row of an initialised layer and return all, in few operations."""
-        place = self.length
-        if place == self.key_room.shape[2]:
-            self._reserve(key[None, :, None], value[None, :, None])
-        self.key_room[0, :, place] = key
-        self.value_room[0, :, place] = value
-        self._show(place + 1)
-        return self.keys, self.values
-
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on."""
         if self.is_initialized and length < self.length:
