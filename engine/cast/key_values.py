@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-ROOM = 64  # positions added beyond need when a row has no room left
+ROOM = 64  # positions that are added at a time, at least
 
 
 class KeyValues:
@@ -37,7 +37,7 @@ class KeyValues:
         if slots > self.slots:
             self.slots = max(slots, self.slots + self.slots // 2)
         if room > self.room:
-            self.room = room + ROOM
+            self.room = max(room, self.room + ROOM)
 
     def write(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put (1, key heads, T, head size) into a slot from position `start` on; returns all of the slot up to their end."""

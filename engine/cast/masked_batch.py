@@ -234,6 +234,8 @@ def answer_together(batch: MaskedBatch, requests: Sequence[tuple[int, Sequence[i
     """
     answers = [Sampled() for _ in requests]
     going: list[_Speaking] = []
+    batch.store.reserve(len(requests), max((len(prompt) + wish.limit for (_, prompt), wish in zip(requests, sampling, strict=True)),
+                                           default=0))
     for number, ((character, prompt), wish) in enumerate(zip(requests, sampling, strict=True)):
         row, generator = batch.open_row(character, prompt), torch.Generator().manual_seed(wish.seed)
         going.append(_Speaking(number, row, answers[number], generator, wish, list(prompt[row.length:])))
