@@ -6,10 +6,10 @@ import time
 from studio.figures import words as figure_words
 
 WHO = [("The model itself", "self"), ("A server", "server")]
-PRESETS = [("Quick: about 8 minutes", "quick"), ("Standard: several times as long", "standard"),
+PRESETS = [("Quick: about 8 minutes", "quick"), ("Standard: about half an hour", "standard"),
            ("As in the paper: much longer", "paper")]
-PRESET_NOTE = ("Lines and prune together, with the starter on two processor cores. Larger models take longer. Only the quick "
-               "way has been timed.")
+PRESET_NOTE = ("Lines and prune together, with the starter on two processor cores. Larger models take longer. The paper's way has "
+               "not been timed to its end.")
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [("16 bit", "16bit"), ("8 bit", "8bit"), ("4 bit", "4bit")]
 _REASONS = {"empty": "said next to nothing", "looping": "went round in circles", "truncated": "broke off",
