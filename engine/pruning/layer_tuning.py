@@ -23,7 +23,8 @@ from engine.models.ffn import FeedForward, decoder, feed_forwards
 from engine.models.packing import Row
 from engine.pruning.propagation import Regression, advance, begin
 
-BATCH = 2048  # tokens a step of Adam
+BATCH = 256  # tokens a step of Adam: the smaller, the more steps a pass; see docs/recipe.md
+BETWEEN = 2048  # tokens between two places to stop
 BETAS = (0.9, 0.98)  # few steps: the second moment must warm up in them
 
 
@@ -55,7 +56,7 @@ class TunedLayer:
 @torch.no_grad()
 def tune_layers(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], tuning: Tuning,
                 known: Sequence[TunedLayer] = ()) -> Iterator[TunedLayer | None]:
-    """Yields each layer's weights, lowest layer first, in the weights' dtype; before them, None a row and None a step.
+    """Yields each layer's weights, lowest layer first, in the weights' dtype; before them None, after a row or BETWEEN tokens.
 
     `kept`: ascending channel indices (k,) a layer; `known`: the lowest layers, tuned by an earlier run. The model itself
     stays as it is. For models that `can_propagate`.
@@ -88,9 +89,9 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], t
 
 def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, inputs: Tensor, targets: Tensor, tuning: Tuning) -> Generator[
         None, None, TunedLayer]:
-    """Adam on one layer, a yield after each step; the value is the layer's weights, in the dtype of the start's."""
+    """Adam on one layer, a yield after each BETWEEN tokens; the value is the layer's weights, in the dtype of the start's."""
     weights = [part.float().requires_grad_() for part in (start.gate, start.up, start.down)]
-    optimizer = torch.optim.Adam(weights, lr=tuning.rate, betas=BETAS)
+    optimizer = torch.optim.Adam(weights, lr=tuning.rate, betas=BETAS, fused=weights[0].device.type in ("cpu", "cuda"))
     order = torch.Generator().manual_seed(tuning.seed * 1_009 + ffn.index)
     size = min(BATCH, len(inputs))
     steps = max(1, int(tuning.epochs * len(inputs) / size))
@@ -105,7 +106,8 @@ def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, inputs: Tensor, tar
             (found - targets[chosen]).square().sum(-1).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        yield None
+        if (step + 1) * size // BETWEEN > step * size // BETWEEN:
+            yield None
     return TunedLayer(*(part.detach().to(tuning.rounding).to(start.down.dtype) for part in weights))
 
 
