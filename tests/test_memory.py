@@ -66,12 +66,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Decoder]:
     return model, decoder_of(check_config(folder / "config.json"), sum(one.numel() for one in model.parameters()), 4)
 
 
-def speak(batch: MaskedBatch, count: int) -> list[Any]:
-    """The caches of so many rows that have spoken up to CONTEXT tokens."""
+def speak(batch: MaskedBatch, count: int) -> None:
+    """So many rows that speak up to CONTEXT tokens."""
     rows = [batch.open_row(number % 3, [5] * (CONTEXT - 1)) for number in range(count)]
     batch.run(rows, [[5] * (CONTEXT - 1 - row.length) for row in rows])
     batch.run(rows, [[6]] * count)
-    return [row.cache for row in rows]
 
 
 def test_the_formulas_are_what_real_models_and_banks_hold(small: tuple[Any, Decoder]) -> None:
@@ -81,7 +80,9 @@ def test_the_formulas_are_what_real_models_and_banks_hold(small: tuple[Any, Deco
     batch = MaskedBatch(model, deltas)
     for character in range(3):
         batch.keep_prefix(character, [5] * 50)
-    caches = [*speak(batch, 4), *(prefix.cache for prefix in batch.prefixes.values())]
+    speak(batch, 4)
+    states = [tensor for pairs in (batch.store.layers, *(prefix.states for prefix in batch.prefixes.values()))
+              for pair in pairs for tensor in pair]
     alone = [standalone(model, delta) for delta in deltas]
     gathered = GatheredModels(model, most=2)
     for number, delta in enumerate(deltas):
@@ -92,12 +93,12 @@ def test_the_formulas_are_what_real_models_and_banks_hold(small: tuple[Any, Deco
         "gather": (held(model, *gathered.held.values()),
                    sum(tensor.nbytes for delta in deltas for tensor in Entry("a", {}, [], {}, delta).tensors().values())),
     }
-    room = 7 * ROOM * decoder.token_bytes  # what the growing caches hold ready: four rows and three prefixes
+    room = 4 * ROOM * decoder.token_bytes  # what the four rows hold ready
     for needed in plan(decoder, cast):
         weights, characters = measured[needed.way]
         assert needed.weights == pytest.approx(weights, rel=WEIGHTS), needed.way
         assert needed.characters == characters, needed.way
-        assert needed.key_values <= held(caches) <= needed.key_values + room, needed.way
+        assert needed.key_values <= sum(tensor.nbytes for tensor in states) <= needed.key_values + room, needed.way
 
 
 def test_a_single_conversation_holds_as_many_keys(small: tuple[Any, Decoder]) -> None:
