@@ -1,7 +1,7 @@
 """Keys and values of all rows of a batch, side by side: a tensor a layer and kind, a slot a row.
 
-So one step attends for all rows in one product, and rows come and go without anything being copied. How long a row is, its
-owner knows and says: what stands behind that is not read. Knows tensors only.
+So one step attends for all rows in one product, and rows come and go without anything being copied, unless room has to be
+added. How long a row is, its owner knows and says: what stands behind that is not read. Knows tensors only.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-ROOM = 64  # positions that are added at a time, at least
+from engine.models.cache import ROOM
 
 
 class KeyValues:
