@@ -1,5 +1,6 @@
 """Layer tuning: closer to the dense stream than its least squares, what the cut model computes, and going on after a stop."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from engine.models.checks import FAMILIES
 from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model
 from engine.models.packing import pack, run_row
+from engine.pruning import layer_tuning
 from engine.pruning.compensation import kept_indices, repaired
 from engine.pruning.importance import random_scores, top_channels
 from engine.pruning.layer_tuning import TunedLayer, Tuning, tune_layers
-from engine.pruning.propagation import can_propagate, refit_propagated
+from engine.pruning.propagation import begin, can_propagate, refit_propagated
 from engine.pruning.surgery import cut
 
 TUNING = Tuning(epochs=60, rate=0.01, seed=0, ridge=0.03, share=0.7)
@@ -38,6 +40,17 @@ def mask_of(model: Any) -> torch.Tensor:
 def tuned(model: Any, tuning: Tuning, known: list[TunedLayer] | None = None) -> list[TunedLayer]:
     found = tune_layers(model, ROWS, kept_indices(mask_of(model)), tuning, known or [])
     return [layer for layer in found if layer is not None]
+
+
+def test_a_long_layer_can_be_stopped_every_so_many_tokens(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_tuning, "BATCH", 16)
+    monkeypatch.setattr(layer_tuning, "BETWEEN", 64)
+    places = []
+    for epochs in (0, 10):
+        tuning = dataclasses.replace(TUNING, epochs=epochs)
+        places.append(sum(found is None for found in tune_layers(model, ROWS, kept_indices(mask_of(model)), tuning)))
+    tokens = sum(stream.dense.shape[1] for stream in begin(model, ROWS))
+    assert places[1] - places[0] == 2 * (10 * tokens // 16 * 16 // 64)  # two layers
 
 
 @torch.no_grad()
