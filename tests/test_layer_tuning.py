@@ -42,6 +42,7 @@ def tuned(model: Any, tuning: Tuning, known: list[TunedLayer] | None = None) -> 
     return [layer for layer in found if layer is not None]
 
 
+@torch.no_grad()
 def test_a_long_layer_can_be_stopped_every_so_many_tokens(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_tuning, "BATCH", 16)
     monkeypatch.setattr(layer_tuning, "BETWEEN", 64)
