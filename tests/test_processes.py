@@ -21,6 +21,7 @@ from engine.__main__ import main
 from engine.base import events
 from engine.base.files import read_json, sha256
 
+pytestmark = pytest.mark.process
 SETTINGS = {"recover": True, "seed": 3}
 
 

@@ -361,6 +361,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         worker.kill()
 
 
+@pytest.mark.process
 def test_a_worker_process_answers_until_its_input_ends(process: subprocess.Popen[str], llama: str) -> None:
     assert process.stdin and process.stdout
 

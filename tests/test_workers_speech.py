@@ -246,6 +246,7 @@ def test_restart_ends_a_worker_that_hangs(speech: Speech) -> None:
     assert pid_of(speech) != pid
 
 
+@pytest.mark.process
 def test_the_real_worker_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tiny import make_tiny
 
