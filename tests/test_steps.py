@@ -32,15 +32,34 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return model
 
 
+@pytest.mark.parametrize("rows", [1, 3])
 @torch.inference_mode()
-def test_steps_equal_the_forward_pass(model: Any) -> None:
+def test_steps_equal_the_forward_pass(model: Any, rows: int) -> None:
     assert can_step(model)
-    cache, steps = growing_cache(), TokenSteps(model)
-    decoder(model)(input_ids=WORDS[:, :10], past_key_values=cache, use_cache=True)
-    expected = decoder(model)(input_ids=WORDS).last_hidden_state
-    for place in range(10, WORDS.shape[1]):
-        found = steps.step(WORDS[:, place], torch.full((3,), place), attend_cached(cache))
+    words, cache, steps = WORDS[:rows], growing_cache(), TokenSteps(model)
+    decoder(model)(input_ids=words[:, :10], past_key_values=cache, use_cache=True)
+    expected = decoder(model)(input_ids=words).last_hidden_state
+    for place in range(10, words.shape[1]):
+        found = steps.step(words[:, place], torch.full((rows,), place), attend_cached(cache))
         torch.testing.assert_close(found, expected[:, place], rtol=1e-4, atol=1e-4)
+
+
+def test_weights_are_moved_once_and_stay_the_models_own(model: Any) -> None:
+    with torch.inference_mode():
+        before = decoder(model)(input_ids=WORDS).last_hidden_state
+        TokenSteps(model)
+        places = {name: weights.data_ptr() for name, weights in model.named_parameters()}
+        steps = TokenSteps(model)
+        assert {name: weights.data_ptr() for name, weights in model.named_parameters()} == places
+        assert torch.equal(decoder(model)(input_ids=WORDS).last_hidden_state, before)
+    layer = decoder(model).layers[0]
+    own = [layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight, layer.self_attn.v_proj.weight]
+    joined = steps.layers[0].attended.matrix
+    assert torch.equal(joined, torch.cat(own)) and joined.data_ptr() == own[0].data_ptr()
+    assert joined.untyped_storage().nbytes() == sum(weights.numel() for weights in own) * 4
+    words = decoder(model).embed_tokens(WORDS).clone().requires_grad_()
+    decoder(model)(inputs_embeds=words).last_hidden_state.square().sum().backward()  # what is learned later goes through them
+    assert words.grad is not None and words.grad.abs().sum() > 0
 
 
 def test_what_hooks_into_a_layer_is_left_to_transformers(model: Any) -> None:

@@ -29,8 +29,9 @@ class GrowingLayer(DynamicLayer):
         used = self.length + key_states.shape[-2]
         if used > self.key_room.shape[-2]:
             self._reserve(key_states, value_states)
-        self.key_room[:, :, self.length: used] = key_states
-        self.value_room[:, :, self.length: used] = value_states
+        fresh = key_states.shape[-2]
+        self.key_room.narrow(2, self.length, fresh).copy_(key_states)
+        self.value_room.narrow(2, self.length, fresh).copy_(value_states)
         self._show(used)
         return self.keys, self.values
 

@@ -27,26 +27,24 @@ Alter = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class _Product:
-    """A linear layer on flat rows, its weight turned once. A single row goes through the product of a matrix with a vector,
-    which reads the weight twice as fast as the general one."""
+    """One or more linear layers on the same flat rows, as one product: the outputs stand side by side. A single row goes
+    through the product of a matrix with a vector, which reads the weight twice as fast as the general one."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        self.matrix, self.bias = linear.weight, linear.bias
-        self.weight = linear.weight.t()
+    def __init__(self, *linears: nn.Linear) -> None:
+        self.matrix = _side_by_side([linear.weight for linear in linears])
+        self.weight = self.matrix.t()
+        biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+        self.bias = torch.cat(biases) if biases else None  # a family has all of a product's, or none
 
     def of(self, rows: Tensor) -> Tensor:
-        """W rows + b."""
-        if len(rows) == 1:
-            row = rows[0]
-            return (torch.mv(self.matrix, row) if self.bias is None else torch.addmv(self.bias, self.matrix, row))[None]
+        """W rows + b, for rows (B, d) or one row (d,)."""
+        if rows.dim() == 1:
+            return torch.mv(self.matrix, rows) if self.bias is None else torch.addmv(self.bias, self.matrix, rows)
         return torch.mm(rows, self.weight) if self.bias is None else torch.addmm(self.bias, rows, self.weight)
 
     def added_to(self, stream: Tensor, rows: Tensor) -> Tensor:
         """stream + W rows + b, in one product."""
-        if len(rows) == 1:
-            added = torch.addmv(stream[0], self.matrix, rows[0])[None]
-        else:
-            added = torch.addmm(stream, rows, self.weight)
+        added = torch.addmv(stream, self.matrix, rows) if rows.dim() == 1 else torch.addmm(stream, rows, self.weight)
         return added if self.bias is None else added.add_(self.bias)
 
 
@@ -56,12 +54,9 @@ class _Layer:
     second_norm: Tensor
     head_norm: Tensor | None  # (heads + key heads, D): qwen3 norms queries and keys
     turns: bool  # smollm3 leaves some layers without positions
-    queries: _Product
-    keys: _Product
-    values: _Product
+    attended: _Product  # queries, keys and values
     output: _Product
-    gate: _Product
-    up: _Product
+    gate_and_up: _Product
     down: _Product
 
 
@@ -97,17 +92,20 @@ class TokenSteps:
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.layers = [_layer_of(layer, self.heads, self.key_heads) for layer in stack.layers]
         self.cosines = self.sines = torch.zeros(0, 1, self.size)
-        self.floor = torch.tensor(config.rms_norm_eps)
+        self.epsilon = config.rms_norm_eps
+        self.floor = torch.tensor(self.epsilon)
+        self.nothing = torch.zeros(config.hidden_size)
 
     def step(self, tokens: Tensor, positions: Tensor, attend: Attend, alter: Alter | None = None) -> Tensor:
         """Final hidden states (B, d) of tokens (B,) at `positions` (B,). `attend` and `alter` are called once a layer."""
         cosines, sines = self._angles(positions)
         stream = self.embed(tokens)  # (B, d)
+        if one := len(tokens) == 1:
+            stream = stream[0]
         turned, half = self.heads + self.key_heads, self.size // 2
         for index, layer in enumerate(self.layers):
             fresh = self._scaled(stream, layer.first_norm)
-            states = torch.cat([layer.queries.of(fresh), layer.keys.of(fresh), layer.values.of(fresh)], dim=-1)
-            states = states.view(len(tokens), -1, self.size)  # (B, heads + 2 key heads, D)
+            states = layer.attended.of(fresh).view(len(tokens), -1, self.size)  # (B, heads + 2 key heads, D)
             heads = states[:, :turned]
             if layer.head_norm is not None:
                 heads = self._scaled(heads, layer.head_norm)
@@ -115,16 +113,21 @@ class TokenSteps:
                 crossed = torch.cat([heads[..., half:], heads[..., :half]], dim=-1)
                 heads = torch.addcmul(heads * cosines, crossed, sines)
             seen = attend(index, heads[:, :self.heads], heads[:, self.heads:], states[:, turned:])
-            stream = layer.output.added_to(stream, seen)
+            stream = layer.output.added_to(stream, seen[0] if one else seen)
             fresh = self._scaled(stream, layer.second_norm)
-            activation = functional.silu(layer.gate.of(fresh)).mul_(layer.up.of(fresh))
+            gate, up = layer.gate_and_up.of(fresh).chunk(2, dim=-1)
+            activation = functional.silu(gate).mul_(up)
             if alter is not None:
-                activation, stream = alter(index, activation, stream)
+                wide, narrow = alter(index, activation.view(len(tokens), -1), stream.view(len(tokens), -1))
+                activation, stream = wide.view_as(activation), narrow.view_as(stream)
             stream = layer.down.added_to(stream, activation)
-        return self._scaled(stream, self.norm)
+        return self._scaled(stream, self.norm).view(len(tokens), -1)
 
     def _scaled(self, rows: Tensor, weight: Tensor) -> Tensor:
         """RMS norm over the last dimension: in fp32, like transformers, then back to the rows' type."""
+        if rows.dim() == 1 and rows.dtype == torch.float32:
+            scale = (float(torch.dot(rows, rows)) / len(rows) + self.epsilon) ** -0.5
+            return torch.addcmul(self.nothing, rows, weight, value=scale)
         wide = rows.float()
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = torch.addcmul(self.floor, length, length, value=1 / rows.shape[-1]).rsqrt_()
@@ -175,6 +178,22 @@ def _layer_of(layer: Any, heads: int, key_heads: int) -> _Layer:
     norms = None
     if hasattr(attention, "q_norm"):
         norms = torch.cat([attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(key_heads, -1)])
-    linears = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     return _Layer(layer.input_layernorm.weight, layer.post_attention_layernorm.weight, norms,
-                  bool(getattr(attention, "use_rope", True)), *map(_Product, linears))
+                  bool(getattr(attention, "use_rope", True)),
+                  _Product(attention.q_proj, attention.k_proj, attention.v_proj), _Product(attention.o_proj),
+                  _Product(mlp.gate_proj, mlp.up_proj), _Product(mlp.down_proj))
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _side_by_side(weights: Sequence[Tensor]) -> Tensor:
+    """Matrices (n_i, d) as one (sum of n_i, d). The model's own weights become parts of it, so that it takes no memory."""
+    first, places = weights[0], [weight.data_ptr() for weight in weights]
+    sizes = [weight.numel() * weight.element_size() for weight in weights]
+    rows = [len(weight) for weight in weights]
+    storage = first.untyped_storage().data_ptr()
+    if any(weight.untyped_storage().data_ptr() != storage or not weight.is_contiguous() for weight in weights) or any(
+            place + size != after for place, size, after in zip(places, sizes, places[1:], strict=False)):
+        for weight, part in zip(weights, torch.cat(list(weights)).split(rows), strict=True):
+            weight.data = part
+    return first.data.as_strided((sum(rows), first.shape[1]), (first.shape[1], 1))
