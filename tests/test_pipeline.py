@@ -108,7 +108,8 @@ def test_report_is_complete(whole: tuple[list[Event], Path], llama: Path) -> Non
     assert report["choices"]["best_step"] in (0, 4) and report["choices"]["mask"] in ("start", "learned")
     refit = report["choices"]["least_squares"]
     assert refit["used"] and refit["kl"] < refit["kl_before"] and refit["propagated"] and refit["neutral_lines"] == 3
-    assert refit["copied_rows"] > 0
+    tuned = report["choices"]["layer_tuning"]
+    assert refit["copied_rows"] == 0 and tuned["copied_rows"] > 0 and tuned["tokens"] == 2 * refit["tokens"]
 
 
 def test_folder_is_whole_and_readable_by_all(whole: tuple[list[Event], Path]) -> None:

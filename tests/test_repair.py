@@ -44,6 +44,7 @@ def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_pat
     downs = [exported[name] for name in sorted(exported) if "down_proj" in name]
     assert all(torch.equal(down, columns[f"{layer:04d}"]) for layer, down in enumerate(downs))
     assert report["choices"]["best_step"] == 0
+    assert report["choices"]["least_squares_on_the_start"]["copied_rows"] > 0  # nothing is tuned after it
     assert torch.equal(load_file(work / "mask.safetensors")["mask"], columns["mask"])
     snapshots = [event for event in seen if isinstance(event, MaskSnapshot)]
     assert sum(snapshots[-1].changed) > 0 and len(snapshots) > 2

@@ -1,9 +1,9 @@
-"""What every refit reads: tokens as the model will see them, whoever wrote them.
+"""What refits and layer tuning read: tokens as the model will see them, whoever wrote them.
 
-A refit needs no label. Beside the train lines it reads player lines with their
-neutral answers behind the persona's prompt, and copies of all these rows with
-their tokens drawn anew (models/resampling.py): two forward passes each, and nothing
-to write. Leaves the copies' tokens in resampled.safetensors.
+They need no label. Beside the train lines they read player lines with their
+neutral answers behind the persona's prompt, and the last of them copies of all
+these rows with their tokens drawn anew (models/resampling.py): two forward passes
+each, and nothing to write. Leaves the copies' tokens in resampled.safetensors.
 """
 
 from collections.abc import Generator, Sequence
@@ -19,6 +19,7 @@ from engine.calibration.queries import of_split, spread
 from engine.models.chat_format import endings
 from engine.models.packing import Example, Row, pack
 from engine.models.resampling import relabelled, resample_tokens
+from engine.pruning.propagation import can_propagate
 from engine.stages.mask import save_tensors
 from engine.stages.workbench import RESAMPLED, Workbench
 
@@ -32,11 +33,20 @@ class RefitRows:
     copied: int
 
 
-def make_refit_rows(bench: Workbench, train: Sequence[Example], stage: str) -> Generator[Event, None, RefitRows]:
-    """The rows of train lines, neutral lines and `recipe.resampled_copies` copies of both; a Step a row that is drawn anew."""
+def will_tune(bench: Workbench) -> bool:
+    """Whether the layers are tuned after the refit. Then tuning alone reads copies: the refit is where mask learning stands, and
+    what the tuned layers are compared with."""
+    return bool(bench.job.recipe.layer_epochs) and can_propagate(bench.model)
+
+
+def make_refit_rows(bench: Workbench, train: Sequence[Example], stage: str, copied: bool) -> Generator[Event, None, RefitRows]:
+    """The rows of train lines and neutral lines, and, where `copied`, `recipe.resampled_copies` copies of them; a Step a row that
+    is drawn anew."""
     recipe = bench.job.recipe
     neutral = neutral_examples(bench)
     written = pack([*train, *neutral], recipe.row_tokens)
+    if not copied:
+        return RefitRows(written, len(neutral), 0)
     copies = written * recipe.resampled_copies
     saved = bench.path(RESAMPLED)
     if not saved.exists():

@@ -17,9 +17,8 @@ from engine.evaluation.fidelity import measure
 from engine.pruning import compensation
 from engine.pruning.compensation import Gates
 from engine.pruning.layer_tuning import TunedLayer, Tuning, tune_layers
-from engine.pruning.propagation import can_propagate
 from engine.stages.mask import Lesson, measured, save_tensors
-from engine.stages.refit_rows import make_refit_rows
+from engine.stages.refit_rows import make_refit_rows, will_tune
 from engine.stages.repair import RIDGE, SHARE
 from engine.stages.workbench import Workbench
 
@@ -41,7 +40,7 @@ class Weights:
 def tune(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] | None) -> Generator[Event, None, Weights]:
     """The mask's tuned layers, or its refit `columns` where nothing is to be tuned or where they read better."""
     recipe = bench.job.recipe
-    if columns is None or not recipe.layer_epochs or not can_propagate(bench.model):
+    if columns is None or not will_tune(bench):
         return Weights(columns)
     choice = bench.path("tuned.json")
     if choice.exists():
@@ -63,7 +62,7 @@ def _tune_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, columns: li
         before = measure(bench.model, lesson.validation, lesson.validation_dense)
     yield measured("before tuning the layers", "validation", before)
     yield Step(STAGE, 1, bench.layers + 2)
-    read = yield from make_refit_rows(bench, lesson.train, STAGE)
+    read = yield from make_refit_rows(bench, lesson.train, STAGE, copied=True)
     tuning = Tuning(recipe.layer_epochs, recipe.layer_rate, recipe.seed, RIDGE, SHARE, bench.weight_dtype)
     layers: list[TunedLayer] = []
     known = _known(bench)
@@ -81,7 +80,7 @@ def _tune_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, columns: li
     yield measured("after tuning the layers", "validation", after)
     yield Step(STAGE, bench.layers + 2, bench.layers + 2)
     return {"epochs": recipe.layer_epochs, "rate": recipe.layer_rate, "tokens": sum(row.size for row in read.rows),
-            "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
+            "copied_rows": read.copied, "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
 
 def _known(bench: Workbench) -> list[TunedLayer]:
