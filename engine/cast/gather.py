@@ -8,6 +8,7 @@ number. Knows no files.
 
 import copy
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ from engine.cast.delta import Delta
 from engine.models.ffn import FeedForward, feed_forwards
 
 
-def gathered_weights(ffn: FeedForward, delta: Delta) -> list[Tensor]:
-    """Copies of a layer's kept weights: the rows of each of its row projections, their biases if any, and W_down last."""
+def gathered_weights(ffn: FeedForward, delta: Delta, columns: Tensor | None = None) -> list[Tensor]:
+    """Copies of a layer's kept weights: the rows of each of its row projections, their biases if any, and W_down last.
+
+    `columns`: W_down's kept ones, where they were selected before; they are written over.
+    """
     index = delta.indices(ffn.index).to(ffn.down.weight.device)
     rows = torch.cat([index, index + ffn.size]) if ffn.fused else index
     found = []
@@ -26,12 +30,17 @@ def gathered_weights(ffn: FeedForward, delta: Delta) -> list[Tensor]:
         found.append(projection.weight.data.index_select(0, rows))
         if projection.bias is not None:
             found.append(projection.bias.data.index_select(0, rows))
-    return [*found, _down(ffn, index, delta)]
+    return [*found, _corrected(ffn, _columns(ffn, delta) if columns is None else columns, delta)]
 
 
-def _down(ffn: FeedForward, index: Tensor, delta: Delta) -> Tensor:
-    """W_down (d, k), scaled and corrected, in the weights' dtype."""
-    weight = ffn.down.weight.data.index_select(1, index)
+def _columns(ffn: FeedForward, delta: Delta) -> Tensor:
+    """W_down's kept columns (d, k), as they are."""
+    weight = ffn.down.weight.data
+    return weight.index_select(1, delta.indices(ffn.index).to(weight.device))
+
+
+def _corrected(ffn: FeedForward, weight: Tensor, delta: Delta) -> Tensor:
+    """W_down (d, k), scaled and corrected, in the weights' dtype; `weight`, its columns, is written over."""
     layer, device = ffn.index, weight.device
     weight = weight.mul_(delta.scales_of(layer).to(weight)) if weight.dtype == torch.float32 else (
         weight.float() * delta.scales_of(layer).to(device))
@@ -44,9 +53,11 @@ def _down(ffn: FeedForward, index: Tensor, delta: Delta) -> Tensor:
 @torch.no_grad()
 def gather(model: nn.Module, delta: Delta) -> Any:
     """The cut model of a character (L layers, k channels). `model` stays as it is, and must stay in memory anyway."""
-    shell = _shell(model)
-    for own, ffn in zip(feed_forwards(shell), feed_forwards(model), strict=True):
-        _put(own, gathered_weights(ffn, delta), delta.kept)
+    shell, ffns = _shell(model), feed_forwards(model)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # torch selects columns on one core only
+        waiting = [pool.submit(_columns, ffn, delta) for ffn in ffns]
+        for own, ffn, columns in zip(feed_forwards(shell), ffns, waiting, strict=True):
+            _put(own, gathered_weights(ffn, delta, columns.result()), delta.kept)
     shell.config.intermediate_size = delta.kept
     return shell
 

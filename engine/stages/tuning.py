@@ -39,7 +39,6 @@ class Weights:
 
 def tune(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] | None) -> Generator[Event, None, Weights]:
     """The mask's tuned layers, or its refit `columns` where nothing is to be tuned or where they read better."""
-    recipe = bench.job.recipe
     if columns is None or not will_tune(bench):
         return Weights(columns)
     choice = bench.path("tuned.json")
