@@ -97,7 +97,7 @@ class Recipe:
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
-              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "resampled_copies": 2, "layer_epochs": 1.75,
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "layer_epochs": 2.5,
               "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
