@@ -6,7 +6,7 @@ import time
 from studio.figures import words as figure_words
 
 WHO = [("The model itself", "self"), ("A server", "server")]
-PRESETS = [("Quick: about 8 minutes", "quick"), ("Standard: about half an hour", "standard"),
+PRESETS = [("Quick: about 10 minutes", "quick"), ("Standard: about half an hour", "standard"),
            ("As in the paper: much longer", "paper")]
 PRESET_NOTE = ("Lines and prune together, with the starter on two processor cores. Larger models take longer. The paper's way has "
                "not been timed to its end.")
