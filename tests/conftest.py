@@ -1,6 +1,5 @@
 """What several test files share."""
 
-import gc
 import os
 import shutil
 import subprocess
@@ -32,7 +31,6 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of few and long tests begin, so that two processes that share the files end at about the same time."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-    gc.freeze()  # what the libraries made stays; looking through it again and again would take seconds
 
 
 @pytest.fixture(scope="session")

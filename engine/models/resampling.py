@@ -6,8 +6,8 @@ model might have said there, behind the words that stood there before: hardly a
 sentence, but words, contexts and activations as the character will have them,
 and nobody has to write them or sample them one after the other. (It is the first
 step of a Jacobi iteration: Song et al. 2021, arXiv 2002.03629, solve for the exact
-sample by repeating it.) For readers that need states and no sense: the refit of
-W_down. This module knows token ids, not characters.
+sample by repeating it.) For readers that need states and no sense: layer
+tuning, or the refit of W_down. This module knows token ids, not characters.
 """
 
 from collections.abc import Collection
