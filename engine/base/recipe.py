@@ -54,7 +54,7 @@ class Recipe:
     least_squares: bool = True  # refit W_down on the kept channels
     refit_within: float = 1.05  # the learned mask is refitted unless it reads worse than the start by more than this factor
     neutral_lines: int = 256  # unanswered player lines read along with their neutral answers while repairing
-    resampled_copies: int = 1  # copies of all these lines with their tokens drawn anew, for layer tuning (without it: for the refit)
+    resampled_copies: int = 1  # copies of all these lines with their tokens drawn anew, for tuning layers (else for the refit)
     layer_epochs: float = 8.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
     layer_rate: float = 2e-3  # Adam, at the start of each layer; it falls to 0
     recover: bool = False  # fine-tune the cut model by LoRA with the same KL
