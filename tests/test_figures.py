@@ -209,6 +209,15 @@ def test_labels_of_close_levels_are_moved_apart() -> None:
     assert all(after - before >= 27 for before, after in itertools.pairwise(heights))
 
 
+def test_labels_of_levels_fit_beside_the_curves() -> None:
+    every = {name: measured(name, 0.1 + 0.05 * number) for number, name in enumerate(curves.LEVELS)}
+    figure = curves.learning(LOSSES, HELD, every)
+    said = [line for note in figure.layout.annotations[: len(every)] for line in re.sub("<b>|</b>", "", note.text).split("<br>")]
+    assert "Refitted and tuned" in said
+    widest = max(len(line) for line in said) * 0.48 * 11  # letters of 11 px, .48 of it wide on average
+    assert widest <= figure.layout.margin.r - 6
+
+
 def test_the_ladder_keeps_its_order_says_every_value_and_cuts_only_far_bars() -> None:
     figure = ladder.ladder([*reversed(READINGS.values()), measured("my <own>", 0.2)])
     trace, said = figure.data[0], texts(figure)

@@ -14,7 +14,7 @@ TITLE = "How learning goes"
 HEIGHT = 260  # px, without the lines of the title
 _LABELS = {"random": ("Cut at random", "random"), "magnitude": ("Smallest weights", "smallest weights"),
            "wanda": ("Least used cut", "least used"), "mask + least squares": ("Mask, refitted", "refitted"),
-           "mask + least squares + tuned layers": ("Mask, refitted and tuned", "tuned")}
+           "mask + least squares + tuned layers": ("Refitted and tuned", "tuned")}
 LEVELS = tuple(_LABELS)
 _ROOM = 2.2  # a level higher than this many times the curves is named in a note: drawn, it would flatten them
 _SPREAD = 12.0  # curves that fall by more than this factor are drawn on a logarithmic scale

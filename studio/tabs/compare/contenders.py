@@ -3,7 +3,6 @@
 Knows the library and whether files are there; no page.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from studio.figures.words import percent, size
 from studio.services import Services
 from studio.store import runs, values
 from studio.store.runs import Run
+from studio.tabs.run_label import removed_by
 from studio.workers.commands import is_whole, result_folder
 
 DENSE = "Dense model"
@@ -55,20 +55,9 @@ def pruned_of(services: Services, run: Run) -> Contender:
                      int(_part(run, "after").get("bytes", 0)))
 
 
-def removed_by(run: Run) -> float:
-    """How much a run removed of the channels, 0 to 1."""
-    return float(_part(run, "recipe").get("sparsity") or run.spec.get("sparsity") or 0.25)
-
-
 def short_name(contender: Contender) -> str:
     """A dense model's name for a reader: the folder's or the hub's last part."""
     return "the starter" if contender.model == STARTER else Path(contender.model).name
-
-
-def label_of(run: Run) -> str:
-    """A run in a list: its name, what was removed, and when it was finished."""
-    day = time.strftime("%d %b, %H:%M", time.localtime(run.ended or run.made))
-    return f"{run.name} · {percent(removed_by(run))} removed · {day}"
 
 
 def remembered(services: Services, character: str, found: list[Run]) -> str:

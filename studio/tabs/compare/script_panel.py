@@ -13,8 +13,9 @@ from studio.page import Page, guarded, only_while_shown
 from studio.services import Services
 from studio.speaking import SAMPLING, card_of
 from studio.store import characters, runs, script_runs, values
-from studio.tabs.compare.contenders import DENSE, Contender, dense_of, finished, label_of, pruned_of, removed_by, short_name
+from studio.tabs.compare.contenders import DENSE, Contender, dense_of, finished, pruned_of, short_name
 from studio.tabs.compare.script_view import Column, script_html
+from studio.tabs.run_label import label_of, removed_by
 from studio.theme import ASSETS
 
 SCRIPT = "script"  # the view of the room

@@ -18,6 +18,7 @@ from studio.services import Services
 from studio.store import characters, runs
 from studio.store.runs import Run
 from studio.tabs.export import planner_view
+from studio.tabs.run_label import removed_by
 from studio.workers.commands import result_folder
 
 CARDS = [4, 6, 8, 12, 16, 24, 32, 48, 80]  # GB
@@ -91,7 +92,7 @@ def choose_from(services: Services) -> list[Run]:
 def label_of(services: Services, run: Run) -> str:
     """A run in the list: its character, what was removed, and from which model."""
     found = characters.get(services.store, run.character)
-    return f"{found.char if found else run.name} · {words.percent(run.spec.get('sparsity', 0.25))} removed · {base_of(run)}"
+    return f"{found.char if found else run.name} · {words.percent(removed_by(run))} removed · {base_of(run)}"
 
 
 def base_of(run: Run) -> str:

@@ -13,6 +13,7 @@ from studio.store import characters, exports, runs
 from studio.store.runs import Run
 from studio.tabs.export import size_table, view
 from studio.tabs.export.serving import servable
+from studio.tabs.run_label import label_of, removed_by
 from studio.workers.commands import result_folder
 
 
@@ -24,7 +25,7 @@ def finished_runs(services: Services, character: str) -> list[Run]:
 def proposed_name(services: Services, run: Run) -> str:
     """A name for the export: the character's and what was removed; Llama's licence wants its name in front."""
     found = characters.get(services.store, run.character)
-    name = f"{slug(found.char if found else run.name)}-{round(100 * run.spec.get('sparsity', 0.25))}"
+    name = f"{slug(found.char if found else run.name)}-{round(100 * removed_by(run))}"
     licence = str(run.summary.get("base", {}).get("licence") or "")
     return f"llama-{name}" if licence.startswith("llama") and licence != "llama2" else name
 
@@ -44,7 +45,7 @@ def show_character(services: Services, character: str, chosen: str = "") -> tupl
     run_id = chosen if same else found[0].id if found else None
     of_run = (gr.skip(),) * 4 if same else show_run(services, run_id)
     return (gr.HTML(visible=not found), gr.Column(visible=bool(found)),
-            gr.Dropdown([(view.run_label(run), run.id) for run in found], value=run_id),
+            gr.Dropdown([(label_of(run), run.id) for run in found], value=run_id),
             *of_run, *show_past(services, character), gr.Timer(active=bool(found)), run_id or "")
 
 

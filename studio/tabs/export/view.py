@@ -24,13 +24,6 @@ NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this charac
           "model that plays it. When it is done, you can name it and export it here.</p></div>")
 
 
-def run_label(run: Run) -> str:
-    """A run in a list: its name, what was removed, and when it was finished."""
-    removed = run.spec.get("sparsity", 0.25)
-    day = time.strftime("%d %b %H:%M", time.localtime(run.ended or run.made))
-    return f"{run.name} · {words.percent(removed)} removed · {day}"
-
-
 def report_html(run: Run) -> str:
     """What the run made, in sentences and figures that say what they rest on."""
     summary = run.summary
