@@ -210,8 +210,13 @@ def test_the_table_comes_from_rows_alone(climbed: Climbed, deep: Path, capsys: p
     assert "paper's best KL (of ste-ce)" in shown
     found = read_json(tmp_path / "curves.json")
     assert [one["method"] for one in found] == ["ste-ce", "default"]
-    assert [point["step"] for point in found[1]["points"]] == [0, 2, 4]
-    assert found[0]["points"][0]["tokens"] == 0 < found[1]["points"][0]["tokens"]  # the dense pass
+    paper, ours = (one["points"] for one in found)
+    assert {point["stage"] for point in paper} == {"learning"} and paper[0]["tokens"] == 0
+    stages = [point["stage"] for point in ours]
+    assert stages[0] == "start" and stages[1:4] == ["learning"] * 3 and stages[-1] == "tuning"
+    tokens = [point["tokens"] for point in ours]
+    assert tokens == sorted(tokens) and tokens[0] == climbed.row("wanda")["tokens"]  # the dense pass
+    assert tokens[-1] == climbed.row("default")["tokens"]
 
 
 def test_a_character_served_by_its_own_mask_reads_as_in_the_ladder(climbed: Climbed, monkeypatch: pytest.MonkeyPatch,

@@ -1,8 +1,8 @@
 """Validation KL against tokens spent: how much sooner ours is where the paper's learning ends.
 
-Tokens are those of the learning steps; ours adds what it rests on before the
-first step: the dense pass, and the refit of the start. Readings on the validation lines
-cost both the same and are left out. Works from the files in the work folder.
+The paper's tokens are those of its learning steps. Ours are all that the recipe has read until then: its curve begins
+with Wanda's mask after the dense pass, and goes on over the refit of the start and the learning to the tuned layers.
+Works from the files in the work folder.
 """
 
 import statistics
@@ -14,10 +14,9 @@ from engine.base.files import read_json, write_json
 from engine.bench import finishing
 from engine.bench.cells import mask_folder
 from engine.bench.ladder import OURS, PAPER, recipe_of
-from engine.bench.meter import Spent
 from engine.bench.plan import Plan
 
-Points = list[dict[str, float]]
+Points = list[dict[str, Any]]
 
 
 def print_curves(plan: Plan, file: Path | None) -> None:
@@ -39,17 +38,14 @@ def print_curves(plan: Plan, file: Path | None) -> None:
 
 
 def points(plan: Plan, name: str, seed: int, sparsity: float, method: str) -> Points:
-    """Tokens and validation KL at each reading of a learned mask, in order; empty where none was learned."""
-    cell, cost = plan.cell_folder(name, seed, sparsity), plan.subject_folder(name, seed) / "dense.cost.json"
-    recipe = recipe_of(plan.recipe(sparsity, seed), method)
-    folder = finishing.folder_of(cell, recipe) if method == OURS else mask_folder(cell, recipe)
-    curve, start = folder / "learning.json", folder / finishing.START
-    if not curve.exists() or not cost.exists():
-        return []
-    before = 0 if recipe.loss == "ce" and recipe.start == "random" else Spent.read(cost).tokens
-    before += Spent.read(start).tokens if start.exists() else 0
-    return [{"step": point["step"], "tokens": before + point["tokens"], "validation_kl": point["validation_kl"]}
-            for point in read_json(curve) if "validation_kl" in point]
+    """Stage, tokens and validation KL at each reading on the way of PAPER or OURS, in order; empty where it was not gone."""
+    cell, recipe = plan.cell_folder(name, seed, sparsity), recipe_of(plan.recipe(sparsity, seed), method)
+    if method == OURS:
+        curve = finishing.folder_of(cell, recipe) / finishing.CURVE
+        return read_json(curve) if curve.exists() else []
+    curve = mask_folder(cell, recipe) / "learning.json"
+    return [{"stage": "learning", "tokens": point["tokens"], "validation_kl": point["validation_kl"]}
+            for point in read_json(curve) if "validation_kl" in point] if curve.exists() else []
 
 
 def speedup(paper: Points, ours: Points) -> float | None:

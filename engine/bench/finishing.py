@@ -8,11 +8,12 @@ import copy
 import dataclasses
 from collections.abc import Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from engine.base.events import Event
+from engine.base.files import read_json, write_json
 from engine.base.recipe import Recipe
 from engine.bench.cells import Cell
 from engine.bench.meter import Spent, metered
@@ -24,13 +25,13 @@ from engine.stages.mask import find_mask, save_tensors
 from engine.stages.recovery import recover
 from engine.stages.repair import refit_learned, refit_start
 from engine.stages.tuning import tune
-from engine.stages.workbench import round_weights
+from engine.stages.workbench import Workbench, round_weights
 
 T = TypeVar("T")
 START, LEARNING, REPAIR, TUNING, RECOVERY = (f"{name}.cost.json" for name in (
     "start", "learning", "repair", "tuning", "recovery"))
-CHOSEN = "chosen.safetensors"
-STAYING = {CHOSEN, "mask.safetensors", "learning.json", START, LEARNING}
+CHOSEN, CURVE = "chosen.safetensors", "curve.json"
+STAYING = {CHOSEN, CURVE, "mask.safetensors", "learning.json", LEARNING}
 
 
 def folder_of(cell: Path, recipe: Recipe) -> Path:
@@ -50,9 +51,35 @@ def default(cell: Cell) -> Generator[Event, None, Pruned]:
     work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = refit_learned(bench, lesson, learned, start)
     mask, columns = yield from _paid(cell, work, folder / "columns.json", folder / REPAIR)
     weights = yield from _paid(cell, tune(bench, lesson, mask, columns), folder / "tuned.json", folder / TUNING, resumes=True)
+    write_json(folder / CURVE, curve_of(bench, folder, cell.subject.dense_pass().tokens))
     save_tensors(folder / CHOSEN, {"mask": mask})
     spent = sum((Spent.read(folder / name) for name in (START, LEARNING, REPAIR, TUNING)), cell.subject.dense_pass())
     return Pruned(spent, mask, weights.columns, weights.gates)
+
+
+def curve_of(bench: Workbench, folder: Path, tokens: int) -> list[dict[str, Any]]:
+    """Validation KL and the tokens spent until then, from the first mask to the tuned layers: points in their order.
+
+    `tokens`: those of the dense pass. What was read and did not go on stands in it, too: it has been paid for.
+    """
+    points: list[dict[str, Any]] = []
+
+    def add(stage: str, kl: float, more: int = 0) -> None:
+        points.append({"stage": stage, "tokens": tokens + more, "validation_kl": kl})
+
+    if start := bench.notes.get("least_squares_on_the_start"):
+        add("start", start["kl_before"])
+        tokens += Spent.read(folder / START).tokens
+    for point in read_json(folder / "learning.json"):
+        if "validation_kl" in point:
+            add("learning", point["validation_kl"], point["tokens"])
+    tokens += Spent.read(folder / LEARNING).tokens + Spent.read(folder / REPAIR).tokens
+    if "kl_before" in (refitted := bench.notes.get("least_squares", {})):
+        add("refit", refitted["kl"])
+    if tuned := bench.notes.get("layer_tuning"):
+        tokens += Spent.read(folder / TUNING).tokens
+        add("tuning", tuned["kl"])
+    return points
 
 
 def recovered(cell: Cell) -> Generator[Event, None, Pruned]:
