@@ -1,5 +1,6 @@
 """Attention in parts: the states of the whole row, for rows of every shape, and no part where it cannot be."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from engine.models.checks import FAMILIES
 from engine.models.loading import load_model
 from engine.models.packed_attention import can_divide
 from engine.models.packing import Example, Row, answer_states, pack, run_row, states_that_predict
+from engine.models.recomputation import recomputed
 
 WHOLE = {"gemma2", "gemma3_text"}  # these slide
 
@@ -48,14 +50,30 @@ def test_a_shared_prefix_is_computed_once(model: Any) -> None:
     assert sum(seen) == (whole if model.config.model_type in WHOLE else whole - (len(rows) - 1) * prefix)
 
 
-def test_gradients_go_through_the_whole_row(model: Any) -> None:
-    assert not can_divide(model)
-    row = pack(random_examples([3, 9]), 60)[0]
-    scale = torch.ones(32, requires_grad=True)
-    handle = model.model.layers[0].register_forward_pre_hook(lambda _module, given: (given[0] * scale, *given[1:]))
-    run_row(model, row).sum().backward()
-    handle.remove()
-    assert scale.grad is not None and bool((scale.grad != 0).all())
+def gradients(model: Any, row: Row, recompute: bool) -> list[torch.Tensor]:
+    """Of everything that attention is computed from: what enters each layer, and the weights of the first one."""
+    scale = torch.ones(len(model.model.layers), 32, requires_grad=True)
+    handles = [layer.register_forward_pre_hook(lambda _module, given, own=own: (given[0] * own, *given[1:]))
+               for layer, own in zip(model.model.layers, scale, strict=True)]
+    weights = [weight.requires_grad_() for weight in model.model.layers[0].self_attn.parameters()]
+    with recomputed(model) if recompute else nullcontext():
+        states_that_predict(model, row).pow(3).sum().backward()
+    for handle in handles:
+        handle.remove()
+    found = [scale.grad, *(weight.grad for weight in weights)]
+    model.requires_grad_(False).zero_grad()
+    assert all(part is not None and bool((part != 0).any()) for part in found)
+    return found  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_are_those_of_the_whole_row(model: Any, recompute: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [*pack(random_examples([3, 9, 1, 6, 12]), 60), *pack(random_examples([4]), 40), *other_prefix()]
+    found = [gradients(model, row, recompute) for row in rows]
+    monkeypatch.setattr(packing, "can_divide", lambda _model: False)
+    for row, parts in zip(rows, found, strict=True):
+        for part, whole in zip(parts, gradients(model, row, recompute), strict=True):
+            torch.testing.assert_close(part, whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max()))
 
 
 @torch.inference_mode()

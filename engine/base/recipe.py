@@ -47,7 +47,7 @@ class Recipe:
     ramp: float = 0.0  # share of the steps over which the sparsity grows, cubic (0: full from the start)
     validate_every: int = 5  # steps between readings on the validation lines
     row_tokens: int = 1536  # longest packed row, in tokens
-    checkpointing: bool = True  # recompute layers in the backward pass: a third more time, a tenth of the memory
+    checkpointing: bool = True  # recompute layers in the backward pass where memory is short: a tenth of it, a third more time
     load_in: LoadIn = "16bit"  # weights of the frozen base while learning; the cut is always made in 16 bit
 
     # After the mask

@@ -14,11 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from engine.base.process import return_freed_memory
-
-TIDY = 8  # layers between two returns of freed memory; each costs a few milliseconds
 Hook = Callable[[int, Tensor], Tensor | None]
 
 
@@ -119,34 +115,6 @@ def count_tokens(model: nn.Module, add: Callable[[int], None]) -> None:
         add(inputs[0].numel())
 
     decoder(model).get_input_embeddings().register_forward_pre_hook(count)
-
-
-@contextmanager
-def recomputed(model: nn.Module) -> Iterator[None]:
-    """While the block runs, layers keep only their input and compute again in the backward pass (less memory).
-
-    On the way, forward and backward, freed memory goes back to the system: glibc before 2.38 seldom fills the gap that
-    an aligned block of the same size left, so 12 MB a layer would pile up.
-    """
-    layers = list(decoder(model).layers)
-    own = [vars(layer).get("forward") for layer in layers]
-    for number, layer in enumerate(layers):
-        inner = layer.forward
-
-        def compute(*args: Any, _inner: Any = inner, _tidy: bool = number % TIDY == 0, **kwargs: Any) -> Any:
-            if _tidy:
-                return_freed_memory()
-            return _inner(*args, **kwargs)
-
-        def forward(*args: Any, _compute: Any = compute, **kwargs: Any) -> Any:
-            return checkpoint(_compute, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-        layer.forward = forward
-    try:
-        yield
-    finally:
-        for layer, forward in zip(layers, own, strict=True):
-            put_back(layer, forward)
 
 
 def put_back(layer: Any, forward: Any) -> None:

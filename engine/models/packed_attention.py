@@ -3,13 +3,13 @@
 A row of packing.py is a prefix and many short segments that see the prefix and themselves. Under one mask over the whole
 row most products are thrown away: on a row of 1,500 tokens three quarters. Here the prefix attends to itself, all
 segments meet the prefix in one go, and each meets itself in a batch; the two are put together by their log-sum-exp,
-which is the attention of the whole row up to rounding. For reading only: no gradient passes through, and on a CPU,
+which is the attention of the whole row up to rounding. Gradients pass through in the same two parts. On a CPU only,
 without a sliding window or a soft cap; `can_divide` says where. Keys and values of a prefix can be kept and lent to rows
 that come without it. This module knows tensors only.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from engine.models.attention_parts import join, weighed
+from engine.models.attention_parts import gradients, join, weighed
 
 NAME = "packed"
 
@@ -45,7 +45,7 @@ def can_divide(model: Any) -> bool:
     capped = getattr(config, "attn_logit_softcapping", None)
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
     switchable = getattr(config, "_attn_implementation", None) is not None  # a model of transformers
-    return switchable and not (windowed or capped or torch.is_grad_enabled()) and on_cpu and not hasattr(model, "hf_quantizer")
+    return switchable and not (windowed or capped) and on_cpu and not hasattr(model, "hf_quantizer")
 
 
 def lay_out(segments: Tensor, dtype: torch.dtype) -> Layout:
@@ -100,19 +100,71 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: 
 
 def _of_segments(layout: Layout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """Output (N, heads, D) of the own tokens' queries (heads, N, D), with keys and values (key heads, N, D)."""
-    heads, size, width = query.shape
-    shared = key.shape[0]
-    segments, longest = layout.places.shape
-    common, common_weight = weighed(query.reshape(1, shared, -1, width), layout.keys[layer], layout.values[layer],
-                                    scale=scaling)  # a key head's queries, of all its heads, as one column
-    common, common_weight = common.reshape(heads, size, width), common_weight.reshape(heads, size)
-    blocks = [part[:, layout.places].transpose(0, 1) for part in (query, key, value)]  # (segments, heads, M, D)
-    grouped = blocks[0].reshape(segments, shared, -1, width)
-    seen = layout.seen.repeat(1, 1, heads // shared, 1)
-    own, own_weight = weighed(grouped, blocks[1], blocks[2], attn_mask=seen, scale=scaling)
-    own = own.reshape(segments, heads, longest, width).transpose(1, 2)[layout.real]  # (N, heads, D)
-    own_weight = own_weight.reshape(segments, heads, longest).transpose(1, 2)[layout.real]
-    return join(own, own_weight, common.transpose(0, 1), common_weight.T)
+    return _Segments.apply(query, key, value, layout.keys[layer], layout.values[layer], layout, scaling).transpose(0, 1)
+
+
+class _Segments(torch.autograd.Function):
+    """Segments on the prefix and on themselves: output (heads, N, D) from what `_of_segments` is given, and its gradient.
+
+    Backward, each part has its own gradient, from the output and the log-sum-exp of both together: a softmax's gradient
+    needs of the other keys only what these two say of them (as in ring attention, arXiv 2310.01889).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor,
+                layout: Layout, scale: float | None) -> Tensor:
+        heads, size, _ = query.shape
+        common, common_weight = weighed(_by_key_head(query, len(key)), prefix_key, prefix_value, scale=scale)
+        common, common_weight = common.reshape(query.shape), common_weight.reshape(heads, size)
+        blocks = _blocks(layout, len(key), query, key, value)
+        own, own_weight = (_rows(layout, part, heads) for part in weighed(
+            *blocks, attn_mask=_seen(layout, heads, len(key)), scale=scale))
+        output = join(own, own_weight, common, common_weight)
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, output, torch.logaddexp(own_weight, common_weight))
+        ctx.layout, ctx.scale = layout, scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, prefix_key, prefix_value, output, weight = ctx.saved_tensors
+        layout, shared, heads = ctx.layout, len(key), len(query)
+        column = (1, shared, -1)
+        of_query, of_prefix_key, of_prefix_value = gradients(
+            *(_by_key_head(part, shared) for part in (gradient, query)), prefix_key, prefix_value,
+            _by_key_head(output, shared), weight.reshape(column), 0.0, False, scale=ctx.scale)
+        padding = ~layout.real.repeat(1, heads // shared)[:, None]  # (segments, 1, heads of a key head * M)
+        blocks = _blocks(layout, shared, query, key, value)
+        over, outputs, weights = (_blocks(layout, shared, part)[0] for part in (gradient, output, weight[..., None]))
+        own = gradients(over.masked_fill(padding[..., None], 0), *blocks, outputs,
+                        weights[..., 0].masked_fill(padding, torch.inf), 0.0, False,
+                        attn_mask=_seen(layout, heads, shared), scale=ctx.scale)
+        of_query = of_query.reshape(query.shape) + _rows(layout, own[0], heads)
+        return of_query, *(_rows(layout, part, shared) for part in own[1:]), of_prefix_key, of_prefix_value, None, None
+
+
+def _by_key_head(part: Tensor, shared: int) -> Tensor:
+    """Rows (heads, N, D) of all the heads that share a key head as one column: (1, key heads, N * heads of a key head, D)."""
+    return part.reshape(1, shared, -1, part.shape[-1])
+
+
+def _blocks(layout: Layout, shared: int, *parts: Tensor) -> list[Tensor]:
+    """Each part (heads, N, D) by segment and key head: (segments, key heads, heads of a key head * M, D)."""
+    return [part[:, layout.places].transpose(0, 1).reshape(len(layout.places), shared, -1, part.shape[-1]) for part in parts]
+
+
+def _rows(layout: Layout, block: Tensor, heads: int) -> Tensor:
+    """The way back: (heads, N, ...) of the real places of a block (segments, key heads, heads of a key head * M, ...)."""
+    apart = block.reshape(len(block), heads, layout.real.shape[1], *block.shape[3:])
+    return apart.transpose(1, 2)[layout.real].transpose(0, 1)
+
+
+def _seen(layout: Layout, heads: int, shared: int) -> Tensor:
+    return layout.seen.repeat(1, 1, heads // shared, 1)
+
+
+def again(model: Any) -> AbstractContextManager[Any]:
+    """What to be in when the layer under way is computed once more, to have the attention that it has now."""
+    return divided(model, _active[-1]) if _active else nullcontext()
 
 
 AttentionInterface.register(NAME, attend)

@@ -17,8 +17,9 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from engine.base.process import return_freed_memory
-from engine.models.ffn import masked, project_logits, recomputed
+from engine.models.ffn import masked, project_logits
 from engine.models.packing import Row, states_that_predict
+from engine.models.recomputation import recomputed_where_tight
 from engine.pruning.importance import top_channels
 
 CHUNK = {"cpu": 64, "cuda": 1024}  # answer tokens whose logits are held at once
@@ -147,7 +148,7 @@ def learn_step(model: nn.Module, state: Learning, rows: Sequence[Row], targets: 
     for index, row in enumerate(rows):
         with masked(model, leaf):
             if checkpointing:
-                with recomputed(model):
+                with recomputed_where_tight(model, row.size):
                     loss += _row_gradient(model, row, targets[index] if targets else None, 1 / total)
             else:
                 loss += _row_gradient(model, row, targets[index] if targets else None, 1 / total)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.models.ffn import decoder, recomputed
+from engine.models.ffn import decoder
 from engine.models.loading import quieten_bitsandbytes
 from engine.models.packing import Row, states_that_predict
+from engine.models.recomputation import recomputed_where_tight
 from engine.pruning.masks import Target, backward_in_chunks
 
 
@@ -49,7 +50,7 @@ def recovery_step(adapted: Any, optimizer: torch.optim.Optimizer, rows: Sequence
     for index, row in enumerate(rows):
         target = targets[index] if targets else None
         if checkpointing:
-            with recomputed(model):
+            with recomputed_where_tight(model, row.size):
                 loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)
         else:
             loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)

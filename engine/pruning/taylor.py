@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.base.process import return_freed_memory
-from engine.models.ffn import FeedForward, compute_dtype, feed_forwards, masked, recomputed
+from engine.models.ffn import FeedForward, compute_dtype, feed_forwards, masked
 from engine.models.packing import Row, states_that_predict
+from engine.models.recomputation import recomputed_where_tight
 from engine.pruning.importance import top_channels
 from engine.pruning.masks import backward_in_chunks
 
@@ -37,7 +38,7 @@ def taylor_scores(model: nn.Module, rows: Sequence[Row]) -> Tensor:
         raise ValueError("the FFN's weights are not in the dtype that the model computes in: they have no gradient")
     with torch.enable_grad(), _summed_gradients(model, [weight for group in weights for weight in group]) as sums:
         for row in rows:
-            with recomputed(model):
+            with recomputed_where_tight(model, row.size):
                 # Summed here and divided at the end: in fp16 the gradients of a mean would vanish.
                 backward_in_chunks(model, states_that_predict(model, row), row.labels, None, 1.0)
             return_freed_memory()
