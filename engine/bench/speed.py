@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             ["learning, difference of the loss", figures["learning_loss_difference"], "below .001"],
             ["decoding at 25 %: speed-up / what the bytes promise", figures["decode_of_ideal_25"], ".95"],
             ["decoding at 50 %: speed-up / what the bytes promise", figures["decode_of_ideal_50"], ".95"],
-            ["peak memory of learning, less 500 MB, over the 16-bit model", figures["peak_memory_ratio"], "below 2.5"]]
+            ["peak memory of learning, where short, less 500 MB, over the 16-bit model", figures["peak_memory_ratio"], "below 2.5"]]
     print_table(f"{options.model}, {figures['threads']} threads", ["figure", "measured", "wanted"],
                 [[name, f"{value:.4g}", wanted] for name, value, wanted in rows])
     print(json.dumps(figures, indent=2))
