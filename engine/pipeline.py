@@ -22,6 +22,7 @@ from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
 from engine.models.ffn import count_tokens
+from engine.stages.further_answers import write_further_answers
 from engine.stages.lines import make_lines
 from engine.stages.mask import find_mask, read_dense
 from engine.stages.repair import refit_learned, refit_start
@@ -86,6 +87,7 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     require_export_space(bench)  # said now rather than after all the work
     meter.count_tokens_of(bench.model)
     yield from make_lines(bench)
+    yield from write_further_answers(bench)
     lesson = yield from read_dense(bench)
     start = yield from refit_start(bench, lesson)
     learned = yield from find_mask(bench, lesson, start.swap if start else None)

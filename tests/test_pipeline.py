@@ -49,9 +49,8 @@ def test_events_come_in_order_and_survive_a_file(whole: tuple[list[Event], Path]
     assert isinstance(seen[0], Started) and not seen[0].resumed and seen[0].character == "Zoë *of* the [Mill]"
     assert seen[-1] == Finished(str(out), seen[-1].seconds, time=seen[-1].time)  # type: ignore[attr-defined]
     stages = [event.name for event in seen if isinstance(event, Stage)]
-    assert stages == ["load the model", "read the dense model", "least squares on the start", "learn the mask",
-                      "least squares", "tune the layers", "measure",
-                      "export", "prove"]
+    assert stages == ["load the model", "write more answers", "read the dense model", "least squares on the start",
+                      "learn the mask", "least squares", "tune the layers", "measure", "export", "prove"]
     assert all(event.name in seen[0].stages and not event.reused for event in seen if isinstance(event, Stage))
     assert [event.time for event in seen] == sorted(event.time for event in seen)
     assert [events.decode(events.encode(event)) for event in seen] == seen
@@ -89,9 +88,8 @@ def test_report_is_complete(whole: tuple[list[Event], Path], llama: Path) -> Non
     told = {event.what: event for event in seen if isinstance(event, Measured) and event.split == "test"}
     assert {name: (one["kl"], one["lines"], one["tokens"]) for name, one in report["readings"].items()} == {
         name: (event.kl, event.lines, event.tokens) for name, event in told.items()}
-    assert list(report["stages"]) == ["load the model", "read the dense model", "least squares on the start",
-                                        "learn the mask", "least squares", "tune the layers",
-                                      "measure", "export"]
+    assert list(report["stages"]) == ["load the model", "write more answers", "read the dense model", "least squares on the start",
+                                      "learn the mask", "least squares", "tune the layers", "measure", "export"]
     assert all(one["seconds"] >= 0 and one["tokens"] >= 0 for one in report["stages"].values())
     learnt = [point["tokens"] for point in report["learning"] if "loss" in point]
     assert len(learnt) == 4 and report["stages"]["learn the mask"]["tokens"] > learnt[-1] > 0
@@ -223,7 +221,7 @@ def test_a_finished_job_exports_again_under_another_name(whole: tuple[list[Event
     seen = list(prune(make_job(llama, second), Path(shutil.copytree(work_of(first), tmp_path / "work")), resume=True))
     assert isinstance(seen[0], Started) and seen[0].resumed
     assert {event.name for event in seen if isinstance(event, Stage) and event.reused} == {
-        "write answers", "read the dense model", "least squares on the start", "learn the mask",
+        "write answers", "write more answers", "read the dense model", "least squares on the start", "learn the mask",
         "least squares", "tune the layers"}
     assert same_tensors(first / "model.safetensors", second / "model.safetensors")
     assert read_json(first / "report.json")["choices"] == read_json(second / "report.json")["choices"]

@@ -53,6 +53,7 @@ class Recipe:
     # After the mask
     least_squares: bool = True  # refit W_down on the kept channels
     refit_within: float = 1.05  # the learned mask is refitted unless it reads worse than the start by more than this factor
+    further_answers: int = 3  # answers more to each train line, read along while repairing
     neutral_lines: int = 256  # unanswered player lines read along with their neutral answers while repairing
     resampled_copies: int = 1  # copies of all these lines with their tokens drawn anew, for tuning layers (else for the refit)
     layer_epochs: float = 8.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
@@ -76,7 +77,7 @@ class Recipe:
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"The setting {name} must be at least 1; {getattr(self, name)} is not.")
-        for name in ("neutral_lines", "resampled_copies"):
+        for name in ("further_answers", "neutral_lines", "resampled_copies"):
             if getattr(self, name) < 0:
                 raise UserError(f"The setting {name} must not be negative; {getattr(self, name)} is.")
         if self.layer_epochs < 0:

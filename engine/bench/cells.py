@@ -25,14 +25,15 @@ from engine.calibration.lines import Line
 from engine.cards.card import Card
 from engine.evaluation.fidelity import dense_states
 from engine.models.packing import Row, pack
+from engine.stages.further_answers import further_files, write_further_answers
 from engine.stages.lines import make_lines
 from engine.stages.mask import Lesson, encode_lesson, find_mask, read_dense, save_tensors
-from engine.stages.refit_rows import neutral_examples
+from engine.stages.refit_rows import written_rows
 from engine.stages.workbench import Job, Workbench, load_dense
 
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
-AFTER_THE_MASK = ("least_squares", "refit_within", "neutral_lines", "resampled_copies", "layer_epochs", "layer_rate", "recover",
-                  "recovery_steps", "recovery_rate", "recovery_rank")
+AFTER_THE_MASK = ("least_squares", "refit_within", "further_answers", "neutral_lines", "resampled_copies",
+                  "layer_epochs", "layer_rate", "recover", "recovery_steps", "recovery_rate", "recovery_rank")
 
 
 @dataclasses.dataclass
@@ -64,7 +65,7 @@ def load(plan: Plan) -> Generator[Event, None, Dense]:
 class Subject:
     """A character and a seed on the dense model, once `prepare` has run: the train and test rows and what the test lines are.
 
-    refit_rows: the rows that every least squares reads, train lines and neutral ones; grams: their Gram matrices
+    refit_rows: the rows that every least squares reads: train lines, further answers and neutral ones; grams: their Gram matrices
     (d_ff, d_ff) by layer, once a method needed them; states: the dense model's final states (N, d) of each test row's
     answer tokens.
     """
@@ -93,11 +94,12 @@ class Subject:
     def workbench(self, folder: Path, recipe: Recipe) -> Workbench:
         """A bench with the dense model, in a work folder that begins with the shared lines and the shared dense pass."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in SHARED:
-            _link(self.folder / "lines" / name, folder / name)
         job = Job(self.card, self.plan.model, Path(), recipe, self.plan.dtype, lines=self.plan.lines)
         shared = self.dense.bench
-        return Workbench(job, folder, shared.source, shared.tokenizer, shared.model, shared.dtype)
+        bench = Workbench(job, folder, shared.source, shared.tokenizer, shared.model, shared.dtype)
+        for name in (*SHARED, *(file.name for file in further_files(bench))):
+            _link(self.folder / "lines" / name, folder / name)
+        return bench
 
     def prepare(self) -> Generator[Event, None, None]:
         """Make the lines and read the dense model on them, or find both."""
@@ -105,11 +107,12 @@ class Subject:
         recipe = dataclasses.replace(self.plan.recipe(0.25, self.seed), loss="kl")
         bench = self.workbench(self.folder / "lines", recipe)
         yield from make_lines(bench)
+        yield from write_further_answers(bench)
         if not bench.path("dense.safetensors").exists():
             yield from metered(read_dense(bench), self.dense.counter, self.folder / "dense.cost.json")
         train, _, reporting, prefix = encode_lesson(bench)
         self.train, self.test = (pack(group, recipe.row_tokens, prefix) for group in (train, reporting))
-        self.refit_rows = pack([*train, *neutral_examples(bench)], recipe.row_tokens)
+        self.refit_rows = written_rows(bench, train)
         self.lines = bench.split_lines()[2]
         self.states = yield from watched("read the test lines", sum(row.size for row in self.test), self.dense.counter,
                                          lambda: dense_states(self.dense.model, self.test))

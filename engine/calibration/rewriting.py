@@ -81,9 +81,22 @@ def _seed(recipe: Recipe, purpose: int, number: int) -> int:
     return (recipe.seed * 1_000 + purpose) * 100_000 + number
 
 
+@dataclass(frozen=True)
+class Round:
+    """How often and under which name questions are answered: `seeds` sets its random numbers apart from other rounds',
+    `before` of `total` answers were there already.
+    """
+
+    tries: int = ROUNDS
+    seeds: int = 1
+    stage: str = "write answers"
+    before: int = 0
+    total: int | None = None
+
+
 def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Sequence[Query], recipe: Recipe,
-                     journal: Journal) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
-    """A line for every query whose answer passes the filter within ROUNDS tries, and a count of rejections.
+                     journal: Journal, how: Round = Round()) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
+    """A line for every query whose answer passes the filter within `how.tries`, and a count of rejections.
 
     The journal holds one record a batch; batches that it holds already are not sampled again.
     """
@@ -91,14 +104,14 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
     rejected: Counter[str] = Counter()
     finished = {record["batch"]: record for record in journal.records}
     number = 0
-    for attempt in range(ROUNDS):
+    for attempt in range(how.tries):
         waiting = [query for query in queries if normalise(query.question) not in lines]
         while waiting:
             record = finished.get(number)
             size = len(record["answers"]) if record else recipe.batch_lines  # batches may have become smaller since
             batch, waiting = waiting[:size], waiting[size:]
             if record is None:
-                sampled = _sample_answers(model, tokenizer, voice, batch, recipe, _seed(recipe, 1, number))
+                sampled = _sample_answers(model, tokenizer, voice, batch, recipe, _seed(recipe, how.seeds, number))
                 record = {"batch": number, "answers": [
                     list(tidy(tokenizer.decode(answer.tokens, skip_special_tokens=True), voice.names, answer.complete))
                     for answer in sampled]}
@@ -111,7 +124,8 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
                     lines[normalise(query.question)] = Line(query.question, answer, query.neutral, query.category,
                                                             query.source, complete)
             number += 1
-            yield Step("write answers", len(lines), len(queries), {"try": attempt + 1, "rejected": sum(rejected.values())})
+            yield Step(how.stage, how.before + len(lines), how.total or len(queries),
+                       {"try": attempt + 1, "rejected": sum(rejected.values())})
     ordered = [lines[key] for query in queries if (key := normalise(query.question)) in lines]
     return ordered, rejected
 

@@ -1,7 +1,7 @@
 """What refits and layer tuning read: tokens as the model will see them, whoever wrote them.
 
-They need no label. Beside the train lines they read player lines with their
-neutral answers behind the persona's prompt, and the last of them copies of all
+They need no label. Beside the train lines they read further answers to these,
+player lines with their neutral answers behind the persona's prompt, and the last of them copies of all
 these rows with their tokens drawn anew (models/resampling.py): two forward passes
 each, and nothing to write. Leaves the copies' tokens in resampled.safetensors.
 """
@@ -20,17 +20,17 @@ from engine.models.chat_format import endings
 from engine.models.packing import Example, Row, pack
 from engine.models.resampling import relabelled, resample_tokens
 from engine.pruning.propagation import can_propagate
+from engine.stages.further_answers import further_lines
 from engine.stages.mask import save_tensors
 from engine.stages.workbench import RESAMPLED, Workbench
 
 
 @dataclass(frozen=True)
 class RefitRows:
-    """Packed rows; `neutral_lines`: how many lines with neutral answers are among them, `copied`: how many rows are copies."""
+    """Packed rows, and what of them are no train lines: `further_answers`, `neutral_lines`, and `copied_rows`."""
 
     rows: list[Row]
-    neutral_lines: int
-    copied: int
+    beside: dict[str, int]
 
 
 def will_tune(bench: Workbench) -> bool:
@@ -43,10 +43,10 @@ def make_refit_rows(bench: Workbench, train: Sequence[Example], stage: str, copi
     """The rows of train lines and neutral lines, and, where `copied`, `recipe.resampled_copies` copies of them; a Step a row that
     is drawn anew."""
     recipe = bench.job.recipe
-    neutral = neutral_examples(bench)
-    written = pack([*train, *neutral], recipe.row_tokens)
+    written = written_rows(bench, train)
+    beside = {"further_answers": len(further_lines(bench)), "neutral_lines": len(neutral_examples(bench)), "copied_rows": 0}
     if not copied:
-        return RefitRows(written, len(neutral), 0)
+        return RefitRows(written, beside)
     copies = written * recipe.resampled_copies
     saved = bench.path(RESAMPLED)
     if not saved.exists():
@@ -58,7 +58,12 @@ def make_refit_rows(bench: Workbench, train: Sequence[Example], stage: str, copi
         save_tensors(saved, drawn)
     found = load_file(saved)
     fresh = [relabelled(row, found[f"{number:06d}"]) for number, row in enumerate(copies)]
-    return RefitRows([*written, *fresh], len(neutral), len(fresh))
+    return RefitRows([*written, *fresh], {**beside, "copied_rows": len(fresh)})
+
+
+def written_rows(bench: Workbench, train: Sequence[Example]) -> list[Row]:
+    """The rows of train lines, further answers and neutral lines."""
+    return pack([*train, *bench.encode(further_lines(bench)), *neutral_examples(bench)], bench.job.recipe.row_tokens)
 
 
 def neutral_lines(bench: Workbench) -> list[Line]:

@@ -126,7 +126,7 @@ def _refit_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, saved: Pat
     layers = {f"{index:04d}": column for index, column in enumerate(columns)} if after.kl < before.kl else {}
     save_tensors(saved, {"mask": mask.to(torch.uint8), **layers})
     return {"ridge": RIDGE, "share": SHARE, "propagated": can_propagate(bench.model),
-            "neutral_lines": read.neutral_lines, "copied_rows": read.copied, "tokens": sum(row.size for row in read.rows),
+            **read.beside, "tokens": sum(row.size for row in read.rows),
             "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
 

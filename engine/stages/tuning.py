@@ -79,7 +79,7 @@ def _tune_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, columns: li
     yield measured("after tuning the layers", "validation", after)
     yield Step(STAGE, bench.layers + 2, bench.layers + 2)
     return {"epochs": recipe.layer_epochs, "rate": recipe.layer_rate, "tokens": sum(row.size for row in read.rows),
-            "copied_rows": read.copied, "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
+            **read.beside, "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
 
 def _known(bench: Workbench) -> list[TunedLayer]:

@@ -29,7 +29,7 @@ from engine.models.loading import ModelSource, load_model, load_tokenizer, locat
 from engine.models.packing import Example, shared_prefix
 
 SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
-STAGES = ["load the model", "score questions", "make up questions", "write answers", "read the dense model",
+STAGES = ["load the model", "score questions", "make up questions", "write answers", "write more answers", "read the dense model",
           "least squares on the start", "learn the mask", "least squares", "tune the layers", "recover", "measure", "export",
           "prove"]
 LINES_STAGES = STAGES[:4]

@@ -23,6 +23,7 @@ DISTANCE = ("Distance to the dense model says how far the pruned model's choice 
             "(It is the KL divergence, in nats a token.)")
 _STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load the model", "score questions": "Choose questions",
            "make up questions": "Make up more questions", "write answers": "Write the answers",
+           "write more answers": "Write more answers to the same lines",
            "read the dense model": "Read the dense model", "learn the mask": "Learn what to keep",
            "least squares on the start": "Refit the first choice", "least squares": "Refit what remains",
            "tune the layers": "Tune what remains, layer by layer",

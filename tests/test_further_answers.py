@@ -1,0 +1,97 @@
+"""Further answers: to every train line and no other, different each time, and once written never written again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_job import make_job
+from tiny import make_tiny
+
+from engine.base.events import Event, Stage, Step
+from engine.calibration.rewriting import Voice
+from engine.stages import further_answers
+from engine.stages.further_answers import further_lines, write_further_answers
+from engine.stages.lines import make_lines
+from engine.stages.refit_rows import written_rows
+from engine.stages.workbench import Workbench, load_dense, open_workdir
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def make_bench(llama: Path, folder: Path, **changes: Any) -> Workbench:
+    """A bench on which the lines are made; a folder that is there goes on."""
+    job = make_job(llama, folder / "out", **changes)
+    if not (folder / "work" / "job.json").exists():
+        open_workdir(job, folder / "work", False)
+    bench = Workbench(job, folder / "work")
+    list(load_dense(bench, "16bit"))
+    list(make_lines(bench))
+    return bench
+
+
+def write(bench: Workbench) -> list[Event]:
+    return list(write_further_answers(bench))
+
+
+def test_train_lines_are_answered_again_and_differently(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Voice, "fault", lambda *_: None)  # a random model talks nonsense
+    bench = make_bench(llama, tmp_path, further_answers=3)
+    seen = write(bench)
+    train = bench.split_lines()[0]
+    found = further_lines(bench)
+    assert [line.question for line in found] == 3 * [line.question for line in train]
+    assert len({(line.question, line.answer) for line in found}) == len(found)
+    steps = [event for event in seen if isinstance(event, Step)]
+    assert steps[-1].done == len(found) == 3 * len(train) and {step.total for step in steps} == {3 * len(train)}
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+
+
+def test_a_stop_loses_no_batch_and_changes_no_answer(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_bench(llama, tmp_path / "whole", further_answers=2, batch_lines=16)
+    write(whole)
+    stopped = make_bench(llama, tmp_path / "stopped", further_answers=2, batch_lines=16)
+    for event in write_further_answers(stopped):
+        if isinstance(event, Step) and event.done > 30:
+            break
+    written = sum(len(file.read_text().splitlines()) for file in stopped.folder.glob("answers.further-*.jsonl"))
+    sampled: list[int] = []
+    sample = further_answers.answer_questions.__globals__["_sample_answers"]
+    monkeypatch.setitem(further_answers.answer_questions.__globals__, "_sample_answers",
+                        lambda *given: sampled.append(1) or sample(*given))  # type: ignore[func-returns-value]
+    write(stopped)
+    assert further_lines(stopped) == further_lines(whole)
+    assert written >= 2 and len(sampled) == 2 * 3 - written  # 36 lines are three batches
+    again = write(stopped)
+    assert len(sampled) == 2 * 3 - written and [event.reused for event in again if isinstance(event, Stage)] == [True]
+
+
+def test_more_rounds_begin_with_the_answers_of_fewer(llama: Path, tmp_path: Path) -> None:
+    fewer = make_bench(llama, tmp_path, further_answers=1)
+    write(fewer)
+    more = make_bench(llama, tmp_path, further_answers=2)
+    write(more)
+    assert further_lines(more)[: len(further_lines(fewer))] == further_lines(fewer)
+    assert len(further_lines(more)) > len(further_lines(fewer))
+
+
+def test_what_the_filter_rejects_is_not_asked_for_again(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Voice, "fault", lambda _voice, answer, _complete: "nonsense" if len(answer) % 2 else None)
+    bench = make_bench(llama, tmp_path, further_answers=2)
+    write(bench)
+    assert 0 < len(further_lines(bench)) < 2 * len(bench.split_lines()[0])
+    assert all(len(line.answer) % 2 == 0 for line in further_lines(bench))
+    assert [len(file.read_text().splitlines()) for file in bench.folder.glob("answers.further-*.jsonl")] == [1, 1]
+
+
+def test_repairs_read_them_and_jobs_without_repair_write_none(llama: Path, tmp_path: Path) -> None:
+    bench = make_bench(llama, tmp_path, further_answers=1)
+    train = bench.encode(bench.split_lines()[0])
+    write(bench)
+    with_them = sum(len(row.members) for row in written_rows(bench, train))
+    for changes in ({"further_answers": 0}, {"least_squares": False}):
+        without = make_bench(llama, tmp_path, **changes)
+        assert write(without) == [] and further_lines(without) == []
+    assert with_them == sum(len(row.members) for row in written_rows(without, train)) + len(further_lines(bench))
