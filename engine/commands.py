@@ -67,7 +67,8 @@ def _job(options: argparse.Namespace, make: Any) -> Any:
     from engine.models.loading import parse_dtype
 
     named = {"sparsity": options.sparsity, "multiple": options.multiple, "seed": options.seed, "recover": options.recover,
-             "load_in": options.load_in, "steps": options.steps, "refit_within": options.refit_within}
+             "load_in": options.load_in, "steps": options.steps, "refit_within": options.refit_within,
+             "further_answers": options.further_answers}
     recipe = make_recipe(options.preset, **{name: value for name, value in named.items() if value is not None})
     parse_dtype(options.dtype)
     teacher = None

@@ -17,7 +17,7 @@ from engine.console import print_table
 VERBS = ["models", "prune", "export", "chat", "serve", "inspect", "bench"]
 OPTIONS = ["--out", "--model", "--sparsity", "--preset", "--teacher", "--teacher-model", "--queries", "--lines",
            "--dtype", "--load-in", "--multiple", "--seed", "--steps", "--recover", "--workdir", "--resume", "--json",
-           "--until", "--leash"]
+           "--until", "--leash", "--further-answers"]
 
 
 @pytest.fixture(scope="module")
