@@ -1,5 +1,7 @@
 """Attention in parts: the states of the whole row, for rows of every shape, and no part where it cannot be."""
 
+import gc
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,17 @@ def test_gradients_are_those_of_the_whole_row(model: Any, recompute: bool, monke
     for row, parts in zip(rows, found, strict=True):
         for part, whole in zip(parts, gradients(model, row, recompute), strict=True):
             torch.testing.assert_close(part, whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max()))
+
+
+def test_nothing_of_a_row_is_held_after_its_backward_pass(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref[Any]] = []
+    lay_out = packing.lay_out
+    monkeypatch.setattr(packing, "lay_out", lambda *given: seen.append(weakref.ref(layout := lay_out(*given))) or layout)
+    rows = pack(random_examples([3, 9, 1, 6, 12]), 30)
+    for row in rows:
+        gradients(model, row, False)
+    gc.collect()
+    assert len(seen) == (0 if model.config.model_type in WHOLE else len(rows)) and all(layout() is None for layout in seen)
 
 
 @torch.inference_mode()

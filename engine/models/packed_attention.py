@@ -88,23 +88,22 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: 
     prefix = layout.prefix
     parts = []
     if prefix:
-        layout.keys[layer], layout.values[layer] = key[:, :, :prefix], value[:, :, :prefix]
+        of_prefix = key[:, :, :prefix], value[:, :, :prefix]
+        # Without their graph: the backward pass knows the layout, and would never be freed with it.
+        layout.keys[layer], layout.values[layer] = (part.detach() for part in of_prefix)
         parts.append(nn.functional.scaled_dot_product_attention(
-            query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], is_causal=True, scale=scaling,
-            enable_gqa=True).transpose(1, 2))
+            query[:, :, :prefix], *of_prefix, is_causal=True, scale=scaling, enable_gqa=True).transpose(1, 2))
+    else:
+        of_prefix = layout.keys[layer], layout.values[layer]
     if query.shape[2] > prefix:
-        query, key, value = (part[0, :, prefix:] for part in (query, key, value))
-        parts.append(_of_segments(layout, layer, query, key, value, scaling)[None])
+        own = (part[0, :, prefix:] for part in (query, key, value))
+        parts.append(_Segments.apply(*own, *of_prefix, layout, scaling).transpose(0, 1)[None])
     return torch.cat(parts, dim=1), None
 
 
-def _of_segments(layout: Layout, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Output (N, heads, D) of the own tokens' queries (heads, N, D), with keys and values (key heads, N, D)."""
-    return _Segments.apply(query, key, value, layout.keys[layer], layout.values[layer], layout, scaling).transpose(0, 1)
-
-
 class _Segments(torch.autograd.Function):
-    """Segments on the prefix and on themselves: output (heads, N, D) from what `_of_segments` is given, and its gradient.
+    """Segments on the prefix and on themselves: output (heads, N, D) of the own tokens' queries (heads, N, D), with their keys
+    and values (key heads, N, D) and the prefix's (1, key heads, P, D); and its gradient.
 
     Backward, each part has its own gradient, from the output and the log-sum-exp of both together: a softmax's gradient
     needs of the other keys only what these two say of them (as in ring attention, arXiv 2310.01889).
