@@ -8,8 +8,8 @@ from small_job import make_job
 from tiny import make_tiny
 
 from engine.base.events import Event, Stage, Step
+from engine.calibration import rewriting
 from engine.calibration.rewriting import Voice
-from engine.stages import further_answers
 from engine.stages.further_answers import further_lines, write_further_answers
 from engine.stages.lines import make_lines
 from engine.stages.refit_rows import written_rows
@@ -58,9 +58,8 @@ def test_a_stop_loses_no_batch_and_changes_no_answer(llama: Path, tmp_path: Path
             break
     written = sum(len(file.read_text().splitlines()) for file in stopped.folder.glob("answers.further-*.jsonl"))
     sampled: list[int] = []
-    sample = further_answers.answer_questions.__globals__["_sample_answers"]
-    monkeypatch.setitem(further_answers.answer_questions.__globals__, "_sample_answers",
-                        lambda *given: sampled.append(1) or sample(*given))  # type: ignore[func-returns-value]
+    sample = rewriting._sample_answers
+    monkeypatch.setattr(rewriting, "_sample_answers", lambda *given: sampled.append(1) or sample(*given))
     write(stopped)
     assert further_lines(stopped) == further_lines(whole)
     assert written >= 2 and len(sampled) == 2 * 3 - written  # 36 lines are three batches
@@ -90,8 +89,8 @@ def test_repairs_read_them_and_jobs_without_repair_write_none(llama: Path, tmp_p
     bench = make_bench(llama, tmp_path, further_answers=1)
     train = bench.encode(bench.split_lines()[0])
     write(bench)
-    with_them = sum(len(row.members) for row in written_rows(bench, train))
+    with_them = sum(len(row.members) for row in written_rows(bench, train).rows)
     for changes in ({"further_answers": 0}, {"least_squares": False}):
         without = make_bench(llama, tmp_path, **changes)
         assert write(without) == [] and further_lines(without) == []
-    assert with_them == sum(len(row.members) for row in written_rows(without, train)) + len(further_lines(bench))
+    assert with_them == sum(len(row.members) for row in written_rows(without, train).rows) + len(further_lines(bench))

@@ -1,4 +1,4 @@
-"""Activations are computed once more where memory is short, and the estimate is not below what a row really keeps."""
+"""Activations are computed once more where memory is short, and the estimate of what a row keeps is near."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -45,7 +45,7 @@ def test_layers_are_computed_twice_where_a_quarter_of_the_free_memory_does_not_h
     assert len(passes) == times
 
 
-def test_the_estimate_covers_what_the_layers_keep(model: Any) -> None:
+def test_the_estimate_is_about_what_the_layers_keep(model: Any) -> None:
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

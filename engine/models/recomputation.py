@@ -1,7 +1,7 @@
 """What a backward pass needs of the layers: kept while there is room for it, else computed once more.
 
 A row's activations are most of what learning holds in memory. Where layers keep
-only their input and compute again, that is a tenth, and a step takes a quarter
+only their input and compute again, that is a tenth, and a step takes a third
 more time; the gradients are the same. It does not know what else is about to
 take memory: a quarter of what is free is left to one row.
 """
@@ -21,7 +21,7 @@ from engine.models.packed_attention import again
 
 TIDY = 8  # layers between two returns of freed memory; each costs a few milliseconds
 ROOM = 0.25  # share of the free memory that a row's activations may take
-PER_CHANNEL, PER_DIMENSION = 6, 12  # numbers a token that a layer keeps, at most: of the FFN; of norms and attention
+PER_CHANNEL, PER_DIMENSION = 6, 12  # numbers a token that a layer keeps, about: of the FFN; of norms and attention
 
 
 @contextmanager
@@ -61,7 +61,8 @@ def recomputed_where_tight(model: nn.Module, tokens: int) -> Iterator[None]:
 
 
 def activation_bytes(model: nn.Module, tokens: int) -> int:
-    """About how many bytes the layers keep of a row for its backward pass; rather too many than too few."""
+    """About how many bytes the layers keep of a row for its backward pass, without the T * T numbers of an
+    attention that is computed whole."""
     ffns = feed_forwards(model)
     hidden = int(model.get_input_embeddings().weight.shape[-1])  # type: ignore[operator]
     numbers = sum(PER_CHANNEL * ffn.size + PER_DIMENSION * hidden for ffn in ffns)

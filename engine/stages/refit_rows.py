@@ -1,9 +1,9 @@
 """What refits and layer tuning read: tokens as the model will see them, whoever wrote them.
 
-They need no label. Beside the train lines they read further answers to these,
-player lines with their neutral answers behind the persona's prompt, and the last of them copies of all
-these rows with their tokens drawn anew (models/resampling.py): two forward passes
-each, and nothing to write. Leaves the copies' tokens in resampled.safetensors.
+They need no label. Beside the train lines they read further answers to these, player
+lines with their neutral answers behind the persona's prompt, and the last of them
+copies of all these rows with their tokens drawn anew (models/resampling.py): two
+forward passes each, and nothing to write. Leaves the copies' tokens in resampled.safetensors.
 """
 
 from collections.abc import Generator, Sequence
@@ -40,14 +40,12 @@ def will_tune(bench: Workbench) -> bool:
 
 
 def make_refit_rows(bench: Workbench, train: Sequence[Example], stage: str, copied: bool) -> Generator[Event, None, RefitRows]:
-    """The rows of train lines and neutral lines, and, where `copied`, `recipe.resampled_copies` copies of them; a Step a row that
-    is drawn anew."""
+    """The written rows and, where `copied`, `recipe.resampled_copies` copies of them; a Step a row that is drawn anew."""
     recipe = bench.job.recipe
     written = written_rows(bench, train)
-    beside = {"further_answers": len(further_lines(bench)), "neutral_lines": len(neutral_examples(bench)), "copied_rows": 0}
     if not copied:
-        return RefitRows(written, beside)
-    copies = written * recipe.resampled_copies
+        return written
+    copies = written.rows * recipe.resampled_copies
     saved = bench.path(RESAMPLED)
     if not saved.exists():
         control = {*bench.tokenizer.all_special_ids, *endings(bench.tokenizer)}
@@ -58,12 +56,14 @@ def make_refit_rows(bench: Workbench, train: Sequence[Example], stage: str, copi
         save_tensors(saved, drawn)
     found = load_file(saved)
     fresh = [relabelled(row, found[f"{number:06d}"]) for number, row in enumerate(copies)]
-    return RefitRows([*written, *fresh], {**beside, "copied_rows": len(fresh)})
+    return RefitRows([*written.rows, *fresh], {**written.beside, "copied_rows": len(fresh)})
 
 
-def written_rows(bench: Workbench, train: Sequence[Example]) -> list[Row]:
+def written_rows(bench: Workbench, train: Sequence[Example]) -> RefitRows:
     """The rows of train lines, further answers and neutral lines."""
-    return pack([*train, *bench.encode(further_lines(bench)), *neutral_examples(bench)], bench.job.recipe.row_tokens)
+    further, neutral = bench.encode(further_lines(bench)), neutral_examples(bench)
+    return RefitRows(pack([*train, *further, *neutral], bench.job.recipe.row_tokens),
+                     {"further_answers": len(further), "neutral_lines": len(neutral), "copied_rows": 0})
 
 
 def neutral_lines(bench: Workbench) -> list[Line]:
