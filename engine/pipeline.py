@@ -27,7 +27,7 @@ from engine.stages.lines import make_lines
 from engine.stages.mask import find_mask, read_dense
 from engine.stages.repair import refit_learned, refit_start
 from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
-from engine.stages.tuning import tune
+from engine.stages.tuning import tune, tune_again
 from engine.stages.workbench import LINES_STAGES, STAGES, Job, Workbench, halve, load_dense, open_workdir, with_less_at_once
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors")
@@ -101,6 +101,8 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     rows, dense = yield from measure_ladder(bench, lesson, mask, weights)
     before = {"parameters": sum(parameter.numel() for parameter in bench.model.parameters()),
               "bytes": _weight_bytes(bench), "intermediate_size": bench.channels}
+    if recipe.recover:
+        weights = yield from tune_again(bench, lesson, mask, weights)
     yield from finish_model(bench, lesson, mask, weights, rows, dense)
     yield from _warn_when_worse(bench)
     assert bench.source

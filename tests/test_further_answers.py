@@ -9,8 +9,9 @@ from tiny import make_tiny
 
 from engine.base.events import Event, Stage, Step
 from engine.calibration import rewriting
+from engine.calibration.lines import read_lines
 from engine.calibration.rewriting import Voice
-from engine.stages.further_answers import further_lines, write_further_answers
+from engine.stages.further_answers import further_lines, recovery_lines, write_further_answers
 from engine.stages.lines import make_lines
 from engine.stages.refit_rows import written_rows
 from engine.stages.workbench import Workbench, load_dense, open_workdir
@@ -74,6 +75,23 @@ def test_more_rounds_begin_with_the_answers_of_fewer(llama: Path, tmp_path: Path
     write(more)
     assert further_lines(more)[: len(further_lines(fewer))] == further_lines(fewer)
     assert len(further_lines(more)) > len(further_lines(fewer))
+
+
+def test_recovery_has_rounds_of_its_own_behind_those_of_the_repair(llama: Path, tmp_path: Path) -> None:
+    plain = make_bench(llama, tmp_path, further_answers=1, recovery_answers=2)
+    write(plain)
+    assert recovery_lines(plain) == [] and not (plain.folder / "further-1.jsonl").exists()
+    bench = make_bench(llama, tmp_path, further_answers=1, recovery_answers=2, recover=True)
+    write(bench)
+    assert further_lines(bench) == further_lines(plain) != []
+    rounds = [read_lines(bench.path(f"further-{number}.jsonl")) for number in (1, 2)]
+    assert recovery_lines(bench) == [*rounds[0], *rounds[1]] and rounds[0] != rounds[1]
+    assert not {line.answer for line in further_lines(bench)} & {line.answer for line in recovery_lines(bench)}
+
+
+@pytest.mark.parametrize("changes", [{"least_squares": False}, {"layer_epochs": 0}, {"recovery_answers": 0}])
+def test_no_answers_are_written_for_recovery_where_no_layer_is_tuned(changes: dict[str, Any], llama: Path, tmp_path: Path) -> None:
+    assert write(make_bench(llama, tmp_path, further_answers=0, recover=True, **changes)) == []
 
 
 def test_what_the_filter_rejects_is_not_asked_for_again(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

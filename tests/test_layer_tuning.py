@@ -14,7 +14,7 @@ from engine.models.packing import pack, run_row
 from engine.pruning import layer_tuning
 from engine.pruning.compensation import kept_indices, repaired
 from engine.pruning.importance import random_scores, top_channels
-from engine.pruning.layer_tuning import TunedLayer, Tuning, tune_layers
+from engine.pruning.layer_tuning import TunedLayer, Tuning, plain_layers, tune_layers
 from engine.pruning.propagation import begin, can_propagate, refit_propagated
 from engine.pruning.surgery import cut
 
@@ -93,6 +93,34 @@ def test_the_cut_model_computes_what_was_measured(model: Any) -> None:
     with repaired(model, mask, columns, gates):
         states = [run_row(model, row) for row in ROWS]
     assert error(cut(copy.deepcopy(model), kept_indices(mask), columns, gates), states) < 1e-5 * len(ROWS)
+
+
+@torch.no_grad()
+def test_it_may_begin_with_other_weights(model: Any) -> None:
+    kept, first = kept_indices(mask_of(model)), tuned(model, TUNING)
+    resting = dataclasses.replace(TUNING, rate=0.0, rounding=torch.float32)
+    again = [layer for layer in tune_layers(model, ROWS, kept, resting, (), first) if layer is not None]
+    for one, other in zip(first, again, strict=True):
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("gate", "up", "down"))
+    on = [layer for layer in tune_layers(model, ROWS, kept, TUNING, (), first) if layer is not None]
+    resumed = [layer for layer in tune_layers(model, ROWS, kept, TUNING, on[:1], first) if layer is not None]
+    assert not torch.equal(on[1].gate, first[1].gate) and torch.equal(on[1].gate, resumed[1].gate)
+    states = [run_row(model, row) for row in ROWS]
+    errors = []
+    for layers in (first, on):
+        with repaired(model, mask_of(model), [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]):
+            errors.append(error(model, states))
+    assert errors[1] < errors[0]
+
+
+@torch.no_grad()
+def test_plain_layers_are_what_is_cut(model: Any) -> None:
+    kept = kept_indices(mask_of(model))
+    columns = [ffn.down.weight[:, index] for ffn, index in zip(feed_forwards(model), kept, strict=True)]
+    for layer, ffn, index in zip(plain_layers(model, kept, columns, None), feed_forwards(model), kept, strict=True):
+        assert torch.equal(layer.gate, ffn.gate_and_up()[0][index]) and torch.equal(layer.up, ffn.gate_and_up()[1][index])
+    gates = [(column.T, column.T) for column in columns]
+    assert all(layer.gate is gate for layer, (gate, _) in zip(plain_layers(model, kept, columns, gates), gates, strict=True))
 
 
 def test_it_goes_on_with_the_same_bits(model: Any) -> None:

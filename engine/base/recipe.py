@@ -58,7 +58,9 @@ class Recipe:
     resampled_copies: int = 1  # copies of all these lines with their tokens drawn anew, for tuning layers (else for the refit)
     layer_epochs: float = 8.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
     layer_rate: float = 2e-3  # Adam, at the start of each layer; it falls to 0
-    recover: bool = False  # fine-tune the cut model by LoRA with the same KL
+    recover: bool = False  # tune the layers again on answers written for it, and fine-tune the cut model by LoRA with the same KL
+    recovery_answers: int = 3  # answers more to each train line that are written for tuning again
+    recovery_epochs: float = 1.5  # passes over them
     recovery_steps: int = 60  # optimiser steps of the recovery
     recovery_rate: float = 2e-4  # AdamW
     recovery_rank: int = 16  # LoRA rank
@@ -77,11 +79,12 @@ class Recipe:
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"The setting {name} must be at least 1; {getattr(self, name)} is not.")
-        for name in ("further_answers", "neutral_lines", "resampled_copies"):
+        for name in ("further_answers", "neutral_lines", "resampled_copies", "recovery_answers"):
             if getattr(self, name) < 0:
                 raise UserError(f"The setting {name} must not be negative; {getattr(self, name)} is.")
-        if self.layer_epochs < 0:
-            raise UserError(f"The setting layer_epochs must not be negative; {self.layer_epochs:g} is.")
+        for name in ("layer_epochs", "recovery_epochs"):
+            if getattr(self, name) < 0:
+                raise UserError(f"The setting {name} must not be negative; {getattr(self, name):g} is.")
         if not self.refit_within > 0:
             raise UserError(f"The setting refit_within must be above 0; {self.refit_within:g} is not.")
         for name in ("keep_share", "top_p"):
@@ -99,7 +102,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
               "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "layer_epochs": 2.5,
-              "recovery_steps": 30},
+              "recovery_answers": 7, "recovery_steps": 30},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,

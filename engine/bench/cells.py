@@ -25,7 +25,7 @@ from engine.calibration.lines import Line
 from engine.cards.card import Card
 from engine.evaluation.fidelity import dense_states
 from engine.models.packing import Row, pack
-from engine.stages.further_answers import further_files, write_further_answers
+from engine.stages.further_answers import answer_files, write_further_answers
 from engine.stages.lines import make_lines
 from engine.stages.mask import Lesson, encode_lesson, find_mask, read_dense, save_tensors
 from engine.stages.refit_rows import written_rows
@@ -33,7 +33,8 @@ from engine.stages.workbench import Job, Workbench, load_dense
 
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
 AFTER_THE_MASK = ("least_squares", "refit_within", "further_answers", "neutral_lines", "resampled_copies",
-                  "layer_epochs", "layer_rate", "recover", "recovery_steps", "recovery_rate", "recovery_rank")
+                  "layer_epochs", "layer_rate", "recover", "recovery_answers", "recovery_epochs", "recovery_steps",
+                  "recovery_rate", "recovery_rank")
 
 
 @dataclasses.dataclass
@@ -97,7 +98,7 @@ class Subject:
         job = Job(self.card, self.plan.model, Path(), recipe, self.plan.dtype, lines=self.plan.lines)
         shared = self.dense.bench
         bench = Workbench(job, folder, shared.source, shared.tokenizer, shared.model, shared.dtype)
-        for name in (*SHARED, *(file.name for file in further_files(bench))):
+        for name in (*SHARED, *(file.name for file in answer_files(bench))):
             _link(self.folder / "lines" / name, folder / name)
         return bench
 
@@ -116,6 +117,13 @@ class Subject:
         self.lines = bench.split_lines()[2]
         self.states = yield from watched("read the test lines", sum(row.size for row in self.test), self.dense.counter,
                                          lambda: dense_states(self.dense.model, self.test))
+
+    def answer(self, recipe: Recipe) -> Generator[Event, None, Spent]:
+        """Write what a recipe's further answers want beyond those that are there; what its own answers cost."""
+        bench, cost = self.workbench(self.folder / "lines", recipe), self.folder / "answers.cost.json"
+        if not cost.exists() or not all(file.exists() for file in answer_files(bench)):
+            yield from metered(write_further_answers(bench), self.dense.counter, cost, resumes=True)
+        return Spent.read(cost)
 
     def dense_pass(self) -> Spent:
         """What the dense pass over train and validation lines cost."""

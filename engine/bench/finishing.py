@@ -24,12 +24,12 @@ from engine.pruning.surgery import cut
 from engine.stages.mask import find_mask, save_tensors
 from engine.stages.recovery import recover
 from engine.stages.repair import refit_learned, refit_start
-from engine.stages.tuning import tune
+from engine.stages.tuning import Weights, tune, tune_again
 from engine.stages.workbench import Workbench, round_weights
 
 T = TypeVar("T")
-START, LEARNING, REPAIR, TUNING, RECOVERY = (f"{name}.cost.json" for name in (
-    "start", "learning", "repair", "tuning", "recovery"))
+START, LEARNING, REPAIR, TUNING, RETUNING, RECOVERY = (f"{name}.cost.json" for name in (
+    "start", "learning", "repair", "tuning", "retuning", "recovery"))
 CHOSEN, CURVE = "chosen.safetensors", "curve.json"
 STAYING = {CHOSEN, CURVE, "mask.safetensors", "learning.json", LEARNING}
 
@@ -42,6 +42,19 @@ def folder_of(cell: Path, recipe: Recipe) -> Path:
 
 def default(cell: Cell) -> Generator[Event, None, Pruned]:
     """Exactly what the preset exports."""
+    made = yield from _make(cell)
+    return Pruned(made.spent, made.mask, made.weights.columns, made.weights.gates)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    folder: Path
+    mask: Tensor
+    weights: Weights
+    spent: Spent
+
+
+def _make(cell: Cell) -> Generator[Event, None, _Made]:
     recipe = dataclasses.replace(cell.recipe, recover=False)
     folder = folder_of(cell.folder, recipe)
     bench, lesson = yield from cell.lesson(folder, recipe)
@@ -54,7 +67,7 @@ def default(cell: Cell) -> Generator[Event, None, Pruned]:
     write_json(folder / CURVE, curve_of(bench, folder, cell.subject.dense_pass().tokens))
     save_tensors(folder / CHOSEN, {"mask": mask})
     spent = sum((Spent.read(folder / name) for name in (START, LEARNING, REPAIR, TUNING)), cell.subject.dense_pass())
-    return Pruned(spent, mask, weights.columns, weights.gates)
+    return _Made(folder, mask, weights, spent)
 
 
 def curve_of(bench: Workbench, folder: Path, tokens: int) -> list[dict[str, Any]]:
@@ -83,22 +96,25 @@ def curve_of(bench: Workbench, folder: Path, tokens: int) -> list[dict[str, Any]
 
 
 def recovered(cell: Cell) -> Generator[Event, None, Pruned]:
-    """What the preset exports with --recover: a cut copy of the model, fine-tuned."""
-    before = yield from default(cell)
-    assert before.mask is not None
-    recipe = dataclasses.replace(cell.recipe, recover=True)
-    folder = folder_of(cell.folder, recipe)
+    """What the preset exports with --recover: the layers tuned again on answers written for it, and a cut copy fine-tuned."""
+    made = yield from _make(cell)
+    recipe, folder = dataclasses.replace(cell.recipe, recover=True), made.folder
+    written = yield from cell.subject.answer(recipe)
     bench, lesson = yield from cell.lesson(folder, recipe)
+    again = tune_again(bench, lesson, made.mask, made.weights)
+    weights = yield from _paid(cell, again, folder / "retuned.json", folder / RETUNING, resumes=True)
     bench.model = copy.deepcopy(cell.model)
-    cut(bench.model, kept_indices(before.mask), before.columns, before.gates)
+    cut(bench.model, kept_indices(made.mask), weights.columns, weights.gates)
     yield from _paid(cell, recover(bench, lesson), folder / "recovered.safetensors", folder / RECOVERY, resumes=True)
     round_weights(bench)
-    return Pruned(before.spent + Spent.read(folder / RECOVERY), model=bench.model)
+    spent = sum((Spent.read(folder / name) for name in (RETUNING, RECOVERY)), made.spent + written)
+    return Pruned(spent, model=bench.model)
 
 
 def tidy(cell: Cell, recovered: bool) -> None:
     """Remove what only going on needed; `recovered`: whether recovery, too, has been measured."""
-    if not recovered and any((cell.folder / "default").glob("*/recovery.safetensors")):
+    begun = ("retuned-0000.safetensors", "recovery.safetensors")
+    if not recovered and any(list((cell.folder / "default").glob(f"*/{name}")) for name in begun):
         return  # it was stopped midway and goes on from all of this
     for file in (cell.folder / "default").glob("*/*"):
         if file.name not in STAYING and (file.parent / CHOSEN).exists():  # else a killed run is still to go on there

@@ -11,7 +11,6 @@ It does not know how many rounds are too many: what it learns by heart shows on 
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,8 @@ from torch.nn import functional
 
 from engine.models.ffn import FeedForward, decoder, feed_forwards
 from engine.models.packing import Row
-from engine.pruning.propagation import Regression, advance, begin
+from engine.pruning.compensation import Gates
+from engine.pruning.propagation import Regression, activations, advance, begin
 
 BATCH = 256  # tokens a step of Adam: the smaller, the more steps a pass; see docs/recipe.md
 BETWEEN = 2048  # tokens between two places to stop
@@ -55,42 +55,58 @@ class TunedLayer:
 
 @torch.no_grad()
 def tune_layers(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], tuning: Tuning,
-                known: Sequence[TunedLayer] = ()) -> Iterator[TunedLayer | None]:
+                known: Sequence[TunedLayer] = (), starts: Sequence[TunedLayer] | None = None) -> Iterator[TunedLayer | None]:
     """Yields each layer's weights, lowest layer first, in the weights' dtype; before them None, after a row or BETWEEN tokens.
 
-    `kept`: ascending channel indices (k,) a layer; `known`: the lowest layers, tuned by an earlier run. The model itself
-    stays as it is. For models that `can_propagate`.
+    `kept`: ascending channel indices (k,) a layer; `known`: the lowest layers, tuned by an earlier run; `starts`: the weights
+    that each layer begins with, instead of its own rows and their least squares. The model itself stays as it is. For
+    models that `can_propagate`.
     """
     streams = begin(model, rows)
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
-        regression = Regression(ffn, index)
+        given = known if ffn.index < len(known) else starts
+        regression = Regression(ffn, index) if given is None else None
         before, inputs, targets = [], [], []
         for stream in streams:
-            with _entering(ffn.module) as entered:
-                stream_before, activation, target = advance(model, ffn, layer, stream, index, factor, tuning.share)
+            stream_before, entering, target = advance(model, ffn, layer, stream, factor, tuning.share)
             wanted = target.flatten(0, -2) / factor
-            regression.add(activation, wanted, stream.weight)
+            if regression is not None:
+                regression.add(activations(ffn, entering)[..., index], wanted, stream.weight)
             before.append(stream_before)
-            inputs.append(entered[0].flatten(0, -2))
+            inputs.append(entering.flatten(0, -2))
             targets.append(wanted)
             yield None
-        if ffn.index < len(known):
-            tuned = TunedLayer(**{name: part.to(ffn.down.weight) for name, part in vars(known[ffn.index]).items()})
-        else:
-            gate, up = (part[index].clone() for part in ffn.gate_and_up())
-            start = TunedLayer(gate, up, regression.columns(tuning.ridge))
-            tuned = yield from _fit(ffn, index, start, torch.cat(inputs), torch.cat(targets), tuning)
+        tuned = _like(ffn, given[ffn.index]) if given is not None else _least_squares(ffn, index, regression, tuning.ridge)
+        if ffn.index >= len(known):
+            tuned = yield from _fit(ffn, index, tuned, torch.cat(inputs), torch.cat(targets), tuning)
         for stream, held, entering in zip(streams, before, inputs, strict=True):
             output = _outputs(ffn, index, tuned, entering)
             stream.pruned = held + factor * (output if ffn.down.bias is None else output + ffn.down.bias).view_as(held)
         yield tuned
 
 
+def plain_layers(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Tensor], gates: Gates | None) -> list[TunedLayer]:
+    """The layers as they are cut with these columns (d, k), and with these gates or their own."""
+    own = [tuple(part[index] for part in ffn.gate_and_up()) for ffn, index in zip(feed_forwards(model), kept, strict=True)]
+    return [TunedLayer(gate, up, down) for (gate, up), down in zip(gates or own, columns, strict=True)]
+
+
+def _least_squares(ffn: FeedForward, index: Tensor, regression: Regression | None, ridge: float) -> TunedLayer:
+    assert regression is not None
+    gate, up = (part[index] for part in ffn.gate_and_up())
+    return TunedLayer(gate, up, regression.columns(ridge))
+
+
+def _like(ffn: FeedForward, layer: TunedLayer) -> TunedLayer:
+    """The layer in the dtype and on the device of the model's own weights."""
+    return TunedLayer(**{name: part.to(ffn.down.weight) for name, part in vars(layer).items()})
+
+
 def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, inputs: Tensor, targets: Tensor, tuning: Tuning) -> Generator[
         None, None, TunedLayer]:
     """Adam on one layer, a yield after each BETWEEN tokens; the value is the layer's weights, in the dtype of the start's."""
-    weights = [part.float().requires_grad_() for part in (start.gate, start.up, start.down)]
+    weights = [part.float().clone().requires_grad_() for part in (start.gate, start.up, start.down)]
     optimizer = torch.optim.Adam(weights, lr=tuning.rate, betas=BETAS, fused=weights[0].device.type in ("cpu", "cuda"))
     order = torch.Generator().manual_seed(tuning.seed * 1_009 + ffn.index)
     size = min(BATCH, len(inputs))
@@ -130,14 +146,3 @@ def _biases(ffn: FeedForward, index: Tensor) -> tuple[Tensor | None, Tensor | No
         return None, None
     gate, up = biases[0].chunk(2) if ffn.fused else biases
     return gate[index], up[index]
-
-
-@contextmanager
-def _entering(module: nn.Module) -> Iterator[list[Tensor]]:
-    """While the block runs, the list receives what enters the module."""
-    seen: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()

@@ -55,7 +55,8 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
         regression = Regression(ffn, index)
         waiting = []
         for stream in streams:
-            before, activation, target = advance(model, ffn, layer, stream, index, factor, share)
+            before, entering, target = advance(model, ffn, layer, stream, factor, share)
+            activation = activations(ffn, entering)[..., index]
             regression.add(activation, target / factor, stream.weight)
             waiting.append((before, activation))
             yield None
@@ -154,39 +155,45 @@ def _compact(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return compact
 
 
-def advance(model: nn.Module, ffn: FeedForward, layer: nn.Module, stream: Streams, index: Tensor, factor: float,
-          share: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Move the dense stream over one layer; returns the pruned stream before the FFN's output, the kept activations
-    (1, T, k), and the target (1, T, d) of W_down's output, in fp32."""
-    with stream.call(model, ffn.index, True) as call, _opened(ffn) as seen:
+def advance(model: nn.Module, ffn: FeedForward, layer: nn.Module, stream: Streams, factor: float, share: float) -> tuple[
+        Tensor, Tensor, Tensor]:
+    """Move the dense stream over one layer; returns the pruned stream before the FFN's output and what enters the FFN there,
+    (1, T, d) each, and the target (1, T, d) of W_down's output, in fp32."""
+    size = ffn.down.out_features
+    with stream.call(model, ffn.index, True) as call, _silent(ffn.module, size) as entering:
         before = layer(stream.pruned, **call)
-        activation = seen[0][..., index]
-    with stream.call(model, ffn.index, False) as call, _opened(ffn) as seen:
+    with stream.call(model, ffn.index, False) as call, _silent(ffn.down, size) as seen:
         dense_before = layer(stream.dense, **call)
     output = factor * ffn.down(seen[0])
     stream.dense = dense_before + output
     target = share * (stream.dense.float() - before.float()) + (1 - share) * output.float()
     if ffn.down.bias is not None:
         target -= factor * ffn.down.bias.float()
-    return before, activation, target
+    return before, entering[0], target
+
+
+def activations(ffn: FeedForward, entering: Tensor) -> Tensor:
+    """The activations (..., d_ff) of all channels, from what enters the FFN (..., d)."""
+    with _silent(ffn.down, ffn.down.out_features) as seen:
+        ffn.module(entering)
+    return seen[0]
 
 
 @contextmanager
-def _opened(ffn: FeedForward) -> Iterator[list[Tensor]]:
-    """While the block runs, W_down puts out zeros without computing; the list receives its input."""
+def _silent(module: Any, size: int) -> Iterator[list[Tensor]]:
+    """While the block runs, the module puts out zeros (..., size) without computing; the list receives its input."""
     seen: list[Tensor] = []
-    down = ffn.down
 
     def instead(inputs: Tensor) -> Tensor:
         seen.append(inputs)
-        return inputs.new_zeros(*inputs.shape[:-1], down.out_features)
+        return inputs.new_zeros(*inputs.shape[:-1], size)
 
-    own = vars(down).get("forward")  # accelerate keeps its hooks there
-    down.forward = instead  # type: ignore[assignment]
+    own = vars(module).get("forward")  # accelerate keeps its hooks there
+    module.forward = instead
     try:
         yield seen
     finally:
-        put_back(down, own)
+        put_back(module, own)
 
 
 def _layer_inputs(model: nn.Module, row: Row) -> tuple[Tensor, list[dict[str, Any]]]:

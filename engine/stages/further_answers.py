@@ -1,8 +1,9 @@
 """Further answers: what the character says to the same player lines on other occasions.
 
 A refit and layer tuning need tokens, and no label: what the dense model says to a question a second and a third time is
-worth to them nearly what a new line is, and nobody has to find a new question. The mask, the baselines' scores and
-recovery go by the train lines alone. Leaves further-0.jsonl and so on, a round each, and their journals.
+worth to them nearly what a new line is, and nobody has to find a new question. Some rounds are for the repair, the others
+for recovery, which wants text that nothing has read. The mask and the baselines' scores go by the train lines alone.
+Leaves further-0.jsonl and so on, a round each, and their journals.
 """
 
 from collections.abc import Generator
@@ -18,8 +19,8 @@ SEEDS = 3  # the first round's; 1 and 2 are those of the lines
 
 
 def write_further_answers(bench: Workbench) -> Generator[Event, None, None]:
-    """`recipe.further_answers` times an answer to every train line, without those that the filter rejects."""
-    files = further_files(bench)
+    """So many times as the recipe says an answer to every train line, without those that the filter rejects."""
+    files = answer_files(bench)
     if all(file.exists() for file in files):
         if files:
             yield Stage(STAGE, reused=True)
@@ -39,11 +40,23 @@ def write_further_answers(bench: Workbench) -> Generator[Event, None, None]:
 
 
 def further_lines(bench: Workbench) -> list[Line]:
-    """The further answers, round by round; none where none are wanted."""
-    return [line for file in further_files(bench) for line in read_lines(file)]
+    """The further answers that the repair reads, round by round; none where none are wanted."""
+    return [line for file in answer_files(bench)[: _rounds(bench)] for line in read_lines(file)]
 
 
-def further_files(bench: Workbench) -> list[Path]:
-    """Where the answers of each round lie; no rounds where nothing is repaired."""
+def recovery_lines(bench: Workbench) -> list[Line]:
+    """The further answers that only recovery reads."""
+    return [line for file in answer_files(bench)[_rounds(bench):] for line in read_lines(file)]
+
+
+def answer_files(bench: Workbench) -> list[Path]:
+    """Where the answers of each round lie, those of the repair before those of recovery; no rounds where nothing reads them."""
     recipe = bench.job.recipe
-    return [bench.path(f"further-{number}.jsonl") for number in range(recipe.further_answers if recipe.least_squares else 0)]
+    again = recipe.recovery_answers if recipe.recover and bench.tunes_layers else 0
+    return [bench.path(f"further-{number}.jsonl") for number in range(_rounds(bench) + again)]
+
+
+def _rounds(bench: Workbench) -> int:
+    """How many of the rounds are the repair's."""
+    recipe = bench.job.recipe
+    return recipe.further_answers if recipe.least_squares else 0

@@ -19,7 +19,6 @@ from engine.calibration.queries import of_split, spread
 from engine.models.chat_format import endings
 from engine.models.packing import Example, Row, pack
 from engine.models.resampling import relabelled, resample_tokens
-from engine.pruning.propagation import can_propagate
 from engine.stages.further_answers import further_lines
 from engine.stages.mask import save_tensors
 from engine.stages.workbench import RESAMPLED, Workbench
@@ -31,12 +30,6 @@ class RefitRows:
 
     rows: list[Row]
     beside: dict[str, int]
-
-
-def will_tune(bench: Workbench) -> bool:
-    """Whether the layers are tuned after the refit. Then tuning alone reads copies: the refit is where mask learning stands, and
-    what the tuned layers are compared with."""
-    return bool(bench.job.recipe.layer_epochs) and can_propagate(bench.model)
 
 
 def make_refit_rows(bench: Workbench, train: Sequence[Example], stage: str, copied: bool) -> Generator[Event, None, RefitRows]:

@@ -27,7 +27,7 @@ from engine.pruning import compensation, masks
 from engine.pruning.importance import top_channels
 from engine.pruning.propagation import can_propagate, refit_propagated
 from engine.stages.mask import Lesson, measured, save_tensors, start_scores
-from engine.stages.refit_rows import make_refit_rows, will_tune
+from engine.stages.refit_rows import make_refit_rows
 from engine.stages.workbench import Workbench
 
 RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (docs/recipe.md)
@@ -113,7 +113,7 @@ def _refit_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, saved: Pat
         before = measure(bench.model, lesson.validation, lesson.validation_dense)
     yield measured(f"{about}, before least squares", "validation", before)
     yield Step(stage, 1, bench.layers + 2)
-    read = yield from make_refit_rows(bench, lesson.train, stage, copied=not will_tune(bench))
+    read = yield from make_refit_rows(bench, lesson.train, stage, copied=not bench.tunes_layers)
     columns: list[Tensor] = []
     for column in refit_layers(bench, read.rows, kept):
         if column is not None:

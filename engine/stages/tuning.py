@@ -1,8 +1,9 @@
-"""Layer tuning: the stage after the refit, in which the kept channels of each layer are trained by themselves.
+"""Layer tuning: the stage after the refit, in which the kept channels of each layer are trained by themselves, and once more
+on answers written for it, where recovery is asked for.
 
 Every layer is written as soon as it is done, so that a stopped job loses one at most. Leaves tuned-0000.safetensors and so
 on (gate, up, down of the kept channels) and tuned.json: what was read, and whether the tuned layers read better on the
-validation lines than the refit that they began with; where they do not, the refit goes on.
+validation lines than what they began with; where they do not, that goes on. The second time leaves retuned-0000 and so on.
 """
 
 from collections.abc import Generator
@@ -14,22 +15,24 @@ from torch import Tensor
 from engine.base.events import Event, Stage, Step
 from engine.base.files import read_json, write_json
 from engine.evaluation.fidelity import measure
-from engine.pruning import compensation
-from engine.pruning.compensation import Gates
-from engine.pruning.layer_tuning import TunedLayer, Tuning, tune_layers
+from engine.models.packing import pack
+from engine.pruning.compensation import Gates, kept_indices, repaired
+from engine.pruning.layer_tuning import TunedLayer, Tuning, plain_layers, tune_layers
+from engine.stages.further_answers import recovery_lines
 from engine.stages.mask import Lesson, measured, save_tensors
-from engine.stages.refit_rows import make_refit_rows, will_tune
+from engine.stages.refit_rows import RefitRows, make_refit_rows
 from engine.stages.repair import RIDGE, SHARE
 from engine.stages.workbench import Workbench
 
-STAGE = "tune the layers"
+STAGE, STAGE_AGAIN = "tune the layers", "tune the layers again"
+NOTES = {STAGE: "layer_tuning", STAGE_AGAIN: "layer_tuning_again"}
 
 
 @dataclass(frozen=True)
 class Weights:
     """What takes the place of the plain slices: W_down (d, k), and W_gate and W_up (k, d), a layer each; None: nothing.
 
-    refit: the W_down that the tuned layers began with, where they were tuned.
+    refit: the W_down that the tuned layers once began with, where they were tuned.
     """
 
     columns: list[Tensor] | None
@@ -37,54 +40,96 @@ class Weights:
     refit: list[Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class _Course:
+    """One time of tuning: its stage, the name of its files, what is said of it, how, and what each layer begins with
+    (None: its least squares)."""
+
+    stage: str
+    name: str
+    about: str
+    tuning: Tuning
+    starts: list[TunedLayer] | None = None
+
+
 def tune(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] | None) -> Generator[Event, None, Weights]:
     """The mask's tuned layers, or its refit `columns` where nothing is to be tuned or where they read better."""
-    if columns is None or not will_tune(bench):
+    if columns is None or not bench.tunes_layers:
         return Weights(columns)
-    choice = bench.path("tuned.json")
-    if choice.exists():
-        yield Stage(STAGE, reused=True)
-    else:
-        yield Stage(STAGE, bench.layers + 2)
-        write_json(choice, (yield from _tune_and_choose(bench, lesson, mask, columns)))
-    bench.notes["layer_tuning"] = read_json(choice)
-    if not bench.notes["layer_tuning"]["used"]:
-        return Weights(columns)
-    layers = _known(bench)
-    return Weights([layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers], columns)
-
-
-def _tune_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor]) -> Generator[
-        Event, None, dict[str, object]]:
     recipe = bench.job.recipe
-    with compensation.repaired(bench.model, mask, columns):
-        before = measure(bench.model, lesson.validation, lesson.validation_dense)
-    yield measured("before tuning the layers", "validation", before)
-    yield Step(STAGE, 1, bench.layers + 2)
-    read = yield from make_refit_rows(bench, lesson.train, STAGE, copied=True)
     tuning = Tuning(recipe.layer_epochs, recipe.layer_rate, recipe.seed, RIDGE, SHARE, bench.weight_dtype)
-    layers: list[TunedLayer] = []
-    known = _known(bench)
-    for layer in tune_layers(bench.model, read.rows, compensation.kept_indices(mask), tuning, known):
-        if layer is not None:
-            if len(layers) >= len(known):
-                parts = {name: part.to(bench.weight_dtype) for name, part in vars(layer).items()}
-                save_tensors(bench.path(f"tuned-{len(layers):04d}.safetensors"), parts)
-            layers.append(layer)
-        yield Step(STAGE, len(layers) + 1, bench.layers + 2)
-    written = _known(bench)
-    gates = [(layer.gate, layer.up) for layer in written]
-    with compensation.repaired(bench.model, mask, [layer.down for layer in written], gates):
+    course = _Course(STAGE, "tuned", "tuning the layers", tuning)
+    rows = make_refit_rows(bench, lesson.train, STAGE, copied=True)
+    return (yield from _take(bench, lesson, mask, Weights(columns), course, rows)) or Weights(columns)
+
+
+def tune_again(bench: Workbench, lesson: Lesson, mask: Tensor, weights: Weights) -> Generator[Event, None, Weights]:
+    """The same layers tuned on, on answers that nothing has read (docs/recipe.md), or `weights` where they read better."""
+    recipe = bench.job.recipe
+    if weights.columns is None or not recipe.recovery_epochs or not recovery_lines(bench):
+        return weights
+    starts = plain_layers(bench.model, kept_indices(mask), weights.columns, weights.gates)
+    tuning = Tuning(recipe.recovery_epochs, recipe.layer_rate, recipe.seed + 1, RIDGE, SHARE, bench.weight_dtype)
+    course = _Course(STAGE_AGAIN, "retuned", "tuning the layers again", tuning, starts)
+    return (yield from _take(bench, lesson, mask, weights, course, _recovery_rows(bench))) or weights
+
+
+def _recovery_rows(bench: Workbench) -> Generator[Event, None, RefitRows]:
+    """The rows of the answers that only recovery reads."""
+    yield from ()
+    examples = bench.encode(recovery_lines(bench))
+    return RefitRows(pack(examples, bench.job.recipe.row_tokens), {"further_answers": len(examples)})
+
+
+def _take(bench: Workbench, lesson: Lesson, mask: Tensor, before: Weights, course: _Course,
+          rows: Generator[Event, None, RefitRows]) -> Generator[Event, None, Weights | None]:
+    """What a course makes of the weights before it; None where these read better."""
+    choice = bench.path(f"{course.name}.json")
+    if choice.exists():
+        yield Stage(course.stage, reused=True)
+    else:
+        yield Stage(course.stage, bench.layers + 2)
+        write_json(choice, (yield from _tune_and_choose(bench, lesson, mask, before, course, rows)))
+    notes = bench.notes[NOTES[course.stage]] = read_json(choice)
+    if not notes["used"]:
+        return None
+    layers = _known(bench, course.name)
+    return Weights([layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers], before.refit or before.columns)
+
+
+def _tune_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, weights: Weights, course: _Course,
+                     rows: Generator[Event, None, RefitRows]) -> Generator[Event, None, dict[str, object]]:
+    with repaired(bench.model, mask, weights.columns, weights.gates):
+        before = measure(bench.model, lesson.validation, lesson.validation_dense)
+    yield measured(f"before {course.about}", "validation", before)
+    yield Step(course.stage, 1, bench.layers + 2)
+    read = yield from rows
+    yield from _write_layers(bench, mask, course, read)
+    written = _known(bench, course.name)
+    with repaired(bench.model, mask, [layer.down for layer in written], [(layer.gate, layer.up) for layer in written]):
         after = measure(bench.model, lesson.validation, lesson.validation_dense)
-    yield measured("after tuning the layers", "validation", after)
-    yield Step(STAGE, bench.layers + 2, bench.layers + 2)
-    return {"epochs": recipe.layer_epochs, "rate": recipe.layer_rate, "tokens": sum(row.size for row in read.rows),
+    yield measured(f"after {course.about}", "validation", after)
+    yield Step(course.stage, bench.layers + 2, bench.layers + 2)
+    return {"epochs": course.tuning.epochs, "rate": course.tuning.rate, "tokens": sum(row.size for row in read.rows),
             **read.beside, "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
 
-def _known(bench: Workbench) -> list[TunedLayer]:
+def _write_layers(bench: Workbench, mask: Tensor, course: _Course, read: RefitRows) -> Generator[Event, None, None]:
+    """Tune the layers that are not written yet, and write each one."""
+    known = _known(bench, course.name)
+    done = 0
+    for layer in tune_layers(bench.model, read.rows, kept_indices(mask), course.tuning, known, course.starts):
+        if layer is not None:
+            if done >= len(known):
+                parts = {name: part.to(bench.weight_dtype) for name, part in vars(layer).items()}
+                save_tensors(bench.path(f"{course.name}-{done:04d}.safetensors"), parts)
+            done += 1
+        yield Step(course.stage, done + 1, bench.layers + 2)
+
+
+def _known(bench: Workbench, name: str) -> list[TunedLayer]:
     """The layers that are written, from the lowest on."""
     layers: list[TunedLayer] = []
-    while (file := bench.path(f"tuned-{len(layers):04d}.safetensors")).exists():
+    while (file := bench.path(f"{name}-{len(layers):04d}.safetensors")).exists():
         layers.append(TunedLayer(**load_file(file)))
     return layers

@@ -27,11 +27,12 @@ from engine.cards.card import Card
 from engine.models.ffn import feed_forwards
 from engine.models.loading import ModelSource, load_model, load_tokenizer, locate, parse_dtype
 from engine.models.packing import Example, shared_prefix
+from engine.pruning.propagation import can_propagate
 
 SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 STAGES = ["load the model", "score questions", "make up questions", "write answers", "write more answers", "read the dense model",
-          "least squares on the start", "learn the mask", "least squares", "tune the layers", "recover", "measure", "export",
-          "prove"]
+          "least squares on the start", "learn the mask", "least squares", "tune the layers", "tune the layers again",
+          "recover", "measure", "export", "prove"]
 LINES_STAGES = STAGES[:4]
 RESAMPLED = "resampled.safetensors"
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits
@@ -105,6 +106,13 @@ class Workbench:
         """The 16-bit dtype in which the folder is written: the source's own, where it is 16 bit."""
         assert self.source is not None
         return torch.float16 if self.source.own_dtype == "float16" else torch.bfloat16
+
+    @property
+    def tunes_layers(self) -> bool:
+        """Whether the layers are tuned after the refit. Then tuning alone reads copies: the refit is where mask learning stands,
+        and what the tuned layers are compared with."""
+        recipe = self.job.recipe
+        return recipe.least_squares and recipe.layer_epochs > 0 and can_propagate(self.model)
 
     def split_lines(self) -> tuple[list[Line], list[Line], list[Line], bool]:
         """Train, validation and test lines, and whether the last two are the same for want of lines."""

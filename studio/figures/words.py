@@ -27,6 +27,7 @@ _STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load t
            "read the dense model": "Read the dense model", "learn the mask": "Learn what to keep",
            "least squares on the start": "Refit the first choice", "least squares": "Refit what remains",
            "tune the layers": "Tune what remains, layer by layer",
+           "tune the layers again": "Tune it again, on more answers",
            "recover": "Train a little after the cut", "measure": "Measure",
            "export": "Write the smaller model", "prove": "Check that it loads and speaks",
            "copy": "Copy the files", "zip": "Pack the zip", "decode with llama.cpp": "Let llama.cpp speak",
