@@ -144,3 +144,15 @@ def test_what_is_not_known_is_left_out() -> None:
     assert "| mask | 0.410 | 83.0% | 2.500 |" in body
     assert "25%" in body
     assert "17.0% of all parameters" in body
+
+
+def test_the_model_card_tells_what_repaired_the_model() -> None:
+    report = make_report("Bodo")
+    assert "least-squares W_down, seed 0" in render_model_card(report)
+    report["recipe"]["recover"] = True
+    report["choices"] = {"layer_tuning": {"used": True}, "layer_tuning_again": {"used": True, "further_answers": 1281}}
+    told = ("least-squares W_down, the kept channels of each layer tuned, the same tuned again on 1,281 further answers of the dense "
+            "model, LoRA recovery, merged, seed 0")
+    assert told in render_model_card(report)
+    report["choices"]["layer_tuning_again"]["used"] = False
+    assert "each layer tuned, LoRA recovery" in render_model_card(report)

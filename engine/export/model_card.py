@@ -69,8 +69,7 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         "## How it was made", "",
         f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {_lines(report['lines'])}, "
         f"{_origin_of_mask(report)}, "
-        f"{'least-squares W_down, ' if recipe['least_squares'] else ''}{'LoRA recovery, merged, ' if recipe['recover'] else ''}"
-        f"seed {recipe['seed']}. The system prompt is made from character.json; report.json holds every figure.", "",
+        f"{_repair(report)}seed {recipe['seed']}. The system prompt is made from character.json; report.json holds every figure.", "",
         "## Limits", "", LIMITS,
     ]
 
@@ -117,6 +116,20 @@ def _origin_of_mask(report: dict[str, Any]) -> str:
     if report.get("choices", {}).get("mask") == "start":
         return f"mask by importance ({recipe['start']}; {recipe['steps']} steps of learning did not improve on it)"
     return f"mask learned by {'KL to the dense model' if recipe['loss'] == 'kl' else 'cross entropy'} in {recipe['steps']} steps"
+
+
+def _repair(report: dict[str, Any]) -> str:
+    """What followed the mask, each with a comma behind it."""
+    choices, recipe = report.get("choices", {}), report["recipe"]
+    used = lambda name: choices.get(name, {}).get("used", False)
+    told = ["least-squares W_down"] if recipe["least_squares"] else []
+    if used("layer_tuning"):
+        told.append("the kept channels of each layer tuned")
+    if used("layer_tuning_again"):
+        told.append(f"the same tuned again on {choices['layer_tuning_again']['further_answers']:,} further answers of the dense model")
+    if recipe["recover"]:
+        told.append("LoRA recovery, merged")
+    return "".join(f"{one}, " for one in told)
 
 
 def _quoted(name: str) -> str:
