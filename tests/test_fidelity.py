@@ -151,8 +151,8 @@ def test_the_model_card_tells_what_repaired_the_model() -> None:
     assert "least-squares W_down, seed 0" in render_model_card(report)
     report["recipe"]["recover"] = True
     report["choices"] = {"layer_tuning": {"used": True}, "layer_tuning_again": {"used": True, "further_answers": 1281}}
-    told = ("least-squares W_down, the kept channels of each layer tuned, the same tuned again on 1,281 further answers of the dense "
-            "model, LoRA recovery, merged, seed 0")
+    told = ("least-squares W_down, the kept channels of each layer tuned, the same tuned again on 1,281 further answers of "
+            "the dense model, LoRA recovery, merged, seed 0")
     assert told in render_model_card(report)
     report["choices"]["layer_tuning_again"]["used"] = False
     assert "each layer tuned, LoRA recovery" in render_model_card(report)

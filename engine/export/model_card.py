@@ -69,7 +69,8 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         "## How it was made", "",
         f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {_lines(report['lines'])}, "
         f"{_origin_of_mask(report)}, "
-        f"{_repair(report)}seed {recipe['seed']}. The system prompt is made from character.json; report.json holds every figure.", "",
+        f"{_repair(report)}seed {recipe['seed']}. "
+        "The system prompt is made from character.json; report.json holds every figure.", "",
         "## Limits", "", LIMITS,
     ]
 
@@ -126,7 +127,8 @@ def _repair(report: dict[str, Any]) -> str:
     if used("layer_tuning"):
         told.append("the kept channels of each layer tuned")
     if used("layer_tuning_again"):
-        told.append(f"the same tuned again on {choices['layer_tuning_again']['further_answers']:,} further answers of the dense model")
+        answers = choices["layer_tuning_again"]["further_answers"]
+        told.append(f"the same tuned again on {answers:,} further answers of the dense model")
     if recipe["recover"]:
         told.append("LoRA recovery, merged")
     return "".join(f"{one}, " for one in told)
