@@ -13,9 +13,9 @@ METHODS = {
     "mask": "The mask",
     "mask + least squares": "The mask, refitted",
     "mask + least squares + tuned layers": "The mask, refitted and tuned",
-    "mask + recovery": "The mask, trained after the cut",
-    "mask + least squares + recovery": "The mask, refitted and trained",
-    "mask + least squares + tuned layers + recovery": "The mask, refitted, tuned and trained",
+    "mask + recovery": "The mask, recovered",
+    "mask + least squares + recovery": "The mask, refitted and recovered",
+    "mask + least squares + tuned layers + recovery": "The mask, refitted, tuned and recovered",
 }
 BASELINES = ("random", "magnitude", "wanda")
 DISTANCE = ("Distance to the dense model says how far the pruned model's choice of each next word piece lies from that of the "
@@ -28,7 +28,7 @@ _STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load t
            "least squares on the start": "Refit the first choice", "least squares": "Refit what remains",
            "tune the layers": "Tune what remains, layer by layer",
            "tune the layers again": "Tune it again, on more answers",
-           "recover": "Train a little after the cut", "measure": "Measure",
+           "recover": "Recover: train the whole a little", "measure": "Measure",
            "export": "Write the smaller model", "prove": "Check that it loads and speaks",
            "copy": "Copy the files", "zip": "Pack the zip", "decode with llama.cpp": "Let llama.cpp speak",
            "read with transformers": "Let transformers read the same", "make ready for engines": "Make the engines' folders",

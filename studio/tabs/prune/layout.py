@@ -109,14 +109,14 @@ class Controls:
                 self.multiple = gr.Dropdown(words.MULTIPLES, value=128, label="Snap to a multiple of", elem_id="prune-multiple",
                                             info="Programs that run models want round sizes.", filterable=False, min_width=160)
                 self.prune_preset = gr.Dropdown([(name.partition(":")[0], value) for name, value in words.PRESETS], value="quick",
-                                                label="How thorough", info="Steps of learning: 24, 60 or 200.", filterable=False,
+                                                label="How thorough", info=words.STEPS_NOTE, filterable=False,
                                                 elem_id="prune-preset", min_width=160)
                 self.bits = gr.Dropdown(words.BITS, value="16bit", label="Load the model in", elem_id="prune-bits",
                                         filterable=False, min_width=160,
                                         info="Fewer bits need less memory while learning. The result stays 16 bit.")
                 self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="prune-seed", min_width=120,
                                       info="The same seed and lines give the same result.")
-            self.recover = gr.Checkbox(False, label="Train a little after the cut", elem_id="prune-recover",
+            self.recover = gr.Checkbox(False, label="Recover what was lost", elem_id="prune-recover",
                                        info="Learns from more answers to the same lines: comes closer, takes twice as long.")
         with gr.Row(elem_classes=["tight", "prune-buttons"]):
             self.name = gr.Textbox(show_label=False, label="Name of the run", placeholder="Name of the run (made up when empty)",

@@ -159,7 +159,7 @@ def about(run: Run, set_name: str) -> str:
     spec: dict[str, Any] = run.spec
     parts = [f"{words.removed(removed_share(run))} removed", str(spec.get("model", "")).rsplit("/", 1)[-1],
              str(spec.get("preset", "")), "" if spec.get("load_in", "16bit") == "16bit" else f"learned in {spec['load_in']}",
-             "trained after the cut" if spec.get("recover") else "", f"seed {spec.get('seed', 0)}",
+             "recovered" if spec.get("recover") else "", f"seed {spec.get('seed', 0)}",
              f"card version {run.version}", f"lines: {set_name}" if set_name else ""]
     return " · ".join(filter(None, parts))
 

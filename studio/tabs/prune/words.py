@@ -3,6 +3,7 @@
 import html
 import time
 
+from engine.base.recipe import make_recipe
 from studio.figures import words as figure_words
 
 WHO = [("The model itself", "self"), ("A server", "server")]
@@ -10,6 +11,7 @@ PRESETS = [("Quick: about 10 minutes", "quick"), ("Standard: about half an hour"
            ("As in the paper: much longer", "paper")]
 PRESET_NOTE = ("Lines and prune together, with the starter on two processor cores. Larger models take longer. The paper's way has "
                "not been timed to its end.")
+STEPS_NOTE = "Steps of learning: {}, {} or {}.".format(*(make_recipe(name).steps for _, name in PRESETS))
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [("16 bit", "16bit"), ("8 bit", "8bit"), ("4 bit", "4bit")]
 _REASONS = {"empty": "said next to nothing", "looping": "went round in circles", "truncated": "broke off",
