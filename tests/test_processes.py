@@ -91,8 +91,8 @@ def test_each_process_goes_on_where_the_last_one_stopped(story: Story) -> None:
     assert recovered[3][0] == 1 and recovered[4][0] == recovered[3][-1] + 1 and recovered[4][-1] == 30
     assert recovered[5] == [] and [life.seen[0]["resumed"] for life in story.lives] == [False] + [True] * 5
     stages = [event["name"] for event in story.lives[5].seen if event["event"] == "Stage" and event["reused"]]
-    assert stages == ["write answers", "read the dense model", "least squares on the start", "learn the mask",
-                      "least squares", "tune the layers", "recover"]
+    assert stages == ["write answers", "write more answers", "read the dense model", "least squares on the start", "learn the mask",
+                      "least squares", "tune the layers", "tune the layers again", "recover"]
 
 
 def test_an_interrupted_job_says_how_to_go_on(story: Story) -> None:
