@@ -156,3 +156,5 @@ def test_the_model_card_tells_what_repaired_the_model() -> None:
     assert told in render_model_card(report)
     report["choices"]["layer_tuning_again"]["used"] = False
     assert "each layer tuned, LoRA recovery" in render_model_card(report)
+    report["choices"] = {"layer_tuning": {"used": False}, "layer_tuning_again": {"used": True, "further_answers": 9}}
+    assert "W_down, the kept channels of each layer tuned on 9 further answers" in render_model_card(report)

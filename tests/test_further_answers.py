@@ -94,6 +94,11 @@ def test_no_answers_are_written_for_recovery_where_no_layer_is_tuned(changes: di
     assert write(make_bench(llama, tmp_path, further_answers=0, recover=True, **changes)) == []
 
 
+def test_no_answers_are_written_for_recovery_of_families_whose_layers_cannot_be_tuned(tmp_path: Path) -> None:
+    gemma = make_tiny(tmp_path / "gemma", "gemma2")
+    assert write(make_bench(gemma, tmp_path, further_answers=0, recover=True)) == []
+
+
 def test_what_the_filter_rejects_is_not_asked_for_again(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Voice, "fault", lambda _voice, answer, _complete: "nonsense" if len(answer) % 2 else None)
     bench = make_bench(llama, tmp_path, further_answers=2)

@@ -128,7 +128,8 @@ def _repair(report: dict[str, Any]) -> str:
         told.append("the kept channels of each layer tuned")
     if used("layer_tuning_again"):
         answers = choices["layer_tuning_again"]["further_answers"]
-        told.append(f"the same tuned again on {answers:,} further answers of the dense model")
+        again = "the same tuned again" if used("layer_tuning") else "the kept channels of each layer tuned"
+        told.append(f"{again} on {answers:,} further answers of the dense model")
     if recipe["recover"]:
         told.append("LoRA recovery, merged")
     return "".join(f"{one}, " for one in told)

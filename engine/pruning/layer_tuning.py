@@ -88,8 +88,10 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], t
 
 def plain_layers(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Tensor], gates: Gates | None) -> list[TunedLayer]:
     """The layers as they are cut with these columns (d, k), and with these gates or their own."""
-    own = [tuple(part[index] for part in ffn.gate_and_up()) for ffn, index in zip(feed_forwards(model), kept, strict=True)]
-    return [TunedLayer(gate, up, down) for (gate, up), down in zip(gates or own, columns, strict=True)]
+    if gates is None:
+        own = (ffn.gate_and_up() for ffn in feed_forwards(model))
+        gates = [(gate[index], up[index]) for (gate, up), index in zip(own, kept, strict=True)]
+    return [TunedLayer(gate, up, down) for (gate, up), down in zip(gates, columns, strict=True)]
 
 
 def _least_squares(ffn: FeedForward, index: Tensor, regression: Regression | None, ridge: float) -> TunedLayer:

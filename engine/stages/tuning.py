@@ -6,7 +6,7 @@ on (gate, up, down of the kept channels) and tuned.json: what was read, and whet
 validation lines than what they began with; where they do not, that goes on. The second time leaves retuned-0000 and so on.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from safetensors.torch import load_file
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from engine.base.events import Event, Stage, Step
 from engine.base.files import read_json, write_json
+from engine.calibration.lines import Line
 from engine.evaluation.fidelity import measure
 from engine.models.packing import pack
 from engine.pruning.compensation import Gates, kept_indices, repaired
@@ -25,7 +26,6 @@ from engine.stages.repair import RIDGE, SHARE
 from engine.stages.workbench import Workbench
 
 STAGE, STAGE_AGAIN = "tune the layers", "tune the layers again"
-NOTES = {STAGE: "layer_tuning", STAGE_AGAIN: "layer_tuning_again"}
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class _Course:
-    """One time of tuning: its stage, the name of its files, what is said of it, how, and what each layer begins with
+    """One time of tuning: its stage, the names of its files and of its note, how, and what each layer begins with
     (None: its least squares)."""
 
     stage: str
     name: str
-    about: str
+    note: str
     tuning: Tuning
     starts: list[TunedLayer] | None = None
 
@@ -58,7 +58,7 @@ def tune(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] |
         return Weights(columns)
     recipe = bench.job.recipe
     tuning = Tuning(recipe.layer_epochs, recipe.layer_rate, recipe.seed, RIDGE, SHARE, bench.weight_dtype)
-    course = _Course(STAGE, "tuned", "tuning the layers", tuning)
+    course = _Course(STAGE, "tuned", "layer_tuning", tuning)
     rows = make_refit_rows(bench, lesson.train, STAGE, copied=True)
     return (yield from _take(bench, lesson, mask, Weights(columns), course, rows)) or Weights(columns)
 
@@ -66,18 +66,19 @@ def tune(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] |
 def tune_again(bench: Workbench, lesson: Lesson, mask: Tensor, weights: Weights) -> Generator[Event, None, Weights]:
     """The same layers tuned on, on answers that nothing has read (docs/recipe.md), or `weights` where they read better."""
     recipe = bench.job.recipe
-    if weights.columns is None or not recipe.recovery_epochs or not recovery_lines(bench):
+    lines = recovery_lines(bench)
+    if weights.columns is None or not recipe.recovery_epochs or not lines:
         return weights
     starts = plain_layers(bench.model, kept_indices(mask), weights.columns, weights.gates)
     tuning = Tuning(recipe.recovery_epochs, recipe.layer_rate, recipe.seed + 1, RIDGE, SHARE, bench.weight_dtype)
-    course = _Course(STAGE_AGAIN, "retuned", "tuning the layers again", tuning, starts)
-    return (yield from _take(bench, lesson, mask, weights, course, _recovery_rows(bench))) or weights
+    course = _Course(STAGE_AGAIN, "retuned", "layer_tuning_again", tuning, starts)
+    return (yield from _take(bench, lesson, mask, weights, course, _pack(bench, lines))) or weights
 
 
-def _recovery_rows(bench: Workbench) -> Generator[Event, None, RefitRows]:
-    """The rows of the answers that only recovery reads."""
+def _pack(bench: Workbench, lines: Sequence[Line]) -> Generator[Event, None, RefitRows]:
+    """The rows of recovery's answers, once they are asked for."""
     yield from ()
-    examples = bench.encode(recovery_lines(bench))
+    examples = bench.encode(lines)
     return RefitRows(pack(examples, bench.job.recipe.row_tokens), {"further_answers": len(examples)})
 
 
@@ -90,7 +91,7 @@ def _take(bench: Workbench, lesson: Lesson, mask: Tensor, before: Weights, cours
     else:
         yield Stage(course.stage, bench.layers + 2)
         write_json(choice, (yield from _tune_and_choose(bench, lesson, mask, before, course, rows)))
-    notes = bench.notes[NOTES[course.stage]] = read_json(choice)
+    notes = bench.notes[course.note] = read_json(choice)
     if not notes["used"]:
         return None
     layers = _known(bench, course.name)
@@ -101,17 +102,22 @@ def _tune_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, weights: We
                      rows: Generator[Event, None, RefitRows]) -> Generator[Event, None, dict[str, object]]:
     with repaired(bench.model, mask, weights.columns, weights.gates):
         before = measure(bench.model, lesson.validation, lesson.validation_dense)
-    yield measured(f"before {course.about}", "validation", before)
+    yield measured(f"before {_doing(course)}", "validation", before)
     yield Step(course.stage, 1, bench.layers + 2)
     read = yield from rows
     yield from _write_layers(bench, mask, course, read)
     written = _known(bench, course.name)
     with repaired(bench.model, mask, [layer.down for layer in written], [(layer.gate, layer.up) for layer in written]):
         after = measure(bench.model, lesson.validation, lesson.validation_dense)
-    yield measured(f"after {course.about}", "validation", after)
+    yield measured(f"after {_doing(course)}", "validation", after)
     yield Step(course.stage, bench.layers + 2, bench.layers + 2)
     return {"epochs": course.tuning.epochs, "rate": course.tuning.rate, "tokens": sum(row.size for row in read.rows),
             **read.beside, "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
+
+
+def _doing(course: _Course) -> str:
+    """A course in the midst of a sentence: tuning the layers (again)."""
+    return course.stage.replace("tune", "tuning", 1)
 
 
 def _write_layers(bench: Workbench, mask: Tensor, course: _Course, read: RefitRows) -> Generator[Event, None, None]:
