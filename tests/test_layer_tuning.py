@@ -1,5 +1,6 @@
 """Layer tuning: closer to the dense stream than its least squares, what the cut model computes, and going on after a stop."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -75,6 +76,27 @@ def test_tuned_layers_come_closer_than_least_squares(model: Any) -> None:
 
 
 @torch.no_grad()
+def test_a_model_in_bf16_is_tuned_in_bf16_and_as_well(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [run_row(model, row) for row in ROWS]
+    seen: list[torch.dtype] = []
+    activation = layer_tuning._activation
+
+    def recorded(ffn: Any) -> Any:
+        return lambda gate: seen.append(gate.dtype) or activation(ffn)(gate)
+
+    monkeypatch.setattr(layer_tuning, "_activation", recorded)
+    errors = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        seen.clear()
+        narrow = copy.deepcopy(model).to(dtype)
+        layers = [TunedLayer(*(part.float() for part in vars(layer).values())) for layer in tuned(narrow, TUNING)]
+        assert set(seen) == {dtype}
+        with repaired(model, mask_of(model), [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]):
+            errors[dtype] = error(model, whole)
+    assert errors[torch.bfloat16] < 1.1 * errors[torch.float32]
+
+
+@torch.no_grad()
 def test_without_steps_it_is_least_squares(model: Any) -> None:
     layers = tuned(model, Tuning(1e-9, 0.0, 0, 0.03, 0.7, torch.float32))
     kept = kept_indices(mask_of(model))
@@ -86,8 +108,6 @@ def test_without_steps_it_is_least_squares(model: Any) -> None:
 
 @torch.no_grad()
 def test_the_cut_model_computes_what_was_measured(model: Any) -> None:
-    import copy
-
     mask, layers = mask_of(model), tuned(model, Tuning(2, 0.01, 0, 0.03, 0.7))
     columns, gates = [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]
     with repaired(model, mask, columns, gates):

@@ -107,7 +107,11 @@ def _like(ffn: FeedForward, layer: TunedLayer) -> TunedLayer:
 
 def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, inputs: Tensor, targets: Tensor, tuning: Tuning) -> Generator[
         None, None, TunedLayer]:
-    """Adam on one layer, a yield after each BETWEEN tokens; the value is the layer's weights, in the dtype of the start's."""
+    """Adam on one layer, a yield after each BETWEEN tokens; the value is the layer's weights, in the dtype of the start's.
+
+    Weights and moments are fp32. The products are bf16 where the model's are: about twice as fast on the processors where
+    a model is loaded so.
+    """
     weights = [part.float().clone().requires_grad_() for part in (start.gate, start.up, start.down)]
     optimizer = torch.optim.Adam(weights, lr=tuning.rate, betas=BETAS, fused=weights[0].device.type in ("cpu", "cuda"))
     order = torch.Generator().manual_seed(tuning.seed * 1_009 + ffn.index)
@@ -120,8 +124,9 @@ def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, inputs: Tensor, tar
         chosen = left.pop().to(inputs.device)
         optimizer.param_groups[0]["lr"] = tuning.rate * (1 - step / steps)
         with torch.enable_grad():
-            found = _outputs(ffn, index, TunedLayer(*weights), inputs[chosen].float())
-            (found - targets[chosen]).square().sum(-1).mean().backward()
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.dtype == torch.bfloat16):
+                found = _outputs(ffn, index, TunedLayer(*weights), inputs[chosen].float())
+            (found.float() - targets[chosen]).square().sum(-1).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) * size // BETWEEN > step * size // BETWEEN:
