@@ -90,7 +90,7 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
     prune.add_argument("--refit-within", type=float, metavar="FACTOR",
                        help="refit the learned mask unless it reads worse than the start by more than this (default 1.05)")
     prune.add_argument("--recover", action="store_true", default=None,
-                       help="tune the layers again on further answers, and fine-tune after the cut (LoRA, merged); twice the time")
+                       help="tune the layers again on more answers, then fine-tune the whole (LoRA, merged); three times as long")
     prune.add_argument("--workdir", metavar="DIR", help="where stages leave their results (default: in the data folder)")
     prune.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
     prune.add_argument("--until", choices=["lines"], help="stop when the calibration lines are written")

@@ -25,6 +25,7 @@ from engine.models.ffn import count_tokens
 from engine.stages.further_answers import write_further_answers
 from engine.stages.lines import make_lines
 from engine.stages.mask import find_mask, read_dense
+from engine.stages.recovery import read_dense_again
 from engine.stages.repair import refit_learned, refit_start
 from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
 from engine.stages.tuning import tune, tune_again
@@ -89,6 +90,7 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     yield from make_lines(bench)
     yield from write_further_answers(bench)
     lesson = yield from read_dense(bench)
+    yield from read_dense_again(bench)
     start = yield from refit_start(bench, lesson)
     learned = yield from find_mask(bench, lesson, start.swap if start else None)
     if recipe.load_in != "16bit":

@@ -30,7 +30,8 @@ from engine.stages.workbench import Job
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = ["small_job", "engine.commands", "transformers.models.llama.modeling_llama", "peft"]
 QUICK = {"multiple": 8, "steps": 4, "step_lines": 4, "validate_every": 2, "teacher_top": 16, "neutral_lines": 3,
-         "further_answers": 1, "row_tokens": 768, "refit_within": 1e9, "recovery_steps": 3, "recovery_rank": 2}
+         "further_answers": 1, "row_tokens": 768, "refit_within": 1e9, "recovery_steps": 3,
+         "recovery_step_lines": 4, "recovery_rank": 2}
 
 
 def write_card(folder: Path) -> Path:
@@ -53,11 +54,11 @@ def write_lines(folder: Path, count: int = 45, calling: str = "") -> Path:
     return folder / "lines.jsonl"
 
 
-def make_job(model: Path, out: Path, preset: str = "standard", count: int = 45, **changes: Any) -> Job:
-    """A job on `model` that takes a second; card and so many lines are written beside `out`."""
+def make_job(model: Path, out: Path, preset: str = "standard", count: int = 45, calling: str = "", **changes: Any) -> Job:
+    """A job on `model` that takes a second; card and so many lines, as by write_lines, are written beside `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     recipe = make_recipe(preset, **{**QUICK, **changes})
-    return Job(read_card(write_card(out.parent)), str(model), out, recipe, "fp32", lines=write_lines(out.parent, count))
+    return Job(read_card(write_card(out.parent)), str(model), out, recipe, "fp32", lines=write_lines(out.parent, count, calling))
 
 
 def run_job(model: Path, out: Path, preset: str = "standard", **changes: Any) -> list[Event]:

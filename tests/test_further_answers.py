@@ -9,9 +9,9 @@ from tiny import make_tiny
 
 from engine.base.events import Event, Stage, Step
 from engine.calibration import rewriting
-from engine.calibration.lines import read_lines
+from engine.calibration.lines import read_lines, split_of
 from engine.calibration.rewriting import Voice
-from engine.stages.further_answers import further_lines, recovery_lines, write_further_answers
+from engine.stages.further_answers import _questions, further_lines, recovery_lines, unanswered, write_further_answers
 from engine.stages.lines import make_lines
 from engine.stages.refit_rows import written_rows
 from engine.stages.workbench import Workbench, load_dense, open_workdir
@@ -80,13 +80,48 @@ def test_more_rounds_begin_with_the_answers_of_fewer(llama: Path, tmp_path: Path
 def test_recovery_has_rounds_of_its_own_behind_those_of_the_repair(llama: Path, tmp_path: Path) -> None:
     plain = make_bench(llama, tmp_path, further_answers=1, recovery_answers=2)
     write(plain)
-    assert recovery_lines(plain) == [] and not (plain.folder / "further-1.jsonl").exists()
+    assert recovery_lines(plain) == ([], []) and not (plain.folder / "further-1.jsonl").exists()
     bench = make_bench(llama, tmp_path, further_answers=1, recovery_answers=2, recover=True)
     write(bench)
     assert further_lines(bench) == further_lines(plain) != []
     rounds = [read_lines(bench.path(f"further-{number}.jsonl")) for number in (1, 2)]
-    assert recovery_lines(bench) == [*rounds[0], *rounds[1]] and rounds[0] != rounds[1]
-    assert not {line.answer for line in further_lines(bench)} & {line.answer for line in recovery_lines(bench)}
+    tuning, fine_tuning = recovery_lines(bench)
+    assert [*tuning, *fine_tuning] == [*rounds[0], *rounds[1]] and rounds[0] != rounds[1]
+    assert not {line.answer for line in further_lines(bench)} & {line.answer for line in (*tuning, *fine_tuning)}
+
+
+def test_recovery_asks_what_the_pool_has_beside_the_train_lines_and_then_all_of_it_again(llama: Path, tmp_path: Path) -> None:
+    bench = make_bench(llama, tmp_path, further_answers=1)
+    known = [line.question for line in bench.split_lines()[0]]
+    others = [query.question for query in unanswered(bench)]
+    assert len(others) > 10 * len(known) and not set(others) & set(known)
+    assert all(split_of(question) == "train" for question in others)
+    rounds = [[query.question for query in queries] for queries in _questions(bench, 40)]
+    assert rounds[0] == known and {len(questions) for questions in rounds} == {len(known)}
+    asked = [question for questions in rounds[1:] for question in questions]
+    whole = [*others, *known]
+    assert asked == (whole * 3)[: len(asked)] and len(asked) > len(whole)
+
+
+def test_lines_of_another_world_are_answered_again_alone(llama: Path, tmp_path: Path) -> None:
+    bench = make_bench(llama, tmp_path)
+    own = [line.replace('"question": "', '"question": "Zoë! ') for line in bench.path("lines.jsonl").read_text().splitlines()]
+    bench.path("lines.jsonl").write_text("\n".join(own))
+    known = [line.question for line in bench.split_lines()[0]]
+    assert unanswered(bench) == []
+    assert known[0].startswith("Zoë! ")
+    assert [[query.question for query in queries] for queries in _questions(bench, 3)] == [known] * 3
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, 4), (3, 12), (1000, None)])
+def test_the_fine_tune_has_answers_of_its_own(steps: int, expected: int | None, llama: Path, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Voice, "fault", lambda *_: None)
+    bench = make_bench(llama, tmp_path, further_answers=0, recovery_answers=2, recover=True, recovery_steps=steps)
+    write(bench)
+    tuning, fine_tuning = recovery_lines(bench)
+    count = 2 * len(bench.split_lines()[0])
+    assert len(fine_tuning) == (expected or count // 2) and len(tuning) + len(fine_tuning) == count
 
 
 @pytest.mark.parametrize("changes", [{"least_squares": False}, {"layer_epochs": 0}, {"recovery_answers": 0}])

@@ -146,7 +146,8 @@ def read_again(job: Job, out: Path) -> Reading:
 @pytest.mark.parametrize("preset", ["standard", "paper"])
 def test_recovered_weights_are_those_that_were_measured(preset: str, llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    settings: dict[str, Any] = {"recover": True, "count": 60}  # by fewer lines the weights before the first step read best
+    # Learned from the train lines: what a random model answers is too unlike them to bring it nearer.
+    settings: dict[str, Any] = {"recover": True, "count": 60, "recovery_answers": 0, "recovery_rate": 2e-4}
     seen = run_job(llama, out, preset, **settings)
     readings = read_json(out / "report.json")["readings"]
     names = {"standard": ["mask + least squares", TUNED, f"{TUNED} + recovery"], "paper": ["mask + recovery"]}

@@ -88,7 +88,7 @@ def test_each_process_goes_on_where_the_last_one_stopped(story: Story) -> None:
     assert learnt[0][0] == 1 and learnt[1][0] == learnt[0][-1] + 1 and learnt[1][-1] >= 3
     assert [done for life in learnt[2:] for done in life] in ([4, 5], [5], [])
     recovered = [[done for stage, done in life if stage == "recover"] for life in steps]
-    assert recovered[3][0] == 1 and recovered[4][0] == recovered[3][-1] + 1 and recovered[4][-1] == 30
+    assert recovered[3][0] == 1 and recovered[4][0] == recovered[3][-1] + 1 and recovered[4][-1] == 40
     assert recovered[5] == [] and [life.seen[0]["resumed"] for life in story.lives] == [False] + [True] * 5
     stages = [event["name"] for event in story.lives[5].seen if event["event"] == "Stage" and event["reused"]]
     assert stages == ["write answers", "write more answers", "read the dense model", "least squares on the start", "learn the mask",

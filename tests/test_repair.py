@@ -92,11 +92,12 @@ def test_neutral_lines_come_from_the_train_side_and_only_where_the_pool_was_used
 
 @pytest.mark.parametrize(("rate", "used"), [(2e-3, True), (30.0, False)])
 def test_recovery_tunes_the_layers_again_on_its_own_answers(rate: float, used: bool, llama: Path, tmp_path: Path) -> None:
-    settings = {"recover": True, "recovery_answers": 2, "layer_epochs": 0.01, "recovery_epochs": 8, "recovery_rate": 1e-12}
+    settings = {"recover": True, "recovery_answers": 2, "layer_epochs": 0.01, "recovery_epochs": 8, "recovery_rate": 1e-12,
+                "recovery_steps": 1, "recovery_step_lines": 1, "calling": "Zoë! "}
     run_job(llama, tmp_path / "out", layer_rate=rate, **settings)  # the first time does next to nothing, and LoRA nothing
     choices, work = read_json(tmp_path / "out" / "report.json")["choices"], work_of(tmp_path / "out")
     again = choices["layer_tuning_again"]
-    answers = sum(len(read_lines(work / f"further-{number}.jsonl")) for number in (1, 2))
+    answers = sum(len(read_lines(work / f"further-{number}.jsonl")) for number in (1, 2)) - 1  # the fine-tune's
     assert again["used"] == used == (again["kl"] < again["kl_before"]) and again["further_answers"] == answers > 0
     assert again["kl_before"] == pytest.approx(choices["layer_tuning"]["kl"], rel=1e-4)
     exported = load_file(tmp_path / "out" / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]

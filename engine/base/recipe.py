@@ -59,10 +59,11 @@ class Recipe:
     layer_epochs: float = 8.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
     layer_rate: float = 2e-3  # Adam, at the start of each layer; it falls to 0
     recover: bool = False  # tune the layers again on answers written for it, and fine-tune the cut model by LoRA with the same KL
-    recovery_answers: int = 3  # answers more to each train line that are written for tuning again
-    recovery_epochs: float = 1.5  # passes over them
-    recovery_steps: int = 60  # optimiser steps of the recovery
-    recovery_rate: float = 2e-4  # AdamW
+    recovery_answers: int = 5  # times as many answers as there are train lines, written for tuning again and for the fine-tune
+    recovery_epochs: float = 2.0  # passes over the first of them
+    recovery_steps: int = 60  # optimiser steps of the fine-tune
+    recovery_step_lines: int = 16  # lines a step
+    recovery_rate: float = 1e-3  # AdamW, of the fine-tune
     recovery_rank: int = 16  # LoRA rank
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class Recipe:
             raise UserError(f"The multiple must be at least 1; {self.multiple} is not.")
         whole = ("candidates", "references", "validation_lines", "test_lines", "answer_tokens", "batch_lines",
                  "steps", "step_lines", "validate_every", "teacher_top", "teacher_concurrency", "row_tokens",
-                 "recovery_steps", "recovery_rank")
+                 "recovery_steps", "recovery_step_lines", "recovery_rank")
         for name in whole:
             if getattr(self, name) < 1:
                 raise UserError(f"The setting {name} must be at least 1; {getattr(self, name)} is not.")
@@ -102,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
               "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "layer_epochs": 2.5,
-              "recovery_answers": 7, "recovery_steps": 30},
+              "recovery_answers": 12, "recovery_steps": 40},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,

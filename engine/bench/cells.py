@@ -34,7 +34,7 @@ from engine.stages.workbench import Job, Workbench, load_dense
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
 AFTER_THE_MASK = ("least_squares", "refit_within", "further_answers", "neutral_lines", "resampled_copies",
                   "layer_epochs", "layer_rate", "recover", "recovery_answers", "recovery_epochs", "recovery_steps",
-                  "recovery_rate", "recovery_rank")
+                  "recovery_step_lines", "recovery_rate", "recovery_rank")
 
 
 @dataclasses.dataclass

@@ -22,14 +22,14 @@ from engine.bench.pruned import Pruned
 from engine.pruning.compensation import kept_indices
 from engine.pruning.surgery import cut
 from engine.stages.mask import find_mask, save_tensors
-from engine.stages.recovery import recover
+from engine.stages.recovery import read_dense_again, recover
 from engine.stages.repair import refit_learned, refit_start
 from engine.stages.tuning import Weights, tune, tune_again
 from engine.stages.workbench import Workbench, round_weights
 
 T = TypeVar("T")
-START, LEARNING, REPAIR, TUNING, RETUNING, RECOVERY = (f"{name}.cost.json" for name in (
-    "start", "learning", "repair", "tuning", "retuning", "recovery"))
+START, LEARNING, REPAIR, TUNING, RETUNING, READING, RECOVERY = (f"{name}.cost.json" for name in (
+    "start", "learning", "repair", "tuning", "retuning", "reading", "recovery"))
 CHOSEN, CURVE = "chosen.safetensors", "curve.json"
 STAYING = {CHOSEN, CURVE, "mask.safetensors", "learning.json", LEARNING}
 
@@ -103,11 +103,12 @@ def recovered(cell: Cell) -> Generator[Event, None, Pruned]:
     bench, lesson = yield from cell.lesson(folder, recipe)
     again = tune_again(bench, lesson, made.mask, made.weights)
     weights = yield from _paid(cell, again, folder / "retuned.json", folder / RETUNING, resumes=True)
+    yield from _paid(cell, read_dense_again(bench), folder / "recovery_dense.safetensors", folder / READING)
     bench.model = copy.deepcopy(cell.model)
     cut(bench.model, kept_indices(made.mask), weights.columns, weights.gates)
     yield from _paid(cell, recover(bench, lesson), folder / "recovered.safetensors", folder / RECOVERY, resumes=True)
     round_weights(bench)
-    spent = sum((Spent.read(folder / name) for name in (RETUNING, RECOVERY)), made.spent + written)
+    spent = sum((Spent.read(folder / name) for name in (RETUNING, READING, RECOVERY)), made.spent + written)
     return Pruned(spent, model=bench.model)
 
 

@@ -65,11 +65,7 @@ def read_dense(bench: Workbench) -> Generator[Event, None, Lesson]:
         for number, (row, hidden, norms) in enumerate(read_activations(bench.model, rows), start=1):
             found["norms"] = norms
             if recipe.loss == "kl":
-                target = masks.dense_target(bench.model, hidden, recipe.teacher_top)
-                for index in row.members:
-                    own = row.owner == index
-                    found[f"ids.{index}"] = target.tokens[own]
-                    found[f"logs.{index}"] = target.log_probability[own]
+                found |= targets_of(bench, row, hidden)
             yield Step("read the dense model", number, len(rows) + 1)
         for number, hidden in enumerate(dense_states(bench.model, validation)):
             found[f"validation.{number}"] = hidden.float()
@@ -77,12 +73,25 @@ def read_dense(bench: Workbench) -> Generator[Event, None, Lesson]:
     else:
         yield Stage("read the dense model", reused=True)
     found = load_file(saved)
-    targets = None
-    if recipe.loss == "kl":
-        targets = [Target(found[f"ids.{index}"], found[f"logs.{index}"]) for index in range(len(train))]
+    targets = kept_targets(found, len(train)) if recipe.loss == "kl" else None
     dense = [found[f"validation.{number}"] for number in range(len(validation))]
     bench.notes["train_tokens"] = sum(len(example.answer) for example in train)
     return Lesson(train, targets, prefix, validation, dense, wanda_scores(bench.model, found["norms"]))
+
+
+def targets_of(bench: Workbench, row: Row, hidden: Tensor) -> dict[str, Tensor]:
+    """The targets of a row's lines under the names that kept_targets reads, from the dense model's final states (N, d)."""
+    target = masks.dense_target(bench.model, hidden, bench.job.recipe.teacher_top)
+    found: dict[str, Tensor] = {}
+    for index in row.members:
+        own = row.owner == index
+        found |= {f"ids.{index}": target.tokens[own], f"logs.{index}": target.log_probability[own]}
+    return found
+
+
+def kept_targets(found: dict[str, Tensor], lines: int) -> list[Target]:
+    """The targets of so many lines, in their order."""
+    return [Target(found[f"ids.{index}"], found[f"logs.{index}"]) for index in range(lines)]
 
 
 def rows_of_step(lesson: Lesson, chosen: Sequence[int], row_tokens: int) -> tuple[list[Row], list[Target] | None]:

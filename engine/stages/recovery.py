@@ -1,10 +1,13 @@
 """Recovery: the stage that fine-tunes the cut model towards the dense one, when asked for.
 
-Leaves recovered.safetensors, the cut model's merged weights. Its checkpoint
-holds the adapters and the optimiser's moments, so that it resumes bit for bit.
+It learns from answers that were written for it and that nothing else has read, or, where there are none, from the train
+lines. The dense model reads these answers beforehand, while it is still whole; its targets stay in
+recovery_dense.safetensors. Leaves recovered.safetensors, the cut model's merged weights. Its checkpoint holds the adapters
+and the optimiser's moments, so that it resumes bit for bit.
 """
 
 from collections.abc import Generator
+from dataclasses import replace
 
 import torch
 from safetensors.torch import load_file
@@ -12,9 +15,36 @@ from torch import Tensor
 
 from engine.base.events import Event, Stage, Step
 from engine.evaluation.fidelity import measure
+from engine.models.packing import answer_states, pack
 from engine.pruning import masks, recovery
-from engine.stages.mask import Lesson, measured, rows_of_step, save_tensors
+from engine.stages.further_answers import recovery_lines
+from engine.stages.mask import Lesson, kept_targets, measured, rows_of_step, save_tensors, targets_of
 from engine.stages.workbench import Workbench
+
+DENSE = "recovery_dense.safetensors"
+
+
+def read_dense_again(bench: Workbench) -> Generator[Event, None, None]:
+    """One pass of the dense model over the answers that the fine-tune learns from."""
+    examples, saved = bench.encode(recovery_lines(bench)[1]), bench.path(DENSE)
+    if saved.exists() or not examples or bench.job.recipe.loss != "kl":
+        return
+    rows = pack(examples, bench.job.recipe.row_tokens)
+    yield Stage("read the dense model", len(rows))
+    found: dict[str, Tensor] = {}
+    for number, (row, hidden) in enumerate(zip(rows, answer_states(bench.model, rows), strict=True), start=1):
+        found |= targets_of(bench, row, hidden)
+        yield Step("read the dense model", number, len(rows))
+    save_tensors(saved, found)
+
+
+def _lesson(bench: Workbench, lesson: Lesson) -> Lesson:
+    """The lesson with these answers in the place of the train lines, where there are any."""
+    examples, saved = bench.encode(recovery_lines(bench)[1]), bench.path(DENSE)
+    if not examples:
+        return lesson
+    targets = kept_targets(load_file(saved), len(examples)) if saved.exists() else None
+    return replace(lesson, train=examples, targets=targets, prefix=bench.prefix(examples))
 
 
 def recover(bench: Workbench, lesson: Lesson) -> Generator[Event, None, None]:
@@ -26,6 +56,7 @@ def recover(bench: Workbench, lesson: Lesson) -> Generator[Event, None, None]:
         bench.model.tie_weights()
         return
     yield Stage("recover", recipe.recovery_steps)
+    lesson = _lesson(bench, lesson)
     adapted = recovery.attach_adapter(bench.model, recipe.recovery_rank, recipe.seed)
     optimizer = recovery.make_optimizer(adapted, recipe.recovery_rate)
     parameters = recovery.adapter_parameters(adapted)
@@ -34,7 +65,7 @@ def recover(bench: Workbench, lesson: Lesson) -> Generator[Event, None, None]:
         yield from _check(run, adapted, lesson)
     while run.step < recipe.recovery_steps:
         optimizer.param_groups[0]["lr"] = recovery.rate_at(run.step, recipe.recovery_steps, recipe.recovery_rate)
-        chosen = masks.order_of_lines(len(lesson.train), recipe.step_lines, run.step, recipe.seed + 1)
+        chosen = masks.order_of_lines(len(lesson.train), recipe.recovery_step_lines, run.step, recipe.seed + 1)
         rows, targets = rows_of_step(lesson, chosen, recipe.row_tokens)
         loss = recovery.recovery_step(adapted, optimizer, rows, targets, recipe.checkpointing)
         run.step += 1

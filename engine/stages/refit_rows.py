@@ -13,13 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.base.events import Event, Step
-from engine.base.text import normalise
-from engine.calibration.lines import Line, read_queries
-from engine.calibration.queries import of_split, spread
+from engine.calibration.lines import Line
+from engine.calibration.queries import spread
 from engine.models.chat_format import endings
 from engine.models.packing import Example, Row, pack
 from engine.models.resampling import relabelled, resample_tokens
-from engine.stages.further_answers import further_lines
+from engine.stages.further_answers import further_lines, unanswered
 from engine.stages.mask import save_tensors
 from engine.stages.workbench import RESAMPLED, Workbench
 
@@ -60,16 +59,8 @@ def written_rows(bench: Workbench, train: Sequence[Example]) -> RefitRows:
 
 
 def neutral_lines(bench: Workbench) -> list[Line]:
-    """Player lines of the train side that no train line answers, with their neutral answers, up to `recipe.neutral_lines`.
-
-    None where the user's own lines have no question in common with the pool: they may be of another world or language.
-    """
-    train, *_ = bench.split_lines()
-    answered = {normalise(line.question) for line in train}
-    pool = of_split(read_queries(bench.job.queries), "train")
-    left = [query for query in pool if query.neutral.strip() and normalise(query.question) not in answered]
-    if bench.job.lines and not answered & {normalise(query.question) for query in pool}:
-        return []
+    """Player lines that no train line answers, with their neutral answers, up to `recipe.neutral_lines`."""
+    left = [query for query in unanswered(bench) if query.neutral.strip()]
     return [Line(query.question, query.neutral, query.neutral, query.category, query.source, True)
             for query in spread(left, bench.job.recipe.neutral_lines, bench.job.recipe.seed)]
 

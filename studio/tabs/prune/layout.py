@@ -117,7 +117,7 @@ class Controls:
                 self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="prune-seed", min_width=120,
                                       info="The same seed and lines give the same result.")
             self.recover = gr.Checkbox(False, label="Recover some of what was lost", elem_id="prune-recover",
-                                       info="Learns from more answers to the same lines: comes closer, takes twice as long.")
+                                       info="Learns from many more answers: comes closer, takes three times as long.")
         with gr.Row(elem_classes=["tight", "prune-buttons"]):
             self.name = gr.Textbox(show_label=False, label="Name of the run", placeholder="Name of the run (made up when empty)",
                                    container=False, max_length=80, elem_id="prune-name", min_width=200)

@@ -1,0 +1,45 @@
+"""What recovery's fine-tune learns from: answers of its own, with the dense model's targets for these very answers."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from small_job import make_job, run_job, work_of
+
+from engine.models.ffn import project_logits
+from engine.models.packing import answer_states, pack
+from engine.stages.further_answers import recovery_lines
+from engine.stages.mask import read_dense
+from engine.stages.recovery import _lesson
+from engine.stages.workbench import Workbench, load_dense
+
+
+def test_targets_belong_to_the_answers_that_are_learned_from(llama: Path, tmp_path: Path) -> None:
+    job = make_job(llama, tmp_path / "out", recover=True)
+    run_job(llama, job.out, recover=True)
+    bench = Workbench(job, work_of(job.out))
+    list(load_dense(bench, "16bit"))
+    reading = read_dense(bench)
+    try:
+        while True:
+            next(reading)
+    except StopIteration as ended:
+        lesson = ended.value
+    fine_tuning = _lesson(bench, lesson)
+    examples = bench.encode(recovery_lines(bench)[1])
+    assert fine_tuning.train == examples and len(examples) == 12  # 3 steps of 4
+    assert fine_tuning.targets is not None and fine_tuning.validation is lesson.validation
+    for example, target in zip(examples, fine_tuning.targets, strict=True):
+        hidden = next(iter(answer_states(bench.model, pack([example], 768))))
+        expected = project_logits(bench.model, hidden).log_softmax(-1)
+        assert target.tokens.shape == (len(example.answer), 16)
+        torch.testing.assert_close(target.log_probability, expected.gather(-1, target.tokens.long()), atol=1e-4, rtol=1e-4)
+        assert torch.equal(target.tokens[:, 0].long(), expected.argmax(-1))
+
+
+def test_without_such_answers_it_learns_from_the_train_lines(llama: Path, tmp_path: Path) -> None:
+    run_job(llama, tmp_path / "out", recover=True, recovery_answers=0)
+    bench = Workbench(make_job(llama, tmp_path / "out", recover=True, recovery_answers=0), work_of(tmp_path / "out"))
+    list(load_dense(bench, "16bit"))
+    lesson = object()
+    assert _lesson(bench, lesson) is lesson and not list(bench.folder.glob("recovery_dense*"))  # type: ignore[arg-type]
