@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from small_job import make_job, run_job, work_of
 
 from engine.models.ffn import project_logits
