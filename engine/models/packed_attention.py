@@ -134,11 +134,13 @@ class _Segments(torch.autograd.Function):
         padding = ~layout.real.repeat(1, heads // shared)[:, None]  # (segments, 1, heads of a key head * M)
         blocks = _blocks(layout, shared, query, key, value)
         over, outputs, weights = (_blocks(layout, shared, part)[0] for part in (gradient, output, weight[..., None]))
-        own = gradients(over.masked_fill(padding[..., None], 0), *blocks, outputs,
+        wide = torch.promote_types(query.dtype, torch.float32)  # in bf16 the kernel takes four times as long on short segments
+        own = gradients(over.masked_fill(padding[..., None], 0).to(wide), *(block.to(wide) for block in blocks), outputs.to(wide),
                         weights[..., 0].masked_fill(padding, torch.inf), 0.0, False,
-                        attn_mask=_seen(layout, heads, shared), scale=ctx.scale)
-        of_query = of_query.reshape(query.shape) + _rows(layout, own[0], heads)
-        return of_query, *(_rows(layout, part, shared) for part in own[1:]), of_prefix_key, of_prefix_value, None, None
+                        attn_mask=_seen(layout, heads, shared).to(wide), scale=ctx.scale)
+        of_query = of_query.reshape(query.shape) + _rows(layout, own[0], heads).to(query.dtype)
+        of_own = (_rows(layout, part, shared).to(query.dtype) for part in own[1:])
+        return of_query, *of_own, of_prefix_key, of_prefix_value, None, None
 
 
 def _by_key_head(part: Tensor, shared: int) -> Tensor:
