@@ -33,7 +33,7 @@ from engine.pruning.importance import read_activations, top_channels, wanda_scor
 from engine.stages.mask import encode_lesson
 
 KEYS = {"model", "character", "sparsity", "seed", "method", "kl", "top1", "nll", "identification", "neutral_ppl", "lines",
-        "tokens", "seconds", "preset"}
+        "tokens", "seconds", "preset", "dtype"}
 HELD_OUT = 6  # of the lines of small_job, those that report
 
 
@@ -187,6 +187,16 @@ def test_rows_of_another_preset_are_refused(climbed: Climbed, deep: Path, capsys
     write_json(file.with_name("other.json"), {"rows": []})
     assert main([*command[:4], str(file.with_name("other.json"))]) == 2
     assert "is no list of rows" in capsys.readouterr().err
+
+
+def test_a_cell_is_measured_in_one_number_format(climbed: Climbed, tmp_path: Path) -> None:
+    # In another format the dense model answers otherwise: the rows would rest on other lines, and no one could tell.
+    rows = [{**row, "dtype": "bf16"} for row in climbed.rows if row["method"] == "dense"]
+    write_json(tmp_path / "fidelity.json", rows)
+    results = fidelity.Results(tmp_path / "fidelity.json", climbed.plan.label)
+    with pytest.raises(UserError, match=r"in bf16; this bench measures in fp32.*--dtype bf16"):
+        list(fidelity.measure(climbed.plan, ["dense", "wanda"], results))
+    assert fidelity.Results(tmp_path / "fidelity.json", climbed.plan.label).rows == rows
 
 
 @pytest.mark.parametrize(("options", "words"), [

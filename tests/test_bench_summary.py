@@ -15,7 +15,8 @@ def handmade(kl: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Rows of one cell a character, "a", "b", ..., with these KLs."""
     return [{"model": "m", "character": chr(97 + place), "sparsity": 0.25, "seed": 0, "method": method, "kl": value, "top1": 0.5,
              "nll": 1.0, "identification": 0.75, "neutral_ppl": 20.0, "lines": 4, "tokens": 1000, "seconds": 2.0,
-             "preset": "standard, 60 steps"} for method, values in kl.items() for place, value in enumerate(values)]
+             "preset": "standard, 60 steps", "dtype": "fp32"}
+            for method, values in kl.items() for place, value in enumerate(values)]
 
 
 @pytest.fixture

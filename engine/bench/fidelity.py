@@ -20,9 +20,10 @@ from engine.bench.curves import print_curves
 from engine.bench.plan import Plan, make_plan
 from engine.bench.readings import read
 from engine.running import Run
+from engine.stages.workbench import SHORT
 
 KEYS = ("model", "character", "sparsity", "seed", "method", "kl", "top1", "nll", "identification", "neutral_ppl", "lines",
-        "tokens", "seconds", "preset")
+        "tokens", "seconds", "preset", "dtype")
 IDENTITY = KEYS[:5]
 AGAIN = "Every row that was measured is kept. Give the same command again to go on."
 
@@ -79,6 +80,17 @@ class Results:
         """Whether the row with these values of IDENTITY is there."""
         return any([row[name] for name in IDENTITY] == list(key) for row in self.rows)
 
+    def keep_to(self, dtype: str, cell: Sequence[Any]) -> None:
+        """Raises UserError where rows of a cell (model, character, sparsity, seed) were measured in another number format.
+
+        The dense model answers otherwise in each: such rows have other lines, and cannot be compared.
+        """
+        other = next((row["dtype"] for row in self.rows if [row[name] for name in IDENTITY[:4]] == list(cell)
+                      and row["dtype"] != dtype), None)
+        if other is not None:
+            raise UserError(f"{self.path} holds rows of {cell[1]} in {other}; this bench measures in {dtype}, on other lines.",
+                            f"Give --dtype {other}, or name another --json.")
+
     def add(self, key: Sequence[Any], reading: dict[str, Any]) -> None:
         """Write a row; what another process wrote meanwhile stays."""
         self.rows = [row for row in self._read() if [row[name] for name in IDENTITY] != list(key)]
@@ -112,13 +124,16 @@ def measure(plan: Plan, methods: Sequence[str], results: Results, again: set[str
             if dense is None:
                 with explain_write_errors(plan.workdir, "give the same command again"):
                     dense = yield from load(plan)
+            dtype = SHORT[str(dense.bench.dtype)]
+            for sparsity in plan.sparsities:
+                results.keep_to(dtype, (plan.model, name, sparsity, seed))
             subject = Subject(plan, name, seed, dense)
             yield from subject.prepare()
             for sparsity, left in missing.items():
                 cell = Cell(subject, sparsity)
                 for method in left:
                     reading = yield from _measure(cell, method)
-                    results.add(key(name, seed, sparsity, method), reading)
+                    results.add(key(name, seed, sparsity, method), {**reading, "dtype": dtype})
                 finishing.tidy(cell, recovered=results.has(key(name, seed, sparsity, ladder.RECOVERED)))
 
 
