@@ -75,15 +75,29 @@ class Desk:
         for chat in chats:
             self._waiting.put(chat)
         self._client = open_client(teacher.url, self._key, teacher.timeout)
-        for number in range(min(teacher.concurrency, len(chats))):
+        self._working = min(teacher.concurrency, len(chats))
+        for number in range(self._working):
             threading.Thread(target=self._work, name=f"teacher-{number}", daemon=True).start()
 
     def close(self) -> None:
         """Start no new request and forget those under way (their threads end with their reply or timeout)."""
         self._stop.set()
-        self._client.close()
+        self._close_client_when_done()
+
+    def _close_client_when_done(self, leaving: int = 0) -> None:
+        # Never under a thread that is reading: it would wait on a number that the next file to be opened gets.
+        with self._lock:
+            self._working -= leaving
+            if self._working == 0:
+                self._client.close()
 
     def _work(self) -> None:
+        try:
+            self._ask_all()
+        finally:
+            self._close_client_when_done(leaving=1)
+
+    def _ask_all(self) -> None:
         try:
             while not self._stop.is_set():
                 key, chat = self._waiting.get_nowait()
