@@ -196,6 +196,8 @@ def test_a_cell_is_measured_in_one_number_format(climbed: Climbed, tmp_path: Pat
     results = fidelity.Results(tmp_path / "fidelity.json", climbed.plan.label)
     with pytest.raises(UserError, match=r"in bf16; this bench measures in fp32.*--dtype bf16"):
         list(fidelity.measure(climbed.plan, ["dense", "wanda"], results))
+    with pytest.raises(UserError, match="in bf16"):
+        list(fidelity.measure(climbed.plan, ["dense"], results, {"dense"}))
     assert fidelity.Results(tmp_path / "fidelity.json", climbed.plan.label).rows == rows
 
 

@@ -111,10 +111,12 @@ class Results:
 def measure(plan: Plan, methods: Sequence[str], results: Results, again: set[str] | None = None) -> Generator[Event, None, None]:
     """Measure all methods that have no row yet in all cells. Lines and masks that are in the work folder are used."""
     key = lambda name, seed, sparsity, method: (plan.model, name, sparsity, seed, method)
+    dense: Dense | None = None
     if again:
+        dense = yield from _load(plan)  # first, so that nothing is forgotten that cannot be measured anew
+        _check_format(plan, dense, results)
         results.forget([key(name, seed, sparsity, method) for name in plan.characters for seed in range(plan.seeds)
                         for sparsity in plan.sparsities for method in again])
-    dense: Dense | None = None
     for name in plan.characters:
         for seed in range(plan.seeds):
             missing = {sparsity: [method for method in methods if not results.has(key(name, seed, sparsity, method))]
@@ -122,19 +124,28 @@ def measure(plan: Plan, methods: Sequence[str], results: Results, again: set[str
             if not any(missing.values()):
                 continue
             if dense is None:
-                with explain_write_errors(plan.workdir, "give the same command again"):
-                    dense = yield from load(plan)
-            dtype = SHORT[str(dense.bench.dtype)]
-            for sparsity in plan.sparsities:
-                results.keep_to(dtype, (plan.model, name, sparsity, seed))
+                dense = yield from _load(plan)
+                _check_format(plan, dense, results)
             subject = Subject(plan, name, seed, dense)
             yield from subject.prepare()
             for sparsity, left in missing.items():
                 cell = Cell(subject, sparsity)
                 for method in left:
                     reading = yield from _measure(cell, method)
-                    results.add(key(name, seed, sparsity, method), {**reading, "dtype": dtype})
+                    results.add(key(name, seed, sparsity, method), {**reading, "dtype": SHORT[str(dense.bench.dtype)]})
                 finishing.tidy(cell, recovered=results.has(key(name, seed, sparsity, ladder.RECOVERED)))
+
+
+def _load(plan: Plan) -> Generator[Event, None, Dense]:
+    with explain_write_errors(plan.workdir, "give the same command again"):
+        return (yield from load(plan))
+
+
+def _check_format(plan: Plan, dense: Dense, results: Results) -> None:
+    for name in plan.characters:
+        for seed in range(plan.seeds):
+            for sparsity in plan.sparsities:
+                results.keep_to(SHORT[str(dense.bench.dtype)], (plan.model, name, sparsity, seed))
 
 
 def _measure(cell: Cell, method: str) -> Generator[Event, None, dict[str, Any]]:
