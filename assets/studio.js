@@ -32,6 +32,17 @@
     }
   }, true);
 
+  // What a room shows: the stamp of its painting, and which parts are visible; "" until two looks agree.
+  const visible = (found) => Boolean(found) && found.getClientRects().length > 0;
+  const shown = {};
+  window.personaStudioSight = (name, parts) => {
+    const mark = [...document.querySelectorAll(`[data-sight="${name}"]`)].find(visible);
+    const now = JSON.stringify([mark?.dataset.stamp ?? "", ...parts.map((id) => visible(document.getElementById(id)))]);
+    const still = shown[name] === now;
+    shown[name] = now;
+    return still ? now : "";
+  };
+
   // In a narrow window the sidebar covers the room: it begins closed, and closes when a character was picked.
   const narrow = () => window.innerWidth <= 768;
   const closeSidebar = () => {

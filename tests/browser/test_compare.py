@@ -86,3 +86,31 @@ def test_without_a_pruned_model_the_room_says_what_to_do(studio: Studio, page: A
     expect(page.locator("#compare-empty")).to_contain_text("Make a pruned model first", timeout=SLOW)
     page.locator("#compare-to-prune").click()
     expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true", timeout=SLOW)
+
+
+# A page that is busy with itself can lose what it is sent: here, all of the room's paintings until `losing` is false.
+LOSE = """window.losing = true; const parse = JSON.parse;
+JSON.parse = (text, ...more) => {
+  const found = parse(text, ...more);
+  if (window.losing && String(found?.msg).startsWith("process_") && String(text).includes('class=\\\\"versus'))
+    found.output.data = found.output.data.map(() => ({ __type__: "update" }));
+  return found;
+};"""
+
+
+def test_a_page_that_lost_what_it_was_sent_is_painted_again(studio: Studio, page: Any, run: runs.Run) -> None:
+    store = open_store(studio.home / "studio.db")
+    sides = [(None, str(studio.home / "models" / "tiny")), (run.id, str(run.out))]
+    found = rounds.open_round(store, run.character, 1, "pair", "Still there?", [], sides, seed=1, blind=True)
+    for answer in found.answers:
+        rounds.set_answer(store, answer.id, "Aye.", {}, "ended")
+    values.set_value(store, f"compare-run:{run.character}", run.id)
+    page.set_default_timeout(SLOW)
+    page.add_init_script(LOSE)
+    page.goto(studio.url("pim-tuckett", "compare"))
+    expect(page.get_by_role("tab", name="4 · Compare")).to_have_attribute("aria-selected", "true", timeout=SLOW)
+    page.wait_for_timeout(3000)
+    expect(page.locator("#compare-said")).to_be_hidden()
+    page.evaluate("window.losing = false")
+    expect(page.locator("#compare-said")).to_have_text("Still there?", timeout=SLOW)
+    expect(page.locator("#compare-vote-tie")).to_be_visible(timeout=SLOW)

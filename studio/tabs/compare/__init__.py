@@ -12,13 +12,14 @@ from typing import Any
 
 import gradio as gr
 
-from studio.page import Page, guarded, only_while_shown
+from studio.page import Page, beat, guarded, only_while_shown
 from studio.services import Services
+from studio.sight import is_lost, look
 from studio.speaking import follow as follow_replies
 from studio.tabs.compare import script_panel
-from studio.tabs.compare.controls import GRID, Controls, arena_html, frame, nobody, script_frame
+from studio.tabs.compare.controls import GRID, ROOM, Controls, arena_html, frame, nobody, script_frame
 from studio.tabs.compare.room import Room
-from studio.tabs.compare.scene import settings_of, stamp
+from studio.tabs.compare.scene import Scene, settings_of, stamp
 from studio.tabs.compare.script_panel import SCRIPT
 
 PAGES = 256  # open pages that are remembered
@@ -72,7 +73,7 @@ def paint(room: Room, controls: Controls, character: str, run: str | None, view:
         for _ in follow_replies(*shown.replies):
             if not is_newest():
                 return
-            yield {controls.arena: arena_html(scene, grid)}
+            yield {controls.arena: arena_html(scene, grid, seen["stamp"])}
         if not shown.replies:
             time.sleep(0.1)  # between two answers of a grid
 
@@ -86,30 +87,39 @@ def _painting(room: Room, page: Page, controls: Controls) -> None:
         yield from paint(room, controls, character, run, view, seen, turns.take(str(request.session_hash)))
 
     @guarded
-    def look_for_news(character: str, run: str | None, view: str, seen: dict[str, Any]) -> Any:
+    def look_for_news(character: str, run: str | None, view: str, seen: dict[str, Any], sight: str) -> Any:
         if not character or view == SCRIPT:
             return gr.skip()
-        return time.time_ns() if has_news(room, character, run or "", view, seen) else gr.skip()
+        found = look_again(room.scene(character, run or "", view == GRID), seen, sight)
+        return gr.skip() if found is None else (found, beat())
 
-    controls.timer.tick(look_for_news, asked, controls.pulse, **page.poll)
+    controls.timer.tick(look_for_news, [*asked, controls.sight], [controls.seen, controls.pulse],
+                        js=look(ROOM, "compare-stop", "compare-votes"), **page.poll)
     controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, trigger_mode="multiple", **page.private)
 
 
-def has_news(room: Room, character: str, run: str, view: str, seen: dict[str, Any]) -> bool:
-    """Whether something else is to be shown than what the page has seen."""
-    return stamp(room.scene(character, run, view == GRID)) != seen.get("stamp")
+def look_again(scene: Scene, seen: dict[str, Any], sight: str) -> dict[str, Any] | None:
+    """What counts as seen when the room is to be painted anew; None where the page shows the scene.
+
+    Nothing counts where the page lost what it was sent: `sight` is what it says that it shows (studio.sight).
+    """
+    now = stamp(scene)
+    if now != seen.get("stamp"):
+        return seen
+    busy, asks = bool(scene.runs and scene.shown and scene.shown.busy), bool(scene.runs and scene.pair and scene.pair.can_vote)
+    return {} if is_lost(sight, now, busy, asks) else None
 
 
 def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
     @guarded
     def open_room() -> Any:
         settings = settings_of(room.services)
-        return settings["temperature"], settings["limit"], settings["blind"], {}, time.time_ns()
+        return settings["temperature"], settings["limit"], settings["blind"], {}, beat()
 
     @guarded
     def choose(character: str, run: str | None) -> Any:
         room.choose(character, run or "")
-        return time.time_ns()
+        return beat()
 
     @guarded
     def pick(character: str, picks: list[str]) -> Any:
@@ -127,7 +137,7 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
     for begin in (tab.select, controls.run.input, controls.message.focus):  # both alike, so that neither has a head start
         begin(warm, [page.character, controls.run, controls.view], None, **page.poll)
     controls.run.input(choose, [page.character, controls.run], controls.pulse, **page.private)
-    controls.view.input(time.time_ns, None, controls.pulse, **page.private)
+    controls.view.input(beat, None, controls.pulse, **page.private)
     controls.picks.input(pick, [page.character, controls.picks], None, **page.private)
     for begin in (controls.temperature.release, controls.limit.release, controls.temperature.input, controls.limit.input,
                   controls.blind.input):
@@ -141,12 +151,12 @@ def _talking(room: Room, page: Page, controls: Controls) -> None:
             room.ask_grid(character, picks, text)
         else:
             room.send(character, run or "", text, blind)
-        return "", time.time_ns()
+        return "", beat()
 
     @guarded
     def regenerate(character: str, run: str | None, blind: bool) -> Any:
         room.regenerate(character, run or "", blind)
-        return time.time_ns()
+        return beat()
 
     @guarded
     def stop(character: str, run: str | None, view: str) -> None:
@@ -166,7 +176,7 @@ def _voting(room: Room, page: Page, controls: Controls) -> None:
         @guarded
         def vote(seen: dict[str, Any], verdict: str = verdict) -> Any:
             room.vote(seen.get("round", ""), verdict)
-            return time.time_ns()
+            return beat()
 
         button.click(vote, controls.seen, controls.pulse, trigger_mode="once", **page.private)
 
@@ -176,7 +186,7 @@ def _voting(room: Room, page: Page, controls: Controls) -> None:
         if said.get("do") not in ("good", "bad"):
             return gr.skip()
         room.vote_cell(str(said.get("answer", "")), said["do"] == "good")
-        return time.time_ns()
+        return beat()
 
     controls.arena.click(vote_cell, None, controls.pulse, **page.private)
 
@@ -185,17 +195,17 @@ def _clearing(room: Room, page: Page, controls: Controls) -> None:
     @guarded
     def anew(character: str, run: str | None) -> Any:
         room.begin_anew(character, run or "")
-        return time.time_ns()
+        return beat()
 
     @guarded
     def clear(character: str, run: str | None, view: str) -> Any:
         room.clear(character, run or "", view == GRID)
-        return time.time_ns()
+        return beat()
 
     @guarded
     def undo(character: str, run: str | None, view: str) -> Any:
         room.undo(character, run or "", view == GRID)
-        return time.time_ns()
+        return beat()
 
     controls.anew.click(anew, [page.character, controls.run], controls.pulse, **page.private)
     for button, act in ((controls.clear, clear), (controls.undo, undo)):

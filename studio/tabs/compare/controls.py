@@ -6,6 +6,7 @@ import gradio as gr
 
 from studio.figures.theme import caption_of
 from studio.figures.votes import votes
+from studio.sight import marked
 from studio.tabs.compare.grid_view import grids_html
 from studio.tabs.compare.scene import Scene, stamp
 from studio.tabs.compare.script_panel import SCRIPT, Panel
@@ -15,6 +16,7 @@ from studio.tabs.run_label import label_of
 
 TICK = 1.0  # seconds between two looks whether there is news
 PAIR, GRID = "pair", "grid"
+ROOM = "compare"
 VOTES = {"left": "Left is better", "tie": "Tie", "both_bad": "Both bad", "right": "Right is better"}
 _HAND_ON = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-do]");
@@ -27,7 +29,10 @@ class Controls:
     """The components: who is compared, the answers, the votes, the message, and what the votes say."""
 
     def __init__(self) -> None:
-        self.pulse, self.seen = gr.State(0), gr.State({})
+        self.seen = gr.State({})
+        # Not a State: the page itself must see it change, and it hears of a State's change only through the queue.
+        self.pulse = gr.Textbox("", visible="hidden", label="Pulse", elem_id="compare-pulse")
+        self.sight = gr.Textbox(visible="hidden", label="What this page shows")
         with gr.Column(visible=True, elem_id="compare-empty-box") as self.empty_box:
             self.empty = gr.HTML(NOBODY)
             self.to_prune = gr.Button("Go to the Prune room", variant="primary", elem_id="compare-to-prune", visible=False)
@@ -97,9 +102,9 @@ class Controls:
                 self.tally_row, self.tally, self.plot, self.seen, self.talk, self.script.box]
 
 
-def arena_html(scene: Scene, grid: bool) -> str:
-    """The answers."""
-    return grids_html(scene) if grid else pair_html(scene)
+def arena_html(scene: Scene, grid: bool, painted: str) -> str:
+    """The answers. `painted`: the stamp of what is shown with them."""
+    return marked(grids_html(scene) if grid else pair_html(scene), ROOM, painted)
 
 
 def nobody(controls: Controls) -> dict[Any, Any]:
@@ -126,14 +131,15 @@ def frame(controls: Controls, scene: Scene, grid: bool, seen: dict[str, Any]) ->
         "choices": [(label_of(run), run.id) for run in scene.runs], "character": scene.character,
         "votes": repr(run_votes(scene.runs, scene.tallies))}
     if not scene.runs:
-        return {controls.empty_box: gr.Column(visible=True), controls.empty: empty_html(scene),
+        return {controls.empty_box: gr.Column(visible=True), controls.empty: marked(empty_html(scene), ROOM, present["stamp"]),
                 controls.to_prune: gr.Button(visible=not scene.waiting), controls.work: gr.Column(visible=False),
                 controls.seen: present}
     shown = scene.shown
     busy, pair = bool(shown and shown.busy), scene.pair
     found = {controls.empty_box: gr.Column(visible=False), controls.work: gr.Column(visible=True),
              controls.talk: gr.Column(visible=True), controls.script.box: gr.Column(visible=False),
-             controls.arena: arena_html(scene, grid), controls.vote_row: gr.Row(visible=bool(pair and pair.can_vote)),
+             controls.arena: arena_html(scene, grid, present["stamp"]),
+             controls.vote_row: gr.Row(visible=bool(pair and pair.can_vote)),
              controls.send: gr.Button(visible=not busy), controls.stop: gr.Button(visible=busy or "hidden"),
              controls.regenerate: gr.Button(visible=pair is not None and not busy),
              controls.anew: gr.Button(visible=pair is not None), controls.clear: gr.Button(visible=_clearable(scene, grid)),

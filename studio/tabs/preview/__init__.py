@@ -11,14 +11,17 @@ from typing import Any
 
 import gradio as gr
 
-from studio.page import NameForm, Page, guarded, listen_to_renaming, only_while_shown
+from studio.page import NameForm, Page, beat, guarded, listen_to_renaming, only_while_shown
 from studio.services import Services
+from studio.sight import is_lost, marked
+from studio.sight import look as look_at_page
 from studio.speaking import follow as follow_replies
-from studio.tabs.preview.controls import Controls, Newest, beat, settings_of, updates
+from studio.tabs.preview.controls import Controls, Newest, settings_of, updates
 from studio.tabs.preview.room import Draft, Look, Room, chosen_sampling
 from studio.tabs.preview.scene import stamp
 from studio.tabs.preview.view import SHOWN, chat_html, earlier_html
 
+ROOM = "preview"
 _NOBODY = '<div class="chat"><div class="chat-log"><p class="chat-empty">Choose a character on the left.</p></div></div>'
 
 
@@ -42,13 +45,14 @@ def paint(room: Room, controls: Controls, character: str, look: Look, model: str
         earlier = earlier_html(scene, look.editing, look.shown)
         settings = settings_of(room, scene)
         speaks = scene.under is not None
-        yield {controls.log: chat_html(scene, earlier), controls.send: gr.Button(visible=not speaks),
+        now = stamp(scene)
+        yield {controls.log: marked(chat_html(scene, earlier), ROOM, now), controls.send: gr.Button(visible=not speaks),
                controls.stop: gr.Button(visible=speaks or "hidden"), **updates(controls, settings, seen.get("settings", {})),
-               controls.seen: (seen := {"stamp": stamp(scene), "settings": settings})}
+               controls.seen: (seen := {"stamp": now, "settings": settings})}
         if scene.under is None:
             return
         for _ in follow_replies(scene.under.reply):
-            yield {controls.log: chat_html(scene, earlier)}
+            yield {controls.log: marked(chat_html(scene, earlier), ROOM, now)}
         scene = room.scene(character, look, model, player)
         if not scene.failure:
             room.warm(character, scene.id, model)  # the next answer comes sooner when this one was read while one types
@@ -73,12 +77,17 @@ def _painting(room: Room, page: Page, controls: Controls) -> None:
 
     @guarded
     def look_for_news(_: Newest, character: str, model: str, player: str, seen: dict[str, Any], *look: Any) -> Any:
+        *looked, sight = look
         if not character:
             return gr.skip()
-        now = stamp(room.scene(character, _look(*look), model, player))
-        return beat() if now != seen.get("stamp") else gr.skip()
+        scene = room.scene(character, _look(*looked), model, player)
+        now = stamp(scene)
+        if now != seen.get("stamp"):
+            return gr.skip(), beat()
+        return ({}, beat()) if is_lost(sight, now, scene.under is not None) else gr.skip()
 
-    controls.timer.tick(look_for_news, asked, controls.pulse, **page.poll)
+    controls.timer.tick(look_for_news, [*asked, controls.sight], [controls.seen, controls.pulse],
+                        js=look_at_page(ROOM, "preview-stop"), **page.poll)
     controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, **page.private)
 
 

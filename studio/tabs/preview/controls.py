@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.page import beat
 from studio.speaking import MAX_SEED, greetings
 from studio.store.chats import Chat
 from studio.tabs.preview.room import Room
@@ -15,11 +16,6 @@ from studio.theme import ASSETS
 TICK = 1.0  # seconds between two looks whether there is news
 NEW = "New chat"
 _LONGEST = 40  # characters of a greeting in the list
-
-
-def beat() -> str:
-    """A pulse unlike any before."""
-    return str(time.time_ns())
 
 
 class Newest:
@@ -42,6 +38,7 @@ class Controls:
 
     def __init__(self) -> None:
         self.chat, self.editing, self.shown = gr.State(""), gr.State(""), gr.State(SHOWN)
+        self.sight = gr.Textbox(visible="hidden", label="What this page shows")
         self.seen, self.gone = gr.State({}), gr.State("")
         self.named = gr.State("")  # the chat whose title is asked for; another may be open by now
         # Not a State: the page itself must see it change, and it hears of a State's change only through the queue.
