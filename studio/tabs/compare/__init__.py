@@ -93,8 +93,8 @@ def _painting(room: Room, page: Page, controls: Controls) -> None:
         found = look_again(room.scene(character, run or "", view == GRID), seen, sight)
         return gr.skip() if found is None else (found, beat())
 
-    controls.timer.tick(look_for_news, [*asked, controls.sight], [controls.seen, controls.pulse],
-                        js=look(ROOM, "compare-stop", "compare-votes"), **page.poll)
+    controls.timer.tick(look_for_news, [*asked, controls.sight], [controls.seen, controls.pulse], js=look(ROOM),
+                        **page.poll)
     controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, trigger_mode="multiple", **page.private)
 
 
@@ -106,8 +106,7 @@ def look_again(scene: Scene, seen: dict[str, Any], sight: str) -> dict[str, Any]
     now = stamp(scene)
     if now != seen.get("stamp"):
         return seen
-    busy, asks = bool(scene.runs and scene.shown and scene.shown.busy), bool(scene.runs and scene.pair and scene.pair.can_vote)
-    return {} if is_lost(sight, now, busy, asks) else None
+    return {} if is_lost(sight, now) else None
 
 
 def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:

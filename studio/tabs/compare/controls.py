@@ -120,7 +120,7 @@ def script_frame(controls: Controls, scene: Scene) -> dict[Any, Any]:
              controls.script.box: gr.Column(visible=True), controls.seen: {"stamp": stamp(scene)}}
     if scene.runs:
         return {**found, controls.empty_box: gr.Column(visible=False), controls.work: gr.Column(visible=True)}
-    return {**found, controls.empty_box: gr.Column(visible=True), controls.empty: empty_html(scene),
+    return {**found, controls.empty_box: gr.Column(visible=True), controls.empty: marked(empty_html(scene), ROOM, stamp(scene)),
             controls.to_prune: gr.Button(visible=not scene.waiting), controls.work: gr.Column(visible=False)}
 
 
