@@ -32,12 +32,14 @@
     }
   }, true);
 
-  // What a room shows: the stamp of its painting, and which parts are visible; "" until two looks agree.
-  const visible = (found) => Boolean(found) && found.getClientRects().length > 0;
+  // The stamp of what a room shows; "" until two looks agree. A room's timer asks for it.
+  const visible = (found) => found.getClientRects().length > 0;
   const shown = {};
-  window.personaStudioSight = (name, parts) => {
+  const looks = window.personaStudioLooks = {};  // room: when its timer was last heard of
+  window.personaStudioSight = (name) => {
+    looks[name] = Date.now();
     const mark = [...document.querySelectorAll(`[data-sight="${name}"]`)].find(visible);
-    const now = JSON.stringify([mark?.dataset.stamp ?? "", ...parts.map((id) => visible(document.getElementById(id)))]);
+    const now = mark?.dataset.stamp ?? "none";
     const still = shown[name] === now;
     shown[name] = now;
     return still ? now : "";

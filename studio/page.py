@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
+from studio.theme import ASSETS
 
 DEFECT = "Something went wrong inside the studio; nothing of yours was lost. The details are in the log."
 ROOMS = ("draft", "preview", "prune", "compare", "export")
@@ -112,8 +113,14 @@ def follow_rooms(page: Page, tabs: list[gr.Tab]) -> None:
     def chosen(event: gr.SelectData) -> Any:
         return [tell(event.value == tab.label) for tab, tell, _ in page.shown]
 
+    def asked_again(event: gr.EventData) -> Any:
+        room = event._data.get("room") if isinstance(event._data, dict) else ""
+        return [tell(room == tab.id) for tab, tell, _ in page.shown]
+
     outputs = [output for _, _, output in page.shown]
     gr.on([tab.select for tab in tabs], chosen, None, outputs, trigger_mode="always_last", **PRIVATE)
+    watch = gr.HTML(visible="hidden", elem_id="room-watch", js_on_load=(ASSETS / "room_watch.js").read_text(encoding="utf-8"))
+    watch.click(asked_again, None, outputs, **POLL)
 
 
 def _say(error: Exception) -> None:

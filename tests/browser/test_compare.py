@@ -1,5 +1,6 @@
 """Comparing in a real browser: blind until the vote, kept over a reload, stopped by Esc."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -88,17 +89,21 @@ def test_without_a_pruned_model_the_room_says_what_to_do(studio: Studio, page: A
     expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true", timeout=SLOW)
 
 
-# A page that is busy with itself can lose what it is sent: here, all of the room's paintings until `losing` is false.
+# A page that is busy with itself can lose what it is sent: here, all that holds one of `lost`, until `losing` is false.
 LOSE = """window.losing = true; const parse = JSON.parse;
 JSON.parse = (text, ...more) => {
   const found = parse(text, ...more);
-  if (window.losing && String(found?.msg).startsWith("process_") && String(text).includes('class=\\\\"versus'))
+  if (window.losing && String(found?.msg).startsWith("process_") && window.lost.some((one) => String(text).includes(one))) {
+    window.losses = (window.losses ?? 0) + 1;
     found.output.data = found.output.data.map(() => ({ __type__: "update" }));
+  }
   return found;
 };"""
+PAINTING, TIMER = 'class=\\"versus', '"active":true'
 
 
-def test_a_page_that_lost_what_it_was_sent_is_painted_again(studio: Studio, page: Any, run: runs.Run) -> None:
+@pytest.mark.parametrize("lost", [[PAINTING], [PAINTING, TIMER]], ids=["painting", "and-its-timer"])
+def test_a_page_that_lost_what_it_was_sent_is_painted_again(studio: Studio, page: Any, run: runs.Run, lost: list[str]) -> None:
     store = open_store(studio.home / "studio.db")
     sides = [(None, str(studio.home / "models" / "tiny")), (run.id, str(run.out))]
     found = rounds.open_round(store, run.character, 1, "pair", "Still there?", [], sides, seed=1, blind=True)
@@ -106,11 +111,39 @@ def test_a_page_that_lost_what_it_was_sent_is_painted_again(studio: Studio, page
         rounds.set_answer(store, answer.id, "Aye.", {}, "ended")
     values.set_value(store, f"compare-run:{run.character}", run.id)
     page.set_default_timeout(SLOW)
-    page.add_init_script(LOSE)
+    page.add_init_script(f"window.lost = {json.dumps(lost)}; {LOSE}")
     page.goto(studio.url("pim-tuckett", "compare"))
     expect(page.get_by_role("tab", name="4 · Compare")).to_have_attribute("aria-selected", "true", timeout=SLOW)
     page.wait_for_timeout(3000)
     expect(page.locator("#compare-said")).to_be_hidden()
+    assert page.evaluate("window.losses") >= len(lost)
     page.evaluate("window.losing = false")
     expect(page.locator("#compare-said")).to_have_text("Still there?", timeout=SLOW)
     expect(page.locator("#compare-vote-tie")).to_be_visible(timeout=SLOW)
+
+
+@pytest.mark.parametrize("view", ["new", "answered", "grid", "empty"])
+def test_a_room_where_nothing_happens_asks_for_no_painting(studio: Studio, page: Any, run: runs.Run, view: str) -> None:
+    store = open_store(studio.home / "studio.db")
+    values.set_value(store, f"compare-run:{run.character}", run.id)
+    if view in ("answered", "grid"):
+        kind, sides = "grid" if view == "grid" else "pair", [(None, str(studio.home / "models" / "tiny")), (run.id, str(run.out))]
+        found = rounds.open_round(store, run.character, 1, kind, "All quiet?", [], sides, seed=1, blind=kind == "pair")
+        for answer in found.answers:
+            rounds.set_answer(store, answer.id, "Aye.", {}, "ended")
+    page.set_default_timeout(SLOW)
+    page.goto(studio.url("edith-crowle" if view == "empty" else "pim-tuckett", "compare"))
+    expect(page.locator("#compare-empty" if view == "empty" else "#compare-message textarea")).to_be_visible(timeout=SLOW)
+    if view == "grid":
+        page.get_by_text("Grid", exact=True).click()
+    if view in ("answered", "grid"):
+        expect(page.locator("#compare-arena")).to_contain_text("All quiet?", timeout=SLOW)
+    if view != "empty":
+        expect(page.locator("#compare-send")).to_be_visible(timeout=SLOW)
+        expect(page.locator("#compare-stop")).to_be_hidden()
+    looks: list[str] = []
+    page.wait_for_timeout(3000)  # what opening has set going
+    page.on("request", lambda request: looks.append(request.url) if request.method == "POST" else None)
+    page.wait_for_timeout(3000)
+    assert len(looks) >= 2, "the room looks for news"
+    assert [url for url in looks if "queue/join" in url] == []

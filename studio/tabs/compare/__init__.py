@@ -68,7 +68,7 @@ def paint(room: Room, controls: Controls, character: str, run: str | None, view:
         seen = update[controls.seen]
         yield update
         shown = scene.shown
-        if not scene.runs or shown is None or not shown.busy:
+        if shown is None or not shown.busy:
             return
         for _ in follow_replies(*shown.replies):
             if not is_newest():

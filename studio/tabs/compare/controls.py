@@ -71,7 +71,7 @@ class Controls:
                                       label="Your message", show_label=False, lines=1, max_lines=8, scale=5, container=False,
                                       elem_id="compare-message", max_length=20_000)
             self.send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="compare-send")
-            self.stop = gr.Button("Stop (Esc)", variant="stop", scale=0, min_width=116, visible="hidden", elem_id="compare-stop")
+            self.stop = gr.Button("Stop (Esc)", variant="stop", scale=0, min_width=116, elem_id="compare-stop")
         with gr.Row(elem_id="compare-tools", elem_classes="tight"):
             self.regenerate = gr.Button("Regenerate", size="sm", scale=0, min_width=110, elem_id="compare-regenerate")
             self.anew = gr.Button("New conversation", size="sm", scale=0, min_width=140, elem_id="compare-new")
@@ -98,13 +98,18 @@ class Controls:
     def painted(self) -> list[Any]:
         """What `frame` and `nobody` set."""
         return [self.empty_box, self.empty, self.to_prune, self.work, self.run, self.picks, self.blind, self.arena, self.vote_row,
-                self.send, self.stop, self.regenerate, self.anew, self.clear, self.undo,
+                self.regenerate, self.anew, self.clear, self.undo,
                 self.tally_row, self.tally, self.plot, self.seen, self.talk, self.script.box]
 
 
 def arena_html(scene: Scene, grid: bool, painted: str) -> str:
     """The answers. `painted`: the stamp of what is shown with them."""
-    return marked(grids_html(scene) if grid else pair_html(scene), ROOM, painted)
+    return marked(grids_html(scene) if grid else pair_html(scene), ROOM, painted, is_busy(scene))
+
+
+def is_busy(scene: Scene) -> bool:
+    """Whether an answer is under way or waits for its turn."""
+    return bool(scene.shown and scene.shown.busy)
 
 
 def nobody(controls: Controls) -> dict[Any, Any]:
@@ -130,17 +135,11 @@ def frame(controls: Controls, scene: Scene, grid: bool, seen: dict[str, Any]) ->
         "stamp": stamp(scene), "round": scene.pair.round.id if scene.pair else "", "grid": grid,
         "choices": [(label_of(run), run.id) for run in scene.runs], "character": scene.character,
         "votes": repr(run_votes(scene.runs, scene.tallies))}
-    if not scene.runs:
-        return {controls.empty_box: gr.Column(visible=True), controls.empty: marked(empty_html(scene), ROOM, present["stamp"]),
-                controls.to_prune: gr.Button(visible=not scene.waiting), controls.work: gr.Column(visible=False),
-                controls.seen: present}
-    shown = scene.shown
-    busy, pair = bool(shown and shown.busy), scene.pair
+    busy, pair = is_busy(scene), scene.pair
     found = {controls.empty_box: gr.Column(visible=False), controls.work: gr.Column(visible=True),
              controls.talk: gr.Column(visible=True), controls.script.box: gr.Column(visible=False),
              controls.arena: arena_html(scene, grid, present["stamp"]),
              controls.vote_row: gr.Row(visible=bool(pair and pair.can_vote)),
-             controls.send: gr.Button(visible=not busy), controls.stop: gr.Button(visible=busy or "hidden"),
              controls.regenerate: gr.Button(visible=pair is not None and not busy),
              controls.anew: gr.Button(visible=pair is not None), controls.clear: gr.Button(visible=_clearable(scene, grid)),
              controls.undo: gr.Button(visible=scene.undo and not busy), controls.blind: gr.Checkbox(visible=not grid),

@@ -46,13 +46,13 @@ def paint(room: Room, controls: Controls, character: str, look: Look, model: str
         settings = settings_of(room, scene)
         speaks = scene.under is not None
         now = stamp(scene)
-        yield {controls.log: marked(chat_html(scene, earlier), ROOM, now), controls.send: gr.Button(visible=not speaks),
-               controls.stop: gr.Button(visible=speaks or "hidden"), **updates(controls, settings, seen.get("settings", {})),
+        yield {controls.log: marked(chat_html(scene, earlier), ROOM, now, speaks),
+               **updates(controls, settings, seen.get("settings", {})),
                controls.seen: (seen := {"stamp": now, "settings": settings})}
         if scene.under is None:
             return
         for _ in follow_replies(scene.under.reply):
-            yield {controls.log: marked(chat_html(scene, earlier), ROOM, now)}
+            yield {controls.log: marked(chat_html(scene, earlier), ROOM, now, speaks)}
         scene = room.scene(character, look, model, player)
         if not scene.failure:
             room.warm(character, scene.id, model)  # the next answer comes sooner when this one was read while one types
@@ -84,10 +84,10 @@ def _painting(room: Room, page: Page, controls: Controls) -> None:
         now = stamp(scene)
         if now != seen.get("stamp"):
             return gr.skip(), beat()
-        return ({}, beat()) if is_lost(sight, now, scene.under is not None) else gr.skip()
+        return ({}, beat()) if is_lost(sight, now) else gr.skip()
 
     controls.timer.tick(look_for_news, [*asked, controls.sight], [controls.seen, controls.pulse],
-                        js=look_at_page(ROOM, "preview-stop"), **page.poll)
+                        js=look_at_page(ROOM), **page.poll)
     controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, **page.private)
 
 

@@ -54,8 +54,7 @@ class Controls:
                                               label="Your message", show_label=False, lines=1, max_lines=8, scale=5,
                                               container=False, elem_id="preview-message", max_length=20_000)
                     self.send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id="preview-send")
-                    self.stop = gr.Button("Stop (Esc)", variant="stop", scale=0, min_width=90, visible="hidden",
-                                          elem_id="preview-stop")
+                    self.stop = gr.Button("Stop (Esc)", variant="stop", scale=0, min_width=90, elem_id="preview-stop")
             with gr.Column(scale=1, min_width=260, elem_id="preview-side"):
                 self._chats()
                 self._settings()
@@ -107,7 +106,7 @@ class Controls:
     @property
     def painted(self) -> list[Any]:
         """All that is painted from the library."""
-        return [self.log, self.send, self.stop, self.choice, self.rename, self.delete, self.opening, self.player, self.about,
+        return [self.log, self.choice, self.rename, self.delete, self.opening, self.player, self.about,
                 *self.sampling, self.seen]
 
     def look(self) -> list[Any]:
