@@ -365,12 +365,12 @@ def test_the_newest_painting_of_a_page_ends_the_one_before(room: Room) -> None:
         controls = Controls()
     turns = Turns()
     first = paint(room, controls, run.character, run.id, "pair", {}, turns.take("page"))
-    assert next(first)[controls.stop].visible is True and controls.arena in next(first)
+    assert all(" data-speaks" in next(first)[controls.arena] for _ in range(2))
     elsewhere, newest = turns.take("another page"), turns.take("page")
     assert list(first) == [] and elsewhere() and newest()
     answer_all(room)
     last = list(paint(room, controls, run.character, None, "pair", {}, newest))[-1]
-    assert last[controls.vote_row].visible and last[controls.stop].visible == "hidden"
+    assert last[controls.vote_row].visible and " data-speaks" not in last[controls.arena]
 
 
 def test_the_ids_that_the_keyboard_and_others_rely_on() -> None:

@@ -1,7 +1,8 @@
 """Words and numbers as the figures show them to people who write characters."""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from engine.base.events import Measured
 
@@ -45,6 +46,23 @@ def in_order(readings: Iterable[Measured]) -> list[Measured]:
     """Readings in the order of METHODS, unknown ones last, without the dense model's own (which is 0 by definition)."""
     places = {name: place for place, name in enumerate(METHODS)}
     return sorted((one for one in readings if one.what != "dense"), key=lambda one: places.get(one.what, len(places)))
+
+
+def told_apart(choices: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The choices (label, value) of a list, newest first, with labels that differ: of equal ones all but the oldest are numbered.
+
+    A dropdown knows its choices by their labels: of two equal ones it hands on the value of either.
+    """
+    taken: set[str] = set()
+    found = []
+    for label, value in reversed(choices):
+        number, free = 1, label
+        while free in taken:
+            number += 1
+            free = f"{label} ({number})"
+        taken.add(free)
+        found.append((free, value))
+    return found[::-1]
 
 
 def percent(share: float, digits: int = 0) -> str:

@@ -1,8 +1,9 @@
 """How a finished run is called in a list of any room: its name, what was removed, and when it was done."""
 
 import time
+from collections.abc import Sequence
 
-from studio.figures.words import percent
+from studio.figures.words import percent, told_apart
 from studio.store.runs import Run
 
 
@@ -11,6 +12,11 @@ def removed_by(run: Run) -> float:
     recipe = run.summary.get("recipe")
     asked = recipe.get("sparsity") if isinstance(recipe, dict) else None
     return float(asked or run.spec.get("sparsity") or 0.25)
+
+
+def choices_of(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(label, id) of runs, newest first; no two labels are alike."""
+    return told_apart([(label_of(run), run.id) for run in runs])
 
 
 def label_of(run: Run) -> str:

@@ -12,7 +12,7 @@ from studio.tabs.compare.scene import Scene, stamp
 from studio.tabs.compare.script_panel import SCRIPT, Panel
 from studio.tabs.compare.statistics import run_votes
 from studio.tabs.compare.view import NOBODY, empty_html, pair_html, tally_html
-from studio.tabs.run_label import label_of
+from studio.tabs.run_label import choices_of
 
 TICK = 1.0  # seconds between two looks whether there is news
 PAIR, GRID = "pair", "grid"
@@ -133,7 +133,7 @@ def frame(controls: Controls, scene: Scene, grid: bool, seen: dict[str, Any]) ->
     """Component updates for all but the answers' growing; lists and the figure only when they have changed."""
     present: dict[str, Any] = {
         "stamp": stamp(scene), "round": scene.pair.round.id if scene.pair else "", "grid": grid,
-        "choices": [(label_of(run), run.id) for run in scene.runs], "character": scene.character,
+        "choices": choices_of(scene.runs), "character": scene.character,
         "votes": repr(run_votes(scene.runs, scene.tallies))}
     busy, pair = is_busy(scene), scene.pair
     found = {controls.empty_box: gr.Column(visible=False), controls.work: gr.Column(visible=True),

@@ -15,7 +15,8 @@ from studio.speaking import SAMPLING, card_of
 from studio.store import characters, runs, script_runs, values
 from studio.tabs.compare.contenders import DENSE, Contender, dense_of, finished, pruned_of, short_name
 from studio.tabs.compare.script_view import Column, script_html
-from studio.tabs.run_label import label_of, removed_by
+from studio.tabs.run_label import choices_of as labels_of
+from studio.tabs.run_label import removed_by
 from studio.theme import ASSETS
 
 SCRIPT = "script"  # the view of the room
@@ -57,7 +58,7 @@ def contenders(services: Services, character: str, model: str) -> dict[str, Cont
 
 def choices_of(services: Services, character: str, model: str) -> list[tuple[str, str]]:
     """(label, choice) of those."""
-    labels = {run.id: label_of(run) for run in finished(services, character)}
+    labels = {run: label for label, run in labels_of(finished(services, character))}
     return [(labels.get(choice) or f"{DENSE} ({short_name(one)})", choice)
             for choice, one in contenders(services, character, model).items()]
 

@@ -70,7 +70,7 @@ def listen(services: Services, page: Page, planner: Planner, begins: Sequence[An
     def open_(view: str, *asked: Any) -> Any:
         if view != "cast":
             return (gr.skip(),) * 4
-        choices = [(label_of(services, run), run.id) for run in choose_from(services)]
+        choices = words.told_apart([(label_of(services, run), run.id) for run in choose_from(services)])
         known = [one for one in asked[0] or [] if one in [id for _, id in choices]]
         return gr.Dropdown(choices, value=known), *show(services, known, *asked[1:])
 

@@ -13,7 +13,7 @@ from studio.store import characters, exports, runs
 from studio.store.runs import Run
 from studio.tabs.export import size_table, view
 from studio.tabs.export.serving import servable
-from studio.tabs.run_label import label_of, removed_by
+from studio.tabs.run_label import choices_of, removed_by
 from studio.workers.commands import result_folder
 
 
@@ -45,7 +45,7 @@ def show_character(services: Services, character: str, chosen: str = "") -> tupl
     run_id = chosen if same else found[0].id if found else None
     of_run = (gr.skip(),) * 4 if same else show_run(services, run_id)
     return (gr.HTML(visible=not found), gr.Column(visible=bool(found)),
-            gr.Dropdown([(label_of(run), run.id) for run in found], value=run_id),
+            gr.Dropdown(choices_of(found), value=run_id),
             *of_run, *show_past(services, character), gr.Timer(active=bool(found)), run_id or "")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.figures.words import told_apart
 from studio.page import beat
 from studio.speaking import MAX_SEED, greetings
 from studio.store.chats import Chat
@@ -126,8 +127,8 @@ def opening_choices(scene: Scene) -> list[tuple[str, int]]:
     """(beginning of the text, number) of the greetings, and none at all."""
     found = greetings(scene.card) if scene.card else []
     texts = [" ".join(text.replace("{{char}}", scene.char).replace("{{user}}", scene.player).split()) for text in found]
-    return [*((text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + "…", number) for number, text in enumerate(texts)),
-            ("None: the player speaks first", NO_GREETING)]
+    short = [(text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + "…", number) for number, text in enumerate(texts)]
+    return [*told_apart(short[::-1])[::-1], ("None: the player speaks first", NO_GREETING)]
 
 
 def label_of(chat: Chat) -> str:

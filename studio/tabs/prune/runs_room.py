@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from engine.base.errors import UserError
 from studio.figures import bars
+from studio.figures.words import told_apart
 from studio.services import Services
 from studio.store import characters, lines, runs
 from studio.store.runs import ACTIVE, Run
@@ -92,9 +93,9 @@ class RunsRoom:
         if run is None or run.state != "done":
             return []
         names = {one.id: one.char for one in characters.list_characters(self.store)}
-        return [(f"{names[other.character]} · {other.name}", other.id) for other in
-                runs.list_runs(self.store, kinds=["prune"], states=["done"])
-                if other.id != run.id and other.character in names and other.spec.get("model") == run.spec.get("model")]
+        return told_apart([(f"{names[other.character]} · {other.name}", other.id) for other in
+                           runs.list_runs(self.store, kinds=["prune"], states=["done"])
+                           if other.id != run.id and other.character in names and other.spec.get("model") == run.spec.get("model")])
 
     def overlaps(self, run: Run, other_id: str) -> tuple[go.Figure, go.Figure]:
         """How far two runs' masks agree: on what they keep, and on what they remove. Raises UserError."""
