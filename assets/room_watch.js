@@ -7,10 +7,11 @@ let opened = "", since = Date.now();
 
 const check = () => {
   const room = new URLSearchParams(location.search).get("room") ?? "";
-  if (room !== opened || document.hidden) { opened = room; since = Date.now(); }
+  if (room !== opened) { opened = room; since = Date.now(); }
   if (!TIMED.includes(room) || Date.now() - Math.max(since, window.personaStudioLooks?.[room] ?? 0) < PATIENCE) return;
   since = Date.now();
   trigger("click", { room });
 };
 
 const clock = setInterval(() => { if (element.isConnected) check(); else clearInterval(clock); }, 1000);
+document.addEventListener("visibilitychange", () => { since = Date.now(); });  // a page that nobody sees ticks not at all

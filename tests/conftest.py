@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -20,6 +21,8 @@ from engine.models import download
 from engine.models.starter import GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE, fetch_starter, starter_folder
 
 prepare_libraries()  # before any test imports torch
+hypothesis.settings.register_profile("untimed", parent=hypothesis.settings(), deadline=None)  # a busy machine is slow, not wrong
+hypothesis.settings.load_profile("untimed")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a worker; inherited by the processes that tests start
 LONG = ["test_workers_whole_job", "test_processes", "test_bench_studio", "test_bench_fidelity", "test_export_verb", "test_serve",

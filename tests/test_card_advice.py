@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from card_samples import EVERYTHING, FLAT
 from card_strategies import raw_cards
-from hypothesis import given, settings
+from hypothesis import given
 
 from engine.cards.advice import Advice, advice
 from engine.cards.card import bundled_cards
@@ -160,7 +160,6 @@ def test_problems_come_first_then_the_order_of_the_page() -> None:
         assert places == sorted(places)
 
 
-@settings(deadline=None)
 @given(raw_cards())
 def test_any_card_gets_plain_sentences(raw: dict[str, Any]) -> None:
     for item in advice(raw, len, 500):

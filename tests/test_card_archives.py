@@ -115,7 +115,7 @@ def test_folders_and_remarks_do_no_harm() -> None:
     assert read.files == FILES
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(0, len(archive()) - 1), st.binary(max_size=6), st.integers(0, 6))
 def test_mutated_archives(place: int, put_in: bytes, removed: int) -> None:
     whole = archive()

@@ -42,7 +42,6 @@ def test_a_script_without_spaces() -> None:
     assert change.pieces == [("彼女は", "same"), ("赤", "removed"), ("青", "added"), ("い鳥です。", "same")]
 
 
-@settings(deadline=None)
 @given(WORDS, WORDS, st.sampled_from([0, 3, 6000]))
 def test_pieces_make_up_both_texts(old: str, new: str, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -166,7 +165,7 @@ def test_npc_fields_in_words() -> None:
     assert others(FLAT, npc(goals=[{"text": "Sleep."}])) == {"NPC · Goals · “Sleep.”": [("Text: Sleep.", "added")]}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(raw_cards(), JSON, JSON)
 def test_nothing_is_hidden(raw: dict[str, Any], old: Any, new: Any) -> None:
     """Two values differ, as JSON, exactly where a change is told of."""
@@ -187,7 +186,7 @@ def test_what_is_no_change() -> None:
     assert [change.field for change in difference(mirrored, with_fields(mirrored, description="New."))] == ["description"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(raw_cards(), raw_cards())
 def test_any_two_cards(old: dict[str, Any], new: dict[str, Any]) -> None:
     untouched = copy.deepcopy((old, new))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from card_samples import EVERYTHING, FLAT
 from card_strategies import TEXT, raw_cards
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.base.errors import UserError
@@ -34,7 +34,6 @@ def holds(kept: Any, whole: Any) -> bool:
     return json.dumps(kept, sort_keys=True) == json.dumps(whole, sort_keys=True)
 
 
-@settings(deadline=None)
 @given(raw_cards())
 def test_v3_means_the_same_and_keeps_every_unknown_field(raw: dict[str, Any]) -> None:
     untouched = copy.deepcopy(raw)
@@ -69,7 +68,6 @@ def test_a_later_minor_version_of_v3_is_kept_and_data_must_be_an_object() -> Non
         as_v3({"spec": "chara_card_v3", "data": []})
 
 
-@settings(deadline=None)
 @given(raw_cards())
 def test_there_and_back_again_nothing_is_lost(raw: dict[str, Any]) -> None:
     untouched = copy.deepcopy(raw)
@@ -122,7 +120,6 @@ def test_fields_are_those_of_the_page() -> None:
         assert isinstance(value, list) == (key in LISTS)
 
 
-@settings(deadline=None)
 @given(raw_cards(), st.dictionaries(st.sampled_from([key for key in LABELS if key not in LISTS]), TEXT, max_size=3),
        st.dictionaries(st.sampled_from(LISTS), st.lists(TEXT, max_size=3), max_size=2))
 def test_a_change_reaches_its_fields_only(raw: dict[str, Any], texts: dict[str, str], lists: dict[str, list[str]]) -> None:

@@ -38,7 +38,7 @@ def there_and_back(form: Form, raw: dict[str, Any], portrait: bytes | None = Non
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(raw_cards())
 def test_any_card_in_any_form_reads_back_whole(form: Form, raw: dict[str, Any]) -> None:
     assert same(as_v3(there_and_back(form, raw).card.raw), as_v3(raw))
@@ -55,7 +55,7 @@ def test_shapes_of_the_wild_in_any_form(name: str, form: Form) -> None:
         assert same(as_v3(there_and_back(other, read.raw).card.raw), as_v3(raw))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(raw_cards(), st.dictionaries(PATHS, st.binary(max_size=40), max_size=4))
 def test_an_archive_keeps_every_file(raw: dict[str, Any], files: dict[str, bytes]) -> None:
     read = there_and_back("charx", raw, None, files)

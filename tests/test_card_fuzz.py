@@ -24,7 +24,6 @@ def depth(value: object) -> int:
     return 0 if inner is None else 1 + max(map(depth, inner), default=0)
 
 
-@settings(deadline=None)
 @given(JSON, st.booleans())
 def test_depth_scan_agrees_with_the_definition(value: object, escape: bool) -> None:
     text = json.dumps(value, ensure_ascii=escape)
@@ -51,7 +50,7 @@ def card_or_refusal(data: bytes) -> None:
     messages(card, [])[0]["content"].encode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400) | st.text(alphabet='{}[]":,\\udnameEN0159-. \ud7ff', max_size=200).map(str.encode))
 def test_arbitrary_bytes(data: bytes) -> None:
     card_or_refusal(data)
@@ -62,7 +61,7 @@ MUTATION = st.tuples(st.integers(0, len(VALID)), st.integers(0, 6), st.binary(ma
     [b"{", b"}", b"[", b"]", b'"', b"\\", b",", b"null", b"NaN", b"1e999", rb"\ud800", b"<START>", b"\n\n\n"]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(MUTATION, min_size=1, max_size=4))
 def test_mutated_bytes_of_a_valid_card(mutations: list[tuple[int, int, bytes]]) -> None:
     data = VALID
@@ -71,7 +70,7 @@ def test_mutated_bytes_of_a_valid_card(mutations: list[tuple[int, int, bytes]]) 
     card_or_refusal(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(sorted(EVERYTHING["data"])), JSON | st.text(), max_size=4),
        st.dictionaries(st.sampled_from(["spec", "data", "name"]), JSON, max_size=1))
 def test_mutated_fields_of_a_valid_card(fields: dict[str, object], top: dict[str, object]) -> None:

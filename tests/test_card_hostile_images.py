@@ -94,7 +94,7 @@ def test_damaged_texts() -> None:
         assert said in refusal(with_chunks(chunk))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(0, len(GOOD) - 1), st.binary(max_size=6), st.integers(0, 6), st.booleans())
 def test_mutated_files(place: int, put_in: bytes, removed: int, mend: bool) -> None:
     data = GOOD[:place] + put_in + GOOD[place + removed:]

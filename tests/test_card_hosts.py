@@ -62,7 +62,7 @@ def test_losses_come_first_and_hosts_in_order() -> None:
     assert fates == sorted(fates) and "lost" in fates and "unused" in fates
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(raw_cards())
 def test_any_card_has_a_report(raw: dict[str, Any]) -> None:
     for one in findings(raw):

@@ -27,7 +27,7 @@ CARD = json.dumps(EVERYTHING).encode()
 
 # What is written reads back.
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(raw_cards())
 def test_a_written_card_reads_back_whole(raw: dict[str, Any]) -> None:
     card, portrait, _ = read_png_card(write_png_card(raw, picture()), "x.png")

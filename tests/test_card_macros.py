@@ -76,7 +76,7 @@ def test_hostile_texts_take_no_time(text: str, ann: Card) -> None:
 PIECES = ["{{", "}}", "random:", "pick:", "roll:", "//", "a", ",", "\\", "char", "user", "<bot>", "\n", ":"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(PIECES)))
 def test_any_mixture_is_carried_out_alike_twice(pieces: list[str]) -> None:
     card, text = parse_card(v2(), "x"), "".join(pieces)

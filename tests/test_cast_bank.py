@@ -108,7 +108,7 @@ def test_a_flipped_bit_is_found_in_every_byte(tmp_path: Path, encoded: bytes) ->
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_cut_is_found(tmp_path_factory: pytest.TempPathFactory, encoded: bytes, length: int) -> None:
     file = tmp_path_factory.getbasetemp() / "cut.bank"
     file.write_bytes(encoded[: length % len(encoded)])

@@ -92,7 +92,7 @@ def test_text_never_becomes_a_control_token(attack: str, role: str) -> None:
     assert control_count(tokenizer, encode_answer(tokenizer, attack, complete=False)) == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from([*SPECIAL, "<", "|", ">", "im_end", "<|", "|>", "im_", " ", "a"]), max_size=12))
 def test_no_mixture_of_pieces_becomes_a_control_token(pieces: list[str]) -> None:
     tokenizer = make_tokenizer()

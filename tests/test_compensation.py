@@ -147,7 +147,7 @@ def test_swapped_columns_are_put_back(model_of: ModelOf, fails: bool) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 100_000))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_layer_groups_cover_every_layer_once_within_the_memory(layers: int, channels: int, memory: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compensation, "GRAM_BYTES", memory)

@@ -191,7 +191,7 @@ def test_hard_texts_come_back(text: str) -> None:
     assert commands[1][1] == re.sub(r'"""(?=[ \t]*$)', '"" "', printable(text), flags=re.MULTILINE)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.sampled_from('"" \t\n#a\u00a0\u200dSYSTEM'), max_size=30))
 def test_no_text_escapes_its_quotes(text: str) -> None:
     commands = read_modelfile(f"FROM x\nSYSTEM {quoted(text)}\nMESSAGE user {quoted(text)}\nPARAMETER seed 1\n")

@@ -125,7 +125,7 @@ def test_no_name_breaks_the_model_card(name: str) -> None:
 
 
 @given(st.text(st.sampled_from(list("-:#[]()<>`*|!\n\r\t \\\"'_~={}&a\u2028\u0085")), max_size=25))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_made_up_name_breaks_the_model_card(name: str) -> None:
     assert_sound(render_model_card(make_report(name)))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.base.text import normalise
@@ -196,7 +196,6 @@ def test_tidy(answer: str, complete: bool, expected: tuple[str, bool]) -> None:
     assert tidy(answer, PIM, complete) == expected
 
 
-@settings(deadline=None)
 @given(st.text(), st.booleans())
 def test_any_text_is_judged_and_tidied_once_for_all(text: str, complete: bool) -> None:
     tidied, whole = tidy(text, PIM, complete)
@@ -268,7 +267,6 @@ def test_normalise(text: str, expected: str) -> None:
     assert normalise(text) == expected
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_normalising_twice_changes_nothing(text: str) -> None:
     once = normalise(text)

@@ -112,7 +112,7 @@ a_line = st.builds(Line, questions, texts.filter(bool), texts, texts.filter(bool
 
 
 @given(st.lists(a_line, max_size=6, unique_by=lambda line: module.normalise(line.question)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_lines_come_back_as_they_were_written(tmp_path_factory: pytest.TempPathFactory, lines: list[Line]) -> None:
     path = tmp_path_factory.getbasetemp() / "round-trip.jsonl"
     write_lines(path, lines)

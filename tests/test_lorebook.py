@@ -252,7 +252,7 @@ FIELDS = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=8) | JSON, max_size=3),
     st.dictionaries(st.sampled_from(["scan_depth", "token_budget", "recursive_scanning", "extensions"]), JSON),

@@ -159,7 +159,7 @@ def test_going_on_from_a_copy_is_bit_identical(model: Any) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_line_once_an_epoch_without_memory(lines: int, step_lines: int, seed: int) -> None:
     size = min(step_lines, lines)
     order = [order_of_lines(lines, step_lines, step, seed) for step in range(3 * lines // size + 1)]
@@ -176,7 +176,7 @@ def test_another_seed_and_another_epoch_order_differently() -> None:
 
 
 @given(st.integers(1, 200), st.integers(1, 60), st.integers(0, 60), st.floats(0, 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_schedule_falls_to_k_and_never_rises(steps: int, k: int, more: int, ramp: float) -> None:
     counts = [masks.channels_at(step, steps, k, k + more, ramp) for step in range(steps)]
     assert counts == sorted(counts, reverse=True)
@@ -228,7 +228,7 @@ table = st.integers(1, 12).flatmap(lambda width: st.lists(
 
 
 @given(table, st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_top_channels_keeps_the_best_and_ties_go_to_the_lower_index(scores: list[list[int]],
                                                                         data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(scores[0])))
@@ -240,7 +240,7 @@ def test_top_channels_keeps_the_best_and_ties_go_to_the_lower_index(scores: list
 
 
 @given(st.permutations(range(9)), st.integers(1, 9), st.integers(0, 99))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_ranks_and_masks_follow_a_permutation(order: list[int], k: int, seed: int) -> None:
     scores = random_scores(2, 9, seed)
     ranks = rank_normalised(scores)

@@ -128,7 +128,7 @@ def test_the_starters_keys_and_values() -> None:
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 9000), st.sampled_from(WAYS), st.integers(10**8, 3 * 10**10),
        st.sampled_from(["characters", "players"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_fits_fits_and_one_more_does_not(characters: int, players: int, context: int, way: str, memory: int,
                                               what: str) -> None:
     cast = Cast(characters, players, context, 6144, 3)

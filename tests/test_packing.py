@@ -169,7 +169,7 @@ groups = st.lists(st.builds(Example, ids, st.lists(st.integers(0, 3), max_size=5
 
 
 @given(groups, ids)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_shared_prefix_is_common_and_the_longest(examples: list[Example], head: tuple[int, ...]) -> None:
     examples = [Example(head + example.prompt, example.answer) for example in examples]
     length = shared_prefix(examples)
@@ -180,7 +180,7 @@ def test_the_shared_prefix_is_common_and_the_longest(examples: list[Example], he
 
 
 @given(groups, st.integers(1, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_rows_hold_every_example_once_and_whole(examples: list[Example], row_tokens: int) -> None:
     rows, prefix = pack(examples, row_tokens), shared_prefix(examples)
     assert [index for row in rows for index in row.members] == list(range(len(examples)))

@@ -135,7 +135,7 @@ def test_a_conversation_equals_a_fresh_one_after_any_change(model_of: ModelOf, f
 
 
 @given(st.lists(st.lists(st.integers(1, 2), min_size=1, max_size=9), min_size=2, max_size=5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_sequence_of_histories(model_of: ModelOf, histories: list[list[int]]) -> None:
     conversation = Conversation(model_of("llama"))
     for tokens in histories:
