@@ -56,7 +56,9 @@ def test_blind_until_the_vote_and_the_vote_goes_to_the_right_model(studio: Studi
     assert any("compare-left" in one for one in heard) and not any(word in one for one in heard for word in TELLING)
     page.reload()
     expect(page.locator("#compare-said")).to_have_text("Who goes there?", timeout=SLOW)
-    page.locator("#compare-vote-left").click()
+    found = newest(store, run)
+    with page.expect_request(lambda request: f'"{found.id}"' in (request.post_data or "")):  # the round that is seen
+        page.locator("#compare-vote-left").click()
     expect(page.locator("#compare-revealed")).to_be_visible(timeout=SLOW)
     found = newest(store, run)
     left = found.answers[1 if found.swapped else 0]

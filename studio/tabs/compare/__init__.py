@@ -22,6 +22,8 @@ from studio.tabs.compare.room import Room
 from studio.tabs.compare.scene import Scene, settings_of, stamp
 from studio.tabs.compare.script_panel import SCRIPT
 
+# A vote is for the round that the page itself shows, whatever the server has painted since, or believes lost.
+SHOWN_ROUND = "() => document.querySelector('#compare-arena [data-round]')?.dataset.round ?? ''"
 PAGES = 256  # open pages that are remembered
 
 
@@ -173,11 +175,11 @@ def _voting(room: Room, page: Page, controls: Controls) -> None:
     for verdict, button in controls.votes.items():
 
         @guarded
-        def vote(seen: dict[str, Any], verdict: str = verdict) -> Any:
-            room.vote(seen.get("round", ""), verdict)
+        def vote(shown: str, verdict: str = verdict) -> Any:
+            room.vote(shown, verdict)
             return beat()
 
-        button.click(vote, controls.seen, controls.pulse, trigger_mode="once", **page.private)
+        button.click(vote, controls.sight, controls.pulse, js=SHOWN_ROUND, trigger_mode="once", **page.private)
 
     @guarded
     def vote_cell(event: gr.EventData) -> Any:

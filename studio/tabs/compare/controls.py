@@ -132,8 +132,7 @@ def script_frame(controls: Controls, scene: Scene) -> dict[Any, Any]:
 def frame(controls: Controls, scene: Scene, grid: bool, seen: dict[str, Any]) -> dict[Any, Any]:
     """Component updates for all but the answers' growing; lists and the figure only when they have changed."""
     present: dict[str, Any] = {
-        "stamp": stamp(scene), "round": scene.pair.round.id if scene.pair else "", "grid": grid,
-        "choices": choices_of(scene.runs), "character": scene.character,
+        "stamp": stamp(scene), "grid": grid, "choices": choices_of(scene.runs), "character": scene.character,
         "votes": repr(run_votes(scene.runs, scene.tallies))}
     busy, pair = is_busy(scene), scene.pair
     found = {controls.empty_box: gr.Column(visible=False), controls.work: gr.Column(visible=True),

@@ -47,8 +47,9 @@ def pair_html(scene: Scene) -> str:
     greeting = turns[0][1] if turns and turns[0][0] == "assistant" else ""
     sides = "".join(_side(scene, shown, place, side) for place, side in enumerate(shown.places))
     state = "busy" if shown.busy else "vote" if shown.can_vote else "over"
-    return (f'<div class="versus" data-state="{state}" role="log" aria-busy="{"true" if shown.busy else "false"}" '
-            f'aria-label="Two answers">{_greeting(scene, greeting)}{_earlier(scene, shown)}{_said(scene, shown.round.message)}'
+    return (f'<div class="versus" data-state="{state}" data-round="{shown.round.id}" role="log" '
+            f'aria-busy="{"true" if shown.busy else "false"}" aria-label="Two answers">'
+            f'{_greeting(scene, greeting)}{_earlier(scene, shown)}{_said(scene, shown.round.message)}'
             f'<div class="versus-sides">{sides}</div>{_foot(scene, shown)}</div>')
 
 
