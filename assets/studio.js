@@ -9,6 +9,9 @@
   const room = () => new URLSearchParams(location.search).get("room") || "draft";
 
   window.personaStudioFirstRoom = room();  // before the page selects its first tab, which changes the address
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#rooms [role=tab]")) window.personaStudioFirstRoom = "";  // chosen since
+  }, true);
 
   window.personaStudioAddress = (name, value) => {
     const parameters = new URLSearchParams(location.search);

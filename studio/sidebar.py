@@ -217,7 +217,7 @@ def _token_html(services: Services) -> str:
 
 
 def load(blocks: gr.Blocks, services: Services, side: Side) -> None:
-    """Fill the sidebar when a page opens; the address may name a character."""
+    """Fill the sidebar when a page opens, or when it says that this never came; the address may name a character."""
 
     @guarded
     def begin(request: gr.Request) -> Any:
@@ -228,4 +228,4 @@ def load(blocks: gr.Blocks, services: Services, side: Side) -> None:
         return (gr.Radio(found, value=slug), gr.Dropdown(models, value=model), library.model_note(services, model),
                 library.jobs_html(services), _token_html(services))
 
-    blocks.load(begin, None, [side.choice, side.model, side.model_note, side.jobs, side.news], **PRIVATE)
+    gr.on([blocks.load, side.news.click], begin, None, [side.choice, side.model, side.model_note, side.jobs, side.news], **PRIVATE)

@@ -30,7 +30,7 @@ def build_page(services: Services) -> gr.Blocks:
                 tab.select(None, js=f"() => {{ window.personaStudioAddress('room', '{name}'); }}", **PRIVATE)
         follow_rooms(page, rooms)
         wanted = gr.Textbox(visible="hidden", label="Room")
-        blocks.load(_room, wanted, tabs, js="() => window.personaStudioFirstRoom", **PRIVATE)
+        gr.on([blocks.load, side.news.click], _room, wanted, tabs, js="() => window.personaStudioFirstRoom", **PRIVATE)
         sidebar.load(blocks, services, side)
     return blocks
 

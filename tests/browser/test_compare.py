@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 from tiny import make_tiny
 
-from browser.conftest import Studio
+from browser.conftest import LOSE, Studio
 from engine.base.files import write_manifest
 from studio.store import characters, rounds, runs, values
 from studio.store.database import Store, open_store
@@ -90,17 +90,6 @@ def test_without_a_pruned_model_the_room_says_what_to_do(studio: Studio, page: A
     page.locator("#compare-to-prune").click()
     expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true", timeout=SLOW)
 
-
-# A page that is busy with itself can lose what it is sent: here, all that holds one of `lost`, until `losing` is false.
-LOSE = """window.losing = true; const parse = JSON.parse;
-JSON.parse = (text, ...more) => {
-  const found = parse(text, ...more);
-  if (window.losing && String(found?.msg).startsWith("process_") && window.lost.some((one) => String(text).includes(one))) {
-    window.losses = (window.losses ?? 0) + 1;
-    found.output.data = found.output.data.map(() => ({ __type__: "update" }));
-  }
-  return found;
-};"""
 PAINTING, TIMER = 'class=\\"versus', '"active":true'
 
 
@@ -132,11 +121,14 @@ def test_a_room_where_nothing_happens_asks_for_no_painting(studio: Studio, page:
     page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
 
     def is_quiet() -> None:
-        page.wait_for_timeout(2000)  # what has been set going
-        asked.clear()
-        page.wait_for_timeout(2500)
-        assert asked, "the room looks for news"
-        assert [url for url in asked if "queue/join" in url] == []
+        """The room comes to rest: what was set going ends, and then a while passes in which it looks and asks for nothing."""
+        for _ in range(10):
+            asked.clear()
+            page.wait_for_timeout(2500)
+            assert asked, "the room looks for news"
+            if not [url for url in asked if "queue/join" in url]:
+                return
+        raise AssertionError(asked)
 
     page.goto(studio.url("edith-crowle", "compare"))
     expect(page.locator("#compare-empty")).to_be_visible(timeout=SLOW)

@@ -1,11 +1,12 @@
 """The page as a whole: it opens, remembers where one was, and lists the characters; nothing leaves the machine."""
 
+import json
 import re
 from typing import Any
 
 from playwright.sync_api import expect
 
-from browser.conftest import Studio
+from browser.conftest import LOSE, PATIENCE, Studio
 
 
 def choose(page: Any, name: str) -> None:
@@ -21,6 +22,17 @@ def test_a_reload_comes_back_to_the_character_and_the_room(studio: Studio, page:
     page.reload()
     expect(page.locator("#side-characters label.selected")).to_have_text("Edith Crowle")
     expect(page.get_by_role("tab", name="4 · Compare")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_page_whose_first_filling_was_lost_asks_for_it_again(studio: Studio, page: Any) -> None:
+    filling = ["data-token", '"selected":"prune"']  # the sidebar, and the room of the address
+    page.add_init_script(f"window.lost = {json.dumps(filling)}; {LOSE}")
+    page.goto(studio.url("edith-crowle", "prune"))
+    page.wait_for_function("window.losses >= 2", timeout=PATIENCE)
+    expect(page.locator("#side-characters label.selected")).to_have_count(0)
+    page.evaluate("window.losing = false")
+    expect(page.locator("#side-characters label.selected")).to_have_text("Edith Crowle", timeout=PATIENCE)
+    expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true", timeout=PATIENCE)
 
 
 def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
