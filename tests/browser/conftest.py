@@ -8,12 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny import make_tiny
+
+from studio.store import runs
+from studio.store.database import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30_000  # ms for what a page should show: a busy machine is slow, not wrong
@@ -37,6 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("browser")
+
+
+def add_run(store: Store, character: str, name: str, spec: dict[str, Any], line_set: str | None = None, **fields: Any) -> runs.Run:
+    """A pruning run that was never in the queue: the studio, which is running, would begin with it."""
+    with store.write() as db:
+        one: Any = SimpleNamespace(write=lambda: nullcontext(db))
+        return runs.update(one, runs.add(one, character, 1, "prune", name, spec, line_set).id, **fields)
 
 
 def chromium() -> str:

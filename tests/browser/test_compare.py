@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 from tiny import make_tiny
 
-from browser.conftest import LOSE, Studio
+from browser.conftest import LOSE, Studio, add_run
 from engine.base.files import write_manifest
 from studio.store import characters, rounds, runs, values
 from studio.store.database import Store, open_store
@@ -27,11 +27,11 @@ def run(studio: Studio) -> runs.Run:
     store = open_store(studio.home / "studio.db")
     pim = characters.get(store, "pim-tuckett")
     assert pim
-    made = runs.add(store, pim.id, 1, "prune", "tiny", {"model": str(studio.home / "models" / "tiny"), "sparsity": 0.5})
+    made = add_run(store, pim.id, "tiny", {"model": str(studio.home / "models" / "tiny"), "sparsity": 0.5}, state="done", summary={
+        "before": {"bytes": 200_000_000}, "after": {"bytes": 100_000_000}, "recipe": {"sparsity": 0.5}})
     folder = make_tiny(studio.home / "jobs" / made.id / "model", max_position_embeddings=8192, intermediate_size=32)
     write_manifest(Path(folder))
-    return runs.update(store, made.id, state="done", out=str(folder), summary={
-        "before": {"bytes": 200_000_000}, "after": {"bytes": 100_000_000}, "recipe": {"sparsity": 0.5}})
+    return runs.update(store, made.id, out=str(folder))
 
 
 def newest(store: Store, run: runs.Run) -> rounds.Round:

@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 from small_job import write_card, write_lines
 from test_workers_jobs import eventually
 
-from browser.conftest import PATIENCE, ROOT, Studio, chromium
+from browser.conftest import PATIENCE, ROOT, Studio, add_run, chromium
 from engine.base.events import Step, read
 from studio.services import Services
 from studio.settings import Settings
@@ -234,12 +234,13 @@ def hostile_results(store: Store, home: Path, who: characters.Character) -> None
     """Lines, a run and its words, as hostile as the card."""
     records = [{"question": f"{number}? {EVIL}", "answer": EVIL, "category": EVIL} for number in range(40)]
     made = lines.add_set(store, who.id, 1, records, {EVIL: 3}, name=EVIL)
-    run = runs.add(store, who.id, 1, "prune", f"Run {EVIL}", {"model": EVIL, "preset": "quick", "sparsity": 0.25}, made.id)
+    summary = {"base": {"name": EVIL, "licence": EVIL}, "proof": {"reply": EVIL}, "character": EVIL}
+    run = add_run(store, who.id, f"Run {EVIL}", {"model": EVIL, "preset": "quick", "sparsity": 0.25}, made.id, state="done",
+                  summary=summary, sentence=EVIL)
     model = Settings(home).run_folder(run.id) / "model"
     model.mkdir(parents=True)
     (model / "manifest.json").write_text('{"files": {}}')
-    summary = {"base": {"name": EVIL, "licence": EVIL}, "proof": {"reply": EVIL}, "character": EVIL}
-    runs.update(store, run.id, state="done", out=str(model), summary=summary, sentence=EVIL)
+    runs.update(store, run.id, out=str(model))
 
 
 def test_a_hostile_card_is_plain_text_everywhere(stub: Studio, store: Store, page: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from browser.conftest import Studio
+from browser.conftest import Studio, add_run
 from engine.base.events import Stage, Started, Step, append
 from studio.services import Services
 from studio.settings import Settings
@@ -26,8 +26,7 @@ def run(studio: Studio) -> Iterator[Run]:
     store = Services.open(Settings(studio.home)).store
     person = characters.get(store, "bodo-grumm")
     assert person
-    made = runs.add(store, person.id, 1, "prune", "Told", {"model": "tiny", "preset": "quick", "sparsity": 0.25})
-    made = runs.update(store, made.id, state="running")
+    made = add_run(store, person.id, "Told", {"model": "tiny", "preset": "quick", "sparsity": 0.25}, state="running")
     path = Settings(studio.home).run_events(made.id)
     path.parent.mkdir(parents=True)
     for event in (Started("Bodo", "tiny", 0.25, ["learn the mask"]), Stage("learn the mask", 50),
