@@ -38,7 +38,7 @@ JSON.parse = (text, ...more) => {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what opens a browser: it runs alone, since a starved browser is slow at everything."""
+    """Mark what opens a browser: a starved browser is slow at everything, so this runs apart from the rest."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("browser")

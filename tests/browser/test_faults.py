@@ -105,6 +105,13 @@ def steps(studio: Studio, run: Run) -> list[int]:
             if isinstance(event, Step) and event.stage == "learn the mask"]
 
 
+def went_on(found: list[int], seen: int) -> bool:
+    """Whether a run that was ended after `seen` steps went on where it was, for three; a step that was saved in the moment of
+    its end may not have been told of."""
+    three = [[seen + gap + step for step in (1, 2, 3)] for gap in (0, 1)]
+    return found[:seen] == list(range(1, seen + 1)) and found[seen:] in three
+
+
 def open_prune(page: Any, studio: Studio, who: characters.Character) -> None:
     page.goto(studio.url(who.slug, "prune"))
     expect(page.locator("#prune-from")).to_contain_text("Learns from")
@@ -192,8 +199,7 @@ def test_a_worker_that_is_killed_is_told_of_and_resumed(stub: Studio, store: Sto
     seen = len(steps(stub, run))
     page.locator("#prune-resume").click()
     expect(pill(page)).to_have_text("done")
-    found = steps(stub, run)
-    assert len(found) == seen + 3 and found == list(range(1, len(found) + 1))  # it went on where it was
+    assert went_on(steps(stub, run), seen)
 
 
 def test_a_worker_that_hangs_is_said_not_to_respond_and_may_be_ended_at_once(stub: Studio, store: Store, page: Any,
@@ -214,7 +220,7 @@ def test_a_worker_that_hangs_is_said_not_to_respond_and_may_be_ended_at_once(stu
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     page.locator("#prune-resume").click()
     expect(pill(page)).to_have_text("done")
-    assert len(steps(stub, run)) == seen + 3
+    assert went_on(steps(stub, run), seen)
 
 
 EVIL = ("<img src=http://evil.invalid/x onerror=alert(1)> [x](javascript:alert(1)) ![p](http://evil.invalid/p.png) {{7*7}} "
@@ -294,4 +300,4 @@ def test_a_studio_that_is_killed_comes_back_with_everything(stub: Studio, store:
     assert list(page.evaluate(CURVE)) == seen == list(range(1, len(seen) + 1))
     page.locator("#prune-resume").click()
     expect(pill(page)).to_have_text("done")
-    assert steps(stub, run) == list(range(1, len(seen) + 4)) and get(store, run).sentence == ""
+    assert went_on(steps(stub, run), len(seen)) and get(store, run).sentence == ""
