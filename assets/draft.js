@@ -18,6 +18,7 @@ const begin = () => {
   let shown = "";          // the character in the fields
   let outdated = false;    // the fields show less than the newest version
   let quiet = false;       // the next version to arrive says nothing: something more important stands there
+  let noticed = "";        // the character and version under which that stands: it may arrive more than once
   let recovered = false;   // what is sent comes from a page that could not send it
   let news = {};           // character -> words to show when the character is
   let timer = 0;
@@ -150,14 +151,19 @@ const begin = () => {
     const sight = pad.props.value;
     shown = sight?.character ?? "";
     if (!shown) return say("");
+    const version = `${shown} ${sight.print}`;
     if (!learn(shown, sight) || typed[shown] || sending[shown]) {
       outdated = true;
       if (!under_way) flush();
     } else if (news[shown]) {
       say(news[shown], "notice");
       delete news[shown];
-    } else if (!quiet) {
+      noticed = version;
+    } else if (quiet) {
+      noticed = version;
+    } else if (noticed !== version) {
       say(sight.words);
+      noticed = "";
     }
     quiet = false;
   };
