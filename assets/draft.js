@@ -150,7 +150,7 @@ const begin = () => {
   const arrived = () => {
     const sight = pad.props.value;
     shown = sight?.character ?? "";
-    if (!shown) return say("");
+    if (!shown) { noticed = ""; return say(""); }
     const version = `${shown} ${sight.print}`;
     if (!learn(shown, sight) || typed[shown] || sending[shown]) {
       outdated = true;

@@ -90,6 +90,7 @@ def test_without_a_pruned_model_the_room_says_what_to_do(studio: Studio, page: A
     page.locator("#compare-to-prune").click()
     expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true", timeout=SLOW)
 
+
 PAINTING, TIMER = 'class=\\"versus', '"active":true'
 
 
