@@ -10,7 +10,8 @@
 
   window.personaStudioFirstRoom = room();  // before the page selects its first tab, which changes the address
   document.addEventListener("click", (event) => {
-    if (event.target.closest("#rooms [role=tab]")) window.personaStudioFirstRoom = "";  // chosen since
+    const chosen = event.target.closest("#rooms [role=tab], #rooms .overflow-dropdown button");  // the latter: under "More tabs"
+    if (chosen) window.personaStudioFirstRoom = "";
   }, true);
 
   window.personaStudioAddress = (name, value) => {

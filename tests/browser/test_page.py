@@ -35,6 +35,20 @@ def test_a_page_whose_first_filling_was_lost_asks_for_it_again(studio: Studio, p
     expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true", timeout=PATIENCE)
 
 
+def test_a_filling_that_comes_late_leaves_the_room_that_was_chosen_meanwhile(studio: Studio, page: Any) -> None:
+    page.set_viewport_size({"width": 420, "height": 860})
+    page.add_init_script(f"window.lost = {json.dumps(['data-token'])}; {LOSE}")
+    page.goto(studio.url("edith-crowle", "prune"))
+    page.wait_for_function("window.losses >= 1", timeout=PATIENCE)
+    page.get_by_label("More tabs").click()
+    page.locator("#rooms .overflow-dropdown button", has_text="5 · Export").click()
+    expect(page).to_have_url(re.compile("room=export"))
+    page.evaluate("window.losing = false")
+    expect(page.locator("#side-characters label.selected")).to_have_text("Edith Crowle", timeout=PATIENCE)
+    expect(page.get_by_role("tab", name="5 · Export")).to_have_attribute("aria-selected", "true")
+    expect(page).to_have_url(re.compile("room=export"))
+
+
 def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
     page.goto(studio.address)
     names = page.locator("#side-characters label")
