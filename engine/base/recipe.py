@@ -53,7 +53,7 @@ class Recipe:
     # After the mask
     least_squares: bool = True  # refit W_down on the kept channels
     refit_within: float = 1.05  # the learned mask is refitted unless it reads worse than the start by more than this factor
-    further_answers: int = 0  # answers more to each train line, read along while repairing (docs/recipe.md: what 3 bring)
+    further_answers: int = 0  # answers more to each train line, read along while repairing (docs/readings.md: what 3 bring)
     neutral_lines: int = 256  # unanswered player lines read along with their neutral answers while repairing
     resampled_copies: int = 1  # copies of all these lines with their tokens drawn anew, for tuning layers (else for the refit)
     layer_epochs: float = 8.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
