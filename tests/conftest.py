@@ -47,8 +47,12 @@ def _may_have(path: Path, mark: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of few and long tests begin, so that two processes that share the files end at about the same time."""
-    hidden = next((item for item in items for mark in PARTS if item.get_closest_marker(mark) and not _may_have(item.path, mark)), None)
+    """Files of few and long tests begin, so that two processes that share the files end at about the same time.
+
+    Raises UsageError for a test whose mark its file does not name.
+    """
+    hidden = next((item for item in items for mark in PARTS
+                   if item.get_closest_marker(mark) and not _may_have(item.path, mark)), None)
     if hidden:
         raise pytest.UsageError(f"{hidden.nodeid} has a mark that its file does not name: -m with that mark would never find it.")
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
