@@ -207,6 +207,17 @@ def test_a_newer_library_and_a_foreign_file_are_not_opened(tmp_path: Path) -> No
         open_store(other)
 
 
+def test_a_new_library_waits_for_another_that_is_making_it(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "studio.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(UserError, match="busy"):
+            library(tmp_path, timeout=0.1)
+        timer = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
+        timer.start()
+        assert characters.create(library(tmp_path, timeout=20), card()).slug == "ann-lee"
+        timer.join()
+
+
 def test_many_openers_of_a_new_library_get_one(tmp_path: Path) -> None:
     problems: list[BaseException] = []
 

@@ -1,6 +1,7 @@
 """Connections to the library's SQLite file, and what its errors mean to a user. Knows no table."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from engine.base.errors import UserError
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_PAUSE = 0.01  # seconds between two tries where SQLite does not wait by itself
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -21,6 +23,23 @@ def connect(path: Path, timeout: float, mode: str = "rw") -> sqlite3.Connection:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
+
+
+def keep_log(connection: sqlite3.Connection, timeout: float) -> None:
+    """Have the file keep a write-ahead log, as soon as no other connection is writing to it.
+
+    SQLite waits for nobody who holds the lock to write while it changes the journal, as do others that open a new file at the
+    same time; so this waits, `timeout` seconds.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > end:
+                raise
+        time.sleep(_PAUSE)
 
 
 @contextmanager

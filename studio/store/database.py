@@ -15,7 +15,7 @@ from sqlite_utils.migrations import Migrations
 
 from engine.base.errors import UserError
 from studio.store import copies
-from studio.store.connection import connect, explained
+from studio.store.connection import connect, explained, keep_log
 from studio.store.migrations import APPLICATION_ID, MIGRATIONS
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRAT
         is_new = not db.execute("SELECT 1 FROM sqlite_master").fetchone()
         if not is_new:
             _require_library(db, path, migrations)
-        db.execute("PRAGMA journal_mode = WAL").fetchone()
+        keep_log(connection, timeout)
         if migrations.pending(db):
             backup_file = None if is_new else copies.copy_to_backups(path, timeout, "before-update")
             _migrate(db, path, migrations, backup_file)
