@@ -215,11 +215,13 @@ def test_the_table_comes_from_rows_alone(climbed: Climbed, deep: Path, capsys: p
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fidelity, "make_plan", lambda _: climbed.plan)
     with small():
-        assert main(["bench", "fidelity", "--table", "--markdown", "--curves", str(tmp_path / "curves.json")]) == 0
+        assert main(["bench", "fidelity", "--table", "--markdown", "--curves", str(tmp_path / "curves.json"),
+                     "--figures", str(tmp_path / "figures")]) == 0
     shown = capsys.readouterr().out
     assert "| default+recovery | " in shown and f"1 character, 1 seed, {HELD_OUT} held-out lines" in shown
     assert "intervals over characters and lines" in shown and "against the paper" not in shown
     assert "paper's best KL (of ste-ce)" in shown
+    assert [file.name for file in sorted((tmp_path / "figures").iterdir())] == ["ladder.html", "tokens.html"]
     found = read_json(tmp_path / "curves.json")
     assert [one["method"] for one in found] == ["ste-ce", "default"]
     paper, ours = (one["points"] for one in found)

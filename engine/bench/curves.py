@@ -19,9 +19,12 @@ from engine.bench.plan import Plan
 Points = list[dict[str, Any]]
 
 
-def print_curves(plan: Plan, file: Path | None) -> None:
-    """Say for each sparsity in which share of the tokens ours reaches the paper's best KL; write all points to `file`."""
-    kept = []
+def print_curves(plan: Plan, file: Path | None) -> list[dict[str, Any]]:
+    """Say for each sparsity in which share of the tokens ours reaches the paper's best KL; write all points to `file`.
+
+    Returns these points: for each way that was gone model, character, sparsity, seed, method and points.
+    """
+    kept: list[dict[str, Any]] = []
     for sparsity in plan.sparsities:
         pairs = []
         for name in plan.characters:
@@ -35,6 +38,7 @@ def print_curves(plan: Plan, file: Path | None) -> None:
             print(f"{sparsity:.0%}: {sentence(pairs)}")
     if file:
         write_json(file, kept)
+    return kept
 
 
 def points(plan: Plan, name: str, seed: int, sparsity: float, method: str) -> Points:

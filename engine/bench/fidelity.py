@@ -41,7 +41,12 @@ def run(options: argparse.Namespace) -> int:
     if not results.rows:
         raise UserError(f"There are no rows in {results.path} yet.", "Run the same command without --table.")
     summary.print_tables(plan, results.rows, options.markdown)
-    print_curves(plan, Path(options.curves) if options.curves else None)
+    curves = print_curves(plan, Path(options.curves) if options.curves else None)
+    if options.figures:
+        from engine.bench.figures import write_figures  # plotly takes a second to import
+
+        own = [row for row in results.rows if row["model"] == plan.model and row["sparsity"] in plan.sparsities]
+        print(f"Figures: {', '.join(map(str, write_figures(Path(options.figures), own, curves)))}")
     return 0
 
 

@@ -19,6 +19,7 @@ def add_measurements(bench: argparse.ArgumentParser, kind: type[argparse.Argumen
     fidelity.add_argument("--table", action="store_true", help="measure nothing; print the tables of the rows that are there")
     fidelity.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     fidelity.add_argument("--curves", metavar="FILE", help="also write validation KL against tokens as JSON")
+    fidelity.add_argument("--figures", metavar="FOLDER", help="also draw the ladder and the curves, as pages for a browser")
     cast = measurements.add_parser("cast", help="what a character more costs in a bank; gather and masked batch")
     cast.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     cast.add_argument("--model", default="starter", help="starter, a hub id, or a folder")
