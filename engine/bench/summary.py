@@ -21,7 +21,7 @@ from engine.console import print_table
 from engine.evaluation.intervals import Interval, Numbers, bootstrap_mean, bootstrap_reduction
 
 Row = dict[str, Any]
-# Drop reductions that the issue wants at a sparsity: of the default, and with recovery, against a kind of baseline.
+# Drop reductions that we want at a sparsity: of the default, and with recovery, against a kind of baseline.
 WANTED = {0.25: {"paper": (0.5, None), "published": (0.6, 0.75), "repaired": (0.25, 0.5)},
           0.5: {"paper": (0.5, None), "published": (0.5, 0.7), "repaired": (0.2, 0.5)}}
 KINDS = {"paper": ("the paper's", (PAPER,)), "published": ("best one-shot as published", PUBLISHED),
