@@ -16,6 +16,7 @@ from studio.store.runs import Run
 
 CARD = Path(__file__).resolve().parents[2] / "characters" / "pim-tuckett.json"
 MINUTES = 60_000  # ms
+SELDOM = 1_000  # ms between looks while a job runs; Playwright's own way, at each frame, takes processor time from it
 FIELDS = {"name": "name", "nickname": "nickname", "description": "description", "personality": "personality",
           "scenario": "scenario", "first_mes": "first_mes", "mes_example": "mes_example"}
 
@@ -80,10 +81,10 @@ def prune(studio: Studio, page: Any, slug: str) -> None:
     """A quarter removed; the picture of the kept channels changes while it learns; a reload on the way loses nothing."""
     page.locator("#prune-start").click()
     kept = "JSON.stringify(document.querySelector('#prune-figure-kept .js-plotly-plot')?.data?.[0]?.z ?? null)"
-    page.wait_for_function(f"{kept} !== 'null'", timeout=15 * MINUTES)
+    page.wait_for_function(f"{kept} !== 'null'", timeout=15 * MINUTES, polling=SELDOM)
     first = page.evaluate(kept)
     page.reload()
-    page.wait_for_function(f"{kept} !== 'null' && {kept} !== {json.dumps(first)}", timeout=15 * MINUTES)
+    page.wait_for_function(f"{kept} !== 'null' && {kept} !== {json.dumps(first)}", timeout=15 * MINUTES, polling=SELDOM)
     expect(page.locator("#prune-runs")).to_contain_text("done", ignore_case=True, timeout=25 * MINUTES)
     page.wait_for_function("document.querySelector('#prune-figure-ladder .js-plotly-plot')?.data?.[0]?.x?.length >= 5")
 
