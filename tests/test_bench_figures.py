@@ -28,6 +28,12 @@ def test_a_dot_a_cell_and_a_mean_where_all_cells_have_one() -> None:
     assert list(figure.layout.yaxis.categoryarray) == ["<b>The whole recipe</b>", "Wanda", "Brain surgeon + least squares"]
 
 
+def test_a_sparsity_of_which_only_the_dense_model_was_read_has_no_panel() -> None:
+    begun = [{**row, "sparsity": 0.5} for row in handmade({"dense": [0.0]})]
+    figure = ladder([*handmade({"dense": [0.0], "wanda": [0.6]}), *begun])
+    assert [note.text for note in figure.layout.annotations] == ["25% of the channels removed"]
+
+
 def test_every_method_of_the_ladder_has_words() -> None:
     from engine.bench.ladder import LADDER
 

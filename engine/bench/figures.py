@@ -1,7 +1,7 @@
 """The ladder as pictures: every method's KL, cell by cell, and validation KL against tokens read.
 
 Each is one HTML page that needs nothing else, and whose camera saves it as SVG. Works from rows and points alone; no
-model is loaded. Colours stand out from white and from near-black, and the paper's and ours differ in lightness, too.
+model is loaded. Colours stand out from white and from near-black.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,10 @@ DISTANCE = "KL to the dense model, nats a token"
 _LOGARITHMIC = {"type": "log", "tickvals": [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]}
 _WORDS = {"random": "Random", "magnitude": "Magnitude", "wanda": "Wanda", "flap": "FLAP", "taylor": "Taylor",
           "iterative-taylor": "Iterative Taylor", "obs": "Brain surgeon", "depth": "Blocks dropped",
-          "wanda+propagated": "Wanda, propagated refit", "wanda+widths+propagated": "... and unlike widths",
-          PAPER: "<b>The paper's learning</b>", "ste-ce-wanda": "... from Wanda's ranks", "ste-kl": "... and by KL",
-          "ste-kl+ls": "... and least squares", OURS: "<b>The whole recipe</b>", RECOVERED: "<b>... and recovered</b>"}
+          "wanda+propagated": "Wanda, propagated refit", "wanda+widths+propagated": "Unlike widths, propagated refit",
+          PAPER: "<b>The paper's learning</b>", "ste-ce-wanda": "The paper's, from Wanda's ranks",
+          "ste-kl": "By KL, from Wanda's ranks",
+          "ste-kl+ls": "By KL + least squares", OURS: "<b>The whole recipe</b>", RECOVERED: "<b>The recipe, recovered</b>"}
 
 
 def write_figures(folder: Path, rows: Sequence[Row], curves: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -49,10 +50,11 @@ def ladder(rows: Sequence[Row]) -> go.Figure:
 
     A diamond is the mean, drawn where a method was measured in all cells of its panel, so that means can be compared.
     """
-    methods = sorted({row["method"] for row in rows} - {DENSE}, key=lambda name: -_mean(rows, name))
+    rows = [row for row in rows if row["method"] != DENSE]
+    methods = sorted({row["method"] for row in rows}, key=lambda name: -_mean(rows, name))
     figure, sparsities = _panels(rows, shared_yaxes=True)
     for column, sparsity in enumerate(sparsities, start=1):
-        some = [row for row in rows if row["sparsity"] == sparsity and row["kl"] > 0]
+        some = [row for row in rows if row["sparsity"] == sparsity]
         cells = {key_of(row) for row in some}
         for method in methods:
             own = [row for row in some if row["method"] == method]
@@ -132,4 +134,3 @@ def _colour(method: str) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.3f}".removeprefix("0") if value < 1 else f"{value:.2f}"
-
