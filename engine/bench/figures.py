@@ -1,7 +1,7 @@
 """The ladder as pictures: every method's KL, cell by cell, and validation KL against tokens read.
 
 Each is one HTML page that needs nothing else, and whose camera saves it as SVG. Works from rows and points alone; no
-model is loaded. Colours stand out from white and from near-black.
+model is loaded. Grey stands for the baselines, blue for the paper's learning, ember for ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,11 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from engine.base.colours import BLUE, EMBER, GREY, GRID, INK
 from engine.base.files import explain_write_errors, write_atomic
 from engine.bench.ladder import DENSE, OURS, PAPER, RECOVERED
 from engine.bench.summary import Row, key_of
 
-INK, GRID = "#807b75", "rgba(128,123,117,0.22)"
-GREY, BLUE, EMBER = "#8f8a84", "#3a86cf", "#d9661f"  # baselines, the paper's, ours
 DISTANCE = "KL to the dense model, nats a token"
 _LOGARITHMIC = {"type": "log", "tickvals": [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]}
 _WORDS = {"random": "Random", "magnitude": "Magnitude", "wanda": "Wanda", "flap": "FLAP", "taylor": "Taylor",

@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 
+from engine.base.colours import BLUE, EMBER
 from engine.base.events import MaskSnapshot
 from studio.figures import theme, words
-from studio.figures.theme import BLUE, EMBER, drawn, empty, some_of
+from studio.figures.theme import drawn, empty, some_of
 
 CHANGED, RESCUED = "Channels exchanged last", "Little used, kept all the same"
 HEIGHT = 190  # px, without the lines of the title

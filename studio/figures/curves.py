@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from engine.base.colours import BLUE, EMBER, INK
 from engine.base.events import Measured
 from studio.figures import words
-from studio.figures.theme import BLUE, EMBER, INK, drawn, empty
+from studio.figures.theme import drawn, empty
 
 TITLE = "How learning goes"
 HEIGHT = 260  # px, without the lines of the title

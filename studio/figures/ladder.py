@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 import plotly.graph_objects as go
 
+from engine.base.colours import BLUE, EMBER, GREY
 from engine.base.events import Measured
 from studio.figures import words
-from studio.figures.theme import BLUE, EMBER, GREY, drawn, empty
+from studio.figures.theme import drawn, empty
 
 TITLE = "Distance to the dense model"
 _ROOM = 2.5  # a bar longer than this many times the longest of a learned mask is cut short

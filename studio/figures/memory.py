@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from engine.base.colours import BLUE, EMBER, GREY, INK
 from engine.base.memory import Needed
 from studio.figures import words
-from studio.figures.theme import BLUE, EMBER, GREY, INK, drawn, empty
+from studio.figures.theme import drawn, empty
 
 TITLE = "Memory of the cast"
 NAMES = {"standalone": "Models of their own", "masked batch": "Bank, all at once", "gather": "Bank, one at a time"}

@@ -2,8 +2,9 @@
 
 import plotly.graph_objects as go
 
+from engine.base.colours import BLUE, GREY, GRID
 from studio.figures import words
-from studio.figures.theme import BLUE, GREY, GRID, drawn, empty
+from studio.figures.theme import drawn, empty
 
 TITLE = "What remains of the model"
 
