@@ -35,7 +35,7 @@ def whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(folder: Path) -> None:
     """Draw both pictures."""
-    rows, curves = (json.loads((DOCS / name).read_text()) for name in ("fidelity_bf16.json", "fidelity_curves_bf16.json"))
+    rows, curves = (json.loads((DOCS / name).read_text()) for name in ("fidelity.json", "fidelity_curves.json"))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as pages, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
