@@ -36,6 +36,9 @@ def test_the_summary_of_handmade_rows(paper_plan: plan.Plan) -> None:
         ("best one-shot with least squares: wanda+ls", "50.0%", "25%", "reached")]
     assert "2 characters, 1 seed, 8 held-out lines; 95 % intervals over characters alone" in summary.methods_table(
         paper_plan, rows).title
+    second = [*rows, *({**row, "seed": 1} for row in rows)]  # a character's seeds are drawn as its lines would be
+    title = summary.methods_table(paper_plan, second).title
+    assert "2 seeds, 16 held-out lines; 95 % intervals over characters and seeds (no" in title
     assert summary.side_conditions(handmade({"dense": [0, 0], "wanda": [1, 1], "obs": [0.5, 0.5], "default": [0.1, 0.1]})) == [
         "default: identified 75.0%, dense 75.0% (with recovery wanted within 3 points of it).",
         "default: neutral perplexity 20.0, the best baseline by KL (obs) 20.0 (wanted no worse than that)."]

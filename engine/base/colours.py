@@ -1,4 +1,4 @@
-"""The colours of all figures, of the studio's page and of the benches' own pages.
+"""The colours of all figures, on the studio's page and on the pages that benches write.
 
 Pages may be light or dark, and figures have no background of their own: every colour stands out from both white and
 near-black.

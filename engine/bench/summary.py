@@ -120,7 +120,8 @@ def basis(rows: Sequence[Row], by_line: bool) -> str:
     held = {key_of(row): row["lines"] for row in rows}
     characters, seeds = ({key[place] for key in held} for place in (0, 1))
     count = lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}"
-    drawn = "characters and lines" if by_line else "characters alone (no readings by line in the work folder)"
+    without = f"characters {'and seeds' if len(seeds) > 1 else 'alone'} (no readings by line in the work folder)"
+    drawn = "characters and lines" if by_line else without
     formats = " and ".join(sorted({row["dtype"] for row in rows}))
     return (f"in {formats}, means over {count(len(characters), 'character')}, {count(len(seeds), 'seed')}, "
             f"{count(sum(held.values()), 'held-out line')}; 95 % intervals over {drawn}")
