@@ -16,6 +16,7 @@ from engine.base.events import (
     Event,
     Finished,
     Graded,
+    LayerTuned,
     Lines,
     MaskSnapshot,
     Measured,
@@ -111,6 +112,12 @@ def describe(event: Event) -> str:
         case Measured():
             return (f"  {event.what:<42} {event.split:<10} KL {event.kl:7.3f}  top-1 {event.top1:6.1%}  NLL {event.nll:6.3f}"
                     f"  ({event.lines} lines, {event.tokens:,} tokens)")
+        case LayerTuned():
+            if event.used:
+                return ""
+            after = "not tuned" if event.after is None else f"{event.after:.2%} after tuning"
+            return (f"  layer {event.layer + 1} of {event.layers} keeps its weights: "
+                    f"error {event.before:.2%} on held-out lines, {after}")
         case Graded():
             broken = [check["detail"] or check["rule"] for check in event.checks if check["outcome"] == "fail"]
             return f"  {event.verdict:<10} {event.lines[-1]}\n             {event.answers[-1]!r}" + "".join(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Warned
@@ -24,9 +25,9 @@ from engine.export.folder import Contents
 from engine.models.ffn import count_tokens
 from engine.stages.further_answers import write_further_answers
 from engine.stages.lines import make_lines
-from engine.stages.mask import find_mask, read_dense
+from engine.stages.mask import Lesson, find_mask, read_dense
 from engine.stages.recovery import read_dense_again
-from engine.stages.repair import refit_learned, refit_start
+from engine.stages.repair import Repaired, refit_learned, refit_start, take_start
 from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
 from engine.stages.tuning import tune, tune_again
 from engine.stages.workbench import LINES_STAGES, STAGES, Job, Workbench, halve, load_dense, open_workdir, with_less_at_once
@@ -92,13 +93,10 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     lesson = yield from read_dense(bench)
     yield from read_dense_again(bench)
     start = yield from refit_start(bench, lesson)
-    learned = yield from find_mask(bench, lesson, start.swap if start else None)
-    if recipe.load_in != "16bit":
-        # The cut, and all that is measured from here on, is about the original weights.
-        yield from load_dense(bench, "16bit")
-        lesson.validation_dense = dense_states(bench.model, lesson.validation)
-        meter.count_tokens_of(bench.model)
-    mask, columns = yield from refit_learned(bench, lesson, learned, start)
+    if start is not None and recipe.sparsity < recipe.mask_from:
+        mask, columns = yield from take_start(bench, lesson, start)
+    else:
+        mask, columns = yield from _learn_mask(bench, meter, lesson, start)
     weights = yield from tune(bench, lesson, mask, columns)
     rows, dense = yield from measure_ladder(bench, lesson, mask, weights)
     before = {"parameters": sum(parameter.numel() for parameter in bench.model.parameters()),
@@ -110,6 +108,18 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     assert bench.source
     contents = Contents(bench.job.card.raw, _report(bench, meter, before), bench.source.folder)
     yield from export(bench, mask, contents)
+
+
+def _learn_mask(bench: Workbench, meter: "_Meter", lesson: Lesson, start: Repaired | None) -> Generator[
+        Event, None, tuple[Tensor, list[Tensor] | None]]:
+    """The learned mask with its refit, or the start where that reads better."""
+    learned = yield from find_mask(bench, lesson, start.swap if start else None)
+    if bench.job.recipe.load_in != "16bit":
+        # The cut, and all that is measured from here on, is about the original weights.
+        yield from load_dense(bench, "16bit")
+        lesson.validation_dense = dense_states(bench.model, lesson.validation)
+        meter.count_tokens_of(bench.model)
+    return (yield from refit_learned(bench, lesson, learned, start))
 
 
 def check_out(out: Path, workdir: Path) -> None:

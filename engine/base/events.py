@@ -52,6 +52,21 @@ class Step(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerTuned(Event):
+    """A layer was tuned: its squared error on held-out rows before and after, as a share of what it is to put out.
+
+    `after` is None where tuning was not tried, since the layers before it had lost; `used`: the tuned weights were kept.
+    """
+
+    stage: str
+    layer: int
+    layers: int
+    before: float
+    after: float | None
+    used: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class MaskSnapshot(Event):
     """The mask at one moment of learning.
 

@@ -41,9 +41,11 @@ class Recipe:
     loss: Loss = "kl"  # "kl": to the dense model's cached logits; "ce": on the answers (the paper's)
     teacher_top: int = 64  # logits cached a token; the rest of the vocabulary is one bucket
     start: Start = "wanda"  # scores before the first step: rank-normalised importance, or random
+    mask_from: float = 0.4  # sparsity from which the mask is learned; below it the refitted start goes on: what learning wins
+    # there is within the noise (docs/recipe.md), and more text wins more for the same time
     steps: int = 30  # optimiser steps
     step_lines: int = 16  # lines a step
-    learning_rate: float = 0.01  # AdamW, on scores that start within [-1, 1]
+    learning_rate: float = 0.01  # AdamW, on scores that are ranks from -1 to 1 in every layer, whatever the model
     ramp: float = 0.0  # share of the steps over which the sparsity grows, cubic (0: full from the start)
     validate_every: int = 5  # steps between readings on the validation lines
     row_tokens: int = 1536  # longest packed row, in tokens
@@ -53,17 +55,17 @@ class Recipe:
     # After the mask
     least_squares: bool = True  # refit W_down on the kept channels
     refit_within: float = 1.05  # the learned mask is refitted unless it reads worse than the start by more than this factor
-    further_answers: int = 0  # answers more to each train line, read along while repairing (docs/readings.md: what 3 bring)
+    further_answers: int = 3  # answers more to each train line, read along while repairing
     neutral_lines: int = 256  # unanswered player lines read along with their neutral answers while repairing
     resampled_copies: int = 1  # copies of all these lines with their tokens drawn anew, for tuning layers (else for the refit)
-    layer_epochs: float = 8.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
-    layer_rate: float = 2e-3  # Adam, at the start of each layer; it falls to 0
+    layer_epochs: float = 4.0  # passes over these tokens in which each layer's kept channels are tuned (0: none)
+    layer_rate: float = 0.01  # Adam, at the start of each layer, as a share of its weights' root mean square; it falls to 0
     recover: bool = False  # tune the layers again on answers written for it, and fine-tune the cut model by LoRA with the same KL
     recovery_answers: int = 5  # times as many answers as there are train lines, written for tuning again and for the fine-tune
     recovery_epochs: float = 2.0  # passes over the first of them
     recovery_steps: int = 60  # optimiser steps of the fine-tune
     recovery_step_lines: int = 16  # lines a step
-    recovery_rate: float = 1e-3  # AdamW, of the fine-tune
+    recovery_rate: float = 1e-3  # AdamW, of the fine-tune, as a share of the weights' root mean square
     recovery_rank: int = 16  # LoRA rank
 
     def __post_init__(self) -> None:
@@ -91,6 +93,11 @@ class Recipe:
         for name in ("keep_share", "top_p"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise UserError(f"The setting {name} must lie above 0 and at most at 1; {getattr(self, name):g} does not.")
+        for name in ("learning_rate", "layer_rate", "recovery_rate"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"The setting {name} must be a number from 0 on; {getattr(self, name)} is not.")
+        if not 0.0 <= self.mask_from <= 1.0:
+            raise UserError(f"The setting mask_from must lie between 0 and 1; {self.mask_from:g} does not.")
         if not 0.0 <= self.ramp <= 1.0:
             raise UserError(f"The setting ramp must lie between 0 and 1; {self.ramp:g} does not.")
 
@@ -102,12 +109,12 @@ class Recipe:
 PRESETS: dict[str, dict[str, Any]] = {
     # Sized for two laptop cores and about ten minutes on the starter model.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
-              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "layer_epochs": 2.5,
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "layer_epochs": 1.25,
               "recovery_answers": 12, "recovery_steps": 40},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing repaired, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,
-              "learning_rate": 0.05, "least_squares": False},
+              "learning_rate": 0.05, "mask_from": 0.0, "least_squares": False},
 }
 
 

@@ -1,13 +1,19 @@
 """Layer tuning: every layer's kept channels trained, one layer after the other, towards what the dense layer puts out.
 
 Least squares (propagation.py) can only mix what the kept channels compute; here what they compute changes as well. From
-the least-squares W_down and the dense rows of W_gate and W_up, a few rounds of Adam minimise the same squared error of
-the stream behind the layer, on the same two streams of hidden states. No gradient leaves the layer, so a round costs
-what three passes through one FFN cost and needs no memory beyond it. Training each block of a pruned model by itself
-is EBFT's (arXiv 2402.12419), there on the block's own output and with all its matrices; ours trains the FFN alone, on
-the stream that the pruned layers below really leave.
+the least-squares W_down and the dense rows of W_gate and W_up, a few passes of Adam minimise the error of the stream after
+the layer, on the same two streams of hidden states. No gradient leaves the layer, so a pass costs what three passes
+through one FFN cost and needs no memory beyond it. Training each block of a pruned model by itself is EBFT's
+(arXiv 2402.12419), there on the block's own output and with all its matrices; ours trains the FFN alone, on the stream
+that the pruned layers below really leave.
 
-It does not know how many rounds are too many: what it learns by heart shows on validation lines only.
+Nothing here has the scale of one model. A step changes a weight by a share of its matrix's root mean square, as
+Adafactor's relative step sizes do (arXiv 1804.04235). A token's squared error counts relative to the mean square of the
+dense stream there, which is what the next layer's RMSNorm divides by: without that, the few tokens with massive
+activations (arXiv 2402.17762), whose squares are 10,000 times those of the others, would be all that is fitted.
+
+Held-out rows decide layer by layer: a layer that reads no better on them than what it began with keeps that, and after
+LOSSES such layers in a row the others are not tried.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -21,19 +27,21 @@ from torch.nn import functional
 from engine.models.ffn import FeedForward, decoder, feed_forwards
 from engine.models.packing import Row
 from engine.pruning.compensation import Gates
-from engine.pruning.propagation import Regression, activations, advance, begin
+from engine.pruning.propagation import Regression, Streams, activations, advance, begin
 
 BATCH = 256  # tokens a step of Adam: the smaller, the more steps a pass; see docs/readings.md
 BETWEEN = 2048  # tokens between two places to stop
 BETAS = (0.9, 0.98)  # few steps: the second moment must warm up in them
+LOSSES = 3  # layers in a row that tuning made no better, after which the rest keep what they have
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How to tune: passes over the tokens, Adam's rate at the start (it falls to 0), and the seed of the tokens' order.
+    """How to tune: passes over the tokens, the rate at the start (it falls to 0), and the seed of the tokens' order.
 
-    ridge, share: of the least squares that each layer begins with, as in refit_propagated. rounding: what the weights are
-    rounded to before the layers above see them: the precision in which they will be written.
+    rate: what a step of Adam changes a weight by, as a share of the root mean square of its matrix. ridge, share: of the
+    least squares that each layer begins with, as in refit_propagated. rounding: what the weights are rounded to before the
+    layers above see them: the precision in which they will be written.
     """
 
     epochs: float
@@ -53,37 +61,102 @@ class TunedLayer:
     down: Tensor
 
 
-@torch.no_grad()
-def tune_layers(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], tuning: Tuning,
-                known: Sequence[TunedLayer] = (), starts: Sequence[TunedLayer] | None = None) -> Iterator[TunedLayer | None]:
-    """Yields each layer's weights, lowest layer first, in the weights' dtype; before them None, after a row or BETWEEN tokens.
+@dataclass(frozen=True)
+class LayerResult:
+    """A layer's weights, and its error on the held-out rows before and after tuning, as a share of what it is to put out.
 
-    `kept`: ascending channel indices (k,) a layer; `known`: the lowest layers, tuned by an earlier run; `starts`: the weights
-    that each layer begins with, instead of its own rows and their least squares. The model itself stays as it is. For
-    models that `can_propagate`.
+    `after` is None where tuning was not tried. The weights are those with the smaller error.
     """
-    streams = begin(model, rows)
+
+    layer: TunedLayer
+    before: float
+    after: float | None
+
+    @property
+    def better(self) -> bool:
+        """Whether the tuned weights are the ones that were kept."""
+        return self.after is not None and self.after < self.before
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What a layer is fitted on: inputs (N, d), targets (N, d) in fp32, and what each one's squared error counts (N,)."""
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+@torch.no_grad()
+def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], kept: Sequence[Tensor], tuning: Tuning,
+                known: Sequence[LayerResult] = (), starts: Sequence[TunedLayer] | None = None) -> Iterator[LayerResult | None]:
+    """Yields each layer's result, lowest layer first, in the model's dtype; before them None, after a row or BETWEEN tokens.
+
+    `held_out`: rows that decide and teach nothing; `kept`: ascending channel indices (k,) a layer; `known`: the lowest layers,
+    tuned by an earlier run; `starts`: the weights that each layer begins with, instead of its own rows and their least
+    squares. The model itself stays as it is. For models that `can_propagate`.
+    """
+    learning, deciding = begin(model, rows), begin(model, held_out)
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
+    losses = 0
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
-        given = known if ffn.index < len(known) else starts
+        given = [one.layer for one in known] if ffn.index < len(known) else starts
         regression = Regression(ffn, index) if given is None else None
-        before, inputs, targets = [], [], []
-        for stream in streams:
+        before: list[Tensor] = []
+        found: dict[bool, list[_Tokens]] = {False: [], True: []}
+        for stream in (*learning, *deciding):
+            held = len(before) >= len(learning)
             stream_before, entering, target = advance(model, ffn, layer, stream, factor, tuning.share)
-            wanted = target.flatten(0, -2) / factor
-            if regression is not None:
+            wanted = target / factor
+            if regression is not None and not held:
                 regression.add(activations(ffn, entering)[..., index], wanted, stream.weight)
             before.append(stream_before)
-            inputs.append(entering.flatten(0, -2))
-            targets.append(wanted)
+            found[held].append(_tokens(stream, entering, wanted))
             yield None
-        tuned = _like(ffn, given[ffn.index]) if given is not None else _least_squares(ffn, index, regression, tuning.ridge)
-        if ffn.index >= len(known):
-            tuned = yield from _fit(ffn, index, tuned, torch.cat(inputs), torch.cat(targets), tuning)
-        for stream, held, entering in zip(streams, before, inputs, strict=True):
-            output = _outputs(ffn, index, tuned, entering)
-            stream.pruned = held + factor * (output if ffn.down.bias is None else output + ffn.down.bias).view_as(held)
-        yield tuned
+        start = _like(ffn, given[ffn.index]) if given is not None else _least_squares(ffn, index, regression, tuning.ridge)
+        if ffn.index < len(known):
+            result = LayerResult(start, known[ffn.index].before, known[ffn.index].after)
+        else:
+            judge = _joined([_own(tokens, stream) for tokens, stream in zip(found[True], deciding, strict=True)])
+            result = LayerResult(start, _error(ffn, index, start, judge), None)
+            if losses < LOSSES:
+                tuned = yield from _fit(ffn, index, start, _joined(found[False]), tuning)
+                after = _error(ffn, index, tuned, judge)
+                result = LayerResult(tuned if after < result.before else start, result.before, after)
+        losses = 0 if result.better else losses + 1
+        for stream, rest, tokens in zip((*learning, *deciding), before, (*found[False], *found[True]), strict=True):
+            output = _outputs(ffn, index, result.layer, tokens.inputs)
+            stream.pruned = rest + factor * (output if ffn.down.bias is None else output + ffn.down.bias).view_as(rest)
+        yield result
+
+
+def _tokens(stream: Streams, entering: Tensor, wanted: Tensor) -> _Tokens:
+    """A stream's tokens once the dense stream has passed the layer."""
+    scale = stream.dense.float().square().mean(-1).flatten().clamp_min(torch.finfo(torch.float32).tiny)
+    return _Tokens(entering.flatten(0, -2), wanted.flatten(0, -2), 1 / scale)
+
+
+def _own(tokens: _Tokens, stream: Streams) -> _Tokens:
+    """Those behind the prefix, which other rows learn from."""
+    own = stream.own.to(tokens.inputs.device)
+    return _Tokens(tokens.inputs[own], tokens.targets[own], tokens.weights[own])
+
+
+def _joined(parts: Sequence[_Tokens]) -> _Tokens:
+    """All tokens, with weights under which an output of zeros has the mean error 1."""
+    whole = _Tokens(*(torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "targets", "weights")))
+    nothing = (whole.targets.square().sum(-1) * whole.weights).mean()
+    return _Tokens(whole.inputs, whole.targets, whole.weights / nothing.clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def _error(ffn: FeedForward, index: Tensor, layer: TunedLayer, tokens: _Tokens) -> float:
+    """The weighted mean squared error, 1 for an output of zeros; infinite where it is no number."""
+    total = 0.0
+    for inputs, targets, weights in zip(*(part.split(BETWEEN) for part in vars(tokens).values()), strict=True):
+        output = _outputs(ffn, index, layer, inputs).float()
+        total += float(((output - targets).square().sum(-1) * weights).sum().double())
+    error = total / max(len(tokens.inputs), 1)
+    return error if error == error else float("inf")
 
 
 def plain_layers(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Tensor], gates: Gates | None) -> list[TunedLayer]:
@@ -105,15 +178,16 @@ def _like(ffn: FeedForward, layer: TunedLayer) -> TunedLayer:
     return TunedLayer(**{name: part.to(ffn.down.weight) for name, part in vars(layer).items()})
 
 
-def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, inputs: Tensor, targets: Tensor, tuning: Tuning) -> Generator[
-        None, None, TunedLayer]:
+def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, tokens: _Tokens, tuning: Tuning) -> Generator[None, None, TunedLayer]:
     """Adam on one layer, a yield after each BETWEEN tokens; the value is the layer's weights, in the dtype of the start's.
 
     Weights and moments are fp32. The products are bf16 where the model's are: about twice as fast on the processors where
     a model is loaded so.
     """
+    inputs, device = tokens.inputs, tokens.inputs.device
     weights = [part.float().clone().requires_grad_() for part in (start.gate, start.up, start.down)]
-    optimizer = torch.optim.Adam(weights, lr=tuning.rate, betas=BETAS, fused=weights[0].device.type in ("cpu", "cuda"))
+    scales = [float(part.detach().square().mean().sqrt()) for part in weights]
+    optimizer = torch.optim.Adam([{"params": [part]} for part in weights], betas=BETAS, fused=device.type in ("cpu", "cuda"))
     order = torch.Generator().manual_seed(tuning.seed * 1_009 + ffn.index)
     size = min(BATCH, len(inputs))
     steps = max(1, int(tuning.epochs * len(inputs) / size))
@@ -121,12 +195,13 @@ def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, inputs: Tensor, tar
     for step in range(steps):
         if not left:  # what does not fill a batch waits for another pass
             left = list(torch.randperm(len(inputs), generator=order)[: len(inputs) // size * size].split(size))
-        chosen = left.pop().to(inputs.device)
-        optimizer.param_groups[0]["lr"] = tuning.rate * (1 - step / steps)
+        chosen = left.pop().to(device)
+        for group, scale in zip(optimizer.param_groups, scales, strict=True):
+            group["lr"] = tuning.rate * scale * (1 - step / steps)
         with torch.enable_grad():
-            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.dtype == torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=inputs.dtype == torch.bfloat16):
                 found = _outputs(ffn, index, TunedLayer(*weights), inputs[chosen].float())
-            (found.float() - targets[chosen]).square().sum(-1).mean().backward()
+            ((found.float() - tokens.targets[chosen]).square().sum(-1) * tokens.weights[chosen]).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) * size // BETWEEN > step * size // BETWEEN:

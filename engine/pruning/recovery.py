@@ -59,9 +59,31 @@ def recovery_step(adapted: Any, optimizer: torch.optim.Optimizer, rows: Sequence
     return loss / total
 
 
-def make_optimizer(adapted: Any, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW without weight decay over the adapters."""
-    return torch.optim.AdamW(adapter_parameters(adapted), lr=learning_rate, weight_decay=0.0)
+def make_optimizer(adapted: Any) -> torch.optim.AdamW:
+    """AdamW without weight decay over the adapters: a group for each linear layer, with the "scale" of its rate.
+
+    A step of size one moves every entry of an adapter's B, (d, r), by one, and so the weight by
+    scaling * sqrt(r) * rms(A) in the root mean square. Divided by the weight's own, a rate is the share of it that a step
+    may change, whatever the model's weights are like.
+    """
+    groups = []
+    for module in adapted.modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        first, second = module.lora_A["default"].weight, module.lora_B["default"].weight
+        reach = module.scaling["default"] * first.shape[0] ** 0.5 * _rms(first)
+        groups.append({"params": [first, second], "scale": _rms(module.get_base_layer().weight) / reach})
+    return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of the next step, as a share of the weights' root mean square."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def _rms(weight: nn.Parameter) -> float:
+    return float(weight.detach().float().square().mean().sqrt())
 
 
 def rate_at(step: int, steps: int, learning_rate: float) -> float:

@@ -58,13 +58,13 @@ def recover(bench: Workbench, lesson: Lesson) -> Generator[Event, None, None]:
     yield Stage("recover", recipe.recovery_steps)
     lesson = _lesson(bench, lesson)
     adapted = recovery.attach_adapter(bench.model, recipe.recovery_rank, recipe.seed)
-    optimizer = recovery.make_optimizer(adapted, recipe.recovery_rate)
+    optimizer = recovery.make_optimizer(adapted)
     parameters = recovery.adapter_parameters(adapted)
     run = _Run(bench, parameters, optimizer)
     if run.step == 0:
         yield from _check(run, adapted, lesson)
     while run.step < recipe.recovery_steps:
-        optimizer.param_groups[0]["lr"] = recovery.rate_at(run.step, recipe.recovery_steps, recipe.recovery_rate)
+        recovery.set_rate(optimizer, recovery.rate_at(run.step, recipe.recovery_steps, recipe.recovery_rate))
         chosen = masks.order_of_lines(len(lesson.train), recipe.recovery_step_lines, run.step, recipe.seed + 1)
         rows, targets = rows_of_step(lesson, chosen, recipe.row_tokens)
         loss = recovery.recovery_step(adapted, optimizer, rows, targets, recipe.checkpointing)

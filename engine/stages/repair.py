@@ -64,10 +64,10 @@ def refit_learned(bench: Workbench, lesson: Lesson, mask: Tensor, start: Repaire
     if start is not None and (reading := _last_reading(bench)) > bench.job.recipe.refit_within * start.kl:
         yield Stage("least squares", reused=True)  # the start's
         bench.notes["least_squares"] = {"used": False, "kl": reading}
-        return (yield from _keep_start(bench, lesson, mask, start))
+        return (yield from _keep_start(bench, lesson, mask, start, bench.job.recipe.steps))
     learned = yield from _refit(bench, lesson, mask, "columns")
     if start is not None and learned.kl > start.kl:
-        return (yield from _keep_start(bench, lesson, mask, start))
+        return (yield from _keep_start(bench, lesson, mask, start, bench.job.recipe.steps))
     bench.notes["mask"] = "learned"
     return learned.mask, learned.columns
 
@@ -77,11 +77,18 @@ def _last_reading(bench: Workbench) -> float:
     return next(point["validation_kl"] for point in reversed(read_json(bench.path("learning.json"))) if "validation_kl" in point)
 
 
-def _keep_start(bench: Workbench, lesson: Lesson, learned: Tensor, start: Repaired) -> Generator[
+def take_start(bench: Workbench, lesson: Lesson, start: Repaired) -> Generator[Event, None, tuple[Tensor, list[Tensor] | None]]:
+    """Go on with the start without learning a mask; leaves mask.safetensors and learning.json as learning would."""
+    write_json(bench.path("learning.json"), [{"step": 0, "validation_kl": start.kl, "tokens": 0}])
+    save_tensors(bench.path("mask.safetensors"), {"scores": start_scores(bench, lesson)})
+    return (yield from _keep_start(bench, lesson, start.mask, start, 0))
+
+
+def _keep_start(bench: Workbench, lesson: Lesson, learned: Tensor, start: Repaired, step: int) -> Generator[
         Event, None, tuple[Tensor, list[Tensor] | None]]:
-    """Go on with the start: whoever looks at the mask, here or in the work folder, sees the one that is exported."""
+    """Go on with the start after `step` steps: the mask shown here and kept in the work folder is the one that is exported."""
     bench.notes |= {"mask": "start", "best_step": 0}
-    yield MaskSnapshot(bench.job.recipe.steps, 1 - bench.kept / bench.channels,
+    yield MaskSnapshot(step, 1 - bench.kept / bench.channels,
                        masks.kept_by_importance(start.mask, lesson.importance), masks.changes(learned, start.mask))
     found = load_file(bench.path("mask.safetensors"))
     save_tensors(bench.path("mask.safetensors"), {**found, "mask": start.mask.to(torch.uint8), "best_step": torch.tensor(0)})

@@ -1,24 +1,26 @@
 """Layer tuning: the stage after the refit, in which the kept channels of each layer are trained by themselves, and once more
 on answers written for it, where recovery is asked for.
 
-Every layer is written as soon as it is done, so that a stopped job loses one at most. Leaves tuned-0000.safetensors and so
-on (gate, up, down of the kept channels) and tuned.json: what was read, and whether the tuned layers read better on the
-validation lines than what they began with; where they do not, that goes on. The second time leaves retuned-0000 and so on.
+Every layer is written as soon as it is done, so that a stopped job loses one at most. The validation lines decide twice:
+layer by layer, so that one that got worse keeps what it began with, and on the whole. Leaves tuned-0000.safetensors and so
+on (gate, up, down of the kept channels, and the errors that decided) and tuned.json: what was read, and whether the tuned
+layers are used. The second time leaves retuned-0000 and so on.
 """
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import Event, Stage, Step
+from engine.base.events import Event, LayerTuned, Stage, Step, Warned
 from engine.base.files import read_json, write_json
 from engine.calibration.lines import Line
 from engine.evaluation.fidelity import measure
 from engine.models.packing import pack
 from engine.pruning.compensation import Gates, kept_indices, repaired
-from engine.pruning.layer_tuning import TunedLayer, Tuning, plain_layers, tune_layers
+from engine.pruning.layer_tuning import LOSSES, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
 from engine.stages.further_answers import recovery_lines
 from engine.stages.mask import Lesson, measured, save_tensors
 from engine.stages.refit_rows import RefitRows, make_refit_rows
@@ -26,6 +28,7 @@ from engine.stages.repair import RIDGE, SHARE
 from engine.stages.workbench import Workbench
 
 STAGE, STAGE_AGAIN = "tune the layers", "tune the layers again"
+ERRORS = "errors"  # a layer's on held-out rows, before and after; NaN: not tried
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def _take(bench: Workbench, lesson: Lesson, mask: Tensor, before: Weights, cours
     notes = bench.notes[course.note] = read_json(choice)
     if not notes["used"]:
         return None
-    layers = _known(bench, course.name)
+    layers = [one.layer for one in _known(bench, course.name)]
     return Weights([layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers], before.refit or before.columns)
 
 
@@ -105,14 +108,16 @@ def _tune_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, weights: We
     yield measured(f"before {_doing(course)}", "validation", before)
     yield Step(course.stage, 1, bench.layers + 2)
     read = yield from rows
-    yield from _write_layers(bench, mask, course, read)
-    written = _known(bench, course.name)
+    yield from _write_layers(bench, lesson, mask, course, read)
+    known = _known(bench, course.name)
+    written = [one.layer for one in known]
     with repaired(bench.model, mask, [layer.down for layer in written], [(layer.gate, layer.up) for layer in written]):
         after = measure(bench.model, lesson.validation, lesson.validation_dense)
     yield measured(f"after {_doing(course)}", "validation", after)
     yield Step(course.stage, bench.layers + 2, bench.layers + 2)
     return {"epochs": course.tuning.epochs, "rate": course.tuning.rate, "tokens": sum(row.size for row in read.rows),
-            **read.beside, "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
+            **read.beside, "layers_better": sum(one.better for one in known),
+            "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
 
 def _doing(course: _Course) -> str:
@@ -120,22 +125,31 @@ def _doing(course: _Course) -> str:
     return course.stage.replace("tune", "tuning", 1)
 
 
-def _write_layers(bench: Workbench, mask: Tensor, course: _Course, read: RefitRows) -> Generator[Event, None, None]:
-    """Tune the layers that are not written yet, and write each one."""
+def _write_layers(bench: Workbench, lesson: Lesson, mask: Tensor, course: _Course, read: RefitRows) -> Generator[Event, None, None]:
+    """Tune the layers that are not written yet, and write each one with the errors that decided."""
     known = _known(bench, course.name)
-    done = 0
-    for layer in tune_layers(bench.model, read.rows, kept_indices(mask), course.tuning, known, course.starts):
-        if layer is not None:
+    done, stopped = 0, any(one.after is None for one in known)
+    for result in tune_layers(bench.model, read.rows, lesson.validation, kept_indices(mask), course.tuning, known, course.starts):
+        if result is not None:
             if done >= len(known):
-                parts = {name: part.to(bench.weight_dtype) for name, part in vars(layer).items()}
-                save_tensors(bench.path(f"{course.name}-{done:04d}.safetensors"), parts)
+                parts = {name: part.to(bench.weight_dtype) for name, part in vars(result.layer).items()}
+                errors = [result.before, float("nan") if result.after is None else result.after]
+                save_tensors(bench.path(f"{course.name}-{done:04d}.safetensors"),
+                             {**parts, ERRORS: torch.tensor(errors, dtype=torch.float64)})
+                yield LayerTuned(course.stage, done, bench.layers, result.before, result.after, result.better)
+                if result.after is None and not stopped:
+                    stopped = True
+                    yield Warned(f"Tuning made the last {LOSSES} layers no better on held-out lines. "
+                                 "The others keep what they have.")
             done += 1
         yield Step(course.stage, done + 1, bench.layers + 2)
 
 
-def _known(bench: Workbench, name: str) -> list[TunedLayer]:
+def _known(bench: Workbench, name: str) -> list[LayerResult]:
     """The layers that are written, from the lowest on."""
-    layers: list[TunedLayer] = []
+    layers: list[LayerResult] = []
     while (file := bench.path(f"{name}-{len(layers):04d}.safetensors")).exists():
-        layers.append(TunedLayer(**load_file(file)))
+        found = load_file(file)
+        before, after = found.pop(ERRORS, torch.tensor([float("nan"), 0.0])).tolist()
+        layers.append(LayerResult(TunedLayer(**found), before, None if after != after else after))
     return layers
