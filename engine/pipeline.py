@@ -27,7 +27,7 @@ from engine.stages.further_answers import write_further_answers
 from engine.stages.lines import make_lines
 from engine.stages.mask import Lesson, find_mask, read_dense
 from engine.stages.recovery import read_dense_again
-from engine.stages.repair import Repaired, refit_learned, refit_start, take_start
+from engine.stages.repair import Repaired, learns_mask, refit_learned, refit_start, take_start
 from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
 from engine.stages.tuning import tune, tune_again
 from engine.stages.workbench import LINES_STAGES, STAGES, Job, Workbench, halve, load_dense, open_workdir, with_less_at_once
@@ -93,10 +93,11 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     lesson = yield from read_dense(bench)
     yield from read_dense_again(bench)
     start = yield from refit_start(bench, lesson)
-    if start is not None and recipe.sparsity < recipe.mask_from:
-        mask, columns = yield from take_start(bench, lesson, start)
-    else:
+    if learns_mask(recipe, start):
         mask, columns = yield from _learn_mask(bench, meter, lesson, start)
+    else:
+        assert start is not None
+        mask, columns = yield from take_start(bench, lesson, start)
     weights = yield from tune(bench, lesson, mask, columns)
     rows, dense = yield from measure_ladder(bench, lesson, mask, weights)
     before = {"parameters": sum(parameter.numel() for parameter in bench.model.parameters()),

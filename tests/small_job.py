@@ -30,7 +30,7 @@ from engine.stages.workbench import Job
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = ["small_job", "engine.commands", "transformers.models.llama.modeling_llama", "peft"]
 QUICK = {"multiple": 8, "steps": 4, "step_lines": 4, "validate_every": 2, "teacher_top": 16, "neutral_lines": 3,
-         "further_answers": 1, "row_tokens": 768, "refit_within": 1e9, "recovery_steps": 3,
+         "further_answers": 1, "row_tokens": 768, "mask_from": 0.0, "refit_within": 1e9, "recovery_steps": 3,
          "recovery_step_lines": 4, "recovery_rank": 2}
 
 

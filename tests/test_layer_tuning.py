@@ -46,7 +46,8 @@ def tuned(model: Any, tuning: Tuning, known: list[LayerResult] | None = None) ->
     return [one.layer for one in results(model, tuning, known or [])]
 
 
-def results(model: Any, tuning: Tuning, known: Sequence[LayerResult] = (), starts: list[TunedLayer] | None = None) -> list[LayerResult]:
+def results(model: Any, tuning: Tuning, known: Sequence[LayerResult] = (),
+            starts: list[TunedLayer] | None = None) -> list[LayerResult]:
     """On few rows, which decide as well: what is fitted is seen on these."""
     found = tune_layers(model, ROWS, ROWS, kept_indices(mask_of(model)), tuning, known, starts)
     return [one for one in found if one is not None]

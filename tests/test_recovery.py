@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from small_job import make_job, run_job, work_of
+from tiny import find, make_tiny
 
 from engine.models.ffn import project_logits
 from engine.models.packing import answer_states, pack
+from engine.models.loading import load_model
+from engine.pruning.recovery import attach_adapter, make_optimizer, set_rate
 from engine.stages.further_answers import recovery_lines
 from engine.stages.mask import read_dense
 from engine.stages.recovery import _lesson
@@ -42,3 +46,23 @@ def test_without_such_answers_it_learns_from_the_train_lines(llama: Path, tmp_pa
     list(load_dense(bench, "16bit"))
     lesson = object()
     assert _lesson(bench, lesson) is lesson and not list(bench.folder.glob("recovery_dense*"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.05])
+def test_a_step_of_the_fine_tune_changes_a_weight_by_the_rate_whatever_its_size(factor: float, tmp_path: Path) -> None:
+    model = load_model(find(make_tiny(tmp_path, "llama", initializer_range=0.2 * factor)), torch.float32).cpu()
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    adapted = attach_adapter(model, 8, 0)
+    optimizer = make_optimizer(adapted)
+    set_rate(optimizer, 0.01)
+    draw = torch.Generator().manual_seed(1)
+    for group in optimizer.param_groups:
+        for part in group["params"]:
+            part.grad = torch.randn(part.shape, generator=draw)
+    optimizer.step()
+    merged = dict(adapted.merge_and_unload().named_parameters())
+    changed = [name for name in before if not torch.equal(before[name], merged[name])]
+    assert len(changed) == 14  # seven linear layers in each of two blocks
+    for name in changed:
+        share = (merged[name] - before[name]).square().mean().sqrt() / before[name].square().mean().sqrt()
+        assert 0.005 < share < 0.02, (name, share)

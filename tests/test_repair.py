@@ -51,6 +51,18 @@ def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_pat
     assert sum(snapshots[-1].changed) > 0 and len(snapshots) > 2
 
 
+def test_below_the_sparsity_where_learning_pays_the_start_goes_on(llama: Path, tmp_path: Path) -> None:
+    seen = run_job(llama, tmp_path / "out", mask_from=0.4)
+    stages = [event.name for event in seen if isinstance(event, Stage)]
+    assert "least squares on the start" in stages and "learn the mask" not in stages and "least squares" not in stages
+    work, report = work_of(tmp_path / "out"), read_json(tmp_path / "out" / "report.json")
+    assert report["choices"]["mask"] == "start" and report["learning"][0]["step"] == 0
+    assert torch.equal(load_file(work / "mask.safetensors")["mask"], load_file(work / "start.safetensors")["mask"])
+    assert len([event for event in seen if isinstance(event, MaskSnapshot)]) == 1
+    again = list(prune(make_job(llama, tmp_path / "again", mask_from=0.4, sparsity=0.5), work_of(tmp_path / "again")))
+    assert "learn the mask" in [event.name for event in again if isinstance(event, Stage)]
+
+
 def test_layers_whose_tuning_reads_worse_leave_the_refit(llama: Path, tmp_path: Path) -> None:
     run_job(llama, tmp_path / "out", layer_rate=30.0)
     report = read_json(tmp_path / "out" / "report.json")
@@ -90,7 +102,7 @@ def test_neutral_lines_come_from_the_train_side_and_only_where_the_pool_was_used
     assert neutral_lines(bench) == []
 
 
-@pytest.mark.parametrize(("rate", "used"), [(2e-3, True), (30.0, False)])
+@pytest.mark.parametrize(("rate", "used"), [(0.005, True), (30.0, False)])
 def test_recovery_tunes_the_layers_again_on_its_own_answers(rate: float, used: bool, llama: Path, tmp_path: Path) -> None:
     settings = {"recover": True, "recovery_answers": 2, "layer_epochs": 0.01, "recovery_epochs": 8, "recovery_rate": 1e-12,
                 "recovery_steps": 1, "recovery_step_lines": 1, "calling": "Zoë! "}

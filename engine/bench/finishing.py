@@ -21,9 +21,9 @@ from engine.bench.plan import fingerprint
 from engine.bench.pruned import Pruned
 from engine.pruning.compensation import kept_indices
 from engine.pruning.surgery import cut
-from engine.stages.mask import find_mask, save_tensors
+from engine.stages.mask import Lesson, find_mask, save_tensors
 from engine.stages.recovery import read_dense_again, recover
-from engine.stages.repair import refit_learned, refit_start
+from engine.stages.repair import Repaired, learns_mask, refit_learned, refit_start, take_start
 from engine.stages.tuning import Weights, tune, tune_again
 from engine.stages.workbench import Workbench, round_weights
 
@@ -59,15 +59,24 @@ def _make(cell: Cell) -> Generator[Event, None, _Made]:
     folder = folder_of(cell.folder, recipe)
     bench, lesson = yield from cell.lesson(folder, recipe)
     start = yield from _paid(cell, refit_start(bench, lesson), folder / "start.json", folder / START)
-    learning = find_mask(bench, lesson, start.swap if start else None)
-    learned = yield from _paid(cell, learning, folder / "mask.safetensors", folder / LEARNING, resumes=True)
-    work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = refit_learned(bench, lesson, learned, start)
-    mask, columns = yield from _paid(cell, work, folder / "columns.json", folder / REPAIR)
+    mask, columns = yield from _choose_mask(cell, bench, lesson, start, folder)
     weights = yield from _paid(cell, tune(bench, lesson, mask, columns), folder / "tuned.json", folder / TUNING, resumes=True)
     write_json(folder / CURVE, curve_of(bench, folder, cell.subject.dense_pass().tokens))
     save_tensors(folder / CHOSEN, {"mask": mask})
     spent = sum((Spent.read(folder / name) for name in (START, LEARNING, REPAIR, TUNING)), cell.subject.dense_pass())
     return _Made(folder, mask, weights, spent)
+
+
+def _choose_mask(cell: Cell, bench: Workbench, lesson: Lesson, start: Repaired | None, folder: Path) -> Generator[
+        Event, None, tuple[Tensor, list[Tensor] | None]]:
+    """The learned mask and its columns, or the start's, as the job would choose."""
+    if not learns_mask(cell.recipe, start):
+        assert start is not None
+        return (yield from _paid(cell, take_start(bench, lesson, start), folder / "mask.safetensors", folder / LEARNING))
+    learning = find_mask(bench, lesson, start.swap if start else None)
+    learned = yield from _paid(cell, learning, folder / "mask.safetensors", folder / LEARNING, resumes=True)
+    work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = refit_learned(bench, lesson, learned, start)
+    return (yield from _paid(cell, work, folder / "columns.json", folder / REPAIR))
 
 
 def curve_of(bench: Workbench, folder: Path, tokens: int) -> list[dict[str, Any]]:

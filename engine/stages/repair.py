@@ -20,6 +20,7 @@ from torch import Tensor
 
 from engine.base.events import Event, MaskSnapshot, Stage, Step
 from engine.base.files import read_json, write_json
+from engine.base.recipe import Recipe
 from engine.evaluation.fidelity import measure
 from engine.models.ffn import feed_forwards, masked
 from engine.models.packing import Row
@@ -75,6 +76,11 @@ def refit_learned(bench: Workbench, lesson: Lesson, mask: Tensor, start: Repaire
 def _last_reading(bench: Workbench) -> float:
     """The validation KL of the learned mask with the columns on which it learned: the start's."""
     return next(point["validation_kl"] for point in reversed(read_json(bench.path("learning.json"))) if "validation_kl" in point)
+
+
+def learns_mask(recipe: Recipe, start: Repaired | None) -> bool:
+    """Whether a mask is learned: where learning pays, and wherever there is no refitted start to take instead."""
+    return start is None or recipe.sparsity >= recipe.mask_from
 
 
 def take_start(bench: Workbench, lesson: Lesson, start: Repaired) -> Generator[Event, None, tuple[Tensor, list[Tensor] | None]]:
