@@ -24,7 +24,8 @@ def test_this_machine_has_its_names(host: str) -> None:
 @pytest.mark.parametrize("host", [
     "evil.example:7860", "evil.example", "localhost.evil.example:7860", "127.0.0.1.evil.example:7860", "evil-localhost:7860",
     "localhost", "127.0.0.1", "localhost:7861", "127.0.0.1:80", "localhost:", "", ":7860", "localhost:7860:7860",
-    "localhost:07860x", "localhost:99999", "user@localhost:7860", "localhost:7860@evil.example", "localhost:7860/x", "localhost:7860, evil.example",
+    "localhost:07860x", "localhost:99999", "user@localhost:7860", "localhost:7860@evil.example",
+    "localhost:7860/x", "localhost:7860, evil.example",
     "::1:7860", "[::1", "[::2]:7860", "0.0.0.0:7860", "192.168.0.7:7860", "2130706433:7860", "0x7f.1:7860", "localhost..:7860",
     "localhost :7860", "lοcalhost:7860", "localhost:٧٨٦٠", "localhost\x00:7860", "127.0.0.1\n:7860", "*:7860"])
 def test_nothing_else_is_this_machine(host: str) -> None:

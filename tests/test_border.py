@@ -53,7 +53,8 @@ def test_a_proxy_before_the_studio_may_have_a_name_that_was_allowed() -> None:
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:8000", "http://localhost:7860", "null", "file://", "",
                                     "http://127.0.0.1", "http://evil.example:7860"])
-@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join", "/login", "/"])
+@pytest.mark.parametrize("path", ["/gradio_api/upload",
+                 "/gradio_api/queue/join", "/login", "/"])
 def test_pages_elsewhere_change_and_upload_nothing(path: str, origin: str) -> None:
     assert refusal({"origin": origin}, path, "POST") == FOREIGN
     assert refusal({"origin": origin}, path, "GET") == FOREIGN  # nor do they read
@@ -85,8 +86,8 @@ def test_who_has_not_logged_in_gets_the_page_that_asks_and_nothing_else() -> Non
                  "/pwa_icon/64"):
         assert refusal({}, path, logged_in=False) is None, path
     for path in ("/config", "/openapi.json", "/gradio_api/openapi.json", "/gradio_api/heartbeat/x", "/gradio_api/app_id",
-                 "/studio/news", "/gradio_api/token", "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/queue/data", "/gradio_api/upload",
-                 "/logout", "//", "/login/x", "/gradio_api/vibe-code", "/gradio_api/stream/x", "/assets", "/docs", "/Login"):
+                 "/studio/news", "/gradio_api/token", "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/queue/data",
+                 "/gradio_api/upload", "/logout", "//", "/login/x", "/gradio_api/vibe-code", "/gradio_api/stream/x", "/assets", "/docs", "/Login"):
         assert refusal({}, path, logged_in=False) == NOT_LOGGED_IN, path
         assert refusal({}, path, logged_in=True) is None
 
