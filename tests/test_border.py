@@ -87,7 +87,8 @@ def test_who_has_not_logged_in_gets_the_page_that_asks_and_nothing_else() -> Non
         assert refusal({}, path, logged_in=False) is None, path
     for path in ("/config", "/openapi.json", "/gradio_api/openapi.json", "/gradio_api/heartbeat/x", "/gradio_api/app_id",
                  "/studio/news", "/gradio_api/token", "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/queue/data",
-                 "/gradio_api/upload", "/logout", "//", "/login/x", "/gradio_api/vibe-code", "/gradio_api/stream/x", "/assets", "/docs", "/Login"):
+                 "/gradio_api/upload", "/logout", "//", "/login/x", "/gradio_api/vibe-code", "/gradio_api/stream/x", "/assets",
+                 "/docs", "/Login"):
         assert refusal({}, path, logged_in=False) == NOT_LOGGED_IN, path
         assert refusal({}, path, logged_in=True) is None
 
