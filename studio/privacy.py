@@ -43,7 +43,7 @@ def _ours(settings: Settings) -> Iterator[Path]:
 
 def _holds_others(home: Path) -> bool:
     """Whether the folder is one that others need: /tmp, a user's own folder, and all above it."""
-    person = Path.home().resolve()
+    person = Path(os.path.expanduser("~")).resolve()
     return bool(home.stat().st_mode & stat.S_ISVTX) or home.resolve() in (person, *person.parents)
 
 

@@ -6,6 +6,7 @@ Gradio limits each file, but takes any number of them. The limit counts what lie
 import contextlib
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,6 +25,8 @@ OTHER = 64 << 20  # bytes of a request that is no upload: the largest hold a car
 OLD = 3_600.0  # seconds after which an upload may be removed where there is no room for another
 SPARE = 64 << 20  # bytes that must stay free on the disk
 SERVED = "persona-studio-"  # second names of exports, which Gradio serves and nobody uploaded
+# What Gradio and the studio make in the folder; whatever else a user keeps under this name is left alone.
+MADE = re.compile(rf"[0-9a-f]{{32,}}|tmp\w+|{SERVED}.*|deep_links|vibe_edit_history", re.ASCII)
 FULL = (413, "These uploads are too large: the studio holds at most {limit:,.0f} MB of them at a time. Upload less, or restart it.")
 LARGE = (413, "This is too large for the studio.")
 NO_ROOM = (507, "The disk that holds the data folder is full. Free some space and try again.")
@@ -33,8 +36,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
 def empty(folder: Path) -> None:
-    """Remove all that lies in the folder; what cannot be removed is logged."""
-    for child in folder.iterdir():
+    """Remove what earlier pages left in the folder; what cannot be removed is logged."""
+    for child in [one for one in folder.iterdir() if MADE.fullmatch(one.name)]:
         try:
             if child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
@@ -112,7 +115,8 @@ class UploadLimit:
         """Of each upload: when it was changed in Unix seconds, its bytes, and its path."""
         for place, folders, names in os.walk(self.folder):
             if Path(place) == self.folder:
-                folders[:] = [name for name in folders if not name.startswith(SERVED)]
+                folders[:] = [name for name in folders if MADE.fullmatch(name) and not name.startswith(SERVED)]
+                names = [name for name in names if MADE.fullmatch(name)]
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # Gradio removes what is old, too
                     status = os.lstat(path := os.path.join(place, name))
@@ -125,7 +129,7 @@ class UploadLimit:
         """
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.is_file(follow_symlinks=False):
+                if MADE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                     Path(entry.path).unlink(missing_ok=True)
 
 

@@ -78,7 +78,7 @@ def test_a_folder_that_all_need_stays_open_and_this_is_told(settings: Settings, 
     assert str(settings.home) in keep_private(settings)
     assert mode(settings.home) == 0o1777 and mode(settings.database) == 0o600
     settings.home.chmod(0o755)
-    monkeypatch.setattr(Path, "home", lambda: settings.home / "ann")
+    monkeypatch.setenv("HOME", str(settings.home / "ann"))
     assert "may look into" in keep_private(settings) and mode(settings.home) == 0o755
 
 

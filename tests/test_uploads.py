@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from studio import uploads
 from studio.uploads import UploadLimit, empty
 
+ONE, TWO = "1" * 64, "2" * 64  # Gradio names a folder after the digest of what lies in it
 FORM = b"multipart/form-data; boundary=x"
 
 
@@ -40,8 +41,8 @@ class Inner:
             if not message.get("more_body"):
                 break
         if self.status == 200:
-            (self.folder / "digest").mkdir(exist_ok=True)
-            part.rename(self.folder / "digest" / "file.bin")
+            (self.folder / ("3" * 64)).mkdir(exist_ok=True)
+            part.rename(self.folder / ("3" * 64) / "file.bin")
         await send({"type": "http.response.start", "status": self.status, "headers": []})
 
 
@@ -80,8 +81,8 @@ def limited(tmp_path: Path) -> Callable[..., tuple[UploadLimit, Inner]]:
 
 def test_all_uploads_together_have_a_limit(limited: Any, tmp_path: Path) -> None:
     limit, inner = limited()
-    put(tmp_path, "one/a.json", 300)
-    put(tmp_path, "two/deeper/b.json", 300)
+    put(tmp_path, f"{ONE}/a.json", 300)
+    put(tmp_path, f"{TWO}/deeper/b.json", 300)
     assert ask(limit, 400)[0] == 200 and inner.read == 400
     assert ask(limit, 1)[0] == 413 and inner.read == 400  # nothing more was looked at
     assert ask(limit, 0)[0] == 200
@@ -89,7 +90,7 @@ def test_all_uploads_together_have_a_limit(limited: Any, tmp_path: Path) -> None
 
 def test_one_that_does_not_say_how_long_it_is_ends_at_the_limit(limited: Any, tmp_path: Path) -> None:
     limit, inner = limited()
-    put(tmp_path, "one/a.json", 300)
+    put(tmp_path, f"{ONE}/a.json", 300)
     assert ask(limit, 4_000, announced=False)[0] == 413 and inner.read <= 700
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["a.json"]  # and leaves nothing
     assert ask(limit, 600, announced=False)[0] == 200
@@ -103,7 +104,7 @@ def test_uploads_that_come_at_the_same_time_share_the_room(limited: Any, tmp_pat
 
 def test_what_is_old_makes_room_the_oldest_first(limited: Any, tmp_path: Path) -> None:
     limit, _ = limited()
-    files = [put(tmp_path, f"{age}/a.json", 300, age) for age in (3 * uploads.OLD, 2 * uploads.OLD, 60.0)]
+    files = [put(tmp_path, f"{int(age):064}/a.json", 300, age) for age in (3 * uploads.OLD, 2 * uploads.OLD, 60.0)]
     assert ask(limit, 100)[0] == 200 and all(file.exists() for file in files)  # there was room enough
     assert ask(limit, 300)[0] == 200 and [file.exists() for file in files] == [False, True, True]
     assert ask(limit, 900)[0] == 413 and files[2].exists()  # what may be in use stays
@@ -117,7 +118,7 @@ def test_exports_that_gradio_serves_from_there_do_not_count(limited: Any, tmp_pa
 
 def test_an_upload_that_was_broken_off_leaves_nothing_unless_another_is_under_way(limited: Any, tmp_path: Path) -> None:
     limit, _ = limited(400)
-    kept = put(tmp_path, "one/a.json", 10)
+    kept = put(tmp_path, f"{ONE}/a.json", 10)
     assert ask(limit, 100)[0] == 400 and not (tmp_path / "tmpabc").exists() and kept.exists()
     limit.under_way = 1
     assert ask(limit, 100)[0] == 400 and (tmp_path / "tmpabc").exists()
@@ -156,9 +157,17 @@ def test_every_form_with_files_is_an_upload(kind: bytes, limited: Any) -> None:
 
 def test_the_folder_is_emptied_and_nothing_else(tmp_path: Path) -> None:
     folder, outside = tmp_path / "uploads", put(tmp_path, "outside/kept.txt", 5)
-    put(folder, "digest/a.json", 5)
+    put(folder, f"{ONE}/a.json", 5)
     put(folder, "tmpabc", 5)
-    (folder / "link").symlink_to(outside.parent)
-    (folder / "digest" / "link").symlink_to(outside)
+    put(folder, "persona-studio-x/zoe.zip", 5)
+    (folder / TWO).symlink_to(outside.parent)
+    (folder / ONE / "link").symlink_to(outside)
+    own = [put(folder, name, 5) for name in ("holiday.jpg", "2026/holiday.jpg", "tmp.old/x")]  # another program's folder
     empty(folder)
-    assert list(folder.iterdir()) == [] and outside.exists()
+    assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(own) and outside.exists()
+
+
+def test_files_of_others_in_the_folder_neither_count_nor_go(limited: Any, tmp_path: Path) -> None:
+    limit, _ = limited(400)
+    own = [put(tmp_path, name, 2_000, 10 * uploads.OLD) for name in ("holiday.jpg", "2026/holiday.jpg")]
+    assert ask(limit, 900)[0] == 400 and all(file.exists() for file in own)
