@@ -3,7 +3,7 @@
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from studio.settings import Settings
@@ -20,25 +20,23 @@ def keep_private(settings: Settings) -> str:
     """
     if os.name != "posix":
         return ""
-    failed = [path for path in _ours(settings) if not _close(path)]
+    failed = [path for path in _ours(settings) if not _close(path, os.lstat)]
     if failed:
         log.warning("%d files of the data folder cannot be made private, for example %s", len(failed), failed[0])
-    if _holds_others(settings.home) or not _close(settings.home):
+    if _holds_others(settings.home) or not _close(str(settings.home), os.stat):
         return f"Other users of this machine may look into the data folder {settings.home}. Choose another one with --home."
     return ""
 
 
-def _ours(settings: Settings) -> Iterator[Path]:
+def _ours(settings: Settings) -> Iterator[str]:
     """The studio's own files and folders, the folders before what is in them."""
     home = settings.home
     for top in [*home.glob("studio.*"), settings.chat_log, settings.jobs, settings.exports, settings.backups, settings.uploads,
                 settings.script, home / "models", home / "cache", home / "window"]:
-        if top.is_symlink() or not top.exists():
-            continue
-        yield top
-        if top.is_dir():
-            for place, folders, files in os.walk(top):
-                yield from (Path(place, name) for name in folders + files)
+        if not top.is_symlink() and top.exists():
+            yield str(top)
+            for place, folders, files in os.walk(top):  # of a file: nothing
+                yield from (os.path.join(place, name) for name in folders + files)
 
 
 def _holds_others(home: Path) -> bool:
@@ -47,14 +45,13 @@ def _holds_others(home: Path) -> bool:
     return bool(home.stat().st_mode & stat.S_ISVTX) or home.resolve() in (person, *person.parents)
 
 
-def _close(path: Path) -> bool:
+def _close(path: str, look: Callable[[str], os.stat_result]) -> bool:
     """Let its owner alone use a file or folder; False where the system refuses. The owner's own rights stay."""
     try:
-        status = path.stat() if not path.is_symlink() else path.lstat()
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & OTHERS and (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            path.chmod(mode & ~OTHERS)
-            return not path.stat().st_mode & OTHERS  # some file systems know no modes, and say nothing
+        mode = look(path).st_mode
+        if mode & OTHERS and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            os.chmod(path, stat.S_IMODE(mode) & ~OTHERS)
+            return not look(path).st_mode & OTHERS  # some file systems know no modes, and say nothing
     except FileNotFoundError:  # SQLite removes its side files
         return True
     except OSError:

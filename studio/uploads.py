@@ -114,7 +114,7 @@ class UploadLimit:
     def _files(self) -> Iterator[tuple[float, int, str]]:
         """Of each upload: when it was changed in Unix seconds, its bytes, and its path."""
         for place, folders, names in os.walk(self.folder):
-            if Path(place) == self.folder:
+            if place == str(self.folder):
                 folders[:] = [name for name in folders if MADE.fullmatch(name) and not name.startswith(SERVED)]
                 names = [name for name in names if MADE.fullmatch(name)]
             for name in names:

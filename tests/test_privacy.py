@@ -83,14 +83,14 @@ def test_a_folder_that_all_need_stays_open_and_this_is_told(settings: Settings, 
 
 
 def test_a_disk_without_modes_is_told_in_one_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "chmod", lambda self, mode: None)
+    monkeypatch.setattr(privacy.os, "chmod", lambda path, mode: None)
     said = keep_private(settings)
     assert "may look into" in said and "\n" not in said
 
-    def refuse(self: Path, mode: int) -> None:
+    def refuse(path: str, mode: int) -> None:
         raise PermissionError(1, "not yours")
 
-    monkeypatch.setattr(Path, "chmod", refuse)
+    monkeypatch.setattr(privacy.os, "chmod", refuse)
     assert keep_private(settings) == said
 
 
