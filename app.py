@@ -151,6 +151,8 @@ def _open(options: argparse.Namespace, settings: Any, login: tuple[str, str] | N
         application, address, shared = _launch(blocks, _launch_settings(options, services, login))
         application.opened(shared)
         print(f"Persona Studio is open at {address}  (Ctrl-C ends it; jobs can be resumed)", flush=True)
+        if options.listen and not is_here(options.listen):
+            print(f"From other machines: the same port at this machine's IP address, or at {socket.gethostname()}", flush=True)
         _wait(options, address, settings.home / "window")
     finally:
         services.close()
