@@ -161,6 +161,6 @@ def test_a_password_is_asked_for_also_by_a_studio_that_is_started_behind_a_proxy
         expect(page.locator("#side-characters label.selected")).to_have_count(1)
         with page.expect_response(lambda answer: "/studio/news" in answer.url) as news:
             pass
-        assert news.value.status == 200
+        assert news.value.status in (200, 304)  # which it is depends on how often the page has asked
     finally:
         guarded.end()
