@@ -1,4 +1,4 @@
-"""Headers of every answer: no other site may frame the page, and nothing is loaded from elsewhere."""
+"""Headers of every answer: no other site may frame the page or load anything of it, and nothing is loaded from elsewhere."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ class SafeHeaders:
     def __init__(self, app: Any, policy: str) -> None:
         self.app = app
         self.headers = [(b"content-security-policy", policy.encode()), (b"referrer-policy", b"no-referrer"),
-                        (b"x-content-type-options", b"nosniff")]
+                        (b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin")]
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Pass the request on, and add the headers to its answer."""

@@ -35,8 +35,8 @@ class Settings:
         """
         settings = cls(data_folder().absolute())
         try:
-            for folder in (settings.jobs, settings.exports, settings.backups):
-                folder.mkdir(parents=True, exist_ok=True)
+            for folder in (settings.jobs, settings.exports, settings.backups, settings.uploads):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=settings.home, buffering=0) as probe:
                 if probe.write(b"\0" * _PROBE) < _PROBE:
                     raise OSError(errno.ENOSPC, "the disk is full")
@@ -74,6 +74,11 @@ class Settings:
         return self.home / "backups"
 
     @property
+    def uploads(self) -> Path:
+        """What pages upload and download: the only folder that Gradio serves. It is emptied at the start."""
+        return self.home / "uploads"
+
+    @property
     def log(self) -> Path:
         """The studio's own log."""
         return self.home / "studio.log"
@@ -82,6 +87,11 @@ class Settings:
     def chat_log(self) -> Path:
         """What the chat worker writes to its standard error."""
         return self.home / "chat.log"
+
+    @property
+    def private(self) -> tuple[Path, ...]:
+        """What is never served, whatever else is: all that lies beside the uploads."""
+        return (self.database, self.jobs, self.exports, self.backups, self.script, self.log, self.chat_log, self.home / "models")
 
     def run_folder(self, run_id: str) -> Path:
         """The folder of one run: card.json, lines.jsonl, work/, model/ and log.txt."""

@@ -1,5 +1,8 @@
 """The start of the studio without a browser: who may reach it, what it serves, and what --check finds."""
 
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import gradio as gr
 import pytest
 
 import app
+from engine.base.errors import UserError
 from engine.base.files import write_manifest
 from studio.services import Services
 from studio.settings import Settings
@@ -16,7 +20,7 @@ from studio.ui import build_page
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A data folder; what app.py changes of the environment is put back, and no studio is ever really started."""
 
     def refuse(_: Services) -> Services:
@@ -24,9 +28,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(Services, "start", refuse)
     monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path / "home"))
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_ALLOWED_PATHS", "GRADIO_SHARE"):
-        monkeypatch.setenv(name, "False")
-    return tmp_path / "home"
+    before, umask = dict(os.environ), os.umask(0o022)
+    yield tmp_path / "home"
+    os.umask(umask)
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
@@ -38,7 +44,8 @@ def settings(home: Path) -> Settings:
 def test_nobody_else_gets_in_without_a_password(arguments: list[str], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(arguments) == 2
     error = capsys.readouterr().err
-    assert error == "Error: A studio that others can reach needs a name and a password. Add --auth NAME:PASSWORD.\n"
+    assert error == ("Error: A studio that others can reach needs a name and a password. "
+                     "Write NAME:PASSWORD into a file and add --auth-file FILE.\n")
     assert not home.exists()  # nothing was begun
 
 
@@ -52,6 +59,60 @@ def test_a_weak_login_is_refused(login: str, home: Path, capsys: pytest.CaptureF
 
 def test_the_password_may_hold_a_colon() -> None:
     assert app._login(app.build_parser().parse_args(["--listen", "--auth", "ann:a:long:one"])) == ("ann", "a:long:one")
+
+
+def test_a_password_on_the_command_line_and_a_network_that_can_be_listened_to_are_told(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert app._login(app.build_parser().parse_args(arguments)) == ("ann", "a long one")
+        return capsys.readouterr().err
+
+    file = tmp_path / "login"
+    file.write_text("ann:a long one\n")
+    file.chmod(0o600)
+    assert said("--auth-file", str(file)) == ""
+    assert "list of processes" in said("--auth", "ann:a long one")
+    for address in ([], ["0.0.0.0"], ["192.168.0.7"], ["::"]):
+        assert said("--auth-file", str(file), "--listen", *address).startswith("Note: over plain HTTP")
+    assert said("--auth-file", str(file), "--listen", "127.0.0.1") == said("--auth-file", str(file), "--listen", "::1") == ""
+    file.chmod(0o644)
+    assert "chmod 600" in said("--auth-file", str(file))
+    monkeypatch.setenv("PERSONA_STUDIO_AUTH", "ann:a long one")
+    assert said() == "" and "PERSONA_STUDIO_AUTH" not in os.environ
+
+
+def test_one_source_of_the_password_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        app.main(["--auth", "ann:a long one", "--auth-file", "x"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--listen", "203.0.113.7"], "no address '203.0.113.7'"), (["--listen", "no such name"], "no address"),
+    (["--listen", "x" * 300], "no address")])
+def test_an_address_that_is_none_is_told_at_once(arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PERSONA_STUDIO_AUTH", "ann:a long one")
+    assert app.main(arguments) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("Error: ") and words in error
+
+
+@pytest.mark.parametrize("arguments", [*(["--port", port] for port in ("0", "65536", "-1", "x")),
+                                       *(["--name", name] for name in ("http://studio.example", "studio.example/", ""))])
+def test_odd_ports_and_names_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        app.main(arguments)
+    assert f"argument {arguments[0]}: " in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_told_in_one_sentence() -> None:
+    with socket.socket() as taken, gr.Blocks() as blocks:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="in use") as caught:
+            app._launch(blocks, {"server_name": "127.0.0.1", "server_port": taken.getsockname()[1], "prevent_thread_lock": True})
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -85,13 +146,15 @@ def test_check_says_what_is_missing(home: Path, settings: Settings, capsys: pyte
     assert said.count("\n") == 2
 
 
-def test_the_page_serves_nothing_but_itself(settings: Settings, home: Path) -> None:
+def test_the_page_serves_nothing_but_itself(settings: Settings) -> None:
     services = Services.open(settings)
     launch = app._launch_settings(app.build_parser().parse_args([]), services, None)
     assert launch["server_name"] == "127.0.0.1" and launch["share"] is False and launch["auth"] is None
-    assert launch["allowed_paths"] == [] and launch["blocked_paths"] == [str(home)]
+    blocked = [Path(path) for path in launch["blocked_paths"]]
+    assert launch["allowed_paths"] == [] and settings.uploads not in blocked
+    assert {settings.database, settings.jobs, settings.exports, settings.backups, settings.log} <= set(blocked)
     assert launch["strict_cors"] is True and launch["show_error"] is False and launch["max_file_size"] == "256mb"
-    assert launch["enable_monitoring"] is False and launch["mcp_server"] is False
+    assert launch["run_history"] is False and launch["enable_monitoring"] is False and launch["mcp_server"] is False
     login = ("ann", "a long one")
     others = app._launch_settings(app.build_parser().parse_args(["--listen"]), services, login)
     assert others["server_name"] == "0.0.0.0" and others["auth"] == login and others["share"] is False

@@ -170,11 +170,16 @@ def test_a_studio_with_a_password_tells_its_token_to_nobody_who_has_none(guarded
         assert services.news.token not in get(path, {}).text
     asked = {"content-type": "application/json"}
     assert get("/gradio_api/run/predict", asked, "POST", listener).status == 401  # so no listener tells it either
-    refused = get("/studio/news?jobs=", {})
-    assert refused.status == 403 and refused.text == ""
-    page = get("/studio/news?jobs=", {"x-studio-token": services.news.token})
+    refused = get("/studio/news?jobs=", {"x-studio-token": services.news.token})
+    assert refused.status == 401 and "Nothing is running" not in refused.text
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    welcome = get("/login", form, "POST", "username=ann&password=a+long+one")
+    cookie = {"cookie": "; ".join(one.partition(";")[0] for one in welcome.headers.get_all("set-cookie"))}
+    assert get("/studio/news?jobs=", cookie).status == 403
+    page = get("/studio/news?jobs=", {**cookie, "x-studio-token": services.news.token})
     assert page.status == 200 and "Nothing is running" in json.loads(page.text)["jobs"]
-    foreign = get("/studio/news?jobs=", {"x-studio-token": services.news.token, "origin": "http://elsewhere.example"})
+    foreign = get("/studio/news?jobs=", {**cookie, "x-studio-token": services.news.token, "origin": "http://elsewhere.example"})
+    assert foreign.status == 403
     for answer in (refused, page, foreign):
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["access-control-allow-origin"] is None and answer.headers["cache-control"] == "no-store"

@@ -16,8 +16,9 @@ from studio.settings import ROOT, Settings
 def test_the_folders_lie_in_the_data_folder(own_home: Path) -> None:
     settings = Settings.of_environment()
     assert settings.home == own_home and settings.database.parent == own_home
-    assert all(folder.is_dir() and folder.parent == own_home for folder in (settings.jobs, settings.exports, settings.backups))
-    assert sorted(file.name for file in own_home.iterdir()) == ["backups", "exports", "jobs"]  # the probe left nothing
+    folders = (settings.jobs, settings.exports, settings.backups, settings.uploads)
+    assert all(folder.is_dir() and folder.parent == own_home for folder in folders)
+    assert sorted(file.name for file in own_home.iterdir()) == ["backups", "exports", "jobs", "uploads"]  # the probe left nothing
     assert settings.run_events("x") == own_home / "jobs" / "x" / "work" / "events.jsonl"
 
 

@@ -26,10 +26,10 @@ RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt
 
 
 def data_folder() -> Path:
-    """The studio's data folder: PERSONA_STUDIO_HOME, else the user data folder of the platform. Made on demand."""
+    """The studio's data folder: PERSONA_STUDIO_HOME, else the user data folder of the platform. Made on demand, private."""
     folder = Path(os.environ.get("PERSONA_STUDIO_HOME") or platformdirs.user_data_dir("persona-studio", False))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The data folder {folder} cannot be made ({error.strerror}).",
                         "Set PERSONA_STUDIO_HOME to a folder that you may write to.") from error
@@ -170,11 +170,12 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target` that becomes `target` when the block ends well, and vanishes otherwise."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
-    staging.chmod(0o755)
     try:
         yield staging
-        for file in staging.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)  # temporary files are made for their owner alone
+        hidden = os.umask(0o077)  # temporary files are made for their owner alone: let it be as the user wants it
+        os.umask(hidden)
+        for file in (staging, *staging.rglob("*")):
+            file.chmod((0o777 if file.is_dir() else 0o666) & ~hidden)
         os.rename(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
