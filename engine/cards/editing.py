@@ -51,8 +51,8 @@ def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
     """The V3 form of a V1, V2 or V3 card, as a copy; every field that V3 requires is there, every other one is kept.
 
     A null becomes an empty text or list (or, where the field may be left out, no field), a number where a text should
-    be its digits. What `to_v2` put into an extension comes back. Raises ValueError where a V2 or V3 card has no object
-    as "data".
+    be its digits, a text where a list should be a list, a list of entries a book. What `to_v2` put into an extension comes
+    back. Raises ValueError where a V2 or V3 card has no object as "data".
     """
     outside: dict[str, Any] = {}
     fields: Any
@@ -66,13 +66,16 @@ def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
     kept_version = _taken_back(fields)
     version = raw.get("spec_version") if raw.get("spec") == _V3 else kept_version
     for key in TEXTS:
-        fields[key] = _as_text(fields.get(key))
+        fields[key] = text_of(fields.get(key))
     _drop_empty_nickname(fields)
     for key in LISTS:
-        fields[key] = _as_texts(fields.get(key))
+        fields[key] = texts_of(key, fields.get(key))
     fields["extensions"] = fields.get("extensions") or {}
-    if fields.get("character_book", {}) is None:  # optional, but never null
+    book = fields.get("character_book", {})
+    if book is None or book is False or book in ([], ""):  # optional, but never null
         del fields["character_book"]
+    elif isinstance(book, list):
+        fields["character_book"] = {"extensions": {}, "entries": book}
     return {**outside, "spec": _V3, "spec_version": version if isinstance(version, str) else "3.0", "data": fields}
 
 
@@ -159,15 +162,22 @@ def _drop_empty_nickname(fields: dict[str, Any]) -> None:
         fields.pop("nickname", None)
 
 
-def _as_text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A text field from whatever a file has there: a list of texts is put together, what is empty becomes no text."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
+    return "" if value is None or value is False or value == {} else json.dumps(value, ensure_ascii=False)
 
 
-def _as_texts(value: Any) -> list[str]:
+def texts_of(key: str, value: Any) -> list[str]:
+    """A list field from whatever a file has there: a text is a list of one (tags are parted at commas), null is none."""
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",")] if key == "tags" else [value]
+        return [part for part in parts if part.strip()]
     values = value if isinstance(value, list) else [value]
-    return [_as_text(entry) for entry in values if entry is not None]
+    return [text_of(entry) for entry in values if entry is not None]
 
 
 def _whole_characters(text: str) -> str:
