@@ -70,6 +70,31 @@ def test_a_character_of_agnai() -> None:
     assert found.told == ("It was a character of Agnai.",)
 
 
+@pytest.mark.parametrize("raw", [
+    {"char_name": "Ada", "char_persona": "A clerk.", "char_greeting": "Hello.", "world_scenario": "A mill.",
+     "example_dialogue": "Ada: Hm."},
+    {"name": "Ada", "description": "A clerk.", "firstMessage": "Hello.", "scenario": "A mill.", "exampleDialogue": "Ada: Hm."},
+    {"name": "Ada", "persona": "A clerk.", "greeting": "Hello.", "scenario": "A mill.", "example_dialogs": "Ada: Hm.",
+     "personality": ""},
+    {"name": "Ada", "description": "A clerk.", "first_mes": "", "first_message": "Hello.", "scenario": "A mill.",
+     "mesExample": "Ada: Hm."}])
+def test_flat_cards_under_other_names(raw: dict[str, Any]) -> None:
+    found = card(raw)
+    assert (found.name, found.description, found.greeting, found.scenario, found.example_dialogue) == (
+        "Ada", "A clerk.", "Hello.", "A mill.", "Ada: Hm.")
+    assert found.raw == raw and found.told[0].startswith("Read under other names: ")
+    assert card(as_v3(raw)).told == () and card(as_v3(raw)).greeting == "Hello."
+
+
+def test_a_field_of_the_specification_wins_over_another_name() -> None:
+    raw = {**FLAT, "greeting": "Other.", "persona": {"kind": "text"}, "example_dialogs": [{"user": "Hi"}],
+           "alternateGreetings": ["You."]}
+    found = card(raw)
+    assert (found.greeting, found.example_dialogue, found.alternate_greetings) == ("Hm?", "", ("You.",))
+    assert as_v3(raw)["data"]["greeting"] == "Other." and as_v3(raw)["data"]["example_dialogs"] == [{"user": "Hi"}]
+    assert found.told == ("Read under other names: alternateGreetings.",)
+
+
 @pytest.mark.parametrize("kind", ["wpp", "sbf", "attributes", "boostyle"])
 def test_attributes_of_agnai_become_lines(kind: str) -> None:
     attributes = {"species": ["robot"], "traits": ["kind", "slow"], "nothing": []}
@@ -108,6 +133,7 @@ def test_a_character_of_text_generation_webui() -> None:
     assert found.example_dialogue == "{{user}}: Hi\n{{char}}: Hm.\n"
     assert found.raw["data"]["extensions"]["text-generation-webui"] == {"your_name": "No"}
     assert card({"name": "Ada", "context": "A clerk.", "greeting": "Hello."}).description == "A clerk."
+    assert card("bot: Ada\nuser: Me\ncontext: A clerk.\n").name == "Ada"
     assert card("name: No\ncontext: 'null'\ngreeting: null\n").name == "No"
 
 

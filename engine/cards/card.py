@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.cards import formats, reading
-from engine.cards.editing import KEPT_IN_V2, modern_names, text_of, texts_of
+from engine.cards.editing import KEPT_IN_V2, modern_names, other_names, text_of, texts_of
 from engine.cards.entries import as_character_entry, raw_entries
 from engine.cards.faults import CardFault, kind_of, named, short
 from engine.cards.formats import Format
@@ -109,8 +109,8 @@ def _read_bundled(file: Path) -> Card:
 
 
 def _card(raw: Any, told: tuple[str, ...]) -> Card:
-    fields = _fields(raw)
     mended: list[str] = [*told]
+    fields = _fields(raw, mended)
     name, nickname = (" ".join(_text(fields, key, mended).split()) for key in ("name", "nickname"))
     nickname = nickname or _kept_nickname(fields)
     if max(len(name), len(nickname)) > MAX_NAME:
@@ -158,13 +158,14 @@ def _kept_nickname(fields: dict[str, Any]) -> str:
     return " ".join(found.split()) if isinstance(found, str) else ""
 
 
-def _fields(raw: Any) -> dict[str, Any]:
-    """The object that holds the card's fields: `data` of V2 and V3, the whole of V1."""
+def _fields(raw: Any, told: list[str]) -> dict[str, Any]:
+    """The object that holds the card's fields: `data` of V2 and V3, the whole of V1, whose odd names are told."""
     if not isinstance(raw, dict):
         raise CardFault(f"is not a character card (its JSON is {kind_of(raw)} instead of an object)")
     specification = raw.get("spec")
     if specification is None:
         if "name" in (fields := modern_names(raw)):
+            told += [f"Read under other names: {', '.join(names)}."] if (names := other_names(raw)) else []
             return fields
         raise CardFault('is JSON, but not a character card (it has neither "spec" nor "name")')
     if specification not in ("chara_card_v2", "chara_card_v3"):

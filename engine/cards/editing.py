@@ -36,9 +36,16 @@ _V2, _V3 = "chara_card_v2", "chara_card_v3"
 _ONLY_V3 = ("nickname", "assets", "creator_notes_multilingual", "source", "group_only_greetings", "creation_date",
             "modification_date")
 KEPT_IN_V2 = "persona_studio/v3"  # the extension of a V2 card that holds what only V3 has a field for
-# Cards of the time before V1, as Pygmalion's tools and text-generation-webui wrote them: still about.
-_OLDER_NAMES = {"char_name": "name", "char_persona": "description", "char_greeting": "first_mes", "world_scenario": "scenario",
-                "example_dialogue": "mes_example"}
+# What programs call the fields of a flat card. Those of the time before V1, as Pygmalion's tools and text-generation-webui
+# wrote them, are still about; others are in camel case.
+_OTHER_NAMES = {"char_name": "name", "char_persona": "description", "char_greeting": "first_mes", "world_scenario": "scenario",
+                "example_dialogue": "mes_example", "desc": "description", "persona": "description", "context": "description",
+                "greeting": "first_mes", "first_message": "first_mes", "firstMessage": "first_mes", "firstMes": "first_mes",
+                "example_dialogs": "mes_example", "example_dialogues": "mes_example", "exampleDialogue": "mes_example",
+                "exampleMessage": "mes_example", "mesExample": "mes_example", "systemPrompt": "system_prompt",
+                "postHistoryInstructions": "post_history_instructions", "alternateGreetings": "alternate_greetings",
+                "creatorNotes": "creator_notes", "creatorcomment": "creator_notes", "characterVersion": "character_version",
+                "characterBook": "character_book"}
 
 
 def blank_card(name: str, now: float | None = None) -> dict[str, Any]:
@@ -101,10 +108,20 @@ def to_v2(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def modern_names(raw: dict[str, Any]) -> dict[str, Any]:
-    """A flat card with V1's names for its fields; older programs had others."""
-    if "name" in raw or "char_name" not in raw:
-        return raw
-    return {new if (new := _OLDER_NAMES.get(key, key)) not in raw else key: value for key, value in raw.items()}
+    """A flat card with the specification's names for its fields; other programs have others (`other_names`)."""
+    names = other_names(raw)
+    return {names.get(key, key): value for key, value in raw.items() if key not in names.values()} if names else raw
+
+
+def other_names(raw: dict[str, Any]) -> dict[str, str]:
+    """Which fields of a flat card stand under another name, and the right ones: where that one is missing or empty."""
+    found: dict[str, str] = {}
+    for name, right in _OTHER_NAMES.items():
+        full = raw.get(name) if right == "character_book" else text_of(raw.get(name)).strip() if name in raw else None
+        fits = isinstance(raw.get(name), dict if right == "character_book" else list if right in LISTS else str)
+        if full and fits and raw.get(right) in (None, "", []) and right not in found.values():
+            found[name] = right
+    return found
 
 
 def fields_of(raw: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ _ADDRESSED = re.compile(r"\b(?:to|for|from|of|and|or|with|dear|at|by|about|tell|
 _SENTENCE_END = re.compile(r"""[.!?…。！？"”’»」』*)\]][ \t]+\Z""")
 _LOOKED_BACK = 400  # characters in front of a label
 _START = re.compile("<start>", re.IGNORECASE | re.ASCII)
-_NO_DIALOGUE = re.compile(r"\n[ \t]*\n(?=[ \t]*(?:[\[(<#]|[^\W\d_][\w '’-]{0,30}[:：]))")  # a blank line, then a heading or note
+# A note in square brackets on a line of its own; or a blank line, then a heading or another note.
+_NO_DIALOGUE = re.compile(r"\n(?=[ \t]*\[)|\n[ \t]*\n(?=[ \t]*(?:[(<#]|[^\W\d_][\w '’-]{0,30}[:：]))")
 _ACTIONS = re.compile(r"(?<!\*)\*++([^*\n]+)\*")
 _SPEECH = re.compile(r"\"[^\"\n]*(?:\"|$)|“[^”\n]*(?:”|$)|«[^»\n]*(?:»|$)", re.MULTILINE)
 _VERBS = ("say", "reply", "answer", "whisper", "shout", "mutter", "nod", "smile", "grin", "laugh", "blush", "shiver", "sigh",

@@ -20,7 +20,7 @@ def _is_character(raw: Any) -> bool:
 
 def _is_book(raw: Any) -> bool:
     return isinstance(raw, dict) and (raw.get("kind") == "memory" or any(
-        "entry" in one and "keywords" in one for one in entries_of(raw)))
+        "entry" in one and one.keys() & {"keywords", "name"} for one in entries_of(raw)))
 
 
 def _character(raw: Any) -> Read:

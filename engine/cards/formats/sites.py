@@ -6,6 +6,7 @@ from typing import Any
 from engine.cards.entries import as_character_book
 from engine.cards.formats.kinds import Format, Read, new_card, text
 
+_MARKS = {"is_nsfw", "is_public", "showdefinition", "creator_id", "tavern_personality"}  # elsewhere, a description is one
 _FIELDS = {"name": "name", "personality": "description", "tavern_personality": "personality", "scenario": "scenario",
            "first_message": "first_mes", "example_dialogs": "mes_example", "description": "creator_notes",
            "system_prompt": "system_prompt", "post_history_instructions": "post_history_instructions",
@@ -21,7 +22,8 @@ def _inner(raw: Any) -> dict[str, Any]:
 
 
 def _is_character(raw: Any) -> bool:
-    return {"name", "personality", "first_message", "example_dialogs"} <= _inner(raw).keys()
+    inner = _inner(raw)
+    return {"name", "personality", "first_message"} <= inner.keys() and (inner is not raw or bool(inner.keys() & _MARKS))
 
 
 def _character(raw: Any) -> Read:

@@ -9,8 +9,8 @@ _TEMPLATE = {"turn_template", "instruction_template"}
 
 
 def _is_character(raw: Any) -> bool:
-    return isinstance(raw, dict) and "name" in raw and "description" not in raw and isinstance(raw.get("context"), str) and (
-        not raw.keys() & _TEMPLATE or "greeting" in raw)
+    return isinstance(raw, dict) and bool(raw.keys() & {"name", "bot"}) and "description" not in raw and isinstance(
+        raw.get("context"), str) and (not raw.keys() & _TEMPLATE or "greeting" in raw)
 
 
 def _is_template(raw: Any) -> bool:
@@ -19,9 +19,10 @@ def _is_template(raw: Any) -> bool:
 
 def _character(raw: Any) -> Read:
     fields = {ours: raw.get(theirs) for theirs, ours in _FIELDS.items()}
+    fields["name"] = raw.get("name", raw.get("bot"))
     for name in ("personality", "scenario", "tags", "creator"):
         fields[name] = raw.get(name)
-    rest = {name: value for name, value in raw.items() if name not in (*_FIELDS, *fields)}
+    rest = {name: value for name, value in raw.items() if name not in (*_FIELDS, *fields, "bot")}
     if not text(fields["first_mes"]).strip() or text(fields["first_mes"]).strip() == "None":
         fields["first_mes"] = ""
     return Read(new_card("text-generation-webui", fields, rest))
