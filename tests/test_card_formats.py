@@ -322,7 +322,7 @@ def test_a_hybrid_world_says_what_both_spellings_say() -> None:
     assert parse_book({"entries": [again]}).entries[0].enabled
 
 
-@pytest.mark.parametrize(("role", "expected"), [(0, "system"), (1, "user"), (2, "assistant"), ("user", "user"), (None, "system"),
+@pytest.mark.parametrize(("role", "expected"), [(0, "system"), (1, "user"), (2, "assistant"), (None, "system"),
                                                 (9, "system"),
                                                 ([], "system")])
 def test_the_role_of_an_entry_at_a_depth(role: Any, expected: str) -> None:

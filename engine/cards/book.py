@@ -23,8 +23,8 @@ TOKEN_BUDGET = 512  # of all entries together, where the book names none: a quar
 Place = Literal["before_char", "after_char"]
 Logic = Literal["any", "not all", "none", "all"]  # how secondary keys count
 Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")  # SillyTavern's numbers 0 to 2
 _LOGIC: tuple[Logic, ...] = ("any", "not all", "none", "all")  # SillyTavern's numbers 0 to 3
-_ROLES: dict[Any, Role] = {0: "system", 1: "user", 2: "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 _DECORATOR = re.compile(r"[ \t]*@@(@?)([a-z_]+)[ \t]*([^\n]*)(?:\n|\Z)", re.IGNORECASE)
 
 
@@ -155,7 +155,7 @@ def _entry(number: int, value: dict[str, Any]) -> Entry:
     keys, secondary = _texts(value.get("keys")), _texts(value.get("secondary_keys"))
     name = next((text for text in (_text(value.get("name")), _text(value.get("comment")), ", ".join(keys[:2])) if text), "")
     logic = more.get("selectiveLogic", more.get("selective_logic", 0))
-    words = more.get("match_whole_words")
+    words, role = more.get("match_whole_words"), more.get("role")
     return Entry(
         number, name or f"Entry {number + 1}", keys, _text(value.get("content")),
         enabled=value.get("enabled") is not False, constant=value.get("constant") is True,
@@ -171,12 +171,8 @@ def _entry(number: int, value: dict[str, Any]) -> Entry:
         probability=_whole(more.get("probability"), 100) if more.get("useProbability", more.get("use_probability", True)) else 100,
         from_recursion=more.get("exclude_recursion") is not True, into_recursion=more.get("prevent_recursion") is not True,
         only_recursion=bool(more.get("delay_until_recursion")),
-        depth=_whole(more.get("depth"), 4) if more.get("position") == 4 else None, role=_role(more.get("role")))
-
-
-def _role(value: Any) -> Role:
-    """Who says an entry at a depth: SillyTavern's number, or the word."""
-    return _ROLES.get(value, "system") if isinstance(value, int | str) and not isinstance(value, bool) else "system"
+        depth=_whole(more.get("depth"), 4) if more.get("position") == 4 else None,
+        role=ROLES[role] if more.get("position") == 4 and isinstance(role, int) and 0 <= role < len(ROLES) else "system")
 
 
 def _decorated(entry: Entry) -> Entry:
