@@ -1,6 +1,11 @@
 """Characters and lorebooks as other programs write them, each as the JSON value of its file. All of it is made up here."""
 
+import io
+import json
+import zipfile
 from typing import Any
+
+from picture_samples import picture
 
 AGNAI_BOOK: dict[str, Any] = {
     "kind": "memory", "name": "Mill lore", "description": "Of the mill.", "scanDepth": 7, "tokenBudget": 300,
@@ -73,3 +78,26 @@ FARADAY = {"version": 2, "character": {
     "loreItems": [{"id": "1", "key": "mill, dam", "value": "{character} knows the mill."}],
                                        "Chat": [{"ChatItems": [{"input": "Hi"}]}]}}
 WORLD = {"entries": {"0": {"uid": 0, "key": ["mill"], "keysecondary": [], "content": "The mill is old.", "comment": "Mill"}}}
+
+
+def backyard_archive(**changes: Any) -> bytes:
+    """A BYAF archive with one character, two scenarios and two pictures, one of which nothing lists."""
+    scenario = {"schemaVersion": 1, "formattingInstructions": "Be brief, {character}.", "narrative": "A mill.", "temperature": 0.7,
+                "firstMessages": [{"characterID": "ada", "text": "Hello {user}."}], "messages": [{"type": "human", "text": "Hi"}],
+                "exampleMessages": [{"characterID": "me", "text": "Hi"}, {"characterID": "ada", "text": "Hm."}]}
+    files: dict[str, Any] = {
+        "manifest.json": {"schemaVersion": 1, "characters": ["characters/ada/character.json"], "author": {"name": "Me"},
+                          "scenarios": ["scenarios/1.json", "scenarios/2.json"]},
+        "characters/ada/character.json": {
+            "id": "ada", "name": "Ada", "displayName": "Ada Vale", "persona": "{character} is a clerk.", "isNSFW": False,
+            "loreItems": [{"key": "mill, dam", "value": "{character} knows the mill."}],
+            "images": [{"path": "images/a.png", "label": "Portrait"}, {"path": "images/gone.png", "label": "x"}]},
+        "scenarios/1.json": scenario,
+        "scenarios/2.json": {**scenario, "narrative": "A dam.", "firstMessages": [{"text": "You again."}], "messages": []},
+        "characters/ada/images/a.png": picture((7, 5)), "characters/ada/images/b.png": picture(), **changes}
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        for name, content in files.items():
+            if content is not None:
+                made.writestr(name, content if isinstance(content, bytes) else json.dumps(content))
+    return stream.getvalue()

@@ -3,7 +3,6 @@
 import io
 import json
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from format_samples import (
     RISU_MODULE,
     TEXTGEN,
     WORLD,
+    backyard_archive,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_samples import picture, with_chunks
+from picture_samples import with_chunks
 from PIL import Image
 
 from engine.base.errors import UserError
@@ -95,6 +95,13 @@ def test_a_field_of_the_specification_wins_over_another_name() -> None:
     assert found.told == ("Read under other names: alternateGreetings.",)
 
 
+def test_a_file_of_something_else_is_not_taken_for_a_card_in_silence() -> None:
+    found = card({"name": "Template", "description": "For all.", "sections": [1], "fields": {"a": 1}, "empty": ""})
+    assert found.told == ("Of its fields only name and description are a card's; 2 others are kept and not used.",)
+    assert card({"name": "Ada", "description": "A clerk.", "own": 1}).told == ()
+    assert card({**FLAT, "avatar": "none", "chat": "x", "create_date": "y"}).told == ()
+
+
 @pytest.mark.parametrize("kind", ["wpp", "sbf", "attributes", "boostyle"])
 def test_attributes_of_agnai_become_lines(kind: str) -> None:
     attributes = {"species": ["robot"], "traits": ["kind", "slow"], "nothing": []}
@@ -150,11 +157,11 @@ def test_yaml_can_do_no_harm() -> None:
     assert 'a list as "name"' in said(b"name: !!python/object/apply:os.abort []\ndescription: y\n")
 
 
-@pytest.mark.parametrize("text", ["name: " + "{a: " * 31 + "b" + "}" * 31, "a:\n" * 30_000, "name: A\n" + "- \n" * 30_000,
+@pytest.mark.parametrize("text", ["name: " + "{a: " * 31 + "b" + "}" * 31, "a:\n" * 10_000, "name: A\n" + "- \n" * 30_000,
                                   "a: '" * 20_000,
                                   "name: \"" + "\\" * 90_001, "k: " + "? " * 40_000, "name: |\n" + " " * 90_000,
                                   "a: " + "&a " * 30_000,
-                                  "a: " + "!" * 99_000, "a: " + "#" * 99_000, "x: " + "[" * 30 + "a," * 40_000])
+                                  "a: " + "!" * 99_000, "a: " + "#" * 99_000, "x: " + "[" * 30 + "a," * 15_000])
 def test_odd_yaml_ends_soon(text: str) -> None:
     start = time.process_time()
     try:
@@ -164,31 +171,8 @@ def test_odd_yaml_ends_soon(text: str) -> None:
     assert time.process_time() - start < 20
 
 
-def archive(**changes: Any) -> bytes:
-    """A BYAF archive with one character, two scenarios and two pictures, one of which nothing lists."""
-    scenario = {"schemaVersion": 1, "formattingInstructions": "Be brief, {character}.", "narrative": "A mill.", "temperature": 0.7,
-                "firstMessages": [{"characterID": "ada", "text": "Hello {user}."}], "messages": [{"type": "human", "text": "Hi"}],
-                "exampleMessages": [{"characterID": "me", "text": "Hi"}, {"characterID": "ada", "text": "Hm."}]}
-    files: dict[str, Any] = {
-        "manifest.json": {"schemaVersion": 1, "characters": ["characters/ada/character.json"], "author": {"name": "Me"},
-                          "scenarios": ["scenarios/1.json", "scenarios/2.json"]},
-        "characters/ada/character.json": {
-            "id": "ada", "name": "Ada", "displayName": "Ada Vale", "persona": "{character} is a clerk.", "isNSFW": False,
-            "loreItems": [{"key": "mill, dam", "value": "{character} knows the mill."}],
-            "images": [{"path": "images/a.png", "label": "Portrait"}, {"path": "images/gone.png", "label": "x"}]},
-        "scenarios/1.json": scenario,
-        "scenarios/2.json": {**scenario, "narrative": "A dam.", "firstMessages": [{"text": "You again."}], "messages": []},
-        "characters/ada/images/a.png": picture((7, 5)), "characters/ada/images/b.png": picture(), **changes}
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as made:
-        for name, content in files.items():
-            if content is not None:
-                made.writestr(name, content if isinstance(content, bytes) else json.dumps(content))
-    return stream.getvalue()
-
-
 def test_an_archive_of_backyard() -> None:
-    read = parse_file(archive(), "x")
+    read = parse_file(backyard_archive(), "x")
     found = read.card
     assert (found.name, found.char, found.description, found.scenario) == ("Ada Vale", "Ada", "{{char}} is a clerk.", "A mill.")
     assert (found.greeting, found.alternate_greetings) == ("Hello {{user}}.", ("You again.",))
@@ -211,7 +195,7 @@ def test_an_archive_of_backyard() -> None:
 ])
 def test_a_broken_archive_of_backyard(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_file(archive(**changes), "x")
+        parse_file(backyard_archive(**changes), "x")
     assert words in one_sentence(caught.value, "x ")
 
 
@@ -296,6 +280,10 @@ def test_a_world_of_kobold() -> None:
     assert memory.steady and memory.content == "Ada is a clerk." and note.content == "Be dry."
     assert (mill.keys, mill.content, mill.whole_words, mill.selective) == (("mill", "dam"), "The mill is old.", False, False)
     assert told[1:] == ("Left out, since a card has no place for it: 1 story.", "1 entry without text was left out.")
+    lite = {"gamestarted": True, "actions": [], "prompt": "", "worldinfo": [
+        {"key": "mill", "keyanti": "wind, water", "content": "Old.", "widisabled": True, "probability": "100"}]}
+    one = parse_book(book(lite)[0]).entries[0]
+    assert (one.keys, one.excluded, one.content, one.enabled) == (("mill",), ("wind", "water"), "Old.", False)
     united = parse_book(book(KOBOLD_UNITED)[0]).entries
     assert [(one.name, one.keys, one.content) for one in united] == [("Mill", ("mill",), "The mill is old.")]
 
@@ -357,7 +345,9 @@ def test_a_lorebook_offered_as_a_card_is_told_where_to_go(raw: Any, words: str) 
 @pytest.mark.parametrize(("raw", "words"), [
     ({"user_name": "Me", "character_name": "Ada", "create_date": "x"}, "a chat of SillyTavern"),
     (b'{"user_name": "Me", "character_name": "Ada"}\n{"name": "Ada", "mes": "Hi"}\n', "a chat of SillyTavern"),
-    ({"name": "Ada", "messages": [{"msg": "Hi"}]}, "a chat"), ({"name": "X", "input_sequence": "<s>"}, "a preset"),
+    ({"name": "Ada", "messages": [{"msg": "Hi"}]}, "a chat"),
+    ({"name": "cards", "description": "Tools.", "version": "1.0", "license": "MIT"}, "a manifest of a program"),
+                                            ({"name": "X", "input_sequence": "<s>"}, "a preset"),
     (b"user: U\nbot: B\nturn_template: x\n", "an instruction template of text-generation-webui"),
     (b"o\0\x10\0\0\0packed", "a packed module of RisuAI"), ({"type": "regex", "data": []}, "a list of regex scripts of RisuAI")])
 def test_what_is_neither_is_named(raw: Any, words: str) -> None:
@@ -383,7 +373,7 @@ JUNK = st.sampled_from(["null", "0", "true", "-1.5", '""', '"x"', "[]", "[null]"
                         "1" * 30])
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.data())
 def test_damaged_samples_are_read_or_refused_in_one_sentence(data: st.DataObject) -> None:
     raw = json.loads(json.dumps(data.draw(st.sampled_from(SAMPLES))))
@@ -412,5 +402,5 @@ def test_damaged_samples_are_read_or_refused_in_one_sentence(data: st.DataObject
 
 
 def test_every_format_is_read_from_files(tmp_path: Path) -> None:
-    for name, data in (("a.yaml", TEXTGEN.encode()), ("a.byaf", archive()), ("a.json", json.dumps(AGNAI).encode())):
+    for name, data in (("a.yaml", TEXTGEN.encode()), ("a.byaf", backyard_archive()), ("a.json", json.dumps(AGNAI).encode())):
         assert parse_file(data, name).card.name.startswith("Ada")

@@ -64,6 +64,9 @@ def test_a_card_that_says_nothing_is_refused(silent: dict[str, Any]) -> None:
     ({"scenario": []}, "scenario", "", "Its scenario was a list and became a text."),
     ({"mes_example": {}}, "mes_example", "", "Its example dialogue was an object and became a text."),
     ({"scenario": False}, "scenario", "", "Its scenario was true or false and became a text."),
+    ({"character_version": 1.5}, "character_version", "1.5", "Its version was a number and became a text."),
+    ({"creator": ["A", "B"]}, "creator", "A\nB", "Its author was a list and became a text."),
+    ({"group_only_greetings": "All!"}, "group_only_greetings", ["All!"], "Its greetings in groups were a text and became a list."),
     ({"first_mes": 0}, "first_mes", "0", "Its greeting was a number and became a text."),
 ])
 def test_what_is_odd_is_mended_and_told(odd: dict[str, Any], field: str, mended: Any, told: str, tmp_path: Path) -> None:
@@ -89,8 +92,10 @@ def test_a_book_that_is_a_list_is_a_book() -> None:
     assert [one["content"] for one in shown["entries"]] == ["Ada is a clerk."]
     assert with_book(found.raw, {**shown, "scan_depth": 9})["data"]["character_book"] == {
         "extensions": {}, "entries": [ENTRY], "scan_depth": 9}
+    assert found.told == ("Its lorebook was a list and became a book.",)
     for none in ([], "", False):
         assert "character_book" not in as_v3(card(character_book=none).raw)["data"]
+        assert card(character_book=none).told[0].endswith("was left out.")
 
 
 def test_the_nickname_is_read_from_every_form() -> None:

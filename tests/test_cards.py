@@ -130,8 +130,11 @@ def nested(levels: int) -> bytes:
 
 
 def test_depth_limit() -> None:
-    assert parse_card(nested(MAX_DEPTH), "x").name == "A"
-    assert "nested too deeply" in refusal(nested(MAX_DEPTH + 1))
+    assert parse_card(nested(MAX_DEPTH - 1), "x").name == "A"  # as V3, it is one level deeper
+    assert "nested too deeply" in refusal(nested(MAX_DEPTH))
+    deep = v2(x=json.loads("[" * (MAX_DEPTH - 2) + "]" * (MAX_DEPTH - 2)))
+    assert parse_card(deep, "x").name == "Ann Lee"
+    assert "nested too deeply" in refusal(deep.replace(b"[[", b"[[[").replace(b"]]", b"]]]"))
 
 
 @pytest.mark.parametrize("data", [nested(100_000), b'{"a":' * 100_000 + b"1" + b"}" * 100_000, b"[" * 900_000])
@@ -150,6 +153,11 @@ def test_brackets_inside_strings_are_not_nesting(text: str) -> None:
 def test_brackets_after_an_escaped_quote_are_found() -> None:
     start = rb'{"name": "A\"", "description": "b\\", "x": '
     assert "nested too deeply" in refusal(start + b"[" * 40 + b"]" * 40 + b"}")
+
+
+def test_a_card_that_could_not_be_read_back_is_not_taken() -> None:
+    filler = json.dumps({"name": "A", "description": "b" * (MAX_BYTES - 40)}).encode()
+    assert len(filler) <= MAX_BYTES and "too large" in refusal(filler)
 
 
 def test_size_limit_of_bytes() -> None:

@@ -31,6 +31,7 @@ def turns(text: str) -> list[tuple[str, str]]:
     ("*Ada:* Hm.\n**You:** Hi", [(A, "Hm."), (U, "Hi")]),
     ("{{user}}: Hi\n\n{{char}}: Hm.\nTwo lines.", [(U, "Hi"), (A, "Hm.\nTwo lines.")]),
     ("ADA VALE: Hm.\nplayer: Hi", [(A, "Hm."), (U, "Hi")]),
+    ("- {{user}}: Hi\n- Ada: Hm.\n> You: Who?", [(U, "Hi"), (A, "Hm."), (U, "Who?")]),
     ("*She looks up.*\n{{char}}: Hm.", [(A, "*She looks up.*\nHm.")]),
     # what is no label
     ("{{char}}: I wrote to {{user}}: come home.", [(A, "I wrote to {{user}}: come home.")]),

@@ -4,14 +4,15 @@ Reads the JSON of V1 (flat), V2 and V3 cards, and what other programs write (for
 so that unknown fields survive a round trip. What is odd and does not matter much is mended, and `Card.told` says so.
 """
 
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards import formats, reading
-from engine.cards.editing import KEPT_IN_V2, modern_names, other_names, text_of, texts_of
+from engine.cards import formats, reading, strict_json
+from engine.cards.editing import KEPT_IN_V2, LABELS, as_v3, modern_names, other_names, text_of, texts_of
 from engine.cards.entries import as_character_entry, raw_entries
 from engine.cards.faults import CardFault, kind_of, named, short
 from engine.cards.formats import Format
@@ -22,7 +23,9 @@ MAX_NAME = 200  # characters: a long name times many macros would fill the memor
 
 _NEEDS = "a card needs a name and a description, a greeting, instructions or anything else that speaks about its character"
 _START = re.compile("<start>", re.IGNORECASE | re.ASCII)
-_SHOWN = {"alternate_greetings": "other greetings", "first_mes": "greeting", "mes_example": "example dialogue"}
+_SHOWN = {"alternate_greetings": "other greetings", "group_only_greetings": "greetings in groups", "creator": "author",
+          "creator_notes": "notes for readers", "character_version": "version", "first_mes": "greeting",
+          "mes_example": "example dialogue"}
 _TITLES = {"the", "a", "an", "mr", "mrs", "ms", "miss", "dr", "sir", "lady", "lord", "captain"}
 
 
@@ -72,11 +75,28 @@ def card_of(value: Any, told: tuple[str, ...] = ()) -> Card:
     """The card in a JSON value; `told`: what was mended before. Raises CardFault."""
     found = formats.find(value)
     if found is None:
-        return _card(value, told)
+        card = _card(value, told)
+        if "spec" not in card.raw:
+            _check_whole(card)
+        return card
     if found.what != "character" or found.read is None:
         raise CardFault(_no_character(found))
     read = found.read(value)
-    return _card(read.raw, (*told, *found.note, *read.notes))
+    return converted(read.raw, (*told, *found.note, *read.notes))
+
+
+def converted(raw: dict[str, Any], told: tuple[str, ...]) -> Card:
+    """The card of a V3 form that was made from something else. Raises CardFault, also for one that could not be read back."""
+    card = _card(raw, told)
+    _check_whole(card)
+    return card
+
+
+def _check_whole(card: Card) -> None:
+    """Raise CardFault for a card whose V3 form would be larger or deeper than what can be read."""
+    text = json.dumps(as_v3(card.raw), ensure_ascii=False)
+    strict_json.check_size(len(text.encode()))
+    strict_json.check_depth(text)
 
 
 def _no_character(found: Format) -> str:
@@ -124,13 +144,27 @@ def _card(raw: Any, told: tuple[str, ...]) -> Card:
                 greeting=_text(fields, "first_mes", mended), example_dialogue=examples,
                 system_prompt=_text(fields, "system_prompt", mended),
                 post_history_instructions=_text(fields, "post_history_instructions", mended),
-                alternate_greetings=_texts(fields, "alternate_greetings", mended), tags=_texts(fields, "tags", mended), raw=raw,
-                told=tuple(mended))
+                alternate_greetings=_texts(fields, "alternate_greetings", mended), tags=_texts(fields, "tags", mended), raw=raw)
+    mended += _mended_beside(fields)
+    card = replace(card, told=tuple(mended))
     if not name:
         raise CardFault(f"has no name: {_NEEDS}")
     if not speaks(card):
         raise CardFault(f"says nothing about its character: {_NEEDS}")
     return card
+
+
+def _mended_beside(fields: dict[str, Any]) -> list[str]:
+    """What `as_v3` mends of the fields that no prompt has."""
+    told: list[str] = []
+    for key in ("creator", "creator_notes", "character_version"):
+        if not isinstance(fields.get(key), str | None):
+            told.append(f"Its {_shown(key)} was {kind_of(fields[key])} and became a text.")
+    _texts(fields, "group_only_greetings", told)
+    if not isinstance(fields.get("character_book"), dict | None):
+        told.append(f"Its lorebook was {kind_of(fields['character_book'])} and "
+                    f"{'became a book' if fields['character_book'] else 'was left out'}.")
+    return told
 
 
 def speaks(card: Card) -> bool:
@@ -166,6 +200,9 @@ def _fields(raw: Any, told: list[str]) -> dict[str, Any]:
     if specification is None:
         if "name" in (fields := modern_names(raw)):
             told += [f"Read under other names: {', '.join(names)}."] if (names := other_names(raw)) else []
+            odd = [name for name, value in fields.items() if name not in LABELS and value not in (None, "", [], {})]
+            if len(odd) > 1 and not any(fields.get(name) for name in LABELS if name not in ("name", "description", "tags")):
+                told.append(f"Of its fields only name and description are a card's; {len(odd)} others are kept and not used.")
             return fields
         raise CardFault('is JSON, but not a character card (it has neither "spec" nor "name")')
     if specification not in ("chara_card_v2", "chara_card_v3"):

@@ -19,7 +19,7 @@ from typing import IO, Any, Literal, get_args
 
 from engine.cards import charx, images, png, strict_json
 from engine.cards.assets import path_of, portrait_of, with_portrait
-from engine.cards.card import Card, bundled_files, card_of, find_bundled, parse_card
+from engine.cards.card import Card, bundled_files, converted, find_bundled, parse_card
 from engine.cards.editing import as_v3, to_v2
 from engine.cards.faults import CardFault, named
 from engine.cards.formats import backyard
@@ -121,7 +121,7 @@ def _from_archive(archive: charx.Archive, origin: str) -> CardFile:
         files = archive.others()
     else:
         read = backyard.read_archive(archive.paths, lambda path: strict_json.load(archive.text(path)))
-        card = card_of(read.raw, ("It was an archive of Backyard AI.", *read.notes))
+        card = converted(read.raw, ("It was an archive of Backyard AI.", *read.notes))
         files = {path: archive.file(path) for one in card.raw["data"]["assets"] if (path := path_of(one["uri"]))}
     return CardFile(card, portrait_of(card.raw, files), files)
 

@@ -30,6 +30,7 @@ from engine.cards.strict_json import MAX_BYTES
 _MAX_BASE64 = MAX_BYTES * 3 // 2  # base64 takes 4 bytes for 3, and some programs put line ends in
 _EXIF, _USER_COMMENT = 0x8769, 0x9286  # tags
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?")
+_MOST = 4  # texts of one keyword that are tried
 _ASSET = "chara-ext-asset_:"
 
 
@@ -79,13 +80,13 @@ def _card(chunks: list[Chunk]) -> Card:
     A broken one is passed over for a good one and told of. Raises CardFault, that of the first text, where none is usable.
     """
     faults: list[tuple[str, CardFault]] = []
-    for keyword in ("ccv3", "chara"):
+    texts = [(keyword, one) for keyword in ("ccv3", "chara") for one in png.find_texts(chunks, keyword)[:_MOST]]
+    for keyword, chunk in texts:
         try:
-            text = png.find_text(chunks, keyword, _MAX_BASE64)
-            if text is not None:
-                value, mended = reading.load(_decoded(text, "holds a character card that is damaged (its text is not base64)"))
-                passed = [f"Its newer card ({name}) is broken and was passed over: it {fault}." for name, fault in faults]
-                return card_of(value, (*passed, *mended))
+            text = png.text_of(chunk, _MAX_BASE64)
+            value, mended = reading.load(_decoded(text, "holds a character card that is damaged (its text is not base64)"))
+            passed = [f"A card in it ({name}) is broken and was passed over: it {fault}." for name, fault in faults]
+            return card_of(value, (*passed, *mended))
         except CardFault as fault:
             faults.append((keyword, fault))
     if faults:
@@ -93,7 +94,7 @@ def _card(chunks: list[Chunk]) -> Card:
     if comment := _user_comment(chunks):
         value, mended = reading.load(comment)
         return card_of(value, mended)
-    if png.find_text(chunks, "naidata", _MAX_BASE64) is not None:
+    if png.find_texts(chunks, "naidata"):
         raise CardFault("is a picture with a lorebook of NovelAI, not a character (export it as a .lorebook file there, and bring "
                         "that in under Lorebook in Draft)")
     raise CardFault("is a plain picture without a character in it")

@@ -16,6 +16,7 @@ _ADDRESSED = re.compile(r"\b(?:to|for|from|of|and|or|with|dear|at|by|about|tell|
                         re.IGNORECASE)  # "a letter to {{user}}: ..." begins no turn
 _SENTENCE_END = re.compile(r"""[.!?…。！？"”’»」』*)\]][ \t]+\Z""")
 _LOOKED_BACK = 400  # characters in front of a label
+_LIST_MARK = re.compile(r"[ \t]*[-*•>#]+[ \t]+")  # in front of a line
 _START = re.compile("<start>", re.IGNORECASE | re.ASCII)
 # A note in square brackets on a line of its own; or a blank line, then a heading or another note.
 _NO_DIALOGUE = re.compile(r"\n(?=[ \t]*\[)|\n[ \t]*\n(?=[ \t]*(?:[(<#]|[^\W\d_][\w '’-]{0,30}[:：]))")
@@ -109,12 +110,13 @@ def _labels(text: str, character: Sequence[str], player: Sequence[str]) -> Itera
         before = text[max(0, found.start() - _LOOKED_BACK):found.start()].rpartition("\n")[2]
         if _begins(before, macro.match(found[0]) is not None, found.start() == end):
             end = found.end()
-            yield _Label(found.start(), end, bool(found["own1"] or found["own2"]))
+            start = found.start() - (len(before) if _LIST_MARK.fullmatch(before) else 0)
+            yield _Label(start, end, bool(found["own1"] or found["own2"]))
 
 
 def _begins(before: str, macro: bool, follows: bool) -> bool:
     """Whether a name and a colon begin a turn; `before`: what stands before them on their line."""
-    if not before.strip() or follows or _START.search(before[-7:]):
+    if not before.strip() or follows or _LIST_MARK.fullmatch(before) or _START.search(before[-7:]):
         return True
     if not macro:
         return _SENTENCE_END.search(before[-8:]) is not None

@@ -5,7 +5,7 @@ After the files that they save: "worldinfo" is a list (keys as a text with comma
 
 from typing import Any
 
-from engine.cards.entries import as_character_entry
+from engine.cards.entries import as_character_entry, key_list
 from engine.cards.formats.kinds import Format, Read, entries_of, left_out, new_book, objects, text
 
 _ALWAYS = {"memory": "Memory", "authorsnote": "Author's note", "current_memory": "Memory", "current_anote": "Author's note"}
@@ -21,6 +21,8 @@ def _entry(raw: dict[str, Any]) -> dict[str, Any]:
     extensions = {"match_whole_words": False, **entry["extensions"]}  # its keys are found within words
     if not entry["content"] and text(raw.get("manual_text")):
         entry = {**entry, "content": raw["manual_text"]}
+    if (anti := key_list(raw.get("keyanti"))) and entry["content"]:  # words that keep it from firing
+        entry = {**entry, "content": f"@@exclude_keys {', '.join(map(str, anti))}\n{entry['content']}"}
     return {**entry, "extensions": extensions}
 
 

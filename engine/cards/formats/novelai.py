@@ -28,14 +28,14 @@ def _is_story(raw: Any) -> bool:
 
 
 def _book(raw: Any) -> Read:
-    off = {one.get("id") for one in objects(raw.get("categories")) if one.get("enabled") is False}
+    off = [one["id"] for one in objects(raw.get("categories")) if one.get("enabled") is False and one.get("id")]
     entries = [_entry(one, off) for one in entries_of(raw)]
     joined = sum(any(isinstance(key, str) and " & " in key for key in one["keys"]) for one in entries)
     notes = (f"{joined} of its entries join keys by “&”, which are read here as they are written.",) if joined else ()
     return Read(new_book("novelai", raw, entries), notes)
 
 
-def _entry(raw: dict[str, Any], off: set[Any]) -> dict[str, Any]:
+def _entry(raw: dict[str, Any], off: list[Any]) -> dict[str, Any]:
     rank = dict_of(raw.get("contextConfig")).get("budgetPriority")
     keys = key_list(raw.get("keys"))
     known = ("text", "displayName", "keys", "enabled", "forceActivation", "id")
@@ -43,7 +43,7 @@ def _entry(raw: dict[str, Any], off: set[Any]) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "keys": keys, "content": text(raw.get("text")), "name": text(raw.get("displayName")),
         "constant": raw.get("forceActivation") is True,
-        "enabled": raw.get("enabled") is not False and not (raw.get("category") and raw["category"] in off),
+        "enabled": raw.get("enabled") is not False and raw.get("category") not in off,
         "extensions": {"novelai": rest} if rest else {}}
     if isinstance(rank, int | float) and not isinstance(rank, bool):
         entry |= {"insertion_order": int(rank), "priority": int(rank)}
