@@ -95,13 +95,13 @@ def test_third_person_is_judged_by_all_of_the_characters_lines() -> None:
     assert not uses_third_person(["Grog"], "{{char}}: I am hungry.\nBob: Grog is hungry.")
 
 
-@pytest.mark.parametrize("text", ["{{char}}: a " * 40_000, "You" + " " * 300_000 + ":", "***" * 200_000,
-                                  "<START>" * 60_000 + "{{char}}:",
-                                  "\n \n" * 150_000, "Ada: " * 100_000, "{{user}}" * 60_000])
+@pytest.mark.parametrize("text", ["{{char}}: a " * 10_000, "You" + " " * 100_000 + ":", "***" * 50_000,
+                                  "<START>" * 20_000 + "{{char}}:",
+                                  "\n \n" * 50_000, "Ada: " * 20_000, "{{user}}" * 20_000])
 def test_hostile_dialogue_is_parted_soon(text: str) -> None:
     start = time.process_time()
     turns(text)
     split_dialogue(text, ("Ada",))
     dialogue_apart(f"<START>{text}", ("Ada",))
     parse_card(json.dumps({"name": "Ada", "description": f"<START>{{{{char}}}}: x{text}"}).encode(), "x")
-    assert time.process_time() - start < 8
+    assert time.process_time() - start < 4
