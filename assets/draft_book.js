@@ -1,4 +1,4 @@
-// The lorebook: entries that open on a click, with their tokens; delete with undo, world files, and what a message would fire.
+// The lorebook: entries that open on a click, with their tokens; delete with undo, files of other programs, and what a message would fire.
 // Runs as the script of an HTML component whose value is the book; tells the room by the event "draft-list".
 
 const make = (tag, className = "", text = "") => {
@@ -18,6 +18,7 @@ const rows = make("div", "book-rows");
 const empty = make("p", "quiet", "No entries yet. An entry is read by the model only when one of its keys comes up in the chat, so a " +
   "whole world can wait behind a character.");
 const problem = make("p", "book-problem");
+const news = make("p", "book-news quiet");
 const tools = make("div", "book-tools");
 const rules = make("details", "book-rules");
 const test = make("div", "book-test");
@@ -114,12 +115,13 @@ const add = () => {
 const bring = async () => {
   const chosen = file.files[0];
   file.value = "";
-  problem.textContent = "";
+  problem.textContent = news.textContent = "";
   if (!chosen) return;
   if (chosen.size > 1e6) { problem.textContent = `${chosen.name} is larger than 1 MB, which is too large for a lorebook.`; return; }
   const answer = await server.read_world({text: await chosen.text(), name: chosen.name}).catch(() => null);
   if (!answer?.entries) { problem.textContent = answer?.problem ?? "The studio does not answer. Try again."; return; }
   rows.append(...answer.entries.map(entry_row));
+  news.textContent = answer.told;
   tell();
 };
 
@@ -151,18 +153,20 @@ rules.append(make("summary", "", "How entries are looked for"),
   rule("token_budget", "Tokens of all entries together, at most", number(), whole),
   rule("recursive", "The text of one entry can fire another", checkbox(false), (made) => made.checked));
 file.type = "file";
-file.accept = ".json,application/json";
+file.accept = ".json,.lorebook,.story,.scenario,application/json";
 file.hidden = true;
-file.setAttribute("aria-label", "World file");
+file.setAttribute("aria-label", "Lorebook file");
 file.addEventListener("change", bring);
 message.placeholder = "Type a message of the player";
 message.setAttribute("aria-label", "Message to try out");
 message.id = "draft-book-message";
 message.addEventListener("input", look);
 found.setAttribute("role", "status");
+news.setAttribute("role", "status");
+problem.setAttribute("role", "alert");
 test.append(make("span", "draft-list-hint", "What would fire for this message?"), message, found);
-tools.append(button("+ Add an entry", add, "draft-list-add"), button("Bring in a world file", () => file.click(), "draft-list-add"), file);
-element.replaceChildren(empty, rows, tools, problem, rules, test);
+tools.append(button("+ Add an entry", add, "draft-list-add"), button("Bring in a lorebook", () => file.click(), "draft-list-add"), file);
+element.replaceChildren(empty, rows, tools, problem, news, rules, test);
 fill();
 look();
 watch("value", fill);

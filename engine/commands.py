@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +78,7 @@ def _job(options: argparse.Namespace, make: Any) -> Any:
             raise UserError("A teacher server needs the name of its model.", "Add --teacher-model NAME.")
         teacher = Teacher(options.teacher, options.teacher_model, recipe.teacher_concurrency)
     files = {name: _existing(getattr(options, name)) for name in ("queries", "lines")}
-    return make(read_card(options.card), options.model, Path(options.out or ""), recipe, options.dtype, teacher, **files)
+    return make(_read(options.card), options.model, Path(options.out or ""), recipe, options.dtype, teacher, **files)
 
 
 def _existing(name: str | None) -> Path | None:
@@ -126,7 +127,7 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
     from engine.cards.script import fields_of_question, read_script
 
     if options.questions:
-        card = read_card(options.card)
+        card = _read(options.card)
         print(json.dumps([fields_of_question(one) for one in read_script(card).questions], ensure_ascii=False, indent=2))
         return 0
     tally: Counter[tuple[str, str]] = Counter()
@@ -146,7 +147,7 @@ def _script(options: argparse.Namespace, tally: "Counter[tuple[str, str]]") -> I
     from engine.script import ScriptJob, run_script
     from engine.serving.requests import parse_wish
 
-    card = read_card(options.card)
+    card = _read(options.card)
     parse_dtype(options.dtype)
     judge = None
     if options.judge:
@@ -167,9 +168,17 @@ def serve(options: argparse.Namespace, _arguments: list[str]) -> int:
     run(options)
 
 
+def _read(name: str) -> Card:
+    """The card of a file; what was mended in it goes to standard error, so that the answers stay as they are."""
+    card = read_card(name)
+    for sentence in card.told:
+        print(f"{name}: {sentence}", file=sys.stderr)
+    return card
+
+
 def _card_of(options: argparse.Namespace) -> Card:
     if options.card:
-        return read_card(options.card)
+        return _read(options.card)
     own = Path(options.model).expanduser() / "character.json"
     if not is_file(own):
         raise UserError("This model brings no character.", "Add --card CARD.json.")

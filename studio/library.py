@@ -21,7 +21,8 @@ KINDS = {"lines": "Lines", "prune": "Prune", "export": "Export"}
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of one file: the new character's slug, "" where it was refused; and a sentence that names the file."""
+    """What became of one file: the new character's slug, "" where it was refused; and a line that names the file and tells
+    what was mended in it."""
 
     slug: str
     sentence: str
@@ -41,7 +42,7 @@ def import_card(store: Store, file: Path) -> Imported:
     brought = ["its portrait"] if read.portrait else []
     brought += [f"{len(read.files)} {'file' if len(read.files) == 1 else 'files'}"] if read.files else []
     together = f", with {' and '.join(brought)}" if brought else ""
-    return Imported(made.slug, f"{made.name} came from {file.name}{together}.")
+    return Imported(made.slug, " ".join([f"{made.name} came from {file.name}{together}.", *read.card.told]))
 
 
 def imports_html(done: list[Imported], total: int) -> str:

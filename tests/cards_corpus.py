@@ -57,6 +57,9 @@ CARDS: dict[str, dict[str, Any]] = {
         first_mes="{{CHAR}} {{Char}} {{chaR}} <Bot> <BOT> {{USER}} <uSER> {{Random: a,b}} {{// no }} {{roll:d6}}"),
     "emoji, right to left": v3(name="שרה \U0001f56f\ufe0f", nickname=RIGHT_TO_LEFT, description=FAMILY, tags=[RIGHT_TO_LEFT]),
     "fifty greetings": v3(alternate_greetings=[f"*{number}*\r\nHello.\n\n" for number in range(50)]),
+    "odd fields": v2(tags="calm, kind", alternate_greetings="Hm!", character_version=2, creator=False, scenario=[], nickname=None,
+                     group_only_greetings="All!", character_book=[ENTRY], personality=["Dry", "Kind"]),
+    "nothing but a book": v2(description="", first_mes="", character_book={"entries": [{**ENTRY, "constant": True, "keys": []}]}),
     "extensions of everybody": v3(extensions={
         "risuai": {"emotions": []}, "chub": {"id": 10**20, "expressions": None}, "a": [[[{}]]], "": 0.1, "agnai": 1e-300,
         "persona_studio/npc": {"goals": ["light the lamp"]}}),

@@ -22,12 +22,30 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from card_samples import one_sentence
 from cards_corpus import CARDS, JSON_FILES, PICTURES, PNG_WITH_FILES, archive
+from format_samples import (
+    AGNAI,
+    AGNAI_BOOK,
+    CHUB,
+    FARADAY,
+    JANITOR,
+    KOBOLD,
+    KOBOLD_UNITED,
+    NOVELAI,
+    RISU,
+    RISU_BOOK,
+    RISU_MODULE,
+    TEXTGEN,
+    WORLD,
+    backyard_archive,
+)
 
 from engine.base.errors import UserError
 from engine.cards import png
+from engine.cards.book import parse_book, read_lorebook
 from engine.cards.editing import as_v3, to_v2
 from engine.cards.files import FORMS, parse_file, write_file
 
+FOREIGN = [AGNAI, AGNAI_BOOK, CHUB, FARADAY, JANITOR, KOBOLD, KOBOLD_UNITED, NOVELAI, RISU, RISU_BOOK, RISU_MODULE, WORLD]
 PIECES = [b"{", b"}", b"[", b"]", b'"', b"\\", b",", b":", b"null", b"NaN", b"1e999", b"-0.0", b"9" * 400, rb"\ud800", b"\0",
           b"\xff", b"PK\5\6", b"PK\1\2", b"PK\3\4", b"PK\6\7", b"IEND", b"tEXtccv3\0", b"embeded://", b"__asset:", b"../",
           b"<START>", b'"assets":', b'"extensions":', b'"persona_studio/v3":', b'"spec":"chara_card_v2",', b"\xff\xff\xff\xff",
@@ -88,7 +106,10 @@ def damaged_archive(data: bytes, chance: random.Random) -> bytes:
 def made(chance: random.Random) -> bytes:
     """A damaged file of some form."""
     raw = CARDS[chance.choice(list(CARDS))]
-    kind = chance.choice(["json", "png", "charx"])
+    kind = chance.choice(["json", "png", "charx", "foreign", "foreign"])
+    if kind == "foreign":
+        whole = chance.choice([TEXTGEN.encode(), backyard_archive(), *(json.dumps(one).encode() for one in FOREIGN)])
+        return damaged_archive(whole, chance) if whole.startswith(b"PK") else damaged(whole, chance)
     if kind == "json":
         version = chance.choice([raw, as_v3(raw), to_v2(raw)])
         return damaged(chance.choice([json.dumps(version).encode(), *JSON_FILES.values()]), chance)
@@ -99,6 +120,10 @@ def made(chance: random.Random) -> bytes:
 
 def attempt(data: bytes) -> bool:
     """Whether the file holds a card. Raises whatever is a defect of ours."""
+    try:
+        parse_book(read_lorebook(data, "x")[0])
+    except UserError as error:
+        one_sentence(error, "x ")
     try:
         read = parse_file(data, "x")
     except UserError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from card_samples import v2
 
-from engine.cards.book_editing import shown_book, with_book
+from engine.cards.book_editing import MOST, shown_book, with_book
 from engine.cards.editing import as_v3
 from studio.tabs.draft.book import look_at_book, read_world
 
@@ -123,5 +123,12 @@ def test_a_world_file_comes_in_as_entries() -> None:
     }
     found = read_world({"text": json.dumps(world), "name": "world.json"})["entries"]
     assert [one["keys"] for one in found] == [["mill"]] and json.loads(found[0]["kept"])["extensions"] == {"vectorized": True}
+    assert read_world({"text": json.dumps(world), "name": "w"})["told"] == "1 entry came from w."
+    agnai = {"kind": "memory", "entries": [{"entry": "Old.", "keywords": ["mill"]}, {"entry": "", "keywords": ["dam"]}]}
+    found = read_world({"text": json.dumps(agnai), "name": "memory.json"})
+    assert [(one["keys"], one["content"]) for one in found["entries"]] == [(["mill"], "Old.")]
+    assert found["told"] == "1 entry came from memory.json. It was a memory book of Agnai. 1 entry without text was left out."
+    many = {"entries": [{"keys": ["a"], "content": "b"}] * (MOST + 1)}
+    assert f"and a lorebook has at most {MOST:,} here." in read_world({"text": json.dumps(many), "name": "w"})["problem"]
     problem = read_world({"text": "{}", "name": "world.json"})["problem"]
     assert problem == 'world.json is no lorebook (it has no "entries").'

@@ -68,7 +68,7 @@ def test_a_character_without_a_picture_gets_a_plain_one() -> None:
 
 
 def test_a_card_that_could_not_be_read_back_is_not_written() -> None:
-    for raw, said in (({**FLAT, "name": ""}, "has no name"), ({**FLAT, "description": ""}, "says nothing"),
+    for raw, said in (({**FLAT, "name": ""}, "has no name"), ({**FLAT, "description": "", "first_mes": ""}, "says nothing"),
                       ({**FLAT, "description": "x" * MAX_BYTES}, "too large"), ({**FLAT, "creator": "\ud800"}, "not UTF-8"),
                       ({**FLAT, "x": float("nan")}, "not a finite number")):
         with pytest.raises(UserError, match=said) as caught:
@@ -124,8 +124,27 @@ def test_long_cards_come_whole_where_pillow_gives_up() -> None:
     assert "breaks off" in refusal(torn)
 
 
-def test_an_unreadable_v3_card_is_not_replaced_by_an_older_one() -> None:
-    older = png.text_chunk("chara", encoded(CARD))
-    assert "not base64" in refusal(with_chunks(png.text_chunk("ccv3", b"{not base64}"), older))
-    assert "not a character card in JSON" in refusal(with_chunks(png.text_chunk("ccv3", encoded(b"{")), older))
-    assert "too large" in refusal(with_chunks(png.text_chunk("ccv3", encoded(b" " * (MAX_BYTES + 1))), older))
+@pytest.mark.parametrize(("broken", "said"), [
+    (b"{not base64}", "its text is not base64"), (encoded(b"{"), "is not a character card in JSON"),
+    (encoded(b" " * (MAX_BYTES + 1)), "too large"), (encoded(json.dumps({**FLAT, "name": ""}).encode()), "has no name"),
+])
+def test_a_broken_newer_card_gives_way_to_a_good_older_one_and_that_is_told(broken: bytes, said: str) -> None:
+    newer = png.text_chunk("ccv3", broken)
+    card, _, _ = read_png_card(with_chunks(newer, png.text_chunk("chara", encoded(CARD))), "x.png")
+    assert card.raw == EVERYTHING
+    assert len(card.told) == 1 and card.told[0].startswith("A card in it (ccv3) is broken") and said in card.told[0]
+    for older in ((), (png.text_chunk("chara", encoded(b"[]")),)):  # where no good one is, the newer one is what is spoken of
+        assert said in refusal(with_chunks(newer, *older))
+
+
+def test_the_first_good_one_of_several_cards_is_taken() -> None:
+    texts = [png.text_chunk("chara", one) for one in (b"{", encoded(CARD), encoded(json.dumps(FLAT).encode()))]
+    card, _, _ = read_png_card(with_chunks(*texts), "x.png")
+    assert card.raw == EVERYTHING and len(card.told) == 1 and "(chara) is broken" in card.told[0]
+
+
+def test_zero_bytes_behind_a_card_are_passed_over_and_told() -> None:
+    for text in (encoded(CARD) + b"\0\0", encoded(CARD + b"\0")):
+        card, _, _ = read_png_card(with_chunks(png.text_chunk("chara", text)), "x.png")
+        assert card.raw == EVERYTHING
+    assert card.told == ("A zero byte at its end was passed over.",)

@@ -97,17 +97,16 @@ def test_a_card_is_a_value() -> None:
     (b'{"spec": ["chara_card_v2"], "data": {}}', "unknown specification (a list"),
     (b'{"spec": "chara_card_v2", "name": "A", "description": "b"}', '"data"'),
     (b'{"spec": "chara_card_v2", "data": [1]}', 'a list as "data"'),
-    (v2(name=5), 'a number as "name"'),
+    (v2(name=["A"]), 'a list as "name"'),
     (v2(name=""), "no name: a card needs a name"),
     (v2(name=None), "no name"),
     (v2(name=" \n"), "no name"),
     (v2(name="A" * 201), "more than 200 characters"),
-    (v2(nickname={}), 'an object as "nickname"'),
+    (v2(nickname={"a": 1}), 'an object as "nickname"'),
     (v2(description=True), 'true or false as "description"'),
-    (v2(description=" "), "a card needs a name and a description"),
-    (v2(alternate_greetings="x"), '"alternate_greetings"'),
-    (v2(alternate_greetings=["a", 1]), '"alternate_greetings"'),
-    (v2(tags={"a": 1}), '"tags"'),
+    (v2(description=" ", first_mes=""), "says nothing about its character: a card needs a name and a description"),
+    (v2(description=["a", {}]), 'a list as "description"'),
+    (v2(mes_example={"a": 1}), 'an object as "mes_example"'),
 ])
 def test_refused_with_one_sentence(data: bytes, says: str) -> None:
     assert says in refusal(data)
@@ -115,7 +114,7 @@ def test_refused_with_one_sentence(data: bytes, says: str) -> None:
 
 def test_no_field_of_any_type_gets_past_as_something_else() -> None:
     for key in (*FLAT, "nickname", "system_prompt", "post_history_instructions"):
-        wrong: tuple[object, ...] = (5, 2.5, False, [], {})
+        wrong: tuple[object, ...] = (True, [5], [["a"]], {"a": "b"})
         for value in wrong:
             assert f'"{key}"' in refusal(v2(**{key: value}))
 
@@ -131,8 +130,11 @@ def nested(levels: int) -> bytes:
 
 
 def test_depth_limit() -> None:
-    assert parse_card(nested(MAX_DEPTH), "x").name == "A"
-    assert "nested too deeply" in refusal(nested(MAX_DEPTH + 1))
+    assert parse_card(nested(MAX_DEPTH - 1), "x").name == "A"  # as V3, it is one level deeper
+    assert "nested too deeply" in refusal(nested(MAX_DEPTH))
+    deep = v2(x=json.loads("[" * (MAX_DEPTH - 2) + "]" * (MAX_DEPTH - 2)))
+    assert parse_card(deep, "x").name == "Ann Lee"
+    assert "nested too deeply" in refusal(deep.replace(b"[[", b"[[[").replace(b"]]", b"]]]"))
 
 
 @pytest.mark.parametrize("data", [nested(100_000), b'{"a":' * 100_000 + b"1" + b"}" * 100_000, b"[" * 900_000])
@@ -151,6 +153,11 @@ def test_brackets_inside_strings_are_not_nesting(text: str) -> None:
 def test_brackets_after_an_escaped_quote_are_found() -> None:
     start = rb'{"name": "A\"", "description": "b\\", "x": '
     assert "nested too deeply" in refusal(start + b"[" * 40 + b"]" * 40 + b"}")
+
+
+def test_a_card_that_could_not_be_read_back_is_not_taken() -> None:
+    filler = json.dumps({"name": "A", "description": "b" * (MAX_BYTES - 40)}).encode()
+    assert len(filler) <= MAX_BYTES and "too large" in refusal(filler)
 
 
 def test_size_limit_of_bytes() -> None:

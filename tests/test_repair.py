@@ -97,7 +97,8 @@ def test_neutral_lines_come_from_the_train_side_and_only_where_the_pool_was_used
     found = neutral_lines(bench)
     assert len(found) > 400 and all(line.split == "train" and line.answer == line.neutral != "" for line in found)
     assert not {line.question for line in found} & {line.question for line in bench.split_lines()[0]}
-    own = [line.replace('"question": "', '"question": "Zoë! ') for line in job.lines.read_text().splitlines()]  # type: ignore[union-attr]
+    own = [line.replace('"question": "',
+                        '"question": "Zoë! ') for line in job.lines.read_text().splitlines()]  # type: ignore[union-attr]
     (work_of(tmp_path / "out") / "lines.jsonl").write_text("\n".join(own))
     assert neutral_lines(bench) == []
 

@@ -11,20 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from engine.cards import strict_json
-from engine.cards.card import Card
+from engine.cards import formats, reading
+from engine.cards.card import Card, card_of
+from engine.cards.entries import ORDER, as_character_book, as_character_entry, raw_entries, text_of
 from engine.cards.faults import CardFault, named
+from engine.cards.formats import Format
 
 SCAN_DEPTH = 2  # messages, where neither book nor entry says how many: SillyTavern's own
 TOKEN_BUDGET = 512  # of all entries together, where the book names none: a quarter of what the starter can hold
-ORDER = 100  # insertion order of an entry that names none
 
 Place = Literal["before_char", "after_char"]
 Logic = Literal["any", "not all", "none", "all"]  # how secondary keys count
 Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")  # SillyTavern's numbers 0 to 2
 _LOGIC: tuple[Logic, ...] = ("any", "not all", "none", "all")  # SillyTavern's numbers 0 to 3
-_WORLD_NAMES = {"key", "keysecondary", "comment", "content", "order", "disable", "constant", "selective", "position", "uid",
-                "caseSensitive", "extensions"}
 _DECORATOR = re.compile(r"[ \t]*@@(@?)([a-z_]+)[ \t]*([^\n]*)(?:\n|\Z)", re.IGNORECASE)
 
 
@@ -89,6 +89,8 @@ def read_book(card: Card) -> Book:
 
 def parse_book(raw: Any) -> Book:
     """A book from the JSON of "character_book" or of a world file."""
+    if isinstance(raw, list):
+        raw = {"entries": raw}
     if not isinstance(raw, dict):
         return Book()
     faults: list[str] = []
@@ -103,50 +105,48 @@ def parse_book(raw: Any) -> Book:
     return Book(tuple(entries), depth, budget, bool(raw.get("recursive_scanning")), tuple(faults))
 
 
-def raw_entries(raw: dict[str, Any]) -> list[Any]:
-    """The entries of a book as they lie in it, whether in a list or (world files) in an object."""
-    entries = raw.get("entries")
-    if isinstance(entries, dict):
-        return list(entries.values())
-    return entries if isinstance(entries, list) else []
+def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A lorebook of any program that `formats` knows, or the book of a card, as a "character_book" of V3; and what to tell of it.
+
+    Entries without text are left out and told of. Raises UserError, one sentence, for what is no lorebook.
+    """
+    with named(origin):
+        raw, told = reading.load(data)
+        found = formats.find(raw)
+        if found is None or found.what == "character":
+            book = _book_of_card(raw, found)
+        elif found.read is None:
+            raise CardFault(f"is {found.words}, not a lorebook ({found.instead})")
+        else:
+            read = found.read(raw)
+            book, told = read.raw, (*told, *found.note, *read.notes)
+        full = [entry for entry in book["entries"] if text_of(entry)]
+        if not full:
+            raise CardFault("is a lorebook without entries" if not book["entries"] else "is a lorebook whose entries have no text")
+        if empty := len(book["entries"]) - len(full):
+            told += (f"{empty} {'entry' if empty == 1 else 'entries'} without text {'was' if empty == 1 else 'were'} left out.",)
+    return {**book, "entries": full}, told
 
 
 def parse_world(data: bytes, origin: str) -> dict[str, Any]:
-    """A world file (SillyTavern's, or a card's book on its own) as a "character_book" of V3. Raises UserError."""
-    with named(origin):
-        raw = strict_json.load(data)
-        if isinstance(raw, dict) and isinstance(raw.get("data"), dict):  # V3's standalone form, or a whole card
-            raw = raw["data"].get("character_book") or raw["data"]
-        if not isinstance(raw, dict) or not isinstance(raw.get("entries"), dict | list):
-            raise CardFault('is no lorebook (it has no "entries")')
-        entries = [as_character_entry(value) for value in raw_entries(raw) if isinstance(value, dict)]
-        if not entries:
-            raise CardFault("is a lorebook without entries")
-    kept = {name: value for name, value in raw.items() if name not in ("entries", "originalData")}
-    return {"extensions": {}, **kept, "entries": entries}
+    """`read_lorebook` without what it tells."""
+    return read_lorebook(data, origin)[0]
 
 
-def as_character_entry(value: dict[str, Any]) -> dict[str, Any]:
-    """An entry of a world file as one of a card's book; what has no place there is kept in its extensions.
-
-    An entry that is one of a card's book already comes back as it is.
-    """
-    if "keys" in value or "key" not in value:
-        return value
-    own = value.get("extensions")
-    extensions = dict(own) if isinstance(own, dict) else {}
-    extensions |= {_snake(name): kept for name, kept in value.items() if name not in _WORLD_NAMES}
-    entry = {"keys": value["key"], "secondary_keys": value.get("keysecondary", []), "name": value.get("comment", ""),
-             "comment": value.get("comment", ""), "content": value.get("content", ""),
-             "insertion_order": value.get("order", ORDER), "enabled": not value.get("disable"),
-             "constant": bool(value.get("constant")), "selective": bool(value.get("selective")),
-             "position": "after_char" if value.get("position") == 1 else "before_char", "extensions": extensions,
-             "use_regex": False, "id": value.get("uid")}
-    if value.get("position") == 4:  # at a depth of the chat, which "depth" names
-        extensions["position"] = 4
-    if isinstance(value.get("caseSensitive"), bool):
-        entry["case_sensitive"] = value["caseSensitive"]
-    return {name: kept for name, kept in entry.items() if kept is not None}
+def _book_of_card(raw: Any, found: Format | None) -> dict[str, Any]:
+    """The book of a card of any program. Raises CardFault where there is none."""
+    card = card_of(raw).raw if found else raw
+    data = card.get("data", card) if isinstance(card, dict) else None
+    if not isinstance(data, dict):
+        raise CardFault('is no lorebook (it has no "entries")')
+    book = data.get("character_book")
+    if isinstance(book, dict | list) and book:
+        return as_character_book(book if isinstance(book, dict) else {"entries": book})
+    if isinstance(data.get("entries"), dict | list):
+        return as_character_book(data)
+    is_card = found or "spec" in card or "name" in data
+    raise CardFault("is a character without a lorebook (bring it in with “Import cards”)" if is_card
+                    else 'is no lorebook (it has no "entries")')
 
 
 def _entry(number: int, value: dict[str, Any]) -> Entry:
@@ -155,7 +155,7 @@ def _entry(number: int, value: dict[str, Any]) -> Entry:
     keys, secondary = _texts(value.get("keys")), _texts(value.get("secondary_keys"))
     name = next((text for text in (_text(value.get("name")), _text(value.get("comment")), ", ".join(keys[:2])) if text), "")
     logic = more.get("selectiveLogic", more.get("selective_logic", 0))
-    words = more.get("match_whole_words")
+    words, role = more.get("match_whole_words"), more.get("role")
     return Entry(
         number, name or f"Entry {number + 1}", keys, _text(value.get("content")),
         enabled=value.get("enabled") is not False, constant=value.get("constant") is True,
@@ -171,7 +171,8 @@ def _entry(number: int, value: dict[str, Any]) -> Entry:
         probability=_whole(more.get("probability"), 100) if more.get("useProbability", more.get("use_probability", True)) else 100,
         from_recursion=more.get("exclude_recursion") is not True, into_recursion=more.get("prevent_recursion") is not True,
         only_recursion=bool(more.get("delay_until_recursion")),
-        depth=_whole(more.get("depth"), 4) if more.get("position") == 4 else None)
+        depth=_whole(more.get("depth"), 4) if more.get("position") == 4 else None,
+        role=ROLES[role] if more.get("position") == 4 and isinstance(role, int) and 0 <= role < len(ROLES) else "system")
 
 
 def _decorated(entry: Entry) -> Entry:
@@ -207,12 +208,6 @@ def _decoration(entry: Entry, name: str, value: str) -> dict[str, Any] | None:
     if name in numbers and value.isascii() and value.isdigit() and len(value) < 6:
         return {numbers[name]: max(1, int(value)) if name == "activate_only_every" else int(value)}
     return None
-
-
-def _snake(name: str) -> str:
-    """SillyTavern's name for a field as it stands in a card's extensions."""
-    known = {"selectiveLogic": "selectiveLogic", "useProbability": "useProbability"}
-    return known.get(name) or re.sub(r"(?<=[a-z])([A-Z])", lambda sign: f"_{sign[1].lower()}", name)
 
 
 def _text(value: Any) -> str:

@@ -9,8 +9,9 @@ import json
 import time
 from typing import Any
 
-from engine.cards.book import ORDER, as_character_entry, parse_book, raw_entries
+from engine.cards.book import parse_book
 from engine.cards.editing import as_v3
+from engine.cards.entries import ORDER, as_character_entry, raw_entries
 
 MOST = 1_000  # entries that a page takes
 _FIELDS = ("name", "keys", "secondary", "content", "order", "constant", "enabled")

@@ -1,23 +1,31 @@
 """Character cards: untrusted bytes in, a `Card` out.
 
-Reads the JSON of V1 (flat), V2 and V3 cards; `Card.raw` keeps the whole, so that
-unknown fields survive a round trip. Does not know PNG and CHARX files, books, or
-any macro beyond the two names.
+Reads the JSON of V1 (flat), V2 and V3 cards, and what other programs write (formats/); `Card.raw` keeps the whole,
+so that unknown fields survive a round trip. What is odd and does not matter much is mended, and `Card.told` says so.
 """
 
-from dataclasses import dataclass, field
+import json
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards import strict_json
-from engine.cards.editing import modern_names
+from engine.cards import formats, reading, strict_json
+from engine.cards.editing import KEPT_IN_V2, LABELS, as_v3, modern_names, other_names, text_of, texts_of
+from engine.cards.entries import as_character_entry, raw_entries
 from engine.cards.faults import CardFault, kind_of, named, short
+from engine.cards.formats import Format
+from engine.cards.speaking import dialogue_apart
 
 CHARACTERS = Path(__file__).resolve().parents[2] / "characters"
 MAX_NAME = 200  # characters: a long name times many macros would fill the memory
 
-_NEEDS = "a card needs a name and a description, personality, scenario or example dialogue"
+_NEEDS = "a card needs a name and a description, a greeting, instructions or anything else that speaks about its character"
+_START = re.compile("<start>", re.IGNORECASE | re.ASCII)
+_SHOWN = {"alternate_greetings": "other greetings", "group_only_greetings": "greetings in groups", "creator": "author",
+          "creator_notes": "notes for readers", "character_version": "version", "first_mes": "greeting",
+          "mes_example": "example dialogue"}
 _TITLES = {"the", "a", "an", "mr", "mrs", "ms", "miss", "dr", "sir", "lady", "lord", "captain"}
 
 
@@ -37,6 +45,7 @@ class Card:
     alternate_greetings: tuple[str, ...]
     tags: tuple[str, ...]
     raw: dict[str, Any] = field(repr=False, hash=False)
+    told: tuple[str, ...] = field(default=(), compare=False, repr=False)  # sentences: what was mended, or read in its own way
 
     @property
     def char(self) -> str:
@@ -54,10 +63,47 @@ class Card:
 def parse_card(data: bytes, origin: str) -> Card:
     """The card in `data`, UTF-8 JSON of at most MAX_BYTES. `origin` names the source in errors.
 
-    Raises UserError, one sentence, for everything that is not a usable V1, V2 or V3 card.
+    Raises UserError, one sentence, for everything that is not a usable V1, V2 or V3 card, nor a character of a program
+    that `formats` knows.
     """
     with named(origin):
-        return _card(strict_json.load(data))
+        value, mended = reading.load(data)
+        return card_of(value, mended)
+
+
+def card_of(value: Any, told: tuple[str, ...] = ()) -> Card:
+    """The card in a JSON value; `told`: what was mended before. Raises CardFault."""
+    found = formats.find(value)
+    if found is None:
+        card = _card(value, told)
+        if "spec" not in card.raw:
+            _check_whole(card)
+        return card
+    if found.what != "character" or found.read is None:
+        raise CardFault(_no_character(found))
+    read = found.read(value)
+    return converted(read.raw, (*told, *found.note, *read.notes))
+
+
+def converted(raw: dict[str, Any], told: tuple[str, ...]) -> Card:
+    """The card of a V3 form that was made from something else. Raises CardFault, also for one that could not be read back."""
+    card = _card(raw, told)
+    _check_whole(card)
+    return card
+
+
+def _check_whole(card: Card) -> None:
+    """Raise CardFault for a card whose V3 form would be larger or deeper than what can be read."""
+    text = json.dumps(as_v3(card.raw), ensure_ascii=False)
+    strict_json.check_size(len(text.encode()))
+    strict_json.check_depth(text)
+
+
+def _no_character(found: Format) -> str:
+    """Why a file that somebody offers as a character is none, and where it goes."""
+    if found.what == "lorebook":
+        return f"is {found.words}, not a character (open a character in Draft and bring it in there, under Lorebook)"
+    return f"is {found.words}, not a character ({found.instead})"
 
 
 def bundled_cards() -> list[Card]:
@@ -82,30 +128,81 @@ def _read_bundled(file: Path) -> Card:
     return parse_card(file.read_bytes(), str(file))
 
 
-def _card(raw: Any) -> Card:
-    fields = _fields(raw)
-    name, nickname = (" ".join(_text(fields, key).split()) for key in ("name", "nickname"))
+def _card(raw: Any, told: tuple[str, ...]) -> Card:
+    mended: list[str] = [*told]
+    fields = _fields(raw, mended)
+    name, nickname = (" ".join(_text(fields, key, mended).split()) for key in ("name", "nickname"))
+    nickname = nickname or _kept_nickname(fields)
     if max(len(name), len(nickname)) > MAX_NAME:
         raise CardFault(f"has a name of more than {MAX_NAME} characters")
-    card = Card(name, nickname, _text(fields, "description"), _text(fields, "personality"), _text(fields, "scenario"),
-                greeting=_text(fields, "first_mes"), example_dialogue=_text(fields, "mes_example"),
-                system_prompt=_text(fields, "system_prompt"),
-                post_history_instructions=_text(fields, "post_history_instructions"),
-                alternate_greetings=_texts(fields, "alternate_greetings"), tags=_texts(fields, "tags"), raw=raw)
+    description, spoken = _text(fields, "description", mended), ""
+    if _START.search(description):
+        description, spoken = dialogue_apart(description, (name, nickname))
+        mended += ["Its description held example dialogue after <START>, which is read as such."] if spoken else []
+    examples = "\n".join(filter(None, [spoken, _text(fields, "mes_example", mended)]))
+    card = Card(name, nickname, description, _text(fields, "personality", mended), _text(fields, "scenario", mended),
+                greeting=_text(fields, "first_mes", mended), example_dialogue=examples,
+                system_prompt=_text(fields, "system_prompt", mended),
+                post_history_instructions=_text(fields, "post_history_instructions", mended),
+                alternate_greetings=_texts(fields, "alternate_greetings", mended), tags=_texts(fields, "tags", mended), raw=raw)
+    mended += _mended_beside(fields)
+    card = replace(card, told=tuple(mended))
     if not name:
         raise CardFault(f"has no name: {_NEEDS}")
-    if not any(map(str.strip, (card.description, card.personality, card.scenario, card.example_dialogue))):
+    if not speaks(card):
         raise CardFault(f"says nothing about its character: {_NEEDS}")
     return card
 
 
-def _fields(raw: Any) -> dict[str, Any]:
-    """The object that holds the card's fields: `data` of V2 and V3, the whole of V1."""
+def _mended_beside(fields: dict[str, Any]) -> list[str]:
+    """What `as_v3` mends of the fields that no prompt has."""
+    told: list[str] = []
+    for key in ("creator", "creator_notes", "character_version"):
+        if not isinstance(fields.get(key), str | None):
+            told.append(f"Its {_shown(key)} was {kind_of(fields[key])} and became a text.")
+    _texts(fields, "group_only_greetings", told)
+    if not isinstance(fields.get("character_book"), dict | None):
+        told.append(f"Its lorebook was {kind_of(fields['character_book'])} and "
+                    f"{'became a book' if fields['character_book'] else 'was left out'}.")
+    return told
+
+
+def speaks(card: Card) -> bool:
+    """Whether anything that can reach a model speaks about the character: a field, an enabled entry of its book, its note."""
+    texts = (card.description, card.personality, card.scenario, card.example_dialogue, card.greeting, *card.alternate_greetings,
+             *(text.replace("{{original}}", "") for text in (card.system_prompt, card.post_history_instructions)))
+    return any(map(str.strip, texts)) or _book_speaks(card.raw.get("data", card.raw))
+
+
+def _book_speaks(fields: Any) -> bool:
+    extensions = fields.get("extensions") if isinstance(fields, dict) else None
+    note = extensions.get("depth_prompt") if isinstance(extensions, dict) else None
+    book = fields.get("character_book") if isinstance(fields, dict) else None
+    entries = [as_character_entry(one) for one in raw_entries(book) if isinstance(one, dict)] if isinstance(book, dict) else []
+    texts = [note.get("prompt")] if isinstance(note, dict) else []
+    texts += [one.get("content") for one in entries if one.get("enabled") is not False]
+    return any(isinstance(text, str) and text.strip() for text in texts)
+
+
+def _kept_nickname(fields: dict[str, Any]) -> str:
+    """The nickname that a V2 card of ours keeps in an extension."""
+    extensions = fields.get("extensions")
+    kept = extensions.get(KEPT_IN_V2) if isinstance(extensions, dict) else None
+    found = kept.get("nickname") if isinstance(kept, dict) else None
+    return " ".join(found.split()) if isinstance(found, str) else ""
+
+
+def _fields(raw: Any, told: list[str]) -> dict[str, Any]:
+    """The object that holds the card's fields: `data` of V2 and V3, the whole of V1, whose odd names are told."""
     if not isinstance(raw, dict):
         raise CardFault(f"is not a character card (its JSON is {kind_of(raw)} instead of an object)")
     specification = raw.get("spec")
     if specification is None:
         if "name" in (fields := modern_names(raw)):
+            told += [f"Read under other names: {', '.join(names)}."] if (names := other_names(raw)) else []
+            odd = [name for name, value in fields.items() if name not in LABELS and value not in (None, "", [], {})]
+            if len(odd) > 1 and not any(fields.get(name) for name in LABELS if name not in ("name", "description", "tags")):
+                told.append(f"Of its fields only name and description are a card's; {len(odd)} others are kept and not used.")
             return fields
         raise CardFault('is JSON, but not a character card (it has neither "spec" nor "name")')
     if specification not in ("chara_card_v2", "chara_card_v3"):
@@ -116,16 +213,29 @@ def _fields(raw: Any) -> dict[str, Any]:
     return raw["data"]
 
 
-def _text(fields: dict[str, Any], key: str) -> str:
+def _text(fields: dict[str, Any], key: str, told: list[str]) -> str:
+    """A text; what is no text and yet as good as one is mended and told."""
     value = fields.get(key)
-    if value is not None and not isinstance(value, str):
+    if isinstance(value, str | None):
+        return value or ""
+    listed = isinstance(value, list) and key != "name" and all(isinstance(part, str) for part in value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not listed and not number and not (value is False or value == {}):
         raise CardFault(f'has {kind_of(value)} as "{key}", where a text should be')
-    return value or ""
+    told.append(f"Its {_shown(key)} was {kind_of(value)} and became a text.")
+    return text_of(value)
 
 
-def _texts(fields: dict[str, Any], key: str) -> tuple[str, ...]:
-    """A list of texts; blank and null entries are left out."""
-    values = fields.get(key)
-    if values is not None and not isinstance(values, list):
-        raise CardFault(f'has {kind_of(values)} as "{key}", where a list of texts should be')
-    return tuple(text for value in values or [] if (text := _text({key: value}, key)).strip())
+def _texts(fields: dict[str, Any], key: str, told: list[str]) -> tuple[str, ...]:
+    """A list of texts; blank and null entries are left out, what is odd is mended and told."""
+    value = fields.get(key)
+    if value is not None and not isinstance(value, list):
+        told.append(f"Its {_shown(key)} were {kind_of(value)} and became a list.")
+    elif any(not isinstance(one, str | None) for one in value or []):
+        told.append(f"Some of its {_shown(key)} were no texts and became some.")
+    return tuple(text for text in texts_of(key, value) if text.strip())
+
+
+def _shown(key: str) -> str:
+    """A field in words."""
+    return _SHOWN.get(key, key.replace("_", " "))

@@ -43,21 +43,32 @@ class Archive:
         _check_files(self._zip.infolist())
         self._files = {one.filename: one for one in self._zip.infolist() if not one.filename.endswith("/")}
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of all files."""
+        return tuple(self._files)
+
     def card(self) -> bytes:
         """The JSON of the card, at most MAX_BYTES of it."""
         if CARD not in self._files:
             raise CardFault(f"is an archive without a character in it (it has no {CARD})")
-        claimed = self._files[CARD].file_size
+        return self.text(CARD)
+
+    def text(self, path: str) -> bytes:
+        """A file of JSON, at most MAX_BYTES of it."""
+        if path not in self._files:
+            raise CardFault(f"is a damaged archive (it has no {short(path)})")
+        claimed = self._files[path].file_size
         if claimed > MAX_BYTES:
             raise CardFault(f"is too large for a character card ({claimed:,} bytes of JSON; at most {MAX_BYTES:,})")
-        return self._read(CARD)
+        return self.file(path)
 
     def others(self) -> dict[str, bytes]:
         """All files but the card, by their paths."""
-        return {name: self._read(name) for name in self._files if name != CARD}
+        return {name: self.file(name) for name in self._files if name != CARD}
 
-    def _read(self, name: str) -> bytes:
-        """Never more than the file's claimed size is unpacked, whatever its data unpack to."""
+    def file(self, name: str) -> bytes:
+        """The bytes of a file. Never more than the file's claimed size is unpacked, whatever its data unpack to."""
         pieces: list[bytes] = []
         try:
             with self._zip.open(name) as file:

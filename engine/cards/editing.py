@@ -36,9 +36,16 @@ _V2, _V3 = "chara_card_v2", "chara_card_v3"
 _ONLY_V3 = ("nickname", "assets", "creator_notes_multilingual", "source", "group_only_greetings", "creation_date",
             "modification_date")
 KEPT_IN_V2 = "persona_studio/v3"  # the extension of a V2 card that holds what only V3 has a field for
-# Cards of the time before V1, as Pygmalion's tools and text-generation-webui wrote them: still about.
-_OLDER_NAMES = {"char_name": "name", "char_persona": "description", "char_greeting": "first_mes", "world_scenario": "scenario",
-                "example_dialogue": "mes_example"}
+# What programs call the fields of a flat card. Those of the time before V1, as Pygmalion's tools and text-generation-webui
+# wrote them, are still about; others are in camel case.
+_OTHER_NAMES = {"char_name": "name", "char_persona": "description", "char_greeting": "first_mes", "world_scenario": "scenario",
+                "example_dialogue": "mes_example", "desc": "description", "persona": "description", "context": "description",
+                "greeting": "first_mes", "first_message": "first_mes", "firstMessage": "first_mes", "firstMes": "first_mes",
+                "example_dialogs": "mes_example", "example_dialogues": "mes_example", "exampleDialogue": "mes_example",
+                "exampleMessage": "mes_example", "mesExample": "mes_example", "systemPrompt": "system_prompt",
+                "postHistoryInstructions": "post_history_instructions", "alternateGreetings": "alternate_greetings",
+                "creatorNotes": "creator_notes", "creatorcomment": "creator_notes", "characterVersion": "character_version",
+                "characterBook": "character_book"}
 
 
 def blank_card(name: str, now: float | None = None) -> dict[str, Any]:
@@ -51,8 +58,8 @@ def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
     """The V3 form of a V1, V2 or V3 card, as a copy; every field that V3 requires is there, every other one is kept.
 
     A null becomes an empty text or list (or, where the field may be left out, no field), a number where a text should
-    be its digits. What `to_v2` put into an extension comes back. Raises ValueError where a V2 or V3 card has no object
-    as "data".
+    be its digits, a text where a list should be a list, a list of entries a book. What `to_v2` put into an extension comes
+    back. Raises ValueError where a V2 or V3 card has no object as "data".
     """
     outside: dict[str, Any] = {}
     fields: Any
@@ -66,13 +73,16 @@ def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
     kept_version = _taken_back(fields)
     version = raw.get("spec_version") if raw.get("spec") == _V3 else kept_version
     for key in TEXTS:
-        fields[key] = _as_text(fields.get(key))
+        fields[key] = text_of(fields.get(key))
     _drop_empty_nickname(fields)
     for key in LISTS:
-        fields[key] = _as_texts(fields.get(key))
+        fields[key] = texts_of(key, fields.get(key))
     fields["extensions"] = fields.get("extensions") or {}
-    if fields.get("character_book", {}) is None:  # optional, but never null
+    book = fields.get("character_book", {})
+    if book is None or book is False or book in ([], ""):  # optional, but never null
         del fields["character_book"]
+    elif isinstance(book, list):
+        fields["character_book"] = {"extensions": {}, "entries": book}
     return {**outside, "spec": _V3, "spec_version": version if isinstance(version, str) else "3.0", "data": fields}
 
 
@@ -98,10 +108,20 @@ def to_v2(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def modern_names(raw: dict[str, Any]) -> dict[str, Any]:
-    """A flat card with V1's names for its fields; older programs had others."""
-    if "name" in raw or "char_name" not in raw:
-        return raw
-    return {new if (new := _OLDER_NAMES.get(key, key)) not in raw else key: value for key, value in raw.items()}
+    """A flat card with the specification's names for its fields; other programs have others (`other_names`)."""
+    names = other_names(raw)
+    return {names.get(key, key): value for key, value in raw.items() if key not in names.values()} if names else raw
+
+
+def other_names(raw: dict[str, Any]) -> dict[str, str]:
+    """Which fields of a flat card stand under another name, and the right ones: where that one is missing or empty."""
+    found: dict[str, str] = {}
+    for name, right in _OTHER_NAMES.items():
+        full = raw.get(name) if right == "character_book" else text_of(raw.get(name)).strip() if name in raw else None
+        fits = isinstance(raw.get(name), dict if right == "character_book" else list if right in LISTS else str)
+        if full and fits and raw.get(right) in (None, "", []) and right not in found.values():
+            found[name] = right
+    return found
 
 
 def fields_of(raw: dict[str, Any]) -> dict[str, Any]:
@@ -159,15 +179,22 @@ def _drop_empty_nickname(fields: dict[str, Any]) -> None:
         fields.pop("nickname", None)
 
 
-def _as_text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A text field from whatever a file has there: a list of texts is put together, what is empty becomes no text."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
+    return "" if value is None or value is False or value == {} else json.dumps(value, ensure_ascii=False)
 
 
-def _as_texts(value: Any) -> list[str]:
+def texts_of(key: str, value: Any) -> list[str]:
+    """A list field from whatever a file has there: a text is a list of one (tags are parted at commas), null is none."""
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",")] if key == "tags" else [value]
+        return [part for part in parts if part.strip()]
     values = value if isinstance(value, list) else [value]
-    return [_as_text(entry) for entry in values if entry is not None]
+    return [text_of(entry) for entry in values if entry is not None]
 
 
 def _whole_characters(text: str) -> str:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from engine.cards import charx, images, png, strict_json
-from engine.cards.assets import portrait_of, with_portrait
-from engine.cards.card import Card, bundled_files, find_bundled, parse_card
+from engine.cards.assets import path_of, portrait_of, with_portrait
+from engine.cards.card import Card, bundled_files, converted, find_bundled, parse_card
 from engine.cards.editing import as_v3, to_v2
 from engine.cards.faults import CardFault, named
+from engine.cards.formats import backyard
 from engine.cards.portraits import MAX_FILE
 
 Form = Literal["json", "v2", "png", "charx"]
@@ -105,15 +106,24 @@ def _read(stream: IO[bytes], size: int, origin: str) -> CardFile:
         _check_size(size, MAX_FILE, "a character's picture")
         return CardFile(*images.read_png_card(start + stream.read(MAX_FILE), origin))
     if charx.is_archive(start) or (start.startswith(_JPEG) and charx.has_archive(stream, size)):
-        archive = charx.Archive(stream, size)
-        card = parse_card(archive.card(), origin)
-        files = archive.others()
-        return CardFile(card, portrait_of(card.raw, files), files)
+        return _from_archive(charx.Archive(stream, size), origin)
     for beginning, fault in _OTHER_FILES.items():
         if start.startswith(beginning):
             raise CardFault(fault)
     strict_json.check_size(size)
     return CardFile(parse_card(start + stream.read(strict_json.MAX_BYTES), origin), None, {})
+
+
+def _from_archive(archive: charx.Archive, origin: str) -> CardFile:
+    """The card of a CHARX archive, or of one of Backyard AI with the pictures that it lists."""
+    if charx.CARD in archive.paths or backyard.MANIFEST not in archive.paths:
+        card = parse_card(archive.card(), origin)
+        files = archive.others()
+    else:
+        read = backyard.read_archive(archive.paths, lambda path: strict_json.load(archive.text(path)))
+        card = converted(read.raw, ("It was an archive of Backyard AI.", *read.notes))
+        files = {path: archive.file(path) for one in card.raw["data"]["assets"] if (path := path_of(one["uri"]))}
+    return CardFile(card, portrait_of(card.raw, files), files)
 
 
 def _check_size(size: int, limit: int, what: str) -> None:

@@ -87,19 +87,22 @@ def pixels_only(chunks: list[Chunk]) -> list[Chunk]:
     return kept
 
 
-def find_text(chunks: list[Chunk], keyword: str, limit: int) -> bytes | None:
-    """The bytes of the first text under `keyword` (any case); None without one.
+def find_texts(chunks: list[Chunk], keyword: str) -> list[Chunk]:
+    """The chunks of the texts under `keyword` (any case)."""
+    return [(kind, body) for kind, body in chunks
+            if kind in _TEXTS and b"\0" in body and body.partition(b"\0")[0].decode("latin-1").lower() == keyword]
 
-    Raises CardFault for a text of more than `limit` bytes (nothing beyond that is unpacked) and for a damaged one.
+
+def text_of(chunk: Chunk, limit: int) -> bytes:
+    """The bytes of a text.
+
+    Raises CardFault for one of more than `limit` bytes (nothing beyond that is unpacked) and for a damaged one.
     """
-    for kind, body in chunks:
-        name, separator, rest = body.partition(b"\0")
-        if kind in _TEXTS and separator and name.decode("latin-1").lower() == keyword:
-            text = _unpacked(kind, rest, limit)
-            if len(text) > limit:
-                raise CardFault(f"holds a text that is too large for a character card (more than {limit:,} bytes)")
-            return text
-    return None
+    kind, body = chunk
+    text = _unpacked(kind, body.partition(b"\0")[2], limit)
+    if len(text) > limit:
+        raise CardFault(f"holds a text that is too large for a character card (more than {limit:,} bytes)")
+    return text
 
 
 def texts_under(chunks: list[Chunk], start: str, limit: int) -> Iterator[tuple[str, bytes]]:

@@ -8,6 +8,10 @@ import functools
 import re
 from collections.abc import Sequence
 
+from engine.cards.speaking import split_dialogue
+
+_START = re.compile("<start>", re.IGNORECASE | re.ASCII)
+_OTHER_LABEL = re.compile(r"^[ \t]*(?:\{\{\w+\}\}|<\w+>|[^\W\d_][\w' .-]{0,40}) ?[:：]", re.MULTILINE)  # of a third person
 _STAGE_DIRECTION = re.compile(r"\*[^*]*\*|\([^()]*\)")
 _TITLES = frozenset(("mr", "mrs", "ms", "miss", "dr", "doctor", "sir", "lady", "lord", "captain", "king", "queen",
                      "prince", "princess", "the", "father", "mother", "old", "saint", "uncle", "aunt"))
@@ -67,12 +71,17 @@ def plain_text(text: str) -> str:
 @functools.lru_cache(maxsize=64)
 def names_pattern(names: tuple[str, ...]) -> str:
     """An alternation of the names, their first names and their capitalised spellings, longest first."""
-    found = set()
+    return "|".join(re.escape(name.replace("\u2019", "'")) for name in sorted(_spellings(names), key=len, reverse=True))
+
+
+def _spellings(names: Sequence[str]) -> set[str]:
+    """The names, their first names (titles passed over) and the capitalised spellings of both."""
+    found: set[str] = set()
     for name in filter(None, (name.strip() for name in names)):
         words = [word for word in name.split() if word.lower().rstrip(".") not in _TITLES]
         for variant in {name, *words[:1]}:
             found |= {variant, variant.title()} if len(variant) > 1 else set()
-    return "|".join(re.escape(name.replace("\u2019", "'")) for name in sorted(found, key=len, reverse=True))
+    return found
 
 
 def speaks_of_itself_by_name(text: str, names: Sequence[str]) -> bool:
@@ -98,11 +107,8 @@ def uses_third_person(names: Sequence[str], example_dialogue: str) -> bool:
 
     Only the character's own lines count (those behind "{{char}}:" or one of its names, up to the next label).
     """
-    label = "|".join(filter(None, [names_pattern(tuple(names)), r"\{\{char\}\}", "<BOT>"]))
-    turns = re.split(r"^\s*(?=(?:\{\{\w+\}\}|<\w+>|[^\W\d_][\w' .-]{0,40}) ?:)|<START>", example_dialogue,
-                     flags=re.MULTILINE | re.IGNORECASE)
-    own = [match.group(1) for turn in turns
-           if (match := re.match(rf"\s*(?:{label}) ?:(.*)", turn, re.IGNORECASE | re.DOTALL))]
+    own = [_OTHER_LABEL.split(line, maxsplit=1)[0] for dialogue in _START.split(example_dialogue)
+           for line in split_dialogue(dialogue, tuple(_spellings(names)))]
     name = names[0] if names else ""
     spoken = [re.sub(r"(?i)\{\{char\}\}|<BOT>", lambda _: name, line) for line in own]
     return any(speaks_of_itself_by_name(line, names) for line in spoken)

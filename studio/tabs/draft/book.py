@@ -5,8 +5,8 @@ import logging
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards.book import parse_world
-from engine.cards.book_editing import shown_entry, with_book
+from engine.cards.book import read_lorebook
+from engine.cards.book_editing import MOST, shown_entry, with_book
 from engine.cards.card import Card, parse_card
 from engine.cards.editing import blank_card
 from engine.cards.prompt import fired_in, rough_tokens
@@ -33,12 +33,16 @@ def look_at_book(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_world(file: dict[str, Any]) -> dict[str, Any]:
-    """Of {"text", "name"}: the entries of a world file as a page edits them, or the problem as a sentence."""
+    """Of {"text", "name"}: the entries of a lorebook as a page edits them and what to tell of it, or the problem as a sentence."""
     try:
-        book = parse_world(str(file["text"]).encode("utf-8", "replace"), str(file["name"]))
+        book, told = read_lorebook(str(file["text"]).encode("utf-8", "replace"), str(file["name"]))
+        if len(book["entries"]) > MOST:
+            raise UserError(f"{file['name']} has {len(book['entries']):,} entries, and a lorebook has at most {MOST:,} here.")
     except UserError as error:
         return {"problem": str(error)}
-    return {"entries": [shown_entry(value) for value in book["entries"]]}
+    count = len(book["entries"])
+    brought = f"{count} {'entry' if count == 1 else 'entries'} came from {file['name']}."
+    return {"entries": [shown_entry(value) for value in book["entries"]], "told": " ".join([brought, *told])}
 
 
 def _card(edited: dict[str, Any]) -> Card:

@@ -1,0 +1,22 @@
+"""Characters and lorebooks of other programs: what a JSON value is, and what it becomes as a card (V3) or a card's book.
+
+One file a program, each with its `FORMATS`; a new one is named in `_PROGRAMS`. Nothing of a file is lost in silence: what has
+no place in a card is kept in its extensions, under the program's name, and what is left out is said.
+"""
+
+from typing import Any
+
+from engine.cards.formats import agnai, backyard, kobold, lists, novelai, others, risu, sillytavern, sites, textgen
+from engine.cards.formats.kinds import Format, Read
+
+_PROGRAMS = (agnai, novelai, risu, kobold, backyard, textgen, sites, sillytavern, lists, others)
+FORMATS: tuple[Format, ...] = tuple(one for program in _PROGRAMS for one in program.FORMATS)
+
+__all__ = ["FORMATS", "Format", "Read", "find"]
+
+
+def find(raw: Any) -> Format | None:
+    """The format of another program that a JSON value has; None for a card of V1 to V3, and for what nobody knows."""
+    if isinstance(raw, dict) and raw.get("spec") in ("chara_card_v2", "chara_card_v3"):
+        return None
+    return next((one for one in FORMATS if one.knows(raw)), None)

@@ -1,0 +1,116 @@
+"""Backyard AI (once Faraday): its archives (.byaf), and the JSON that its older pictures hold.
+
+After the specification of BYAF 1.0 (manifest.json names one character.json and the scenarios) and the types of the older
+exports (versions 1 to 4). Its texts say {character} and {user}, its dialogues mark speakers with "#".
+"""
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from engine.cards.entries import key_list
+from engine.cards.faults import CardFault, short
+from engine.cards.formats.kinds import Format, Read, left_out, new_card, objects, text
+
+MANIFEST = "manifest.json"
+_NAMES = re.compile(r"#?\$?(?<!\{)\{(character|user)\}(?!\})", re.IGNORECASE)
+_PICTURES = ("png", "jpg", "jpeg", "webp", "gif")
+
+Files = Callable[[str], Any]  # the JSON of a file in the archive by its path
+
+
+def read_archive(paths: Iterable[str], json_of: Files) -> Read:
+    """The card of an archive; its pictures are named by their paths in the archive. Raises CardFault."""
+    there = set(paths)
+    manifest = _object(json_of(MANIFEST), MANIFEST)
+    named = [path for path in manifest.get("characters") or [] if isinstance(path, str)]
+    if not named or not there.issuperset(named):
+        raise CardFault("is an archive of Backyard AI without its character")
+    character = _object(json_of(named[0]), named[0])
+    scenarios = [_object(json_of(path), path) for path in manifest.get("scenarios") or [] if path in there]
+    raw = _card(character, scenarios, manifest.get("author"))
+    raw["data"]["assets"] = _assets(posixpath.dirname(named[0]), character, there)
+    chats = [one for one in scenarios if one.get("messages")]
+    notes = left_out({"chat": chats, "further character": named[1:]})
+    more = len(scenarios) - 1
+    if more > 0:
+        notes += (f"It has {more + 1} scenarios: the first one was taken, with the greetings of all; the others are kept in "
+                  "its extensions.",)
+    return Read(raw, notes)
+
+
+def _card(character: dict[str, Any], scenarios: list[dict[str, Any]], author: Any) -> dict[str, Any]:
+    first = scenarios[0] if scenarios else {}
+    greetings = [_macros(message.get("text")) for one in scenarios for message in objects(one.get("firstMessages"))]
+    greetings = [said for said in greetings if said.strip()]
+    own = character.get("id")
+    examples = "\n".join(_line(message, own) for message in objects(first.get("exampleMessages")))
+    fields = _fields(character, "displayName", "name", character.get("persona"), first.get("narrative"),
+                     first.get("formattingInstructions"), greetings, examples)
+    fields["creator"] = author.get("name") if isinstance(author, dict) else None
+    rest: dict[str, Any] = {name: character[name] for name in ("id", "isNSFW", "createdAt", "updatedAt") if name in character}
+    rest["scenarios"] = [{name: value for name, value in one.items() if name != "messages"} for one in scenarios]
+    return new_card("backyard", fields, rest)
+
+
+def _older(raw: Any) -> Read:
+    inner = raw["character"]
+    greeting = _macros(inner.get("firstMessage"))
+    fields = _fields(inner, "aiDisplayName", "aiName", inner.get("aiPersona"), inner.get("scenario"), inner.get("basePrompt"),
+                     [greeting] if greeting else [], _macros(inner.get("customDialogue")))
+    taken = ("aiDisplayName", "aiName", "aiPersona", "scenario", "basePrompt", "firstMessage", "customDialogue", "loreItems",
+             "Chat")
+    chats = [one for one in objects(inner.get("Chat")) if one.get("ChatItems")]
+    return Read(new_card("backyard", fields, {name: value for name, value in inner.items() if name not in taken}),
+                left_out({"chat": chats}))
+
+
+def _fields(character: dict[str, Any], full: str, short_name: str, persona: Any, scenario: Any, instructions: Any,
+            greetings: list[str], examples: str) -> dict[str, Any]:
+    name, nickname = (text(character.get(key)).strip() for key in (full, short_name))
+    entries = [{"keys": key_list(text(one.get("key"))), "content": _macros(one.get("value")), "enabled": True, "extensions": {},
+                "insertion_order": 100} for one in objects(character.get("loreItems"))]
+    return {"name": name or nickname, "nickname": nickname if nickname != name else None, "description": _macros(persona),
+            "scenario": _macros(scenario), "system_prompt": _macros(instructions), "first_mes": greetings[0] if greetings else "",
+            "alternate_greetings": greetings[1:], "mes_example": examples,
+            "character_book": {"extensions": {}, "entries": entries} if entries else None}
+
+
+def _line(message: dict[str, Any], own: Any) -> str:
+    """An example message with its speaker in front, unless its text says who speaks."""
+    said = _macros(message.get("text"))
+    if re.match(r"\s*\{\{(?:char|user)\}\}\s*:", said, re.IGNORECASE):
+        return said
+    return f"{'{{char}}' if message.get('characterID', own) == own else '{{user}}'}: {said}"
+
+
+def _macros(value: Any) -> str:
+    """A text with a card's macros in place of Backyard's."""
+    return _NAMES.sub(lambda name: "{{char}}" if name[1].lower() == "character" else "{{user}}", text(value))
+
+
+def _assets(folder: str, character: dict[str, Any], there: set[str]) -> list[dict[str, Any]]:
+    """The pictures that the character lists and the archive has; the first one is the icon."""
+    found: list[dict[str, Any]] = []
+    for image in objects(character.get("images")):
+        path = posixpath.join(folder, text(image.get("path")))
+        ending = path.rpartition(".")[2].lower()
+        if path in there and ending in _PICTURES:
+            label = text(image.get("label")) or posixpath.basename(path)
+            found.append({"type": "icon", "uri": f"embeded://{path}", "name": label if found else "main", "ext": ending})
+    return found
+
+
+def _object(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CardFault(f"is a damaged archive of Backyard AI (its file {short(path)} holds no object)")
+    return value
+
+
+def _is_older(raw: Any) -> bool:
+    inner = raw.get("character") if isinstance(raw, dict) else None
+    return isinstance(inner, dict) and "aiPersona" in inner
+
+
+FORMATS = (Format("character", "a character of Backyard AI", _is_older, _older),)

@@ -1,0 +1,81 @@
+"""What a format of another program is, and how a card is made from one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.cards.editing import as_v3
+from engine.cards.entries import as_character_book, raw_entries
+
+What = Literal["character", "lorebook", "other"]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A card (V3) or a book as a card has it, and sentences on what was left out or understood in its own way."""
+
+    raw: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file. `words`: what it is, as in "is a lorebook of Agnai"; `instead`: what to do with one that cannot be read.
+
+    `knows(raw)` tells from the JSON value; `read(raw)` may raise CardFault.
+    """
+
+    what: What
+    words: str
+    knows: Callable[[Any], bool]
+    read: Callable[[Any], Read] | None = None
+    instead: str = ""
+
+    @property
+    def note(self) -> tuple[str, ...]:
+        """What to tell of a file that was read so; nothing of a lorebook as cards and SillyTavern have it."""
+        return (f"It was {self.words}.",) if self.words != "a lorebook" else ()
+
+
+def new_card(program: str, fields: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+    """A V3 card from its fields; `rest` goes into the extension of this name, beside what is there."""
+    extensions = dict_of(fields.get("extensions"))
+    if rest := {name: value for name, value in rest.items() if value not in (None, "", [], {})}:
+        before = extensions.get(program)
+        extensions[program] = {**rest, **before} if isinstance(before, dict) else rest
+    return as_v3({**{name: value for name, value in fields.items() if value is not None}, "extensions": extensions})
+
+
+def new_book(program: str, raw: dict[str, Any], entries: list[Any], known: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A card's book of these entries; the other fields of `raw` go into the extension of this name, but for `known` ones."""
+    rest = {name: value for name, value in raw.items() if name not in ("entries", "name", "description", *known)}
+    named = {name: raw[name] for name in ("name", "description") if isinstance(raw.get(name), str) and raw[name]}
+    return {**named, **as_character_book({"entries": entries, "extensions": {program: rest} if rest else {}})}
+
+
+def objects(raw: Any) -> list[dict[str, Any]]:
+    """The objects of a list, or of an object's values."""
+    values = raw if isinstance(raw, list) else list(raw.values()) if isinstance(raw, dict) else []
+    return [value for value in values if isinstance(value, dict)]
+
+
+def entries_of(raw: Any) -> list[dict[str, Any]]:
+    """The entries of a book that are objects."""
+    return objects(raw_entries(raw)) if isinstance(raw, dict) else []
+
+
+def dict_of(value: Any) -> dict[str, Any]:
+    """A copy of an object, anything else as an empty one."""
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def text(value: Any) -> str:
+    """A text as it is, anything else as none."""
+    return value if isinstance(value, str) else ""
+
+
+def left_out(what: dict[str, Any]) -> tuple[str, ...]:
+    """A sentence on what was left out: words (singular) and the list, or the number, of it."""
+    counts = {word: len(value) if isinstance(value, list | dict | str) else int(value or 0) for word, value in what.items()}
+    parts = [f"{count} {word if count == 1 else word + 's'}" for word, count in counts.items() if count]
+    return (f"Left out, since a card has no place for it: {', '.join(parts)}.",) if parts else ()

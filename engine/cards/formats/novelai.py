@@ -1,0 +1,71 @@
+"""NovelAI: lorebooks (.lorebook), and those within its scenarios and stories, with their memory and author's note.
+
+After public files of versions 1 to 6. Keys are plain words or /regular expressions/; "a & b" asks for both.
+"""
+
+from typing import Any
+
+from engine.cards.entries import key_list, text_of
+from engine.cards.formats.kinds import Format, Read, dict_of, entries_of, left_out, new_book, objects, text
+
+_CONTEXT = ("Memory", "Author's note")  # what lies in the list "context", in this order
+_AND_ALL = 3  # SillyTavern's number for "all of the secondary keys"
+
+
+def _is_book(raw: Any) -> bool:
+    return isinstance(raw, dict) and "entries" in raw and ("lorebookVersion" in raw or any(
+        "text" in one and "displayName" in one for one in entries_of(raw)))
+
+
+def _inner(raw: Any) -> dict[str, Any]:
+    """The object that holds the lorebook of a scenario or a story."""
+    content = raw.get("content") if isinstance(raw, dict) else None
+    return content if isinstance(content, dict) else raw if isinstance(raw, dict) else {}
+
+
+def _is_story(raw: Any) -> bool:
+    return isinstance(raw, dict) and ("scenarioVersion" in raw or "storyContainerVersion" in raw)
+
+
+def _book(raw: Any) -> Read:
+    off = [one["id"] for one in objects(raw.get("categories")) if one.get("enabled") is False and one.get("id")]
+    entries = [_entry(one, off) for one in entries_of(raw)]
+    joined = sum(any(isinstance(key, str) and " & " in key for key in one["keys"]) for one in entries)
+    notes = (f"{joined} of its entries join keys by “&”, which are read here as they are written.",) if joined else ()
+    return Read(new_book("novelai", raw, entries), notes)
+
+
+def _entry(raw: dict[str, Any], off: list[Any]) -> dict[str, Any]:
+    rank = dict_of(raw.get("contextConfig")).get("budgetPriority")
+    keys = key_list(raw.get("keys"))
+    known = ("text", "displayName", "keys", "enabled", "forceActivation", "id")
+    rest = {name: value for name, value in raw.items() if name not in known}
+    entry: dict[str, Any] = {
+        "keys": keys, "content": text(raw.get("text")), "name": text(raw.get("displayName")),
+        "constant": raw.get("forceActivation") is True,
+        "enabled": raw.get("enabled") is not False and raw.get("category") not in off,
+        "extensions": {"novelai": rest} if rest else {}}
+    if isinstance(rank, int | float) and not isinstance(rank, bool):
+        entry |= {"insertion_order": int(rank), "priority": int(rank)}
+    if raw.get("id") is not None:
+        entry["id"] = raw["id"]
+    if len(keys) == 1 and isinstance(keys[0], str) and " & " in keys[0] and not keys[0].startswith("/"):
+        first, *more = [part.strip() for part in keys[0].split(" & ")]
+        entry |= {"keys": [first], "secondary_keys": more, "selective": True}
+        entry["extensions"]["selectiveLogic"] = _AND_ALL
+    return entry
+
+
+def _story(raw: Any) -> Read:
+    inner = _inner(raw)
+    lorebook = inner.get("lorebook")
+    book = _book(lorebook if isinstance(lorebook, dict) else {"entries": []})
+    always = [{"keys": [], "content": text(one.get("text")), "name": name, "constant": True, "extensions": {}, "enabled": True,
+               "insertion_order": 0} for name, one in zip(_CONTEXT, objects(inner.get("context")), strict=False)]
+    book.raw["entries"] = [*(one for one in always if text_of(one)), *book.raw["entries"]]
+    story = inner.get("prompt") or inner.get("story")
+    return Read(book.raw, (*book.notes, *left_out({"story": 1 if story else 0})))
+
+
+FORMATS = (Format("lorebook", "a lorebook of NovelAI", _is_book, _book),
+           Format("lorebook", "a story of NovelAI", _is_story, _story))
