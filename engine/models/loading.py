@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,14 @@ from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.model_names import STARTER, model_folder
 from engine.base.process import return_freed_memory
+from engine.base.untrusted import read_untrusted_json
 from engine.models.catalogue import list_models
 from engine.models.checks import FAMILIES, check_folder, read_front_matter
 from engine.models.hub import fetch_model
 from engine.models.quiet import quiet_transformers
 from engine.models.starter import fetch_starter
-from engine.models.templates import template_for
+from engine.models.template_process import unusable
+from engine.models.templates import LONGEST_TEMPLATE, fix_settings, template_for
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +41,7 @@ __all__ = ["FAMILIES", "ModelSource", "best_device", "check_folder", "choose_dty
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _EAGER = {"gemma2"}  # its soft cap on attention logits exists in the eager path only
 _LAYER_WEIGHT = re.compile(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$")
+_REPORT_LIMIT = 100_000_000  # bytes of report.json
 _AGAIN = "Download or copy the model again."
 _FASTER = 1.2  # bf16 is taken on a CPU when it is at least this many times as fast as fp32
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -224,10 +228,12 @@ def _check_report(source: ModelSource, report: dict[str, Any]) -> None:
         raise UserError(f"The weights in {source.folder} do not fit its config.json ({example}).", _AGAIN)
 
 
-def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: ModelSource, day: date | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a source; one without a chat template gets ours (templates.py).
 
-    Raises UserError when the folder has no tokenizer, or none that can be read.
+    A template that asks for the date gets that of `day`: of the job that asks, else today; of a folder that a job exported,
+    that of the job. It is written into the template, and so into whatever is exported. Raises UserError when the folder has
+    no tokenizer, or none that can be read.
     """
     from transformers import AutoTokenizer
 
@@ -237,13 +243,33 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        vocabulary = tokenizer.get_vocab()
+        start = tokenizer("a")["input_ids"][:1]
     except Exception as error:  # the tokenizers library raises bare Exception
         raise UserError(f"The tokenizer in {source.folder} cannot be read.", _AGAIN) from error
-    if not tokenizer.is_fast or len(tokenizer) == 0:
+    if not tokenizer.is_fast or not vocabulary:
         raise UserError(f"{source.folder} has no fast tokenizer (tokenizer.json).", "Choose a model that has one.")
     template = tokenizer.chat_template
     if not template or (isinstance(template, dict) and "default" not in template):
-        start = tokenizer("a")["input_ids"][:1]
         adds_bos = tokenizer.bos_token_id is not None and start == [tokenizer.bos_token_id]
-        tokenizer.chat_template = template_for(source.config["model_type"], tokenizer.get_vocab(), adds_bos)
+        template = template_for(source.config["model_type"], vocabulary, adds_bos)
+    day = day or _day_of_export(source.folder) or date.today()
+    tokenizer.chat_template = ({name: _fixed(one, day) for name, one in template.items()} if isinstance(template, dict)
+                               else _fixed(template, day))
     return tokenizer
+
+
+def _fixed(template: Any, day: date) -> str:
+    if not isinstance(template, str):
+        raise unusable("it is no text")
+    if len(template) > LONGEST_TEMPLATE:
+        raise unusable(f"it is longer than {LONGEST_TEMPLATE:,} characters")
+    return fix_settings(template, day)
+
+
+def _day_of_export(folder: Path) -> date | None:
+    """The day on which a job exported a folder, by its report; None for other folders."""
+    try:
+        return date.fromisoformat(read_untrusted_json(folder / "report.json", _REPORT_LIMIT)["made"][:10])
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
