@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 from engine.base.errors import UserError
-from engine.base.model_config import check_config, gguf_instead
+from engine.base.file_types import count
+from engine.base.model_config import check_config, check_shapes, gguf_instead
 from engine.base.sizes import ModelShape
-from engine.base.weight_files import count_parameters
+from engine.base.weight_files import shapes_of
 
 STARTER = "starter"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -46,14 +47,11 @@ def folder_shape(folder: Path) -> ModelShape:
 
     Raises UserError where the folder holds no model that can be pruned.
     """
-    config, parameters = check_config(folder / "config.json"), count_parameters(folder)
-    if not parameters:
+    config, shapes = check_config(folder / "config.json"), shapes_of(folder)
+    if not shapes:
         raise UserError(f"{folder} has no weights.", "Only safetensors are loaded: a *.safetensors file is missing.")
-    try:
-        return ModelShape(config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], parameters)
-    except ValueError as error:
-        raise UserError(f"The weights in {folder} do not fit its config.json ({error}).",
-                        "Download or copy the model again.") from error
+    check_shapes(folder, config, shapes)
+    return ModelShape(config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], count(shapes.values()))
 
 
 def _no_folder(path: Path) -> UserError:

@@ -12,9 +12,9 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest
-from engine.base.model_config import FAMILIES, check_config, refuse_code
+from engine.base.model_config import FAMILIES, check_config, check_generation, check_shapes, refuse_code
 from engine.base.untrusted import read_untrusted_json, require_plain
-from engine.base.weight_files import WEIGHTS, count_parameters, read_shapes
+from engine.base.weight_files import WEIGHTS, count_parameters, read_shapes, shapes_of
 
 __all__ = ["FAMILIES", "WEIGHTS", "check_config", "check_folder", "count_parameters", "no_safetensors", "read_front_matter",
            "read_licence"]
@@ -37,8 +37,10 @@ def check_folder(folder: Path, whole: bool = True) -> dict[str, Any]:
     """
     config = check_config(folder / "config.json")
     _check_files(folder)
-    if (tokenizer := folder / "tokenizer_config.json").is_file():
-        refuse_code(tokenizer, read_untrusted_json(tokenizer, _LARGEST_FILE))
+    if (file := folder / "tokenizer_config.json").is_file():
+        refuse_code(file, read_untrusted_json(file, _LARGEST_FILE))
+    if (file := folder / "generation_config.json").is_file():
+        check_generation(file)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise no_safetensors(str(folder), any(any(folder.glob(pattern)) for pattern in _PICKLES))
@@ -48,6 +50,10 @@ def check_folder(folder: Path, whole: bool = True) -> dict[str, Any]:
         raise UserError(f"{folder} has neither {WEIGHTS} nor {INDEX}.", "Rename the weights, or save the model again.")
     for file in files:
         read_shapes(file)
+    check_shapes(folder, config, shapes_of(folder))
+    if (folder / "adapter_config.json").exists():  # transformers would load it on top, or the model that it names
+        raise UserError(f"{folder} holds an adapter (adapter_config.json) and no whole model.",
+                        "Merge the adapter into its model first, or remove adapter_config.json.")
     if whole:
         _check_our_manifest(folder)
     return config

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.model_names import STARTER, model_folder
-from engine.base.process import return_freed_memory
+from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.base.untrusted import read_untrusted_json
 from engine.models.catalogue import list_models
 from engine.models.checks import FAMILIES, check_folder, read_front_matter
@@ -42,6 +42,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _EAGER = {"gemma2"}  # its soft cap on attention logits exists in the eager path only
 _LAYER_WEIGHT = re.compile(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$")
 _REPORT_LIMIT = 100_000_000  # bytes of report.json
+_PIECE = 1 << 24  # weights looked at together
 _AGAIN = "Download or copy the model again."
 _FASTER = 1.2  # bf16 is taken on a CPU when it is at least this many times as fast as fp32
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -139,7 +140,6 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     config.json and weights contradict each other or when the memory does not suffice.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     config = load_config(source)
@@ -161,13 +161,38 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
                         "Choose a smaller model, or load it in 4 bit.") from error
     except ImportError as error:
         raise UserError(f"The model cannot be loaded in {load_in}: {str(error).splitlines()[0]}") from error
-    except (RuntimeError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"The weights in {source.folder} do not fit its config.json.", _AGAIN) from error
+    except Exception as error:  # of what others wrote, transformers raises anything
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise UserError(f"The model in {source.folder} cannot be loaded: its files do not fit its config.json ({reason}).",
+                        _AGAIN) from error
     model, report = loaded
     _check_report(source, report)
     model.requires_grad_(False)
     _keep_packing(model)
-    return model.eval()
+    _check_numbers(source, model.eval())
+    return model
+
+
+def _check_numbers(source: ModelSource, model: Any) -> None:
+    """Raise UserError where weights, or what the model makes of two tokens, are no finite numbers."""
+    import torch
+
+    with torch.inference_mode():
+        for name, weights in model.named_parameters():
+            pieces = weights.flatten().split(_PIECE) if weights.is_floating_point() else ()
+            if not all(torch.isfinite(piece).all() for piece in pieces):
+                raise UserError(f"The weights in {source.folder} are damaged: {name} holds values that are no numbers.", _AGAIN)
+        try:
+            sound = torch.isfinite(model(torch.tensor([[0, 1 % model.config.vocab_size]], device=model.device)).logits).all()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(f"The model in {source.folder} cannot compute with its config.json "
+                            f"({' '.join(str(error).split())[:120]}).", _AGAIN) from error
+    if not sound:
+        raise UserError(f"The model in {source.folder} is damaged: what it computes are no numbers.", _AGAIN)
 
 
 def _keep_packing(model: Any) -> None:
@@ -183,18 +208,18 @@ def _keep_packing(model: Any) -> None:
 
 def load_config(source: ModelSource) -> Any:
     """The transformers config of a source, without dropout. Raises UserError when its fields are refused."""
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-    except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except Exception as error:  # of what others wrote, transformers raises anything
         raise UserError(f"{source.folder / 'config.json'} is no valid config of a {source.config['model_type']} model.",
                         _AGAIN) from error
     for name in ("attention_dropout", "resid_pdrop", "embd_pdrop"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
+    config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     return config
 
 
