@@ -40,7 +40,7 @@ def refused(folder: Path) -> str:
     start = time.monotonic()
     with pytest.raises(UserError) as found:
         use(folder)
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 60  # a second, on a machine with nothing else to do
     sentence = str(found.value)
     assert "\n" not in sentence and len(sentence) < 900
     return sentence
@@ -298,7 +298,7 @@ def test_one_bad_folder_does_not_hide_the_others(name: str, models: Path, capsys
     FOLDERS[name](bad)
     start = time.monotonic()
     assert main(["models", "--json"]) == 0
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     found = {Path(one["name"]).name: one for one in json.loads(capsys.readouterr().out)}
     assert list(found) == ["starter", "aaa", "bad", "good", "zzz"]
     assert found["good"]["ready"] and not found["good"]["fault"] and found["good"]["parameters"] > 0

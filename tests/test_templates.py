@@ -4,6 +4,7 @@ import json
 import os
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_job import make_job
@@ -11,8 +12,9 @@ from tiny import SPECIAL, find, make_tiny, make_tokenizer
 from transformers import AutoTokenizer
 
 from engine.base.errors import UserError
+from engine.cast.dense import Dense
 from engine.models.chat_format import render_chat
-from engine.models.loading import load_tokenizer
+from engine.models.loading import load_tokenizer, on_day
 from engine.models.templates import CHATML, fix_settings
 from engine.stages import workbench
 
@@ -141,3 +143,28 @@ def test_a_job_that_goes_on_after_midnight_says_the_day_on_which_it_began(tmp_pa
 
 def date_seconds(*day: int) -> float:
     return datetime(*day, 12).timestamp()  # type: ignore[arg-type]
+
+
+def test_a_bank_speaks_on_the_day_of_each_characters_job(tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text("{{ strftime_now('%F') }}")
+    source = find(folder)
+    dense = Dense(source, None, None, load_tokenizer(source))  # type: ignore[arg-type]
+    reports: list[dict[str, Any]] = [{"day": "2026-01-02"}, {"day": None, "made": "2025-06-07T00:00:00Z"}]
+    first, second = (dense.tokenizer_of(report) for report in reports)
+    assert [render_chat(one, TURNS) for one in (first, second, dense.tokenizer)] == [
+        "2026-01-02", "2025-06-07", date.today().isoformat()]
+    assert first.encode("Salt, thread") == dense.tokenizer.encode("Salt, thread")
+    first.save_pretrained(tmp_path / "export")
+    assert AutoTokenizer.from_pretrained(tmp_path / "export").chat_template == first.chat_template
+    (folder / "chat_template.jinja").write_text(CHATML)
+    plain = load_tokenizer(source)
+    assert on_day(plain, date(2020, 1, 1)) is plain  # without a date, nothing is copied
+
+
+def test_a_template_of_several_is_fixed_in_each(tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path / "model")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ strftime_now('%d') }}")
+    tokenizer = load_tokenizer(find(folder), date(2026, 3, 5))
+    assert tokenizer.chat_template["tool_use"] == '{{ "05" }}' and render_chat(tokenizer, TURNS).startswith("<|im_start|>")

@@ -8,6 +8,7 @@ characters and no prompts; importing it does not import torch.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import re
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["FAMILIES", "ModelSource", "best_device", "check_folder", "choose_dtype", "list_models", "load_model",
-           "load_tokenizer", "locate", "parse_dtype"]
+__all__ = ["FAMILIES", "ModelSource", "best_device", "check_folder", "choose_dtype", "day_of", "list_models", "load_model",
+           "load_tokenizer", "locate", "on_day", "parse_dtype"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _EAGER = {"gemma2"}  # its soft cap on attention logits exists in the eager path only
@@ -278,9 +279,17 @@ def load_tokenizer(source: ModelSource, day: date | None = None) -> PreTrainedTo
     if not template or (isinstance(template, dict) and "default" not in template):
         adds_bos = tokenizer.bos_token_id is not None and start == [tokenizer.bos_token_id]
         template = template_for(source.config["model_type"], vocabulary, adds_bos)
-    day = day or _day_of_export(source.folder) or date.today()
-    tokenizer.chat_template = ({name: _fixed(one, day) for name, one in template.items()} if isinstance(template, dict)
-                               else _fixed(template, day))
+    tokenizer.own_template = template
+    return on_day(tokenizer, day or _day_of_export(source.folder) or date.today())
+
+
+def on_day(tokenizer: Any, day: date) -> Any:
+    """The tokenizer, or where its template asks for the date a copy of it, with that of `day`. Raises UserError."""
+    own = tokenizer.own_template
+    template = {name: _fixed(one, day) for name, one in own.items()} if isinstance(own, dict) else _fixed(own, day)
+    if template != tokenizer.chat_template:
+        tokenizer = copy.copy(tokenizer)
+        tokenizer.chat_template = template
     return tokenizer
 
 
@@ -293,8 +302,16 @@ def _fixed(template: Any, day: date) -> str:
 
 
 def _day_of_export(folder: Path) -> date | None:
-    """The day on which a job exported a folder, by its report; None for other folders."""
+    """The day of the job that exported a folder, by its report; None for other folders."""
     try:
-        return date.fromisoformat(read_untrusted_json(folder / "report.json", _REPORT_LIMIT)["made"][:10])
-    except (UserError, KeyError, TypeError, ValueError):
+        return day_of(read_untrusted_json(folder / "report.json", _REPORT_LIMIT))
+    except UserError:
+        return None
+
+
+def day_of(report: dict[str, Any]) -> date | None:
+    """The day of a report's job; in those of earlier versions, that of the export. None where it names none."""
+    try:
+        return date.fromisoformat(report.get("day") or report["made"][:10])
+    except (KeyError, TypeError, ValueError):
         return None
