@@ -77,7 +77,7 @@ def _chat(options: argparse.Namespace) -> int:
     dense = ProgressPrinter().finish(load_dense_of(path, bank, options.model, options.dtype))
     if len(entries) == 1:
         talk = Conversation(gather(dense.model, entries[0].delta))
-        ask = _one(Speaker(card_of(entries[0]), dense.tokenizer, talk), options)
+        ask = _one(Speaker(card_of(entries[0]), dense.tokenizer_of(entries[0].report), talk), options)
     else:
         ask = _several(dense, entries, options)
     if options.message is not None:
@@ -106,7 +106,7 @@ def _several(dense: Any, entries: list[Any], options: argparse.Namespace) -> Any
     from engine.models.generation import Conversation
 
     batch = MaskedBatch(dense.model, [entry.delta for entry in entries])
-    speakers = [Speaker(card_of(entry), dense.tokenizer, Conversation(dense.model)) for entry in entries]
+    speakers = [Speaker(card_of(entry), dense.tokenizer_of(entry.report), Conversation(dense.model)) for entry in entries]
 
     def ask(message: str) -> None:
         start = time.perf_counter()

@@ -168,6 +168,7 @@ def _report(bench: Workbench, meter: "_Meter", before: dict[str, Any]) -> dict[s
         "machine": {"device": "cuda" if torch.cuda.is_available() else "cpu", "threads": torch.get_num_threads(),
                     "platform": platform.platform()},
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "day": read_json(bench.path("job.json")).get("day"),  # the one that the chat template writes, where it writes any
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -18,6 +18,7 @@ from engine.cards.card import find_bundled, parse_card
 from engine.cards.prompt import Setting, render_system_prompt
 from engine.models.loading import load_tokenizer
 from engine.models.steady import PIECE, SteadyConversation
+from engine.models.templates import CHATML
 from engine.serve import Worker
 from engine.serving import shelf as shelves
 from engine.serving.requests import parse
@@ -388,6 +389,33 @@ def test_a_worker_process_answers_until_its_input_ends(process: subprocess.Popen
     process.stdin.close()
     assert process.wait(20) == 0
     assert all(json.loads(line)["id"] == "never ended" for line in process.stdout)
+
+
+@pytest.mark.process
+def test_a_worker_outlives_hostile_templates(process: subprocess.Popen[str], tmp_path: Path) -> None:
+    assert process.stdin and process.stdout
+    templates = {"loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+                 "memory": "{% set n = namespace(a='ab') %}{% for i in range(60) %}{% set n.a = n.a ~ n.a %}{% endfor %}x",
+                 "zero": "{{ 1 / 0 }}", "good": CHATML}
+    for name, template in templates.items():
+        folder = make_tiny(tmp_path / name)
+        (folder / "chat_template.jinja").write_text(template)
+        for do in ("warm", "prompt", "speak"):
+            process.stdin.write(json.dumps({"do": do, "id": f"{name} {do}", "model": str(folder), "card": CARD, "turns": TURNS,
+                                            "sampling": {"limit": 3}}) + "\n")
+    process.stdin.flush()
+    ends: dict[str, dict[str, Any]] = {}
+    while len(ends) < 3 * len(templates):
+        one = json.loads(process.stdout.readline())
+        if one["event"] in ("Failed", "Warmed", "Prompt", "Ended"):
+            ends[one["id"]] = one
+    for identity, one in ends.items():
+        assert (one["event"] == "Failed") == (not identity.startswith("good")), one
+        if one["event"] == "Failed":
+            assert one["sentence"].startswith("The model's chat template ") and "\n" not in one["sentence"]
+    process.stdin.close()
+    assert process.wait(20) == 0
+    assert "Traceback" not in (tmp_path / "log.txt").read_text()
 
 
 def test_what_is_pruned_for_is_what_is_served() -> None:

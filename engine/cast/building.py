@@ -35,7 +35,7 @@ from engine.models.loading import load_model, locate
 from engine.pruning.compensation import kept_indices
 
 _TOLD = ("format", "character", "slug", "base", "recipe", "lines", "readings", "choices", "before", "after", "dtype", "weights",
-         "made", "versions")  # of a report; the course of the learning and the times of the stages stay behind
+         "day", "made", "versions")  # of a report; the course of the learning and the times of the stages stay behind
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def make_entry(dense: Dense, run: Run, name: str, lines: Sequence[Line] = ()) ->
         if not rank:
             yield Warned(f"The card of {name} fills the {BANK_BYTES / 1e6:g} MB of a character: no room is left for factors.")
         yield Stage(STAGE)
-        rows = correction_rows(dense.tokenizer, run.card, lines, LINES)
+        rows = correction_rows(dense.tokenizer_of(run.report), run.card, lines, LINES)
         # A W_down that was tuned belongs to gates that were, and is of no use with the dense model's.
         delta, left_out = yield from correct(dense.model, cut, run.mask, rows, rank, bool(lines) or run.tuned)
         bank = {"rank": rank, "left_out": left_out}

@@ -6,6 +6,7 @@ Knows nothing of characters.
 import hashlib
 from collections.abc import Generator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from engine.base.events import Event, Stage, Step
 from engine.cast.bank import Bank, Base, require_base
 from engine.models.checks import WEIGHTS
 from engine.models.ffn import feed_forwards
-from engine.models.loading import ModelSource, load_model, load_tokenizer, locate, parse_dtype
+from engine.models.loading import ModelSource, day_of, load_model, load_tokenizer, locate, on_day, parse_dtype
 
 _PIECE = 32 << 20  # bytes hashed between two steps
 CHECK = "check the weights"
@@ -34,6 +35,10 @@ class Dense:
         """L, d, d_ff."""
         ffns = feed_forwards(self.model)
         return len(ffns), ffns[0].down.out_features, ffns[0].size
+
+    def tokenizer_of(self, report: dict[str, Any]) -> Any:
+        """The tokenizer for the character of a run's report: where the chat template writes the date, that of the run."""
+        return on_day(self.tokenizer, day_of(report) or date.today())
 
 
 def hash_weights(folder: Path) -> Generator[Event, None, str]:

@@ -57,18 +57,19 @@ def extract(path: Path, name: str, out: Path, model: str | None = None, dtype: s
 
 def _write(dense: Dense, entry: Entry, staging: Path, out: Path) -> Generator[Event, None, None]:
     yield Stage("cut")
+    tokenizer = dense.tokenizer_of(entry.report)
     kind = torch.float16 if entry.report.get("weights") == "float16" else torch.bfloat16
     mask, columns = entry.delta.mask.float(), _shipped(dense.model, entry, kind)
     reference = staging.with_name(f"{staging.name}.reference")
     try:
         with repaired(dense.model, mask, columns):
-            tokens = encode_chat(dense.tokenizer, messages(card_of(entry), [("user", QUESTION)]))
+            tokens = encode_chat(tokenizer, messages(card_of(entry), [("user", QUESTION)]))
             write_reference(dense.model, pack([Example(tuple(tokens))], len(tokens))[0], reference)
         arithmetic = dense.model.dtype
         cut(dense.model, kept_indices(mask), columns)
         yield Stage("export")
         contents = Contents(entry.card, report_of(entry))
-        write_folder(staging, dense.model.to(kind), dense.tokenizer, mask, contents)
+        write_folder(staging, dense.model.to(kind), tokenizer, mask, contents)
         dense.model = None  # the proof needs the memory
         yield Stage("prove")
         contents.finish(staging, prove(staging, reference, arithmetic))

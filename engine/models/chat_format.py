@@ -11,15 +11,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from engine.base.errors import UserError
+from engine.models.template_process import Refused, render_template
 
 Message = dict[str, str]
 _SYSTEM_MARK = "zqsystemmarkqz"
 _USER_MARK = "zqusermarkqz"
 _ANSWER_MARK = "zqanswermarkqz"
 _OPENING = "(The conversation begins.)"
-# Asked of templates that know them, so that the same messages give the same ids on every day, without thinking blocks.
-_SETTINGS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-
 _CONTROL: WeakKeyDictionary[Any, tuple[str, dict[str, int]]] = WeakKeyDictionary()
 
 
@@ -35,12 +33,14 @@ def render_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: 
     if system:
         keep_first = system[0] == 0 and _accepts_system(tokenizer)
         clean = _fold_system(clean, keep_first)
-    text = _render(tokenizer, clean, add_generation_prompt)
-    if text is None:  # many templates demand that user and assistant alternate, the user first
-        text = _render(tokenizer, alternate(clean), add_generation_prompt)
-    if text is None:
-        raise UserError("The model's chat template refuses this conversation.", "Choose another model.")
-    return text
+    try:
+        return _render(tokenizer, clean, add_generation_prompt)
+    except Refused:  # many templates demand that user and assistant alternate, the user first
+        pass
+    try:
+        return _render(tokenizer, alternate(clean), add_generation_prompt)
+    except Refused as error:
+        raise UserError(f"The model's chat template refuses this conversation ({error}).", "Choose another model.") from None
 
 
 def encode_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: bool = True) -> list[int]:
@@ -128,7 +128,8 @@ def disarm(tokenizer: Any, text: str) -> str:
         found = False
         for token in tokens:
             if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "")
+                broken = f"{token[0]} {token[1:]}"
+                text = text.replace(token, "" if token in broken else broken)
                 found = True
     return text
 
@@ -136,19 +137,17 @@ def disarm(tokenizer: Any, text: str) -> str:
 def _accepts_system(tokenizer: Any) -> bool:
     """Whether the template writes a system message that comes first."""
     messages = [{"role": "system", "content": _SYSTEM_MARK}, {"role": "user", "content": _USER_MARK}]
-    text = _render(tokenizer, messages, True)
-    return text is not None and _SYSTEM_MARK in text
-
-
-def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool) -> str | None:
-    """The template's text, or None when it refuses these messages."""
-    from jinja2 import TemplateError
-
     try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **_SETTINGS)
-    except (TemplateError, TypeError, KeyError, IndexError):
-        return None
+        return _SYSTEM_MARK in _render(tokenizer, messages, True)
+    except Refused:
+        return False
+
+
+def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool) -> str:
+    """The template's text, as apply_chat_template would write it. Raises Refused when it refuses these messages."""
+    special = {name: token if isinstance(token, list) else str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return render_template(tokenizer.get_chat_template(), {
+        **special, "messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt})
 
 
 def _fold_system(messages: list[Message], keep_first: bool) -> list[Message]:

@@ -8,37 +8,42 @@ characters and no prompts; importing it does not import torch.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import re
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event
-from engine.base.process import return_freed_memory
+from engine.base.model_names import STARTER, model_folder
+from engine.base.process import is_out_of_memory, return_freed_memory
+from engine.base.untrusted import read_untrusted_json
 from engine.models.catalogue import list_models
 from engine.models.checks import FAMILIES, check_folder, read_front_matter
 from engine.models.hub import fetch_model
 from engine.models.quiet import quiet_transformers
 from engine.models.starter import fetch_starter
-from engine.models.templates import template_for
+from engine.models.template_process import unusable
+from engine.models.templates import LONGEST_TEMPLATE, fix_settings, template_for
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["FAMILIES", "ModelSource", "best_device", "check_folder", "choose_dtype", "list_models", "load_model",
-           "load_tokenizer", "locate", "parse_dtype"]
+__all__ = ["FAMILIES", "ModelSource", "best_device", "check_folder", "choose_dtype", "day_of", "list_models", "load_model",
+           "load_tokenizer", "locate", "on_day", "parse_dtype"]
 
-STARTER = "starter"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _EAGER = {"gemma2"}  # its soft cap on attention logits exists in the eager path only
 _LAYER_WEIGHT = re.compile(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$")
+_REPORT_LIMIT = 100_000_000  # bytes of report.json
+_PIECE = 1 << 24  # weights looked at together
 _AGAIN = "Download or copy the model again."
 _FASTER = 1.2  # bf16 is taken on a CPU when it is at least this many times as fast as fp32
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -68,26 +73,12 @@ def locate(model: str) -> Generator[Event, None, ModelSource]:
     when there is no such model, when it cannot be fetched, or when its folder does not pass check_folder.
     """
     name = model.strip()
-    if name == STARTER:
-        folder = yield from fetch_starter()
-    elif _is_folder(name):
-        folder = Path(name).expanduser().resolve()
-    elif _HUB_NAME.fullmatch(name):
-        folder = yield from fetch_model(name)
-    else:
-        raise UserError(f"There is no model {name[:200]!r}.",
-                        'Give "starter", a folder that holds a model, or a name on the hub like owner/name.')
+    folder = model_folder(name)
+    if folder is None:
+        folder = yield from (fetch_starter() if name == STARTER else fetch_model(name))
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
     told = read_front_matter(folder)
     return ModelSource(name, folder, check_folder(folder), told.get("license"), revision, told)
-
-
-def _is_folder(name: str) -> bool:
-    """Whether a text names an existing folder (also when it is too long or odd for a path)."""
-    try:
-        return bool(name) and Path(name).expanduser().is_dir()
-    except (OSError, RuntimeError, ValueError):
-        return False
 
 
 def best_device() -> torch.device:
@@ -150,7 +141,6 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     config.json and weights contradict each other or when the memory does not suffice.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     config = load_config(source)
@@ -172,13 +162,38 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
                         "Choose a smaller model, or load it in 4 bit.") from error
     except ImportError as error:
         raise UserError(f"The model cannot be loaded in {load_in}: {str(error).splitlines()[0]}") from error
-    except (RuntimeError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"The weights in {source.folder} do not fit its config.json.", _AGAIN) from error
+    except Exception as error:  # of what others wrote, transformers raises anything
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise UserError(f"The model in {source.folder} cannot be loaded: its files do not fit its config.json ({reason}).",
+                        _AGAIN) from error
     model, report = loaded
     _check_report(source, report)
     model.requires_grad_(False)
     _keep_packing(model)
-    return model.eval()
+    _check_numbers(source, model.eval())
+    return model
+
+
+def _check_numbers(source: ModelSource, model: Any) -> None:
+    """Raise UserError where weights, or what the model makes of two tokens, are no finite numbers."""
+    import torch
+
+    with torch.inference_mode():
+        for name, weights in model.named_parameters():
+            pieces = weights.flatten().split(_PIECE) if weights.is_floating_point() else ()
+            if not all(torch.isfinite(piece).all() for piece in pieces):
+                raise UserError(f"The weights in {source.folder} are damaged: {name} holds values that are no numbers.", _AGAIN)
+        try:
+            sound = torch.isfinite(model(torch.tensor([[0, 1 % model.config.vocab_size]], device=model.device)).logits).all()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise UserError(f"The model in {source.folder} cannot compute with its config.json "
+                            f"({' '.join(str(error).split())[:120]}).", _AGAIN) from error
+    if not sound:
+        raise UserError(f"The model in {source.folder} is damaged: what it computes are no numbers.", _AGAIN)
 
 
 def _keep_packing(model: Any) -> None:
@@ -194,18 +209,18 @@ def _keep_packing(model: Any) -> None:
 
 def load_config(source: ModelSource) -> Any:
     """The transformers config of a source, without dropout. Raises UserError when its fields are refused."""
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-    except (StrictDataclassError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except Exception as error:  # of what others wrote, transformers raises anything
         raise UserError(f"{source.folder / 'config.json'} is no valid config of a {source.config['model_type']} model.",
                         _AGAIN) from error
     for name in ("attention_dropout", "resid_pdrop", "embd_pdrop"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
+    config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     return config
 
 
@@ -239,10 +254,12 @@ def _check_report(source: ModelSource, report: dict[str, Any]) -> None:
         raise UserError(f"The weights in {source.folder} do not fit its config.json ({example}).", _AGAIN)
 
 
-def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: ModelSource, day: date | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a source; one without a chat template gets ours (templates.py).
 
-    Raises UserError when the folder has no tokenizer, or none that can be read.
+    A template that asks for the date gets that of `day`: of the job that asks, else today; of a folder that a job exported,
+    that of the job. It is written into the template, and so into whatever is exported. Raises UserError when the folder has
+    no tokenizer, or none that can be read.
     """
     from transformers import AutoTokenizer
 
@@ -252,13 +269,49 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        vocabulary = tokenizer.get_vocab()
+        start = tokenizer("a")["input_ids"][:1]
     except Exception as error:  # the tokenizers library raises bare Exception
         raise UserError(f"The tokenizer in {source.folder} cannot be read.", _AGAIN) from error
-    if not tokenizer.is_fast or len(tokenizer) == 0:
+    if not tokenizer.is_fast or not vocabulary:
         raise UserError(f"{source.folder} has no fast tokenizer (tokenizer.json).", "Choose a model that has one.")
     template = tokenizer.chat_template
     if not template or (isinstance(template, dict) and "default" not in template):
-        start = tokenizer("a")["input_ids"][:1]
         adds_bos = tokenizer.bos_token_id is not None and start == [tokenizer.bos_token_id]
-        tokenizer.chat_template = template_for(source.config["model_type"], tokenizer.get_vocab(), adds_bos)
+        template = template_for(source.config["model_type"], vocabulary, adds_bos)
+    tokenizer.own_template = template
+    return on_day(tokenizer, day or _day_of_export(source.folder) or date.today())
+
+
+def on_day(tokenizer: Any, day: date) -> Any:
+    """The tokenizer, or where its template asks for the date a copy of it, with that of `day`. Raises UserError."""
+    own = tokenizer.own_template
+    template = {name: _fixed(one, day) for name, one in own.items()} if isinstance(own, dict) else _fixed(own, day)
+    if template != tokenizer.chat_template:
+        tokenizer = copy.copy(tokenizer)
+        tokenizer.chat_template = template
     return tokenizer
+
+
+def _fixed(template: Any, day: date) -> str:
+    if not isinstance(template, str):
+        raise unusable("it is no text")
+    if len(template) > LONGEST_TEMPLATE:
+        raise unusable(f"it is longer than {LONGEST_TEMPLATE:,} characters")
+    return fix_settings(template, day)
+
+
+def _day_of_export(folder: Path) -> date | None:
+    """The day of the job that exported a folder, by its report; None for other folders."""
+    try:
+        return day_of(read_untrusted_json(folder / "report.json", _REPORT_LIMIT))
+    except UserError:
+        return None
+
+
+def day_of(report: dict[str, Any]) -> date | None:
+    """The day of a report's job; in those of earlier versions, that of the export. None where it names none."""
+    try:
+        return date.fromisoformat(report.get("day") or report["made"][:10])
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -4,11 +4,16 @@ Each is written here in Jinja from the public description of its format. A
 family's template is taken only when the tokenizer knows its special tokens; else
 ChatML, where its tokens are known; else plain text with roles. Base models that
 never learnt a format get the plain one, too. transformers drops one line break
-after every {% %}, hence the order of the pieces. This module renders nothing.
+after every {% %}, hence the order of the pieces. `fix_settings` fixes what a template would take from its caller or
+from the clock. This module renders nothing.
 """
 
+import json
+import re
 from collections.abc import Collection
+from datetime import date, datetime
 
+LONGEST_TEMPLATE = 1_000_000  # characters; the longest known ones have 30,000
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -69,3 +74,41 @@ def template_for(family: str, vocabulary: Collection[str], adds_bos: bool) -> st
     if all(token in vocabulary for token in _CHATML_TOKENS):
         return CHATML
     return ("{{ bos_token }}" if adds_bos else "") + PLAIN
+
+
+# What templates take from their caller where it gives them: no thinking blocks, and the day that Llama's templates fall back on.
+_CALLERS = {"enable_thinking": "false", "date_string": '"26 Jul 2024"'}
+_DATED = re.compile(r"""strftime_now\(\s*(?:"([^"\\]*)"|'([^'\\]*)')\s*\)""")
+_DIRECTIVE = re.compile("%-?[aAwdbBmyYHIpMSfzZjUWcxXGuVeDFTRhnt%]")
+_MACRO = "{%- macro strftime_now(format) -%}"
+
+
+def fix_settings(template: str, day: date) -> str:
+    """The template with its settings and the date written into it, so that whoever renders it gets the same text on every day.
+
+    `strftime_now`, with which templates ask for today's date, gives the noon of `day`. A template that asks for nothing, or
+    was fixed before, is returned as it is.
+    """
+    noon = datetime(day.year, day.month, day.day, 12)
+    fixed = _DATED.sub(lambda call: json.dumps(_written(noon, call[1] if call[1] is not None else call[2])), template)
+    for name, value in _CALLERS.items():
+        setting = f"{{%- set {name} = {value} %}}\n"  # the line break goes with the block, see above
+        if re.search(rf"\b{name}\b", fixed) and setting not in fixed:
+            fixed = setting + fixed
+    return _macro(noon) + fixed if "strftime_now" in fixed and _MACRO not in fixed else fixed
+
+
+def _written(moment: datetime, text: str) -> str:
+    """A moment in a format of strftime; %-d and the like, which not every system knows, are without leading zeros."""
+    def one(found: re.Match[str]) -> str:
+        written = moment.strftime("%" + found[0][-1])
+        return (written.lstrip("0") or "0") if "-" in found[0] else written
+
+    return _DIRECTIVE.sub(one, text)
+
+
+def _macro(noon: datetime) -> str:
+    """strftime_now for formats that are put together while the template is rendered, directive by directive."""
+    known = [f"%{dash}{one}" for dash in ("-", "") for one in "aAwdbBmyYHIpMSfjUWGuVeDFTR"]
+    filters = "".join(f" | replace({json.dumps(one)}, {json.dumps(_written(noon, one))})" for one in known)
+    return f"{_MACRO}{{{{ format{filters} }}}}{{%- endmacro %}}\n"

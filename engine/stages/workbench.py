@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
     if any(file.name != "events.jsonl" for file in folder.iterdir()):  # an attempt that never began leaves its reason there
         raise UserError(f"The work folder {folder} is not empty and holds no job.", "Name an empty or a new one.")
     write_json(record, {"fingerprint": job.fingerprint(), "model": job.model, "character": job.card.name,
-                        "dtype": None, "recipe": job.recipe.to_dict(), "card": job.card.raw})
+                        "dtype": None, "day": date.today().isoformat(), "recipe": job.recipe.to_dict(), "card": job.card.raw})
     return False
 
 
@@ -181,16 +182,29 @@ def load_dense(bench: Workbench, load_in: str) -> Generator[Event, None, None]:
     if bench.source is None:
         bench.source = yield from locate(bench.job.model)
     record = read_json(bench.path("job.json"))
+    day = _day_of(bench, record)
     if not record.get("dtype"):
         record["dtype"] = SHORT[str(parse_dtype(bench.job.dtype, own=bench.source.own_dtype))]
         write_json(bench.path("job.json"), record)
     bench.dtype = parse_dtype(record["dtype"])
     assert bench.kept  # says at once when nothing would be left
-    bench.tokenizer = load_tokenizer(bench.source)
+    bench.tokenizer = load_tokenizer(bench.source, day)
     bench.model = None  # the old one goes before the new one comes
     bench.model = load_model(bench.source, bench.dtype, load_in)
     if load_in == "16bit":
         round_weights(bench)  # of a 32-bit source; from here on the dense model is what a 16-bit folder can hold
+
+
+def _day_of(bench: Workbench, record: dict[str, Any]) -> date:
+    """The day on which a job began: the one that chat templates write into prompts, also when it goes on after midnight."""
+    file = bench.path("job.json")
+    if "day" not in record:  # begun by an earlier version, which wrote this file on that day
+        record["day"] = date.fromtimestamp(file.stat().st_mtime).isoformat()
+        write_json(file, record)
+    try:
+        return date.fromisoformat(record["day"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file} is damaged: its day is no date.", "Delete the work folder and start again.") from error
 
 
 @torch.no_grad()
