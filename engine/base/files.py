@@ -84,7 +84,7 @@ def read_json(path: Path) -> Any:
     """Read JSON that we wrote ourselves. Raises UserError when it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
 
 
