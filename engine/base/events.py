@@ -9,9 +9,10 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +208,7 @@ class Failed(Event):
     sentence: str
 
 
+LAST_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since the epoch
 _KINDS = {kind.__name__: kind for kind in Event.__subclasses__()}
 
 
@@ -216,27 +218,58 @@ def encode(event: Event) -> str:
 
 
 def decode(line: str) -> Event:
-    """The event of one line. Raises ValueError for a line that is none."""
-    fields: dict[str, Any] = json.loads(line)
+    """The event of one line. Raises ValueError for a line that is none, or has a value that its field cannot have."""
     try:
-        return _KINDS[fields.pop("event")](**fields)
-    except (KeyError, TypeError) as error:
+        fields: dict[str, Any] = json.loads(line)
+        kind = _KINDS[fields.pop("event")]
+        for name, value in fields.items():
+            if not _checks(kind)[name](value) or (name == "time" and not 0 <= value < LAST_TIME):
+                raise ValueError(f"not a {name}: {value!r:.80}")
+        return kind(**fields)
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not an event: {line[:80]}") from error
 
 
+@cache
+def _checks(kind: type[Event]) -> dict[str, Callable[[Any], bool]]:
+    return {name: _check(hint) for name, hint in get_type_hints(kind).items()}
+
+
+def _check(hint: Any) -> Callable[[Any], bool]:
+    """Whether a value of JSON is of a field's type: a text can be written, a whole number is none of hundreds of digits."""
+    inner = [_check(one) for one in get_args(hint)]
+    if get_origin(hint) is list:
+        return lambda value: isinstance(value, list) and all(map(inner[0], value))
+    if get_origin(hint) is dict:
+        return lambda value: isinstance(value, dict) and all(map(inner[0], value)) and all(map(inner[1], value.values()))
+    if inner:  # one of several
+        return lambda value: any(fits(value) for fits in inner)
+    if hint is str:
+        return lambda value: isinstance(value, str) and value.encode() is not None  # half of a character is a ValueError
+    if hint is float:
+        return lambda value: type(value) is float or (type(value) is int and abs(value) < 2**63)
+    return lambda value: type(value) is hint and (hint is not int or abs(value) < 2**63)
+
+
 def append(path: Path, event: Event) -> None:
-    """Append the event to a file of events with one write, so that a reader sees it whole or torn at the end."""
-    data = (encode(event) + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Append the event to a file of events with one write, so that a reader sees it whole or torn at the end.
+
+    Begins a new line where a process that died left a torn one. What UTF-8 cannot write, of a path, becomes question marks.
+    """
+    data = (encode(event) + "\n").encode(errors="replace")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, data)
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        os.lseek(descriptor, max(end - 1, 0), os.SEEK_SET)
+        torn = os.read(descriptor, 1) not in (b"", b"\n")
+        os.write(descriptor, b"\n" + data if torn else data)
     finally:
         os.close(descriptor)
 
 
 def read(path: Path) -> Iterator[Event]:
-    """The events of a file, in order. A torn line (no line break, or no JSON) is passed over."""
-    if not path.exists():
+    """The events of a file, in order. A torn line (no line break), and one that is no event, are passed over."""
+    if not path.is_file():
         return
     *lines, _torn = path.read_bytes().split(b"\n")  # of a text's line breaks, JSON escapes this one only
     for line in lines:
