@@ -9,10 +9,12 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
+
+from engine.base import shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,24 +233,8 @@ def decode(line: str) -> Event:
 
 
 @cache
-def _checks(kind: type[Event]) -> dict[str, Callable[[Any], bool]]:
-    return {name: _check(hint) for name, hint in get_type_hints(kind).items()}
-
-
-def _check(hint: Any) -> Callable[[Any], bool]:
-    """Whether a value of JSON is of a field's type: a text can be written, a whole number is none of hundreds of digits."""
-    inner = [_check(one) for one in get_args(hint)]
-    if get_origin(hint) is list:
-        return lambda value: isinstance(value, list) and all(map(inner[0], value))
-    if get_origin(hint) is dict:
-        return lambda value: isinstance(value, dict) and all(map(inner[0], value)) and all(map(inner[1], value.values()))
-    if inner:  # one of several
-        return lambda value: any(fits(value) for fits in inner)
-    if hint is str:
-        return lambda value: isinstance(value, str) and value.encode() is not None  # half of a character is a ValueError
-    if hint is float:
-        return lambda value: type(value) is float or (type(value) is int and abs(value) < 2**63)
-    return lambda value: type(value) is hint and (hint is not int or abs(value) < 2**63)
+def _checks(kind: type[Event]) -> dict[str, shapes.Check]:
+    return {name: shapes.of(hint) for name, hint in get_type_hints(kind).items()}
 
 
 def append(path: Path, event: Event) -> None:

@@ -8,7 +8,7 @@ so that its stage makes it once more: with the same bits, because a stage depend
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from engine.base import shapes
 from engine.base.errors import UserError
 from engine.base.events import Warned
 from engine.base.files import explain_write_errors, read_json, sha256, write_atomic, write_json
@@ -156,47 +157,33 @@ def hold_answers(folder: Path) -> None:
     write_json(folder / "job.json", {**record, "answers": held})
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
-
-
-def _numbers(names: tuple[str, ...]) -> Callable[[Any], bool]:
-    """Whether a value is an object that has a number under each of the names."""
-    return lambda value: isinstance(value, dict) and all(_is_number(value.get(name)) for name in names)
-
-
-def _each(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether a value is an object all of whose values hold."""
-    return lambda value: isinstance(value, dict) and all(map(holds, value.values()))
-
-
-def _is_choice(value: Any) -> bool:
-    return _numbers(("kl",))(value) and isinstance(value.get("used"), bool)
-
-
 def _is_curve(value: Any) -> bool:
     """Whether a value is the curve of learning: every step once, in order, and at least one validation reading."""
-    if not isinstance(value, list) or not all(map(_numbers(("step",)), value)):
+    if not shapes.items(shapes.numbers("step"))(value):
         return False
     steps = [point["step"] for point in value if "loss" in point]
     readings = [point["validation_kl"] for point in value if "validation_kl" in point]
-    return steps == list(range(1, len(steps) + 1)) and bool(readings) and all(map(_is_number, readings))
+    return steps == list(range(1, len(steps) + 1)) and bool(readings) and all(map(shapes.is_number, readings))
 
 
 def _is_sizes(value: Any) -> bool:
-    names = ("batch_lines", "row_tokens")
-    return isinstance(value, dict) and sorted(value) == sorted(names) and all(
-        type(value[name]) is int and 0 < value[name] < 2**31 for name in names)
+    names = {"batch_lines", "row_tokens"}
+    return shapes.of(dict[str, int])(value) and value.keys() == names and all(0 < size < 2**31 for size in value.values())
 
 
 def _is_scores(value: Any) -> bool:
-    lists = isinstance(value, dict) and all(isinstance(value.get(name), list) for name in ("scores", "questions"))
-    return lists and len(value["scores"]) == len(value["questions"]) and all(map(_is_number, value["scores"]))
+    return (shapes.fields(scores=shapes.of(list[float]), questions=shapes.of(list[str]))(value)
+            and len(value["scores"]) == len(value["questions"]))
 
 
-READING = ("kl", "top1", "nll", "lines", "tokens")  # the fields of evaluation.fidelity.Reading
-SHAPES: dict[str, Callable[[Any], bool]] = {
-    "learning.json": _is_curve, "less_at_once.json": _is_sizes, "sensitivity.json": _is_scores, "rejected.json": _each(_is_number),
-    "meter.json": _each(_numbers(("seconds", "tokens"))),
-    "readings.json": _each(lambda value: _numbers(READING)(value) and len(value) == len(READING)),
-    **dict.fromkeys(("start.json", "columns.json", "tuned.json", "retuned.json"), _is_choice)}
+def _is_reading(value: Any) -> bool:
+    names = ("kl", "top1", "nll", "lines", "tokens")  # the fields of evaluation.fidelity.Reading
+    return shapes.numbers(*names)(value) and len(value) == len(names)
+
+
+SHAPES: dict[str, shapes.Check] = {
+    "learning.json": _is_curve, "less_at_once.json": _is_sizes, "sensitivity.json": _is_scores,
+    "rejected.json": shapes.of(dict[str, int]), "meter.json": shapes.each(shapes.numbers("seconds", "tokens")),
+    "readings.json": shapes.each(_is_reading),
+    **dict.fromkeys(("start.json", "columns.json", "tuned.json", "retuned.json"), shapes.fields(kl=shapes.is_number,
+                                                                                             used=shapes.of(bool)))}
