@@ -223,17 +223,18 @@ def decode(line: str) -> Event:
     """The event of one line. Raises ValueError for a line that is none, or has a value that its field cannot have."""
     try:
         fields: dict[str, Any] = json.loads(line)
-        kind = _KINDS[fields.pop("event")]
+        kind: Any = _KINDS[fields.pop("event")]
         for name, value in fields.items():
             if not _checks(kind)[name](value) or (name == "time" and not 0 <= value < LAST_TIME):
                 raise ValueError(f"not a {name}: {value!r:.80}")
-        return kind(**fields)
+        event: Event = kind(**fields)
+        return event
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not an event: {line[:80]}") from error
 
 
 @cache
-def _checks(kind: type[Event]) -> dict[str, shapes.Check]:
+def _checks(kind: Any) -> dict[str, shapes.Check]:
     return {name: shapes.of(hint) for name, hint in get_type_hints(kind).items()}
 
 

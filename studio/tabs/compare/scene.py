@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.base import shapes
 from engine.base.errors import UserError
 from engine.cards.card import Card
 from studio.services import Services
@@ -199,7 +200,7 @@ def about_of(services: Services) -> str:
 
 def settings_of(services: Services) -> dict[str, Any]:
     """How rounds are answered and shown: temperature, limit (tokens), blind."""
-    kept = values.get_value(services.store, "compare-settings", {}) or {}
+    kept = values.get_value(services.store, "compare-settings", {}, shapes.of(dict[str, float | bool]))
     return {"temperature": SAMPLING["temperature"], "limit": SAMPLING["limit"], "blind": True, **kept}
 
 

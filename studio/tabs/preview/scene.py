@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.base import shapes
 from engine.base.errors import UserError
 from engine.cards.card import Card
 from studio.speaking import SAMPLING, card_of, greetings, slower_words, warming_words
@@ -17,6 +18,7 @@ from studio.tabs.preview.answers import Answers, UnderWay
 
 PLAYER = "Player"
 NO_GREETING = -1
+CUT = shapes.fields(token=shapes.of(str), position=shapes.of(int), count=shapes.of(int))
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def remember_cut(answers: Answers, chat_id: str, token: str, position: int, coun
 
 def last_cut(answers: Answers, chat_id: str) -> dict[str, Any]:
     """What remember_cut kept; {} when nothing is left to put back."""
-    return dict(values.get_value(answers.services.store, f"chat-cut:{chat_id}", None) or {})
+    return dict(values.get_value(answers.services.store, f"chat-cut:{chat_id}", {}, CUT))
 
 
 def _newer(answers: Answers, chat: Chat | None, newest: int) -> int:
