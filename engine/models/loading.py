@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event
-from engine.base.process import return_freed_memory
+from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.models.catalogue import list_models
 from engine.models.checks import FAMILIES, check_folder, read_front_matter
 from engine.models.hub import fetch_model
@@ -149,7 +149,6 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     `dtype` is the format of the weights (of the arithmetic, with `load_in` "8bit" or "4bit"). Raises UserError when
     config.json and weights contradict each other or when the memory does not suffice.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -167,12 +166,12 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
             loaded = AutoModelForCausalLM.from_pretrained(
                 source.folder, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
                 output_loading_info=True, **settings)
-    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        raise UserError(f"The model {source.name} does not fit into memory.",
-                        "Choose a smaller model, or load it in 4 bit.") from error
     except ImportError as error:
         raise UserError(f"The model cannot be loaded in {load_in}: {str(error).splitlines()[0]}") from error
-    except (RuntimeError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (MemoryError, RuntimeError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        if is_out_of_memory(error):
+            raise UserError(f"The model {source.name} does not fit into memory.",
+                            "Choose a smaller model, or load it in 4 bit.") from error
         raise UserError(f"The weights in {source.folder} do not fit its config.json.", _AGAIN) from error
     model, report = loaded
     _check_report(source, report)

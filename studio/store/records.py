@@ -19,7 +19,7 @@ from engine.base import shapes
 from engine.base.errors import UserError
 
 Record = TypeVar("Record")
-_JSON: dict[Any, Callable[[Any], Any]] = {dict: dict, list: list, tuple: tuple}
+_JSON: dict[Any, Callable[..., Any]] = {dict: dict, list: list, tuple: tuple}
 _log = logging.getLogger(__name__)
 
 

@@ -153,10 +153,9 @@ def read_scene(services: Services, asking: Asking, character: str, run_id: str, 
     found = finished(services, character)
     run = chosen_run(services, character, run_id, found)
     who = characters.get(store, character)
-    version = characters.version(store, character, run.version) if run else characters.head(store, character)
     card, fault = None, ""
     try:
-        card = card_of(version)
+        card = card_of(characters.version(store, character, run.version) if run else characters.head(store, character))
     except UserError as error:
         fault = str(error)
     with asking.lock:

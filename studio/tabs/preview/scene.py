@@ -56,10 +56,9 @@ def read_scene(answers: Answers, character: str, chat_id: str, model: str, openi
     store = answers.services.store
     chat = chats.chat(store, chat_id) if chat_id else None
     head = characters.head(store, character)
-    version = characters.version(store, character, chat.version) if chat else head
     card, fault = None, ""
     try:
-        card = card_of(version)
+        card = card_of(characters.version(store, character, chat.version) if chat else head)
     except UserError as error:
         fault = str(error)
     under = answers.under_way(chat_id)  # before the messages: an answer that ends now is in one of the two

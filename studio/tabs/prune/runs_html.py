@@ -17,7 +17,7 @@ from studio.tabs.prune import words
 from studio.workers.view import RunView, StageView
 
 PILLS = {"done": "done", "failed": "failed", "stopped": "stopped", "running": "running", "starting": "running",
-         "stopping": "running", "not responding": "failed"}
+         "stopping": "running", "not responding": "failed", "damaged": "failed"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _row(run: Run, word: str, chosen: bool) -> str:
     button = f'<button data-run="{html.escape(run.id)}" aria-pressed="{json.dumps(chosen)}">'
     return (f'<tr class="{"chosen" if chosen else ""}"><td>{button}{html.escape(run.name)}</button></td>'
             f'<td>{words.removed(removed_share(run))}</td>'
-            f'<td>{pill(word)}</td>'
+            f'<td>{pill("damaged" if run.damaged else word)}</td>'
             f'<td>{distance}</td><td>{size}</td><td>{words.moment(run.made)}</td></tr>')
 
 
@@ -116,7 +116,9 @@ def _stage(stage: StageView, alive: bool) -> str:
 
 
 def ending_html(run: Run, word: str) -> str:
-    """The last sentence of a run; for one that does not respond, what can be done."""
+    """The last sentence of a run; for one that does not respond, or whose entry is damaged, what can be done."""
+    if run.damaged:
+        return f'<p class="prune-end failed">{html.escape(run.fault)}</p>'
     if run.state == "done" and run.kind == "prune":
         return f'<p class="prune-end done">{_done(run)}</p>'
     if word == "not responding":
