@@ -93,14 +93,14 @@ def shorten(folder: Path) -> None:
 
 
 def drop(folder: Path) -> None:
-    (folder / "mask.safetensors").unlink()
+    (folder / "persona" / "mask.safetensors").unlink()
 
 
 def write(name: str, value: Any) -> Any:
     return lambda folder: (folder / name).write_text(json.dumps(value))
 
 
-DAMAGES = [(shorten, "config.json has"), (drop, "mask.safetensors is missing"),
+DAMAGES = [(shorten, "config.json has"), (drop, "persona/mask.safetensors is missing"),
            (lambda folder: (folder / MANIFEST).unlink(), "not a folder that Persona Studio exported"),
            (write(MANIFEST, [1]), "manifest.json is damaged"), (write(MANIFEST, {"files": {"a": 1}}), "is damaged"),
            (lambda folder: (folder / MANIFEST).write_text("{"), "manifest.json cannot be read"),
