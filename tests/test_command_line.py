@@ -71,7 +71,7 @@ def test_inspect_shows_a_whole_folder(exported: Path, capsys: pytest.CaptureFixt
     assert main(["inspect", str(exported), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["whole"] is True and found["faults"] == [] and found["report"] == read_json(exported / "report.json")
-    assert found["bytes"] == sum(file.stat().st_size for file in exported.iterdir())
+    assert found["bytes"] == sum(file.stat().st_size for file in exported.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "report.json", "README.md", "tokenizer.json", "character.json"])

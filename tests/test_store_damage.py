@@ -20,6 +20,7 @@ from engine.base.process import is_out_of_memory, says_out_of_memory
 from engine.cards.editing import fields_of
 from studio import library as sidebar
 from studio.services import Services
+from studio.serving import servable
 from studio.settings import Settings
 from studio.store import characters, chats, exports, lines, rounds, runs, script_runs, values
 from studio.store.check import check
@@ -305,3 +306,25 @@ def test_a_worker_that_dies_of_memory_is_told_as_that(log: str, found: str, tmp_
     file.write_text("std::bad_alloc, of a former process\n" + log)
     ended = settle(settings, store, run, Ending(code=-signal.SIGABRT, log_offset=36))
     assert ended.state == "failed" and found in ended.sentence
+
+
+# Backups that a page may fetch
+
+def test_a_page_can_fetch_the_librarys_own_backups_and_nothing_else(services: Services, tmp_path: Path) -> None:
+    store = services.store
+    kept = [backup(store), backup(store)]
+    folder, secret = kept[0].parent, tmp_path / "secret.db"
+    secret.write_text("secret")
+    (folder / "studio-20260101-000000-backup-7.db").symlink_to(secret)
+    (folder / "studio-20260101-000000-damaged.db").write_text("x")
+    (folder / "studio-20260101-000000-backup.db-wal").write_text("x")
+    (folder / "other.db").write_text("x")
+    (folder / "studio-20260101-000000-backup-8.db").mkdir()
+    assert {name for _, name in sidebar.backup_choices(services)} == {file.name for file in kept}
+    assert [sidebar.backup_file(services, file.name) for file in kept] == kept
+    for name in ("", "other.db", "../studio.db", str(store.path), f"../backups/{kept[0].name}", f"{kept[0].name}\0",
+                 "studio-20260101-000000-damaged.db", "studio-20260101-000000-backup-7.db", "studio-20260101-000000-backup-8.db"):
+        with pytest.raises(UserError, match="not there any more"):
+            sidebar.backup_file(services, name)
+    fetched = Path(servable(kept[0]))
+    assert fetched.name == kept[0].name and fetched.read_bytes() == kept[0].read_bytes() and fetched.parent != folder

@@ -1,6 +1,6 @@
 """Connections to the library's SQLite file, and what its errors mean to a user. Knows no table."""
 
-import glob
+import re
 import shlex
 import sqlite3
 import time
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.base.errors import UserError
 
+REASONS = ("backup", "before-update", "before-restore")  # why a copy was made, in its name
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _PAUSE = 0.01  # seconds between two tries where SQLite does not wait by itself
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -45,9 +46,11 @@ def keep_log(connection: sqlite3.Connection, timeout: float) -> None:
 
 
 def backups_of(path: Path) -> list[Path]:
-    """The copies of a library in the folder "backups" beside it, newest first; not what was set aside as damaged."""
-    found = [file for file in (path.parent / "backups").glob(f"{glob.escape(path.stem)}-*.db")
-             if "-damaged" not in file.name and file.is_file() and file.stat().st_size]
+    """The copies of a library in the folder "backups" beside it, newest first: by the names that copies.py gives them, no links,
+    and not what was set aside as damaged."""
+    named = re.compile(rf"{re.escape(path.stem)}-\d{{8}}-\d{{6}}-(?:{'|'.join(REASONS)})(?:-\d+)?\.db")
+    found = [file for file in (path.parent / "backups").glob("*.db")
+             if named.fullmatch(file.name) and not file.is_symlink() and file.is_file() and file.stat().st_size]
     return sorted(found, key=lambda file: (file.stat().st_mtime, file.name), reverse=True)
 
 

@@ -95,15 +95,31 @@ def get(store: Store, id: str) -> Run | None:
 
 
 def list_runs(store: Store, character: str | None = None, kinds: Sequence[str] | None = None,
-              states: Sequence[str] | None = None, deleted: bool = False) -> list[Run]:
-    """Runs, newest first; `deleted`: the removed ones instead."""
+              states: Sequence[str] | None = None, deleted: bool = False, limit: int = -1) -> list[Run]:
+    """Runs, newest first, at most `limit`; `deleted`: the removed ones instead."""
     where, values = ["(deleted IS NOT NULL) = ?"], [int(deleted)]
     for column, allowed in (("character", None if character is None else [character]), ("kind", kinds), ("state", states)):
         if allowed is not None:
             where.append(f"{column} IN ({marks(allowed)})")
             values.extend(allowed)  # type: ignore[arg-type]
     with store.read() as db:
-        return many(db, Run, f"SELECT * FROM runs WHERE {' AND '.join(where)} ORDER BY made DESC, position DESC", values)
+        return many(db, Run, f"SELECT * FROM runs WHERE {' AND '.join(where)} ORDER BY made DESC, position DESC LIMIT ?",
+                    [*values, limit])
+
+
+def names(store: Store, character: str, kind: str) -> list[tuple[str, str, str]]:
+    """(id, name, state) of all of a character's runs of a kind, newest first: little to read, however many there are."""
+    with store.read() as db:
+        return db.execute("SELECT id, name, state FROM runs WHERE character = ? AND kind = ? AND deleted IS NULL "
+                          "ORDER BY made DESC, position DESC", [character, kind]).fetchall()
+
+
+def pruned(store: Store, model: str | None) -> list[tuple[str, str, str]]:
+    """(id, character, name) of all finished prune runs of a model, newest first."""
+    with store.read() as db:
+        return db.execute("SELECT id, character, name FROM runs WHERE kind = 'prune' AND state = 'done' AND deleted IS NULL "
+                          "AND iif(json_valid(spec), json_extract(spec, '$.model'), NULL) IS ? "
+                          "ORDER BY made DESC, position DESC", [model]).fetchall()
 
 
 def foremost(found: Sequence[Run]) -> Run | None:

@@ -20,6 +20,9 @@ PILLS = {"done": "done", "failed": "failed", "stopped": "stopped", "running": "r
          "stopping": "running", "not responding": "failed", "damaged": "failed"}
 
 
+PAGE = 20  # runs in the list at first, and more at each asking
+
+
 @dataclass(frozen=True)
 class Reading:
     """A run's last reading on the test lines. `kl`: nats a token; `top1`: share of tokens, 0 to 1."""
@@ -41,14 +44,16 @@ def removed_share(run: Run) -> float:
     return 1 - after / before if before and after else float(run.spec.get("sparsity", 0.0))
 
 
-def table_html(found: Sequence[Run], words_of: dict[str, str], chosen: str) -> str:
-    """All runs, each with a button that chooses it."""
+def table_html(found: Sequence[Run], words_of: dict[str, str], chosen: str, total: int = 0) -> str:
+    """Runs, each with a button that chooses it; where there are more of them in all, a button that asks for more."""
     if not found:
         return '<p class="prune-empty">Nothing pruned yet. Approve the lines, choose how much to remove, and press Prune.</p>'
     body = "".join(_row(run, words_of[run.id], run.id == chosen) for run in found)
     heads = "".join(f"<th scope='col'>{name}</th>" for name in ("Name", "Removed", "State", "Distance", "Size", "Made"))
+    more = (f'<p><button data-more="{PAGE}">Show more</button> <span class="quiet">{len(found):,} of {total:,} runs</span></p>'
+            if total > len(found) else "")
     return (f'<div class="prune-scroll"><table class="prune-runs"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
-            f'</div>'
+            f'</div>{more}'
             f'<p class="quiet">{figure_words.DISTANCE}</p>')
 
 
