@@ -69,7 +69,8 @@ def test_the_rule_would_notice() -> None:
     assert len(files()) > 30
 
 
-STUDIO_FLOORS = [{"settings", "figures"}, {"store"}, {"workers", "tokens", "headers", "news", "serving", "single", "theme", "window"},
+STUDIO_FLOORS = [{"settings", "figures"}, {"store"},
+                 {"workers", "tokens", "headers", "news", "serving", "single", "theme", "window"},
                  {"services", "speaking"}, {"page", "sight", "library"}, {"sidebar", "tabs"}, {"ui"}]
 
 

@@ -76,7 +76,13 @@ def replace_by_dead_link(file: Path) -> None:
     file.symlink_to(file.with_name("nowhere"))
 
 
-DAMAGES = [cut_short, halve, empty, fill_with_zeros, write_nonsense, nest, change_shapes, replace_by_folder, replace_by_dead_link]
+def replace_by_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGES = [cut_short, halve, empty, fill_with_zeros, write_nonsense, nest, change_shapes, replace_by_folder, replace_by_dead_link,
+           replace_by_pipe]
 
 
 def results_in(work: Path) -> list[str]:

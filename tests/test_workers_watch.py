@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,9 @@ def test_a_bad_line_is_passed_over_by_every_reader(line: str, tmp_path: Path) ->
     assert decode(json.dumps(GOOD)) == step(2, 1.5, 5.0)
 
 
-def test_a_folder_in_the_place_of_the_file_is_no_events(tmp_path: Path) -> None:
-    (tmp_path / "events.jsonl").mkdir()
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_has_no_events(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "events.jsonl")
     assert Tail(tmp_path / "events.jsonl").read_new() == [] == list(read(tmp_path / "events.jsonl"))
 
 

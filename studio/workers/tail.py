@@ -34,6 +34,8 @@ class Tail:
         A last line without its line break is left for the next call.
         """
         try:
+            if not self.path.is_file():  # reading a pipe would never end
+                raise FileNotFoundError(self.path)
             with self.path.open("rb") as file:
                 self._notice_replacement(file.fileno())
                 file.seek(self.offset)
