@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--open", action="store_true", help="open the browser")
     parser.add_argument("--home", metavar="DIR", help="the data folder (default: PERSONA_STUDIO_HOME, else the platform's)")
     parser.add_argument("--check", action="store_true", help="check the library and its files, then end")
+    parser.add_argument("--restore", metavar="BACKUP", help="put a backup in the place of the library, then end")
     return parser
 
 
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.home:
         os.environ["PERSONA_STUDIO_HOME"] = os.path.abspath(options.home)
     try:
+        if options.restore:
+            return _restore(Path(options.restore))
         return _check() if options.check else _serve(options)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -84,6 +87,18 @@ def _check() -> int:
     faults = check(open_store(settings.database), settings.home)
     print("\n".join(faults) if faults else f"All is well in {settings.home}.")
     return 1 if faults else 0
+
+
+def _restore(backup: Path) -> int:
+    from studio.settings import Settings
+    from studio.single import only_studio
+    from studio.store.database import Store, restore
+
+    settings = Settings.of_environment()
+    with only_studio(settings.home):
+        kept = restore(Store(settings.database), backup)
+    print(f"{backup} is the library now.{f' What was there before is {kept}.' if kept else ''}")
+    return 0
 
 
 def _login(options: argparse.Namespace) -> tuple[str, str] | None:

@@ -1,8 +1,8 @@
 // Runs as HTML: hands on which run is chosen, counts the seconds of the stage under way, and asks for news when
 // the page is looked at again. Runs with `element`, `trigger` and `props` of the component that holds it.
 element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-run]");
-  if (button) trigger("click", { run: button.dataset.run });
+  const button = event.target.closest("button[data-run], button[data-more]");
+  if (button) trigger("click", { run: button.dataset.run ?? "", more: Number(button.dataset.more ?? 0) });
 });
 
 const spoken = (seconds) => {

@@ -28,6 +28,7 @@ from engine.stages.lines import make_lines
 from engine.stages.mask import Lesson, find_mask, read_dense
 from engine.stages.recovery import read_dense_again
 from engine.stages.repair import Repaired, learns_mask, refit_learned, refit_start, take_start
+from engine.stages.results import hold_answers, set_damaged_aside
 from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
 from engine.stages.tuning import tune, tune_again
 from engine.stages.workbench import LINES_STAGES, STAGES, Job, Workbench, halve, load_dense, open_workdir, with_less_at_once
@@ -48,6 +49,8 @@ def prune(job: Job, workdir: Path | None = None, resume: bool = False, until: Un
     with explain_write_errors(folder):
         resumed = open_workdir(job, folder, resume)
     yield Started(job.card.name, job.model, job.recipe.sparsity, LINES_STAGES if until else STAGES, resumed)
+    if resumed:
+        yield from set_damaged_aside(folder)
     bench = Workbench(with_less_at_once(job, folder), folder)
     meter = _Meter(folder / "meter.json")
     started = time.perf_counter()
@@ -90,6 +93,7 @@ def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
     meter.count_tokens_of(bench.model)
     yield from make_lines(bench)
     yield from write_further_answers(bench)
+    hold_answers(bench.folder)
     lesson = yield from read_dense(bench)
     yield from read_dense_again(bench)
     start = yield from refit_start(bench, lesson)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from engine.base import events
 from engine.base.errors import Interrupted, UserError
-from engine.base.files import data_folder
+from engine.base.files import data_folder, explain_write_errors
 from engine.base.process import is_out_of_memory
 from engine.console import JsonPrinter, ProgressPrinter
 
@@ -93,13 +93,15 @@ class Run:
 
     def _tell(self, event: events.Event) -> None:
         if self.workdir and (self.begun or self.leash):
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            events.append(self.workdir / "events.jsonl", event)
+            file = self.workdir / "events.jsonl"
+            with explain_write_errors(file):
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                events.append(file, event)
         self.printer.show(event)
 
     def _last_word(self, event: events.Event) -> None:
         if isinstance(self.printer, JsonPrinter) or self.workdir:
-            with contextlib.suppress(OSError):  # a full disk must not hide what went wrong before
+            with contextlib.suppress(OSError, UserError):  # a full disk must not hide what went wrong before
                 self._tell(event)
 
 

@@ -5,6 +5,7 @@ Plain functions without a page, so that they are tested without a browser.
 
 import html
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from engine.cards.files import read_file
 from studio.figures import words
 from studio.services import Services
 from studio.store import characters, database, runs, values
+from studio.store.connection import backups_of
 from studio.store.database import Store
 
 KINDS = {"lines": "Lines", "prune": "Prune", "export": "Export"}
@@ -65,6 +67,21 @@ def restore(services: Services, file: Path) -> None:
         raise UserError("A job is running.", "Stop it first, then restore.")
     database.restore(services.store, file)
     services.jobs.adopt()
+
+
+def backup_choices(services: Services) -> list[tuple[str, str]]:
+    """(label, file name) of the library's backups, newest first."""
+    found = backups_of(services.store.path)
+    return [(f"{time.strftime('%d %b %Y, %H:%M:%S', time.localtime(file.stat().st_mtime))} · {words.size(file.stat().st_size)}"
+             f"{'' if '-backup' in file.name else ' · before an update or a restore'}", file.name) for file in found]
+
+
+def backup_file(services: Services, name: str) -> Path:
+    """The backup of this name. Raises UserError for any other file: a page asks, and may ask for anything."""
+    found = next((file for file in backups_of(services.store.path) if file.name == name), None)
+    if found is None:
+        raise UserError("This backup is not there any more.", "Choose another one.")
+    return found
 
 
 def model_choices(services: Services) -> tuple[list[tuple[str, str]], str]:

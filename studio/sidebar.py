@@ -18,6 +18,7 @@ from engine.cards import editing
 from studio import library
 from studio.page import POLL, PRIVATE, Page, guarded
 from studio.services import Services
+from studio.serving import servable
 from studio.store import characters, database, values
 from studio.theme import ASSETS
 
@@ -61,10 +62,12 @@ class Side:
                                      allow_custom_value=True, elem_id="side-model")
             self.model_note = gr.HTML(elem_id="side-model-note")
             self.jobs = gr.HTML(elem_id="side-jobs", js_on_load=_TAKE_JOBS)
-            with gr.Accordion("Library", open=False, elem_id="side-library"):
+            with gr.Accordion("Library", open=False, elem_id="side-library") as self.library:
                 self.backup = gr.Button("Back up now", size="sm", elem_id="side-backup")
                 self.restore = gr.UploadButton("Restore a backup", size="sm", file_types=[".db"], type="filepath",
                                                elem_id="side-restore")
+                self.backups = gr.Dropdown([], label="Backups", elem_id="side-backups", filterable=False, visible=False)
+                self.download = gr.DownloadButton("Download this backup", size="sm", elem_id="side-download", visible=False)
                 self.library_note = gr.Markdown(elem_id="side-library-note")
             self.deleted = gr.State("")
             self.news = gr.HTML(visible="hidden", elem_id="side-news",
@@ -194,16 +197,37 @@ def _model(services: Services, page: Page, side: Side) -> None:
 
 
 def _library(services: Services, side: Side) -> None:
+    def listed(name: str | None) -> tuple[Any, Any]:
+        """The list of backups with one of them chosen, else the newest, and the button that fetches it."""
+        found = library.backup_choices(services)
+        names = [one for _, one in found]
+        chosen = name if name in names else next(iter(names), None)
+        button = (gr.DownloadButton(value=servable(library.backup_file(services, chosen)), visible=True) if chosen
+                  else gr.DownloadButton(visible=False))
+        return gr.Dropdown(found, value=chosen, visible=bool(found)), button
+
     @guarded
     def back_up() -> Any:
-        return f"Saved as `{database.backup(services.store)}`."
+        kept = database.backup(services.store)
+        return f"Saved as `{kept}`.", *listed(kept.name)
+
+    @guarded
+    def list_backups(name: str | None) -> Any:
+        return listed(name)
+
+    @guarded
+    def offer(name: str | None) -> Any:
+        return gr.DownloadButton(value=servable(library.backup_file(services, name or "")), visible=True)
 
     @guarded
     def restore(file: str) -> Any:
         library.restore(services, Path(file))
         return "Restored. Reload the page to see it; what was here before is among the backups."
 
-    side.backup.click(back_up, None, side.library_note, **PRIVATE)
+    shown = [side.backups, side.download]
+    side.backup.click(back_up, None, [side.library_note, *shown], **PRIVATE)
+    side.library.expand(list_backups, side.backups, shown, **PRIVATE)
+    side.backups.input(offer, side.backups, side.download, **PRIVATE)
     side.restore.upload(restore, side.restore, side.library_note, **PRIVATE)
 
 

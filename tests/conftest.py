@@ -27,7 +27,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a worker; inherited by the processes that tests start
 LONG = ["test_workers_whole_job", "test_processes", "test_bench_studio", "test_bench_fidelity", "test_export_verb", "test_serve",
         "test_worker_mode", "test_repair", "test_full_disk", "test_pipeline", "test_resume", "test_workers_speech",
-        "test_preview_room"]
+        "test_preview_room", "test_damaged_work"]
 PARTS = ("process", "browser", "starter")  # the marks by which the tests are run in parts
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 

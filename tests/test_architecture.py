@@ -70,8 +70,8 @@ def test_the_rule_would_notice() -> None:
 
 
 STUDIO_FLOORS = [{"settings", "figures"}, {"store"},
-                 {"workers", "tokens", "news", "single", "theme", "window", "addresses", "border", "environment", "headers",
-                  "login", "privacy", "uploads"},
+                 {"workers", "tokens", "news", "serving", "single", "theme", "window", "addresses", "border", "environment",
+                  "headers", "login", "privacy", "uploads"},
                  {"application", "services", "speaking"}, {"page", "sight", "library"}, {"sidebar", "tabs"}, {"ui"}]
 
 

@@ -71,7 +71,7 @@ def test_inspect_shows_a_whole_folder(exported: Path, capsys: pytest.CaptureFixt
     assert main(["inspect", str(exported), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["whole"] is True and found["faults"] == [] and found["report"] == read_json(exported / "report.json")
-    assert found["bytes"] == sum(file.stat().st_size for file in exported.iterdir())
+    assert found["bytes"] == sum(file.stat().st_size for file in exported.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "report.json", "README.md", "tokenizer.json", "character.json"])
@@ -93,14 +93,14 @@ def shorten(folder: Path) -> None:
 
 
 def drop(folder: Path) -> None:
-    (folder / "mask.safetensors").unlink()
+    (folder / "persona" / "mask.safetensors").unlink()
 
 
 def write(name: str, value: Any) -> Any:
     return lambda folder: (folder / name).write_text(json.dumps(value))
 
 
-DAMAGES = [(shorten, "config.json has"), (drop, "mask.safetensors is missing"),
+DAMAGES = [(shorten, "config.json has"), (drop, "persona/mask.safetensors is missing"),
            (lambda folder: (folder / MANIFEST).unlink(), "not a folder that Persona Studio exported"),
            (write(MANIFEST, [1]), "manifest.json is damaged"), (write(MANIFEST, {"files": {"a": 1}}), "is damaged"),
            (lambda folder: (folder / MANIFEST).write_text("{"), "manifest.json cannot be read"),

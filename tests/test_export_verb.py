@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from modelfile_grammar import read_modelfile
+from safetensors.torch import load_file
 from small_job import ROOT, Process, refused, run_job
 from test_gguf_export import ask_here
 from tiny import make_tiny
+from transformers import AutoModelForCausalLM
 
 from engine.__main__ import main
 from engine.base import events
@@ -26,9 +29,11 @@ from engine.base.events import Event, Failed, Finished, Proved, Saved, Stage, St
 from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, write_manifest
 from engine.cards.files import read_card
 from engine.cards.prompt import messages
+from engine.cast.building import read_run
 from engine.export import copying, gguf_proof, greeting, speed
 from engine.export.copying import Copy, copy_folder
 from engine.export.engines import ENGINES
+from engine.export.folder import MASK
 
 
 @pytest.fixture(scope="module")
@@ -273,3 +278,57 @@ def test_an_export_killed_at_any_moment_leaves_nothing_that_is_seen(stage: str, 
     assert process.end()[0] == -signal.SIGKILL
     assert not (tmp_path / "out").exists() and files_of(pruned) == list_before
     assert all(name.startswith(".out.partial-") for name in leftovers(tmp_path))
+
+
+def all_listed(folder: Path) -> set[str]:
+    """The weight files of vLLM and SGLang: all *.safetensors of the folder; with an index, those of them that it names."""
+    found, index = {file.name for file in folder.glob("*.safetensors")}, folder / "model.safetensors.index.json"
+    return found & set(read_json(index)["weight_map"].values()) if index.exists() else found
+
+
+def named_model(folder: Path) -> set[str]:
+    """The weight files of mlx_lm and of llama.cpp's converter."""
+    return {file.name for file in folder.glob("model*.safetensors")}
+
+
+def to_former_layout(folder: Path) -> None:
+    """What versions before this one wrote."""
+    (folder / MASK).rename(folder / "mask.safetensors")
+    (folder / "persona").rmdir()
+    write_manifest(folder)
+
+
+@pytest.mark.parametrize("made", ["pruned", "copied", "sharded", "of a former version"])
+def test_every_engine_finds_the_tensors_of_the_model_and_no_others(made: str, pruned: Path, tmp_path: Path,
+                                                                   speaks_here: None) -> None:
+    source, folder = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(pruned, source)
+    model = AutoModelForCausalLM.from_pretrained(pruned)
+    if made == "of a former version":
+        to_former_layout(source)
+        assert "mask.safetensors" in all_listed(source)
+    if made == "sharded":
+        (source / "model.safetensors").unlink()
+        model.save_pretrained(source, max_shard_size="20KB")
+        write_manifest(source)
+        assert len(all_listed(source)) > 1
+    if made == "pruned":
+        folder = source
+    else:
+        list(copy_folder(Copy(source, folder)))
+    for files in (all_listed(folder), named_model(folder)):
+        found = [name for file in files for name in load_file(folder / file)]
+        assert sorted(found) == sorted(set(model.state_dict()) - set(model.all_tied_weights_keys))
+    assert check_manifest(folder) == [] and (folder / MASK).is_file()
+
+
+def test_a_folder_of_a_former_version_is_read_as_before(pruned: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "former"
+    shutil.copytree(pruned, folder)
+    to_former_layout(folder)
+    assert main(["inspect", str(folder)]) == 0 and "Whole" in capsys.readouterr().out
+    assert torch.equal(read_run(folder).mask, read_run(pruned).mask)
+    assert main(["chat", str(folder), "--message", "Hello?", "--json", "--limit", "3", "--dtype", "fp32"]) == 0
+    (folder / "mask.safetensors").unlink()
+    with pytest.raises(UserError, match=r"persona/mask\.safetensors is missing"):
+        read_run(folder)

@@ -13,7 +13,7 @@ from small_job import refused, with_option
 
 from engine import pipeline
 from engine.__main__ import main
-from engine.stages import mask, ship
+from engine.stages import results, ship
 
 Capture = pytest.CaptureFixture[str]
 
@@ -46,7 +46,7 @@ def test_a_full_disk_by_its_numbers(arguments: list[str], monkeypatch: pytest.Mo
     assert "1 MB free" in refused(arguments, capsys)
 
 
-@pytest.mark.parametrize("broken", [(ship, "write_folder"), (mask, "write_atomic"), (ship, "write_json"),
+@pytest.mark.parametrize("broken", [(ship, "write_folder"), (results, "write_atomic"), (ship, "write_json"),
                                     (pipeline, "write_json")], ids=lambda broken: broken[1])
 def test_a_disk_that_fills_up_in_the_middle(broken: tuple[Any, str], arguments: list[str],
                                             monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -1,6 +1,5 @@
 """Whole jobs on tiny models: the events, the exported folder, and that what was measured is what was shipped."""
 
-import os
 import shutil
 import stat
 from pathlib import Path
@@ -18,7 +17,7 @@ from engine.base import events
 from engine.base.events import Event, Finished, Lines, MaskSnapshot, Measured, Stage, Started
 from engine.base.files import MANIFEST, check_manifest, folder_size, read_json
 from engine.evaluation.fidelity import Reading, dense_states, measure
-from engine.export.folder import read_mask
+from engine.export.folder import mask_file, read_mask
 from engine.models.loading import load_model, load_tokenizer
 from engine.models.packing import pack
 from engine.pipeline import prune
@@ -113,8 +112,9 @@ def test_report_is_complete(whole: tuple[list[Event], Path], llama: Path) -> Non
 def test_folder_is_whole_and_readable_by_all(whole: tuple[list[Event], Path]) -> None:
     _, out = whole
     assert check_manifest(out) == []
-    assert {file.name for file in out.iterdir()} - set(read_json(out / MANIFEST)["files"]) == {MANIFEST}
-    assert {"config.json", "tokenizer.json", "character.json", "mask.safetensors", "README.md"} <= set(os.listdir(out))
+    files = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
+    assert files - set(read_json(out / MANIFEST)["files"]) == {MANIFEST}
+    assert {"config.json", "tokenizer.json", "character.json", "persona/mask.safetensors", "README.md"} <= files
     assert all(file.stat().st_mode & stat.S_IROTH for file in out.iterdir()) and out.stat().st_mode & stat.S_IXOTH
     assert read_json(out / "character.json")["extensions"] == {"unknown": [1, None]}
     assert [file.name for file in out.parent.iterdir() if file.name.startswith(".")] == []
@@ -188,7 +188,7 @@ def test_exported_weights_are_slices_of_the_source(family: str, preset: str, cha
     if family == "phi3":  # a source in fp16 stays fp16
         AutoModelForCausalLM.from_pretrained(model, dtype=torch.float16).save_pretrained(model)
     run_job(model, out, preset, **{"least_squares": False, **changes})
-    mask = read_mask(out / "mask.safetensors")
+    mask = read_mask(mask_file(out))
     kept = {0.25: 48, 0.5: 24, 0.0: 64}[changes.get("sparsity", 0.25)]
     assert mask.shape == (2, 64) and mask.sum(dim=1).tolist() == [kept, kept]
     assert torch.equal(mask, load_file(work_of(out) / "mask.safetensors")["mask"].float())

@@ -20,6 +20,7 @@ from small_job import ROOT, Process, Story, is_step, prune_arguments, same_tenso
 from engine.__main__ import main
 from engine.base import events
 from engine.base.files import read_json, sha256
+from engine.export.folder import MASK
 
 pytestmark = pytest.mark.process
 SETTINGS = {"recover": True, "seed": 3}
@@ -73,7 +74,7 @@ def test_a_job_killed_in_every_stage_ends_with_the_same_bits(story: Story, llama
     assert main(prune_arguments(tmp_path, llama, steps=5, json=True, **SETTINGS)) == 0
     for name in ("mask.safetensors", "columns.safetensors", "recovered.safetensors"):
         assert sha256(story.folder / "out.work" / name) == sha256(tmp_path / "out.work" / name), name
-    for name in ("model.safetensors", "mask.safetensors"):
+    for name in ("model.safetensors", MASK):
         assert same_tensors(story.folder / "out" / name, tmp_path / "out" / name), name
     reports = [read_json(folder / "out" / "report.json") for folder in (story.folder, tmp_path)]
     for part in ("readings", "learning", "choices", "lines", "recipe", "before", "base"):

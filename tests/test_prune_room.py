@@ -20,7 +20,8 @@ from engine.base.splits import split_of
 from studio.page import Page
 from studio.services import Services
 from studio.settings import Settings
-from studio.store import characters, lines, runs
+from studio.store import characters, database, lines, runs
+from studio.store import records as records_of_store
 from studio.tabs import prune
 from studio.tabs.prune import cut, drawing, lines_table, own_lines, runs_html, words
 from studio.tabs.prune.cut import Plan
@@ -206,7 +207,7 @@ def test_a_deleted_set_teaches_no_new_run_and_comes_back(line_room: LinesRoom, r
                 lambda: line_room.delete(set_id)):
         with pytest.raises(UserError):
             act()
-    assert [run.id for run in run_room.all(person)] == [before.id] and len(texts(line_room.services, set_id)) == 60
+    assert [run.id for run in run_room.newest(person)] == [before.id] and len(texts(line_room.services, set_id)) == 60
     line_room.undelete(set_id)
     assert run_room.prune(person, set_id, "starter", Plan(50)).line_set == set_id
 
@@ -279,7 +280,7 @@ def test_pruning_needs_approved_lines_and_says_so(run_room: RunsRoom, person: st
     for lines_id, sentence in (("", "no lines to learn from"), (draft.id, "not approved")):
         with pytest.raises(UserError, match=sentence):
             run_room.prune(person, lines_id, "starter", PLAIN)
-    assert run_room.all(person) == []
+    assert run_room.newest(person) == []
 
 
 def test_the_same_prune_is_queued_once_from_two_pages_at_once(services: Services, person: str, set_id: str) -> None:
@@ -297,10 +298,10 @@ def test_the_same_prune_is_queued_once_from_two_pages_at_once(services: Services
         page.start()
     for page in pages:
         page.join()
-    assert outcomes.count("queued") == 1 and len(room.all(person)) == 1
+    assert outcomes.count("queued") == 1 and len(room.newest(person)) == 1
     assert all("waiting or running already" in one for one in outcomes if one != "queued")
     other = room.prune(person, set_id, "starter", Plan(seed=1))
-    assert {run.state for run in room.all(person)} == {"queued"} and other.name == "25\u00a0% removed (2)"
+    assert {run.state for run in room.newest(person)} == {"queued"} and other.name == "25\u00a0% removed (2)"
 
 
 def test_a_run_that_has_ended_may_be_made_again(run_room: RunsRoom, person: str, set_id: str) -> None:
@@ -322,9 +323,9 @@ def test_three_are_queued_with_their_own_sizes(run_room: RunsRoom, person: str, 
 def test_a_removed_run_comes_back(run_room: RunsRoom, person: str, set_id: str) -> None:
     run = run_room.prune(person, set_id, "starter", PLAIN)
     run_room.remove(run.id)
-    assert run_room.all(person) == [] and not run_room.is_busy(person)
+    assert run_room.newest(person) == [] and not run_room.is_busy(person)
     run_room.put_back(run.id)
-    assert [one.id for one in run_room.all(person)] == [run.id] and run_room.is_busy(person)
+    assert [one.id for one in run_room.newest(person)] == [run.id] and run_room.is_busy(person)
     with pytest.raises(UserError, match="needs a name"):
         run_room.rename(run.id, "  ")
 
@@ -575,3 +576,56 @@ def test_times_are_told_in_words() -> None:
         "0\u00a0s", "45\u00a0s", "1\u00a0min", "3\u00a0min 20\u00a0s", "59\u00a0min", "1\u00a0h 5\u00a0min"]
     assert [words.remaining(seconds) for seconds in (3, 42, 100)] == [
         "a few seconds left", "about 40\u00a0s left", "about 1\u00a0min 30\u00a0s left"]
+
+
+@pytest.fixture
+def painter(services: Services) -> Painter:
+    return painting(services)[0]
+
+
+def many_runs(services: Services, person: str, count: int) -> None:
+    summary = {"readings": {name: {"kl": 0.5, "top1": 0.5, "nll": 2.0, "lines": 8, "tokens": 90} for name in ("dense", "mask")}}
+    for number in range(count):
+        run = runs.add(services.store, person, 1, "prune", f"run {number}", {"model": "starter", "sparsity": 0.25})
+        runs.update(services.store, run.id, state="done", summary=summary, ended=1.0)
+
+
+def work_of(services: Services, painter: Painter, person: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
+    """Records that a painting and a piece of news read, connections that they open, and bytes of the list."""
+    counted = {"records": 0, "connections": 0}
+
+    def counting(name: str, do: Any) -> Any:
+        def counts(*arguments: Any, **named: Any) -> Any:
+            counted[name] += 1
+            return do(*arguments, **named)
+
+        return counts
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records_of_store, "record", counting("records", records_of_store.record))
+        patch.setattr(database, "connect", counting("connections", database.connect))
+        painted = painter.paint(Look(person), {})
+        painter.room_news.tell(characters.list_characters(services.store, "Zoë")[0].slug)
+    return counted["records"], counted["connections"], len(painted[painter.controls.runs])
+
+
+def test_the_work_of_a_painting_does_not_grow_with_the_runs(services: Services, person: str, painter: Painter,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    many_runs(services, person, 30)
+    few = work_of(services, painter, person, monkeypatch)
+    many_runs(services, person, 120)
+    many = work_of(services, painter, person, monkeypatch)
+    assert many[0] == few[0] < 120 and max(few[1], many[1]) < 25 and abs(many[2] - few[2]) < 100
+
+
+def test_more_runs_are_shown_when_asked_for_and_the_chosen_one_always(services: Services, person: str, painter: Painter) -> None:
+    many_runs(services, person, 45)
+    controls, oldest = painter.controls, runs.list_runs(services.store, person)[-1]
+    shown = [painter.paint(Look(person, runs=most, run_id=run_id), {})[controls.runs]
+             for most, run_id in ((20, ""), (40, ""), (60, ""), (20, oldest.id))]
+    assert [html.count("data-run=") for html in shown] == [20, 40, 45, 21]
+    assert ["data-more" in html for html in shown] == [True, True, False, True]
+    assert "20 of 45 runs" in shown[0] and oldest.id in shown[3] and 'class="chosen"' in shown[3]
+    seen = painter.paint(Look(person), {})[controls.seen]
+    runs.rename(services.store, oldest.id, "Of another page")  # not in sight, and yet told
+    assert painter.room_news.tell("zoe")["state"] != seen["stamp"]["state"]

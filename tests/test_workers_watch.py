@@ -1,6 +1,8 @@
 """Events as they grow: the tail of a file, the view of a run, and one reader for all tabs."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from engine.base.events import (
     Stopped,
     Warned,
     append,
+    decode,
     encode,
+    read,
 )
 from studio.settings import Settings
 from studio.store import characters, runs
@@ -63,6 +67,40 @@ def test_a_line_torn_by_a_kill_costs_only_itself(tmp_path: Path) -> None:
     tail.path.write_bytes(torn + encode(step(1)).encode() + b"\n\xff\n{}\n[1]\n\n")
     append(tail.path, step(2))
     assert tail.read_new() == [step(1), step(2)]
+
+
+GOOD = {"event": "Step", "stage": LEARNING, "done": 2, "total": 10, "values": {"loss": 1.5}, "time": 5.0}
+BAD = ["[" * 100_000, '{"event": ' + "[" * 100_000, "5", '"x"', "null", "[1]", "{}", '{"event": []}', '{"event": "Event"}',
+       *(json.dumps({**GOOD, **change}) for change in (
+           {"time": float("nan")}, {"time": float("inf")}, {"time": -1}, {"time": 1e15}, {"time": "now"}, {"time": None},
+           {"done": 1.5}, {"done": True}, {"done": "2"}, {"total": 10**400}, {"values": []}, {"values": {"loss": 10**400}},
+           {"values": {"loss": "low"}}, {"values": {"loss": [1]}}, {"values": {"\ud800": 1.0}}, {"stage": "\udfff"},
+           {"stage": ["a"]}, {"stage": None}, {"more": 1})),
+       json.dumps({"event": "MaskSnapshot", "step": 1, "sparsity": 0.5, "kept": [[0.5], 3], "changed": [1]}),
+       json.dumps({"event": "Started", "character": "a", "model": "b", "sparsity": 0.1, "stages": "load"})]
+
+
+@pytest.mark.parametrize("line", BAD, ids=range(len(BAD)))
+def test_a_bad_line_is_passed_over_by_every_reader(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text(f"{encode(step(1))}\n{line}\n{encode(step(3))}\n", encoding="utf-8")
+    with pytest.raises(ValueError):
+        decode(line)
+    assert list(read(file)) == Tail(file).read_new() == [step(1), step(3)]
+    assert decode(json.dumps(GOOD)) == step(2, 1.5, 5.0)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_has_no_events(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "events.jsonl")
+    assert Tail(tmp_path / "events.jsonl").read_new() == [] == list(read(tmp_path / "events.jsonl"))
+
+
+def test_an_event_behind_a_torn_line_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text('{"event": "Warned", "sen', encoding="utf-8")
+    append(file, Saved("model", os.fsdecode(b"/home/\xff/out"), 5, time=1))
+    assert list(read(file)) == [Saved("model", "/home/?/out", 5, time=1)] == Tail(file).read_new()
 
 
 def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:

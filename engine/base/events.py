@@ -10,8 +10,11 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from engine.base import shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +225,7 @@ class Failed(Event):
     sentence: str
 
 
+LAST_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since the epoch
 _KINDS = {kind.__name__: kind for kind in Event.__subclasses__()}
 
 
@@ -231,27 +235,43 @@ def encode(event: Event) -> str:
 
 
 def decode(line: str) -> Event:
-    """The event of one line. Raises ValueError for a line that is none."""
-    fields: dict[str, Any] = json.loads(line)
+    """The event of one line. Raises ValueError for a line that is none, or has a value that its field cannot have."""
     try:
-        return _KINDS[fields.pop("event")](**fields)
-    except (KeyError, TypeError) as error:
+        fields: dict[str, Any] = json.loads(line)
+        kind: Any = _KINDS[fields.pop("event")]
+        for name, value in fields.items():
+            if not _checks(kind)[name](value) or (name == "time" and not 0 <= value < LAST_TIME):
+                raise ValueError(f"not a {name}: {value!r:.80}")
+        event: Event = kind(**fields)
+        return event
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not an event: {line[:80]}") from error
 
 
+@cache
+def _checks(kind: Any) -> dict[str, shapes.Check]:
+    return {name: shapes.of(hint) for name, hint in get_type_hints(kind).items()}
+
+
 def append(path: Path, event: Event) -> None:
-    """Append the event to a file of events with one write, so that a reader sees it whole or torn at the end."""
-    data = (encode(event) + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Append the event to a file of events with one write, so that a reader sees it whole or torn at the end.
+
+    Begins a new line where a process that died left a torn one. What UTF-8 cannot write, of a path, becomes question marks.
+    """
+    data = (encode(event) + "\n").encode(errors="replace")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, data)
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        os.lseek(descriptor, max(end - 1, 0), os.SEEK_SET)
+        torn = os.read(descriptor, 1) not in (b"", b"\n")
+        os.write(descriptor, b"\n" + data if torn else data)
     finally:
         os.close(descriptor)
 
 
 def read(path: Path) -> Iterator[Event]:
-    """The events of a file, in order. A torn line (no line break, or no JSON) is passed over."""
-    if not path.exists():
+    """The events of a file, in order. A torn line (no line break), and one that is no event, are passed over."""
+    if not path.is_file():
         return
     *lines, _torn = path.read_bytes().split(b"\n")  # of a text's line breaks, JSON escapes this one only
     for line in lines:

@@ -83,8 +83,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON that we wrote ourselves. Raises UserError when it is damaged."""
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would never end
+            raise OSError("it is no file")
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
 
 

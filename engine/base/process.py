@@ -44,5 +44,11 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error says that the memory of the machine, or of its accelerator, was not enough."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    words = ("allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
-    return isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in words)
+    known = isinstance(error, RuntimeError | OSError) or type(error).__name__ == "SafetensorError"
+    return known and says_out_of_memory(str(error))
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a library's message, or what a process wrote before it died, says that the memory was not enough."""
+    words = ("allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED", "bad_alloc", "MemoryError")
+    return any(word in text for word in words)

@@ -130,6 +130,7 @@ def _whole_record(line: bytes) -> dict[str, Any] | None:
     """The object of a journal's line, or None where the line is torn or damaged."""
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
+        json.dumps(record, ensure_ascii=False).encode()  # half of a character would spoil every later write
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -102,21 +102,22 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
     """
     lines: dict[str, Line] = {}
     rejected: Counter[str] = Counter()
-    finished = {record["batch"]: record for record in journal.records}
+    finished = _batches(journal, "answers")
     number = 0
     for attempt in range(how.tries):
         waiting = [query for query in queries if normalise(query.question) not in lines]
         while waiting:
-            record = finished.get(number)
-            size = len(record["answers"]) if record else recipe.batch_lines  # batches may have become smaller since
+            answers = finished.get(number)
+            if answers is not None and not _are_answers(answers, most=len(waiting)):
+                answers = None
+            size = len(answers) if answers else recipe.batch_lines  # batches may have become smaller since
             batch, waiting = waiting[:size], waiting[size:]
-            if record is None:
+            if answers is None:
                 sampled = _sample_answers(model, tokenizer, voice, batch, recipe, _seed(recipe, how.seeds, number))
-                record = {"batch": number, "answers": [
-                    list(tidy(tokenizer.decode(answer.tokens, skip_special_tokens=True), voice.names, answer.complete))
-                    for answer in sampled]}
-                journal.add(record)
-            for query, (answer, complete) in zip(batch, record["answers"], strict=True):
+                answers = [list(tidy(tokenizer.decode(answer.tokens, skip_special_tokens=True), voice.names, answer.complete))
+                           for answer in sampled]
+                journal.add({"batch": number, "answers": answers})
+            for query, (answer, complete) in zip(batch, answers, strict=True):
                 fault = voice.fault(answer, complete)
                 if fault:
                     rejected[fault] += 1
@@ -128,6 +129,18 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
                        {"try": attempt + 1, "rejected": sum(rejected.values())})
     ordered = [lines[key] for query in queries if (key := normalise(query.question)) in lines]
     return ordered, rejected
+
+
+def _batches(journal: Journal, name: str) -> dict[int, list[Any]]:
+    """The lists of a journal's batches by their numbers. The file may hold whatever another program wrote."""
+    return {record["batch"]: record[name] for record in journal.records
+            if type(record.get("batch")) is int and isinstance(record.get(name), list)}
+
+
+def _are_answers(answers: list[Any], most: int) -> bool:
+    """Whether these are up to `most` answers, each with whether it is complete."""
+    return 0 < len(answers) <= most and all(
+        isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], bool) for one in answers)
 
 
 def _sample_answers(model: nn.Module, tokenizer: Any, voice: Voice, batch: Sequence[Query], recipe: Recipe,
@@ -149,7 +162,8 @@ def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Seq
     kept = {normalise(question) for question in known}
     rejected = number = asked = 0
     opening = user_turn_opening(tokenizer, voice.opening())
-    finished = {record["batch"]: record["questions"] for record in journal.records}
+    finished = {number: texts for number, texts in _batches(journal, "questions").items()
+                if 0 < len(texts) <= 2 * recipe.self_asked and all(isinstance(text, str) for text in texts)}
     wanted = recipe.self_asked
     while len(questions) < wanted and asked < 2 * wanted:
         if number not in finished:

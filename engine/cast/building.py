@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from engine.base.errors import UserError
@@ -29,7 +30,7 @@ from engine.cast.bank import Entry, add, read_bank, require_base
 from engine.cast.correcting import LINES, STAGE, correct, correction_rows, is_refitted
 from engine.cast.delta import Delta, without_correction
 from engine.cast.dense import Dense, load_dense
-from engine.export.folder import read_mask
+from engine.export.folder import MASK, mask_file, read_mask
 from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model, locate
 from engine.pruning.compensation import kept_indices
@@ -55,15 +56,16 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """An exported folder without its weights. Raises UserError for a folder that is none."""
-    needed = ("report.json", "mask.safetensors", "character.json", "manifest.json")
-    if missing := [name for name in needed if not is_file(folder / name)]:
+    needed = ("report.json", "character.json", "manifest.json")
+    missing = [*(name for name in needed if not is_file(folder / name)), *([] if mask_file(folder).is_file() else [MASK])]
+    if missing:
         raise UserError(f"{folder} is not a folder that Persona Studio exported ({missing[0]} is missing).")
     card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
     try:
         report = read_json(folder / "report.json")
         report["recipe"]["sparsity"], report["base"]["name"], report["before"]["intermediate_size"]
-        mask = read_mask(folder / "mask.safetensors")
-    except (KeyError, TypeError, ValueError) as error:
+        mask = read_mask(mask_file(folder))
+    except (KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is damaged: its report or its mask cannot be read.", "Prune the character again.") from error
     if not bool((mask.sum(dim=1) == mask[0].sum()).all()):
         raise UserError(f"The layers of {folder} keep unlike numbers of channels, which a bank cannot hold.",

@@ -33,6 +33,7 @@ from engine.cards.prompt import messages
 from engine.export.engine_folders import STAGE as ENGINES_STAGE
 from engine.export.engine_folders import add_engines, add_speed, find_dense, finish_words, tell
 from engine.export.engines import needed_types
+from engine.export.folder import FORMER
 from engine.export.gguf_files import FOLDER, add_gguf, plan_gguf
 from engine.export.gguf_files import stages as gguf_stages
 from engine.export.greeting import let_speak
@@ -137,14 +138,15 @@ def _is_plain(name: str) -> bool:
 
 
 def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[Event, None, None]:
-    """Copy what the manifest names, and compare every file with it."""
+    """Copy what the manifest names, and compare every file with it; files get the names that they have now."""
     total = sum(entry["bytes"] for entry in files.values())
     yield Stage("copy", megabytes(total))
     done = 0
     for name, entry in files.items():
         digest, size = hashlib.sha256(), 0
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        with _opened(source, name) as reading, (target / name).open("wb") as writing:
+        copied = target / FORMER.get(name, name)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        with _opened(source, name) as reading, copied.open("wb") as writing:
             while piece := reading.read(_PIECE):
                 writing.write(piece)
                 digest.update(piece)
@@ -153,7 +155,7 @@ def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[
         if (size, digest.hexdigest()) != (entry["bytes"], entry["sha256"]):
             raise UserError(f"{source} is damaged: {name} was changed since it was made.", "Prune the character again.")
         done += size
-    write_json(target / MANIFEST, {"files": files})
+    write_json(target / MANIFEST, {"files": {FORMER.get(name, name): entry for name, entry in files.items()}})
 
 
 @contextmanager

@@ -5,11 +5,15 @@ found. Layout:
 
   model.safetensors, config.json, generation_config.json, tokenizer files, chat_template.jinja
   character.json      the card as it came
-  mask.safetensors    kept: (L, ceil(d_ff / 8)) packed bits, high bit first; scales: (L, k); shape: [L, d_ff]
+  persona/mask.safetensors
+                      kept: (L, ceil(d_ff / 8)) packed bits, high bit first; scales: (L, k); shape: [L, d_ff]
   report.json         everything measured
   README.md           the hub's model card
   LICENSE, NOTICE     of the base model, and what its licence asks for
   manifest.json       size and sha256 of every other file
+
+Engines take every *.safetensors beside the weights for weights, so ours lie in a folder of their own. Folders of former
+versions have mask.safetensors beside the weights; they are read, and an export of one moves it.
 """
 
 import os
@@ -31,6 +35,15 @@ from engine.export.licence import copy_legal
 from engine.export.papers import write_papers
 from engine.models.quiet import quiet_transformers
 
+MASK = "persona/mask.safetensors"
+FORMER = {"mask.safetensors": MASK}  # names that files had in folders of former versions, and what they have now
+
+
+def mask_file(folder: Path) -> Path:
+    """Where the mask of an exported folder is, whichever version made it; where it should be when it is nowhere."""
+    former = [folder / old for old, new in FORMER.items() if new == MASK and (folder / old).is_file()]
+    return folder / MASK if (folder / MASK).is_file() or not former else former[0]
+
 
 @dataclass
 class Contents:
@@ -43,8 +56,7 @@ class Contents:
     def finish(self, folder: Path, proof: dict[str, Any]) -> None:
         """Add the proof and the sizes to the report, then write report, model card and manifest."""
         self.report["proof"] = proof
-        self.report["after"]["bytes"] = sum(file.stat().st_size for file in folder.glob("*.safetensors")
-                                            if file.name != "mask.safetensors")
+        self.report["after"]["bytes"] = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         self.report["after"]["folder_bytes"] = folder_size(folder)
         write_json(folder / "report.json", self.report)
         write_papers(folder, self.report, self.card)
@@ -59,7 +71,7 @@ def pack_mask(mask: Tensor) -> dict[str, Tensor]:
 
 
 def read_mask(path: Path) -> Tensor:
-    """The mask (L, d_ff) of an exported folder's mask.safetensors, in fp32."""
+    """The mask (L, d_ff) of an exported folder's file (see mask_file), in fp32."""
     found = load_file(path)
     _, channels = (int(size) for size in found["shape"])
     return torch.from_numpy(numpy.unpackbits(found["kept"].numpy(), axis=1)[:, :channels]).float()
@@ -82,7 +94,8 @@ def write_folder(folder: Path, model: Any, tokenizer: Any, mask: Tensor, content
     with quiet_transformers(), _plain_write_errors():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        save_file(pack_mask(mask), folder / "mask.safetensors")
+        (folder / MASK).parent.mkdir()
+        save_file(pack_mask(mask), folder / MASK)
     write_json(folder / "character.json", contents.card)
     if contents.base:
         copy_legal(contents.base, folder)

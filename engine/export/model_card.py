@@ -70,7 +70,8 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {_lines(report['lines'])}, "
         f"{_origin_of_mask(report)}, "
         f"{_repair(report)}seed {recipe['seed']}. "
-        "The system prompt is made from character.json; report.json holds every figure.", "",
+        "The system prompt is made from character.json; report.json holds every figure. persona/ holds the mask over the dense "
+        "model's channels, which nothing needs for speaking.", "",
         "## Limits", "", LIMITS,
     ]
 

@@ -157,14 +157,12 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
             loaded = AutoModelForCausalLM.from_pretrained(
                 source.folder, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
                 output_loading_info=True, **settings)
-    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        raise UserError(f"The model {source.name} does not fit into memory.",
-                        "Choose a smaller model, or load it in 4 bit.") from error
     except ImportError as error:
         raise UserError(f"The model cannot be loaded in {load_in}: {str(error).splitlines()[0]}") from error
     except Exception as error:  # of what others wrote, transformers raises anything
         if is_out_of_memory(error):
-            raise
+            raise UserError(f"The model {source.name} does not fit into memory.",
+                            "Choose a smaller model, or load it in 4 bit.") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise UserError(f"The model in {source.folder} cannot be loaded: its files do not fit its config.json ({reason}).",
                         _AGAIN) from error

@@ -59,6 +59,7 @@ def make_lines(bench: Workbench) -> Generator[Event, None, None]:
         write_lines(target, lines)
     else:
         yield Stage("write answers", reused=True)
+        require_enough(read_lines(target), str(target))
     train, choosing, reporting, shared = bench.split_lines()
     if shared:
         yield Warned("Too few held-out lines to choose on some and report on others: both use the same ones.")

@@ -9,14 +9,13 @@ validation lines choose the best step. The learning state is written after every
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.base.events import Event, MaskSnapshot, Measured, Stage, Step
-from engine.base.files import read_json, write_atomic, write_json
+from engine.base.files import read_json, write_json
 from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.models.ffn import masked
 from engine.models.packing import Example, Row, pack
@@ -25,6 +24,7 @@ from engine.pruning import masks
 from engine.pruning.compensation import kept_indices, swapped_down
 from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores
 from engine.pruning.masks import Learning, Target
+from engine.stages.results import save_tensors
 from engine.stages.workbench import Workbench
 
 
@@ -38,11 +38,6 @@ class Lesson:
     validation: list[Row]
     validation_dense: list[Tensor]
     importance: Tensor  # (L, d_ff), Wanda-structured
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors atomically."""
-    write_atomic(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def encode_lesson(bench: Workbench) -> tuple[list[Example], list[Example], list[Example], int]:

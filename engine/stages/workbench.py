@@ -138,8 +138,7 @@ def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
     """
     record = folder / "job.json"
     if record.exists():
-        known = read_json(record)
-        if not isinstance(known, dict) or known.get("fingerprint") != job.fingerprint():
+        if _read_record(record).get("fingerprint") != job.fingerprint():
             raise UserError(f"The work folder {folder} belongs to a job with other settings.",
                             "Give the same settings as before, or another --workdir.")
         if not resume:
@@ -150,8 +149,21 @@ def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
     if any(file.name != "events.jsonl" for file in folder.iterdir()):  # an attempt that never began leaves its reason there
         raise UserError(f"The work folder {folder} is not empty and holds no job.", "Name an empty or a new one.")
     write_json(record, {"fingerprint": job.fingerprint(), "model": job.model, "character": job.card.name,
-                        "dtype": None, "day": date.today().isoformat(), "recipe": job.recipe.to_dict(), "card": job.card.raw})
+                        "dtype": None, "day": date.today().isoformat(), "sealed": True, "recipe": job.recipe.to_dict(),
+                        "card": job.card.raw})
     return False
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    """What job.json holds. Raises UserError when it is damaged: nobody knows then whose results these are."""
+    try:
+        record = read_json(file)
+    except UserError:
+        record = None
+    if isinstance(record, dict) and record.get("dtype") in (None, *SHORT.values()):
+        return record
+    raise UserError(f"The work folder {file.parent} is damaged: its {file.name} cannot be read.",
+                    "Delete the folder, then run the same command with --resume to begin anew.")
 
 
 def with_less_at_once(job: Job, folder: Path) -> Job:

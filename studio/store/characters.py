@@ -11,11 +11,13 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from engine.base import shapes
+from engine.base.errors import UserError
 from engine.base.files import slug
 from studio.store.attachments import drop_unused_portrait, keep_files, keep_portrait
 from studio.store.contents import checked, names_and_tags, texts
 from studio.store.database import Store
-from studio.store.records import many, need, new_id, now, one, row_of, scalar
+from studio.store.records import each, from_json, many, need, new_id, now, one, row_of, scalar
 
 AUTOSAVE_SECONDS = 30.0  # autosaves this soon after one another are one version
 _SELECT = "SELECT *, bundled_as IS NOT NULL AS bundled FROM characters"
@@ -53,7 +55,7 @@ class Character:
 @dataclass(frozen=True)
 class Version:
     """A character's card at one time. `portrait`: its sha256; `files`: the sha256 of each file that the card brings, by
-    its path; `origin`: saved, autosaved or bundled.
+    its path; `origin`: saved, autosaved or bundled; `damaged`: the columns that could not be read.
     """
 
     character: str
@@ -64,6 +66,7 @@ class Version:
     note: str
     made: float
     origin: str
+    damaged: tuple[str, ...] = ()
 
 
 def create(store: Store, card: dict[str, Any], portrait: bytes | None = None, bundled: bool = False,
@@ -86,7 +89,7 @@ def list_characters(store: Store, search: str = "", deleted: bool = False) -> li
         cards = dict(db.execute(_CARDS).fetchall())
     named = [one for one in found if all(word in _searched(one) for word in words)]
     told = [one for one in found if one not in named
-            and all(word in f"{_searched(one)}\n{texts(json.loads(cards[one.id]))}" for word in words)]
+            and all(word in f"{_searched(one)}\n{_texts(cards.get(one.id, ''))}" for word in words)]
     return named + told
 
 
@@ -97,19 +100,19 @@ def get(store: Store, id_or_slug: str) -> Character | None:
 
 
 def head(store: Store, id: str) -> Version:
-    """The newest version. Raises UserError when there is no such character."""
+    """The newest version that can be read. Raises UserError when there is none, or no such character."""
     with store.read() as db:
         return _head(db, id)
 
 
 def version(store: Store, id: str, number: int) -> Version:
-    """One version. Raises UserError when there is none."""
+    """One version. Raises UserError when there is none, or it is damaged."""
     with store.read() as db:
-        return need(_version(db, id, number), "version")
+        return _version(db, id, number)
 
 
 def versions(store: Store, id: str) -> list[Version]:
-    """All versions, newest first."""
+    """All versions, newest first, damaged ones too."""
     with store.read() as db:
         return many(db, Version, "SELECT * FROM versions WHERE character = ? ORDER BY number DESC", [id])
 
@@ -141,7 +144,7 @@ def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Keep | N
 def restore(store: Store, id: str, number: int) -> Version:
     """A new version with the content of version `number`."""
     with store.write() as db:
-        old = need(_version(db, id, number), "version")
+        old = _version(db, id, number)
         return _append(db, id, old.card, old.portrait, old.files, f"Version {number} restored", "saved")
 
 
@@ -210,13 +213,23 @@ def _change(db: Database, version: Version, **fields: Any) -> None:
 
 
 def _head(db: Database, id: str) -> Version:
-    found = one(db, Version, "SELECT versions.* FROM versions JOIN characters ON characters.id = character AND version = number "
-                "WHERE character = ?", [id])
-    return need(found, "character")
+    found = None
+    for found in each(db, Version, "SELECT versions.* FROM versions JOIN characters ON characters.id = character "
+                      "WHERE character = ? AND number <= version ORDER BY number DESC", [id]):
+        if "card" not in found.damaged:
+            return found
+    return _readable(need(found, "character"))
 
 
-def _version(db: Database, id: str, number: int) -> Version | None:
-    return one(db, Version, "SELECT * FROM versions WHERE character = ? AND number = ?", [id, number])
+def _version(db: Database, id: str, number: int) -> Version:
+    return _readable(need(one(db, Version, "SELECT * FROM versions WHERE character = ? AND number = ?", [id, number]), "version"))
+
+
+def _readable(version: Version) -> Version:
+    if "card" in version.damaged:
+        raise UserError(f"Version {version.number} of this character is damaged in the library.",
+                        "Choose another one in its history, or restore a backup of the library.")
+    return version
 
 
 def _same(version: Version, card: dict[str, Any], picture: str | None) -> bool:
@@ -226,10 +239,20 @@ def _same(version: Version, card: dict[str, Any], picture: str | None) -> bool:
 
 
 def _replaceable(db: Database, newest: Version) -> bool:
+    if newest.number != scalar(db, "SELECT version FROM characters WHERE id = ?", [newest.character]):
+        return False  # the one behind it is damaged, and keeps its place
     if newest.origin != "autosaved" or not 0 <= now() - newest.made < AUTOSAVE_SECONDS:
         return False
     return not any(scalar(db, f"SELECT 1 FROM {table} WHERE character = ? AND version = ?", [newest.character, newest.number])
                    for table in ("chats", "runs", "line_sets", "rounds", "script_runs"))
+
+
+def _texts(card: str) -> str:
+    """The texts of a card as the library has it; "" where it is damaged."""
+    try:
+        return texts(from_json(card, shapes.fields()))
+    except ValueError:
+        return ""
 
 
 def _searched(character: Character) -> str:

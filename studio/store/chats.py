@@ -5,14 +5,17 @@ Nothing that was said is ever lost: cut messages keep their place under a token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from sqlite_utils import Database
 
+from engine.base import shapes
 from engine.base.errors import UserError
 from studio.store.database import Store
-from studio.store.records import many, need, new_id, now, one, row_of, scalar
+from studio.store.records import Json, many, need, new_id, now, one, row_of, scalar
 
+DAMAGED = "[This message is damaged in the library and cannot be read.]"
+_SWIPE = shapes.fields(text=shapes.of(str), seed=shapes.of(int | None), measures=shapes.fields(), reason=shapes.of(str))
 ROLES = ("user", "assistant")
 _TITLE = 60  # characters of the first question
 
@@ -31,7 +34,7 @@ class Chat:
     model: str
     title: str
     player: str
-    sampling: dict[str, Any]
+    sampling: Annotated[dict[str, Any], Json(fits=shapes.of(dict[str, float | None]))]
     made: float
     updated: float
     deleted: float | None
@@ -72,11 +75,14 @@ class _Row:
     chat: str
     position: int
     role: str
-    swipes: list[dict[str, Any]]
+    swipes: Annotated[list[dict[str, Any]], Json(fits=shapes.items(_SWIPE))]
     chosen: int
 
     def message(self) -> Message:
-        return Message(self.id, self.chat, self.position, self.role, [Swipe(**swipe) for swipe in self.swipes], self.chosen)
+        """A damaged one says so: there is nothing else to show, and the others of its chat are to be read."""
+        swipes = [Swipe(*(swipe[name] for name in ("text", "seed", "measures", "reason"))) for swipe in self.swipes]
+        swipes = swipes or [Swipe(DAMAGED, 0, {}, "damaged")]
+        return Message(self.id, self.chat, self.position, self.role, swipes, min(max(self.chosen, 0), len(swipes) - 1))
 
 
 def start(store: Store, character: str, version: int, model: str, run: str | None = None, player: str = "Player",

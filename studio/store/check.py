@@ -19,7 +19,8 @@ from studio.store.records import scalar
 # Columns that hold JSON: damage there would show only when a page reads them.
 _JSON = (("characters", "tags"), ("versions", "card"), ("versions", "files"), ("line_sets", "rejected"), ("runs", "spec"),
          ("runs", "summary"), ("events", "event"), ("chats", "sampling"), ("messages", "swipes"), ("rounds", "turns"),
-         ("answers", "measures"), ("exports", "proof"), ("settings", "value"))
+         ("answers", "measures"), ("exports", "proof"), ("settings", "value"), ("script_runs", "sampling"),
+         ("script_answers", "lines"), ("script_answers", "answers"), ("script_answers", "checks"))
 
 
 def check(store: Store, home: Path) -> list[str]:
@@ -64,7 +65,7 @@ def _contents(db: Database) -> list[str]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -99,7 +99,9 @@ def put_in_place(source: Path, path: Path, timeout: float) -> None:
 
 
 def is_sound(path: Path, timeout: float) -> bool:
-    """Whether the library's pages can be read."""
+    """Whether there is a library whose pages can be read."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
     try:
         with closing(connect(path, timeout)) as connection:
             return connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"

@@ -15,9 +15,10 @@ from sqlite_utils.migrations import Migrations
 
 from engine.base.errors import UserError
 from studio.store import copies
-from studio.store.connection import connect, explained, keep_log
+from studio.store.connection import backups_of, connect, explained, how_to_restore, keep_log
 from studio.store.migrations import APPLICATION_ID, MIGRATIONS
 
+LEFT = ("jobs", "exports", "backups")  # what a library's folder has beside it
 _log = logging.getLogger(__name__)
 
 
@@ -56,15 +57,22 @@ class Store:
 def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRATIONS) -> Store:
     """The library in `path`: made when absent, and brought up to date after a copy was put into "backups".
 
-    Raises UserError when the file is no library, a newer one, damaged or busy, or cannot be brought up to date.
+    Raises UserError when the file is no library, a newer one, damaged or busy, or cannot be brought up to date; and when it is
+    empty or gone though there is something left of one.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The folder {path.parent} cannot be made ({error.strerror}).") from error
+    if not path.exists() and backups_of(path):
+        raise UserError(f"The library {path} is gone.",
+                        f"{how_to_restore(path)} To begin an empty one, move the folder backups away.")
+    was_there = path.exists()
     with explained(path), closing(connect(path, timeout, "rwc")) as connection:
         db = Database(connection, execute_plugins=False)
         is_new = not db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        if is_new and was_there:
+            _require_nothing_left(path)
         if not is_new:
             _require_library(db, path, migrations)
         keep_log(connection, timeout)
@@ -74,9 +82,18 @@ def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRAT
     return Store(path, timeout)
 
 
+def _require_nothing_left(path: Path) -> None:
+    """Raise UserError when an empty file stands in the place of a library that had runs, exports or backups."""
+    left = [name for name in LEFT if any((path.parent / name).glob("*"))]
+    if left:
+        raise UserError(f"The library {path} is empty, but there is something in the folders {', '.join(left)} beside it.",
+                        f"{how_to_restore(path)} To begin an empty one, delete {path.name}.")
+
+
 def _require_library(db: Database, path: Path, migrations: Migrations) -> None:
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise UserError(f"{path} is not a library of Persona Studio.", "Move it away, or choose another data folder.")
+        raise UserError(f"{path} is not a library of Persona Studio.", f"Move it away, or choose another data folder. "
+                        f"{how_to_restore(path) if backups_of(path) else ''}".strip())
     if copies.unknown(db, migrations):
         raise UserError(f"{path} was made by a newer version of Persona Studio.", "Update the studio to open it.")
 

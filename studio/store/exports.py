@@ -1,17 +1,25 @@
 """Exports: pruned models that were copied to a folder of the user's choice. Knows no file but by its name."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from sqlite_utils import Database
 
+from engine.base import shapes
 from studio.store.database import Store
-from studio.store.records import many, need, new_id, now, one, row_of, scalar
+from studio.store.records import Json, many, need, new_id, now, one, row_of, scalar
+
+_TEXT = shapes.of(str)
+_FILE = shapes.fields(type=_TEXT, file=_TEXT, **dict.fromkeys(("bytes", "prompts", "tokens", "same", "kl"), shapes.is_number))
+_SPEED = shapes.fields(what=_TEXT, **dict.fromkeys(("tokens_per_second", "rounds", "tokens"), shapes.is_number))
+PROOF = {"text": _TEXT, "seconds": shapes.is_number, "tokens": shapes.is_number, "engines": shapes.of(list[str]),
+         "files": shapes.items(_FILE), "timed": shapes.items(_SPEED)}
 
 
 @dataclass(frozen=True)
 class Export:
-    """A folder of `bytes` bytes, made from the model of a pruning run; `zip` beside it, or "". `proof`: what it said."""
+    """A folder of `bytes` bytes, made from the model of a pruning run; `zip` beside it, or "". `proof`: what it said;
+    `damaged`: the columns that could not be read."""
 
     id: str
     run: str
@@ -20,9 +28,10 @@ class Export:
     zip: str
     bytes: int
     zip_bytes: int
-    proof: dict[str, Any]
+    proof: Annotated[dict[str, Any], Json(parts=PROOF)]
     made: float
     deleted: float | None
+    damaged: tuple[str, ...] = ()
 
 
 def add(store: Store, run: str, name: str, folder: str, bytes: int, proof: dict[str, Any], zip: str = "",

@@ -6,13 +6,14 @@ A vote is kept by what it was given to (the dense model or the pruned one), neve
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from sqlite_utils import Database
 
+from engine.base import shapes
 from engine.base.errors import UserError
 from studio.store.database import Store
-from studio.store.records import many, need, new_id, now, one, record, row_of, scalar
+from studio.store.records import Json, many, need, new_id, now, one, record, row_of, scalar
 
 VERDICTS = ("left", "right", "tie", "both_bad")
 KINDS = ("pair", "grid")
@@ -40,7 +41,7 @@ class Round:
     version: int
     kind: str
     message: str
-    turns: list[list[str]]
+    turns: Annotated[list[list[str]], Json(fits=shapes.items(lambda turn: len(turn) == 2))]
     seed: int
     blind: bool
     swapped: bool

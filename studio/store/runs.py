@@ -3,21 +3,29 @@
 Knows no process: which run is alive is what the workers write here.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy
 from sqlite_utils import Database
 
+from engine.base import shapes
 from engine.base.errors import UserError
 from studio.store.database import Store
-from studio.store.records import many, marks, need, new_id, now, one, row_of, scalar, to_json
+from studio.store.records import Json, each, many, marks, need, new_id, now, one, row_of, scalar, to_json
 
 STATES = ("queued", "starting", "running", "stopping", "stopped", "failed", "done")
 ACTIVE = ("starting", "running", "stopping")
 KINDS = ("lines", "prune", "export")
+MEND = "Restore a backup of the library, or delete the run and make it again."
+_TEXT, _NUMBER, _WHOLE, _LIST, _SIZES = (shapes.of(hint) for hint in (
+    str | None, float | None, int | None, list[str], dict[str, float | None]))
+SPEC = {**dict.fromkeys(("model", "preset", "load_in", "dtype", "teacher", "teacher_model", "queries", "folder", "source", "run",
+                         "measure"), _TEXT),
+        "sparsity": _NUMBER, "multiple": _WHOLE, "seed": _WHOLE, "steps": _WHOLE, "engines": _LIST, "gguf": _LIST}
+SUMMARY = {"readings": shapes.each(shapes.numbers("kl", "top1", "nll", "lines", "tokens")), "before": _SIZES, "after": _SIZES,
+           "seconds": _NUMBER, "bytes": _NUMBER, "recipe": shapes.fields(), "base": shapes.fields(), "proof": shapes.fields()}
 _CHANGEABLE = {"name", "spec", "state", "line_set", "pid", "process_started", "begun", "ended", "sentence", "summary", "out"}
 
 
@@ -27,6 +35,7 @@ class Run:
 
     `spec`: what was asked for. `process_started`: the start time of process `pid`, for a pid alone is used again.
     `sentence`: why it ended, for the user. `summary`: its readings. `out`: the folder it made. `position`: in the queue.
+    `damaged`: the columns that could not be read, whole or in part.
     """
 
     id: str
@@ -34,7 +43,7 @@ class Run:
     version: int
     kind: str
     name: str
-    spec: dict[str, Any]
+    spec: Annotated[dict[str, Any], Json(parts=SPEC)]
     state: str
     line_set: str | None
     pid: int | None
@@ -43,10 +52,23 @@ class Run:
     begun: float | None
     ended: float | None
     sentence: str
-    summary: dict[str, Any]
+    summary: Annotated[dict[str, Any], Json(parts=SUMMARY)]
     out: str
     position: int
     deleted: float | None
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def fault(self) -> str:
+        """What to say of a damaged entry; "" for a sound one."""
+        what = {"spec": "what was asked for", "summary": "what it has brought"}
+        lost = " and ".join(what[name] for name in self.damaged)
+        return f"The entry of this run in the library is damaged: {lost} cannot be read. {MEND}" if lost else ""
+
+
+@dataclass(frozen=True)
+class _Event:
+    event: dict[str, Any]
 
 
 def add(store: Store, character: str, version: int, kind: str, name: str, spec: dict[str, Any],
@@ -73,15 +95,31 @@ def get(store: Store, id: str) -> Run | None:
 
 
 def list_runs(store: Store, character: str | None = None, kinds: Sequence[str] | None = None,
-              states: Sequence[str] | None = None, deleted: bool = False) -> list[Run]:
-    """Runs, newest first; `deleted`: the removed ones instead."""
+              states: Sequence[str] | None = None, deleted: bool = False, limit: int = -1) -> list[Run]:
+    """Runs, newest first, at most `limit`; `deleted`: the removed ones instead."""
     where, values = ["(deleted IS NOT NULL) = ?"], [int(deleted)]
     for column, allowed in (("character", None if character is None else [character]), ("kind", kinds), ("state", states)):
         if allowed is not None:
             where.append(f"{column} IN ({marks(allowed)})")
             values.extend(allowed)  # type: ignore[arg-type]
     with store.read() as db:
-        return many(db, Run, f"SELECT * FROM runs WHERE {' AND '.join(where)} ORDER BY made DESC, position DESC", values)
+        return many(db, Run, f"SELECT * FROM runs WHERE {' AND '.join(where)} ORDER BY made DESC, position DESC LIMIT ?",
+                    [*values, limit])
+
+
+def names(store: Store, character: str, kind: str) -> list[tuple[str, str, str]]:
+    """(id, name, state) of all of a character's runs of a kind, newest first: little to read, however many there are."""
+    with store.read() as db:
+        return db.execute("SELECT id, name, state FROM runs WHERE character = ? AND kind = ? AND deleted IS NULL "
+                          "ORDER BY made DESC, position DESC", [character, kind]).fetchall()
+
+
+def pruned(store: Store, model: str | None) -> list[tuple[str, str, str]]:
+    """(id, character, name) of all finished prune runs of a model, newest first."""
+    with store.read() as db:
+        return db.execute("SELECT id, character, name FROM runs WHERE kind = 'prune' AND state = 'done' AND deleted IS NULL "
+                          "AND iif(json_valid(spec), json_extract(spec, '$.model'), NULL) IS ? "
+                          "ORDER BY made DESC, position DESC", [model]).fetchall()
 
 
 def foremost(found: Sequence[Run]) -> Run | None:
@@ -196,9 +234,9 @@ def set_events(store: Store, id: str, events: Sequence[dict[str, Any]]) -> None:
 
 
 def events(store: Store, id: str) -> list[dict[str, Any]]:
-    """The history of a run, as events were encoded, in order."""
+    """The history of a run, as events were encoded, in order; {} in the place of a damaged one."""
     with store.read() as db:
-        return [json.loads(row[0]) for row in db.execute("SELECT event FROM events WHERE run = ? ORDER BY position", [id])]
+        return [event.event for event in each(db, _Event, "SELECT event FROM events WHERE run = ? ORDER BY position", [id])]
 
 
 def _history(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

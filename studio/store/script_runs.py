@@ -5,12 +5,15 @@ One row a model and test; a new test never changes an old one. Knows no process 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from sqlite_utils import Database
 
+from engine.base import shapes
 from studio.store.database import Store
-from studio.store.records import many, need, new_id, now, one, row_of
+from studio.store.records import Json, many, need, new_id, now, one, row_of, scalar
+
+_CHECK = shapes.fields(rule=shapes.of(str), outcome=shapes.of(str), detail=shapes.of(str))
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class ScriptAnswer:
     lines: list[str]
     answers: list[str]
     verdict: str
-    checks: list[dict[str, str]]
+    checks: Annotated[list[dict[str, str]], Json(fits=shapes.items(_CHECK))]
     score: float | None
     preferred: float | None
 
@@ -73,7 +76,7 @@ class _Number:
 def add_answer(store: Store, id: str, answer: ScriptAnswer) -> None:
     """Keep one question's result; a second one takes its place."""
     with store.write() as db:
-        position = len(many(db, ScriptAnswer, "SELECT * FROM script_answers WHERE script_run = ?", [id]))
+        position = scalar(db, "SELECT count(*) FROM script_answers WHERE script_run = ?", [id])
         db.table("script_answers").insert(row_of(script_run=id, position=position, **vars(answer)), replace=True)
 
 

@@ -41,7 +41,7 @@ def result_folder(settings: Settings, run: Run) -> Path | None:
     """The folder that the run makes; None for a run that makes none."""
     if run.kind == "prune":
         return settings.run_folder(run.id) / "model"
-    return Path(run.spec["folder"]) if run.kind == "export" else None
+    return Path(run.spec["folder"]) if run.kind == "export" and run.spec.get("folder") else None
 
 
 def is_whole(folder: Path | None) -> bool:
@@ -61,6 +61,8 @@ def prepare(settings: Settings, store: Store, run: Run) -> list[str]:
 
     What is there stays, so that a resumed run works on what it began with. Raises UserError.
     """
+    if "spec" in run.damaged:
+        raise UserError(run.fault)
     folder = settings.run_folder(run.id)
     with explain_write_errors(folder):
         (folder / "work").mkdir(parents=True, exist_ok=True)

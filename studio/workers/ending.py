@@ -15,14 +15,16 @@ from typing import Any, Literal
 import numpy
 from safetensors import SafetensorError, safe_open
 
-from engine.base import events
+from engine.base import events, shapes
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Proved, ProvedFile, Saved, Stopped, Timed
 from engine.base.files import folder_size, read_json
+from engine.base.records import read_records
 from studio.settings import Settings
 from studio.store import exports, lines, runs
 from studio.store.database import Store
 from studio.store.runs import Run
+from studio.workers import process
 from studio.workers.commands import is_complete, result_folder
 from studio.workers.tail import Tail
 
@@ -37,6 +39,8 @@ BY_SYSTEM = ("The system ended this run, most likely because memory ran out. "
              "Close other programs or choose a smaller model, then press Resume.")
 CRASHED = "The run was ended from outside or crashed ({signal}). Press Resume to go on from the last step that was saved."
 NO_RESULT = "The run ended without a result. The details are in {log}."
+MOST_BYTES = 64_000_000  # of a set of lines
+_LINE = shapes.fields(**dict.fromkeys(("question", "answer"), lambda text: shapes.is_text(text) and bool(text.strip())))
 REPORTED = ("character", "base", "recipe", "lines", "readings", "choices", "before", "after", "stages", "dtype", "weights",
             "machine", "proof", "made")
 
@@ -65,7 +69,7 @@ def settle(settings: Settings, store: Store, run: Run, ending: Ending) -> Run:
     changes: dict[str, Any] = {"summary": run.summary}
     try:
         changes |= _harvest(settings, store, run, state, history)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (AttributeError, OSError, ValueError, KeyError, TypeError, SafetensorError):
         log.exception("run %s: its files cannot be read", run.id)
         if state == "done":
             state, sentence = "failed", "The run's files are damaged or gone, so its result cannot be used."
@@ -91,11 +95,11 @@ def judge(settings: Settings, run: Run, ending: Ending, last: Event | None) -> t
         return "stopped", by_us
     if isinstance(last, Stopped):
         return "stopped", ASKED
+    log_file = settings.run_folder(run.id) / "log.txt"
     if ending.code is not None and ending.code < 0:
-        if ending.code == -signal.SIGKILL:
+        if ending.code == -signal.SIGKILL or process.ran_out_of_memory(log_file, ending.log_offset):
             return "failed", BY_SYSTEM
         return "failed", CRASHED.format(signal=signal.strsignal(-ending.code) or f"signal {-ending.code}")
-    log_file = settings.run_folder(run.id) / "log.txt"
     return "failed", plain(_error_in(log_file, ending.log_offset)) or NO_RESULT.format(log=log_file)
 
 
@@ -138,9 +142,10 @@ def _harvest(settings: Settings, store: Store, run: Run, state: str, history: Se
     if state != "done":
         return {}
     result = result_folder(settings, run)
+    if result is None:
+        raise ValueError(run.fault or "the run has made no folder")
     if run.kind == "export":
         return _keep_export(store, run, history)
-    assert result
     report = _read(result / "report.json")
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
     return {"out": str(result), "summary": {**{name: report[name] for name in REPORTED if name in report}, "seconds": seconds,
@@ -151,13 +156,18 @@ def import_lines(store: Store, run: Run, work: Path) -> str:
     """Make the run's lines a set of the library, once; the set's id. Raises ValueError and OSError for damaged files."""
     if known := lines.made_by(store, run.id):
         return known.id
-    records = [json.loads(line) for line in (work / "lines.jsonl").read_text(encoding="utf-8").split("\n") if line.strip()]
-    rejected = _read(work / "rejected.json") if (work / "rejected.json").exists() else {}
+    try:
+        records = read_records(work / "lines.jsonl", MOST_BYTES)
+        rejected = read_json(work / "rejected.json") if (work / "rejected.json").exists() else {}
+    except UserError as error:  # unlike a library that is busy, it gets no better by waiting
+        raise ValueError(str(error)) from error
+    if not records or not all(map(_LINE, records)) or not shapes.of(dict[str, int])(rejected):
+        raise ValueError(f"{work / 'lines.jsonl'} is damaged")
     return lines.add_set(store, run.character, run.version, records, rejected, run=run.id, name=run.name).id
 
 
 def _read(path: Path) -> Any:
-    """A worker's JSON. Raises ValueError when it is damaged: unlike a library that is busy, it gets no better by waiting."""
+    """A worker's JSON. Raises ValueError when it is damaged."""
     try:
         return read_json(path)
     except UserError as error:

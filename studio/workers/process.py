@@ -15,10 +15,12 @@ from typing import IO
 
 import psutil
 
+from engine.base.process import says_out_of_memory
 from studio.settings import ROOT, Settings
 
 log = logging.getLogger(__name__)
 SAME_START = 2.0  # seconds: the system's clock moves a little, and start times are derived from it
+LAST_WORDS = 20_000  # bytes at the end of a log in which a process may say why it died
 JOB_NICENESS = 5  # above the studio's own: chat and page go first
 
 
@@ -143,3 +145,13 @@ def _find(identity: Identity) -> psutil.Process | None:
 def _start_of(pid: int) -> float:
     """A child that ended at once is still there until it is reaped, so this finds it."""
     return psutil.Process(pid).create_time()
+
+
+def ran_out_of_memory(errors: Path, offset: int = 0) -> bool:
+    """Whether a process that died wrote, behind `offset` bytes of its standard error, that its memory was not enough."""
+    try:
+        with errors.open("rb") as file:
+            file.seek(max(offset, file.seek(0, os.SEEK_END) - LAST_WORDS))
+            return says_out_of_memory(file.read().decode(errors="replace"))
+    except OSError:
+        return False

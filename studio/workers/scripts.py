@@ -23,6 +23,8 @@ from studio.workers.tail import Tail
 log = logging.getLogger(__name__)
 CLOSED = "The studio was closed before the test was complete."
 DIED = "The test ended unexpectedly; what was answered is kept. Run it again."
+BY_SYSTEM = ("The test ended because memory ran out; what was answered is kept. Close other programs or choose a smaller model, "
+             "then run it again.")
 LOOK = 0.3  # seconds between two looks at the process's events
 
 
@@ -115,7 +117,8 @@ class Scripts:
         except Exception:
             log.exception("the test of a character could not be followed")
             process.kill(worker.identity)
-        unheard = ("stopped", CLOSED) if self._closed else ("failed", DIED)
+        ended = BY_SYSTEM if process.ran_out_of_memory(self.settings.script / "log.txt") else DIED
+        unheard = ("stopped", CLOSED) if self._closed else ("failed", ended)
         state, sentence = {Finished: ("done", ""), Stopped: ("stopped", "")}.get(type(last), unheard)
         try:
             script_runs.end(self.store, [one.id for one in found], state, last.sentence if isinstance(last, Failed) else sentence)

@@ -147,6 +147,7 @@ class _Line:
     def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
         if settings.chat_log.exists() and settings.chat_log.stat().st_size > LARGEST_LOG:
             settings.chat_log.unlink()
+        self._log, self._log_offset = settings.chat_log, settings.chat_log.stat().st_size if settings.chat_log.exists() else 0
         self.worker: Worker = process.spawn(settings, arguments, settings.chat_log, subprocess.PIPE, background=False)
         self._lock = threading.Lock()
         self._replies: dict[str, Reply] | None = {}  # None once the worker has ended
@@ -237,8 +238,9 @@ class _Line:
             left, self._replies = list((self._replies or {}).values()), None
         self._outgoing.put(None)  # ends the writing thread
         log.info("the chat worker ended with %d, owing %d replies", code, len(left))
+        sentence = KILLED if code == -9 or process.ran_out_of_memory(self._log, self._log_offset) else DIED
         for reply in left:
-            reply.fail(self._farewell or (KILLED if code == -9 else DIED))
+            reply.fail(self._farewell or sentence)
 
 
 def _new_id() -> str:

@@ -29,16 +29,18 @@ class Tail:
         self._file_number: int | None = None
 
     def read_new(self) -> list[Event]:
-        """The whole events that were added since the last call; [] when the file is not there.
+        """The whole events that were added since the last call; [] when the file is not there or cannot be read.
 
         A last line without its line break is left for the next call.
         """
         try:
+            if not self.path.is_file():  # reading a pipe would never end
+                raise FileNotFoundError(self.path)
             with self.path.open("rb") as file:
                 self._notice_replacement(file.fileno())
                 file.seek(self.offset)
                 data = file.read()
-        except FileNotFoundError:
+        except OSError:
             self._file_number = self._file_number and _GONE
             return []
         whole = data.rfind(b"\n") + 1

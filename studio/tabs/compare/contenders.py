@@ -77,7 +77,7 @@ def remembered_picks(services: Services, character: str, found: list[Run]) -> li
     """The pruned models of the grid: those chosen last, or the newest few."""
     known = values.get_value(services.store, f"compare-picks:{character}", None)
     ids = [run.id for run in found]
-    return [id for id in known if id in ids] if known is not None else ids[:4]
+    return [id for id in known if id in ids] if isinstance(known, list) else ids[:4]
 
 
 def _part(run: Run, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.base import shapes
 from engine.base.errors import UserError
 from engine.cards.card import Card
 from studio.services import Services
@@ -152,10 +153,9 @@ def read_scene(services: Services, asking: Asking, character: str, run_id: str, 
     found = finished(services, character)
     run = chosen_run(services, character, run_id, found)
     who = characters.get(store, character)
-    version = characters.version(store, character, run.version) if run else characters.head(store, character)
     card, fault = None, ""
     try:
-        card = card_of(version)
+        card = card_of(characters.version(store, character, run.version) if run else characters.head(store, character))
     except UserError as error:
         fault = str(error)
     with asking.lock:
@@ -199,7 +199,7 @@ def about_of(services: Services) -> str:
 
 def settings_of(services: Services) -> dict[str, Any]:
     """How rounds are answered and shown: temperature, limit (tokens), blind."""
-    kept = values.get_value(services.store, "compare-settings", {}) or {}
+    kept = values.get_value(services.store, "compare-settings", {}, shapes.of(dict[str, float | bool]))
     return {"temperature": SAMPLING["temperature"], "limit": SAMPLING["limit"], "blind": True, **kept}
 
 

@@ -22,7 +22,8 @@ def version_choices(store: Store, character: str, now: float | None = None) -> l
 def version_label(version: Version, newest: bool, now: float | None = None) -> str:
     """Number, time and what is special about a version."""
     remark = version.note or _ORIGINS.get(version.origin, "")
-    parts = [f"Version {version.number}", when(version.made, now), "newest" if newest else "", remark]
+    parts = [f"Version {version.number}", when(version.made, now), "newest" if newest else "",
+             "damaged: it cannot be read" if version.damaged else "", remark]
     return " · ".join(filter(None, parts))
 
 

@@ -9,10 +9,10 @@ from engine.base.errors import UserError
 from engine.base.file_types import read_shapes
 from engine.base.files import read_json, slug
 from studio.services import Services
+from studio.serving import servable
 from studio.store import characters, exports, runs
 from studio.store.runs import Run
 from studio.tabs.export import size_table, view
-from studio.tabs.export.serving import servable
 from studio.tabs.run_label import choices_of, removed_by
 from studio.workers.commands import result_folder
 

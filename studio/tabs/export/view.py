@@ -113,7 +113,9 @@ def export_html(export: Export) -> str:
                         + ("" if folder.is_dir() else " <b>is not there any more</b>")),
              ("Size", words.size(export.bytes) + (f" · zip {words.size(export.zip_bytes)}" if export.zip else ""))]
     proof: dict[str, Any] = export.proof
-    if proof.get("text"):
+    if export.damaged:
+        facts.append(("Damaged", "what was proven of this export cannot be read in the library; its files are as they were"))
+    if proof.get("text") and proof.keys() >= {"seconds", "tokens"}:
         facts.append(("Proof of loading", "a fresh process loaded this folder with plain transformers, and the character said in "
                                           f"{proof['seconds']:.1f} s ({proof['tokens']} tokens): "
                                           f"<q>{html.escape(proof['text'])}</q>"))

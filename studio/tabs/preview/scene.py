@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.base import shapes
 from engine.base.errors import UserError
 from engine.cards.card import Card
 from studio.speaking import SAMPLING, card_of, greetings, slower_words, warming_words
@@ -17,6 +18,7 @@ from studio.tabs.preview.answers import Answers, UnderWay
 
 PLAYER = "Player"
 NO_GREETING = -1
+CUT = shapes.fields(token=shapes.of(str), position=shapes.of(int), count=shapes.of(int))
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,9 @@ def read_scene(answers: Answers, character: str, chat_id: str, model: str, openi
     store = answers.services.store
     chat = chats.chat(store, chat_id) if chat_id else None
     head = characters.head(store, character)
-    version = characters.version(store, character, chat.version) if chat else head
     card, fault = None, ""
     try:
-        card = card_of(version)
+        card = card_of(characters.version(store, character, chat.version) if chat else head)
     except UserError as error:
         fault = str(error)
     under = answers.under_way(chat_id)  # before the messages: an answer that ends now is in one of the two
@@ -107,7 +108,7 @@ def remember_cut(answers: Answers, chat_id: str, token: str, position: int, coun
 
 def last_cut(answers: Answers, chat_id: str) -> dict[str, Any]:
     """What remember_cut kept; {} when nothing is left to put back."""
-    return dict(values.get_value(answers.services.store, f"chat-cut:{chat_id}", None) or {})
+    return dict(values.get_value(answers.services.store, f"chat-cut:{chat_id}", {}, CUT))
 
 
 def _newer(answers: Answers, chat: Chat | None, newest: int) -> int:

@@ -12,7 +12,7 @@ import gradio as gr
 
 from studio.page import Page, guarded
 from studio.services import Services
-from studio.tabs.prune import line_listeners, lines_table, room_news, run_listeners
+from studio.tabs.prune import line_listeners, lines_table, room_news, run_listeners, runs_html
 from studio.tabs.prune.layout import Controls
 from studio.tabs.prune.lines_room import LinesRoom
 from studio.tabs.prune.lines_table import Filter
@@ -35,10 +35,11 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
 
 def _painting(painter: Painter, page: Page, controls: Controls) -> None:
     asked = [page.character, controls.set_id, controls.run_id, controls.other_id, controls.search, controls.about, controls.most,
-             controls.seen]
+             controls.runs_most, controls.seen]
 
-    def look_of(character: str, set_id: str, run_id: str, other: str, search: str, about: str, most: int) -> Look:
-        return Look(character, set_id, run_id, other, Filter(search or "", about, most))
+    def look_of(character: str, set_id: str, run_id: str, other: str, search: str, about: str, most: int,
+                runs_most: int) -> Look:
+        return Look(character, set_id, run_id, other, Filter(search or "", about, most), runs_most)
 
     @guarded
     def paint(*values: Any) -> Any:
@@ -61,12 +62,12 @@ def _painting(painter: Painter, page: Page, controls: Controls) -> None:
 def _opening(page: Page, tab: gr.Tab, controls: Controls) -> None:
     """What the page looks at begins anew with a character."""
     fresh = [controls.set_id, controls.run_id, controls.other_id, controls.search, controls.about, controls.most,
-             controls.undo_box, controls.gone_box, controls.rename_box, controls.gone_set_box, controls.rename_set_box,
-             controls.pulse]
+             controls.runs_most, controls.undo_box, controls.gone_box, controls.rename_box, controls.gone_set_box,
+             controls.rename_set_box, controls.pulse]
 
     @guarded
     def begin() -> Any:
-        return "", "", "", "", lines_table.ALL, lines_table.PAGE, *[gr.Row(visible=False)] * 5, time.time_ns()
+        return "", "", "", "", lines_table.ALL, lines_table.PAGE, runs_html.PAGE, *[gr.Row(visible=False)] * 5, time.time_ns()
 
     page.character.change(begin, None, fresh, **page.private)
     page.revision.change(time.time_ns, None, controls.pulse, **page.private)

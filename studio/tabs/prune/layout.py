@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.tabs.prune import lines_table, words
+from studio.tabs.prune import lines_table, runs_html, words
 from studio.tabs.prune.drawing import GROWING
 from studio.theme import ASSETS
 
@@ -20,7 +20,7 @@ class Controls:
         # Lists whose choices change are never read by painting: an old choice would be refused before it begins.
         self.other_id, self.about = gr.State(""), gr.State(lines_table.ALL)
         self.shown_set, self.shown_run = gr.State(""), gr.State("")  # what is on the page
-        self.most = gr.State(lines_table.PAGE)
+        self.most, self.runs_most = gr.State(lines_table.PAGE), gr.State(runs_html.PAGE)
         self.gone_lines, self.gone_set, self.gone_run = gr.State([]), gr.State(""), gr.State("")
         self.named_set, self.named_run = gr.State(""), gr.State("")  # whose name is asked for; another may be shown by now
         self.pulse, self.seen = gr.State(0), gr.State({})

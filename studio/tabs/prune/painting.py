@@ -24,6 +24,7 @@ from studio.tabs.prune.layout import Controls
 from studio.tabs.prune.lines_room import LinesRoom
 from studio.tabs.prune.lines_table import ALL, Filter
 from studio.tabs.prune.room_news import Facts, RoomNews, figure_stamp, stamp_html
+from studio.tabs.prune.runs_html import PAGE
 from studio.tabs.prune.runs_room import RunsRoom
 from studio.workers.view import RunView
 
@@ -33,13 +34,15 @@ NOT_RESPONDING = "not responding"
 
 @dataclass(frozen=True)
 class Look:
-    """What one page looks at. `set_id`, `run_id`: chosen by the writer, "" for the newest; `other`: a run to compare with."""
+    """What one page looks at. `set_id`, `run_id`: chosen by the writer, "" for the newest; `other`: a run to compare with;
+    `runs`: how many of the newest are listed."""
 
     character: str = ""
     set_id: str = ""
     run_id: str = ""
     other: str = ""
     filter: Filter = field(default_factory=Filter)
+    runs: int = PAGE
 
 
 class Painter:
@@ -58,7 +61,7 @@ class Painter:
         part.show("room", known, lambda: {self.controls.room: gr.Column(visible=known),
                                           self.controls.empty: gr.HTML(visible=not known)})
         if known:
-            facts = self.room_news.facts(look.character, look.run_id)
+            facts = self.room_news.facts(look.character, look.run_id, look.runs)
             self._stamp(facts.stamp, part)
             self._lines(facts, look, part, whole)
             self._runs(facts, look, part, whole)

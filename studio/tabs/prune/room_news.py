@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.services import Services
-from studio.store import characters, lines
+from studio.store import characters, lines, runs
 from studio.store.lines import LineSet
 from studio.store.runs import Run
 from studio.tabs.prune import drawing, runs_html
@@ -23,19 +23,22 @@ Stamp = dict[str, str]  # masks, curves: of the figures that grow; state: of eve
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a character's lines and runs right now. `run`: the one looked at; `words`: each run's state."""
+    """What is known of a character's lines and runs right now. `found`: the newest runs, of `names`, (id, name, state) of all;
+    `run`: the one looked at; `words`: the state of each of these runs."""
 
     making: Run | None
     sets: list[LineSet]
     found: list[Run]
+    names: list[tuple[str, str, str]]
     run: Run | None
     view: RunView
     words: dict[str, str]
 
     @property
     def table(self) -> str:
-        """All runs, as HTML."""
-        return runs_html.table_html(self.found, self.words, self.run.id if self.run else "")
+        """The newest runs and the one looked at, as HTML."""
+        shown = self.found if self.run is None or self.run.id in [one.id for one in self.found] else [*self.found, self.run]
+        return runs_html.table_html(shown, self.words, self.run.id if self.run else "", len(self.names))
 
     @property
     def stamp(self) -> Stamp:
@@ -45,7 +48,9 @@ class Facts:
         if self.run:
             rows = drawing.rows_shown(self.run, self.view)
             other = [key for name, key, _ in drawing.figures_of(self.run, self.view) if name not in drawing.GROWING]
-        state = (making, [(one.id, one.state, one.name) for one in self.sets], self.table, rows, other)
+        shown = [self.words[one.id] for one in self.found[:runs_html.PAGE]]
+        state = (making, [(one.id, one.state, one.name) for one in self.sets], self.names,
+                 shown, self.run and (self.run.id, self.words[self.run.id]), rows, other)
         return {"state": _digest(state), **figure_stamp(self.run, self.view)}
 
 
@@ -56,12 +61,12 @@ class RoomNews:
         self.services, self.store = services, services.store
         self.lines_room, self.runs_room = lines_room, runs_room
 
-    def facts(self, character: str, run_id: str) -> Facts:
-        """Of a character, and of a run of it; "" for the newest."""
-        making, found = self.lines_room.under_way(character), self.runs_room.all(character)
+    def facts(self, character: str, run_id: str, most: int = runs_html.PAGE) -> Facts:
+        """Of a character, of its newest runs (`most`, at least PAGE), and of a run of it; "" for the newest."""
+        making, found = self.lines_room.under_way(character), self.runs_room.newest(character, most)
         run = self.runs_room.chosen(character, run_id)
         every = {one.id: one for one in (*found, making, run) if one}
-        return Facts(making, self.lines_room.sets(character), found, run,
+        return Facts(making, self.lines_room.sets(character), found, runs.names(self.store, character, "prune"), run,
                      self.services.watcher.view(run.id) if run else RunView(),
                      {id: self.services.jobs.state_word(one) for id, one in every.items()})
 

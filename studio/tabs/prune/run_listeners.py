@@ -11,6 +11,7 @@ from studio.services import Services
 from studio.store import runs
 from studio.tabs.prune.cut import Plan, facts_html, likes_html, remaining_figure, shape_of
 from studio.tabs.prune.layout import Controls
+from studio.tabs.prune.runs_html import PAGE
 from studio.tabs.prune.runs_room import RunsRoom
 
 
@@ -68,8 +69,9 @@ def _starting(room: RunsRoom, page: Page, controls: Controls) -> None:
 
 def _minding(services: Services, room: RunsRoom, page: Page, controls: Controls) -> None:
     @guarded
-    def choose(event: gr.EventData) -> Any:
-        return str(event.run), time.time_ns()
+    def choose(chosen: str, most: int, event: gr.EventData) -> Any:
+        more = event._data.get("more")
+        return (chosen, most + PAGE, time.time_ns()) if more else (str(event._data.get("run", "")), most, time.time_ns())
 
     def of_run(act: Any) -> Any:
         @guarded
@@ -79,7 +81,8 @@ def _minding(services: Services, room: RunsRoom, page: Page, controls: Controls)
 
         return handler
 
-    controls.runs.click(choose, None, [controls.run_id, controls.pulse], **page.private)
+    looked_at = [controls.run_id, controls.runs_most]
+    controls.runs.click(choose, looked_at, [*looked_at, controls.pulse], **page.private)
     for button, act in ((controls.stop, services.jobs.stop), (controls.resume, services.jobs.resume),
                         (controls.kill, services.jobs.kill)):
         button.click(of_run(act), controls.shown_run, controls.pulse, trigger_mode="once", **page.private)

@@ -17,7 +17,10 @@ from studio.tabs.prune import words
 from studio.workers.view import RunView, StageView
 
 PILLS = {"done": "done", "failed": "failed", "stopped": "stopped", "running": "running", "starting": "running",
-         "stopping": "running", "not responding": "failed"}
+         "stopping": "running", "not responding": "failed", "damaged": "failed"}
+
+
+PAGE = 20  # runs in the list at first, and more at each asking
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,16 @@ def removed_share(run: Run) -> float:
     return 1 - after / before if before and after else float(run.spec.get("sparsity", 0.0))
 
 
-def table_html(found: Sequence[Run], words_of: dict[str, str], chosen: str) -> str:
-    """All runs, each with a button that chooses it."""
+def table_html(found: Sequence[Run], words_of: dict[str, str], chosen: str, total: int = 0) -> str:
+    """Runs, each with a button that chooses it; where there are more of them in all, a button that asks for more."""
     if not found:
         return '<p class="prune-empty">Nothing pruned yet. Approve the lines, choose how much to remove, and press Prune.</p>'
     body = "".join(_row(run, words_of[run.id], run.id == chosen) for run in found)
     heads = "".join(f"<th scope='col'>{name}</th>" for name in ("Name", "Removed", "State", "Distance", "Size", "Made"))
+    more = (f'<p><button data-more="{PAGE}">Show more</button> <span class="quiet">{len(found):,} of {total:,} runs</span></p>'
+            if total > len(found) else "")
     return (f'<div class="prune-scroll"><table class="prune-runs"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
-            f'</div>'
+            f'</div>{more}'
             f'<p class="quiet">{figure_words.DISTANCE}</p>')
 
 
@@ -61,7 +66,7 @@ def _row(run: Run, word: str, chosen: bool) -> str:
     button = f'<button data-run="{html.escape(run.id)}" aria-pressed="{json.dumps(chosen)}">'
     return (f'<tr class="{"chosen" if chosen else ""}"><td>{button}{html.escape(run.name)}</button></td>'
             f'<td>{words.removed(removed_share(run))}</td>'
-            f'<td>{pill(word)}</td>'
+            f'<td>{pill("damaged" if run.damaged else word)}</td>'
             f'<td>{distance}</td><td>{size}</td><td>{words.moment(run.made)}</td></tr>')
 
 
@@ -116,7 +121,9 @@ def _stage(stage: StageView, alive: bool) -> str:
 
 
 def ending_html(run: Run, word: str) -> str:
-    """The last sentence of a run; for one that does not respond, what can be done."""
+    """The last sentence of a run; for one that does not respond, or whose entry is damaged, what can be done."""
+    if run.damaged:
+        return f'<p class="prune-end failed">{html.escape(run.fault)}</p>'
     if run.state == "done" and run.kind == "prune":
         return f'<p class="prune-end done">{_done(run)}</p>'
     if word == "not responding":

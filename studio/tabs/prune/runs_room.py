@@ -29,15 +29,17 @@ class RunsRoom:
         self.store = services.store
         self.queueing = queueing
 
-    def all(self, character: str) -> list[Run]:
-        """The prune runs of a character, newest first."""
-        return runs.list_runs(self.store, character, kinds=["prune"]) if character else []
+    def newest(self, character: str, most: int = -1) -> list[Run]:
+        """The prune runs of a character, newest first, at most so many."""
+        return runs.list_runs(self.store, character, kinds=["prune"], limit=most) if character else []
 
     def chosen(self, character: str, run_id: str) -> Run | None:
         """The run looked at: the chosen one if it is this character's, else the one under way, else the newest."""
-        found = self.all(character)
-        wanted = next((run for run in found if run.id == run_id), None)
-        return wanted or next((run for run in found if run.state in ACTIVE), found[0] if found else None)
+        wanted = runs.get(self.store, run_id) if run_id else None
+        if wanted and (wanted.character, wanted.kind, wanted.deleted) == (character, "prune", None):
+            return wanted
+        active = runs.list_runs(self.store, character, kinds=["prune"], states=ACTIVE, limit=1) if character else []
+        return next(iter(active or self.newest(character, 1)), None)
 
     def is_busy(self, character: str) -> bool:
         """Whether anything of a character waits or runs."""
@@ -93,9 +95,8 @@ class RunsRoom:
         if run is None or run.state != "done":
             return []
         names = {one.id: one.char for one in characters.list_characters(self.store)}
-        return told_apart([(f"{names[other.character]} · {other.name}", other.id) for other in
-                           runs.list_runs(self.store, kinds=["prune"], states=["done"])
-                           if other.id != run.id and other.character in names and other.spec.get("model") == run.spec.get("model")])
+        return told_apart([(f"{names[character]} · {name}", id) for id, character, name in
+                           runs.pruned(self.store, run.spec.get("model")) if id != run.id and character in names])
 
     def overlaps(self, run: Run, other_id: str) -> tuple[go.Figure, go.Figure]:
         """How far two runs' masks agree: on what they keep, and on what they remove. Raises UserError."""
@@ -109,7 +110,7 @@ class RunsRoom:
 
     def _free_name(self, character: str, plan: Plan) -> str:
         name = f"{words.removed(plan.percent / 100)} removed"
-        taken = {run.name for run in self.all(character)}
+        taken = {called for _, called, _ in runs.names(self.store, character, "prune")}
         number = 1
         while (found := name if number == 1 else f"{name} ({number})") in taken:
             number += 1

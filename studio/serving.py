@@ -11,7 +11,10 @@ from gradio.utils import get_upload_folder
 
 
 def servable(zip_file: Path) -> str:
-    """A second name for an export's zip among the files that Gradio serves, so that it copies no gigabytes to serve it."""
+    """A second name for a file of ours among the files that Gradio serves, so that it copies no gigabytes to serve it.
+
+    Whoever knows the page may fetch it from then on, so the caller decides which file that is: never a path from the page.
+    """
     changed = zip_file.stat().st_mtime
     name = _second_name(zip_file, changed)
     if not Path(name).exists():  # Gradio removes what is old

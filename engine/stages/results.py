@@ -1,0 +1,189 @@
+"""What a work folder holds from earlier processes: written so that damage shows, and looked through before it is used.
+
+A job that goes on relies on every file of its work folder. Tensors carry the sha256 of their content in the file's header;
+JSON must have the shape that its stage wrote. What is damaged is set aside, together with whatever is of no use without it,
+so that its stage makes it once more: with the same bits, because a stage depends on nothing but its seed and what came before.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from engine.base import shapes
+from engine.base.errors import UserError
+from engine.base.events import Warned
+from engine.base.files import explain_write_errors, read_json, sha256, write_atomic, write_json
+from engine.base.process import is_out_of_memory
+from engine.base.records import read_records
+from engine.calibration.lines import MAX_BYTES
+
+SEAL = "sha256"  # the name of the digest in the header of a file of tensors
+REFERENCE = "reference.safetensors"  # written and read by one process
+ANSWERS = re.compile(r"further-\d+\.jsonl")
+LAYER = re.compile(r"((?:re)?tuned)-\d+\.safetensors")
+# What is of no use without a file: it belongs to what the file said, or its stage takes it for a sign that all is there.
+VOID = {"learning.json": ("learning.safetensors", "mask.safetensors"),
+        "less_at_once.json": ("dense.safetensors", "resampled.safetensors"),  # their rows have its sizes
+        "start.safetensors": ("start.json",),
+        "columns.safetensors": ("columns.json", "mask.safetensors"),  # the mask may have given way to the start's already
+        "columns.json": ("mask.safetensors",)}
+# (what must be there, as it was written first; what tells that it was)
+BOTH = (("start.safetensors", "start.json"), ("columns.safetensors", "columns.json"), ("learning.json", "learning.safetensors"),
+        ("learning.json", "mask.safetensors"), ("rejected.json", "lines.jsonl"))
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write safetensors atomically, with the digest of their content in the header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(tensors, metadata={SEAL: _digest(tensors.items())}))
+
+
+def _digest(tensors: Any) -> str:
+    """The sha256 of named tensors: names, dtypes, shapes and bytes, in the order of the names."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return whole.hexdigest()
+
+
+def is_sealed(path: Path, required: bool = True) -> bool:
+    """Whether the tensors of a file are those that were written; without a digest: whether none is `required`.
+
+    Raises SafetensorError and OSError for a file that holds no tensors.
+    """
+    with safe_open(path, framework="pt") as file:
+        digest = (file.metadata() or {}).get(SEAL)
+        names = sorted(file.keys())
+        if digest is None:
+            return not required
+        return _digest((name, file.get_tensor(name)) for name in names) == digest
+
+
+def set_damaged_aside(folder: Path) -> Iterator[Warned]:
+    """Rename every damaged result in the work folder of a job, so that its stage makes it anew; a warning for each.
+
+    A result that is gone is damaged, too, where others tell that it was there.
+
+    Raises UserError for damaged lines: a person may have edited them.
+    """
+    record = read_json(folder / "job.json")
+    damaged = {file for file in folder.iterdir() if _is_damaged(file, record)} | {folder / name for name in _lost(folder)}
+    for file in sorted(damaged):
+        if file.name == "lines.jsonl":
+            raise UserError(f"{file} is damaged.", "Mend it, or delete it to have the lines written anew; then run the same "
+                            "command with --resume.")
+        with explain_write_errors(folder):
+            layer = LAYER.fullmatch(file.name)
+            for one in (file, *(folder / name for name in ((f"{layer[1]}.json",) if layer else VOID.get(file.name, ())))):
+                if os.path.lexists(one):  # it may have gone with another
+                    one.rename(_name_aside(one))
+            if file.name == "rejected.json":  # a count for readers; the lines it counted are not to be written again for it
+                write_json(file, {})
+        yield Warned(f"{file} was damaged or gone. What it held is made again; a damaged file is kept with .aside behind its name.")
+
+
+def _name_aside(file: Path) -> Path:
+    """A free name beside a file: its own with .aside, .2.aside and so on behind it."""
+    names = (file.with_name(f"{file.name}{'' if number == 1 else f'.{number}'}.aside") for number in count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _is_damaged(file: Path, record: dict[str, Any]) -> bool:
+    """Whether a file is not what its stage wrote. `record`: what job.json holds."""
+    if file.suffix not in (".safetensors", ".json", ".jsonl") or file.name in ("job.json", "events.jsonl"):
+        return False
+    try:
+        if not file.is_file():
+            return True
+        with file.open("rb"):
+            pass
+        if file.suffix == ".safetensors":
+            return file.name != REFERENCE and not is_sealed(file, required=bool(record.get("sealed")))
+        if file.suffix == ".json":
+            return not SHAPES.get(file.name, lambda _: True)(read_json(file))
+        if file.name == "lines.jsonl":  # a person may edit it, see hold_answers
+            return not read_records(file, MAX_BYTES)
+        if ANSWERS.fullmatch(file.name):
+            digest = (record.get("answers") or {}).get(file.name)
+            return not read_records(file, MAX_BYTES) if digest is None else sha256(file) != digest
+    except (OSError, SafetensorError, UserError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        return True
+    return False  # journals drop their damaged records when they are opened
+
+
+def _lost(folder: Path) -> Iterator[str]:
+    """The names of results that were written and are gone."""
+    yield from (name for name, sign in BOTH if (folder / sign).exists() and not os.path.lexists(folder / name))
+    mask = folder / "mask.safetensors"
+    if not mask.is_file():
+        return
+    with suppress(OSError, SafetensorError), safe_open(mask, framework="pt") as found:
+        layers = found.get_slice("mask").get_shape()[0]
+        names = [f"{name}-{number:04d}.safetensors" for name in ("tuned", "retuned") for number in range(layers)
+                 if (folder / f"{name}.json").exists()]
+        yield from (name for name in names if not os.path.lexists(folder / name))
+
+
+def hold_answers(folder: Path) -> None:
+    """Remember which lines and answers the job goes on with. Raises UserError when it has learned from other lines.
+
+    A person may edit lines.jsonl until the dense model has read it; what is made later belongs to these lines.
+    """
+    record = read_json(folder / "job.json")
+    held, known = {}, record.get("answers") or {}
+    for file in sorted(folder.glob("*.jsonl")):
+        if file.name == "lines.jsonl" or ANSWERS.fullmatch(file.name):
+            held[file.name] = sha256(file)
+    if held == known:
+        return
+    begun = (folder / "dense.safetensors").exists()
+    changed = [name for name, digest in known.items() if held.get(name) != digest]
+    if begun and changed:
+        raise UserError(f"{folder / changed[0]} was changed after the job had learned from it.",
+                        "Put the former file back, or begin anew with --lines and another --workdir.")
+    write_json(folder / "job.json", {**record, "answers": held})
+
+
+def _is_curve(value: Any) -> bool:
+    """Whether a value is the curve of learning: every step once, in order, and at least one validation reading."""
+    if not shapes.items(shapes.numbers("step"))(value):
+        return False
+    steps = [point["step"] for point in value if "loss" in point]
+    readings = [point["validation_kl"] for point in value if "validation_kl" in point]
+    return steps == list(range(1, len(steps) + 1)) and bool(readings) and all(map(shapes.is_number, readings))
+
+
+def _is_sizes(value: Any) -> bool:
+    names = {"batch_lines", "row_tokens"}
+    return shapes.of(dict[str, int])(value) and value.keys() == names and all(0 < size < 2**31 for size in value.values())
+
+
+def _is_scores(value: Any) -> bool:
+    return (shapes.fields(scores=shapes.of(list[float]), questions=shapes.of(list[str]))(value)
+            and len(value["scores"]) == len(value["questions"]))
+
+
+def _is_reading(value: Any) -> bool:
+    names = ("kl", "top1", "nll", "lines", "tokens")  # the fields of evaluation.fidelity.Reading
+    return shapes.numbers(*names)(value) and len(value) == len(names)
+
+
+SHAPES: dict[str, shapes.Check] = {
+    "learning.json": _is_curve, "less_at_once.json": _is_sizes, "sensitivity.json": _is_scores,
+    "rejected.json": shapes.of(dict[str, int]), "meter.json": shapes.each(shapes.numbers("seconds", "tokens")),
+    "readings.json": shapes.each(_is_reading),
+    **dict.fromkeys(("start.json", "columns.json", "tuned.json", "retuned.json"), shapes.fields(kl=shapes.is_number,
+                                                                                             used=shapes.of(bool)))}
