@@ -144,7 +144,6 @@ def _script(options: argparse.Namespace, tally: "Counter[tuple[str, str]]") -> I
     from engine.evaluation.judge import Judge
     from engine.models.loading import parse_dtype
     from engine.script import ScriptJob, run_script
-    from engine.serving.requests import parse_wish
 
     card = read_card(options.card)
     parse_dtype(options.dtype)
@@ -153,8 +152,8 @@ def _script(options: argparse.Namespace, tally: "Counter[tuple[str, str]]") -> I
         if not options.judge_model:
             raise UserError("A judge needs the name of its model.", "Add --judge-model NAME.")
         judge = Judge(options.judge, options.judge_model)
-    wish = parse_wish({"temperature": options.temperature, "limit": options.limit, "seed": options.seed})
-    for event in run_script(ScriptJob(card, list(dict.fromkeys(options.model or ["starter"])), wish, judge, options.dtype)):
+    sampling = params_of(options)
+    for event in run_script(ScriptJob(card, list(dict.fromkeys(options.model or ["starter"])), sampling, judge, options.dtype)):
         if isinstance(event, events.Graded):
             tally[event.model, event.verdict] += 1
         yield event
