@@ -12,6 +12,7 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest, folder_size, is_file, read_json
 from engine.base.recipe import make_recipe
+from engine.base.sampling import params_of
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
 from engine.console import ProgressPrinter, print_table
@@ -103,19 +104,19 @@ def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
     """Talk to a character: one message, or line by line until end of input."""
     from engine.chat import HOW_TO_END, Speaker, converse
 
-    card = _card_of(options)
+    card, params = _card_of(options), params_of(options)
     speaker = Speaker.load(options.model, card, options.dtype, ProgressPrinter())
     if options.message is not None:
         if options.json:
-            print(json.dumps(speaker.reply_whole(options.message, options), ensure_ascii=False))
+            print(json.dumps(speaker.reply_whole(options.message, params), ensure_ascii=False))
         else:
-            speaker.print_reply(options.message, options)
+            speaker.print_reply(options.message, params)
         return 0
     print(f"{card.char}: {speaker.greeting}\n{HOW_TO_END}" if speaker.greeting else HOW_TO_END)
 
     def ask(message: str) -> None:
         print(f"{card.char}: ", end="")
-        speaker.print_reply(message, options)
+        speaker.print_reply(message, params)
 
     converse(ask)
     return 0

@@ -6,7 +6,7 @@ card, model, sampling and seed give the same answers. Knows no library; whoever 
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Untested, Warned
@@ -30,7 +30,7 @@ class ScriptJob:
 
     card: Card
     models: Sequence[str]
-    sampling: SamplingParams = SamplingParams(seed=0)
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(seed=0))
     judge: Judge | None = None
     dtype: str = "auto"
     player: str = PLAYER
