@@ -9,11 +9,12 @@ import pytest
 from tiny import make_tiny
 
 from engine.base.errors import UserError
+from engine.base.sampling import MAX_SEED
 from engine.cards.editing import blank_card, with_fields
 from engine.cards.prompt import Setting, render_greeting
 from studio.services import Services
 from studio.settings import Settings
-from studio.speaking import MAX_SEED, card_of, measures_words, text_html, waiting_words, warming_words
+from studio.speaking import card_of, measures_words, text_html, waiting_words, warming_words
 from studio.store import characters, chats, runs
 from studio.tabs import preview
 from studio.tabs.preview.controls import Controls, settings_of, updates

@@ -26,7 +26,8 @@ from engine.serving.shelf import CONVERSATIONS, Shelf
 CARD = {"name": "Zoë", "description": "A miller who grinds flour for {{user}}.", "first_mes": "Flour, {{user}}?"}
 OTHER = {"name": "Ada", "description": "A smith."}
 TURNS = [["assistant", "Flour, Ann?"], ["user", "What do you sell?"]]
-SAMPLING = {"temperature": 1.0, "limit": 12, "seed": 5}
+PLAIN = {"temperature": 1.0, "min_p": 0, "repeat_penalty": 1, "dry_multiplier": 0}  # by the distribution alone
+SAMPLING = {**PLAIN, "max_tokens": 12, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_the_seed_decides_the_answer_whatever_was_read_before(llama: str, bench:
 
 
 def test_a_missing_seed_is_drawn_and_told(bench: Bench) -> None:
-    free = {"temperature": 1.0, "limit": 12, "seed": None}
+    free = {**SAMPLING, "seed": None}
     first, second = bench.answer(sampling=free), bench.answer(sampling=free)
     assert first["seed"] != second["seed"] and first["text"] != second["text"]
     assert bench.answer(sampling={**free, "seed": first["seed"]})["text"] == first["text"]
@@ -182,7 +183,7 @@ def test_warming_gives_way_to_an_answer(bench: Bench) -> None:
 def test_a_stopped_answer_keeps_what_was_said(bench: Bench) -> None:
     bench.answer()
     for identity in ("stopped", "other"):
-        bench.ask("speak", identity, sampling={**SAMPLING, "limit": 100, "seed": 8})
+        bench.ask("speak", identity, sampling={**SAMPLING, "max_tokens": 100, "seed": 8})
     while not [one for one in bench.of("stopped") if one["event"] == "Said" and one["tokens"] >= 7]:
         bench.worker.turn()
     bench.ask("stop", "stopped")
@@ -190,7 +191,7 @@ def test_a_stopped_answer_keeps_what_was_said(bench: Bench) -> None:
     stopped, other = bench.of("stopped")[-1], bench.of("other")[-1]
     assert stopped["reason"] == "stopped" and 7 <= stopped["tokens"] <= 8
     assert other["tokens"] > 20 and other["text"].startswith(stopped["text"])
-    assert bench.answer(sampling={**SAMPLING, "limit": 100, "seed": 8})["text"] == other["text"]
+    assert bench.answer(sampling={**SAMPLING, "max_tokens": 100, "seed": 8})["text"] == other["text"]
 
 
 def test_a_stop_reaches_a_request_that_still_loads(bench: Bench) -> None:
@@ -225,7 +226,7 @@ def test_the_prompt_is_shown_as_the_model_gets_it(llama: str, bench: Bench) -> N
 def test_the_oldest_turns_go_when_a_conversation_is_too_long(count: int, bench: Bench) -> None:
     turns = [[("user", "assistant")[number % 2], f"{number}: {'what do you sell? ' * (8 if count < 20 else 1)}"]
              for number in range(count)]
-    ended = bench.answer(turns=turns, sampling={**SAMPLING, "limit": 40})
+    ended = bench.answer(turns=turns, sampling={**SAMPLING, "max_tokens": 40})
     dropped = ended["dropped_turns"]
     assert 0 < dropped < count and ended["prompt_tokens"] + 40 <= 512 and ended["tokens"] > 0
     shown = bench.answer("prompt", turns=turns[dropped:])
@@ -237,7 +238,7 @@ def test_the_oldest_turns_go_when_a_conversation_is_too_long(count: int, bench: 
 def test_a_card_that_is_too_long_is_refused(bench: Bench) -> None:
     failed = bench.answer(card={**CARD, "description": "A miller. " * 200})
     assert failed["event"] == "Failed" and "too long for this model" in failed["sentence"] and "512" in failed["sentence"]
-    assert bench.answer(sampling={**SAMPLING, "limit": 100_000})["tokens"] <= 256
+    assert bench.answer(sampling={**SAMPLING, "max_tokens": 100_000})["tokens"] <= 256
 
 
 def test_a_model_that_cannot_be_loaded_fails_alone(bench: Bench, tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_a_defect_fails_one_request_and_goes_to_the_log(bench: Bench, monkeypatc
                                                         caplog: pytest.LogCaptureFixture) -> None:
     bench.answer()
     with monkeypatch.context() as patch:
-        patch.setattr("engine.serving.speaking.choose", lambda *_: 1 / 0)
+        patch.setattr("engine.serving.speaking.Sampler.choose", lambda *_: 1 / 0)
         failed = bench.answer()
     assert failed["event"] == "Failed" and "ZeroDivisionError" in failed["sentence"] and "Traceback" in caplog.text
     assert bench.answer()["event"] == "Ended"
@@ -317,7 +318,7 @@ def test_what_is_no_request_is_refused(line: bytes, bench: Bench) -> None:
 
 REFUSED = [{"card": {"name": "Zoë"}}, {"card": None}, {"turns": [["system", "x"]]}, {"turns": "x"}, {"turns": []},
            {"turns": [["user", 3]]}, {"turns": [["user", "a"]], "continue": True}, {"turns": TURNS[:1]}, {"model": " "},
-           {"sampling": {"temperature": -1}}, {"sampling": {"top_p": 0}}, {"sampling": {"limit": 0}},
+           {"sampling": {"temperature": -1}}, {"sampling": {"top_p": 0}}, {"sampling": {"max_tokens": 0}},
            {"sampling": {"seed": 2**32}}, {"sampling": {"temperature": "hot"}}, {"sampling": [1]}]
 
 
@@ -377,14 +378,14 @@ def test_a_worker_process_answers_until_its_input_ends(process: subprocess.Popen
 
     ask("speak", "bad", model="no-such-model")
     assert "no model" in until("bad", "Failed")["sentence"]
-    ask("speak", "long", sampling={"limit": 250, "seed": 1})
+    ask("speak", "long", sampling={"max_tokens": 250, "seed": 1})
     until("long", "Said")
-    ask("speak", "short", sampling={"limit": 3, "seed": 1})
+    ask("speak", "short", sampling={"max_tokens": 3, "seed": 1})
     assert until("short", "Ended")["tokens"] == 3
     ask("stop", "long")
     stopped = until("long", "Ended")
     assert stopped["reason"] == "stopped" and 3 < stopped["tokens"] < 250
-    ask("speak", "never ended", sampling={"limit": 250})
+    ask("speak", "never ended", sampling={"max_tokens": 250})
     process.stdin.close()
     assert process.wait(20) == 0
     assert all(json.loads(line)["id"] == "never ended" for line in process.stdout)

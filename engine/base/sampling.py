@@ -39,8 +39,9 @@ def _knob(default: Any, label: str, least: float, most: float, slider: tuple[flo
 class SamplingParams:
     """How an answer is drawn. `seed` None: a new one each time.
 
-    The defaults are those that llama.cpp's users know, not tuned on one model. The two samplers against repetition read
-    the last `repeat_last_n` tokens of the conversation, the answer included.
+    The samplers against repetition read the last tokens of the conversation, the answer included: the penalty
+    `repeat_last_n`, so few that a character's own words in the prompt stay likely, DRY `dry_penalty_last_n`, so many that
+    an answer does not repeat the one before.
     """
 
     temperature: float = _knob(0.7, "Temperature", 0, 5, (0, 1.5, 0.05),
@@ -54,14 +55,16 @@ class SamplingParams:
                          "At 0 it is off.")
     repeat_penalty: float = _knob(1.1, "Repetition penalty", 1, 2, (1, 1.5, 0.01),
                                   "Makes words that were just used less likely. At 1 it is off; much above 1.2 spoils grammar.")
-    repeat_last_n: int = _knob(256, "Repetition range", 0, 1_000_000, (0, 1024, 16),
-                               "How many of the last tokens the repetition penalty and DRY look back on.")
+    repeat_last_n: int = _knob(64, "Repetition range", 0, 1_000_000, (0, 512, 16),
+                               "How many of the last tokens the repetition penalty looks back on.")
     dry_multiplier: float = _knob(0.8, "DRY strength", 0, 10, (0, 2, 0.05),
                                   "Keeps whole phrases from being said again, and leaves single words alone. At 0 it is off.")
     dry_base: float = _knob(1.75, "DRY growth", 1, 10, (1, 4, 0.05),
                             "How much stronger DRY gets with each further word of a repeated phrase.")
     dry_allowed_length: int = _knob(2, "DRY phrase length", 1, 1_000, (1, 20, 1),
                                     "The longest phrase, in tokens, that may be repeated freely.")
+    dry_penalty_last_n: int = _knob(256, "DRY range", 0, 1_000_000, (0, 1024, 16),
+                                    "How many of the last tokens DRY looks back on.")
     seed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:

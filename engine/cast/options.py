@@ -25,7 +25,8 @@ def add_deeds(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentParser]
     remove.add_argument("character", metavar="CHARACTER")
     chat = deeds.add_parser("chat", help="talk to a character, or to several at once")
     chat.add_argument("bank", metavar="BANK")
-    chat.add_argument("characters", nargs="+", metavar="CHARACTER", help="more than one are asked the same, in one masked batch")
+    chat.add_argument("characters", nargs="+", metavar="CHARACTER",
+                      help="more than one are asked the same, in one masked batch, and drawn by temperature and top-p alone")
     chat.add_argument("--model", help="the bank's dense model, where it has moved")
     chat.add_argument("--message", help="one message instead of an interactive chat")
     chat.add_argument("--json", action="store_true", help="print JSON")

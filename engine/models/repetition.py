@@ -46,9 +46,10 @@ class Sampler:
         self.sampling = Sampling(endings, params.max_tokens, params.temperature, params.top_p, params.seed)
         self.generator = torch.Generator().manual_seed(params.seed)
         self.control = endings | set(tokenizer.all_special_ids)
-        self.recent: deque[int] = deque(maxlen=params.repeat_last_n)
-        self.breaks: deque[bool] = deque(maxlen=params.repeat_last_n)
-        for token in prompt[-params.repeat_last_n:]:
+        self.recent: deque[int] = deque(maxlen=params.repeat_last_n)  # what the repetition penalty reads
+        self.phrases: deque[int] = deque(maxlen=params.dry_penalty_last_n)  # what DRY reads, and where phrases end
+        self.breaks: deque[bool] = deque(maxlen=params.dry_penalty_last_n)
+        for token in prompt[-max(params.repeat_last_n, params.dry_penalty_last_n, 1):]:
             self._remember(token)
 
     def choose(self, logits: Tensor) -> int:
@@ -59,6 +60,7 @@ class Sampler:
 
     def _remember(self, token: int) -> None:
         self.recent.append(token)
+        self.phrases.append(token)
         self.breaks.append(token in self.control or not BREAKERS.isdisjoint(self.tokenizer.decode([token])))
 
     def _adjusted(self, logits: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class Sampler:
         if params.repeat_penalty != 1 and words:
             scores = RepetitionPenaltyLogitsProcessor(params.repeat_penalty)(torch.tensor([words], device=logits.device), scores)
         if params.dry_multiplier:
-            lengths = dry_lengths(self.recent, self.breaks, scores.shape[-1])
+            lengths = dry_lengths(self.phrases, self.breaks, scores.shape[-1])
             lengths[[token for token in self.control if token < len(lengths)]] = 0
             penalty = params.dry_multiplier * params.dry_base ** (lengths - params.dry_allowed_length).double()
             scores = scores - penalty.where(lengths >= params.dry_allowed_length, 0.0).to(scores)
