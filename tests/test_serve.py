@@ -204,6 +204,52 @@ def test_a_stop_reaches_a_request_that_still_loads(bench: Bench) -> None:
     assert bench.answer()["reason"] == "limit"
 
 
+GUARD = "You are a guard. "
+SAYS = [("I sell flour. " + GUARD * 9, 300, "loop", "I sell flour. You are a guard."),
+        ("the doll, " * 30, 300, "loop", "the doll, the doll, the doll, the"),  # no sentence: all that is no loop yet
+        ("I sell flour. Salt is in the back of the mill, where my mother keeps", 30, "limit", "I sell flour."),
+        ("Salt is in the back of the mill, where my mother keeps", 30, "limit", None),  # no sentence: nothing is cut
+        ("It is dear. " + "No. Yes. Well. Come. Go. Wait. Stay. Sit. Eat. Run.", 30, "limit", None)]
+
+
+@pytest.mark.parametrize(("words", "most", "reason", "kept"), SAYS, ids=[words[:20] for words, *_ in SAYS])
+def test_circles_and_half_sentences_are_not_kept(words: str, most: int, reason: str, kept: str | None, bench: Bench,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, said = says(bench, monkeypatch, words, most)
+    assert ended["reason"] == reason and said.startswith(ended["text"]) and ended["text"]
+    assert ended["text"] == (said if kept is None else kept)
+    assert ended["tokens"] < len(load_tokenizer(find(bench.model)).encode(words)), "it stops"
+
+
+def test_near_the_limit_an_answer_stops_after_a_whole_sentence(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_tokenizer(find(bench.model))
+    words = "".join(f"It costs {number} coins. " for number in ("two", "nine", "few", "more", "six", "ten"))
+    most = len(tokenizer.encode(words)) + 3
+    ended, said = says(bench, monkeypatch, words + "But the other sack of it", most)
+    assert ended["text"] == said and words.startswith(said) and said.endswith("coins.") and most * 0.8 <= ended["tokens"] < most
+    price = "It costs nearly 3."
+    ended, said = says(bench, monkeypatch, price + "5 coins a sack", len(tokenizer.encode(price)) + 1)
+    assert said != price, "a number is not over at its point"
+
+
+def test_a_continued_turn_is_judged_with_its_beginning(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [["user", "Who?"], ["assistant", "I say: salt. " + GUARD * 2]]
+    ended, _ = says(bench, monkeypatch, " " + GUARD * 9, 300, turns=turns, **{"continue": True})
+    assert (ended["reason"], ended["text"]) == ("loop", ""), "it was said twice already"
+    turns = [["user", "Who?"], ["assistant", GUARD * 9]]  # of an older chat
+    ended, _ = says(bench, monkeypatch, " I sell flour. It is", 12, turns=turns, **{"continue": True})
+    assert ended["text"] == " I sell flour."
+
+
+def says(bench: Bench, monkeypatch: pytest.MonkeyPatch, words: str, most: int, **fields: Any) -> tuple[dict[str, Any], str]:
+    """The end of an answer, and all that was said, of a model that says these words."""
+    tokens = iter([*load_tokenizer(find(bench.model)).encode(words, add_special_tokens=False), *[-1] * 3])
+    monkeypatch.setattr("engine.serving.speaking.Sampler.choose", lambda *_: next(tokens))
+    before = len(bench.said)
+    ended = bench.answer(sampling={**SAMPLING, "max_tokens": most}, **fields)
+    return ended, "".join(one["text"] for one in bench.said[before:] if one["event"] == "Said")
+
+
 def test_a_turn_can_be_continued(bench: Bench) -> None:
     turns = [["user", "What do you sell?"], ["assistant", "Salt, and then "]]
     ended = bench.answer(turns=turns, **{"continue": True})

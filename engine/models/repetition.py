@@ -22,11 +22,13 @@ _LONGEST = 50  # tokens of a phrase: longer ones are not told apart
 def dry_lengths(tokens: Sequence[int], breaks: Sequence[bool], vocabulary: int) -> Tensor:
     """For each token of the vocabulary, (V,): the longest end of `tokens` that it has followed before, in tokens.
 
-    `breaks`: where a phrase cannot go on. Source: DRY, github.com/oobabooga/text-generation-webui/pull/5677.
+    `breaks`: tokens at which a phrase ends; they may follow anything. Source: DRY,
+    github.com/oobabooga/text-generation-webui/pull/5677.
     """
     said, last = torch.tensor(list(tokens), dtype=torch.long), len(tokens) - 1
     lengths = torch.zeros(vocabulary, dtype=torch.long)
-    ends = torch.arange(max(last, 0))  # where an earlier phrase ends; the token after it is the one to avoid
+    goes_on = ~torch.tensor(list(breaks), dtype=torch.bool)[1:]
+    ends = goes_on.nonzero()[:, 0]  # where an earlier phrase ends; the token after it is the one to avoid
     for length in range(min(_LONGEST, len(tokens))):  # tokens that match so far
         place = last - length
         ends = ends[ends >= length]
@@ -71,7 +73,6 @@ class Sampler:
             scores = RepetitionPenaltyLogitsProcessor(params.repeat_penalty)(torch.tensor([words], device=logits.device), scores)
         if params.dry_multiplier:
             lengths = dry_lengths(self.phrases, self.breaks, scores.shape[-1])
-            lengths[[token for token in self.control if token < len(lengths)]] = 0
             penalty = params.dry_multiplier * params.dry_base ** (lengths - params.dry_allowed_length).double()
             scores = scores - penalty.where(lengths >= params.dry_allowed_length, 0.0).to(scores)
         if params.min_p:
