@@ -51,10 +51,9 @@ class SamplingParams:
     top_p: float = _knob(0.95, "Top p", 0.01, 1, (0.05, 1, 0.05),
                          "Lower leaves the unlikeliest words out. At 1 it is off.")
     min_p: float = _knob(0.05, "Min p", 0, 1, (0, 0.5, 0.01),
-                         "Leaves out words that are this much less likely than the likeliest one (0.05: a twentieth). "
-                         "At 0 it is off.")
+                         "Leaves out words far less likely than the likeliest one. Higher is stricter; at 0 it is off.")
     repeat_penalty: float = _knob(1.1, "Repetition penalty", 1, 2, (1, 1.5, 0.01),
-                                  "Makes words that were just used less likely. At 1 it is off; much above 1.2 spoils grammar.")
+                                  "Makes words that were just used less likely. At 1 it is off; above 1.2 grammar suffers.")
     repeat_last_n: int = _knob(64, "Repetition range", 0, 1_000_000, (0, 512, 16),
                                "How many of the last tokens the repetition penalty looks back on.")
     dry_multiplier: float = _knob(0.8, "DRY strength", 0, 10, (0, 2, 0.05),

@@ -22,7 +22,7 @@ class SamplingControls:
 
     def more(self) -> None:
         """The rarely needed ones, where the room wants them."""
-        with gr.Accordion("More: what it draws from, and against repetition", open=False, elem_id=f"{self.room}-more"):
+        with gr.Accordion("More", open=False, elem_id=f"{self.room}-more"):
             self.sliders |= {knob.name: self._slider(knob) for knob in KNOBS if not knob.common}
 
     @property
