@@ -274,10 +274,11 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(text.upper().lower()) == normalise(text.upper().lower() + " !")
 
 
-@given(st.lists(st.sampled_from(["I sell flour. ", "No. ", "Go, go, ", "*She nods. ", "the mill ", "Ha! ", "\n", "aaaa"]),
+@given(st.lists(st.sampled_from(["I sell flour. ", "No. ", "Go, go, ", "*She nods. ", "the mill ", "Ha! ", "\n", "aaaa", "哈哈", "我卖面粉"]),
                 max_size=60))
 def test_what_is_left_before_a_loop_does_not_loop(pieces: list[str]) -> None:
     text = "".join(pieces)
     left = before_loop(text)
     assert text.startswith(left) and not is_looping(left)
+    assert left.strip() or not text.strip(), "something was said before it began"
     assert left == text if not is_looping(text) else len(left) < len(text)

@@ -73,7 +73,8 @@ def last_whole_sentence(text: str) -> int:
 def before_loop(text: str) -> str:
     """A looping text up to where it begins to run in circles: its whole sentences before that, each said once at its end.
 
-    Without a whole sentence, the words before that. A text that does not loop comes back as it is.
+    Without a whole sentence, the words before that (the signs, in a script without spaces). A text that does not loop
+    comes back as it is.
     """
     if not is_looping(text):
         return text
@@ -82,8 +83,12 @@ def before_loop(text: str) -> str:
         ends.pop()
     if ends[-1]:
         return text[:ends[-1]]
-    words = [match.start() for match in re.finditer(r"\s", text)]
-    return text[: max((end for end in words if not is_looping(text[:end])), default=0)]
+    left, looping = 0, len(text)
+    while looping - left > 1:  # text[:left] does not loop, text[:looping] does
+        middle = (left + looping) // 2
+        left, looping = (left, middle) if is_looping(text[:middle]) else (middle, looping)
+    word = max(text.rfind(" ", 0, left), text.rfind("\n", 0, left))
+    return text[: word if word > 0 and not is_looping(text[:word]) else left]
 
 
 def _repeats(sentence: str, before: str) -> bool:
