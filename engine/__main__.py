@@ -16,7 +16,7 @@ from typing import NoReturn
 from engine.base.errors import Interrupted, UserError
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.recipe import PRESETS
-from engine.base.sampling import LIMIT, TEMPERATURE
+from engine.base.sampling import add_sampling_options
 from engine.bench.options import add_measurements
 from engine.cast.options import add_deeds
 from engine.export.engines import ENGINES
@@ -55,9 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--card", help="character card (default: the one in an exported folder)")
     chat.add_argument("--message", help="one message instead of an interactive chat")
     chat.add_argument("--json", action="store_true", help="print JSON")
-    chat.add_argument("--temperature", type=float, default=TEMPERATURE, help="0 is greedy (default 0.7)")
-    chat.add_argument("--limit", type=int, default=LIMIT, help="longest reply in tokens (default 160)")
-    chat.add_argument("--seed", type=int, default=0)
+    add_sampling_options(chat)
     chat.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     _add_script(verbs.add_parser("script", help="the test script of a character on one or more models"))
     serve = verbs.add_parser("serve", help="the chat worker: requests as JSON lines in, answers as JSON lines out")
@@ -104,9 +102,7 @@ def _add_script(script: argparse.ArgumentParser) -> None:
     script.add_argument("--questions", action="store_true", help="only print the questions and their rules, as JSON")
     script.add_argument("--judge", metavar="URL", help="a server with log-probabilities that judges what no rule can tell")
     script.add_argument("--judge-model", metavar="NAME", help="the server's model")
-    script.add_argument("--temperature", type=float, default=TEMPERATURE, help="0 is greedy (default 0.7)")
-    script.add_argument("--limit", type=int, default=LIMIT, help="longest answer in tokens (default 160)")
-    script.add_argument("--seed", type=int, default=0)
+    add_sampling_options(script)
     script.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     script.add_argument("--workdir", metavar="DIR", help="where to write events.jsonl (default: nowhere)")
     _add_worker(script)

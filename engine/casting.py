@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.base.sampling import SamplingParams, params_of
 from engine.chat import HOW_TO_END, Speaker, converse
 from engine.console import ProgressPrinter, print_table
 from engine.running import Run
@@ -69,17 +70,17 @@ def _chat(options: argparse.Namespace) -> int:
     from engine.cast.dense import load_dense_of
     from engine.cast.extracting import card_of
     from engine.cast.gather import gather
-    from engine.models.generation import Conversation
+    from engine.serving.shelf import Loaded
 
-    path = Path(options.bank)
+    path, params = Path(options.bank), params_of(options)
     bank = read_bank(path, options.characters)
     entries = list({entry.name: entry for entry in map(bank.find, options.characters)}.values())
     dense = ProgressPrinter().finish(load_dense_of(path, bank, options.model, options.dtype))
     if len(entries) == 1:
-        talk = Conversation(gather(dense.model, entries[0].delta))
-        ask = _one(Speaker(card_of(entries[0]), dense.tokenizer_of(entries[0].report), talk), options)
+        gathered = Loaded(entries[0].name, gather(dense.model, entries[0].delta), dense.tokenizer_of(entries[0].report))
+        ask = _one(Speaker(card_of(entries[0]), gathered), params, options)
     else:
-        ask = _several(dense, entries, options)
+        ask = _several(dense, entries, params, options)
     if options.message is not None:
         ask(options.message)
         return 0
@@ -88,33 +89,35 @@ def _chat(options: argparse.Namespace) -> int:
     return 0
 
 
-def _one(speaker: Speaker, options: argparse.Namespace) -> Any:
+def _one(speaker: Speaker, params: SamplingParams, options: argparse.Namespace) -> Any:
     def ask(message: str) -> None:
         if options.json:
-            print(json.dumps(speaker.reply_whole(message, options), ensure_ascii=False))
+            print(json.dumps(speaker.reply_whole(message, params), ensure_ascii=False))
             return
         print(f"{speaker.card.char}: ", end="")
-        speaker.print_reply(message, options)
+        speaker.print_reply(message, params)
 
     return ask
 
 
-def _several(dense: Any, entries: list[Any], options: argparse.Namespace) -> Any:
-    """All characters are asked at once; each keeps its own conversation."""
+def _several(dense: Any, entries: list[Any], params: SamplingParams, options: argparse.Namespace) -> Any:
+    """All characters are asked at once; each keeps its own conversation. Drawn by temperature and top-p alone."""
     from engine.cast.extracting import card_of
     from engine.cast.masked_batch import MaskedBatch, answer_together
-    from engine.models.generation import Conversation
+    from engine.models.chat_format import endings
+    from engine.models.sampling import Sampling
+    from engine.serving.shelf import Loaded
 
     batch = MaskedBatch(dense.model, [entry.delta for entry in entries])
-    speakers = [Speaker(card_of(entry), dense.tokenizer_of(entry.report), Conversation(dense.model)) for entry in entries]
+    speakers = [Speaker(card_of(entry), Loaded(entry.name, dense.model, dense.tokenizer_of(entry.report))) for entry in entries]
+    sampling = Sampling(endings(dense.tokenizer), params.max_tokens, params.temperature, params.top_p, params.seed or 0)
 
     def ask(message: str) -> None:
         start = time.perf_counter()
-        asked = [speaker.asked(message, options) for speaker in speakers]
+        prompts = [speaker.prompt(message, params) for speaker in speakers]
         for number, speaker in enumerate(speakers):
             batch.keep_prefix(number, speaker.opening())
-        steps = answer_together(batch, [(number, prompt) for number, (prompt, _) in enumerate(asked)],
-                                [sampling for _, sampling in asked])
+        steps = answer_together(batch, list(enumerate(prompts)), [sampling] * len(prompts))
         answers = None
         while answers is None:
             try:

@@ -1,23 +1,22 @@
-"""A conversation with a character on any model: the persona's prompt is encoded once and its cache kept.
+"""A conversation with a character on any model, as the chat worker has it: the same prompt, samplers and endings.
 
 For the command line; knows no storage.
 """
 
-import argparse
-import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.base.errors import UserError
+from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
-from engine.cards.prompt import Message, Setting, fit, messages, render_greeting
+from engine.cards.prompt import Setting, messages, render_greeting
 from engine.console import ProgressPrinter
-from engine.models.chat_format import encode_chat, endings, token_counter
-from engine.models.generation import Conversation, Spoken, speak
+from engine.models.chat_format import encode_chat, token_counter
 from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
-from engine.models.sampling import Sampling
+from engine.serving.requests import Request
+from engine.serving.shelf import Loaded
+from engine.serving.speaking import answer, fit
 
 HOW_TO_END = "(An empty line or Ctrl-D ends the chat.)"
 
@@ -27,8 +26,7 @@ class Speaker:
     """A character that answers; `history` holds the turns so far as (role, text)."""
 
     card: Card
-    tokenizer: Any
-    conversation: Conversation
+    loaded: Loaded
     history: list[tuple[str, str]] = field(default_factory=list)
 
     @classmethod
@@ -36,19 +34,22 @@ class Speaker:
         """Load the model (fetching it if need be, with progress)."""
         source = printer.finish(locate(model))
         loaded = load_model(source, parse_dtype(dtype, own=source.own_dtype))
-        return cls(card, load_tokenizer(source), Conversation(loaded))
+        return cls(card, Loaded(source.name, loaded, load_tokenizer(source)))
 
     @property
     def greeting(self) -> str:
         """The character's first words."""
         return render_greeting(self.card)
 
-    def asked(self, message: str, options: argparse.Namespace) -> tuple[list[int], Sampling]:
-        """The prompt that a message makes, and how its answer is drawn. Raises UserError for settings that cannot be."""
-        if not 0 <= options.temperature < math.inf or options.limit < 1 or not 0 <= options.seed < 2**32:
-            raise UserError("The temperature and the seed must not be negative (nor huge), and the limit must be at least 1.")
-        prompt = self._prompt([*self.history, ("user", _clean(message))], options.limit)
-        return prompt, Sampling(endings(self.tokenizer), options.limit, options.temperature, 0.95, options.seed)
+    def request(self, message: str, params: SamplingParams) -> Request:
+        """What a message asks of the model."""
+        opening = [("assistant", self.card.greeting)] if self.greeting else []
+        return Request("speak", "chat", self.loaded.name, self.card, (*opening, *self.history, ("user", _clean(message))),
+                       sampling=params.with_seed())
+
+    def prompt(self, message: str, params: SamplingParams) -> list[int]:
+        """Ids of the conversation with one more message, without what leaves no room for an answer."""
+        return fit(self.loaded.tokenizer, self.request(message, params), self.loaded.window)[0]
 
     def keep(self, message: str, said: str) -> None:
         """Keep a turn: what was asked and answered."""
@@ -56,44 +57,32 @@ class Speaker:
 
     def opening(self) -> list[int]:
         """Ids with which every prompt begins, but for the last few."""
-        return encode_chat(self.tokenizer, messages(self.card, [], Setting(count=token_counter(self.tokenizer))), False)
+        tokenizer = self.loaded.tokenizer
+        return encode_chat(tokenizer, messages(self.card, [], Setting(count=token_counter(tokenizer))), False)
 
-    def pieces(self, message: str, options: argparse.Namespace) -> Any:
-        """Stream the reply to a message; the turn is kept when it ends."""
-        prompt, sampling = self.asked(message, options)
-        said = ""
-        for piece in speak(self.conversation, self.tokenizer, prompt, sampling):
-            said += piece.text
-            yield piece
-        self.keep(message, said)
+    def events(self, message: str, params: SamplingParams) -> Iterator[dict[str, Any]]:
+        """The reply as the chat worker tells it: Said ..., Ended. The turn is kept when it ends."""
+        for event in answer(self.request(message, params), self.loaded):
+            if event:
+                yield event
+                if event["event"] == "Ended":
+                    self.keep(message, event["text"])
 
-    def _prompt(self, turns: list[tuple[str, str]], limit: int) -> list[int]:
-        """Ids of the conversation, without what leaves no room for `limit` tokens of an answer."""
-        window = int(getattr(self.conversation.model.config, "max_position_embeddings", None) or 2048)
-        setting = Setting(count=token_counter(self.tokenizer))
-        opening = [("assistant", self.card.greeting)] if self.greeting else []
+    def print_reply(self, message: str, params: SamplingParams) -> None:
+        """Print the reply (in a terminal as it comes, else what is kept of it), then its speed on standard error."""
+        ended: dict[str, Any] = {}
+        for ended in self.events(message, params):
+            if ended["event"] == "Said" and sys.stdout.isatty():
+                print(ended["text"], end="", flush=True)
+        print("" if sys.stdout.isatty() else ended["text"])
+        print(f"({_facts(ended)})", file=sys.stderr)
 
-        def fits(prompt: list[Message]) -> bool:
-            return len(encode_chat(self.tokenizer, prompt)) + min(limit, window // 2) <= window
-
-        return encode_chat(self.tokenizer, fit(self.card, [*opening, *turns], setting, fits).messages)
-
-    def print_reply(self, message: str, options: argparse.Namespace) -> None:
-        """Print the reply as it comes, then its speed on standard error."""
-        last: Spoken | None = None
-        for last in self.pieces(message, options):
-            print(last.text, end="", flush=True)
-        print()
-        if last:
-            print(f"({last.tokens} tokens, first after {last.first_token:.2f} s, {_speed(last):.1f} tokens/s)", file=sys.stderr)
-
-    def reply_whole(self, message: str, options: argparse.Namespace) -> dict[str, Any]:
+    def reply_whole(self, message: str, params: SamplingParams) -> dict[str, Any]:
         """The reply and its measures as plain values."""
-        pieces = list(self.pieces(message, options))
-        last = pieces[-1] if pieces else None
+        *_, last = self.events(message, params)
         return {"character": self.card.char, "message": self.history[-2][1], "reply": self.history[-1][1],
-                "tokens": last.tokens if last else 0, "seconds_to_first_token": last.first_token if last else None,
-                "tokens_per_second": _speed(last) if last else None}
+                "tokens": last["tokens"], "seconds_to_first_token": last["first_token"] if last["tokens"] else None,
+                "tokens_per_second": last["tokens_per_second"] if last["tokens"] else None, "ended": last["reason"]}
 
 
 def converse(ask: Callable[[str], None]) -> None:
@@ -113,6 +102,11 @@ def _clean(message: str) -> str:
     return message.encode("utf-8", "replace").decode()  # bytes that were no UTF-8 are surrogates here
 
 
-def _speed(spoken: Spoken) -> float:
-    """Tokens a second after the first one."""
-    return (spoken.tokens - 1) / max(spoken.seconds - spoken.first_token, 1e-9) if spoken.tokens > 1 else 0.0
+def _facts(ended: dict[str, Any]) -> str:
+    """How an answer came about, and what of the printed text is not kept."""
+    facts = [f"{ended['tokens']} tokens, first after {ended['first_token']:.2f} s, {ended['tokens_per_second']:.1f} tokens/s"]
+    if ended["reason"] == "loop":
+        facts.append(f"it began to repeat itself; what is kept of it ends with “{ended['text'][-40:]}”")
+    elif ended["reason"] == "limit":
+        facts.append("cut at the longest answer (--max-tokens)")
+    return "; ".join(facts)

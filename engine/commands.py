@@ -13,6 +13,7 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest, folder_size, is_file, read_json
 from engine.base.recipe import make_recipe
+from engine.base.sampling import params_of
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
 from engine.console import ProgressPrinter, print_table
@@ -107,19 +108,19 @@ def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
     """Talk to a character: one message, or line by line until end of input."""
     from engine.chat import HOW_TO_END, Speaker, converse
 
-    card = _card_of(options)
+    card, params = _card_of(options), params_of(options)
     speaker = Speaker.load(options.model, card, options.dtype, ProgressPrinter())
     if options.message is not None:
         if options.json:
-            print(json.dumps(speaker.reply_whole(options.message, options), ensure_ascii=False))
+            print(json.dumps(speaker.reply_whole(options.message, params), ensure_ascii=False))
         else:
-            speaker.print_reply(options.message, options)
+            speaker.print_reply(options.message, params)
         return 0
     print(f"{card.char}: {speaker.greeting}\n{HOW_TO_END}" if speaker.greeting else HOW_TO_END)
 
     def ask(message: str) -> None:
         print(f"{card.char}: ", end="")
-        speaker.print_reply(message, options)
+        speaker.print_reply(message, params)
 
     converse(ask)
     return 0
@@ -148,7 +149,6 @@ def _script(options: argparse.Namespace, tally: "Counter[tuple[str, str]]") -> I
     from engine.evaluation.judge import Judge
     from engine.models.loading import parse_dtype
     from engine.script import ScriptJob, run_script
-    from engine.serving.requests import parse_wish
 
     card = _read(options.card)
     parse_dtype(options.dtype)
@@ -157,8 +157,8 @@ def _script(options: argparse.Namespace, tally: "Counter[tuple[str, str]]") -> I
         if not options.judge_model:
             raise UserError("A judge needs the name of its model.", "Add --judge-model NAME.")
         judge = Judge(options.judge, options.judge_model)
-    wish = parse_wish({"temperature": options.temperature, "limit": options.limit, "seed": options.seed})
-    for event in run_script(ScriptJob(card, list(dict.fromkeys(options.model or ["starter"])), wish, judge, options.dtype)):
+    sampling = params_of(options)
+    for event in run_script(ScriptJob(card, list(dict.fromkeys(options.model or ["starter"])), sampling, judge, options.dtype)):
         if isinstance(event, events.Graded):
             tally[event.model, event.verdict] += 1
         yield event

@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Untested, Warned
+from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, Setting, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
 from engine.evaluation.judge import PASSING, Bench, Judge
-from engine.serving.requests import Request, Wish
+from engine.serving.requests import Request
 from engine.serving.shelf import Shelf
 from engine.serving.speaking import speak
 
@@ -29,7 +30,7 @@ class ScriptJob:
 
     card: Card
     models: Sequence[str]
-    wish: Wish = field(default_factory=lambda: Wish(seed=0))
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(seed=0))
     judge: Judge | None = None
     dtype: str = "auto"
     player: str = PLAYER
@@ -77,7 +78,7 @@ def _test_model(job: ScriptJob, model: str, number: int, questions: Sequence[Que
         if words:
             yield Warned(words)
         tested = Graded(model, question.id, question.kind, [speaker.named(line) for line in question.lines], answers,
-                        verdict_of(checks), [asdict(check) for check in checks], score, job.wish.seed)
+                        verdict_of(checks), [asdict(check) for check in checks], score, job.sampling.seed or 0)
         found[question.id] = tested
         yield tested
         yield Step(stage, done + 1, len(questions))
@@ -91,7 +92,7 @@ def _answer(job: ScriptJob, model: str, question: Question, shelf: Shelf, stage:
     beat = time.monotonic()
     for line in question.lines:
         turns.append(("user", line))
-        request = Request("speak", question.id, model, job.card, tuple(turns), Setting(job.player), wish=job.wish)
+        request = Request("speak", question.id, model, job.card, tuple(turns), Setting(job.player), sampling=job.sampling)
         for turn in speak(request, shelf):
             if turn and turn["event"] == "Ended":
                 answers.append(turn["text"].strip())

@@ -4,8 +4,9 @@ Requests, each with an "id" that its answers repeat:
 
   {"do": "speak", "model", "card", "turns": [[role, text], ...], "player", "continue": false, "sampling": {...}}
       turns: the whole conversation, the greeting as the assistant's first turn where it was used; macros in them are
-      filled in. "continue": the last turn, the assistant's, goes on. sampling: temperature, top_p, limit (tokens),
-      seed (none: a random one). Answers: Said (a new piece of text) ..., Ended.
+      filled in. "continue": the last turn, the assistant's, goes on. sampling: the fields of SamplingParams (see
+      engine/base/sampling.py), each with its default; seed (none: a random one). Answers: Said (a new piece of text)
+      ..., Ended.
   {"do": "warm", "model", "card", "turns", "player"}   load the model and read the prompt's beginning; Warmed
   {"do": "prompt", "model", "card", "turns", "player"} the exact text and its tokens; Prompt
   {"do": "models"}                                     what can be loaded; Models
@@ -13,8 +14,10 @@ Requests, each with an "id" that its answers repeat:
   {"do": "stop"}                                       the speak or warm of this id ends after the token under way
 
 Before these, where a model has to be loaded: Loading (with stage, done and total in MB while it is fetched), Loaded.
-Failed (a sentence) ends a request that cannot be answered; the worker goes on. The text of Ended is that of all Said
-together; in a continued turn both hold only what is new. Ended says why: ended (by the character), limit, stopped.
+Failed (a sentence) ends a request that cannot be answered; the worker goes on. The text of Ended is what counts: that of
+all Said together, without half a sentence at the limit, and without the circles that an answer ran in; in a continued turn
+both hold only what is new. Ended says why: ended (by the character), limit (soon after a whole sentence), loop (the model
+repeats itself), stopped.
 
 All requests take turns, a token each, in one thread. Seconds count a request's own computing alone, without loading
 and without others' turns, so that two answers side by side are timed as if each were alone. The same prompt, model,

@@ -10,15 +10,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from engine.base.errors import UserError
+from engine.base.sampling import DEFAULTS, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.macros import expand_macros
-from studio.store import runs
+from studio.store import chats, runs, values
 from studio.store.characters import Version
 from studio.store.database import Store
 from studio.workers.reply import Reply
 
-SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "limit": 160, "seed": None}  # seed None: new each time
-MAX_SEED = 2**32 - 1
 PAUSE = 0.06  # seconds between two looks at an answer
 PACE = 0.2  # seconds between two pictures of it: the page is not asked whether it keeps up, and a slow one would fall behind
 HEARTBEAT = 1.0  # seconds after which `follow` yields without news, so that whoever follows can leave
@@ -28,6 +28,7 @@ BASIS = ("A token is a word or a part of one. All of this was measured on this o
          "first; time counts only what this answer itself took, without loading the model and without other answers made "
          "meanwhile. Text that the model had read before is not read again.")
 _REASONS = {"limit": "Cut off at the longest answer allowed; Continue goes on.", "stopped": "Stopped by you.",
+            "loop": "Ended because the model began to repeat itself; Regenerate asks again.",
             "edited": "Edited by hand.", "failed": "Broken off before the end."}
 _ACTION = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+?)(?<=\S)\1(?![\w*])")
 _UNFINISHED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+)\Z")  # an action that is still being written
@@ -36,6 +37,14 @@ _UNFINISHED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+)\Z")  # an action that
 def card_of(version: Version) -> Card:
     """The card of a version, ready for a chat. Raises UserError when it cannot speak yet (it has no description, say)."""
     return parse_card(json.dumps(version.card).encode(), "This card")
+
+
+def sampling_of(kept: dict[str, Any] | None) -> dict[str, Any]:
+    """Settings from the library with every field present: what an older chat does not know, or cannot be, gets its default."""
+    try:
+        return read_params(kept or {}).as_dict()
+    except UserError:
+        return DEFAULTS.as_dict()
 
 
 def greetings(card: Card) -> list[str]:
@@ -145,6 +154,24 @@ def _seconds(seconds: float) -> str:
 def reason_words(reason: str) -> str:
     """Why an answer ended as it did; "" where it simply ended."""
     return _REASONS.get(reason, "")
+
+
+def about_of(store: Store, character: str) -> str:
+    """What this character was told of the player last, in any room; another character's chats do not count."""
+    kept = values.get_value(store, _about_key(character), None)
+    if kept is None:  # said before it was kept for each character
+        kept = next((chat.about for chat in chats.chats(store, character)), "")
+    return str(kept)
+
+
+def keep_about(store: Store, character: str, about: str) -> None:
+    """Remember what a character's next chat begins with."""
+    if about != about_of(store, character):
+        values.set_value(store, _about_key(character), about)
+
+
+def _about_key(character: str) -> str:
+    return f"about_player:{character}"
 
 
 def slower_words(store: Store) -> str:

@@ -154,7 +154,7 @@ def test_a_chat_runs_until_an_empty_line_or_the_end(typed: str, exported: Path, 
 
 
 BAD_CHATS = [(["--temperature", "-1"], "temperature"), (["--temperature", "nan"], "temperature"),
-             (["--limit", "0"], "limit"), (["--seed", str(10**30)], "seed"), (["--dtype", "int3"], "number format")]
+             (["--limit", "0"], "Longest answer"), (["--seed", str(10**30)], "seed"), (["--dtype", "int3"], "number format")]
 
 
 @pytest.mark.parametrize(("options", "word"), BAD_CHATS, ids=[" ".join(options)[:20] for options, _ in BAD_CHATS])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tiny import find, make_tiny
 
 from engine.base.errors import UserError
 from engine.cards.book_editing import shown_book
@@ -17,7 +18,10 @@ from engine.cards.files import read_file
 from engine.cards.macros import expand_macros
 from engine.cards.npc import compile_npc
 from engine.cards.npc_fields import npc_object
-from engine.cards.prompt import fired_in
+from engine.cards.prompt import PLAYER, fired_in
+from engine.models.chat_format import render_chat
+from engine.models.loading import load_tokenizer
+from engine.serving.requests import parse
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, records
@@ -223,11 +227,29 @@ def test_the_prompt_comes_at_once_and_then_exactly(services: Services, mara: str
     services.speech = speech  # type: ignore[assignment]
     first, last = draft.prompt_news(services, mara, "starter")
     assert first[0].startswith("You are Mara.") and "about" in first[1]
-    assert last == ("<|system|> exact", "The exact text that the model reads before the player's first line: 42 tokens.")
-    assert speech.turns == [("assistant", "I am Mara.")]
+    assert last[0] == "<|system|> exact" and "exact text" in last[1] and "42 tokens" in last[1]
+    services.speech.close()
     services.speech = _Speech("No <b>model</b>.")  # type: ignore[assignment]
     _, last = draft.prompt_news(services, mara, "starter")
     assert last[0].startswith("You are Mara.") and "No &lt;b&gt;model" in last[1]
+
+
+@pytest.mark.process
+def test_the_real_worker_gives_the_exact_text(services: Services, mara: str, tmp_path: Path) -> None:
+    fields = {"post_history_instructions": "Be brief."}
+    for family in ("llama", "gemma2"):  # gemma2's template knows no system and no assistant who begins
+        model = str(make_tiny(tmp_path / family, family))
+        tokenizer = load_tokenizer(find(Path(model)))
+        for greeting in ("I am {{char}}.", ""):
+            saving.save_typed(services.store, mara, "", {**fields, "first_mes": greeting})
+            *_, (text, note) = draft.prompt_news(services, mara, model)
+            turns = [*([["assistant", greeting]] if greeting else []), ["user", draft.FIRST_LINE]]
+            asked = parse(json.dumps({"do": "speak", "id": 1, "model": model, "turns": turns, "player": PLAYER,
+                                      "card": characters.head(services.store, mara).card}))
+            assert text == render_chat(tokenizer, asked.fitted(tokenizer=tokenizer).messages), (family, greeting, note)
+            assert "exact text" in note and f" {len(tokenizer.encode(text, add_special_tokens=False)):,} tokens" in note
+            assert ("I am Mara." in text) == bool(greeting)
+            assert all(part in text for part in ("Keeps the lighthouse.", "Be brief.", draft.FIRST_LINE))
 
 
 def test_the_panel_of_versions_compares_with_what_makes_sense(services: Services, mara: str) -> None:

@@ -180,7 +180,7 @@ def test_the_modelfile_gives_back_what_the_card_says(tmp_path: Path) -> None:
     assert found["system"] == messages(find_bundled("whitlow-ashe"), [])[0]["content"]
     assert [value for name, value in commands if name == "stop"] == ["<|im_end|>"]
     assert found["license"] == 'Licence of "x"\n\n"" "\nall of it'
-    assert (found["temperature"], found["repeat_penalty"], found["num_predict"]) == ("0.7", "1", "160")
+    assert (found["temperature"], found["repeat_penalty"], found["num_predict"]) == ("0.7", "1.1", "160")
 
 
 @pytest.mark.parametrize("text", [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.base.text import normalise
-from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
+from engine.calibration.filtering import before_loop, find_fault, is_looping, is_usable_question, tidy, too_similar
 from engine.cards.voice import uses_third_person
 
 CHARACTERS = sorted((Path(__file__).resolve().parents[1] / "characters").glob("*.json"))
@@ -272,3 +272,13 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
     once = normalise(text)
     assert normalise(once) == once
     assert normalise(text.upper().lower()) == normalise(text.upper().lower() + " !")
+
+
+@given(st.lists(st.sampled_from(["I sell flour. ", "No. ", "Go, go, ", "*She nods. ", "the mill ", "Ha! ", "\n", "aaaa", "哈哈", "我卖面粉"]),
+                max_size=60))
+def test_what_is_left_before_a_loop_does_not_loop(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    left = before_loop(text)
+    assert text.startswith(left) and not is_looping(left)
+    assert left.strip() or not text.strip(), "something was said before it began"
+    assert left == text if not is_looping(text) else len(left) < len(text)

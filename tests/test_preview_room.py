@@ -9,12 +9,13 @@ import pytest
 from tiny import make_tiny
 
 from engine.base.errors import UserError
+from engine.base.sampling import DEFAULTS, KNOBS, MAX_SEED
 from engine.cards.editing import blank_card, with_fields
 from engine.cards.prompt import Setting, render_greeting
 from studio.services import Services
 from studio.settings import Settings
-from studio.speaking import MAX_SEED, card_of, measures_words, text_html, waiting_words, warming_words
-from studio.store import characters, chats, runs
+from studio.speaking import about_of, card_of, measures_words, sampling_of, text_html, waiting_words, warming_words
+from studio.store import characters, chats, runs, values
 from studio.tabs import preview
 from studio.tabs.preview.controls import Controls, settings_of, updates
 from studio.tabs.preview.room import Draft, Look, Room, chosen_sampling
@@ -22,8 +23,8 @@ from studio.tabs.preview.scene import NO_GREETING, stamp
 from studio.tabs.preview.view import SHOWN, chat_html, earlier_html
 from studio.workers.reply import Reply
 
-SHORT = {"temperature": 0.7, "top_p": 0.95, "limit": 6, "seed": 4}
-LONG = {**SHORT, "limit": 4000, "temperature": 0.0}  # goes round in circles and does not end by itself
+SHORT = {"temperature": 0.7, "top_p": 0.95, "limit": 6, "seed": 4}  # as older chats keep it
+LONG = {**SHORT, "limit": 4000}
 EVIL = '<img src="http://192.0.2.1/x.png" onerror=alert(1)> ![x](http://192.0.2.1/y.png) [z](http://192.0.2.1) {{char}} *nods*'
 
 
@@ -313,20 +314,70 @@ def test_a_chat_has_its_own_chances_and_player(room: Room, services: Services, m
 
 def test_settings_belong_to_their_chat(room: Room, mara: str, model: str) -> None:
     first, second = talk(room, mara, model), talk(room, mara, model)
-    changed = chosen_sampling(1.2, 0.5, 24, False, 77)
-    room.change_settings(first, " Ann  Lee ", " A tinker. ", changed)
+    sliders = [{**DEFAULTS.as_dict(), "temperature": 1.2, "max_tokens": 24.0, "dry_multiplier": 0}[knob.name] for knob in KNOBS]
+    changed = chosen_sampling(False, 77, *sliders)
+    assert changed == {**DEFAULTS.as_dict(), "temperature": 1.2, "max_tokens": 24, "dry_multiplier": 0, "seed": 77}
+    room.change_settings(mara, first, " Ann  Lee ", " A tinker. ", changed)
     kept = chats.chat(room.store, first)
     assert kept and kept.sampling == changed and (kept.player, kept.about) == ("Ann Lee", "A tinker.")
-    assert (room.player(), room.about()) == ("Ann Lee", "A tinker.")
+    assert (room.player(), about_of(room.store, mara)) == ("Ann Lee", "A tinker.")
     other = chats.chat(room.store, second)
-    assert other and other.sampling == SHORT and other.player == "Player"
+    assert other and other.sampling == sampling_of(SHORT) and other.player == "Player"
     act(room, mara, model, Look(first), "regenerate")
     finished(room, first)
     assert chats.messages(room.store, first)[-1].swipes[1].seed == 78
-    assert chosen_sampling(1, 1, 16, True, None)["seed"] is None
+    assert chosen_sampling(True, None, *sliders)["seed"] is None
     for seed in (None, -1, MAX_SEED + 1, 1.5):
         with pytest.raises(UserError, match="seed"):
-            chosen_sampling(1, 1, 16, False, seed)
+            chosen_sampling(False, seed, *sliders)
+
+
+def test_an_older_chat_opens_with_the_new_settings_at_their_defaults(room: Room, services: Services, mara: str,
+                                                                     model: str) -> None:
+    head = characters.head(services.store, mara)
+    expected = {**DEFAULTS.as_dict(), "temperature": 0.3, "max_tokens": 6, "seed": 4}
+    old = {"temperature": 0.3, "top_p": 0.95, "limit": 6, "seed": 4}
+    for kept, shown_settings in ((old, expected), ({}, DEFAULTS.as_dict()), ({"limit": "x"}, DEFAULTS.as_dict())):
+        chat = chats.start(services.store, mara, head.number, model, sampling=kept).id
+        assert settings_of(room, room.scene(mara, Look(chat), model))["sampling"] == shown_settings
+    chat = chats.start(services.store, mara, head.number, model, sampling=old).id
+    room.send(mara, chat, model, "Who?", Draft())
+    finished(room, chat)
+    answer = chats.messages(room.store, chat)[-1].swipes[0]
+    assert answer.measures["tokens"] <= 6 and answer.seed == 4
+
+
+def test_what_one_character_knows_of_the_player_no_other_does(room: Room, services: Services, mara: str, model: str) -> None:
+    other = characters.create(services.store, with_fields(blank_card("Ada"), description="A smith.")).id
+    about = lambda who: settings_of(room, room.scene(who, Look(), model))["about"]
+    talk(room, mara, model, about="Ann owes {{char}} a rope.")
+    assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "")
+    room.warm(other, "", model)
+    warming = room.answers.warming()
+    assert warming and warming.request["about_player"] == ""
+    room.change_settings(other, "", "Ann", "A thief.", DEFAULTS.as_dict())
+    assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "A thief.")
+    room.change_settings(other, "", "Ann", "", DEFAULTS.as_dict())
+    assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "")
+    assert room.player() == "Ann", "the name is the player's own"
+
+
+def test_a_field_is_filled_anew_when_the_character_changes(room: Room, services: Services, mara: str, model: str) -> None:
+    """What was typed for one and not yet kept would else still be there for the other."""
+    other = characters.create(services.store, with_fields(blank_card("Ada"), description="A smith.")).id
+    with gr.Blocks():
+        controls = Controls()
+    first, second = (settings_of(room, room.scene(who, Look(), model)) for who in (mara, other))
+    assert first["about"] == second["about"] == ""
+    assert updates(controls, second, first)[controls.about] == ""
+
+
+def test_what_was_known_before_it_was_kept_for_each_character_comes_from_its_own_chats(room: Room, services: Services,
+                                                                                      mara: str, model: str) -> None:
+    values.set_value(services.store, "about_player", "Of whoever it was.")
+    assert about_of(services.store, mara) == ""
+    chats.start(services.store, mara, characters.head(services.store, mara).number, model, about="Owes me a rope.")
+    assert about_of(services.store, mara) == "Owes me a rope."
 
 
 def test_reading_in_advance_makes_the_first_prompt_known(room: Room, mara: str, model: str) -> None:
@@ -386,7 +437,8 @@ def test_controls_follow_the_chat_that_is_shown(room: Room, mara: str, model: st
     fresh, old = (settings_of(room, room.scene(mara, Look(one), model)) for one in ("", chat))
     assert fresh["openings"][-1][1] == NO_GREETING and old["openings"] == [] and old["chats"] == [("Is it open?", chat)]
     changes = updates(controls, old, fresh)
-    assert changes[controls.limit] == 6 and changes[controls.fresh] is False and changes[controls.choice].value == chat
+    assert changes[controls.samplers.sliders["max_tokens"]] == 6 and changes[controls.fresh] is False
+    assert changes[controls.choice].value == chat
     assert updates(controls, old, old) == {}
 
 

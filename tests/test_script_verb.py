@@ -12,12 +12,12 @@ from engine.__main__ import main
 from engine.base import events
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Graded, Preferred, Untested, Warned
+from engine.base.sampling import SamplingParams
 from engine.cards.card import Card, parse_card
 from engine.cards.npc_fields import KEY
 from engine.cards.script import read_script
 from engine.evaluation.judge import Judge
 from engine.script import ScriptJob, run_script
-from engine.serving.requests import Wish
 from tests.store_samples import card
 
 OWN = {"script": {"removed": [], "added": [{"id": "two", "lines": ["Hm?", "And?"], "must_not_mention": ["zebra"], "language": ""}]}}
@@ -28,7 +28,7 @@ def smith(own: Any = OWN) -> Card:
 
 
 def short(card: Card, *models: str, **settings: Any) -> ScriptJob:
-    return ScriptJob(card, models, Wish(limit=3, seed=7), dtype="fp32", **settings)
+    return ScriptJob(card, models, SamplingParams(max_tokens=3, seed=7), dtype="fp32", **settings)
 
 
 def run(job: ScriptJob) -> list[Event]:
@@ -112,7 +112,7 @@ def test_the_questions_can_be_looked_at_without_a_model(tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize(("more", "says"), [
     (["--judge", "http://127.0.0.1:9"], "name of its model"), (["--judge", "x", "--judge-model", "m"], "The judge's address"),
-    (["--temperature", "-1"], "temperature"), (["--limit", "0"], "limit"), (["--dtype", "fp1"], "number format"),
+    (["--temperature", "-1"], "temperature"), (["--max-tokens", "0"], "Longest answer"), (["--dtype", "fp1"], "number format"),
 ])
 def test_wrong_options_get_one_sentence(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str],
                                         says: str) -> None:
@@ -124,7 +124,7 @@ def test_wrong_options_get_one_sentence(llama: Path, tmp_path: Path, capsys: pyt
 def test_a_stop_comes_through_between_two_tokens(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job gives a sign of life within a second, also in a long answer: there it can be stopped."""
     monkeypatch.setattr("engine.script._BEAT", 0.0)
-    stream: Iterator[Event] = run_script(ScriptJob(smith(), [str(llama)], Wish(limit=50), dtype="fp32"))
+    stream: Iterator[Event] = run_script(ScriptJob(smith(), [str(llama)], SamplingParams(max_tokens=50, seed=0), dtype="fp32"))
     kinds = []
     for event in stream:
         kinds.append(type(event).__name__)

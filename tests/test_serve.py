@@ -27,7 +27,8 @@ from engine.serving.shelf import CONVERSATIONS, Shelf
 CARD = {"name": "Zoë", "description": "A miller who grinds flour for {{user}}.", "first_mes": "Flour, {{user}}?"}
 OTHER = {"name": "Ada", "description": "A smith."}
 TURNS = [["assistant", "Flour, Ann?"], ["user", "What do you sell?"]]
-SAMPLING = {"temperature": 1.0, "limit": 12, "seed": 5}
+PLAIN = {"temperature": 1.0, "min_p": 0, "repeat_penalty": 1, "dry_multiplier": 0}  # by the distribution alone
+SAMPLING = {**PLAIN, "max_tokens": 12, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_the_seed_decides_the_answer_whatever_was_read_before(llama: str, bench:
 
 
 def test_a_missing_seed_is_drawn_and_told(bench: Bench) -> None:
-    free = {"temperature": 1.0, "limit": 12, "seed": None}
+    free = {**SAMPLING, "seed": None}
     first, second = bench.answer(sampling=free), bench.answer(sampling=free)
     assert first["seed"] != second["seed"] and first["text"] != second["text"]
     assert bench.answer(sampling={**free, "seed": first["seed"]})["text"] == first["text"]
@@ -183,7 +184,7 @@ def test_warming_gives_way_to_an_answer(bench: Bench) -> None:
 def test_a_stopped_answer_keeps_what_was_said(bench: Bench) -> None:
     bench.answer()
     for identity in ("stopped", "other"):
-        bench.ask("speak", identity, sampling={**SAMPLING, "limit": 100, "seed": 8})
+        bench.ask("speak", identity, sampling={**SAMPLING, "max_tokens": 100, "seed": 8})
     while not [one for one in bench.of("stopped") if one["event"] == "Said" and one["tokens"] >= 7]:
         bench.worker.turn()
     bench.ask("stop", "stopped")
@@ -191,7 +192,7 @@ def test_a_stopped_answer_keeps_what_was_said(bench: Bench) -> None:
     stopped, other = bench.of("stopped")[-1], bench.of("other")[-1]
     assert stopped["reason"] == "stopped" and 7 <= stopped["tokens"] <= 8
     assert other["tokens"] > 20 and other["text"].startswith(stopped["text"])
-    assert bench.answer(sampling={**SAMPLING, "limit": 100, "seed": 8})["text"] == other["text"]
+    assert bench.answer(sampling={**SAMPLING, "max_tokens": 100, "seed": 8})["text"] == other["text"]
 
 
 def test_a_stop_reaches_a_request_that_still_loads(bench: Bench) -> None:
@@ -202,6 +203,52 @@ def test_a_stop_reaches_a_request_that_still_loads(bench: Bench) -> None:
     bench.finish()
     assert (bench.said[-1]["event"], bench.said[-1]["reason"], bench.said[-1]["text"]) == ("Ended", "stopped", "")
     assert bench.answer()["reason"] == "limit"
+
+
+GUARD = "You are a guard. "
+SAYS = [("I sell flour. " + GUARD * 9, 300, "loop", "I sell flour. You are a guard."),
+        ("the doll, " * 30, 300, "loop", "the doll, the doll, the doll, the"),  # no sentence: all that is no loop yet
+        ("I sell flour. Salt is in the back of the mill, where my mother keeps", 30, "limit", "I sell flour."),
+        ("Salt is in the back of the mill, where my mother keeps", 30, "limit", None),  # no sentence: nothing is cut
+        ("It is dear. " + "No. Yes. Well. Come. Go. Wait. Stay. Sit. Eat. Run.", 30, "limit", None)]
+
+
+@pytest.mark.parametrize(("words", "most", "reason", "kept"), SAYS, ids=[words[:20] for words, *_ in SAYS])
+def test_circles_and_half_sentences_are_not_kept(words: str, most: int, reason: str, kept: str | None, bench: Bench,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, said = says(bench, monkeypatch, words, most)
+    assert ended["reason"] == reason and said.startswith(ended["text"]) and ended["text"]
+    assert ended["text"] == (said if kept is None else kept)
+    assert ended["tokens"] < len(load_tokenizer(find(bench.model)).encode(words)), "it stops"
+
+
+def test_near_the_limit_an_answer_stops_after_a_whole_sentence(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_tokenizer(find(bench.model))
+    words = "".join(f"It costs {number} coins. " for number in ("two", "nine", "few", "more", "six", "ten"))
+    most = len(tokenizer.encode(words)) + 3
+    ended, said = says(bench, monkeypatch, words + "But the other sack of it", most)
+    assert ended["text"] == said and words.startswith(said) and said.endswith("coins.") and most * 0.8 <= ended["tokens"] < most
+    price = "It costs nearly 3."
+    ended, said = says(bench, monkeypatch, price + "5 coins a sack", len(tokenizer.encode(price)) + 1)
+    assert said != price, "a number is not over at its point"
+
+
+def test_a_continued_turn_is_judged_with_its_beginning(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [["user", "Who?"], ["assistant", "I say: salt. " + GUARD * 2]]
+    ended, _ = says(bench, monkeypatch, " " + GUARD * 9, 300, turns=turns, **{"continue": True})
+    assert (ended["reason"], ended["text"]) == ("loop", ""), "it was said twice already"
+    turns = [["user", "Who?"], ["assistant", GUARD * 9]]  # of an older chat
+    ended, _ = says(bench, monkeypatch, " I sell flour. It is", 12, turns=turns, **{"continue": True})
+    assert ended["text"] == " I sell flour."
+
+
+def says(bench: Bench, monkeypatch: pytest.MonkeyPatch, words: str, most: int, **fields: Any) -> tuple[dict[str, Any], str]:
+    """The end of an answer, and all that was said, of a model that says these words."""
+    tokens = iter([*load_tokenizer(find(bench.model)).encode(words, add_special_tokens=False), *[-1] * 3])
+    monkeypatch.setattr("engine.serving.speaking.Sampler.choose", lambda *_: next(tokens))
+    before = len(bench.said)
+    ended = bench.answer(sampling={**SAMPLING, "max_tokens": most}, **fields)
+    return ended, "".join(one["text"] for one in bench.said[before:] if one["event"] == "Said")
 
 
 def test_a_turn_can_be_continued(bench: Bench) -> None:
@@ -226,7 +273,7 @@ def test_the_prompt_is_shown_as_the_model_gets_it(llama: str, bench: Bench) -> N
 def test_the_oldest_turns_go_when_a_conversation_is_too_long(count: int, bench: Bench) -> None:
     turns = [[("user", "assistant")[number % 2], f"{number}: {'what do you sell? ' * (8 if count < 20 else 1)}"]
              for number in range(count)]
-    ended = bench.answer(turns=turns, sampling={**SAMPLING, "limit": 40})
+    ended = bench.answer(turns=turns, sampling={**SAMPLING, "max_tokens": 40})
     dropped = ended["dropped_turns"]
     assert 0 < dropped < count and ended["prompt_tokens"] + 40 <= 512 and ended["tokens"] > 0
     shown = bench.answer("prompt", turns=turns[dropped:])
@@ -238,7 +285,7 @@ def test_the_oldest_turns_go_when_a_conversation_is_too_long(count: int, bench: 
 def test_a_card_that_is_too_long_is_refused(bench: Bench) -> None:
     failed = bench.answer(card={**CARD, "description": "A miller. " * 200})
     assert failed["event"] == "Failed" and "too long for this model" in failed["sentence"] and "512" in failed["sentence"]
-    assert bench.answer(sampling={**SAMPLING, "limit": 100_000})["tokens"] <= 256
+    assert bench.answer(sampling={**SAMPLING, "max_tokens": 100_000})["tokens"] <= 256
 
 
 def test_a_model_that_cannot_be_loaded_fails_alone(bench: Bench, tmp_path: Path) -> None:
@@ -301,7 +348,7 @@ def test_a_defect_fails_one_request_and_goes_to_the_log(bench: Bench, monkeypatc
                                                         caplog: pytest.LogCaptureFixture) -> None:
     bench.answer()
     with monkeypatch.context() as patch:
-        patch.setattr("engine.serving.speaking.choose", lambda *_: 1 / 0)
+        patch.setattr("engine.serving.speaking.Sampler.choose", lambda *_: 1 / 0)
         failed = bench.answer()
     assert failed["event"] == "Failed" and "ZeroDivisionError" in failed["sentence"] and "Traceback" in caplog.text
     assert bench.answer()["event"] == "Ended"
@@ -318,7 +365,7 @@ def test_what_is_no_request_is_refused(line: bytes, bench: Bench) -> None:
 
 REFUSED = [{"card": {"name": "Zoë"}}, {"card": None}, {"turns": [["system", "x"]]}, {"turns": "x"}, {"turns": []},
            {"turns": [["user", 3]]}, {"turns": [["user", "a"]], "continue": True}, {"turns": TURNS[:1]}, {"model": " "},
-           {"sampling": {"temperature": -1}}, {"sampling": {"top_p": 0}}, {"sampling": {"limit": 0}},
+           {"sampling": {"temperature": -1}}, {"sampling": {"top_p": 0}}, {"sampling": {"max_tokens": 0}},
            {"sampling": {"seed": 2**32}}, {"sampling": {"temperature": "hot"}}, {"sampling": [1]}]
 
 
@@ -378,14 +425,14 @@ def test_a_worker_process_answers_until_its_input_ends(process: subprocess.Popen
 
     ask("speak", "bad", model="no-such-model")
     assert "no model" in until("bad", "Failed")["sentence"]
-    ask("speak", "long", sampling={"limit": 250, "seed": 1})
+    ask("speak", "long", sampling={"max_tokens": 250, "seed": 1})
     until("long", "Said")
-    ask("speak", "short", sampling={"limit": 3, "seed": 1})
+    ask("speak", "short", sampling={"max_tokens": 3, "seed": 1})
     assert until("short", "Ended")["tokens"] == 3
     ask("stop", "long")
     stopped = until("long", "Ended")
     assert stopped["reason"] == "stopped" and 3 < stopped["tokens"] < 250
-    ask("speak", "never ended", sampling={"limit": 250})
+    ask("speak", "never ended", sampling={"max_tokens": 250})
     process.stdin.close()
     assert process.wait(20) == 0
     assert all(json.loads(line)["id"] == "never ended" for line in process.stdout)

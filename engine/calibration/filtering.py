@@ -38,7 +38,7 @@ _TASK = re.compile(r"""
     """, re.IGNORECASE | re.VERBOSE)
 
 
-def _is_looping(text: str) -> bool:
+def is_looping(text: str) -> bool:
     """Whether a text runs in circles: a syllable 8 times on end, a phrase again and again, few new words.
 
     Emphasis passes: a word up to 4 times on end, a phrase of 2 or 3 words up to 3 times, of 4 to 7 words twice;
@@ -61,13 +61,40 @@ def _is_looping(text: str) -> bool:
     return grams.total() >= 12 and len(grams) < 0.7 * grams.total()
 
 
-def _last_whole_sentence(text: str) -> int:
+def last_whole_sentence(text: str) -> int:
     """Where the last whole sentence ends (0: nowhere): not after "Mrs.", and not within an open *action* or quote."""
     for match in reversed(list(_SENTENCE_END.finditer(text))):
         head = text[:match.end()]
         if not _ABBREVIATION.search(head) and head.count("*") % 2 == 0 and head.count('"') % 2 == 0:
             return match.end()
     return 0
+
+
+def before_loop(text: str) -> str:
+    """A looping text up to where it begins to run in circles: its whole sentences before that, each said once at its end.
+
+    Without a whole sentence, the words before that (the signs, in a script without spaces). A text that does not loop
+    comes back as it is.
+    """
+    if not is_looping(text):
+        return text
+    ends = [0, *(end for end in (match.end() for match in _SENTENCE_END.finditer(text)) if last_whole_sentence(text[:end]) == end)]
+    while len(ends) > 1 and (is_looping(text[:ends[-1]]) or _repeats(text[ends[-2]:ends[-1]], text[:ends[-2]])):
+        ends.pop()
+    if ends[-1]:
+        return text[:ends[-1]]
+    left, looping = 0, len(text)
+    while looping - left > 1:  # text[:left] does not loop, text[:looping] does
+        middle = (left + looping) // 2
+        left, looping = (left, middle) if is_looping(text[:middle]) else (middle, looping)
+    word = max(text.rfind(" ", 0, left), text.rfind("\n", 0, left))
+    return text[: word if word > 0 and not is_looping(text[:word]) else left]
+
+
+def _repeats(sentence: str, before: str) -> bool:
+    """Whether a sentence was said before."""
+    words = normalise(sentence)
+    return not words or f" {words} " in f" {normalise(before)} "
 
 
 def _without_wrapping_quotes(text: str) -> str:
@@ -91,7 +118,7 @@ def tidy(answer: str, character_names: Sequence[str], complete: bool) -> tuple[s
         text = _without_wrapping_quotes(text)
     if complete:
         return text, True
-    end = _last_whole_sentence(text)
+    end = last_whole_sentence(text)
     return (text[:end], True) if end else (text, False)
 
 
@@ -107,8 +134,8 @@ def find_fault(answer: str, character_names: Sequence[str], complete: bool, *,
     own_turn = names_pattern(tuple(character_names))
     rules = {
         "empty": len(_WORD.findall(text)) < 2,
-        "looping": _is_looping(text),
-        "truncated": not complete and not _last_whole_sentence(text),
+        "looping": is_looping(text),
+        "truncated": not complete and not last_whole_sentence(text),
         "refusal": REFUSAL.search(text) is not None,
         "assistant manners": MANNERS.search(text) is not None,
         "third person": not speaks_in_third_person and speaks_of_itself_by_name(text, character_names),
@@ -125,7 +152,7 @@ def is_usable_question(text: str) -> bool:
     """
     plain = plain_text(text)
     rejected = (_LEAK, _TASK, MANNERS, REFUSAL)
-    return (3 <= len(_WORD.findall(plain)) <= 40 and plain.count("\n") < 3 and not _is_looping(plain)
+    return (3 <= len(_WORD.findall(plain)) <= 40 and plain.count("\n") < 3 and not is_looping(plain)
             and not any(pattern.search(plain) for pattern in rejected))
 
 

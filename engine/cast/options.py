@@ -2,6 +2,8 @@
 
 import argparse
 
+from engine.base.sampling import add_sampling_options
+
 
 def add_deeds(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentParser]) -> None:
     """Give the verb `cast` its deeds; `kind` is the class of their parsers."""
@@ -23,13 +25,12 @@ def add_deeds(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentParser]
     remove.add_argument("character", metavar="CHARACTER")
     chat = deeds.add_parser("chat", help="talk to a character, or to several at once")
     chat.add_argument("bank", metavar="BANK")
-    chat.add_argument("characters", nargs="+", metavar="CHARACTER", help="more than one are asked the same, in one masked batch")
+    chat.add_argument("characters", nargs="+", metavar="CHARACTER",
+                      help="more than one are asked the same, in one masked batch, and drawn by temperature and top-p alone")
     chat.add_argument("--model", help="the bank's dense model, where it has moved")
     chat.add_argument("--message", help="one message instead of an interactive chat")
     chat.add_argument("--json", action="store_true", help="print JSON")
-    chat.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default 0.7)")
-    chat.add_argument("--limit", type=int, default=160, help="longest reply in tokens (default 160)")
-    chat.add_argument("--seed", type=int, default=0)
+    add_sampling_options(chat)
     chat.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     extract = deeds.add_parser("extract", help="a character as a standalone folder, proven like any other")
     extract.add_argument("bank", metavar="BANK")

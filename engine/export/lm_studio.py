@@ -6,7 +6,7 @@ Written for LM Studio 0.3.15 and newer, which import presets from files (https:/
 import json
 from typing import Any
 
-from engine.base.sampling import LIMIT, TEMPERATURE, TOP_K, TOP_P
+from engine.base.sampling import DEFAULTS, TOP_K
 from engine.export.pack import Pack
 
 VERSION = "LM Studio 0.3.15"
@@ -16,9 +16,10 @@ PUBLISHER = "persona-studio"
 def render_preset(pack: Pack) -> str:
     """The preset as LM Studio keeps it: the system prompt and how to sample, as one JSON object."""
     checked = lambda value: {"checked": True, "value": value}
-    answers = {"systemPrompt": pack.system, "temperature": TEMPERATURE, "topPSampling": checked(TOP_P), "topKSampling": TOP_K,
-               "minPSampling": {"checked": False, "value": 0}, "repeatPenalty": {"checked": False, "value": 1},
-               "maxPredictedTokens": checked(LIMIT)}
+    answers = {"systemPrompt": pack.system, "temperature": DEFAULTS.temperature, "topPSampling": checked(DEFAULTS.top_p),
+               "topKSampling": TOP_K,
+               "minPSampling": checked(DEFAULTS.min_p), "repeatPenalty": checked(DEFAULTS.repeat_penalty),
+               "maxPredictedTokens": checked(DEFAULTS.max_tokens)}
     preset: dict[str, Any] = {
         "identifier": f"@local:{pack.slug}", "name": pack.title, "changed": False,
         "operation": {"fields": [{"key": f"llm.prediction.{name}", "value": value} for name, value in answers.items()]},

@@ -7,7 +7,7 @@ triple quotes, ends with a line that ends in three of them, and loses every char
 import re
 import unicodedata
 
-from engine.base.sampling import LIMIT, TEMPERATURE, TOP_K, TOP_P
+from engine.base.sampling import DEFAULTS, TOP_K
 from engine.export.pack import Pack
 
 VERSION = "Ollama 0.12"
@@ -37,8 +37,8 @@ def render_modelfile(pack: Pack) -> str:
 
 def parameters(pack: Pack) -> list[tuple[str, str]]:
     """Ollama's parameters by name: how the studio's own chats sample, the context, and what ends an answer."""
-    fixed = [("temperature", f"{TEMPERATURE:g}"), ("top_p", f"{TOP_P:g}"), ("top_k", str(TOP_K)), ("min_p", "0"),
-             ("repeat_penalty", "1"), ("num_predict", str(LIMIT)), ("num_ctx", str(pack.context))]
+    own = [(name, f"{getattr(DEFAULTS, name):g}") for name in ("temperature", "top_p", "min_p", "repeat_penalty", "repeat_last_n")]
+    fixed = [*own, ("top_k", str(TOP_K)), ("num_predict", str(DEFAULTS.max_tokens)), ("num_ctx", str(pack.context))]
     return [*fixed, *(("stop", f'"{stop}"') for stop in pack.stops)]
 
 

@@ -4,7 +4,7 @@ Written for LLM for Unity (LLMUnity) 3.0, whose component for a character is LLM
 (https://github.com/undreamai/LLMUnity).
 """
 
-from engine.base.sampling import LIMIT, TEMPERATURE, TOP_K, TOP_P
+from engine.base.sampling import DEFAULTS, TOP_K
 from engine.export.game_code import class_name, literal, lore_note
 from engine.export.pack import Pack
 
@@ -39,12 +39,12 @@ public class {class_name(pack.slug)} : MonoBehaviour
     async void Start()
     {{
         agent.systemPrompt = SystemPrompt;
-        agent.temperature = {TEMPERATURE:g}f;
-        agent.topP = {TOP_P:g}f;
+        agent.temperature = {DEFAULTS.temperature:g}f;
+        agent.topP = {DEFAULTS.top_p:g}f;
         agent.topK = {TOP_K};
-        agent.minP = 0f;
-        agent.repeatPenalty = 1f;
-        agent.numPredict = {LIMIT};
+        agent.minP = {DEFAULTS.min_p:g}f;
+        agent.repeatPenalty = {DEFAULTS.repeat_penalty:g}f;
+        agent.numPredict = {DEFAULTS.max_tokens};
         await Begin();
         await agent.Warmup();
     }}

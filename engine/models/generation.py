@@ -1,11 +1,9 @@
-"""One answer as a stream, over a conversation whose cache is kept between turns.
+"""One answer as a stream, over a conversation whose cache is kept between turns: for measurements.
 
-This module knows token ids and a tokenizer, not characters.
+This module knows token ids, not characters.
 """
 
-import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -51,29 +49,3 @@ class Conversation:
             tokens.append(token)
             yield token
         return False
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A piece of text of a streamed answer; `first_token` and `seconds` are seconds since its start."""
-
-    text: str
-    tokens: int
-    seconds: float
-    first_token: float
-
-
-def speak(conversation: Conversation, tokenizer: Any, prompt: Sequence[int], sampling: Sampling) -> Iterator[Spoken]:
-    """Stream an answer as text: each piece is what is new and whole (no half characters)."""
-    start = time.perf_counter()
-    tokens: list[int] = []
-    shown, text, first = "", "", 0.0
-    for token in conversation.stream(prompt, sampling):
-        first = first or time.perf_counter() - start
-        tokens.append(token)
-        text = tokenizer.decode(tokens, skip_special_tokens=True)
-        if not text.endswith("\ufffd"):
-            yield Spoken(text[len(shown):], len(tokens), time.perf_counter() - start, first)
-            shown = text
-    if tokens and len(text) > len(shown):
-        yield Spoken(text[len(shown):], len(tokens), time.perf_counter() - start, first)

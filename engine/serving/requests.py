@@ -4,29 +4,17 @@ Knows the fields and their limits, no model. The shapes stand in engine/serve.py
 """
 
 import json
-import math
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.sampling import LIMIT, TEMPERATURE, TOP_P
+from engine.base.sampling import DEFAULTS, SamplingParams, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import PLAYER, USUAL, Fitted, Message, Setting, fit
 from engine.models.chat_format import token_counter
 
 ROLES = ("user", "assistant")
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How to sample: as engine.models.sampling.Sampling, `limit` in tokens."""
-
-    temperature: float = TEMPERATURE
-    top_p: float = TOP_P
-    limit: int = LIMIT
-    seed: int = 0
 
 
 @dataclass
@@ -40,7 +28,7 @@ class Request:
     turns: tuple[tuple[str, str], ...] = ()
     setting: Setting = USUAL
     goes_on: bool = False  # the last turn is the assistant's, and is continued
-    wish: Wish = Wish()
+    sampling: SamplingParams = DEFAULTS
     stopped: bool = False
 
     def fitted(self, fits: Callable[[list[Message]], bool] = lambda _: True, tokenizer: Any = None) -> Fitted:
@@ -78,7 +66,7 @@ def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Reque
     turns = _turns(fields.get("turns") or [])
     goes_on = fields.get("continue") is True
     request = Request(do, identity, _text(fields, "model"), card, turns, _setting(fields), goes_on,
-                      parse_wish(fields.get("sampling") or {}))
+                      read_params(fields.get("sampling") or {}).with_seed())
     if do == "speak" and not turns:
         raise UserError("There is nothing to answer yet.", "Write a message first.")
     if do != "warm" and turns and goes_on != (turns[-1][0] == "assistant"):
@@ -110,19 +98,3 @@ def _turns(value: Any) -> tuple[tuple[str, str], ...]:
 def _clean(text: str) -> str:
     """Lone surrogates would break the tokenizer."""
     return text.encode("utf-8", "replace").decode()
-
-
-def parse_wish(given: Any) -> Wish:
-    """How to sample, of an object; what it leaves out gets Wish's own values, and a random seed. Raises UserError."""
-    if not isinstance(given, dict):
-        raise UserError("The sampling must be an object.")
-    known = {name: given[name] for name in ("temperature", "top_p", "limit", "seed") if given.get(name) is not None}
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-               for value in known.values()):
-        raise UserError("The sampling must be numbers.")
-    wish = Wish(float(known.get("temperature", Wish.temperature)), float(known.get("top_p", Wish.top_p)),
-                int(known.get("limit", Wish.limit)), int(known.get("seed", random.getrandbits(32))))
-    if wish.temperature < 0 or not 0 < wish.top_p <= 1 or wish.limit < 1 or not 0 <= wish.seed < 2**32:
-        raise UserError("The temperature must not be negative, top_p must lie above 0 and at most at 1, the limit must be at "
-                        "least 1, and the seed must lie between 0 and 4294967295.")
-    return wish

@@ -34,7 +34,7 @@ class Loaded:
     name: str
     model: Any
     tokenizer: Any
-    bytes: int
+    bytes: int = 0
     users: int = 0
     talks: list[SteadyConversation] = field(default_factory=list)
     busy: list[SteadyConversation] = field(default_factory=list)

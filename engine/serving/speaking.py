@@ -12,20 +12,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from engine.base.errors import UserError
 from engine.base.process import is_out_of_memory
+from engine.calibration.filtering import before_loop, is_looping, last_whole_sentence
 from engine.cards.lorebook import Firing
 from engine.cards.prompt import Fitted, Message
 from engine.models.chat_format import encode_answer, encode_chat, endings, render_chat
-from engine.models.sampling import Sampling, choose
+from engine.models.repetition import Sampler
 from engine.models.steady import PIECE, SteadyConversation
 from engine.serving.requests import Request
 from engine.serving.shelf import Loaded, Shelf, Turn
 
 Task = Generator[Turn, None, None]
 FEWEST = 16  # tokens of an answer: with less room than this, the prompt is too long
+_LOOK = 8  # tokens between two looks whether an answer runs in circles
 
 
 class _Clock:
@@ -55,7 +55,7 @@ def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], Fitte
 
     Raises UserError where the card and the last turn alone are too long.
     """
-    limit = min(request.wish.limit, window // 2)
+    limit = min(request.sampling.max_tokens, window // 2)
     fitted = request.fitted(lambda messages: len(encode(tokenizer, request, messages)) + limit <= window, tokenizer)
     prompt = encode(tokenizer, request, fitted.messages)
     room = window - len(prompt)
@@ -74,12 +74,20 @@ def speak(request: Request, shelf: Shelf) -> Task:
         return
     loaded.users += 1
     try:
-        prompt, fitted, limit = fit(loaded.tokenizer, request, loaded.window)
-        with loaded.conversation(prompt) as talk:
-            answer = _Answer(request, loaded, prompt, limit, fitted, talk.reusable(prompt))
-            yield from answer.stream(talk, shelf)
+        yield from answer(request, loaded, shelf.free)
     finally:
         loaded.users -= 1
+
+
+def answer(request: Request, loaded: Loaded, free: Callable[[], None] = lambda: None) -> Task:
+    """Answer with a model in memory: Said for every new piece of text, then Ended. `free` makes room when memory runs out.
+
+    The text of Ended is what counts. It is shorter than what was said where that ran in circles or stopped at the limit
+    within a sentence.
+    """
+    prompt, fitted, limit = fit(loaded.tokenizer, request, loaded.window)
+    with loaded.conversation(prompt) as talk:
+        yield from _Answer(request, loaded, prompt, limit, fitted, talk.reusable(prompt)).stream(talk, free)
 
 
 def _unless_stopped(loading: Generator[Turn, None, Loaded], request: Request) -> Generator[Turn, None, Loaded | None]:
@@ -105,37 +113,65 @@ class _Answer:
         self.text = ""
         self.first = 0.0
         self.second_try = False
+        before = request.turns[-1][1].rstrip() if request.goes_on else ""
+        self.before = "" if is_looping(before) else before  # the beginning of a turn that goes on
 
-    def stream(self, talk: SteadyConversation, shelf: Shelf) -> Task:
+    def stream(self, talk: SteadyConversation, free: Callable[[], None]) -> Task:
         """Read the prompt, then say token after token."""
         assert self.loaded
-        wish = self.request.wish
-        sampling = Sampling(endings(self.loaded.tokenizer), self.limit, wish.temperature, wish.top_p, wish.seed)
-        generator = torch.Generator().manual_seed(wish.seed)
+        tokenizer = self.loaded.tokenizer
+        sampler = Sampler(self.request.sampling, tokenizer, endings(tokenizer), self.prompt)
         reason = "limit"
-        logits = yield from self._read(talk, shelf, self.prompt)
+        logits = yield from self._read(talk, free, self.prompt)
         for _ in range(self.limit):
             if logits is None or self.request.stopped:
                 reason = "stopped"
                 break
             with self.clock.running():
-                token = int(choose(logits, sampling, generator))
+                token = sampler.choose(logits)
                 self.first = self.first or self.clock.seconds
-                if token in sampling.endings:
+                if token in sampler.endings:
                     reason = "ended"
                     break
                 self.tokens.append(token)
                 piece = self._piece(last=len(self.tokens) == self.limit)
-            yield {"event": "Said", "text": piece, "tokens": len(self.tokens), "seconds": self.clock.seconds,
-                   "first_token": self.first} if piece else None
-            if len(self.tokens) < self.limit:
-                logits = yield from self._advance(talk, shelf, token)
+                over = self._over(piece)
+            yield self._said(piece) if piece else None
+            if over:
+                reason = over
+                break
+            logits = yield from self._advance(talk, free, token)
         if piece := self._piece(last=True):
-            yield {"event": "Said", "text": piece, "tokens": len(self.tokens), "seconds": self.clock.seconds,
-                   "first_token": self.first}
+            yield self._said(piece)
+        self._cut(reason)
         yield {"event": "Ended", "reason": reason, **self.measures()}
 
-    def _read(self, talk: SteadyConversation, shelf: Shelf, tokens: Sequence[int]) -> Generator[Turn, None, Any]:
+    def _said(self, piece: str) -> dict[str, Any]:
+        return {"event": "Said", "text": piece, "tokens": len(self.tokens), "seconds": self.clock.seconds,
+                "first_token": self.first}
+
+    def _over(self, piece: str) -> str:
+        """Why the answer ends here although the model would go on; "" where it does not."""
+        count = len(self.tokens)
+        if count % _LOOK == 0 and is_looping(self.before + self.text):
+            return "loop"
+        near = count >= self.limit - self.limit // 5
+        if count == self.limit or (near and piece and self._whole() == len(self.text) and not self.text[-2:-1].isdigit()):
+            return "limit"
+        return ""
+
+    def _whole(self) -> int:
+        """Where the last whole sentence ends in what was said; 0: nowhere."""
+        return max(last_whole_sentence(self.before + self.text) - len(self.before), 0)
+
+    def _cut(self, reason: str) -> None:
+        """Take away what is no good to keep: circles, and at the limit half a sentence."""
+        if reason != "stopped" and is_looping(self.before + self.text):
+            self.text = before_loop(self.before + self.text)[len(self.before):]
+        elif reason == "limit":
+            self.text = self.text[: self._whole() or len(self.text)]
+
+    def _read(self, talk: SteadyConversation, free: Callable[[], None], tokens: Sequence[int]) -> Generator[Turn, None, Any]:
         """The logits behind `tokens`; None when stopped before. Out of memory: all else is freed, then once more."""
         reading = talk.read(tokens)
         while not self.request.stopped:
@@ -149,19 +185,19 @@ class _Answer:
                 self._allow_second_try(error)
                 failed = True
             if failed:  # outside the except block, where the error still holds what was computed
-                self._start_over(talk, shelf)
+                self._start_over(talk, free)
                 reading = talk.read(tokens)
             yield None
         return None
 
-    def _advance(self, talk: SteadyConversation, shelf: Shelf, token: int) -> Generator[Turn, None, Any]:
+    def _advance(self, talk: SteadyConversation, free: Callable[[], None], token: int) -> Generator[Turn, None, Any]:
         try:
             with self.clock.running():
                 return talk.advance(token)
         except Exception as error:
             self._allow_second_try(error)
-        self._start_over(talk, shelf)
-        return (yield from self._read(talk, shelf, [*self.prompt, *self.tokens]))
+        self._start_over(talk, free)
+        return (yield from self._read(talk, free, [*self.prompt, *self.tokens]))
 
     def _allow_second_try(self, error: Exception) -> None:
         if self.second_try or not is_out_of_memory(error):
@@ -169,9 +205,9 @@ class _Answer:
         logging.warning("out of memory in %s; trying once more", self.request.id)
         self.second_try = True
 
-    def _start_over(self, talk: SteadyConversation, shelf: Shelf) -> None:
+    def _start_over(self, talk: SteadyConversation, free: Callable[[], None]) -> None:
         talk.clear()
-        shelf.free()
+        free()
 
     def _piece(self, last: bool) -> str:
         """What can be said now: whole characters, white space only once something follows it."""
@@ -192,7 +228,7 @@ class _Answer:
         return {"text": self.text, "tokens": count, "prompt_tokens": len(self.prompt), "reused_tokens": self.reused,
                 "dropped_turns": self.fitted.turns_dropped, "dropped_examples": self.fitted.examples_dropped,
                 "seconds": seconds, "first_token": self.first, "tokens_per_second": speed,
-                "seed": self.request.wish.seed, **_told(self.fitted.lore)}
+                "seed": self.request.sampling.seed, **_told(self.fitted.lore)}
 
 
 def _told(lore: Firing) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Graded, Preferred, Stage, Step, Stopped, Untested, Warned
 from engine.base.files import explain_write_errors, write_json
+from engine.base.sampling import options_of, read_params
 from studio.settings import Settings
 from studio.store import characters, script_runs
 from studio.store.database import Store
@@ -65,7 +66,7 @@ class Scripts:
                 write_json(folder / "card.json", head.card)
             self._runs = script_runs.begin(self.store, character, head.number, models, seed, sampling, " ".join(judge or ()))
             arguments = ["script", str(folder / "card.json"), "--json", "--leash", "--workdir", str(folder / "work"),
-                         "--seed", str(seed), "--temperature", str(sampling["temperature"]), "--limit", str(sampling["limit"])]
+                         "--seed", str(seed), *options_of(read_params(sampling).as_dict())]
             for _, model in models:
                 arguments += ["--model", model]
             if judge:

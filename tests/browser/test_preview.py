@@ -24,7 +24,7 @@ def say(page: Any, text: str) -> None:
 def longest(page: Any, tokens: int) -> None:
     """Set the longest answer, and the temperature to 0, where the tiny model goes round in circles without an end."""
     page.click("#preview-settings button")
-    for control, value in (("limit", tokens), ("temperature", 0)):
+    for control, value in (("max-tokens", tokens), ("temperature", 0)):
         field = page.locator(f"#preview-{control} input[type=number]")
         field.fill(str(value))
         field.blur()
@@ -87,7 +87,7 @@ def test_another_chat_has_its_own_settings(page: Any, studio: Studio) -> None:
     expect(page.locator("#preview-measures")).to_be_visible(timeout=60_000)
     page.click("#preview-new")
     expect(page.locator(".chat-said")).to_have_count(1)
-    expect(page.locator("#preview-limit input[type=number]")).to_have_value("160")
+    expect(page.locator("#preview-max-tokens input[type=number]")).to_have_value("160")
     page.locator("#preview-chats label", has_text=re.compile("First chat")).click()
     expect(page.locator(".chat-said")).to_have_count(3)
-    expect(page.locator("#preview-limit input[type=number]")).to_have_value("24")
+    expect(page.locator("#preview-max-tokens input[type=number]")).to_have_value("24")

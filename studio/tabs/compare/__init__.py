@@ -115,7 +115,8 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
     @guarded
     def open_room() -> Any:
         settings = settings_of(room.services)
-        return settings["temperature"], settings["limit"], settings["blind"], {}, beat()
+        return {controls.blind: settings["blind"], **controls.samplers.shown(settings["sampling"]), controls.seen: {},
+                controls.pulse: beat()}
 
     @guarded
     def choose(character: str, run: str | None) -> Any:
@@ -140,8 +141,8 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
     controls.run.input(choose, [page.character, controls.run], controls.pulse, **page.private)
     controls.view.input(beat, None, controls.pulse, **page.private)
     controls.picks.input(pick, [page.character, controls.picks], None, **page.private)
-    for begin in (controls.temperature.release, controls.limit.release, controls.temperature.input, controls.limit.input,
-                  controls.blind.input):
+    sliders = controls.samplers.components
+    for begin in (controls.blind.input, *(one.release for one in sliders), *(one.input for one in sliders)):
         begin(guarded(room.change_settings), controls.settings, None, trigger_mode="always_last", **page.private)
 
 

@@ -13,6 +13,7 @@ from studio.tabs.compare.script_panel import SCRIPT, Panel
 from studio.tabs.compare.statistics import run_votes
 from studio.tabs.compare.view import NOBODY, empty_html, pair_html, tally_html
 from studio.tabs.run_label import choices_of
+from studio.tabs.sampling_controls import SamplingControls
 
 TICK = 1.0  # seconds between two looks whether there is news
 PAIR, GRID = "pair", "grid"
@@ -78,16 +79,14 @@ class Controls:
             self.clear = gr.Button("Clear rounds and votes", size="sm", scale=0, min_width=170, elem_id="compare-clear")
             self.undo = gr.Button("Undo clear", size="sm", variant="primary", scale=0, min_width=110, visible=False,
                                   elem_id="compare-undo")
-        with gr.Accordion("How they answer", open=False, elem_id="compare-settings"), gr.Row():
-            self.temperature = gr.Slider(0, 1.5, 0.7, step=0.05, label="Temperature", elem_id="compare-temperature", buttons=[],
-                                         info="Higher is bolder, lower is safer. At 0 the likeliest word always wins.")
-            self.limit = gr.Slider(16, 512, 160, step=8, label="Longest answer", elem_id="compare-limit", buttons=[],
-                                   info="In tokens: words or parts of words.")
+        with gr.Accordion("How they answer", open=False, elem_id="compare-settings"):
+            self.samplers = SamplingControls("compare")
+            self.samplers.more()
 
     @property
     def settings(self) -> list[Any]:
         """In the order of room.change_settings."""
-        return [self.temperature, self.limit, self.blind]
+        return [self.blind, *self.samplers.components]
 
     @property
     def look(self) -> list[Any]:

@@ -8,8 +8,9 @@ import secrets
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.sampling import MAX_SEED, read_params
 from studio.services import Services
-from studio.speaking import MAX_SEED, SAMPLING, card_of
+from studio.speaking import about_of, card_of
 from studio.store import characters, rounds, values
 from studio.store.rounds import Round
 from studio.store.runs import Run
@@ -18,7 +19,6 @@ from studio.tabs.compare.contenders import chosen_run, dense_of, finished, prune
 from studio.tabs.compare.scene import (
     DONE,
     Scene,
-    about_of,
     cleared_key,
     closed_key,
     player_of,
@@ -26,6 +26,7 @@ from studio.tabs.compare.scene import (
     read_scene,
     settings_of,
 )
+from studio.tabs.sampling_controls import chosen
 
 MOST = 6  # pruned models in a grid
 
@@ -51,9 +52,9 @@ class Room:
         """Remember the pruned models of the grid."""
         values.set_value(self.store, f"compare-picks:{character}", picks)
 
-    def change_settings(self, temperature: float, limit: float, blind: bool) -> None:
-        """How the next rounds are answered and shown."""
-        settings = {"temperature": float(temperature), "limit": int(limit), "blind": bool(blind)}
+    def change_settings(self, blind: bool, *sliders: float) -> None:
+        """How the next rounds are answered and shown. Raises UserError."""
+        settings = {**read_params(chosen(sliders)).as_dict(), "blind": bool(blind)}
         values.set_value(self.store, "compare-settings", settings)
 
     def warm(self, character: str, run_id: str) -> None:
@@ -67,7 +68,8 @@ class Room:
             self._warm = wanted
             card = characters.version(self.store, character, run.version).card
             for side, one in enumerate((dense_of(run), pruned_of(self.services, run))):
-                self.services.speech.warm(one.model, card, player_of(self.services), history(turns, side), about_of(self.services))
+                self.services.speech.warm(one.model, card, player_of(self.services), history(turns, side),
+                                          about_of(self.store, character))
 
     def send(self, character: str, run_id: str, text: str, blind: bool) -> Round:
         """Put a message to the dense and the pruned model."""
@@ -177,10 +179,8 @@ class Room:
         return [["assistant", greeting]] if greeting.strip() else []
 
     def _wish(self, character: str, version: int) -> Wish:
-        settings = settings_of(self.services)
-        sampling = {**SAMPLING, "temperature": settings["temperature"], "limit": settings["limit"]}
         card = characters.version(self.store, character, version).card
-        return Wish(card, player_of(self.services), sampling, about_of(self.services))
+        return Wish(card, player_of(self.services), settings_of(self.services)["sampling"], about_of(self.store, character))
 
     def _forget_cleared(self, character: str, run_id: str, grid: bool) -> None:
         if values.get_value(self.store, cleared_key(character, run_id, grid), ""):

@@ -12,7 +12,7 @@ from engine.base import shapes
 from engine.base.errors import UserError
 from engine.cards.card import Card
 from studio.services import Services
-from studio.speaking import SAMPLING, card_of, measures_of, slower_words
+from studio.speaking import card_of, measures_of, sampling_of, slower_words
 from studio.store import characters, rounds, runs, values
 from studio.store.rounds import Answer, Round, Tally, Vote
 from studio.store.runs import Run
@@ -21,7 +21,7 @@ from studio.tabs.compare.contenders import DENSE, Contender, chosen_run, dense_o
 from studio.workers.reply import Reply
 
 GRIDS = 6  # rounds of a grid on the page
-DONE = ("ended", "limit", "stopped")
+DONE = ("ended", "limit", "loop", "stopped")
 LOST = "Broken off when the studio was closed."
 
 
@@ -192,15 +192,10 @@ def player_of(services: Services) -> str:
     return str(values.get_value(services.store, "player", "Player"))
 
 
-def about_of(services: Services) -> str:
-    """What was said of the player last, in any room."""
-    return str(values.get_value(services.store, "about_player", ""))
-
-
 def settings_of(services: Services) -> dict[str, Any]:
-    """How rounds are answered and shown: temperature, limit (tokens), blind."""
-    kept = values.get_value(services.store, "compare-settings", {}, shapes.of(dict[str, float | bool]))
-    return {"temperature": SAMPLING["temperature"], "limit": SAMPLING["limit"], "blind": True, **kept}
+    """How rounds are answered (`sampling`, all sides alike) and shown (`blind`)."""
+    kept = values.get_value(services.store, "compare-settings", {}, shapes.of(dict[str, Any]))
+    return {"sampling": sampling_of(kept), "blind": bool(kept.get("blind", True))}
 
 
 def stamp(scene: Scene) -> str:

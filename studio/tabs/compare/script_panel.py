@@ -9,10 +9,11 @@ import gradio as gr
 
 from engine.base import shapes
 from engine.base.errors import UserError
+from engine.base.sampling import DEFAULTS
 from engine.cards.script import read_script
 from studio.page import Page, guarded, only_while_shown
 from studio.services import Services
-from studio.speaking import SAMPLING, card_of
+from studio.speaking import card_of
 from studio.store import characters, runs, script_runs, values
 from studio.tabs.compare.contenders import DENSE, Contender, dense_of, finished, pruned_of, short_name
 from studio.tabs.compare.script_view import Column, script_html
@@ -78,7 +79,7 @@ def begin(services: Services, character: str, model: str, chosen: list[str], see
         raise UserError("The seed must lie between 0 and 4294967295.")
     card_of(characters.head(services.store, character))  # before anything is written: it must be able to speak
     values.set_value(services.store, "compare-judge", [url.strip(), judge.strip()])
-    services.scripts.begin(character, [(one.run, one.model) for one in wanted], SAMPLING, int(seed or 0),
+    services.scripts.begin(character, [(one.run, one.model) for one in wanted], DEFAULTS.as_dict(), int(seed or 0),
                            (url.strip(), judge.strip()) if url.strip() else None)
 
 

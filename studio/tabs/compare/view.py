@@ -19,7 +19,8 @@ DENSE_MEANS = "Dense is the whole model, before anything was removed."
 _CURSOR = '<span class="chat-cursor" aria-hidden="true"></span>'
 _VERDICTS = {"pruned": "You chose the pruned model.", "dense": "You chose the dense model.", "tie": "You called it a tie.",
              "both_bad": "You found both bad."}
-_ENDINGS = {"limit": "Cut off at the longest answer allowed.", "stopped": "Stopped by you."}
+_ENDINGS = {"limit": "Cut off at the longest answer allowed.", "stopped": "Stopped by you.",
+            "loop": "Ended because the model began to repeat itself."}
 
 
 def empty_html(scene: Scene) -> str:

@@ -22,6 +22,7 @@ from studio.store import characters
 from studio.tabs.draft import files, history, hosts, measure, npc, saving
 from studio.tabs.draft.layout import Room
 
+FIRST_LINE = "(the player's first words)"  # a model reads no text that ends with the character's own turn
 _FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"
 _FETCH = "() => setTimeout(() => document.querySelector('#draft-file, #draft-file *')?.closest('#draft-file').click(), 50)"
 
@@ -154,11 +155,13 @@ def prompt_news(services: Services, character: str, model: str) -> Iterator[tupl
     first = f"The description as the model gets it, about {count:,} tokens."
     yield system, f"{first} Asking the model for the exact text…"
     try:
-        text, tokens = services.speech.prompt(model, raw, [("assistant", greeting)] if greeting else [], PLAYER)
+        turns = [*([("assistant", greeting)] if greeting else []), ("user", FIRST_LINE)]
+        text, tokens = services.speech.prompt(model, raw, turns, PLAYER)
     except UserError as error:
         yield system, html.escape(f"{first} The exact text is not to be had: {error}")
         return
-    yield text, f"The exact text that the model reads before the player's first line: {tokens:,} tokens."
+    yield text, (f"The exact text that the model reads for its first answer, with “{FIRST_LINE}” in place of the player's words: "
+                 f"{tokens:,} tokens.")
 
 
 def _prompt(services: Services, page: Page, room: Room) -> None:

@@ -169,13 +169,12 @@ def _talking(room: Room, page: Page, controls: Controls) -> None:
 def _keeping(room: Room, page: Page, controls: Controls) -> None:
     @guarded
     def change(seen: dict[str, Any], player: str, about: str, *sampling: Any) -> None:
-        chat = seen.get("settings", {}).get("chat", "")  # the one whose settings the controls show
-        room.change_settings(chat, player, about, chosen_sampling(*sampling))
+        shown = seen.get("settings", {})  # those of the chat that the controls show
+        room.change_settings(shown.get("character", ""), shown.get("chat", ""), player, about, chosen_sampling(*sampling))
 
     changed = [controls.seen, controls.player, controls.about, *controls.sampling]
-    for begin in (controls.temperature.change, controls.top_p.change, controls.limit.change, controls.fresh.change,
-                  controls.seed.change):
-        begin(change, changed, None, trigger_mode="always_last", **page.private)
+    for control in controls.sampling:
+        control.change(change, changed, None, trigger_mode="always_last", **page.private)
     for begin in (controls.player.blur, controls.player.submit, controls.about.blur):
         begin(change, changed, None, **page.private).then(beat, None, controls.pulse, **page.private)
     controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)

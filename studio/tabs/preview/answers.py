@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.base.errors import UserError
+from engine.base.sampling import MAX_SEED
 from studio.services import Services
-from studio.speaking import MAX_SEED, card_of, measures_of
+from studio.speaking import card_of, measures_of, sampling_of
 from studio.store import characters, chats
 from studio.store.characters import Version
 from studio.store.chats import Chat, Message
@@ -106,8 +107,8 @@ class Answers:
     def _ask(self, chat: Chat, model: str, turns: list[tuple[str, str]], kind: Kind, message: Message | None = None) -> UnderWay:
         self.failures.pop(chat.id, None)
         version = characters.version(self.services.store, chat.character, chat.version)
-        sampling = dict(chat.sampling)
-        if kind == "swipe" and message and sampling.get("seed") is not None:
+        sampling = sampling_of(chat.sampling)
+        if kind == "swipe" and message and sampling["seed"] is not None:
             sampling["seed"] = (int(sampling["seed"]) + len(message.swipes)) % (MAX_SEED + 1)
         known, index = (message.id, message.chosen) if message else ("", 0)
         reply = self.services.speech.ask(model, version.card, turns, sampling, chat.player, key=_key(chat.id),

@@ -5,13 +5,15 @@ from typing import Any
 
 import gradio as gr
 
+from engine.base.sampling import MAX_SEED
 from studio.figures.words import told_apart
 from studio.page import beat
-from studio.speaking import MAX_SEED, greetings
+from studio.speaking import about_of, greetings, sampling_of
 from studio.store.chats import Chat
 from studio.tabs.preview.room import Room
-from studio.tabs.preview.scene import NO_GREETING, PLAYER, Scene, sampling_of
+from studio.tabs.preview.scene import NO_GREETING, PLAYER, Scene
 from studio.tabs.preview.view import SHOWN
+from studio.tabs.sampling_controls import SamplingControls
 from studio.theme import ASSETS
 
 TICK = 1.0  # seconds between two looks whether there is news
@@ -84,20 +86,16 @@ class Controls:
 
     def _settings(self) -> None:
         with gr.Accordion("How it answers", open=False, elem_id="preview-settings"):
-            self.temperature = gr.Slider(0, 1.5, 0.7, step=0.05, label="Temperature", elem_id="preview-temperature", buttons=[],
-                                         info="Higher is bolder, lower is safer. At 0 the likeliest word always wins.")
-            self.top_p = gr.Slider(0.05, 1, 0.95, step=0.05, label="Top p", elem_id="preview-top-p", buttons=[],
-                                   info="Lower leaves the unlikeliest words out.")
-            self.limit = gr.Slider(16, 512, 160, step=8, label="Longest answer", elem_id="preview-limit", buttons=[],
-                                   info="In tokens: words or parts of words.")
+            self.samplers = SamplingControls("preview")
             self.fresh = gr.Checkbox(True, label="A new seed each time", elem_id="preview-fresh")
             self.seed = gr.Number(1, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, visible=False, elem_id="preview-seed",
                                   info="The same seed gives the same answer; Regenerate counts up from it.")
+            self.samplers.more()
 
     @property
     def sampling(self) -> list[Any]:
         """In the order of room.chosen_sampling."""
-        return [self.temperature, self.top_p, self.limit, self.fresh, self.seed]
+        return [self.fresh, self.seed, *self.samplers.components]
 
     @property
     def draft(self) -> list[Any]:
@@ -117,9 +115,9 @@ class Controls:
 
 def settings_of(room: Room, scene: Scene) -> dict[str, Any]:
     """What the controls beside the chat are to show; compared with what they showed before, so that nothing jumps."""
-    sampling = sampling_of(scene.chat)
-    return {"chat": scene.id, "player": scene.chat.player if scene.chat else room.player(),
-            "about": scene.chat.about if scene.chat else room.about(), "sampling": sampling,
+    sampling = sampling_of(scene.chat.sampling if scene.chat else None)
+    return {"character": scene.character, "chat": scene.id, "player": scene.chat.player if scene.chat else room.player(),
+            "about": scene.chat.about if scene.chat else about_of(room.store, scene.character), "sampling": sampling,
             "chats": [(label_of(chat), chat.id) for chat in scene.chats], "openings": [] if scene.chat else opening_choices(scene)}
 
 
@@ -148,14 +146,15 @@ def updates(controls: Controls, now: dict[str, Any], before: dict[str, Any]) -> 
     if now["openings"] != before.get("openings"):
         found[controls.opening] = gr.Dropdown(now["openings"] or [("", 0)], value=now["openings"][0][1] if now["openings"] else 0,
                                               visible=bool(now["openings"]))
-    if (now["chat"], now["player"]) != (before.get("chat"), before.get("player")):
+    # Also where the value is the same: what was typed for another character or chat may still be in the field.
+    other = (now["character"], now["chat"]) != (before.get("character"), before.get("chat"))
+    if other or now["player"] != before.get("player"):
         found[controls.player] = now["player"]
-    if (now["chat"], now["about"]) != (before.get("chat"), before.get("about")):
+    if other or now["about"] != before.get("about"):
         found[controls.about] = now["about"]
-    if (now["chat"], now["sampling"]) != (before.get("chat"), before.get("sampling")):
+    if other or now["sampling"] != before.get("sampling"):
         sampling = now["sampling"]
         seed = sampling["seed"]
-        found |= {controls.temperature: sampling["temperature"], controls.top_p: sampling["top_p"],
-                  controls.limit: sampling["limit"], controls.fresh: seed is None,
+        found |= {**controls.samplers.shown(sampling), controls.fresh: seed is None,
                   controls.seed: gr.Number(visible=False) if seed is None else gr.Number(seed, visible=True)}
     return found

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.sampling import check_seed, read_params
 from studio.services import Services
-from studio.speaking import MAX_SEED, SAMPLING, card_of
+from studio.speaking import about_of, card_of, keep_about, sampling_of
 from studio.store import characters, chats, values
 from studio.store.chats import Chat, Message
 from studio.tabs.preview.answers import Answers
@@ -21,9 +22,9 @@ from studio.tabs.preview.scene import (
     opening_messages,
     read_scene,
     remember_cut,
-    sampling_of,
 )
 from studio.tabs.preview.view import SHOWN
+from studio.tabs.sampling_controls import chosen
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,9 @@ class Look:
     opening: int = 0
 
 
-def chosen_sampling(temperature: float, top_p: float, limit: float, fresh: bool, seed: float | None) -> dict[str, Any]:
+def chosen_sampling(fresh: bool, seed: float | None, *sliders: float) -> dict[str, Any]:
     """The controls as a chat keeps them. Raises UserError for a seed that is none."""
-    if not fresh and (seed is None or not 0 <= seed <= MAX_SEED or seed != int(seed)):
-        raise UserError(f"The seed must be a whole number from 0 to {MAX_SEED}.")
-    return {**SAMPLING, "temperature": float(temperature), "top_p": float(top_p), "limit": int(limit),
-            "seed": None if fresh or seed is None else int(seed)}
+    return read_params({**chosen(sliders), "seed": None if fresh else check_seed(seed)}).as_dict()
 
 
 class Room:
@@ -82,16 +80,12 @@ class Room:
         said = chats.messages(self.store, chat_id) if chat else opening_messages(card, 0)
         turns = [(message.role, message.text) for message in said]
         player, about, seed = ((chat.player, chat.about, chat.seed) if chat else
-                               (self.player(), self.about(), chats.next_seed(self.store, character)))
+                               (self.player(), about_of(self.store, character), chats.next_seed(self.store, character)))
         self.answers.warm(version, turns, player, model, about, seed)
 
     def player(self) -> str:
         """The player's name that was used last."""
         return str(values.get_value(self.store, "player", PLAYER))
-
-    def about(self) -> str:
-        """What was said of the player last."""
-        return str(values.get_value(self.store, "about_player", ""))
 
     def send(self, character: str, chat_id: str, model: str, text: str, draft: Draft) -> str:
         """Say something; the chat's id. Raises UserError for nothing, and while the character speaks."""
@@ -109,7 +103,7 @@ class Room:
         player = " ".join(draft.player.split()) or PLAYER
         opening = opening_messages(card_of(head), draft.opening)
         texts = [swipe.text for swipe in opening[0].swipes] if opening else []
-        chat = chats.start(self.store, character, head.number, model, player=player, sampling=draft.sampling or dict(SAMPLING),
+        chat = chats.start(self.store, character, head.number, model, player=player, sampling=sampling_of(draft.sampling),
                            greeting=texts[0] if texts else "", about=draft.about.strip())
         if len(texts) > 1:
             first = chats.messages(self.store, chat.id)[0]
@@ -117,7 +111,7 @@ class Room:
                 chats.add_swipe(self.store, first.id, text, reason="greeting")
             chats.choose(self.store, first.id, opening[0].chosen)
         values.set_value(self.store, "player", player)
-        values.set_value(self.store, "about_player", draft.about.strip())
+        keep_about(self.store, character, draft.about.strip())
         return chat
 
     def act(self, character: str, look: Look, model: str, draft: Draft, what: str, message: str, text: str) -> Look:
@@ -169,19 +163,19 @@ class Room:
         remember_cut(self.answers, chat.id, token, position, count)
         self.answers.failures.pop(chat.id, None)
 
-    def change_settings(self, chat_id: str, player: str, about: str, sampling: dict[str, Any]) -> None:
-        """Keep the controls with the chat; one that is not begun yet gets them when it is."""
+    def change_settings(self, character: str, chat_id: str, player: str, about: str, sampling: dict[str, Any]) -> None:
+        """Keep the controls with the chat; one of the character that is not begun yet gets them when it is."""
         name, about = " ".join(player.split()) or PLAYER, about.strip()
         if chat_id:
             chat = self._chat(chat_id)
             if (name, about) != (chat.player, chat.about):
                 chats.set_player(self.store, chat.id, name, about)
-            if sampling != sampling_of(chat):
+            if sampling != sampling_of(chat.sampling):
                 chats.set_sampling(self.store, chat.id, sampling)
         if name != self.player():
             values.set_value(self.store, "player", name)
-        if about != self.about():
-            values.set_value(self.store, "about_player", about)
+        if character:
+            keep_about(self.store, character, about)
 
     def title(self, chat_id: str) -> str:
         """The chat's title."""

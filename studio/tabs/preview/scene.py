@@ -11,7 +11,7 @@ from typing import Any
 from engine.base import shapes
 from engine.base.errors import UserError
 from engine.cards.card import Card
-from studio.speaking import SAMPLING, card_of, greetings, slower_words, warming_words
+from studio.speaking import card_of, greetings, slower_words, warming_words
 from studio.store import characters, chats, values
 from studio.store.chats import Chat, Message, Swipe
 from studio.tabs.preview.answers import Answers, UnderWay
@@ -39,6 +39,7 @@ class Scene:
     model: str = ""
     chats: list[Chat] = field(default_factory=list)
     seed: int = 0
+    character: str = ""
 
     @property
     def outdated(self) -> bool:
@@ -67,7 +68,7 @@ def read_scene(answers: Answers, character: str, chat_id: str, model: str, openi
     return Scene(chat, card.char if card else (who.char if who else ""), card, fault, chat.player if chat else player or PLAYER,
                  said, under, _newer(answers, chat, head.number), _notes(answers, under), answers.failures.get(chat_id, ""),
                  _undoable(answers, chat, len(said)), model, dense_chats(answers, character),
-                 chat.seed if chat else chats.next_seed(store, character))
+                 chat.seed if chat else chats.next_seed(store, character), character)
 
 
 def dense_chats(answers: Answers, character: str) -> list[Chat]:
@@ -89,11 +90,6 @@ def stamp(scene: Scene) -> str:
     shown = [repr(scene.chat), scene.char, scene.fault, scene.newest, scene.notes, scene.failure, scene.undo, under, scene.model,
              scene.player, [(chat.id, chat.title) for chat in scene.chats], [repr(message) for message in scene.messages]]
     return hashlib.sha256(json.dumps(shown).encode("utf-8", "replace")).hexdigest()
-
-
-def sampling_of(chat: Chat | None) -> dict[str, Any]:
-    """How the chat's next answers are sampled, every field present."""
-    return {**SAMPLING, **(chat.sampling if chat else {})}
 
 
 def keep_version(answers: Answers, chat_id: str, newest: int) -> None:
