@@ -174,14 +174,15 @@ def test_what_is_typed_is_kept_without_painting_the_table_again(line_room: Lines
     table = lines_table.rows(lines.lines(line_room.store, made.id))
     assert edited(line_room, made.id, table, Filter(), {}) == gr.skip()
     table[0][3] = "Behind you."
-    found, seen, _ = edited(line_room, made.id, table, Filter(), {"rows": "old"})
+    found, shown, seen, _ = edited(line_room, made.id, table, Filter(), {"rows": "old"})
+    assert shown == found
     assert (found, texts(line_room.services, made.id)[0][1]) == (made.id, "Behind you.") and seen["rows"]
     painter, _ = painting(line_room.services)
     again = painter.paint(Look(person), seen)
     assert painter.controls.table not in again
     table[0][3] = " "
-    assert edited(line_room, made.id, table, Filter(), seen)[1]["rows"] is None  # the library's text comes back
-    assert edited(line_room, made.id, table[:-1], Filter(), seen)[1]["rows"] is None  # a row taken out of the page only
+    assert edited(line_room, made.id, table, Filter(), seen)[2]["rows"] is None  # the library's text comes back
+    assert edited(line_room, made.id, table[:-1], Filter(), seen)[2]["rows"] is None  # a row taken out of the page only
 
 
 def test_deleted_lines_come_back(line_room: LinesRoom, set_id: str) -> None:
@@ -189,8 +190,19 @@ def test_deleted_lines_come_back(line_room: LinesRoom, set_id: str) -> None:
         line_room.take_out(set_id, [])
     copy, gone = line_room.take_out(set_id, [1, 2])
     assert copy != set_id and len(texts(line_room.services, copy)) == 58 and len(texts(line_room.services, set_id)) == 60
+    with pytest.raises(UserError, match="deleted already"):  # a second click before the page shows it
+        line_room.take_out(copy, [1, 2])
     line_room.put_back(gone)
     assert texts(line_room.services, copy) == texts(line_room.services, set_id)
+
+
+def test_lines_that_a_run_has_just_made_are_edited_where_they_are(line_room: LinesRoom, person: str) -> None:
+    run = runs.add(line_room.store, person, 1, "lines", "Quick lines", {})
+    made = lines.add_set(line_room.store, person, 1, records(), {}, run=run.id)
+    runs.update(line_room.store, run.id, state="done", line_set=made.id)
+    assert line_room.edit(made.id, [Edit(3, None, "Elsewhere.")]) == made.id
+    assert line_room.take_out(made.id, [1])[0] == made.id
+    assert [one.id for one in line_room.sets(person)] == [made.id]
 
 
 def test_a_deleted_set_teaches_no_new_run_and_comes_back(line_room: LinesRoom, run_room: RunsRoom, person: str,

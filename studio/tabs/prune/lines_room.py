@@ -128,8 +128,10 @@ class LinesRoom:
         """Take lines out; in a copy where needed. The set's id, and the ids of the lines that put_back takes."""
         if not positions:
             raise UserError("No line is ticked.", "Tick the lines in the first column, then delete them.")
-        changed = self._changeable(set_id)
         wanted = set(positions)
+        if not any(line.position in wanted for line in lines.lines(self.store, set_id)):
+            raise UserError("These lines are deleted already.")
+        changed = self._changeable(set_id)
         gone = [line.id for line in lines.lines(self.store, changed) if line.position in wanted]
         lines.remove(self.store, gone)
         return changed, gone
