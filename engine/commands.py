@@ -27,8 +27,11 @@ def models(options: argparse.Namespace, _arguments: list[str]) -> int:
         print(json.dumps(found, indent=2))
         return 0
     rows = [[one["name"], one["kind"], one["licence"] or "", f"{one['bytes'] / 1e6:,.0f} MB",
-             "on disk" if one["ready"] else "fetched on first use"] for one in found]
+             "cannot be used" if one["fault"] else "on disk" if one["ready"] else "fetched on first use"] for one in found]
     print_table("Models", ["name", "kind", "licence", "size", "state"], rows)
+    for one in found:
+        if one["fault"]:
+            print(" ".join(one["fault"].split()))
     print("Any folder or hub id with safetensors of a supported family can be named as well.")
     return 0
 

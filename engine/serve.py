@@ -72,7 +72,7 @@ class Worker:
             case "prompt":
                 return show_prompt(request, self.shelf)
             case "models":
-                return iter_once(lambda: {"event": "Models", "models": list_models()})
+                return iter_once(lambda: {"event": "Models", "models": [one for one in list_models() if not one["fault"]]})
             case _:
                 return iter_once(lambda: {"event": "Forgotten", "model": request.model,
                                           "bytes": self.shelf.forget(request.model)})

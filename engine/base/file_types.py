@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.base.errors import UserError
+from engine.base.weight_files import shapes_of
+
 Shapes = Mapping[str, tuple[int, ...]]  # by the names that transformers gives
 
 
@@ -44,19 +47,11 @@ TOLD = ("F16", "Q8_0", "Q4_1", "Q4_0", "Q4_K_M")  # what a reader chooses betwee
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a model folder's tensors, from the heads of its safetensors files; {} where there are none."""
-    from safetensors import SafetensorError, safe_open
-
-    whole = folder / "model.safetensors"
-    files = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
-    shapes = {}
+    """The shapes of a model folder's tensors, from the heads of its safetensors files; {} where there are none that can be read."""
     try:
-        for file in files:
-            with safe_open(file, framework="numpy") as tensors:
-                shapes.update({name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()})  # noqa: SIM118
-    except (OSError, SafetensorError):
+        return shapes_of(folder)
+    except UserError:
         return {}
-    return shapes
 
 
 def expected_bytes(shapes: Shapes, name: str) -> int:

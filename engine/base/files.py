@@ -135,7 +135,7 @@ def check_manifest(folder: Path) -> list[str]:
     try:
         entries = [(name, int(entry["bytes"]), entry["sha256"])
                    for name, entry in read_json(folder / MANIFEST)["files"].items()]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged: it is no list of files.") from error
     for name, size, digest in entries:
         file = folder / name

@@ -3,51 +3,68 @@
 Reads configs and sizes only; imports neither torch nor transformers.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.file_types import count
 from engine.base.files import data_folder, folder_size
+from engine.base.weight_files import shapes_of
 from engine.models import starter
-from engine.models.checks import check_config, count_parameters, read_licence
+from engine.models.checks import check_folder, read_licence
 
 
 def list_models() -> list[dict[str, Any]]:
     """The models that can be named, each with name, kind (starter, folder, hub), ready, bytes (on disk), family,
-    parameters, licence, folder, layers, hidden_size, intermediate_size, ffn_parameters and weight_bytes.
+    parameters, licence, folder, layers, hidden_size, intermediate_size, ffn_parameters, weight_bytes and fault.
 
     Parameters are counted from the headers of the weights; `weight_bytes` are those of all parameters in 16 bit.
-    Folders and cached models of unsupported families are left out.
+    `fault`: why it cannot be used, as a sentence; "" for a sound one. Of the hub's cache, only sound ones are listed.
     """
     folder = starter.starter_folder()
     ready = starter.is_ready()
-    models = [_entry("starter", "starter", folder, folder_size(folder) if ready else 0, ready)]
-    models[0] |= {"family": "llama", "parameters": starter.PARAMETERS, "licence": "apache-2.0", **starter.SHAPE,
-                  "weight_bytes": 2 * starter.PARAMETERS}
+    models = [_entry("starter", "starter", folder) if ready else _blank("starter", "starter", folder)]
+    if not models[0]["fault"]:
+        models[0] |= {"family": "llama", "parameters": starter.PARAMETERS, "licence": "apache-2.0", **starter.SHAPE,
+                      "weight_bytes": 2 * starter.PARAMETERS}
     for other in sorted((data_folder() / "models").glob("*")):
-        if other.is_dir() and other != folder and not other.name.startswith(".") and _loadable(other):
-            models.append(_entry(str(other), "folder", other, folder_size(other), True))
+        if other.is_dir() and other != folder and not other.name.startswith(".") and _is_meant_as_model(other):
+            models.append(_entry(str(other), "folder", other))
     return models + _cached_models()
 
 
-def _entry(name: str, kind: str, folder: Path, size: int, ready: bool) -> dict[str, Any]:
-    """One line of the list."""
-    config = check_config(folder / "config.json") if ready else {}
-    parameters = count_parameters(folder)
-    return {"name": name, "kind": kind, "ready": ready, "bytes": size, "family": config.get("model_type", ""),
-            "parameters": parameters, "licence": read_licence(folder), "folder": str(folder),
-            "layers": config.get("num_hidden_layers", 0), "hidden_size": config.get("hidden_size", 0),
-            "intermediate_size": config.get("intermediate_size", 0),
-            "ffn_parameters": count_parameters(folder, ".mlp."), "weight_bytes": 2 * parameters}
+def _blank(name: str, kind: str, folder: Path, fault: str = "") -> dict[str, Any]:
+    """One line of the list, of a model whose sizes are not known."""
+    return {"name": name, "kind": kind, "ready": False, "bytes": 0, "family": "", "parameters": 0, "licence": None,
+            "folder": str(folder), "layers": 0, "hidden_size": 0, "intermediate_size": 0, "ffn_parameters": 0,
+            "weight_bytes": 0, "fault": fault}
 
 
-def _loadable(folder: Path) -> bool:
-    """Whether a folder has the config of a supported family and whole safetensors files."""
+def _entry(name: str, kind: str, folder: Path) -> dict[str, Any]:
+    """One line of the list, of a model on disk; whatever is wrong with it is its fault, and does not end the list."""
     try:
-        check_config(folder / "config.json")
-        return count_parameters(folder) > 0
-    except UserError:
-        return False
+        config, shapes = check_folder(folder, whole=False), shapes_of(folder)
+        parameters = count(shapes.values())
+        return _blank(name, kind, folder) | {
+            "ready": True, "bytes": folder_size(folder), "family": config["model_type"], "parameters": parameters,
+            "licence": read_licence(folder), "layers": config["num_hidden_layers"], "hidden_size": config["hidden_size"],
+            "intermediate_size": config["intermediate_size"], "weight_bytes": 2 * parameters,
+            "ffn_parameters": count(shape for tensor, shape in shapes.items() if ".mlp." in tensor)}
+    except UserError as error:
+        return _blank(name, kind, folder, str(error))
+    except Exception as error:  # a folder that others made must not hide the other models
+        logging.getLogger(__name__).exception("model folder %s", folder)
+        return _blank(name, kind, folder, f"{folder} cannot be read ({type(error).__name__}: {str(error)[:100]}).")
+
+
+def _is_meant_as_model(folder: Path) -> bool:
+    """Whether a folder has files of a model, good or bad."""
+    try:
+        names = {file.name for file in folder.iterdir()}
+    except OSError:
+        return True  # what cannot be looked into is told
+    return any(name == "config.json" or name.endswith((".safetensors", ".gguf")) for name in names)
 
 
 def _cached_models() -> list[dict[str, Any]]:
@@ -62,7 +79,6 @@ def _cached_models() -> list[dict[str, Any]]:
     models = []
     for repository in sorted(repositories, key=lambda one: one.repo_id):
         revisions = sorted(repository.revisions, key=lambda one: one.last_modified, reverse=True)
-        if repository.repo_type == "model" and revisions and _loadable(revisions[0].snapshot_path):
-            newest = revisions[0]
-            models.append(_entry(repository.repo_id, "hub", newest.snapshot_path, newest.size_on_disk, True))
-    return models
+        if repository.repo_type == "model" and revisions:
+            models.append(_entry(repository.repo_id, "hub", revisions[0].snapshot_path))
+    return [one for one in models if not one["fault"]]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event
+from engine.base.model_names import STARTER, model_folder
 from engine.base.process import return_freed_memory
 from engine.models.catalogue import list_models
 from engine.models.checks import FAMILIES, check_folder, read_front_matter
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "ModelSource", "best_device", "check_folder", "choose_dtype", "list_models", "load_model",
            "load_tokenizer", "locate", "parse_dtype"]
 
-STARTER = "starter"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _EAGER = {"gemma2"}  # its soft cap on attention logits exists in the eager path only
 _LAYER_WEIGHT = re.compile(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$")
@@ -68,26 +67,12 @@ def locate(model: str) -> Generator[Event, None, ModelSource]:
     when there is no such model, when it cannot be fetched, or when its folder does not pass check_folder.
     """
     name = model.strip()
-    if name == STARTER:
-        folder = yield from fetch_starter()
-    elif _is_folder(name):
-        folder = Path(name).expanduser().resolve()
-    elif _HUB_NAME.fullmatch(name):
-        folder = yield from fetch_model(name)
-    else:
-        raise UserError(f"There is no model {name[:200]!r}.",
-                        'Give "starter", a folder that holds a model, or a name on the hub like owner/name.')
+    folder = model_folder(name)
+    if folder is None:
+        folder = yield from (fetch_starter() if name == STARTER else fetch_model(name))
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
     told = read_front_matter(folder)
     return ModelSource(name, folder, check_folder(folder), told.get("license"), revision, told)
-
-
-def _is_folder(name: str) -> bool:
-    """Whether a text names an existing folder (also when it is too long or odd for a path)."""
-    try:
-        return bool(name) and Path(name).expanduser().is_dir()
-    except (OSError, RuntimeError, ValueError):
-        return False
 
 
 def best_device() -> torch.device:
