@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.base.errors import UserError
+from engine.base.model_names import folder_shape, model_folder
 from engine.cards import editing
 from engine.cards.files import read_file
 from studio.figures import words
@@ -88,21 +89,24 @@ def model_choices(services: Services) -> tuple[list[tuple[str, str]], str]:
     """(label, name) of the models on this machine, and the one in use. An unknown one in use stays in the list."""
     model = values.get_value(services.store, "model", "starter")
     found = [("Starter · SmolLM2 135M", "starter")]
-    found += [(Path(one["name"]).name if one["kind"] == "folder" else one["name"], one["name"])
-              for one in services.speech.models(wait=False) if one["name"] != "starter"]
-    if model not in [name for _, name in found]:
-        found.append((model, model))
+    listed = [one["name"] for one in services.speech.models(wait=False)]
+    found += [(Path(name).name if Path(name).is_absolute() else name, name) for name in dict.fromkeys([*listed, model])
+              if name != "starter"]
     return found, model
 
 
 def model_note(services: Services, model: str) -> str:
-    """One line of HTML about the model in use."""
-    for one in services.speech.models(wait=False):
-        if one["name"] == model:
-            size = f"{one['parameters'] / 1e6:,.0f} M parameters" if one.get("parameters") else ""
-            state = "" if one["ready"] else "fetched on first use (93 MB)"
-            return f'<span class="quiet">{html.escape(" · ".join(filter(None, (size, one["licence"], state))))}</span>'
-    return '<span class="quiet">looked up when it is first used</span>' if model != "starter" else ""
+    """A line of HTML about the model in use, or why it cannot be used."""
+    listed = next((one for one in services.speech.models(wait=False) if one["name"] == model), {})
+    try:
+        folder = model_folder(model)
+        parameters = folder_shape(folder).parameters if folder else listed.get("parameters")
+    except UserError as error:
+        return f'<p class="side-problem" role="alert">{html.escape(str(error))}</p>'
+    state = ("" if folder or listed.get("ready") else "fetched on first use (93 MB)" if listed else
+             "looked up when it is first used" if model != "starter" else "")
+    size = f"{words.millions(parameters)} parameters" if parameters else ""
+    return f'<span class="quiet">{html.escape(" · ".join(filter(None, (size, listed.get("licence"), state))))}</span>'
 
 
 def jobs_html(services: Services) -> str:

@@ -24,7 +24,7 @@ if arguments[0] == "serve":
     sys.exit(0)
 resumed = "--resume" in arguments
 work = Path(arguments[arguments.index("--workdir") + 1])
-behaviour = arguments[arguments.index("--model") + 1]
+behaviour = arguments[arguments.index("--model") + 1].rpartition("/")[2]  # as on the hub, too: some/slow
 asked = threading.Event()
 
 

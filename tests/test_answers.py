@@ -66,7 +66,9 @@ def test_the_bundled_characters_own_lines_are_in_their_language() -> None:
     assert detect_language("") == detect_language("?! 12") == ("", 0.0)
 
 
-@pytest.mark.parametrize(("answer", "outcome"), [("one two", "fail"), ("one two three", "pass"), ("a b c d e f", "fail")])
+@pytest.mark.parametrize(("answer", "outcome"), [("one two", "fail"), ("one two three", "pass"), ("a b c d e f", "fail"),
+                                                 ("I'm half-awake, aren't I?", "pass"), ("- Aye! … - - - - Well, no.", "pass"),
+                                                 ("夜警です", "pass"), ("私は夜警です", "fail")])
 def test_lengths_are_words(answer: str, outcome: str) -> None:
     assert checks(replace(FREE, fewest_words=3, most_words=5), answer) == {"length": outcome}
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.cards import difference as module
 from engine.cards.difference import FieldChange, Piece, difference
-from engine.cards.editing import as_v3, fields_of, with_fields
+from engine.cards.editing import as_v3, blank_card, fields_of, with_fields
 
 
 def side(pieces: list[Piece], without: str) -> str:
@@ -122,6 +122,18 @@ def test_a_lorebook_is_told_entry_by_entry() -> None:
         "Lorebook · “harbour”": [("Remark: harbour\nKeys: ship\nText: No ship comes.\nSwitched on: true", "removed")],
         "Lorebook · Scan depth": [("4", "removed"), ("2", "added")],
     }
+
+
+def test_the_first_entry_of_a_book_is_all_that_is_told_of() -> None:
+    book = {"extensions": {}, "name": "", "entries": [{"keys": ["sea"], "content": "It rises."}]}
+    bare, full = blank_card("Ann"), blank_card("Ann")
+    full["data"]["character_book"] = book
+    assert others(bare, full) == {"Lorebook · “sea”": [("Keys: sea\nText: It rises.", "added")]}
+    assert others(full, bare) == {"Lorebook · “sea”": [("Keys: sea\nText: It rises.", "removed")]}
+    full["data"]["character_book"] = {"extensions": {}, "entries": []}
+    assert others(bare, full)  # two versions that differ never look the same
+    off = {**FLAT, "extensions": {"someone/else": {"on": False, "depth": 0, "note": None}}}
+    assert others(FLAT, off) == {"Extension someone/else · On": [("false", "added")], "Extension someone/else · Depth": [("0", "added")]}
 
 
 def test_an_entry_that_replaced_another_is_no_rewriting() -> None:

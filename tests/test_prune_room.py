@@ -17,6 +17,7 @@ from store_samples import card
 from engine.base import events
 from engine.base.errors import UserError
 from engine.base.splits import split_of
+from studio import library
 from studio.page import Page
 from studio.services import Services
 from studio.settings import Settings
@@ -31,6 +32,7 @@ from studio.tabs.prune.lines_room import LinesRoom, Wish
 from studio.tabs.prune.lines_table import Edit, Filter
 from studio.tabs.prune.painting import Look, Painter
 from studio.tabs.prune.queueing import Queueing
+from studio.tabs.prune.run_listeners import sizes
 from studio.tabs.prune.runs_room import RunsRoom
 
 STUB = Path(__file__).with_name("stub_engine.py")
@@ -175,14 +177,15 @@ def test_what_is_typed_is_kept_without_painting_the_table_again(line_room: Lines
     table = lines_table.rows(lines.lines(line_room.store, made.id))
     assert edited(line_room, made.id, table, Filter(), {}) == gr.skip()
     table[0][3] = "Behind you."
-    found, seen, _ = edited(line_room, made.id, table, Filter(), {"rows": "old"})
+    found, shown, seen, _ = edited(line_room, made.id, table, Filter(), {"rows": "old"})
+    assert shown == found
     assert (found, texts(line_room.services, made.id)[0][1]) == (made.id, "Behind you.") and seen["rows"]
     painter, _ = painting(line_room.services)
     again = painter.paint(Look(person), seen)
     assert painter.controls.table not in again
     table[0][3] = " "
-    assert edited(line_room, made.id, table, Filter(), seen)[1]["rows"] is None  # the library's text comes back
-    assert edited(line_room, made.id, table[:-1], Filter(), seen)[1]["rows"] is None  # a row taken out of the page only
+    assert edited(line_room, made.id, table, Filter(), seen)[2]["rows"] is None  # the library's text comes back
+    assert edited(line_room, made.id, table[:-1], Filter(), seen)[2]["rows"] is None  # a row taken out of the page only
 
 
 def test_deleted_lines_come_back(line_room: LinesRoom, set_id: str) -> None:
@@ -190,8 +193,19 @@ def test_deleted_lines_come_back(line_room: LinesRoom, set_id: str) -> None:
         line_room.take_out(set_id, [])
     copy, gone = line_room.take_out(set_id, [1, 2])
     assert copy != set_id and len(texts(line_room.services, copy)) == 58 and len(texts(line_room.services, set_id)) == 60
+    with pytest.raises(UserError, match="deleted already"):  # a second click before the page shows it
+        line_room.take_out(copy, [1, 2])
     line_room.put_back(gone)
     assert texts(line_room.services, copy) == texts(line_room.services, set_id)
+
+
+def test_lines_that_a_run_has_just_made_are_edited_where_they_are(line_room: LinesRoom, person: str) -> None:
+    run = runs.add(line_room.store, person, 1, "lines", "Quick lines", {})
+    made = lines.add_set(line_room.store, person, 1, records(), {}, run=run.id)
+    runs.update(line_room.store, run.id, state="done", line_set=made.id)
+    assert line_room.edit(made.id, [Edit(3, None, "Elsewhere.")]) == made.id
+    assert line_room.take_out(made.id, [1])[0] == made.id
+    assert [one.id for one in line_room.sets(person)] == [made.id]
 
 
 def test_a_deleted_set_teaches_no_new_run_and_comes_back(line_room: LinesRoom, run_room: RunsRoom, person: str,
@@ -241,13 +255,13 @@ def test_a_server_needs_an_address_and_a_model_and_no_secret_in_it() -> None:
 
 
 def test_a_double_click_makes_lines_once(line_room: LinesRoom, person: str) -> None:
-    run = line_room.make(person, "quick", Wish())
+    run = line_room.make(person, "some/quick", Wish())
     with pytest.raises(UserError, match="being made already"):
-        line_room.make(person, "quick", Wish())
+        line_room.make(person, "some/quick", Wish())
     assert line_room.under_way(person) == run
-    assert line_room.make(person, "quick", Wish(preset="standard")).id != run.id
+    assert line_room.make(person, "some/quick", Wish(preset="standard")).id != run.id
     with pytest.raises(UserError, match="No character"):
-        line_room.make("", "quick", Wish())
+        line_room.make("", "some/quick", Wish())
 
 
 # Sizes
@@ -264,7 +278,7 @@ def test_sizes_are_told_in_both_shares_and_snap_to_the_multiple(services: Servic
     assert "You asked for 20\u00a0%; the nearest step is 16.7\u00a0%" in cut.facts_html(shape, Plan(percent=20))
     assert "You asked" not in text
     assert cut.facts_html(shape, Plan(multiple=1024, percent=75)).count("No multiple of 1024") == 1
-    assert cut.UNKNOWN in cut.facts_html(cut.shape_of(services, "other"), PLAIN)
+    assert cut.UNKNOWN in cut.facts_html(cut.shape_of(services, "some/other"), PLAIN)
 
 
 @pytest.mark.parametrize("plan", [Plan(seed=None), Plan(seed=-1), Plan(seed=0.5), Plan(percent=4), Plan(percent=80)])
@@ -274,6 +288,41 @@ def test_a_plan_that_no_run_takes_is_refused(plan: Plan) -> None:
 
 
 # Runs
+
+def test_a_typed_folder_has_its_sizes_at_once(services: Services, run_room: RunsRoom, person: str, set_id: str, llama: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services.speech, "models", lambda **_: pytest.fail("no worker is needed to look into a folder"))
+    shape = cut.shape_of(services, f" {llama} ")
+    assert shape and (shape.layers, shape.intermediate_size) == (2, 64)
+    assert "64 become 48 in each of 2 layers" in sizes(services, str(llama), Plan(multiple=16))[0]
+    assert "No multiple of 128 fits here" in sizes(services, str(llama), PLAIN)[0]
+    with pytest.raises(UserError, match="No multiple of 128 fits here"):
+        run_room.prune(person, set_id, str(llama), PLAIN)
+
+
+@pytest.mark.parametrize(("name", "sentence"), [("model.gguf", "is a GGUF file"), ("llama3.2:1b", "is a name in Ollama"),
+                                                ("empty", "holds no model"), ("nowhere", "There is no model")])
+def test_what_cannot_be_pruned_is_told_in_the_room_and_never_queued(services: Services, line_room: LinesRoom, run_room: RunsRoom,
+                                                                    person: str, set_id: str, name: str, sentence: str,
+                                                                    tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("model.gguf").write_bytes(b"GGUF")
+    facts, badges, _ = sizes(services, name, PLAIN)
+    assert sentence in facts and cut.UNKNOWN not in facts and badges == ""
+    assert sentence in library.model_note(services, name)
+    for attempt in (lambda: line_room.make(person, name, Wish()), lambda: run_room.prune(person, set_id, name, PLAIN),
+                    lambda: run_room.prune_ladder(person, set_id, name, PLAIN)):
+        with pytest.raises(UserError, match=sentence):
+            attempt()
+    assert runs.list_runs(services.store, person) == []
+
+
+def test_the_note_below_the_model_tells_the_size_of_a_typed_folder(services: Services, llama: Path) -> None:
+    assert library.model_note(services, str(llama)) == '<span class="quiet">28\u00a0k parameters</span>'
+    assert library.model_note(services, "some/other") == '<span class="quiet">looked up when it is first used</span>'
+    assert library.model_choices(services)[0] == [("Starter · SmolLM2 135M", "starter")]
+
 
 def test_pruning_needs_approved_lines_and_says_so(run_room: RunsRoom, person: str, services: Services) -> None:
     draft = lines.add_set(services.store, person, 1, records(), {})
@@ -551,7 +600,7 @@ def test_a_character_without_anything_gets_friendly_words(services: Services, pe
 
 def test_a_run_of_lines_is_followed_to_its_set(services: Services, person: str) -> None:
     painter, controls = painting(services)
-    run = painter.lines_room.make(person, "refuses", Wish())
+    run = painter.lines_room.make(person, "some/refuses", Wish())
     assert painter.paint(Look(person), {})[controls.making_stop].visible
     runs.update(services.store, run.id, state="failed", sentence="The card is empty.")
     shown = painter.paint(Look(person), {})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_npc_fields import FULL, JSON
 
-from engine.base.text import normalise
+from engine.base.text import count_words, normalise
 from engine.calibration.lines import POOL
 from engine.cards.card import Card, bundled_cards, find_bundled, parse_card
 from engine.cards.npc_fields import KEY, npc_object, with_npc
@@ -61,6 +61,11 @@ def test_length_and_first_person_follow_from_the_card() -> None:
     questions = read_script(of(first_mes="Hm?", mes_example=f"<START>\n{{{{user}}}}: Hi\n{{{{char}}}}: {long}")).questions
     assert {question.rules.most_words for question in questions} == {100}
     assert {question.rules.most_words for question in read_script(of(system_prompt="Write a page.")).questions} == {0}
+    spoken = "I'm a half-elf, aren't I? — Well, I've said it: don't, can't, won't! "
+    shown = of(first_mes=spoken * 10)
+    limit = read_script(shown).questions[0].rules.most_words
+    assert limit == 2 * 12 * 10 == 2 * count_words(shown.greeting)  # one count for the limit and for what is held against it
+    assert {question.rules.most_words for question in read_script(of(description="彼女は夜の灯台守です。")).questions} == {120}
     bodo = read_script(find_bundled("bodo-grumm")).questions
     assert not any(question.rules.first_person for question in bodo)  # he calls himself Bodo by design
 

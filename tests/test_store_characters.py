@@ -63,7 +63,23 @@ def test_an_unfinished_card_may_be_kept(store: Store) -> None:
     assert (made.name, made.version) == ("", 1)
     assert characters.save(store, made.id, card("Bea"), autosave=False).number == 2
     renamed = characters.get(store, made.id)
-    assert renamed and (renamed.name, renamed.slug, renamed.tags) == ("Bea", made.slug, ("forge",))
+    assert renamed and (renamed.name, renamed.slug, renamed.tags) == ("Bea", "bea", ("forge",))
+
+
+def test_the_slug_follows_the_name_and_the_old_one_still_leads_there(store: Store) -> None:
+    made = characters.create(store, card("New character"))
+    characters.save(store, made.id, card("Mira"))  # an autosave, and one that replaces it
+    characters.save(store, made.id, card("Mira Voss"))
+    for address in (made.id, "mira-voss", "mira", "new-character"):
+        found = characters.get(store, address)
+        assert found and (found.id, found.slug) == (made.id, "mira-voss"), address
+    others = [characters.create(store, card(name)) for name in ("New character", "Mira")]
+    assert [one.slug for one in others] == ["new-character-2", "mira-2"]  # an address never comes to mean somebody else
+    characters.save(store, others[1].id, card("Mira", description="Changed."))
+    assert characters.get(store, "mira-2") == characters.get(store, others[1].id)
+    characters.restore(store, made.id, 1)
+    assert [one and one.slug for one in (characters.get(store, made.id), characters.get(store, "mira"))] == ["new-character"] * 2
+    assert characters.get(store, "nobody") is None
 
 
 def test_slugs_are_unique_and_duplicates_are_independent(store: Store) -> None:

@@ -96,6 +96,18 @@ def test_a_set_that_a_run_learns_from_stays(store: Store) -> None:
     assert lines.line_set(store, made.id) == lines.approve(store, made.id)
 
 
+def test_a_set_may_change_while_only_the_run_that_made_it_names_it(store: Store) -> None:
+    ann = smith(store)
+    run = runs.add(store, ann.id, 1, "lines", "", {})
+    made = lines.add_set(store, ann.id, 1, LINES, {}, run=run.id)
+    runs.update(store, run.id, line_set=made.id)
+    assert not lines.is_fixed(store, made.id)
+    first = lines.lines(store, made.id)[0]
+    assert lines.change(store, first.id, answer="Changed.").answer == "Changed."
+    runs.add(store, ann.id, 1, "prune", "", {}, line_set=made.id)
+    assert lines.is_fixed(store, made.id)
+
+
 def test_a_set_is_renamed_and_deleted_and_comes_back_with_its_runs_none_the_wiser(store: Store) -> None:
     ann = smith(store)
     made = lines.add_set(store, ann.id, 1, LINES, {}, name="mine")

@@ -7,8 +7,15 @@ words (case, width, punctuation, spaces) and nothing else.
 import re
 import unicodedata
 
+# A sign is a word where no spaces are.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_](?:[\w'’-]*[^\W_])?")
 _NOT_WORDS = re.compile(r"[\W_]+")
 _KEPT_CATEGORIES = frozenset("LNM")  # letters, numbers, and the marks that belong to letters
+
+
+def count_words(text: str) -> int:
+    """How many words a text has: "isn't" and "half-open" are one each, and so is a sign of a script without spaces."""
+    return len(_WORD.findall(text))
 
 
 def normalise(text: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from engine.base.text import count_words
 from engine.cards.book import parse_book
 from engine.cards.card import MAX_NAME, Card
 from engine.cards.editing import LABELS, as_v3, fields_of
@@ -36,7 +37,6 @@ class Advice:
     sentence: str
 
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_](?:[\w'’-]*[^\W_])?")  # a sign is a word where no spaces are
 _PLACEHOLDER = re.compile(
     r"\b(?:TODO|TBD|FIXME)\b(?=\s*(?::|\Z))|(?i:lorem ipsum"
     r"|[\[<](?:insert (?!coin)|fill in\b|your (?:name|text|character|description)\b)[^\[\]<>\n]{0,60}[\]>]"
@@ -186,7 +186,7 @@ def _prompt_texts(fields: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _words(text: str) -> int:
-    return len(_WORD.findall(_NAME_MACRO.sub("Name", text)))
+    return count_words(_NAME_MACRO.sub("Name", text))
 
 
 def _quoted(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.cards.editing import LABELS, LISTS, as_v3
-from engine.cards.places import json_of, pairs, place_of, title_of, told
+from engine.cards.places import filled, json_of, pairs, place_of, title_of, told
 
 Piece = tuple[str, Literal["same", "added", "removed"]]
 
@@ -61,8 +61,10 @@ def _others(card: dict[str, Any]) -> dict[str, Any]:
 
 def _other_changes(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[FieldChange]:
     """Changes of JSON values, leaf by leaf, an item of a list that is new or gone as a whole; `...` is no value at all."""
-    for kind in (dict, list):  # a book or an extension that is new is told of entry by entry
-        old, new = (kind() if one is ... and isinstance(other, kind) and other else one for one, other in ((old, new), (new, old)))
+    whole = new if old is ... else old if new is ... else None
+    if isinstance(whole, dict | list) and whole:  # a book or an extension that is new: entry by entry, without what is empty in it
+        whole = (filled(whole) or whole) if isinstance(whole, dict) else whole
+        old, new = (type(whole)(), whole) if old is ... else (whole, type(whole)())
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from _other_changes(old.get(key, ...), new.get(key, ...), (*path, key))

@@ -62,12 +62,15 @@ def told(value: Any) -> str:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, dict) and value:
-        lines = [f"{word_of(key)}: {told(inner)}" for key, inner in value.items()
-                 if inner is not None and inner not in ("", [], {})]
-        return "\n".join(lines) or json_of(value)
+        return "\n".join(f"{word_of(key)}: {told(inner)}" for key, inner in filled(value).items()) or json_of(value)
     if isinstance(value, list) and value and not any(isinstance(item, dict | list) for item in value):
         return ", ".join(map(told, value))
     return json_of(value)
+
+
+def filled(value: dict[str, Any]) -> dict[str, Any]:
+    """An object without what is empty in it."""
+    return {key: inner for key, inner in value.items() if inner is not None and inner not in ("", [], {})}
 
 
 def json_of(value: Any) -> str:

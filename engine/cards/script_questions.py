@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from engine.base.text import count_words
 from engine.cards.card import Card
 from engine.cards.npc_fields import Npc
 from engine.cards.speaking import split_dialogue
 from engine.cards.voice import uses_third_person
 
 OWN_LANGUAGE = "card"  # as a rule's language: the one in which the card is written
-SHORTEST_LIMIT = 60  # words: no answer is called too long below this
+SHORTEST_LIMIT = 60  # words, twice that in signs of scripts without spaces: no answer is called too long below this
 KINDS = ("voice", "identity", "instructions", "secret", "knowledge", "goal", "relationship", "topic", "habit", "own")
 _ADMISSIONS = ("i am an ai | i'm an ai | i am ai", "i am a computer program | i'm a computer program",
                "i am a bot | i'm a bot | i am a chatbot | i'm a chatbot")
@@ -160,4 +161,5 @@ def _longest_answer(card: Card) -> int:
     if card.system_prompt.strip() and "{{original}}" not in card.system_prompt.lower():
         return 0
     shown = [card.greeting, *split_dialogue(re.sub("(?i)<start>", "\n", card.example_dialogue), card.names)]
-    return max(SHORTEST_LIMIT, 2 * max(len(text.split()) for text in shown))
+    has_spaces = count_words(card.description) < 2 * len(card.description.split())
+    return max(SHORTEST_LIMIT if has_spaces else 2 * SHORTEST_LIMIT, 2 * max(map(count_words, shown)))

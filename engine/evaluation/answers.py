@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import regex
 
-from engine.base.text import normalise
+from engine.base.text import count_words, normalise
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
 from engine.cards.script import OWN_LANGUAGE, Question
@@ -126,7 +126,7 @@ def _language(wanted: str, text: str) -> Check:
 
 
 def _length(text: str, fewest: int, most: int) -> list[Check]:
-    words = len(normalise(text).split())
+    words = count_words(text)
     if not fewest and not most:
         return []
     if words < fewest:

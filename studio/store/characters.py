@@ -5,6 +5,7 @@ A card is kept as it came (engine.cards reads it); here only its names and tags 
 """
 
 import json
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -37,7 +38,7 @@ KEEP = Keep.KEEP
 class Character:
     """A character. `version`: the number of the newest version. Times are Unix seconds; `deleted`: when, or None.
 
-    `slug` is unique and stays when the character is renamed; `char` is what {{char}} stands for.
+    `slug` is unique and follows the name; slugs from before still lead here. `char` is what {{char}} stands for.
     """
 
     id: str
@@ -94,9 +95,10 @@ def list_characters(store: Store, search: str = "", deleted: bool = False) -> li
 
 
 def get(store: Store, id_or_slug: str) -> Character | None:
-    """The character, deleted or not."""
+    """The character, deleted or not. A slug may be one from before it was renamed."""
     with store.read() as db:
-        return one(db, Character, f"{_SELECT} WHERE id = ? OR slug = ? ORDER BY id = ? DESC", [id_or_slug] * 3)
+        return one(db, Character, f"{_SELECT} WHERE id = ? OR slug = ? OR id = (SELECT character FROM former_slugs WHERE slug = ?) "
+                   "ORDER BY id = ? DESC", [id_or_slug] * 4)
 
 
 def head(store: Store, id: str) -> Version:
@@ -184,14 +186,19 @@ def sync_bundled(store: Store, cards: list[dict[str, Any]]) -> None:
 
 def _create(db: Database, card: dict[str, Any], picture: str | None, files: dict[str, str], bundled: bool) -> Character:
     name, char, tags = names_and_tags(card)
-    stem = slug(name)
-    taken = {row[0] for row in db.execute("SELECT slug FROM characters WHERE slug = ? OR slug GLOB ? || '-*'", [stem, stem])}
-    free = next(text for text in (stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3))) if text not in taken)
     id, time = new_id(), now()
-    db.table("characters").insert(row_of(id=id, slug=free, name=name, char=char, bundled_as=stem if bundled else None, version=0,
-                                         tags=tags, made=time, updated=time, deleted=None))
+    db.table("characters").insert(row_of(id=id, slug=_free_slug(db, slug(name), id), name=name, char=char,
+                                         bundled_as=slug(name) if bundled else None, version=0, tags=tags, made=time, updated=time,
+                                         deleted=None))
     _append(db, id, card, picture, files, "", "bundled" if bundled else "saved")
     return _character(db, id)
+
+
+def _free_slug(db: Database, stem: str, id: str) -> str:
+    """The stem, or the stem with a number, that no other character has or had."""
+    taken = {row[0] for row in db.execute("SELECT slug FROM (SELECT slug, id FROM characters UNION SELECT * FROM former_slugs) "
+                                          "WHERE id != ? AND (slug = ? OR slug GLOB ? || '-*')", [id, stem, stem])}
+    return next(text for text in (stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3))) if text not in taken)
 
 
 def _append(db: Database, id: str, card: dict[str, Any], picture: str | None, files: dict[str, str], note: str,
@@ -205,7 +212,11 @@ def _append(db: Database, id: str, card: dict[str, Any], picture: str | None, fi
 
 def _refresh(db: Database, id: str, number: int, card: dict[str, Any]) -> None:
     name, char, tags = names_and_tags(card)
-    db.table("characters").update(id, row_of(version=number, name=name, char=char, tags=tags, updated=now()))
+    stem, before = slug(name), _character(db, id).slug
+    after = before if re.fullmatch(rf"{stem}(-\d+)?", before) else _free_slug(db, stem, id)
+    if after != before:
+        db.table("former_slugs").insert(row_of(slug=before, character=id), ignore=True)
+    db.table("characters").update(id, row_of(version=number, slug=after, name=name, char=char, tags=tags, updated=now()))
 
 
 def _change(db: Database, version: Version, **fields: Any) -> None:

@@ -207,7 +207,8 @@ def _other_questions(db: Database, line_id: str) -> set[str]:
 
 
 def _is_fixed(db: Database, set_id: str) -> bool:
-    return scalar(db, "SELECT 1 FROM runs WHERE line_set = ?", [set_id]) is not None
+    # The run that made the set names it too.
+    return scalar(db, "SELECT 1 FROM runs WHERE line_set = ? AND kind = 'prune'", [set_id]) is not None
 
 
 def _require_changeable(db: Database, ids: Sequence[str]) -> None:

@@ -115,6 +115,11 @@ def _players_of_chats(db: Database) -> None:
     db.execute("ALTER TABLE chats ADD COLUMN seed INTEGER NOT NULL DEFAULT 0")
 
 
+@MIGRATIONS(name="6 addresses of characters that were renamed")
+def _former_slugs(db: Database) -> None:
+    db.execute("CREATE TABLE former_slugs (slug TEXT PRIMARY KEY, character TEXT NOT NULL REFERENCES characters (id)) STRICT")
+
+
 def schema(db: Database) -> dict[str, str]:
     """Name and SQL of every table, index, view and trigger, but for the ledger of migrations and SQLite's own."""
     rows = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name != ?", [Migrations.migrations_table])

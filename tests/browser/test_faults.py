@@ -68,7 +68,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     chromium()
     home = tmp_path_factory.mktemp("stub") / "home"
     home.mkdir()
-    values.set_value(Services.open(Settings(home)).store, "model", "slow")
+    values.set_value(Services.open(Settings(home)).store, "model", "some/slow")
     running = Studio(home, program=("-c", WITH_STUB)).start()
     yield running
     running.end()

@@ -52,6 +52,32 @@ def test_a_set_gets_another_name_is_deleted_and_comes_back(studio: Studio, page:
     expect(page.locator("#prune-table .virtual-row").first).to_contain_text("Where is door number 0?")
 
 
+def type_into(page: Any, cell: Any, text: str) -> None:
+    cell.scroll_into_view_if_needed()
+    cell.dblclick()
+    page.keyboard.press("ControlOrMeta+A")
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+
+
+def test_an_edit_of_approved_lines_makes_one_copy_and_the_next_edit_none(studio: Studio, page: Any, store: Store,
+                                                                         sets: tuple[LineSet, LineSet]) -> None:
+    before = len(lines.sets(store, sets[1].character))
+    lines.approve(store, sets[1].id)
+    page.goto(studio.url("bodo-grumm", "prune"))
+    expect(page.locator("#prune-from")).to_contain_text("Second")
+    answers = page.locator("#prune-table .virtual-row [aria-colindex='4']")
+    type_into(page, answers.nth(1), "In the cellar.")
+    expect(page.locator("#prune-from")).to_contain_text("Second, edited")
+    expect(answers.nth(1)).to_contain_text("In the cellar.")
+    copy = lines.sets(store, sets[1].character)[0]
+    type_into(page, answers.nth(2), "In the attic.")
+    eventually(lambda: lines.lines(store, copy.id)[2].answer == "In the attic.", PATIENCE / 1000)
+    assert lines.lines(store, copy.id)[1].answer == "In the cellar."
+    assert lines.lines(store, sets[1].id)[1].answer != "In the cellar."
+    assert len(lines.sets(store, sets[1].character)) == before + 1
+
+
 def test_a_narrow_page_shows_questions_with_their_whole_answers(studio: Studio, page: Any, store: Store,
                                                                 sets: tuple[LineSet, LineSet]) -> None:
     page.set_viewport_size({"width": NARROW, "height": 900})
@@ -62,9 +88,6 @@ def test_a_narrow_page_shows_questions_with_their_whole_answers(studio: Studio, 
     box = answer.bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= NARROW
     assert page.evaluate("document.documentElement.scrollWidth") == NARROW
-    answer.dblclick()
-    page.keyboard.press("ControlOrMeta+A")
-    page.keyboard.type("In the cellar.")
-    page.keyboard.press("Enter")
+    type_into(page, answer, "In the cellar.")
     expect(answer).to_contain_text("In the cellar.")
     eventually(lambda: lines.lines(store, sets[1].id)[1].answer == "In the cellar.", PATIENCE / 1000)

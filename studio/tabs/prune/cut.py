@@ -1,4 +1,4 @@
-"""What a cut would make of the model, shown while the slider moves. Pure but for the list of models."""
+"""What a cut would make of the model, shown while the slider moves. Pure but for the sizes of models."""
 
 import html
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from engine.base.errors import UserError
+from engine.base.model_names import folder_shape, model_folder
 from engine.base.sizes import Cut, ModelShape, after_cut, runtimes_that_like
 from studio.figures import sizes
 from studio.figures import words as figure_words
@@ -38,7 +39,12 @@ class Plan:
 
 
 def shape_of(services: Services, model: str, wait: bool = False) -> ModelShape | None:
-    """The sizes of a model, None while they are not known. `wait`: look them up first. Raises UserError."""
+    """The sizes of a model, None while they are not known. `wait`: look them up first.
+
+    Raises UserError for what is no model that can be pruned.
+    """
+    if folder := model_folder(model):
+        return folder_shape(folder)
     found = next((one for one in services.speech.models(wait=wait) if one["name"] == model), None)
     if not found and wait:  # it may have been fetched since
         found = next((one for one in services.speech.models(refresh=True) if one["name"] == model), None)
@@ -66,7 +72,7 @@ def facts_html(shape: ModelShape | None, plan: Plan) -> str:
     try:
         cut = cut_of(shape, plan)
     except UserError as error:
-        return f'<p class="prune-warning">{html.escape(str(error))}</p>'
+        return fault_html(error)
     facts = [("of the feed-forward channels", words.removed(cut.removed_share_ffn),
               f"{shape.intermediate_size:,} become {cut.kept:,} in each of {shape.layers} layers"),
              ("of all parameters", words.removed(cut.removed_share_all),
@@ -75,6 +81,11 @@ def facts_html(shape: ModelShape | None, plan: Plan) -> str:
              ("as fast, at best", f"{cut.expected_speedup:.2f}\u00a0times", "expected from the size, not measured")]
     items = "".join(f"<li><b>{value}</b><span>{name}</span><small>{note}</small></li>" for name, value, note in facts)
     return f'<ul class="prune-facts">{items}</ul>{_snap(cut, plan)}'
+
+
+def fault_html(error: UserError) -> str:
+    """Why there is nothing to plan."""
+    return f'<p class="prune-warning">{html.escape(str(error))}</p>'
 
 
 def likes_html(shape: ModelShape | None, plan: Plan) -> str:

@@ -17,7 +17,7 @@ from studio.tabs.prune.lines_room import LinesRoom, Wish
 from studio.tabs.prune.lines_table import Filter
 from studio.tabs.prune.painting import rows_key
 
-COPIED = "These lines were approved, so the change went into a copy. Approve the copy to use it."
+COPIED = "Approved lines do not change, so your change went into a copy. Approve the copy to use it."
 
 
 def listen(services: Services, room: LinesRoom, page: Page, controls: Controls) -> None:
@@ -87,7 +87,7 @@ def _editing(room: LinesRoom, page: Page, controls: Controls) -> None:
         if changed != set_id:
             gr.Info(COPIED, title="A copy was made")
         text = f"{len(gone):,} {'line was' if len(gone) == 1 else 'lines were'} deleted."
-        return changed, gone, gr.Row(visible=True), text, time.time_ns()
+        return changed, changed, gone, gr.Row(visible=True), text, time.time_ns()
 
     @guarded
     def undo(gone: list[str]) -> Any:
@@ -95,9 +95,12 @@ def _editing(room: LinesRoom, page: Page, controls: Controls) -> None:
         return [], gr.Row(visible=False), time.time_ns()
 
     asked = [controls.shown_set, controls.table, controls.search, controls.about, controls.most, controls.seen]
-    controls.table.input(edit, asked, [controls.set_id, controls.seen, controls.pulse], trigger_mode="always_last", **page.private)
+    # One edit gives the event twice, at once: the second must find the copy that the first has made.
+    now_shown = [controls.set_id, controls.shown_set]
+    controls.table.input(edit, asked, [*now_shown, controls.seen, controls.pulse], trigger_mode="always_last",
+                         concurrency_limit=1, **page.private)
     controls.delete.click(take_out, [controls.shown_set, controls.table],
-                          [controls.set_id, controls.gone_lines, controls.undo_box, controls.undo_text, controls.pulse],
+                          [*now_shown, controls.gone_lines, controls.undo_box, controls.undo_text, controls.pulse],
                           trigger_mode="once", **page.private)
     controls.undo.click(undo, controls.gone_lines, [controls.gone_lines, controls.undo_box, controls.pulse],
                         trigger_mode="once", **page.private)
@@ -130,7 +133,7 @@ def _keeping(room: LinesRoom, page: Page, controls: Controls) -> None:
 
 
 def edited(room: LinesRoom, set_id: str, table: list[list[Any]], wanted: Filter, seen: dict[str, Any]) -> Any:
-    """Keep what a writer typed into the table: the set's id, what was seen, the pulse. A tick alone changes nothing.
+    """Keep what a writer typed into the table: the set's id twice, what was seen, the pulse. A tick alone changes nothing.
 
     A text that no line may have is told, and the table shows the library's again.
     """
@@ -141,13 +144,13 @@ def edited(room: LinesRoom, set_id: str, table: list[list[Any]], wanted: Filter,
         changed = room.edit(set_id, found)
     except UserError as error:
         gr.Warning(html.escape(str(error)), title="Not changed")
-        return set_id, repaint, time.time_ns()
+        return set_id, set_id, repaint, time.time_ns()
     if changed != set_id:
         gr.Info(COPIED, title="A copy was made")
-        return changed, repaint, time.time_ns()
+        return changed, changed, repaint, time.time_ns()
     shown = lines_table.matching(lines.lines(room.store, set_id), wanted)[:wanted.most]
     if [line.position for line in shown] != sorted(lines_table.position_of(row) for row in table):
-        return set_id, repaint, time.time_ns()
+        return set_id, set_id, repaint, time.time_ns()
     if not found:
         return gr.skip()
-    return set_id, {**seen, "rows": rows_key(set_id, shown)}, time.time_ns()  # the page shows it already
+    return set_id, set_id, {**seen, "rows": rows_key(set_id, shown)}, time.time_ns()  # the page shows it already

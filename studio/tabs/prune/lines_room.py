@@ -18,6 +18,7 @@ from studio.store import characters, lines, runs
 from studio.store.lines import LineSet
 from studio.store.runs import Run
 from studio.tabs.prune import own_lines
+from studio.tabs.prune.cut import shape_of
 from studio.tabs.prune.lines_table import Edit
 from studio.tabs.prune.queueing import Queueing
 
@@ -80,6 +81,7 @@ class LinesRoom:
     def make(self, character: str, model: str, wish: Wish) -> Run:
         """Queue the making of lines. Raises UserError, also when the same is waiting already."""
         spec = wish.spec(model)
+        shape_of(self.services, model)
         version = self._head(character)
         name = f"{_PRESET_NAMES[wish.preset]}, version {version}"
         return self.queueing.once("lines", character, version, spec, None,
@@ -128,8 +130,10 @@ class LinesRoom:
         """Take lines out; in a copy where needed. The set's id, and the ids of the lines that put_back takes."""
         if not positions:
             raise UserError("No line is ticked.", "Tick the lines in the first column, then delete them.")
-        changed = self._changeable(set_id)
         wanted = set(positions)
+        if not any(line.position in wanted for line in lines.lines(self.store, set_id)):
+            raise UserError("These lines are deleted already.")
+        changed = self._changeable(set_id)
         gone = [line.id for line in lines.lines(self.store, changed) if line.position in wanted]
         lines.remove(self.store, gone)
         return changed, gone

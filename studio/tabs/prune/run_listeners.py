@@ -6,10 +6,11 @@ from typing import Any
 
 import gradio as gr
 
+from engine.base.errors import UserError
 from studio.page import NameForm, Page, guarded, listen_to_renaming
 from studio.services import Services
 from studio.store import runs
-from studio.tabs.prune.cut import Plan, facts_html, likes_html, remaining_figure, shape_of
+from studio.tabs.prune.cut import Plan, facts_html, fault_html, likes_html, remaining_figure, shape_of
 from studio.tabs.prune.layout import Controls
 from studio.tabs.prune.runs_html import PAGE
 from studio.tabs.prune.runs_room import RunsRoom
@@ -40,8 +41,11 @@ def _sizing(services: Services, page: Page, tab: gr.Tab, controls: Controls) -> 
 
 
 def sizes(services: Services, model: str, plan: Plan, wait: bool = False) -> tuple[str, str, Any]:
-    """The facts, the badges and the figure of a cut. Raises UserError when the models cannot be looked up."""
-    shape = shape_of(services, model, wait)
+    """The facts, the badges and the figure of a cut; where the model cannot be pruned, why."""
+    try:
+        shape = shape_of(services, model, wait)
+    except UserError as error:
+        return fault_html(error), "", remaining_figure(None, plan)
     return facts_html(shape, plan), likes_html(shape, plan), remaining_figure(shape, plan)
 
 
