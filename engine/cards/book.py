@@ -17,11 +17,13 @@ from engine.cards.faults import CardFault, named
 
 SCAN_DEPTH = 2  # messages, where neither book nor entry says how many: SillyTavern's own
 TOKEN_BUDGET = 512  # of all entries together, where the book names none: a quarter of what the starter can hold
+RECURSIVE = True  # whether fired texts fire others, where the book does not say: SillyTavern's own
 ORDER = 100  # insertion order of an entry that names none
 
 Place = Literal["before_char", "after_char"]
 Logic = Literal["any", "not all", "none", "all"]  # how secondary keys count
 Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")  # SillyTavern's numbers 0 to 2
 _LOGIC: tuple[Logic, ...] = ("any", "not all", "none", "all")  # SillyTavern's numbers 0 to 3
 _WORLD_NAMES = {"key", "keysecondary", "comment", "content", "order", "disable", "constant", "selective", "position", "uid",
                 "caseSensitive", "extensions"}
@@ -76,7 +78,7 @@ class Book:
     entries: tuple[Entry, ...] = ()
     scan_depth: int = SCAN_DEPTH
     token_budget: int = TOKEN_BUDGET
-    recursive: bool = False
+    recursive: bool = RECURSIVE
     faults: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -98,9 +100,11 @@ def parse_book(raw: Any) -> Book:
             entries.append(_decorated(_entry(number, as_character_entry(value))))
         else:
             faults.append(f"Entry {number + 1} of the book is no entry and was left out.")
-    budget = _whole(raw.get("token_budget"), 0) or TOKEN_BUDGET  # some programs write 0 for "not set"
-    depth = _whole(raw.get("scan_depth"), SCAN_DEPTH)
-    return Book(tuple(entries), depth, budget, bool(raw.get("recursive_scanning")), tuple(faults))
+    # Some programs write 0 for "not set".
+    budget = _whole(raw.get("token_budget"), 0) or TOKEN_BUDGET
+    depth = _whole(raw.get("scan_depth"), 0) or SCAN_DEPTH
+    recursive = raw.get("recursive_scanning")
+    return Book(tuple(entries), depth, budget, RECURSIVE if recursive is None else bool(recursive), tuple(faults))
 
 
 def raw_entries(raw: dict[str, Any]) -> list[Any]:
@@ -155,7 +159,7 @@ def _entry(number: int, value: dict[str, Any]) -> Entry:
     keys, secondary = _texts(value.get("keys")), _texts(value.get("secondary_keys"))
     name = next((text for text in (_text(value.get("name")), _text(value.get("comment")), ", ".join(keys[:2])) if text), "")
     logic = more.get("selectiveLogic", more.get("selective_logic", 0))
-    words = more.get("match_whole_words")
+    words, role = more.get("match_whole_words"), more.get("role")
     return Entry(
         number, name or f"Entry {number + 1}", keys, _text(value.get("content")),
         enabled=value.get("enabled") is not False, constant=value.get("constant") is True,
@@ -165,13 +169,14 @@ def _entry(number: int, value: dict[str, Any]) -> Entry:
         priority=_whole(value.get("priority"), 0) if isinstance(value.get("priority"), int | float) else None,
         place="after_char" if value.get("position") == "after_char" else "before_char",
         use_regex=value.get("use_regex") is True,
-        case_sensitive=value.get("case_sensitive", more.get("case_sensitive")) is True,
+        case_sensitive=(more.get("case_sensitive") if value.get("case_sensitive") is None else value["case_sensitive"]) is True,
         whole_words=words is not False,
         scan_depth=_whole(more.get("scan_depth"), 0) if more.get("scan_depth") is not None else None,
         probability=_whole(more.get("probability"), 100) if more.get("useProbability", more.get("use_probability", True)) else 100,
         from_recursion=more.get("exclude_recursion") is not True, into_recursion=more.get("prevent_recursion") is not True,
         only_recursion=bool(more.get("delay_until_recursion")),
-        depth=_whole(more.get("depth"), 4) if more.get("position") == 4 else None)
+        depth=_whole(more.get("depth"), 4) if more.get("position") == 4 else None,
+        role=ROLES[role] if more.get("position") == 4 and isinstance(role, int) and 0 <= role < len(ROLES) else "system")
 
 
 def _decorated(entry: Entry) -> Entry:
