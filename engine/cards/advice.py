@@ -179,13 +179,12 @@ def _too_large(book: Book, tokens: Tokens) -> Iterator[Advice]:
 
 
 def _capped(found: Iterable[Advice]) -> Iterator[Advice]:
-    """The first MOST_ALIKE, and in the last one's words how many more there are."""
+    """The first MOST_ALIKE, and how many more there are."""
     first = list(itertools.islice(found := iter(found), MOST_ALIKE))
     more = sum(1 for _ in found)
     yield from first
     if more:
-        yield Advice(first[-1].field, first[-1].level, f"The same is true of {more:,} more {'place' if more == 1 else 'places'} in "
-                     "the lorebook.")
+        yield Advice(first[-1].field, first[-1].level, f"And {more:,} more of this kind in the lorebook.")
 
 
 def _called(entry: Entry) -> str:

@@ -5,7 +5,8 @@ messages, secondary keys, constant entries, recursion through fired texts, a tok
 goes first. Chance comes from a seed. Does not know where in the prompt the texts go.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,7 +18,7 @@ LEVELS = 8  # of recursion
 MOST_TOKENS = 32_768  # of lore in one prompt, whatever budget a book names
 MOST_SEARCHED = 100_000  # characters of a conversation that are searched for keys, from its end on: more than a model reads
 MISFITS = 50  # entries without room that are measured and listed; what comes after them is only counted
-LONGEST_TOKEN = 32  # characters a token; a text that is longer than its budget allows by this is not counted exactly
+LONGEST_TOKEN = 16  # characters; a text that is longer than these times the budget is not counted exactly
 
 Outcome = Literal["fired", "over budget"]
 
@@ -155,9 +156,9 @@ class _Measure:
 class _Keys:
     """The keys of an entry, each as it is shown and as it is looked for."""
 
-    first: list[tuple[str, Key]]
-    second: list[tuple[str, Key]]
-    excluded: list[tuple[str, Key]]
+    first: Sequence[tuple[str, Key]]
+    second: Sequence[tuple[str, Key]]
+    excluded: Sequence[tuple[str, Key]]
 
 
 class _Search:
@@ -165,7 +166,7 @@ class _Search:
 
     def __init__(self, book: Book, entries: Sequence[Entry], said: Sequence[str], spell: Callable[[str], str]) -> None:
         self.book, self.messages = book, len(said)
-        self._keys = {entry.number: _Keys(*(list(_read(entry, some, spell)) for some in (
+        self._keys = {entry.number: _Keys(*(_read(entry, some, spell) for some in (
             entry.keys, entry.secondary if entry.selective else (), entry.excluded))) for entry in entries}
         self._search = KeySearch(key for keys in self._keys.values() for _, key in (*keys.first, *keys.second, *keys.excluded))
         self._names: list[str] = []  # of the entries whose texts were added
@@ -236,7 +237,7 @@ class _Search:
             return f"the text of “{self._names[place - self.messages]}”"
         return ("the last message", "the message before the last")[place] if place < 2 else f"the message {place} before the last"
 
-    def _second(self, entry: Entry, keys: list[tuple[str, Key]], places: Sequence[range]) -> str | None:
+    def _second(self, entry: Entry, keys: Sequence[tuple[str, Key]], places: Sequence[range]) -> str | None:
         """The end of the sentence where the secondary keys allow it, else None."""
         found = [shown for shown, key in keys if self._first(entry, [(shown, key)], places)[0]]
         whole = len(found) == len(keys)
@@ -251,8 +252,13 @@ class _Search:
                 return ", and not all of its secondary keys do" if not whole else None
 
 
-def _read(entry: Entry, keys: Iterable[str], spell: Callable[[str], str]) -> Iterator[tuple[str, Key]]:
-    for key in keys:
-        shown = spell(key).strip() if "{{" in key or "<" in key else key
-        if shown:
-            yield shown, read_key(shown, entry.whole_words, entry.case_sensitive)
+def _read(entry: Entry, keys: tuple[str, ...], spell: Callable[[str], str]) -> Sequence[tuple[str, Key]]:
+    """Keys as they are shown and as they are looked for, their macros carried out."""
+    if any("{{" in key or "<" in key for key in keys):
+        keys = tuple(spelled for key in keys if (spelled := spell(key).strip()))
+    return _read_keys(keys, entry.whole_words, entry.case_sensitive)
+
+
+@functools.lru_cache(maxsize=16_384)
+def _read_keys(keys: tuple[str, ...], whole_words: bool, case_sensitive: bool) -> Sequence[tuple[str, Key]]:
+    return tuple((key, read_key(key, whole_words, case_sensitive)) for key in keys)
