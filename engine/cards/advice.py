@@ -192,8 +192,8 @@ def _called(entry: Entry) -> str:
 
 
 def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
-    for sentence in unused(raw):
-        yield Advice("character_book" if "lorebook" in sentence else "extensions", "hint", sentence)
+    for field, sentence in unused(raw):
+        yield Advice(field, "hint", sentence)
     for fault in (*read_npc(raw).faults, *read_script(_card(raw, fields)).faults):
         yield Advice("npc", "hint", fault)
     notes = fields["creator_notes"]

@@ -12,7 +12,7 @@ from typing import Any
 from engine.cards.book import ORDER, as_character_entry, parse_book, raw_entries
 from engine.cards.editing import as_v3
 
-MOST = 1_000  # entries that a page takes
+MOST = 20_000  # entries that a page takes: more than a card of 1 MB holds
 _FIELDS = ("name", "keys", "secondary", "content", "order", "constant", "enabled")
 
 

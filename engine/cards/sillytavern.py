@@ -25,23 +25,23 @@ def note_of(card: Card) -> Note | None:
     text = note.get("prompt") if isinstance(note, Mapping) else None
     if not isinstance(note, Mapping) or not isinstance(text, str) or not text.strip():
         return None
-    depth, role = note.get("depth"), note.get("role")
-    return Note(text, int(depth) if str(depth).isascii() and str(depth).isdecimal() and len(str(depth)) < 6 else NOTE_DEPTH,
+    depth, role = str(note.get("depth")), note.get("role")
+    return Note(text, int(depth) if depth.isascii() and depth.isdecimal() and len(depth) < 6 else NOTE_DEPTH,
                 role if role in ROLES else ROLES[role] if type(role) is int and 0 <= role < len(ROLES) else "system")
 
 
-def unused(raw: Mapping[str, Any]) -> list[str]:
-    """Sentences on what a card keeps in its extensions and this studio does not carry out."""
+def unused(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a card keeps in its extensions and this studio does not carry out: the field it is about, and a sentence."""
     fields = raw.get("data", raw)
-    extensions, told = _extensions(raw), []
+    extensions, told = _extensions(raw), list[tuple[str, str]]()
     world, book = extensions.get("world"), fields.get("character_book") if isinstance(fields, Mapping) else None
     if isinstance(world, str) and (name := " ".join(world.split())) and not (isinstance(book, Mapping) and book.get("entries")):
-        told.append(f"The card names the lorebook “{name[:60]}”, which is not in its file. Export that world in SillyTavern, "
-                    "and bring it in under Lorebook.")
+        told.append(("character_book", f"The card names the lorebook “{name[:60]}”, which is not in its file. Export that world in "
+                     "SillyTavern, and bring it in under Lorebook."))
     scripts = extensions.get("regex_scripts")
     if isinstance(scripts, list) and scripts:
         those = "a regular expression that changes" if len(scripts) == 1 else f"{len(scripts):,} regular expressions that change"
-        told.append(f"The card brings {those} texts in SillyTavern. They are kept in the card and not carried out here.")
+        told.append(("extensions", f"The card brings {those} texts in SillyTavern: kept in the card, and not carried out here."))
     return told
 
 
