@@ -1,5 +1,6 @@
 // The lorebook: entries that open on a click, with their tokens; delete with undo, world files, and what a message would fire.
-// Runs as the script of an HTML component whose value is the book; tells the room by the event "draft-list".
+// Runs as the script of an HTML component whose value is the book as JSON; tells the room by the event "draft-list". JSON, since
+// the page makes every object of a value watchable, one by one, which takes a large book ten seconds.
 
 const make = (tag, className = "", text = "") => {
   const made = document.createElement(tag);
@@ -37,7 +38,7 @@ const title = (entry) => entry.name || entry.keys.slice(0, 2).join(", ") || "New
 const tell = () => {
   const value = structuredClone(book());
   element.dispatchEvent(new CustomEvent("draft-list", {bubbles: true, detail: {field: "character_book", texts: value}}));
-  props.value = value;
+  props.value = JSON.stringify(value);
   look();
 };
 
@@ -85,7 +86,7 @@ const remove = (row) => {
 
 const entry_row = (entry) => {
   const row = make("details", "book-entry");
-  row.entry = structuredClone(entry);
+  row.entry = {...entry};
   const summary = make("summary");
   summary.append(make("span", "book-title"), make("span", "book-kind"), make("span", "book-size measure"));
   row.append(summary);
@@ -133,7 +134,7 @@ const bring = async () => {
 };
 
 const fill = () => {
-  const value = props.value ?? {};
+  const value = JSON.parse(props.value || "{}");
   if (JSON.stringify(book()) === JSON.stringify({...settings, ...value})) return;
   const opened = new Set([...rows.children].filter((row) => row.open).map((row) => row.entry?.kept));
   for (const name of Object.keys(settings)) {

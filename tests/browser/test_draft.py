@@ -211,7 +211,7 @@ def test_a_huge_lorebook_opens_like_a_small_one(studio: Any, page: Any) -> None:
     assert page.locator("#draft-book .book-entry textarea").count() == 0  # an entry's fields are made when it is opened
     page.fill("#draft-book-message", "The mill?")
     page.wait_for_selector("#draft-book .book-found li")
-    assert page.inner_text("#draft-book .book-size >> nth=3999") == "about 7 tokens"  # 28 characters
+    assert page.text_content("#draft-book .book-size >> nth=3999") == "about 7 tokens"  # 28 characters
     page.click("#draft-book .book-entry >> nth=3999")
     last = page.locator("#draft-book .book-entry >> nth=3999").locator(".book-content textarea")
     last.fill("Nobody comes back from there.")
