@@ -1,5 +1,6 @@
-// The lorebook: entries that open on a click, with their tokens; delete with undo, files of other programs, and what a message would fire.
-// Runs as the script of an HTML component whose value is the book; tells the room by the event "draft-list".
+// The lorebook: entries that open on a click, with their tokens; delete with undo, files of other programs, and what a message
+// would fire. Runs as the script of an HTML component whose value is the book as JSON; tells the room by the event "draft-list".
+// JSON, since the page makes every object of a value watchable, one by one, which takes a large book ten seconds.
 
 const make = (tag, className = "", text = "") => {
   const made = document.createElement(tag);
@@ -25,7 +26,7 @@ const test = make("div", "book-test");
 const found = make("div", "book-found");
 const message = make("input");
 const file = make("input");
-const settings = {scan_depth: 2, token_budget: 512, recursive: false};
+const settings = {scan_depth: 2, token_budget: 512, recursive: true};
 const fields = {};
 let wait = 0;
 
@@ -38,7 +39,7 @@ const title = (entry) => entry.name || entry.keys.slice(0, 2).join(", ") || "New
 const tell = () => {
   const value = structuredClone(book());
   element.dispatchEvent(new CustomEvent("draft-list", {bubbles: true, detail: {field: "character_book", texts: value}}));
-  props.value = value;
+  props.value = JSON.stringify(value);
   look();
 };
 
@@ -86,27 +87,36 @@ const remove = (row) => {
 
 const entry_row = (entry) => {
   const row = make("details", "book-entry");
-  row.entry = structuredClone(entry);
+  row.entry = {...entry};
   const summary = make("summary");
   summary.append(make("span", "book-title"), make("span", "book-kind"), make("span", "book-size measure"));
+  row.append(summary);
+  row.addEventListener("toggle", () => open(row, row.open));
+  head(row);
+  return row;
+};
+
+// The fields of an entry are made when it is first opened: a large book would keep the page busy for seconds.
+const open = (row, opened = true) => {
+  row.open = opened;
+  if (!opened || row.children.length > 1) return;
+  const entry = row.entry;
   const order = Object.assign(make("input"), {type: "number", value: entry.order, step: 1});
   const name = Object.assign(make("input"), {value: entry.name, placeholder: "For you; the model never reads it"});
   const line = make("div", "book-line");
   line.append(field(row, "order", "Order", order, (made) => Math.round(made.valueAsNumber) || 0),
     field(row, "constant", "Always fires", checkbox(entry.constant), (made) => made.checked),
     field(row, "enabled", "On", checkbox(entry.enabled), (made) => made.checked), button("Delete", () => remove(row), "book-delete"));
-  row.append(summary,
+  row.append(
     field(row, "name", "Name", name, (made) => made.value),
     field(row, "keys", "Keys: one of them must come up (commas between them)", area(listed(entry.keys), 1), (made) => parted(made.value)),
     field(row, "secondary", "And one of these, if there are any", area(listed(entry.secondary), 1), (made) => parted(made.value)),
     field(row, "content", "What the model then reads", area(entry.content, 4), (made) => made.value), line);
-  head(row);
-  return row;
 };
 
 const add = () => {
   const row = entry_row({name: "", keys: [], secondary: [], content: "", order: 100, constant: false, enabled: true, kept: ""});
-  row.open = true;
+  open(row);
   rows.append(row);
   tell();
   row.querySelector(".book-keys textarea").focus();
@@ -126,15 +136,15 @@ const bring = async () => {
 };
 
 const fill = () => {
-  const value = props.value ?? {};
+  const value = JSON.parse(props.value || "{}");
   if (JSON.stringify(book()) === JSON.stringify({...settings, ...value})) return;
-  const opened = [...rows.children].filter((row) => row.open).map((row) => row.entry?.kept);
+  const opened = new Set([...rows.children].filter((row) => row.open).map((row) => row.entry?.kept));
   for (const name of Object.keys(settings)) {
     settings[name] = value[name] ?? settings[name];
     fields[name][name === "recursive" ? "checked" : "value"] = settings[name];
   }
   rows.replaceChildren(...(value.entries ?? []).map(entry_row));
-  for (const row of rows.children) row.open = Boolean(row.entry.kept) && opened.includes(row.entry.kept);
+  for (const row of rows.children) if (row.entry.kept && opened.has(row.entry.kept)) open(row);
   look();
 };
 
@@ -145,8 +155,8 @@ const rule = (name, label, made, read) => {
   wrap.append(...(made.type === "checkbox" ? [made, make("span", "", label)] : [make("span", "", label), made]));
   return wrap;
 };
-const number = () => Object.assign(make("input"), {type: "number", min: 0, step: 1});
-const whole = (made) => Math.max(0, Math.round(made.valueAsNumber) || 0);
+const number = () => Object.assign(make("input"), {type: "number", min: 1, step: 1});  // 0 means "not set" in cards
+const whole = (made) => Math.max(1, Math.round(made.valueAsNumber) || 1);
 
 rules.append(make("summary", "", "How entries are looked for"),
   rule("scan_depth", "Messages that are searched for keys", number(), whole),

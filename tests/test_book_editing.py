@@ -80,8 +80,8 @@ def test_entries_come_go_and_move() -> None:
         "enabled": True,
         "kept": "",
     }
-    found = with_book(raw(), {**shown, "entries": [second, new], "recursive": True})["data"]["character_book"]
-    assert found["entries"][0] == BOOK["entries"][1] and found["recursive_scanning"] is True and found["unheard"] == 10**30
+    found = with_book(raw(), {**shown, "entries": [second, new], "recursive": False})["data"]["character_book"]
+    assert found["entries"][0] == BOOK["entries"][1] and found["recursive_scanning"] is False and found["unheard"] == 10**30
     assert (
         found["entries"][1] | {"keys": ["sea"], "secondary_keys": ["salt"], "selective": True, "insertion_order": 7}
         == found["entries"][1]

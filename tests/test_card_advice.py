@@ -141,6 +141,48 @@ def test_what_never_reaches_the_model() -> None:
     assert "never reach the model" in only("hint", "creator_notes", creator_notes="word " * 100)
 
 
+def test_what_sillytavern_does_and_the_studio_does_not() -> None:
+    assert "which SillyTavern replaces, and this studio does not" in only("hint", "scenario", scenario="{{persona}} waits.")
+    assert "always Friday, July 26, 2024, 12:00 PM" in only("hint", "scenario", scenario="It is {{time}} on {{weekday}}.")
+    assert said(scenario="{{roll 1d6}} {{newline}}{{trim}}") == []
+    assert "names the lorebook “Mill & Sons”" in only("hint", "character_book", extensions={"world": " Mill &\nSons"})
+    book = {"entries": [{"keys": ["sea"], "content": "x"}]}
+    assert said(extensions={"world": "Mill"}, character_book=book) == said(extensions={"world": "", "regex_scripts": []}) == []
+    assert "a regular expression that changes" in only("hint", "extensions", extensions={"regex_scripts": [{"id": 1}]})
+    assert "2 regular expressions that change" in only("hint", "extensions", extensions={"regex_scripts": [{}, {}]})
+    note = {"depth_prompt": {"prompt": "{{weather}}", "depth": 4}}
+    assert "The Character's Note contains" in only("hint", "extensions", extensions=note)
+
+
+def test_macros_and_patterns_in_a_lorebook() -> None:
+    entry = lambda **fields: {"entries": [{"keys": ["sea"], "name": "The sea", "content": "Deep.", **fields}]}
+    assert "entry \"The sea\" contains \"{{weather}}\"" in only("hint", "character_book", character_book=entry(content="{{weather}}"))
+    only("problem", "character_book", character_book=entry(content="{char} swims."))
+    for key in ("a.*b", r"\bsea\b", "[sS]ea", "(sea|lake)", "sea|lake"):
+        found = only("hint", "character_book", character_book=entry(keys=[key], use_regex=True))
+        assert "A regular expression stands between slashes" in found
+    for key in ("C++", "Mr. Lee", "what?", "/a.*b/", "(the sea)", "$5", "a * b"):
+        assert said(character_book=entry(keys=[key], use_regex=True)) == [], key
+    assert said(character_book={**entry(content="{{weather}}"), "entries": [{**entry(content="{{weather}}")["entries"][0],
+                                                                              "enabled": False}]}) == []
+
+
+def test_what_no_budget_lets_in() -> None:
+    entry = {"keys": ["sea"], "name": "The sea", "content": "deep " * 30}
+    sentence = only_counted(character_book={"entries": [entry], "token_budget": 29})
+    assert sentence == ("The lorebook's entry \"The sea\" has 30 tokens, more than the lorebook's budget of 29, so the model never reads "
+                        "it.")
+    assert said(tokens=words, character_book={"entries": [entry], "token_budget": 30}) == []
+    assert said(tokens=words, character_book={"entries": [{**entry, "enabled": False}], "token_budget": 3}) == []
+    assert "counts as 32,768" in only_counted(character_book={"entries": [entry], "token_budget": 10**6})
+
+
+def only_counted(**changes: Any) -> str:
+    """The sentence of the only advice where tokens are counted as words."""
+    (found,) = said(tokens=words, **changes)
+    return found.sentence
+
+
 def test_length_in_tokens() -> None:
     long = "word " * 601
     assert said(description=long, context=100) == []  # nobody counted
@@ -163,7 +205,7 @@ def test_problems_come_first_then_the_order_of_the_page() -> None:
 @given(raw_cards())
 def test_any_card_gets_plain_sentences(raw: dict[str, Any]) -> None:
     for item in advice(raw, len, 500):
-        assert item.level in ("problem", "hint") and (item.field in LABELS or item.field == "character_book")
+        assert item.level in ("problem", "hint") and (item.field in LABELS or item.field in ("character_book", "extensions"))
         assert item.sentence.endswith(".") and "\n" not in item.sentence and len(item.sentence) < 300
 
 

@@ -1,6 +1,7 @@
 """Macros carried out: names, chance by a seed, comments, and what stays as it stands."""
 
 import time
+from datetime import date
 
 import pytest
 from card_samples import v2
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cards.card import Card, parse_card
-from engine.cards.macros import expand_macros, find_macros
+from engine.cards.macros import MOMENT, expand_macros, find_macros
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,30 @@ def test_comments_leave_nothing(ann: Card) -> None:
     assert expand_macros("{{reverse:abc}}", ann, "Bo") == "cba"
 
 
+@pytest.mark.parametrize(("text", "expanded"), [
+    ("One{{newline}}two{{NOOP}}.", "One\ntwo."), ("One\n\n{{trim}}\n\ntwo", "Onetwo"), ("One{{newline}}{{Trim}}\n{{trim}}\ntwo", "Onetwo"),
+    ("{{time}} {{isotime}}", "12:00 PM 12:00"), ("{{Date}}, {{isodate}}", "July 26, 2024, 2024-07-26"), ("{{weekday}}", "Friday"),
+    ("{{reverse:abc}} {{roll 1}} {{Roll d1+4}} {{roll: 1d1 }}", "cba 1 5 1"), ("{{roll many}} {{persona}}", "{{roll many}} {{persona}}"),
+])
+def test_macros_of_sillytavern(text: str, expanded: str, ann: Card) -> None:
+    assert expand_macros(text, ann, "Bo") == expanded
+    assert expand_macros("{{user}}", ann, "\n{{trim}}\n") == "\n{{trim}}\n"
+
+
+def test_time_stands_still_and_dice_with_a_space_are_drawn_like_others(ann: Card) -> None:
+    days = date(2024, 7, 26)
+    assert expand_macros("{{weekday}}, {{date}}, {{time}}", ann, "Bo") == MOMENT == f"{days:%A, %B %d, %Y}, 12:00 PM"
+    rolls = {expand_macros("{{roll 1d6}}", ann, "Bo", seed) for seed in range(100)}
+    assert rolls == set("123456") and expand_macros("{{roll 1d6}}", ann, "Bo", 3) == expand_macros("{{roll 1d6}}", ann, "Bo", 3)
+
+
+def test_macros_that_only_sillytavern_knows() -> None:
+    kinds = [finding.kind for finding in find_macros("{{persona}} {{time_UTC+2}} {{datetimeformat HH:mm}} {{setvar::a::b}} {{iffy}} "
+                                                     "{{trimmed}} {{lastMessage}}")]
+    assert kinds == ["foreign", "foreign", "foreign", "foreign", "unknown", "unknown", "foreign"]
+    assert find_macros("{{roll 1d6}} {{time}} {{newline}}{{trim}} {{noop}} {{Weekday}}") == []
+
+
 def test_what_is_unknown_stays(ann: Card) -> None:
     text = "{{weather}} {{roll:many}} {{}} {{{curly}}} {{bot}}"
     assert expand_macros(text, ann, "Bo") == text
@@ -66,7 +91,7 @@ def test_what_is_unknown_stays(ann: Card) -> None:
 
 
 @pytest.mark.parametrize("text", ["{{" * 100_000, "{{a" * 100_000, "{{random:" + "a," * 100_000 + "}}", "{{// " * 50_000,
-                                  "{{random:" * 50_000 + "}}" * 50_000, "\\," * 100_000, "{{a{{b}}" * 50_000])
+                                  "{{random:" * 50_000 + "}}" * 50_000, "\\," * 100_000, "{{a{{b}}" * 50_000, "\n" * 200_000 + "{{trim", ("\n" * 50 + "{{trim}") * 4_000 + "{{trim}}"])
 def test_hostile_texts_take_no_time(text: str, ann: Card) -> None:
     start = time.perf_counter()
     expand_macros(text, ann, "Bo")

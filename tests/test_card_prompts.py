@@ -132,3 +132,38 @@ def test_examples_go_first_then_the_oldest_turns() -> None:
         assert (found.examples_dropped, found.turns_dropped) == (examples, turns), most
         assert found.messages[-1]["content"] == "turn 40"
     assert "Example 0?" in written(fit(one, history, Setting(), lambda messages: len(messages) <= 46).messages)
+
+
+def note(prompt: object = "{{char}} never lies.", **more: object) -> Card:
+    """A card with a Character's Note of SillyTavern."""
+    return card(extensions={"depth_prompt": {"prompt": prompt, **more}})
+
+
+@pytest.mark.parametrize(("more", "turn", "shown"), [
+    ({"depth": 4, "role": "system"}, 1, "[Ann Lee never lies.]\n\nA?"),
+    ({}, 1, "[Ann Lee never lies.]\n\nA?"),
+    ({"depth": 2}, 3, "[Ann Lee never lies.]\n\nC?"),  # before the last two, of which the first is the character's
+    ({"depth": 3, "role": "user"}, 1, "Ann Lee never lies.\n\nA?"),
+    ({"depth": 0, "role": "assistant"}, 3, "C?\n\n[Ann Lee: Ann Lee never lies.]"),
+    ({"depth": "1", "role": "judge"}, 3, "[Ann Lee never lies.]\n\nC?"),
+    ({"depth": 999}, 1, "[Ann Lee never lies.]\n\nA?"),
+])
+def test_the_characters_note_stands_at_its_depth(more: dict[str, object], turn: int, shown: str) -> None:
+    history = [("user", "A?"), ("assistant", "B."), ("user", "C?")]
+    found, plain = messages(note(**more), history), messages(card(), history)
+    assert found[turn + 1]["content"] == shown
+    assert [one for at, one in enumerate(found) if at != turn + 1] == [one for at, one in enumerate(plain) if at != turn + 1]
+
+
+def test_the_note_stays_when_old_turns_go() -> None:
+    history = [(("user", "assistant")[number % 2], f"turn {number}") for number in range(41)]
+    found = fit(note(), history, Setting(), lambda messages: len(messages) <= 4)
+    assert found.turns_dropped == 38 and found.messages[1:] == [
+        {"role": "user", "content": "[Ann Lee never lies.]\n\nturn 38"}, {"role": "assistant", "content": "turn 39"},
+        {"role": "user", "content": "turn 40"}]
+
+
+@pytest.mark.parametrize("value", [None, [], "Never lies.", {"prompt": None}, {"prompt": " \n"}, {"prompt": 3}, {"depth": 4},
+                                   {"prompt": "{{// later}}"}])
+def test_what_is_no_note(value: object) -> None:
+    assert messages(card(extensions={"depth_prompt": value}), [("user", "A?")]) == messages(card(), [("user", "A?")])

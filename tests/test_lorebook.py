@@ -15,7 +15,7 @@ from engine.calibration.lore import MOST, PER_ENTRY, lore_queries
 from engine.cards.book import Book, parse_book, parse_world, read_book
 from engine.cards.card import Card, parse_card
 from engine.cards.lorebook import Firing, fire
-from engine.cards.prompt import Setting, fit, messages, render_system_prompt
+from engine.cards.prompt import Setting, fired_in, fit, messages, render_system_prompt
 
 MILL = {"keys": ["mill"], "content": "The mill burned down."}
 
@@ -51,7 +51,30 @@ def names(firing: Firing) -> list[int]:
         ({"keys": ["  ", ""]}, "anything", False),
         ({"keys": ["/m[iu]ll/"]}, "the MULL", False),
         ({"keys": ["/m[iu]ll/i"]}, "the MULL", True),
-        ({"keys": ["m.ll"], "use_regex": True}, "a windmill", True),
+        ({"keys": ["m.ll"], "use_regex": True}, "a windmill", False),  # SillyTavern writes use_regex everywhere
+        ({"keys": ["art"], "use_regex": True}, "A party.", False),
+        ({"keys": ["art"], "use_regex": True}, "The art.", True),
+        ({"keys": ["C++"], "use_regex": True}, "I speak C++.", True),
+        ({"keys": ["C++"], "use_regex": True}, "CCC", False),
+        ({"keys": ["/m.ll/"], "use_regex": True}, "a windmill", True),
+        ({"keys": ["/home/ada/"]}, "cd /home/ada/bin", False),
+        ({"keys": ["/home/ada/"]}, "It is /home/ada/ now", True),
+        ({"keys": ["/and\\/or/"]}, "and/or", True),
+        ({"keys": ["/mill/q"]}, "the mill/q", False),
+        ({"keys": ["마법"]}, "마법사가 왔다.", True),
+        ({"keys": ["마법"]}, "대마법", True),
+        ({"keys": ["Ada"]}, "これはAdaです。", True),
+        ({"keys": ["Ada"]}, "마법사Ada가", True),
+        ({"keys": ["Ada"]}, "Adaмир", True),
+        ({"keys": ["мир"]}, "всемирный", False),
+        ({"keys": ["Ada"]}, "Ada1", False),
+        ({"keys": ["Ada"]}, "\u2694\ufe0fAda\u2694", True),
+        ({"keys": ["cafe"]}, "cafe\u0301", False),
+        ({"keys": ["x-ray"]}, "an x-ray.", True),
+        ({"keys": ["x-ray"]}, "an x-rays", False),
+        ({"keys": ["mill\tpond"]}, "the mill\tponds", True),
+        ({"keys": ["Mill"], "case_sensitive": None, "extensions": {"case_sensitive": True}}, "the mill", False),
+        ({"keys": ["Mill"], "case_sensitive": None}, "the mill", True),
         ({"keys": ["m.ll"]}, "a mill", False),
         ({"keys": [], "constant": True}, "", True),
         ({"keys": ["mill"], "content": "  "}, "mill", False),
@@ -78,6 +101,8 @@ def test_how_far_back_is_searched() -> None:
     said = ["mill", "a", "b", "c"]
     assert [names(fired(book(MILL, scan_depth=depth), *said)) for depth in (0, 3, 4)] == [[], [], [0]]
     assert names(fired(book({**MILL, "extensions": {"scan_depth": 4}}), *said)) == [0]
+    assert names(fired(book(MILL, scan_depth=0), "mill")) == [0]  # some programs write 0 for "not set"
+    assert names(fired(book({**MILL, "extensions": {"scan_depth": 0}}), "mill")) == []  # SillyTavern: only by recursion
     assert names(fired(book(MILL), "mill", "a")) == [0] and names(fired(book(MILL), "mill", "a", "b")) == []
     assert fired(book(MILL), "mill", "a").fired[0].reason == "“mill” stands in the message before the last."
 
@@ -88,7 +113,8 @@ def test_fired_texts_fire_others() -> None:
         {"keys": ["Tam"], "content": "Tam fled to Rook."},
         {"keys": ["Rook"], "content": "A port."},
     )
-    assert names(fired(book(*entries), "mill")) == [0]
+    assert names(fired(book(*entries, recursive_scanning=False), "mill")) == [0]
+    assert fired(book(*entries), "mill") == fired(book(*entries, recursive_scanning=True), "mill")  # SillyTavern's default
     found = fired(book(*entries, recursive_scanning=True), "mill")
     assert [(one.entry.number, one.level) for one in found.fired] == [(0, 0), (1, 1), (2, 2)]
     assert found.fired[2].reason == "“Rook” stands in the text of “Tam”."
@@ -154,7 +180,7 @@ def test_decorators(decorators: str, said: list[str], answers: int, fires: bool)
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(.*)*x", "((a{1,50}){1,50}){1,50}$", "(?:a?){60}a{60}$"])
 def test_an_endless_pattern_is_one_sentence(pattern: str) -> None:
     start = time.monotonic()
-    found = fired(book(*[{"name": "Tower", "keys": [pattern], "use_regex": True}] * 40, MILL), "mill " + "a" * 5_000 + "!")
+    found = fired(book(*[{"name": "Tower", "keys": [f"/{pattern}/"]}] * 40, MILL), "mill " + "a" * 5_000 + "!")
     assert time.monotonic() - start < 5
     assert found.faults or pattern not in ("(a+)+$", "(a|aa)+$")  # others are told apart quickly
     assert 40 in names(found)  # the book's other entries fire all the same
@@ -165,9 +191,9 @@ def test_an_endless_pattern_is_one_sentence(pattern: str) -> None:
 
 
 def test_a_pattern_that_cannot_be_read_is_one_sentence() -> None:
-    found = fired(book({"name": "Tower", "keys": ["(", "[a", "x" * 2_000], "use_regex": True}), "mill")
+    found = fired(book({"name": "Tower", "keys": ["/(/", "/[a/", f"/{'x' * 2_000}/"]}), "mill")
     assert found.fired == [] and len(found.faults) == 3
-    assert found.faults[0] == "The pattern “(” of the lorebook's entry “Tower” cannot be read and was passed over."
+    assert found.faults[0] == "The pattern “/(/” of the lorebook's entry “Tower” cannot be read and was passed over."
 
 
 WORLD = {
@@ -303,6 +329,44 @@ def test_macros_and_hidden_keys() -> None:
     )
     found = messages(card, [("user", "{{char}}? {{hidden_key:vault}}")], Setting("Bo"))
     assert found[-1]["content"] == "[Bo and Ann Lee are kin.]\n\n[Locked.]\n\nAnn Lee?"
+
+
+def test_messages_are_searched_with_names_and_keys_with_their_macros() -> None:
+    card = card_with({"keys": ["{{user}}"], "content": "The guest is feared."}, {"keys": ["{{char}}"], "content": "A saint."},
+                     {"keys": ["{{pick:vault,vault}}"], "content": "Locked."}, {"keys": ["{{// nothing}}"], "content": "Never."})
+    lore = lambda *history, user="Bo": [one.text for one in fired_in(card, history, Setting(user)).kept]
+    assert lore(("user", "Hello")) == ["The guest is feared."]
+    assert lore(("assistant", "Hm."), ("user", "The vault?")) == ["The guest is feared.", "A saint.", "Locked."]
+    assert lore(("assistant", "Hm."), user="Cy") == ["A saint."]
+    assert fired_in(card, [("user", "Hello")], Setting("Bo")).fired[0].reason == "“Bo” stands in the last message."
+
+
+def test_a_primary_key_in_a_message_and_a_secondary_one_in_lore() -> None:
+    entries = ({"keys": ["mill"], "content": "Old Tam built it."},
+               {"keys": ["mill"], "selective": True, "secondary_keys": ["Tam"], "content": "He is dead."})
+    found = fired(book(*entries), "mill")
+    assert [(one.entry.number, one.level) for one in found.fired] == [(0, 0), (1, 1)]
+    assert names(fired(book(*entries, recursive_scanning=False), "mill")) == [0]
+    late = {"keys": [], "constant": True, "content": "At last.", "extensions": {"delay_until_recursion": True}}
+    assert names(fired(book(entries[0], late), "mill")) == [0, 1] and names(fired(book(entries[0], late), "x")) == []
+
+
+def test_recursion_ends_with_the_budget() -> None:
+    entries = ({"keys": ["mill"], "content": "Tam " * 5}, {"keys": ["Tam"], "content": "x", "insertion_order": 999})
+    assert names(fired(book(*entries, token_budget=5), "mill")) == [1]
+    assert names(fired(book(*entries, token_budget=4), "mill")) == []
+
+
+@pytest.mark.parametrize(("role", "shown"), [(0, "[You own it.]"), (None, "[You own it.]"), (1, "You own it."),
+                                             (2, "[Ann Lee: You own it.]"), ("user", "[You own it.]"), (7, "[You own it.]")])
+def test_roles_of_entries_at_a_depth(role: Any, shown: str) -> None:
+    entry = {**MILL, "content": "You own it.", "extensions": {"position": 4, "depth": 1, "role": role}}
+    assert messages(card_with(entry), [("user", "The mill?")])[-1]["content"] == f"{shown}\n\nThe mill?"
+    world = {"entries": {"0": {"key": ["mill"], "content": "You own it.", "position": 4, "depth": 1, "role": role}}}
+    again = parse_world(json.dumps(world).encode(), "x")["entries"]
+    assert messages(card_with(*again), [("user", "The mill?")])[-1]["content"] == f"{shown}\n\nThe mill?"
+    beside = {**entry, "extensions": {"position": 0, "role": role}}  # a role counts only at a depth
+    assert messages(card_with(beside), [("user", "The mill?")])[-1]["content"] == "[You own it.]\n\nThe mill?"
 
 
 def test_lore_counts_when_a_conversation_is_too_long() -> None:

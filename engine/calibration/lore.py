@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from engine.calibration.lines import Query, split_of
 from engine.cards.book import Entry, read_book
 from engine.cards.card import Card
-from engine.cards.prompt import fired_in
+from engine.cards.keys import is_pattern
+from engine.cards.macros import expand_macros
+from engine.cards.prompt import PLAYER, fired_in
 
 PER_ENTRY = 4  # lines that teach, for each entry
 MOST = 60  # of all entries together: a large book must not drown the character
+LOOKS = 1_000_000  # at single entries, while questions are tried out: a huge book in which few entries fire would take hours
 SOURCE = "lore"
 
 _ABOUT = ("What do you know about {}?", "Tell me about {}.", "Have you heard of {}?", "Why should I care about {}?",
@@ -25,26 +28,46 @@ def lore_queries(card: Card) -> list[Query]:
 
     Only questions that fall on the side that teaches; what is held out stays what any player asks.
     """
-    streams = [_questions(card, entry) for entry in read_book(card).entries if entry.enabled and not entry.steady]
-    found: list[Query] = []
+    book = read_book(card)
+    trial = _Trial(card, LOOKS // max(1, len(book.entries)))
+    streams = [_questions(card, entry, trial) for entry in book.entries if entry.enabled and not entry.steady]
+    found: dict[str, Query] = {}
     for _ in range(PER_ENTRY):
-        found += [query for stream in streams if (query := next(stream, None))]
-    return list({query.question: query for query in found}.values())[:MOST]
+        for stream in streams:
+            if len(found) == MOST:
+                return list(found.values())
+            if query := next(stream, None):
+                found.setdefault(query.question, query)
+    return list(found.values())
 
 
-def _questions(card: Card, entry: Entry) -> Iterator[Query]:
-    keys = [key for key in entry.keys if not entry.use_regex and not key.startswith("/")]
-    also = f" and {entry.secondary[0]}" if entry.selective and entry.secondary and entry.logic in ("any", "all") else ""
+class _Trial:
+    """Finds out which entries a question fires, as in a chat; each question once, and only so many."""
+
+    def __init__(self, card: Card, most: int) -> None:
+        self.card, self.left = card, most
+        self._known: dict[str, set[int]] = {}
+
+    def fires(self, entry: Entry, question: str) -> bool:
+        if question not in self._known:
+            if not self.left:
+                return False
+            self.left -= 1
+            opening = [("assistant", self.card.greeting)] if self.card.greeting.strip() else []
+            self._known[question] = {one.entry.number for one in fired_in(self.card, [*opening, ("user", question)]).kept}
+        return entry.number in self._known[question]
+
+
+def _questions(card: Card, entry: Entry, trial: _Trial) -> Iterator[Query]:
+    spelled = (expand_macros(key, card, PLAYER).strip() for key in entry.keys if not is_pattern(key))
+    keys = [key for key in spelled if key and key != PLAYER]  # the player's own name stands before every message
+    second = expand_macros(entry.secondary[0], card, PLAYER) if entry.secondary else ""
+    also = f" and {second}" if second and entry.selective and entry.logic in ("any", "all") else ""
     for number in range(len(_ABOUT) * min(len(keys), 4)):
         about = _ABOUT[(number + entry.number) % len(_ABOUT)]
         key = keys[number % len(keys)]
         article = "the " if key[0].islower() and not key.startswith(("the ", "a ", "an ")) else ""
         question = about.format(article + key + also)
         question = question[0].upper() + question[1:]
-        if split_of(question) == "train" and _fires(card, entry, question):
+        if split_of(question) == "train" and trial.fires(entry, question):
             yield Query(question, "", f"lore: {entry.name}", SOURCE)
-
-
-def _fires(card: Card, entry: Entry, question: str) -> bool:
-    opening = [("assistant", card.greeting)] if card.greeting.strip() else []
-    return any(one.entry == entry for one in fired_in(card, [*opening, ("user", question)]).kept)

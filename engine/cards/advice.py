@@ -5,23 +5,28 @@ something than cry wolf: a "problem" spoils the character for certain, a "hint"
 is worth a look. Does not judge style, and changes nothing.
 """
 
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.base.text import count_words
-from engine.cards.book import parse_book
+from engine.cards.book import Book, Entry, parse_book
 from engine.cards.card import MAX_NAME, Card
 from engine.cards.editing import LABELS, as_v3, fields_of
-from engine.cards.macros import find_macros
+from engine.cards.keys import is_pattern
+from engine.cards.lorebook import MOST_TOKENS, budget_of
+from engine.cards.macros import MOMENT, find_macros, reads_the_clock
 from engine.cards.npc_fields import read_npc
 from engine.cards.prompt import render_description, render_greeting
 from engine.cards.script import read_script
+from engine.cards.sillytavern import note_of, unused
 from engine.cards.speaking import acts_for_player, split_dialogue, writes_players_lines
 
 DESCRIPTION_TOKENS = 600  # more makes every answer slow and leaves a small model lost
 DESCRIPTION_WORDS = 40  # fewer leave a model without a voice to hold
+MOST_ALIKE = 5  # pieces of advice of one kind on a lorebook; how many more there are, a sentence says
 GREETING_WORDS = 100  # twice the longest answer that the studio's own closing instruction asks for
 
 Level = Literal["problem", "hint"]
@@ -43,6 +48,7 @@ _PLACEHOLDER = re.compile(
     r"|\A\s*(?:(?:your|enter|the) )*(?:text|description|greeting|personality|scenario)(?: goes)? here[.\s]*\Z)")
 _START = re.compile("<start>", re.IGNORECASE | re.ASCII)
 _STRAY_ASTERISKS = re.compile(r"(?<=\w)\*+(?=\w)|(?<!\S)\*+(?!\S)")  # f*ck; bullets, 2 * 3, scene breaks
+_PATTERN_SIGNS = re.compile(r"\\[bBdDwWsS]|\.[*+]|\[[^\]]+\]|\([^)]*\||\(\?|\w\|\w")  # hardly in a plain key
 _NAME_MACRO = re.compile(r"\{\{(?:char|user)\}\}", re.IGNORECASE)
 
 
@@ -53,10 +59,11 @@ def advice(raw: dict[str, Any], tokens: Tokens | None, context: int = 2048) -> l
     of tokens that the model can hold.
     """
     fields = fields_of(raw)
-    found = [*_identity(fields), *_greetings(fields), *_dialogue(fields), *_macros(fields), *_leftovers(fields),
-             *_asterisks(fields), *_unread(raw, fields)]
+    book = parse_book(as_v3(raw)["data"].get("character_book"))
+    found = [*_identity(fields), *_greetings(fields), *_dialogue(fields), *_macros(raw, fields), *_leftovers(fields),
+             *_asterisks(fields), *_book(book), *_unread(raw, fields)]
     if tokens:
-        found += _budget(raw, fields, tokens, context)
+        found += [*_budget(raw, fields, tokens, context), *_capped(_too_large(book, tokens))]
     order = list(LABELS)
     found.sort(key=lambda item: (item.level != "problem", order.index(item.field) if item.field in order else len(order)))
     return list(dict.fromkeys(found))
@@ -110,17 +117,28 @@ def _dialogue(fields: dict[str, Any]) -> Iterator[Advice]:
             return
 
 
-def _macros(fields: dict[str, Any]) -> Iterator[Advice]:
-    for field, what, text in _prompt_texts(fields):
-        for finding in find_macros(text, original=field in ("system_prompt", "post_history_instructions")):
-            shown = _quoted(finding.text)
-            if finding.kind == "misspelt":
-                yield Advice(field, "problem", f"{what} contains {shown}, which is not replaced. Write {finding.meant} instead.")
-            elif finding.kind == "elsewhere":
-                yield Advice(field, "hint", f"{what} contains {shown}, which works only in the fields for instructions. The "
-                             "model sees it as it stands.")
-            else:
-                yield Advice(field, "hint", f"{what} contains {shown}, which is no known macro. The model sees it as it stands.")
+def _macros(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
+    note = note_of(_card(raw, fields))
+    texts = [*_prompt_texts(fields), *([("extensions", "The Character's Note", note.text)] if note else [])]
+    for field, what, text in texts:
+        yield from _macros_in(field, what, text)
+
+
+def _macros_in(field: str, what: str, text: str) -> Iterator[Advice]:
+    """What of a text reaches the model raw."""
+    if "{" not in text and "<" not in text:
+        return
+    for finding in find_macros(text, original=field in ("system_prompt", "post_history_instructions")):
+        shown = _quoted(finding.text)
+        if finding.kind == "misspelt":
+            yield Advice(field, "problem", f"{what} contains {shown}, which is not replaced. Write {finding.meant} instead.")
+            continue
+        why = {"elsewhere": "works only in the fields for instructions", "foreign": "SillyTavern replaces, and this studio does not",
+               "unknown": "is no known macro"}[finding.kind]
+        yield Advice(field, "hint", f"{what} contains {shown}, which {why}. The model sees it as it stands.")
+    if reads_the_clock(text):
+        yield Advice(field, "hint", f"{what} asks for the time or the date. Here it is always {MOMENT}, so that the model reads "
+                     "the same text every day.")
 
 
 def _leftovers(fields: dict[str, Any]) -> Iterator[Advice]:
@@ -135,13 +153,47 @@ def _asterisks(fields: dict[str, Any]) -> Iterator[Advice]:
             yield Advice(field, "hint", f"{what} has an odd number of asterisks, so one action is not closed.")
 
 
-def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
-    book = parse_book(as_v3(raw)["data"].get("character_book"))
-    for fault in book.faults:
-        yield Advice("character_book", "hint", fault)
+def _book(book: Book) -> Iterator[Advice]:
+    """What of a lorebook is not read, never fires, or reaches the model raw."""
+    entries = [entry for entry in book.entries if entry.enabled]
+    yield from _capped(Advice("character_book", "hint", fault) for fault in book.faults)
+    yield from _capped(Advice("character_book", "hint", f"{_called(entry)} has no keys, so it never fires.") for entry in entries
+                       if not entry.keys and not entry.constant and entry.always is None)
+    yield from _capped(Advice("character_book", "hint", f"{_called(entry)} has the key {_quoted(key)}, which is read as plain "
+                              "text. A regular expression stands between slashes.") for entry in entries if entry.use_regex
+                       for key in (*entry.keys, *entry.secondary) if not is_pattern(key) and _PATTERN_SIGNS.search(key))
+    yield from _capped(found for entry in entries for found in _macros_in("character_book", _called(entry), entry.content))
+    if book.entries and book.token_budget > MOST_TOKENS:
+        yield Advice("character_book", "hint", f"The lorebook's budget of {book.token_budget:,} tokens counts as {MOST_TOKENS:,}, "
+                     "the most that a prompt takes.")
+
+
+def _too_large(book: Book, tokens: Tokens) -> Iterator[Advice]:
+    """Entries that no budget lets in. Only what could be too large is counted: no token is shorter than a byte."""
+    budget = budget_of(book)
     for entry in book.entries:
-        if entry.enabled and not entry.keys and not entry.constant and entry.always is None:
-            yield Advice("character_book", "hint", f"The lorebook's entry {_quoted(entry.name)} has no keys, so it never fires.")
+        if entry.enabled and entry.always is not False and len(entry.content.encode("utf-8", "replace")) > budget:
+            if (count := tokens(entry.content)) > budget:
+                yield Advice("character_book", "hint", f"{_called(entry)} has {count:,} tokens, more than the lorebook's budget of "
+                             f"{budget:,}, so the model never reads it.")
+
+
+def _capped(found: Iterable[Advice]) -> Iterator[Advice]:
+    """The first MOST_ALIKE, and how many more there are."""
+    first = list(itertools.islice(found := iter(found), MOST_ALIKE))
+    more = sum(1 for _ in found)
+    yield from first
+    if more:
+        yield Advice(first[-1].field, first[-1].level, f"And {more:,} more of this kind in the lorebook.")
+
+
+def _called(entry: Entry) -> str:
+    return f"The lorebook's entry {_quoted(entry.name)}"
+
+
+def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
+    for field, sentence in unused(raw):
+        yield Advice(field, "hint", sentence)
     for fault in (*read_npc(raw).faults, *read_script(_card(raw, fields)).faults):
         yield Advice("npc", "hint", fault)
     notes = fields["creator_notes"]

@@ -19,6 +19,7 @@ from engine.cards.formats import Format
 
 SCAN_DEPTH = 2  # messages, where neither book nor entry says how many: SillyTavern's own
 TOKEN_BUDGET = 512  # of all entries together, where the book names none: a quarter of what the starter can hold
+RECURSIVE = True  # whether fired texts fire others, where the book does not say: SillyTavern's own
 
 Place = Literal["before_char", "after_char"]
 Logic = Literal["any", "not all", "none", "all"]  # how secondary keys count
@@ -76,7 +77,7 @@ class Book:
     entries: tuple[Entry, ...] = ()
     scan_depth: int = SCAN_DEPTH
     token_budget: int = TOKEN_BUDGET
-    recursive: bool = False
+    recursive: bool = RECURSIVE
     faults: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -100,9 +101,11 @@ def parse_book(raw: Any) -> Book:
             entries.append(_decorated(_entry(number, as_character_entry(value))))
         else:
             faults.append(f"Entry {number + 1} of the book is no entry and was left out.")
-    budget = _whole(raw.get("token_budget"), 0) or TOKEN_BUDGET  # some programs write 0 for "not set"
-    depth = _whole(raw.get("scan_depth"), SCAN_DEPTH)
-    return Book(tuple(entries), depth, budget, bool(raw.get("recursive_scanning")), tuple(faults))
+    # Some programs write 0 for "not set".
+    budget = _whole(raw.get("token_budget"), 0) or TOKEN_BUDGET
+    depth = _whole(raw.get("scan_depth"), 0) or SCAN_DEPTH
+    recursive = raw.get("recursive_scanning")
+    return Book(tuple(entries), depth, budget, RECURSIVE if recursive is None else bool(recursive), tuple(faults))
 
 
 def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -165,7 +168,7 @@ def _entry(number: int, value: dict[str, Any]) -> Entry:
         priority=_whole(value.get("priority"), 0) if isinstance(value.get("priority"), int | float) else None,
         place="after_char" if value.get("position") == "after_char" else "before_char",
         use_regex=value.get("use_regex") is True,
-        case_sensitive=value.get("case_sensitive", more.get("case_sensitive")) is True,
+        case_sensitive=(more.get("case_sensitive") if value.get("case_sensitive") is None else value["case_sensitive"]) is True,
         whole_words=words is not False,
         scan_depth=_whole(more.get("scan_depth"), 0) if more.get("scan_depth") is not None else None,
         probability=_whole(more.get("probability"), 100) if more.get("useProbability", more.get("use_probability", True)) else 100,

@@ -13,7 +13,7 @@ from engine.cards.book import parse_book
 from engine.cards.editing import as_v3
 from engine.cards.entries import ORDER, as_character_entry, raw_entries
 
-MOST = 1_000  # entries that a page takes
+MOST = 20_000  # entries that a page takes: more than a card of 1 MB holds
 _FIELDS = ("name", "keys", "secondary", "content", "order", "constant", "enabled")
 
 

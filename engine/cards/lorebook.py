@@ -6,24 +6,19 @@ goes first. Chance comes from a seed. Does not know where in the prompt the text
 """
 
 import functools
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import regex
-
 from engine.cards.book import Book, Entry
+from engine.cards.keys import Key, KeySearch, read_key
 from engine.cards.macros import chance
 
-PATTERN_SECONDS = 0.1  # longest search of one pattern
-TOTAL_SECONDS = 0.5  # of all patterns of a book, for one prompt
-PATTERN_LENGTH = 1_000  # characters of a pattern
 LEVELS = 8  # of recursion
-
-_SPACELESS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
-_SLASHED = regex.compile(r"/(.+)/([a-z]*)", regex.DOTALL)
-_FLAGS = {"i": regex.IGNORECASE, "m": regex.MULTILINE, "s": regex.DOTALL}
+MOST_TOKENS = 32_768  # of lore in one prompt, whatever budget a book names
+MOST_SEARCHED = 100_000  # characters of a conversation that are searched for keys, from its end on: more than a model reads
+MISFITS = 50  # entries without room that are measured and listed; what comes after them is only counted
+LONGEST_TOKEN = 16  # characters; a text that is longer than these times the budget is not counted exactly
 
 Outcome = Literal["fired", "over budget"]
 
@@ -56,29 +51,35 @@ class Firing:
         return [one for one in self.fired if one.outcome == "fired"]
 
 
+def budget_of(book: Book) -> int:
+    """Tokens that the book's entries may take together in a prompt."""
+    return min(book.token_budget, MOST_TOKENS)
+
+
 def fire(book: Book, said: Sequence[str], answers: int, seed: int, render: Callable[[str], str],
-         count: Callable[[str], int]) -> Firing:
+         count: Callable[[str], int], spell: Callable[[str], str] = str) -> Firing:
     """The entries that fire. `said`: the messages so far, the oldest first, as they are searched; `answers`: how many the
-    character has given; `render(content)`: an entry's text for the prompt; `count(text)`: tokens of a text.
+    character has given; `render(content)`: an entry's text for the prompt; `count(text)`: tokens of a text; `spell(key)`: a
+    key with its macros carried out.
     """
     if not book.entries:
         return Firing()
-    search = _Search(book, list(said))
-    found: dict[int, Fired] = {}
+    measure = _Measure(budget_of(book), render, count)
     waiting = [entry for entry in book.entries if _may_fire(entry, answers, seed, len(said))]
-    texts: list[tuple[str, str]] = []  # (name of the entry, text) that fired in the level before
+    search = _Search(book, waiting, said, spell)
+    found: dict[int, tuple[Entry, str, int]] = {}
     for level in range(LEVELS if book.recursive else 1):
-        fresh: list[tuple[str, str]] = []
-        for entry in waiting:
-            if entry.number in found or not (reason := search.reason(entry, level, texts)):
-                continue
-            if text := render(entry.content):
-                found[entry.number] = Fired(entry, reason, level, text, count(text))
-                fresh += [(entry.name, text)] if entry.into_recursion else []
-        texts = fresh
-        if not fresh:
+        fresh = {entry.number: (entry, reason, level) for entry in waiting
+                 if entry.number not in found and (reason := search.reason(entry, level))}
+        found |= fresh
+        if not book.recursive or measure.is_full(entry for entry, _, _ in fresh.values()):
             break
-    return Firing(_within_budget(list(found.values()), book.token_budget), search.faults)
+        texts = [(entry.name, text) for entry, _, _ in fresh.values() if entry.into_recursion and (text := measure.text(entry))]
+        if not texts:
+            break
+        search.add(texts)
+    kept, faults = measure.within_budget(found.values())
+    return Firing(kept, [*search.faults, *faults])
 
 
 def _may_fire(entry: Entry, answers: int, seed: int, place: int) -> bool:
@@ -95,72 +96,151 @@ def steady(book: Book, render: Callable[[str], str], count: Callable[[str], int]
     return fire(replace(book, entries=always, recursive=False), [], 0, 0, render, count).kept if always else []
 
 
-def _within_budget(fired: list[Fired], budget: int) -> list[Fired]:
-    """The fired entries in the prompt's order; steady ones and high priorities are kept first."""
-    def rank(one: Fired) -> tuple[bool, bool, int, int]:
-        entry = one.entry
-        importance = entry.priority if entry.priority is not None else entry.order
-        return (not entry.steady, entry.expendable, -importance, entry.number)
+class _Measure:
+    """Entries' texts and their sizes, each made once and only where something depends on it."""
 
-    spent, kept = 0, set[int]()
-    for one in sorted(fired, key=rank):
-        if spent + one.tokens <= budget:
-            spent += one.tokens
-            kept.add(one.entry.number)
-    ordered = sorted(fired, key=lambda one: (one.entry.order, one.entry.number))
-    return [one if one.entry.number in kept else replace(one, outcome="over budget") for one in ordered]
+    def __init__(self, budget: int, render: Callable[[str], str], count: Callable[[str], int]) -> None:
+        self.budget, self._render, self._count = budget, render, count
+        self._texts: dict[int, str] = {}
+        self._tokens: dict[int, int] = {}
+        self._spent = 0
+
+    def text(self, entry: Entry) -> str:
+        if entry.number not in self._texts:
+            self._texts[entry.number] = self._render(entry.content)
+        return self._texts[entry.number]
+
+    def tokens(self, entry: Entry) -> int:
+        """Tokens of an entry's text; about how many, where they are far beyond the budget."""
+        if entry.number not in self._tokens:
+            text = self.text(entry)
+            far = len(text) > self.budget * LONGEST_TOKEN
+            self._tokens[entry.number] = -(-len(text) // 4) if far else self._count(text)
+        return self._tokens[entry.number]
+
+    def is_full(self, entries: Iterable[Entry]) -> bool:
+        """Whether these entries and all before them take more than the budget, which ends the recursion as in SillyTavern."""
+        for entry in entries:
+            if self._spent > self.budget:
+                break
+            self._spent += self.tokens(entry)
+        return self._spent > self.budget
+
+    def within_budget(self, found: Iterable[tuple[Entry, str, int]]) -> tuple[list[Fired], list[str]]:
+        """The fired entries in the prompt's order; steady ones and high priorities are kept first. The second: faults."""
+        def rank(one: tuple[Entry, str, int]) -> tuple[bool, bool, int, int]:
+            entry = one[0]
+            importance = entry.priority if entry.priority is not None else entry.order
+            return (not entry.steady, entry.expendable, -importance, entry.number)
+
+        spent, misfits, fired = 0, 0, []
+        ranked = iter(sorted(found, key=rank))
+        for entry, reason, level in ranked:
+            if not self.text(entry):
+                continue
+            one = Fired(entry, reason, level, self.text(entry), self.tokens(entry))
+            if spent + one.tokens > self.budget:
+                one, misfits = replace(one, outcome="over budget"), misfits + 1
+            else:
+                spent += one.tokens
+            fired.append(one)
+            if misfits == MISFITS:
+                break
+        more = sum(1 for _ in ranked)
+        faults = [f"{more:,} more {'entry' if more == 1 else 'entries'} of the lorebook fired and had no room in its budget of "
+                  f"{self.budget:,} tokens."] if more else []
+        return sorted(fired, key=lambda one: (one.entry.order, one.entry.number)), faults
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The keys of an entry, each as it is shown and as it is looked for."""
+
+    first: Sequence[tuple[str, Key]]
+    second: Sequence[tuple[str, Key]]
+    excluded: Sequence[tuple[str, Key]]
 
 
 class _Search:
-    """Looks for keys in what was said, within its time."""
+    """Decides for each entry whether its keys stand where it looks."""
 
-    def __init__(self, book: Book, said: list[str]) -> None:
-        self.book, self.said = book, said
-        self.faults: list[str] = []
-        self._spent = 0.0
+    def __init__(self, book: Book, entries: Sequence[Entry], said: Sequence[str], spell: Callable[[str], str]) -> None:
+        self.book, self.messages = book, len(said)
+        self._keys = {entry.number: _Keys(*(_read(entry, some, spell) for some in (
+            entry.keys, entry.secondary if entry.selective else (), entry.excluded))) for entry in entries}
+        self._search = KeySearch(key for keys in self._keys.values() for _, key in (*keys.first, *keys.second, *keys.excluded))
+        self._names: list[str] = []  # of the entries whose texts were added
+        self._cut = False
+        deepest = max((self._depth(entry) for entry in entries), default=0)
+        deepest = self.messages if any(entry.once for entry in entries) else min(deepest, self.messages)
+        self._search.add(self._recent(said[::-1][:deepest]))
+        self.messages = len(self._search.texts)
 
-    def reason(self, entry: Entry, level: int, texts: list[tuple[str, str]]) -> str:
+    @property
+    def faults(self) -> list[str]:
+        cut = [f"Only the last {MOST_SEARCHED:,} characters of the conversation were searched for the lorebook's keys."]
+        return [*self._search.faults, *(cut if self._cut else [])]
+
+    def add(self, texts: Sequence[tuple[str, str]]) -> None:
+        """Search the texts (name of the entry, text) of entries that fired."""
+        self._names += [name for name, _ in texts]
+        self._search.add([text for _, text in texts])
+
+    def reason(self, entry: Entry, level: int) -> str:
         """Why an entry fires at this level; "" where it does not."""
-        if level and (not entry.from_recursion or entry.constant):
+        if (level and not entry.from_recursion) or (not level and entry.only_recursion):
             return ""
-        if not level and entry.only_recursion:
-            return ""
-        places = [(f"the text of “{name}”", text) for name, text in texts] if level else self._window(entry)
-        if any(self._first(entry, entry.excluded, places)):
+        keys, places = self._keys[entry.number], self._places(entry, level)
+        if any(self._first(entry, keys.excluded, places)):
             return ""
         if entry.always:
             return "It always fires (@@activate)."
         if entry.constant:
             return "It always fires (constant)."
-        key, where = self._first(entry, entry.keys, places)
-        if not key:
+        key, where = self._first(entry, keys.first, places)
+        if not key or (entry.once and self._first(entry, keys.first, (range(1, self.messages),))[0]):
             return ""
-        if entry.once and not level and self._first(entry, entry.keys, [("", text) for text in self.said[:-1]])[0]:
-            return ""
-        if not entry.selective or not entry.secondary:
+        if not keys.second:
             return f"“{key}” stands in {where}."
-        if (second := self._second(entry, places)) is None:
-            return ""
-        return f"“{key}” stands in {where}{second}."
+        second = self._second(entry, keys.second, places)
+        return "" if second is None else f"“{key}” stands in {where}{second}."
 
-    def _window(self, entry: Entry) -> list[tuple[str, str]]:
-        """The messages that are searched, the last one first, each with how a sentence calls it."""
-        depth = len(self.said) if entry.stays else entry.scan_depth if entry.scan_depth is not None else self.book.scan_depth
-        recent = self.said[::-1][:max(0, depth)]
-        names = ["the last message", "the message before the last"]
-        return [(names[back] if back < 2 else f"the message {back} before the last", text) for back, text in enumerate(recent)]
+    def _recent(self, messages: Sequence[str]) -> list[str]:
+        """The messages, the last one first, as far as they are searched."""
+        left, recent = MOST_SEARCHED, []
+        for text in messages:
+            if len(text) > left:
+                self._cut = True
+                text = text[len(text) - left:]
+            left -= len(text)
+            recent.append(text)
+        return recent
 
-    def _first(self, entry: Entry, keys: Iterable[str], places: list[tuple[str, str]]) -> tuple[str, str]:
-        for key in keys:
-            for where, text in places:
-                if self._has(entry, key, text):
-                    return key, where
+    def _depth(self, entry: Entry) -> int:
+        if entry.stays:
+            return self.messages
+        return max(0, entry.scan_depth if entry.scan_depth is not None else self.book.scan_depth)
+
+    def _places(self, entry: Entry, level: int) -> tuple[range, ...]:
+        """The texts that an entry looks at, the last message first, then those of fired entries."""
+        window = range(min(self._depth(entry), self.messages))
+        return (window, range(self.messages, len(self._search.texts))) if level else (window,)
+
+    def _first(self, entry: Entry, keys: Iterable[tuple[str, Key]], places: Sequence[range]) -> tuple[str, str]:
+        for shown, key in keys:
+            if (place := self._search.first(key, places, entry.name)) is not None:
+                return shown, self._called(place)
         return "", ""
 
-    def _second(self, entry: Entry, places: list[tuple[str, str]]) -> str | None:
+    def _called(self, place: int) -> str:
+        if place >= self.messages:
+            return f"the text of “{self._names[place - self.messages]}”"
+        return ("the last message", "the message before the last")[place] if place < 2 else f"the message {place} before the last"
+
+    def _second(self, entry: Entry, keys: Sequence[tuple[str, Key]], places: Sequence[range]) -> str | None:
         """The end of the sentence where the secondary keys allow it, else None."""
-        found = [key for key in entry.secondary if self._first(entry, [key], places)[0]]
-        whole = len(found) == len(entry.secondary)
+        found = [shown for shown, key in keys if self._first(entry, [(shown, key)], places)[0]]
+        whole = len(found) == len(keys)
         match entry.logic:
             case "any":
                 return f", and so does “{found[0]}”" if found else None
@@ -171,62 +251,14 @@ class _Search:
             case _:
                 return ", and not all of its secondary keys do" if not whole else None
 
-    def _has(self, entry: Entry, key: str, text: str) -> bool:
-        slashed = _SLASHED.fullmatch(key)
-        if entry.use_regex or slashed:
-            return self._pattern(entry, key, text)
-        if not entry.case_sensitive:
-            key, text = _folded(key), _folded(text)
-        if not entry.whole_words or " " in key or _SPACELESS.search(key):
-            return key in text
-        start = text.find(key)
-        while start >= 0:
-            before, after = text[start - 1:start], text[start + len(key):start + len(key) + 1]
-            if not (_is_word(before) or _is_word(after)):
-                return True
-            start = text.find(key, start + 1)
-        return False
 
-    def _pattern(self, entry: Entry, key: str, text: str) -> bool:
-        fault = f"The pattern {_quoted(key)} of the lorebook's entry “{entry.name}” "
-        slashed = _SLASHED.fullmatch(key)
-        pattern, letters = (slashed[1], slashed[2]) if slashed else (key, "" if entry.case_sensitive else "i")
-        flags = 0
-        for letter in letters:
-            flags |= _FLAGS.get(letter, 0)
-        left = min(PATTERN_SECONDS, TOTAL_SECONDS - self._spent)
-        if len(pattern) > PATTERN_LENGTH:
-            self._note(f"{fault}is longer than {PATTERN_LENGTH:,} characters and was passed over.")
-            return False
-        if left <= 0:
-            self._note(f"{fault}was passed over, since other patterns took too long.")
-            return False
-        began = time.perf_counter()
-        try:
-            return regex.search(pattern, text, flags=flags, timeout=left) is not None
-        except TimeoutError:
-            self._note(f"{fault}takes too long to search for and was passed over.")
-        except (regex.error, RecursionError, OverflowError, MemoryError, ValueError):
-            self._note(f"{fault}cannot be read and was passed over.")
-        finally:
-            self._spent += time.perf_counter() - began
-        return False
-
-    def _note(self, sentence: str) -> None:
-        if sentence not in self.faults:
-            self.faults.append(sentence)
+def _read(entry: Entry, keys: tuple[str, ...], spell: Callable[[str], str]) -> Sequence[tuple[str, Key]]:
+    """Keys as they are shown and as they are looked for, their macros carried out."""
+    if any("{{" in key or "<" in key for key in keys):
+        keys = tuple(spelled for key in keys if (spelled := spell(key).strip()))
+    return _read_keys(keys, entry.whole_words, entry.case_sensitive)
 
 
-@functools.lru_cache(maxsize=256)
-def _folded(text: str) -> str:
-    """The text without case: looked for a thousand times in a large book."""
-    return text.casefold()
-
-
-def _is_word(sign: str) -> bool:
-    return sign.isalnum() or sign == "_"
-
-
-def _quoted(text: str) -> str:
-    line = " ".join(text.split())
-    return f"“{line[:40]}…”" if len(line) > 40 else f"“{line}”"
+@functools.lru_cache(maxsize=16_384)
+def _read_keys(keys: tuple[str, ...], whole_words: bool, case_sensitive: bool) -> Sequence[tuple[str, Key]]:
+    return tuple((key, read_key(key, whole_words, case_sensitive)) for key in keys)

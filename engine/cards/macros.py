@@ -1,7 +1,7 @@
 """Macros in a card's texts: carries out those of the V3 specification, finds the misspelt and the unknown ones.
 
-Chance comes from a seed, so the same text, names and seed always give the same
-result. {{original}} is decided in prompt.py.
+Chance comes from a seed and the clock stands still at MOMENT, so the same text, names and seed always give the same
+result, also for a job that goes on another day. {{original}} is decided in prompt.py.
 """
 
 import hashlib
@@ -12,8 +12,22 @@ from typing import Literal
 
 from engine.cards.card import Card
 
-Kind = Literal["misspelt", "elsewhere", "unknown"]
+Kind = Literal["misspelt", "elsewhere", "foreign", "unknown"]
 
+MOMENT = "Friday, July 26, 2024, 12:00 PM"  # for every macro of time: what the time is may not change what a model reads
+_PLAIN = {"newline": "\n", "noop": "", "time": "12:00 PM", "date": "July 26, 2024", "weekday": "Friday", "isotime": "12:00",
+          "isodate": "2024-07-26"}  # spelled as SillyTavern spells them
+TIMES = frozenset(_PLAIN) - {"newline", "noop"}
+# SillyTavern's macros that are not carried out here: by their whole names, or (with an argument) by how they begin.
+_FOREIGN = {"persona", "description", "personality", "scenario", "mesexamples", "mesexamplesraw", "charprompt", "charinstruction",
+            "charjailbreak", "charversion", "char_version", "charfirstmessage", "chardepthprompt", "charcreatornotes", "group",
+            "charifnotgroup", "groupnotmuted", "notchar", "model", "input", "pipe", "summary", "authorsnote", "lastmessage",
+            "lastusermessage", "lastcharmessage", "lastmessageid", "firstincludedmessageid", "firstdisplayedmessageid",
+            "currentswipeid", "lastswipeid", "lastgenerationtype", "idle_duration", "idleduration", "maxprompt", "ismobile",
+            "systemprompt", "defaultsystemprompt", "chatstart", "exampleseparator", "else", "/if", "/trim", "allchatrange"}
+_FOREIGN_STEMS = re.compile(r"(?:datetimeformat|time_utc|timediff|banned|bias|(?:get|set|add|inc|dec|has|delete)(?:global)?var"
+                            r"|var|outlet|#?if|instruct\w*|hasextension|space|newline|trim|input)\b", re.ASCII)
+_TRIM = re.compile(r"(?:(?<!\n)\n++)?+\{\{trim\}\}\n*+", re.IGNORECASE)
 _DOUBLE = re.compile(r"\{\{([^{}\n]{0,200})\}\}")
 _NAME = r"(?:char|user|bot|character|player)"
 # One brace too few on either side: {char}, {{char}, {char}}.
@@ -47,8 +61,11 @@ def expand_macros(text: str, card: Card, user: str, seed: int = 0) -> str:
     {{char}}, <BOT>, {{user}} and <USER> become names, which are not expanded again. {{random:a,b}} and {{roll:2d6+1}} are
     drawn by `seed`, the text and the place in it; {{pick:a,b}} by `seed` and the options alone, so that it is the same
     throughout a chat. {{// }}, {{comment: }} and {{hidden_key: }} leave nothing, nor a line of their own.
-    {{reverse:abc}} is turned round. A comma inside an option is written "\\,".
+    {{reverse:abc}} is turned round. A comma inside an option is written "\\,". Of SillyTavern's own: {{newline}}, {{noop}},
+    {{trim}} (takes the line breaks around it along), {{roll 2d6}}, and the macros of time, all at MOMENT.
     """
+    if "{{" not in text and "<" not in text:
+        return text
     whole = _digest(text).hex()
 
     def expand(part: str, depth: int) -> str:
@@ -65,6 +82,10 @@ def expand_macros(text: str, card: Card, user: str, seed: int = 0) -> str:
             return user if word == "user" else card.char
         if word.startswith(_SILENT):
             return ""
+        if word in _PLAIN:
+            return _PLAIN[word]
+        if word.startswith("roll "):
+            kind, rest = "roll", inside[5:]
         match kind.lower():
             case "random":
                 return expand(chance(seed, whole, place).choice(_options(rest)), depth + 1)
@@ -76,7 +97,8 @@ def expand_macros(text: str, card: Card, user: str, seed: int = 0) -> str:
                 return _rolled(dice, chance(seed, whole, place))
         return "{{" + expand(inside, depth + 1) + "}}"
 
-    return expand(_SILENT_LINE.sub("", text), 0)
+    expanded = expand(_SILENT_LINE.sub("", text), 0)
+    return _TRIM.sub("", expanded) if "{{trim}}" in text.lower() else expanded
 
 
 def _options(listed: str) -> list[str]:
@@ -114,8 +136,8 @@ def _digest(text: str) -> bytes:
 def find_macros(text: str, original: bool = False) -> list[Finding]:
     """The macros of a text that do not work, each spelling once, in the order of the text.
 
-    `original`: whether {{original}} works here (in the two fields for instructions). Kinds: "misspelt", "elsewhere"
-    (known to other programs or fields, not here), "unknown".
+    `original`: whether {{original}} works here (in the two fields for instructions). Kinds: "misspelt", "elsewhere" (works in
+    other fields), "foreign" (works in SillyTavern), "unknown".
     """
     found: dict[int, Finding] = {}
     for match in _DOUBLE.finditer(text):
@@ -130,15 +152,22 @@ def find_macros(text: str, original: bool = False) -> list[Finding]:
 
 def _double(whole: str, inside: str, original: bool) -> Finding | None:
     word = inside.strip().lower()
-    if inside.lower() in ("char", "user") or (inside.lower() == "original" and original):
+    if inside.lower() in ("char", "user", "trim", *_PLAIN) or (inside.lower() == "original" and original):
         return None
-    if inside.lower().startswith(_WORKING) or (word.startswith("roll:") and _DICE.fullmatch(inside.partition(":")[2])):
+    if inside.lower().startswith(_WORKING) or (word.startswith(("roll:", "roll ")) and _DICE.fullmatch(inside.strip()[5:])):
         return None
     if word in _CHAR | _USER:
         return Finding(whole, "misspelt", _name(word))
     if word == "original" and original:
         return Finding(whole, "misspelt", "{{original}}")
-    return Finding(whole, "elsewhere" if word == "original" else "unknown")
+    if word == "original":
+        return Finding(whole, "elsewhere")
+    return Finding(whole, "foreign" if word in _FOREIGN or _FOREIGN_STEMS.match(word) else "unknown")
+
+
+def reads_the_clock(text: str) -> bool:
+    """Whether a text asks for the time or the date."""
+    return any(match[1].lower() in TIMES for match in _DOUBLE.finditer(text))
 
 
 def _name(word: str) -> str:

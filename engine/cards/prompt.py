@@ -8,15 +8,18 @@ Chance comes from a seed, one a chat. How long a prompt is, the caller's counter
 Does not know a model's chat template.
 """
 
+import functools
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from engine.cards.book import read_book
+from engine.cards.book import Role, read_book
 from engine.cards.card import Card
 from engine.cards.lorebook import Fired, Firing, fire, steady
 from engine.cards.macros import expand_macros, hidden_keys
 from engine.cards.npc import compile_npc
+from engine.cards.sillytavern import note_of
 from engine.cards.speaking import dialogue_turns
 
 CLOSING = "Stay in character as {{char}}. Answer in one to three short sentences, in {{char}}'s own voice."
@@ -102,25 +105,39 @@ def messages(card: Card, history: Sequence[Turn], setting: Setting = USUAL, with
     a form that every chat template takes.
     """
     opening = [("assistant", card.greeting)] if with_greeting and render_greeting(card, setting) else []
-    turns = [*opening, *history]
-    return _assembled(card, turns, setting, examples_dropped, fired_in(card, turns, setting))
+    return _Prompt(card, [*opening, *history], setting).messages(examples_dropped)
 
 
 def fired_in(card: Card, history: Sequence[Turn], setting: Setting = USUAL) -> Firing:
-    """What of the card's lorebook fires in a conversation; `history` holds the greeting where there was one."""
+    """What of the card's lorebook fires in a conversation; `history` holds the greeting where there was one.
+
+    Messages are searched as "Name: text", as in SillyTavern.
+    """
     raw = [_parts(turn) for turn in history]
-    said = [f"{expand_macros(text, card, setting.user, setting.seed)} {hidden_keys(text)}" for _, text in raw]
+    spell = functools.partial(expand_macros, card=card, user=setting.user, seed=setting.seed)
+    said = [f"{setting.user if role == 'user' else card.char}: {spell(text)} {hidden_keys(text)}" for role, text in raw]
     return fire(read_book(card), said, sum(role == "assistant" for role, _ in raw), setting.seed,
-                lambda text: _filled("", text, card, setting), setting.count)
+                lambda text: _filled("", text, card, setting), setting.count, spell)
 
 
-def _assembled(card: Card, history: Sequence[Turn], setting: Setting, examples_dropped: int, lore: Firing) -> list[Message]:
-    talk = [_message(role, _filled("", text, card, setting)) for role, text in map(_parts, history)]
-    examples = example_turns(card, setting, examples_dropped)
-    if examples and talk and talk[0]["role"] == "assistant":
-        examples.append(_message("user", NEW_CHAT))
-    return [_message("system", render_system_prompt(card, setting)), *examples,
-            *_with_instructions(_with_lore(talk, lore.kept), card, setting)]
+class _Prompt:
+    """A conversation whose parts are made once, so that shorter forms of it cost little."""
+
+    def __init__(self, card: Card, history: Sequence[Turn], setting: Setting) -> None:
+        self.card, self.setting = card, replace(setting, count=functools.cache(setting.count))
+        self.lore = fired_in(card, history, self.setting)
+        self.dialogues = [turns for _, turns in _dialogues(card, setting) if turns]
+        self._system = _message("system", render_system_prompt(card, self.setting))
+        self._talk = [_message(role, _filled("", text, card, setting)) for role, text in map(_parts, history)]
+        self._inserts = [*_lore_inserts(self.lore.kept, card), *_note_inserts(card, setting)]
+
+    def messages(self, examples_dropped: int = 0, turns_dropped: int = 0) -> list[Message]:
+        """The messages without the last example dialogues and the oldest turns."""
+        talk = self._talk[turns_dropped:]
+        examples = example_turns(self.card, self.setting, examples_dropped)
+        if examples and talk and talk[0]["role"] == "assistant":
+            examples.append(_message("user", NEW_CHAT))
+        return [self._system, *examples, *_with_instructions(_with_inserts(talk, self._inserts), self.card, self.setting)]
 
 
 def _parts(turn: Turn) -> tuple[str, str]:
@@ -164,13 +181,12 @@ def fit(card: Card, history: Sequence[Turn], setting: Setting, fits: Callable[[l
     Example dialogues go first, from the last one on; then the oldest turns, BLOCK at a time where so many are left; the
     last turn stays, whether it fits or not.
     """
-    dialogues = sum(1 for _, turns in _dialogues(card, setting) if turns)
-    lore = fired_in(card, history, setting)
-    last = max(0, len(history) - 1)
+    prompt = _Prompt(card, history, setting)
+    dialogues, last = len(prompt.dialogues), max(0, len(history) - 1)
 
     def build(steps: int) -> Fitted:
         examples, turns = min(steps, dialogues), max(0, steps - dialogues)
-        return Fitted(_assembled(card, history[turns:], setting, examples, lore), examples, turns, lore)
+        return Fitted(prompt.messages(examples, turns), examples, turns, prompt.lore)
 
     whole = build(0)
     if fits(whole.messages):
@@ -190,26 +206,44 @@ def bracketed(text: str) -> str:
     return text if _BRACKETED.fullmatch(text) else f"[{text}]"
 
 
-def _with_lore(talk: list[Message], fired: list[Fired]) -> list[Message]:
-    """The turns with the lore that this conversation fired; steady entries stand in the system prompt already.
+@dataclass(frozen=True)
+class _Insert:
+    """A text that nobody said, as it stands in a player's turn: before the last one, or (`depth`) before the last n messages,
+    or the player's next words after that place; with the depth 0 behind the last ones."""
 
-    An entry stands before the player's last words; with a depth n, before the last n messages, or the player's next words
-    after that place; with the depth 0 behind the last ones.
-    """
+    text: str
+    depth: int | None = None
+
+
+def _lore_inserts(fired: list[Fired], card: Card) -> list[_Insert]:
+    """The lore that this conversation fired; steady entries stand in the system prompt already."""
+    return [_Insert(_as_said(one.text, one.entry.role, card), one.entry.depth)
+            for one in sorted(fired, key=lambda one: one.entry.place == "after_char") if not one.entry.steady]
+
+
+def _note_inserts(card: Card, setting: Setting) -> list[_Insert]:
+    note = note_of(card)
+    text = _filled("", note.text, card, setting) if note else ""
+    return [_Insert(_as_said(text, note.role, card), note.depth)] if note and text else []
+
+
+def _as_said(text: str, role: Role, card: Card) -> str:
+    """A text of this role inside a player's turn; what is the character's says so."""
+    return text if role == "user" else bracketed(text if role == "system" else f"{card.char}: {text}")
+
+
+def _with_inserts(talk: list[Message], inserts: Sequence[_Insert]) -> list[Message]:
     users = [index for index, message in enumerate(talk) if message["role"] == "user"]
     if not users:
         return talk
     before: dict[int, list[str]] = {}
     behind: list[str] = []
-    for one in sorted(fired, key=lambda one: one.entry.place == "after_char"):
-        entry, text = one.entry, one.text if one.entry.role == "user" else bracketed(one.text)
-        if entry.steady:
-            continue
-        if entry.depth == 0:
-            behind.append(text)
+    for one in inserts:
+        if one.depth == 0:
+            behind.append(one.text)
         else:
-            place = len(talk) - (entry.depth or 1) if entry.depth else users[-1]
-            before.setdefault(next((index for index in users if index >= place), users[-1]), []).append(text)
+            following = bisect_left(users, len(talk) - one.depth) if one.depth else len(users) - 1
+            before.setdefault(users[min(following, len(users) - 1)], []).append(one.text)
     result = [_message(message["role"], "\n\n".join([*before.get(index, []), message["content"]]))
               for index, message in enumerate(talk)]
     result[users[-1]] = _message("user", "\n\n".join([result[users[-1]]["content"], *behind]))

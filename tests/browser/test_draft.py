@@ -192,3 +192,30 @@ def test_npc_fields_show_what_they_write_and_the_script_follows(studio: Any, pag
     page.click(".script-row:has-text('Be honest with me') >> text=Remove")
     page.wait_for_selector(".script-removed:has-text('Be honest with me')")
     saved(page)
+
+
+def test_a_huge_lorebook_opens_like_a_small_one(studio: Any, page: Any) -> None:
+    from studio.services import Services
+    from studio.settings import Settings
+    from studio.store import characters
+
+    entries = [{"keys": [f"place{number}", "mill"], "content": f"What is known of place {number}.", "enabled": True,
+                "insertion_order": number, "extensions": {}} for number in range(4_000)]
+    card = {"spec": "chara_card_v3", "spec_version": "3.0", "data": {
+        "name": "Atlas", "description": "She knows every place.", "first_mes": "Where to?",
+        "character_book": {"entries": entries, "extensions": {}}}}
+    services = Services.open(Settings(studio.home))
+    slug = characters.create(services.store, card).id
+    open_room(page, studio, slug)
+    page.wait_for_function("document.querySelectorAll('#draft-book .book-entry').length === 4000")
+    assert page.locator("#draft-book .book-entry textarea").count() == 0  # an entry's fields are made when it is opened
+    page.fill("#draft-book-message", "The mill?")
+    page.wait_for_selector("#draft-book .book-found li")
+    assert page.text_content("#draft-book .book-size >> nth=3999") == "about 7 tokens"  # 28 characters
+    page.click("#draft-book .book-entry >> nth=3999")
+    last = page.locator("#draft-book .book-entry >> nth=3999").locator(".book-content textarea")
+    last.fill("Nobody comes back from there.")
+    page.wait_for_function("document.querySelector('#draft-status').innerText.startsWith('Writing')")
+    saved(page)
+    book = characters.head(services.store, slug).card["data"]["character_book"]
+    assert book["entries"] == [*entries[:-1], {**entries[-1], "content": "Nobody comes back from there."}]

@@ -4,6 +4,7 @@ Here the controls meet the handlers; what these do stands in the other files of 
 """
 
 import html
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,8 @@ def _card(services: Services, page: Page, room: Room) -> None:
         texts = [", ".join(fields[key]) if key in LISTS else fields[key] for key in room.fields]
         return [saving.sight(head), gr.HTML(visible=False), gr.Column(visible=True), gr.Accordion(open=instructions),
                 gr.Accordion(open=npc.has_fields(head.card)), npc.npc_value(head.card), npc.script_value(head.card),
-                *portrait_updates(services, head.portrait), *texts, *[fields[key] for key in room.lists], shown_book(head.card)]
+                *portrait_updates(services, head.portrait), *texts, *[fields[key] for key in room.lists],
+                json.dumps(shown_book(head.card))]
 
     @guarded
     def measure_card(character: str, model: str) -> Any:

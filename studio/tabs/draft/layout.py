@@ -83,7 +83,7 @@ class Room:
         with _part("What comes up"), gr.Column(elem_id="draft-character_book", elem_classes="draft-list"):
             gr.HTML('<span class="draft-list-title">Lorebook</span><span class="draft-list-hint">Knowledge that comes into the '
                     "chat when its keys are mentioned. {{char}} and {{user}} work here, too.</span>", apply_default_css=False)
-            self.book = gr.HTML({}, html_template="", js_on_load=_script("draft_book"), elem_id="draft-book",
+            self.book = gr.HTML("", html_template="", js_on_load=_script("draft_book"), elem_id="draft-book",
                                 server_functions=[look_at_book, read_world], apply_default_css=False)
         self._npc()
         with gr.Accordion("For the model", open=False, elem_classes="draft-part") as self.for_model:

@@ -7,7 +7,7 @@ from typing import Any
 from engine.cards.advice import advice
 from engine.cards.card import Card
 from engine.cards.editing import LABELS, LISTS, fields_of
-from engine.cards.prompt import render_description, render_greeting
+from engine.cards.prompt import Setting, render_description, render_greeting
 from studio.services import Services
 
 CONTEXT = 2048  # tokens that the model holds, where its own number is not known
@@ -47,7 +47,8 @@ def size_of(services: Services, model: str, raw: dict[str, Any]) -> Size:
         text = "\n".join(fields[key]) if key in LISTS else fields[key]
         if text.strip():
             counts[key] = services.tokens.count(model, text)
-    total = services.tokens.count(model, render_description(card)) + services.tokens.count(model, render_greeting(card))
+    setting = Setting(count=lambda text: services.tokens.count(model, text))
+    total = sum(setting.count(text) for text in (render_description(card, setting), render_greeting(card, setting)))
     context = services.tokens.context(model) or CONTEXT
     return Size(counts, total, min(context // 2, MOST), services.tokens.exact(model))
 
