@@ -8,8 +8,8 @@ from small_job import make_job, run_job, work_of
 from tiny import find, make_tiny
 
 from engine.models.ffn import project_logits
-from engine.models.packing import answer_states, pack
 from engine.models.loading import load_model
+from engine.models.packing import answer_states, pack
 from engine.pruning.recovery import attach_adapter, make_optimizer, set_rate
 from engine.stages.further_answers import recovery_lines
 from engine.stages.mask import read_dense

@@ -140,7 +140,6 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     `dtype` is the format of the weights (of the arithmetic, with `load_in` "8bit" or "4bit"). Raises UserError when
     config.json and weights contradict each other or when the memory does not suffice.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     config = load_config(source)

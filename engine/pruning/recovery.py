@@ -54,7 +54,6 @@ def recovery_step(adapted: Any, optimizer: torch.optim.Optimizer, rows: Sequence
                 loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)
         else:
             loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)
-    nn.utils.clip_grad_norm_(adapter_parameters(adapted), 1.0)
     optimizer.step()
     return loss / total
 
