@@ -269,9 +269,10 @@ def test_the_newest_version_that_can_be_read_takes_the_place_of_a_damaged_one(tm
     characters.sync_bundled(store, [card()])  # the studio opens
 
 
-def test_a_run_whose_wish_is_damaged_does_not_run(services: Services) -> None:
+@pytest.mark.parametrize("text", ["{", '{"model": [1], "sparsity": 0.25}', '{"sparsity": 1' + "0" * 400 + "}"])
+def test_a_run_whose_wish_is_damaged_does_not_run(text: str, services: Services) -> None:
     run = pruning(services.store, "first")
-    damage(services.store, "runs", "spec", "{")
+    damage(services.store, "runs", "spec", text)
     found = runs.get(services.store, run.id)
     assert found and found.damaged == ("spec",) and "what was asked for cannot be read" in found.fault
     with pytest.raises(UserError, match="damaged"):
