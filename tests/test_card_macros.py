@@ -59,9 +59,11 @@ def test_comments_leave_nothing(ann: Card) -> None:
 
 
 @pytest.mark.parametrize(("text", "expanded"), [
-    ("One{{newline}}two{{NOOP}}.", "One\ntwo."), ("One\n\n{{trim}}\n\ntwo", "Onetwo"), ("One{{newline}}{{Trim}}\n{{trim}}\ntwo", "Onetwo"),
+    ("One{{newline}}two{{NOOP}}.", "One\ntwo."), ("One\n\n{{trim}}\n\ntwo", "Onetwo"),
+    ("One{{newline}}{{Trim}}\n{{trim}}\ntwo", "Onetwo"),
     ("{{time}} {{isotime}}", "12:00 PM 12:00"), ("{{Date}}, {{isodate}}", "July 26, 2024, 2024-07-26"), ("{{weekday}}", "Friday"),
-    ("{{reverse:abc}} {{roll 1}} {{Roll d1+4}} {{roll: 1d1 }}", "cba 1 5 1"), ("{{roll many}} {{persona}}", "{{roll many}} {{persona}}"),
+    ("{{reverse:abc}} {{roll 1}} {{Roll d1+4}} {{roll: 1d1 }}", "cba 1 5 1"),
+    ("{{roll many}} {{persona}}", "{{roll many}} {{persona}}"),
 ])
 def test_macros_of_sillytavern(text: str, expanded: str, ann: Card) -> None:
     assert expand_macros(text, ann, "Bo") == expanded
@@ -76,9 +78,9 @@ def test_time_stands_still_and_dice_with_a_space_are_drawn_like_others(ann: Card
 
 
 def test_macros_that_only_sillytavern_knows() -> None:
-    kinds = [finding.kind for finding in find_macros("{{persona}} {{time_UTC+2}} {{datetimeformat HH:mm}} {{setvar::a::b}} {{iffy}} "
-                                                     "{{trimmed}} {{lastMessage}}")]
-    assert kinds == ["foreign", "foreign", "foreign", "foreign", "unknown", "unknown", "foreign"]
+    foreign = "{{persona}} {{time_UTC+2}} {{datetimeformat HH:mm}} {{setvar::a::b}} {{lastMessage}}"
+    assert [finding.kind for finding in find_macros(foreign)] == ["foreign"] * 5
+    assert [finding.kind for finding in find_macros("{{iffy}} {{trimmed}}")] == ["unknown"] * 2
     assert find_macros("{{roll 1d6}} {{time}} {{newline}}{{trim}} {{noop}} {{Weekday}}") == []
 
 
@@ -91,7 +93,8 @@ def test_what_is_unknown_stays(ann: Card) -> None:
 
 
 @pytest.mark.parametrize("text", ["{{" * 100_000, "{{a" * 100_000, "{{random:" + "a," * 100_000 + "}}", "{{// " * 50_000,
-                                  "{{random:" * 50_000 + "}}" * 50_000, "\\," * 100_000, "{{a{{b}}" * 50_000, "\n" * 200_000 + "{{trim", ("\n" * 50 + "{{trim}") * 4_000 + "{{trim}}"])
+                                  "{{random:" * 50_000 + "}}" * 50_000, "\\," * 100_000, "{{a{{b}}" * 50_000,
+                                  "\n" * 200_000 + "{{trim", ("\n" * 50 + "{{trim}") * 4_000 + "{{trim}}"])
 def test_hostile_texts_take_no_time(text: str, ann: Card) -> None:
     start = time.perf_counter()
     expand_macros(text, ann, "Bo")

@@ -78,7 +78,8 @@ ENTRIES = st.lists(st.fixed_dictionaries({
     "constant": st.sampled_from([False, False, False, True]), "insertion_order": st.integers(0, 3),
     "extensions": st.fixed_dictionaries({}, optional={
         "match_whole_words": st.booleans(), "selectiveLogic": st.integers(0, 3), "scan_depth": st.integers(0, 3),
-        "exclude_recursion": st.booleans(), "prevent_recursion": st.booleans(), "delay_until_recursion": st.booleans()})}), max_size=6)
+        "exclude_recursion": st.booleans(), "prevent_recursion": st.booleans(), "delay_until_recursion": st.booleans()})}),
+    max_size=6)
 
 
 @settings(max_examples=300, deadline=None)
@@ -124,7 +125,7 @@ HOSTILE: dict[str, tuple[list[dict[str, Any]], str]] = {
     "words of one sign": ([{"keys": ["a." * number + "a"], "content": "aa"} for number in range(1, 900)], "xa." * 300_000),
     "macros": ([{"keys": ["mill"], "content": "{{user}} {{roll:d6}} " * 40} for _ in range(1_000)], "mill"),
     "patterns": ([{"keys": [f"/(a+)+{number}$/"], "content": "x"} for number in range(5_000)], "a" * 50_000 + "!"),
-    "an entry of 900,000 letters": ([{"keys": ["mill"], "content": "old mill " * 100_000}, {"keys": ["old"], "content": "x"}], "mill"),
+    "900,000 letters": ([{"keys": ["mill"], "content": "old mill " * 100_000}, {"keys": ["old"], "content": "x"}], "mill"),
 }
 
 

@@ -196,6 +196,13 @@ def test_a_pattern_that_cannot_be_read_is_one_sentence() -> None:
     assert found.faults[0] == "The pattern “/(/” of the lorebook's entry “Tower” cannot be read and was passed over."
 
 
+def test_long_keys_and_names_are_cut_in_sentences() -> None:
+    keys = ["mill " * 1_000, f"/(/{'x' * 1_000}"]
+    found = fired(book({"keys": keys, "content": "Tam"}, {"keys": ["Tam"]}, {"keys": [f"/({'x' * 900}/"]}), "mill " * 1_000)
+    assert len(found.fired) == 2 and len(found.faults) == 1
+    assert all(len(sentence) < 200 for sentence in (*found.faults, *(one.reason for one in found.fired)))
+
+
 WORLD = {
     "entries": {
         "0": {

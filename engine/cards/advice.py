@@ -133,8 +133,8 @@ def _macros_in(field: str, what: str, text: str) -> Iterator[Advice]:
         if finding.kind == "misspelt":
             yield Advice(field, "problem", f"{what} contains {shown}, which is not replaced. Write {finding.meant} instead.")
             continue
-        why = {"elsewhere": "works only in the fields for instructions", "foreign": "SillyTavern replaces, and this studio does not",
-               "unknown": "is no known macro"}[finding.kind]
+        why = {"elsewhere": "works only in the fields for instructions", "unknown": "is no known macro",
+               "foreign": "SillyTavern replaces, and this studio does not"}[finding.kind]
         yield Advice(field, "hint", f"{what} contains {shown}, which {why}. The model sees it as it stands.")
     if reads_the_clock(text):
         yield Advice(field, "hint", f"{what} asks for the time or the date. Here it is always {MOMENT}, so that the model reads "
@@ -172,10 +172,10 @@ def _too_large(book: Book, tokens: Tokens) -> Iterator[Advice]:
     """Entries that no budget lets in. Only what could be too large is counted: no token is shorter than a byte."""
     budget = budget_of(book)
     for entry in book.entries:
-        if entry.enabled and entry.always is not False and len(entry.content.encode("utf-8", "replace")) > budget:
-            if (count := tokens(entry.content)) > budget:
-                yield Advice("character_book", "hint", f"{_called(entry)} has {count:,} tokens, more than the lorebook's budget of "
-                             f"{budget:,}, so the model never reads it.")
+        fires = entry.enabled and entry.always is not False
+        if fires and len(entry.content.encode("utf-8", "replace")) > budget and (count := tokens(entry.content)) > budget:
+            yield Advice("character_book", "hint", f"{_called(entry)} has {count:,} tokens, more than the lorebook's budget of "
+                         f"{budget:,}, so the model never reads it.")
 
 
 def _capped(found: Iterable[Advice]) -> Iterator[Advice]:

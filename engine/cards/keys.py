@@ -116,7 +116,7 @@ class KeySearch:
         return self._searched[key, place]
 
     def _search(self, key: str, text: str, owner: str) -> bool:
-        fault = f"The pattern {_quoted(key)} of the lorebook's entry “{owner}” "
+        fault = f"The pattern {quoted(key)} of the lorebook's entry {quoted(owner)} "
         slashed = _SLASHED.fullmatch(key)
         assert slashed
         pattern, flags = slashed[1].replace("\\/", "/"), 0
@@ -201,6 +201,7 @@ def _script(sign: str) -> str:
     return "any" if category == "Lm" or script in ("COMBINING", "") else script
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text of a card in a sentence: one line, at most 40 characters, in quotation marks."""
     line = " ".join(text.split())
     return f"“{line[:40]}…”" if len(line) > 40 else f"“{line}”"

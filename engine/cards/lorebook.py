@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from engine.cards.book import Book, Entry
-from engine.cards.keys import Key, KeySearch, read_key
+from engine.cards.keys import Key, KeySearch, quoted, read_key
 from engine.cards.macros import chance
 
 LEVELS = 8  # of recursion
@@ -201,9 +201,9 @@ class _Search:
         if not key or (entry.once and self._first(entry, keys.first, (range(1, self.messages),))[0]):
             return ""
         if not keys.second:
-            return f"“{key}” stands in {where}."
+            return f"{quoted(key)} stands in {where}."
         second = self._second(entry, keys.second, places)
-        return "" if second is None else f"“{key}” stands in {where}{second}."
+        return "" if second is None else f"{quoted(key)} stands in {where}{second}."
 
     def _recent(self, messages: Sequence[str]) -> list[str]:
         """The messages, the last one first, as far as they are searched."""
@@ -234,7 +234,7 @@ class _Search:
 
     def _called(self, place: int) -> str:
         if place >= self.messages:
-            return f"the text of “{self._names[place - self.messages]}”"
+            return f"the text of {quoted(self._names[place - self.messages])}"
         return ("the last message", "the message before the last")[place] if place < 2 else f"the message {place} before the last"
 
     def _second(self, entry: Entry, keys: Sequence[tuple[str, Key]], places: Sequence[range]) -> str | None:
@@ -243,7 +243,7 @@ class _Search:
         whole = len(found) == len(keys)
         match entry.logic:
             case "any":
-                return f", and so does “{found[0]}”" if found else None
+                return f", and so does {quoted(found[0])}" if found else None
             case "all":
                 return ", and so do all its secondary keys" if whole else None
             case "none":
