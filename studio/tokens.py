@@ -5,16 +5,19 @@ hub cache's). Where there is none yet, it estimates and says so. Knows nothing o
 chat templates: the exact prompt comes from the chat worker.
 """
 
-import json
 import logging
 import threading
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from engine.base.errors import UserError
 from engine.base.files import is_file
+from engine.base.model_config import LIMIT as CONFIG_LIMIT
+from engine.base.untrusted import read_untrusted_json, require_plain
 
 CHARACTERS_A_TOKEN = 4.2  # of English prose; only until the model's own tokenizer is here
+LARGEST = 100_000_000  # bytes of a tokenizer.json; the largest have a third of it
 STARTER = "starter-smollm2-135m-instruct"
 
 
@@ -43,8 +46,8 @@ class TokenCounter:
         if file is None:
             return None
         try:
-            return int(json.loads((file.parent / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return int(read_untrusted_json(file.parent / "config.json", CONFIG_LIMIT)["max_position_embeddings"])
+        except (UserError, ValueError, KeyError, TypeError, OverflowError):
             return None
 
     def _tokenizer(self, model: str) -> Tokenizer | None:
@@ -55,6 +58,7 @@ class TokenCounter:
             changed = file.stat().st_mtime
             if file not in self.known or self.known[file][0] != changed:
                 try:
+                    require_plain(file, LARGEST)
                     self.known[file] = (changed, Tokenizer.from_file(str(file)))
                 except Exception:  # the library raises bare Exception for a damaged file
                     logging.getLogger(__name__).exception("tokenizer %s", file)

@@ -21,7 +21,7 @@ import psutil
 
 from engine.base.errors import UserError
 
-SECONDS = 1.5  # of computing for one text; usual ones take a thousandth of it
+SECONDS = 1.0  # of computing for one text; usual ones take a thousandth of it
 WAITING = 15.0  # seconds in all, on a machine with much else to do
 _STARTING = 60.0  # seconds, at most
 MEMORY = 400 << 20  # bytes

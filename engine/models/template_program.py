@@ -11,6 +11,7 @@ import faulthandler
 import functools
 import json
 import os
+import random
 import signal
 import sys
 from typing import Any
@@ -91,6 +92,7 @@ def _compiled(template: str) -> Any:
 def render(template: str, values: dict[str, Any], longest: int) -> dict[str, str]:
     """{"text"}; or {"refused"}, why the template refuses these values; or {"fault"}, why it can render nothing."""
     try:
+        random.seed(0)  # of Jinja's `random` and `lipsum`: the same messages give the same text
         pieces, length = [], 0
         for piece in _compiled(template).generate(**values):
             length += len(piece)
