@@ -22,6 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 TURNS = [{"role": "system", "content": "Be \"Edith\" <&> é\u2028."}, {"role": "user", "content": "Who?\n"},
          {"role": "assistant", "content": "Nobody."}, {"role": "user", "content": "And now?"}]
 
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of computing, not of waiting: a busy machine changes nothing."""
+    monkeypatch.setattr(template_process, "SECONDS", 0.3)
+
+
 HOSTILE = {
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "a long loop of output": "{% for a in range(99999) %}{{ messages[0]['content'] * 100 }}{% endfor %}",
