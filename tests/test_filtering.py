@@ -274,7 +274,8 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(text.upper().lower()) == normalise(text.upper().lower() + " !")
 
 
-@given(st.lists(st.sampled_from(["I sell flour. ", "No. ", "Go, go, ", "*She nods. ", "the mill ", "Ha! ", "\n", "aaaa", "哈哈", "我卖面粉"]),
+@given(st.lists(st.sampled_from(["I sell flour. ", "No. ", "Go, go, ", "*She nods. ", "the mill ", "Ha! ", "\n", "aaaa",
+                                 "哈哈", "我卖面粉"]),
                 max_size=60))
 def test_what_is_left_before_a_loop_does_not_loop(pieces: list[str]) -> None:
     text = "".join(pieces)

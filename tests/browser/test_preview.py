@@ -22,9 +22,9 @@ def say(page: Any, text: str) -> None:
 
 
 def longest(page: Any, tokens: int) -> None:
-    """Set the longest answer, and the temperature to 0, where the tiny model goes round in circles without an end."""
+    """Set the longest answer, and a temperature at which the tiny model seldom repeats itself, which would end it."""
     page.click("#preview-settings button")
-    for control, value in (("max-tokens", tokens), ("temperature", 0)):
+    for control, value in (("max-tokens", tokens), ("temperature", 1.5)):
         field = page.locator(f"#preview-{control} input[type=number]")
         field.fill(str(value))
         field.blur()
