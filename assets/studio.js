@@ -14,6 +14,9 @@
     if (chosen) window.personaStudioFirstRoom = "";
   }, true);
 
+  window.personaStudioRoom = () =>
+    [...document.querySelectorAll("#rooms [role=tabpanel][id^=room-]")].find(visible)?.id.slice("room-".length) ?? "";
+
   window.personaStudioAddress = (name, value) => {
     const parameters = new URLSearchParams(location.search);
     if (value) parameters.set(name, value); else parameters.delete(name);
@@ -34,6 +37,26 @@
       event.preventDefault();
       event.stopPropagation();
     }
+  }, true);
+
+  // One stop of the Tab key for each group of radio buttons and for the tabs; arrow keys go on from there. Gradio gives each
+  // radio button a name of its own, a new one whenever it is chosen, and all tabs a stop; so this is mended before a key counts.
+  const order = () => {
+    for (const [number, group] of document.querySelectorAll("fieldset").entries()) {
+      for (const radio of group.querySelectorAll("input[type=radio]")) radio.name = group.id || `group-${number}`;
+    }
+    for (const tab of document.querySelectorAll("[role=tab]")) tab.tabIndex = tab.ariaSelected === "true" ? 0 : -1;
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Tab" || event.target.type === "radio") order();
+    const tab = event.target.closest?.("[role=tab]");
+    const tabs = tab ? [...tab.closest("[role=tablist]").querySelectorAll("[role=tab]:not(:disabled)")] : [];
+    const at = tabs.indexOf(tab);
+    const next = tabs.at({ArrowRight: (at + 1) % tabs.length, ArrowLeft: at - 1, Home: 0, End: -1}[event.key] ?? tabs.length);
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+    next.click();
   }, true);
 
   // The stamp of what a room shows; "" until two looks agree. A room's timer asks for it.

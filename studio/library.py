@@ -113,7 +113,7 @@ def jobs_html(services: Services) -> str:
     """Running and queued jobs with their progress, as HTML with everything escaped, in the order in which they run."""
     waiting = runs.list_runs(services.store, states=("queued", *runs.ACTIVE))
     if not waiting:
-        return '<div class="jobs"><h4>Jobs</h4><p class="quiet">Nothing is running.</p></div>'
+        return '<div class="jobs"><h2>Jobs</h2><p class="quiet">Nothing is running.</p></div>'
     rows = []
     for run in sorted(waiting, key=lambda one: (one.state == "queued", one.position or 0, one.made)):
         who = characters.get(services.store, run.character)
@@ -128,4 +128,4 @@ def jobs_html(services: Services) -> str:
                     f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
                     f'<i style="width:{share * 100:.0f}%"></i></div><span class="quiet">{detail}'
                     f'{f" · {words.percent(share)}" if share else ""}</span></li>')
-    return f'<div class="jobs"><h4>Jobs</h4><ul>{"".join(rows)}</ul></div>'
+    return f'<div class="jobs"><h2>Jobs</h2><ul>{"".join(rows)}</ul></div>'

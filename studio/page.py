@@ -19,6 +19,8 @@ from engine.base.errors import UserError
 from studio.theme import ASSETS
 
 DEFECT = "Something went wrong inside the studio; nothing of yours was lost. The details are in the log."
+SHOWN = "Room that is shown"
+_SHOWN_ROOM = "() => window.personaStudioAddress('room', window.personaStudioRoom())"
 ROOMS = ("draft", "preview", "prune", "compare", "export")
 # Every listener of the studio: not part of a public API, and quiet. Without show_progress_on Gradio's page marks, at each event
 # of any listener, all components that were ever an output as pending, and looks for each of them in its whole tree.
@@ -106,19 +108,19 @@ def listen_to_renaming(page: Page, form: NameForm, opener: gr.Button, shown: Any
 
 
 def follow_rooms(page: Page, tabs: list[gr.Tab]) -> None:
-    """Tell the rooms that asked for it (Page.shown) whether they are shown, whenever a room is chosen.
+    """Write the room into the address, and tell the rooms that asked for it (Page.shown) whether they are shown.
 
     One listener for all, so that the last choice is what counts: a page selects its first room, and then the address's.
+    What an event tells may be of a room that was left before it came; so the page's script says which one is shown.
     """
-    def chosen(event: gr.SelectData) -> Any:
-        return [tell(event.value == tab.label) for tab, tell, _ in page.shown]
-
-    def asked_again(event: gr.EventData) -> Any:
-        room = event._data.get("room") if isinstance(event._data, dict) else ""
+    def told(room: str) -> Any:
         return [tell(room == tab.id) for tab, tell, _ in page.shown]
 
-    outputs = [output for _, _, output in page.shown]
-    gr.on([tab.select for tab in tabs], chosen, None, outputs, trigger_mode="always_last", **PRIVATE)
+    def asked_again(event: gr.EventData) -> Any:
+        return told(event._data.get("room", "") if isinstance(event._data, dict) else "")
+
+    outputs, room = [output for _, _, output in page.shown], gr.Textbox(visible="hidden", label=SHOWN)
+    gr.on([tab.select for tab in tabs], told, room, outputs, js=_SHOWN_ROOM, trigger_mode="always_last", **PRIVATE)
     watch = gr.HTML(visible="hidden", elem_id="room-watch", js_on_load=(ASSETS / "room_watch.js").read_text(encoding="utf-8"))
     watch.click(asked_again, None, outputs, **POLL)
 

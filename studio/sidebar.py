@@ -1,7 +1,8 @@
 """The sidebar: the characters, the base model in use, the jobs under way, and the library's backup.
 
 The list of characters is a radio group, so that the keyboard and a screen
-reader know what it is. Knows no room; it sets the page's character, and the
+reader know what it is. It shows what the search found; which character is open
+is the page's to know. Knows no room; it sets the page's character, and the
 rooms follow.
 """
 
@@ -20,6 +21,7 @@ from studio.page import POLL, PRIVATE, Page, guarded
 from studio.services import Services
 from studio.serving import servable
 from studio.store import characters, database, values
+from studio.store.characters import Character
 from studio.theme import ASSETS
 
 MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
@@ -29,6 +31,8 @@ _FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); retur
 _TAKE_JOBS = ("(window.personaStudioNews ??= {}).jobs = "
               "{ asks: () => '', takes: (html) => { if (props.value !== html) props.value = html; } };")
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
+_ADDRESSED = "(search) => [search, new URLSearchParams(location.search).get('character') ?? '']"
+_IN_SIGHT = "() => setTimeout(() => document.getElementById('{}')?.scrollIntoView({{block: 'nearest'}}), 100)"
 
 
 class Side:
@@ -36,20 +40,15 @@ class Side:
 
     def __init__(self) -> None:
         with gr.Sidebar(elem_id="sidebar", width=300, label="Characters"):
-            gr.HTML('<div class="brand"><b>Persona Studio</b><span>characters on a fraction of the model</span></div>')
+            gr.HTML('<div class="brand"><h1>Persona Studio</h1><span>characters on a fraction of the model</span></div>')
             self.search = gr.Textbox(placeholder="Search names, tags and texts", label="Search characters", show_label=False,
                                      elem_id="side-search", container=False)
+            self.nothing = gr.HTML(elem_id="side-nothing")
             self.choice = gr.Radio([], label="Characters", show_label=False, elem_id="side-characters", container=False)
             with gr.Row(elem_classes="tight"):
                 self.new = gr.Button("New", size="sm", variant="primary", elem_id="side-new", min_width=60)
                 self.duplicate = gr.Button("Duplicate", size="sm", elem_id="side-duplicate", min_width=60)
                 self.delete = gr.Button("Delete", size="sm", elem_id="side-delete", min_width=60)
-            # Any kind of file: what it is shows in its content, and a refusal is one line among the others.
-            self.load = gr.UploadButton("Import cards, or drop them here", size="sm", file_count="multiple", type="filepath",
-                                        elem_id="side-import")
-            with gr.Column(visible=False, elem_id="side-imported", elem_classes="notice") as self.imports:
-                self.imported = gr.HTML()
-                self.close = gr.Button("Close", size="sm", elem_id="side-imported-close", min_width=60)
             with gr.Column(visible=False, elem_id="side-confirm", elem_classes="notice") as self.confirm:
                 self.question = gr.HTML()
                 with gr.Row(elem_classes="tight"):
@@ -58,6 +57,12 @@ class Side:
             with gr.Column(visible=False, elem_id="side-undo-box", elem_classes="notice") as self.undo_box:
                 self.undo_text = gr.HTML()
                 self.undo = gr.Button("Undo", size="sm", elem_id="side-undo", min_width=60)
+            # Any kind of file: what it is shows in its content, and a refusal is one line among the others.
+            self.load = gr.UploadButton("Import cards, or drop them here", size="sm", file_count="multiple", type="filepath",
+                                        elem_id="side-import")
+            with gr.Column(visible=False, elem_id="side-imported", elem_classes="notice") as self.imports:
+                self.imported = gr.HTML()
+                self.close = gr.Button("Close", size="sm", elem_id="side-imported-close", min_width=60)
             self.model = gr.Dropdown(["starter"], value="starter", label="Base model", info=MODEL_HINT,
                                      allow_custom_value=True, elem_id="side-model")
             self.model_note = gr.HTML(elem_id="side-model-note")
@@ -70,25 +75,35 @@ class Side:
                 self.download = gr.DownloadButton("Download this backup", size="sm", elem_id="side-download", visible=False)
                 self.library_note = gr.Markdown(elem_id="side-library-note")
             self.deleted = gr.State("")
+            self.address = gr.Textbox(visible="hidden", label="Address of the character")
             self.news = gr.HTML(visible="hidden", elem_id="side-news",
                                 js_on_load=(ASSETS / "news.js").read_text(encoding="utf-8"))
 
 
-def choices(services: Services, search: str, keep: str = "") -> list[tuple[str, str]]:
-    """(label, slug) of the characters that match; the chosen one stays in the list whatever is searched."""
-    found = [(one.name or UNNAMED, one.slug) for one in characters.list_characters(services.store, search=search)]
-    chosen = characters.get(services.store, keep) if keep else None
-    if chosen and not chosen.deleted and chosen.slug not in [slug for _, slug in found]:
-        found.insert(0, (chosen.name or UNNAMED, chosen.slug))
-    return found
+def choices(services: Services, search: str) -> list[tuple[str, str]]:
+    """(name, id) of the characters that match."""
+    return [(one.name or UNNAMED, one.id) for one in characters.list_characters(services.store, search=search)]
+
+
+def _listed(services: Services, search: str, **chosen: Any) -> tuple[Any, str]:
+    """The list, and what to say where it is empty. `chosen`: a new value for it."""
+    found = choices(services, search)
+    nothing = f'<p class="quiet">Nothing matches “{html.escape(search.strip()[:60])}”.</p>' if search.strip() and not found else ""
+    return gr.Radio(found, **chosen), nothing
+
+
+def _opened(services: Services, search: str, character: Character | None) -> tuple[Any, ...]:
+    """What opens a character, or none: the list with what it says, the page's character, the address."""
+    return (*_listed(services, search, value=character.id if character else None),
+            character.id if character else "", character.slug if character else "")
 
 
 def build(services: Services, page: Page) -> Side:
     """The sidebar with its listeners."""
     side = Side()
     _choosing(services, page, side)
-    _making(services, side)
-    _deleting(services, side)
+    _making(services, page, side)
+    _deleting(services, page, side)
     _model(services, page, side)
     _library(services, side)
     _news(services, side)
@@ -97,90 +112,91 @@ def build(services: Services, page: Page) -> Side:
 
 def _choosing(services: Services, page: Page, side: Side) -> None:
     @guarded
-    def choose(slug: str | None) -> Any:
-        found = characters.get(services.store, slug) if slug else None
-        return found.id if found else ""
+    def choose(id: str) -> Any:
+        found = characters.get(services.store, id)
+        return (id, found.slug) if found else gr.skip()
 
     @guarded
-    def refresh(search: str, slug: str | None) -> Any:
-        return gr.Radio(choices(services, search, slug or ""))  # no value: another may have been clicked meanwhile
+    def refresh(search: str, id: str) -> Any:
+        found = characters.get(services.store, id) if id else None
+        return *_listed(services, search), found.slug if found else ""  # no value: another may have been clicked meanwhile
 
-    listing = [side.search, side.choice]
-    side.choice.change(choose, side.choice, page.character, js=_ADDRESS, **PRIVATE)
-    side.search.change(refresh, listing, side.choice, trigger_mode="always_last", **PRIVATE)
-    page.revision.change(refresh, listing, side.choice, **PRIVATE)
+    listing = [side.search, page.character]
+    side.choice.input(choose, side.choice, [page.character, side.address], trigger_mode="always_last", **PRIVATE)
+    side.address.change(None, side.address, None, js=_ADDRESS, **PRIVATE)
+    side.search.change(refresh, listing, [side.choice, side.nothing, side.address], trigger_mode="always_last", **PRIVATE)
+    page.revision.change(refresh, listing, [side.choice, side.nothing, side.address], **PRIVATE)
 
 
-def _making(services: Services, side: Side) -> None:
-    def listed(search: str, slug: str) -> Any:
-        return gr.Radio(choices(services, search, slug), value=slug or None)
-
+def _making(services: Services, page: Page, side: Side) -> None:
     @guarded
     def new(search: str) -> Any:
-        return listed(search, characters.create(services.store, editing.blank_card("New character")).slug)
+        return _opened(services, search, characters.create(services.store, editing.blank_card("New character")))
 
     @guarded
-    def duplicate(search: str, slug: str | None) -> Any:
-        return listed(search, characters.duplicate(services.store, _chosen(services, slug).id).slug)
+    def duplicate(search: str, id: str) -> Any:
+        return _opened(services, search, characters.duplicate(services.store, _chosen(services, id).id))
 
     @guarded
-    def load_cards(search: str, slug: str | None, files: list[str]) -> Iterator[Any]:
+    def load_cards(search: str, id: str, files: list[str]) -> Iterator[Any]:
         done: list[library.Imported] = []
         told = 0.0
         for file in files or []:
             done.append(library.import_card(services.store, Path(file)))
-            last = next((one.slug for one in reversed(done) if one.slug), slug or "")
+            last = next((one.slug for one in reversed(done) if one.slug), id)
             whole = len(done) == len(files)
             if whole or time.monotonic() - told >= NEWS_SECONDS:
                 told = time.monotonic()
-                yield (listed(search, last) if whole else gr.skip(), gr.Column(visible=True),
-                       library.imports_html(done, len(files)), gr.Button("Close" if whole else "Stop"))
+                opened = _opened(services, search, characters.get(services.store, last)) if whole else [gr.skip()] * 4
+                yield (*opened, gr.Column(visible=True), library.imports_html(done, len(files)),
+                       gr.Button("Close" if whole else "Stop"))
 
     @guarded
-    def list_all(search: str, slug: str | None) -> Any:
+    def list_all(search: str) -> Any:
         time.sleep(NEWS_SECONDS)  # an import that was stopped goes on until it would have told its next news
-        return gr.Radio(choices(services, search, slug or ""))
+        return _listed(services, search)
 
-    listing = [side.search, side.choice]
-    side.new.click(new, side.search, side.choice, **PRIVATE)
-    side.duplicate.click(duplicate, listing, side.choice, js=_FLUSH, **PRIVATE)
-    loading = side.load.upload(load_cards, [*listing, side.load], [side.choice, side.imports, side.imported, side.close],
-                               **PRIVATE)
+    shown = [side.choice, side.nothing, page.character, side.address]
+    listing = [side.search, page.character]
+    side.new.click(new, side.search, shown, **PRIVATE)
+    side.duplicate.click(duplicate, listing, shown, js=_FLUSH, **PRIVATE)
+    loading = side.load.upload(load_cards, [*listing, side.load], [*shown, side.imports, side.imported, side.close], **PRIVATE)
     side.close.click(lambda: gr.Column(visible=False), None, side.imports, cancels=[loading], **PRIVATE).then(
-        list_all, listing, side.choice, **PRIVATE)
+        list_all, side.search, [side.choice, side.nothing], **PRIVATE)
 
 
-def _deleting(services: Services, side: Side) -> None:
+def _deleting(services: Services, page: Page, side: Side) -> None:
     @guarded
-    def ask(slug: str | None) -> Any:
-        return gr.Column(visible=True), f"Delete {_bold(_chosen(services, slug))} with its chats and runs? You can undo it."
+    def ask(id: str) -> Any:
+        return gr.Column(visible=True), f"Delete {_bold(_chosen(services, id))} with its chats and runs? You can undo it."
 
     @guarded
-    def delete(search: str, slug: str | None) -> Any:
-        gone = _chosen(services, slug)
+    def delete(search: str, id: str) -> Any:
+        gone = _chosen(services, id)
         characters.delete(services.store, gone.id)
-        left = choices(services, search)
-        return (gr.Radio(left, value=left[0][1] if left else None), gone.id, gr.Column(visible=False),
+        left = characters.list_characters(services.store, search=search) or characters.list_characters(services.store)
+        return (*_opened(services, search, left[0] if left else None), gone.id, gr.Column(visible=False),
                 gr.Column(visible=True), f"{_bold(gone)} was deleted.")
 
     @guarded
     def undo(search: str, gone: str) -> Any:
-        back = characters.undelete(services.store, gone)
-        return gr.Radio(choices(services, search, back.slug), value=back.slug), gr.Column(visible=False)
+        return *_opened(services, search, characters.undelete(services.store, gone)), gr.Column(visible=False)
 
-    side.delete.click(ask, side.choice, [side.confirm, side.question], **PRIVATE)
+    shown = [side.choice, side.nothing, page.character, side.address]
+    in_sight = {"fn": None, "js": _IN_SIGHT.format("side-confirm"), **PRIVATE}
+    side.delete.click(ask, page.character, [side.confirm, side.question], **PRIVATE).then(**in_sight)
     side.keep.click(lambda: gr.Column(visible=False), None, side.confirm, **PRIVATE)
-    side.really.click(delete, [side.search, side.choice],
-                      [side.choice, side.deleted, side.confirm, side.undo_box, side.undo_text], **PRIVATE)
-    side.undo.click(undo, [side.search, side.deleted], [side.choice, side.undo_box], **PRIVATE)
+    side.really.click(delete, [side.search, page.character],
+                      [*shown, side.deleted, side.confirm, side.undo_box, side.undo_text], **PRIVATE)
+    side.undo.click(undo, [side.search, side.deleted], [*shown, side.undo_box], **PRIVATE)
 
 
-def _bold(character: characters.Character) -> str:
+def _bold(character: Character) -> str:
     return f"<b>{html.escape(character.name or UNNAMED)}</b>"
 
 
-def _chosen(services: Services, slug: str | None) -> characters.Character:
-    found = characters.get(services.store, slug) if slug else None
+def _chosen(services: Services, id: str) -> Character:
+    found = characters.get(services.store, id) if id else None
     if found is None or found.deleted:
         raise UserError("No character is chosen.", "Pick one in the list, or press New.")
     return found
@@ -240,16 +256,25 @@ def _token_html(services: Services) -> str:
     return f'<i data-token="{services.news.token}"></i>'
 
 
-def load(blocks: gr.Blocks, services: Services, side: Side) -> None:
+def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
     """Fill the sidebar when a page opens, or when it says that this never came; the address may name a character."""
 
     @guarded
-    def begin(request: gr.Request) -> Any:
-        wanted = characters.get(services.store, request.query_params.get("character", ""))
-        found = choices(services, "", wanted.slug if wanted else "")
-        slug = wanted.slug if wanted and not wanted.deleted else (found[0][1] if found else None)
+    def begin(search: str, address: str) -> Any:
+        wanted = characters.get(services.store, address) if address else None
+        gone = wanted if wanted and wanted.deleted else None
+        if gone:
+            gr.Warning(f"{_bold(gone)} was deleted. Press Undo in the sidebar to have it back.", title="Not here")
+        elif address and not wanted:
+            gr.Warning(f"There is no character at this address (“{html.escape(address[:80])}”). Pick one in the list.",
+                       title="Not here")
+        first = next(iter(characters.list_characters(services.store)), None)
         models, model = library.model_choices(services)
-        return (gr.Radio(found, value=slug), gr.Dropdown(models, value=model), library.model_note(services, model),
-                library.jobs_html(services), _token_html(services))
+        return (*_opened(services, search, first if not address else None if gone else wanted), gone.id if gone else "",
+                gr.Column(visible=bool(gone)), f"{_bold(gone)} was deleted." if gone else "",
+                gr.Dropdown(models, value=model), library.model_note(services, model), library.jobs_html(services),
+                _token_html(services))
 
-    gr.on([blocks.load, side.news.click], begin, None, [side.choice, side.model, side.model_note, side.jobs, side.news], **PRIVATE)
+    gr.on([blocks.load, side.news.click], begin, [side.search, side.address],
+          [side.choice, side.nothing, page.character, side.address, side.deleted, side.undo_box, side.undo_text, side.model,
+           side.model_note, side.jobs, side.news], js=_ADDRESSED, **PRIVATE)

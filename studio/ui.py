@@ -3,6 +3,7 @@
 A room is a module with build(services, page, tab).
 """
 
+import html
 from typing import Any
 
 import gradio as gr
@@ -25,16 +26,18 @@ def build_page(services: Services) -> gr.Blocks:
         with gr.Tabs(elem_id="rooms") as tabs:
             for number, name in enumerate(ROOMS, start=1):
                 with gr.Tab(f"{number} · {name.capitalize()}", id=name, elem_id=f"room-{name}") as tab:
+                    gr.HTML(f'<h2 class="visually-hidden">{name.capitalize()}</h2>', elem_classes="room-title")
                     _BUILDERS[name].build(services, page, tab)
                 rooms.append(tab)
-                tab.select(None, js=f"() => {{ window.personaStudioAddress('room', '{name}'); }}", **PRIVATE)
         follow_rooms(page, rooms)
         wanted = gr.Textbox(visible="hidden", label="Room")
         gr.on([blocks.load, side.news.click], _room, wanted, tabs, js="() => window.personaStudioFirstRoom", **PRIVATE)
-        sidebar.load(blocks, services, side)
+        sidebar.load(blocks, services, page, side)
     return blocks
 
 
 def _room(wanted: str) -> Any:
+    if wanted and wanted not in ROOMS:
+        gr.Warning(f"There is no room “{html.escape(wanted[:80])}”. This is Draft.", title="Not here")
     # The first room is shown already; to select it again could undo a click made meanwhile.
     return gr.Tabs(selected=wanted) if wanted in ROOMS[1:] else gr.skip()

@@ -16,6 +16,8 @@ import time
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from studio.page import SHOWN
+
 API = "/gradio_api"
 CASCADE = 60  # listeners that one event may set off
 NEWS = 1.0  # seconds between two questions for news
@@ -53,14 +55,15 @@ class Tab:
             self.fire(*target)
 
     def choose(self, character: str) -> None:
-        """Choose a character by its slug."""
+        """Choose a character by its id."""
         choice = self.names["side-characters"]
         self.values[choice] = self.character = character
-        self.fire(choice, "change")
+        self.fire(choice, "input")
 
     def go(self, room: str) -> None:
         """Go into a room."""
         self.room = room
+        self.values[next(id for id, label in self.labels.items() if label == SHOWN)] = room
         self.fire(self.names[f"room-{room}"], "select")
 
     def tick(self) -> float:
@@ -203,6 +206,7 @@ class Audience:
     def __init__(self, address: str, tabs: int, character: str, room: str) -> None:
         self.tabs = [Tab(address) for _ in range(tabs)]
         self.room = room
+        self.values[next(id for id, label in self.labels.items() if label == SHOWN)] = room
         self.faults: list[Exception] = []
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []

@@ -68,7 +68,7 @@ def measure_tabs(tabs: int = 20, pairs: int = 12, window: float = 6.0, step_seco
         person = characters.list_characters(store)[0]
         found: Figures = {"tabs": tabs, "pairs": [], "window": window, "room": room, "cores": psutil.cpu_count()}
         with running_studio(home, WITH_BENCH_JOB, BENCH_PRODUCTS=str(products_of(step_seconds))) as (process, address, _):
-            audience = Audience(address, tabs, person.slug, room)
+            audience = Audience(address, tabs, person.id, room)
             run = runs.add(store, person.id, 1, "prune", "bench", {"model": "bench", "preset": "quick", "sparsity": 0.25})
             path = Settings(home).run_events(run.id)
             try:

@@ -133,7 +133,8 @@ def test_the_first_entry_of_a_book_is_all_that_is_told_of() -> None:
     full["data"]["character_book"] = {"extensions": {}, "entries": []}
     assert others(bare, full)  # two versions that differ never look the same
     off = {**FLAT, "extensions": {"someone/else": {"on": False, "depth": 0, "note": None}}}
-    assert others(FLAT, off) == {"Extension someone/else · On": [("false", "added")], "Extension someone/else · Depth": [("0", "added")]}
+    assert others(FLAT, off) == {"Extension someone/else · On": [("false", "added")],
+                                 "Extension someone/else · Depth": [("0", "added")]}
 
 
 def test_an_entry_that_replaced_another_is_no_rewriting() -> None:

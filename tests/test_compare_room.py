@@ -136,7 +136,7 @@ def test_a_vote_counts_for_the_model_that_stood_there_and_names_it_afterwards(ro
         page = pair_html(room.scene(run.character, run.id, False))
         chosen = page[page.index(f'id="compare-{verdict}"'):]
         assert chosen.index("Your vote") < chosen.index("</header>")
-        assert re.search(r"<h4>([^<]*)", chosen)[1].startswith("Pruned" if stood.run else "Dense")  # type: ignore[index]
+        assert re.search(r"<h3>([^<]*)", chosen)[1].startswith("Pruned" if stood.run else "Dense")  # type: ignore[index]
         assert "200\u00a0MB" in page and "11.5 tokens/s" in page
     assert rounds.tally(room.store, run.id).total == 6
 

@@ -62,7 +62,7 @@ def test_blind_until_the_vote_and_the_vote_goes_to_the_right_model(studio: Studi
     expect(page.locator("#compare-revealed")).to_be_visible(timeout=SLOW)
     found = newest(store, run)
     left = found.answers[1 if found.swapped else 0]
-    expect(page.locator("#compare-left h4")).to_have_text("Pruned, 50\u00a0% removed" if left.run else "Dense model")
+    expect(page.locator("#compare-left h3")).to_have_text("Pruned, 50\u00a0% removed" if left.run else "Dense model")
     assert [vote.verdict for vote in rounds.votes(store, found.id)] == ["pruned" if left.run else "dense"]
     expect(page.locator("#compare-verdict")).to_contain_text("After 1\u00a0vote you cannot tell them apart yet", timeout=SLOW)
     assert all(answer.reason in ("ended", "limit") for answer in found.answers)

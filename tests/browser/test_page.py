@@ -1,12 +1,15 @@
 """The page as a whole: it opens, remembers where one was, and lists the characters; nothing leaves the machine."""
 
+import itertools
 import json
 import re
 from typing import Any
 
+import pytest
 from playwright.sync_api import expect
 
 from browser.conftest import LOSE, PATIENCE, Studio
+from studio.page import ROOMS
 
 
 def choose(page: Any, name: str) -> None:
@@ -49,6 +52,22 @@ def test_a_filling_that_comes_late_leaves_the_room_that_was_chosen_meanwhile(stu
     expect(page).to_have_url(re.compile("room=export"))
 
 
+def test_a_room_whose_answers_come_late_does_not_count_after_the_next_one(studio: Studio, page: Any) -> None:
+    asks_of_prune = lambda request: '"value":"3 ' in (request.post_data or "")
+    told = lambda request: asks_of_prune(request) and '"data":["' in request.post_data  # which room is shown
+    page.goto(studio.url("edith-crowle", "draft"))
+    expect(page.locator("#side-characters label.selected")).to_have_text("Edith Crowle")
+    page.route("**/queue/join*", lambda route: None if asks_of_prune(route.request) else route.continue_())
+    with page.expect_request(asks_of_prune):
+        page.get_by_role("tab", name="3 · Prune").click()
+    page.get_by_role("tab", name="4 · Compare").click()
+    expect(page).to_have_url(re.compile("room=compare"))
+    with page.expect_request(told) as shown:
+        page.unroute("**/queue/join*")  # which lets them go
+    assert json.loads(shown.value.post_data)["data"] == ["compare"]
+    expect(page).to_have_url(re.compile("room=compare"))
+
+
 def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
     page.goto(studio.address)
     names = page.locator("#side-characters label")
@@ -66,6 +85,138 @@ def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
     expect(page.locator("#side-characters label.selected")).to_have_text("Bodo Grumm")
     page.locator("#side-new").click()
     expect(page.locator("#side-characters label.selected")).to_have_text("New character")
+
+
+SEARCH = "#side-search textarea, #side-search input"
+CHOSEN = "#side-characters label.selected"
+
+
+def test_a_search_without_a_hit_shows_nobody_and_the_open_character_stays_open(studio: Studio, page: Any) -> None:
+    page.goto(studio.url("edith-crowle", "draft"))
+    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    page.locator(SEARCH).fill("no such <b>word</b>")
+    expect(page.locator("#side-nothing")).to_have_text("Nothing matches “no such <b>word</b>”.")
+    expect(page.locator("#side-characters label")).to_have_count(0)
+    expect(page.locator("#draft-name input, #draft-name textarea")).to_have_value("Edith Crowle")
+    page.locator(SEARCH).fill("pim")
+    expect(page.locator("#side-characters label")).to_have_text("Pim Tuckett")
+    page.locator(SEARCH).fill("")
+    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    expect(page.locator("#side-nothing")).to_be_hidden()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_an_unknown_address_opens_nobody_and_says_so(studio: Studio, page: Any, room: str) -> None:
+    page.goto(studio.url("nobody", room))
+    expect(page.locator(".toast-body")).to_contain_text("There is no character at this address (“nobody”)")
+    expect(page.locator("#side-characters label").first).to_be_visible()
+    expect(page.locator(CHOSEN)).to_have_count(0)
+    expect(page.locator(f"#room-{room}")).to_contain_text("hoose a character on the left")
+    choose(page, "Edith Crowle")
+    expect(page).to_have_url(re.compile(f"(?=.*character=edith-crowle)(?=.*room={room})"))
+
+
+def test_an_unknown_room_is_said_to_be_none(studio: Studio, page: Any) -> None:
+    page.goto(studio.url("edith-crowle", "kitchen"))
+    expect(page.locator(".toast-body")).to_contain_text("There is no room “kitchen”. This is Draft.")
+    expect(page).to_have_url(re.compile("(?=.*character=edith-crowle)(?=.*room=draft)"))
+
+
+def test_the_address_follows_a_new_name_and_that_of_a_deleted_character_brings_it_back(studio: Studio, page: Any) -> None:
+    page.goto(studio.url("edith-crowle", "draft"))
+    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    page.locator("#side-new").click()
+    expect(page).to_have_url(re.compile("character=new-character"))
+    before = page.url
+    page.locator("#draft-name input, #draft-name textarea").fill("Odalys Finch")
+    expect(page).to_have_url(re.compile("character=odalys-finch"))
+    expect(page.locator(CHOSEN)).to_have_text("Odalys Finch")
+    page.goto(before)
+    expect(page.locator(CHOSEN)).to_have_text("Odalys Finch")
+    expect(page).to_have_url(re.compile("character=odalys-finch"))
+    page.locator("#side-delete").click()
+    page.locator("#side-delete-yes").click()
+    expect(page.locator("#side-characters label", has_text="Odalys Finch")).to_have_count(0)
+    page.goto(before)
+    expect(page.locator(".toast-body")).to_contain_text("Odalys Finch was deleted")
+    expect(page.locator(CHOSEN)).to_have_count(0)
+    page.locator("#side-undo").click()
+    expect(page.locator(CHOSEN)).to_have_text("Odalys Finch")
+
+
+def test_the_question_before_deleting_is_in_sight_in_a_low_window(studio: Studio, page: Any) -> None:
+    page.set_viewport_size({"width": 1280, "height": 480})
+    page.goto(studio.url("edith-crowle", "draft"))
+    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    page.locator("#side-delete").click()
+    expect(page.locator("#side-delete-no")).to_be_in_viewport(ratio=1)
+    page.locator("#side-delete-no").click()
+    expect(page.locator("#side-confirm")).to_be_hidden()
+
+
+def tab_stops(page: Any) -> list[str]:
+    """What the Tab key comes to, from the beginning of the page to its end: the id of it or of what holds it."""
+    found: list[str] = []
+    page.evaluate("document.activeElement.blur()")
+    while len(found) < 100:
+        page.keyboard.press("Tab")
+        stop = page.evaluate("document.activeElement === document.body ? '' : document.activeElement.closest('[id]').id")
+        if not stop or (found and stop == found[0]):
+            break
+        found.append(stop)
+    return found
+
+
+def test_the_list_and_the_rooms_are_one_stop_each_and_arrow_keys_go_on_from_there(studio: Studio, page: Any) -> None:
+    page.goto(studio.url("edith-crowle", "prune"))
+    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true")
+    stops = tab_stops(page)
+    for group in ("side-characters", "prune-who", "prune-thorough"):
+        assert stops.count(group) == 1, stops
+    assert [stop for stop in stops if stop.startswith("room-")] == ["room-prune-button"]
+    page.locator("#room-prune-button").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page).to_have_url(re.compile("room=compare"))
+    for key, room in (("Home", "draft"), ("ArrowLeft", "export"), ("ArrowRight", "draft"), ("End", "export")):
+        page.keyboard.press(key)
+        expect(page.locator(f"#room-{room}-button")).to_be_focused()
+        expect(page.locator(f"#room-{room}-button")).to_have_attribute("aria-selected", "true")
+    names = page.locator("#side-characters label").all_inner_texts()
+    page.locator("#side-characters input:checked").focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(CHOSEN)).to_have_text(names[names.index("Edith Crowle") + 1])
+    page.keyboard.press("ArrowUp")
+    expect(page).to_have_url(re.compile("(?=.*character=edith-crowle)(?=.*room=export)"))
+
+
+def test_a_closed_sidebar_is_no_stop(studio: Studio, page: Any) -> None:
+    page.set_viewport_size({"width": 400, "height": 860})
+    page.goto(studio.url("edith-crowle", "prune"))
+    expect(page.locator(".sidebar.open")).to_have_count(0)
+    expect(page.locator("#prune-lines")).to_be_visible()
+    expect(page.locator("#side-search")).to_be_hidden()
+    assert [stop for stop in tab_stops(page) if stop.startswith("side-")] == []
+
+
+@pytest.mark.parametrize("room", ["draft", "prune", "compare", "export"])
+def test_headings_are_an_outline_without_gaps(studio: Studio, page: Any, room: str) -> None:
+    page.goto(studio.url("edith-crowle", room))
+    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    expect(page.locator(f"#room-{room} h3:visible").first).to_be_visible()
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].filter((one) => one.getClientRects().length)"
+                           ".map((one) => Number(one.tagName[1]))")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), levels
+    expect(page.locator(f"#room-{room} h2")).to_have_text(room.capitalize())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_scrollbars_have_the_pages_theme(studio: Studio, page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto(studio.address)
+    expect(page.locator(CHOSEN)).to_have_count(1)
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == scheme
 
 
 def test_the_pages_answers_forbid_foreign_frames_and_pictures(studio: Studio, page: Any) -> None:

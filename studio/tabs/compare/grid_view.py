@@ -63,7 +63,7 @@ def _cell(scene: Scene, shown: Shown, cell: Cell, verdict: str) -> str:
     votes = _votes(cell, verdict) if cell.good and cell.answer.text else ""
     name, facts = html.escape(cell.contender.name), html.escape(facts_words(cell.contender))
     return (f'<article class="versus-side {verdict}" aria-label="{name} says"><header>'
-            f'<h4>{name}</h4><span class="quiet">{facts}</span></header>'
+            f'<h3>{name}</h3><span class="quiet">{facts}</span></header>'
             f'<div class="versus-words">{words}</div>{lore}{lines_html(foot)}{votes}</article>')
 
 

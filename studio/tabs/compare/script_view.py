@@ -57,7 +57,7 @@ def _counts(columns: Sequence[Column]) -> str:
         state = column.run.sentence or _STATES[column.run.state]
         basis = f"n = {total} · card version {column.run.version} · seed {column.run.seed}"
         basis += f" · judge {column.run.judge}" if column.run.judge else " · no judge"
-        cells.append(f'<article class="script-sum"><h4>{html.escape(column.name)}</h4><ul class="measure">{parts}</ul>{judged}'
+        cells.append(f'<article class="script-sum"><h3>{html.escape(column.name)}</h3><ul class="measure">{parts}</ul>{judged}'
                      f'<p class="quiet measure">{html.escape(basis)}</p>'
                      f'{f"<p class=quiet>{html.escape(state)}</p>" if state else ""}</article>')
     return f'<div class="grid-cells script-sums" id="compare-script-sums">{"".join(cells)}</div>'

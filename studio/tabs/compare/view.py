@@ -63,7 +63,7 @@ def tally_html(scene: Scene) -> str:
              ("bad", "Both bad", tally.both_bad)]
     bar = "".join(f'<i class="{kind}" style="flex:{number}"></i>' for kind, _, number in parts if number)
     legend = "".join(f'<li class="{kind}"><b>{number:,}</b> {word}</li>' for kind, word, number in parts)
-    return (f'<div class="tally"><h4>Your votes · {html.escape(scene.run.name if scene.run else "")}</h4>'
+    return (f'<div class="tally"><h3>Your votes · {html.escape(scene.run.name if scene.run else "")}</h3>'
             f'<p class="tally-words" id="compare-verdict" role="status">{html.escape(verdict_words(tally))}</p>'
             f'<div class="tally-bar" aria-hidden="true">{bar}</div><ul id="compare-tally" class="measure">{legend}</ul>'
             f'<details><summary>How this is counted</summary><p>{html.escape(HOW)}</p></details></div>')
@@ -104,7 +104,7 @@ def _side(scene: Scene, shown: Shown, place: int, side: int) -> str:
         chosen = '<span class="versus-chosen">Your vote</span>' if won else ""
     foot = _measures(shown, cell)
     return (f'<article class="versus-side{" won" if chosen else ""}" id="compare-{spot}" aria-label="{html.escape(title)} says">'
-            f'<header><h4>{html.escape(title)}</h4>{chosen}<span class="quiet">{html.escape(facts)}</span></header>'
+            f'<header><h3>{html.escape(title)}</h3>{chosen}<span class="quiet">{html.escape(facts)}</span></header>'
             f'<div class="versus-words">{words_html(scene, cell, text)}</div>{foot}</article>')
 
 
@@ -131,12 +131,12 @@ def _earlier(scene: Scene, shown: Shown) -> str:
         else:
             name = DENSE if role == f"{SIDE}0" else "Pruned"
             words = text_html(text or "…", scene.card, scene.player)
-            rows.append(f'<div class="versus-before"><h5>{name}</h5><p>{words}</p></div>')
+            rows.append(f'<div class="versus-before"><h4>{name}</h4><p>{words}</p></div>')
     return f'<details class="versus-earlier"><summary>{said}</summary><div class="versus-turns">{"".join(rows)}</div></details>'
 
 
 def _said(scene: Scene, text: str) -> str:
-    return (f'<div class="versus-said"><h5>{html.escape(scene.player)}</h5>'
+    return (f'<div class="versus-said"><h4>{html.escape(scene.player)}</h4>'
             f'<p id="compare-said">{text_html(text, scene.card, scene.player)}</p></div>')
 
 

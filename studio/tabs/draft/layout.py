@@ -11,7 +11,7 @@ from studio.tabs.draft import npc
 from studio.tabs.draft.book import look_at_book, read_world
 from studio.theme import ASSETS
 
-EMPTY = ("<h2>Who shall we write?</h2><p>Choose a character on the left, press <b>New</b>, or bring in a card that you have: "
+EMPTY = ("<h3>Who shall we write?</h3><p>Choose a character on the left, press <b>New</b>, or bring in a card that you have: "
          "a PNG picture or a JSON file.</p><p>Three sentences are enough to begin with: who this is, how they talk, and what "
          "they want.</p>")
 _NAMES_HINT = "{{char}} and {{user}} stand for the names of the character and the player."

@@ -31,7 +31,7 @@ class Planner:
 
     def __init__(self) -> None:
         with gr.Column(visible=False, elem_id="planner") as self.whole:
-            gr.HTML('<h2>A cast that shares one model</h2><p class="quiet">How much memory do many characters need? Choose the '
+            gr.HTML('<h3>A cast that shares one model</h3><p class="quiet">How much memory do many characters need? Choose the '
                     "ones you have, and how many there will be.</p>")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=300):

@@ -44,7 +44,7 @@ def show_character(services: Services, character: str, chosen: str = "") -> tupl
     same = chosen in [run.id for run in found]
     run_id = chosen if same else found[0].id if found else None
     of_run = (gr.skip(),) * 4 if same else show_run(services, run_id)
-    return (gr.HTML(visible=not found), gr.Column(visible=bool(found)),
+    return (gr.HTML(view.NO_RUN if character else view.NOBODY, visible=not found), gr.Column(visible=bool(found)),
             gr.Dropdown(choices_of(found), value=run_id),
             *of_run, *show_past(services, character), gr.Timer(active=bool(found)), run_id or "")
 

@@ -20,6 +20,7 @@ _MARKS = {"done": "✓", "reused": "✓", "running": "…", "failed": "✗", "st
 _PAGES = {"ollama": ("Ollama", "Modelfile"), "lmstudio": ("LM Studio", "README.md"), "unity": ("Unity", "README.md"),
           "godot": ("Godot", "README.md")}
 _HOW = {"Modelfile": "begins with the two commands to type", "README.md": "says how to use it"}
+NOBODY = '<p class="empty">Choose a character on the left.</p>'
 NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
           "model that plays it. When it is done, you can name it and export it here.</p></div>")
 

@@ -32,14 +32,14 @@ class Controls:
             with gr.Column(elem_classes="prune-step"):
                 self._cutting()
             with gr.Column(elem_classes="prune-step"):
-                gr.HTML('<h2>Your runs</h2>')
+                gr.HTML('<h3>Your runs</h3>')
                 self.runs = gr.HTML(elem_id="prune-runs", js_on_load=script)
                 self._run(script)
         self.stamp = gr.HTML(visible="hidden", elem_id="prune-stamp",
                              js_on_load=(ASSETS / "prune_news.js").read_text(encoding="utf-8"))
 
     def _making(self) -> None:
-        gr.HTML(f'<h2><i>1</i> Make the lines</h2><p class="quiet">{HELP}</p>')
+        gr.HTML(f'<h3><i>1</i> Make the lines</h3><p class="quiet">{HELP}</p>')
         with gr.Row():
             self.who = gr.Radio(words.WHO, value="self", label="Who answers", elem_id="prune-who", min_width=220)
             self.preset = gr.Radio(words.PRESETS, value="quick", label="How thorough", info=words.PRESET_NOTE, scale=2,
@@ -92,7 +92,7 @@ class Controls:
                 self.undo = gr.Button("Undo", size="sm", elem_id="prune-undo-lines", scale=0, min_width=80)
 
     def _cutting(self) -> None:
-        gr.HTML('<h2><i>2</i> Prune</h2><p class="quiet">The model keeps the channels that this character needs and loses the '
+        gr.HTML('<h3><i>2</i> Prune</h3><p class="quiet">The model keeps the channels that this character needs and loses the '
                 'others. Remove little for a close likeness, much for a small and fast model. The '
                 'whole model, before it loses any, is called dense.</p>')
         self.from_lines = gr.HTML(elem_id="prune-from")

@@ -77,7 +77,7 @@ def pill(word: str) -> str:
 
 def run_html(run: Run, view: RunView, word: str, about: str) -> str:
     """One run: name, state, what it is about, stages, warnings, end. `about` is plain text."""
-    head = (f'<div class="prune-head"><h3>{html.escape(run.name)}</h3> {pill(word)}</div>'
+    head = (f'<div class="prune-head"><h4>{html.escape(run.name)}</h4> {pill(word)}</div>'
             f'<p class="quiet">{html.escape(about)}</p>')
     return (f'<div class="prune-run" data-run-shown="{html.escape(run.id)}">{head}{ending_html(run, word)}{stages_html(run, view)}'
             f'{_warnings(view)}</div>')
