@@ -99,7 +99,7 @@ def test_what_no_page_sends_is_refused() -> None:
         with pytest.raises(ValueError, match="edited into something else"):
             with_book(raw(), edited(**wrong))
     with pytest.raises(ValueError, match="at most"):
-        with_book(raw(), {**edited(), "entries": [edited()["entries"][0]] * 2_000})
+        with_book(raw(), {**edited(), "entries": [edited()["entries"][0]] * (MOST + 1)})
 
 
 def test_what_would_fire() -> None:
