@@ -11,12 +11,13 @@ from store_samples import card
 
 from engine.__main__ import build_parser
 from engine.base.errors import UserError
+from studio import serving
 from studio.page import Page
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, exports, runs
 from studio.tabs import export
-from studio.tabs.export import planner, planner_view, serving, showing, size_table, view
+from studio.tabs.export import planner, planner_view, showing, size_table, view
 from studio.tabs.export.room import Room
 from studio.workers.commands import export_spec, prepare
 
