@@ -146,6 +146,15 @@ def test_what_is_not_known_is_left_out() -> None:
     assert "17.0% of all parameters" in body
 
 
+def test_the_model_card_speaks_of_learning_only_where_a_mask_was_learned() -> None:
+    report = make_report("Bodo")
+    report["choices"] = {"mask": "start"}
+    report["learning"] = [{"step": 0, "validation_kl": 0.1, "tokens": 0}]
+    assert "mask by importance (wanda), " in render_model_card(report)
+    report["learning"].append({"step": 1, "loss": 0.2, "tokens": 9})
+    assert "steps of learning did not improve on it), " in render_model_card(report)
+
+
 def test_the_model_card_tells_what_repaired_the_model() -> None:
     report = make_report("Bodo")
     assert "least-squares W_down, seed 0" in render_model_card(report)

@@ -116,7 +116,9 @@ def _lines(lines: dict[str, Any]) -> str:
 def _origin_of_mask(report: dict[str, Any]) -> str:
     recipe = report["recipe"]
     if report.get("choices", {}).get("mask") == "start":
-        return f"mask by importance ({recipe['start']}; {recipe['steps']} steps of learning did not improve on it)"
+        learned = any("loss" in point for point in report.get("learning", []))
+        why = f"; {recipe['steps']} steps of learning did not improve on it" if learned else ""
+        return f"mask by importance ({recipe['start']}{why})"
     return f"mask learned by {'KL to the dense model' if recipe['loss'] == 'kl' else 'cross entropy'} in {recipe['steps']} steps"
 
 
