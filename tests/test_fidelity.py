@@ -148,7 +148,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 def test_the_model_card_speaks_of_learning_only_where_a_mask_was_learned() -> None:
     report = make_report("Bodo")
-    report["choices"] = {"mask": "start"}
+    report["choices"], report["recipe"]["start"], report["recipe"]["steps"] = {"mask": "start"}, "wanda", 12
     report["learning"] = [{"step": 0, "validation_kl": 0.1, "tokens": 0}]
     assert "mask by importance (wanda), " in render_model_card(report)
     report["learning"].append({"step": 1, "loss": 0.2, "tokens": 9})
