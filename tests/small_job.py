@@ -75,8 +75,8 @@ def work_of(out: Path) -> Path:
 def prune_arguments(folder: Path, model: Path, out: str = "out", **more: Any) -> list[str]:
     """The command line of such a job in `folder`; `more` are further options, "load_in" for --load-in."""
     options = {"model": model, "out": folder / out, "lines": more.pop("lines", None) or write_lines(folder, calling="Zoë! "),
-               "preset": "quick", "multiple": 8, "steps": 4, "refit_within": 1e9, "workdir": folder / f"{out}.work",
-               "dtype": "fp32", **more}
+               "preset": "quick", "sparsity": 0.5, "multiple": 8, "steps": 4, "further_answers": 1, "refit_within": 1e9,
+               "workdir": folder / f"{out}.work", "dtype": "fp32", **more}
     named = [[f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
              for name, value in options.items()]
     return ["prune", str(write_card(folder)), *(word for words in named for word in words)]

@@ -22,6 +22,7 @@ from studio import library as sidebar
 from studio.services import Services
 from studio.serving import servable
 from studio.settings import Settings
+from studio.speaking import sampling_of
 from studio.store import characters, chats, exports, lines, rounds, runs, script_runs, values
 from studio.store.check import check
 from studio.store.database import Store, backup, open_store
@@ -221,7 +222,7 @@ def look_everywhere(services: Services, painter: Painter, person: str) -> dict[s
     said = []
     for chat in chats.chats(store, person):
         scene = preview.read_scene(Answers(services), person, chat.id, "starter")
-        assert chat_html(scene, earlier_html(scene, "", 5)) and preview.sampling_of(chat)["temperature"]
+        assert chat_html(scene, earlier_html(scene, "", 5)) and sampling_of(chat.sampling)["temperature"]
         said += chats.messages(store, chat.id)
     assert all(message.text for message in said)
     return {"versions": len(characters.versions(store, person)), "sets": len(lines.sets(store, person)),

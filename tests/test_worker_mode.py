@@ -14,6 +14,7 @@ from engine.base.events import Event, Failed, Finished, Lines, Stage, Started, S
 from engine.base.files import read_json
 from engine.calibration import rewriting
 from engine.calibration.rewriting import Voice
+from engine.export.folder import MASK
 from engine.pipeline import prune, prune_persistently
 from engine.pruning import masks
 from engine.stages.workbench import Job
@@ -128,7 +129,7 @@ def test_a_lack_of_memory_is_tried_once_more_with_shorter_rows(llama: Path, tmp_
     report = read_json(job.out / "report.json")
     assert report["recipe"]["row_tokens"] == 320
     again = list(prune(make_job(llama, tmp_path / "again", **size), work_of(job.out), resume=True))
-    assert isinstance(again[-1], Finished) and same_tensors(tmp_path / "again" / "mask.safetensors", job.out / "mask.safetensors")
+    assert isinstance(again[-1], Finished) and same_tensors(tmp_path / "again" / MASK, job.out / MASK)
 
 
 def sampled_job(llama: Path, folder: Path) -> Job:

@@ -34,7 +34,7 @@ def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path
     person = characters.create(store, {"spec": "chara_card_v3", "spec_version": "3.0", "data": card}).id
     records = [json.loads(line) for line in write_lines(tmp_path, calling="Zoë! ").read_text().splitlines()]
     line_set = lines.approve(store, lines.add_set(store, person, 1, records, {}).id)
-    spec = {"model": str(llama), "preset": "quick", "multiple": 8, "steps": 60, "dtype": "fp32", "sparsity": 0.25, "recover": False}
+    spec = {"model": str(llama), "preset": "quick", "multiple": 8, "steps": 60, "dtype": "fp32", "sparsity": 0.5, "recover": False}
     run = jobs.submit_prune(person, spec, line_set.id, "A quarter less")
 
     eventually(lambda: len(watcher.view(run.id).losses) >= 2, SECONDS, LOOK)
@@ -52,7 +52,7 @@ def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path
     assert view.readings["dense"].lines == done.summary["readings"]["dense"]["lines"] > 0
     assert done.summary["lines"]["test"] == view.readings["mask"].lines and done.summary["recipe"]["steps"] == 60
     mask = runs.mask(store, run.id)
-    assert mask is not None and mask.shape == (2, 64) and mask.sum(axis=1).tolist() == [48, 48]
+    assert mask is not None and mask.shape == (2, 64) and mask.sum(axis=1).tolist() == [32, 32]
     assert numpy.array_equal(mask, load_file(settings.run_folder(run.id) / "work" / "mask.safetensors")["mask"] == 1)
     assert [event["event"] for event in runs.events(store, run.id)].count("Started") == 2
 

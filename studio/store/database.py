@@ -68,6 +68,8 @@ def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRAT
         raise UserError(f"The library {path} is gone.",
                         f"{how_to_restore(path)} To begin an empty one, move the folder backups away.")
     was_there = path.exists()
+    if was_there and _is_cut_short(path):
+        raise UserError(f"The library {path} is damaged: its end is missing.", how_to_restore(path))
     with explained(path), closing(connect(path, timeout, "rwc")) as connection:
         db = Database(connection, execute_plugins=False)
         is_new = not db.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -80,6 +82,21 @@ def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRAT
             backup_file = None if is_new else copies.copy_to_backups(path, timeout, "before-update")
             _migrate(db, path, migrations, backup_file)
     return Store(path, timeout)
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether the file is shorter than its header says; SQLite itself sees that only when it reads what is missing.
+
+    Not asked while there is a write-ahead log, whose pages may not be in the file yet.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if not path.is_file() or (log.is_file() and log.stat().st_size):
+        return False
+    with path.open("rb") as file:
+        header = file.read(100)  # https://www.sqlite.org/fileformat.html: page size at 16 (1 means 65,536), pages at 28
+    size = int.from_bytes(header[16:18], "big")
+    pages = int.from_bytes(header[28:32], "big")
+    return header.startswith(b"SQLite format 3\0") and pages * (65_536 if size == 1 else size) > path.stat().st_size
 
 
 def _require_nothing_left(path: Path) -> None:
