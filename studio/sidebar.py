@@ -32,7 +32,12 @@ _TAKE_JOBS = ("(window.personaStudioNews ??= {}).jobs = "
               "{ asks: () => '', takes: (html) => { if (props.value !== html) props.value = html; } };")
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
 _ADDRESSED = "(search) => [search, new URLSearchParams(location.search).get('character') ?? '']"
-_IN_SIGHT = "() => setTimeout(() => document.getElementById('{}')?.scrollIntoView({{block: 'nearest'}}), 100)"
+
+
+def _in_sight(id: str) -> dict[str, Any]:
+    """A listener's arguments that bring what has just appeared into sight: in a low window the sidebar scrolls."""
+    return {"fn": None, "js": f"() => setTimeout(() => document.getElementById('{id}')?.scrollIntoView({{block: 'nearest'}}), 100)",
+            **PRIVATE}
 
 
 class Side:
@@ -161,6 +166,7 @@ def _making(services: Services, page: Page, side: Side) -> None:
     side.new.click(new, side.search, shown, **PRIVATE)
     side.duplicate.click(duplicate, listing, shown, js=_FLUSH, **PRIVATE)
     loading = side.load.upload(load_cards, [*listing, side.load], [*shown, side.imports, side.imported, side.close], **PRIVATE)
+    loading.then(**_in_sight("side-imported"))
     side.close.click(lambda: gr.Column(visible=False), None, side.imports, cancels=[loading], **PRIVATE).then(
         list_all, side.search, [side.choice, side.nothing], **PRIVATE)
 
@@ -183,11 +189,11 @@ def _deleting(services: Services, page: Page, side: Side) -> None:
         return *_opened(services, search, characters.undelete(services.store, gone)), gr.Column(visible=False)
 
     shown = [side.choice, side.nothing, page.character, side.address]
-    in_sight = {"fn": None, "js": _IN_SIGHT.format("side-confirm"), **PRIVATE}
-    side.delete.click(ask, page.character, [side.confirm, side.question], **PRIVATE).then(**in_sight)
+    side.delete.click(ask, page.character, [side.confirm, side.question], **PRIVATE).then(**_in_sight("side-confirm"))
     side.keep.click(lambda: gr.Column(visible=False), None, side.confirm, **PRIVATE)
     side.really.click(delete, [side.search, page.character],
-                      [*shown, side.deleted, side.confirm, side.undo_box, side.undo_text], **PRIVATE)
+                      [*shown, side.deleted, side.confirm, side.undo_box, side.undo_text], **PRIVATE).then(
+                          **_in_sight("side-undo-box"))
     side.undo.click(undo, [side.search, side.deleted], [*shown, side.undo_box], **PRIVATE)
 
 

@@ -128,7 +128,9 @@ def test_the_address_follows_a_new_name_and_that_of_a_deleted_character_brings_i
     page.locator("#side-new").click()
     expect(page).to_have_url(re.compile("character=new-character"))
     before = page.url
-    page.locator("#draft-name input, #draft-name textarea").fill("Odalys Finch")
+    name = page.locator("#draft-name input, #draft-name textarea")
+    expect(name).to_have_value("New character")
+    name.fill("Odalys Finch")
     expect(page).to_have_url(re.compile("character=odalys-finch"))
     expect(page.locator(CHOSEN)).to_have_text("Odalys Finch")
     page.goto(before)
@@ -152,6 +154,11 @@ def test_the_question_before_deleting_is_in_sight_in_a_low_window(studio: Studio
     expect(page.locator("#side-delete-no")).to_be_in_viewport(ratio=1)
     page.locator("#side-delete-no").click()
     expect(page.locator("#side-confirm")).to_be_hidden()
+    page.locator("#side-delete").click()
+    page.locator("#side-delete-yes").click()
+    expect(page.locator("#side-undo")).to_be_in_viewport(ratio=1)
+    page.locator("#side-undo").click()
+    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
 
 
 def tab_stops(page: Any) -> list[str]:
