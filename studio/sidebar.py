@@ -272,7 +272,7 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
     """Fill the sidebar when a page opens, or when it says that this never came; the address may name a character."""
 
     @guarded
-    def begin(search: str, address: str) -> Any:
+    def begin(search: str | None, address: str | None) -> Any:
         wanted = characters.get(services.store, address) if address else None
         gone = wanted if wanted and wanted.deleted else None
         if gone:
@@ -282,7 +282,7 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
                        title="Not here")
         first = next(iter(characters.list_characters(services.store)), None)
         models, model = library.model_choices(services)
-        return (*_opened(services, search, first if not address else None if gone else wanted), gone.id if gone else "",
+        return (*_opened(services, search or "", first if not address else None if gone else wanted), gone.id if gone else "",
                 gr.Column(visible=bool(gone)), f"{_bold(gone)} was deleted." if gone else "",
                 gr.Dropdown(models, value=model), library.model_note(services, model), library.jobs_html(services),
                 _token_html(services))
