@@ -98,9 +98,15 @@ def _listed(services: Services, search: str, **chosen: Any) -> tuple[Any, str]:
 
 
 def _opened(services: Services, search: str, character: Character | None) -> tuple[Any, ...]:
-    """What opens a character, or none: the list with what it says, the page's character, the address."""
-    return (*_listed(services, search, value=character.id if character else None),
-            character.id if character else "", character.slug if character else "")
+    """What opens a character, or none, for `_of_opened`. A search that would hide it is cleared."""
+    id, address = (character.id, character.slug) if character else ("", "")
+    search = search if not id or id in [one for _, one in choices(services, search)] else ""
+    return *_listed(services, search, value=id or None), search, id, address
+
+
+def _of_opened(page: Page, side: Side) -> list[Any]:
+    """The list with what it says, the search, the page's character, the address."""
+    return [side.choice, side.nothing, side.search, page.character, side.address]
 
 
 def build(services: Services, page: Page) -> Side:
@@ -152,7 +158,7 @@ def _making(services: Services, page: Page, side: Side) -> None:
             whole = len(done) == len(files)
             if whole or time.monotonic() - told >= NEWS_SECONDS:
                 told = time.monotonic()
-                opened = _opened(services, search, characters.get(services.store, last)) if whole else [gr.skip()] * 4
+                opened = _opened(services, search, characters.get(services.store, last)) if whole else [gr.skip()] * 5
                 yield (*opened, gr.Column(visible=True), library.imports_html(done, len(files)),
                        gr.Button("Close" if whole else "Stop"))
 
@@ -161,7 +167,7 @@ def _making(services: Services, page: Page, side: Side) -> None:
         time.sleep(NEWS_SECONDS)  # an import that was stopped goes on until it would have told its next news
         return _listed(services, search)
 
-    shown = [side.choice, side.nothing, page.character, side.address]
+    shown = _of_opened(page, side)
     listing = [side.search, page.character]
     side.new.click(new, side.search, shown, **PRIVATE)
     side.duplicate.click(duplicate, listing, shown, js=_FLUSH, **PRIVATE)
@@ -188,7 +194,7 @@ def _deleting(services: Services, page: Page, side: Side) -> None:
     def undo(search: str, gone: str) -> Any:
         return *_opened(services, search, characters.undelete(services.store, gone)), gr.Column(visible=False)
 
-    shown = [side.choice, side.nothing, page.character, side.address]
+    shown = _of_opened(page, side)
     side.delete.click(ask, page.character, [side.confirm, side.question], **PRIVATE).then(**_in_sight("side-confirm"))
     side.keep.click(lambda: gr.Column(visible=False), None, side.confirm, **PRIVATE)
     side.really.click(delete, [side.search, page.character],
@@ -266,7 +272,7 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
     """Fill the sidebar when a page opens, or when it says that this never came; the address may name a character."""
 
     @guarded
-    def begin(search: str, address: str) -> Any:
+    def begin(search: str | None, address: str | None) -> Any:
         wanted = characters.get(services.store, address) if address else None
         gone = wanted if wanted and wanted.deleted else None
         if gone:
@@ -276,11 +282,11 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
                        title="Not here")
         first = next(iter(characters.list_characters(services.store)), None)
         models, model = library.model_choices(services)
-        return (*_opened(services, search, first if not address else None if gone else wanted), gone.id if gone else "",
+        return (*_opened(services, search or "", first if not address else None if gone else wanted), gone.id if gone else "",
                 gr.Column(visible=bool(gone)), f"{_bold(gone)} was deleted." if gone else "",
                 gr.Dropdown(models, value=model), library.model_note(services, model), library.jobs_html(services),
                 _token_html(services))
 
     gr.on([blocks.load, side.news.click], begin, [side.search, side.address],
-          [side.choice, side.nothing, page.character, side.address, side.deleted, side.undo_box, side.undo_text, side.model,
-           side.model_note, side.jobs, side.news], js=_ADDRESSED, **PRIVATE)
+          [*_of_opened(page, side), side.deleted, side.undo_box, side.undo_text, side.model, side.model_note, side.jobs, side.news],
+          js=_ADDRESSED, **PRIVATE)

@@ -103,6 +103,10 @@ def test_a_search_without_a_hit_shows_nobody_and_the_open_character_stays_open(s
     page.locator(SEARCH).fill("")
     expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
     expect(page.locator("#side-nothing")).to_be_hidden()
+    page.locator(SEARCH).fill("no such word")
+    page.locator("#side-new").click()  # a search that would hide what was made is cleared
+    expect(page.locator(CHOSEN)).to_have_text("New character")
+    expect(page.locator(SEARCH)).to_have_value("")
 
 
 @pytest.mark.parametrize("room", ROOMS)
