@@ -206,7 +206,6 @@ class Audience:
     def __init__(self, address: str, tabs: int, character: str, room: str) -> None:
         self.tabs = [Tab(address) for _ in range(tabs)]
         self.room = room
-        self.values[next(id for id, label in self.labels.items() if label == SHOWN)] = room
         self.faults: list[Exception] = []
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
