@@ -78,13 +78,16 @@ def make_lines(studio: Studio, page: Any, slug: str) -> None:
 
 
 def prune(studio: Studio, page: Any, slug: str) -> None:
-    """A quarter removed; the picture of the kept channels changes while it learns; a reload on the way loses nothing."""
+    """A quarter removed; the picture of the kept channels comes while the job runs and survives a reload; the progress moves."""
     page.locator("#prune-start").click()
     kept = "JSON.stringify(document.querySelector('#prune-figure-kept .js-plotly-plot')?.data?.[0]?.z ?? null)"
     page.wait_for_function(f"{kept} !== 'null'", timeout=15 * MINUTES, polling=SELDOM)
     first = page.evaluate(kept)
     page.reload()
-    page.wait_for_function(f"{kept} !== 'null' && {kept} !== {json.dumps(first)}", timeout=15 * MINUTES, polling=SELDOM)
+    page.wait_for_function(f"{kept} === {json.dumps(first)}", timeout=MINUTES, polling=SELDOM)
+    progress = "document.querySelector('#prune-progress')?.innerText ?? ''"
+    shown = page.evaluate(progress)
+    page.wait_for_function(f"{progress} !== {json.dumps(shown)}", timeout=5 * MINUTES, polling=SELDOM)
     expect(page.locator("#prune-runs")).to_contain_text("done", ignore_case=True, timeout=25 * MINUTES)
     page.wait_for_function("document.querySelector('#prune-figure-ladder .js-plotly-plot')?.data?.[0]?.x?.length >= 5")
 
