@@ -122,9 +122,9 @@ def test_a_room_where_nothing_happens_asks_for_no_painting(studio: Studio, page:
     page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
 
     def is_quiet() -> None:
-        """The room comes to rest: what was set going ends, and then a while passes in which it looks for news and asks for nothing."""
+        """The room comes to rest: what was set going ends, then a while passes in which it looks for news alone."""
         for _ in range(10):
-        """The room comes to rest: what was set going ends, then a while passes in which it looks for news and asks for nothing."""
+            asked.clear()
             page.wait_for_timeout(2500)
             if asked and not [url for url in asked if "queue/join" in url]:
                 return
