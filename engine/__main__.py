@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from engine.base.errors import Interrupted, UserError
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
-from engine.base.recipe import PRESETS
+from engine.base.recipe import PRESETS, Recipe
 from engine.base.sampling import add_sampling_options
 from engine.bench.options import add_measurements
 from engine.cast.options import add_deeds
@@ -83,8 +83,9 @@ def _add_prune(prune: argparse.ArgumentParser) -> None:
     prune.add_argument("--load-in", default=None, choices=["16bit", "8bit", "4bit"], help="the frozen base while learning")
     prune.add_argument("--multiple", type=int, help="kept channels are a multiple of this (default 128)")
     prune.add_argument("--seed", type=int, help="default 0")
-    prune.add_argument("--steps", type=int, help="steps of mask learning, which begins at a sparsity of 0.4")
-    prune.add_argument("--further-answers", type=int, metavar="N", help="so many more answers to each train line (default 3)")
+    prune.add_argument("--steps", type=int, help=f"steps of mask learning, which begins at a sparsity of {Recipe.mask_from:g}")
+    prune.add_argument("--further-answers", type=int, metavar="N",
+                       help=f"so many more answers to each train line (default {Recipe.further_answers})")
     prune.add_argument("--refit-within", type=float, metavar="FACTOR",
                        help="refit the learned mask unless it reads worse than the start by more than this (default 1.05)")
     prune.add_argument("--recover", action="store_true", default=None,

@@ -137,7 +137,7 @@ def _tokens(stream: Streams, entering: Tensor, wanted: Tensor) -> _Tokens:
 
 
 def _own(tokens: _Tokens, stream: Streams) -> _Tokens:
-    """Those behind the prefix, which other rows learn from."""
+    """Those after the prefix, which the training rows hold as well."""
     own = stream.own.to(tokens.inputs.device)
     return _Tokens(tokens.inputs[own], tokens.targets[own], tokens.weights[own])
 

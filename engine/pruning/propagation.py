@@ -91,7 +91,7 @@ class Regression:
 class Streams:
     """One row's hidden states (1, T, d), dense and pruned, and what each layer is called with besides them.
 
-    own: which of its tokens (T,) lie behind the prefix that rows share.
+    own: which of its tokens (T,) come after the prefix that rows share.
     layouts: how the row's attention is divided, in the dense and in the pruned stream; None where it is computed whole. Its
     attention masks, T * T numbers a row, then wait as truth values: as numbers, those of many rows would fill the memory.
     weight: how many rows it stands for: their common prefix has streams of its own.

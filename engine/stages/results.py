@@ -71,7 +71,7 @@ def is_sealed(path: Path, required: bool = True) -> bool:
 
 
 def set_damaged_aside(folder: Path) -> Iterator[Warned]:
-    """Rename every damaged result in the work folder of a job, so that its stage makes it anew; a warning for each.
+    """Rename every damaged result in the work folder of a job, so that its stage makes it again; a warning for each.
 
     A result that is gone is damaged, too, where others tell that it was there.
 
@@ -81,7 +81,7 @@ def set_damaged_aside(folder: Path) -> Iterator[Warned]:
     damaged = {file for file in folder.iterdir() if _is_damaged(file, record)} | {folder / name for name in _lost(folder)}
     for file in sorted(damaged):
         if file.name == "lines.jsonl":
-            raise UserError(f"{file} is damaged.", "Mend it, or delete it to have the lines written anew; then run the same "
+            raise UserError(f"{file} is damaged.", "Mend it, or delete it to have the lines written again; then run the same "
                             "command with --resume.")
         with explain_write_errors(folder):
             layer = LAYER.fullmatch(file.name)
@@ -90,11 +90,11 @@ def set_damaged_aside(folder: Path) -> Iterator[Warned]:
                     one.rename(_name_aside(one))
             if file.name == "rejected.json":  # a count for readers; the lines it counted are not to be written again for it
                 write_json(file, {})
-        yield Warned(f"{file} was damaged or gone. What it held is made again; a damaged file is kept with .aside behind its name.")
+        yield Warned(f"{file} was damaged or gone. What it held is made again; a damaged file is kept, its name ending in .aside.")
 
 
 def _name_aside(file: Path) -> Path:
-    """A free name beside a file: its own with .aside, .2.aside and so on behind it."""
+    """A free name beside a file: its own with .aside, .2.aside and so on added."""
     names = (file.with_name(f"{file.name}{'' if number == 1 else f'.{number}'}.aside") for number in count(1))
     return next(name for name in names if not os.path.lexists(name))
 
@@ -153,7 +153,7 @@ def hold_answers(folder: Path) -> None:
     changed = [name for name, digest in known.items() if held.get(name) != digest]
     if begun and changed:
         raise UserError(f"{folder / changed[0]} was changed after the job had learned from it.",
-                        "Put the former file back, or begin anew with --lines and another --workdir.")
+                        "Put the former file back, or start over with --lines and another --workdir.")
     write_json(folder / "job.json", {**record, "answers": held})
 
 

@@ -150,6 +150,6 @@ def _known(bench: Workbench, name: str) -> list[LayerResult]:
     layers: list[LayerResult] = []
     while (file := bench.path(f"{name}-{len(layers):04d}.safetensors")).exists():
         found = load_file(file)
-        before, after = found.pop(ERRORS, torch.tensor([float("nan"), 0.0])).tolist()
+        before, after = found.pop(ERRORS).tolist()
         layers.append(LayerResult(TunedLayer(**found), before, None if after != after else after))
     return layers

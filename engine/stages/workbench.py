@@ -163,7 +163,7 @@ def _read_record(file: Path) -> dict[str, Any]:
     if isinstance(record, dict) and record.get("dtype") in (None, *SHORT.values()):
         return record
     raise UserError(f"The work folder {file.parent} is damaged: its {file.name} cannot be read.",
-                    "Delete the folder, then run the same command with --resume to begin anew.")
+                    "Delete the folder, then run the same command with --resume to start over.")
 
 
 def with_less_at_once(job: Job, folder: Path) -> Job:

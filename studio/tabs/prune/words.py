@@ -11,8 +11,8 @@ PRESETS = [("Quick: about 10 minutes", "quick"), ("Standard: about half an hour"
            ("As in the paper: much longer", "paper")]
 PRESET_NOTE = ("Lines and prune together, with the starter on two processor cores. Larger models take longer. The paper's way has "
                "not been timed to its end.")
-STEPS_NOTE = ("Steps of mask learning: {}, {} or {}; the first two learn a mask from 40 % on, and read more text below.".format(
-    *(make_recipe(name).steps for _, name in PRESETS)))
+STEPS_NOTE = ("Steps of mask learning: {}, {} or {}; the first two learn a mask from {:.0f} % on, and read more text below.".format(
+    *(make_recipe(name).steps for _, name in PRESETS), 100 * make_recipe().mask_from))
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [("16 bit", "16bit"), ("8 bit", "8bit"), ("4 bit", "4bit")]
 _REASONS = {"empty": "said next to nothing", "looping": "went round in circles", "truncated": "broke off",
