@@ -22,7 +22,7 @@ from studio.tabs.compare.room import Room
 from studio.tabs.compare.scene import stamp
 from studio.tabs.compare.statistics import FEWEST, verdict_words
 from studio.tabs.compare.view import pair_html
-from studio.workers.reply import Reply, speak_request
+from studio.workers.speech import Reply, speak_request
 from tests.store_samples import card
 
 TELLING = re.compile(r"whole|pruned|dense|\bMB\b|tokens/s|first after|seed|/model|starter|% removed", re.IGNORECASE)

@@ -14,14 +14,14 @@ from engine.cards.editing import blank_card, with_fields
 from engine.cards.prompt import Setting, render_greeting
 from studio.services import Services
 from studio.settings import Settings
-from studio.speaking import about_of, card_of, measures_words, sampling_of, text_html, waiting_words, warming_words
 from studio.store import characters, chats, runs, values
 from studio.tabs import preview
+from studio.tabs.answers import about_of, card_of, measures_words, sampling_of, text_html, waiting_words, warming_words
 from studio.tabs.preview.controls import Controls, settings_of, updates
 from studio.tabs.preview.room import Draft, Look, Room, chosen_sampling
 from studio.tabs.preview.scene import NO_GREETING, stamp
 from studio.tabs.preview.view import SHOWN, chat_html, earlier_html
-from studio.workers.reply import Reply
+from studio.workers.speech import Reply
 
 SHORT = {"temperature": 0.7, "top_p": 0.95, "limit": 6, "seed": 4}  # as older chats keep it
 LONG = {**SHORT, "limit": 4000}

@@ -22,11 +22,11 @@ from studio import library as sidebar
 from studio.services import Services
 from studio.serving import servable
 from studio.settings import Settings
-from studio.speaking import sampling_of
 from studio.store import characters, chats, exports, lines, rounds, runs, script_runs, values
 from studio.store.check import check
 from studio.store.database import Store, backup, open_store
 from studio.store.script_runs import ScriptAnswer
+from studio.tabs.answers import sampling_of
 from studio.tabs.compare import scene as compared
 from studio.tabs.compare import script_panel
 from studio.tabs.compare import view as comparison

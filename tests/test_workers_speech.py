@@ -15,11 +15,10 @@ import psutil
 import pytest
 
 from engine.base.errors import UserError
-from studio import speaking
 from studio.settings import Settings
-from studio.speaking import follow
-from studio.workers.reply import Reply
-from studio.workers.speech import CLOSED, DIED, KILLED, RESTARTED, Speech
+from studio.tabs import answers as speaking
+from studio.tabs.answers import follow
+from studio.workers.speech import CLOSED, DIED, KILLED, RESTARTED, Reply, Speech
 
 # Says the last turn word by word; "slow" words come at 20 a second until it is told to stop.
 WORKER = '''

@@ -48,7 +48,7 @@ def in_order(readings: Iterable[Measured]) -> list[Measured]:
     return sorted((one for one in readings if one.what != "dense"), key=lambda one: places.get(one.what, len(places)))
 
 
-def told_apart(choices: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def dedupe_labels(choices: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """The choices (label, value) of a list, newest first, with labels that differ: of equal ones all but the oldest are numbered.
 
     A dropdown knows its choices by their labels: of two equal ones it hands on the value of either.

@@ -15,7 +15,7 @@ import gradio as gr
 from studio.page import Page, beat, guarded, only_while_shown
 from studio.services import Services
 from studio.sight import is_lost, look
-from studio.speaking import follow as follow_replies
+from studio.tabs.answers import follow as follow_replies
 from studio.tabs.compare import script_panel
 from studio.tabs.compare.controls import GRID, ROOM, Controls, arena_html, frame, nobody, script_frame
 from studio.tabs.compare.room import Room

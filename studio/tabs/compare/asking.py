@@ -13,10 +13,10 @@ from typing import Any
 
 from engine.base.errors import UserError
 from studio.services import Services
-from studio.speaking import measures_of
 from studio.store import rounds
 from studio.store.rounds import Answer, Round
-from studio.workers.reply import Reply
+from studio.tabs.answers import measures_of
+from studio.workers.speech import Reply
 
 BUSY = "An answer is still being made."
 SIDE = "side "

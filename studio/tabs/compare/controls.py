@@ -7,13 +7,13 @@ import gradio as gr
 from studio.figures.theme import caption_of
 from studio.figures.votes import votes
 from studio.sight import marked
+from studio.tabs.answers import SamplingControls
 from studio.tabs.compare.grid_view import grids_html
 from studio.tabs.compare.scene import Scene, stamp
 from studio.tabs.compare.script_panel import SCRIPT, Panel
 from studio.tabs.compare.statistics import run_votes
 from studio.tabs.compare.view import NOBODY, empty_html, pair_html, tally_html
-from studio.tabs.run_label import choices_of
-from studio.tabs.sampling_controls import SamplingControls
+from studio.tabs.models import choices_of
 
 TICK = 1.0  # seconds between two looks whether there is news
 PAIR, GRID = "pair", "grid"

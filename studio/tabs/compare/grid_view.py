@@ -7,7 +7,7 @@ import html
 import time
 
 from studio.figures.words import count
-from studio.speaking import lore_html, measures_words, text_html, waiting_words
+from studio.tabs.answers import lore_html, measures_words, text_html, waiting_words
 from studio.tabs.compare.scene import Cell, Scene, Shown
 from studio.tabs.compare.view import ending_words, facts_words, lines_html, words_html
 

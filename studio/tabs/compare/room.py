@@ -10,12 +10,11 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.sampling import MAX_SEED, read_params
 from studio.services import Services
-from studio.speaking import about_of, card_of
 from studio.store import characters, rounds, values
 from studio.store.rounds import Round
 from studio.store.runs import Run
+from studio.tabs.answers import about_of, card_of, chosen
 from studio.tabs.compare.asking import SIDE, Asking, Wish, history
-from studio.tabs.compare.contenders import chosen_run, dense_of, finished, pruned_of
 from studio.tabs.compare.scene import (
     DONE,
     Scene,
@@ -26,7 +25,7 @@ from studio.tabs.compare.scene import (
     read_scene,
     settings_of,
 )
-from studio.tabs.sampling_controls import chosen
+from studio.tabs.models import chosen_run, dense_of, finished, pruned_of
 
 MOST = 6  # pruned models in a grid
 

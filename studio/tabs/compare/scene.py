@@ -12,13 +12,13 @@ from engine.base import shapes
 from engine.base.errors import UserError
 from engine.cards.card import Card
 from studio.services import Services
-from studio.speaking import card_of, measures_of, sampling_of, slower_words
 from studio.store import characters, rounds, runs, values
 from studio.store.rounds import Answer, Round, Tally, Vote
 from studio.store.runs import Run
+from studio.tabs.answers import card_of, measures_of, sampling_of, slower_words
 from studio.tabs.compare.asking import Asking
-from studio.tabs.compare.contenders import DENSE, Contender, chosen_run, dense_of, finished, pruned_of, remembered_picks
-from studio.workers.reply import Reply
+from studio.tabs.models import DENSE, Contender, chosen_run, dense_of, finished, pruned_of, remembered_picks
+from studio.workers.speech import Reply
 
 GRIDS = 6  # rounds of a grid on the page
 DONE = ("ended", "limit", "loop", "stopped")

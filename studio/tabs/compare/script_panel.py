@@ -13,12 +13,11 @@ from engine.base.sampling import DEFAULTS
 from engine.cards.script import read_script
 from studio.page import Page, guarded, only_while_shown
 from studio.services import Services
-from studio.speaking import card_of
 from studio.store import characters, runs, script_runs, values
-from studio.tabs.compare.contenders import DENSE, Contender, dense_of, finished, pruned_of, short_name
+from studio.tabs.answers import card_of
 from studio.tabs.compare.script_view import Column, script_html
-from studio.tabs.run_label import choices_of as labels_of
-from studio.tabs.run_label import removed_by
+from studio.tabs.models import DENSE, Contender, dense_of, finished, pruned_of, removed_by, short_name
+from studio.tabs.models import choices_of as labels_of
 from studio.theme import ASSETS
 
 SCRIPT = "script"  # the view of the room

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from studio.figures.words import count
-from studio.speaking import text_html
 from studio.store.script_runs import ScriptAnswer, ScriptRun
+from studio.tabs.answers import text_html
 
 SIGNS = {"pass": "✓", "fail": "✕", "not judged": "–"}
 _STATES = {"running": "under way", "stopped": "stopped before its end", "failed": "failed", "done": ""}

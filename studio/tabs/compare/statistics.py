@@ -10,7 +10,7 @@ from studio.figures.votes import RunVotes
 from studio.figures.words import count, percent
 from studio.store.rounds import Tally
 from studio.store.runs import Run
-from studio.tabs.run_label import removed_by
+from studio.tabs.models import removed_by
 
 FEWEST = 10  # decided votes before a preference is called one
 _NARROW = 0.2  # width of an interval around one half from which a difference, if any, is called small

@@ -8,11 +8,11 @@ import html
 from collections.abc import Sequence
 
 from studio.figures.words import count, percent
-from studio.speaking import BASIS, lore_html, measures_words, text_html, waiting_words
+from studio.tabs.answers import BASIS, lore_html, measures_words, text_html, waiting_words
 from studio.tabs.compare.asking import SIDE
-from studio.tabs.compare.contenders import DENSE, Contender, short_name
 from studio.tabs.compare.scene import Cell, Scene, Shown
 from studio.tabs.compare.statistics import HOW, verdict_words
+from studio.tabs.models import DENSE, Contender, short_name
 
 NOBODY = '<div class="empty"><p>Choose a character on the left.</p></div>'
 DENSE_MEANS = "Dense is the whole model, before anything was removed."

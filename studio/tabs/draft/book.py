@@ -10,7 +10,7 @@ from engine.cards.book_editing import MOST, shown_entry, with_book
 from engine.cards.card import Card, parse_card
 from engine.cards.editing import blank_card
 from engine.cards.prompt import fired_in, rough_tokens
-from studio.speaking import lore_html
+from studio.tabs.answers import lore_html
 
 NOTHING = '<p class="quiet">Nothing would fire.</p>'
 

@@ -18,7 +18,7 @@ from studio.services import Services
 from studio.store import characters, runs
 from studio.store.runs import Run
 from studio.tabs.export import planner_view
-from studio.tabs.run_label import removed_by
+from studio.tabs.models import removed_by
 from studio.workers.commands import result_folder
 
 CARDS = [4, 6, 8, 12, 16, 24, 32, 48, 80]  # GB
@@ -70,7 +70,7 @@ def listen(services: Services, page: Page, planner: Planner, begins: Sequence[An
     def open_(view: str, *asked: Any) -> Any:
         if view != "cast":
             return (gr.skip(),) * 4
-        choices = words.told_apart([(label_of(services, run), run.id) for run in choose_from(services)])
+        choices = words.dedupe_labels([(label_of(services, run), run.id) for run in choose_from(services)])
         known = [one for one in asked[0] or [] if one in [id for _, id in choices]]
         return gr.Dropdown(choices, value=known), *show(services, known, *asked[1:])
 

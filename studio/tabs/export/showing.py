@@ -13,7 +13,7 @@ from studio.serving import servable
 from studio.store import characters, exports, runs
 from studio.store.runs import Run
 from studio.tabs.export import size_table, view
-from studio.tabs.run_label import choices_of, removed_by
+from studio.tabs.models import choices_of, removed_by
 from studio.workers.commands import result_folder
 
 

@@ -15,7 +15,7 @@ from studio.page import NameForm, Page, beat, guarded, listen_to_renaming, only_
 from studio.services import Services
 from studio.sight import is_lost, marked
 from studio.sight import look as look_at_page
-from studio.speaking import follow as follow_replies
+from studio.tabs.answers import follow as follow_replies
 from studio.tabs.preview.controls import Controls, Newest, settings_of, updates
 from studio.tabs.preview.room import Draft, Look, Room, chosen_sampling
 from studio.tabs.preview.scene import stamp

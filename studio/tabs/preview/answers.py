@@ -12,11 +12,11 @@ from typing import Any, Literal
 from engine.base.errors import UserError
 from engine.base.sampling import MAX_SEED
 from studio.services import Services
-from studio.speaking import card_of, measures_of, sampling_of
 from studio.store import characters, chats
 from studio.store.characters import Version
 from studio.store.chats import Chat, Message
-from studio.workers.reply import Reply
+from studio.tabs.answers import card_of, measures_of, sampling_of
+from studio.workers.speech import Reply
 
 BUSY = "The character is still speaking."
 SILENT = "The model said nothing this time. Press Regenerate to ask again."

@@ -6,14 +6,13 @@ from typing import Any
 import gradio as gr
 
 from engine.base.sampling import MAX_SEED
-from studio.figures.words import told_apart
+from studio.figures.words import dedupe_labels
 from studio.page import beat
-from studio.speaking import about_of, greetings, sampling_of
 from studio.store.chats import Chat
+from studio.tabs.answers import SamplingControls, about_of, greetings, sampling_of
 from studio.tabs.preview.room import Room
 from studio.tabs.preview.scene import NO_GREETING, PLAYER, Scene
 from studio.tabs.preview.view import SHOWN
-from studio.tabs.sampling_controls import SamplingControls
 from studio.theme import ASSETS
 
 TICK = 1.0  # seconds between two looks whether there is news
@@ -126,7 +125,7 @@ def opening_choices(scene: Scene) -> list[tuple[str, int]]:
     found = greetings(scene.card) if scene.card else []
     texts = [" ".join(text.replace("{{char}}", scene.char).replace("{{user}}", scene.player).split()) for text in found]
     short = [(text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + "…", number) for number, text in enumerate(texts)]
-    return [*told_apart(short[::-1])[::-1], ("None: the player speaks first", NO_GREETING)]
+    return [*dedupe_labels(short[::-1])[::-1], ("None: the player speaks first", NO_GREETING)]
 
 
 def label_of(chat: Chat) -> str:

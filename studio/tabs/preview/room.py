@@ -9,9 +9,9 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.sampling import check_seed, read_params
 from studio.services import Services
-from studio.speaking import about_of, card_of, keep_about, sampling_of
 from studio.store import characters, chats, values
 from studio.store.chats import Chat, Message
+from studio.tabs.answers import about_of, card_of, chosen, keep_about, sampling_of
 from studio.tabs.preview.answers import Answers
 from studio.tabs.preview.scene import (
     PLAYER,
@@ -24,7 +24,6 @@ from studio.tabs.preview.scene import (
     remember_cut,
 )
 from studio.tabs.preview.view import SHOWN
-from studio.tabs.sampling_controls import chosen
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 from engine.base import shapes
 from engine.base.errors import UserError
 from engine.cards.card import Card
-from studio.speaking import card_of, greetings, slower_words, warming_words
 from studio.store import characters, chats, values
 from studio.store.chats import Chat, Message, Swipe
+from studio.tabs.answers import card_of, greetings, slower_words, warming_words
 from studio.tabs.preview.answers import Answers, UnderWay
 
 PLAYER = "Player"

@@ -5,8 +5,8 @@ Buttons carry what they do in data-do; assets/chat_log.js hands it to the room. 
 
 import html
 
-from studio.speaking import BASIS, lore_html, measures_words, reason_words, text_html, waiting_words
 from studio.store.chats import Message
+from studio.tabs.answers import BASIS, lore_html, measures_words, reason_words, text_html, waiting_words
 from studio.tabs.preview.answers import UnderWay
 from studio.tabs.preview.scene import Scene
 

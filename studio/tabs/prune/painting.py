@@ -14,7 +14,7 @@ import gradio as gr
 from gradio.components.plot import PlotData
 
 from engine.base.errors import UserError
-from studio.figures.words import told_apart
+from studio.figures.words import dedupe_labels
 from studio.services import Services
 from studio.store import characters, lines
 from studio.store.lines import CalibrationLine, LineSet
@@ -99,7 +99,7 @@ class Painter:
         sets = facts.sets
         chosen = next((one for one in sets if one.id == look.set_id), sets[0] if sets else None)
         part.show("sets", (chosen and chosen.id, [(one.id, one.state, one.name) for one in sets]), lambda: {
-            controls.sets: gr.Dropdown(told_apart([(lines_table.label(one), one.id) for one in sets]),
+            controls.sets: gr.Dropdown(dedupe_labels([(lines_table.label(one), one.id) for one in sets]),
                                        value=chosen.id if chosen else None),
             controls.no_lines: gr.HTML(visible=chosen is None), controls.lines_box: gr.Column(visible=chosen is not None),
             controls.shown_set: chosen.id if chosen else "",

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from engine.base.errors import UserError
 from studio.figures import bars
-from studio.figures.words import told_apart
+from studio.figures.words import dedupe_labels
 from studio.services import Services
 from studio.store import characters, lines, runs
 from studio.store.runs import ACTIVE, Run
@@ -95,7 +95,7 @@ class RunsRoom:
         if run is None or run.state != "done":
             return []
         names = {one.id: one.char for one in characters.list_characters(self.store)}
-        return told_apart([(f"{names[character]} · {name}", id) for id, character, name in
+        return dedupe_labels([(f"{names[character]} · {name}", id) for id, character, name in
                            runs.pruned(self.store, run.spec.get("model")) if id != run.id and character in names])
 
     def overlaps(self, run: Run, other_id: str) -> tuple[go.Figure, go.Figure]:

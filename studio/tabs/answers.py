@@ -1,23 +1,22 @@
-"""What rooms with answers share: following answers while they grow, the words for their measures, text as safe HTML.
-
-Knows the chat worker's replies and the library's cards; no page, and no room.
-"""
+"""What rooms with answers share: sampling controls, following answers while they grow, words for measures, text as safe HTML."""
 
 import html
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import gradio as gr
+
 from engine.base.errors import UserError
-from engine.base.sampling import DEFAULTS, read_params
+from engine.base.sampling import DEFAULTS, KNOBS, Knob, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.macros import expand_macros
 from studio.store import chats, runs, values
 from studio.store.characters import Version
 from studio.store.database import Store
-from studio.workers.reply import Reply
+from studio.workers.speech import Reply
 
 PAUSE = 0.06  # seconds between two looks at an answer
 PACE = 0.2  # seconds between two pictures of it: the page is not asked whether it keeps up, and a slow one would fall behind
@@ -177,3 +176,37 @@ def _about_key(character: str) -> str:
 def slower_words(store: Store) -> str:
     """The note for rooms with answers while a job runs; "" else."""
     return SLOWER if runs.list_runs(store, states=runs.ACTIVE) else ""
+
+
+class SamplingControls:
+    """One slider a sampler. `sliders`: in the order of KNOBS."""
+
+    def __init__(self, room: str) -> None:
+        self.room = room
+        with gr.Row():
+            common = {knob.name: self._slider(knob) for knob in KNOBS if knob.common}
+        self.sliders = common
+
+    def more(self) -> None:
+        """The rarely needed ones, where the room wants them."""
+        with gr.Accordion("More", open=False, elem_id=f"{self.room}-more"):
+            self.sliders |= {knob.name: self._slider(knob) for knob in KNOBS if not knob.common}
+
+    @property
+    def components(self) -> list[Any]:
+        """In the order of `chosen`."""
+        return [self.sliders[knob.name] for knob in KNOBS]
+
+    def shown(self, params: dict[str, Any]) -> dict[Any, Any]:
+        """Component updates that show settings."""
+        return {slider: params[name] for name, slider in self.sliders.items()}
+
+    def _slider(self, knob: Knob) -> Any:
+        least, most, step = knob.slider
+        return gr.Slider(least, most, getattr(DEFAULTS, knob.name), step=step, label=knob.label, info=knob.help, buttons=[],
+                         elem_id=f"{self.room}-{knob.name.replace('_', '-')}")
+
+
+def chosen(values: Sequence[Any]) -> dict[str, Any]:
+    """What the sliders say, by name."""
+    return {knob.name: value for knob, value in zip(KNOBS, values, strict=True)}

@@ -1,18 +1,36 @@
-"""Who can be compared: the finished pruned models of a character, and the dense (whole) models that they were carved from.
+"""The models of a character: its finished pruned ones, the dense (whole) ones they come from, and their labels in lists."""
 
-Knows the library and whether files are there; no page.
-"""
-
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.figures.words import percent, size
+from studio.figures.words import dedupe_labels, percent, size
 from studio.services import Services
 from studio.store import runs, values
 from studio.store.runs import Run
-from studio.tabs.run_label import removed_by
 from studio.workers.commands import is_whole, result_folder
+
+
+def removed_by(run: Run) -> float:
+    """How much a run was asked to remove of the channels, 0 to 1."""
+    recipe = run.summary.get("recipe")
+    asked = recipe.get("sparsity") if isinstance(recipe, dict) else None
+    return float(asked or run.spec.get("sparsity") or 0.25)
+
+
+def choices_of(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(label, id) of runs, newest first; no two labels are alike."""
+    return dedupe_labels([(label_of(run), run.id) for run in runs])
+
+
+def label_of(run: Run) -> str:
+    """The run's label. What was removed is not said twice: a run that nobody named is called by it."""
+    removed = f"{percent(removed_by(run))} removed"
+    day = time.strftime("%d %b, %H:%M", time.localtime(run.ended or run.made))
+    return " · ".join(part for part in (run.name, "" if removed in run.name else removed, day) if part)
+
 
 DENSE = "Dense model"
 STARTER = "starter"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from studio.figures.words import told_apart
-from studio.tabs.run_label import choices_of, label_of, removed_by
+from studio.figures.words import dedupe_labels
+from studio.tabs.models import choices_of, label_of, removed_by
 from tests.store_samples import library, pruning
 
 
@@ -22,5 +22,5 @@ def test_two_runs_of_one_minute_are_told_apart_and_a_new_one_renames_no_other(tm
 
 
 def test_a_label_that_looks_numbered_already_is_still_another() -> None:
-    labels = [label for label, _ in told_apart([("a", 4), ("a", 3), ("a (2)", 2), ("a", 1)])]
+    labels = [label for label, _ in dedupe_labels([("a", 4), ("a", 3), ("a (2)", 2), ("a", 1)])]
     assert len(set(labels)) == 4 and labels[-1] == "a"
