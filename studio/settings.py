@@ -12,7 +12,6 @@ from pathlib import Path
 from engine.base.errors import UserError
 from engine.base.files import data_folder
 
-ROOT = Path(__file__).resolve().parents[1]  # where `python -m engine` finds the engine
 _PROBE = 64 * 1024  # bytes; a disk with less left cannot hold even a character
 
 

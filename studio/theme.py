@@ -3,13 +3,13 @@
 Fonts are the system's own or files of the page itself: nothing is fetched from elsewhere.
 """
 
-from pathlib import Path
 
 import gradio as gr
 
+from engine.base.resources import resource
 from studio.figures.theme import STYLE as FIGURE_STYLE
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
+ASSETS = resource("assets")
 ICON = ASSETS / "icon.png"
 _EMBER = gr.themes.Color(
     name="ember", c50="#fff6ee", c100="#ffe8d3", c200="#fdcda5", c300="#f9ab6d", c400="#f28a3c", c500="#e06c1f", c600="#c05414",

@@ -18,18 +18,20 @@ from bench_job import products_of
 from bench_pages import Audience
 
 from engine.base.events import Step, read
+from engine.base.resources import PACKAGES
 from studio.services import Services
-from studio.settings import ROOT, Settings
+from studio.settings import Settings
 from studio.store import characters, runs
 
 JOB = (sys.executable, str(Path(__file__).with_name("bench_job.py")))
 # The studio as app.py starts it, but its workers are those of bench_job.py.
 WITH_BENCH_JOB = f"""
-import dataclasses, sys, app
+import dataclasses, sys
+from studio import launch
 from studio.settings import Settings
 real = Settings.of_environment
 Settings.of_environment = classmethod(lambda cls: dataclasses.replace(real(), command={JOB!r}))
-sys.exit(app.main(sys.argv[1:]))
+sys.exit(launch.main(sys.argv[1:]))
 """
 Figures = dict[str, Any]
 
@@ -41,7 +43,7 @@ def running_studio(home: Path, code: str = "", **environment: str) -> Iterator[t
     output = home / "output.txt"
     begin = time.perf_counter()
     with output.open("wb") as file:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+        process = subprocess.Popen(command, cwd=PACKAGES, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment})
     try:
         while not (found := re.search(r"open at (http://[\d.:]+)", output.read_text())):
             if process.poll() is not None:

@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import app
 from engine.base.errors import UserError
-from studio import news
+from studio import launch, news
 from studio.news import News, NewsRoute
 from studio.services import Services
 from studio.settings import Settings
@@ -149,7 +148,8 @@ def guarded_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(services.speech, "models", lambda wait=True, refresh=False: [])
     blocks = build_page(services)
     try:
-        _, address, _ = blocks.launch(**app._launch_settings(app.build_parser().parse_args([]), services, ("ann", "a long one")))
+        options = launch.build_parser().parse_args([])
+        _, address, _ = blocks.launch(**launch._launch_settings(options, services, ("ann", "a long one")))
         yield services, urlsplit(address).netloc
     finally:
         blocks.close(verbose=False)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from engine.base.files import data_folder, staged_folder
+from engine.base.resources import PACKAGES
 from studio import privacy
 from studio.privacy import keep_private
 from studio.services import Services
-from studio.settings import ROOT, Settings
+from studio.settings import Settings
 from studio.store import database
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="permissions of another kind")
@@ -100,8 +101,8 @@ def test_a_new_data_folder_is_private_from_the_beginning(usual_umask: None, own_
 
 
 def test_what_the_studio_writes_is_private(usual_umask: None, own_home: Path, tmp_path: Path) -> None:
-    program = "import app; app.main(['--check'])"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
+    program = "from studio import launch; launch.main(['--check'])"
+    subprocess.run([sys.executable, "-c", program], cwd=PACKAGES, check=True, capture_output=True)
     assert open_to_others(own_home) == [] and (own_home / "studio.db").is_file()
 
 

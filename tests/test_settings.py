@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from engine.base.errors import UserError
-from studio.settings import ROOT, Settings
+from engine.base.resources import PACKAGES
+from studio.settings import Settings
 
 
 def test_the_folders_lie_in_the_data_folder(own_home: Path) -> None:
@@ -78,5 +79,5 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_workers_of_the_studio_compute_nothing_themselves() -> None:
     program = ("import sys, studio.workers.jobs, studio.workers.speech, studio.workers.watch; "
                "print([name for name in ('torch', 'transformers', 'gradio') if name in sys.modules])")
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", program], cwd=PACKAGES, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -13,11 +13,11 @@ import pytest
 from safetensors import SafetensorError
 from store_samples import LINES, card, library, pruning, smith
 
-import app
 from engine.base.errors import UserError
 from engine.base.files import write_json
 from engine.base.process import is_out_of_memory, says_out_of_memory
 from engine.cards.editing import fields_of
+from studio import launch
 from studio import library as sidebar
 from studio.services import Services
 from studio.serving import servable
@@ -112,7 +112,7 @@ def test_a_damaged_library_is_refused_and_its_backup_named_and_brought_back(
         open_store(store.path)
     assert str(kept) in str(caught.value) and f"--home {tmp_path} --restore" in str(caught.value)
     assert (store.path.read_bytes() if store.path.is_file() else None) == before
-    assert app.main(["--home", str(tmp_path), "--restore", str(kept)]) == 0, capsys.readouterr().err
+    assert launch.main(["--home", str(tmp_path), "--restore", str(kept)]) == 0, capsys.readouterr().err
     again = open_store(store.path)
     assert [one.name for one in characters.list_characters(again)] == ["Ann Lee"] and check(again, tmp_path) == []
 

@@ -18,7 +18,8 @@ from store_samples import card
 
 from engine.base import events
 from engine.base.errors import UserError
-from studio.settings import ROOT, Settings
+from engine.base.resources import PACKAGES
+from studio.settings import Settings
 from studio.store import characters, lines, runs
 from studio.store.database import Store, open_store
 from studio.workers import ending, process
@@ -278,7 +279,7 @@ time.sleep(60)
 
 
 def test_a_studio_that_is_killed_loses_nothing(settings: Settings, store: Store, person: str) -> None:
-    studio = subprocess.Popen([sys.executable, "-c", STUDIO, str(settings.home), person, str(STUB)], cwd=ROOT)
+    studio = subprocess.Popen([sys.executable, "-c", STUDIO, str(settings.home), person, str(STUB)], cwd=PACKAGES)
     eventually(lambda: runs.list_runs(store, states=("running",)))
     run = runs.list_runs(store)[0]
     worker = under_way(settings, store, run)

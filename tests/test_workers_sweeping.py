@@ -10,7 +10,8 @@ import psutil
 import pytest
 from store_samples import card
 
-from studio.settings import ROOT, Settings
+from engine.base.resources import PACKAGES
+from studio.settings import Settings
 from studio.store import characters, runs
 from studio.store.database import open_store
 from studio.workers import sweeping
@@ -105,7 +106,7 @@ def test_a_copy_of_the_library_goes_with_the_process_that_was_killed_over_it(set
     program = ("import os, sys, time; from pathlib import Path; from studio.store import copies; "
                "copies._flush = lambda _: (print(flush=True), time.sleep(60)); "
                "copies.copy_to_backups(Path(sys.argv[1]), 5.0, 'backup')")
-    maker = subprocess.Popen([sys.executable, "-c", program, str(settings.database)], stdout=subprocess.PIPE, cwd=ROOT)
+    maker = subprocess.Popen([sys.executable, "-c", program, str(settings.database)], stdout=subprocess.PIPE, cwd=PACKAGES)
     try:
         assert maker.stdout and maker.stdout.readline()
         half = [file for file in settings.backups.iterdir() if file.name.endswith(f".{maker.pid}.partial")]

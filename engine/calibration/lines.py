@@ -18,11 +18,12 @@ from engine.base import splits
 from engine.base.errors import UserError
 from engine.base.files import write_atomic
 from engine.base.records import answer_of, question_of, read_records, text_of
+from engine.base.resources import resource
 from engine.base.splits import Split, split_of
 from engine.base.text import normalise
 
 MAX_BYTES = 64_000_000
-POOL = Path(__file__).resolve().parents[2] / "assets" / "player_lines.jsonl"
+POOL = resource("assets/player_lines.jsonl")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.resources import resource
 from engine.cards import formats, reading, strict_json
 from engine.cards.editing import KEPT_IN_V2, LABELS, as_v3, modern_names, other_names, text_of, texts_of
 from engine.cards.entries import as_character_entry, raw_entries
@@ -18,7 +19,7 @@ from engine.cards.faults import CardFault, kind_of, named, short
 from engine.cards.formats import Format
 from engine.cards.speaking import dialogue_apart
 
-CHARACTERS = Path(__file__).resolve().parents[2] / "characters"
+CHARACTERS = resource("characters")
 MAX_NAME = 200  # characters: a long name times many macros would fill the memory
 
 _NEEDS = "a card needs a name and a description, a greeting, instructions or anything else that speaks about its character"

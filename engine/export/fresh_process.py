@@ -11,11 +11,11 @@ import tempfile
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
+from engine.base.resources import PACKAGES
 
 
 def ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, None, dict[str, Any]]:
@@ -31,10 +31,9 @@ def ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, N
 def run(program: str, request: dict[str, Any], reached: Step, failure: str) -> Generator[Event, None, dict[str, Any]]:
     """As `ask`, within a stage that has got as far as `reached`; `failure` begins the sentence of the UserError."""
     stage = reached.stage
-    root = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryFile() as errors, subprocess.Popen(
             [sys.executable, "-m", f"engine.export.{program}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            text=True, encoding="utf-8", cwd=root, start_new_session=True) as process:
+            text=True, encoding="utf-8", cwd=PACKAGES, start_new_session=True) as process:
         assert process.stdin and process.stdout
         try:
             with suppress(BrokenPipeError):

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.files import slug, write_atomic
+from engine.base.resources import resource
 
 LEGAL_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")  # of a base model, which go with what is made of it
 LARGEST = 1_000_000  # bytes of such a file
-OWN_LICENCE = Path(__file__).resolve().parents[2] / "LICENSE"  # the text of Apache-2.0, which is this project's licence, too
+OWN_LICENCE = resource("LICENSE")  # the text of Apache-2.0, which is this project's licence, too
 # Names that the hub takes in `license:` (https://huggingface.co/docs/hub/repositories-licenses); others go under "other".
 HUB_NAMES = frozenset((
     "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",

@@ -16,7 +16,8 @@ from typing import IO
 import psutil
 
 from engine.base.process import says_out_of_memory
-from studio.settings import ROOT, Settings
+from engine.base.resources import PACKAGES
+from studio.settings import Settings
 
 log = logging.getLogger(__name__)
 SAME_START = 2.0  # seconds: the system's clock moves a little, and start times are derived from it
@@ -64,7 +65,7 @@ def spawn(settings: Settings, arguments: Sequence[str], errors: Path, output: IO
     with errors.open("ab") as log_file:
         process = subprocess.Popen(
             [*settings.command, *arguments], stdin=subprocess.PIPE if leash else subprocess.DEVNULL, stdout=output,
-            stderr=log_file, cwd=ROOT, start_new_session=True, env={**os.environ, "PERSONA_STUDIO_HOME": str(settings.home)})
+            stderr=log_file, cwd=PACKAGES, start_new_session=True, env={**os.environ, "PERSONA_STUDIO_HOME": str(settings.home)})
     if background:
         try:
             lower = min(19, psutil.Process().nice() + JOB_NICENESS) if os.name == "posix" else psutil.BELOW_NORMAL_PRIORITY_CLASS

@@ -31,13 +31,14 @@ STUB = ROOT / "tests" / "stub_engine.py"
 SILENCE = 4  # seconds until a run is called not responding
 # app.py whose workers are those of stub_engine.py
 WITH_STUB = f"""
-import dataclasses, sys, app
+import dataclasses, sys
+from studio import launch
 from studio.settings import Settings
 real = Settings.of_environment
 command = (sys.executable, "-S", {str(STUB)!r})
 Settings.of_environment = classmethod(lambda cls: dataclasses.replace(
     real(), command=command, poll_seconds=0.2, silence_seconds={SILENCE}))
-sys.exit(app.main(sys.argv[1:]))
+sys.exit(launch.main(sys.argv[1:]))
 """
 SECONDS = 60  # on a busy machine
 CURVE = "document.querySelector('#prune-figure-curves .js-plotly-plot')?.data?.[0]?.x"

@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 import pytest
 
-import app
 from engine.base.errors import UserError
 from engine.base.files import write_manifest
+from studio import launch
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import runs
@@ -21,7 +21,7 @@ from studio.ui import build_page
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A data folder; what app.py changes of the environment is put back, and no studio is ever really started."""
+    """A data folder; what the launch changes of the environment is put back, and no studio is ever really started."""
 
     def refuse(_: Services) -> Services:
         raise AssertionError("a studio would have been started")
@@ -42,7 +42,7 @@ def settings(home: Path) -> Settings:
 
 @pytest.mark.parametrize("arguments", [["--listen"], ["--listen", "192.168.0.7"], ["--share"]])
 def test_nobody_else_gets_in_without_a_password(arguments: list[str], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert app.main(arguments) == 2
+    assert launch.main(arguments) == 2
     error = capsys.readouterr().err
     assert error == ("Error: A studio that others can reach needs a name and a password. "
                      "Write NAME:PASSWORD into a file and add --auth-file FILE.\n")
@@ -51,20 +51,20 @@ def test_nobody_else_gets_in_without_a_password(arguments: list[str], home: Path
 
 @pytest.mark.parametrize("login", ["ann:1234567", "ann", ":a long password", ""])
 def test_a_weak_login_is_refused(login: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert app.main(["--listen", "--auth", login]) == 2
+    assert launch.main(["--listen", "--auth", login]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "at least 8 characters" in error
     assert not home.exists()
 
 
 def test_the_password_may_hold_a_colon() -> None:
-    assert app._login(app.build_parser().parse_args(["--listen", "--auth", "ann:a:long:one"])) == ("ann", "a:long:one")
+    assert launch._login(launch.build_parser().parse_args(["--listen", "--auth", "ann:a:long:one"])) == ("ann", "a:long:one")
 
 
 def test_a_password_on_the_command_line_and_a_network_that_can_be_listened_to_are_told(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: str) -> str:
-        assert app._login(app.build_parser().parse_args(arguments)) == ("ann", "a long one")
+        assert launch._login(launch.build_parser().parse_args(arguments)) == ("ann", "a long one")
         return capsys.readouterr().err
 
     file = tmp_path / "login"
@@ -83,7 +83,7 @@ def test_a_password_on_the_command_line_and_a_network_that_can_be_listened_to_ar
 
 def test_one_source_of_the_password_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        app.main(["--auth", "ann:a long one", "--auth-file", "x"])
+        launch.main(["--auth", "ann:a long one", "--auth-file", "x"])
     assert "not allowed with" in capsys.readouterr().err
 
 
@@ -93,7 +93,7 @@ def test_one_source_of_the_password_at_a_time(capsys: pytest.CaptureFixture[str]
 def test_an_address_that_is_none_is_told_at_once(arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PERSONA_STUDIO_AUTH", "ann:a long one")
-    assert app.main(arguments) == 2
+    assert launch.main(arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("Error: ") and words in error
 
@@ -102,7 +102,7 @@ def test_an_address_that_is_none_is_told_at_once(arguments: list[str], words: st
                                        *(["--name", name] for name in ("http://studio.example", "studio.example/", ""))])
 def test_odd_ports_and_names_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        app.main(arguments)
+        launch.main(arguments)
     assert f"argument {arguments[0]}: " in capsys.readouterr().err
 
 
@@ -111,7 +111,7 @@ def test_a_port_in_use_is_told_in_one_sentence() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match="in use") as caught:
-            app._launch(blocks, {"server_name": "127.0.0.1", "server_port": taken.getsockname()[1], "prevent_thread_lock": True})
+            launch._launch(blocks, {"server_name": "127.0.0.1", "server_port": taken.getsockname()[1], "prevent_thread_lock": True})
     assert "\n" not in str(caught.value)
 
 
@@ -120,14 +120,14 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_sentence(tmp_path: Path, mo
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path / "file"))
     for arguments in ([], ["--check"]):
-        assert app.main(arguments) == 2
+        assert launch.main(arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("Error: ") and error.count("\n") == 1 and str(tmp_path / "file") in error
 
 
 def test_check_says_what_is_missing(home: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     store = Services.open(settings).store
-    assert app.main(["--check"]) == 0
+    assert launch.main(["--check"]) == 0
     assert capsys.readouterr().out == f"All is well in {home}.\n"
     run = runs.add(store, list_characters(store)[0].id, 1, "prune", "A quarter less", {"sparsity": 0.25})
     model = settings.run_folder(run.id) / "model"
@@ -136,11 +136,11 @@ def test_check_says_what_is_missing(home: Path, settings: Settings, capsys: pyte
     (model / "config.json").write_text("{}")
     write_manifest(model)
     runs.update(store, run.id, state="done", out=str(model))
-    assert app.main(["--check"]) == 0
+    assert launch.main(["--check"]) == 0
     capsys.readouterr()
     (model / "model.safetensors").unlink()
     (model / "config.json").write_text("[]")
-    assert app.main(["--check"]) == 1
+    assert launch.main(["--check"]) == 1
     said = capsys.readouterr().out
     assert "'A quarter less'" in said and "model.safetensors is missing" in said and "config.json was changed" in said
     assert said.count("\n") == 2
@@ -148,15 +148,15 @@ def test_check_says_what_is_missing(home: Path, settings: Settings, capsys: pyte
 
 def test_the_page_serves_nothing_but_itself(settings: Settings) -> None:
     services = Services.open(settings)
-    launch = app._launch_settings(app.build_parser().parse_args([]), services, None)
-    assert launch["server_name"] == "127.0.0.1" and launch["share"] is False and launch["auth"] is None
-    blocked = [Path(path) for path in launch["blocked_paths"]]
-    assert launch["allowed_paths"] == [] and settings.uploads not in blocked
+    given = launch._launch_settings(launch.build_parser().parse_args([]), services, None)
+    assert given["server_name"] == "127.0.0.1" and given["share"] is False and given["auth"] is None
+    blocked = [Path(path) for path in given["blocked_paths"]]
+    assert given["allowed_paths"] == [] and settings.uploads not in blocked
     assert {settings.database, settings.jobs, settings.exports, settings.backups, settings.log} <= set(blocked)
-    assert launch["strict_cors"] is True and launch["show_error"] is False and launch["max_file_size"] == "256mb"
-    assert launch["run_history"] is False and launch["enable_monitoring"] is False and launch["mcp_server"] is False
+    assert given["strict_cors"] is True and given["show_error"] is False and given["max_file_size"] == "256mb"
+    assert given["run_history"] is False and given["enable_monitoring"] is False and given["mcp_server"] is False
     login = ("ann", "a long one")
-    others = app._launch_settings(app.build_parser().parse_args(["--listen"]), services, login)
+    others = launch._launch_settings(launch.build_parser().parse_args(["--listen"]), services, login)
     assert others["server_name"] == "0.0.0.0" and others["auth"] == login and others["share"] is False
 
 
@@ -165,9 +165,9 @@ def test_a_studio_that_nobody_uses_does_not_look_at_its_queue_a_thousand_times_a
         pass
     blocks.queue()
     before = vars(blocks._queue)
-    app._calm_queue(blocks)
+    launch._calm_queue(blocks)
     for name in ("sleep_when_free", "progress_update_sleep_when_free"):  # Gradio's own names for it
-        assert before[name] < vars(blocks._queue)[name] >= app.QUEUE_SECONDS
+        assert before[name] < vars(blocks._queue)[name] >= launch.QUEUE_SECONDS
 
 
 def test_listeners_are_private_and_mark_no_component_as_pending(settings: Settings) -> None:
