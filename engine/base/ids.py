@@ -1,0 +1,132 @@
+"""The ids that the engine and the studio exchange: in events, reports, work folders and the library.
+
+An id never changes once it has been written to a disk; what people read for it stands in `engine/labels.py` (terminal) and
+`studio/labels.py` (page). An id of an older version is translated by `engine/base/migrate.py`.
+"""
+
+from enum import StrEnum
+
+
+class StageId(StrEnum):
+    """A stage of a long job. Where a stage is done for several things, the event's `subject` names the one."""
+
+    FETCH = "fetch_model"  # subject: the model's name
+    CONVERT = "convert_model"
+    LOAD = "load_model"
+    SCORE = "score_questions"
+    ASK = "make_up_questions"
+    ANSWERS = "write_answers"
+    SAMPLES = "write_extra_samples"
+    DENSE = "read_dense"
+    RECONSTRUCT_START = "reconstruct_start"
+    LEARN_MASK = "learn_mask"
+    RECONSTRUCT = "reconstruct"
+    TUNE = "tune_layers"
+    TUNE_AGAIN = "tune_layers_again"
+    RECOVER = "recover"
+    MEASURE = "measure"
+    EXPORT = "export"
+    PROVE = "prove"
+    COPY = "copy"
+    GGUF_WRITE = "write_gguf"  # subject: the file type
+    GGUF_DECODE = "decode_gguf"
+    GGUF_REFERENCE = "read_gguf_reference"
+    GGUF_PROVE = "prove_gguf"  # subject: the file type
+    ENGINES = "make_engine_folders"
+    SPEED = "measure_speed"
+    ZIP = "zip"
+    SCRIPT = "answer_script"  # subject: the model's name
+    COMPARE = "compare_answers"
+    CHECK = "check_weights"
+    MATCH = "match_character"  # subject: the character's name in the bank
+    CORRECT = "correct"
+    CUT = "cut"
+    BENCHMARK = "benchmark"  # subject: what is measured
+
+
+class ReadingId(StrEnum):
+    """What a fidelity reading is of. On the test lines the rungs of the ladder; on the validation lines steps and trials."""
+
+    DENSE = "dense"
+    RANDOM = "random"
+    MAGNITUDE = "magnitude"
+    WANDA = "wanda"
+    MASK = "mask"
+    RECONSTRUCTED = "mask_reconstructed"
+    TUNED = "mask_tuned"
+    RECOVERED = "mask_recovered"
+    RECONSTRUCTED_RECOVERED = "mask_reconstructed_recovered"
+    TUNED_RECOVERED = "mask_tuned_recovered"
+    MASK_STEP = "mask_step"  # the event's `step` says which
+    RECOVERY_STEP = "recovery_step"
+    START_BEFORE = "start_before_reconstruction"
+    START_AFTER = "start_after_reconstruction"
+    MASK_BEFORE = "mask_before_reconstruction"
+    MASK_AFTER = "mask_after_reconstruction"
+    TUNING_BEFORE = "before_tuning"
+    TUNING_AFTER = "after_tuning"
+    TUNING_AGAIN_BEFORE = "before_tuning_again"
+    TUNING_AGAIN_AFTER = "after_tuning_again"
+    BENCHMARK = "benchmark"  # the event's `subject` says of what
+
+
+BASELINES = (ReadingId.RANDOM, ReadingId.MAGNITUDE, ReadingId.WANDA)
+
+
+class Rejection(StrEnum):
+    """Why a question or an answer was left out of the calibration lines."""
+
+    EMPTY = "empty"
+    LOOPING = "looping"
+    TRUNCATED = "truncated"
+    REFUSAL = "refusal"
+    ASSISTANT = "assistant_manners"
+    THIRD_PERSON = "third_person"
+    LEAK = "prompt_leak"
+    IN_SCRIPT = "in_test_script"
+    NO_TEXT = "no_question_or_answer"
+    REPEATED = "repeated_question"
+    TOO_LONG = "too_long"
+
+
+class ArtifactId(StrEnum):
+    """What a Saved event wrote."""
+
+    MODEL = "pruned_model"
+    GGUF = "gguf_file"  # subject: the file type
+    ZIP = "zip_file"
+    STARTER = "starter_model"
+    BANK_ENTRY = "bank_entry"  # subject: the character's name in the bank
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    ENDED = "ended"  # the character said all
+    LIMIT = "limit"  # the longest answer allowed
+    LOOP = "loop"  # the model repeated itself
+    STOPPED = "stopped"  # the user stopped it
+    FAILED = "failed"
+
+
+class Verdict(StrEnum):
+    """How a model did at a question of a test script."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    OPEN = "not judged"
+
+
+class ErrorCode(StrEnum):
+    """Which error a UserError or a Failed event is, where the advice depends on where it is read."""
+
+    OTHER = "other"
+    DEFECT = "defect"
+    MEMORY = "memory"
+    DISK_FULL = "disk_full"
+    SERVER = "server"  # a teacher server failed; what it answered is kept
+    LINES_DAMAGED = "lines_damaged"
+    LINES_CHANGED = "lines_changed"
+    WORK_DAMAGED = "work_damaged"
+    NOTHING_LEFT = "nothing_left"  # the cut would remove every channel
+    NOTHING_REMOVED = "nothing_removed"

@@ -1,0 +1,79 @@
+"""The engine's ids in plain words, for the page; what a terminal says stands in engine/labels.py. Everything is escaped."""
+
+import html
+
+from engine.base.ids import ErrorCode, ReadingId, Rejection, StageId
+
+# In the order in which a job reads them, which is the order of the ladder.
+READINGS: dict[str, str] = {
+    ReadingId.RANDOM: "Channels cut at random",
+    ReadingId.MAGNITUDE: "Smallest weights cut",
+    ReadingId.WANDA: "Least used channels cut (Wanda)",
+    ReadingId.MASK: "The mask",
+    ReadingId.RECONSTRUCTED: "The mask, refitted",
+    ReadingId.TUNED: "The mask, refitted and tuned",
+    ReadingId.RECOVERED: "The mask, recovered",
+    ReadingId.RECONSTRUCTED_RECOVERED: "The mask, refitted and recovered",
+    ReadingId.TUNED_RECOVERED: "The mask, refitted, tuned and recovered",
+}
+STAGES: dict[str, str] = {
+    StageId.FETCH: "Fetch {}", StageId.CONVERT: "Convert the model", StageId.LOAD: "Load the model",
+    StageId.SCORE: "Choose questions", StageId.ASK: "Make up more questions", StageId.ANSWERS: "Write the answers",
+    StageId.SAMPLES: "Write more answers to the same lines", StageId.DENSE: "Read the dense model",
+    StageId.LEARN_MASK: "Learn what to keep", StageId.RECONSTRUCT_START: "Refit the first choice",
+    StageId.RECONSTRUCT: "Refit what remains", StageId.TUNE: "Tune what remains, layer by layer",
+    StageId.TUNE_AGAIN: "Tune it again, on more answers", StageId.RECOVER: "Recover: train the whole a little",
+    StageId.MEASURE: "Measure", StageId.EXPORT: "Write the smaller model", StageId.PROVE: "Check that it loads and speaks",
+    StageId.COPY: "Copy the files", StageId.ZIP: "Pack the zip", StageId.GGUF_WRITE: "Write the GGUF file {}",
+    StageId.GGUF_DECODE: "Let llama.cpp speak", StageId.GGUF_REFERENCE: "Let transformers read the same",
+    StageId.GGUF_PROVE: "Compare the GGUF file {}", StageId.ENGINES: "Make the engines' folders",
+    StageId.SPEED: "Measure the speed, dense and pruned", StageId.SCRIPT: "Answer the script: {}",
+    StageId.COMPARE: "Compare the answers", StageId.CHECK: "Check the weights", StageId.MATCH: "Compare {}",
+    StageId.CORRECT: "Correct what remains", StageId.CUT: "Cut",
+}
+REJECTIONS: dict[str, str] = {
+    Rejection.EMPTY: "said next to nothing", Rejection.LOOPING: "went round in circles", Rejection.TRUNCATED: "broke off",
+    Rejection.REFUSAL: "refused to answer", Rejection.ASSISTANT: "sounded like an assistant",
+    Rejection.THIRD_PERSON: "spoke about the character from outside", Rejection.LEAK: "gave the instructions away",
+    Rejection.IN_SCRIPT: "asked what the test script asks", Rejection.NO_TEXT: "had no question or no answer",
+    Rejection.REPEATED: "asked the same again", Rejection.TOO_LONG: "were too long",
+}
+SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file", "lore": "about the lorebook"}
+SPLITS = {"train": "to learn from", "validation": "to choose", "test": "to report"}
+# What to do about an error, where a page says it otherwise than the engine's hint, which is meant for a terminal.
+ADVICE: dict[str, str] = {
+    ErrorCode.MEMORY: "Load the model in 4 bit, choose a smaller model, or close other programs; then press Resume.",
+    ErrorCode.DISK_FULL: "Free some space, then press Resume.",
+    ErrorCode.SERVER: "What was answered is kept; press Resume to go on.",
+    ErrorCode.LINES_DAMAGED: "Mend the file, or delete it to have the lines written again; then press Resume.",
+    ErrorCode.LINES_CHANGED: "Put the former file back, or queue the prune again.",
+    ErrorCode.WORK_DAMAGED: "Delete the run, and make it again.",
+    ErrorCode.NOTHING_LEFT: "Choose a smaller multiple, or remove less.",
+    ErrorCode.NOTHING_REMOVED: "Choose a smaller multiple, or remove more.",
+}
+
+
+def reading(id: str) -> str:
+    """A reading; an unknown id as it is."""
+    return READINGS.get(id) or html.escape(id)
+
+
+def stage(id: str, subject: str = "") -> str:
+    """A stage, with what it is done for; an unknown id as it is."""
+    label = STAGES.get(id)
+    return label.format(html.escape(subject)) if label else html.escape(" ".join(filter(None, (id, subject))))
+
+
+def rejection(id: str) -> str:
+    """A reason for which a line was left out; an unknown id as it is."""
+    return REJECTIONS.get(id) or html.escape(id)
+
+
+def source(id: str) -> str:
+    """Where a line comes from."""
+    return SOURCES.get(id) or ("a server" if id.startswith("teacher") else html.escape(id))
+
+
+def error(sentence: str, hint: str = "", code: str = ErrorCode.OTHER) -> str:
+    """What is wrong and what to do about it, as plain text (not escaped)."""
+    return f"{sentence} {ADVICE.get(code, hint)}".strip()
