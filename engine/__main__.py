@@ -1,4 +1,4 @@
-"""The command line: python -m engine models | prune | export | chat | script | serve | inspect | cast | bench.
+"""The command line: python -m engine models | prune | export | chat | script | serve | inspect | cast.
 
 A user's mistake prints one sentence and exits with 2; an interrupted job exits
 with 130 and says how to go on; a defect of ours writes its traceback to the log
@@ -6,7 +6,6 @@ and exits with 1. Heavy imports wait until a verb needs them.
 """
 
 import argparse
-import importlib
 import logging
 import os
 import sys
@@ -17,7 +16,6 @@ from engine.base.errors import Interrupted, UserError
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.recipe import PRESETS, Recipe
 from engine.base.sampling import add_sampling_options
-from engine.bench.options import add_measurements
 from engine.cast.options import add_deeds
 from engine.export.engines import ENGINES
 from engine.running import explain, log_file
@@ -65,7 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("folder", metavar="DIR")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     add_deeds(verbs.add_parser("cast", help="many characters on one dense model: a bank of masks and small corrections"), _Parser)
-    add_measurements(verbs.add_parser("bench", help="measure this machine, and the ways of pruning"), _Parser)
     return parser
 
 
@@ -118,7 +115,7 @@ def _add_worker(verb: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    talks = arguments[:1] in (["chat"], ["serve"], ["bench"]) or arguments[:2] == ["cast", "chat"]
+    talks = arguments[:1] in (["chat"], ["serve"]) or arguments[:2] == ["cast", "chat"]
     prepare_libraries(CHAT_SPINS if talks else SPINS)
     try:
         options = build_parser().parse_args(arguments)
@@ -136,10 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
-    if options.verb == "bench":
-        return importlib.import_module(f"engine.bench.{options.what}").run(options)
     if options.verb == "cast":
-        return importlib.import_module("engine.casting").run(options)
+        from engine import casting
+
+        return casting.run(options)
     from engine import commands
 
     return getattr(commands, options.verb)(options, arguments)

@@ -12,13 +12,13 @@ import torch.nn.functional as functional
 from tiny import find, make_tiny
 from torch import Tensor
 
+from benchmarks import taylor
+from benchmarks.brain_surgeon import remove_greedily
 from engine.models.checks import FAMILIES
 from engine.models.ffn import feed_forwards, hooked, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, Row, pack, run_row
 from engine.models.storage import narrowed
-from engine.pruning import taylor
-from engine.pruning.brain_surgeon import remove_greedily
 from engine.pruning.compensation import kept_indices, refit
 from engine.pruning.importance import flap_scores, random_scores, read_variances, top_channels
 from engine.pruning.masks import backward_in_chunks

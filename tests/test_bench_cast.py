@@ -1,4 +1,4 @@
-"""python -m engine bench cast: that what it measures is there and is of the right thing, on a tiny model."""
+"""python -m benchmarks cast: that what it measures is there and is of the right thing, on a tiny model."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from small_job import run_job, work_of, write_card
 
-from engine.__main__ import main
-from engine.base.memory import WAYS, bank_entry_bytes, read_speed, resident_entry_bytes
+from benchmarks import cast
+from benchmarks.__main__ import main
+from engine.base.memory import WAYS, bank_entry_bytes, resident_entry_bytes
 from engine.base.sizes import ModelShape
-from engine.bench import cast
 from engine.cards.files import read_card
 from engine.cast import building
 
@@ -23,7 +23,7 @@ def test_the_figures_of_a_tiny_cast(tmp_path: Path, llama: Path, monkeypatch: py
     run_job(llama, tmp_path / "out")
     lines = work_of(tmp_path / "out") / "lines.jsonl"
     file = tmp_path / "cast.json"
-    arguments = ["bench", "cast", "--model", str(llama), "--json", str(file)]
+    arguments = ["cast", "--model", str(llama), "--json", str(file)]
     assert main([*arguments, "--run", str(tmp_path / "out"), "--lines", str(lines)]) == 0
     found = json.loads(file.read_text())
     assert found["same_text"] == 3
@@ -31,7 +31,7 @@ def test_the_figures_of_a_tiny_cast(tmp_path: Path, llama: Path, monkeypatch: py
     shape = ModelShape(2, 32, 64, 10**6)
     assert found["resident_bytes"] == resident_entry_bytes(shape, found["rank"])
     assert 0 < found["bank_bytes"] - bank_entry_bytes(shape, 48, found["rank"]) < 3000  # card, prompt and names
-    assert {one.way for one in read_speed(file)} == set(WAYS)
+    assert set(found["tokens_per_second"]) == set(WAYS)
     folder, bank, plain = (found["fidelity"][name]["kl"] for name in
                            ("the exported folder", "in the bank, with the run's lines", "its mask, nothing corrected"))
     assert folder < plain and bank < plain

@@ -1,4 +1,4 @@
-"""The figures of `bench export` on a tiny model: all there, and about the files that were written."""
+"""The figures of `benchmarks export` on a tiny model: all there, and about the files that were written."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ import pytest
 from test_gguf_export import ask_here
 from tiny import make_tiny
 
-from engine.__main__ import main
+from benchmarks import export, speed
+from benchmarks.__main__ import main
 from engine.base.files import read_json
-from engine.bench import export, speed
 from engine.export import gguf_proof
 
 
@@ -20,7 +20,7 @@ def test_every_type_has_its_proof_and_its_speed(tmp_path: Path, monkeypatch: pyt
     for module in (export, speed):
         monkeypatch.setattr(module, "CONTEXT", 32)
     folder = make_tiny(tmp_path / "model", intermediate_size=128, max_position_embeddings=4096)
-    assert main(["bench", "export", "--model", str(folder), "--types", "q8_0", "F32", "--rounds", "1",
+    assert main(["export", "--model", str(folder), "--types", "q8_0", "F32", "--rounds", "1",
                  "--json", str(tmp_path / "figures.json")]) == 0
     figures, shown = read_json(tmp_path / "figures.json"), capsys.readouterr().out
     assert list(figures["types"]) == list(figures["speed"]) == ["F32", "Q8_0"]

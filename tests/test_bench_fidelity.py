@@ -13,22 +13,22 @@ import torch
 from small_job import QUICK, write_card, write_lines
 from tiny import make_tiny
 
-from engine.__main__ import main
+from benchmarks import fidelity, ladder, oneshot, plan, readings, swap
+from benchmarks.__main__ import main
+from benchmarks.cells import Cell, Subject, load
+from benchmarks.depth import skipped
+from benchmarks.identification import greedy_replies
+from benchmarks.memory import drain
+from benchmarks.meter import Counter, Halted, watched
+from benchmarks.pruned import shortened
 from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.files import read_json, write_json
-from engine.bench import fidelity, ladder, oneshot, plan, readings, swap
-from engine.bench.cells import Cell, Subject, load
-from engine.bench.memory import drain
-from engine.bench.meter import Counter, Halted, watched
-from engine.bench.pruned import shortened
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
 from engine.evaluation.fidelity import dense_states, measure
-from engine.evaluation.identification import greedy_replies
 from engine.models.ffn import masked
 from engine.models.packing import pack
-from engine.pruning.depth import skipped
 from engine.pruning.importance import read_activations, top_channels, wanda_scores
 from engine.stages.mask import encode_lesson
 
@@ -181,7 +181,7 @@ def test_rows_of_another_preset_are_refused(climbed: Climbed, deep: Path, capsys
     file = climbed.plan.workdir / "fidelity.json"
     with pytest.raises(UserError, match="another preset"):
         fidelity.Results(file, "standard, 5 steps")
-    command = ["bench", "fidelity", "--table", "--json", str(file), "--model", str(deep), "--workdir", str(file.parent)]
+    command = ["fidelity", "--table", "--json", str(file), "--model", str(deep), "--workdir", str(file.parent)]
     assert main([*command, "--preset", "quick"]) == 2
     assert "holds rows of another preset (standard, 4 steps)" in capsys.readouterr().err
     write_json(file.with_name("other.json"), {"rows": []})
@@ -206,7 +206,7 @@ def test_a_cell_is_measured_in_one_number_format(climbed: Climbed, tmp_path: Pat
     (["--characters", "99"], "12 bundled"), (["--characters", "nobody-here"], "nobody-here"), (["--again", "magic"], "no method"),
     (["--characters", "pim-tuckett", "pim-tuckett"], "same name"), (["--table"], "no rows")])
 def test_bad_options_are_told_in_a_sentence(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "fidelity", *options]) == 2
+    assert main(["fidelity", *options]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 
@@ -215,7 +215,7 @@ def test_the_table_comes_from_rows_alone(climbed: Climbed, deep: Path, capsys: p
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fidelity, "make_plan", lambda _: climbed.plan)
     with small():
-        assert main(["bench", "fidelity", "--table", "--markdown", "--curves", str(tmp_path / "curves.json"),
+        assert main(["fidelity", "--table", "--markdown", "--curves", str(tmp_path / "curves.json"),
                      "--figures", str(tmp_path / "figures")]) == 0
     shown = capsys.readouterr().out
     assert "| default+recovery | " in shown and f"1 character, 1 seed, {HELD_OUT} held-out lines" in shown
@@ -249,8 +249,8 @@ def test_a_character_served_by_its_own_mask_reads_as_in_the_ladder(climbed: Clim
 
 
 def test_swap_without_masks_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "swap", "--characters", "2"]) == 2
-    assert "bench fidelity" in capsys.readouterr().err
+    assert main(["swap", "--characters", "2"]) == 2
+    assert "benchmarks fidelity" in capsys.readouterr().err
 
 
 def test_shortened_blocks_are_gone_and_come_back(deep: Path, climbed: Climbed) -> None:

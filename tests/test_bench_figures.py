@@ -5,7 +5,7 @@ from typing import Any
 
 from test_bench_summary import handmade
 
-from engine.bench.figures import EMBER, ladder, tokens, write_figures
+from benchmarks.figures import EMBER, ladder, tokens, write_figures
 
 CURVES: list[dict[str, Any]] = [
     {"model": "m", "character": "a", "sparsity": sparsity, "seed": 0, "method": method, "points": [
@@ -35,7 +35,7 @@ def test_a_sparsity_of_which_only_the_dense_model_was_read_has_no_panel() -> Non
 
 
 def test_every_method_of_the_ladder_has_words() -> None:
-    from engine.bench.ladder import LADDER
+    from benchmarks.ladder import LADDER
 
     figure = ladder(handmade({name: [0.5] for name in LADDER}))
     assert len(drawn(figure, "circle")) == len(LADDER) - 1

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-import bench_studio
 import pytest
-from bench_polling import measure_polling
-from bench_tabs import measure_tabs
 from tiny import make_tiny
 
+from benchmarks.__main__ import main
+from benchmarks.studio import costs
+from benchmarks.studio.polling import measure_polling
+from benchmarks.studio.tabs import measure_tabs
 from engine.base.files import read_json
 from engine.models.steady import PIECE
 
@@ -17,8 +18,8 @@ def test_polling_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Monk
     found = measure_polling(few=10, many=200, samples=3)
     for key in ("after_few", "after_many"):
         assert found[key]["nothing"]["bytes"] == 0 and 100 < found[key]["one"]["bytes"] < 200  # one event
-    monkeypatch.setitem(bench_studio.PARTS, "polling", (lambda: found, bench_studio._polling_words))
-    assert bench_studio.main(["--only", "polling", "--json", str(tmp_path / "found.json")]) == 0
+    monkeypatch.setitem(costs.PARTS, "polling", (lambda: found, costs._polling_words))
+    assert main(["studio", "--only", "polling", "--json", str(tmp_path / "found.json")]) == 0
     said = capsys.readouterr().out
     assert "after 10 events" in said and "after 200 events" in said and "3 polls each" in said
     assert read_json(tmp_path / "found.json")["polling"] == found
@@ -30,14 +31,14 @@ def test_a_job_is_watched_and_left_alone() -> None:
     pair = found["pairs"][0]
     assert pair["alone"]["requests"] == 0 and pair["alone"]["steps"] > 1
     assert pair["watched"]["requests"] > 0  # how many depends on what else runs
-    assert "2 tabs in the Prune room" in bench_studio._tabs_words(found)
+    assert "2 tabs in the Prune room" in costs._tabs_words(found)
 
 
 @pytest.mark.process
 def test_the_second_turn_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     model = make_tiny(tmp_path / "tiny", max_position_embeddings=8192)
-    found = bench_studio.measure_speech(pairs=1, limit=4, model=str(model))
+    found = costs.measure_speech(pairs=1, limit=4, model=str(model))
     first, second = found["pairs"][0]["first"], found["pairs"][0]["second"]
     assert first["reused"] == 0 and second["reused"] > first["prompt"] - PIECE > 1000  # the card was not read again
-    assert "tiny (a random model)" in bench_studio._speech_words(found)
+    assert "tiny (a random model)" in costs._speech_words(found)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import curves, plan, readings, summary, swap
 from engine.base.files import write_json
-from engine.bench import curves, plan, readings, summary, swap
 from engine.cards.card import find_bundled
 
 

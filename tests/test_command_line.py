@@ -14,7 +14,7 @@ from engine.__main__ import build_parser, main
 from engine.base.files import MANIFEST, data_folder, read_json
 from engine.console import print_table
 
-VERBS = ["models", "prune", "export", "chat", "serve", "inspect", "bench"]
+VERBS = ["models", "prune", "export", "chat", "serve", "inspect"]
 OPTIONS = ["--out", "--model", "--sparsity", "--preset", "--teacher", "--teacher-model", "--queries", "--lines",
            "--dtype", "--load-in", "--multiple", "--seed", "--steps", "--recover", "--workdir", "--resume", "--json",
            "--until", "--leash", "--further-answers"]

@@ -11,7 +11,7 @@ import torch.nn.functional as functional
 from tiny import find, make_tiny
 from torch import Tensor, nn
 
-from engine.evaluation.identification import greedy_replies, identify, log_likelihoods
+from benchmarks.identification import greedy_replies, identify, log_likelihoods
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, pack

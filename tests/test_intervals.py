@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.evaluation.intervals import Interval, bootstrap_mean, bootstrap_reduction
+from benchmarks.intervals import Interval, bootstrap_mean, bootstrap_reduction
 
 
 def make_groups(dice: Any, sizes: tuple[int, ...], between: float = 0.2, within: float = 0.3, mean: float = 1.0) -> list[Any]:

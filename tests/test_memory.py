@@ -13,6 +13,7 @@ from tiny import find, make_tiny
 
 from engine.base.memory import (
     BANK_BYTES,
+    MEASURED,
     RESIDENT_BYTES,
     WAYS,
     Cast,
@@ -23,7 +24,6 @@ from engine.base.memory import (
     memory_of,
     most,
     plan,
-    read_speed,
     resident_entry_bytes,
 )
 from engine.base.sizes import ModelShape
@@ -144,15 +144,11 @@ def test_a_bank_of_a_large_model_takes_a_fraction_of_models_of_their_own() -> No
     assert standalone_bytes > 10 * batch
 
 
-def test_speed_is_read_from_what_was_measured_or_not_told(tmp_path: Path) -> None:
-    file = tmp_path / "cast.json"
-    assert read_speed(file) == []
-    file.write_text(json.dumps({"model": "starter", "rows": 16, "threads": 2,
-                                "tokens_per_second": {"masked batch": 150.5, "gather": 20, "standalone": 21}}))
-    found = {one.way: one.tokens_per_second for one in read_speed(file)}
-    assert found == {"masked batch": 150.5, "gather": 20, "standalone": 21}
-    file.write_text('{"tokens_per_second": 3}')
-    assert read_speed(file) == []
+def test_the_measured_speeds_are_those_of_the_stored_row() -> None:
+    row = json.loads((Path(__file__).parents[1] / "benchmarks" / "rows" / "cast.json").read_text(encoding="utf-8"))
+    assert {one.way: one.tokens_per_second for one in MEASURED} == {
+        way: round(value, 1) for way, value in row["tokens_per_second"].items()}
+    assert {(one.model, one.rows, one.threads) for one in MEASURED} == {(row["model"], row["rows"], row["threads"])}
 
 
 def test_nonsense_is_refused() -> None:

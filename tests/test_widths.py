@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 import torch
 
+from benchmarks.widths import foretell, share_out, top_by_width
 from engine.base.errors import UserError
-from engine.pruning.widths import foretell, share_out, top_by_width
 
 
 def test_no_other_sharing_costs_less() -> None:

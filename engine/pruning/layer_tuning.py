@@ -29,7 +29,7 @@ from engine.models.packing import Row
 from engine.pruning.compensation import Gates
 from engine.pruning.propagation import Regression, Streams, activations, advance, begin
 
-BATCH = 256  # tokens a step of Adam: the smaller, the more steps a pass; see docs/readings.md
+BATCH = 256  # tokens a step of Adam: the smaller, the more steps a pass; see benchmarks/readings.md
 BETWEEN = 2048  # tokens between two places to stop
 BETAS = (0.9, 0.98)  # few steps: the second moment must warm up in them
 LOSSES = 3  # layers in a row that tuning made no better, after which the rest keep what they have

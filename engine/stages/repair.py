@@ -31,7 +31,7 @@ from engine.stages.mask import Lesson, measured, save_tensors, start_scores
 from engine.stages.refit_rows import make_refit_rows
 from engine.stages.workbench import Workbench
 
-RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (docs/readings.md)
+RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (benchmarks/readings.md)
 SHARE = 0.7  # of the stream's error that a layer takes on; .5 and 1 read alike, 0 much worse
 
 

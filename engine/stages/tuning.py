@@ -67,7 +67,7 @@ def tune(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] |
 
 
 def tune_again(bench: Workbench, lesson: Lesson, mask: Tensor, weights: Weights) -> Generator[Event, None, Weights]:
-    """The same layers tuned on, on answers that nothing has read (docs/readings.md), or `weights` where they read better."""
+    """The same layers tuned on, on answers that nothing has read (benchmarks/readings.md), or `weights` where they read better."""
     recipe = bench.job.recipe
     lines, _ = recovery_lines(bench)
     if weights.columns is None or not recipe.recovery_epochs or not lines:

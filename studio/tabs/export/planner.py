@@ -8,7 +8,7 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.base.files import read_json
-from engine.base.memory import Cast, Decoder, decoder_of, largest_rank, plan, read_speed
+from engine.base.memory import MEASURED, Cast, Decoder, decoder_of, largest_rank, plan
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import render_system_prompt, rough_tokens
 from studio.figures import words
@@ -118,7 +118,7 @@ def show(services: Services, chosen: list[str] | None, count: float | None, play
                 largest_rank(decoder.shape, kept), persona_tokens(services, found), max(int(held or 1), 1))
     needed, memory = plan(decoder, cast), int(card * GB)
     told = [label_of(services, run).partition(" · ")[0] for run in found]
-    return (memory_bars(needed, memory), planner_view.ways_html(needed, decoder, cast, memory, read_speed()),
+    return (memory_bars(needed, memory), planner_view.ways_html(needed, decoder, cast, memory, MEASURED),
             planner_view.basis_html(decoder, cast, told))
 
 

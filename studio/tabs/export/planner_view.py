@@ -13,8 +13,6 @@ WAYS = {
     "gather": "One dense model in memory; the character that speaks is cut out of it in a moment. Those spoken last stay ready."}
 HEADS = ("Memory", "Fits?", "Characters at most", "Speed, all together")
 NONE = '<p class="quiet">Prune a character first: its model says how large a cast of such characters would be.</p>'
-UNMEASURED = ("What the ways cost in speed has not been measured on this machine. "
-              "<code>python -m engine bench cast</code> measures it.")
 
 
 def ways_html(needed: Sequence[Needed], decoder: Decoder, cast: Cast, card: int, speeds: Sequence[Speed]) -> str:
@@ -22,10 +20,9 @@ def ways_html(needed: Sequence[Needed], decoder: Decoder, cast: Cast, card: int,
     measured = {one.way: one for one in speeds}
     best = measured.get("standalone")
     rows = "".join(_way(one, most(one.way, decoder, cast, card, "characters"), card, measured.get(one.way), best) for one in needed)
-    source = next(iter(speeds), None)
-    note = (f"Speeds: measured with {html.escape(source.model)}, {source.rows} characters, "
-            f"{words.count(source.threads, 'thread')}, by <code>python -m engine bench cast</code>; another machine or model has "
-            "others." if source else UNMEASURED)
+    source = speeds[0]
+    note = (f"Speeds: measured once with {html.escape(source.model)}, {source.rows} characters, "
+            f"{words.count(source.threads, 'thread')}; another machine or model has others.")
     heads = "".join(f"<th>{name}</th>" for name in ("", *HEADS))
     return (f'<div class="size-scroll"><table class="size-table ways"><thead><tr>{heads}</tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"

@@ -1,4 +1,4 @@
-"""Peak memory of mask learning, measured in a process that does nothing else: python -m engine.bench.memory MODEL."""
+"""Peak memory of mask learning, measured in a process that does nothing else: python -m benchmarks.memory MODEL."""
 
 import contextlib
 import json

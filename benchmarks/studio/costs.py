@@ -1,4 +1,4 @@
-"""What the studio itself costs: python -m tests.bench_studio [--json FILE] [--only start polling tabs speech]
+"""What the studio itself costs: python -m benchmarks studio
 
 Prints raw figures with how many samples they rest on. Speed is measured here and asserted nowhere: whatever else runs on
 the machine moves every figure but the bytes.
@@ -7,22 +7,18 @@ the machine moves every figure but the bytes.
 import argparse
 import os
 import statistics
-import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+import psutil
 
-import psutil  # noqa: E402
-from bench_polling import measure_polling  # noqa: E402
-from bench_tabs import measure_tabs, running_studio  # noqa: E402
-
-from engine.base.files import data_folder, write_json  # noqa: E402
-from engine.cards.card import bundled_cards  # noqa: E402
-from studio.settings import Settings  # noqa: E402
-from studio.workers.speech import Speech  # noqa: E402
+from benchmarks.studio.polling import measure_polling
+from benchmarks.studio.tabs import measure_tabs, running_studio
+from engine.base.files import data_folder, write_json
+from engine.cards.card import bundled_cards
+from studio.settings import Settings
+from studio.workers.speech import Speech
 
 Figures = dict[str, Any]
 
@@ -52,7 +48,8 @@ def measure_speech(pairs: int = 5, limit: int = 12, model: str = "") -> Figures:
             (home / "models").symlink_to(data_folder() / "models")
             model = "starter"
         elif not model:
-            from tiny import make_tiny
+            from tests.tiny import make_tiny
+
             model = str(make_tiny(home / "tiny", max_position_embeddings=8192))
         found["model"] = model if model == "starter" else f"{Path(model).name} (a random model)"
         card = max((card.raw for card in bundled_cards()), key=lambda raw: len(raw["data"]["description"]))
@@ -125,27 +122,19 @@ def _speech_words(found: Figures) -> str:
     return "\n".join(rows)
 
 
-PARTS = {"start": (measure_start, _start_words), "polling": (measure_polling, _polling_words), "tabs": (measure_tabs, _tabs_words),
-         "speech": (measure_speech, _speech_words)}
+PARTS: dict[str, Any] = {"start": (measure_start, _start_words), "polling": (measure_polling, _polling_words),
+                         "tabs": (measure_tabs, _tabs_words), "speech": (measure_speech, _speech_words)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measure, print, and write the JSON file where one is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench_studio", description="What the studio costs on this machine.")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args(arguments)
     found: Figures = {"load_before": os.getloadavg()}
     load = ", ".join(f"{one:.1f}" for one in found["load_before"])
     print(f"load of the machine before (1, 5, 15 minutes): {load} on {psutil.cpu_count()} cores", flush=True)
-    for name in options.only:
+    for name in options.only or PARTS:
         measure, words = PARTS[name]
         found[name] = measure()
         print(words(found[name]), flush=True)
     if options.json:
         write_json(options.json, found)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

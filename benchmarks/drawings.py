@@ -1,23 +1,24 @@
-"""The pictures of docs/recipe.md, drawn from its rows and curves: python -m tests.drawings [FOLDER]
+"""The pictures of docs/recipe.md, drawn from the rows and curves: python -m benchmarks drawings
 
-Writes ladder.svg and tokens.svg (default folder: docs/figures). Methods that were not measured in all cells are left out.
+Writes ladder.svg and tokens.svg. Methods that were not measured in all cells are left out.
 """
 
-import json
-import sys
+import argparse
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+from playwright.sync_api import sync_playwright
 
-from browser.conftest import FLAGS, chromium  # noqa: E402
-from playwright.sync_api import sync_playwright  # noqa: E402
+from benchmarks.figures import write_figures
+from benchmarks.ladder import RECOVERED
+from engine.base.errors import UserError
+from engine.base.files import read_json
 
-from engine.bench.figures import write_figures  # noqa: E402
-from engine.bench.ladder import RECOVERED  # noqa: E402
-
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROWS = Path(__file__).with_name("rows")
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu"]
 SVG = """async () => {
   const drawn = document.querySelector('.js-plotly-plot'), {width, height} = drawn._fullLayout;
   return decodeURIComponent((await Plotly.toImage(drawn, {format: 'svg', width, height})).replace('data:image/svg+xml,', ''));
@@ -33,12 +34,16 @@ def whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in kept if having(row) == {one for one in ended if one[2] == row["sparsity"]}]
 
 
-def main(folder: Path) -> None:
+def run(options: argparse.Namespace) -> int:
     """Draw both pictures."""
-    rows, curves = (json.loads((DOCS / name).read_text()) for name in ("fidelity.json", "fidelity_curves.json"))
+    browser_path = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if browser_path is None:
+        raise UserError("Drawing needs Chromium.", "Install it (Debian: apt-get install chromium).")
+    rows, curves = (read_json(ROWS / name) for name in ("fidelity.json", "fidelity_curves.json"))
+    folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as pages, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
         page = browser.new_page()
         for file in write_figures(Path(pages), whole(rows), curves):
             page.goto(file.as_uri())
@@ -46,7 +51,4 @@ def main(folder: Path) -> None:
             (folder / f"{file.stem}.svg").write_text(page.evaluate(SVG), encoding="utf-8")
             print(folder / f"{file.stem}.svg")
         browser.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "figures")
+    return 0

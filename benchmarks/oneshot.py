@@ -11,16 +11,17 @@ from collections.abc import Callable, Generator
 import torch
 from torch import Tensor
 
+from benchmarks import depth
+from benchmarks.brain_surgeon import remove_greedily
+from benchmarks.cells import Cell
+from benchmarks.meter import Spent, metered, watched
+from benchmarks.pruned import Pruned
+from benchmarks.taylor import iterative_taylor_masks, taylor_scores
 from engine.base.events import Event, Step
-from engine.bench.cells import Cell
-from engine.bench.meter import Spent, metered, watched
-from engine.bench.pruned import Pruned
 from engine.evaluation.fidelity import measure
 from engine.models.ffn import feed_forwards
-from engine.pruning import compensation, depth, importance
-from engine.pruning.brain_surgeon import remove_greedily
+from engine.pruning import compensation, importance
 from engine.pruning.importance import top_channels
-from engine.pruning.taylor import iterative_taylor_masks, taylor_scores
 from engine.stages.mask import Lesson
 from engine.stages.workbench import Workbench
 

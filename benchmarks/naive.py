@@ -1,4 +1,4 @@
-"""The naive ways that bench speed compares with: every prompt encoded whole, padded batches."""
+"""The naive ways that the measurement of speed compares with: every prompt encoded whole, padded batches."""
 
 from collections.abc import Sequence
 from typing import Any

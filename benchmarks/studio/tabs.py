@@ -1,4 +1,4 @@
-"""What open pages cost a job: one of fixed work, alone and watched in turn. A part of bench_studio.py."""
+"""What open pages cost a job: one of fixed work, alone and watched in turn."""
 
 import os
 import re
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from bench_job import products_of
-from bench_pages import Audience
 
+from benchmarks.studio.job import products_of
+from benchmarks.studio.pages import Audience
 from engine.base.events import Step, read
 from engine.base.resources import PACKAGES
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, runs
 
-JOB = (sys.executable, str(Path(__file__).with_name("bench_job.py")))
-# The studio as app.py starts it, but its workers are those of bench_job.py.
+JOB = (sys.executable, str(Path(__file__).with_name("job.py")))
+# The studio as app.py starts it, but its workers are those of job.py.
 WITH_BENCH_JOB = f"""
 import dataclasses, sys
 from studio import launch

@@ -1,9 +1,9 @@
-"""python -m engine bench swap: is a mask its character's own?
+"""python -m benchmarks swap: is a mask its character's own?
 
 Each character's test lines are served by every character's default mask, plain
 and unrepaired, and the share of channels that two masks have in common stands
 beside what chance gives (k / d_ff) and what another seed of the same character
-gives. Works on the masks that `bench fidelity` left in its work folder, and
+gives. Works on the masks that `python -m benchmarks fidelity` left in its work folder, and
 learns none.
 """
 
@@ -17,16 +17,16 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks import finishing
+from benchmarks.cells import Cell, Dense, Subject, load
+from benchmarks.fidelity import follow
+from benchmarks.ladder import OURS, recipe_of
+from benchmarks.meter import watched
+from benchmarks.plan import Plan, make_plan
+from benchmarks.summary import Table
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import read_json, write_json
-from engine.bench import finishing
-from engine.bench.cells import Cell, Dense, Subject, load
-from engine.bench.fidelity import follow
-from engine.bench.ladder import OURS, recipe_of
-from engine.bench.meter import watched
-from engine.bench.plan import Plan, make_plan
-from engine.bench.summary import Table
 from engine.evaluation.fidelity import measure
 from engine.models.ffn import masked
 from engine.stages.mask import measured
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     found = {sparsity: find_masks(plan, sparsity) for sparsity in plan.sparsities}
     if all(len({name for name, _ in masks}) < 2 for masks in found.values()):
         raise UserError(f"There are no default masks of two characters in {plan.workdir}.",
-                        "Run python -m engine bench fidelity with the same options first.")
+                        "Run python -m benchmarks fidelity with the same options first.")
     follow(measure_swaps(plan, found, file))
     known = read_json(file)
     for sparsity, masks in found.items():

@@ -16,11 +16,11 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.meter import Counter, Spent, metered, watched
+from benchmarks.plan import Plan, fingerprint
 from engine.base.events import Event
 from engine.base.files import write_atomic, write_json
 from engine.base.recipe import Recipe, channels_kept
-from engine.bench.meter import Counter, Spent, metered, watched
-from engine.bench.plan import Plan, fingerprint
 from engine.calibration.lines import Line
 from engine.cards.card import Card
 from engine.evaluation.fidelity import dense_states

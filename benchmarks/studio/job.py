@@ -58,7 +58,7 @@ def _chat() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     if sys.argv[1] == "serve":
         _chat()
     else:

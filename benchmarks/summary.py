@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.intervals import Interval, Numbers, bootstrap_mean, bootstrap_reduction
+from benchmarks.ladder import DENSE, LADDER, OURS, PAPER, PUBLISHED, RECOVERED, REPAIRED
+from benchmarks.plan import Plan
+from benchmarks.readings import line_file
 from engine.base.files import read_json
-from engine.bench.ladder import DENSE, LADDER, OURS, PAPER, PUBLISHED, RECOVERED, REPAIRED
-from engine.bench.plan import Plan
-from engine.bench.readings import line_file
 from engine.console import print_table
-from engine.evaluation.intervals import Interval, Numbers, bootstrap_mean, bootstrap_reduction
 
 Row = dict[str, Any]
 # Drop reductions that we want at a sparsity: of the default, and with recovery, against a kind of baseline.

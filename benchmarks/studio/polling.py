@@ -1,7 +1,4 @@
-"""What one poll of a page costs after a few events and after many: called in this process, without a browser.
-
-A part of bench_studio.py.
-"""
+"""What one poll of a page costs after a few events and after many: called in this process, without a browser."""
 
 import statistics
 import tempfile
@@ -58,7 +55,7 @@ def _polls(services: Any, events: int, samples: int) -> Figures:
         read_bytes.append(tail.offset - before)
         return new
 
-    fresh, watch.FRESH, Tail.read_new = watch.FRESH, 0.0, counted  # type: ignore[method-assign]
+    fresh, watch.FRESH, Tail.read_new = watch.FRESH, 0.0, counted  # type: ignore[method-assign, assignment]
     try:
         found: Figures = {"nothing": _timed(poll, samples, lambda _: None, read_bytes)}
 

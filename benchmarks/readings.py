@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.ability import neutral_examples, neutral_perplexity
+from benchmarks.cells import Cell, Subject
+from benchmarks.identification import greedy_replies, identify
+from benchmarks.ladder import DENSE
+from benchmarks.meter import watched
+from benchmarks.pruned import Pruned
 from engine.base.events import Event
 from engine.base.files import write_json
-from engine.bench.cells import Cell, Subject
-from engine.bench.ladder import DENSE
-from engine.bench.meter import watched
-from engine.bench.pruned import Pruned
 from engine.calibration.lines import read_queries
 from engine.calibration.queries import of_split, spread
 from engine.calibration.rewriting import Voice
 from engine.cards.card import Card, bundled_cards
-from engine.evaluation.ability import neutral_examples, neutral_perplexity
 from engine.evaluation.fidelity import compare_lines, measure_lines
-from engine.evaluation.identification import greedy_replies, identify
 from engine.models.chat_format import encode_chat, endings
 from engine.models.packing import Example
 from engine.models.sampling import Sampled

@@ -1,4 +1,4 @@
-"""python -m engine bench export: what GGUF files of a pruned model cost and are worth, beside the dense model's.
+"""python -m benchmarks export: what GGUF files of a pruned model cost and are worth, beside the dense model's.
 
 Times and sizes of all types, the proof of each, and tokens a second of the dense and the pruned model in llama.cpp and in
 transformers, in turn within one run. Without a pruned folder it cuts the quarter of channels with the smallest weights:
@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.memory import drain
+from benchmarks.speed import decode_seconds
 from engine.base.files import folder_size, write_json
-from engine.bench.memory import drain
-from engine.bench.speed import decode_seconds
 from engine.cards.card import bundled_files
 from engine.console import print_table
 from engine.export.fresh_process import ask
@@ -32,7 +32,7 @@ from engine.pruning.surgery import cut
 
 WANTED_SECONDS = 180  # for all types with their proofs, of the starter
 CHARACTER = "pim-tuckett"
-CONTEXT = 384  # tokens before those whose speed is read, as in `bench speed`
+CONTEXT = 384  # tokens before those whose speed is read, as in speed.py
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""python -m engine bench fidelity: every method of the ladder on the same held-out lines, cell by cell.
+"""python -m benchmarks fidelity: every method of the ladder on the same held-out lines, cell by cell.
 
 A row is written as soon as it is measured; rows that are there are not measured
 again, so the same command goes on where it was stopped, and prints the tables
@@ -11,14 +11,14 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import finishing, ladder, summary
+from benchmarks.cells import Cell, Dense, Subject, load
+from benchmarks.curves import print_curves
+from benchmarks.plan import Plan, make_plan
+from benchmarks.readings import read
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import explain_write_errors, read_json, write_json
-from engine.bench import finishing, ladder, summary
-from engine.bench.cells import Cell, Dense, Subject, load
-from engine.bench.curves import print_curves
-from engine.bench.plan import Plan, make_plan
-from engine.bench.readings import read
 from engine.running import Run
 from engine.stages.workbench import SHORT
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     summary.print_tables(plan, results.rows, options.markdown)
     curves = print_curves(plan, Path(options.curves) if options.curves else None)
     if options.figures:
-        from engine.bench.figures import write_figures  # plotly takes a second to import
+        from benchmarks.figures import write_figures  # plotly takes a second to import
 
         own = [row for row in results.rows if row["model"] == plan.model and row["sparsity"] in plan.sparsities]
         print(f"Figures: {', '.join(map(str, write_figures(Path(options.figures), own, curves)))}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from engine.bench.meter import Spent
+from benchmarks.meter import Spent
 from engine.models.ffn import decoder
 from engine.pruning import compensation
 

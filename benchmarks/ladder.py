@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Callable, Generator
 from typing import Any
 
+from benchmarks import finishing, oneshot, propagated
+from benchmarks.cells import Cell
+from benchmarks.meter import Spent
+from benchmarks.pruned import Pruned
 from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.recipe import Recipe
-from engine.bench import finishing, oneshot, propagated
-from engine.bench.cells import Cell
-from engine.bench.meter import Spent
-from engine.bench.pruned import Pruned
 
 Rung = Generator[Event, None, Pruned]
 DENSE, PAPER, OURS, RECOVERED = "dense", "ste-ce", "default", "default+recovery"
@@ -28,8 +28,8 @@ MASKS: dict[str, tuple[Callable[[Cell], oneshot.Found], bool]] = {
 PUBLISHED = (*MASKS, "depth")
 REPAIRED = tuple(f"{name}+ls" for name in MASKS)
 # The paper's: random start, cross entropy, full sparsity from the first step, no repair. A random start has far to go: with our
-# smaller learning rate it would hardly leave its place, and with our few steps it would not arrive. In a run of 147 steps
-# its validation lines read best at step 45 (docs/readings.md), so it gets 60, and like every learned mask its best one counts.
+# smaller learning rate it would hardly move, and with our few steps it would not arrive. In a run of 147 steps
+# its validation lines read best at step 45 (readings.md), so it gets 60, and like every learned mask its best one counts.
 LEARNED: dict[str, dict[str, Any]] = {
     PAPER: {"loss": "ce", "start": "random", "learning_rate": 0.05, "steps": 60, "step_lines": 16, "validate_every": 5},
     "ste-ce-wanda": {"loss": "ce", "start": "wanda", "learning_rate": 0.05},

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import finishing
+from benchmarks.cells import mask_folder
+from benchmarks.ladder import OURS, PAPER, recipe_of
+from benchmarks.plan import Plan
 from engine.base.files import read_json, write_json
-from engine.bench import finishing
-from engine.bench.cells import mask_folder
-from engine.bench.ladder import OURS, PAPER, recipe_of
-from engine.bench.plan import Plan
 
 Points = list[dict[str, Any]]
 

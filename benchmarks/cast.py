@@ -1,4 +1,4 @@
-"""python -m engine bench cast: what a character more costs in a bank, and what gather and masked batch bring, as ratios.
+"""python -m benchmarks cast: what a character more costs in a bank, and what gather and masked batch bring, as ratios.
 
 Sixteen characters are made in seconds: masks by Wanda on the bundled cards' own
 text, and corrections of the rank that a real one has, with random numbers, for
@@ -21,12 +21,12 @@ from typing import Any
 import psutil
 import torch
 
+from benchmarks.memory import drain
 from engine.base.errors import UserError
 from engine.base.files import write_json
 from engine.base.memory import BANK_BYTES, RESIDENT_BYTES, largest_rank
 from engine.base.process import return_freed_memory
 from engine.base.sizes import ModelShape
-from engine.bench.memory import drain
 from engine.calibration.lines import read_lines
 from engine.calibration.queries import held_out
 from engine.calibration.rewriting import Voice, encode_line

@@ -1,4 +1,4 @@
-"""python -m engine bench speed: what the cost tricks bring, as ratios measured side by side in one run.
+"""python -m benchmarks speed: what the cost tricks bring, as ratios measured side by side in one run.
 
 Each figure stands beside the naive way of doing the same: the same model, the
 same lines, in turn, medians of the pairs. Raw figures are printed with the
@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import naive
+from benchmarks.memory import LINES, drain, learning_examples
 from engine.base.files import write_json
-from engine.bench import naive
-from engine.bench.memory import LINES, drain, learning_examples
 from engine.calibration.lines import read_queries
 from engine.calibration.rewriting import Voice
 from engine.calibration.sensitivity import divergence, states_of
@@ -168,6 +168,6 @@ def decode_seconds(model: Any) -> float:
 
 def measure_memory(model: str) -> dict[str, float]:
     """Peak memory of a process that loads the model and learns a mask for two steps, in a process of its own."""
-    result = subprocess.run([sys.executable, "-m", "engine.bench.memory", model], capture_output=True, text=True, check=True,
-                            cwd=Path(__file__).resolve().parents[2])
+    result = subprocess.run([sys.executable, "-m", "benchmarks.memory", model], capture_output=True, text=True, check=True,
+                            cwd=Path(__file__).resolve().parents[1])
     return json.loads(result.stdout.strip().splitlines()[-1])

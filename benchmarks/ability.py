@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.identification import log_likelihoods
 from engine.base.splits import split_of
-from engine.evaluation.identification import log_likelihoods
 from engine.models.chat_format import encode_answer, encode_chat
 from engine.models.packing import Example
 

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from benchmarks.cells import Cell
+from benchmarks.meter import Spent, metered
+from benchmarks.plan import fingerprint
+from benchmarks.pruned import Pruned
 from engine.base.events import Event
 from engine.base.files import read_json, write_json
 from engine.base.recipe import Recipe
-from engine.bench.cells import Cell
-from engine.bench.meter import Spent, metered
-from engine.bench.plan import fingerprint
-from engine.bench.pruned import Pruned
 from engine.pruning.compensation import kept_indices
 from engine.pruning.surgery import cut
 from engine.stages.mask import Lesson, find_mask, save_tensors

@@ -8,14 +8,14 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
+from benchmarks import oneshot, widths
+from benchmarks.cells import Cell
+from benchmarks.meter import Spent, metered
+from benchmarks.pruned import Pruned
 from engine.base.events import Event, Step
-from engine.bench import oneshot
-from engine.bench.cells import Cell
-from engine.bench.meter import Spent, metered
-from engine.bench.pruned import Pruned
 from engine.evaluation.fidelity import dense_states, measure
 from engine.models.ffn import masked
-from engine.pruning import compensation, widths
+from engine.pruning import compensation
 from engine.pruning.importance import top_channels
 from engine.stages.repair import refit_layers
 from engine.stages.workbench import Workbench

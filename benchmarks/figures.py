@@ -11,10 +11,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from benchmarks.ladder import DENSE, OURS, PAPER, RECOVERED
+from benchmarks.summary import Row, key_of
 from engine.base.colours import BLUE, EMBER, GREY, GRID, INK
 from engine.base.files import explain_write_errors, write_atomic
-from engine.bench.ladder import DENSE, OURS, PAPER, RECOVERED
-from engine.bench.summary import Row, key_of
 
 DISTANCE = "KL to the dense model, nats a token"
 _LOGARITHMIC = {"type": "log", "tickvals": [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]}

@@ -1,0 +1,108 @@
+"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | studio | drawings.
+
+Exit codes as for the engine: 2 for a user's mistake, 130 for an interrupted run. Heavy imports wait until a benchmark runs.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from engine.base.errors import Interrupted, UserError
+from engine.base.process import CHAT_SPINS, prepare_libraries
+from engine.base.recipe import PRESETS
+
+MODULES = {"studio": "studio.costs"}  # those not named like their verb
+STUDIO_PARTS = ("start", "polling", "tabs", "speech")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    parser = _Parser(prog="python -m benchmarks", description="Measure this machine, and the methods of pruning.")
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=_Parser)
+    speed = verbs.add_parser("speed", help="how much faster the engine is than the straightforward way, on this machine")
+    _add_model(speed)
+    _add_json(speed)
+    _add_fidelity(verbs.add_parser("fidelity", help="every method of pruning on the same held-out lines; resumes by itself"))
+    swap = verbs.add_parser("swap", help="whether a mask is specific to its character: swapped masks, overlap, chance")
+    _add_cells(swap)
+    swap.add_argument("--json", metavar="FILE", help="where the figures are kept (default: swap.json in the work folder)")
+    swap.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    cast = verbs.add_parser("cast", help="what one more character costs in a bank")
+    _add_model(cast)
+    _add_json(cast)
+    cast.add_argument("--run", metavar="RUN_FOLDER", help="an exported folder, for the KL of its character in a bank")
+    cast.add_argument("--lines", metavar="FILE", help="lines.jsonl of that run's work folder")
+    export = verbs.add_parser("export", help="GGUF files of a pruned model: times, sizes, proofs, speed")
+    export.add_argument("--model", default="starter", help="the dense model: starter, a hub id, or a folder")
+    export.add_argument("--folder", metavar="DIR", help="a folder that prune wrote from it (default: a quick cut of 25 %%)")
+    export.add_argument("--types", nargs="+", metavar="TYPE", default=["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q4_0"],
+                        help="default F32 F16 BF16 Q8_0 Q4_1 Q4_0")
+    export.add_argument("--rounds", type=int, default=3, help="dense and pruned in turn, so many times (default 3)")
+    _add_json(export)
+    studio = verbs.add_parser("studio", help="what the studio itself costs")
+    studio.add_argument("--only", nargs="+", choices=STUDIO_PARTS, default=STUDIO_PARTS)
+    _add_json(studio)
+    drawings = verbs.add_parser("drawings", help="the pictures of docs/recipe.md, from the rows (needs Chromium)")
+    drawings.add_argument("--out", metavar="FOLDER", default="docs/figures", help="default docs/figures")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="starter", help="starter, a hub id, or a folder")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+
+
+def _add_fidelity(fidelity: argparse.ArgumentParser) -> None:
+    _add_cells(fidelity)
+    fidelity.add_argument("--methods", nargs="+", metavar="NAME", help="some methods of the ladder only (default: all)")
+    fidelity.add_argument("--json", metavar="FILE", help="where the rows are kept (default: fidelity.json in the work folder)")
+    fidelity.add_argument("--again", nargs="+", metavar="NAME", default=[], help="forget these methods' rows of these cells first")
+    fidelity.add_argument("--table", action="store_true", help="measure nothing; print the tables of the rows that are there")
+    fidelity.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    fidelity.add_argument("--curves", metavar="FILE", help="also write validation KL against tokens as JSON")
+    fidelity.add_argument("--figures", metavar="FOLDER", help="also draw the ladder and the curves, as pages for a browser")
+
+
+def _add_cells(parser: argparse.ArgumentParser) -> None:
+    """The options that name the cells: a model, characters, sparsities, seeds, a preset."""
+    _add_model(parser)
+    parser.add_argument("--characters", nargs="+", default=["6"], metavar="N|NAME",
+                        help="how many of the bundled characters, or which ones, or card files (default 6)")
+    parser.add_argument("--sparsity", nargs="+", type=float, default=[0.25, 0.5], metavar="S", help="default .25 .5")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1 (default 1)")
+    parser.add_argument("--preset", default="standard", help=f"{', '.join(PRESETS)} (default standard)")
+    parser.add_argument("--steps", type=int, help="steps of mask learning (default: the preset's)")
+    parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    parser.add_argument("--workdir", metavar="DIR", help="where everything is kept (default: bench/fidelity in the data folder)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a benchmark; returns the exit code."""
+    prepare_libraries(CHAT_SPINS)
+    try:
+        options = build_parser().parse_args(arguments)
+        module = MODULES.get(options.what, options.what)
+        return importlib.import_module(f"benchmarks.{module}").run(options)
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
