@@ -21,6 +21,7 @@
     const parameters = new URLSearchParams(location.search);
     if (value) parameters.set(name, value); else parameters.delete(name);
     history.replaceState(null, "", `${location.pathname}?${parameters}`);
+    window.dispatchEvent(new Event("studio-address"));  // the live channel follows
     return value;
   };
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from studio.addresses import Names
 from studio.border import Border
 from studio.headers import SafeHeaders
+from studio.live import Live, LiveRoute
 from studio.login import SlowLogin
 from studio.news import News, NewsRoute
 from studio.uploads import UploadLimit
@@ -18,9 +19,9 @@ from studio.uploads import UploadLimit
 class Application(App):
     """What Gradio serves. The border comes before all of Gradio's middleware, some of which answers requests by itself."""
 
-    def __init__(self, names: Names, uploads: Path, news: News, policy: str) -> None:
+    def __init__(self, names: Names, uploads: Path, news: News, live: Live, policy: str) -> None:
         super().__init__(middleware=[Middleware(NewsRoute, news=news)], default_response_class=ORJSONResponse, openapi_url=None)
-        self.border = Border(UploadLimit(SlowLogin(super().__call__), uploads), names, self.has_logged_in)
+        self.border = Border(LiveRoute(UploadLimit(SlowLogin(super().__call__), uploads), live), names, self.has_logged_in)
         self.guarded = SafeHeaders(self.border, policy)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

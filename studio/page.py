@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
+from studio.live import PLOTLY_ADDRESS, Live
 from studio.theme import ASSETS
 
 DEFECT = "Something went wrong inside the studio; nothing of yours was lost. The details are in the log."
@@ -40,6 +41,23 @@ class Page:
     shown: list[tuple[gr.Tab, Callable[[bool], Any], Any]] = field(default_factory=list)
     private: dict[str, Any] = field(default_factory=lambda: dict(PRIVATE))
     poll: dict[str, Any] = field(default_factory=lambda: dict(POLL))
+
+
+# Hands on what a button in live HTML is to do: its data, of which `do` names the action.
+_ACT = """element.addEventListener("click", ({target}) => {
+  const button = target.closest("button[data-do]");
+  if (button && !button.disabled) trigger("click", {...button.dataset});
+});"""
+
+
+def live_html(id: str, more_script: str = "", **named: Any) -> gr.HTML:
+    """HTML or a figure that the live channel fills with the content `id`. Its `click` gives the data of a button[data-do]."""
+    return gr.HTML(f'<div data-live="{id}"></div>', js_on_load=_ACT + more_script, **{"elem_id": id, **named})
+
+
+def live_script(live: Live, filled: bool = False) -> str:
+    """The value of the hidden component that opens the channel. Only pages that have logged in get it."""
+    return f'<i data-token="{live.token}" data-plotly="{PLOTLY_ADDRESS}"{" data-filled" if filled else ""}></i>'
 
 
 def beat() -> str:

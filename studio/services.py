@@ -6,6 +6,7 @@ Knows no page and no handler; closing it ends the worker processes' leashes.
 from dataclasses import dataclass, field
 
 from engine.cards.card import bundled_cards
+from studio.live import Live
 from studio.news import News
 from studio.settings import Settings
 from studio.store import characters
@@ -29,6 +30,7 @@ class Services:
     tokens: TokenCounter
     scripts: Scripts
     news: News = field(default_factory=News)
+    live: Live = field(default_factory=Live)
 
     @classmethod
     def open(cls, settings: Settings) -> "Services":

@@ -17,7 +17,8 @@ import gradio as gr
 from engine.base.errors import UserError
 from engine.cards import editing
 from studio import library
-from studio.page import POLL, PRIVATE, Page, guarded
+from studio.live import COMMON
+from studio.page import POLL, PRIVATE, Page, guarded, live_html, live_script
 from studio.services import Services
 from studio.serving import servable
 from studio.store import characters, database, values
@@ -28,8 +29,6 @@ MODEL_HINT = "The language model that characters are carved from. A hub name or 
 NEWS_SECONDS = 0.4  # between two looks at a long import
 UNNAMED = "Unnamed"
 _FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"  # the last keystrokes first
-_TAKE_JOBS = ("(window.personaStudioNews ??= {}).jobs = "
-              "{ asks: () => '', takes: (html) => { if (props.value !== html) props.value = html; } };")
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
 _ADDRESSED = "(search) => [search, new URLSearchParams(location.search).get('character') ?? '']"
 
@@ -43,7 +42,7 @@ def _in_sight(id: str) -> dict[str, Any]:
 class Side:
     """The sidebar's controls."""
 
-    def __init__(self) -> None:
+    def __init__(self, services: Services) -> None:
         with gr.Sidebar(elem_id="sidebar", width=300, label="Characters"):
             gr.HTML('<div class="brand"><h1>Persona Studio</h1><span>characters on a fraction of the model</span></div>')
             self.search = gr.Textbox(placeholder="Search names, tags and texts", label="Search characters", show_label=False,
@@ -71,7 +70,7 @@ class Side:
             self.model = gr.Dropdown(["starter"], value="starter", label="Base model", info=MODEL_HINT,
                                      allow_custom_value=True, elem_id="side-model")
             self.model_note = gr.HTML(elem_id="side-model-note")
-            self.jobs = gr.HTML(elem_id="side-jobs", js_on_load=_TAKE_JOBS)
+            live_html("side-jobs")
             with gr.Accordion("Library", open=False, elem_id="side-library") as self.library:
                 self.backup = gr.Button("Back up now", size="sm", elem_id="side-backup")
                 self.restore = gr.UploadButton("Restore a backup", size="sm", file_types=[".db"], type="filepath",
@@ -81,6 +80,8 @@ class Side:
                 self.library_note = gr.Markdown(elem_id="side-library-note")
             self.deleted = gr.State("")
             self.address = gr.Textbox(visible="hidden", label="Address of the character")
+            self.live = gr.HTML(live_script(services.live), visible="hidden", elem_id="live",
+                                js_on_load=(ASSETS / "live.js").read_text(encoding="utf-8"))
             self.news = gr.HTML(visible="hidden", elem_id="side-news",
                                 js_on_load=(ASSETS / "news.js").read_text(encoding="utf-8"))
 
@@ -111,7 +112,7 @@ def _of_opened(page: Page, side: Side) -> list[Any]:
 
 def build(services: Services, page: Page) -> Side:
     """The sidebar with its listeners."""
-    side = Side()
+    side = Side(services)
     _choosing(services, page, side)
     _making(services, page, side)
     _deleting(services, page, side)
@@ -260,7 +261,7 @@ def _library(services: Services, side: Side) -> None:
 
 
 def _news(services: Services, side: Side) -> None:
-    services.news.tell("jobs", lambda _: library.jobs_html(services))
+    services.live.part(COMMON, lambda _: {"side-jobs": library.jobs_html(services)})
     side.news.token(lambda: _token_html(services), None, side.news, **POLL)  # a studio that was started anew has another
 
 
@@ -284,9 +285,9 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
         models, model = library.model_choices(services)
         return (*_opened(services, search or "", first if not address else None if gone else wanted), gone.id if gone else "",
                 gr.Column(visible=bool(gone)), f"{_bold(gone)} was deleted." if gone else "",
-                gr.Dropdown(models, value=model), library.model_note(services, model), library.jobs_html(services),
-                _token_html(services))
+                gr.Dropdown(models, value=model), library.model_note(services, model), _token_html(services),
+                live_script(services.live, filled=True))
 
-    gr.on([blocks.load, side.news.click], begin, [side.search, side.address],
-          [*_of_opened(page, side), side.deleted, side.undo_box, side.undo_text, side.model, side.model_note, side.jobs, side.news],
+    gr.on([blocks.load, side.live.click], begin, [side.search, side.address],
+          [*_of_opened(page, side), side.deleted, side.undo_box, side.undo_text, side.model, side.model_note, side.news, side.live],
           js=_ADDRESSED, **PRIVATE)

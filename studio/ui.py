@@ -31,7 +31,7 @@ def build_page(services: Services) -> gr.Blocks:
                 rooms.append(tab)
         follow_rooms(page, rooms)
         wanted = gr.Textbox(visible="hidden", label="Room")
-        gr.on([blocks.load, side.news.click], _room, wanted, tabs, js="() => window.personaStudioFirstRoom", **PRIVATE)
+        gr.on([blocks.load, side.live.click], _room, wanted, tabs, js="() => window.personaStudioFirstRoom", **PRIVATE)
         sidebar.load(blocks, services, page, side)
     return blocks
 

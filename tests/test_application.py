@@ -8,12 +8,13 @@ import pytest
 
 from studio.addresses import Names
 from studio.application import Application
+from studio.live import Live
 from studio.news import News
 
 
 @pytest.fixture
 def application(tmp_path: Path) -> Application:
-    return Application(Names(), tmp_path, News(), "default-src 'self'")
+    return Application(Names(), tmp_path, News(), Live(), "default-src 'self'")
 
 
 def ask(application: Application, host: str, path: str = "/", method: str = "GET",

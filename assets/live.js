@@ -1,0 +1,153 @@
+// The page's end of the live channel (studio/live.py): puts what comes into place, and says what this page looks at.
+// Runs with `element` and `trigger` of the hidden component that holds the token. A content is HTML for [data-live=ID], a plotly figure for
+// it, true or false to show or hide #ID, or anything else for a script that asked for it with personaStudioLive.on(ID, take).
+const {token, plotly} = element.querySelector("[data-token]").dataset;
+const contents = new Map();   // id -> the newest content
+const takers = new Map();     // id -> function
+const looks = {};             // room -> what it looks at besides the character: name -> value
+let source = null, address = "", ahead = 0;  // ahead: seconds that the studio's clock is before this one's
+
+// HTML is put in place node by node, so that focus, open details, scrolled boxes and half-typed fields stay.
+const same = (old, fresh) => old.nodeName === fresh.nodeName && old.dataset?.key === fresh.dataset?.key && old.id === fresh.id;
+const morph = (old, fresh) => {
+  if (old.nodeType !== Node.ELEMENT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
+  const kept = old.nodeName === "DETAILS" ? "open" : "";  // the reader's
+  for (const {name} of [...old.attributes]) if (name !== kept && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const {name, value} of fresh.attributes) {
+    if (name !== kept && old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  morphChildren(old, fresh);
+  if (old.nodeName === "SELECT" && old !== document.activeElement) old.value = fresh.value;
+};
+const morphChildren = (old, fresh) => {
+  let at = old.firstChild;
+  for (const wanted of [...fresh.childNodes]) {
+    let found = at;
+    while (found && !same(found, wanted)) found = found.nextSibling;
+    if (!found) { old.insertBefore(wanted, at); continue; }
+    while (at !== found) { const gone = at; at = at.nextSibling; gone.remove(); }
+    at = found.nextSibling;
+    morph(found, wanted);
+  }
+  while (at) { const gone = at; at = at.nextSibling; gone.remove(); }
+};
+const putHtml = (target, html) => {
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html;
+  morphChildren(target, fresh.content);
+  tick(target);
+};
+
+// Figures are drawn when they come into view; plotly's script is fetched for the first.
+let loading = null;
+const load = () => loading ??= new Promise((done, failed) => {
+  const script = document.createElement("script");
+  Object.assign(script, {src: plotly, onload: done, onerror: () => { loading = null; failed(new Error("plotly")); }});
+  document.head.append(script);
+});
+const draw = async (target) => {
+  const {data, layout, config} = structuredClone(target.figure);
+  await load();
+  if (target.firstElementChild === null) target.append(document.createElement("div"));
+  await Plotly.react(target.firstElementChild, data, {...layout, autosize: true}, {displayModeBar: false, ...config, responsive: true});
+};
+const inView = new IntersectionObserver((entries) => {
+  for (const {isIntersecting, target} of entries) {
+    target.inView = isIntersecting;
+    if (isIntersecting && target.waits) { target.waits = false; draw(target).catch(() => { target.waits = true; }); }
+  }
+}, {rootMargin: "200px"});
+const putFigure = (target, figure) => {
+  target.figure = figure;
+  if (target.inView) draw(target).catch(() => { target.waits = true; });
+  else { target.waits = true; inView.observe(target); }
+};
+
+// An element may not be there yet, and Gradio may make it again: what is not in place is put there at the next look.
+const put = (id, content) => {
+  if (typeof content === "boolean") {
+    document.getElementById(id)?.toggleAttribute("data-shown", content);
+    return;
+  }
+  const target = takers.has(id) ? takers : document.querySelector(`[data-live="${CSS.escape(id)}"]`);
+  const done = target && (target.done ??= new Map());
+  if (!target || done.get(id) === content) return;
+  done.set(id, content);
+  if (takers.has(id)) takers.get(id)(content);
+  else if (content?.layout) putFigure(target, content);
+  else putHtml(target, content ?? "");
+};
+const putAll = () => { for (const [id, content] of contents) put(id, content); };
+
+// The seconds of what is under way are counted here, so that nothing has to be sent.
+const spoken = (seconds) => {
+  if (seconds < 60) return `${seconds}\u00a0s`;
+  if (seconds < 600) return `${Math.floor(seconds / 60)}\u00a0min${seconds % 60 ? ` ${seconds % 60}\u00a0s` : ""}`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)}\u00a0min`;
+  const minutes = Math.floor((seconds % 3600) / 60);
+  return `${Math.floor(seconds / 3600)}\u00a0h${minutes ? ` ${minutes}\u00a0min` : ""}`;
+};
+const tick = (where) => {
+  for (const time of where.querySelectorAll("time[data-since]")) {
+    const text = spoken(Math.max(0, Math.round(Date.now() / 1000 + ahead - time.dataset.since)));
+    if (time.textContent !== text) time.textContent = text;
+  }
+};
+
+const take = ({now, parts}) => {
+  ahead = now - Date.now() / 1000;
+  for (const [id, content] of Object.entries(parts)) contents.set(id, content);
+  putAll();
+};
+
+// One stream while the page is seen. The browser connects again by itself, and says which revision it has.
+const shownRoom = () => window.personaStudioRoom() || "draft";
+const wanted = () => {
+  const room = shownRoom(), character = new URLSearchParams(location.search).get("character") ?? "";
+  return `studio/live?${new URLSearchParams({token, room, character, ...looks[room]})}`;
+};
+const connect = () => {
+  const next = document.hidden || !element.isConnected ? "" : wanted();
+  if (next === address && source?.readyState !== EventSource.CLOSED) return;
+  source?.close();
+  address = next;
+  source = next ? new EventSource(next) : null;
+  if (source) source.onmessage = ({data}) => take(JSON.parse(data));
+};
+
+window.personaStudioLive = {
+  // What the page looks at in its room: by a click on [data-look=NAME][data-value=VALUE], or by a call.
+  look: (name, value) => {
+    const room = shownRoom();
+    looks[room] = {...looks[room], [name]: value};
+    connect();
+    return value;
+  },
+  looks: (room) => looks[room] ?? {},
+  forget: (room) => { delete looks[room]; connect(); },
+  on: (id, taker) => { takers.set(id, taker); putAll(); },
+  content: (id) => contents.get(id),
+};
+document.addEventListener("click", ({target}) => {
+  const button = target.closest?.("button[data-look]");
+  if (button) window.personaStudioLive.look(button.dataset.look, button.dataset.value);
+  if (target.closest?.("[role=tab]")) setTimeout(connect, 50);  // when the room is shown
+});
+document.addEventListener("change", ({target}) => {
+  if (target.matches?.("select[data-look]")) window.personaStudioLive.look(target.dataset.look, target.value);
+});
+document.addEventListener("visibilitychange", connect);
+window.addEventListener("studio-address", connect);
+// What fills the sidebar when a page opens comes through Gradio, and a busy page can lose it: then it is asked for again.
+const PATIENCE = 8000;
+let since = Date.now();
+const clock = setInterval(() => {
+  if (!element.isConnected) { clearInterval(clock); source?.close(); return; }
+  if (document.hidden || element.querySelector("[data-filled]")) since = Date.now();
+  else if (Date.now() - since > PATIENCE) { since = Date.now(); trigger("click"); }
+  if (document.hidden) return;
+  connect();
+  putAll();
+  tick(document);
+}, 1000);
+connect();
