@@ -16,11 +16,10 @@ from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, chats, runs, values
 from studio.tabs import preview
-from studio.tabs.answers import about_of, card_of, measures_words, sampling_of, text_html, waiting_words, warming_words
+from studio.tabs.answers import about_of, card_of, measures_words, player_of, sampling_of, text_html, waiting_words, warming_words
+from studio.tabs.preview.controller import Controller, Draft, ViewState, chosen_sampling
 from studio.tabs.preview.controls import Controls, settings_of, updates
-from studio.tabs.preview.room import Draft, Look, Room, chosen_sampling
-from studio.tabs.preview.scene import NO_GREETING, stamp
-from studio.tabs.preview.view import SHOWN, chat_html, earlier_html
+from studio.tabs.preview.view import NO_GREETING, SHOWN, chat_html, earlier_html, stamp
 from studio.workers.speech import Reply
 
 SHORT = {"temperature": 0.7, "top_p": 0.95, "limit": 6, "seed": 4}  # as older chats keep it
@@ -41,8 +40,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 
 @pytest.fixture
-def room(services: Services) -> Room:
-    return Room(services)
+def room(services: Services) -> Controller:
+    return Controller(services)
 
 
 @pytest.fixture
@@ -52,12 +51,12 @@ def mara(services: Services) -> str:
     return characters.create(services.store, card).id
 
 
-def finished(room: Room, chat: str) -> None:
+def finished(room: Controller, chat: str) -> None:
     under = room.answers.under_way(chat)
     assert under is None or under.reply.wait(60)
 
 
-def speaking(room: Room, chat: str) -> Reply:
+def speaking(room: Controller, chat: str) -> Reply:
     """A long answer that has begun."""
     under = room.answers.under_way(chat)
     assert under is not None
@@ -72,7 +71,7 @@ def eventually(true: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def talk(room: Room, mara: str, model: str, sampling: dict[str, Any] = SHORT, **draft: Any) -> str:
+def talk(room: Controller, mara: str, model: str, sampling: dict[str, Any] = SHORT, **draft: Any) -> str:
     """A chat with one question asked."""
     chat = room.send(mara, "", model, "Is it open?", Draft(sampling=sampling, **draft))
     if sampling is SHORT:
@@ -80,16 +79,16 @@ def talk(room: Room, mara: str, model: str, sampling: dict[str, Any] = SHORT, **
     return chat
 
 
-def act(room: Room, mara: str, model: str, look: Look, what: str, message: str = "", text: str = "") -> Look:
+def act(room: Controller, mara: str, model: str, look: ViewState, what: str, message: str = "", text: str = "") -> ViewState:
     return room.act(mara, look, model, Draft(), what, message, text)
 
 
-def shown(room: Room, mara: str, look: Look, model: str = "") -> str:
+def shown(room: Controller, mara: str, look: ViewState, model: str = "") -> str:
     scene = room.scene(mara, look, model)
     return chat_html(scene, earlier_html(scene, look.editing, look.shown))
 
 
-def test_an_answer_is_kept_with_its_measures(room: Room, mara: str, model: str) -> None:
+def test_an_answer_is_kept_with_its_measures(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model, player="Ann")
     said = chats.messages(room.store, chat)
     assert [one.role for one in said] == ["assistant", "user", "assistant"] and said[1].text == "Is it open?"
@@ -97,19 +96,19 @@ def test_an_answer_is_kept_with_its_measures(room: Room, mara: str, model: str) 
     assert swipe.text and swipe.seed == 4 and swipe.reason in ("limit", "ended") and swipe.measures["model"] == model
     line = measures_words(swipe.measures)
     assert f"{swipe.measures['tokens']} tokens" in line and "prompt tokens reused" in line and "seed 4" in line
-    assert line.split(" · ")[0] in shown(room, mara, Look(chat)) and "Ann" in shown(room, mara, Look(chat))
+    assert line.split(" · ")[0] in shown(room, mara, ViewState(chat)) and "Ann" in shown(room, mara, ViewState(chat))
 
 
-def test_nothing_is_kept_before_something_is_said(room: Room, mara: str, model: str) -> None:
-    look = act(room, mara, model, Look(), "swipe", text="1")
+def test_nothing_is_kept_before_something_is_said(room: Controller, mara: str, model: str) -> None:
+    look = act(room, mara, model, ViewState(), "swipe", text="1")
     assert "Mara is busy." in shown(room, mara, look) and "2 of 3" in shown(room, mara, look)
-    assert "Who is it, Player?" in shown(room, mara, Look()) and room.latest(mara) == ""
+    assert "Who is it, Player?" in shown(room, mara, ViewState()) and room.latest(mara) == ""
     with pytest.raises(UserError, match="nothing to send"):
         room.send(mara, "", model, "  ", Draft())
     assert chats.chats(room.store, mara) == []
 
 
-def test_the_chosen_greeting_begins_the_chat_and_the_others_stay_its_swipes(room: Room, mara: str, model: str) -> None:
+def test_the_chosen_greeting_begins_the_chat_and_the_others_stay_its_swipes(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model, opening=1)
     first = chats.messages(room.store, chat)[0]
     assert first.text == "{{char}} is busy." and first.chosen == 1 and len(first.swipes) == 3
@@ -117,18 +116,18 @@ def test_the_chosen_greeting_begins_the_chat_and_the_others_stay_its_swipes(room
     assert chats.turns(room.store, without)[0] == ("user", "Is it open?")
 
 
-def test_what_a_card_a_player_or_a_model_says_is_only_text(room: Room, mara: str, model: str) -> None:
+def test_what_a_card_a_player_or_a_model_says_is_only_text(room: Controller, mara: str, model: str) -> None:
     chat = room.send(mara, "", model, EVIL, Draft(player=EVIL, sampling=SHORT, opening=2)).strip()
     finished(room, chat)
     message = chats.messages(room.store, chat)[-1]
     chats.edit(room.store, message.id, EVIL)
     chats.rename(room.store, chat, EVIL)
-    for look in (Look(chat), Look(chat, editing=message.id)):
+    for look in (ViewState(chat), ViewState(chat, editing=message.id)):
         page = shown(room, mara, look)
         assert "<img" not in page and "<a " not in page and "onerror=alert(1)&gt;" in page and "<em>nods</em>" in page
 
 
-def test_stop_ends_within_a_token_and_keeps_what_was_said(room: Room, mara: str, model: str) -> None:
+def test_stop_ends_within_a_token_and_keeps_what_was_said(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model, LONG)
     reply = speaking(room, chat)
     before = reply.tokens
@@ -136,10 +135,11 @@ def test_stop_ends_within_a_token_and_keeps_what_was_said(room: Room, mara: str,
     assert reply.wait(10) and reply.reason == "stopped" and reply.tokens < before + 100
     last = chats.messages(room.store, chat)[-1]
     assert last.text == reply.text.strip() and last.swipes[0].reason == "stopped"
-    assert "Stopped by you." in shown(room, mara, Look(chat))
+    assert "Stopped by you." in shown(room, mara, ViewState(chat))
 
 
-def test_while_the_character_speaks_nothing_else_changes_the_chat(room: Room, services: Services, mara: str, model: str) -> None:
+def test_while_the_character_speaks_nothing_else_changes_the_chat(room: Controller, services: Services, mara: str,
+                                                                 model: str) -> None:
     chat = talk(room, mara, model, LONG)
     reply = speaking(room, chat)
     first = chats.messages(room.store, chat)[0].id
@@ -147,53 +147,53 @@ def test_while_the_character_speaks_nothing_else_changes_the_chat(room: Room, se
         room.send(mara, chat, model, "Hello?", Draft())
     for what in ("regenerate", "continue", "edit", "cut", "newest"):
         with pytest.raises(UserError, match="still speaking"):
-            act(room, mara, model, Look(chat), what, first)
+            act(room, mara, model, ViewState(chat), what, first)
     assert len(chats.messages(room.store, chat)) == 2
     services.speech.stop(reply)
     assert reply.wait(10)
 
 
-def test_regenerate_adds_a_swipe_and_one_can_go_back(room: Room, mara: str, model: str) -> None:
+def test_regenerate_adds_a_swipe_and_one_can_go_back(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
-    act(room, mara, model, Look(chat), "regenerate")
+    act(room, mara, model, ViewState(chat), "regenerate")
     finished(room, chat)
     last = chats.messages(room.store, chat)[-1]
     assert len(last.swipes) == 2 and last.chosen == 1 and [one.seed for one in last.swipes] == [4, 5]
-    assert "2 of 2" in shown(room, mara, Look(chat))
-    act(room, mara, model, Look(chat), "swipe", last.id, "0")
-    assert chats.messages(room.store, chat)[-1].text == last.swipes[0].text and "1 of 2" in shown(room, mara, Look(chat))
+    assert "2 of 2" in shown(room, mara, ViewState(chat))
+    act(room, mara, model, ViewState(chat), "swipe", last.id, "0")
+    assert chats.messages(room.store, chat)[-1].text == last.swipes[0].text and "1 of 2" in shown(room, mara, ViewState(chat))
 
 
-def test_a_fixed_seed_says_the_same_again_in_a_new_chat(room: Room, mara: str, model: str) -> None:
+def test_a_fixed_seed_says_the_same_again_in_a_new_chat(room: Controller, mara: str, model: str) -> None:
     first, second = (chats.messages(room.store, talk(room, mara, model))[-1].text for _ in range(2))
     assert first == second
 
 
-def test_an_answer_that_is_missing_can_be_asked_for(room: Room, mara: str, model: str) -> None:
+def test_an_answer_that_is_missing_can_be_asked_for(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     chats.cut_from(room.store, chat, 2)
-    assert "Ask for the answer" in shown(room, mara, Look(chat))
-    act(room, mara, model, Look(chat), "regenerate")
+    assert "Ask for the answer" in shown(room, mara, ViewState(chat))
+    act(room, mara, model, ViewState(chat), "regenerate")
     finished(room, chat)
     assert [role for role, _ in chats.turns(room.store, chat)] == ["assistant", "user", "assistant"]
 
 
-def test_continue_puts_more_behind_the_chosen_swipe(room: Room, mara: str, model: str) -> None:
+def test_continue_puts_more_behind_the_chosen_swipe(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     before = chats.messages(room.store, chat)[-1]
-    act(room, mara, model, Look(chat), "continue")
+    act(room, mara, model, ViewState(chat), "continue")
     finished(room, chat)
     after = chats.messages(room.store, chat)[-1]
     assert len(after.swipes) == 1 and after.text.startswith(before.text.rstrip()) and len(after.text) > len(before.text)
 
 
-def test_an_edit_counts_for_what_the_model_reads(room: Room, mara: str, model: str) -> None:
+def test_an_edit_counts_for_what_the_model_reads(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     question = chats.messages(room.store, chat)[1].id
-    look = act(room, mara, model, Look(chat), "edit", question)
+    look = act(room, mara, model, ViewState(chat), "edit", question)
     assert look.editing == question and "Is it open?</textarea>" in shown(room, mara, look)
     assert act(room, mara, model, look, "save", question, " Is it shut? ").editing == ""
-    act(room, mara, model, Look(chat), "regenerate")
+    act(room, mara, model, ViewState(chat), "regenerate")
     under = room.answers.under_way(chat)
     assert under is None or under.reply.request["turns"][-1] == ["user", "Is it shut?"]
     finished(room, chat)
@@ -202,71 +202,71 @@ def test_an_edit_counts_for_what_the_model_reads(room: Room, mara: str, model: s
         act(room, mara, model, look, "save", question, " ")
 
 
-def test_editing_the_greeting_begins_the_chat(room: Room, mara: str, model: str) -> None:
-    look = act(room, mara, model, Look(opening=1), "edit")
+def test_editing_the_greeting_begins_the_chat(room: Controller, mara: str, model: str) -> None:
+    look = act(room, mara, model, ViewState(opening=1), "edit")
     assert chats.messages(room.store, look.chat)[0].id == look.editing and "is busy.</textarea>" in shown(room, mara, look)
 
 
-def test_deleted_messages_come_back_from_any_page_until_something_is_said(room: Room, mara: str, model: str) -> None:
+def test_deleted_messages_come_back_from_any_page_until_something_is_said(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     whole = chats.turns(room.store, chat)
-    act(room, mara, model, Look(chat), "cut", chats.messages(room.store, chat)[1].id)
+    act(room, mara, model, ViewState(chat), "cut", chats.messages(room.store, chat)[1].id)
     assert len(chats.turns(room.store, chat)) == 1
-    other = Room(room.services)
-    assert "2 messages were deleted." in shown(other, mara, Look(chat))
-    act(other, mara, model, Look(chat), "undo")
-    assert chats.turns(room.store, chat) == whole and "deleted." not in shown(room, mara, Look(chat))
-    act(room, mara, model, Look(chat), "cut", chats.messages(room.store, chat)[1].id)
+    other = Controller(room.services)
+    assert "2 messages were deleted." in shown(other, mara, ViewState(chat))
+    act(other, mara, model, ViewState(chat), "undo")
+    assert chats.turns(room.store, chat) == whole and "deleted." not in shown(room, mara, ViewState(chat))
+    act(room, mara, model, ViewState(chat), "cut", chats.messages(room.store, chat)[1].id)
     room.send(mara, chat, model, "And now?", Draft())
     finished(room, chat)
-    assert "deleted." not in shown(room, mara, Look(chat))
+    assert "deleted." not in shown(room, mara, ViewState(chat))
 
 
-def test_a_message_of_another_chat_is_not_touched(room: Room, mara: str, model: str) -> None:
+def test_a_message_of_another_chat_is_not_touched(room: Controller, mara: str, model: str) -> None:
     first, second = talk(room, mara, model), talk(room, mara, model)
     foreign = chats.messages(room.store, first)[0].id
     for what in ("edit", "save", "cut", "swipe"):
         with pytest.raises(UserError, match="no longer in the chat"):
-            act(room, mara, model, Look(second), what, foreign, "0")
+            act(room, mara, model, ViewState(second), what, foreign, "0")
     assert len(chats.messages(room.store, first)) == 3
 
 
-def test_an_older_card_is_kept_or_left_by_choice(room: Room, mara: str, model: str) -> None:
+def test_an_older_card_is_kept_or_left_by_choice(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     for text in ("Keeps two lamps.", "Keeps three lamps."):
         newest = characters.save(room.store, mara, with_fields(characters.head(room.store, mara).card, description=text),
                                  autosave=False).number
-        assert f"the newest is {newest}." in shown(room, mara, Look(chat))
-        act(room, mara, model, Look(chat), "keep")
-        assert "the newest is" not in shown(room, mara, Look(chat))
+        assert f"the newest is {newest}." in shown(room, mara, ViewState(chat))
+        act(room, mara, model, ViewState(chat), "keep")
+        assert "the newest is" not in shown(room, mara, ViewState(chat))
         assert chats.chat(room.store, chat).version == 1  # type: ignore[union-attr]
     characters.save(room.store, mara, with_fields(characters.head(room.store, mara).card, description="Left."), autosave=False)
-    act(room, mara, model, Look(chat), "newest")
+    act(room, mara, model, ViewState(chat), "newest")
     assert chats.chat(room.store, chat).version == newest + 1  # type: ignore[union-attr]
-    assert "the newest is" not in shown(room, mara, Look(chat))
+    assert "the newest is" not in shown(room, mara, ViewState(chat))
 
 
-def test_a_failure_is_said_and_the_question_stays(room: Room, mara: str, model: str) -> None:
+def test_a_failure_is_said_and_the_question_stays(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, "/nowhere/model")
     assert chats.turns(room.store, chat)[-1] == ("user", "Is it open?")
-    page = shown(Room(room.services), mara, Look(chat))
+    page = shown(Controller(room.services), mara, ViewState(chat))
     assert "Ask for the answer" in page
-    assert 'role="alert"' in shown(room, mara, Look(chat)) and "Traceback" not in shown(room, mara, Look(chat))
-    act(room, mara, model, Look(chat), "regenerate")
+    assert 'role="alert"' in shown(room, mara, ViewState(chat)) and "Traceback" not in shown(room, mara, ViewState(chat))
+    act(room, mara, model, ViewState(chat), "regenerate")
     finished(room, chat)
-    assert 'role="alert"' not in shown(room, mara, Look(chat)) and len(chats.turns(room.store, chat)) == 3
+    assert 'role="alert"' not in shown(room, mara, ViewState(chat)) and len(chats.turns(room.store, chat)) == 3
 
 
-def test_a_card_that_cannot_speak_says_why_and_keeps_nothing(room: Room, model: str) -> None:
+def test_a_card_that_cannot_speak_says_why_and_keeps_nothing(room: Controller, model: str) -> None:
     empty = characters.create(room.store, blank_card("Nobody")).id
-    assert "says nothing about its character" in shown(room, empty, Look())
+    assert "says nothing about its character" in shown(room, empty, ViewState())
     with pytest.raises(UserError, match="says nothing about"):
         room.send(empty, "", model, "Hello?", Draft())
     assert chats.chats(room.store, empty) == []
     room.warm(empty, "", model)
 
 
-def test_a_deleted_chat_stops_speaking_and_comes_back_whole(room: Room, mara: str, model: str) -> None:
+def test_a_deleted_chat_stops_speaking_and_comes_back_whole(room: Controller, mara: str, model: str) -> None:
     kept = talk(room, mara, model)
     chat = talk(room, mara, model, LONG)
     reply = speaking(room, chat)
@@ -277,7 +277,7 @@ def test_a_deleted_chat_stops_speaking_and_comes_back_whole(room: Room, mara: st
     assert room.latest(mara, room.undelete(chat)) == chat and len(chats.turns(room.store, chat)) == 3
 
 
-def test_lore_is_kept_with_each_answer_and_told(room: Room, services: Services, model: str) -> None:
+def test_lore_is_kept_with_each_answer_and_told(room: Controller, services: Services, model: str) -> None:
     card = with_fields(blank_card("Mara"), description="Keeps the lighthouse.", first_mes="Hm?")
     entries = [{"name": "<b>Gate", "keys": ["open"], "content": "The gate is shut.", "extensions": {}, "insertion_order": 1}]
     card["data"]["character_book"] = {"entries": entries, "extensions": {}}
@@ -285,7 +285,7 @@ def test_lore_is_kept_with_each_answer_and_told(room: Room, services: Services, 
     chat = talk(room, someone, model)
     kept = chats.messages(room.store, chat)[-1].swipes[0].measures["lore"]
     assert [(one["name"], one["outcome"]) for one in kept] == [("<b>Gate", "fired")]
-    html = shown(room, someone, Look(chat))
+    html = shown(room, someone, ViewState(chat))
     assert "1 lorebook entry fired" in html and "&lt;b&gt;Gate" in html and "“open” stands in the last message." in html
     room.send(someone, chat, model, "Fine weather.", Draft())
     finished(room, chat)
@@ -294,25 +294,25 @@ def test_lore_is_kept_with_each_answer_and_told(room: Room, services: Services, 
     assert "lore" not in chats.messages(room.store, chat)[-1].swipes[0].measures  # it is too long ago
 
 
-def test_a_chat_has_its_own_chances_and_player(room: Room, services: Services, model: str) -> None:
+def test_a_chat_has_its_own_chances_and_player(room: Controller, services: Services, model: str) -> None:
     greeting = "It is {{random:one,two,three,four,five,six,seven,eight}}, {{user}}."
     someone = characters.create(services.store, with_fields(blank_card("Mara"), description="A bell.", first_mes=greeting)).id
     openings = []
     for _ in range(6):
-        before = shown(room, someone, Look(), model)
+        before = shown(room, someone, ViewState(), model)
         chat = talk(room, someone, model, player="Ann", about="Ann owes {{char}} a rope.")
         kept = chats.chat(room.store, chat)
         assert kept
         told = render_greeting(card_of(characters.head(services.store, someone)), Setting("Ann", seed=kept.seed))
         openings.append(told)
-        assert told in shown(room, someone, Look(chat)) and told.replace("Ann", "Player") in before
+        assert told in shown(room, someone, ViewState(chat)) and told.replace("Ann", "Player") in before
     under = room.answers.regenerate(chats.chat(room.store, chat), model)  # type: ignore[arg-type]
     assert (under.reply.request["about_player"], under.reply.request["chat_seed"]) == ("Ann owes {{char}} a rope.", 5)
     finished(room, chat)
     assert len(set(openings)) > 2
 
 
-def test_settings_belong_to_their_chat(room: Room, mara: str, model: str) -> None:
+def test_settings_belong_to_their_chat(room: Controller, mara: str, model: str) -> None:
     first, second = talk(room, mara, model), talk(room, mara, model)
     sliders = [{**DEFAULTS.as_dict(), "temperature": 1.2, "max_tokens": 24.0, "dry_multiplier": 0}[knob.name] for knob in KNOBS]
     changed = chosen_sampling(False, 77, *sliders)
@@ -320,10 +320,10 @@ def test_settings_belong_to_their_chat(room: Room, mara: str, model: str) -> Non
     room.change_settings(mara, first, " Ann  Lee ", " A tinker. ", changed)
     kept = chats.chat(room.store, first)
     assert kept and kept.sampling == changed and (kept.player, kept.about) == ("Ann Lee", "A tinker.")
-    assert (room.player(), about_of(room.store, mara)) == ("Ann Lee", "A tinker.")
+    assert (player_of(room.store), about_of(room.store, mara)) == ("Ann Lee", "A tinker.")
     other = chats.chat(room.store, second)
     assert other and other.sampling == sampling_of(SHORT) and other.player == "Player"
-    act(room, mara, model, Look(first), "regenerate")
+    act(room, mara, model, ViewState(first), "regenerate")
     finished(room, first)
     assert chats.messages(room.store, first)[-1].swipes[1].seed == 78
     assert chosen_sampling(True, None, *sliders)["seed"] is None
@@ -332,14 +332,14 @@ def test_settings_belong_to_their_chat(room: Room, mara: str, model: str) -> Non
             chosen_sampling(False, seed, *sliders)
 
 
-def test_an_older_chat_opens_with_the_new_settings_at_their_defaults(room: Room, services: Services, mara: str,
+def test_an_older_chat_opens_with_the_new_settings_at_their_defaults(room: Controller, services: Services, mara: str,
                                                                      model: str) -> None:
     head = characters.head(services.store, mara)
     expected = {**DEFAULTS.as_dict(), "temperature": 0.3, "max_tokens": 6, "seed": 4}
     old = {"temperature": 0.3, "top_p": 0.95, "limit": 6, "seed": 4}
     for kept, shown_settings in ((old, expected), ({}, DEFAULTS.as_dict()), ({"limit": "x"}, DEFAULTS.as_dict())):
         chat = chats.start(services.store, mara, head.number, model, sampling=kept).id
-        assert settings_of(room, room.scene(mara, Look(chat), model))["sampling"] == shown_settings
+        assert settings_of(room, room.scene(mara, ViewState(chat), model))["sampling"] == shown_settings
     chat = chats.start(services.store, mara, head.number, model, sampling=old).id
     room.send(mara, chat, model, "Who?", Draft())
     finished(room, chat)
@@ -347,9 +347,9 @@ def test_an_older_chat_opens_with_the_new_settings_at_their_defaults(room: Room,
     assert answer.measures["tokens"] <= 6 and answer.seed == 4
 
 
-def test_what_one_character_knows_of_the_player_no_other_does(room: Room, services: Services, mara: str, model: str) -> None:
+def test_what_one_character_knows_of_the_player_no_other_does(room: Controller, services: Services, mara: str, model: str) -> None:
     other = characters.create(services.store, with_fields(blank_card("Ada"), description="A smith.")).id
-    about = lambda who: settings_of(room, room.scene(who, Look(), model))["about"]
+    about = lambda who: settings_of(room, room.scene(who, ViewState(), model))["about"]
     talk(room, mara, model, about="Ann owes {{char}} a rope.")
     assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "")
     room.warm(other, "", model)
@@ -359,20 +359,20 @@ def test_what_one_character_knows_of_the_player_no_other_does(room: Room, servic
     assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "A thief.")
     room.change_settings(other, "", "Ann", "", DEFAULTS.as_dict())
     assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "")
-    assert room.player() == "Ann", "the name is the player's own"
+    assert player_of(room.store) == "Ann", "the name is the player's own"
 
 
-def test_a_field_is_filled_anew_when_the_character_changes(room: Room, services: Services, mara: str, model: str) -> None:
+def test_a_field_is_filled_anew_when_the_character_changes(room: Controller, services: Services, mara: str, model: str) -> None:
     """What was typed for one and not yet kept would else still be there for the other."""
     other = characters.create(services.store, with_fields(blank_card("Ada"), description="A smith.")).id
     with gr.Blocks():
         controls = Controls()
-    first, second = (settings_of(room, room.scene(who, Look(), model)) for who in (mara, other))
+    first, second = (settings_of(room, room.scene(who, ViewState(), model)) for who in (mara, other))
     assert first["about"] == second["about"] == ""
     assert updates(controls, second, first)[controls.about] == ""
 
 
-def test_what_was_known_before_it_was_kept_for_each_character_comes_from_its_own_chats(room: Room, services: Services,
+def test_what_was_known_before_it_was_kept_for_each_character_comes_from_its_own_chats(room: Controller, services: Services,
                                                                                       mara: str, model: str) -> None:
     values.set_value(services.store, "about_player", "Of whoever it was.")
     assert about_of(services.store, mara) == ""
@@ -380,7 +380,7 @@ def test_what_was_known_before_it_was_kept_for_each_character_comes_from_its_own
     assert about_of(services.store, mara) == "Owes me a rope."
 
 
-def test_reading_in_advance_makes_the_first_prompt_known(room: Room, mara: str, model: str) -> None:
+def test_reading_in_advance_makes_the_first_prompt_known(room: Controller, mara: str, model: str) -> None:
     room.warm(mara, "", model)
     warming = room.answers.warming()
     assert warming is not None and warming.wait(60) and warming.reason == "ended"
@@ -391,23 +391,23 @@ def test_reading_in_advance_makes_the_first_prompt_known(room: Room, mara: str, 
     assert measures["reused_tokens"] > measures["prompt_tokens"] / 2
 
 
-def test_a_page_paints_the_answer_while_it_grows_and_the_library_at_its_end(room: Room, mara: str, model: str) -> None:
+def test_a_page_paints_the_answer_while_it_grows_and_the_library_at_its_end(room: Controller, mara: str, model: str) -> None:
     with gr.Blocks():
         controls = Controls()
     chat = talk(room, mara, model, {**LONG, "limit": 60})
-    pages = list(preview.paint(room, controls, mara, Look(chat), model, "", {}))  # as a page opened meanwhile does
+    pages = list(preview.paint(room, controls, mara, ViewState(chat), model, "", {}))  # as a page opened meanwhile does
     first, last = pages[0], pages[-1]
     assert 'id="preview-live"' in first[controls.log] and " data-speaks" in first[controls.log]
     assert 'id="preview-live"' not in last[controls.log] and " data-speaks" not in last[controls.log]
     assert "60 tokens" in last[controls.log]
-    again = list(preview.paint(room, controls, mara, Look(chat), model, "", last[controls.seen]))
+    again = list(preview.paint(room, controls, mara, ViewState(chat), model, "", last[controls.seen]))
     assert len(again) == 1 and controls.player not in again[0] and controls.choice not in again[0]  # what one types in stays
-    assert last[controls.seen]["stamp"] == stamp(room.scene(mara, Look(chat), model))
+    assert last[controls.seen]["stamp"] == stamp(room.scene(mara, ViewState(chat), model))
 
 
-def test_the_stamp_changes_with_what_another_page_does(room: Room, mara: str, model: str) -> None:
+def test_the_stamp_changes_with_what_another_page_does(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
-    look, seen = Look(chat), set()
+    look, seen = ViewState(chat), set()
 
     def different() -> bool:
         now = stamp(room.scene(mara, look, model))
@@ -430,11 +430,11 @@ def test_the_stamp_changes_with_what_another_page_does(room: Room, mara: str, mo
     assert different()
 
 
-def test_controls_follow_the_chat_that_is_shown(room: Room, mara: str, model: str) -> None:
+def test_controls_follow_the_chat_that_is_shown(room: Controller, mara: str, model: str) -> None:
     with gr.Blocks():
         controls = Controls()
     chat = talk(room, mara, model)
-    fresh, old = (settings_of(room, room.scene(mara, Look(one), model)) for one in ("", chat))
+    fresh, old = (settings_of(room, room.scene(mara, ViewState(one), model)) for one in ("", chat))
     assert fresh["openings"][-1][1] == NO_GREETING and old["openings"] == [] and old["chats"] == [("Is it open?", chat)]
     changes = updates(controls, old, fresh)
     assert changes[controls.samplers.sliders["max_tokens"]] == 6 and changes[controls.fresh] is False
@@ -442,13 +442,13 @@ def test_controls_follow_the_chat_that_is_shown(room: Room, mara: str, model: st
     assert updates(controls, old, old) == {}
 
 
-def test_a_long_chat_shows_its_end_first(room: Room, mara: str, model: str) -> None:
+def test_a_long_chat_shows_its_end_first(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     for number in range(SHOWN):
         chats.say(room.store, chat, "user" if number % 2 == 0 else "assistant", f"line {number}.")
-    page = shown(room, mara, Look(chat))
+    page = shown(room, mara, ViewState(chat))
     assert "Show 3 earlier messages" in page and "Is it open?" not in page and f"line {SHOWN - 1}." in page
-    assert "Is it open?" in shown(room, mara, act(room, mara, model, Look(chat), "earlier"))
+    assert "Is it open?" in shown(room, mara, act(room, mara, model, ViewState(chat), "earlier"))
 
 
 def test_words_for_waiting_name_the_megabytes() -> None:
@@ -473,11 +473,11 @@ def test_text_is_escaped_and_actions_are_italic(text: str, safe: str) -> None:
 
 
 
-def test_an_answer_is_read_while_one_types_the_next_question(room: Room, mara: str, model: str) -> None:
+def test_an_answer_is_read_while_one_types_the_next_question(room: Controller, mara: str, model: str) -> None:
     with gr.Blocks():
         controls = Controls()
     chat = talk(room, mara, model, {**LONG, "limit": 200})
-    list(preview.paint(room, controls, mara, Look(chat), model, "", {}))
+    list(preview.paint(room, controls, mara, ViewState(chat), model, "", {}))
     warming = room.answers.warming()
     assert warming is not None and warming.wait(60)
     room.send(mara, chat, model, "And then?", Draft())

@@ -34,8 +34,8 @@ from studio.tabs.compare.asking import Asking
 from studio.tabs.compare.grid_view import grids_html
 from studio.tabs.draft import history
 from studio.tabs.export import showing, view
-from studio.tabs.preview import scene as preview
-from studio.tabs.preview.answers import Answers
+from studio.tabs.preview.controller import Controller as Preview
+from studio.tabs.preview.controller import ViewState as ChatState
 from studio.tabs.preview.view import chat_html, earlier_html
 from studio.tabs.prune import runs_html
 from studio.tabs.prune.layout import Controls
@@ -221,7 +221,7 @@ def look_everywhere(services: Services, painter: Painter, person: str) -> dict[s
     compared.settings_of(services), compared.player_of(services)
     said = []
     for chat in chats.chats(store, person):
-        scene = preview.read_scene(Answers(services), person, chat.id, "starter")
+        scene = Preview(services).scene(person, ChatState(chat.id), "starter")
         assert chat_html(scene, earlier_html(scene, "", 5)) and sampling_of(chat.sampling)["temperature"]
         said += chats.messages(store, chat.id)
     assert all(message.text for message in said)

@@ -2,9 +2,10 @@
 
 import html
 import json
+import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -18,10 +19,14 @@ from studio.store.characters import Version
 from studio.store.database import Store
 from studio.workers.speech import Reply
 
+log = logging.getLogger(__name__)
 PAUSE = 0.06  # seconds between two looks at an answer
 PACE = 0.2  # seconds between two pictures of it: the page is not asked whether it keeps up, and a slow one would fall behind
 HEARTBEAT = 1.0  # seconds after which `follow` yields without news, so that whoever follows can leave
 QUIET = 1.0  # seconds without a sign of the chat engine, before that is worth a word
+PLAYER = "Player"  # before the player gives a name
+BUSY = "Press Stop first, or wait for the end."
+CURSOR = '<span class="chat-cursor" aria-hidden="true"></span>'
 SLOWER = "A job is running on this machine, so answers come more slowly."
 BASIS = ("A token is a word or a part of one. All of this was measured on this one answer. Speed counts the tokens after the "
          "first; time counts only what this answer itself took, without loading the model and without other answers made "
@@ -29,6 +34,7 @@ BASIS = ("A token is a word or a part of one. All of this was measured on this o
 _REASONS = {"limit": "Cut off at the longest answer allowed; Continue goes on.", "stopped": "Stopped by you.",
             "loop": "Ended because the model began to repeat itself; Regenerate asks again.",
             "edited": "Edited by hand.", "failed": "Broken off before the end."}
+_TRIES = 3  # of writing an answer down
 _ACTION = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+?)(?<=\S)\1(?![\w*])")
 _UNFINISHED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+)\Z")  # an action that is still being written
 
@@ -36,6 +42,31 @@ _UNFINISHED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+)\Z")  # an action that
 def card_of(version: Version) -> Card:
     """The card of a version, ready for a chat. Raises UserError when it cannot speak yet (it has no description, say)."""
     return parse_card(json.dumps(version.card).encode(), "This card")
+
+
+def message_of(text: str) -> str:
+    """What a player sends, without space around it. Raises UserError for nothing."""
+    if not text.strip():
+        raise UserError("There is nothing to send yet.", "Write a message first.")
+    return text.strip()
+
+
+def write_down(write: Callable[[], Any]) -> str:
+    """Write an answer into the library, as patiently as the library is, a few times over; why it could not be done, or ""."""
+    fault = ""
+    for _ in range(_TRIES):
+        try:
+            write()
+            return ""
+        except UserError as error:
+            fault = str(error)
+            log.warning("an answer could not be written down: %s", error)
+    return fault
+
+
+def player_of(store: Store) -> str:
+    """The player's name that was used last, in any room."""
+    return str(values.get_value(store, "player", PLAYER))
 
 
 def sampling_of(kept: dict[str, Any] | None) -> dict[str, Any]:

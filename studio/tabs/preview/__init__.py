@@ -16,10 +16,9 @@ from studio.services import Services
 from studio.sight import is_lost, marked
 from studio.sight import look as look_at_page
 from studio.tabs.answers import follow as follow_replies
+from studio.tabs.preview.controller import Controller, Draft, ViewState, chosen_sampling
 from studio.tabs.preview.controls import Controls, Newest, settings_of, updates
-from studio.tabs.preview.room import Draft, Look, Room, chosen_sampling
-from studio.tabs.preview.scene import stamp
-from studio.tabs.preview.view import SHOWN, chat_html, earlier_html
+from studio.tabs.preview.view import SHOWN, chat_html, earlier_html, stamp
 
 ROOM = "preview"
 _NOBODY = '<div class="chat"><div class="chat-log"><p class="chat-empty">Choose a character on the left.</p></div></div>'
@@ -27,14 +26,14 @@ _NOBODY = '<div class="chat"><div class="chat-log"><p class="chat-empty">Choose 
 
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners."""
-    room, controls = Room(services), Controls()
+    room, controls = Controller(services), Controls()
     _painting(room, page, controls)
     _opening(room, page, tab, controls)
     _talking(room, page, controls)
     _keeping(room, page, controls)
 
 
-def paint(room: Room, controls: Controls, character: str, look: Look, model: str, player: str,
+def paint(room: Controller, controls: Controls, character: str, look: ViewState, model: str, player: str,
           seen: dict[str, Any]) -> Iterator[dict[Any, Any]]:
     """Component updates: the chat as it is now, then an answer under way until its end, then the chat again."""
     if not character:
@@ -68,7 +67,7 @@ def _stream(newest: Newest, painting: Iterator[dict[Any, Any]], first: dict[Any,
         first = {}
 
 
-def _painting(room: Room, page: Page, controls: Controls) -> None:
+def _painting(room: Controller, page: Page, controls: Controls) -> None:
     asked = [controls.newest, page.character, page.model, controls.player, controls.seen, *controls.look()]
 
     @guarded
@@ -91,7 +90,7 @@ def _painting(room: Room, page: Page, controls: Controls) -> None:
     controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, **page.private)
 
 
-def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
+def _opening(room: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:
     opened = [controls.chat, controls.editing, controls.shown, controls.pulse]
 
     @guarded
@@ -133,7 +132,7 @@ def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
     controls.opening.change(greet, controls.chat, controls.pulse, **page.private)
 
 
-def _talking(room: Room, page: Page, controls: Controls) -> None:
+def _talking(room: Controller, page: Page, controls: Controls) -> None:
     # These two paint by themselves, which spares the page a round trip before it sees what was asked for.
     @guarded
     def send(newest: Newest, seen: dict[str, Any], character: str, model: str, text: str, chat: str, editing: str, shown: int,
@@ -166,7 +165,7 @@ def _talking(room: Room, page: Page, controls: Controls) -> None:
     controls.stop.click(guarded(room.answers.stop), controls.chat, None, **page.poll)
 
 
-def _keeping(room: Room, page: Page, controls: Controls) -> None:
+def _keeping(room: Controller, page: Page, controls: Controls) -> None:
     @guarded
     def change(seen: dict[str, Any], player: str, about: str, *sampling: Any) -> None:
         shown = seen.get("settings", {})  # those of the chat that the controls show
@@ -183,7 +182,7 @@ def _keeping(room: Room, page: Page, controls: Controls) -> None:
     _deleting(room, page, controls)
 
 
-def _deleting(room: Room, page: Page, controls: Controls) -> None:
+def _deleting(room: Controller, page: Page, controls: Controls) -> None:
     opened = [controls.chat, controls.editing, controls.shown, controls.pulse]
 
     @guarded
@@ -204,8 +203,8 @@ def _deleting(room: Room, page: Page, controls: Controls) -> None:
     page.character.change(lambda: [gr.Column(visible=False)] * 2, None, [controls.gone_box, controls.rename_box], **page.private)
 
 
-def _look(chat: str, editing: str, shown: int, opening: int | None) -> Look:
-    return Look(chat, editing, shown, opening or 0)
+def _look(chat: str, editing: str, shown: int, opening: int | None) -> ViewState:
+    return ViewState(chat, editing, shown, opening or 0)
 
 
 def _draft(player: str, about: str, opening: int | None, *sampling: Any) -> Draft:

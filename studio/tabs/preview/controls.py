@@ -9,10 +9,9 @@ from engine.base.sampling import MAX_SEED
 from studio.figures.words import dedupe_labels
 from studio.page import beat
 from studio.store.chats import Chat
-from studio.tabs.answers import SamplingControls, about_of, greetings, sampling_of
-from studio.tabs.preview.room import Room
-from studio.tabs.preview.scene import NO_GREETING, PLAYER, Scene
-from studio.tabs.preview.view import SHOWN
+from studio.tabs.answers import PLAYER, SamplingControls, about_of, greetings, player_of, sampling_of
+from studio.tabs.preview.controller import Controller
+from studio.tabs.preview.view import NO_GREETING, SHOWN, Scene
 from studio.theme import ASSETS
 
 TICK = 1.0  # seconds between two looks whether there is news
@@ -112,10 +111,10 @@ class Controls:
         return [self.chat, self.editing, self.shown, self.opening]
 
 
-def settings_of(room: Room, scene: Scene) -> dict[str, Any]:
+def settings_of(room: Controller, scene: Scene) -> dict[str, Any]:
     """What the controls beside the chat are to show; compared with what they showed before, so that nothing jumps."""
     sampling = sampling_of(scene.chat.sampling if scene.chat else None)
-    return {"character": scene.character, "chat": scene.id, "player": scene.chat.player if scene.chat else room.player(),
+    return {"character": scene.character, "chat": scene.id, "player": scene.chat.player if scene.chat else player_of(room.store),
             "about": scene.chat.about if scene.chat else about_of(room.store, scene.character), "sampling": sampling,
             "chats": [(label_of(chat), chat.id) for chat in scene.chats], "openings": [] if scene.chat else opening_choices(scene)}
 

@@ -1,16 +1,60 @@
 """A chat as HTML: messages with their tools, the answer under way, what was measured, and notes. Everything is escaped.
 
-Buttons carry what they do in data-do; assets/chat_log.js hands it to the room. Knows no library and no page.
+Buttons carry their action in data-do; assets/chat_log.js hands it to the room. Pure functions of a Scene.
 """
 
+import hashlib
 import html
+import json
+from dataclasses import dataclass, field
+from typing import Literal
 
-from studio.store.chats import Message
-from studio.tabs.answers import BASIS, lore_html, measures_words, reason_words, text_html, waiting_words
-from studio.tabs.preview.answers import UnderWay
-from studio.tabs.preview.scene import Scene
+from engine.cards.card import Card
+from studio.store.chats import Chat, Message
+from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_words, reason_words, text_html, waiting_words
+from studio.workers.speech import Reply
 
 SHOWN = 40  # messages; earlier ones on request
+NO_GREETING = -1  # instead of a greeting's number: the player speaks first
+
+Kind = Literal["new", "swipe", "more"]
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """An answer that is being made: a new message, another swipe of `message`, or more of its swipe `index`."""
+
+    reply: Reply
+    kind: Kind
+    message: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One chat as it is now. `fault`: why the card cannot speak; `newest`: number of a newer card that the page mentions,
+    else 0; `undo`: how many messages can be put back."""
+
+    character: str
+    chat: Chat | None
+    char: str
+    card: Card | None
+    fault: str
+    player: str
+    messages: list[Message]
+    under: UnderWay | None
+    newest: int
+    notes: list[str]
+    failure: str = ""
+    undo: int = 0
+    model: str = ""
+    chats: list[Chat] = field(default_factory=list)
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        """The chat's id; "" before it begins."""
+        return self.chat.id if self.chat else ""
 
 
 def earlier_html(scene: Scene, editing: str, shown: int) -> str:
@@ -44,7 +88,7 @@ def _message(scene: Scene, message: Message, last: bool, editing: str) -> str:
                  f'{html.escape(message.text)}</textarea>')
         tools = (f'{_button("save", "Save", message.id, "preview-edit-save", "strong")}'
                  f'{_button("cancel", "Cancel", "", "preview-edit-cancel")}'
-                 '<span class="quiet">Ctrl+Enter saves, Esc leaves it as it was.</span>')
+                 '<span class="quiet">Ctrl+Enter saves, Esc cancels.</span>')
         return _bubble(scene, message.role, words, f'<div class="chat-tools stay">{tools}</div>')
     words = text_html(message.text, scene.card, scene.player, scene.seed)
     tools = "" if scene.under else _tools(scene, message, last and not editing)
@@ -83,10 +127,9 @@ def _live(scene: Scene, under: UnderWay) -> str:
     text = before + under.reply.text
     waiting = "" if under.reply.text else html.escape(waiting_words(under.reply))
     words = text_html(text, scene.card, scene.player, scene.seed)
-    cursor = '<span class="chat-cursor" aria-hidden="true"></span>'
     note = f'<p class="quiet chat-waiting" id="preview-waiting">{waiting}</p>' if waiting else ""
     place = f'<span class="quiet">{count + 1} of {count + 1}</span>' if under.kind == "swipe" else ""
-    return _bubble(scene, "assistant", f'<div class="chat-words" id="preview-live">{words}{cursor}</div>{note}',
+    return _bubble(scene, "assistant", f'<div class="chat-words" id="preview-live">{words}{CURSOR}</div>{note}',
                    f'<div class="chat-tools stay">{place}</div>' if place else "")
 
 
@@ -99,12 +142,12 @@ def _bubble(scene: Scene, role: str, words: str, tools: str, id: str = "") -> st
 def _top(scene: Scene) -> str:
     found = []
     if scene.fault:
-        found.append(f'<div class="chat-note warn" id="preview-fault">{html.escape(scene.fault)} Mend it in Draft.</div>')
-    if scene.outdated and scene.chat:
+        found.append(f'<div class="chat-note warn" id="preview-fault">{html.escape(scene.fault)} Correct it in Draft.</div>')
+    if scene.newest and scene.chat:
         old = scene.chat.version
         found.append('<div class="chat-note" id="preview-version">'
-                     f'This chat was begun with version {old} of the card; the newest is {scene.newest}. '
-                     f'{_button("newest", "Go on with the newest", "", "preview-newest", "strong")}'
+                     f'This chat began with version {old} of the card; the newest is {scene.newest}. '
+                     f'{_button("newest", "Use the newest", "", "preview-newest", "strong")}'
                      f'{_button("keep", f"Keep version {old}", "", "preview-keep")}</div>')
     return f'<div class="chat-top">{"".join(found)}</div>'
 
@@ -131,3 +174,11 @@ def _foot(scene: Scene) -> str:
 def _button(do: str, word: str, message: str = "", id: str = "", kind: str = "", hint: str = "") -> str:
     return (f'<button type="button" data-do="{do}" data-message="{html.escape(message)}"{f" id={id!r}" if id else ""}'
             f'{f" class={kind!r}" if kind else ""}{f" title={hint!r}" if hint else ""}>{html.escape(word)}</button>')
+
+
+def stamp(scene: Scene) -> str:
+    """Changes whenever something else is to be shown."""
+    under = scene.under.reply.id if scene.under else ""
+    shown = [repr(scene.chat), scene.char, scene.fault, scene.newest, scene.notes, scene.failure, scene.undo, under, scene.model,
+             scene.player, [(chat.id, chat.title) for chat in scene.chats], [repr(message) for message in scene.messages]]
+    return hashlib.sha256(json.dumps(shown).encode("utf-8", "replace")).hexdigest()

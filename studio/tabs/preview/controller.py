@@ -1,0 +1,370 @@
+"""What the Preview room does: chats in the library, and the answers that the chat worker makes for them.
+
+A chat that has not begun has the id "" and is kept once something is said in it. A chat has one answer under way at a
+time, whichever page asked for it; the answer is written into the library at its end, whether or not a page still looks.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.base import shapes
+from engine.base.errors import UserError
+from engine.base.sampling import MAX_SEED, check_seed, read_params
+from engine.cards.card import Card
+from studio.services import Services
+from studio.store import characters, chats, values
+from studio.store.characters import Version
+from studio.store.chats import Chat, Message, Swipe
+from studio.tabs.answers import (
+    BUSY,
+    PLAYER,
+    about_of,
+    card_of,
+    chosen,
+    greetings,
+    keep_about,
+    measures_of,
+    message_of,
+    player_of,
+    sampling_of,
+    slower_words,
+    warming_words,
+    write_down,
+)
+from studio.tabs.preview.view import NO_GREETING, SHOWN, Kind, Scene, UnderWay
+from studio.workers.speech import Reply
+
+SILENT = "The model said nothing this time. Press Regenerate to ask again."
+_CUT = shapes.fields(token=shapes.of(str), position=shapes.of(int), count=shapes.of(int))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the controls say, for a chat that has not begun yet."""
+
+    player: str = PLAYER
+    about: str = ""
+    sampling: dict[str, Any] | None = None
+    opening: int = 0
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """What one page looks at: the chat ("": not begun), the message being edited, how many are shown, the greeting's number."""
+
+    chat: str = ""
+    editing: str = ""
+    shown: int = SHOWN
+    opening: int = 0
+
+
+def chosen_sampling(fresh: bool, seed: float | None, *sliders: float) -> dict[str, Any]:
+    """The controls as a chat keeps them. Raises UserError for an invalid seed."""
+    return read_params({**chosen(sliders), "seed": None if fresh else check_seed(seed)}).as_dict()
+
+
+class Answers:
+    """The answers under way, and why the last one of a chat failed. Thread-safe."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.failures: dict[str, str] = {}  # chat -> sentence, until it is asked again
+        self._kinds: dict[str, UnderWay] = {}  # by reply
+        self._warm: tuple[tuple[Any, ...], Reply] | None = None
+        self._lock = threading.RLock()
+
+    def under_way(self, chat_id: str) -> UnderWay | None:
+        """The answer that this chat waits for, whichever page asked."""
+        with self._lock:
+            reply = self.services.speech.pending(_key(chat_id)) if chat_id else None
+            return self._kinds.get(reply.id) if reply else None
+
+    def send(self, chat: Chat, text: str, model: str) -> UnderWay:
+        """Keep the player's message and ask for the answer. Raises UserError while one is under way."""
+        with self._lock:
+            self.check_idle(chat.id)
+            card_of(characters.version(self.services.store, chat.character, chat.version))  # before anything is written
+            chats.say(self.services.store, chat.id, "user", text)
+            return self._ask(chat, model, chats.turns(self.services.store, chat.id), "new")
+
+    def regenerate(self, chat: Chat, model: str) -> UnderWay:
+        """Another answer beside the last one, or the one that is missing. With a fixed seed, each counts up from it."""
+        with self._lock:
+            self.check_idle(chat.id)
+            said = chats.messages(self.services.store, chat.id)
+            turns = [(message.role, message.text) for message in said]
+            if said and said[-1].role == "user":
+                return self._ask(chat, model, turns, "new")
+            if len(said) < 2:
+                raise UserError("There is nothing to answer yet.", "Write a message first.")
+            return self._ask(chat, model, turns[:-1], "swipe", said[-1])
+
+    def go_on(self, chat: Chat, model: str) -> UnderWay:
+        """Let the character go on with its last answer."""
+        with self._lock:
+            self.check_idle(chat.id)
+            said = chats.messages(self.services.store, chat.id)
+            if not said or said[-1].role != "assistant":
+                raise UserError("There is no answer to go on with.", "Write a message first.")
+            return self._ask(chat, model, chats.turns(self.services.store, chat.id), "more", said[-1])
+
+    def stop(self, chat_id: str) -> None:
+        """End the answer under way, if there is one; what was said is kept."""
+        if under := self.under_way(chat_id):
+            self.services.speech.stop(under.reply)
+
+    def check_idle(self, chat_id: str) -> None:
+        """Raises UserError while an answer is under way."""
+        if self.under_way(chat_id):
+            raise UserError("The character is still speaking.", BUSY)
+
+    def warm(self, version: Version, turns: list[tuple[str, str]], player: str, model: str, about: str, seed: int) -> None:
+        """Let the worker load the model and read the persona and the turns in advance; asked again only when they changed."""
+        wanted = (version.character, version.number, hash(str(version.card)), hash(tuple(turns)), player, model, about, seed)
+        with self._lock:
+            if self._warm and self._warm[0] == wanted and self._warm[1].reason != "failed":
+                return
+            if self._warm:
+                self.services.speech.stop(self._warm[1])
+            self._warm = wanted, self.services.speech.warm(model, version.card, player, turns, about, seed)
+
+    def warming(self) -> Reply | None:
+        """The last reading in advance."""
+        return self._warm[1] if self._warm else None
+
+    def _ask(self, chat: Chat, model: str, turns: list[tuple[str, str]], kind: Kind, message: Message | None = None) -> UnderWay:
+        self.failures.pop(chat.id, None)
+        version = characters.version(self.services.store, chat.character, chat.version)
+        sampling = sampling_of(chat.sampling)
+        if kind == "swipe" and message and sampling["seed"] is not None:
+            sampling["seed"] = (int(sampling["seed"]) + len(message.swipes)) % (MAX_SEED + 1)
+        known, index = (message.id, message.chosen) if message else ("", 0)
+        reply = self.services.speech.ask(model, version.card, turns, sampling, chat.player, key=_key(chat.id),
+                                         on_end=lambda ended: self._keep(chat.id, ended, kind, known, index),
+                                         continue_=kind == "more", about=chat.about, seed=chat.seed)
+        under = UnderWay(reply, kind, known, index)
+        self._kinds = {id: other for id, other in self._kinds.items() if not other.reply.done} | {reply.id: under}
+        return under
+
+    def _keep(self, chat_id: str, reply: Reply, kind: Kind, message: str, index: int) -> None:
+        """In the thread that reads the worker: the answer goes into the library before any page sees it as done."""
+        store, measures, text = self.services.store, measures_of(reply), reply.text.strip()
+        seed = int(measures.get("seed") or 0)
+        if reply.reason == "failed":
+            self.failures[chat_id] = reply.sentence
+        elif not text and reply.reason != "stopped":
+            self.failures[chat_id] = "There was nothing to add." if kind == "more" else SILENT
+        if not text:
+            return
+        write: dict[Kind, Callable[[], Any]] = {
+            "new": lambda: chats.say(store, chat_id, "assistant", text, seed, measures, reply.reason),
+            "swipe": lambda: chats.add_swipe(store, message, text, seed, measures, reply.reason),
+            "more": lambda: chats.extend(store, message, index, reply.text, measures, reply.reason)}
+        if fault := write_down(write[kind]):
+            self.failures[chat_id] = f"The answer could not be kept. {fault}"
+
+
+class Controller:
+    """What a page can do. Every method reads the library first; those that change something raise UserError."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.store = services.store
+        self.answers = Answers(services)
+
+    def chats_of(self, character: str) -> list[Chat]:
+        """The character's chats with dense models, the last used first."""
+        return [chat for chat in chats.chats(self.store, character) if chat.run is None]
+
+    def latest(self, character: str, present: str = "") -> str:
+        """The chat to show when a character is opened: the present one if it is this character's, else the last used."""
+        found = [chat.id for chat in self.chats_of(character)] if character else []
+        return present if present in found else next(iter(found), "")
+
+    def scene(self, character: str, state: ViewState, model: str, player: str = "") -> Scene:
+        """The chat as it is now. `player`: of a chat that has not begun yet. Raises UserError for an unknown one."""
+        chat = chats.chat(self.store, state.chat) if state.chat else None
+        head = characters.head(self.store, character)
+        card, fault = None, ""
+        try:
+            card = card_of(characters.version(self.store, character, chat.version) if chat else head)
+        except UserError as error:
+            fault = str(error)
+        under = self.answers.under_way(state.chat)  # before the messages: an answer that ends now is in one of the two
+        said = chats.messages(self.store, state.chat) if chat else opening_messages(card, state.opening)
+        who = characters.get(self.store, character)
+        return Scene(character, chat, card.char if card else who.char if who else "", card, fault,
+                     chat.player if chat else player or PLAYER, said, under, self._newer_version(chat, head.number),
+                     self._notes(under), self.answers.failures.get(state.chat, ""), self._undoable(chat, len(said)), model,
+                     self.chats_of(character), chat.seed if chat else chats.next_seed(self.store, character))
+
+    def warm(self, character: str, chat_id: str, model: str) -> None:
+        """Let the worker read in advance what the next answer begins with."""
+        chat = self._chat(chat_id) if chat_id else None
+        version = characters.version(self.store, character, chat.version) if chat else characters.head(self.store, character)
+        try:
+            card = card_of(version)
+        except UserError:
+            return  # the page shows why
+        said = chats.messages(self.store, chat_id) if chat else opening_messages(card, 0)
+        turns = [(message.role, message.text) for message in said]
+        player, about, seed = ((chat.player, chat.about, chat.seed) if chat else
+                               (player_of(self.store), about_of(self.store, character), chats.next_seed(self.store, character)))
+        self.answers.warm(version, turns, player, model, about, seed)
+
+    def send(self, character: str, chat_id: str, model: str, text: str, draft: Draft) -> str:
+        """Say something; the chat's id. Raises UserError for nothing, and while the character speaks."""
+        said = message_of(text)
+        chat = self._chat(chat_id) if chat_id else self.begin(character, model, draft)
+        self.answers.send(chat, said, model)
+        return chat.id
+
+    def begin(self, character: str, model: str, draft: Draft) -> Chat:
+        """A chat with the newest card and the chosen greeting; the others are its swipes."""
+        if not character:
+            raise UserError("No character is chosen.", "Pick one in the list.")
+        head = characters.head(self.store, character)
+        player = " ".join(draft.player.split()) or PLAYER
+        opening = opening_messages(card_of(head), draft.opening)
+        texts = [swipe.text for swipe in opening[0].swipes] if opening else []
+        chat = chats.start(self.store, character, head.number, model, player=player, sampling=sampling_of(draft.sampling),
+                           greeting=texts[0] if texts else "", about=draft.about.strip())
+        if len(texts) > 1:
+            first = chats.messages(self.store, chat.id)[0]
+            for text in texts[1:]:
+                chats.add_swipe(self.store, first.id, text, reason="greeting")
+            chats.choose(self.store, first.id, opening[0].chosen)
+        values.set_value(self.store, "player", player)
+        keep_about(self.store, character, draft.about.strip())
+        return chat
+
+    def act(self, character: str, state: ViewState, model: str, draft: Draft, action: str, message: str, text: str) -> ViewState:
+        """Do what a button in the chat says; what the page looks at afterwards. Raises UserError."""
+        if action == "earlier":
+            return replace(state, shown=state.shown + SHOWN)
+        if action == "cancel":
+            return replace(state, editing="")
+        if action == "swipe" and not state.chat:
+            return replace(state, opening=int(text))
+        if action == "edit" and not state.chat:
+            chat = self.begin(character, model, replace(draft, opening=state.opening))
+            return replace(state, chat=chat.id, editing=chats.messages(self.store, chat.id)[0].id)
+        chat = self._chat(state.chat)
+        self.answers.check_idle(chat.id)
+        if action == "edit":
+            return replace(state, editing=self._message(chat, message).id)
+        self._change(chat, model, action, message, text)
+        if action not in ("regenerate", "continue"):
+            self.warm(character, chat.id, model)
+        return replace(state, editing="")
+
+    def change_settings(self, character: str, chat_id: str, player: str, about: str, sampling: dict[str, Any]) -> None:
+        """Keep the controls with the chat; one of the character that has not begun gets them when it does."""
+        name, about = " ".join(player.split()) or PLAYER, about.strip()
+        if chat_id:
+            chat = self._chat(chat_id)
+            if (name, about) != (chat.player, chat.about):
+                chats.set_player(self.store, chat.id, name, about)
+            if sampling != sampling_of(chat.sampling):
+                chats.set_sampling(self.store, chat.id, sampling)
+        if name != player_of(self.store):
+            values.set_value(self.store, "player", name)
+        if character:
+            keep_about(self.store, character, about)
+
+    def title(self, chat_id: str) -> str:
+        """The chat's title."""
+        return self._chat(chat_id).title
+
+    def rename(self, chat_id: str, title: str) -> None:
+        """Give the chat another title. Raises UserError for an empty one."""
+        if not title.strip():
+            raise UserError("A chat needs a title.")
+        chats.rename(self.store, self._chat(chat_id).id, title)
+
+    def delete(self, chat_id: str) -> str:
+        """Take the chat off the list, and end its answer; its title."""
+        chat = self._chat(chat_id)
+        self.answers.stop(chat.id)
+        chats.delete(self.store, chat.id)
+        return chat.title or "Untitled chat"
+
+    def undelete(self, chat_id: str) -> str:
+        """Put a deleted chat back; its id."""
+        return chats.undelete(self.store, chat_id).id
+
+    def _change(self, chat: Chat, model: str, action: str, message: str, text: str) -> None:
+        match action:
+            case "save":
+                if not text.strip():
+                    raise UserError("A message cannot be empty.", "Delete it instead.")
+                chats.edit(self.store, self._message(chat, message).id, text.strip())
+            case "swipe":
+                found = self._message(chat, message)
+                chats.choose(self.store, found.id, min(max(int(text), 0), len(found.swipes) - 1))
+            case "cut":
+                position = self._message(chat, message).position
+                count = len(chats.messages(self.store, chat.id)) - position
+                self._remember_cut(chat, chats.cut_from(self.store, chat.id, position), position, count)
+                self.answers.failures.pop(chat.id, None)
+            case "undo":
+                chats.undo(self.store, self._last_cut(chat).get("token", ""))
+                self._remember_cut(chat, "", 0, 0)
+            case "regenerate":
+                self.answers.regenerate(chat, model)
+            case "continue":
+                self.answers.go_on(chat, model)
+            case "newest":
+                chats.set_version(self.store, chat.id, characters.head(self.store, chat.character).number)
+            case "keep":  # the older card; the next newer one is mentioned again
+                values.set_value(self.store, f"chat-version:{chat.id}", characters.head(self.store, chat.character).number)
+
+    def _remember_cut(self, chat: Chat, token: str, position: int, count: int) -> None:
+        """What was cut last can be put back from any page, until something is said in its place."""
+        values.set_value(self.store, f"chat-cut:{chat.id}", {"token": token, "position": position, "count": count})
+
+    def _last_cut(self, chat: Chat) -> dict[str, Any]:
+        return dict(values.get_value(self.store, f"chat-cut:{chat.id}", {}, _CUT))
+
+    def _undoable(self, chat: Chat | None, count: int) -> int:
+        cut = self._last_cut(chat) if chat else {}
+        return int(cut["count"]) if cut.get("token") and cut["position"] == count else 0
+
+    def _newer_version(self, chat: Chat | None, newest: int) -> int:
+        """The newest version's number when the chat has an older one that the reader did not choose to keep, else 0."""
+        if not chat or newest <= chat.version:
+            return 0
+        return newest if newest > int(values.get_value(self.store, f"chat-version:{chat.id}", 0)) else 0
+
+    def _notes(self, under: UnderWay | None) -> list[str]:
+        found = [slower_words(self.store)]
+        if (warming := self.answers.warming()) and not under:
+            found.append(warming.sentence or warming_words(warming))
+        return [note for note in found if note]
+
+    def _chat(self, id: str) -> Chat:
+        found = chats.chat(self.store, id) if id else None
+        if found is None:
+            raise UserError("No chat is open.", "Write a message to begin one.")
+        if found.deleted:
+            raise UserError("This chat was deleted.", "Undo that, or choose another.")
+        return found
+
+    def _message(self, chat: Chat, id: str) -> Message:
+        for message in chats.messages(self.store, chat.id):
+            if message.id == id:
+                return message
+        raise UserError("This message is no longer in the chat.", "It may have been deleted in another window.")
+
+
+def opening_messages(card: Card | None, opening: int) -> list[Message]:
+    """The greetings as the message that a chat begins with; [] where the player speaks first."""
+    found = greetings(card) if card and opening != NO_GREETING else []
+    swipes = [Swipe(text, 0, {}, "greeting") for text in found]
+    return [Message("", "", 0, "assistant", swipes, min(opening, len(found) - 1))] if found else []
+
+
+def _key(chat_id: str) -> str:
+    return f"chat:{chat_id}"
