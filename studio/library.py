@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.base.model_names import folder_shape, model_folder
-from engine.cards import editing
+from engine.cards import fields
 from engine.cards.files import read_file
 from studio.figures import words
 from studio.services import Services
@@ -35,7 +35,7 @@ def import_card(store: Store, file: Path) -> Imported:
     """A new character from a card of any form on this machine, with its portrait and its files; or why there is none."""
     try:
         read = read_file(file, file.name)
-        made = characters.create(store, editing.as_v3(read.card.raw), portrait=read.portrait, files=read.files)
+        made = characters.create(store, fields.as_v3(read.card.raw), portrait=read.portrait, files=read.files)
     except UserError as error:
         return Imported("", str(error))
     except Exception:

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
-from engine.cards import editing
+from engine.cards import fields
 from studio import library
 from studio.live import COMMON
 from studio.page import POLL, PRIVATE, Page, guarded, live_html, live_script
@@ -143,7 +143,7 @@ def _choosing(services: Services, page: Page, side: Side) -> None:
 def _making(services: Services, page: Page, side: Side) -> None:
     @guarded
     def new(search: str) -> Any:
-        return _opened(services, search, characters.create(services.store, editing.blank_card("New character")))
+        return _opened(services, search, characters.create(services.store, fields.blank_card("New character")))
 
     @guarded
     def duplicate(search: str, id: str) -> Any:

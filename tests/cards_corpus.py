@@ -8,8 +8,8 @@ from typing import Any
 from card_samples import EVERYTHING, FLAT
 from picture_samples import picture, with_chunks
 
-from engine.cards import charx, png
-from engine.cards.editing import as_v3, to_v2
+from engine.cards import charx, pictures
+from engine.cards.fields import as_v3, to_v2
 
 RIGHT_TO_LEFT = "\u202bשומרת המגדלור\u202c \u200fחארסת المنارة\u200f"
 FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f4\u200d\u2620\ufe0f e\u0301 \u00e9 \ufeff \u2028 \u0000"
@@ -36,8 +36,8 @@ def v2(**fields: Any) -> dict[str, Any]:
     return {"spec": "chara_card_v2", "spec_version": "2.0", "data": {**to_v2(FLAT)["data"], **fields}}
 
 
-def _png(raw: dict[str, Any], *chunks: png.Chunk, keyword: str = "chara") -> bytes:
-    return with_chunks(png.text_chunk(keyword, base64.b64encode(json.dumps(raw).encode())), *chunks)
+def _png(raw: dict[str, Any], *chunks: pictures.Chunk, keyword: str = "chara") -> bytes:
+    return with_chunks(pictures.text_chunk(keyword, base64.b64encode(json.dumps(raw).encode())), *chunks)
 
 
 CARDS: dict[str, dict[str, Any]] = {
@@ -72,13 +72,13 @@ JSON_FILES: dict[str, bytes] = {
 PICTURES: dict[str, bytes] = {
     "chara in tEXt": _png(v2()),
     "an old card beside the new one": _png(
-        v2(name="Old"), png.text_chunk("ccv3", base64.b64encode(json.dumps(EVERYTHING).encode()))),
+        v2(name="Old"), pictures.text_chunk("ccv3", base64.b64encode(json.dumps(EVERYTHING).encode()))),
     "ccv3 in zTXt": with_chunks((b"zTXt", b"ccv3\0\0" + zlib.compress(base64.b64encode(json.dumps(EVERYTHING).encode())))),
     "chara in iTXt": with_chunks((b"iTXt", b"chara\0\1\0\0\0" + zlib.compress(base64.b64encode(json.dumps(FLAT).encode())))),
 }
 PNG_WITH_FILES = _png(v3(assets=[{"type": "emotion", "uri": "__asset:0", "name": "joy", "ext": "png"},
                                  {"type": "emotion", "uri": "__asset:9", "name": "lost", "ext": "png"}]),
-                      png.text_chunk("chara-ext-asset_:0", base64.b64encode(b"joy")), keyword="ccv3")
+                      pictures.text_chunk("chara-ext-asset_:0", base64.b64encode(b"joy")), keyword="ccv3")
 
 
 def archive(raw: dict[str, Any] | None = None, files: dict[str, bytes] | None = None) -> bytes:

@@ -40,9 +40,10 @@ from format_samples import (
 )
 
 from engine.base.errors import UserError
-from engine.cards import png
-from engine.cards.book import parse_book, read_lorebook
-from engine.cards.editing import as_v3, to_v2
+from engine.cards import pictures
+from engine.cards.book import parse_book
+from engine.cards.card import read_lorebook
+from engine.cards.fields import as_v3, to_v2
 from engine.cards.files import FORMS, parse_file, write_file
 
 FOREIGN = [AGNAI, AGNAI_BOOK, CHUB, FARADAY, JANITOR, KOBOLD, KOBOLD_UNITED, NOVELAI, RISU, RISU_BOOK, RISU_MODULE, WORLD]
@@ -68,7 +69,7 @@ def mended_png(data: bytes) -> bytes:
         length, kind = struct.unpack_from(">I4s", data, place)
         chunks.append((kind, data[place + 8:place + 8 + length]))
         place += 12 + length
-    return png.build(chunks)
+    return pictures.build(chunks)
 
 
 def damaged_png(data: bytes, chance: random.Random) -> bytes:
@@ -76,7 +77,7 @@ def damaged_png(data: bytes, chance: random.Random) -> bytes:
     if chance.random() < 0.3:
         return mended_png(damaged(data, chance))
     chunks = []
-    for kind, body in png.read_chunks(data):
+    for kind, body in pictures.read_chunks(data):
         if kind in (b"tEXt", b"zTXt", b"iTXt", b"IDAT", b"IHDR") and chance.random() < 0.5:
             key, _, text = body.partition(b"\0")
             if kind == b"tEXt" and chance.random() < 0.8:
@@ -84,7 +85,7 @@ def damaged_png(data: bytes, chance: random.Random) -> bytes:
             else:
                 body = damaged(body, chance)
         chunks.append((kind, body))
-    return png.build(chunks)
+    return pictures.build(chunks)
 
 
 def damaged_archive(data: bytes, chance: random.Random) -> bytes:

@@ -10,8 +10,8 @@ from card_samples import one_sentence
 from PIL import Image
 
 from engine.base.errors import UserError
-from engine.cards import png
-from engine.cards.images import read_png_card
+from engine.cards import pictures
+from engine.cards.files import read_png_card
 
 
 def picture(size: tuple[int, int] = (8, 6), kind: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
@@ -33,10 +33,10 @@ def shown(data: bytes) -> Image.Image:
     return image
 
 
-def with_chunks(*chunks: png.Chunk, into: bytes | None = None) -> bytes:
+def with_chunks(*chunks: pictures.Chunk, into: bytes | None = None) -> bytes:
     """A picture with some chunks put in before its end."""
-    present = png.read_chunks(into or picture())
-    return png.build([*present[:-1], *chunks, present[-1]])
+    present = pictures.read_chunks(into or picture())
+    return pictures.build([*present[:-1], *chunks, present[-1]])
 
 
 def encoded(data: bytes) -> bytes:

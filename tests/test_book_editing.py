@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from card_samples import v2
 
-from engine.cards.book_editing import MOST, shown_book, with_book
-from engine.cards.editing import as_v3
+from engine.cards.book import MOST_ENTRIES, shown_book, with_book
+from engine.cards.fields import as_v3
 from studio.tabs.draft.book import look_at_book, read_world
 
 BOOK: dict[str, Any] = {
@@ -99,7 +99,7 @@ def test_what_no_page_sends_is_refused() -> None:
         with pytest.raises(ValueError, match="edited into something else"):
             with_book(raw(), edited(**wrong))
     with pytest.raises(ValueError, match="at most"):
-        with_book(raw(), {**edited(), "entries": [edited()["entries"][0]] * (MOST + 1)})
+        with_book(raw(), {**edited(), "entries": [edited()["entries"][0]] * (MOST_ENTRIES + 1)})
 
 
 def test_what_would_fire() -> None:
@@ -128,7 +128,7 @@ def test_a_world_file_comes_in_as_entries() -> None:
     found = read_world({"text": json.dumps(agnai), "name": "memory.json"})
     assert [(one["keys"], one["content"]) for one in found["entries"]] == [(["mill"], "Old.")]
     assert found["told"] == "1 entry came from memory.json. It was a memory book of Agnai. 1 entry without text was left out."
-    many = {"entries": [{"keys": ["a"], "content": "b"}] * (MOST + 1)}
-    assert f"and a lorebook has at most {MOST:,} here." in read_world({"text": json.dumps(many), "name": "w"})["problem"]
+    many = {"entries": [{"keys": ["a"], "content": "b"}] * (MOST_ENTRIES + 1)}
+    assert f"and a lorebook has at most {MOST_ENTRIES:,} here." in read_world({"text": json.dumps(many), "name": "w"})["problem"]
     problem = read_world({"text": "{}", "name": "world.json"})["problem"]
     assert problem == 'world.json is no lorebook (it has no "entries").'

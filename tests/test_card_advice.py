@@ -9,7 +9,7 @@ from hypothesis import given
 
 from engine.cards.advice import Advice, advice
 from engine.cards.card import bundled_cards
-from engine.cards.editing import LABELS
+from engine.cards.fields import LABELS
 from engine.cards.macros import Finding, find_macros
 from engine.cards.speaking import acts_for_player
 

@@ -16,16 +16,16 @@ from card_samples import FLAT
 from cards_corpus import archive, v3
 from picture_samples import picture, with_chunks
 
-from engine.cards import png
-from engine.cards.portraits import MAX_FILE, MAX_PIXELS
+from engine.cards import pictures
+from engine.cards.pictures import MAX_FILE, MAX_PIXELS
 
 MOST_MEGABYTES = 50
 CARD = json.dumps(FLAT)
-TEXT = png.text_chunk("chara", base64.b64encode(CARD.encode()))
+TEXT = pictures.text_chunk("chara", base64.b64encode(CARD.encode()))
 END = (b"IEND", b"")
 
 
-def header(width: int, height: int, colours: int = 2) -> png.Chunk:
+def header(width: int, height: int, colours: int = 2) -> pictures.Chunk:
     return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
 
 
@@ -59,14 +59,15 @@ BAD: dict[str, tuple[Make, str]] = {
     "surrogate.json": (lambda _: (CARD[:-1] + r', "x": "\ud800"}').encode(), "lone surrogate"),
     "twice.json": (lambda _: (CARD[:-1] + ', "name": "Bea"}').encode(), "the key 'name' twice"),
     "many-objects.json": (lambda _: ('{"x": [' + '{"":0},' * 140_000 + "0]}").encode(), 'neither "spec" nor "name"'),
-    "60000x60000.png": (lambda _: png.build([header(60_000, 60_000), TEXT, (b"IDAT", bomb(100)), END]), "too many pixels"),
-    "pixels-that-break-off.png": (lambda _: png.build([header(4096, MAX_PIXELS // 4096, 6), TEXT, (b"IDAT", bomb(60)), END]),
+    "60000x60000.png": (lambda _: pictures.build([header(60_000, 60_000), TEXT, (b"IDAT", bomb(100)), END]), "too many pixels"),
+    "pixels-that-break-off.png": (lambda _: pictures.build([header(4096, MAX_PIXELS // 4096, 6), TEXT, (b"IDAT", bomb(60)), END]),
                                   "is damaged and cannot be shown"),
     "4-gigabytes.png": (lambda _: four_gigabytes(), "breaks off before its end"),
     "ztxt-bomb.png": (lambda _: with_chunks((b"zTXt", b"ccv3\0\0" + bomb(150))), "a text that is too large"),
     "itxt-bomb.png": (lambda _: with_chunks((b"iTXt", b"chara\0\1\0\0\0" + bomb(100))), "a text that is too large"),
-    "20-megabytes.png": (lambda _: with_chunks(png.text_chunk("chara", b"A" * 20_000_000)), "too large for a character's picture"),
-    "7-megabytes-of-text.png": (lambda _: with_chunks(png.text_chunk("chara", b"QUFB" * (MAX_FILE // 4 - 100))), "too large"),
+    "20-megabytes.png": (lambda _: with_chunks(pictures.text_chunk("chara", b"A" * 20_000_000)),
+                         "too large for a character's picture"),
+    "7-megabytes-of-text.png": (lambda _: with_chunks(pictures.text_chunk("chara", b"QUFB" * (MAX_FILE // 4 - 100))), "too large"),
     "truncated.png": (lambda _: with_chunks(TEXT)[:-20], "breaks off before its end"),
     "zip-bomb.charx": (lambda file: zipped(file, ("a.png", bytes(100_000_000))), "unpacks to too much"),
     "zip-bomb-that-lies.charx": (lambda file: zipped(file, ("a.png", bytes(100_000_000)), lie=1000), "cannot be unpacked"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.cards import difference as module
 from engine.cards.difference import FieldChange, Piece, difference
-from engine.cards.editing import as_v3, blank_card, fields_of, with_fields
+from engine.cards.fields import as_v3, blank_card, fields_of, with_fields
 
 
 def side(pieces: list[Piece], without: str) -> str:

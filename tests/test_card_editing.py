@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.base.errors import UserError
 from engine.cards.card import Card, bundled_cards, parse_card
-from engine.cards.editing import KEPT_IN_V2, LABELS, LISTS, as_v3, blank_card, fields_of, to_v2, with_fields
+from engine.cards.fields import KEPT_IN_V2, LABELS, LISTS, as_v3, blank_card, fields_of, to_v2, with_fields
 
 OLD = {"spec": "chara_card_v3", "spec_version": "3.0", "data": {**EVERYTHING["data"], "modification_date": 5}}
 

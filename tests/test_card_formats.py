@@ -31,10 +31,10 @@ from picture_samples import with_chunks
 from PIL import Image
 
 from engine.base.errors import UserError
-from engine.cards import png
-from engine.cards.book import parse_book, read_book, read_lorebook
-from engine.cards.card import Card, parse_card
-from engine.cards.editing import as_v3
+from engine.cards import pictures
+from engine.cards.book import parse_book
+from engine.cards.card import Card, parse_card, read_book, read_lorebook
+from engine.cards.fields import as_v3
 from engine.cards.files import FORMS, parse_file, write_file
 from engine.cards.prompt import messages, render_system_prompt
 
@@ -357,7 +357,7 @@ def test_what_is_neither_is_named(raw: Any, words: str) -> None:
 
 def test_a_lorebook_in_a_picture_of_novelai() -> None:
     with pytest.raises(UserError, match="a picture with a lorebook of NovelAI"):
-        parse_file(with_chunks(png.text_chunk("naidata", b"e30=")), "x")
+        parse_file(with_chunks(pictures.text_chunk("naidata", b"e30=")), "x")
 
 
 def test_a_card_offered_as_a_lorebook() -> None:

@@ -17,11 +17,10 @@ from tavern_card import parse_card as their_card
 from tavern_card import parse_png_card, write_png_card
 
 from engine.base.errors import UserError
-from engine.cards.assets import PORTRAIT
 from engine.cards.card import bundled_cards
-from engine.cards.editing import as_v3
-from engine.cards.files import FORMS, CardFile, Form, parse_file, write_file
-from engine.cards.portraits import clean_portrait
+from engine.cards.fields import as_v3
+from engine.cards.files import FORMS, PORTRAIT, CardFile, Form, parse_file, write_file
+from engine.cards.pictures import clean_portrait
 
 PATHS = st.text("ab/é漢. -", min_size=1, max_size=12).filter(
     lambda path: not path.startswith("/") and not path.endswith("/") and ".." not in path.split("/") and path != "card.json")

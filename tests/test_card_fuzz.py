@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.base.errors import UserError
-from engine.cards import strict_json
+from engine.cards import reading
 from engine.cards.card import Card, parse_card
-from engine.cards.faults import CardFault
 from engine.cards.prompt import messages, render_system_prompt
+from engine.cards.reading import CardFault
 
 KEYS = st.text('"\\[{', max_size=3)
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text('ab"\\[]{}:,é\n'),
@@ -28,11 +28,11 @@ def depth(value: object) -> int:
 def test_depth_scan_agrees_with_the_definition(value: object, escape: bool) -> None:
     text = json.dumps(value, ensure_ascii=escape)
     levels = depth(value)
-    wrapped = "[" * (strict_json.MAX_DEPTH - levels) + text + "]" * (strict_json.MAX_DEPTH - levels)
-    strict_json.check_depth(wrapped)
+    wrapped = "[" * (reading.MAX_DEPTH - levels) + text + "]" * (reading.MAX_DEPTH - levels)
+    reading.check_depth(wrapped)
     if levels:
         with pytest.raises(CardFault):
-            strict_json.check_depth(f"[{wrapped}]")
+            reading.check_depth(f"[{wrapped}]")
 
 
 def card_or_refusal(data: bytes) -> None:

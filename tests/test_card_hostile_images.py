@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from picture_samples import encoded, picture, refusal, shown, with_chunks
 
 from engine.base.errors import UserError
-from engine.cards import png, portraits
-from engine.cards.faults import CardFault
-from engine.cards.images import read_png_card, write_png_card
-from engine.cards.strict_json import MAX_BYTES
+from engine.cards import pictures
+from engine.cards.files import read_png_card, write_png_card
+from engine.cards.reading import MAX_BYTES, CardFault
 
 CARD = json.dumps(EVERYTHING).encode()
 GOOD = write_png_card(EVERYTHING, picture())
@@ -36,19 +35,19 @@ def test_what_follows_the_end_is_dropped() -> None:
     assert portrait.endswith(b"IEND\xaeB`\x82")
 
 
-def header(width: int, height: int) -> png.Chunk:
+def header(width: int, height: int) -> pictures.Chunk:
     return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
 
 
 def test_too_large() -> None:
-    card, end = png.text_chunk("chara", encoded(CARD)), (b"IEND", b"")
+    card, end = pictures.text_chunk("chara", encoded(CARD)), (b"IEND", b"")
     pixels = (b"IDAT", zlib.compress(bytes(1000)))
-    assert "too many pixels" in refusal(png.build([header(60_000, 60_000), card, pixels, end]))
-    assert "too many pixels" in refusal(png.build([header(4096, 4097), card, pixels, end]))
-    assert "damaged" in refusal(png.build([header(4096, 4096), card, pixels, end]))  # claims more than it holds
-    twice = png.build([header(1, 1), header(60_000, 60_000), card, (b"IDAT", zlib.compress(bytes(4))), end])
+    assert "too many pixels" in refusal(pictures.build([header(60_000, 60_000), card, pixels, end]))
+    assert "too many pixels" in refusal(pictures.build([header(4096, 4097), card, pixels, end]))
+    assert "damaged" in refusal(pictures.build([header(4096, 4096), card, pixels, end]))  # claims more than it holds
+    twice = pictures.build([header(1, 1), header(60_000, 60_000), card, (b"IDAT", zlib.compress(bytes(4))), end])
     assert shown(read_png_card(twice, "x")[1]).size == (1, 1)
-    assert "too large for a character's picture" in refusal(GOOD + bytes(portraits.MAX_FILE))
+    assert "too large for a character's picture" in refusal(GOOD + bytes(pictures.MAX_FILE))
 
 
 def test_bombs_in_texts_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +66,7 @@ def test_bombs_in_texts_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> Non
 
         eof = property(lambda self: self.inner.eof)
 
-    monkeypatch.setattr(png.zlib, "decompressobj", Watched)
+    monkeypatch.setattr(pictures.zlib, "decompressobj", Watched)
     for chunk in ((b"zTXt", b"ccv3\0\0" + bomb), (b"iTXt", b"chara\0\1\0\0\0" + bomb)):
         assert "too large for a character card" in refusal(with_chunks(chunk))
     assert len(made) == 2 and max(made) < 2 * MAX_BYTES
@@ -75,11 +74,11 @@ def test_bombs_in_texts_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_bombs_elsewhere_do_no_harm() -> None:
     bomb = zlib.compress(b"A" * 50_000_000, 9)
-    card = png.text_chunk("chara", encoded(CARD))
+    card = pictures.text_chunk("chara", encoded(CARD))
     _, portrait, _ = read_png_card(with_chunks(card, (b"zTXt", b"Comment\0\0" + bomb)), "x")
     assert len(portrait) < 200
-    chunks = png.read_chunks(picture())
-    assert "damaged" in refusal(png.build([chunks[0], (b"iCCP", b"p\0\0" + bomb), card, *chunks[1:]]))
+    chunks = pictures.read_chunks(picture())
+    assert "damaged" in refusal(pictures.build([chunks[0], (b"iCCP", b"p\0\0" + bomb), card, *chunks[1:]]))
 
 
 def test_animated_pictures() -> None:
@@ -104,7 +103,7 @@ def test_mutated_files(place: int, put_in: bytes, removed: int, mend: bool) -> N
             length, kind = struct.unpack_from(">I4s", data, position)
             chunks.append((kind, data[position + 8:position + 8 + length]))
             position += 12 + length
-        data = png.build(chunks)
+        data = pictures.build(chunks)
     try:
         card, portrait, _ = read_png_card(data, "x.png")
     except UserError as error:
@@ -117,12 +116,12 @@ def test_mutated_files(place: int, put_in: bytes, removed: int, mend: bool) -> N
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (17, 9)])
 def test_every_kind_of_pixels_is_counted_right(mode: str, size: tuple[int, int]) -> None:
-    chunks = png.read_chunks(picture(size, mode=mode))
-    png.check_pixel_data(chunks)
+    chunks = pictures.read_chunks(picture(size, mode=mode))
+    pictures.check_pixel_data(chunks)
     packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
     for short in (zlib.compress(zlib.decompress(packed)[:-1]), packed[:-6]):
         with pytest.raises(CardFault, match="damaged"):
-            png.check_pixel_data([chunks[0], (b"IDAT", short), chunks[-1]])
+            pictures.check_pixel_data([chunks[0], (b"IDAT", short), chunks[-1]])
 
 
 def test_pixels_in_seven_passes_are_counted_right() -> None:
@@ -133,7 +132,7 @@ def test_pixels_in_seven_passes_are_counted_right() -> None:
                 for (x, across), (y, down) in zip(columns, rows, strict=True) if x < width)
     interlaced = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1))
     whole = [interlaced, (b"IDAT", zlib.compress(bytes(lines))), (b"IEND", b"")]
-    png.check_pixel_data(whole)
-    assert shown(png.build(whole)).size == (width, height)  # and Pillow agrees
+    pictures.check_pixel_data(whole)
+    assert shown(pictures.build(whole)).size == (width, height)  # and Pillow agrees
     with pytest.raises(CardFault):
-        png.check_pixel_data([interlaced, (b"IDAT", zlib.compress(bytes(lines - 1))), whole[2]])
+        pictures.check_pixel_data([interlaced, (b"IDAT", zlib.compress(bytes(lines - 1))), whole[2]])

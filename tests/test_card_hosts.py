@@ -8,7 +8,7 @@ from card_strategies import raw_cards
 from cards_corpus import ASSETS, BOOK, CARDS, v3
 from hypothesis import given, settings
 
-from engine.cards.hosts import HOSTS, findings
+from engine.cards.compatibility import HOSTS, findings
 
 
 def told(raw: dict[str, Any], host: str, files: int = 0) -> str:

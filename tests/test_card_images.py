@@ -15,12 +15,12 @@ from picture_samples import encoded, noise, picture, refusal, shown, with_chunks
 from PIL import Image, PngImagePlugin
 
 from engine.base.errors import UserError
-from engine.cards import png, portraits
+from engine.cards import pictures
 from engine.cards.card import bundled_cards
-from engine.cards.editing import as_v3, to_v2
-from engine.cards.images import read_png_card, write_png_card
-from engine.cards.portraits import plain_portrait
-from engine.cards.strict_json import MAX_BYTES
+from engine.cards.fields import as_v3, to_v2
+from engine.cards.files import read_png_card, write_png_card
+from engine.cards.pictures import plain_portrait
+from engine.cards.reading import MAX_BYTES
 
 CARD = json.dumps(EVERYTHING).encode()
 
@@ -54,7 +54,7 @@ def test_the_portrait_stays_the_same_picture_and_keeps_no_texts() -> None:
     assert shown(portrait).convert("RGBA").tobytes() == shown(file.getvalue()).convert("RGBA").tobytes()
     for data in (written, portrait):
         assert b"a secret" not in data and b"an older card" not in data
-    assert {kind for kind, _ in png.read_chunks(portrait)} <= {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+    assert {kind for kind, _ in pictures.read_chunks(portrait)} <= {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
     assert write_png_card(as_v3(EVERYTHING), portrait) == written  # again and again, nothing drifts
 
 
@@ -81,7 +81,7 @@ def test_a_card_that_could_not_be_read_back_is_not_written() -> None:
 
 def test_a_portrait_that_leaves_no_room_is_made_smaller() -> None:
     big = noise(1650)
-    assert portraits.MAX_FILE - 10**6 < len(big) < portraits.MAX_FILE
+    assert pictures.MAX_FILE - 10**6 < len(big) < pictures.MAX_FILE
     raw = {**FLAT, "description": "x" * 500_000}
     card, portrait, _ = read_png_card(write_png_card(raw, big), "x.png")
     assert card.raw == as_v3(raw)
@@ -91,7 +91,7 @@ def test_a_portrait_that_leaves_no_room_is_made_smaller() -> None:
 # What others wrote.
 
 def test_ccv3_comes_before_chara_wherever_they_stand() -> None:
-    old, new = (png.text_chunk(keyword, encoded(v2(name=name))) for keyword, name in (("chara", "Old"), ("ccv3", "New")))
+    old, new = (pictures.text_chunk(keyword, encoded(v2(name=name))) for keyword, name in (("chara", "Old"), ("ccv3", "New")))
     for chunks in ((old, new), (new, old)):
         assert read_png_card(with_chunks(*chunks), "x")[0].name == "New"
     assert read_png_card(with_chunks(old), "x")[0].name == "Old"
@@ -107,13 +107,13 @@ def test_every_kind_of_text_is_read() -> None:
 
 def test_base64_with_line_ends_or_without_padding() -> None:
     for text in (base64.encodebytes(CARD + b" "), encoded(CARD + b" " * ((1 - len(CARD)) % 3)).rstrip(b"=")):
-        assert read_png_card(with_chunks(png.text_chunk("chara", text)), "x")[0].raw == EVERYTHING
+        assert read_png_card(with_chunks(pictures.text_chunk("chara", text)), "x")[0].raw == EVERYTHING
 
 
 def test_long_cards_come_whole_where_pillow_gives_up() -> None:
     raw = {**FLAT, "description": "".join(random.Random(1).choices("abcdefghij ", k=900_000))}
     text = encoded(json.dumps(raw).encode())
-    for chunk in ((b"zTXt", b"ccv3\0\0" + zlib.compress(text)), png.text_chunk("ccv3", text)):
+    for chunk in ((b"zTXt", b"ccv3\0\0" + zlib.compress(text)), pictures.text_chunk("ccv3", text)):
         data = with_chunks(chunk)
         assert read_png_card(data, "x")[0].description == raw["description"]
         if chunk[0] == b"zTXt":
@@ -129,22 +129,22 @@ def test_long_cards_come_whole_where_pillow_gives_up() -> None:
     (encoded(b" " * (MAX_BYTES + 1)), "too large"), (encoded(json.dumps({**FLAT, "name": ""}).encode()), "has no name"),
 ])
 def test_a_broken_newer_card_gives_way_to_a_good_older_one_and_that_is_told(broken: bytes, said: str) -> None:
-    newer = png.text_chunk("ccv3", broken)
-    card, _, _ = read_png_card(with_chunks(newer, png.text_chunk("chara", encoded(CARD))), "x.png")
+    newer = pictures.text_chunk("ccv3", broken)
+    card, _, _ = read_png_card(with_chunks(newer, pictures.text_chunk("chara", encoded(CARD))), "x.png")
     assert card.raw == EVERYTHING
     assert len(card.told) == 1 and card.told[0].startswith("A card in it (ccv3) is broken") and said in card.told[0]
-    for older in ((), (png.text_chunk("chara", encoded(b"[]")),)):  # where no good one is, the newer one is what is spoken of
+    for older in ((), (pictures.text_chunk("chara", encoded(b"[]")),)):  # where no good one is, the newer one is what is spoken of
         assert said in refusal(with_chunks(newer, *older))
 
 
 def test_the_first_good_one_of_several_cards_is_taken() -> None:
-    texts = [png.text_chunk("chara", one) for one in (b"{", encoded(CARD), encoded(json.dumps(FLAT).encode()))]
+    texts = [pictures.text_chunk("chara", one) for one in (b"{", encoded(CARD), encoded(json.dumps(FLAT).encode()))]
     card, _, _ = read_png_card(with_chunks(*texts), "x.png")
     assert card.raw == EVERYTHING and len(card.told) == 1 and "(chara) is broken" in card.told[0]
 
 
 def test_zero_bytes_behind_a_card_are_passed_over_and_told() -> None:
     for text in (encoded(CARD) + b"\0\0", encoded(CARD + b"\0")):
-        card, _, _ = read_png_card(with_chunks(png.text_chunk("chara", text)), "x.png")
+        card, _, _ = read_png_card(with_chunks(pictures.text_chunk("chara", text)), "x.png")
         assert card.raw == EVERYTHING
     assert card.told == ("A zero byte at its end was passed over.",)

@@ -11,7 +11,7 @@ from cards_corpus import ASSETS, CARDS, FILES, PNG_WITH_FILES, archive, v3
 from picture_samples import picture, shown
 from store_samples import library
 
-from engine.cards.editing import as_v3
+from engine.cards.fields import as_v3
 from engine.cards.files import FORMS, read_file, write_file
 from studio import library as imports
 from studio.library import import_card, imports_html

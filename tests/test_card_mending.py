@@ -11,10 +11,9 @@ from card_samples import FLAT, v2
 from store_samples import library
 
 from engine.base.errors import UserError
-from engine.cards.book import read_book
-from engine.cards.book_editing import shown_book, with_book
-from engine.cards.card import Card, parse_card
-from engine.cards.editing import as_v3, fields_of, to_v2
+from engine.cards.book import shown_book, with_book
+from engine.cards.card import Card, parse_card, read_book
+from engine.cards.fields import as_v3, fields_of, to_v2
 from engine.cards.files import FORMS, parse_file, write_file
 from engine.cards.prompt import messages, render_system_prompt
 from studio.library import import_card

@@ -9,7 +9,7 @@ from card_samples import EVERYTHING, FLAT, one_sentence, v2
 
 from engine.base.errors import UserError
 from engine.cards.card import parse_card
-from engine.cards.strict_json import MAX_BYTES, MAX_DEPTH
+from engine.cards.reading import MAX_BYTES, MAX_DEPTH
 
 
 def refusal(data: bytes) -> str:

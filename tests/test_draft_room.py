@@ -12,12 +12,11 @@ from PIL import Image
 from tiny import find, make_tiny
 
 from engine.base.errors import UserError
-from engine.cards.book_editing import shown_book
-from engine.cards.editing import as_v3, blank_card, with_fields
+from engine.cards.book import shown_book
+from engine.cards.fields import as_v3, blank_card, with_fields
 from engine.cards.files import read_file
 from engine.cards.macros import expand_macros
-from engine.cards.npc import compile_npc
-from engine.cards.npc_fields import npc_object
+from engine.cards.npc import compile_npc, npc_object
 from engine.cards.prompt import PLAYER, fired_in
 from engine.models.chat_format import render_chat
 from engine.models.loading import load_tokenizer

@@ -9,8 +9,7 @@ from card_samples import v2
 
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import USUAL, example_turns, render_system_prompt
-from engine.cards.speaking import dialogue_apart, dialogue_turns, split_dialogue, writes_players_lines
-from engine.cards.voice import uses_third_person
+from engine.cards.speaking import dialogue_apart, dialogue_turns, split_dialogue, uses_third_person, writes_players_lines
 
 U, A = "user", "assistant"
 

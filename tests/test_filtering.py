@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.base.text import normalise
 from engine.calibration.filtering import before_loop, find_fault, is_looping, is_usable_question, tidy, too_similar
-from engine.cards.voice import uses_third_person
+from engine.cards.speaking import uses_third_person
 
 CHARACTERS = sorted((Path(__file__).resolve().parents[1] / "characters").glob("*.json"))
 POOL = Path(__file__).resolve().parents[1] / "assets" / "player_lines.jsonl"

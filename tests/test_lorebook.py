@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from engine.base.errors import UserError
 from engine.calibration.lines import split_of
 from engine.calibration.lore import MOST, PER_ENTRY, lore_queries
-from engine.cards.book import Book, parse_book, parse_world, read_book
-from engine.cards.card import Card, parse_card
+from engine.cards.book import Book, parse_book
+from engine.cards.card import Card, parse_card, read_book, read_lorebook
 from engine.cards.lorebook import Firing, fire
 from engine.cards.prompt import Setting, fired_in, fit, messages, render_system_prompt
 
@@ -229,7 +229,7 @@ WORLD = {
 
 
 def test_a_world_file_is_read_as_a_book() -> None:
-    found = parse_book(parse_world(json.dumps(WORLD).encode(), "world.json"))
+    found = parse_book(read_lorebook(json.dumps(WORLD).encode(), "world.json")[0])
     assert found == parse_book(WORLD)
     first, second = found.entries
     assert (first.name, first.keys, first.secondary, first.logic, first.order, first.place) == (
@@ -242,10 +242,10 @@ def test_a_world_file_is_read_as_a_book() -> None:
     )
     assert (first.probability, first.from_recursion, first.depth, first.enabled) == (50, False, None, True)
     assert (second.name, second.enabled, second.depth) == ("war", False, 2)
-    again = parse_world(json.dumps(parse_world(json.dumps(WORLD).encode(), "x")).encode(), "x")
+    again = read_lorebook(json.dumps(read_lorebook(json.dumps(WORLD).encode(), "x")[0]).encode(), "x")[0]
     assert parse_book(again) == found
     lorebook = {"spec": "lorebook_v3", "data": {"entries": [MILL], "extensions": {}}}
-    assert parse_world(json.dumps(lorebook).encode(), "x")["entries"] == [MILL]
+    assert read_lorebook(json.dumps(lorebook).encode(), "x")[0]["entries"] == [MILL]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_world_file_is_read_as_a_book() -> None:
 )
 def test_what_is_no_lorebook_is_one_sentence(data: bytes) -> None:
     with pytest.raises(UserError, match=r"^world\.json [^.]*\.( |$)"):
-        parse_world(data, "world.json")
+        read_lorebook(data, "world.json")[0]
 
 
 JSON = st.recursive(
@@ -370,7 +370,7 @@ def test_roles_of_entries_at_a_depth(role: Any, shown: str) -> None:
     entry = {**MILL, "content": "You own it.", "extensions": {"position": 4, "depth": 1, "role": role}}
     assert messages(card_with(entry), [("user", "The mill?")])[-1]["content"] == f"{shown}\n\nThe mill?"
     world = {"entries": {"0": {"key": ["mill"], "content": "You own it.", "position": 4, "depth": 1, "role": role}}}
-    again = parse_world(json.dumps(world).encode(), "x")["entries"]
+    again = read_lorebook(json.dumps(world).encode(), "x")[0]["entries"]
     assert messages(card_with(*again), [("user", "The mill?")])[-1]["content"] == f"{shown}\n\nThe mill?"
     beside = {**entry, "extensions": {"position": 0, "role": role}}  # a role counts only at a depth
     assert messages(card_with(beside), [("user", "The mill?")])[-1]["content"] == "[You own it.]\n\nThe mill?"

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from engine.base.errors import UserError
 from engine.cards.card import bundled_cards, parse_card
 from engine.cards.macros import expand_macros
-from engine.cards.npc import compile_npc, scale_words, written
-from engine.cards.npc_fields import FIELDS, KEY, LISTS, SCALES, Secret, npc_object, read_npc, with_npc
+from engine.cards.npc import FIELDS, KEY, LISTS, SCALES, Secret, compile_npc, npc_object, read_npc, scale_words, with_npc, written
 from engine.cards.prompt import render_system_prompt
 from tests.store_samples import card
 

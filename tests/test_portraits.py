@@ -7,8 +7,8 @@ from picture_samples import picture, shown
 from PIL import Image
 
 from engine.base.errors import UserError
-from engine.cards import png
-from engine.cards.portraits import clean_portrait
+from engine.cards import pictures
+from engine.cards.pictures import clean_portrait
 
 
 @pytest.mark.parametrize(("kind", "mode"), [
@@ -35,7 +35,7 @@ def test_nothing_but_pixels_is_left_and_photos_stand_upright() -> None:
     assert b"taken at home" in data
     cleaned = clean_portrait(data)
     assert b"taken at home" not in cleaned
-    assert {kind for kind, _ in png.read_chunks(cleaned)} == {b"IHDR", b"IDAT", b"IEND"}
+    assert {kind for kind, _ in pictures.read_chunks(cleaned)} == {b"IHDR", b"IDAT", b"IEND"}
     assert shown(cleaned).size == (20, 40)
 
 

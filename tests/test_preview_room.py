@@ -10,7 +10,7 @@ from tiny import make_tiny
 
 from engine.base.errors import UserError
 from engine.base.sampling import DEFAULTS, KNOBS, MAX_SEED
-from engine.cards.editing import blank_card, with_fields
+from engine.cards.fields import blank_card, with_fields
 from engine.cards.prompt import Setting, render_greeting
 from studio.services import Services
 from studio.settings import Settings

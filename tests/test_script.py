@@ -11,7 +11,7 @@ from test_npc_fields import FULL, JSON
 from engine.base.text import count_words, normalise
 from engine.calibration.lines import POOL
 from engine.cards.card import Card, bundled_cards, find_bundled, parse_card
-from engine.cards.npc_fields import KEY, npc_object, with_npc
+from engine.cards.npc import KEY, npc_object, with_npc
 from engine.cards.script import OWN_LANGUAGE, fields_of_question, read_script, script_lines
 from tests.store_samples import card
 

@@ -14,7 +14,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Graded, Preferred, Untested, Warned
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card, parse_card
-from engine.cards.npc_fields import KEY
+from engine.cards.npc import KEY
 from engine.cards.script import read_script
 from engine.evaluation.judge import Judge
 from engine.script import ScriptJob, run_script

@@ -16,7 +16,7 @@ from store_samples import LINES, card, library, pruning, smith
 from engine.base.errors import UserError
 from engine.base.files import write_json
 from engine.base.process import is_out_of_memory, says_out_of_memory
-from engine.cards.editing import fields_of
+from engine.cards.fields import fields_of
 from studio import launch
 from studio import library as sidebar
 from studio.services import Services

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from engine.base.text import normalise
-from engine.cards.voice import MANNERS, REFUSAL, names_pattern, plain_text, speaks_of_itself_by_name
+from engine.cards.speaking import MANNERS, REFUSAL, names_pattern, plain_text, speaks_of_itself_by_name
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['\u2019-][^\W_]+)*")
 _SENTENCE_END = re.compile(r"(?:[.!?\u2026]+[\"'\u201d\u2019\u00bb)*]*(?=\s|$)|[\u3002\uff01\uff1f]+[\u300d\u300f*]*)")

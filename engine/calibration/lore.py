@@ -7,8 +7,8 @@ entry really fires, as it would in a chat. Entries that always fire stand in eve
 from collections.abc import Iterator
 
 from engine.calibration.lines import Query, split_of
-from engine.cards.book import Entry, read_book
-from engine.cards.card import Card
+from engine.cards.book import Entry
+from engine.cards.card import Card, read_book
 from engine.cards.keys import is_pattern
 from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, fired_in

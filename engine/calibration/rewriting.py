@@ -23,7 +23,7 @@ from engine.calibration.filtering import find_fault, is_usable_question, tidy, t
 from engine.calibration.lines import Journal, Line, Query
 from engine.cards.card import Card
 from engine.cards.prompt import USUAL, Message, Setting, messages
-from engine.cards.voice import uses_third_person
+from engine.cards.speaking import uses_third_person
 from engine.models.chat_format import encode_answer, encode_chat, endings, token_counter, user_turn_opening
 from engine.models.packing import Example, shared_prefix
 from engine.models.sampling import Sampled, Sampling, sample_together

@@ -7,21 +7,20 @@ is worth a look. Does not judge style, and changes nothing.
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.base.text import count_words
 from engine.cards.book import Book, Entry, parse_book
 from engine.cards.card import MAX_NAME, Card
-from engine.cards.editing import LABELS, as_v3, fields_of
+from engine.cards.fields import LABELS, as_v3, fields_of
 from engine.cards.keys import is_pattern
 from engine.cards.lorebook import MOST_TOKENS, budget_of
 from engine.cards.macros import MOMENT, find_macros, reads_the_clock
-from engine.cards.npc_fields import read_npc
-from engine.cards.prompt import render_description, render_greeting
+from engine.cards.npc import read_npc
+from engine.cards.prompt import extensions_of, note_of, render_description, render_greeting
 from engine.cards.script import read_script
-from engine.cards.sillytavern import note_of, unused
 from engine.cards.speaking import acts_for_player, split_dialogue, writes_players_lines
 
 DESCRIPTION_TOKENS = 600  # more makes every answer slow and leaves a small model lost
@@ -192,7 +191,7 @@ def _called(entry: Entry) -> str:
 
 
 def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
-    for field, sentence in unused(raw):
+    for field, sentence in _unused(raw):
         yield Advice(field, "hint", sentence)
     for fault in (*read_npc(raw).faults, *read_script(_card(raw, fields)).faults):
         yield Advice("npc", "hint", fault)
@@ -200,6 +199,21 @@ def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
     if _NAME_MACRO.search(notes) or _words(notes) > max(DESCRIPTION_WORDS, _words(fields["description"])):
         yield Advice("creator_notes", "hint", "The notes for readers never reach the model. What the character should know "
                      "belongs in the description.")
+
+
+def _unused(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a card keeps in its extensions and this studio does not carry out: the field it is about, and a sentence."""
+    fields = raw.get("data", raw)
+    extensions, told = extensions_of(raw), list[tuple[str, str]]()
+    world, book = extensions.get("world"), fields.get("character_book") if isinstance(fields, Mapping) else None
+    if isinstance(world, str) and (name := " ".join(world.split())) and not (isinstance(book, Mapping) and book.get("entries")):
+        told.append(("character_book", f"The card names the lorebook “{name[:60]}”, which is not in its file. Export that world in "
+                     "SillyTavern, and bring it in under Lorebook."))
+    scripts = extensions.get("regex_scripts")
+    if isinstance(scripts, list) and scripts:
+        those = "a regular expression that changes" if len(scripts) == 1 else f"{len(scripts):,} regular expressions that change"
+        told.append(("extensions", f"The card brings {those} texts in SillyTavern: kept in the card, and not carried out here."))
+    return told
 
 
 def _budget(raw: dict[str, Any], fields: dict[str, Any], tokens: Tokens, context: int) -> Iterator[Advice]:

@@ -1,21 +1,142 @@
-"""A character's lorebook as it lies in a card, or in a world file of SillyTavern: read with care, one form out.
+"""A character's lorebook as it lies in a card, in any program's spelling: read with care, one form out, and edited.
 
-V2 and V3 keep it as "character_book", SillyTavern's files as an object of entries with names of their own. What an entry
-says about itself in decorators (V3: lines that begin with @@) is read here, too. Does not know what is said in a chat:
-which entries fire, lorebook.py decides.
+V2 and V3 keep it as "character_book", SillyTavern's world files as an object of entries with names of their own, others in
+further spellings, and some files hold two at once. What an entry says about itself in decorators (V3: lines that begin with
+@@) is read here, too. Which entries fire in a chat, lorebook.py decides.
 """
 
-import functools
+import copy
+import itertools
+import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from engine.cards import formats, reading
-from engine.cards.card import Card, card_of
-from engine.cards.entries import ORDER, as_character_book, as_character_entry, raw_entries, text_of
-from engine.cards.faults import CardFault, named
-from engine.cards.formats import Format
+from engine.cards.fields import as_v3
+
+ORDER = 100  # insertion order of an entry that names none
+
+# A card's field, and the names that other programs have for it, the card's own one first.
+_SPELLINGS = {
+    "keys": ("keys", "key", "keywords"),
+    "secondary_keys": ("secondary_keys", "keysecondary", "secondaryKeys", "secondkey"),
+    "content": ("content", "entry", "text", "value"),
+    "name": ("name", "displayName", "title", "comment"),
+    "comment": ("comment",),
+    "insertion_order": ("insertion_order", "order", "insertionOrder", "insertorder", "weight"),
+    "constant": ("constant", "alwaysActive", "forceActivation"),
+    "selective": ("selective",),
+    "use_regex": ("use_regex", "useRegex"),
+    "case_sensitive": ("case_sensitive", "caseSensitive"),
+    "priority": ("priority",),
+    "id": ("id", "uid"),
+}
+_SWITCHES = ("enabled", "disable", "disabled", "widisabled")  # the last one is KoboldAI's
+# Fields of SillyTavern's world files that a card keeps in the entry's extensions, some under another name.
+_EXTRAS = {name: re.sub(r"(?<=[a-z])([A-Z])", lambda sign: f"_{sign[1].lower()}", name) for name in (
+    "excludeRecursion", "preventRecursion", "delayUntilRecursion", "scanDepth", "matchWholeWords", "useGroupScoring",
+    "automationId", "groupOverride", "groupWeight", "displayIndex", "addMemo", "vectorized", "probability", "depth", "role",
+    "group", "sticky", "cooldown", "delay", "ignoreBudget")} | {name: name for name in ("selectiveLogic", "useProbability")}
+# Each of these alone says that an entry is not, or not only, a card's.
+_FOREIGN = {"key", "keysecondary", "secondkey", "secondaryKeys", "keywords", "disable", "disabled", "widisabled", "displayName",
+            "alwaysActive", "forceActivation", "insertorder", "insertionOrder", "useRegex", "caseSensitive",
+            *(name for name in _EXTRAS if name != _EXTRAS[name]), "selectiveLogic", "useProbability"}
+_BOOK = {"scan_depth": "scanDepth", "token_budget": "tokenBudget", "recursive_scanning": "recursiveScanning"}
+_SLASHED = re.compile(r"/.+/[a-z]*", re.DOTALL)
+
+
+def raw_entries(raw: dict[str, Any]) -> list[Any]:
+    """The entries of a book as they lie in it, whether in a list or (world files) in an object."""
+    entries = raw.get("entries")
+    if isinstance(entries, dict):
+        return list(entries.values())
+    return entries if isinstance(entries, list) else []
+
+
+def entry_text(entry: Any) -> str:
+    """The text of an entry in any spelling; "" without one."""
+    found = as_character_entry(entry).get("content") if isinstance(entry, dict) else None
+    return found.strip() if isinstance(found, str) else ""
+
+
+def is_entry(value: Any) -> bool:
+    """Whether a value looks like an entry of a lorebook: it has a field for its text, and one for its keys."""
+    return isinstance(value, dict) and all(any(name in value for name in _SPELLINGS[field]) for field in ("content", "keys"))
+
+
+def as_character_book(raw: dict[str, Any]) -> dict[str, Any]:
+    """A book with its entries, and its own settings, as a card spells them; every other field is kept."""
+    names = {other: name for name, other in _BOOK.items() if name not in raw}
+    book = {names.get(name, name): value for name, value in raw.items() if name != "originalData"}
+    entries = [as_character_entry(value) for value in raw_entries(raw) if isinstance(value, dict)]
+    return {"extensions": {}, **book, "entries": entries}
+
+
+def as_character_entry(value: dict[str, Any]) -> dict[str, Any]:
+    """An entry in any spelling as one of a card's book; what has no place there is kept in its extensions.
+
+    Where one has two spellings of a field, keys are put together, and a text or number that is there wins over none. It is
+    switched off if either spelling says so, but what SillyTavern wrote last ("uid" shows it) goes by its own word.
+    """
+    if _is_own(value):
+        return value
+    both = "keys" in value and "content" in value  # a card's entry with another program's fields beside: those stay there
+    own = value.get("extensions")
+    extensions = dict(own) if isinstance(own, dict) else {}
+    entry: dict[str, Any] = {field: found for field in _SPELLINGS if (found := _found(value, field)) is not None}
+    entry["enabled"] = _is_on(value)
+    entry["keys"] = entry.get("keys", [])
+    entry.setdefault("content", "")
+    entry.setdefault("insertion_order", ORDER)
+    position = value.get("position")
+    entry["position"] = position if isinstance(position, str) else "after_char" if position == 1 else "before_char"
+    if isinstance(position, int) and position not in (0, 1):  # at a depth of the chat (4), or in the author's note
+        extensions.setdefault("position", position)
+    known = {*(name for names in _SPELLINGS.values() for name in names), *_SWITCHES, "position", "extensions"}
+    for name in value.keys() - known:
+        if name in _EXTRAS:
+            extensions.setdefault(_EXTRAS[name], value[name])
+        elif both:
+            entry[name] = value[name]
+        else:
+            extensions.setdefault(name, value[name])
+    return {**entry, "extensions": dict(sorted(extensions.items()))}
+
+
+def key_list(value: Any) -> list[Any]:
+    """Keys as a list: a text is parted at its commas, unless it is one regular expression between slashes."""
+    if isinstance(value, str):
+        whole = _SLASHED.fullmatch(value.strip())
+        return [key for part in ([value] if whole else value.split(",")) if (key := part.strip())]
+    return value if isinstance(value, list) else []
+
+
+def _is_own(value: dict[str, Any]) -> bool:
+    """Whether all that an entry says is said as a card says it."""
+    texts = any(name in value for name in _SPELLINGS["content"][1:]) and "content" not in value
+    keys = any(isinstance(value.get(name), str) for name in ("keys", "secondary_keys"))
+    return not (value.keys() & _FOREIGN or texts or keys)
+
+
+def _found(value: dict[str, Any], field: str) -> Any:
+    """A field in whichever spelling it has; keys of all spellings together. None without any."""
+    there = [value[name] for name in _SPELLINGS[field] if value.get(name) is not None]
+    if field in ("keys", "secondary_keys"):
+        return list({repr(key): key for one in there for key in key_list(one)}.values()) if there else None
+    if field == "constant":
+        return any(one is True for one in there) if there else None
+    full = [one for one in there if not isinstance(one, str) or one.strip()]
+    return full[0] if full else there[0] if there else None
+
+
+def _is_on(value: dict[str, Any]) -> bool:
+    off = any(value.get(name) is True or value.get(name) == 1 for name in _SWITCHES[1:])
+    if "uid" in value and "disable" in value:
+        return not off
+    return value.get("enabled") is not False and not off
+
 
 SCAN_DEPTH = 2  # messages, where neither book nor entry says how many: SillyTavern's own
 TOKEN_BUDGET = 512  # of all entries together, where the book names none: a quarter of what the starter can hold
@@ -81,13 +202,6 @@ class Book:
     faults: tuple[str, ...] = field(default=(), compare=False)
 
 
-@functools.lru_cache(maxsize=32)
-def read_book(card: Card) -> Book:
-    """The card's book; an empty one where it has none. What is no entry is left out and named in `faults`."""
-    data = card.raw.get("data", card.raw)
-    return parse_book(data.get("character_book") if isinstance(data, dict) else None)
-
-
 def parse_book(raw: Any) -> Book:
     """A book from the JSON of "character_book" or of a world file."""
     if isinstance(raw, list):
@@ -106,50 +220,6 @@ def parse_book(raw: Any) -> Book:
     depth = _whole(raw.get("scan_depth"), 0) or SCAN_DEPTH
     recursive = raw.get("recursive_scanning")
     return Book(tuple(entries), depth, budget, RECURSIVE if recursive is None else bool(recursive), tuple(faults))
-
-
-def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A lorebook of any program that `formats` knows, or the book of a card, as a "character_book" of V3; and what to tell of it.
-
-    Entries without text are left out and told of. Raises UserError, one sentence, for what is no lorebook.
-    """
-    with named(origin):
-        raw, told = reading.load(data)
-        found = formats.find(raw)
-        if found is None or found.what == "character":
-            book = _book_of_card(raw, found)
-        elif found.read is None:
-            raise CardFault(f"is {found.words}, not a lorebook ({found.instead})")
-        else:
-            read = found.read(raw)
-            book, told = read.raw, (*told, *found.note, *read.notes)
-        full = [entry for entry in book["entries"] if text_of(entry)]
-        if not full:
-            raise CardFault("is a lorebook without entries" if not book["entries"] else "is a lorebook whose entries have no text")
-        if empty := len(book["entries"]) - len(full):
-            told += (f"{empty} {'entry' if empty == 1 else 'entries'} without text {'was' if empty == 1 else 'were'} left out.",)
-    return {**book, "entries": full}, told
-
-
-def parse_world(data: bytes, origin: str) -> dict[str, Any]:
-    """`read_lorebook` without what it tells."""
-    return read_lorebook(data, origin)[0]
-
-
-def _book_of_card(raw: Any, found: Format | None) -> dict[str, Any]:
-    """The book of a card of any program. Raises CardFault where there is none."""
-    card = card_of(raw).raw if found else raw
-    data = card.get("data", card) if isinstance(card, dict) else None
-    if not isinstance(data, dict):
-        raise CardFault('is no lorebook (it has no "entries")')
-    book = data.get("character_book")
-    if isinstance(book, dict | list) and book:
-        return as_character_book(book if isinstance(book, dict) else {"entries": book})
-    if isinstance(data.get("entries"), dict | list):
-        return as_character_book(data)
-    is_card = found or "spec" in card or "name" in data
-    raise CardFault("is a character without a lorebook (bring it in with “Import cards”)" if is_card
-                    else 'is no lorebook (it has no "entries")')
 
 
 def _entry(number: int, value: dict[str, Any]) -> Entry:
@@ -225,3 +295,78 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _whole(value: Any, otherwise: int) -> int:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return max(-1_000_000, min(1_000_000, int(value))) if known else otherwise
+
+
+MOST_ENTRIES = 20_000  # entries that a page takes: more than a card of 1 MB holds
+_FIELDS = ("name", "keys", "secondary", "content", "order", "constant", "enabled")
+
+
+def shown_book(raw: dict[str, Any]) -> dict[str, Any]:
+    """What a page edits: {"scan_depth", "token_budget", "recursive", "entries"}; each entry has _FIELDS and "kept", its
+    JSON as it lies in the card, which comes back untouched."""
+    book = as_v3(raw)["data"].get("character_book")
+    book = book if isinstance(book, dict) else {}
+    read = parse_book(book)
+    return {"scan_depth": read.scan_depth, "token_budget": read.token_budget, "recursive": read.recursive,
+            "entries": [shown_entry(value) for value in raw_entries(book) if isinstance(value, dict)]}
+
+
+def shown_entry(value: dict[str, Any]) -> dict[str, Any]:
+    """One entry of a book as a page edits it."""
+    value = as_character_entry(value)
+    text = lambda name: found if isinstance(found := value.get(name), str) else ""
+    texts = lambda name: [one for one in value.get(name) or [] if isinstance(one, str)] if isinstance(
+        value.get(name), list) else []
+    order = value.get("insertion_order")
+    return {"name": text("name") or text("comment"), "keys": texts("keys"), "secondary": texts("secondary_keys"),
+            "content": text("content"), "order": order if isinstance(order, int) and not isinstance(order, bool) else ORDER,
+            "constant": value.get("constant") is True, "enabled": value.get("enabled") is not False,
+            "kept": json.dumps(value, ensure_ascii=False)}
+
+
+def with_book(raw: dict[str, Any], edited: dict[str, Any], now: float | None = None) -> dict[str, Any]:
+    """The V3 form of a card with the edited book; the card as it was where nothing differs. Raises ValueError for what
+    `shown_book` does not give."""
+    card = as_v3(raw)
+    if edited == shown_book(raw):
+        return card
+    entries = edited["entries"]
+    if not isinstance(entries, list) or len(entries) > MOST_ENTRIES:
+        raise ValueError(f"a book on a page has at most {MOST_ENTRIES:,} entries")
+    before = card["data"].get("character_book")
+    book: dict[str, Any] = copy.deepcopy(before) if isinstance(before, dict) else {"extensions": {}}
+    read = parse_book(book)
+    for name, known in (("scan_depth", read.scan_depth), ("token_budget", read.token_budget)):
+        if int(edited[name]) != known:
+            book[name] = max(0, int(edited[name]))
+    if bool(edited["recursive"]) != read.recursive:
+        book["recursive_scanning"] = bool(edited["recursive"])
+    kept = [json.loads(one["kept"]) if one.get("kept") else None for one in entries]
+    used = [one["id"] for one in kept if one and isinstance(one.get("id"), int)]
+    fresh = itertools.count(max(used, default=-1) + 1)
+    book["entries"] = [_written(one, old or _new_entry(next(fresh))) for one, old in zip(entries, kept, strict=True)]
+    if not book["entries"] and not isinstance(before, dict):
+        return card
+    card["data"]["character_book"] = book
+    card["data"]["modification_date"] = int(time.time() if now is None else now)
+    return card
+
+
+def _new_entry(number: int) -> dict[str, Any]:
+    return {"keys": [], "content": "", "extensions": {}, "enabled": True, "insertion_order": ORDER, "use_regex": False,
+            "id": number}
+
+
+def _written(one: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a card from one of a page: what was kept of it, with what the writer changed."""
+    before = shown_entry(kept)
+    changed = {name: one[name] for name in _FIELDS if one[name] != before[name]}
+    if not all(type(value) is type(before[name]) for name, value in changed.items()):
+        raise ValueError("an entry of a book was edited into something else")
+    names = {"secondary": "secondary_keys", "order": "insertion_order"}
+    entry = {**kept, **{names.get(name, name): value for name, value in changed.items()}}
+    if "name" in changed and "comment" in kept:  # SillyTavern shows this one
+        entry["comment"] = changed["name"]
+    if "secondary" in changed:
+        entry["selective"] = bool(changed["secondary"])
+    return entry

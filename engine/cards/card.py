@@ -4,6 +4,7 @@ Reads the JSON of V1 (flat), V2 and V3 cards, and what other programs write (for
 so that unknown fields survive a round trip. What is odd and does not matter much is mended, and `Card.told` says so.
 """
 
+import functools
 import json
 import re
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,11 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.resources import resource
-from engine.cards import formats, reading, strict_json
-from engine.cards.editing import KEPT_IN_V2, LABELS, as_v3, modern_names, other_names, text_of, texts_of
-from engine.cards.entries import as_character_entry, raw_entries
-from engine.cards.faults import CardFault, kind_of, named, short
+from engine.cards import formats
+from engine.cards.book import Book, as_character_book, as_character_entry, entry_text, parse_book, raw_entries
+from engine.cards.fields import KEPT_IN_V2, LABELS, as_v3, modern_names, other_names, text_of, texts_of
 from engine.cards.formats import Format
+from engine.cards.reading import CardFault, check_depth, check_size, kind_of, load, named, short
 from engine.cards.speaking import dialogue_apart
 
 CHARACTERS = resource("characters")
@@ -68,7 +69,7 @@ def parse_card(data: bytes, origin: str) -> Card:
     that `formats` knows.
     """
     with named(origin):
-        value, mended = reading.load(data)
+        value, mended = load(data)
         return card_of(value, mended)
 
 
@@ -93,11 +94,57 @@ def converted(raw: dict[str, Any], told: tuple[str, ...]) -> Card:
     return card
 
 
+@functools.lru_cache(maxsize=32)
+def read_book(card: Card) -> Book:
+    """The card's book; an empty one where it has none. What is no entry is left out and named in `faults`."""
+    data = card.raw.get("data", card.raw)
+    return parse_book(data.get("character_book") if isinstance(data, dict) else None)
+
+
+def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A lorebook of any program that `formats` knows, or the book of a card, as a "character_book" of V3; and what to tell of it.
+
+    Entries without text are left out and told of. Raises UserError, one sentence, for what is no lorebook.
+    """
+    with named(origin):
+        raw, told = load(data)
+        found = formats.find(raw)
+        if found is None or found.what == "character":
+            book = _book_of_card(raw, found)
+        elif found.read is None:
+            raise CardFault(f"is {found.words}, not a lorebook ({found.instead})")
+        else:
+            read = found.read(raw)
+            book, told = read.raw, (*told, *found.note, *read.notes)
+        full = [entry for entry in book["entries"] if entry_text(entry)]
+        if not full:
+            raise CardFault("is a lorebook without entries" if not book["entries"] else "is a lorebook whose entries have no text")
+        if empty := len(book["entries"]) - len(full):
+            told += (f"{empty} {'entry' if empty == 1 else 'entries'} without text {'was' if empty == 1 else 'were'} left out.",)
+    return {**book, "entries": full}, told
+
+
+def _book_of_card(raw: Any, found: Format | None) -> dict[str, Any]:
+    """The book of a card of any program. Raises CardFault where there is none."""
+    card = card_of(raw).raw if found else raw
+    data = card.get("data", card) if isinstance(card, dict) else None
+    if not isinstance(data, dict):
+        raise CardFault('is no lorebook (it has no "entries")')
+    book = data.get("character_book")
+    if isinstance(book, dict | list) and book:
+        return as_character_book(book if isinstance(book, dict) else {"entries": book})
+    if isinstance(data.get("entries"), dict | list):
+        return as_character_book(data)
+    is_card = found or "spec" in card or "name" in data
+    raise CardFault("is a character without a lorebook (bring it in with “Import cards”)" if is_card
+                    else 'is no lorebook (it has no "entries")')
+
+
 def _check_whole(card: Card) -> None:
     """Raise CardFault for a card whose V3 form would be larger or deeper than what can be read."""
     text = json.dumps(as_v3(card.raw), ensure_ascii=False)
-    strict_json.check_size(len(text.encode()))
-    strict_json.check_depth(text)
+    check_size(len(text.encode()))
+    check_depth(text)
 
 
 def _no_character(found: Format) -> str:

@@ -11,8 +11,7 @@ import zipfile
 import zlib
 from typing import IO
 
-from engine.cards.faults import CardFault, short
-from engine.cards.strict_json import MAX_BYTES
+from engine.cards.reading import MAX_BYTES, CardFault, short
 
 CARD = "card.json"
 MAX_ARCHIVE = 32_000_000  # bytes of the file

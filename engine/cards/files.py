@@ -7,23 +7,221 @@
 | png   | the card as V3 and as V2, the portrait             | the card's files                  |
 | charx | the card as V3, the portrait, the card's files     | nothing                           |
 
-Told apart by content, and never larger in memory than what is read. Knows no library.
+Recognised by content, and never larger in memory than what is read. A PNG file holds a V3 card as base64 of its JSON in the
+text `ccv3`, a V1 or V2 card in `chara` (older pictures of Backyard AI in the camera data), and files of the card in
+`chara-ext-asset_:PATH` (V3 specification, "Embedding Methods"; it asks new programs to read these and not to write them).
+A card names its files as embeded://PATH (the specification's spelling; embedded:// is understood as well). No address is
+ever followed: http://, file:// and all others stay texts.
 """
 
+import base64
+import binascii
+import copy
 import io
 import json
+import re
 import stat
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
-from engine.cards import charx, images, png, strict_json
-from engine.cards.assets import path_of, portrait_of, with_portrait
-from engine.cards.card import Card, bundled_files, converted, find_bundled, parse_card
-from engine.cards.editing import as_v3, to_v2
-from engine.cards.faults import CardFault, named
+from PIL import Image
+
+from engine.cards import charx, pictures
+from engine.cards.card import Card, bundled_files, card_of, converted, find_bundled, parse_card
+from engine.cards.charx import check_path
+from engine.cards.fields import as_v3, fields_of, to_v2
 from engine.cards.formats import backyard
-from engine.cards.portraits import MAX_FILE
+from engine.cards.pictures import MAX_FILE, Chunk, check_file_size, check_pixels, clean_portrait, icon_portrait, plain_portrait
+from engine.cards.reading import MAX_BYTES, CardFault, check_size, load, load_json, named
+
+PORTRAIT = "assets/icon/images/portrait.png"  # where the writer's own portrait lies in an archive
+_EMBEDDED = ("embeded://", "embedded://")
+_IN_PNG = "__asset:"  # V3's scheme for a text chunk of a PNG file
+_DEFAULT = "ccdefault:"
+
+
+def path_of(uri: Any) -> str | None:
+    """The path of an embedded file; None for every other address."""
+    if isinstance(uri, str):
+        for start in _EMBEDDED:
+            if uri.strip().lower().startswith(start):
+                return uri.strip()[len(start):]
+    return None
+
+
+def with_embedded(raw: dict[str, Any], found: dict[str, bytes]) -> dict[str, Any]:
+    """The card with the addresses of a PNG's own chunks (__asset:PATH) turned into embeded://PATH where `found` has them."""
+    changed = copy.deepcopy(raw)
+    for entry in _entries(changed):
+        uri = entry["uri"]
+        if isinstance(uri, str) and uri.startswith(_IN_PNG) and uri.removeprefix(_IN_PNG) in found:
+            entry["uri"] = _EMBEDDED[0] + uri.removeprefix(_IN_PNG)
+    return changed
+
+
+def main_icon(raw: dict[str, Any], files: dict[str, bytes]) -> str | None:
+    """The path of the character's icon: the one that is called "main", else the first one that is among the files."""
+    icons = [(entry.get("name"), path) for entry in _entries(raw)
+             if entry.get("type") == "icon" and (path := path_of(entry["uri"])) in files]
+    return next((path for name, path in icons if isinstance(name, str) and name.lower() == "main"),
+                icons[0][1] if icons else None)
+
+
+def portrait_of(raw: dict[str, Any], files: dict[str, bytes]) -> bytes | None:
+    """The portrait among the files; None where there is none that the studio can show."""
+    path = main_icon(raw, files)
+    return icon_portrait(files[path]) if path is not None else None
+
+
+def with_portrait(raw: dict[str, Any], files: dict[str, bytes], portrait: bytes | None) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Card (V3) and files as they go into an archive, `portrait` (PNG) being the icon.
+
+    Where that is the icon already, both stay as they are. Else the portrait takes the icon's place, and the former icon
+    leaves with its file, unless something else names it; so it does where the writer removed the portrait.
+    """
+    card, kept = as_v3(raw), dict(files)
+    listed = card["data"].get("assets")
+    shown = portrait_of(card, kept)
+    if portrait == shown or not isinstance(listed, list | None):  # a list of assets that is none stays as it came
+        return card, kept
+    former = main_icon(card, kept)
+    entries = [entry for entry in listed or [] if not (former and _is_icon(entry, former))]
+    if shown and former and former not in {path_of(entry["uri"]) for entry in _entries({"data": {"assets": entries}})}:
+        del kept[former]
+    if not shown:  # an icon that the studio cannot show stays, as one among others
+        entries = [entry for entry in listed or [] if not _is_default_icon(entry)]
+    if portrait:
+        kept[PORTRAIT] = portrait
+        entries.insert(0, {"type": "icon", "uri": _EMBEDDED[0] + PORTRAIT, "name": "main", "ext": "png"})
+    card["data"]["assets"] = entries
+    return card, kept
+
+
+def _entries(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The entries of a card's list of assets that have an address."""
+    fields = raw.get("data") if isinstance(raw.get("data"), dict) else raw
+    listed = fields.get("assets") if isinstance(fields, dict) else None
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and "uri" in entry:
+            yield entry
+
+
+def _is_icon(entry: Any, path: str) -> bool:
+    return isinstance(entry, dict) and entry.get("type") == "icon" and path_of(entry.get("uri")) == path
+
+
+def _is_default_icon(entry: Any) -> bool:
+    """An icon that means the picture of the file itself, which an archive does not have."""
+    return isinstance(entry, dict) and entry.get("type") == "icon" and entry.get("uri") == _DEFAULT
+
+
+_MAX_BASE64 = MAX_BYTES * 3 // 2  # base64 takes 4 bytes for 3, and some programs put line ends in
+_EXIF, _USER_COMMENT = 0x8769, 0x9286  # tags
+_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?")
+_MOST = 4  # texts of one keyword that are tried
+_ASSET = "chara-ext-asset_:"
+
+
+def read_png_card(data: bytes, origin: str) -> tuple[Card, bytes, dict[str, bytes]]:
+    """The card in a PNG file (`ccv3` before `chara`), the file's picture as a PNG without any texts, the card's files.
+
+    `origin` names the source in errors. Raises UserError, one sentence: for more than 8 MB, 16 megapixels or 1 MB
+    of JSON, for a damaged or animated picture, for one without a card, for what `parse_card` refuses.
+    """
+    with named(origin):
+        check_file_size(data)
+        chunks = pictures.read_chunks(data)
+        card = _card_in(chunks)
+        files = _files(chunks)
+        portrait = check_pixels(chunks)  # last: pixels take the most memory
+    return (replace(card, raw=with_embedded(card.raw, files)) if files else card), portrait, files
+
+
+def write_png_card(raw: dict[str, Any], portrait: bytes | None) -> bytes:
+    """A PNG file that holds a card as V3 (`ccv3`) and as V2 (`chara`), in `portrait` (PNG) or in a plain picture.
+
+    All other texts of the portrait are left out, and so are the card's files: an archive holds those. A portrait that
+    would make the file larger than 8 MB is made smaller. Raises UserError for a card that could not be read back, and
+    for a portrait that is no still PNG.
+    """
+    texts = [pictures.text_chunk(keyword, base64.b64encode(checked_json(card)))
+             for keyword, card in (("chara", to_v2(raw)), ("ccv3", as_v3(raw)))]
+    picture = portrait or plain_portrait(fields_of(raw)["name"])
+    if len(picture) + sum(len(body) + 12 for _, body in texts) > MAX_FILE:
+        picture = clean_portrait(picture)
+    with named("The portrait", "Choose another picture for the character."):
+        chunks = pictures.pixels_only(pictures.read_chunks(picture))
+        check_pixels(chunks)
+    return pictures.build([chunks[0], *texts, *chunks[1:]])  # before the pixels, where every reader finds them
+
+
+def checked_json(card: dict[str, Any]) -> bytes:
+    """The JSON of a card on one line. Raises UserError for what `parse_card` would refuse."""
+    data = json.dumps(card, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
+    parse_card(data, "The card")
+    return data
+
+
+def _card_in(chunks: list[Chunk]) -> Card:
+    """The card of the first text that holds a usable one: `ccv3`, `chara`, then Backyard's place in the camera data.
+
+    A broken one is passed over for a good one and told of. Raises CardFault, that of the first text, where none is usable.
+    """
+    faults: list[tuple[str, CardFault]] = []
+    texts = [(keyword, one) for keyword in ("ccv3", "chara") for one in pictures.find_texts(chunks, keyword)[:_MOST]]
+    for keyword, chunk in texts:
+        try:
+            text = pictures.text_in(chunk, _MAX_BASE64)
+            value, mended = load(_from_base64(text, "holds a character card that is damaged (its text is not base64)"))
+            passed = [f"A card in it ({name}) is broken and was passed over: it {fault}." for name, fault in faults]
+            return card_of(value, (*passed, *mended))
+        except CardFault as fault:
+            faults.append((keyword, fault))
+    if faults:
+        raise faults[0][1]
+    if comment := _user_comment(chunks):
+        value, mended = load(comment)
+        return card_of(value, mended)
+    if pictures.find_texts(chunks, "naidata"):
+        raise CardFault("is a picture with a lorebook of NovelAI, not a character (export it as a .lorebook file there, and bring "
+                        "that in under Lorebook in Draft)")
+    raise CardFault("is a plain picture without a character in it")
+
+
+def _user_comment(chunks: list[Chunk]) -> bytes:
+    """What the camera data of a picture (EXIF) hold as the user's comment: older programs kept characters there."""
+    data = next((body for kind, body in chunks if kind == b"eXIf"), b"")
+    if not data or len(data) > _MAX_BASE64:
+        return b""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            exif = Image.Exif()
+            exif.load(data)
+            comment = exif.get_ifd(_EXIF).get(_USER_COMMENT)
+    except Exception:  # whatever Pillow trips over: a picture with odd camera data is a plain picture
+        return b""
+    text = bytes(comment[8:] if isinstance(comment, bytes) else b"").strip(b"\0 ")  # behind eight bytes that name a code
+    return text if text.startswith(b"{") or not text else base64.b64decode(text) if _BASE64.fullmatch(text) else b""
+
+
+def _files(chunks: list[Chunk]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for path, text in pictures.texts_under(chunks, _ASSET, MAX_FILE):
+        check_path(path)
+        found[path] = _from_base64(text, "holds a file that is damaged (its text is not base64)")
+    return found
+
+
+def _from_base64(text: bytes, fault: str) -> bytes:
+    plain = b"".join(text.split()).rstrip(b"\0")
+    try:
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except binascii.Error as error:
+        raise CardFault(fault) from error
+
 
 Form = Literal["json", "v2", "png", "charx"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -89,10 +287,10 @@ def write_file(form: Form, raw: dict[str, Any], portrait: bytes | None = None, f
     if form in ("json", "v2"):
         return _readable(as_v3(raw) if form == "json" else to_v2(raw))
     if form == "png":
-        return images.write_png_card(raw, portrait)
+        return write_png_card(raw, portrait)
     card, others = with_portrait(raw, files or {}, portrait)
     with named("The archive"):
-        images.checked_json(card)
+        checked_json(card)
         return charx.write(_readable(card), others)
 
 
@@ -102,16 +300,16 @@ def _readable(card: dict[str, Any]) -> bytes:
 
 def _read(stream: IO[bytes], size: int, origin: str) -> CardFile:
     start = stream.read(8)
-    if start == png.SIGNATURE:
+    if start == pictures.SIGNATURE:
         _check_size(size, MAX_FILE, "a character's picture")
-        return CardFile(*images.read_png_card(start + stream.read(MAX_FILE), origin))
+        return CardFile(*read_png_card(start + stream.read(MAX_FILE), origin))
     if charx.is_archive(start) or (start.startswith(_JPEG) and charx.has_archive(stream, size)):
         return _from_archive(charx.Archive(stream, size), origin)
     for beginning, fault in _OTHER_FILES.items():
         if start.startswith(beginning):
             raise CardFault(fault)
-    strict_json.check_size(size)
-    return CardFile(parse_card(start + stream.read(strict_json.MAX_BYTES), origin), None, {})
+    check_size(size)
+    return CardFile(parse_card(start + stream.read(MAX_BYTES), origin), None, {})
 
 
 def _from_archive(archive: charx.Archive, origin: str) -> CardFile:
@@ -120,7 +318,7 @@ def _from_archive(archive: charx.Archive, origin: str) -> CardFile:
         card = parse_card(archive.card(), origin)
         files = archive.others()
     else:
-        read = backyard.read_archive(archive.paths, lambda path: strict_json.load(archive.text(path)))
+        read = backyard.read_archive(archive.paths, lambda path: load_json(archive.text(path)))
         card = converted(read.raw, ("It was an archive of Backyard AI.", *read.notes))
         files = {path: archive.file(path) for one in card.raw["data"]["assets"] if (path := path_of(one["uri"]))}
     return CardFile(card, portrait_of(card.raw, files), files)

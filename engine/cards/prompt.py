@@ -13,19 +13,20 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from engine.cards.book import Role, read_book
-from engine.cards.card import Card
+from engine.cards.book import ROLES, Role
+from engine.cards.card import Card, read_book
 from engine.cards.lorebook import Fired, Firing, fire, steady
 from engine.cards.macros import expand_macros, hidden_keys
 from engine.cards.npc import compile_npc
-from engine.cards.sillytavern import note_of
 from engine.cards.speaking import dialogue_turns
 
 CLOSING = "Stay in character as {{char}}. Answer in one to three short sentences, in {{char}}'s own voice."
 # Parts the example dialogue from a chat in which the character speaks first; chat templates want turns to alternate.
 NEW_CHAT = "(A new conversation begins.)"
 PLAYER = "Player"
+NOTE_DEPTH = 4  # messages, where a note does not say
 BLOCK = 8  # turns dropped together, so that the prompt's beginning stays the same for a while and need not be read anew
 
 Message = dict[str, str]
@@ -55,6 +56,15 @@ class Setting:
 
 
 USUAL = Setting()  # what calibration, measurements and exported folders use
+
+
+@dataclass(frozen=True)
+class Note:
+    """The Character's Note: a text that stands in front of the last `depth` messages of every conversation (0: at the end)."""
+
+    text: str
+    depth: int = NOTE_DEPTH
+    role: Role = "system"
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,24 @@ def _parts(turn: Turn) -> tuple[str, str]:
     if role not in ("user", "assistant"):
         raise ValueError(f"a turn of a conversation cannot have the role {role!r}")
     return role, content
+
+
+def note_of(card: Card) -> Note | None:
+    """The card's note (`depth_prompt`), macros still in it; None where it has none."""
+    note = extensions_of(card.raw).get("depth_prompt")
+    text = note.get("prompt") if isinstance(note, Mapping) else None
+    if not isinstance(note, Mapping) or not isinstance(text, str) or not text.strip():
+        return None
+    depth, role = str(note.get("depth")), note.get("role")
+    return Note(text, int(depth) if depth.isascii() and depth.isdecimal() and len(depth) < 6 else NOTE_DEPTH,
+                role if role in ROLES else ROLES[role] if type(role) is int and 0 <= role < len(ROLES) else "system")
+
+
+def extensions_of(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The extensions of a card of any version; empty where they are no object."""
+    fields = raw.get("data", raw)
+    found = fields.get("extensions") if isinstance(fields, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def render_greeting(card: Card, setting: Setting = USUAL) -> str:

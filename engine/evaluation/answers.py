@@ -2,7 +2,7 @@
 
 What only a judge can tell comes back "open". A rule that says nothing about this answer (a language in three words) is
 "skipped" and counts neither way. Source: the failures that persona models are known for, dissonance (a character that
-speaks of itself in the third person) and assistant phrases among them, are found by the rules of cards/voice.py.
+speaks of itself in the third person) and assistant phrases among them, are found by the rules of cards/speaking.py.
 """
 
 import functools
@@ -16,7 +16,7 @@ from engine.base.text import count_words, normalise
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
 from engine.cards.script import OWN_LANGUAGE, Question
-from engine.cards.voice import has_assistant_phrase, speaks_of_itself_by_name
+from engine.cards.speaking import has_assistant_phrase, speaks_of_itself_by_name
 
 Outcome = Literal["pass", "fail", "open", "skipped"]
 Verdict = Literal["pass", "fail", "not judged"]

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.files import read_json, slug
-from engine.cards.book import read_book
-from engine.cards.card import Card, parse_card
+from engine.cards.card import Card, parse_card, read_book
 from engine.cards.prompt import Message, messages
 from engine.export.go_template import find_pieces
 from engine.export.licence import titled

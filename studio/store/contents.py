@@ -3,7 +3,7 @@
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards.strict_json import MAX_BYTES
+from engine.cards.reading import MAX_BYTES
 from studio.store.records import to_json
 
 _OWN = "persona_studio/"  # extensions of the studio's own

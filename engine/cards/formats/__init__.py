@@ -1,15 +1,15 @@
 """Characters and lorebooks of other programs: what a JSON value is, and what it becomes as a card (V3) or a card's book.
 
-One file a program, each with its `FORMATS`; a new one is named in `_PROGRAMS`. Nothing of a file is lost in silence: what has
-no place in a card is kept in its extensions, under the program's name, and what is left out is said.
+Each file has its `FORMATS`; a new one is named in `_PROGRAMS`, and the first format that knows a value wins. Nothing of a file
+is lost in silence: what has no place in a card is kept in its extensions, under the program's name; what is left out is said.
 """
 
 from typing import Any
 
-from engine.cards.formats import agnai, backyard, kobold, lists, novelai, others, risu, sillytavern, sites, textgen
+from engine.cards.formats import backyard, others, risu, sites, stories
 from engine.cards.formats.kinds import Format, Read
 
-_PROGRAMS = (agnai, novelai, risu, kobold, backyard, textgen, sites, sillytavern, lists, others)
+_PROGRAMS = (sites, stories, risu, backyard, others)
 FORMATS: tuple[Format, ...] = tuple(one for program in _PROGRAMS for one in program.FORMATS)
 
 __all__ = ["FORMATS", "Format", "Read", "find"]

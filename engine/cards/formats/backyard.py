@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.cards.entries import key_list
-from engine.cards.faults import CardFault, short
+from engine.cards.book import key_list
 from engine.cards.formats.kinds import Format, Read, left_out, new_card, objects, text
+from engine.cards.reading import CardFault, short
 
 MANIFEST = "manifest.json"
 _NAMES = re.compile(r"#?\$?(?<!\{)\{(character|user)\}(?!\})", re.IGNORECASE)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.cards.editing import as_v3
-from engine.cards.entries import as_character_book, raw_entries
+from engine.cards.book import as_character_book, raw_entries
+from engine.cards.fields import as_v3
 
 What = Literal["character", "lorebook", "other"]
 

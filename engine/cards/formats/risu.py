@@ -5,7 +5,7 @@ After its sources (src/ts/process/lorebook.svelte.ts, modules.ts, storage/databa
 
 from typing import Any
 
-from engine.cards.entries import key_list
+from engine.cards.book import key_list
 from engine.cards.formats.kinds import Format, Read, dict_of, left_out, new_book, new_card, objects, text
 
 # RisuAI's name of a character's field, and the card's.

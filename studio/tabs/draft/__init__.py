@@ -13,8 +13,8 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
-from engine.cards.book_editing import shown_book
-from engine.cards.editing import LISTS, fields_of
+from engine.cards.book import shown_book
+from engine.cards.fields import LISTS, fields_of
 from engine.cards.files import Form
 from engine.cards.prompt import PLAYER, render_description, render_greeting
 from studio.page import DEFECT, Page, guarded

@@ -5,10 +5,9 @@ import logging
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards.book import read_lorebook
-from engine.cards.book_editing import MOST, shown_entry, with_book
-from engine.cards.card import Card, parse_card
-from engine.cards.editing import blank_card
+from engine.cards.book import MOST_ENTRIES, shown_entry, with_book
+from engine.cards.card import Card, parse_card, read_lorebook
+from engine.cards.fields import blank_card
 from engine.cards.prompt import fired_in, rough_tokens
 from studio.tabs.answers import lore_html
 
@@ -36,8 +35,9 @@ def read_world(file: dict[str, Any]) -> dict[str, Any]:
     """Of {"text", "name"}: the entries of a lorebook as a page edits them and what to tell of it, or the problem as a sentence."""
     try:
         book, told = read_lorebook(str(file["text"]).encode("utf-8", "replace"), str(file["name"]))
-        if len(book["entries"]) > MOST:
-            raise UserError(f"{file['name']} has {len(book['entries']):,} entries, and a lorebook has at most {MOST:,} here.")
+        if len(book["entries"]) > MOST_ENTRIES:
+            raise UserError(f"{file['name']} has {len(book['entries']):,} entries, and a lorebook has at most "
+                            f"{MOST_ENTRIES:,} here.")
     except UserError as error:
         return {"problem": str(error)}
     count = len(book["entries"])

@@ -14,8 +14,8 @@ from PIL import Image
 
 from engine.base.errors import UserError
 from engine.base.files import slug
-from engine.cards import portraits
-from engine.cards.editing import fields_of
+from engine.cards import pictures
+from engine.cards.fields import fields_of
 from engine.cards.files import ENDINGS, Form, write_file
 from studio.store import attachments, characters
 from studio.store.database import Store
@@ -26,9 +26,9 @@ _SHOWN = 512  # pixels of the longest side on the page
 
 def read_picture(file: Path) -> bytes:
     """A picture of the writer's as a clean PNG. Raises UserError for what is no usable picture."""
-    if file.stat().st_size > portraits.MAX_FILE:
+    if file.stat().st_size > pictures.MAX_FILE:
         raise UserError("The picture is too large (at most 8 MB).", "Make it smaller, or choose another one.")
-    return portraits.clean_portrait(file.read_bytes())
+    return pictures.clean_portrait(file.read_bytes())
 
 
 def shown_portrait(store: Store, sha256: str | None) -> Image.Image | None:

@@ -2,7 +2,7 @@
 
 import html
 
-from engine.cards.hosts import HOSTS, Finding, findings
+from engine.cards.compatibility import HOSTS, Finding, findings
 from studio.store import characters
 from studio.store.database import Store
 

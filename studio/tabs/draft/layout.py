@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.cards.editing import LABELS
+from engine.cards.fields import LABELS
 from engine.cards.files import Form
 from studio.tabs.draft import npc
 from studio.tabs.draft.book import look_at_book, read_world

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.cards.advice import advice
 from engine.cards.card import Card
-from engine.cards.editing import LABELS, LISTS, fields_of
+from engine.cards.fields import LABELS, LISTS, fields_of
 from engine.cards.prompt import Setting, render_description, render_greeting
 from studio.services import Services
 

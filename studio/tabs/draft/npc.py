@@ -7,11 +7,9 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.cards.card import MAX_NAME
 from engine.cards.macros import expand_macros
-from engine.cards.npc import ENDS, scale_words, written
-from engine.cards.npc_fields import SCALES, npc_values, read_npc, with_npc
+from engine.cards.npc import ENDS, SCALES, npc_values, read_npc, scale_words, with_npc, written
 from engine.cards.prompt import PLAYER
-from engine.cards.script import fields_of_question, read_script
-from engine.cards.script_questions import KINDS, derive_questions
+from engine.cards.script import KINDS, derive_questions, fields_of_question, read_script
 from studio.tabs.draft.measure import card_of
 
 Column = dict[str, Any]

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from engine.cards.book_editing import shown_book, with_book
-from engine.cards.editing import LISTS, TEXTS, fields_of, with_fields
-from engine.cards.npc_fields import npc_object, with_npc
+from engine.cards.book import shown_book, with_book
+from engine.cards.fields import LISTS, TEXTS, fields_of, with_fields
+from engine.cards.npc import npc_object, with_npc
 from studio.store import characters
 from studio.store.characters import KEEP, Keep, Version
 from studio.store.database import Store

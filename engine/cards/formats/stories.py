@@ -1,11 +1,13 @@
-"""NovelAI: lorebooks (.lorebook), and those within its scenarios and stories, with their memory and author's note.
+"""Saved stories and their lorebooks: NovelAI, and KoboldAI with its successors United and Lite.
 
-After public files of versions 1 to 6. Keys are plain words or /regular expressions/; "a & b" asks for both.
+NovelAI after public files of versions 1 to 6: lorebooks (.lorebook), and those within its scenarios and stories; keys are
+plain words or /regular expressions/, "a & b" asks for both. KoboldAI after the files that it saves: "worldinfo" is a list
+(keys as a text with commas), United's "worldinfo_v2" an object. Memory and author's note become entries that always fire.
 """
 
 from typing import Any
 
-from engine.cards.entries import key_list, text_of
+from engine.cards.book import as_character_entry, entry_text, key_list
 from engine.cards.formats.kinds import Format, Read, dict_of, entries_of, left_out, new_book, objects, text
 
 _CONTEXT = ("Memory", "Author's note")  # what lies in the list "context", in this order
@@ -62,10 +64,40 @@ def _story(raw: Any) -> Read:
     book = _book(lorebook if isinstance(lorebook, dict) else {"entries": []})
     always = [{"keys": [], "content": text(one.get("text")), "name": name, "constant": True, "extensions": {}, "enabled": True,
                "insertion_order": 0} for name, one in zip(_CONTEXT, objects(inner.get("context")), strict=False)]
-    book.raw["entries"] = [*(one for one in always if text_of(one)), *book.raw["entries"]]
+    book.raw["entries"] = [*(one for one in always if entry_text(one)), *book.raw["entries"]]
     story = inner.get("prompt") or inner.get("story")
     return Read(book.raw, (*book.notes, *left_out({"story": 1 if story else 0})))
 
 
-FORMATS = (Format("lorebook", "a lorebook of NovelAI", _is_book, _book),
-           Format("lorebook", "a story of NovelAI", _is_story, _story))
+_ALWAYS = {"memory": "Memory", "authorsnote": "Author's note", "current_memory": "Memory", "current_anote": "Author's note"}
+
+
+def _is_save(raw: Any) -> bool:
+    return isinstance(raw, dict) and (isinstance(raw.get("worldinfo_v2"), dict) or isinstance(raw.get("worldinfo"), list)
+                                      or {"gamestarted", "actions", "prompt"} <= raw.keys())
+
+
+def _kobold_entry(raw: dict[str, Any]) -> dict[str, Any]:
+    entry = as_character_entry({**raw, "key": raw.get("key", raw.get("keys", "")), "selective": raw.get("selective") is True})
+    extensions = {"match_whole_words": False, **entry["extensions"]}  # its keys are found within words
+    if not entry["content"] and text(raw.get("manual_text")):
+        entry = {**entry, "content": raw["manual_text"]}
+    if (anti := key_list(raw.get("keyanti"))) and entry["content"]:  # words that keep it from firing
+        entry = {**entry, "content": f"@@exclude_keys {', '.join(map(str, anti))}\n{entry['content']}"}
+    return {**entry, "extensions": extensions}
+
+
+def _save(raw: Any) -> Read:
+    listed = objects(raw.get("worldinfo"))
+    found = listed or entries_of(raw.get("worldinfo_v2"))
+    always = [{"keys": [], "content": raw[name], "name": words, "constant": True, "extensions": {}, "enabled": True,
+               "insertion_order": 0} for name, words in _ALWAYS.items() if text(raw.get(name)).strip()]
+    story = 1 if text(raw.get("prompt")).strip() or raw.get("actions") else 0
+    return Read(new_book("kobold", {}, [*always, *map(_kobold_entry, found)]), left_out({"story": story}))
+
+
+FORMATS = (
+    Format("lorebook", "a lorebook of NovelAI", _is_book, _book),
+    Format("lorebook", "a story of NovelAI", _is_story, _story),
+    Format("lorebook", "a saved story of KoboldAI", _is_save, _save),
+)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.cards.assets import path_of
-from engine.cards.editing import as_v3
+from engine.cards.fields import as_v3
+from engine.cards.files import path_of
 
 Fate = Literal["lost", "unused"]
 HOSTS = ("SillyTavern", "Chub", "text-generation-webui")

@@ -1,8 +1,7 @@
 """Cards as a writer edits them: raw dictionaries in, new raw dictionaries out.
 
-Every function leaves its argument alone, and everything it does not know by name
-(unknown fields, extensions, books, assets) stays as it is. Does not check
-whether a card is usable: `parse_card` does.
+Every function leaves its argument alone, and everything it does not know by name (unknown fields, extensions, books,
+assets) stays as it is. Does not check whether a card is usable: `parse_card` does.
 """
 
 import copy
