@@ -55,21 +55,34 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def expected_bytes(shapes: Shapes, name: str) -> int:
-    """Bytes of all weights in a format. Vectors stay in F32; tied logits are written once. Raises KeyError for a format."""
-    kind, layers = FILE_TYPES[name], 1 + max((_layer(tensor) for tensor in shapes), default=0)
+    """Bytes of all weights in a format; tied logits are written once. Raises KeyError for an unknown format."""
+    layers = 1 + max((_layer(tensor) for tensor in shapes), default=0)
     head = "lm_head.weight" if "lm_head.weight" in shapes else "model.embed_tokens.weight"
     total = 0
     for tensor, shape in shapes.items():
-        if len(shape) < 2:
-            total += 4 * math.prod(shape)
-            continue
-        wanted = kind
-        if tensor == head and kind.logits:
-            wanted = FILE_TYPES[kind.logits]
-        elif kind.better and (".v_proj." in tensor or ".down_proj." in tensor) and _kept_better(_layer(tensor), layers):
-            wanted = FILE_TYPES[kind.better]
-        total += _matrix_bytes(shape, wanted)
+        _, used = format_of(tensor, shape, name, head, layers)
+        total += math.prod(shape) // used.block * used.block_bytes
     return total
+
+
+def format_of(tensor: str, shape: tuple[int, ...], name: str, head: str, layers: int) -> tuple[FileType, FileType]:
+    """The format that a tensor of a file of format `name` should have, and the one it gets, as its rows fill whole blocks.
+
+    Vectors stay in F32. `head`: the tensor that makes the logits, whose errors matter most. Mixed formats keep more of
+    v_proj and down_proj in the first and last eighth of the `layers`, and in every third between, as llama.cpp does.
+    """
+    if len(shape) < 2:
+        return FILE_TYPES["F32"], FILE_TYPES["F32"]
+    wanted, layer = FILE_TYPES[name], _layer(tensor)
+    better = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+    if tensor == head and wanted.logits:
+        wanted = FILE_TYPES[wanted.logits]
+    elif wanted.better and better and (".v_proj." in tensor or ".down_proj." in tensor):
+        wanted = FILE_TYPES[wanted.better]
+    used = wanted
+    while shape[-1] % used.block:
+        used = FILE_TYPES[used.otherwise]
+    return wanted, used
 
 
 def odd_rows(shapes: Shapes, name: str) -> list[int]:
@@ -82,18 +95,7 @@ def count(shapes: Iterable[tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes)
 
 
-def _matrix_bytes(shape: tuple[int, ...], kind: FileType) -> int:
-    while shape[-1] % kind.block:
-        kind = FILE_TYPES[kind.otherwise]
-    return math.prod(shape) // kind.block * kind.block_bytes
-
-
 def _layer(tensor: str) -> int:
     """The number of a tensor's layer; -1 outside of all."""
     parts = tensor.split(".")
     return int(parts[parts.index("layers") + 1]) if "layers" in parts else -1
-
-
-def _kept_better(layer: int, layers: int) -> bool:
-    """Whether a mixed format keeps more of a layer: the first and last eighth, and every third between."""
-    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2

@@ -1,14 +1,20 @@
-"""What a GGUF file says of a model beside its weights: sizes, rotary embedding, origin, licence, and the character.
+r"""What a GGUF file says beside its weights: sizes, rotary embedding, origin, licence, the character, and the tokenizer.
 
-Refuses what llama.cpp's fixed rules for a family would compute otherwise than transformers does.
+Refuses models that llama.cpp's fixed rules for a family would compute differently from transformers.
+
+Of llama.cpp's tokenizers two matter here, and both start from tokenizer.json. Byte-level BPE (its "gpt2") takes the merges
+and the name of the rule that splits a text into words. BPE over characters with a fallback to bytes (its "llama", made for
+SentencePiece) merges by the score of the result, so a token's score is the falling rank of its first merge. Special tokens
+are those that the tokenizer of transformers really uses; gguf.SpecialVocab guesses them from its configuration files.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gguf
-from gguf import LlamaFileType, RopeScalingType
+from gguf import LlamaFileType, RopeScalingType, TokenType
 
 from engine.base.errors import UserError
 from engine.base.files import read_json
@@ -16,17 +22,17 @@ from engine.export.gguf_tensors import ARCHITECTURES, head_size
 from engine.export.model_card import base_name, opening_of
 
 CHARACTER = "persona_studio.character"  # our own keys: .name, .card (JSON, as it came), .opening (JSON, the first messages)
-_PATTERN = {"gemma2": 2, "gemma3_text": 6}  # every so manieth layer attends to everything; llama.cpp's own default
+_PATTERN = {"gemma2": 2, "gemma3_text": 6}  # every n-th layer attends to everything; llama.cpp's own default
 _LARGEST = {"gemma2": 46, "gemma3_text": 62}  # layers of the 27B, whose attention llama.cpp scales by hidden size / heads
-_NO_ROPE_STEP = 4  # every so manieth layer of a SmolLM3 has no rotary embedding; fixed in llama.cpp
+_NO_ROPE_STEP = 4  # every fourth layer of a SmolLM3 has no rotary embedding; fixed in llama.cpp
 
 
 def add_sizes(writer: gguf.GGUFWriter, config: Any, type: str) -> list[str]:
-    """Write the hyperparameters of a transformers config; sentences about what the file's model does less than the folder's.
+    """Write the hyperparameters of a transformers config; sentences about what the file's model cannot do and the folder's can.
 
     Raises UserError where llama.cpp would compute something else.
     """
-    _refuse_what_differs(config)
+    _refuse_differences(config)
     notes = []
     context = config.max_position_embeddings
     window = getattr(config, "sliding_window", None)
@@ -35,8 +41,8 @@ def add_sizes(writer: gguf.GGUFWriter, config: Any, type: str) -> list[str]:
         writer.add_sliding_window_pattern(_pattern_of(config))
     elif window and window < context and config.model_type in {"mistral", "qwen2", "qwen3", "smollm3"}:
         context = window
-        notes.append(f"The model looks back {window:,} tokens in some layers, which llama.cpp does not do for this family; "
-                     f"the file therefore names {window:,} tokens as its context.")
+        notes.append(f"Some layers of this model attend to the last {window:,} tokens only, which llama.cpp does not support for "
+                     f"this family; the file therefore gives {window:,} tokens as its context length.")
     writer.add_context_length(context)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -58,15 +64,15 @@ def add_sizes(writer: gguf.GGUFWriter, config: Any, type: str) -> list[str]:
 
 
 def _pattern_of(config: Any) -> int:
-    """Every how manieth layer attends to everything."""
+    """The n of "every n-th layer attends to everything"."""
     full = [index for index, kind in enumerate(config.layer_types) if kind == "full_attention"]
     period = full[0] + 1 if full else config.num_hidden_layers + 1
     if full != list(range(period - 1, config.num_hidden_layers, period)):
-        raise UserError("The layers of this model take turns in a way that llama.cpp does not know.")
+        raise UserError("llama.cpp does not support this model's pattern of full and sliding-window attention layers.")
     return period
 
 
-def _refuse_what_differs(config: Any) -> None:
+def _refuse_differences(config: Any) -> None:
     """Raise UserError where llama.cpp's fixed rules for the family contradict the config."""
     family = config.model_type
     activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
@@ -75,38 +81,39 @@ def _refuse_what_differs(config: Any) -> None:
     if family == "smollm3":
         expected = [int((index + 1) % _NO_ROPE_STEP != 0) for index in range(config.num_hidden_layers)]
         if list(config.no_rope_layers) != expected:
-            raise UserError("llama.cpp leaves the rotary embedding out of every fourth layer of a smollm3 model, and this one "
-                            "has others.")
+            raise UserError("llama.cpp omits the rotary embedding in every fourth layer of a smollm3 model; this one omits it in "
+                            "others.")
     if family in _PATTERN:
-        wanted = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == _LARGEST[family] else (
-            head_size(config))
+        wanted = head_size(config)
+        if config.num_hidden_layers == _LARGEST[family]:
+            wanted = config.hidden_size // config.num_attention_heads
         if config.query_pre_attn_scalar != wanted:
             raise UserError(f"llama.cpp scales the attention of this model by {wanted}, its config.json by "
                             f"{config.query_pre_attn_scalar}.")
 
 
 def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
-    """Write the rotary embedding; Gemma 3 has one for its wide layers and one for its narrow ones."""
-    told = config.rope_parameters
-    if "full_attention" in told:
-        writer.add_rope_freq_base_swa(told["sliding_attention"]["rope_theta"])
-        told = told["full_attention"]
+    """Write the rotary embedding; Gemma 3 has one for its full-attention layers and one for its sliding-window layers."""
+    rope = config.rope_parameters
+    if "full_attention" in rope:
+        writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
+        rope = rope["full_attention"]
     writer.add_rope_dimension_count(head_size(config))
-    writer.add_rope_freq_base(told["rope_theta"])
-    kind = told.get("rope_type", "default")
+    writer.add_rope_freq_base(rope["rope_theta"])
+    kind = rope.get("rope_type", "default")
     if kind == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(told["factor"])
+        writer.add_rope_scaling_factor(rope["factor"])
     elif kind == "yarn":
         writer.add_rope_scaling_type(RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(told["factor"])
-        writer.add_rope_scaling_orig_ctx_len(told["original_max_position_embeddings"])
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     elif kind != "default" and not (kind == "llama3" and ARCHITECTURES[config.model_type].kind == gguf.MODEL_ARCH.LLAMA):
-        raise UserError(f"A rotary embedding of the kind {kind!r} cannot be written as GGUF for this family.")
+        raise UserError(f"A rotary embedding of type {kind!r} cannot be written as GGUF for this family.")
 
 
 def add_origin(writer: gguf.GGUFWriter, folder: Path) -> None:
-    """Write where the model comes from and whom it plays, for a folder that Persona Studio wrote; else only a name."""
+    """Write where the model comes from and which character it plays; only a name for a folder that is not an export of ours."""
     writer.add_type(gguf.GGUFType.MODEL)
     if not (folder / "report.json").is_file() or not (folder / "character.json").is_file():
         writer.add_name(folder.name)
@@ -124,3 +131,119 @@ def add_origin(writer: gguf.GGUFWriter, folder: Path) -> None:
     writer.add_string(f"{CHARACTER}.card", json.dumps(card, ensure_ascii=False))
     writer.add_string(f"{CHARACTER}.opening", json.dumps(opening_of(card), ensure_ascii=False))
     writer.add_float32("persona_studio.sparsity", float(report["recipe"]["sparsity"]))
+
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_LLAMA3 = rf"{_WORDS}\p{{N}}{{1,3}}{_REST}"
+# The rules that split a text into words, and their names in llama.cpp's llama-vocab.cpp.
+RULES = {
+    _LLAMA3: "smaug-bpe",
+    rf"{_WORDS}\p{{N}}{_REST}": "qwen2",
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "tekken",
+}
+_NO_MERGE = -1e9  # the score of a token that no merge makes
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, rows: int, ends: list[int]) -> None:
+    """Write a fast tokenizer of transformers for an embedding of `rows` rows; `ends`: tokens that end an answer.
+
+    Raises UserError where llama.cpp has no equivalent tokenizer.
+    """
+    parsed = json.loads(tokenizer.backend_tokenizer.to_str())
+    if parsed["model"]["type"] != "BPE":
+        raise UserError(f"A tokenizer of type {parsed['model']['type']} cannot be written as GGUF.",
+                        "Byte-level BPE and BPE with a fallback to bytes can.")
+    bytewise = any(part["type"] == "ByteLevel" for part in _parts(parsed["decoder"]))
+    tokens, kinds = _tokens(parsed, tokenizer.unk_token, rows)
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in parsed["model"]["merges"]]
+    writer.add_tokenizer_model("gpt2" if bytewise else "llama")
+    writer.add_tokenizer_pre(_rule_name(parsed) if bytewise else "default")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    if bytewise:
+        writer.add_token_merges([" ".join(pair) for pair in merges])
+    else:
+        first: dict[str, float] = {}
+        for rank, pair in enumerate(merges):
+            first.setdefault("".join(pair), -float(rank))
+        writer.add_token_scores([first.get(token, _NO_MERGE) for token in tokens])
+        writer.add_add_space_prefix(_prepends_space(parsed))
+    _add_special_tokens(writer, tokenizer, rows, ends)
+    template = tokenizer.chat_template
+    writer.add_chat_template(template["default"] if isinstance(template, dict) else template)
+
+
+def ends_of(folder: Path, config: Any) -> list[int]:
+    """The tokens that end an answer, from generation_config.json, else config.json."""
+    ends = config.eos_token_id
+    with suppress(UserError, AttributeError):
+        ends = read_json(folder / "generation_config.json").get("eos_token_id", ends)
+    return [] if ends is None else [int(one) for one in (ends if isinstance(ends, list) else [ends])]
+
+
+def _parts(step: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps of a normalizer, pre-tokenizer or decoder that may be a sequence, or nothing."""
+    if not step:
+        return []
+    inner = next((step[name] for name in ("pretokenizers", "normalizers", "decoders") if name in step), None)
+    return [step] if inner is None else [part for one in inner for part in _parts(one)]
+
+
+def _rule_name(parsed: dict[str, Any]) -> str:
+    """llama.cpp's name for how a byte-level tokenizer splits a text into words."""
+    steps = _parts(parsed["pre_tokenizer"])
+    kinds = [step["type"] for step in steps]
+    plain = bool(steps) and not steps[-1].get("add_prefix_space")
+    if plain and kinds == ["ByteLevel"] and steps[0]["use_regex"]:
+        return "gpt-2"
+    if plain and kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"] and steps[1]["use_regex"]:
+        return "smollm"
+    if plain and kinds == ["Split", "ByteLevel"] and not steps[1]["use_regex"]:
+        rule = steps[0]["pattern"].get("Regex")
+        if rule == _LLAMA3 and parsed["model"].get("ignore_merges"):
+            return "llama-bpe"
+        if rule in RULES:
+            return RULES[rule]
+    raise UserError("llama.cpp does not support this tokenizer's rule for splitting a text into words.",
+                    "The model cannot be written as GGUF.")
+
+
+def _tokens(parsed: dict[str, Any], unknown: str | None, rows: int) -> tuple[list[str], list[int]]:
+    """Text and kind of the token of every row; a row without a token gets a placeholder."""
+    tokens = [f"[PAD{row}]" for row in range(rows)]
+    kinds = [int(TokenType.UNUSED)] * rows
+    for text, row in parsed["model"]["vocab"].items():
+        if row < rows:
+            is_byte = len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+            tokens[row], kinds[row] = text, int(TokenType.BYTE if is_byte else TokenType.NORMAL)
+    for added in parsed["added_tokens"]:
+        if added["id"] < rows:
+            tokens[added["id"]] = added["content"]
+            kinds[added["id"]] = int(TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
+    if unknown in parsed["model"]["vocab"]:
+        kinds[parsed["model"]["vocab"][unknown]] = int(TokenType.UNKNOWN)
+    return tokens, kinds
+
+
+def _prepends_space(parsed: dict[str, Any]) -> bool:
+    """Whether a text gets a space before its first word."""
+    if any(part["type"] == "Prepend" for part in _parts(parsed["normalizer"])):
+        return True
+    return any(part["type"] == "Metaspace" and part["prepend_scheme"] != "never" for part in _parts(parsed["pre_tokenizer"]))
+
+
+def _add_special_tokens(writer: gguf.GGUFWriter, tokenizer: Any, rows: int, ends: list[int]) -> None:
+    for name in ("bos", "eos", "unk", "pad"):
+        number = getattr(tokenizer, f"{name}_token_id")
+        if number is not None and number < rows:
+            getattr(writer, f"add_{name}_token_id")(number)
+    others = [end for end in ends if end != tokenizer.eos_token_id and end < rows]
+    if others:
+        writer.add_eot_token_id(others[0])
+    encoded = tokenizer("a")["input_ids"]
+    writer.add_add_bos_token(tokenizer.bos_token_id is not None and encoded[0] == tokenizer.bos_token_id)
+    writer.add_add_eos_token(tokenizer.eos_token_id is not None and encoded[-1] == tokenizer.eos_token_id)

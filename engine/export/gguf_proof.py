@@ -1,8 +1,8 @@
-"""The proof of GGUF files: llama.cpp loads each, and at every position of its texts is compared with transformers.
+"""The proof of GGUF files: llama.cpp loads each, and is compared with transformers at every position of some texts.
 
 llama.cpp decodes the texts greedily from the most precise file; transformers reads them in fp32, once; then every file reads
 them position by position. Where a file's likeliest token is transformers' likeliest token everywhere, greedy decoding gives
-the same text in both. Each program runs in a fresh process: gguf_speaking.py and gguf_reading.py.
+the same text in both. Each program runs in a fresh process: llama_cpp.py and plain_transformers.py.
 """
 
 import json
@@ -16,16 +16,16 @@ import numpy
 from numpy.typing import NDArray
 
 from engine.base.errors import UserError
-from engine.base.events import Event, ProvedFile, Warned
+from engine.base.events import Event, ProvedFile, Stage, Step, Warned
+from engine.base.file_types import WRITTEN
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
-from engine.export.fresh_process import ask
-from engine.export.gguf import ends_of
-from engine.export.gguf_types import TYPES
+from engine.export.gguf_metadata import ends_of
+from engine.export.verify import run
 from engine.models.chat_format import render_chat
 from engine.models.loading import ModelSource, load_config, load_tokenizer, locate
 
-TOKENS = 32  # decoded behind each question
+TOKENS = 32  # decoded after each question
 QUESTIONS = (
     "Hello. Who are you?", "What do you do all day?", "I have never been here before.", "What should I be afraid of?",
     "Do you trust me?", "Tell me about the person you miss most.", "What is that in your hand?", "Can you help me find my way?",
@@ -76,12 +76,6 @@ class GgufProof:
         return exact and self.kl <= LARGEST_KL.get(self.type, _COARSE_KL)
 
 
-def prove_gguf(folder: Path, file: Path, type: str) -> Generator[Event, None, GgufProof]:
-    """Prove one file that write_gguf made from `folder`; see prove_files."""
-    found = yield from prove_files(folder, {type: file})
-    return found[type]
-
-
 def prove_files(folder: Path, files: dict[str, Path]) -> Generator[Event, None, dict[str, GgufProof]]:
     """Prove the files of a folder, by type; yields stages, steps, and a ProvedFile each.
 
@@ -91,22 +85,29 @@ def prove_files(folder: Path, files: dict[str, Path]) -> Generator[Event, None, 
     source = yield from locate(str(folder))
     tokenizer = load_tokenizer(source)
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in _prompts(source, tokenizer)]
-    order = sorted(files, key=TYPES.index)
+    order = sorted(files, key=WRITTEN.index)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         banned = _special_tokens(source, tokenizer)
         request = {"do": "speak", "file": str(files[order[0]].resolve()), "prompts": prompts, "tokens": TOKENS, "banned": banned}
-        texts = (yield from ask("gguf_speaking", request, "decode with llama.cpp"))["texts"]
+        texts = (yield from ask("llama_cpp", request, "decode with llama.cpp"))["texts"]
         reference = yield from _read_reference(source, prompts, texts, work / "reference.safetensors")
         proofs = {}
         for type in order:
             request = {"do": "read", "file": str(files[type].resolve()), "prompts": prompts, "texts": texts,
                        "spellings": SPELLINGS, "out": str(work / "top.json"),
                        "plain": tokenizer("a", add_special_tokens=False)["input_ids"][-1]}
-            found = yield from ask("gguf_speaking", request, f"prove {type}")
+            found = yield from ask("llama_cpp", request, f"prove {type}")
             proofs[type] = _judge(type, reference, json.loads((work / "top.json").read_text()), found, tokenizer)
-            yield from _tell(proofs[type])
+            yield from _announce(proofs[type])
     return proofs
+
+
+def ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, None, dict[str, Any]]:
+    """Run a program of a fresh process as a stage of its own, a step a prompt. Raises UserError when it fails."""
+    total = len(request["prompts"])
+    yield Stage(stage, total)
+    return (yield from run(program, request, Step(stage, 0, total), "The proof failed"))
 
 
 def require_llama_cpp() -> None:
@@ -114,11 +115,11 @@ def require_llama_cpp() -> None:
     import importlib.util
 
     if importlib.util.find_spec("xllamacpp") is None:
-        raise UserError("A GGUF file is proven by llama.cpp, and the package xllamacpp is not installed.",
+        raise UserError("GGUF files are verified by llama.cpp, and the package xllamacpp is not installed.",
                         "Install what requirements.txt names.")
 
 
-def _tell(proof: GgufProof) -> Generator[Event, None, None]:
+def _announce(proof: GgufProof) -> Generator[Event, None, None]:
     if not proof.agrees:
         raise UserError(f"The {proof.type} file failed its proof, so it was not kept: llama.cpp gives the same token as "
                         f"transformers {proof.same} of {proof.tokens} times (and {proof.ties} ties), KL {proof.kl:.3g}.",
@@ -151,8 +152,8 @@ def _read_reference(source: ModelSource, prompts: list[list[int]], texts: list[l
     from safetensors.numpy import load_file
 
     dtype = _reference_dtype(source)
-    yield from ask("gguf_reading", {
-        "folder": str(source.folder), "prompts": prompts, "texts": texts, "out": str(out), "dtype": dtype,
+    yield from ask("plain_transformers", {
+        "do": "read", "folder": str(source.folder), "prompts": prompts, "texts": texts, "out": str(out), "dtype": dtype,
         "attention": "eager" if source.config["model_type"] == "gemma2" else "sdpa"}, "read with transformers")
     return {**load_file(out), "dtype": dtype, "prompts": len(prompts)}
 

@@ -1,9 +1,14 @@
-"""What each weight of a model becomes in a GGUF file: its name, the order of its rows, its number format.
+"""What each weight of a model becomes in a GGUF file: its name, the order of its rows, its number format, its bytes.
 
-Reads safetensors one tensor at a time, and large ones in blocks of rows. Knows
-no file format but those two, and no tokenizer.
+Reads safetensors a tensor at a time, and large ones in blocks of rows. engine/base/file_types.py says which format a tensor
+gets. The gguf package converts to the plain formats; the K formats are made by llama.cpp's own quantizer, a plain C function
+in the package xllamacpp (ggml_quantize_chunk of ggml.h). Builds that hide it write no K formats.
 """
 
+import ctypes
+import functools
+import importlib.util
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +18,23 @@ import gguf
 import numpy
 import torch
 from gguf import MODEL_ARCH, GGMLQuantizationType
+from gguf.quants import quant_shape_to_byte_shape, quantize
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
 from engine.base.errors import UserError
-from engine.export.gguf_types import convert, size_of, type_of
+from engine.base.file_types import FILE_TYPES, WRITTEN, FileType, format_of
 
 _BLOCK = 1 << 24  # elements that are converted at once: 64 MiB in fp32
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How llama.cpp knows a family. `interleaved`: its rotary embedding turns neighbouring channels, not halves of a head.
+    """How llama.cpp implements a family.
 
-    `shifted`: the norms of transformers multiply by 1 + weight, those of llama.cpp by the weight.
+    `interleaved`: its rotary embedding rotates neighbouring channels, not the halves of a head. `shifted`: transformers'
+    norms multiply by 1 + weight, llama.cpp's by the weight.
     """
 
     kind: MODEL_ARCH
@@ -47,6 +55,26 @@ ARCHITECTURES = {
 }
 
 
+def architecture_of(model_type: str) -> Architecture:
+    """The architecture of a family, by its model_type. Raises UserError for one that GGUF export does not support."""
+    if model_type not in ARCHITECTURES:
+        raise UserError(f"Models of the family {model_type!r} cannot be written as GGUF.",
+                        f"These can: {', '.join(sorted(ARCHITECTURES))}.")
+    return ARCHITECTURES[model_type]
+
+
+def parse_types(names: list[str]) -> list[str]:
+    """The file types by their own names, each once, most precise first. Raises UserError for one that cannot be written here."""
+    found = sorted({name.strip().upper() for name in names}, key=lambda name: WRITTEN.index(name) if name in WRITTEN else -1)
+    for name in found:
+        if name not in WRITTEN:
+            raise UserError(f"There is no GGUF type {name[:40]!r}.", f"Choose one of: {', '.join(WRITTEN)}.")
+        if "K" in name and _quantizer() is None:
+            raise UserError(f"The type {name} needs llama.cpp's quantizer, which this system's xllamacpp does not offer.",
+                            f"Choose one of: {', '.join(one for one in WRITTEN if 'K' not in one)}.")
+    return found
+
+
 @dataclass(frozen=True)
 class Weight:
     """One tensor of the file to write. `source` is its name in safetensors ("" for one that is computed)."""
@@ -55,41 +83,46 @@ class Weight:
     source: str
     file: Path
     shape: tuple[int, ...]  # rows first, as in torch
-    type: GGMLQuantizationType
-    heads: int = 0  # of a projection whose rows are put in llama.cpp's order
+    format: FileType
+    heads: int = 0  # of a projection whose rows must be interleaved
     shift: float = 0.0
     computed: Tensor | None = None
-    fallback: bool = False  # its rows do not fill whole blocks of the type that was asked for
+    fallback: bool = False  # its rows do not fill whole blocks of the format it should have
+
+    @property
+    def type(self) -> GGMLQuantizationType:
+        """The format as the gguf package names it."""
+        return GGMLQuantizationType[self.format.name.removesuffix("_M")]
 
     @property
     def bytes(self) -> int:
         """Bytes in the file, without padding."""
-        return size_of(self.shape, self.type)
+        return math.prod(self.shape) // self.format.block * self.format.block_bytes
 
 
 def plan_weights(folder: Path, config: Any, type: str) -> list[Weight]:
-    """All tensors of the file, in order. `config`: transformers' own. Raises UserError for a tensor without a place."""
+    """All tensors of the file, in order. `config`: transformers' own. Raises UserError for a tensor GGUF has no name for."""
     architecture = ARCHITECTURES[config.model_type]
     names = gguf.get_tensor_name_map(architecture.kind, config.num_hidden_layers)
+    head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     weights = []
     for source, file, shape in _sources(folder):
         if source == "lm_head.weight" and config.tie_word_embeddings:
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise UserError(f"The weights {source} have no place in a GGUF file of a {config.model_type} model.")
+            raise UserError(f"GGUF has no name for the weights {source} of a {config.model_type} model.")
         heads = 0
         if architecture.interleaved and ".q_proj." in source:
             heads = config.num_attention_heads
         elif architecture.interleaved and ".k_proj." in source:
             heads = config.num_key_value_heads
         shift = 1.0 if architecture.shifted and source.endswith("norm.weight") else 0.0
-        makes_logits = name == ("token_embd.weight" if config.tie_word_embeddings else "output.weight")
-        kept, fallback = type_of(name, shape, type, makes_logits, config.num_hidden_layers)
-        weights.append(Weight(name, source, file, shape, kept, heads, shift, fallback=fallback))
-    weights.sort(key=lambda weight: (_layer(weight.name), weight.name))
+        wanted, used = format_of(source, shape, type, head, config.num_hidden_layers)
+        weights.append(Weight(name, source, file, shape, used, heads, shift, fallback=used != wanted))
+    weights.sort(key=lambda weight: (int(weight.name.split(".")[1]) if weight.name.startswith("blk.") else -1, weight.name))
     if (factors := rope_factors(config)) is not None:
-        weights.insert(0, Weight("rope_freqs.weight", "", folder, tuple(factors.shape), GGMLQuantizationType.F32, computed=factors))
+        weights.insert(0, Weight("rope_freqs.weight", "", folder, tuple(factors.shape), FILE_TYPES["F32"], computed=factors))
     return weights
 
 
@@ -102,47 +135,42 @@ def _sources(folder: Path) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
                 yield name, file, tuple(tensors.get_slice(name).get_shape())
 
 
-def _layer(name: str) -> int:
-    return int(name.split(".")[1]) if name.startswith("blk.") else -1
-
-
 def head_size(config: Any) -> int:
     """Channels of one attention head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def rope_factors(config: Any) -> Tensor | None:
-    """Llama 3's divisors of the rotary frequencies (head_dim / 2), as transformers computes them; None for others."""
-    told = config.rope_parameters
-    if told.get("rope_type") != "llama3":
+    """Llama 3's divisors of the rotary frequencies (head_dim / 2), as transformers computes them; None for other models."""
+    rope = config.rope_parameters
+    if rope.get("rope_type") != "llama3":
         return None
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     size = head_size(config)
-    plain = 1.0 / told["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.int64).float() / size)
+    plain = 1.0 / rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.int64).float() / size)
     return plain / scaled
 
 
 def interleave(rows: Tensor, heads: int) -> Tensor:
-    """Put the rows (heads * size, ...) of a query or key projection in the order of llama.cpp's rotary embedding.
+    """Reorder the rows (heads * size, ...) of a query or key projection for llama.cpp's rotary embedding.
 
-    Within a head transformers turns channel i with i + size / 2, llama.cpp (and the first Llama) 2 i with 2 i + 1.
+    Within a head transformers rotates channel i with i + size / 2, llama.cpp (and the first Llama) 2 i with 2 i + 1.
     """
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return halves.transpose(1, 2).reshape(rows.shape)
 
 
-def blocks(weight: Weight) -> Iterator[numpy.ndarray]:
-    """The tensor's data in its type, in blocks of rows. Raises UserError where a value is too large for F16."""
+def blocks(weight: Weight) -> Iterator[NDArray[Any]]:
+    """The tensor's data in its format, in blocks of rows. Raises UserError where a value is too large for F16."""
     if weight.computed is not None:
         yield weight.computed.float().numpy()
         return
     with safe_open(weight.file, "pt") as tensors:
         if weight.heads or len(weight.shape) < 2:
             whole = tensors.get_tensor(weight.source).float()
-            whole = interleave(whole, weight.heads) if weight.heads else whole + weight.shift
-            yield _converted(whole, weight)
+            yield _converted(interleave(whole, weight.heads) if weight.heads else whole + weight.shift, weight)
             return
         part = tensors.get_slice(weight.source)
         step = max(1, _BLOCK // weight.shape[-1])
@@ -150,9 +178,31 @@ def blocks(weight: Weight) -> Iterator[numpy.ndarray]:
             yield _converted(part[start:start + step].float(), weight)
 
 
-def _converted(values: Tensor, weight: Weight) -> numpy.ndarray:
+def _converted(rows: Tensor, weight: Weight) -> NDArray[Any]:
+    values: NDArray[numpy.float32] = rows.contiguous().numpy()
+    if "K" in weight.type.name:
+        out = numpy.empty(quant_shape_to_byte_shape(values.shape, weight.type), numpy.uint8)
+        _quantizer()(int(weight.type), values.ctypes.data, out.ctypes.data, 0, values.shape[0], values.shape[1], None)
+        return out
+    with numpy.errstate(over="ignore"):
+        data = quantize(values, weight.type)
+    if weight.type == GGMLQuantizationType.F16 and not numpy.isfinite(data).all():
+        raise UserError(f"Some values of {weight.source} are too large for F16.", "Write BF16 or F32.")
+    return data
+
+
+@functools.cache
+def _quantizer() -> Any:
+    """size_t ggml_quantize_chunk(type, src, dst, start, nrows, n_per_row, imatrix), or None."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        return None
+    from xllamacpp import xllamacpp
+
     try:
-        return convert(values.contiguous().numpy(), weight.type)
-    except ValueError as error:
-        raise UserError(f"Some values of {weight.source} are too large for 16-bit floats of the kind F16.",
-                        "Write BF16 or F32.") from error
+        function = ctypes.CDLL(xllamacpp.__file__).ggml_quantize_chunk
+    except (OSError, AttributeError):
+        return None
+    function.restype = ctypes.c_size_t
+    function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64,
+                         ctypes.c_void_p]
+    return function

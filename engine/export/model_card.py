@@ -1,7 +1,6 @@
-"""README.md of an exported folder: a model card with the front matter that the hub reads.
+"""What an exported folder has for readers: README.md, a model card with the metadata that the hub reads, and the licence's files.
 
-Pure functions from the report and the opening of a conversation to text. Facts come from the report alone, and what a
-reader must know of the licence from licence.py.
+Every figure comes from the report; what a reader must know of the licence comes from licence.py.
 """
 
 import json
@@ -9,14 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.base.files import write_atomic, write_manifest
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
-from engine.export.front_matter import render_front_matter
-from engine.export.licence import describe_licence, titled
+from engine.export.licence import describe_licence, hub_fields, titled, write_legal
 
+TAGS = ["pruned", "roleplay", "persona-pruner"]
+_METRICS = (("kl", "kl_divergence", "KL to the dense model, nats a token"), ("top1", "top1_agreement", "Same next token as dense"),
+            ("nll", "nll", "NLL of the dense model's answers, nats a token"))
 LIMITS = """Measured means: on the lines counted above, against the dense model under the same system prompt. Closeness to
 the dense model is not quality: where the dense model plays the character badly, so does this one. Outside its character,
 with another system prompt, expect clearly worse answers than the dense model's."""
+
+
+def write_readme(folder: Path, report: dict[str, Any], card: dict[str, Any]) -> None:
+    """Write the licence's files, the model card, and the manifest over all; the same report gives the same files."""
+    write_legal(folder, report["base"])
+    write_atomic(folder / "README.md", render_model_card(report, opening_of(card), folder))
+    write_manifest(folder)
 
 
 def render_model_card(report: dict[str, Any], opening: Sequence[Message] = (), folder: Path | None = None) -> str:
@@ -28,6 +37,22 @@ def render_model_card(report: dict[str, Any], opening: Sequence[Message] = (), f
     licence = ["", "## Licence", "", "\n\n".join(describe_licence(folder, report["base"]))]
     parts = [*_body(report, title), *_files(report), *_speed(report), *licence, *_asking(opening)]
     return "\n".join([render_front_matter(report, title, ["gguf"] if report.get("gguf") else []), *parts]) + "\n"
+
+
+def render_front_matter(report: dict[str, Any], title: str, tags: Sequence[str] = ()) -> str:
+    """The YAML that opens a model card, by the hub's own classes; `title` is the model's name."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base, found = report["base"], list(report["readings"].values())[-1]
+    origin = base.get("hub") or base.get("origin")
+    ancestry = {"base_model": origin, "base_model_relation": "finetune"} if origin else {}
+    name = f"{found['lines']} held-out lines of this character ({found['tokens']} answer tokens), answered by the dense model"
+    results = [EvalResult(task_type="text-generation", dataset_type="player-lines", dataset_name=name, dataset_split="test",
+                          metric_type=kind, metric_name=words, metric_value=round(float(found[field]), 4))
+               for field, kind, words in _METRICS]
+    data = ModelCardData(**ancestry, **hub_fields(base), library_name="transformers", pipeline_tag="text-generation",
+                         tags=[*TAGS, *tags], model_name=title, eval_results=results)
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
 def title_of(report: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""One GGUF file in llama.cpp, alone in a fresh process: what it says greedily, what it gives each next token, speed, memory.
+"""One GGUF file in llama.cpp: greedy text, log-probabilities of each next token, speed, memory. The program of a fresh process.
 
-This file doubles as the program of that process. It imports nothing of ours and no torch, so that the memory it reports is
-llama.cpp's. Requests come as one line of JSON on standard input; lines of JSON go out: steps, and the findings last.
+It imports nothing of this project and no torch, so that the memory it reports is llama.cpp's. Requests and findings are lines
+of JSON, as in plain_transformers.py.
 """
 
 import json
@@ -22,7 +22,7 @@ _THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 class Server:
-    """llama.cpp's own server within this process, on a port of this machine that nobody else knows."""
+    """llama.cpp's own server within this process, on a port of this machine that no other program is told."""
 
     def __init__(self, file: str, context: int, slots: int, exact: bool) -> None:
         """`context`: tokens a slot. `exact`: keys and values of the cache in fp32, not in llama.cpp's usual fp16."""
@@ -52,7 +52,7 @@ class Server:
 
 
 def speak(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Greedy text of `tokens` tokens behind each prompt, never one of `banned`."""
+    """Greedy text of `tokens` tokens after each prompt, never one of `banned`."""
     context = max(map(len, request["prompts"])) + request["tokens"] + 8
     server = Server(request["file"], context, SLOTS, exact=True)
     bias = [[token, False] for token in request["banned"]]
@@ -69,8 +69,8 @@ def read(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     context = max(len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True)) + 8
     server = Server(request["file"], context, SLOTS, exact=True)
 
-    # An answer that ends, or stops within a character, is told without log-probabilities; so the answer is always this whole
-    # token. What the model gave each token is told as it was before that.
+    # llama.cpp gives no log-probabilities for an answer that ends the text or stops within a character, so the answer is
+    # always this whole token. The bias does not change the log-probabilities it reports.
     bias = [[request["plain"], 1e6]]
 
     def work(index: int) -> list[list[list[float]]]:
@@ -135,12 +135,10 @@ def _side_by_side(work: Callable[[int], Any], count: int) -> Generator[dict[str,
     return [found[index] for index in range(count)]
 
 
-def main() -> None:
-    """Answer the one request, as its "do" says."""
-    request = json.loads(sys.stdin.readline())
-    for line in {"speak": speak, "read": read, "speed": speed}[request["do"]](request):
-        print(json.dumps(line), flush=True)
+WORK = {"speak": speak, "read": read, "speed": speed}
 
 
 if __name__ == "__main__":
-    main()
+    asked = json.loads(sys.stdin.readline())
+    for line in WORK[asked["do"]](asked):
+        print(json.dumps(line), flush=True)

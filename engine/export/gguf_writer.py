@@ -1,0 +1,138 @@
+"""GGUF files of a model folder, the format of llama.cpp and of what is built on it: gguf/NAME-TYPE.gguf, each verified.
+
+A file is written tensor by tensor under a hidden name, and renamed when it is complete; an export writes into a folder that
+is not visible yet, so that a file without its proof is never seen.
+"""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gguf
+import numpy
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Stage, Step, Warned
+from engine.base.file_types import expected_bytes, read_shapes
+from engine.base.files import megabytes, read_json, slug, write_json, write_manifest
+from engine.export.gguf_metadata import add_origin, add_sizes, add_tokenizer, ends_of
+from engine.export.gguf_proof import prove_files, require_llama_cpp
+from engine.export.gguf_tensors import Weight, architecture_of, blocks, parse_types, plan_weights
+from engine.models.checks import check_config
+from engine.models.loading import load_config, load_tokenizer, locate
+
+FOLDER = "gguf"
+
+
+@dataclass(frozen=True)
+class GgufReport:
+    """What was written: bytes of the file, how many tensors it has of each type, and notes for the user."""
+
+    type: str
+    bytes: int
+    seconds: float
+    tensors: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+
+
+def stages(types: Sequence[str]) -> list[str]:
+    """The names of the stages of add_gguf, in order."""
+    if not types:
+        return []
+    return [*(f"write {type}" for type in types), "decode with llama.cpp", "read with transformers",
+            *(f"prove {type}" for type in types)]
+
+
+def plan_gguf(source: Path, types: Sequence[str]) -> int:
+    """About how many bytes the files will take. Raises UserError, before any work, for what cannot be written or verified."""
+    if not types:
+        return 0
+    require_llama_cpp()
+    architecture_of(check_config(source / "config.json")["model_type"])
+    shapes = read_shapes(source)
+    return sum(expected_bytes(shapes, type) + 20_000_000 for type in parse_types(list(types)))
+
+
+def add_gguf(folder: Path, types: Sequence[str]) -> Generator[Event, None, None]:
+    """Write and verify the files of an exported folder, most precise first, and record them in report and manifest."""
+    report = read_json(folder / "report.json")
+    stem = slug(str(report.get("name") or report["character"]))
+    files = {type: folder / FOLDER / f"{stem}-{type}.gguf" for type in types}
+    written = {}
+    for type, file in files.items():
+        written[type] = yield from write_gguf(folder, file, type)
+    proofs = yield from prove_files(folder, files)
+    report["gguf"] = {**report.get("gguf", {}), **{type: {"file": f"{FOLDER}/{file.name}", **dataclasses.asdict(written[type]),
+                             "proof": dataclasses.asdict(proofs[type])} for type, file in files.items()}}
+    write_json(folder / "report.json", report)
+    write_manifest(folder)
+
+
+def write_gguf(folder: Path, out_file: Path, type: str) -> Generator[Event, None, GgufReport]:
+    """Write the model in `folder` (any checked model folder) to `out_file`; the generator's value is the report.
+
+    Yields a stage "write TYPE" and steps in MB. Needs the memory of one block of rows (64 MiB in fp32) and of the
+    largest query projection beside the tokenizer. Raises UserError for a family, a tokenizer or a type that GGUF does not
+    support, and OSError when writing fails; then, or when closed, it leaves no file behind.
+    """
+    start = time.perf_counter()
+    [type] = parse_types([type])
+    source = yield from locate(str(folder))
+    architecture = architecture_of(source.config["model_type"])
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    weights = plan_weights(source.folder, config, type)
+    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.kind])
+    add_origin(writer, source.folder)
+    notes = add_sizes(writer, config, type) + _fallbacks(weights, type)
+    rows = next(weight.shape[0] for weight in weights if weight.name == "token_embd.weight")
+    add_tokenizer(writer, tokenizer, rows, ends_of(source.folder, config))
+    for note in notes:
+        yield Warned(note)
+    out_file.parent.mkdir(parents=True, exist_ok=True)
+    partial = out_file.with_name(f".{out_file.name}.partial")
+    try:
+        yield from _write(writer, partial, weights, f"write {type}")
+        partial.replace(out_file)
+    finally:
+        partial.unlink(missing_ok=True)
+    counts = Counter(weight.type.name for weight in weights)
+    return GgufReport(type, out_file.stat().st_size, time.perf_counter() - start, dict(counts), notes)
+
+
+def _fallbacks(weights: list[Weight], type: str) -> list[str]:
+    """A sentence for each format that is used instead of another."""
+    notes = []
+    for used in dict.fromkeys(weight.type for weight in weights if weight.fallback):
+        kept = [weight for weight in weights if weight.fallback and weight.type == used]
+        sizes = ", ".join(f"{size:,}" for size in sorted({weight.shape[-1] for weight in kept}))
+        multiple = 32 if used.name == "F16" else 256
+        notes.append(f"{len(kept)} of {len(weights)} tensors of the {type} file are in {used.name}: the length of their rows "
+                     f"({sizes}) is not a multiple of {multiple}.")
+    return notes
+
+
+def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], stage: str) -> Generator[Event, None, None]:
+    """Header, metadata and the table of tensors by the library, then the tensors in blocks, each aligned."""
+    total = megabytes(sum(weight.bytes for weight in weights))
+    yield Stage(stage, total)
+    for weight in weights:
+        writer.add_tensor_info(weight.name, weight.shape, numpy.dtype(numpy.float32), weight.bytes, weight.type)
+    done = 0
+    try:
+        writer.write_header_to_file(file)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout
+        [out] = writer.fout
+        writer.write_padding(out, out.tell())
+        for weight in weights:
+            for block in blocks(weight):
+                out.write(block.tobytes())
+                done += block.nbytes
+                yield Step(stage, min(megabytes(done), total), total)
+            writer.write_padding(out, weight.bytes)
+    finally:
+        writer.close()
