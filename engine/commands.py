@@ -96,7 +96,7 @@ def _existing(name: str | None) -> Path | None:
 def export(options: argparse.Namespace, _arguments: list[str]) -> int:
     """A finished folder as a checked and proven copy, zipped where wanted."""
     from engine.export.copying import Copy, copy_folder
-    from engine.export.gguf_types import parse_types
+    from engine.export.gguf_tensors import parse_types
 
     copy = Copy(Path(options.source), Path(options.out), " ".join((options.name or "").split()), options.zip,
                 tuple(parse_types(options.gguf)), tuple(dict.fromkeys(options.engines)), options.measure)

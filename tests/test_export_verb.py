@@ -18,7 +18,7 @@ import torch
 from modelfile_grammar import read_modelfile
 from safetensors.torch import load_file
 from small_job import ROOT, Process, refused, run_job
-from test_gguf_export import ask_here
+from test_gguf_export import ask_here, greet_here
 from tiny import make_tiny
 from transformers import AutoModelForCausalLM
 
@@ -30,7 +30,7 @@ from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, 
 from engine.cards.files import read_card
 from engine.cards.prompt import messages
 from engine.cast.building import read_run
-from engine.export import copying, gguf_proof, greeting, speed
+from engine.export import copying, gguf_proof, plain_transformers, verify
 from engine.export.copying import Copy, copy_folder
 from engine.export.engines import ENGINES
 from engine.export.folder import MASK
@@ -47,7 +47,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def speaks_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied speaks in this process, not in a fresh one."""
-    monkeypatch.setattr(copying, "let_speak", lambda folder, prompt: greeting._speak({"folder": str(folder), "prompt": prompt}))
+    monkeypatch.setattr(copying, "greet", greet_here)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -67,7 +67,7 @@ def test_a_copy_is_equal_and_proven_in_a_fresh_process(pruned: Path, tmp_path: P
     assert isinstance(said[0], Started) and said[0].stages == ["copy", "prove", "zip"] and said[0].sparsity == 0.25
     assert isinstance(said[-1], Finished) and said[-1].out == str(out)
     proved = next(event for event in said if isinstance(event, Proved))
-    assert 0 < proved.tokens <= greeting.TOKENS and proved.seconds > 0
+    assert 0 < proved.tokens <= plain_transformers.ANSWER_TOKENS and proved.seconds > 0
     assert files_of(out).keys() == files_of(pruned).keys() and check_manifest(out) == []
     assert {name for name, data in files_of(out).items() if data != files_of(pruned)[name]} <= {MANIFEST}
     saved = {event.what: event for event in said if isinstance(event, Saved)}
@@ -189,12 +189,12 @@ def test_an_export_for_engines_has_their_folders_and_tells_of_them(pruned: Path,
     model = pruned.parent / "llama"
 
     def run_here(_program: str, request: dict[str, Any], _reached: Any, _failure: str) -> Iterator[Any]:
-        found = speed._measure({**request, "rounds": 1, "tokens": 2})
+        [found] = plain_transformers.time_decoding({**request, "rounds": 1, "tokens": 2})
         assert found["tokens_per_second"] > 0 and found["memory"] > 0
         yield from ()
         return {"tokens_per_second": 30.0 if request["folder"] == str(model) else 40.0, "memory": 9}
 
-    monkeypatch.setattr(speed, "run", run_here)
+    monkeypatch.setattr(verify, "run", run_here)
     said = list(copy_folder(Copy(pruned, tmp_path / "zoe", "Zoë", True, (), ENGINES, str(model))))
     started = next(event for event in said if isinstance(event, Started))
     assert [event.name for event in said if isinstance(event, Stage)] == started.stages

@@ -12,8 +12,8 @@ from tiny import make_tiny
 from transformers import AutoModelForCausalLM
 
 from engine.base.errors import UserError
-from engine.export import gguf_speaking
-from engine.export.gguf import GgufReport, write_gguf
+from engine.export import llama_cpp
+from engine.export.gguf_writer import GgufReport, write_gguf
 
 pytest.importorskip("xllamacpp")
 PROMPTS = [list(range(5, 5 + size)) for size in (3, 20, 41)]
@@ -50,9 +50,9 @@ def last(lines: Any) -> Any:
 def test_llama_cpp_computes_what_transformers_computes(kind: str, tmp_path: Path) -> None:
     folder, file = make_tiny(tmp_path / "model", kind.split("-")[0], **CHANGES[kind]), tmp_path / "x.gguf"
     report: GgufReport = result_of(write_gguf(folder, file, "F32"))
-    spoken = last(gguf_speaking.speak({"file": str(file), "prompts": PROMPTS, "tokens": 32, "banned": [0, 1, 2]}))["texts"]
+    spoken = last(llama_cpp.speak({"file": str(file), "prompts": PROMPTS, "tokens": 32, "banned": [0, 1, 2]}))["texts"]
     random = torch.randint(3, 300, (24,), generator=torch.Generator().manual_seed(3)).tolist()
-    last(gguf_speaking.read({"file": str(file), "prompts": PROMPTS[:1], "texts": [random], "plain": 70, "spellings": [],
+    last(llama_cpp.read({"file": str(file), "prompts": PROMPTS[:1], "texts": [random], "plain": 70, "spellings": [],
                              "out": tmp_path / "top"}))
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     given = lambda prompt, text: logprobs(model, prompt, text)
@@ -70,17 +70,17 @@ def test_a_window_that_llama_cpp_does_not_have_bounds_the_context(tmp_path: Path
     folder = make_tiny(tmp_path / "model", "mistral", sliding_window=16)
     report: GgufReport = result_of(write_gguf(folder, tmp_path / "x.gguf", "F32"))
     assert gguf.GGUFReader(tmp_path / "x.gguf").fields["llama.context_length"].contents() == 16
-    assert len(report.notes) == 1 and "names 16 tokens as its context" in report.notes[0]
+    assert len(report.notes) == 1 and "gives 16 tokens as its context" in report.notes[0]
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"hidden_act": "gelu"}, "with silu, not with gelu"),
-    ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "of the kind 'dynamic'"),
-    ("qwen2", {"rope_parameters": CHANGES["llama-3-rope"]["rope_parameters"]}, "of the kind 'llama3'"),
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "of type 'dynamic'"),
+    ("qwen2", {"rope_parameters": CHANGES["llama-3-rope"]["rope_parameters"]}, "of type 'llama3'"),
     ("smollm3", {"no_rope_layers": [1, 0]}, "every fourth layer"),
     ("gemma2", {"query_pre_attn_scalar": 32}, "scales the attention of this model by 8"),
     ("gemma3_text", {"num_hidden_layers": 3, "layer_types": ["full_attention", "full_attention", "sliding_attention"]},
-     "take turns"), ("olmo2", {}, "of the kind 'olmo2'")]
+     "pattern of full and sliding-window"), ("olmo2", {}, "of the family 'olmo2'")]
 
 
 @pytest.mark.parametrize(("family", "changes", "words"), REFUSED, ids=[words for _, _, words in REFUSED])

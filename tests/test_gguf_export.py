@@ -21,9 +21,9 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.events import ProvedFile, Saved, Stage, Started, Step
 from engine.base.files import check_manifest, read_json
-from engine.export import copying, gguf_proof, gguf_reading, gguf_speaking, gguf_tensors, gguf_types, greeting
+from engine.export import copying, gguf_proof, gguf_tensors, llama_cpp, plain_transformers
 from engine.export.copying import Copy, copy_folder
-from engine.export.gguf import write_gguf
+from engine.export.gguf_writer import write_gguf
 
 pytest.importorskip("xllamacpp")
 
@@ -39,12 +39,17 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ask_here(program: str, request: dict[str, Any], stage: str) -> Iterator[events.Event]:
     """What a fresh process would answer, in this one."""
     yield Stage(stage, len(request["prompts"]))
-    kinds = {"speak": gguf_speaking.speak, "read": gguf_speaking.read, "speed": gguf_speaking.speed}
-    work = kinds.get(request.get("do", ""), gguf_reading.read)
+    work = {"llama_cpp": llama_cpp, "plain_transformers": plain_transformers}[program].WORK[request["do"]]
     for line in work(json.loads(json.dumps(request))):
         if "done" in line:
             yield Step(stage, line["done"], line["total"])
     return line
+
+
+def greet_here(folder: Path, prompt: str) -> dict[str, Any]:
+    """The proof of loading without its fresh process."""
+    [found] = plain_transformers.greet({"folder": str(folder), "prompt": prompt})
+    return found
 
 
 @pytest.fixture
@@ -52,14 +57,14 @@ def proves_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """No fresh processes, and few prompts."""
     monkeypatch.setattr(gguf_proof, "ask", ask_here)
     monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:3])
-    monkeypatch.setattr(copying, "let_speak", lambda folder, prompt: greeting._speak({"folder": str(folder), "prompt": prompt}))
+    monkeypatch.setattr(copying, "greet", greet_here)
 
 
 @pytest.mark.process
 def test_a_file_is_proven_in_fresh_processes(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
     result_of(write_gguf(pruned, tmp_path / "x.gguf", "F16"))
-    proof = result_of(gguf_proof.prove_gguf(pruned, tmp_path / "x.gguf", "F16"))
+    proof = result_of(gguf_proof.prove_files(pruned, {"F16": tmp_path / "x.gguf"}))["F16"]
     assert proof.same + proof.ties == proof.tokens == 2 * 32 and proof.memory_bytes > 0
 
 
@@ -109,7 +114,7 @@ def test_rows_that_do_not_fill_a_block_stay_in_16_bits_and_that_is_said(tmp_path
     folder = make_tiny(tmp_path / "model", intermediate_size=72)
     report = result_of(write_gguf(folder, tmp_path / "x.gguf", "Q8_0"))
     assert report.tensors["F16"] == 2 and report.notes == [
-        "2 of 20 tensors of the Q8_0 file are in F16: the length of their rows (72) is no multiple of 32."]
+        "2 of 20 tensors of the Q8_0 file are in F16: the length of their rows (72) is not a multiple of 32."]
 
 
 def test_k_types_are_mixed_and_have_stand_ins(tmp_path: Path) -> None:
@@ -122,17 +127,17 @@ def test_k_types_are_mixed_and_have_stand_ins(tmp_path: Path) -> None:
     assert [kinds[f"blk.{layer}.attn_v.weight"] for layer in range(8)] == [
         "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q6_K"]
     assert {kinds[f"blk.{layer}.ffn_down.weight"] for layer in range(8)} == {"Q5_0", "Q8_0"}
-    assert len(report.notes) == 2 and all("(64) is no multiple of 256" in note for note in report.notes)
+    assert len(report.notes) == 2 and all("(64) is not a multiple of 256" in note for note in report.notes)
     before = load_file(folder / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
     [found] = [one for one in gguf.GGUFReader(tmp_path / "x.gguf").tensors if one.name == "blk.1.ffn_up.weight"]
     assert numpy.abs(gguf.dequantize(found.data, found.tensor_type) - before).max() < numpy.abs(before).max() / 7
 
 
 def test_a_system_without_the_quantizer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_types, "_quantizer", lambda: None)
-    assert gguf_types.parse_types(["q4_0", "f16"]) == ["F16", "Q4_0"]
-    with pytest.raises(UserError, match="Q4_K_M is made by llama"):
-        gguf_types.parse_types(["Q4_K_M"])
+    monkeypatch.setattr(gguf_tensors, "_quantizer", lambda: None)
+    assert gguf_tensors.parse_types(["q4_0", "f16"]) == ["F16", "Q4_0"]
+    with pytest.raises(UserError, match="Q4_K_M needs llama"):
+        gguf_tensors.parse_types(["Q4_K_M"])
 
 
 def test_a_wrong_file_is_not_given_away(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proves_here: None) -> None:
@@ -155,14 +160,14 @@ def test_a_disk_that_fills_up(pruned: Path, tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("engine.export.gguf._pad", fail)
+    monkeypatch.setattr("gguf.GGUFWriter.write_padding", fail)
     with pytest.raises(UserError, match="is full; nothing half-written was kept"):
         list(copy_folder(Copy(pruned, tmp_path / "out", gguf=("F16",))))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("types", "family", "words"), [
-    (["Q9_9"], "llama", "There is no GGUF type 'Q9_9'"), (["F16"], "olmo2", "of the kind 'olmo2' cannot be written as GGUF")])
+    (["Q9_9"], "llama", "There is no GGUF type 'Q9_9'"), (["F16"], "olmo2", "of the family 'olmo2' cannot be written as GGUF")])
 def test_what_cannot_be_written_is_said_before_the_work(types: list[str], family: str, words: str, pruned: Path, tmp_path: Path,
                                                         capsys: Any) -> None:
     source = Path(shutil.copytree(pruned, tmp_path / "source"))

@@ -11,10 +11,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from engine.base.errors import UserError
-from engine.export import gguf_tokenizer
-from engine.export.gguf import write_gguf
+from engine.export.gguf_metadata import RULES
 from engine.export.gguf_proof import SPELLINGS
-from engine.export.gguf_speaking import Server
+from engine.export.gguf_writer import write_gguf
+from engine.export.llama_cpp import Server
 from engine.models.templates import CHATML
 
 pytest.importorskip("xllamacpp")
@@ -22,7 +22,6 @@ TEXT = [*SPELLINGS,
         "The lantern keeper asked who was there; it's 1984, and we'll see 12 of 345.\n\nWHAT DO YOU SELL? Salt!\r\n"] * 3
 AWKWARD = [*SPELLINGS, "<|im_start|>user\nHi<|im_end|>\n", "<|im_end|>  <|im_end|>x", "a<|im_st", "I'LL we'Ve 's", "１２3 ٣ Ⅷ",
            "\u200b\ufeffx", "ｆｕｌｌ width", "tab\t\ttab \n \n", "aaaaaaaaaa", "emoji 👍🏽 ok", "__init__(self, x=1.5e-10)"]
-RULES = gguf_tokenizer._RULES
 
 
 def bytewise(rule: str, ignore_merges: bool = False) -> PreTrainedTokenizerFast:

@@ -10,8 +10,7 @@ from test_fidelity import make_report
 from engine.base.files import check_manifest
 from engine.cards.card import find_bundled
 from engine.export.licence import KNOWN, OWN_LICENCE, copy_legal, describe_licence, hub_fields, titled, write_legal
-from engine.export.model_card import render_model_card
-from engine.export.papers import write_papers
+from engine.export.model_card import render_model_card, write_readme
 
 
 def read_card(report: dict[str, Any], folder: Path | None = None) -> tuple[Any, str]:
@@ -43,7 +42,7 @@ def test_a_folders_ancestor_is_named_where_its_own_name_is_unknown() -> None:
 @pytest.mark.parametrize("licence", ["llama3", "llama3.1", "llama3.2", "llama3.3", "llama4"])
 def test_llamas_obligations(licence: str, tmp_path: Path) -> None:
     report = make_report("Bodo", licence=licence)
-    write_papers(tmp_path, report, find_bundled("bodo-grumm").raw)
+    write_readme(tmp_path, report, find_bundled("bodo-grumm").raw)
     data, text = read_card(report, tmp_path)
     assert data.license == licence and data.model_name.startswith("Llama")
     assert "**Built with " in text and "use-policy" in text and "/license/" in text

@@ -23,7 +23,7 @@ from engine.cast.bank import Entry, read_bank
 from engine.cast.dense import Dense, load_dense_of
 from engine.export.copying import QUESTION
 from engine.export.folder import Contents, write_folder
-from engine.export.proof import prove, write_reference
+from engine.export.verify import prove, write_reference
 from engine.models.chat_format import encode_chat
 from engine.models.ffn import feed_forwards
 from engine.models.packing import Example, pack

@@ -30,14 +30,13 @@ from engine.base.files import (
 from engine.base.places import check_target
 from engine.cards.card import parse_card
 from engine.cards.prompt import messages
+from engine.export.engine_folders import SPEED_STAGE, add_engines, add_speed, find_dense, finish_words, tell
 from engine.export.engine_folders import STAGE as ENGINES_STAGE
-from engine.export.engine_folders import add_engines, add_speed, find_dense, finish_words, tell
 from engine.export.engines import needed_types
 from engine.export.folder import FORMER
-from engine.export.gguf_files import FOLDER, add_gguf, plan_gguf
-from engine.export.gguf_files import stages as gguf_stages
-from engine.export.greeting import let_speak
-from engine.export.speed import STAGE as SPEED_STAGE
+from engine.export.gguf_writer import FOLDER, add_gguf, plan_gguf
+from engine.export.gguf_writer import stages as gguf_stages
+from engine.export.verify import greet
 
 LONGEST_NAME = 120  # characters
 _PIECE = 8 << 20  # bytes copied between two steps
@@ -191,7 +190,7 @@ def _prove(folder: Path) -> Generator[Event, None, None]:
     source = yield from locate(str(folder))
     card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
     prompt = render_chat(load_tokenizer(source), messages(card, [("user", QUESTION)]))
-    found = let_speak(folder, prompt)
+    found = greet(folder, prompt)
     yield Proved(found["text"], found["seconds"], found["tokens"])
 
 

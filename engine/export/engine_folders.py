@@ -12,12 +12,13 @@ from engine.base.events import Event, Stage, Step
 from engine.base.file_types import TOLD, expected_bytes, read_shapes
 from engine.base.files import read_json, update_manifest, write_json
 from engine.export.engines import choose_file, write_engine
-from engine.export.gguf_files import FOLDER
+from engine.export.gguf_writer import FOLDER
+from engine.export.model_card import write_readme
 from engine.export.pack import make_pack
-from engine.export.papers import write_papers
-from engine.export.speed import measure_speed
+from engine.export.verify import measure_speed
 
 STAGE = "make ready for engines"
+SPEED_STAGE = "measure the speed"
 
 
 def add_engines(folder: Path, engines: Sequence[str]) -> Generator[Event, None, None]:
@@ -48,7 +49,7 @@ def find_dense(model: str) -> Generator[Event, None, Path]:
 
 def add_speed(folder: Path, dense: Path) -> Generator[Event, None, None]:
     """Measure the dense model and the folder's own, one after the other."""
-    timed = yield from measure_speed(dense, folder, str(read_json(folder / "report.json").get("dtype", "float32")))
+    timed = yield from measure_speed(dense, folder, str(read_json(folder / "report.json").get("dtype", "float32")), SPEED_STAGE)
     tell(folder, speed=[{name: value for name, value in dataclasses.asdict(one).items() if name != "time"} for one in timed])
 
 
@@ -56,7 +57,7 @@ def finish_words(folder: Path) -> None:
     """Put the sizes by format into the report, and write what is for readers from all that it tells by now."""
     shapes = read_shapes(folder)
     tell(folder, expected_bytes={name: expected_bytes(shapes, name) for name in TOLD})
-    write_papers(folder, read_json(folder / "report.json"), read_json(folder / "character.json"))
+    write_readme(folder, read_json(folder / "report.json"), read_json(folder / "character.json"))
 
 
 def tell(folder: Path, **more: object) -> None:

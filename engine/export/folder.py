@@ -32,7 +32,7 @@ from torch import Tensor
 
 from engine.base.files import folder_size, write_json
 from engine.export.licence import copy_legal
-from engine.export.papers import write_papers
+from engine.export.model_card import write_readme
 from engine.models.quiet import quiet_transformers
 
 MASK = "persona/mask.safetensors"
@@ -59,7 +59,7 @@ class Contents:
         self.report["after"]["bytes"] = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         self.report["after"]["folder_bytes"] = folder_size(folder)
         write_json(folder / "report.json", self.report)
-        write_papers(folder, self.report, self.card)
+        write_readme(folder, self.report, self.card)
 
 
 def pack_mask(mask: Tensor) -> dict[str, Tensor]:

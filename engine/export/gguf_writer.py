@@ -14,7 +14,6 @@ from pathlib import Path
 import gguf
 import numpy
 
-from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step, Warned
 from engine.base.file_types import expected_bytes, read_shapes
 from engine.base.files import megabytes, read_json, slug, write_json, write_manifest

@@ -21,7 +21,7 @@ from engine.base.files import (
 )
 from engine.evaluation.fidelity import compare, dense_states, measure
 from engine.export.folder import Contents, write_folder
-from engine.export.proof import prove, write_reference
+from engine.export.verify import prove, write_reference
 from engine.models.ffn import masked
 from engine.models.packing import Row, pack
 from engine.pruning import compensation, importance
