@@ -29,9 +29,9 @@ from engine.cards.card import find_bundled
 from engine.console import print_table
 from engine.models.chat_format import encode_chat
 from engine.models.ffn import feed_forwards
-from engine.models.generation import Conversation
 from engine.models.loading import load_model, load_tokenizer, locate
 from engine.models.packing import pack
+from engine.models.steady import SteadyConversation
 from engine.pruning import masks
 from engine.pruning.importance import magnitude_scores, top_channels
 from engine.pruning.surgery import cut
@@ -156,14 +156,14 @@ def measure_decoding(source: Any) -> dict[str, float]:
 
 def decode_seconds(model: Any) -> float:
     """Median seconds a token of DECODED greedy tokens after a context of CONTEXT tokens, as chats compute them."""
-    conversation = Conversation(model)
-    tokens = [number + 100 for number in range(CONTEXT)]
+    conversation = SteadyConversation(model)
+    logits = drain(conversation.read([number + 100 for number in range(CONTEXT)]))
     seconds = []
-    for _ in range(DECODED + 2):
+    for _ in range(DECODED + 1):
         start = time.perf_counter()
-        tokens.append(int(conversation.advance(tokens).argmax()))
+        logits = conversation.advance(int(logits.argmax()))
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[2:])
+    return statistics.median(seconds[1:])
 
 
 def measure_memory(model: str) -> dict[str, float]:

@@ -16,7 +16,7 @@ from engine.base.errors import Interrupted, UserError
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.recipe import PRESETS, Recipe
 from engine.base.sampling import add_sampling_options
-from engine.cast.options import add_deeds
+from engine.casting import add_subcommands
 from engine.export.engines import ENGINES
 from engine.running import explain, log_file
 
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
     inspect.add_argument("folder", metavar="DIR")
     inspect.add_argument("--json", action="store_true", help="print JSON")
-    add_deeds(verbs.add_parser("cast", help="many characters on one dense model: a bank of masks and small corrections"), _Parser)
+    add_subcommands(verbs.add_parser("cast", help="many characters on one dense model, as masks and small corrections"), _Parser)
     return parser
 
 

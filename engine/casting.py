@@ -1,36 +1,72 @@
-"""What `python -m engine cast` does: build a bank, list it, talk to its characters, take one out, extract one."""
+"""`python -m engine cast`: build a bank, list, remove, chat with and extract its characters. Imports nothing heavy at the top."""
 
 import argparse
+import functools
 import json
-import time
 from pathlib import Path
-from typing import Any
 
-from engine.base.sampling import SamplingParams, params_of
-from engine.chat import HOW_TO_END, Speaker, converse
-from engine.console import ProgressPrinter, print_table
-from engine.running import Run
+from engine.base.errors import UserError
+from engine.base.sampling import add_sampling_options, params_of
+
+HELD = 4  # gathered models kept in memory at once
+
+
+def add_subcommands(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentParser]) -> None:
+    """Add the subcommands of `cast`; `kind` is the class of their parsers."""
+    actions = cast.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=kind)
+
+    def add(name: str, about: str, *, character: bool = False, model: str | None = None) -> argparse.ArgumentParser:
+        parser = actions.add_parser(name, help=about)
+        parser.add_argument("bank", metavar="BANK", help="the bank's file")
+        if character:
+            parser.add_argument("character", metavar="CHARACTER")
+        if model:
+            parser.add_argument("--model", help=model)
+            parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+        return parser
+
+    build = add("build", "put the characters of exported folders into a bank, made where there is none",
+                model="the dense model that they were pruned from (default starter)")
+    build.add_argument("folders", nargs="+", metavar="RUN_FOLDER", help="folders that prune wrote")
+    build.set_defaults(model="starter")
+    build.add_argument("--name", default="", help="what the character is called in the bank (with one folder)")
+    build.add_argument("--lines", metavar="FILE", help="lines.jsonl of the run's work folder, for a closer correction")
+    listed = add("list", "the characters of a bank, and whether they are intact")
+    listed.add_argument("--json", action="store_true", help="print JSON")
+    add("remove", "take a character out of a bank", character=True)
+    moved = "the bank's dense model, if it has moved"
+    chat = add("chat", "talk to one or more characters", model=moved)
+    chat.add_argument("characters", nargs="+", metavar="CHARACTER", help="each answers every message, one after the other")
+    chat.add_argument("--message", help="one message instead of an interactive chat")
+    chat.add_argument("--json", action="store_true", help="print JSON")
+    add_sampling_options(chat)
+    extract = add("extract", "a character as a standalone folder, verified like any other", character=True, model=moved)
+    extract.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
+    for parser in (build, extract):
+        parser.add_argument("--workdir", metavar="DIR", help="where to write events.jsonl (default: nowhere)")
+        parser.add_argument("--json", action="store_true", help="print events as JSON lines")
+        parser.add_argument("--leash", action="store_true", help="stop when standard input ends: the owner of the job is gone")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what was asked for; the exit code."""
+    """Run a subcommand; returns the exit code."""
     return {"build": _build, "list": _list, "remove": _remove, "chat": _chat, "extract": _extract}[options.what](options)
 
 
 def _build(options: argparse.Namespace) -> int:
     from engine.cast.building import build
+    from engine.running import Run
 
-    path = Path(options.bank)
-    stream = build(path, options.model, [Path(folder) for folder in options.folders], options.dtype, options.name,
+    stream = build(Path(options.bank), options.model, [Path(folder) for folder in options.folders], options.dtype, options.name,
                    Path(options.lines) if options.lines else None)
-    Run(options).follow(stream, lambda: False, "Stopped; the characters that were told are in the bank.")
+    Run(options).follow(stream, lambda: False, "Stopped; the characters reported so far are in the bank.")
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
-    """Exit code 2 when a character is damaged."""
-    from engine.base.errors import UserError
+    """Raises UserError when a character is damaged, after listing the others."""
     from engine.cast.bank import list_bank
+    from engine.console import print_table
 
     bank, faults = list_bank(Path(options.bank))
     rows = [{"name": one.name, "character": one.report["character"], "kept": one.delta.kept,
@@ -57,6 +93,7 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _extract(options: argparse.Namespace) -> int:
     from engine.cast.extracting import extract
+    from engine.running import Run
 
     out = Path(options.out)
     stream = extract(Path(options.bank), options.character, out, options.model, options.dtype)
@@ -65,78 +102,23 @@ def _extract(options: argparse.Namespace) -> int:
 
 
 def _chat(options: argparse.Namespace) -> int:
-    """One character speaks as a gathered model, several as rows of a masked batch."""
+    """Each character speaks as a model gathered from the dense one; the models used last stay in memory."""
     from engine.cast.bank import read_bank
     from engine.cast.dense import load_dense_of
     from engine.cast.extracting import card_of
     from engine.cast.gather import gather
+    from engine.chat import Speaker, chat
+    from engine.console import ProgressPrinter
     from engine.serving.shelf import Loaded
 
     path, params = Path(options.bank), params_of(options)
     bank = read_bank(path, options.characters)
-    entries = list({entry.name: entry for entry in map(bank.find, options.characters)}.values())
+    entries = {entry.name: entry for entry in map(bank.find, options.characters)}
     dense = ProgressPrinter().finish(load_dense_of(path, bank, options.model, options.dtype))
-    if len(entries) == 1:
-        gathered = Loaded(entries[0].name, gather(dense.model, entries[0].delta), dense.tokenizer_of(entries[0].report))
-        ask = _one(Speaker(card_of(entries[0]), gathered), params, options)
-    else:
-        ask = _several(dense, entries, params, options)
-    if options.message is not None:
-        ask(options.message)
-        return 0
-    print(HOW_TO_END)
-    converse(ask)
-    return 0
 
+    @functools.lru_cache(maxsize=HELD)
+    def gathered(name: str) -> Loaded:
+        entry = entries[name]
+        return Loaded(name, gather(dense.model, entry.delta), dense.tokenizer_of(entry.report))
 
-def _one(speaker: Speaker, params: SamplingParams, options: argparse.Namespace) -> Any:
-    def ask(message: str) -> None:
-        if options.json:
-            print(json.dumps(speaker.reply_whole(message, params), ensure_ascii=False))
-            return
-        print(f"{speaker.card.char}: ", end="")
-        speaker.print_reply(message, params)
-
-    return ask
-
-
-def _several(dense: Any, entries: list[Any], params: SamplingParams, options: argparse.Namespace) -> Any:
-    """All characters are asked at once; each keeps its own conversation. Drawn by temperature and top-p alone."""
-    from engine.cast.extracting import card_of
-    from engine.cast.masked_batch import MaskedBatch, answer_together
-    from engine.models.chat_format import endings
-    from engine.models.sampling import Sampling
-    from engine.serving.shelf import Loaded
-
-    batch = MaskedBatch(dense.model, [entry.delta for entry in entries])
-    speakers = [Speaker(card_of(entry), Loaded(entry.name, dense.model, dense.tokenizer_of(entry.report))) for entry in entries]
-    sampling = Sampling(endings(dense.tokenizer), params.max_tokens, params.temperature, params.top_p, params.seed or 0)
-
-    def ask(message: str) -> None:
-        start = time.perf_counter()
-        prompts = [speaker.prompt(message, params) for speaker in speakers]
-        for number, speaker in enumerate(speakers):
-            batch.keep_prefix(number, speaker.opening())
-        steps = answer_together(batch, list(enumerate(prompts)), [sampling] * len(prompts))
-        answers = None
-        while answers is None:
-            try:
-                next(steps)
-            except StopIteration as end:
-                answers = end.value
-        seconds = time.perf_counter() - start
-        for speaker, answer in zip(speakers, answers, strict=True):
-            speaker.keep(message, dense.tokenizer.decode(answer.tokens, skip_special_tokens=True))
-        _tell(speakers, sum(len(answer.tokens) for answer in answers), seconds, options)
-
-    return ask
-
-
-def _tell(speakers: list[Speaker], tokens: int, seconds: float, options: argparse.Namespace) -> None:
-    if options.json:
-        print(json.dumps([{"character": speaker.card.char, "message": speaker.history[-2][1], "reply": speaker.history[-1][1]}
-                          for speaker in speakers], ensure_ascii=False))
-        return
-    for speaker in speakers:
-        print(f"{speaker.card.char}: {speaker.history[-1][1]}")
-    print(f"({tokens} tokens in {seconds:.1f} s, {tokens / max(seconds, 1e-9):.1f} tokens/s together)")
+    return chat([Speaker(card_of(entry), functools.partial(gathered, name)) for name, entry in entries.items()], params, options)

@@ -1,75 +1,46 @@
-"""A conversation with a character on any model, as the chat worker has it: the same prompt, samplers and endings.
+"""Chat in the terminal, with one character or several: the prompt, samplers and endings of the chat worker."""
 
-For the command line; knows no storage.
-"""
-
+import argparse
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
-from engine.cards.prompt import Setting, messages, render_greeting
+from engine.cards.prompt import render_greeting
 from engine.console import ProgressPrinter
-from engine.models.chat_format import encode_chat, token_counter
 from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
 from engine.serving.requests import Request
 from engine.serving.shelf import Loaded
-from engine.serving.speaking import answer, fit
+from engine.serving.speaking import answer
 
 HOW_TO_END = "(An empty line or Ctrl-D ends the chat.)"
 
 
 @dataclass
 class Speaker:
-    """A character that answers; `history` holds the turns so far as (role, text)."""
+    """A character that answers with the model that `load` gives; `history` holds the turns so far as (role, text)."""
 
     card: Card
-    loaded: Loaded
+    load: Callable[[], Loaded]
     history: list[tuple[str, str]] = field(default_factory=list)
 
-    @classmethod
-    def load(cls, model: str, card: Card, dtype: str, printer: ProgressPrinter) -> "Speaker":
-        """Load the model (fetching it if need be, with progress)."""
-        source = printer.finish(locate(model))
-        loaded = load_model(source, parse_dtype(dtype, own=source.own_dtype))
-        return cls(card, Loaded(source.name, loaded, load_tokenizer(source)))
-
-    @property
-    def greeting(self) -> str:
-        """The character's first words."""
-        return render_greeting(self.card)
-
-    def request(self, message: str, params: SamplingParams) -> Request:
-        """What a message asks of the model."""
-        opening = [("assistant", self.card.greeting)] if self.greeting else []
-        return Request("speak", "chat", self.loaded.name, self.card, (*opening, *self.history, ("user", _clean(message))),
-                       sampling=params.with_seed())
-
-    def prompt(self, message: str, params: SamplingParams) -> list[int]:
-        """Ids of the conversation with one more message, without what leaves no room for an answer."""
-        return fit(self.loaded.tokenizer, self.request(message, params), self.loaded.window)[0]
-
-    def keep(self, message: str, said: str) -> None:
-        """Keep a turn: what was asked and answered."""
-        self.history = [*self.history, ("user", _clean(message)), ("assistant", said.strip())]
-
-    def opening(self) -> list[int]:
-        """Ids with which every prompt begins, but for the last few."""
-        tokenizer = self.loaded.tokenizer
-        return encode_chat(tokenizer, messages(self.card, [], Setting(count=token_counter(tokenizer))), False)
-
     def events(self, message: str, params: SamplingParams) -> Iterator[dict[str, Any]]:
-        """The reply as the chat worker tells it: Said ..., Ended. The turn is kept when it ends."""
-        for event in answer(self.request(message, params), self.loaded):
-            if event:
-                yield event
-                if event["event"] == "Ended":
-                    self.keep(message, event["text"])
+        """The events of the reply, Said ... and Ended, as the chat worker yields them. The turn is kept when it ends."""
+        message = message.encode("utf-8", "replace").decode()  # bytes that were no UTF-8 are surrogates here
+        opening = [("assistant", self.card.greeting)] if render_greeting(self.card) else []
+        loaded = self.load()
+        request = Request("speak", "chat", loaded.name, self.card, (*opening, *self.history, ("user", message)),
+                          sampling=params.with_seed())
+        for event in filter(None, answer(request, loaded)):
+            yield event
+            if event["event"] == "Ended":
+                self.history += [("user", message), ("assistant", event["text"].strip())]
 
     def print_reply(self, message: str, params: SamplingParams) -> None:
-        """Print the reply (in a terminal as it comes, else what is kept of it), then its speed on standard error."""
+        """Print the reply (in a terminal as it comes, else its final text), then its speed on standard error."""
         ended: dict[str, Any] = {}
         for ended in self.events(message, params):
             if ended["event"] == "Said" and sys.stdout.isatty():
@@ -77,7 +48,7 @@ class Speaker:
         print("" if sys.stdout.isatty() else ended["text"])
         print(f"({_facts(ended)})", file=sys.stderr)
 
-    def reply_whole(self, message: str, params: SamplingParams) -> dict[str, Any]:
+    def whole_reply(self, message: str, params: SamplingParams) -> dict[str, Any]:
         """The reply and its measures as plain values."""
         *_, last = self.events(message, params)
         return {"character": self.card.char, "message": self.history[-2][1], "reply": self.history[-1][1],
@@ -85,25 +56,45 @@ class Speaker:
                 "tokens_per_second": last["tokens_per_second"] if last["tokens"] else None, "ended": last["reason"]}
 
 
-def converse(ask: Callable[[str], None]) -> None:
-    """Ask whoever sits there for messages, and give each to `ask`, until an empty line or the end of input."""
-    while True:
-        try:
-            message = input("You: ").strip()
-        except EOFError:
-            print()
-            return
-        if not message:
-            return
-        ask(message)
+def load_once(model: str, dtype: str) -> Callable[[], Loaded]:
+    """Load a model, fetching it if need be, with progress; returns what a Speaker loads from."""
+    source = ProgressPrinter().finish(locate(model))
+    loaded = Loaded(source.name, load_model(source, parse_dtype(dtype, own=source.own_dtype)), load_tokenizer(source))
+    return lambda: loaded
 
 
-def _clean(message: str) -> str:
-    return message.encode("utf-8", "replace").decode()  # bytes that were no UTF-8 are surrogates here
+def chat(speakers: Sequence[Speaker], params: SamplingParams, options: argparse.Namespace) -> int:
+    """Answer --message, or whatever is typed until an empty line or the end of input; every speaker answers each message."""
+    if options.message is not None:
+        _ask(speakers, options.message, params, options.json, named=len(speakers) > 1)
+        return 0
+    greetings = [f"{one.card.char}: {text}" for one in speakers if (text := render_greeting(one.card))]
+    print("\n".join([*greetings, HOW_TO_END]))
+    while message := _typed():
+        _ask(speakers, message, params, options.json, named=True)
+    return 0
+
+
+def _typed() -> str:
+    try:
+        return input("You: ").strip()
+    except EOFError:
+        print()
+        return ""
+
+
+def _ask(speakers: Sequence[Speaker], message: str, params: SamplingParams, as_json: bool, named: bool) -> None:
+    if as_json:
+        replies = [one.whole_reply(message, params) for one in speakers]
+        print(json.dumps(replies if len(replies) > 1 else replies[0], ensure_ascii=False))
+        return
+    for one in speakers:
+        print(f"{one.card.char}: " if named else "", end="", flush=True)
+        one.print_reply(message, params)
 
 
 def _facts(ended: dict[str, Any]) -> str:
-    """How an answer came about, and what of the printed text is not kept."""
+    """The measures of an answer, and which part of the printed text is not kept."""
     facts = [f"{ended['tokens']} tokens, first after {ended['first_token']:.2f} s, {ended['tokens_per_second']:.1f} tokens/s"]
     if ended["reason"] == "loop":
         facts.append(f"it began to repeat itself; what is kept of it ends with “{ended['text'][-40:]}”")

@@ -16,7 +16,7 @@ from engine.base.recipe import make_recipe
 from engine.base.sampling import params_of
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
-from engine.console import ProgressPrinter, print_table
+from engine.console import print_table
 from engine.running import Run
 
 
@@ -106,24 +106,11 @@ def export(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
     """Talk to a character: one message, or line by line until end of input."""
-    from engine.chat import HOW_TO_END, Speaker, converse
+    from engine.chat import Speaker, load_once
+    from engine.chat import chat as run
 
     card, params = _card_of(options), params_of(options)
-    speaker = Speaker.load(options.model, card, options.dtype, ProgressPrinter())
-    if options.message is not None:
-        if options.json:
-            print(json.dumps(speaker.reply_whole(options.message, params), ensure_ascii=False))
-        else:
-            speaker.print_reply(options.message, params)
-        return 0
-    print(f"{card.char}: {speaker.greeting}\n{HOW_TO_END}" if speaker.greeting else HOW_TO_END)
-
-    def ask(message: str) -> None:
-        print(f"{card.char}: ", end="")
-        speaker.print_reply(message, params)
-
-    converse(ask)
-    return 0
+    return run([Speaker(card, load_once(options.model, options.dtype))], params, options)
 
 
 def script(options: argparse.Namespace, _arguments: list[str]) -> int:

@@ -83,7 +83,7 @@ def test_a_bank_of_runs(bank: Path, home: Path, llama: Path, capsys: Any) -> Non
     assert 0 <= entry.report["bank"]["left_out"] < 1
 
 
-def test_one_speaks_as_a_gathered_model_and_several_in_one_batch(bank: Path, capsys: Any) -> None:
+def test_one_speaks_and_several_one_after_the_other(bank: Path, capsys: Any) -> None:
     words = ["--message", "What do you sell?", "--temperature", "0", "--limit", "8", "--dtype", "fp32",
              "--repeat-penalty", "1", "--dry-multiplier", "0"]
     alone = asked(["cast", "chat", str(bank), "zoe", *words], capsys)

@@ -1,22 +1,17 @@
 """Generation: many rows behind one prefix, and one growing conversation, against transformers' own generate."""
 
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny import find, make_tiny
-from torch import Tensor
 from transformers import DynamicCache
 
 from engine.models.cache import ROOM, growing_cache
 from engine.models.checks import FAMILIES
-from engine.models.ffn import decoder
-from engine.models.generation import Conversation
 from engine.models.loading import load_model
 from engine.models.quiet import quiet_transformers
 from engine.models.sampling import Sampled, Sampling, choose, sample_together
@@ -116,88 +111,6 @@ def test_choices_follow_the_distribution_cut_at_top_p() -> None:
     cold = choose(logits, Sampling(frozenset(), 1, 0.5, 1.0), torch.Generator().manual_seed(0)).bincount(minlength=4)
     assert float(cold[0]) / 4000 == pytest.approx(0.25 / 0.365, abs=0.03)
     assert choose(logits, Sampling(frozenset(), 1, 0.0), torch.Generator()).unique().tolist() == [0]
-
-
-def fresh(model: Any, tokens: list[int]) -> Tensor:
-    """The plain model's logits after some tokens."""
-    with torch.inference_mode():
-        return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[:, -1]
-
-
-@pytest.mark.parametrize(("family", "window"), CASES)
-def test_a_conversation_equals_a_fresh_one_after_any_change(model_of: ModelOf, family: str, window: int | None) -> None:
-    model, (prefix, prompts) = model_of(family, window), make_prompts()
-    conversation = Conversation(model)
-    longest = prefix + prompts[2] + prompts[3]
-    changed = prefix + prompts[2] + [7, 8]
-    for tokens in (prefix, longest, longest, changed, prefix[:4], prompts[0], longest * 4, longest):
-        torch.testing.assert_close(conversation.advance(tokens), fresh(model, tokens), atol=1e-4, rtol=1e-4)
-
-
-@given(st.lists(st.lists(st.integers(1, 2), min_size=1, max_size=9), min_size=2, max_size=5))
-@settings(max_examples=15)
-def test_any_sequence_of_histories(model_of: ModelOf, histories: list[list[int]]) -> None:
-    conversation = Conversation(model_of("llama"))
-    for tokens in histories:
-        torch.testing.assert_close(conversation.advance(tokens), fresh(model_of("llama"), tokens), atol=1e-4, rtol=1e-4)
-
-
-def test_a_conversation_computes_only_what_is_new(model_of: ModelOf) -> None:
-    model, lengths = model_of("llama"), []
-    count = lambda _module, _inputs, output: lengths.append(output.shape[1])
-    handle = decoder(model).layers[0].register_forward_hook(count)
-    conversation = Conversation(model)
-    for tokens in ([1, 2, 3, 4], [1, 2, 3, 4, 5, 6], [1, 2, 3, 9], [1, 2, 3, 9]):
-        conversation.advance(tokens)
-    handle.remove()
-    assert lengths == [4, 2, 1, 1]
-
-
-def test_an_interrupted_advance_leaves_a_sound_conversation(model_of: ModelOf) -> None:
-    model = model_of("llama")
-    conversation = Conversation(model)
-    conversation.advance([1, 2, 3, 4])
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    handle = decoder(model).layers[1].mlp.register_forward_pre_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        conversation.advance([1, 2, 8, 9, 10])
-    handle.remove()
-    tokens = [1, 2, 3, 4, 5]
-    torch.testing.assert_close(conversation.advance(tokens), fresh(model, tokens), atol=1e-4, rtol=1e-4)
-
-
-def drain(answer: Generator[int, None, bool]) -> tuple[list[int], bool]:
-    """All tokens of a stream, and the generator's value."""
-    tokens: list[int] = []
-    while True:
-        try:
-            tokens.append(next(answer))
-        except StopIteration as end:
-            return tokens, end.value
-
-
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_stream_equals_generate_and_stops_at_an_ending(model_of: ModelOf, family: str) -> None:
-    model, (prefix, prompts) = model_of(family), make_prompts()
-    whole = generate(model, prefix + prompts[0])
-    conversation = Conversation(model)
-    assert drain(conversation.stream(prefix + prompts[0], Sampling(frozenset(), LIMIT, 0.0))) == (whole, False)
-    ending = whole[6]
-    expected = whole[: whole.index(ending)]
-    again = conversation.stream(prefix + prompts[0], Sampling(frozenset({ending}), LIMIT, 0.0))
-    assert drain(again) == (expected, True)
-    assert generate(model, prefix + prompts[0], frozenset({ending})) == [*expected, ending]
-
-
-def test_a_stream_is_fixed_by_its_seed(model_of: ModelOf) -> None:
-    prefix, _ = make_prompts()
-    sampling = Sampling(frozenset(), LIMIT, 1.0)
-    once = lambda seed: drain(Conversation(model_of("llama")).stream(prefix, replace(sampling, seed=seed)))
-    assert once(1) == once(1)
-    assert once(1) != once(2)
 
 
 @torch.inference_mode()

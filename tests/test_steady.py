@@ -8,15 +8,15 @@ import pytest
 import torch
 from tiny import find, make_tiny
 
+from engine.models.checks import FAMILIES
 from engine.models.loading import load_model
 from engine.models.steady import PIECE, SteadyConversation
 
-FAMILIES = ["llama", "gemma2", "gemma3_text", "phi3"]
 WORDS = torch.randint(3, 290, (300,), generator=torch.Generator().manual_seed(1)).tolist()
 OTHERS = torch.randint(3, 290, (300,), generator=torch.Generator().manual_seed(2)).tolist()
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = make_tiny(tmp_path_factory.mktemp(request.param), request.param, hidden_size=64, head_dim=16)
     return load_model(find(folder), torch.bfloat16)

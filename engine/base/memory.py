@@ -1,13 +1,9 @@
-"""What a cast of characters takes in memory, by arithmetic alone: models of their own, a bank with a masked batch, gather.
+"""How much memory a cast of characters takes, by arithmetic alone; tests hold it against measured memory.
 
-Pure functions from a model's figures to bytes; tests hold them against memory
-that was measured. Three ways to have N characters ready to speak:
+Two ways to have N characters ready to speak:
 
   standalone     N pruned models, each whole
-  masked batch   one dense model and a bank: every row of a batch has its own mask (engine/cast/masked_batch.py)
-  gather         one dense model, a bank, and the FFNs of the characters spoken last (engine/cast/gather.py)
-
-What a way costs in speed cannot be computed; MEASURED has what was measured once.
+  gather         one dense model, a bank, and the FFNs of the characters spoken last (engine/cast/dense.py)
 """
 
 from collections.abc import Mapping
@@ -17,8 +13,7 @@ from typing import Any
 from engine.base.sizes import ModelShape
 
 BANK_BYTES = 1_000_000  # of a character in the bank's file, at most
-RESIDENT_BYTES = 2_000_000  # of a character of the bank in memory, beside its keys and values, at most
-WAYS = ("standalone", "masked batch", "gather")
+WAYS = ("standalone", "gather")
 
 
 @dataclass(frozen=True)
@@ -52,19 +47,13 @@ def bank_entry_bytes(shape: ModelShape, kept: int, rank: int) -> int:
     return shape.layers * -(-shape.intermediate_size // 8) + scales + factors
 
 
-def resident_entry_bytes(shape: ModelShape, rank: int) -> int:
-    """Bytes of one character in a masked batch, in 8 bit: a scale a channel, and factors that span all channels."""
-    return shape.layers * (shape.intermediate_size + 4 + rank * (shape.intermediate_size + shape.hidden_size + 4))
-
-
 def largest_rank(shape: ModelShape, kept: int, other_bytes: int = 0) -> int:
-    """The largest rank of a correction with which a character stays within BANK_BYTES and RESIDENT_BYTES; 0: none fits.
+    """The largest rank of a correction with which a character stays within BANK_BYTES; 0: none fits.
 
     `other_bytes`: what else the character has in the file (card, prompt, report).
     """
     rank = 0
-    while (bank_entry_bytes(shape, kept, rank + 1) + other_bytes <= BANK_BYTES and rank < shape.hidden_size
-           and resident_entry_bytes(shape, rank + 1) <= RESIDENT_BYTES):
+    while bank_entry_bytes(shape, kept, rank + 1) + other_bytes <= BANK_BYTES and rank < shape.hidden_size:
         rank += 1
     return rank
 
@@ -118,16 +107,12 @@ def memory_of(way: str, decoder: Decoder, cast: Cast) -> Needed:
     key_values = decoder.token_bytes * (cast.players * cast.context + cast.characters * cast.prefix)
     if way == "standalone":
         cut = shape.bytes - shape.ffn_parameters * shape.bytes_per_weight + _ffn_bytes(shape, cast.kept)
-        return Needed(way, cast.characters * cut, 0, key_values, _step_bytes(decoder, 1, cast.kept))
-    if way == "masked batch":
-        return Needed(way, shape.bytes, cast.characters * resident_entry_bytes(shape, cast.rank), key_values,
-                      _step_bytes(decoder, cast.players, shape.intermediate_size)
-                      + 4 * cast.players * cast.rank * (shape.intermediate_size + shape.hidden_size))
+        return Needed(way, cast.characters * cut, 0, key_values, _step_bytes(decoder, cast.kept))
     if way == "gather":
         held = min(cast.held, cast.characters)
         return Needed(way, shape.bytes + held * _ffn_bytes(shape, cast.kept),
                       cast.characters * bank_entry_bytes(shape, cast.kept, cast.rank), key_values,
-                      _step_bytes(decoder, 1, cast.kept))
+                      _step_bytes(decoder, cast.kept))
     raise ValueError(f"no way {way!r}")
 
 
@@ -136,9 +121,9 @@ def _ffn_bytes(shape: ModelShape, channels: int) -> int:
     return 3 * shape.layers * shape.hidden_size * channels * shape.bytes_per_weight
 
 
-def _step_bytes(decoder: Decoder, rows: int, channels: int) -> int:
-    """What one step of so many rows holds at its widest: logits in fp32, or gate, up and product of one layer."""
-    return rows * max(4 * decoder.vocabulary, 3 * decoder.shape.bytes_per_weight * channels)
+def _step_bytes(decoder: Decoder, channels: int) -> int:
+    """What one token's step holds at its widest: logits in fp32, or gate, up and product of one layer."""
+    return max(4 * decoder.vocabulary, 3 * decoder.shape.bytes_per_weight * channels)
 
 
 def most(way: str, decoder: Decoder, cast: Cast, memory: int, what: str) -> int:
@@ -156,19 +141,3 @@ def most(way: str, decoder: Decoder, cast: Cast, memory: int, what: str) -> int:
         middle = (below + above) // 2
         below, above = (middle, above) if fits(middle) else (below, middle)
     return below
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Tokens a second of a way, all characters together; with which model, how many characters and threads."""
-
-    way: str
-    tokens_per_second: float
-    model: str
-    rows: int
-    threads: int
-
-
-# From `python -m benchmarks cast` (benchmarks/rows/cast.json): figures of one machine and model, not a promise.
-MEASURED = [Speed("standalone", 40.4, "starter", 16, 2), Speed("masked batch", 130.7, "starter", 16, 2),
-            Speed("gather", 34.5, "starter", 16, 2)]

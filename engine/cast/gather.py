@@ -2,12 +2,10 @@
 
 The result shares every tensor with the dense model but those of its FFNs, which
 are the kept rows of gate and up and the kept columns of W_down, scaled and
-corrected: a standalone cut model's. The characters spoken last stay, up to a
-number. Knows no files.
+corrected: those of a standalone pruned model.
 """
 
 import copy
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -80,23 +78,3 @@ def _put(ffn: FeedForward, weights: list[Tensor], kept: int) -> None:
     ffn.down.in_features = kept
     if hasattr(ffn.module, "intermediate_size"):
         ffn.module.intermediate_size = kept  # type: ignore[assignment]
-
-
-class GatheredModels:
-    """Cut models by name, the one used last at the end; at most `most` of them."""
-
-    def __init__(self, model: nn.Module, most: int = 4) -> None:
-        if most < 1:
-            raise ValueError("at least one character must fit")
-        self.model, self.most = model, most
-        self.held: OrderedDict[str, Any] = OrderedDict()
-
-    def take(self, name: str, delta: Delta) -> Any:
-        """The cut model of a character: the one that is there, or a fresh one, for which the one not used longest goes."""
-        if name in self.held:
-            self.held.move_to_end(name)
-        else:
-            while len(self.held) >= self.most:
-                self.held.popitem(last=False)
-            self.held[name] = gather(self.model, delta)
-        return self.held[name]

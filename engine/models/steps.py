@@ -22,8 +22,6 @@ FAMILIES = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
 _STEADY_ROPES = {"default", "linear", "llama3", "yarn"}  # angles that do not depend on how long the text has become
 # (layer, queries (B, heads, D), keys (B, key heads, D), values (B, key heads, D)) -> outputs (B, heads * D)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-# (layer, channel activations (B, d_ff), stream (B, d)) -> both, as they are to be: what a masked batch changes of an FFN
-Alter = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class _Product:
@@ -96,8 +94,8 @@ class TokenSteps:
         self.floor = torch.tensor(self.epsilon)
         self.nothing = torch.zeros(config.hidden_size)
 
-    def step(self, tokens: Tensor, positions: Tensor, attend: Attend, alter: Alter | None = None) -> Tensor:
-        """Final hidden states (B, d) of tokens (B,) at `positions` (B,). `attend` and `alter` are called once a layer."""
+    def step(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Final hidden states (B, d) of tokens (B,) at `positions` (B,). `attend` is called once a layer."""
         cosines, sines = self._angles(positions)
         stream = self.embed(tokens)  # (B, d)
         if one := len(tokens) == 1:
@@ -116,11 +114,7 @@ class TokenSteps:
             stream = layer.output.added_to(stream, seen[0] if one else seen)
             fresh = self._scaled(stream, layer.second_norm)
             gate, up = layer.gate_and_up.of(fresh).chunk(2, dim=-1)
-            activation = functional.silu(gate).mul_(up)
-            if alter is not None:
-                wide, narrow = alter(index, activation.view(len(tokens), -1), stream.view(len(tokens), -1))
-                activation, stream = wide.view_as(activation), narrow.view_as(stream)
-            stream = layer.down.added_to(stream, activation)
+            stream = layer.down.added_to(stream, functional.silu(gate).mul_(up))
         return self._scaled(stream, self.norm).view(len(tokens), -1)
 
     def _scaled(self, rows: Tensor, weight: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from studio.figures import words
 from studio.figures.theme import drawn, empty
 
 TITLE = "Memory of the cast"
-NAMES = {"standalone": "Models of their own", "masked batch": "Bank, all at once", "gather": "Bank, one at a time"}
+NAMES = {"standalone": "Models of their own", "gather": "One model and a bank"}
 _PARTS = (("weights", "models", BLUE), ("characters", "the bank's characters", EMBER), ("rest", "conversations", GREY))
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.base.files import read_json
-from engine.base.memory import MEASURED, Cast, Decoder, decoder_of, largest_rank, plan
+from engine.base.memory import Cast, Decoder, decoder_of, largest_rank, plan
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import render_system_prompt, rough_tokens
 from studio.figures import words
@@ -46,7 +46,7 @@ class Planner:
                     with gr.Accordion("For engineers", open=False):
                         self.context = gr.Dropdown([(f"{size:,} tokens", size) for size in CONTEXTS], value=4096,
                                                    label="Longest conversation", filterable=False, elem_id="planner-context")
-                        self.held = gr.Number(4, label="Characters kept cut out, when one at a time is", precision=0, minimum=1,
+                        self.held = gr.Number(4, label="Characters kept ready at once", precision=0, minimum=1,
                                               maximum=1000, elem_id="planner-held")
                 with gr.Column(scale=3, min_width=320):
                     self.figure = gr.Plot(show_label=False, container=False, elem_id="planner-figure")
@@ -118,7 +118,7 @@ def show(services: Services, chosen: list[str] | None, count: float | None, play
                 largest_rank(decoder.shape, kept), persona_tokens(services, found), max(int(held or 1), 1))
     needed, memory = plan(decoder, cast), int(card * GB)
     told = [label_of(services, run).partition(" · ")[0] for run in found]
-    return (memory_bars(needed, memory), planner_view.ways_html(needed, decoder, cast, memory, MEASURED),
+    return (memory_bars(needed, memory), planner_view.ways_html(needed, decoder, cast, memory),
             planner_view.basis_html(decoder, cast, told))
 
 

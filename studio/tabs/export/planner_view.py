@@ -1,32 +1,25 @@
-"""What the planner of a cast says: what each way to run it takes, what fits, and what it costs in speed. Pure."""
+"""What the planner of a cast says: what each way to run it takes, and what fits. Pure."""
 
 import html
 from collections.abc import Sequence
 
-from engine.base.memory import Cast, Decoder, Needed, Speed, most
+from engine.base.memory import Cast, Decoder, Needed, most
 from studio.figures import words
 from studio.figures.memory import NAMES
 
 WAYS = {
     "standalone": "Every character is a pruned model of its own, as Export makes it. Each one costs a model.",
-    "masked batch": "One dense model in memory, and of each character only its mask. Many characters answer in one step.",
     "gather": "One dense model in memory; the character that speaks is cut out of it in a moment. Those spoken last stay ready."}
-HEADS = ("Memory", "Fits?", "Characters at most", "Speed, all together")
+HEADS = ("Memory", "Fits?", "Characters at most")
 NONE = '<p class="quiet">Prune a character first: its model says how large a cast of such characters would be.</p>'
 
 
-def ways_html(needed: Sequence[Needed], decoder: Decoder, cast: Cast, card: int, speeds: Sequence[Speed]) -> str:
-    """A row a way: its memory, whether it fits, how many characters would, and its speed where one was measured."""
-    measured = {one.way: one for one in speeds}
-    best = measured.get("standalone")
-    rows = "".join(_way(one, most(one.way, decoder, cast, card, "characters"), card, measured.get(one.way), best) for one in needed)
-    source = speeds[0]
-    note = (f"Speeds: measured once with {html.escape(source.model)}, {source.rows} characters, "
-            f"{words.count(source.threads, 'thread')}; another machine or model has others.")
+def ways_html(needed: Sequence[Needed], decoder: Decoder, cast: Cast, card: int) -> str:
+    """A row a way: its memory, whether it fits, and how many characters would."""
+    rows = "".join(_way(one, most(one.way, decoder, cast, card, "characters"), card) for one in needed)
     heads = "".join(f"<th>{name}</th>" for name in ("", *HEADS))
     return (f'<div class="size-scroll"><table class="size-table ways"><thead><tr>{heads}</tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>"
-            f'<p class="quiet">{note}</p>')
+            f"<tbody>{rows}</tbody></table></div>")
 
 
 def basis_html(decoder: Decoder, cast: Cast, models: Sequence[str]) -> str:
@@ -40,13 +33,8 @@ def basis_html(decoder: Decoder, cast: Cast, models: Sequence[str]) -> str:
             f"{words.size(cast.players * cast.context * decoder.token_bytes)}.</p>")
 
 
-def _way(one: Needed, at_most: int, card: int, speed: Speed | None, best: Speed | None) -> str:
-    fits = one.bytes <= card
-    sign = '<b class="fits">✓ yes</b>' if fits else f"{words.size(one.bytes - card)} too much"
-    told = "–"
-    if speed:
-        ratio = f" ({speed.tokens_per_second / best.tokens_per_second:.1f} times)" if best and speed is not best else ""
-        told = f"{speed.tokens_per_second:,.0f}&nbsp;tokens/s{ratio}"
-    cells = zip(HEADS, (words.size(one.bytes), sign, f"{at_most:,}", told), strict=True)
-    told_cells = "".join(f'<td data-head="{head}">{cell}</td>' for head, cell in cells)
-    return f"<tr><th>{NAMES[one.way]}<small>{WAYS[one.way]}</small></th>{told_cells}</tr>"
+def _way(one: Needed, at_most: int, card: int) -> str:
+    sign = '<b class="fits">✓ yes</b>' if one.bytes <= card else f"{words.size(one.bytes - card)} too much"
+    cells = zip(HEADS, (words.size(one.bytes), sign, f"{at_most:,}"), strict=True)
+    shown = "".join(f'<td data-head="{head}">{cell}</td>' for head, cell in cells)
+    return f"<tr><th>{NAMES[one.way]}<small>{WAYS[one.way]}</small></th>{shown}</tr>"
