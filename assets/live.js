@@ -48,19 +48,24 @@ const load = () => loading ??= new Promise((done, failed) => {
 const draw = async (target) => {
   const {data, layout, config} = structuredClone(target.figure);
   await load();
-  if (target.firstElementChild === null) target.append(document.createElement("div"));
-  await Plotly.react(target.firstElementChild, data, {...layout, autosize: true}, {displayModeBar: false, ...config, responsive: true});
+  await Plotly.react(target.firstElementChild, data, {...layout, autosize: true}, {...config, responsive: true});
 };
+const tryToDraw = (target) => { target.waits = false; draw(target).catch(() => { target.waits = true; }); };
 const inView = new IntersectionObserver((entries) => {
   for (const {isIntersecting, target} of entries) {
     target.inView = isIntersecting;
-    if (isIntersecting && target.waits) { target.waits = false; draw(target).catch(() => { target.waits = true; }); }
+    if (isIntersecting && target.waits) tryToDraw(target);
   }
 }, {rootMargin: "200px"});
 const putFigure = (target, figure) => {
+  if (!target.figure) {
+    target.innerHTML = '<div></div><details class="figure-caption"><summary>What this shows</summary><p></p></details>';
+    inView.observe(target);
+  }
   target.figure = figure;
-  if (target.inView) draw(target).catch(() => { target.waits = true; });
-  else { target.waits = true; inView.observe(target); }
+  target.waits = true;
+  target.querySelector(".figure-caption p").textContent = figure.layout.meta?.caption ?? "";
+  if (target.inView) tryToDraw(target);
 };
 
 // An element may not be there yet, and Gradio may make it again: what is not in place is put there at the next look.
@@ -75,7 +80,7 @@ const put = (id, content) => {
   done.set(id, content);
   if (takers.has(id)) takers.get(id)(content);
   else if (content?.layout) putFigure(target, content);
-  else putHtml(target, content ?? "");
+  else { target.figure = null; putHtml(target, content ?? ""); }
 };
 const putAll = () => { for (const [id, content] of contents) put(id, content); };
 
@@ -116,25 +121,25 @@ const connect = () => {
 };
 
 window.personaStudioLive = {
-  // What the page looks at in its room: by a click on [data-look=NAME][data-value=VALUE], or by a call.
-  look: (name, value) => {
-    const room = shownRoom();
-    looks[room] = {...looks[room], [name]: value};
-    connect();
-    return value;
-  },
+  // What the page looks at in a room, besides the character: by [data-look=NAME] with a value, or by a call.
+  look: (values, room = shownRoom()) => { looks[room] = {...looks[room], ...values}; connect(); },
   looks: (room) => looks[room] ?? {},
   forget: (room) => { delete looks[room]; connect(); },
   on: (id, taker) => { takers.set(id, taker); putAll(); },
-  content: (id) => contents.get(id),
+  figure: putFigure,
+  again: (target) => { target.done = null; putAll(); },  // what was typed into it gives way to what the studio says
 };
+const look = ({dataset}, value) => window.personaStudioLive.look({[dataset.look]: value});
 document.addEventListener("click", ({target}) => {
   const button = target.closest?.("button[data-look]");
-  if (button) window.personaStudioLive.look(button.dataset.look, button.dataset.value);
+  if (button) look(button, button.value);
   if (target.closest?.("[role=tab]")) setTimeout(connect, 50);  // when the room is shown
 });
-document.addEventListener("change", ({target}) => {
-  if (target.matches?.("select[data-look]")) window.personaStudioLive.look(target.dataset.look, target.value);
+let typed = 0;
+document.addEventListener("input", ({target}) => {
+  if (!target.matches?.("select[data-look], input[data-look]")) return;
+  clearTimeout(typed);
+  typed = setTimeout(() => look(target, target.value), target.matches("select") ? 0 : 300);
 });
 document.addEventListener("visibilitychange", connect);
 window.addEventListener("studio-address", connect);

@@ -54,10 +54,18 @@ def figure(figure: Any) -> Ready:
 
 @dataclass
 class _Made:
-    """A part as it was made at `at` (monotonic seconds): id -> (revision of its last change, JSON)."""
+    """A part as it was made at `at` (monotonic seconds) from `stamp`: id -> (revision of its last change, JSON)."""
 
     at: float = -1e9
+    stamp: Any = None
     contents: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Part:
+    make: Make
+    looks: tuple[str, ...]
+    stamp: Callable[[], Any]
 
 
 class Live:
@@ -65,7 +73,7 @@ class Live:
 
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(32)
-        self._parts: dict[str, tuple[Make, tuple[str, ...]]] = {}
+        self._parts: dict[str, list[_Part]] = {}
         self._made: OrderedDict[tuple[str, ...], _Made] = OrderedDict()
         self._touched: dict[str, float] = {}
         self._revision = 0
@@ -73,15 +81,15 @@ class Live:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Event] = set()
 
-    def part(self, name: str, make: Make, *looks: str) -> None:
-        """Show `make`'s contents in the room `name`. It gets, of what a page looks at, the values named by `looks` ("" for
-        none), and runs in a thread."""
-        self._parts[name] = make, looks
+    def part(self, room: str, make: Make, *looks: str, stamp: Callable[[], Any] = time.monotonic) -> None:
+        """Show `make`'s contents in a room. It gets, of what a page looks at, the values named by `looks` ("" for none), and
+        runs in a thread. It is not asked again while `stamp` returns the same."""
+        self._parts.setdefault(room, []).append(_Part(make, looks, stamp))
 
-    def touch(self, name: str = "") -> None:
-        """Something of a part has changed (without a name: of any): open pages get it at once and not with the next look."""
+    def touch(self, room: str = "") -> None:
+        """Something that a room shows has changed (without one: any): open pages get it now, not with the next look."""
         if self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake, name)
+            self._loop.call_soon_threadsafe(self._wake, room)
 
     async def follow(self, look: Mapping[str, str], since: int = 0) -> AsyncIterator[tuple[int, dict[str, bytes]]]:
         """The revision and the contents that have changed since the last time, or since revision `since`; none as heartbeat."""
@@ -105,51 +113,50 @@ class Live:
         finally:
             self._waiting.discard(changed)
 
-    def _wake(self, name: str) -> None:
-        self._touched[name] = time.monotonic()
+    def _wake(self, room: str) -> None:
+        self._touched[room] = time.monotonic()
         for changed in self._waiting:
             changed.set()
 
-    async def _newest(self, name: str, look: Mapping[str, str]) -> list[tuple[str, int, bytes]]:
-        """(id, revision, JSON) of the contents of a part."""
-        if name not in self._parts:
-            return []
-        make, looks = self._parts[name]
-        asked = {one: look.get(one, "") for one in looks}
-        key = (name, *asked.values())
-        made = self._made.setdefault(key, _Made())
-        async with self._lock:  # one makes it, and the others wait for that
-            if not self._is_fresh(name, made):
-                made.at = time.monotonic()
-                contents = await anyio.to_thread.run_sync(_contents, name, make, asked)
-                if contents is not None:
-                    self._take(made, contents)
-        self._made.move_to_end(key)
+    async def _newest(self, room: str, look: Mapping[str, str]) -> list[tuple[str, int, bytes]]:
+        """(id, revision, JSON) of the contents of a room."""
+        found = []
+        for number, part in enumerate(self._parts.get(room, [])):
+            asked = {one: look.get(one, "") for one in part.looks}
+            key = (room, str(number), *asked.values())
+            made = self._made.setdefault(key, _Made())
+            async with self._lock:  # one makes it, and the others wait for that
+                if not self._is_fresh(room, made):
+                    made.at = time.monotonic()
+                    await anyio.to_thread.run_sync(self._make, room, part, asked, made)
+            self._made.move_to_end(key)
+            found += [(id, *one) for id, one in made.contents.items()]
         while len(self._made) > REMEMBERED:
             self._made.popitem(last=False)
-        return [(id, *one) for id, one in made.contents.items()]
+        return found
 
-    def _is_fresh(self, name: str, made: _Made) -> bool:
-        touched = max(self._touched.get(name, 0.0), self._touched.get("", 0.0))
+    def _is_fresh(self, room: str, made: _Made) -> bool:
+        touched = max(self._touched.get(room, 0.0), self._touched.get("", 0.0))
         return made.at > touched and time.monotonic() - made.at < TICK - LEAST
+
+    def _make(self, room: str, part: _Part, asked: dict[str, str], made: _Made) -> None:
+        """Make a part again; where that fails, the next look may mend it."""
+        try:
+            if (stamp := part.stamp()) != made.stamp:
+                self._take(made, {id: value if isinstance(value, Ready) else json.dumps(value).encode()
+                                  for id, value in part.make(asked).items()})
+                made.stamp = stamp
+        except UserError as error:  # the library is busy
+            log.info("the live part of %s: %s", room, error)
+        except Exception:
+            log.exception("the live part of %s", room)
 
     def _take(self, made: _Made, contents: dict[str, bytes]) -> None:
         """Keep new contents; one that is gone becomes null, so that pages hear of it."""
         contents = {**dict.fromkeys(made.contents, b"null"), **contents}
         if changed := [id for id, text in contents.items() if made.contents.get(id, (0, b""))[1] != text]:
             self._revision += 1
-            made.contents |= {id: (self._revision, contents[id]) for id in changed}
-
-
-def _contents(name: str, make: Make, asked: dict[str, str]) -> dict[str, bytes] | None:
-    """What `make` returns, as JSON; None where it fails, which the next look may mend."""
-    try:
-        return {id: value if isinstance(value, Ready) else json.dumps(value).encode() for id, value in make(asked).items()}
-    except UserError as error:  # the library is busy
-        log.info("part %s: %s", name, error)
-    except Exception:
-        log.exception("part %s", name)
-    return None
+            made.contents = {**made.contents, **{id: (self._revision, contents[id]) for id in changed}}
 
 
 class LiveRoute:

@@ -43,16 +43,44 @@ class Page:
     poll: dict[str, Any] = field(default_factory=lambda: dict(POLL))
 
 
-# Hands on what a button in live HTML is to do: its data, of which `do` names the action.
-_ACT = """element.addEventListener("click", ({target}) => {
+# Hands on what a button or a form in live HTML is to do: its data, of which `do` names the action, and a form's fields.
+_ACT = """
+element.addEventListener("click", ({target}) => {
   const button = target.closest("button[data-do]");
   if (button && !button.disabled) trigger("click", {...button.dataset});
-});"""
+});
+element.addEventListener("submit", (event) => {
+  event.preventDefault();
+  trigger("click", {...event.target.dataset, ...Object.fromEntries(new FormData(event.target))});
+  event.target.closest("details")?.removeAttribute("open");
+});
+"""
+_FIGURE = """
+const figure = document.createElement("div");  // beside the element, whose content Gradio makes again each time
+element.after(figure);
+const draw = () => {
+  const json = element.querySelector("script")?.textContent;
+  if (json) personaStudioLive.figure(figure, JSON.parse(json));
+};
+watch("value", draw);
+draw();
+"""
 
 
 def live_html(id: str, more_script: str = "", **named: Any) -> gr.HTML:
-    """HTML or a figure that the live channel fills with the content `id`. Its `click` gives the data of a button[data-do]."""
+    """HTML or a figure that the live channel fills with the content `id`. Its `click` gives the data of a [data-do]."""
     return gr.HTML(f'<div data-live="{id}"></div>', js_on_load=_ACT + more_script, **{"elem_id": id, **named})
+
+
+def figure_box(**named: Any) -> gr.HTML:
+    """A figure of a form: a listener gives it `figure_html`. What changes by itself is a live content instead."""
+    return gr.HTML(js_on_load=_FIGURE, **named)
+
+
+def figure_html(figure: Any) -> str:
+    """A plotly figure as the value of a figure_box."""
+    json = figure.to_json().replace("<", "\\u003c")
+    return f'<script type="application/json">{json}</script>'
 
 
 def live_script(live: Live, filled: bool = False) -> str:
