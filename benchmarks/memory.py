@@ -71,7 +71,7 @@ def main(model_name: str) -> dict[str, float]:
     with torch.inference_mode():
         targets = [masks.dense_target(model, hidden, 64) for hidden in dense_states(model, rows)]
     scores = magnitude_scores(model)
-    state = masks.begin(scores)
+    state = masks.Learning(scores)
     with narrowed(model, torch.bfloat16), recomputed(model):  # as where memory is short
         for _ in range(2):
             masks.learn_step(model, state, rows, targets, scores.shape[1] * 3 // 4, 0.02, False)

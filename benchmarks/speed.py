@@ -116,7 +116,7 @@ def measure_learning(source: Any, tokenizer: Any) -> dict[str, float]:
     k = scores.shape[1] * 3 // 4
 
     def ours() -> float:
-        return masks.learn_step(model, masks.begin(scores), rows, None, k, 0.02, True)
+        return masks.learn_step(model, masks.Learning(scores), rows, None, k, 0.02, True)
 
     def plain() -> float:
         return naive.learn_step(model, examples, top_channels(scores, k))

@@ -48,7 +48,7 @@ def make_rows(model: Any, longer: int = 0) -> tuple[list[Row], list[Target]]:
 
 def start(seed: int = 0) -> masks.Learning:
     """A learning state before the first step, from random ranks."""
-    return masks.begin(rank_normalised(random_scores(2, CHANNELS, seed)))
+    return masks.Learning(rank_normalised(random_scores(2, CHANNELS, seed)))
 
 
 def naive_loss(model: Any, mask: Tensor, dense: Any = None, longer: int = 0) -> Tensor:
@@ -97,7 +97,8 @@ def test_the_gradient_is_that_of_a_relaxed_mask_and_of_finite_differences(model:
     state = start()
     mask = top_channels(state.scores, KEPT).double()
     learn_step(exact, state, rows, targets if dense else None, KEPT, 0.05, False)
-    gradient = state.first_moment.double() / 0.1  # after one step the moment is a tenth of the gradient
+    assert state.scores.grad is not None
+    gradient = state.scores.grad.double()
     relaxed = mask.clone().requires_grad_(True)
     naive_loss(exact, relaxed, dense).backward()
     torch.testing.assert_close(gradient, relaxed.grad, atol=1e-5, rtol=1e-3)
@@ -112,19 +113,6 @@ def test_the_gradient_is_that_of_a_relaxed_mask_and_of_finite_differences(model:
         assert float(relaxed.grad[layer, channel]) == pytest.approx(float(slope), rel=1e-4, abs=1e-7)
 
 
-def test_adam_is_the_library_s(model: Any) -> None:
-    rows, targets = make_rows(model)
-    state = start()
-    parameter = state.scores.clone().requires_grad_(True)
-    optimizer = torch.optim.AdamW([parameter], lr=0.05, betas=(0.9, 0.999), eps=1e-12, weight_decay=0.0)
-    for _ in range(4):
-        before = state.first_moment.clone()
-        learn_step(model, state, rows, targets, KEPT, 0.05, False)
-        parameter.grad = (state.first_moment - 0.9 * before) / 0.1
-        optimizer.step()
-    torch.testing.assert_close(state.scores, parameter.detach(), atol=2e-4, rtol=0)
-
-
 def test_checkpointing_changes_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recomputation, "free_bytes", lambda _model: 0)
     rows, targets = make_rows(model)
@@ -133,7 +121,7 @@ def test_checkpointing_changes_nothing(model: Any, monkeypatch: pytest.MonkeyPat
         one = learn_step(model, plain, rows, targets, KEPT, 0.05, False)
         other = learn_step(model, checkpointed, rows, targets, KEPT, 0.05, True)
         assert one == pytest.approx(other, abs=1e-6)
-    torch.testing.assert_close(plain.scores, checkpointed.scores, atol=1e-6, rtol=0)
+    torch.testing.assert_close(plain.scores.data, checkpointed.scores.data, atol=1e-6, rtol=0)
     assert "forward" not in vars(model.model.layers[0])  # the layers are as they were
 
 
@@ -145,17 +133,17 @@ def test_learning_lowers_the_loss_on_its_own_lines(model: Any, kind: str) -> Non
     assert max(losses[-3:]) < 0.97 * losses[0]
 
 
-def test_going_on_from_a_copy_is_bit_identical(model: Any) -> None:
+def test_going_on_from_a_checkpoint_is_bit_identical(model: Any) -> None:
     rows, targets = make_rows(model)
     state = start()
     for _ in range(3):
         learn_step(model, state, rows, targets, KEPT, 0.05, True)
-    resumed = copy.deepcopy(state)
+    resumed = masks.Learning.from_tensors({name: tensor.clone() for name, tensor in state.to_tensors().items()})
     for _ in range(3):
         assert (learn_step(model, state, rows, targets, KEPT, 0.05, True)
                 == learn_step(model, resumed, rows, targets, KEPT, 0.05, True))
-    assert torch.equal(state.scores, resumed.scores)
-    assert torch.equal(state.second_moment, resumed.second_moment)
+    both = state.to_tensors(), resumed.to_tensors()
+    assert both[0].keys() == both[1].keys() and all(torch.equal(both[0][name], both[1][name]) for name in both[0])
 
 
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 5))
@@ -210,8 +198,7 @@ def test_the_cached_kl_is_a_lower_bound_and_exact_with_the_whole_vocabulary(mode
 @pytest.mark.parametrize("ties", [False, True])
 def test_exactly_k_in_every_layer(model: Any, k: int, ties: bool) -> None:
     scores = torch.zeros(2, CHANNELS) if ties else random_scores(2, CHANNELS, 4)
-    assert masks.straight_through_mask(scores, k).sum(dim=1).tolist() == [k, k]
-    state = masks.begin(scores)
+    state = masks.Learning(scores)
     learn_step(model, state, *make_rows(model), k, 0.05, False)
     assert torch.isfinite(state.scores).all()
     assert top_channels(state.scores, k).sum(dim=1).tolist() == [k, k]

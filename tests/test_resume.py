@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from small_job import is_step, make_job, prune_arguments, run_job, same_tensors, work_of
 
 from engine.__main__ import main
@@ -18,6 +19,7 @@ from engine.calibration.rewriting import Voice
 from engine.pipeline import prune
 from engine.stages import mask
 from engine.stages.lines import make_lines
+from engine.stages.results import save_tensors
 from engine.stages.workbench import Workbench, load_dense
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
@@ -73,6 +75,21 @@ def test_a_stop_between_two_files_of_a_step_changes_nothing(failing: int, llama:
     stream.close()  # type: ignore[attr-defined]
     for name in ("mask.safetensors", "learning.json"):
         assert sha256(work_of(job.out) / name) == sha256(work_of(whole) / name), name
+
+
+@pytest.mark.parametrize(("stage", "checkpoint", "result"), [
+    ("learn the mask", "learning.safetensors", "mask.safetensors"), ("recover", "recovery.safetensors", "recovered.safetensors")])
+def test_a_checkpoint_of_version_0_1_starts_its_stage_over(stage: str, checkpoint: str, result: str, llama: Path, tmp_path: Path,
+                                                           undisturbed: Path) -> None:
+    job = make_job(llama, tmp_path / "out", recover=True)
+    stream = prune(job, work_of(job.out))
+    assert any(is_step(stage, 2)(json.loads(events.encode(event))) for event in stream)
+    stream.close()  # type: ignore[attr-defined]
+    file = work_of(job.out) / checkpoint
+    older = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("optimizer.")}
+    save_tensors(file, older | {"first_moment": older["scores"]} if "scores" in older else older | {"first.0": older["value.0"]})
+    list(prune(job, work_of(job.out), resume=True))
+    assert sha256(work_of(job.out) / result) == sha256(work_of(undisturbed) / result)
 
 
 def test_lines_written_with_stops_are_those_written_at_once(llama: Path, tmp_path: Path,

@@ -8,9 +8,9 @@ top logits, from scores that start at an importance. This module knows rows of
 tokens, not lines; it neither loads nor writes anything.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
@@ -23,23 +23,6 @@ from engine.models.recomputation import recomputed_where_tight
 from engine.pruning.importance import top_channels
 
 CHUNK = {"cpu": 64, "cuda": 1024}  # answer tokens whose logits are held at once
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Top-k forward, identity backward (Bengio et al. 2013, arXiv 1308.3432)."""
-
-    @staticmethod
-    def forward(context: Any, scores: Tensor, k: int) -> Tensor:
-        return top_channels(scores, k)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
-
-
-def straight_through_mask(scores: Tensor, k: int) -> Tensor:
-    """The mask (L, d_ff) with exactly k ones a layer; its gradient reaches `scores` unchanged."""
-    return _StraightThrough.apply(scores, k)
 
 
 @dataclass(frozen=True)
@@ -101,26 +84,62 @@ def backward_in_chunks(model: nn.Module, hidden: Tensor, labels: Tensor, target:
     return total
 
 
-@dataclass
-class Learning:
-    """All that mask learning carries from step to step; written to disk, it goes on bit for bit.
+def step_gradient(model: nn.Module, rows: Sequence[Row], targets: Sequence[Target] | None, checkpointing: bool) -> float:
+    """Add the gradient of a step's mean loss to whatever the rows' final states depend on; the mean loss in nats a token.
 
-    scores and the AdamW moments are (L, d_ff) in fp32; `best_*` is the mask with the lowest validation KL so far.
+    `targets`: one a row; without them the loss is cross entropy on the answers.
+    """
+    total = sum(len(row.labels) for row in rows)
+    loss = 0.0
+    for index, row in enumerate(rows):
+        with recomputed_where_tight(model, row.size) if checkpointing else nullcontext():
+            target = targets[index] if targets else None
+            loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)
+    return loss / total
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser (moments, step counts), named for a file of tensors."""
+    return {f"optimizer.{index}.{name}": value for index, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, found: Mapping[str, Tensor]) -> None:
+    """Put the state of `optimizer_tensors` back; it goes on bit for bit. The rates stay as they are."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in found.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class Learning:
+    """All that mask learning carries from step to step: scores (L, d_ff) in fp32, AdamW's moments, and counters.
+
+    `best_*` is the mask with the lowest validation KL so far. `to_tensors` and `from_tensors` keep all of it, bit for bit.
     """
 
-    scores: Tensor
-    first_moment: Tensor
-    second_moment: Tensor
-    step: int = 0
-    tokens: int = 0
-    best_mask: Tensor = field(default_factory=lambda: torch.zeros(0))
-    best_kl: float = float("inf")
-    best_step: int = -1
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = nn.Parameter(scores.clone().float())
+        self.optimizer = torch.optim.AdamW([self.scores], betas=(0.9, 0.999), eps=1e-12, weight_decay=0.0)
+        self.step, self.tokens = 0, 0
+        self.best_mask, self.best_kl, self.best_step = torch.zeros(0), float("inf"), -1
 
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The state as named tensors."""
+        return {"scores": self.scores.detach(), **optimizer_tensors(self.optimizer), "best_mask": self.best_mask,
+                "best_kl": torch.tensor(self.best_kl, dtype=torch.float64),
+                "counters": torch.tensor([self.step, self.tokens, self.best_step])}
 
-def begin(scores: Tensor) -> Learning:
-    """The state before the first step, from starting scores (L, d_ff)."""
-    return Learning(scores.clone().float(), torch.zeros_like(scores), torch.zeros_like(scores))
+    @classmethod
+    def from_tensors(cls, found: Mapping[str, Tensor]) -> "Learning":
+        """The state that `to_tensors` gave."""
+        state = cls(found["scores"])
+        restore_optimizer(state.optimizer, found)
+        state.step, state.tokens, state.best_step = (int(value) for value in found["counters"])
+        state.best_mask, state.best_kl = found["best_mask"], float(found["best_kl"])
+        return state
 
 
 def channels_at(step: int, steps: int, k: int, channels: int, ramp: float) -> int:
@@ -140,38 +159,16 @@ def learn_step(model: nn.Module, state: Learning, rows: Sequence[Row], targets: 
 
     `rows` are the step's lines; `targets`, if any, belong to the rows one by one.
     """
-    scores = state.scores.clone().requires_grad_(True)
-    mask = straight_through_mask(scores, k)
-    leaf = mask.detach().requires_grad_(True)
-    total = sum(len(row.labels) for row in rows)
-    loss = 0.0
-    for index, row in enumerate(rows):
-        with masked(model, leaf):
-            if checkpointing:
-                with recomputed_where_tight(model, row.size):
-                    loss += _row_gradient(model, row, targets[index] if targets else None, 1 / total)
-            else:
-                loss += _row_gradient(model, row, targets[index] if targets else None, 1 / total)
-        state.tokens += row.size
-    assert leaf.grad is not None
-    mask.backward(leaf.grad)
-    assert scores.grad is not None
-    _adam(state, scores.grad, learning_rate)
-    return_freed_memory()
-    return loss / total
-
-
-def _row_gradient(model: nn.Module, row: Row, target: Target | None, scale: float) -> float:
-    return backward_in_chunks(model, states_that_predict(model, row), row.labels, target, scale)
-
-
-def _adam(state: Learning, gradient: Tensor, learning_rate: float) -> None:
+    leaf = top_channels(state.scores, k).requires_grad_(True)
+    with masked(model, leaf):
+        loss = step_gradient(model, rows, targets, checkpointing)
+    state.scores.grad = leaf.grad  # straight through (Bengio et al. 2013, arXiv 1308.3432): dM/dz = I
+    state.optimizer.param_groups[0]["lr"] = learning_rate
+    state.optimizer.step()
     state.step += 1
-    state.first_moment.lerp_(gradient, 1 - 0.9)
-    state.second_moment.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-    first = state.first_moment / (1 - 0.9**state.step)
-    second = state.second_moment / (1 - 0.999**state.step)
-    state.scores -= learning_rate * first / (second.sqrt() + 1e-12)
+    state.tokens += sum(row.size for row in rows)
+    return_freed_memory()
+    return loss
 
 
 def order_of_lines(lines: int, step_lines: int, step: int, seed: int) -> list[int]:

@@ -14,9 +14,8 @@ from torch import nn
 
 from engine.models.ffn import decoder
 from engine.models.loading import quieten_bitsandbytes
-from engine.models.packing import Row, states_that_predict
-from engine.models.recomputation import recomputed_where_tight
-from engine.pruning.masks import Target, backward_in_chunks
+from engine.models.packing import Row
+from engine.pruning.masks import Target, step_gradient
 
 
 def attach_adapter(model: nn.Module, rank: int, seed: int) -> Any:
@@ -43,19 +42,10 @@ def recovery_step(adapted: Any, optimizer: torch.optim.Optimizer, rows: Sequence
 
     The loss is the KL to the targets, one a row; without targets it is cross entropy on the answers.
     """
-    model = adapted.get_base_model()
-    total = sum(len(row.labels) for row in rows)
     optimizer.zero_grad(set_to_none=True)
-    loss = 0.0
-    for index, row in enumerate(rows):
-        target = targets[index] if targets else None
-        if checkpointing:
-            with recomputed_where_tight(model, row.size):
-                loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)
-        else:
-            loss += backward_in_chunks(model, states_that_predict(model, row), row.labels, target, 1 / total)
+    loss = step_gradient(adapted.get_base_model(), rows, targets, checkpointing)
     optimizer.step()
-    return loss / total
+    return loss
 
 
 def make_optimizer(adapted: Any) -> torch.optim.AdamW:
@@ -96,5 +86,3 @@ def rate_at(step: int, steps: int, learning_rate: float) -> float:
 def merge(adapted: Any) -> nn.Module:
     """The plain model with the adapters merged into its weights, frozen."""
     return adapted.merge_and_unload().requires_grad_(False)
-
-

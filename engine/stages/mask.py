@@ -178,18 +178,13 @@ def measured(what: str, split: str, reading: Reading) -> Measured:
 
 def _store(bench: Workbench, state: Learning, curve: list[dict]) -> None:
     write_json(bench.path("learning.json"), curve)
-    save_tensors(bench.path("learning.safetensors"), {
-        "scores": state.scores, "first_moment": state.first_moment, "second_moment": state.second_moment,
-        "best_mask": state.best_mask, "best_kl": torch.tensor(state.best_kl, dtype=torch.float64),
-        "counters": torch.tensor([state.step, state.tokens, state.best_step])})
+    save_tensors(bench.path("learning.safetensors"), state.to_tensors())
 
 
 def _restore(bench: Workbench, lesson: Lesson) -> Learning:
-    """The learning state on disk, or a fresh one."""
+    """The learning state on disk, or a fresh one: also where version 0.1 left its state, whose optimiser was another."""
     saved = bench.path("learning.safetensors")
-    if saved.exists():
-        found = load_file(saved)
-        step, tokens, best_step = (int(value) for value in found["counters"])
-        return Learning(found["scores"], found["first_moment"], found["second_moment"], step, tokens,
-                        found["best_mask"], float(found["best_kl"]), best_step)
-    return masks.begin(start_scores(bench, lesson))
+    found = load_file(saved) if saved.exists() else {}
+    if "first_moment" in found or not found:
+        return Learning(start_scores(bench, lesson))
+    return Learning.from_tensors(found)

@@ -100,26 +100,24 @@ class _Run:
         self.step, self.best_kl = 0, float("inf")
         self.best = [parameter.detach().clone() for parameter in parameters]
         self.file = bench.path("recovery.safetensors")
-        if self.file.exists():
-            self._load(load_file(self.file))
+        found = load_file(self.file) if self.file.exists() else {}
+        if found and "first.0" not in found:  # version 0.1 kept the moments under other names: that run begins again
+            self._load(found)
 
     def _load(self, found: dict[str, Tensor]) -> None:
         self.step, self.best_kl = int(found["step"]), float(found["best_kl"])
+        masks.restore_optimizer(self.optimizer, found)
         with torch.no_grad():
             for index, parameter in enumerate(self.parameters):
                 parameter.copy_(found[f"value.{index}"])
                 self.best[index] = found[f"best.{index}"].to(parameter.device)
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.step)), "exp_avg": found[f"first.{index}"].to(parameter.device),
-                    "exp_avg_sq": found[f"second.{index}"].to(parameter.device)}
 
     def store(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        found = {"step": torch.tensor(self.step), "best_kl": torch.tensor(self.best_kl, dtype=torch.float64)}
+        found = {"step": torch.tensor(self.step), "best_kl": torch.tensor(self.best_kl, dtype=torch.float64),
+                 **masks.optimizer_tensors(self.optimizer)}
         for index, parameter in enumerate(self.parameters):
-            moments = self.optimizer.state[parameter]
-            found |= {f"value.{index}": parameter.detach(), f"best.{index}": self.best[index],
-                      f"first.{index}": moments["exp_avg"], f"second.{index}": moments["exp_avg_sq"]}
+            found |= {f"value.{index}": parameter.detach(), f"best.{index}": self.best[index]}
         save_tensors(self.file, found)
 
     def use_best(self) -> None:
