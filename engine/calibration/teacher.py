@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.base.errors import UserError
 from engine.base.events import Event, Step
 from engine.base.files import explain_write_errors
-from engine.calibration.asking import Chat, Desk, Teacher
+from engine.calibration.asking import Chat, Teacher, TeacherClient
 from engine.calibration.lines import Journal
 
 __all__ = ["Request", "Teacher", "rewrite", "rewriting_messages"]
@@ -63,26 +63,26 @@ def rewrite(teacher: Teacher, persona: str, requests: Sequence[Request],
                if isinstance(record, dict) and record.get("key") in wanted and isinstance(record.get("answer"), str)}
     if answers:
         yield Step(STAGE, len(answers), len(wanted), {"retries": 0})
-    desk = Desk(teacher, [(key, rewriting_messages(persona, request)) for key, request in wanted.items()
-                          if key not in answers])
+    client = TeacherClient(teacher, [(key, rewriting_messages(persona, request)) for key, request in wanted.items()
+                                     if key not in answers])
     try:
         while len(answers) < len(wanted):
-            news = desk.news.get()
-            if isinstance(news, UserError):
-                raise news
-            if news is not None:
-                _keep(news, answers, journal)
-            yield Step(STAGE, len(answers), len(wanted), {"retries": desk.retries})
+            reply = client.replies.get()
+            if isinstance(reply, UserError):
+                raise reply
+            if reply is not None:
+                _keep(reply, answers, journal)
+            yield Step(STAGE, len(answers), len(wanted), {"retries": client.retries})
     finally:
-        desk.close()
-        while not desk.news.empty():
-            if isinstance(news := desk.news.get(), tuple):
-                _keep(news, answers, journal)
+        client.close()
+        while not client.replies.empty():
+            if isinstance(reply := client.replies.get(), tuple):
+                _keep(reply, answers, journal)
     return {key: answers[key] for key in wanted}
 
 
-def _keep(news: tuple[str, str], answers: dict[str, str], journal: Journal) -> None:
-    key, answer = news
+def _keep(reply: tuple[str, str], answers: dict[str, str], journal: Journal) -> None:
+    key, answer = reply
     with explain_write_errors(journal.path):
         journal.add({"key": key, "answer": answer})
     answers[key] = answer

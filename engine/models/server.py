@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from engine.base.errors import UserError
@@ -54,14 +54,27 @@ def api_key(variables: Sequence[str]) -> str:
 
 
 def open_client(url: str, key: str, timeout: float, retries: int = 0) -> openai.OpenAI:
-    """A client of the server; `timeout` in seconds a request, `retries` by the client itself.
-
-    On this machine no proxy leads anywhere, and a redirection is never followed: the key goes with it.
-    """
+    """A client of the server; `timeout` in seconds a request, `retries` by the client itself."""
     import openai
 
+    return openai.OpenAI(**_settings(url, key, timeout, retries), http_client=openai.DefaultHttpxClient(**_transport(url)))
+
+
+def open_async_client(url: str, key: str, timeout: float) -> openai.AsyncOpenAI:
+    """The same for asyncio, without retries."""
+    import openai
+
+    return openai.AsyncOpenAI(**_settings(url, key, timeout, 0), http_client=openai.DefaultAsyncHttpxClient(**_transport(url)))
+
+
+def _settings(url: str, key: str, timeout: float, retries: int) -> dict[str, Any]:
+    import openai
+
+    return {"api_key": key or "none", "base_url": base_url(url), "max_retries": retries,
+            "timeout": openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))}
+
+
+def _transport(url: str) -> dict[str, Any]:
+    """On this machine no proxy is used, and a redirection is never followed: the key would go with it."""
     loopback = urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
-    return openai.OpenAI(
-        api_key=key or "none", base_url=base_url(url), max_retries=retries,
-        timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-        http_client=openai.DefaultHttpxClient(trust_env=not loopback, follow_redirects=False))
+    return {"trust_env": not loopback, "follow_redirects": False}
