@@ -5,7 +5,7 @@ language it can still do shows where no system prompt of ours stands before the
 question and the answer is in nobody's voice. The answers are written ones, not
 the dense model's own, so its own perplexity on them belongs beside every other.
 This module does not know where questions come from; it keeps to those that
-report (the test split, engine.base.splits).
+report (the test split, engine.base.questions).
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks.identification import log_likelihoods
-from engine.base.splits import split_of
+from engine.base.questions import split_of
 from engine.models.chat_format import encode_answer, encode_chat
 from engine.models.packing import Example
 

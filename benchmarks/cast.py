@@ -25,8 +25,7 @@ from engine.base.errors import UserError
 from engine.base.files import write_json
 from engine.base.memory import BANK_BYTES, largest_rank
 from engine.base.sizes import ModelShape
-from engine.calibration.lines import read_lines
-from engine.calibration.queries import held_out
+from engine.calibration.lines import held_out, read_lines
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import Card, bundled_cards
 from engine.cards.prompt import messages

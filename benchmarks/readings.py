@@ -23,8 +23,7 @@ from benchmarks.meter import watched
 from benchmarks.pruned import Pruned
 from engine.base.events import Event
 from engine.base.files import write_json
-from engine.calibration.lines import read_queries
-from engine.calibration.queries import of_split, spread
+from engine.calibration.lines import of_split, read_queries, spread
 from engine.calibration.rewriting import Voice
 from engine.cards.card import Card, bundled_cards
 from engine.evaluation.fidelity import compare_lines, measure_lines

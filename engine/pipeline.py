@@ -17,8 +17,7 @@ from torch import Tensor
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Warned
-from engine.base.files import explain_write_errors, folder_size, read_json, slug, write_json
-from engine.base.places import check_target
+from engine.base.files import check_target, explain_write_errors, folder_size, read_json, slug, write_json
 from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents

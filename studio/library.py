@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.base.errors import UserError
-from engine.base.model_names import folder_shape, model_folder
+from engine.base.model_folder import folder_shape, model_folder
 from engine.cards import fields
 from engine.cards.files import read_file
 from studio.figures import words

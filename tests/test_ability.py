@@ -9,7 +9,7 @@ import torch
 from tiny import find, make_tiny
 
 from benchmarks.ability import neutral_examples, neutral_perplexity
-from engine.base.splits import split_of
+from engine.base.questions import split_of
 from engine.models.ffn import masked
 from engine.models.loading import load_model, load_tokenizer
 from engine.models.packing import Example

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from tiny import find, make_tiny
 
-from engine.base.file_types import FILE_TYPES, WRITTEN, count, expected_bytes, odd_rows, read_shapes
+from engine.base.model_folder import known_shapes
+from engine.base.sizes import FILE_TYPES, WRITTEN, count, expected_bytes, odd_rows
 from engine.export.gguf_tensors import plan_weights
 from engine.models.checks import count_parameters
 from engine.models.loading import load_config
@@ -19,8 +20,8 @@ BY_HAND = {"model.embed_tokens.weight": (512, 256), "model.norm.weight": (256,),
 def test_expected_bytes_are_those_that_are_written(name: str, family: str, tmp_path: Path) -> None:
     folder = make_tiny(tmp_path / "model", family)
     weights = plan_weights(folder, load_config(find(folder)), name)
-    assert expected_bytes(read_shapes(folder), name) == sum(weight.bytes for weight in weights)
-    assert count(read_shapes(folder).values()) == count_parameters(folder)
+    assert expected_bytes(known_shapes(folder), name) == sum(weight.bytes for weight in weights)
+    assert count(known_shapes(folder).values()) == count_parameters(folder)
 
 
 def test_formats_by_hand() -> None:
@@ -42,6 +43,6 @@ def test_rows_that_fill_no_block_take_another_format_and_are_told() -> None:
 
 
 def test_a_folder_without_weights_has_no_shapes(tmp_path: Path) -> None:
-    assert read_shapes(tmp_path) == {}
+    assert known_shapes(tmp_path) == {}
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
-    assert read_shapes(tmp_path) == {}
+    assert known_shapes(tmp_path) == {}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.base.text import normalise
+from engine.base.questions import normalise
 from engine.calibration.filtering import before_loop, find_fault, is_looping, is_usable_question, tidy, too_similar
 from engine.cards.speaking import uses_third_person
 

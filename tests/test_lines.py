@@ -10,18 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.base.errors import UserError
+from engine.base.questions import require_enough
 from engine.calibration import lines as module
 from engine.calibration.lines import (
     Journal,
     Line,
     Query,
+    held_out,
+    of_split,
     read_lines,
     read_queries,
-    require_enough,
     split_of,
+    spread,
     write_lines,
 )
-from engine.calibration.queries import held_out, of_split, spread
 
 POOL = read_queries()
 SIDES = ("train", "validation", "test")
@@ -152,10 +154,10 @@ def make_lines(train: int, held: int) -> list[Line]:
 
 def test_too_few_lines_are_refused() -> None:
     for train, held in ((14, 2), (8, 8), (100, 2)):
-        require_enough(make_lines(train, held), "The file")
+        require_enough([line.question for line in make_lines(train, held)], "The file")
     for train, held in ((13, 2), (7, 20), (30, 1), (0, 0)):
         with pytest.raises(UserError, match=f"The file gives {train + held} usable lines"):
-            require_enough(make_lines(train, held), "The file")
+            require_enough([line.question for line in make_lines(train, held)], "The file")
 
 
 def test_choosing_and_reporting_lines() -> None:

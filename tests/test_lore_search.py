@@ -10,7 +10,7 @@ from card_samples import v2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.calibration import lore
+from engine.calibration import lines
 from engine.cards.advice import advice
 from engine.cards.book import Book, Entry, parse_book
 from engine.cards.card import Card, parse_card
@@ -167,12 +167,12 @@ def test_only_the_end_of_a_long_conversation_is_searched() -> None:
 
 def test_questions_about_a_huge_book_are_tried_out_only_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Any] = []
-    monkeypatch.setattr(lore, "fired_in", lambda *given: tried.append(given) or fired_in(*given))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(lore, "LOOKS", 40_000)
+    monkeypatch.setattr(lines, "fired_in", lambda *given: tried.append(given) or fired_in(*given))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(lines, "LOOKS", 40_000)
     dead = [{"keys": [f"place{number}"], "content": "x" * 90} for number in range(4_000)]  # each beyond the budget
-    assert lore.lore_queries(card_with(dead, token_budget=10)) == [] and len(tried) == 10
+    assert lines.lore_queries(card_with(dead, token_budget=10)) == [] and len(tried) == 10
     tried.clear()
-    assert lore.lore_queries(card_with([{"keys": ["mill"], "content": f"Mill {number}"} for number in range(4_000)]))
+    assert lines.lore_queries(card_with([{"keys": ["mill"], "content": f"Mill {number}"} for number in range(4_000)]))
     assert len(tried) <= 10  # all ask the same
 
 

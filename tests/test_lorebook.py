@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.base.errors import UserError
-from engine.calibration.lines import split_of
-from engine.calibration.lore import MOST, PER_ENTRY, lore_queries
+from engine.calibration.lines import MOST, PER_ENTRY, lore_queries, split_of
 from engine.cards.book import Book, parse_book
 from engine.cards.card import Card, parse_card, read_book, read_lorebook
 from engine.cards.lorebook import Firing, fire

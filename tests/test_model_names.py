@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.base.errors import UserError
-from engine.base.model_names import folder_shape, model_folder
+from engine.base.model_folder import folder_shape, model_folder
 from engine.base.sizes import ModelShape, after_cut
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +105,7 @@ def test_a_folder_of_gguf_files_says_so(tmp_path: Path) -> None:
 
 
 def test_no_torch_is_needed() -> None:
-    code = ("import sys; from engine.base import model_names; print([name for name in ('torch', 'transformers', 'safetensors') "
+    code = ("import sys; from engine.base import model_folder; print([name for name in ('torch', 'transformers', 'safetensors') "
             "if name in sys.modules])")
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

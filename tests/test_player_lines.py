@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
-from engine.base.text import normalise
+from engine.base.questions import normalise
 
 POOL = Path(__file__).resolve().parents[1] / "assets" / "player_lines.jsonl"
 LINES = [json.loads(line) for line in POOL.read_text(encoding="utf-8").splitlines()]

@@ -16,7 +16,7 @@ from store_samples import card
 
 from engine.base import events
 from engine.base.errors import UserError
-from engine.base.splits import split_of
+from engine.base.questions import split_of
 from studio import library
 from studio.page import Page
 from studio.services import Services

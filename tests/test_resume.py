@@ -15,7 +15,7 @@ from engine.__main__ import main
 from engine.base import events
 from engine.base.errors import UserError
 from engine.base.files import read_json, sha256
-from engine.base.text import normalise
+from engine.base.questions import normalise
 from engine.calibration.rewriting import Voice
 from engine.pipeline import prune
 from engine.stages import mask

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_npc_fields import FULL, JSON
 
-from engine.base.text import count_words, normalise
+from engine.base.questions import count_words, normalise
 from engine.calibration.lines import POOL
 from engine.cards.card import Card, bundled_cards, find_bundled, parse_card
 from engine.cards.npc import KEY, npc_object, with_npc

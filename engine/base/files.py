@@ -1,7 +1,5 @@
-"""Files that are whole or absent: atomic writes, safe names, sha256 manifests, the data folder.
-
-Knows nothing of what the files mean.
-"""
+"""Files that are whole or absent: atomic writes, safe names, sha256 manifests, the data folder; and files of others, read
+with limits."""
 
 import errno
 import glob
@@ -10,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -182,3 +181,61 @@ def staged_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+LONGEST = 200  # bytes of a name: file systems take 255, and hidden names beside it are longer than it
+
+
+def check_target(out: Path) -> None:
+    """Raise UserError when `out` cannot become a new folder: a bad name, something is there, or its parent is unfit.
+
+    A parent that is a link to a folder is followed.
+    """
+    if ".." in out.parts:
+        raise UserError(f'The output folder {out} has ".." in its name.', "Name it plainly.")
+    if "\0" in str(out) or len(os.fsencode(out.name)) > LONGEST or not out.name:
+        raise UserError(f"The output folder's name is empty, longer than {LONGEST} bytes or holds a NUL character.")
+    if out.name.partition(".")[0].strip().casefold() in RESERVED or re.search(r'[\x00-\x1f<>:"|?*\\]|[. ]$', out.name):
+        raise UserError(f"{out.name!r} cannot be a folder's name on every system.", "Use letters, digits and dashes.")
+    with explain_write_errors(out):
+        _check_place(out)
+
+
+def _check_place(out: Path) -> None:
+    if out.is_symlink() or out.exists():
+        kind = "folder" if out.is_dir() else "file"
+        raise UserError(f"The output {kind} {out} exists already.", "Name another one, or remove it first.")
+    parent = out.parent
+    while not parent.exists():
+        if parent.is_symlink():
+            raise UserError(f"The output folder {out} cannot be made: {parent} is a link that leads nowhere.",
+                            "Name another folder.")
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"The output folder {out} cannot be made: {parent} is a file.", "Name another folder.")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"The output folder {out} cannot be made: {parent} may not be written to.", "Name another folder.")
+
+
+def require_plain(path: Path, limit: int) -> None:
+    """Raise UserError unless `path` (or what it links to) is a plain file of at most `limit` bytes."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', '') or error}).") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is no plain file, and is not read.", "Download or copy it again.")
+    if found.st_size > limit:
+        raise UserError(f"{path} is larger than {limit:,} bytes, and is not read.")
+
+
+def read_untrusted_json(path: Path, limit: int) -> dict[str, Any]:
+    """A JSON object from a plain file of at most `limit` bytes. Raises UserError for anything else."""
+    require_plain(path, limit)
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: it is not valid JSON ({str(error)[:100]}).") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} cannot be read: it is no JSON object.")
+    return value

@@ -1,9 +1,7 @@
-"""What a cut makes of a model's size, by arithmetic alone: channels, parameters, bytes, and who likes the result.
+"""Sizes by arithmetic alone: what a cut makes of a model, and how many bytes its weights take in each number format."""
 
-Knows no model files: a model is four whole numbers here. The speed it gives is
-what the bytes promise, not a measurement.
-"""
-
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from engine.base.recipe import channels_kept
@@ -83,3 +81,85 @@ def runtimes_that_like(kept: int) -> list[tuple[str, bool, str]]:
     return [(runtime.name, True, f"{kept:,} is a multiple of {runtime.multiple}.") if kept % runtime.multiple == 0
             else (runtime.name, False, f"{kept:,} is not a multiple of {runtime.multiple}: {runtime.otherwise}.")
             for runtime in RUNTIMES]
+
+
+Shapes = Mapping[str, tuple[int, ...]]  # by the names that transformers gives
+
+
+@dataclass(frozen=True)
+class FileType:
+    """A format: `block` weights of a row take `block_bytes`. Where a row is no multiple of it, `otherwise` is taken.
+
+    `logits`: the format of the matrix that makes the logits, "" for the same. `better`: of the parts that a mixed format
+    keeps more of.
+    """
+
+    name: str
+    block: int
+    block_bytes: int
+    otherwise: str = "F16"
+    logits: str = ""
+    better: str = ""
+    whole: bool = True  # a file can be of it; else it is of some of a file's weights only
+
+    @property
+    def bits(self) -> float:
+        """Bits a weight."""
+        return 8 * self.block_bytes / self.block
+
+
+# https://github.com/ggml-org/llama.cpp: ggml-common.h (blocks), llama-quant.cpp (mixtures, and what is taken otherwise).
+_ALL = (FileType("F32", 1, 4), FileType("F16", 1, 2), FileType("BF16", 1, 2), FileType("Q8_0", 32, 34),
+        FileType("Q6_K", 256, 210, "Q8_0"), FileType("Q5_K_M", 256, 176, "Q5_1", "Q6_K", "Q6_K"),
+        FileType("Q4_1", 32, 20, logits="Q8_0"), FileType("Q4_K_M", 256, 144, "Q5_0", "Q6_K", "Q6_K"),
+        FileType("Q4_0", 32, 18, logits="Q8_0"), FileType("Q5_0", 32, 22, whole=False), FileType("Q5_1", 32, 24, whole=False))
+FILE_TYPES = {one.name: one for one in _ALL}
+WRITTEN = tuple(one.name for one in _ALL if one.whole)
+TOLD = ("F16", "Q8_0", "Q4_1", "Q4_0", "Q4_K_M")  # what a reader chooses between
+
+
+def expected_bytes(shapes: Shapes, name: str) -> int:
+    """Bytes of all weights in a format; tied logits are written once. Raises KeyError for an unknown format."""
+    layers = 1 + max((_layer(tensor) for tensor in shapes), default=0)
+    head = "lm_head.weight" if "lm_head.weight" in shapes else "model.embed_tokens.weight"
+    total = 0
+    for tensor, shape in shapes.items():
+        _, used = format_of(tensor, shape, name, head, layers)
+        total += math.prod(shape) // used.block * used.block_bytes
+    return total
+
+
+def format_of(tensor: str, shape: tuple[int, ...], name: str, head: str, layers: int) -> tuple[FileType, FileType]:
+    """The format that a tensor of a file of format `name` should have, and the one it gets, as its rows fill whole blocks.
+
+    Vectors stay in F32. `head`: the tensor that makes the logits, whose errors matter most. Mixed formats keep more of
+    v_proj and down_proj in the first and last eighth of the `layers`, and in every third between, as llama.cpp does.
+    """
+    if len(shape) < 2:
+        return FILE_TYPES["F32"], FILE_TYPES["F32"]
+    wanted, layer = FILE_TYPES[name], _layer(tensor)
+    better = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+    if tensor == head and wanted.logits:
+        wanted = FILE_TYPES[wanted.logits]
+    elif wanted.better and better and (".v_proj." in tensor or ".down_proj." in tensor):
+        wanted = FILE_TYPES[wanted.better]
+    used = wanted
+    while shape[-1] % used.block:
+        used = FILE_TYPES[used.otherwise]
+    return wanted, used
+
+
+def odd_rows(shapes: Shapes, name: str) -> list[int]:
+    """The lengths of rows that do not fill the format's blocks, so that another format is taken for them."""
+    return sorted({shape[-1] for shape in shapes.values() if len(shape) > 1 and shape[-1] % FILE_TYPES[name].block})
+
+
+def count(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Weights of all shapes."""
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _layer(tensor: str) -> int:
+    """The number of a tensor's layer; -1 outside of all."""
+    parts = tensor.split(".")
+    return int(parts[parts.index("layers") + 1]) if "layers" in parts else -1

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from engine.base.text import normalise
+from engine.base.questions import normalise
 from engine.cards.speaking import MANNERS, REFUSAL, names_pattern, plain_text, speaks_of_itself_by_name
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['\u2019-][^\W_]+)*")

@@ -17,8 +17,8 @@ from typing import Any
 from torch import nn
 
 from engine.base.events import Event, Step
+from engine.base.questions import normalise
 from engine.base.recipe import Recipe
-from engine.base.text import normalise
 from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
 from engine.calibration.lines import Journal, Line, Query
 from engine.cards.card import Card

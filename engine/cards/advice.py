@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.base.text import count_words
+from engine.base.questions import count_words
 from engine.cards.book import Book, Entry, parse_book
 from engine.cards.card import MAX_NAME, Card
 from engine.cards.fields import LABELS, as_v3, fields_of

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.text import normalise
+from engine.base.questions import normalise
 from engine.cards.card import Card
 from engine.cards.fields import as_v3
 from engine.cards.reading import kind_of

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from engine.base.text import count_words, normalise
+from engine.base.questions import count_words, normalise
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
 from engine.cards.npc import SCRIPT, Npc, npc_object, read_npc

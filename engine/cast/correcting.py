@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.base.events import Event, Step
-from engine.calibration.lines import Line, read_queries
-from engine.calibration.queries import of_split, spread
+from engine.calibration.lines import Line, of_split, read_queries, spread
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import Card
 from engine.cast.delta import Delta, Fitted, fit_layer, stack

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import regex
 
-from engine.base.text import count_words, normalise
+from engine.base.questions import count_words, normalise
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
 from engine.cards.script import OWN_LANGUAGE, Question

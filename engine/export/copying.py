@@ -17,6 +17,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Proved, Saved, Stage, Started, Step
 from engine.base.files import (
     MANIFEST,
+    check_target,
     explain_write_errors,
     folder_size,
     is_file,
@@ -27,7 +28,6 @@ from engine.base.files import (
     staged_folder,
     write_json,
 )
-from engine.base.places import check_target
 from engine.cards.card import parse_card
 from engine.cards.prompt import messages
 from engine.export.engine_folders import SPEED_STAGE, add_engines, add_speed, find_dense, finish_words, tell

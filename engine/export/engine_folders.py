@@ -9,8 +9,9 @@ from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
-from engine.base.file_types import TOLD, expected_bytes, read_shapes
 from engine.base.files import read_json, update_manifest, write_json
+from engine.base.model_folder import known_shapes
+from engine.base.sizes import TOLD, expected_bytes
 from engine.export.engines import choose_file, write_engine
 from engine.export.gguf_writer import FOLDER
 from engine.export.model_card import write_readme
@@ -55,7 +56,7 @@ def add_speed(folder: Path, dense: Path) -> Generator[Event, None, None]:
 
 def finish_words(folder: Path) -> None:
     """Put the sizes by format into the report, and write what is for readers from all that it tells by now."""
-    shapes = read_shapes(folder)
+    shapes = known_shapes(folder)
     tell(folder, expected_bytes={name: expected_bytes(shapes, name) for name in TOLD})
     write_readme(folder, read_json(folder / "report.json"), read_json(folder / "character.json"))
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.base.errors import UserError
 from engine.base.events import Event, ProvedFile, Stage, Step, Warned
-from engine.base.file_types import WRITTEN
+from engine.base.sizes import WRITTEN
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
 from engine.export.gguf_metadata import ends_of

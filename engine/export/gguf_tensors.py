@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from engine.base.errors import UserError
-from engine.base.file_types import FILE_TYPES, WRITTEN, FileType, format_of
+from engine.base.sizes import FILE_TYPES, WRITTEN, FileType, format_of
 
 _BLOCK = 1 << 24  # elements that are converted at once: 64 MiB in fp32
 

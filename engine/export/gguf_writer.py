@@ -15,8 +15,9 @@ import gguf
 import numpy
 
 from engine.base.events import Event, Stage, Step, Warned
-from engine.base.file_types import expected_bytes, read_shapes
 from engine.base.files import megabytes, read_json, slug, write_json, write_manifest
+from engine.base.model_folder import known_shapes
+from engine.base.sizes import expected_bytes
 from engine.export.gguf_metadata import add_origin, add_sizes, add_tokenizer, ends_of
 from engine.export.gguf_proof import prove_files, require_llama_cpp
 from engine.export.gguf_tensors import Weight, architecture_of, blocks, parse_types, plan_weights
@@ -51,7 +52,7 @@ def plan_gguf(source: Path, types: Sequence[str]) -> int:
         return 0
     require_llama_cpp()
     architecture_of(check_config(source / "config.json")["model_type"])
-    shapes = read_shapes(source)
+    shapes = known_shapes(source)
     return sum(expected_bytes(shapes, type) + 20_000_000 for type in parse_types(list(types)))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.file_types import count
 from engine.base.files import data_folder, folder_size
-from engine.base.weight_files import shapes_of
+from engine.base.model_folder import shapes_of
+from engine.base.sizes import count
 from engine.models import starter
 from engine.models.checks import check_folder, read_licence
 

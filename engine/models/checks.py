@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.files import MANIFEST, check_manifest
-from engine.base.model_config import FAMILIES, check_config, check_generation, check_shapes, refuse_code
-from engine.base.untrusted import read_untrusted_json, require_plain
-from engine.base.weight_files import WEIGHTS, count_parameters, read_shapes, shapes_of
+from engine.base.files import MANIFEST, check_manifest, read_untrusted_json, require_plain
+from engine.base.model_folder import (
+    FAMILIES,
+    WEIGHTS,
+    check_config,
+    check_generation,
+    check_shapes,
+    count_parameters,
+    read_shapes,
+    refuse_code,
+    shapes_of,
+)
 
 __all__ = ["FAMILIES", "WEIGHTS", "check_config", "check_folder", "count_parameters", "no_safetensors", "read_front_matter",
            "read_licence"]

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event
-from engine.base.model_names import STARTER, model_folder
+from engine.base.files import read_untrusted_json
+from engine.base.model_folder import STARTER, model_folder
 from engine.base.process import is_out_of_memory, return_freed_memory
-from engine.base.untrusted import read_untrusted_json
 from engine.models.catalogue import list_models
 from engine.models.checks import FAMILIES, check_folder, read_front_matter
 from engine.models.hub import fetch_model

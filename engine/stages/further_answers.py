@@ -12,9 +12,8 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from engine.base.events import Event, Stage
-from engine.base.text import normalise
-from engine.calibration.lines import Journal, Line, Query, read_lines, read_queries, write_lines
-from engine.calibration.queries import of_split
+from engine.base.questions import normalise
+from engine.calibration.lines import Journal, Line, Query, of_split, read_lines, read_queries, write_lines
 from engine.calibration.rewriting import Round, answer_questions
 from engine.stages.workbench import Workbench
 

@@ -15,20 +15,20 @@ from collections.abc import Generator, Sequence
 
 from engine.base.events import Event, Lines, Stage, Step, Warned
 from engine.base.files import read_json, write_json
-from engine.base.text import normalise
+from engine.base.questions import normalise, require_enough
 from engine.calibration.filtering import tidy
 from engine.calibration.lines import (
     Journal,
     Line,
     Query,
+    lore_queries,
+    of_split,
     read_lines,
     read_queries,
-    require_enough,
     split_of,
+    spread,
     write_lines,
 )
-from engine.calibration.lore import lore_queries
-from engine.calibration.queries import of_split, spread
 from engine.calibration.rewriting import ROUNDS, Voice, answer_questions, make_up_questions
 from engine.calibration.sensitivity import divergence, select, states_of
 from engine.calibration.teacher import Request, rewrite
@@ -54,12 +54,12 @@ def make_lines(bench: Workbench) -> Generator[Event, None, None]:
         lines, tested = _without_script(bench, lines)
         if tested:
             rejected[IN_SCRIPT] += tested
-        require_enough(lines, origin)
+        require_enough([line.question for line in lines], origin)
         write_json(summary, dict(rejected))
         write_lines(target, lines)
     else:
         yield Stage("write answers", reused=True)
-        require_enough(read_lines(target), str(target))
+        require_enough([line.question for line in read_lines(target)], str(target))
     train, choosing, reporting, shared = bench.split_lines()
     if shared:
         yield Warned("Too few held-out lines to choose on some and report on others: both use the same ones.")

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.base.events import Event, Step
-from engine.calibration.lines import Line
-from engine.calibration.queries import spread
+from engine.calibration.lines import Line, spread
 from engine.models.chat_format import endings
 from engine.models.packing import Example, Row, pack
 from engine.models.resampling import relabelled, resample_tokens

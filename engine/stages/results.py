@@ -24,7 +24,7 @@ from engine.base.errors import UserError
 from engine.base.events import Warned
 from engine.base.files import explain_write_errors, read_json, sha256, write_atomic, write_json
 from engine.base.process import is_out_of_memory
-from engine.base.records import read_records
+from engine.base.questions import read_records
 from engine.calibration.lines import MAX_BYTES
 
 SEAL = "sha256"  # the name of the digest in the header of a file of tensors

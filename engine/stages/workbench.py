@@ -20,8 +20,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import data_folder, read_json, sha256, slug, write_json
 from engine.base.recipe import Recipe, channels_kept
-from engine.calibration.lines import Line, read_lines
-from engine.calibration.queries import held_out
+from engine.calibration.lines import Line, held_out, read_lines
 from engine.calibration.rewriting import Voice, encode_line
 from engine.calibration.teacher import Teacher
 from engine.cards.card import Card

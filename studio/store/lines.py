@@ -11,7 +11,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from engine.base.errors import UserError
-from engine.base.text import normalise
+from engine.base.questions import normalise
 from studio.store.database import Store
 from studio.store.records import many, need, new_id, now, one, row_of, scalar, to_json
 

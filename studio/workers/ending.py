@@ -19,7 +19,7 @@ from engine.base import events, shapes
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Proved, ProvedFile, Saved, Stopped, Timed
 from engine.base.files import folder_size, read_json
-from engine.base.records import read_records
+from engine.base.questions import read_records
 from studio.settings import Settings
 from studio.store import exports, lines, runs
 from studio.store.database import Store

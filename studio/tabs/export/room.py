@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.base.file_types import FILE_TYPES, WRITTEN
+from engine.base.sizes import FILE_TYPES, WRITTEN
 from studio.tabs.export import view
 from studio.tabs.export.planner import Planner
 from studio.theme import ASSETS

@@ -6,8 +6,8 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
-from engine.base.file_types import read_shapes
 from engine.base.files import read_json, slug
+from engine.base.model_folder import known_shapes
 from studio.services import Services
 from studio.serving import servable
 from studio.store import characters, exports, runs
@@ -62,7 +62,7 @@ def show_run(services: Services, run_id: str | None) -> tuple[Any, ...]:
 def truth_of(services: Services, run: Run) -> size_table.Truth | None:
     """A run's sizes, with what its newest export measured; None where its files are gone."""
     folder = result_folder(services.settings, run)
-    if folder is None or not (shapes := read_shapes(folder)):
+    if folder is None or not (shapes := known_shapes(folder)):
         return None
     try:
         config = read_json(folder / "config.json")

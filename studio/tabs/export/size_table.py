@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.base.file_types import TOLD, WRITTEN, Shapes, count, expected_bytes, odd_rows
 from engine.base.memory import decoder_of
-from engine.base.sizes import runtimes_that_like
+from engine.base.sizes import TOLD, WRITTEN, Shapes, count, expected_bytes, odd_rows, runtimes_that_like
 from studio.figures import words
 
 CONTEXT = 4096  # tokens of the conversation that the memory is told for

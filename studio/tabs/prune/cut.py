@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from engine.base.errors import UserError
-from engine.base.model_names import folder_shape, model_folder
+from engine.base.model_folder import folder_shape, model_folder
 from engine.base.sizes import Cut, ModelShape, after_cut, runtimes_that_like
 from studio.figures import sizes
 from studio.figures import words as figure_words

@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from engine.base.errors import UserError
-from engine.base.splits import require_enough
-from engine.base.text import normalise
+from engine.base.questions import normalise, require_enough
 from studio.services import Services
 from studio.store import characters, lines, runs
 from studio.store.lines import LineSet

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.base.splits import split_of
+from engine.base.questions import split_of
 from studio.store.lines import CalibrationLine, LineSet
 from studio.tabs.prune import words
 

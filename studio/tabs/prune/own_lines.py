@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.records import answer_of, parse_records, question_of, text_of
-from engine.base.splits import require_enough
-from engine.base.text import normalise
+from engine.base.questions import answer_of, normalise, parse_records, question_of, require_enough, text_of
 
 MAX_BYTES = 8_000_000
 MAX_LINES = 5_000

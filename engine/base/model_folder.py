@@ -1,8 +1,10 @@
-"""What config.json of a model may say: one declaration of every field that is read here or by transformers.
+"""What a model's name means, what its config.json may say, and what the headers of its weights hold. Reads no weight."""
 
-A field that is not named here is left to transformers. Knows no weights.
-"""
-
+import json
+import math
+import os
+import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,14 +12,86 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.base.errors import UserError
-from engine.base.untrusted import read_untrusted_json
+from engine.base.files import read_untrusted_json, require_plain
+from engine.base.sizes import ModelShape, count
+
+WEIGHTS = "model.safetensors"
+Shape = tuple[int, ...]
+_HEADER_LIMIT = 50_000_000  # bytes; the header of a very large model's shard has under one MB
+_LARGEST = 1 << 46  # bytes of a file, 64 TiB
+_DIMENSIONS = 8
+_ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+               "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1}
+_AGAIN = "Download or copy the model again."
+
+
+def read_shapes(file: Path) -> dict[str, Shape]:
+    """The shapes of a safetensors file's tensors. Raises UserError unless its header is sound and its length as it says."""
+    require_plain(file, _LARGEST)
+    length, tensors = _read_header(file)
+    try:
+        expected = 8 + length + max((_end_of(entry) for entry in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(f"{file} is damaged: its header contradicts itself.", _AGAIN) from error
+    if (size := file.stat().st_size) != expected:
+        raise UserError(f"{file} is incomplete: it has {size:,} bytes instead of {expected:,}.", _AGAIN)
+    return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+
+
+def shapes_of(folder: Path) -> dict[str, Shape]:
+    """The shapes of all tensors of a model folder; empty where it has no weights. Raises UserError."""
+    files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model-*.safetensors"))
+    return {name: shape for file in files for name, shape in read_shapes(file).items()}
+
+
+def known_shapes(folder: Path) -> dict[str, Shape]:
+    """As `shapes_of`; {} where the files cannot be read."""
+    try:
+        return shapes_of(folder)
+    except UserError:
+        return {}
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of a folder's safetensors files, by their headers; 0 where there are none. Raises UserError."""
+    return sum(math.prod(shape) for shape in shapes_of(folder).values())
+
+
+def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """A safetensors file's header: its length in bytes, and the entries of its tensors. Raises UserError."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length > min(size - 8, _HEADER_LIMIT):
+            raise UserError(f"{file} is truncated or no safetensors file.", _AGAIN)
+        header = stream.read(length)
+    try:
+        tensors = json.loads(header)
+        return length, {name: tensors[name] for name in tensors if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: its header cannot be read.", _AGAIN) from error
+
+
+def _end_of(entry: dict[str, Any]) -> int:
+    """Where a tensor's data end, from its header entry. Raises ValueError when the entry contradicts itself."""
+    begin, end = entry["data_offsets"]
+    item, shape = _ITEM_BYTES.get(entry["dtype"]), entry["shape"]
+    if not (type(begin) is int and type(end) is int and 0 <= begin <= end <= _LARGEST):
+        raise ValueError("offsets")
+    if not (isinstance(shape, list) and len(shape) <= _DIMENSIONS
+            and all(type(side) is int and 0 <= side <= _LARGEST for side in shape)):
+        raise ValueError("shape")
+    if item is not None and math.prod(shape) * item != end - begin:
+        raise ValueError("shape")
+    return end
+
 
 FAMILIES = frozenset(
     {"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "olmo2", "granite", "phi3"}
 )
 _OWN_HEADS = {"gemma2": 256, "gemma3_text": 256, "qwen3": 128}  # D of a family whose configs may leave it out
 LIMIT = 1_000_000  # bytes of the file
-_AGAIN = "Download or copy the model again."
 
 Tokens = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Heads = Annotated[int, Field(ge=1, le=4_096)]
@@ -236,3 +310,81 @@ def refuse_code(path: Path, value: Any) -> None:
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
+
+
+STARTER = "starter"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_HUB_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)/?(?:[?#].*|/(?:tree|blob)/.*)?")
+_OLLAMA = re.compile(r"(?:[\w.-]+/)*[\w.-]{2,}:[\w.-]+")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder that a text means, made absolute; None for the starter and for a name on the hub.
+
+    Looks at names and at no folder's content. Raises UserError for anything else: what it is, and what to do.
+    """
+    name = name.strip()
+    if name == STARTER:
+        return None
+    path = Path(os.path.expanduser(name))  # os.path: false for what cannot be a path, where Path raises
+    if name and os.path.isdir(path):
+        return path.resolve()
+    if name and os.path.exists(path):
+        raise _no_folder(path)
+    if HUB_NAME.fullmatch(name):
+        return None
+    if page := _HUB_PAGE.fullmatch(name):
+        raise UserError(f"{name[:200]} is a page of the hub.", f"Give the model's name: {page[1]}.")
+    if _is_of_ollama(name):
+        raise gguf_instead(repr(name[:200]), "is a name in Ollama, whose models are GGUF files")
+    if name.lower().endswith(".gguf"):
+        raise UserError(f"There is no file {name[:200]}.", "A GGUF file could not be pruned: give a folder with the original.")
+    raise UserError(f"There is no model {name[:200]!r}.",
+                    'Give "starter", a folder that holds a model, or a name on the hub like owner/name.')
+
+
+def folder_shape(folder: Path) -> ModelShape:
+    """The sizes of the model in a folder, from its config and the headers of its weights; takes milliseconds.
+
+    Raises UserError where the folder holds no model that can be pruned.
+    """
+    config, shapes = check_config(folder / "config.json"), shapes_of(folder)
+    if not shapes:
+        raise UserError(f"{folder} has no weights.", "Only safetensors are loaded: a *.safetensors file is missing.")
+    check_shapes(folder, config, shapes)
+    return ModelShape(config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], count(shapes.values()))
+
+
+def _no_folder(path: Path) -> UserError:
+    """What to say of a file that was named as a model."""
+    if path.suffix.lower() == ".gguf" or _is_gguf(path):
+        return gguf_instead(path, "is a GGUF file")
+    if path.suffix.lower() in _PICKLES:
+        return UserError(f"{path} is a pickle file, which can run code when it is read.",
+                         "Only safetensors are loaded: choose a model that has *.safetensors files.")
+    if path.suffix.lower() == ".safetensors" or path.name == "config.json":
+        return UserError(f"{path} is one file of a model.", f"Give the folder that it lies in: {path.resolve().parent}")
+    return UserError(f"{path} is a file, and no folder that holds a model.",
+                     "Give a folder with config.json, *.safetensors and a tokenizer.")
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether a plain file begins as a GGUF file does, whatever it is called; Ollama names its files by their hash."""
+    try:
+        if not path.is_file():  # never open a pipe or a device
+            return False
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def _is_of_ollama(name: str) -> bool:
+    """Whether a text is a name with a tag, as Ollama writes it, or that of a model that Ollama has on this machine."""
+    if _OLLAMA.fullmatch(name):
+        return True
+    if not re.fullmatch(r"[\w.-]+", name):
+        return False
+    models = Path(os.environ.get("OLLAMA_MODELS") or Path.home() / ".ollama" / "models")
+    return os.path.isdir(models / "manifests" / "registry.ollama.ai" / "library" / name.lower())
