@@ -15,7 +15,7 @@ from engine.cards.fields import as_v3
 from engine.cards.files import FORMS, read_file, write_file
 from studio import library as imports
 from studio.library import import_card, imports_html
-from studio.store import attachments, characters
+from studio.store import characters
 from studio.store.check import check
 from studio.store.database import Store
 from studio.tabs.draft.files import card_file
@@ -39,7 +39,7 @@ def test_an_archive_goes_in_and_comes_out_whole(store: Store, tmp_path: Path) ->
     character = characters.get(store, done.slug)
     assert character is not None
     head = characters.head(store, character.id)
-    assert head.card == v3(assets=ASSETS) and attachments.files(store, head.files) == FILES
+    assert head.card == v3(assets=ASSETS) and characters.files(store, head) == FILES
     assert read_file(card_file(store, character.id, "charx")) == read_file(file)
     characters.save(store, character.id, v3(assets=ASSETS, description="Changed."), autosave=False)
     copy = characters.duplicate(store, character.id)
@@ -101,4 +101,4 @@ def test_what_is_missing_or_damaged_is_found(store: Store, tmp_path: Path) -> No
         db.execute("UPDATE files SET data = x'00' WHERE data = x'7b7d'")
         db.execute("DELETE FROM files WHERE length(data) = 0")
     first, second = check(store, tmp_path)
-    assert "of a card was changed" in first and second == "1 files of cards are missing."
+    assert "card's file" in first and second == "1 files of cards are missing."

@@ -15,7 +15,7 @@ from studio import serving
 from studio.page import Page
 from studio.services import Services
 from studio.settings import Settings
-from studio.store import characters, exports, runs
+from studio.store import characters, runs
 from studio.tabs import export
 from studio.tabs.export import planner, planner_view, showing, size_table, view
 from studio.tabs.export.room import Room
@@ -67,7 +67,7 @@ def test_of_two_exports_the_one_under_way_is_told_about_and_then_the_other(servi
     runs.update(services.store, early.id, state="running")
     text, stop, timer, seen, *past = showing.read_news(services, person, "")
     assert "Early" in text and stop.visible and timer.active and past == [gr.skip()] * 5
-    exports.add(services.store, run.id, "Early", "/gone", 5, {})
+    runs.add_export(services.store, run.id, "Early", "/gone", 5, {})
     runs.update(services.store, early.id, state="done")
     text, stop, timer, seen, *past = showing.read_news(services, person, seen)
     assert "Late" in text and stop.visible and timer.active and len(past[0].choices) == 1  # the first is in the list now
@@ -133,7 +133,7 @@ def test_the_size_table_tells_measured_from_expected() -> None:
 
 def test_a_past_export_shows_its_proofs_and_where_to_begin(services: Services, person: str, tmp_path: Path) -> None:
     run = finished(services, person, "First")
-    text = view.export_html(exports.add(services.store, run.id, "First", str(tmp_path / '<a "b"'), 5, PROOF))
+    text = view.export_html(runs.add_export(services.store, run.id, "First", str(tmp_path / '<a "b"'), 5, PROOF))
     assert "638 of 640 times (2 of the others are ties), in 20 texts" in text
     assert "ollama/Modelfile" in text.replace("</code>", "") and "unity/README.md" in text and "1.25 times the dense" in text
     assert 'data-copy="' in text and '<a "b"' not in text and "is not there any more" in text

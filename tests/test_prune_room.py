@@ -21,7 +21,7 @@ from studio import library
 from studio.page import Page
 from studio.services import Services
 from studio.settings import Settings
-from studio.store import characters, database, lines, runs
+from studio.store import characters, connection, lines, runs
 from studio.store import records as records_of_store
 from studio.tabs import prune
 from studio.tabs.prune import cut, drawing, lines_table, own_lines, runs_html, words
@@ -651,8 +651,8 @@ def work_of(services: Services, painter: Painter, person: str, monkeypatch: pyte
         return counts
 
     with monkeypatch.context() as patch:
-        patch.setattr(records_of_store, "record", counting("records", records_of_store.record))
-        patch.setattr(database, "connect", counting("connections", database.connect))
+        patch.setattr(records_of_store, "read", counting("records", records_of_store.read))
+        patch.setattr(connection, "connect", counting("connections", connection.connect))
         painted = painter.paint(Look(person), {})
         painter.room_news.tell(characters.list_characters(services.store, "Zoë")[0].slug)
     return counted["records"], counted["connections"], len(painted[painter.controls.runs])

@@ -9,7 +9,7 @@ import pytest
 
 from engine.base.errors import UserError
 from engine.cards.card import bundled_cards
-from studio.store import attachments, characters, chats, lines, rounds, runs
+from studio.store import characters, chats, lines, rounds, runs
 from studio.store.database import Store
 from tests.store_samples import LINES, card, library, smith
 
@@ -180,13 +180,13 @@ def test_portraits_are_kept_once_changed_and_removed(store: Store, clock: list[f
     ann = characters.create(store, card(), portrait=b"one")
     first = characters.head(store, ann.id).portrait
     second = characters.save(store, ann.id, card(), portrait=b"two").portrait
-    assert first and second and attachments.portrait(store, second) == b"two"
+    assert first and second and characters.portrait(store, second) == b"two"
     none = characters.save(store, ann.id, card(), portrait=None)
     assert (none.number, none.portrait) == (2, None)  # the autosave before is replaced
-    assert attachments.portrait(store, second) is None  # and its picture, which nothing shows any more, is gone
+    assert characters.portrait(store, second) is None  # and its picture, which nothing shows any more, is gone
     assert characters.save(store, ann.id, card(description="b")).portrait is None  # kept as it is: none
     assert characters.restore(store, ann.id, 1).portrait == first
-    assert attachments.portrait(store, first) == b"one"
+    assert characters.portrait(store, first) == b"one"
 
 
 def test_restoring_an_old_version_makes_a_new_one(store: Store) -> None:

@@ -22,8 +22,8 @@ from studio import library as sidebar
 from studio.services import Services
 from studio.serving import servable
 from studio.settings import Settings
-from studio.store import characters, chats, exports, lines, rounds, runs, script_runs, values
-from studio.store.check import check
+from studio.store import characters, chats, lines, rounds, runs, script_runs, values
+from studio.store.check import JSON_COLUMNS, check
 from studio.store.database import Store, backup, open_store
 from studio.store.script_runs import ScriptAnswer
 from studio.tabs.answers import sampling_of
@@ -156,7 +156,7 @@ def fill(store: Store, home: Path) -> str:
         runs.set_events(store, run.id, [{"event": "Warned", "sentence": "x", "time": 1.0}] * 2)
         runs.set_mask(store, run.id, numpy.packbits(numpy.ones((2, 8), bool), axis=1).tobytes(), 2, 8)
         write_json(home / "jobs" / run.id / "model" / "manifest.json", {"files": {}})
-        exports.add(store, run.id, "out", str(home / "exports" / run.id), 10, {"text": "Hello.", "seconds": 1.0, "tokens": 3})
+        runs.add_export(store, run.id, "out", str(home / "exports" / run.id), 10, {"text": "Hello.", "seconds": 1.0, "tokens": 3})
         chat = chats.start(store, person, 1, "starter", sampling={"temperature": 0.5}, greeting="Hello.")
         chats.say(store, chat.id, "user", "Who are you?")
         one = rounds.open_round(store, person, 1, "pair", "Hi.", [["assistant", "Hello."]], [(None, "starter"), (run.id, "x")])
@@ -169,10 +169,7 @@ def fill(store: Store, home: Path) -> str:
     return person
 
 
-COLUMNS = [("characters", "tags"), ("versions", "card"), ("versions", "files"), ("line_sets", "rejected"), ("runs", "spec"),
-           ("runs", "summary"), ("events", "event"), ("chats", "sampling"), ("messages", "swipes"), ("rounds", "turns"),
-           ("answers", "measures"), ("exports", "proof"), ("settings", "value"), ("script_runs", "sampling"),
-           ("script_answers", "lines"), ("script_answers", "answers"), ("script_answers", "checks")]
+COLUMNS = [(table, column) for table, columns in JSON_COLUMNS.items() for column in columns]
 BAD = ["", "[" * 100_000, "5", '{"a": [1]}', '[["a"]]',
        '{"readings": {"dense": {"kl": "x"}}, "before": [1], "model": [1], "seconds": "y", "sparsity": "z", "temperature": "w"}']
 
@@ -215,7 +212,7 @@ def look_everywhere(services: Services, painter: Painter, person: str) -> dict[s
             found = compared.read_scene(services, Asking(services), person, run.id, grid)
             assert comparison.pair_html(found) and comparison.tally_html(found) and grids_html(found) and compared.stamp(found)
     showing.show_past(services, person)
-    for one in exports.list_exports(store, person):
+    for one in runs.list_exports(store, person):
         assert view.export_html(one)
     script_panel.results_html(services, person)
     compared.settings_of(services), compared.player_of(services)
@@ -226,7 +223,7 @@ def look_everywhere(services: Services, painter: Painter, person: str) -> dict[s
         said += chats.messages(store, chat.id)
     assert all(message.text for message in said)
     return {"versions": len(characters.versions(store, person)), "sets": len(lines.sets(store, person)),
-            "runs": len(runs.list_runs(store, person)), "exports": len(exports.list_exports(store, person)),
+            "runs": len(runs.list_runs(store, person)), "exports": len(runs.list_exports(store, person)),
             "messages": len(said), "rounds": len(rounds.rounds(store, person)),
             "tests": sum(len(script_runs.answers(store, one.id)) for one in script_runs.newest(store, person))}
 
@@ -275,7 +272,7 @@ def test_a_run_whose_wish_is_damaged_does_not_run(text: str, services: Services)
     run = pruning(services.store, "first")
     damage(services.store, "runs", "spec", text)
     found = runs.get(services.store, run.id)
-    assert found and found.damaged == ("spec",) and "what was asked for cannot be read" in found.fault
+    assert found and found.damaged == ("spec",) and "its settings cannot be read" in found.fault
     with pytest.raises(UserError, match="damaged"):
         prepare(services.settings, services.store, found)
     painted = runs_html.table_html([found], {found.id: "waiting for its turn"}, "") + runs_html.ending_html(found, "failed")

@@ -16,7 +16,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from engine.base.errors import UserError
-from studio.store import attachments, characters, database, lines, values
+from studio.store import characters, connection, lines, values
 from studio.store.check import check
 from studio.store.database import Store, backup, open_store, restore
 from studio.store.migrations import MIGRATIONS
@@ -117,12 +117,12 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pages = db.execute("PRAGMA page_count").fetchone()[0]
 
     def small(path: Path, timeout: float, mode: str = "rw") -> sqlite3.Connection:
-        connection = connect(path, timeout, mode)
-        connection.execute(f"PRAGMA max_page_count = {pages + 20}")
-        return connection
+        made = connect(path, timeout, mode)
+        made.execute(f"PRAGMA max_page_count = {pages + 20}")
+        return made
 
-    connect = database.connect
-    monkeypatch.setattr(database, "connect", small)
+    connect = connection.connect
+    monkeypatch.setattr(connection, "connect", small)
     with pytest.raises(UserError, match=r"^The disk that holds .*studio\.db is full; nothing was changed\."):
         characters.create(store, card("Bea"), portrait=b"\1" * 500_000)
     assert (names(store), integrity(store.path), check(store, tmp_path)) == (["Ann Lee"], "ok", [])
@@ -178,7 +178,7 @@ def test_an_update_that_fails_midway_is_undone(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.ERROR), pytest.raises(UserError) as told:
         open_store(tmp_path / "studio.db", 0.3, later(fail))
     [copy] = (tmp_path / "backups").iterdir()
-    assert str(told.value).endswith(f"nothing in it was changed. A copy of it lies in {copy}.")
+    assert str(told.value).endswith(f"nothing in it was changed. There is a copy of it in {copy}.")
     assert "halfway" in caplog.text
     store = library(tmp_path)
     assert (integrity(store.path), integrity(copy)) == ("ok", "ok")
@@ -245,7 +245,7 @@ def test_backup_and_restore(tmp_path: Path) -> None:
     characters.delete(store, ann.id)
     kept = restore(store, copy)
     assert names(store) == ["Ann Lee"]
-    assert attachments.portrait(store, characters.head(store, ann.id).portrait or "") == b"picture"
+    assert characters.portrait(store, characters.head(store, ann.id).portrait or "") == b"picture"
     assert kept is not None
     assert names(Store(kept)) == ["Bea"]
     assert check(store, tmp_path) == []

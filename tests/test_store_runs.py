@@ -10,7 +10,7 @@ import pytest
 
 from engine.base.errors import UserError
 from engine.base.files import write_manifest
-from studio.store import characters, exports, runs
+from studio.store import characters, runs
 from studio.store.check import check
 from studio.store.database import Store
 from tests.store_samples import card, library, pruning, smith
@@ -172,20 +172,20 @@ def test_exports_are_listed_and_their_files_checked(tmp_path: Path, store: Store
     (folder / "weights").write_bytes(b"1234")
     write_manifest(folder)
     (tmp_path / "exports" / "ann.zip").write_bytes(b"zip")
-    made = exports.add(store, run.id, "Ann", str(folder), 4, {"text": "Hm?"}, "exports/ann.zip", 3)
+    made = runs.add_export(store, run.id, "Ann", str(folder), 4, {"text": "Hm?"}, "exports/ann.zip", 3)
     runs.update(store, run.id, out=str(folder))
-    assert exports.list_exports(store, run.character) == exports.list_exports(store, run=run.id) == [made] != []
-    assert exports.list_exports(store, "another") == []
+    assert runs.list_exports(store, run.character) == runs.list_exports(store, run=run.id) == [made] != []
+    assert runs.list_exports(store, "another") == []
     assert check(store, tmp_path) == []
     (folder / "weights").write_bytes(b"1235")
     (tmp_path / "exports" / "ann.zip").write_bytes(b"zi")
     [model, copy, archive] = check(store, tmp_path)
     assert "weights was changed" in model and "weights was changed" in copy and "2 bytes instead of 3" in archive
-    exports.delete(store, made.id)
+    runs.delete_export(store, made.id)
     runs.update(store, run.id, out="jobs/gone")
     assert check(store, tmp_path) == [f"The pruned model 'first' lacks its folder {tmp_path / 'jobs' / 'gone'}."]
-    assert exports.list_exports(store) == [] and len(exports.list_exports(store, deleted=True)) == 1
-    assert exports.undelete(store, made.id) == made
+    assert runs.list_exports(store) == [] and len(runs.list_exports(store, deleted=True)) == 1
+    assert runs.undelete_export(store, made.id) == made
 
 
 def test_the_check_reads_what_lies_in_the_tables(tmp_path: Path, store: Store) -> None:

@@ -103,9 +103,9 @@ def test_what_a_starter_was_made_in_goes_when_it_is_old_and_nobody_can_still_be_
 def test_a_copy_of_the_library_goes_with_the_process_that_was_killed_over_it(settings: Settings) -> None:
     """By a real process, killed while SQLite has written the copy and it has not got its name yet."""
     open_store(settings.database)
-    program = ("import os, sys, time; from pathlib import Path; from studio.store import copies; "
-               "copies._flush = lambda _: (print(flush=True), time.sleep(60)); "
-               "copies.copy_to_backups(Path(sys.argv[1]), 5.0, 'backup')")
+    program = ("import os, sys, time; from pathlib import Path; from studio.store import database; "
+               "database._flush = lambda _: (print(flush=True), time.sleep(60)); "
+               "database._copy_to_backups(Path(sys.argv[1]), 5.0, 'backup')")
     maker = subprocess.Popen([sys.executable, "-c", program, str(settings.database)], stdout=subprocess.PIPE, cwd=PACKAGES)
     try:
         assert maker.stdout and maker.stdout.readline()

@@ -11,7 +11,7 @@ from small_job import write_card, write_lines
 from test_workers_jobs import eventually, get
 
 from studio.settings import Settings
-from studio.store import characters, exports, lines, runs
+from studio.store import characters, lines, runs
 from studio.store.database import open_store
 from studio.workers import ending
 from studio.workers.jobs import Jobs
@@ -59,7 +59,7 @@ def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path
     shipped = jobs.submit_export(run.id, "Zoë of the Mill", True)
     eventually(lambda: get(store, shipped).state in ("done", "failed", "stopped"), SECONDS, LOOK)
     assert get(store, shipped).sentence == ""
-    found = exports.list_exports(store, run=run.id)
+    found = runs.list_exports(store, run=run.id)
     assert len(found) == 1 and found[0].name == "Zoë of the Mill" and found[0].proof["tokens"] > 0
     assert Path(found[0].folder) == settings.exports / "zoe-of-the-mill" and found[0].bytes > 10_000
     assert Path(found[0].zip).stat().st_size == found[0].zip_bytes > 0

@@ -1,28 +1,31 @@
-"""Characters, and the versions of their cards.
+"""Characters, and the versions of their cards with portraits and files.
 
 A version never changes once something refers to it; only an autosave that nothing refers to is written over.
-A card is kept as it came (engine.cards reads it); here only its names and tags are looked at, and searched its texts.
+A card is kept as it came (engine.cards reads it); here only its names and tags are read, and its texts searched. Portraits and
+files are kept once for each content, by its sha256.
 """
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from pydantic import Json
 from sqlite_utils import Database
 
-from engine.base import shapes
 from engine.base.errors import UserError
 from engine.base.files import slug
-from studio.store.attachments import drop_unused_portrait, keep_files, keep_portrait
-from studio.store.contents import checked, names_and_tags, texts
+from engine.cards.reading import MAX_BYTES
 from studio.store.database import Store
-from studio.store.records import each, from_json, many, need, new_id, now, one, row_of, scalar
+from studio.store.records import Table, exists, from_json, need, new_id, now, read, rows, scalar, to_json
 
 AUTOSAVE_SECONDS = 30.0  # autosaves this soon after one another are one version
-_SELECT = "SELECT *, bundled_as IS NOT NULL AS bundled FROM characters"
 _CARDS = "SELECT id, card FROM characters JOIN versions ON character = id AND number = version"
+_OWN = "persona_studio/"  # extensions of the studio's own
+_NOT_SEARCHED = {"spec", "spec_version", "extensions", "assets", "source", "position", "role"}
+_REFERRING = ("chats", "runs", "line_sets", "rounds", "script_runs")  # tables whose rows name a version
 
 
 class Keep(Enum):
@@ -38,19 +41,24 @@ KEEP = Keep.KEEP
 class Character:
     """A character. `version`: the number of the newest version. Times are Unix seconds; `deleted`: when, or None.
 
-    `slug` is unique and follows the name; slugs from before still lead here. `char` is what {{char}} stands for.
+    `slug` is unique and follows the name; former slugs still lead here. `char` is what {{char}} stands for.
     """
 
     id: str
     slug: str
     name: str
     char: str
-    bundled: bool
+    bundled_as: str | None
     version: int
-    tags: tuple[str, ...]
+    tags: Json[tuple[str, ...]]
     made: float
     updated: float
     deleted: float | None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it came with the studio."""
+        return self.bundled_as is not None
 
 
 @dataclass(frozen=True)
@@ -61,20 +69,24 @@ class Version:
 
     character: str
     number: int
-    card: dict[str, Any]
+    card: Json[dict[str, Any]]
     portrait: str | None
-    files: dict[str, str]
+    files: Json[dict[str, str]]
     note: str
     made: float
     origin: str
     damaged: tuple[str, ...] = ()
 
 
+_CHARACTERS = Table("characters", Character, "character")
+
+
 def create(store: Store, card: dict[str, Any], portrait: bytes | None = None, bundled: bool = False,
            files: dict[str, bytes] | None = None) -> Character:
     """A new character whose first version is `card`; `files` by their paths. Raises UserError for what is no card's object."""
     with store.write() as db:
-        return _create(db, card, keep_portrait(db, portrait), keep_files(db, files or {}), bundled)
+        kept = {path: _keep(db, "files", data) for path, data in (files or {}).items()}
+        return _create(db, card, _keep_portrait(db, portrait), kept, bundled)
 
 
 def list_characters(store: Store, search: str = "", deleted: bool = False) -> list[Character]:
@@ -84,21 +96,22 @@ def list_characters(store: Store, search: str = "", deleted: bool = False) -> li
     """
     words = search.casefold().split()
     with store.read() as db:
-        found = many(db, Character, f"{_SELECT} WHERE (deleted IS NOT NULL) = ? ORDER BY updated DESC, name", [int(deleted)])
+        found = _CHARACTERS.all(db, "(deleted IS NOT NULL) = ?", [deleted], "updated DESC, name")
         if not words:
             return found
         cards = dict(db.execute(_CARDS).fetchall())
-    named = [one for one in found if all(word in _searched(one) for word in words)]
-    told = [one for one in found if one not in named
-            and all(word in f"{_searched(one)}\n{_texts(cards.get(one.id, ''))}" for word in words)]
-    return named + told
+    by_name = [one for one in found if all(word in _name_texts(one) for word in words)]
+    by_text = [one for one in found if one not in by_name
+               and all(word in f"{_name_texts(one)}\n{_card_texts(cards.get(one.id, ''))}" for word in words)]
+    return by_name + by_text
 
 
 def get(store: Store, id_or_slug: str) -> Character | None:
-    """The character, deleted or not. A slug may be one from before it was renamed."""
+    """The character, deleted or not. A slug may be a former one."""
     with store.read() as db:
-        return one(db, Character, f"{_SELECT} WHERE id = ? OR slug = ? OR id = (SELECT character FROM former_slugs WHERE slug = ?) "
-                   "ORDER BY id = ? DESC", [id_or_slug] * 4)
+        found = _CHARACTERS.all(db, "id = :it OR slug = :it OR id = (SELECT character FROM former_slugs WHERE slug = :it)",
+                                {"it": id_or_slug}, order="id = :it DESC")
+    return found[0] if found else None
 
 
 def head(store: Store, id: str) -> Version:
@@ -116,7 +129,20 @@ def version(store: Store, id: str, number: int) -> Version:
 def versions(store: Store, id: str) -> list[Version]:
     """All versions, newest first, damaged ones too."""
     with store.read() as db:
-        return many(db, Version, "SELECT * FROM versions WHERE character = ? ORDER BY number DESC", [id])
+        return rows(db, "versions", Version, "character = ?", [id], "number DESC")
+
+
+def portrait(store: Store, sha256: str) -> bytes | None:
+    """The picture of this sha256."""
+    with store.read() as db:
+        return scalar(db, "SELECT data FROM portraits WHERE sha256 = ?", [sha256])
+
+
+def files(store: Store, version: Version) -> dict[str, bytes]:
+    """The files that a version brings, by their paths."""
+    with store.read() as db:
+        found = {path: scalar(db, "SELECT data FROM files WHERE sha256 = ?", [digest]) for path, digest in version.files.items()}
+    return {path: data for path, data in found.items() if data is not None}
 
 
 def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Keep | None = KEEP, note: str = "",
@@ -129,15 +155,16 @@ def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Keep | N
     Raises UserError for what is no card's object, and for an unknown character.
     """
     with store.write() as db:
-        newest, card = _head(db, id), checked(card)
-        picture = newest.portrait if isinstance(portrait, Keep) else keep_portrait(db, portrait)
+        newest, card = _head(db, id), _checked(card)
+        picture = newest.portrait if isinstance(portrait, Keep) else _keep_portrait(db, portrait)
         if _same(newest, card, picture):
             if not autosave:
                 _change(db, newest, origin="saved", note=note or newest.note)
             return _head(db, id)
         if autosave and _replaceable(db, newest):
             _change(db, newest, card=card, portrait=picture, note=note)
-            drop_unused_portrait(db, newest.portrait)
+            if newest.portrait and not exists(db, "versions", portrait=newest.portrait):
+                db.table("portraits").delete(newest.portrait)
             _refresh(db, id, newest.number, card)
             return _head(db, id)
         return _append(db, id, card, picture, newest.files, note, "autosaved" if autosave else "saved")
@@ -159,12 +186,12 @@ def duplicate(store: Store, id: str) -> Character:
 
 def delete(store: Store, id: str) -> Character:
     """Take the character off the list; everything of it is kept."""
-    return _set_deleted(store, id, now())
+    return _CHARACTERS.change(store, id, deleted=now())
 
 
 def undelete(store: Store, id: str) -> Character:
     """Put a deleted character back on the list."""
-    return _set_deleted(store, id, None)
+    return _CHARACTERS.change(store, id, deleted=None)
 
 
 def sync_bundled(store: Store, cards: list[dict[str, Any]]) -> None:
@@ -174,8 +201,7 @@ def sync_bundled(store: Store, cards: list[dict[str, Any]]) -> None:
     """
     with store.write() as db:
         for card in cards:
-            name = names_and_tags(card)[0]
-            id = scalar(db, "SELECT id FROM characters WHERE bundled_as = ? ORDER BY made", [slug(name)])
+            id = scalar(db, "SELECT id FROM characters WHERE bundled_as = ? ORDER BY made", [slug(_names_and_tags(card)[0])])
             if id is None:
                 _create(db, card, None, {}, True)
                 continue
@@ -185,13 +211,13 @@ def sync_bundled(store: Store, cards: list[dict[str, Any]]) -> None:
 
 
 def _create(db: Database, card: dict[str, Any], picture: str | None, files: dict[str, str], bundled: bool) -> Character:
-    name, char, tags = names_and_tags(card)
+    name, char, tags = _names_and_tags(card)
     id, time = new_id(), now()
-    db.table("characters").insert(row_of(id=id, slug=_free_slug(db, slug(name), id), name=name, char=char,
-                                         bundled_as=slug(name) if bundled else None, version=0, tags=tags, made=time, updated=time,
-                                         deleted=None))
+    db.table("characters").insert({"id": id, "slug": _free_slug(db, slug(name), id), "name": name, "char": char,
+                                   "bundled_as": slug(name) if bundled else None, "version": 0, "tags": tags, "made": time,
+                                   "updated": time, "deleted": None})
     _append(db, id, card, picture, files, "", "bundled" if bundled else "saved")
-    return _character(db, id)
+    return _CHARACTERS.get(db, id)
 
 
 def _free_slug(db: Database, stem: str, id: str) -> str:
@@ -204,36 +230,39 @@ def _free_slug(db: Database, stem: str, id: str) -> str:
 def _append(db: Database, id: str, card: dict[str, Any], picture: str | None, files: dict[str, str], note: str,
             origin: str) -> Version:
     number = 1 + scalar(db, "SELECT version FROM characters WHERE id = ?", [id])
-    db.table("versions").insert(row_of(character=id, number=number, card=checked(card), portrait=picture, files=files,
-                                       note=note, origin=origin, made=now()))
+    db.table("versions").insert({"character": id, "number": number, "card": _checked(card), "portrait": picture, "files": files,
+                                 "note": note, "origin": origin, "made": now()})
     _refresh(db, id, number, card)
     return _head(db, id)
 
 
 def _refresh(db: Database, id: str, number: int, card: dict[str, Any]) -> None:
-    name, char, tags = names_and_tags(card)
-    stem, before = slug(name), _character(db, id).slug
+    """Let the character follow its newest version."""
+    name, char, tags = _names_and_tags(card)
+    stem, before = slug(name), _CHARACTERS.get(db, id).slug
     after = before if re.fullmatch(rf"{stem}(-\d+)?", before) else _free_slug(db, stem, id)
     if after != before:
-        db.table("former_slugs").insert(row_of(slug=before, character=id), ignore=True)
-    db.table("characters").update(id, row_of(version=number, slug=after, name=name, char=char, tags=tags, updated=now()))
+        db.table("former_slugs").insert({"slug": before, "character": id}, ignore=True)
+    _CHARACTERS.update(db, id, version=number, slug=after, name=name, char=char, tags=tags, updated=now())
 
 
 def _change(db: Database, version: Version, **fields: Any) -> None:
-    db.table("versions").update((version.character, version.number), row_of(**fields))
+    db.table("versions").update((version.character, version.number), fields)
 
 
 def _head(db: Database, id: str) -> Version:
     found = None
-    for found in each(db, Version, "SELECT versions.* FROM versions JOIN characters ON characters.id = character "
-                      "WHERE character = ? AND number <= version ORDER BY number DESC", [id]):
+    for row in db.query("SELECT versions.* FROM versions JOIN characters ON characters.id = character "
+                        "WHERE character = ? AND number <= version ORDER BY number DESC", [id]):
+        found = read(Version, row)
         if "card" not in found.damaged:
             return found
     return _readable(need(found, "character"))
 
 
 def _version(db: Database, id: str, number: int) -> Version:
-    return _readable(need(one(db, Version, "SELECT * FROM versions WHERE character = ? AND number = ?", [id, number]), "version"))
+    found = rows(db, "versions", Version, "character = ? AND number = ?", [id, number])
+    return _readable(need(found[0] if found else None, "version"))
 
 
 def _readable(version: Version) -> Version:
@@ -250,32 +279,68 @@ def _same(version: Version, card: dict[str, Any], picture: str | None) -> bool:
 
 
 def _replaceable(db: Database, newest: Version) -> bool:
-    if newest.number != scalar(db, "SELECT version FROM characters WHERE id = ?", [newest.character]):
-        return False  # the one behind it is damaged, and keeps its place
+    if not exists(db, "characters", id=newest.character, version=newest.number):
+        return False  # a newer one is damaged, and keeps its place
     if newest.origin != "autosaved" or not 0 <= now() - newest.made < AUTOSAVE_SECONDS:
         return False
-    return not any(scalar(db, f"SELECT 1 FROM {table} WHERE character = ? AND version = ?", [newest.character, newest.number])
-                   for table in ("chats", "runs", "line_sets", "rounds", "script_runs"))
+    return not any(exists(db, table, character=newest.character, version=newest.number) for table in _REFERRING)
 
 
-def _texts(card: str) -> str:
-    """The texts of a card as the library has it; "" where it is damaged."""
+def _keep_portrait(db: Database, data: bytes | None) -> str | None:
+    return _keep(db, "portraits", data) if data else None
+
+
+def _keep(db: Database, table: str, data: bytes) -> str:
+    """The sha256 under which the content is kept."""
+    digest = hashlib.sha256(data).hexdigest()
+    db.table(table).insert({"sha256": digest, "data": data}, ignore=True)
+    return digest
+
+
+def _checked(card: dict[str, Any]) -> dict[str, Any]:
+    """The card, if JSON can hold it. One that is not finished yet may be kept, so nothing else is asked of it."""
     try:
-        return texts(from_json(card, shapes.fields()))
-    except ValueError:
-        return ""
+        size = len(to_json(card).encode())
+    except UnicodeEncodeError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError("This is not a character card: it contains something that JSON cannot hold.") from error
+    if size > MAX_BYTES:
+        raise UserError(f"The card is too large ({size:,} bytes; at most {MAX_BYTES:,}).", "Shorten its texts.")
+    return card
 
 
-def _searched(character: Character) -> str:
+def _names_and_tags(card: dict[str, Any]) -> tuple[str, str, list[str]]:
+    """Name, what {{char}} stands for, and tags. Raises UserError when the card has no object of fields."""
+    fields = card.get("data") if isinstance(card, dict) and "spec" in card else card
+    if not isinstance(fields, dict):
+        raise UserError("This is not a character card: its fields are missing.")
+    name, nickname = (" ".join(text.split()) if isinstance(text := fields.get(key), str) else "" for key in ("name", "nickname"))
+    tags = fields.get("tags")
+    return name, nickname or name, [tag for tag in tags if isinstance(tag, str) and tag.strip()] if isinstance(tags, list) else []
+
+
+def _name_texts(character: Character) -> str:
     return "\n".join((character.name, character.char, character.slug, *character.tags)).casefold()
 
 
-def _set_deleted(store: Store, id: str, when: float | None) -> Character:
-    with store.write() as db:
-        _character(db, id)
-        db.table("characters").update(id, {"deleted": when})
-        return _character(db, id)
-
-
-def _character(db: Database, id: str) -> Character:
-    return need(one(db, Character, f"{_SELECT} WHERE id = ?", [id]), "character")
+def _card_texts(card: str) -> str:
+    """Everything that somebody wrote into a card, in lower case: the lorebook and the studio's own fields too, but no
+    addresses, no settings, and nothing of other programs. "" where the card is damaged.
+    """
+    try:
+        waiting: list[Any] = [from_json(card)]
+    except ValueError:
+        return ""
+    found: list[str] = []
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [inner for key, inner in value.items() if key not in _NOT_SEARCHED]
+            if isinstance(extensions := value.get("extensions"), dict):
+                waiting += [inner for key, inner in extensions.items() if key.startswith(_OWN)]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str):
+            found.append(value)
+    return "\n".join(found).casefold()

@@ -4,18 +4,17 @@ Nothing that was said is ever lost: cut messages keep their place under a token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+from pydantic import Json
 from sqlite_utils import Database
 
-from engine.base import shapes
 from engine.base.errors import UserError
 from studio.store.database import Store
-from studio.store.records import Json, many, need, new_id, now, one, row_of, scalar
+from studio.store.records import Number, Table, new_id, now, require, scalar, stored
 
 DAMAGED = "[This message is damaged in the library and cannot be read.]"
-_SWIPE = shapes.fields(text=shapes.of(str), seed=shapes.of(int | None), measures=shapes.fields(), reason=shapes.of(str))
 ROLES = ("user", "assistant")
 _TITLE = 60  # characters of the first question
 
@@ -34,7 +33,7 @@ class Chat:
     model: str
     title: str
     player: str
-    sampling: Annotated[dict[str, Any], Json(fits=shapes.of(dict[str, float | None]))]
+    sampling: Annotated[dict[str, Any], stored(dict[str, Number | None])]
     made: float
     updated: float
     deleted: float | None
@@ -47,7 +46,7 @@ class Swipe:
     """One text of a message. `measures`: what was measured while it was made; `reason`: why it ended, or "edited"."""
 
     text: str
-    seed: int
+    seed: int | None
     measures: dict[str, Any]
     reason: str
 
@@ -60,7 +59,7 @@ class Message:
     chat: str
     position: int
     role: str
-    swipes: list[Swipe]
+    swipes: Json[list[Swipe]]
     chosen: int
 
     @property
@@ -69,64 +68,50 @@ class Message:
         return self.swipes[self.chosen].text
 
 
-@dataclass(frozen=True)
-class _Row:
-    id: str
-    chat: str
-    position: int
-    role: str
-    swipes: Annotated[list[dict[str, Any]], Json(fits=shapes.items(_SWIPE))]
-    chosen: int
-
-    def message(self) -> Message:
-        """A damaged one says so: there is nothing else to show, and the others of its chat are to be read."""
-        swipes = [Swipe(*(swipe[name] for name in ("text", "seed", "measures", "reason"))) for swipe in self.swipes]
-        swipes = swipes or [Swipe(DAMAGED, 0, {}, "damaged")]
-        return Message(self.id, self.chat, self.position, self.role, swipes, min(max(self.chosen, 0), len(swipes) - 1))
+_CHATS = Table("chats", Chat, "chat")
+_MESSAGES = Table("messages", Message, "message")
 
 
 def start(store: Store, character: str, version: int, model: str, run: str | None = None, player: str = "Player",
           sampling: dict[str, Any] | None = None, greeting: str = "", about: str = "") -> Chat:
     """A new chat; the greeting, if there is one, is its first message. Raises UserError for an unknown version or run."""
     with store.write() as db:
-        need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [character, version]), "version")
+        require(db, "versions", "version", character=character, number=version)
         if run is not None:
-            need(scalar(db, "SELECT 1 FROM runs WHERE id = ?", [run]), "run")
-        id, time, seed = new_id(), now(), _chats_of(db, character)
-        db.table("chats").insert(row_of(id=id, character=character, version=version, run=run, model=model, title="", player=player,
-                                        sampling=sampling or {}, made=time, updated=time, deleted=None,
-                                        about=about, seed=seed))
+            require(db, "runs", "run", id=run)
+        time = now()
+        made = _CHATS.insert(db, character=character, version=version, run=run, model=model, title="", player=player, about=about,
+                             sampling=sampling or {}, made=time, updated=time, seed=_chats_of(db, character))
         if greeting:
-            _say(db, id, "assistant", Swipe(greeting, 0, {}, "greeting"))
-        return _chat(db, id)
+            _say(db, made.id, "assistant", Swipe(greeting, 0, {}, "greeting"))
+        return _CHATS.get(db, made.id)
 
 
 def chats(store: Store, character: str, deleted: bool = False) -> list[Chat]:
     """The chats of a character, last used first; `deleted`: the deleted ones instead."""
     with store.read() as db:
-        return many(db, Chat, "SELECT * FROM chats WHERE character = ? AND (deleted IS NOT NULL) = ? "
-                    "ORDER BY updated DESC, rowid DESC", [character, int(deleted)])
+        return _CHATS.all(db, "character = ? AND (deleted IS NOT NULL) = ?", [character, deleted], "updated DESC, rowid DESC")
 
 
 def chat(store: Store, id: str) -> Chat | None:
     """The chat, deleted or not."""
     with store.read() as db:
-        return one(db, Chat, "SELECT * FROM chats WHERE id = ?", [id])
+        return _CHATS.find(db, id)
 
 
 def rename(store: Store, id: str, title: str) -> Chat:
     """Give a chat a title."""
-    return _update(store, id, title=" ".join(title.split()))
+    return _CHATS.change(store, id, title=" ".join(title.split()))
 
 
 def set_sampling(store: Store, id: str, sampling: dict[str, Any]) -> Chat:
     """Change how the next answers are sampled."""
-    return _update(store, id, sampling=sampling)
+    return _CHATS.change(store, id, sampling=sampling)
 
 
 def set_player(store: Store, id: str, player: str, about: str = "") -> Chat:
     """Change what {{user}} stands for in this chat, and what the character knows of the player."""
-    return _update(store, id, player=" ".join(player.split()) or "Player", about=about.strip())
+    return _CHATS.change(store, id, player=" ".join(player.split()) or "Player", about=about.strip())
 
 
 def next_seed(store: Store, character: str) -> int:
@@ -138,27 +123,24 @@ def next_seed(store: Store, character: str) -> int:
 def set_version(store: Store, id: str, version: int) -> Chat:
     """Go on with another version of the card. Raises UserError when there is none of this number."""
     with store.write() as db:
-        found = _chat(db, id)
-        need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [found.character, version]), "version")
-        db.table("chats").update(id, {"version": version})
-        return _chat(db, id)
+        require(db, "versions", "version", character=_CHATS.get(db, id).character, number=version)
+        return _CHATS.update(db, id, version=version)
 
 
 def delete(store: Store, id: str) -> Chat:
     """Take a chat off the list; all of it is kept."""
-    return _update(store, id, deleted=now())
+    return _CHATS.change(store, id, deleted=now())
 
 
 def undelete(store: Store, id: str) -> Chat:
     """Put a deleted chat back on the list."""
-    return _update(store, id, deleted=None)
+    return _CHATS.change(store, id, deleted=None)
 
 
 def messages(store: Store, chat_id: str) -> list[Message]:
     """The messages in order, cut ones left out."""
     with store.read() as db:
-        rows = many(db, _Row, "SELECT * FROM messages WHERE chat = ? AND cut IS NULL ORDER BY position", [chat_id])
-    return [row.message() for row in rows]
+        return [_whole(message) for message in _MESSAGES.all(db, "chat = ? AND cut IS NULL", [chat_id], "position")]
 
 
 def turns(store: Store, chat_id: str) -> list[tuple[str, str]]:
@@ -172,8 +154,7 @@ def say(store: Store, chat_id: str, role: str, text: str, seed: int = 0, measure
     if role not in ROLES:
         raise ValueError(f"unknown role: {role}")
     with store.write() as db:
-        found = _chat(db, chat_id)
-        if role == "user" and not found.title:
+        if not _CHATS.get(db, chat_id).title and role == "user":
             db.table("chats").update(chat_id, {"title": " ".join(text.split())[:_TITLE]})
         return _say(db, chat_id, role, Swipe(text, seed, measures or {}, reason))
 
@@ -222,7 +203,7 @@ def extend(store: Store, message_id: str, index: int, text: str, measures: dict[
 def cut_from(store: Store, chat_id: str, position: int) -> str:
     """Take away the messages from `position` on. Returns the token that undo takes; "" when there was none."""
     with store.write() as db:
-        _chat(db, chat_id)
+        _CHATS.get(db, chat_id)
         return _cut(db, chat_id, position)
 
 
@@ -243,7 +224,7 @@ def undo(store: Store, token: str) -> str:
 
 def _chats_of(db: Database, character: str) -> int:
     """How many chats a character ever had, deleted ones counted."""
-    return int(scalar(db, "SELECT count(*) FROM chats WHERE character = ?", [character]))
+    return db.table("chats").count_where("character = ?", [character])
 
 
 def _cut(db: Database, chat_id: str, position: int) -> str:
@@ -254,29 +235,21 @@ def _cut(db: Database, chat_id: str, position: int) -> str:
 
 
 def _say(db: Database, chat_id: str, role: str, swipe: Swipe) -> Message:
-    id = new_id()
     position = scalar(db, "SELECT ifnull(max(position) + 1, 0) FROM messages WHERE chat = ? AND cut IS NULL", [chat_id])
-    db.table("messages").insert(row_of(id=id, chat=chat_id, position=position, role=role, swipes=[vars(swipe)], chosen=0, cut=None))
     db.table("chats").update(chat_id, {"updated": now()})
-    return _message(db, id)
+    return _MESSAGES.insert(db, chat=chat_id, position=position, role=role, swipes=[vars(swipe)], chosen=0)
 
 
 def _keep(db: Database, message: Message, swipes: Sequence[Swipe], chosen: int) -> Message:
-    db.table("messages").update(message.id, row_of(swipes=[vars(swipe) for swipe in swipes], chosen=chosen))
     db.table("chats").update(message.chat, {"updated": now()})
-    return _message(db, message.id)
+    return _MESSAGES.update(db, message.id, swipes=[vars(swipe) for swipe in swipes], chosen=chosen)
 
 
 def _message(db: Database, id: str) -> Message:
-    return need(one(db, _Row, "SELECT * FROM messages WHERE id = ?", [id]), "message").message()
+    return _whole(_MESSAGES.get(db, id))
 
 
-def _chat(db: Database, id: str) -> Chat:
-    return need(one(db, Chat, "SELECT * FROM chats WHERE id = ?", [id]), "chat")
-
-
-def _update(store: Store, id: str, **fields: Any) -> Chat:
-    with store.write() as db:
-        _chat(db, id)
-        db.table("chats").update(id, row_of(**fields))
-        return _chat(db, id)
+def _whole(message: Message) -> Message:
+    """The message; a damaged one says so: the others of its chat can still be read."""
+    swipes = message.swipes or [Swipe(DAMAGED, 0, {}, "damaged")]
+    return replace(message, swipes=swipes, chosen=min(max(message.chosen, 0), len(swipes) - 1))

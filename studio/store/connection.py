@@ -1,19 +1,21 @@
-"""Connections to the library's SQLite file, and what its errors mean to a user. Knows no table."""
+"""Connections to the library's SQLite file, and what its errors mean to a user."""
 
 import re
 import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+
+from sqlite_utils import Database
 
 from engine.base.errors import UserError
 
 REASONS = ("backup", "before-update", "before-restore")  # why a copy was made, in its name
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _PAUSE = 0.01  # seconds between two tries where SQLite does not wait by itself
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def connect(path: Path, timeout: float, mode: str = "rw") -> sqlite3.Connection:
@@ -28,26 +30,32 @@ def connect(path: Path, timeout: float, mode: str = "rw") -> sqlite3.Connection:
     return connection
 
 
-def keep_log(connection: sqlite3.Connection, timeout: float) -> None:
+@contextmanager
+def opened(path: Path, timeout: float, mode: str = "rw") -> Iterator[Database]:
+    """A connection as `connect` makes it, closed at the end. What a user can mend becomes a UserError; a defect passes through."""
+    with explained(path), closing(connect(path, timeout, mode)) as connection:
+        yield Database(connection, execute_plugins=False)
+
+
+def keep_log(db: Database, timeout: float) -> None:
     """Have the file keep a write-ahead log, as soon as no other connection is writing to it.
 
-    SQLite waits for nobody who holds the lock to write while it changes the journal, as do others that open a new file at the
-    same time; so this waits, `timeout` seconds.
+    SQLite does not wait for a lock while it changes the journal, so this waits, `timeout` seconds.
     """
     end = time.monotonic() + timeout
     while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            db.execute("PRAGMA journal_mode = WAL").fetchone()
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > end:
+            if code_of(error) not in BUSY or time.monotonic() > end:
                 raise
         time.sleep(_PAUSE)
 
 
 def backups_of(path: Path) -> list[Path]:
-    """The copies of a library in the folder "backups" beside it, newest first: by the names that copies.py gives them, no links,
-    and not what was set aside as damaged."""
+    """The copies of a library in the folder "backups" beside it, newest first: by the names that database.py gives them, no
+    links, and not what was set aside as damaged."""
     named = re.compile(rf"{re.escape(path.stem)}-\d{{8}}-\d{{6}}-(?:{'|'.join(REASONS)})(?:-\d+)?\.db")
     found = [file for file in (path.parent / "backups").glob("*.db")
              if named.fullmatch(file.name) and not file.is_symlink() and file.is_file() and file.stat().st_size]
@@ -59,9 +67,14 @@ def how_to_restore(path: Path) -> str:
     found = backups_of(path)
     if not found:
         return f"There is no backup of it in {path.parent / 'backups'}."
-    count = "One backup lies" if len(found) == 1 else f"{len(found)} backups lie"
-    return (f"{count} in {path.parent / 'backups'}. End the studio and bring the newest back by "
+    count = "One backup is" if len(found) == 1 else f"{len(found)} backups are"
+    return (f"{count} in {path.parent / 'backups'}. Stop the studio and restore the newest one with "
             f"python app.py --home {shlex.quote(str(path.parent))} --restore {shlex.quote(str(found[0]))}")
+
+
+def code_of(error: sqlite3.Error) -> int:
+    """The primary result code of an error; 0 where Python itself raised it."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 @contextmanager
@@ -81,12 +94,12 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _explain(error: sqlite3.Error, path: Path) -> UserError | None:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in _BUSY:
+    code = code_of(error)
+    if code in BUSY:
         return UserError("The library is busy; nothing was lost.", "Try again.")
     if code == sqlite3.SQLITE_FULL:
         return UserError(f"The disk that holds {path} is full; nothing was changed.", "Free some space and try again.")
-    if code in _DAMAGED:
+    if code in DAMAGED:
         return UserError(f"The library {path} is damaged.", how_to_restore(path))
     if path.is_dir():
         return UserError(f"The library {path} is a folder.", f"Move it away. {how_to_restore(path)}")

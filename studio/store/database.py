@@ -1,10 +1,13 @@
 """The library's file: opened, brought up to date, backed up, restored. Every access goes through a `Store`.
 
-One connection an operation, because handlers run in many threads. Knows no record.
+One connection an operation, because handlers run in many threads.
 """
 
 import logging
+import os
+import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,11 +17,12 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from engine.base.errors import UserError
-from studio.store import copies
-from studio.store.connection import backups_of, connect, explained, how_to_restore, keep_log
-from studio.store.migrations import APPLICATION_ID, MIGRATIONS
+from studio.store.connection import BUSY, DAMAGED, backups_of, code_of, connect, explained, how_to_restore, keep_log, opened
+from studio.store.migrations import APPLICATION_ID, MIGRATIONS, expected_schema, schema
 
 LEFT = ("jobs", "exports", "backups")  # what a library's folder has beside it
+_HEADER = b"SQLite format 3\0"
+_SIDE_FILES = ("-wal", "-shm")
 _log = logging.getLogger(__name__)
 
 
@@ -32,10 +36,10 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Database]:
         """One unchanging view of the library; writing fails. Raises UserError when the file cannot be read."""
-        with explained(self.path), closing(connect(self.path, self.timeout)) as connection:
-            connection.execute("PRAGMA query_only = ON")
-            connection.execute("BEGIN")
-            yield Database(connection, execute_plugins=False)
+        with opened(self.path, self.timeout) as db:
+            db.execute("PRAGMA query_only = ON")
+            db.execute("BEGIN")
+            yield db
 
     @contextmanager
     def write(self) -> Iterator[Database]:
@@ -43,14 +47,14 @@ class Store:
 
         Raises UserError when another holds the lock for longer than `timeout`, or the disk is full.
         """
-        with explained(self.path), closing(connect(self.path, self.timeout)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with opened(self.path, self.timeout) as db:
+            db.execute("BEGIN IMMEDIATE")
             try:
-                yield Database(connection, execute_plugins=False)
-                connection.execute("COMMIT")
+                yield db
+                db.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:  # SQLite itself undoes some failures
-                    connection.execute("ROLLBACK")
+                if db.conn.in_transaction:  # SQLite itself undoes some failures
+                    db.execute("ROLLBACK")
                 raise
 
 
@@ -64,24 +68,54 @@ def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRAT
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The folder {path.parent} cannot be made ({error.strerror}).") from error
-    if not path.exists() and backups_of(path):
+    was_there = path.exists()
+    if not was_there and backups_of(path):
         raise UserError(f"The library {path} is gone.",
                         f"{how_to_restore(path)} To begin an empty one, move the folder backups away.")
-    was_there = path.exists()
     if was_there and _is_cut_short(path):
         raise UserError(f"The library {path} is damaged: its end is missing.", how_to_restore(path))
-    with explained(path), closing(connect(path, timeout, "rwc")) as connection:
-        db = Database(connection, execute_plugins=False)
+    with opened(path, timeout, "rwc") as db:
         is_new = not db.execute("SELECT 1 FROM sqlite_master").fetchone()
         if is_new and was_there:
             _require_nothing_left(path)
         if not is_new:
             _require_library(db, path, migrations)
-        keep_log(connection, timeout)
+        keep_log(db, timeout)
         if migrations.pending(db):
-            backup_file = None if is_new else copies.copy_to_backups(path, timeout, "before-update")
-            _migrate(db, path, migrations, backup_file)
+            _migrate(db, path, migrations, None if is_new else _copy_to_backups(path, timeout, "before-update"))
     return Store(path, timeout)
+
+
+def backup(store: Store) -> Path:
+    """Put a copy of the library into the folder "backups" beside it, and return it."""
+    return _copy_to_backups(store.path, store.timeout, "backup")
+
+
+def restore(store: Store, file: Path, migrations: Migrations = MIGRATIONS) -> Path | None:
+    """Replace the library by a copy of `file`. Returns where the present one was kept, None when there was none.
+
+    The file is examined and brought up to date before the library is touched. Works for a library that is damaged,
+    too. Raises UserError, nothing changed, when the file is damaged, foreign or newer, or the library is busy.
+    """
+    try:
+        with _private_copy(file, store.path) as copy:
+            _examine(copy, file, migrations)
+            with opened(copy, store.timeout) as db:
+                if migrations.pending(db):
+                    _migrate(db, file, migrations, file)
+            kept = _install(store, copy)
+    except OSError as error:
+        raise UserError(f"{file} cannot be restored ({error.strerror}); nothing was changed.") from error
+    open_store(store.path, store.timeout, migrations)
+    return kept
+
+
+def faults(db: Database) -> list[str]:
+    """What SQLite finds wrong: broken pages, and references that lead nowhere."""
+    pages = [row[0] for row in db.execute("PRAGMA integrity_check(20)").fetchall() if row[0] != "ok"]
+    references = [f"an entry of {row[0]} refers to a missing entry of {row[2]}"
+                  for row in db.execute("PRAGMA foreign_key_check").fetchmany(20)]
+    return pages + references
 
 
 def _is_cut_short(path: Path) -> bool:
@@ -96,7 +130,7 @@ def _is_cut_short(path: Path) -> bool:
         header = file.read(100)  # https://www.sqlite.org/fileformat.html: page size at 16 (1 means 65,536), pages at 28
     size = int.from_bytes(header[16:18], "big")
     pages = int.from_bytes(header[28:32], "big")
-    return header.startswith(b"SQLite format 3\0") and pages * (65_536 if size == 1 else size) > path.stat().st_size
+    return header.startswith(_HEADER) and pages * (65_536 if size == 1 else size) > path.stat().st_size
 
 
 def _require_nothing_left(path: Path) -> None:
@@ -111,8 +145,15 @@ def _require_library(db: Database, path: Path, migrations: Migrations) -> None:
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise UserError(f"{path} is not a library of Persona Studio.", f"Move it away, or choose another data folder. "
                         f"{how_to_restore(path) if backups_of(path) else ''}".strip())
-    if copies.unknown(db, migrations):
+    if _is_newer(db, migrations):
         raise UserError(f"{path} was made by a newer version of Persona Studio.", "Update the studio to open it.")
+
+
+def _is_newer(db: Database, migrations: Migrations) -> bool:
+    """Whether the file has migrations that this version does not know."""
+    with closing(sqlite3.connect(":memory:")) as nothing:
+        known = {migration.name for migration in migrations.pending(Database(nothing, execute_plugins=False))}
+    return any(migration.name not in known for migration in migrations.applied(db))
 
 
 def _migrate(db: Database, path: Path, migrations: Migrations, backup_file: Path | None) -> None:
@@ -129,36 +170,82 @@ def _migrate(db: Database, path: Path, migrations: Migrations, backup_file: Path
         if backup_file is None or not isinstance(error, Exception):
             raise
         _log.exception("The library %s could not be brought up to date", path)
-        state = "nothing in it was changed" if not copies.faults(db) else "it is damaged"
+        state = "nothing in it was changed" if not faults(db) else "it is damaged"
         raise UserError(f"The library {path} could not be brought up to date; {state}.",
-                        f"A copy of it lies in {backup_file}.") from error
+                        f"There is a copy of it in {backup_file}.") from error
 
 
-def backup(store: Store) -> Path:
-    """Put a copy of the library into the folder "backups" beside it, and return it."""
-    return copies.copy_to_backups(store.path, store.timeout, "backup")
-
-
-def restore(store: Store, file: Path, migrations: Migrations = MIGRATIONS) -> Path | None:
-    """Replace the library by a copy of `file`. Returns where the present one was kept, None when there was none.
-
-    The file is examined and brought up to date before the library is touched. Works for a library that is damaged,
-    too. Raises UserError, nothing changed, when the file is damaged, foreign or newer, or the library is busy.
-    """
+def _copy_to_backups(path: Path, timeout: float, reason: str) -> Path:
+    """Write a copy of the library, whole or not at all, into the folder "backups" beside it."""
     try:
-        copy = copies.private_copy(file, store.path)
-        copies.examine(copy, file, migrations)
-        with explained(copy), closing(connect(copy, store.timeout)) as connection:
-            db = Database(connection, execute_plugins=False)
-            if migrations.pending(db):
-                _migrate(db, file, migrations, file)
-        kept = _install(store, copy)
+        target = _free_name(path, reason)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            with opened(path, timeout) as db:
+                db.execute("VACUUM INTO ?", [str(partial)])
+            _flush(partial)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{file} cannot be restored ({error.strerror}); nothing was changed.") from error
+        raise UserError(f"The library cannot be copied into {path.parent / 'backups'} ({error.strerror}); "
+                        "nothing was changed.") from error
+    return target
+
+
+def _free_name(path: Path, reason: str) -> Path:
+    folder = path.parent / "backups"
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}-{reason}"
+    names = (f"{stem}.db", *(f"{stem}-{number}.db" for number in range(2, 10_000)))
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as written:
+        os.fsync(written.fileno())
+
+
+@contextmanager
+def _private_copy(file: Path, path: Path) -> Iterator[Path]:
+    """A copy of `file`, and of its -wal if there is one, beside the library; what is still there at the end is removed."""
+    copy = path.with_name(f".{path.name}.{os.getpid()}.restored")
+    with file.open("rb") as source:
+        if source.read(len(_HEADER)) != _HEADER:
+            raise UserError(f"{file} is not a library of Persona Studio; nothing was changed.")
+    try:
+        for ending in ("", "-wal"):
+            if (part := file.with_name(file.name + ending)).exists():
+                shutil.copyfile(part, copy.with_name(copy.name + ending))
+        yield copy
     finally:
-        copies.remove_private_copy(store.path)
-    open_store(store.path, store.timeout, migrations)
-    return kept
+        for ending in ("", "-journal", *_SIDE_FILES):
+            copy.with_name(copy.name + ending).unlink(missing_ok=True)
+
+
+def _examine(copy: Path, file: Path, migrations: Migrations) -> None:
+    """Raise UserError unless `copy`, made of `file`, is a whole library of this version of the studio or an older one."""
+    try:
+        with opened(copy, 1.0) as db:
+            db.execute("PRAGMA journal_mode = DELETE")  # everything in the one file, also what its -wal held
+            fault = _fault(db, migrations)
+    except (UserError, sqlite3.DatabaseError) as error:
+        raise UserError(f"{file} cannot be read as a library ({error.__cause__ or error}); nothing was changed.") from error
+    if fault:
+        raise UserError(f"{file} {fault}; nothing was changed.")
+
+
+def _fault(db: Database, migrations: Migrations) -> str:
+    """What speaks against a file, as the end of a sentence; empty when nothing does."""
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        return "is not a library of Persona Studio"
+    if faults(db):
+        return "is damaged"
+    if _is_newer(db, migrations):
+        return "was made by a newer version of Persona Studio"
+    if schema(db) != expected_schema(migrations, [migration.name for migration in migrations.applied(db)]):
+        return "has other tables than a library of Persona Studio"
+    return ""
 
 
 def _install(store: Store, copy: Path) -> Path | None:
@@ -166,12 +253,39 @@ def _install(store: Store, copy: Path) -> Path | None:
     if not store.path.exists():
         copy.replace(store.path)
         return None
-    with explained(store.path):
-        sound = copies.is_sound(store.path, store.timeout)
-    if not sound:
-        kept = copies.set_aside(store.path)
+    if not _is_sound(store):
+        kept = _free_name(store.path, "damaged")
+        for ending in ("", *_SIDE_FILES):
+            if (part := store.path.with_name(store.path.name + ending)).exists():
+                os.replace(part, kept.with_name(kept.name + ending))
         copy.replace(store.path)
         return kept
-    kept = copies.copy_to_backups(store.path, store.timeout, "before-restore")
-    copies.put_in_place(copy, store.path, store.timeout)
+    kept = _copy_to_backups(store.path, store.timeout, "before-restore")
+    _put_in_place(copy, store)
     return kept
+
+
+def _is_sound(store: Store) -> bool:
+    """Whether there is a library whose pages can be read."""
+    if not store.path.is_file() or not store.path.stat().st_size:
+        return False
+    with explained(store.path):
+        try:
+            with closing(connect(store.path, store.timeout)) as connection:
+                return connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+        except sqlite3.DatabaseError as error:
+            if code_of(error) in DAMAGED:
+                return False
+            raise
+
+
+def _put_in_place(source: Path, store: Store) -> None:
+    """Replace the content of the library by that of `source`, as one transaction that open pages live through."""
+    deadline = time.monotonic() + store.timeout
+
+    def give_up(status: int, remaining: int, total: int) -> None:
+        if status in BUSY and time.monotonic() > deadline:
+            raise UserError("The library is busy; nothing was lost.", "Try again.")
+
+    with opened(source, store.timeout, "ro") as old, opened(store.path, store.timeout) as new:
+        old.conn.backup(new.conn, progress=give_up, sleep=0.05)

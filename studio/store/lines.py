@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Json
 from sqlite_utils import Database
 
 from engine.base.errors import UserError
 from engine.base.questions import normalise
 from studio.store.database import Store
-from studio.store.records import many, need, new_id, now, one, row_of, scalar, to_json
+from studio.store.records import Table, exists, need, new_id, now, require, scalar, to_json
 
 _WRITTEN = ("question", "answer", "neutral", "category", "source", "complete", "sensitivity")  # by the engine, in its order
 
@@ -31,7 +32,7 @@ class LineSet:
     name: str
     state: str
     run: str | None
-    rejected: dict[str, int]
+    rejected: Json[dict[str, int]]
     made: float
     deleted: float | None
 
@@ -52,58 +53,60 @@ class CalibrationLine:
     removed: bool
 
 
+_SETS = Table("line_sets", LineSet, "set of lines")
+_LINES = Table("lines", CalibrationLine, "line")
+
+
 def add_set(store: Store, character: str, version: int, lines: Sequence[dict[str, Any]], rejected: dict[str, int],
             run: str | None = None, name: str = "") -> LineSet:
     """A new draft. `lines`: objects as the engine writes them. Raises UserError for a line that is none."""
     rows = [_row(number, line) for number, line in enumerate(lines, start=1)]
     with store.write() as db:
-        need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [character, version]), "version")
+        require(db, "versions", "version", character=character, number=version)
         if run is not None:
-            need(scalar(db, "SELECT 1 FROM runs WHERE id = ?", [run]), "run")
-        return _add(db, rows, row_of(character=character, version=version, name=name, run=run, rejected=rejected))
+            require(db, "runs", "run", id=run)
+        return _add(db, rows, character=character, version=version, name=name, run=run, rejected=rejected)
 
 
 def sets(store: Store, character: str) -> list[LineSet]:
     """The sets of a character, newest first, deleted ones left out."""
     with store.read() as db:
-        return many(db, LineSet, "SELECT * FROM line_sets WHERE character = ? AND deleted IS NULL ORDER BY made DESC, rowid DESC",
-                    [character])
+        return _SETS.all(db, "character = ? AND deleted IS NULL", [character], "made DESC, rowid DESC")
 
 
 def line_set(store: Store, id: str) -> LineSet | None:
     """The set, deleted or not."""
     with store.read() as db:
-        return one(db, LineSet, "SELECT * FROM line_sets WHERE id = ?", [id])
+        return _SETS.find(db, id)
 
 
 def made_by(store: Store, run_id: str) -> LineSet | None:
     """The set that a run has made, deleted or not; copies of it come later and do not count."""
     with store.read() as db:
-        return one(db, LineSet, "SELECT * FROM line_sets WHERE run = ? ORDER BY made, rowid", [run_id])
+        return next(iter(_SETS.all(db, "run = ?", [run_id], "made, rowid", 1)), None)
 
 
 def rename_set(store: Store, set_id: str, name: str) -> LineSet:
     """Give a set another name. Raises UserError for an empty one."""
     if not name.strip():
         raise UserError("A set of lines needs a name.")
-    return _update_set(store, set_id, name=" ".join(name.split()))
+    return _SETS.change(store, set_id, name=" ".join(name.split()))
 
 
 def delete_set(store: Store, set_id: str) -> LineSet:
     """Take a set off the list; runs that learn from it keep their lines."""
-    return _update_set(store, set_id, deleted=now())
+    return _SETS.change(store, set_id, deleted=now())
 
 
 def undelete_set(store: Store, set_id: str) -> LineSet:
     """Put a deleted set back on the list."""
-    return _update_set(store, set_id, deleted=None)
+    return _SETS.change(store, set_id, deleted=None)
 
 
 def lines(store: Store, set_id: str, removed: bool = False) -> list[CalibrationLine]:
     """The lines of a set in order; `removed`: those that were taken out instead."""
     with store.read() as db:
-        return many(db, CalibrationLine, "SELECT * FROM lines WHERE line_set = ? AND removed = ? ORDER BY position",
-                    [set_id, int(removed)])
+        return _LINES.all(db, "line_set = ? AND removed = ?", [set_id, removed], "position")
 
 
 def change(store: Store, line_id: str, question: str | None = None, answer: str | None = None) -> CalibrationLine:
@@ -112,20 +115,18 @@ def change(store: Store, line_id: str, question: str | None = None, answer: str 
     Raises UserError for an empty text, a question that the set has already, and a set that a run learns from.
     """
     with store.write() as db:
-        line = _line(db, line_id)
+        line = _LINES.get(db, line_id)
         _require_changeable(db, [line_id])
         texts = {"question": line.question if question is None else question, "answer": line.answer if answer is None else answer}
         if not normalise(texts["question"]) or not texts["answer"].strip():
             raise UserError("A line needs a question and an answer.", "To drop the line, remove it.")
         if texts == {"question": line.question, "answer": line.answer}:
             return line
-        asks_anew = texts["question"] != line.question
-        if asks_anew and normalise(texts["question"]) in _other_questions(db, line_id):
+        new_question = texts["question"] != line.question
+        if new_question and normalise(texts["question"]) in _other_questions(db, line_id):
             raise UserError("Another line of this set asks the same question.")
-        complete = line.complete or texts["answer"] != line.answer
-        score = None if asks_anew else line.sensitivity
-        db.table("lines").update(line_id, row_of(**texts, complete=complete, sensitivity=score))
-        return _line(db, line_id)
+        return _LINES.update(db, line_id, **texts, complete=line.complete or texts["answer"] != line.answer,
+                             sensitivity=None if new_question else line.sensitivity)
 
 
 def remove(store: Store, ids: Sequence[str]) -> None:
@@ -141,11 +142,10 @@ def put_back(store: Store, ids: Sequence[str]) -> None:
 def approve(store: Store, set_id: str) -> LineSet:
     """Say that a person has read the set. Raises UserError when no line is left in it."""
     with store.write() as db:
-        _set(db, set_id)
-        if not scalar(db, "SELECT count(*) FROM lines WHERE line_set = ? AND NOT removed", [set_id]):
+        _SETS.get(db, set_id)
+        if not exists(db, "lines", line_set=set_id, removed=False):
             raise UserError("This set has no lines.", "Put some back or make a new set.")
-        db.table("line_sets").update(set_id, {"state": "approved"})
-        return _set(db, set_id)
+        return _SETS.update(db, set_id, state="approved")
 
 
 def is_fixed(store: Store, set_id: str) -> bool:
@@ -157,10 +157,10 @@ def is_fixed(store: Store, set_id: str) -> bool:
 def copy_set(store: Store, set_id: str, name: str = "") -> LineSet:
     """A new draft with the lines of a set, removed ones too."""
     with store.write() as db:
-        old = _set(db, set_id)
+        old = _SETS.get(db, set_id)
         rows = list(db.query(f"SELECT position, removed, {', '.join(_WRITTEN)} FROM lines WHERE line_set = ?", [set_id]))
-        return _add(db, rows, row_of(character=old.character, version=old.version, name=name or old.name, run=old.run,
-                                     rejected=old.rejected))
+        return _add(db, rows, character=old.character, version=old.version, name=name or old.name, run=old.run,
+                    rejected=old.rejected)
 
 
 def as_jsonl(store: Store, set_id: str) -> str:
@@ -173,31 +173,15 @@ def _row(number: int, line: dict[str, Any]) -> dict[str, Any]:
     score = line.get("sensitivity")
     if not all(isinstance(text, str) for text in texts.values()) or not normalise(texts["question"]) or not texts["answer"].strip():
         raise UserError(f"Line {number} has no question or no answer; none of the lines was kept.")
-    return row_of(**{**texts, "category": texts["category"] or "other", "source": texts["source"] or "user"}, position=number,
-                  complete=line.get("complete") is not False, removed=False,
-                  sensitivity=float(score) if isinstance(score, int | float) else None)
+    return {**texts, "category": texts["category"] or "other", "source": texts["source"] or "user", "position": number,
+            "complete": line.get("complete") is not False, "removed": False,
+            "sensitivity": float(score) if isinstance(score, int | float) else None}
 
 
-def _add(db: Database, rows: Sequence[dict[str, Any]], fields: dict[str, Any]) -> LineSet:
-    set_id = new_id()
-    db.table("line_sets").insert({"id": set_id, "state": "draft", "made": now(), **fields})
-    db.table("lines").insert_all({"id": new_id(), "line_set": set_id, **row} for row in rows)
-    return _set(db, set_id)
-
-
-def _set(db: Database, set_id: str) -> LineSet:
-    return need(one(db, LineSet, "SELECT * FROM line_sets WHERE id = ?", [set_id]), "set of lines")
-
-
-def _update_set(store: Store, set_id: str, **fields: Any) -> LineSet:
-    with store.write() as db:
-        _set(db, set_id)
-        db.table("line_sets").update(set_id, fields)
-        return _set(db, set_id)
-
-
-def _line(db: Database, line_id: str) -> CalibrationLine:
-    return need(one(db, CalibrationLine, "SELECT * FROM lines WHERE id = ?", [line_id]), "line")
+def _add(db: Database, rows: Sequence[dict[str, Any]], **fields: Any) -> LineSet:
+    made = _SETS.insert(db, state="draft", made=now(), **fields)
+    db.table("lines").insert_all({"id": new_id(), "line_set": made.id, **row} for row in rows)
+    return made
 
 
 def _other_questions(db: Database, line_id: str) -> set[str]:
@@ -208,7 +192,7 @@ def _other_questions(db: Database, line_id: str) -> set[str]:
 
 def _is_fixed(db: Database, set_id: str) -> bool:
     # The run that made the set names it too.
-    return scalar(db, "SELECT 1 FROM runs WHERE line_set = ? AND kind = 'prune'", [set_id]) is not None
+    return exists(db, "runs", line_set=set_id, kind="prune")
 
 
 def _require_changeable(db: Database, ids: Sequence[str]) -> None:
@@ -223,4 +207,4 @@ def _set_removed(store: Store, ids: Sequence[str], removed: bool) -> None:
     with store.write() as db:
         _require_changeable(db, ids)
         for id in ids:
-            db.table("lines").update(id, row_of(removed=removed))
+            db.table("lines").update(id, {"removed": removed})

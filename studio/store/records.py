@@ -1,26 +1,52 @@
-"""Between rows and frozen dataclasses: dicts, lists and tuples are JSON in a column, truth values are 0 and 1.
+"""Rows as frozen dataclasses: a field is a column of the same name, and one annotated with Json or `stored` holds JSON there.
 
-A dataclass's fields bear the columns' names. JSON that is damaged is left out of its record, so that one bad row takes no page
-down: the record's field `damaged`, where it has one, names the columns. Knows no table.
+Pydantic checks what is read. JSON that is damaged is left out of its record, whole or in part, so that one bad row takes no
+page down; the record's field `damaged`, where it has one, names the columns.
 """
 
-import dataclasses
 import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
+from pydantic import AfterValidator, ConfigDict, GetPydanticSchema, Json, TypeAdapter, ValidationError, with_config
 from sqlite_utils import Database
+from typing_extensions import TypedDict
 
-from engine.base import shapes
 from engine.base.errors import UserError
+from studio.store.database import Store
 
 Record = TypeVar("Record")
-_JSON: dict[Any, Callable[..., Any]] = {dict: dict, list: list, tuple: tuple}
+Values = Sequence[Any] | dict[str, Any]
 _log = logging.getLogger(__name__)
+
+
+def _countable(value: Any) -> Any:
+    if type(value) is float or (type(value) is int and abs(value) < 2**63):
+        return value
+    raise ValueError("not a number of at most 63 bits")
+
+
+Number = Annotated[Any, AfterValidator(_countable)]  # whole or not, as it was written
+
+
+def stored(kind: Any) -> Any:
+    """Annotates a column whose JSON is checked as `kind`, which is narrower than the type that the field shows."""
+    return GetPydanticSchema(lambda _source, handler: handler(Json[kind]))  # type: ignore[misc]
+
+
+def whole(total: bool = True, /, **kinds: Any) -> Any:
+    """The type of an object that has at least these parts, of these types."""
+    return with_config(ConfigDict(extra="allow"))(TypedDict("Parts", kinds, total=total))  # type: ignore
+
+
+def parts(**kinds: Any) -> Any:
+    """The type of an object whose parts have these types, where they are there."""
+    return whole(False, **kinds)
 
 
 def new_id() -> str:
@@ -38,98 +64,101 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def from_json(text: str, check: shapes.Check) -> Any:
-    """The value of a column. Raises ValueError where it is no JSON, or does not fit."""
+def from_json(text: str, kind: Any = Any) -> Any:
+    """The value of JSON. Raises ValueError when it is none, or not of this type."""
+    return _adapter(Json[kind]).validate_python(text)  # type: ignore[misc]
+
+
+def read(kind: type[Record], row: dict[str, Any]) -> Record:
+    """The record of a row; further columns are passed over."""
+    adapter: TypeAdapter[Record] = _adapter(kind)  # type: ignore[arg-type]
     try:
-        value = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    if not check(value):
-        raise ValueError(f"of another shape: {text[:80]}")
-    return value
+        return adapter.validate_python(row)
+    except ValidationError as error:
+        faults = [fault["loc"] for fault in error.errors(include_url=False)]
+    damaged = tuple(dict.fromkeys(str(fault[0]) for fault in faults))
+    _log.warning("%s %s is damaged: %s", kind.__name__, row.get("id", ""), ", ".join(damaged))
+    hints = get_type_hints(kind, include_extras=True)
+    sound = {column: _without(row[column], [fault[1] for fault in faults if fault[0] == column and len(fault) > 1], hints[column])
+             for column in damaged}
+    return adapter.validate_python({**row, **sound, "damaged": damaged})
 
 
-@dataclasses.dataclass(frozen=True)
-class Json:
-    """Beside a field's type (Annotated): what its JSON must fit beyond that type, and what those parts of an object must fit
-    that are in it; a part that does not is left out."""
-
-    fits: shapes.Check | None = None
-    parts: Mapping[str, shapes.Check] = dataclasses.field(default_factory=dict)
-
-
-def row_of(**fields: Any) -> dict[str, Any]:
-    """The fields as a row."""
-    return {name: to_json(value) if isinstance(value, dict | list | tuple) else int(value) if isinstance(value, bool) else value
-            for name, value in fields.items()}
-
-
-def record(kind: type[Record], row: dict[str, Any], **ready: Any) -> Record:
-    """The record of a row that has a column for each field but the `ready` ones; further columns are passed over."""
-    decoders, found = _decoders(cast(Any, kind)), dict(ready)
-    damaged = [name for name, decode in decoders.items() if name not in ready and not decode(row[name], name, found)]
-    if damaged:
-        _log.warning("%s %s is damaged: %s", kind.__name__, row.get("id", ""), ", ".join(damaged))
-        if any(field.name == "damaged" for field in dataclasses.fields(cast(Any, kind))):
-            found["damaged"] = tuple(damaged)
-    return kind(**found)
+def _without(text: str, parts: list[int | str], hint: Any) -> str:
+    """The JSON of an object without its damaged parts; an empty object or list where that is not enough."""
+    kind = get_args(hint)[0]
+    if (get_origin(kind) or kind) is not dict:
+        return "[]"
+    return to_json({name: value for name, value in from_json(text).items() if name not in parts} if parts else {})
 
 
 @cache
-def _decoders(kind: Any) -> dict[str, Callable[[Any, str, dict[str, Any]], bool]]:
-    """Of each column what puts its value into a record's fields; false where it is damaged."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: _decoder(hints[field.name]) for field in dataclasses.fields(kind) if field.name != "damaged"}
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
-def _decoder(hint: Any) -> Callable[[Any, str, dict[str, Any]], bool]:
-    hint, how = get_args(hint) if get_origin(hint) is Annotated else (hint, Json())
-    kind = get_origin(hint) or hint
-    if kind not in _JSON:
-        return lambda value, name, found: found.update({name: bool(value) if kind is bool else value}) is None
-    fits, own = shapes.of(hint), how.fits or shapes.of(Any)
+@dataclass(frozen=True)
+class Table(Generic[Record]):
+    """A table whose rows have an `id`. `word`: what a user calls one of them."""
 
-    def decode(text: Any, name: str, found: dict[str, Any]) -> bool:
-        try:
-            value = from_json(text, lambda value: fits(value) and own(value))
-        except ValueError:
-            found[name] = _JSON[kind]()
-            return False
-        bad = [part for part, check in how.parts.items() if part in value and not check(value[part])]
-        found[name] = {part: inner for part, inner in value.items() if part not in bad} if bad else _JSON[kind](value)
-        return not bad
+    name: str
+    kind: type[Record]
+    word: str
 
-    return decode
+    def find(self, db: Database, id: str) -> Record | None:
+        """The record of this id."""
+        return next(iter(self.all(db, "id = ?", [id])), None)
+
+    def get(self, db: Database, id: str) -> Record:
+        """The record of this id. Raises UserError when there is none."""
+        return need(self.find(db, id), self.word)
+
+    def all(self, db: Database, where: str = "1", values: Values = (), order: str = "rowid", limit: int = -1) -> list[Record]:
+        """The records that fit; `where` and `order` are SQL."""
+        return rows(db, self.name, self.kind, where, values, order, limit)
+
+    def insert(self, db: Database, **fields: Any) -> Record:
+        """A new record with an id of its own."""
+        id = new_id()
+        db.table(self.name).insert({"id": id, **fields})
+        return self.get(db, id)
+
+    def update(self, db: Database, id: str, **fields: Any) -> Record:
+        """The record with some fields changed. Raises UserError when there is none."""
+        self.get(db, id)
+        db.table(self.name).update(id, fields)
+        return self.get(db, id)
+
+    def change(self, store: Store, id: str, **fields: Any) -> Record:
+        """`update`, as a transaction of its own."""
+        with store.write() as db:
+            return self.update(db, id, **fields)
 
 
-def many(db: Database, kind: type[Record], sql: str, parameters: Sequence[Any] = ()) -> list[Record]:
-    """The records of a query."""
-    return list(each(db, kind, sql, parameters))
+def rows(db: Database, table: str, kind: type[Record], where: str = "1", values: Values = (), order: str = "rowid",
+         limit: int = -1) -> list[Record]:
+    """The records of any table that fit; `where` and `order` are SQL."""
+    return [read(kind, row) for row in db.table(table).rows_where(where, values, order_by=order, limit=limit)]
 
 
-def each(db: Database, kind: type[Record], sql: str, parameters: Sequence[Any] = ()) -> Iterator[Record]:
-    """The records of a query, one by one."""
-    return (record(kind, row) for row in db.query(sql, parameters))
+def exists(db: Database, table: str, **columns: Any) -> bool:
+    """Whether a table has a row with these values."""
+    return db.table(table).count_where(" AND ".join(f"{name} = ?" for name in columns), list(columns.values())) > 0
 
 
-def one(db: Database, kind: type[Record], sql: str, parameters: Sequence[Any] = ()) -> Record | None:
-    """The first record of a query, or None."""
-    return next(each(db, kind, sql, parameters), None)
+def require(db: Database, table: str, word: str, **columns: Any) -> None:
+    """Raise UserError unless `exists`; `word`: what a user calls the row."""
+    need(exists(db, table, **columns) or None, word)
 
 
-def need(found: Record | None, what: str) -> Record:
-    """What was found. Raises UserError when that is nothing."""
+def need(found: Record | None, word: str) -> Record:
+    """What was found. Raises UserError when that is None."""
     if found is None:
-        raise UserError(f"This {what} is not in the library.", "Reload the page: it may have been removed in another window.")
+        raise UserError(f"This {word} is not in the library.", "Reload the page: it may have been removed in another window.")
     return found
 
 
-def scalar(db: Database, sql: str, parameters: Sequence[Any] = ()) -> Any:
+def scalar(db: Database, sql: str, values: Sequence[Any] = ()) -> Any:
     """The first column of the first row, or None."""
-    row = db.execute(sql, parameters).fetchone()
+    row = db.execute(sql, values).fetchone()
     return row[0] if row else None
-
-
-def marks(values: Sequence[Any]) -> str:
-    """Question marks for an IN list."""
-    return ", ".join("?" * len(values))

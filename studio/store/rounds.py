@@ -5,15 +5,15 @@ A vote is kept by what it was given to (the dense model or the pruned one), neve
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+from pydantic import Field, Json
 from sqlite_utils import Database
 
-from engine.base import shapes
 from engine.base.errors import UserError
 from studio.store.database import Store
-from studio.store.records import Json, many, need, new_id, now, one, record, row_of, scalar
+from studio.store.records import Table, new_id, now, require, rows, stored
 
 VERDICTS = ("left", "right", "tie", "both_bad")
 KINDS = ("pair", "grid")
@@ -28,7 +28,7 @@ class Answer:
     run: str | None
     model: str
     text: str
-    measures: dict[str, Any]
+    measures: Json[dict[str, Any]]
     reason: str
 
 
@@ -41,12 +41,12 @@ class Round:
     version: int
     kind: str
     message: str
-    turns: Annotated[list[list[str]], Json(fits=shapes.items(lambda turn: len(turn) == 2))]
+    turns: Annotated[list[list[str]], stored(list[Annotated[list[str], Field(min_length=2, max_length=2)]])]
     seed: int
     blind: bool
     swapped: bool
-    answers: list[Answer]
     made: float
+    answers: list[Answer] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,10 @@ class Tally:
     high: float
 
 
+_ROUNDS = Table("rounds", Round, "round")
+_ANSWERS = Table("answers", Answer, "answer")
+
+
 def open_round(store: Store, character: str, version: int, kind: str, message: str, turns: Sequence[Sequence[str]],
                models: Sequence[tuple[str | None, str]], seed: int = 0, blind: bool = False, swapped: bool = False) -> Round:
     """A new round with an empty answer for each of `models`: (run or None, model), in order of their sides.
@@ -88,40 +92,35 @@ def open_round(store: Store, character: str, version: int, kind: str, message: s
     if not models or (kind == "pair" and sorted(run is None for run, _ in models) != [False, True]):
         raise ValueError("a pair is one dense and one pruned model, and a grid has at least one")
     with store.write() as db:
-        need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [character, version]), "version")
-        id = new_id()
-        db.table("rounds").insert(row_of(
-            id=id, character=character, version=version, kind=kind, message=message, turns=[list(turn) for turn in turns],
-            seed=seed, blind=blind, swapped=swapped, made=now(), cleared=None))
+        require(db, "versions", "version", character=character, number=version)
+        made = _ROUNDS.insert(db, character=character, version=version, kind=kind, message=message,
+                              turns=[list(turn) for turn in turns], seed=seed, blind=blind, swapped=swapped, made=now())
         for side, (run, model) in enumerate(models):
             if run is not None:
-                need(scalar(db, "SELECT 1 FROM runs WHERE id = ?", [run]), "run")
-            db.table("answers").insert(row_of(id=new_id(), round=id, side=side, run=run, model=model, text="", measures={},
-                                              reason=""))
-        return _round(db, id)
+                require(db, "runs", "run", id=run)
+            _ANSWERS.insert(db, round=made.id, side=side, run=run, model=model, text="", measures={}, reason="")
+        return _with_answers(db, made)
 
 
 def get(store: Store, id: str) -> Round | None:
     """The round, cleared or not."""
     with store.read() as db:
-        return next(iter(_rounds(db, "WHERE id = ?", [id])), None)
+        found = _ROUNDS.find(db, id)
+        return found and _with_answers(db, found)
 
 
 def rounds(store: Store, character: str, kind: str | None = None, run: str | None = None, limit: int = -1) -> list[Round]:
     """The rounds of a character (with `run`: those it took part in), newest first, cleared ones left out; at most `limit`."""
     with store.read() as db:
-        return _rounds(db, "WHERE character = ? AND kind = ifnull(?, kind) AND cleared IS NULL "
-                           "AND (? IS NULL OR id IN (SELECT round FROM answers WHERE run = ?)) "
-                           "ORDER BY made DESC, rowid DESC LIMIT ?",
-                       [character, kind, run, run, limit])
+        found = _ROUNDS.all(db, "character = ? AND kind = ifnull(?, kind) AND cleared IS NULL "
+                            "AND (? IS NULL OR id IN (SELECT round FROM answers WHERE run = ?))", [character, kind, run, run],
+                            "made DESC, rowid DESC", limit)
+        return [_with_answers(db, one) for one in found]
 
 
 def set_answer(store: Store, answer_id: str, text: str, measures: dict[str, Any] | None = None, reason: str = "") -> Answer:
     """Keep what a model said."""
-    with store.write() as db:
-        _answer(db, answer_id)
-        db.table("answers").update(answer_id, row_of(text=text, measures=measures or {}, reason=reason))
-        return _answer(db, answer_id)
+    return _ANSWERS.change(store, answer_id, text=text, measures=measures or {}, reason=reason)
 
 
 def vote(store: Store, round_id: str, verdict: str) -> Vote:
@@ -129,7 +128,7 @@ def vote(store: Store, round_id: str, verdict: str) -> Vote:
     if verdict not in VERDICTS:
         raise ValueError(f"unknown verdict: {verdict}")
     with store.write() as db:
-        found = _round(db, round_id)
+        found = _with_answers(db, _ROUNDS.get(db, round_id))
         if found.kind != "pair":
             raise ValueError("the answers of a grid are voted on one by one")
         if verdict in ("left", "right"):
@@ -141,7 +140,7 @@ def vote(store: Store, round_id: str, verdict: str) -> Vote:
 def vote_cell(store: Store, answer_id: str, good: bool) -> Vote:
     """Vote on one answer of a grid. A second vote takes the place of the first."""
     with store.write() as db:
-        _answer(db, answer_id)
+        _ANSWERS.get(db, answer_id)
         round_id, kind = db.execute("SELECT rounds.id, kind FROM answers JOIN rounds ON rounds.id = round WHERE answers.id = ?",
                                     [answer_id]).fetchone()
         if kind != "grid":
@@ -152,7 +151,7 @@ def vote_cell(store: Store, answer_id: str, good: bool) -> Vote:
 def votes(store: Store, round_id: str) -> list[Vote]:
     """The votes on a round: at most one on a pair, at most one an answer on a grid."""
     with store.read() as db:
-        return many(db, Vote, "SELECT * FROM votes WHERE round = ? ORDER BY made", [round_id])
+        return rows(db, "votes", Vote, "round = ?", [round_id], "made")
 
 
 def tally(store: Store, run_id: str) -> Tally:
@@ -201,20 +200,11 @@ def undo(store: Store, token: str) -> None:
 
 
 def _vote(db: Database, round_id: str, answer_id: str | None, verdict: str) -> Vote:
-    db.execute("DELETE FROM votes WHERE round = ? AND answer IS ?", [round_id, answer_id])
+    db.table("votes").delete_where("round = ? AND answer IS ?", [round_id, answer_id])
     vote = Vote(round_id, answer_id, verdict, now())
-    db.table("votes").insert(row_of(**vars(vote)))
+    db.table("votes").insert(vars(vote))
     return vote
 
 
-def _rounds(db: Database, where: str, parameters: Sequence[Any]) -> list[Round]:
-    return [record(Round, row, answers=many(db, Answer, "SELECT * FROM answers WHERE round = ? ORDER BY side", [row["id"]]))
-            for row in list(db.query(f"SELECT * FROM rounds {where}", parameters))]
-
-
-def _round(db: Database, id: str) -> Round:
-    return need(next(iter(_rounds(db, "WHERE id = ?", [id])), None), "round")
-
-
-def _answer(db: Database, id: str) -> Answer:
-    return need(one(db, Answer, "SELECT * FROM answers WHERE id = ?", [id]), "answer")
+def _with_answers(db: Database, found: Round) -> Round:
+    return replace(found, answers=_ANSWERS.all(db, "round = ?", [found.id], "side"))

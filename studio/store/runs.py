@@ -1,6 +1,6 @@
-"""Runs: long jobs waiting, under way and ended, with all that is left of them when their files are gone.
+"""Runs: long jobs waiting, under way and ended, with all that is left of them when their files are gone, and exports.
 
-Knows no process: which run is alive is what the workers write here.
+Which run is alive is what the workers write here.
 """
 
 from collections.abc import Sequence
@@ -8,32 +8,39 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy
+from pydantic import Field, Json
 from sqlite_utils import Database
 
-from engine.base import shapes
 from engine.base.errors import UserError
 from studio.store.database import Store
-from studio.store.records import Json, each, many, marks, need, new_id, now, one, row_of, scalar, to_json
+from studio.store.records import Number, Table, need, now, parts, require, rows, scalar, stored, to_json, whole
 
 STATES = ("queued", "starting", "running", "stopping", "stopped", "failed", "done")
 ACTIVE = ("starting", "running", "stopping")
 KINDS = ("lines", "prune", "export")
 MEND = "Restore a backup of the library, or delete the run and make it again."
-_TEXT, _NUMBER, _WHOLE, _LIST, _SIZES = (shapes.of(hint) for hint in (
-    str | None, float | None, int | None, list[str], dict[str, float | None]))
-SPEC = {**dict.fromkeys(("model", "preset", "load_in", "dtype", "teacher", "teacher_model", "queries", "folder", "source", "run",
-                         "measure"), _TEXT),
-        "sparsity": _NUMBER, "multiple": _WHOLE, "seed": _WHOLE, "steps": _WHOLE, "engines": _LIST, "gguf": _LIST}
-SUMMARY = {"readings": shapes.each(shapes.numbers("kl", "top1", "nll", "lines", "tokens")), "before": _SIZES, "after": _SIZES,
-           "seconds": _NUMBER, "bytes": _NUMBER, "recipe": shapes.fields(), "base": shapes.fields(), "proof": shapes.fields()}
 _CHANGEABLE = {"name", "spec", "state", "line_set", "pid", "process_started", "begun", "ended", "sentence", "summary", "out"}
+_NEWEST = "made DESC, position DESC"
+_NOT_STARTED = {"ended": None, "sentence": "", "pid": None, "process_started": None}
+_Whole = Annotated[int, Field(lt=2**63, gt=-2**63)]
+
+
+_SPEC = parts(**dict.fromkeys(("model", "preset", "load_in", "dtype", "teacher", "teacher_model", "queries", "folder", "source",
+                                  "run", "measure"), str | None), **dict.fromkeys(("multiple", "seed", "steps"), _Whole | None),
+              sparsity=Number | None, engines=list[str], gguf=list[str])
+_READING = whole(**dict.fromkeys(("kl", "top1", "nll", "lines", "tokens"), Number))
+_SUMMARY = parts(readings=dict[str, _READING], **dict.fromkeys(("before", "after"), dict[str, Number | None]),  # type: ignore
+                 **dict.fromkeys(("seconds", "bytes"), Number | None), **dict.fromkeys(("recipe", "base", "proof"), dict[str, Any]))
+_FILE = whole(type=str, file=str, **dict.fromkeys(("bytes", "prompts", "tokens", "same", "kl"), Number))
+_SPEED = whole(what=str, **dict.fromkeys(("tokens_per_second", "rounds", "tokens"), Number))
+_PROOF = parts(text=str, seconds=Number, tokens=Number, engines=list[str], files=list[_FILE], timed=list[_SPEED])  # type: ignore
 
 
 @dataclass(frozen=True)
 class Run:
     """A job of one version of a character. Times are Unix seconds, None while they have not come.
 
-    `spec`: what was asked for. `process_started`: the start time of process `pid`, for a pid alone is used again.
+    `spec`: what was asked for. `process_started`: the start time of process `pid`, since pids are used again.
     `sentence`: why it ended, for the user. `summary`: its readings. `out`: the folder it made. `position`: in the queue.
     `damaged`: the columns that could not be read, whole or in part.
     """
@@ -43,7 +50,7 @@ class Run:
     version: int
     kind: str
     name: str
-    spec: Annotated[dict[str, Any], Json(parts=SPEC)]
+    spec: Annotated[dict[str, Any], stored(_SPEC)]
     state: str
     line_set: str | None
     pid: int | None
@@ -52,7 +59,7 @@ class Run:
     begun: float | None
     ended: float | None
     sentence: str
-    summary: Annotated[dict[str, Any], Json(parts=SUMMARY)]
+    summary: Annotated[dict[str, Any], stored(_SUMMARY)]
     out: str
     position: int
     deleted: float | None
@@ -61,14 +68,36 @@ class Run:
     @property
     def fault(self) -> str:
         """What to say of a damaged entry; "" for a sound one."""
-        what = {"spec": "what was asked for", "summary": "what it has brought"}
+        what = {"spec": "its settings", "summary": "its results"}
         lost = " and ".join(what[name] for name in self.damaged)
         return f"The entry of this run in the library is damaged: {lost} cannot be read. {MEND}" if lost else ""
 
 
 @dataclass(frozen=True)
+class Export:
+    """A folder of `bytes` bytes, made from the model of a pruning run; `zip` beside it, or "". `proof`: what it said;
+    `damaged`: the columns that could not be read."""
+
+    id: str
+    run: str
+    name: str
+    folder: str
+    zip: str
+    bytes: int
+    zip_bytes: int
+    proof: Annotated[dict[str, Any], stored(_PROOF)]
+    made: float
+    deleted: float | None
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Event:
-    event: dict[str, Any]
+    event: Json[dict[str, Any]]
+
+
+_RUNS = Table("runs", Run, "run")
+_EXPORTS = Table("exports", Export, "export")
 
 
 def add(store: Store, character: str, version: int, kind: str, name: str, spec: dict[str, Any],
@@ -77,41 +106,36 @@ def add(store: Store, character: str, version: int, kind: str, name: str, spec: 
     if kind not in KINDS:
         raise ValueError(f"unknown kind of run: {kind}")
     with store.write() as db:
-        need(scalar(db, "SELECT 1 FROM versions WHERE character = ? AND number = ?", [character, version]), "version")
+        require(db, "versions", "version", character=character, number=version)
         if line_set is not None:
-            need(scalar(db, "SELECT 1 FROM line_sets WHERE id = ? AND character = ?", [line_set, character]), "set of lines")
-        id = new_id()
-        db.table("runs").insert(row_of(
-            id=id, character=character, version=version, kind=kind, name=name, spec=spec, state="queued", line_set=line_set,
-            pid=None, process_started=None, made=now(), begun=None, ended=None, sentence="", summary={}, out="",
-            position=_next_position(db), deleted=None))
-        return _run(db, id)
+            require(db, "line_sets", "set of lines", id=line_set, character=character)
+        return _RUNS.insert(db, character=character, version=version, kind=kind, name=name, spec=spec, state="queued",
+                            line_set=line_set, made=now(), summary={}, out="", position=_next_position(db), sentence="")
 
 
 def get(store: Store, id: str) -> Run | None:
     """The run, removed or not."""
     with store.read() as db:
-        return one(db, Run, "SELECT * FROM runs WHERE id = ?", [id])
+        return _RUNS.find(db, id)
 
 
 def list_runs(store: Store, character: str | None = None, kinds: Sequence[str] | None = None,
               states: Sequence[str] | None = None, deleted: bool = False, limit: int = -1) -> list[Run]:
     """Runs, newest first, at most `limit`; `deleted`: the removed ones instead."""
-    where, values = ["(deleted IS NOT NULL) = ?"], [int(deleted)]
+    where, values = ["(deleted IS NOT NULL) = ?"], [deleted]
     for column, allowed in (("character", None if character is None else [character]), ("kind", kinds), ("state", states)):
         if allowed is not None:
-            where.append(f"{column} IN ({marks(allowed)})")
+            where.append(f"{column} IN ({', '.join('?' * len(allowed))})")
             values.extend(allowed)  # type: ignore[arg-type]
     with store.read() as db:
-        return many(db, Run, f"SELECT * FROM runs WHERE {' AND '.join(where)} ORDER BY made DESC, position DESC LIMIT ?",
-                    [*values, limit])
+        return _RUNS.all(db, " AND ".join(where), values, _NEWEST, limit)
 
 
 def names(store: Store, character: str, kind: str) -> list[tuple[str, str, str]]:
     """(id, name, state) of all of a character's runs of a kind, newest first: little to read, however many there are."""
     with store.read() as db:
         return db.execute("SELECT id, name, state FROM runs WHERE character = ? AND kind = ? AND deleted IS NULL "
-                          "ORDER BY made DESC, position DESC", [character, kind]).fetchall()
+                          f"ORDER BY {_NEWEST}", [character, kind]).fetchall()
 
 
 def pruned(store: Store, model: str | None) -> list[tuple[str, str, str]]:
@@ -119,11 +143,11 @@ def pruned(store: Store, model: str | None) -> list[tuple[str, str, str]]:
     with store.read() as db:
         return db.execute("SELECT id, character, name FROM runs WHERE kind = 'prune' AND state = 'done' AND deleted IS NULL "
                           "AND iif(json_valid(spec), json_extract(spec, '$.model'), NULL) IS ? "
-                          "ORDER BY made DESC, position DESC", [model]).fetchall()
+                          f"ORDER BY {_NEWEST}", [model]).fetchall()
 
 
 def foremost(found: Sequence[Run]) -> Run | None:
-    """Of runs, newest first, the one to tell about: the one under way, else the first in the queue, else the newest."""
+    """Of runs, newest first, the one to show: the one under way, else the first in the queue, else the newest."""
     for states in (ACTIVE, ("queued",)):
         alive = [run for run in found if run.state in states]
         if alive:
@@ -137,20 +161,16 @@ def claim_next(store: Store, at_once: int = 1) -> Run | None:
     Of many callers, threads or processes, exactly one gets a run.
     """
     with store.write() as db:
-        active = scalar(db, f"SELECT count(*) FROM runs WHERE state IN ({marks(ACTIVE)})", ACTIVE)
+        active = db.table("runs").count_where("state IN (?, ?, ?)", ACTIVE)
         id = scalar(db, "SELECT id FROM runs WHERE state = 'queued' AND deleted IS NULL ORDER BY position LIMIT 1")
         if id is None or active >= at_once:
             return None
-        db.table("runs").update(id, {"state": "starting", "begun": now(), "ended": None, "sentence": "", "pid": None,
-                                     "process_started": None})
-        return _run(db, id)
+        return _RUNS.update(db, id, state="starting", begun=now(), **_NOT_STARTED)
 
 
 def update(store: Store, id: str, **fields: Any) -> Run:
     """Change fields of a run. Raises ValueError for unknown fields and states, UserError when there is no such run."""
-    found = update_if(store, id, STATES, **fields)
-    assert found is not None
-    return found
+    return need(update_if(store, id, STATES, **fields), "run")
 
 
 def update_if(store: Store, id: str, states: Sequence[str], **fields: Any) -> Run | None:
@@ -160,11 +180,7 @@ def update_if(store: Store, id: str, states: Sequence[str], **fields: Any) -> Ru
     if fields.get("state", "queued") not in STATES:
         raise ValueError(f"unknown state of a run: {fields['state']}")
     with store.write() as db:
-        if _run(db, id).state not in states:
-            return None
-        if fields:
-            db.table("runs").update(id, row_of(**fields))
-        return _run(db, id)
+        return _RUNS.update(db, id, **fields) if _RUNS.get(db, id).state in states else None
 
 
 def rename(store: Store, id: str, name: str) -> Run:
@@ -177,28 +193,23 @@ def rename(store: Store, id: str, name: str) -> Run:
 def remove(store: Store, id: str) -> None:
     """Take a run off the lists; it is kept. Raises UserError while it is under way."""
     with store.write() as db:
-        if _run(db, id).state in ACTIVE:
+        if _RUNS.get(db, id).state in ACTIVE:
             raise UserError("This run is under way.", "Stop it first.")
-        db.table("runs").update(id, {"deleted": now()})
+        _RUNS.update(db, id, deleted=now())
 
 
 def put_back(store: Store, id: str) -> Run:
     """Put a removed run back on the lists; one that was waiting waits again."""
-    with store.write() as db:
-        _run(db, id)
-        db.table("runs").update(id, {"deleted": None})
-        return _run(db, id)
+    return _RUNS.change(store, id, deleted=None)
 
 
 def requeue(store: Store, id: str) -> Run:
     """Put a stopped or failed run at the end of the queue: it goes on where it was. Raises UserError for any other."""
     with store.write() as db:
-        run = _run(db, id)
+        run = _RUNS.get(db, id)
         if run.state not in ("stopped", "failed") or run.deleted:
             raise UserError("Only a run that was stopped or has failed can be resumed.")
-        db.table("runs").update(id, {"state": "queued", "ended": None, "sentence": "", "pid": None, "process_started": None,
-                                     "position": _next_position(db)})
-        return _run(db, id)
+        return _RUNS.update(db, id, state="queued", position=_next_position(db), **_NOT_STARTED)
 
 
 def set_mask(store: Store, id: str, kept: bytes, layers: int, channels: int) -> None:
@@ -206,7 +217,7 @@ def set_mask(store: Store, id: str, kept: bytes, layers: int, channels: int) -> 
     if layers < 1 or channels < 1 or len(kept) != layers * -(-channels // 8):
         raise ValueError(f"{len(kept)} bytes are no packed mask of {layers} layers and {channels} channels")
     with store.write() as db:
-        _run(db, id)
+        _RUNS.get(db, id)
         db.table("masks").insert({"run": id, "layers": layers, "channels": channels, "kept": kept}, replace=True)
 
 
@@ -226,27 +237,52 @@ def set_events(store: Store, id: str, events: Sequence[dict[str, Any]]) -> None:
 
     Of its steps only those with a loss are kept (the learning curve) and the last of each stage.
     """
+    last = {event.get("stage"): number for number, event in enumerate(events) if event.get("event") == "Step"}
+    kept = [event for number, event in enumerate(events)
+            if event.get("event") != "Step" or number == last[event.get("stage")] or "loss" in event.get("values", {})]
     with store.write() as db:
-        _run(db, id)
-        db.execute("DELETE FROM events WHERE run = ?", [id])
+        _RUNS.get(db, id)
+        db.table("events").delete_where("run = ?", [id])
         db.table("events").insert_all({"run": id, "position": position, "event": to_json(event)}
-                                      for position, event in enumerate(_history(events)))
+                                      for position, event in enumerate(kept))
 
 
 def events(store: Store, id: str) -> list[dict[str, Any]]:
     """The history of a run, as events were encoded, in order; {} in the place of a damaged one."""
     with store.read() as db:
-        return [event.event for event in each(db, _Event, "SELECT event FROM events WHERE run = ? ORDER BY position", [id])]
+        return [row.event for row in rows(db, "events", _Event, "run = ?", [id], "position")]
 
 
-def _history(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    last = {event.get("stage"): number for number, event in enumerate(events) if event.get("event") == "Step"}
-    return [event for number, event in enumerate(events)
-            if event.get("event") != "Step" or number == last[event.get("stage")] or "loss" in event.get("values", {})]
+def add_export(store: Store, run: str, name: str, folder: str, bytes: int, proof: dict[str, Any], zip: str = "",
+               zip_bytes: int = 0) -> Export:
+    """Remember an export. `run`: the pruning run whose model it is. Raises UserError for an unknown run."""
+    with store.write() as db:
+        require(db, "runs", "run", id=run)
+        return _EXPORTS.insert(db, run=run, name=name, folder=folder, zip=zip, bytes=bytes, zip_bytes=zip_bytes, proof=proof,
+                               made=now())
 
 
-def _run(db: Database, id: str) -> Run:
-    return need(one(db, Run, "SELECT * FROM runs WHERE id = ?", [id]), "run")
+def get_export(store: Store, id: str) -> Export | None:
+    """The export, deleted or not."""
+    with store.read() as db:
+        return _EXPORTS.find(db, id)
+
+
+def list_exports(store: Store, character: str | None = None, run: str | None = None, deleted: bool = False) -> list[Export]:
+    """Exports, newest first; `deleted`: those taken off the list instead."""
+    with store.read() as db:
+        return _EXPORTS.all(db, "(? IS NULL OR run IN (SELECT id FROM runs WHERE character = ?)) AND run = ifnull(?, run) "
+                            "AND (deleted IS NOT NULL) = ?", [character, character, run, deleted], "made DESC, rowid DESC")
+
+
+def delete_export(store: Store, id: str) -> Export:
+    """Take an export off the list; its files are left alone."""
+    return _EXPORTS.change(store, id, deleted=now())
+
+
+def undelete_export(store: Store, id: str) -> Export:
+    """Put an export back on the list."""
+    return _EXPORTS.change(store, id, deleted=None)
 
 
 def _next_position(db: Database) -> int:

@@ -1,19 +1,16 @@
 """Tests of characters by their scripts: which card version was asked on which model, and every answer with its verdict.
 
-One row a model and test; a new test never changes an old one. Knows no process and no page.
+One row a model and test; a new test never changes an old one.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from sqlite_utils import Database
+from pydantic import Json
 
-from engine.base import shapes
 from studio.store.database import Store
-from studio.store.records import Json, many, need, new_id, now, one, row_of, scalar
-
-_CHECK = shapes.fields(rule=shapes.of(str), outcome=shapes.of(str), detail=shapes.of(str))
+from studio.store.records import Table, now, require, rows, stored, whole
 
 
 @dataclass(frozen=True)
@@ -25,10 +22,10 @@ class ScriptAnswer:
 
     question: str
     kind: str
-    lines: list[str]
-    answers: list[str]
+    lines: Json[list[str]]
+    answers: Json[list[str]]
     verdict: str
-    checks: Annotated[list[dict[str, str]], Json(fits=shapes.items(_CHECK))]
+    checks: Annotated[list[dict[str, str]], stored(list[whole(rule=str, outcome=str, detail=str)])]
     score: float | None
     preferred: float | None
 
@@ -46,7 +43,7 @@ class ScriptRun:
     run: str | None
     model: str
     seed: int
-    sampling: dict[str, Any]
+    sampling: Json[dict[str, Any]]
     judge: str
     state: str
     sentence: str
@@ -54,30 +51,24 @@ class ScriptRun:
     ended: float | None
 
 
+_TESTS = Table("script_runs", ScriptRun, "test")
+
+
 def begin(store: Store, character: str, version: int, models: Sequence[tuple[str | None, str]], seed: int,
           sampling: dict[str, Any], judge: str = "") -> list[ScriptRun]:
     """A row for each of `models`: (run or None, model). Raises UserError for an unknown version."""
     with store.write() as db:
-        found = one(db, _Number, "SELECT number FROM versions WHERE character = ? AND number = ?", [character, version])
-        need(found, "version")
-        ids = [new_id() for _ in models]
-        for id, (run, model) in zip(ids, models, strict=True):
-            db.table("script_runs").insert(row_of(id=id, character=character, version=version, run=run, model=model, seed=seed,
-                                                  sampling=sampling, judge=judge, state="running", sentence="", made=now(),
-                                                  ended=None))
-        return [_run(db, id) for id in ids]
-
-
-@dataclass(frozen=True)
-class _Number:
-    number: int
+        require(db, "versions", "version", character=character, number=version)
+        return [_TESTS.insert(db, character=character, version=version, run=run, model=model, seed=seed, sampling=sampling,
+                              judge=judge, state="running", sentence="", made=now()) for run, model in models]
 
 
 def add_answer(store: Store, id: str, answer: ScriptAnswer) -> None:
     """Keep one question's result; a second one takes its place."""
     with store.write() as db:
-        position = scalar(db, "SELECT count(*) FROM script_answers WHERE script_run = ?", [id])
-        db.table("script_answers").insert(row_of(script_run=id, position=position, **vars(answer)), replace=True)
+        table = db.table("script_answers")
+        position = table.count_where("script_run = ?", [id])
+        table.insert({"script_run": id, "position": position, **vars(answer)}, replace=True)
 
 
 def prefer(store: Store, id: str, question: str, points: float) -> None:
@@ -87,7 +78,7 @@ def prefer(store: Store, id: str, question: str, points: float) -> None:
 
 
 def end(store: Store, ids: Sequence[str], state: str, sentence: str = "") -> None:
-    """End those of the tests that still run."""
+    """End those of the tests that are still running."""
     with store.write() as db:
         for id in ids:
             db.execute("UPDATE script_runs SET state = ?, sentence = ?, ended = ? WHERE id = ? AND state = 'running'",
@@ -97,21 +88,17 @@ def end(store: Store, ids: Sequence[str], state: str, sentence: str = "") -> Non
 def running(store: Store) -> list[ScriptRun]:
     """The tests that the library calls running, in the order in which they began."""
     with store.read() as db:
-        return many(db, ScriptRun, "SELECT * FROM script_runs WHERE state = 'running' ORDER BY rowid")
+        return _TESTS.all(db, "state = 'running'")
 
 
 def newest(store: Store, character: str) -> list[ScriptRun]:
     """Of each model of a character its newest test."""
     with store.read() as db:
-        return many(db, ScriptRun, "SELECT * FROM script_runs WHERE rowid IN (SELECT max(rowid) FROM script_runs "
-                                   "WHERE character = ? GROUP BY ifnull(run, ''), model) ORDER BY rowid", [character])
+        return _TESTS.all(db, "rowid IN (SELECT max(rowid) FROM script_runs WHERE character = ? GROUP BY ifnull(run, ''), model)",
+                          [character])
 
 
 def answers(store: Store, id: str) -> list[ScriptAnswer]:
     """A test's results, in the order in which they came."""
     with store.read() as db:
-        return many(db, ScriptAnswer, "SELECT * FROM script_answers WHERE script_run = ? ORDER BY position", [id])
-
-
-def _run(db: Database, id: str) -> ScriptRun:
-    return need(one(db, ScriptRun, "SELECT * FROM script_runs WHERE id = ?", [id]), "test")
+        return rows(db, "script_answers", ScriptAnswer, "script_run = ?", [id], "position")

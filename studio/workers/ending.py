@@ -21,7 +21,7 @@ from engine.base.events import Event, Failed, Finished, Proved, ProvedFile, Save
 from engine.base.files import folder_size, read_json
 from engine.base.questions import read_records
 from studio.settings import Settings
-from studio.store import exports, lines, runs
+from studio.store import lines, runs
 from studio.store.database import Store
 from studio.store.runs import Run
 from studio.workers import process
@@ -197,9 +197,10 @@ def _keep_export(store: Store, run: Run, history: Sequence[Event]) -> dict[str, 
     proof |= {"files": _files(history), "timed": [_plain(one) for one in history if isinstance(one, Timed)],
               "engines": run.spec.get("engines", [])}
     size = folder_size(folder)
-    known = exports.list_exports(store, run=run.spec["run"]) + exports.list_exports(store, run=run.spec["run"], deleted=True)
+    known = runs.list_exports(store, run=run.spec["run"]) + runs.list_exports(store, run=run.spec["run"], deleted=True)
     if not any(one.folder == str(folder) for one in known):
-        exports.add(store, run.spec["run"], run.name, str(folder), size, proof, str(packed) if packed_bytes else "", packed_bytes)
+        runs.add_export(store, run.spec["run"], run.name, str(folder), size, proof, str(packed) if packed_bytes else "",
+                        packed_bytes)
     return {"out": str(folder), "summary": {"bytes": size, "zip_bytes": packed_bytes, "proof": proof}}
 
 

@@ -17,7 +17,7 @@ from studio.workers import process
 
 log = logging.getLogger(__name__)
 FOLDER, ARCHIVE = ".partial-", ".zip.partial"  # .<name>.partial-<random> and .<name>.zip.partial, as the engine names them
-# .<name>.<process>.partial in backups/ and .<name>.<process>.restored beside the library, as store/copies.py names them, and
+# .<name>.<process>.partial in backups/ and .<name>.<process>.restored beside the library, as store/database.py names them, and
 # the files that SQLite keeps beside either
 COPY = re.compile(r"\..+\.(\d+)\.(?:partial|restored)(?:-wal|-shm|-journal)?")
 STARTER = ".starter-*"  # what the engine fetches and converts the starter model in

@@ -10,7 +10,7 @@ from typing import Any
 from playwright.sync_api import expect
 
 from browser.conftest import Studio
-from studio.store import characters, exports, rounds, runs
+from studio.store import characters, rounds, runs
 from studio.store.database import open_store
 from studio.store.runs import Run
 
@@ -36,7 +36,7 @@ def walk(studio: Studio, page: Any) -> Run:
     assert made
     run = runs.list_runs(store, character=made.id, kinds=["prune"])[0]
     assert run.state == "done" and runs.mask(store, run.id) is not None
-    assert [exports.list_exports(store, run=run.id)[0].name] == ["pim-quarter"]
+    assert [runs.list_exports(store, run=run.id)[0].name] == ["pim-quarter"]
     assert rounds.tally(store, run.id).total == 1
     return run
 

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.base import shapes
 from engine.base.errors import UserError
 from engine.cards.card import Card
 from studio.services import Services
@@ -194,7 +193,7 @@ def player_of(services: Services) -> str:
 
 def settings_of(services: Services) -> dict[str, Any]:
     """How rounds are answered (`sampling`, all sides alike) and shown (`blind`)."""
-    kept = values.get_value(services.store, "compare-settings", {}, shapes.of(dict[str, Any]))
+    kept = values.get_value(services.store, "compare-settings", {})
     return {"sampling": sampling_of(kept), "blind": bool(kept.get("blind", True))}
 
 

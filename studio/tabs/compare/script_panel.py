@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from engine.base import shapes
 from engine.base.errors import UserError
 from engine.base.sampling import DEFAULTS
 from engine.cards.script import read_script
@@ -129,8 +128,7 @@ def listen(services: Services, page: Page, tab: gr.Tab, panel: Panel, view: Any)
 
     @guarded
     def open_panel(character: str, model: str) -> Any:
-        url, judge = values.get_value(services.store, "compare-judge", ["", ""],
-                                      lambda kept: shapes.of(list[str])(kept) and len(kept) == 2)
+        url, judge = values.get_value(services.store, "compare-judge", ["", ""], tuple[str, str])
         choices = choices_of(services, character, model) if character else []
         return [gr.CheckboxGroup(choices, value=[choice for _, choice in choices[:MOST_MODELS]]), url, judge,
                 *look(character, "")]

@@ -17,7 +17,7 @@ from engine.base.files import slug
 from engine.cards import pictures
 from engine.cards.fields import fields_of
 from engine.cards.files import ENDINGS, Form, write_file
-from studio.store import attachments, characters
+from studio.store import characters
 from studio.store.database import Store
 
 _KEPT_SECONDS = 600.0
@@ -33,7 +33,7 @@ def read_picture(file: Path) -> bytes:
 
 def shown_portrait(store: Store, sha256: str | None) -> Image.Image | None:
     """The portrait as the page shows it; None without one."""
-    data = attachments.portrait(store, sha256) if sha256 else None
+    data = characters.portrait(store, sha256) if sha256 else None
     if data is None:
         return None
     with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
@@ -45,8 +45,8 @@ def shown_portrait(store: Store, sha256: str | None) -> Image.Image | None:
 def card_file(store: Store, character: str, form: Form) -> Path:
     """The newest version as a file of this form, named after the character. Raises UserError."""
     head = characters.head(store, character)
-    portrait = attachments.portrait(store, head.portrait) if head.portrait else None
-    data = write_file(form, head.card, portrait, attachments.files(store, head.files) if form == "charx" else {})
+    portrait = characters.portrait(store, head.portrait) if head.portrait else None
+    data = write_file(form, head.card, portrait, characters.files(store, head) if form == "charx" else {})
     folder = Path(_folder().name)
     _drop_old(folder)
     file = Path(tempfile.mkdtemp(dir=folder)) / f"{slug(fields_of(head.card)['name'])}{ENDINGS[form]}"

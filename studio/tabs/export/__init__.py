@@ -7,7 +7,7 @@ import gradio as gr
 from engine.base.errors import UserError
 from studio.page import Page, guarded
 from studio.services import Services
-from studio.store import exports, runs
+from studio.store import runs
 from studio.tabs.export import planner, showing
 from studio.tabs.export.room import EXPORT, Room
 
@@ -72,12 +72,12 @@ def _keeping(services: Services, page: Page, room: Room) -> None:
     def forget(character: str, export: str | None) -> Any:
         if not export:
             raise UserError("No export is chosen.")
-        exports.delete(services.store, export)
+        runs.delete_export(services.store, export)
         return *showing.show_past(services, character), export, gr.Button(visible=True)
 
     @guarded
     def undo(character: str, export: str) -> Any:
-        exports.undelete(services.store, export)
+        runs.undelete_export(services.store, export)
         return *showing.show_past(services, character, export), gr.Button(visible=False)
 
     room.forget.click(forget, [page.character, room.past], [room.past, *room.of_export, room.forgotten, room.undo], **page.private)

@@ -10,7 +10,7 @@ from engine.base.files import read_json, slug
 from engine.base.model_folder import known_shapes
 from studio.services import Services
 from studio.serving import servable
-from studio.store import characters, exports, runs
+from studio.store import characters, runs
 from studio.store.runs import Run
 from studio.tabs.export import size_table, view
 from studio.tabs.models import choices_of, removed_by
@@ -69,7 +69,7 @@ def truth_of(services: Services, run: Run) -> size_table.Truth | None:
     except UserError:
         config = {}
     proof: dict[str, Any] = {}
-    for one in reversed(exports.list_exports(services.store, run=run.id)):  # the newest figure of each kind counts
+    for one in reversed(runs.list_exports(services.store, run=run.id)):  # the newest figure of each kind counts
         proof = {**proof, **{name: one.proof[name] for name in ("timed", "files") if one.proof.get(name)}}
     before = run.summary.get("before", {})
     return size_table.Truth(shapes, config, int(before.get("parameters", 0)), int(before.get("intermediate_size", 0)),
@@ -78,7 +78,7 @@ def truth_of(services: Services, run: Run) -> size_table.Truth | None:
 
 def show_past(services: Services, character: str, chosen: str = "") -> tuple[Any, ...]:
     """The list of past exports, and the one that is chosen, else the newest."""
-    found = exports.list_exports(services.store, character=character) if character else []
+    found = runs.list_exports(services.store, character=character) if character else []
     ids = [one.id for one in found]
     choice = chosen if chosen in ids else ids[0] if ids else None
     radio = gr.Radio([(view.export_label(one), one.id) for one in found], value=choice, visible=bool(found))
@@ -87,7 +87,7 @@ def show_past(services: Services, character: str, chosen: str = "") -> tuple[Any
 
 def show_export(services: Services, export_id: str | None) -> tuple[Any, ...]:
     """A past export; see Room.of_export."""
-    export = exports.get(services.store, export_id) if export_id else None
+    export = runs.get_export(services.store, export_id) if export_id else None
     if export is None:
         return "", gr.DownloadButton(visible=False), gr.Button(visible=False)
     has_zip = bool(export.zip) and Path(export.zip).is_file()

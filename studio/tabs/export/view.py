@@ -12,8 +12,7 @@ import plotly.graph_objects as go
 
 from engine.base.events import Measured
 from studio.figures import ladder, words
-from studio.store.exports import Export
-from studio.store.runs import Run
+from studio.store.runs import Export, Run
 from studio.workers.view import RunView, StageView
 
 _MARKS = {"done": "✓", "reused": "✓", "running": "…", "failed": "✗", "stopped": "■", "waiting": "·", "skipped": "·"}

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.base import shapes
 from engine.base.errors import UserError
 from engine.base.sampling import MAX_SEED, check_seed, read_params
 from engine.cards.card import Card
@@ -17,6 +16,7 @@ from studio.services import Services
 from studio.store import characters, chats, values
 from studio.store.characters import Version
 from studio.store.chats import Chat, Message, Swipe
+from studio.store.records import whole
 from studio.tabs.answers import (
     BUSY,
     PLAYER,
@@ -37,7 +37,7 @@ from studio.tabs.preview.view import NO_GREETING, SHOWN, Kind, Scene, UnderWay
 from studio.workers.speech import Reply
 
 SILENT = "The model said nothing this time. Press Regenerate to ask again."
-_CUT = shapes.fields(token=shapes.of(str), position=shapes.of(int), count=shapes.of(int))
+_CUT = whole(token=str, position=int, count=int)
 
 
 @dataclass(frozen=True)
