@@ -25,11 +25,10 @@ from engine.calibration.lines import Line
 from engine.cards.card import Card
 from engine.evaluation.fidelity import dense_states
 from engine.models.packing import Row, pack
-from engine.stages.further_answers import answer_files, write_further_answers
-from engine.stages.lines import make_lines
-from engine.stages.mask import Lesson, encode_lesson, find_mask, read_dense, save_tensors
-from engine.stages.refit_rows import written_rows
-from engine.stages.workbench import Job, Workbench, load_dense
+from engine.stages.context import Job, JobContext, load_dense
+from engine.stages.lines import answer_files, make_lines, write_extra_samples
+from engine.stages.mask import DistillationData, encode_lines, find_mask, read_dense, save_tensors
+from engine.stages.reconstruction import written_rows
 
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
 AFTER_THE_MASK = ("least_squares", "refit_within", "further_answers", "neutral_lines", "resampled_copies",
@@ -41,7 +40,7 @@ AFTER_THE_MASK = ("least_squares", "refit_within", "further_answers", "neutral_l
 class Dense:
     """The dense model, loaded once for all cells, and the counter of its tokens."""
 
-    bench: Workbench
+    bench: JobContext
     counter: Counter
 
     @property
@@ -53,7 +52,7 @@ class Dense:
 def load(plan: Plan) -> Generator[Event, None, Dense]:
     """Load the plan's model. Raises UserError where a sparsity leaves it nothing, or takes nothing."""
     job = Job(next(iter(plan.characters.values())), plan.model, Path(), plan.recipe(plan.sparsities[0], 0), plan.dtype)
-    bench = Workbench(job, plan.model_folder)
+    bench = JobContext(job, plan.model_folder)
     if not bench.path("job.json").exists():
         write_json(bench.path("job.json"), {"model": plan.model, "dtype": None})
     yield from load_dense(bench, "16bit")
@@ -92,12 +91,12 @@ class Subject:
         """Where what all its cells share is kept."""
         return self.plan.subject_folder(self.name, self.seed)
 
-    def workbench(self, folder: Path, recipe: Recipe) -> Workbench:
+    def workbench(self, folder: Path, recipe: Recipe) -> JobContext:
         """A bench with the dense model, in a work folder that begins with the shared lines and the shared dense pass."""
         folder.mkdir(parents=True, exist_ok=True)
         job = Job(self.card, self.plan.model, Path(), recipe, self.plan.dtype, lines=self.plan.lines)
         shared = self.dense.bench
-        bench = Workbench(job, folder, shared.source, shared.tokenizer, shared.model, shared.dtype)
+        bench = JobContext(job, folder, shared.source, shared.tokenizer, shared.model, shared.dtype)
         for name in (*SHARED, *(file.name for file in answer_files(bench))):
             _link(self.folder / "lines" / name, folder / name)
         return bench
@@ -108,10 +107,10 @@ class Subject:
         recipe = dataclasses.replace(self.plan.recipe(0.25, self.seed), loss="kl")
         bench = self.workbench(self.folder / "lines", recipe)
         yield from make_lines(bench)
-        yield from write_further_answers(bench)
+        yield from write_extra_samples(bench)
         if not bench.path("dense.safetensors").exists():
             yield from metered(read_dense(bench), self.dense.counter, self.folder / "dense.cost.json")
-        train, _, reporting, prefix = encode_lesson(bench)
+        train, _, reporting, prefix = encode_lines(bench)
         self.train, self.test = (pack(group, recipe.row_tokens, prefix) for group in (train, reporting))
         self.refit_rows = written_rows(bench, train).rows
         self.lines = bench.split_lines()[2]
@@ -122,7 +121,7 @@ class Subject:
         """Write what a recipe's further answers want beyond those that are there; what its own answers cost."""
         bench, cost = self.workbench(self.folder / "lines", recipe), self.folder / "answers.cost.json"
         if not cost.exists() or not all(file.exists() for file in answer_files(bench)):
-            yield from metered(write_further_answers(bench), self.dense.counter, cost, resumes=True)
+            yield from metered(write_extra_samples(bench), self.dense.counter, cost, resumes=True)
         return Spent.read(cost)
 
     def dense_pass(self) -> Spent:
@@ -167,7 +166,7 @@ class Cell:
         """k, the channels that each layer keeps."""
         return channels_kept(self.channels, self.sparsity, self.recipe.multiple)
 
-    def lesson(self, folder: Path, recipe: Recipe) -> Generator[Event, None, tuple[Workbench, Lesson]]:
+    def lesson(self, folder: Path, recipe: Recipe) -> Generator[Event, None, tuple[JobContext, DistillationData]]:
         """A bench in `folder` and the lesson of the shared dense pass."""
         bench = self.subject.workbench(folder, recipe)
         return bench, (yield from read_dense(bench))

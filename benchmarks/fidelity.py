@@ -20,7 +20,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import explain_write_errors, read_json, write_json
 from engine.running import Run
-from engine.stages.workbench import SHORT
+from engine.stages.context import SHORT
 
 KEYS = ("model", "character", "sparsity", "seed", "method", "kl", "top1", "nll", "identification", "neutral_ppl", "lines",
         "tokens", "seconds", "preset", "dtype")

@@ -21,11 +21,10 @@ from engine.base.files import read_json, write_json
 from engine.base.recipe import Recipe
 from engine.pruning.compensation import kept_indices
 from engine.pruning.surgery import cut
-from engine.stages.mask import Lesson, find_mask, save_tensors
-from engine.stages.recovery import read_dense_again, recover
-from engine.stages.repair import Repaired, learns_mask, refit_learned, refit_start, take_start
-from engine.stages.tuning import Weights, tune, tune_again
-from engine.stages.workbench import Workbench, round_weights
+from engine.stages.context import JobContext, round_weights
+from engine.stages.mask import DistillationData, find_mask, save_tensors
+from engine.stages.reconstruction import Reconstructed, learns_mask, reconstruct_learned, reconstruct_start, take_start
+from engine.stages.tuning import Weights, read_dense_again, recover, tune, tune_again
 
 T = TypeVar("T")
 START, LEARNING, REPAIR, TUNING, RETUNING, READING, RECOVERY = (f"{name}.cost.json" for name in (
@@ -58,7 +57,7 @@ def _make(cell: Cell) -> Generator[Event, None, _Made]:
     recipe = dataclasses.replace(cell.recipe, recover=False)
     folder = folder_of(cell.folder, recipe)
     bench, lesson = yield from cell.lesson(folder, recipe)
-    start = yield from _paid(cell, refit_start(bench, lesson), folder / "start.json", folder / START)
+    start = yield from _paid(cell, reconstruct_start(bench, lesson), folder / "start.json", folder / START)
     mask, columns = yield from _choose_mask(cell, bench, lesson, start, folder)
     weights = yield from _paid(cell, tune(bench, lesson, mask, columns), folder / "tuned.json", folder / TUNING, resumes=True)
     write_json(folder / CURVE, curve_of(bench, folder, cell.subject.dense_pass().tokens))
@@ -67,7 +66,7 @@ def _make(cell: Cell) -> Generator[Event, None, _Made]:
     return _Made(folder, mask, weights, spent)
 
 
-def _choose_mask(cell: Cell, bench: Workbench, lesson: Lesson, start: Repaired | None, folder: Path) -> Generator[
+def _choose_mask(cell: Cell, bench: JobContext, lesson: DistillationData, start: Reconstructed | None, folder: Path) -> Generator[
         Event, None, tuple[Tensor, list[Tensor] | None]]:
     """The learned mask and its columns, or the start's, as the job would choose."""
     if not learns_mask(cell.recipe, start):
@@ -75,11 +74,11 @@ def _choose_mask(cell: Cell, bench: Workbench, lesson: Lesson, start: Repaired |
         return (yield from _paid(cell, take_start(bench, lesson, start), folder / "mask.safetensors", folder / LEARNING))
     learning = find_mask(bench, lesson, start.swap if start else None)
     learned = yield from _paid(cell, learning, folder / "mask.safetensors", folder / LEARNING, resumes=True)
-    work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = refit_learned(bench, lesson, learned, start)
+    work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = reconstruct_learned(bench, lesson, learned, start)
     return (yield from _paid(cell, work, folder / "columns.json", folder / REPAIR))
 
 
-def curve_of(bench: Workbench, folder: Path, tokens: int) -> list[dict[str, Any]]:
+def curve_of(bench: JobContext, folder: Path, tokens: int) -> list[dict[str, Any]]:
     """Validation KL and the tokens spent until then, from the first mask to the tuned layers: points in their order.
 
     `tokens`: those of the dense pass. What was read and did not go on stands in it, too: it has been paid for.

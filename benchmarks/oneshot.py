@@ -22,8 +22,8 @@ from engine.evaluation.fidelity import measure
 from engine.models.ffn import feed_forwards
 from engine.pruning import compensation, importance
 from engine.pruning.importance import top_channels
-from engine.stages.mask import Lesson
-from engine.stages.workbench import Workbench
+from engine.stages.context import JobContext
+from engine.stages.mask import DistillationData
 
 Found = Generator[Event, None, tuple[Tensor, Spent]]  # a mask (L, d_ff) and its price
 RIDGES = (0.03, 0.1, 0.3)  # of plain least squares, as shares of the mean diagonal; validation chooses
@@ -133,7 +133,7 @@ def with_least_squares(cell: Cell, mask: Tensor, spent: Spent, price_of_dense: b
     return Pruned(spent + Spent.read(cost) + dense + (reading if price_of_grams else Spent()), mask, columns)
 
 
-def _refit(cell: Cell, bench: Workbench, lesson: Lesson, mask: Tensor) -> Generator[Event, None, list[Tensor]]:
+def _refit(cell: Cell, bench: JobContext, lesson: DistillationData, mask: Tensor) -> Generator[Event, None, list[Tensor]]:
     kept, weights = compensation.kept_indices(mask), [ffn.down.weight for ffn in feed_forwards(cell.model)]
     trials: dict[float, list[Tensor]] = {ridge: [] for ridge in RIDGES}
 

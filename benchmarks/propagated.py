@@ -17,8 +17,8 @@ from engine.evaluation.fidelity import dense_states, measure
 from engine.models.ffn import masked
 from engine.pruning import compensation
 from engine.pruning.importance import top_channels
-from engine.stages.repair import refit_layers
-from engine.stages.workbench import Workbench
+from engine.stages.context import JobContext
+from engine.stages.reconstruction import refit_layers
 
 PROBE_ROWS = 2  # packed train rows on which each layer is pruned alone
 
@@ -62,7 +62,7 @@ def _refitted(cell: Cell, mask: Tensor, spent: Spent, name: str) -> Generator[Ev
     return Pruned(spent + Spent.read(cost), mask, columns)
 
 
-def _propagate(cell: Cell, bench: Workbench, mask: Tensor, name: str) -> Generator[Event, None, list[Tensor]]:
+def _propagate(cell: Cell, bench: JobContext, mask: Tensor, name: str) -> Generator[Event, None, list[Tensor]]:
     columns: list[Tensor] = []
     for column in refit_layers(bench, cell.subject.refit_rows, compensation.kept_indices(mask)):
         if column is not None:

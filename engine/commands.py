@@ -54,7 +54,7 @@ def prune(options: argparse.Namespace, arguments: list[str]) -> int:
 def _prune(options: argparse.Namespace, run: Run) -> Iterator[events.Event]:
     """The job's events. Parsing and imports are part of it, so that whatever goes wrong is told as an event."""
     from engine.pipeline import prune_persistently
-    from engine.stages.workbench import Job
+    from engine.stages.context import Job
 
     job = _job(options, Job)
     run.workdir = run.workdir or job.default_workdir()

@@ -8,29 +8,33 @@ import gc
 import importlib.metadata
 import platform
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Warned
+from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Stream, Warned
 from engine.base.files import check_target, explain_write_errors, folder_size, read_json, slug, write_json
 from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
 from engine.models.ffn import count_tokens
-from engine.stages.further_answers import write_further_answers
-from engine.stages.lines import make_lines
-from engine.stages.mask import Lesson, find_mask, read_dense
-from engine.stages.recovery import read_dense_again
-from engine.stages.repair import Repaired, learns_mask, refit_learned, refit_start, take_start
-from engine.stages.results import hold_answers, set_damaged_aside
-from engine.stages.ship import export, finish_model, measure_ladder, require_export_space
-from engine.stages.tuning import tune, tune_again
-from engine.stages.workbench import LINES_STAGES, STAGES, Job, Workbench, halve, load_dense, open_workdir, with_less_at_once
+from engine.stages.context import LINES_STAGES, STAGES, Job, JobContext, halve, load_dense, open_workdir, with_less_at_once
+from engine.stages.finish import export, finish_model, measure_ladder, require_export_space
+from engine.stages.lines import make_lines, write_extra_samples
+from engine.stages.mask import DistillationData, find_mask, read_dense
+from engine.stages.reconstruction import (
+    MaskedWeights,
+    Reconstructed,
+    learns_mask,
+    reconstruct_learned,
+    reconstruct_start,
+    take_start,
+)
+from engine.stages.tuning import read_dense_again, tune, tune_again
+from engine.stages.work_folder import hold_answers, set_damaged_aside
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors")
 Until = Literal["lines"] | None
@@ -50,10 +54,10 @@ def prune(job: Job, workdir: Path | None = None, resume: bool = False, until: Un
     yield Started(job.card.name, job.model, job.recipe.sparsity, LINES_STAGES if until else STAGES, resumed)
     if resumed:
         yield from set_damaged_aside(folder)
-    bench = Workbench(with_less_at_once(job, folder), folder)
+    ctx = JobContext(with_less_at_once(job, folder), folder)
     meter = _Meter(folder / "meter.json")
     started = time.perf_counter()
-    for event in _lines(bench, meter) if until else _stages(bench, meter):
+    for event in _lines(ctx, meter) if until else _stages(ctx, meter):
         meter.watch(event)
         yield event
     out = "" if until else str(job.out)
@@ -78,52 +82,51 @@ def prune_persistently(job: Job, workdir: Path, resume: bool = False, until: Unt
     yield from prune(job, workdir, True, until)
 
 
-def _lines(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
-    if not bench.path("lines.jsonl").exists() and not bench.job.lines:
-        yield from load_dense(bench, bench.job.recipe.load_in)
-        meter.count_tokens_of(bench.model)
-    yield from make_lines(bench)
+def _lines(ctx: JobContext, meter: "_Meter") -> Stream[None]:
+    if not ctx.path("lines.jsonl").exists() and not ctx.job.lines:
+        yield from load_dense(ctx, ctx.job.recipe.load_in)
+        meter.count_tokens_of(ctx.model)
+    yield from make_lines(ctx)
 
 
-def _stages(bench: Workbench, meter: "_Meter") -> Generator[Event, None, None]:
-    recipe = bench.job.recipe
-    yield from load_dense(bench, recipe.load_in)
-    require_export_space(bench)  # said now rather than after all the work
-    meter.count_tokens_of(bench.model)
-    yield from make_lines(bench)
-    yield from write_further_answers(bench)
-    hold_answers(bench.folder)
-    lesson = yield from read_dense(bench)
-    yield from read_dense_again(bench)
-    start = yield from refit_start(bench, lesson)
+def _stages(ctx: JobContext, meter: "_Meter") -> Stream[None]:
+    recipe = ctx.job.recipe
+    yield from load_dense(ctx, recipe.load_in)
+    require_export_space(ctx)  # said now rather than after all the work
+    meter.count_tokens_of(ctx.model)
+    yield from make_lines(ctx)
+    yield from write_extra_samples(ctx)
+    hold_answers(ctx.folder)
+    data = yield from read_dense(ctx)
+    yield from read_dense_again(ctx)
+    start = yield from reconstruct_start(ctx, data)
     if learns_mask(recipe, start):
-        mask, columns = yield from _learn_mask(bench, meter, lesson, start)
+        mask, columns = yield from _learn_mask(ctx, meter, data, start)
     else:
         assert start is not None
-        mask, columns = yield from take_start(bench, lesson, start)
-    weights = yield from tune(bench, lesson, mask, columns)
-    rows, dense = yield from measure_ladder(bench, lesson, mask, weights)
-    before = {"parameters": sum(parameter.numel() for parameter in bench.model.parameters()),
-              "bytes": _weight_bytes(bench), "intermediate_size": bench.channels}
+        mask, columns = yield from take_start(ctx, data, start)
+    weights = yield from tune(ctx, data, mask, columns)
+    rows, dense = yield from measure_ladder(ctx, data, mask, weights)
+    before = {"parameters": sum(parameter.numel() for parameter in ctx.model.parameters()),
+              "bytes": _weight_bytes(ctx), "intermediate_size": ctx.channels}
     if recipe.recover:
-        weights = yield from tune_again(bench, lesson, mask, weights)
-    yield from finish_model(bench, lesson, mask, weights, rows, dense)
-    yield from _warn_when_worse(bench)
-    assert bench.source
-    contents = Contents(bench.job.card.raw, _report(bench, meter, before), bench.source.folder)
-    yield from export(bench, mask, contents)
+        weights = yield from tune_again(ctx, data, mask, weights)
+    yield from finish_model(ctx, data, mask, weights, rows, dense)
+    yield from _warn_when_worse(ctx)
+    assert ctx.source
+    contents = Contents(ctx.job.card.raw, _report(ctx, meter, before), ctx.source.folder)
+    yield from export(ctx, mask, contents)
 
 
-def _learn_mask(bench: Workbench, meter: "_Meter", lesson: Lesson, start: Repaired | None) -> Generator[
-        Event, None, tuple[Tensor, list[Tensor] | None]]:
+def _learn_mask(ctx: JobContext, meter: "_Meter", data: DistillationData, start: Reconstructed | None) -> Stream[MaskedWeights]:
     """The learned mask with its refit, or the start where that reads better."""
-    learned = yield from find_mask(bench, lesson, start.swap if start else None)
-    if bench.job.recipe.load_in != "16bit":
+    learned = yield from find_mask(ctx, data, start.swap if start else None)
+    if ctx.job.recipe.load_in != "16bit":
         # The cut, and all that is measured from here on, is about the original weights.
-        yield from load_dense(bench, "16bit")
-        lesson.validation_dense = dense_states(bench.model, lesson.validation)
-        meter.count_tokens_of(bench.model)
-    return (yield from refit_learned(bench, lesson, learned, start))
+        yield from load_dense(ctx, "16bit")
+        data.validation_dense = dense_states(ctx.model, data.validation)
+        meter.count_tokens_of(ctx.model)
+    return (yield from reconstruct_learned(ctx, data, learned, start))
 
 
 def check_out(out: Path, workdir: Path) -> None:
@@ -133,25 +136,25 @@ def check_out(out: Path, workdir: Path) -> None:
         raise UserError(f"The work folder {workdir} must not lie in the output folder.", "Name another --workdir.")
 
 
-def _weight_bytes(bench: Workbench) -> int:
-    assert bench.source is not None
-    return sum(file.stat().st_size for file in bench.source.folder.glob("*.safetensors"))
+def _weight_bytes(ctx: JobContext) -> int:
+    assert ctx.source is not None
+    return sum(file.stat().st_size for file in ctx.source.folder.glob("*.safetensors"))
 
 
-def _warn_when_worse(bench: Workbench) -> Iterator[Event]:
-    readings = read_json(bench.path("readings.json"))
+def _warn_when_worse(ctx: JobContext) -> Iterator[Event]:
+    readings = read_json(ctx.path("readings.json"))
     final = list(readings.values())[-1]
     if final["kl"] > 1.0:
         yield Warned(f"The pruned model is far from the dense one (KL {final['kl']:.2f} nats a token): "
                      "try a lower sparsity, more steps or --recover.")
 
 
-def _report(bench: Workbench, meter: "_Meter", before: dict[str, Any]) -> dict[str, Any]:
+def _report(ctx: JobContext, meter: "_Meter", before: dict[str, Any]) -> dict[str, Any]:
     """Everything measured, as JSON."""
-    job, source = bench.job, bench.source
+    job, source = ctx.job, ctx.source
     assert source is not None
-    train, validation, test, _ = bench.split_lines()
-    curve = bench.path("learning.json")
+    train, validation, test, _ = ctx.split_lines()
+    curve = ctx.path("learning.json")
     return {
         "format": 1, "character": job.card.name, "slug": slug(job.card.char),
         "base": {"name": source.config.get("_name_or_path") or Path(source.name).name,
@@ -161,17 +164,17 @@ def _report(bench: Workbench, meter: "_Meter", before: dict[str, Any]) -> dict[s
                  "origin": source.told.get("base_model", "")},
         "recipe": job.recipe.to_dict(),
         "lines": {"train": len(train), "validation": len(validation), "test": len(test),
-                  "rejected": read_json(bench.path("rejected.json")),
+                  "rejected": read_json(ctx.path("rejected.json")),
                   "sources": {name: sum(line.source == name for line in train) for name in {line.source for line in train}}},
-        "readings": read_json(bench.path("readings.json")),
+        "readings": read_json(ctx.path("readings.json")),
         "learning": read_json(curve) if curve.exists() else [],
-        "choices": bench.notes, "before": before, "after": {"intermediate_size": bench.kept},
-        "stages": meter.stages, "dtype": str(bench.dtype).removeprefix("torch."),
-        "weights": str(bench.weight_dtype).removeprefix("torch."),
+        "choices": ctx.notes, "before": before, "after": {"intermediate_size": ctx.kept},
+        "stages": meter.stages, "dtype": str(ctx.dtype).removeprefix("torch."),
+        "weights": str(ctx.weight_dtype).removeprefix("torch."),
         "machine": {"device": "cuda" if torch.cuda.is_available() else "cpu", "threads": torch.get_num_threads(),
                     "platform": platform.platform()},
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
-        "day": read_json(bench.path("job.json")).get("day"),  # the one that the chat template writes, where it writes any
+        "day": read_json(ctx.path("job.json")).get("day"),  # the one that the chat template writes, where it writes any
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -114,9 +114,9 @@ def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs in this process prove their folder without a fresh process, which takes seconds to start."""
     from small_job import prove_here
 
-    from engine.stages import ship
+    from engine.stages import finish
 
-    monkeypatch.setattr(ship, "prove", prove_here)
+    monkeypatch.setattr(finish, "prove", prove_here)
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from engine.calibration.lines import POOL
 from engine.cards.files import read_card
 from engine.export import plain_transformers, verify
 from engine.pipeline import prune
-from engine.stages import ship
-from engine.stages.workbench import Job
+from engine.stages import finish
+from engine.stages.context import Job
 
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = ["small_job", "engine.commands", "transformers.models.llama.modeling_llama", "peft"]
@@ -63,7 +63,7 @@ def make_job(model: Path, out: Path, preset: str = "standard", count: int = 45, 
 
 def run_job(model: Path, out: Path, preset: str = "standard", **changes: Any) -> list[Event]:
     """All events of a whole job by `make_job`, whose work folder is `out` with .work behind it; the proof without its process."""
-    with mock.patch.object(ship, "prove", prove_here):
+    with mock.patch.object(finish, "prove", prove_here):
         return list(prune(make_job(model, out, preset, **changes), work_of(out)))
 
 
@@ -186,7 +186,7 @@ def same_tensors(first: Path, second: Path) -> bool:
 
 
 def prove_here(folder: Path, reference: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """The proof without its fresh process, which takes seconds to start; to stand in for ship.prove."""
+    """The proof without its fresh process, which takes seconds to start; to stand in for finish.prove."""
     with mock.patch.object(verify, "_answer", lambda request: (next(plain_transformers.compare(request)), "")):
         return verify.prove(folder, reference, dtype)
 

@@ -30,7 +30,7 @@ from engine.evaluation.fidelity import dense_states, measure
 from engine.models.ffn import masked
 from engine.models.packing import pack
 from engine.pruning.importance import read_activations, top_channels, wanda_scores
-from engine.stages.mask import encode_lesson
+from engine.stages.mask import encode_lines
 
 KEYS = {"model", "character", "sparsity", "seed", "method", "kl", "top1", "nll", "identification", "neutral_ppl", "lines",
         "tokens", "seconds", "preset", "dtype"}
@@ -166,7 +166,7 @@ def test_the_row_of_wanda_is_what_one_finds_by_hand(climbed: Climbed) -> None:
     bench = Subject(one, "zoe", 0, dense).workbench(one.workdir / "by-hand", one.recipe(0.25, 0))
     (lines,) = one.workdir.rglob("lines/lines.jsonl")
     bench.path("lines.jsonl").write_bytes(lines.read_bytes())
-    train, _, test, prefix = encode_lesson(bench)
+    train, _, test, prefix = encode_lines(bench)
     size = QUICK["row_tokens"]
     *_, (_, _, norms) = read_activations(dense.model, pack(train, size, prefix))
     rows = pack(test, size, prefix)

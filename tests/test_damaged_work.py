@@ -18,9 +18,9 @@ from engine.base.files import read_json, sha256
 from engine.calibration.lines import Journal
 from engine.calibration.rewriting import Voice
 from engine.pipeline import prune
+from engine.stages.context import JobContext, load_dense
 from engine.stages.lines import make_lines
-from engine.stages.results import hold_answers, is_sealed, save_tensors, set_damaged_aside
-from engine.stages.workbench import Workbench, load_dense
+from engine.stages.work_folder import hold_answers, is_sealed, save_tensors, set_damaged_aside
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 PRECIOUS = {"job.json", "lines.jsonl"}  # no stage can make them anew
@@ -245,7 +245,7 @@ def test_records_of_another_shape_are_written_anew(llama: Path, tmp_path: Path, 
     monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None)
     job = make_job(llama, tmp_path / "out", candidates=20, keep_share=1, self_asked=4, answer_tokens=2, batch_lines=8,
                    validation_lines=2, test_lines=2)
-    bench = Workbench(dataclasses.replace(job, lines=None, queries=job.lines), tmp_path / "work")
+    bench = JobContext(dataclasses.replace(job, lines=None, queries=job.lines), tmp_path / "work")
     work = bench.folder
     work.mkdir()
     (work / "job.json").write_text("{}")

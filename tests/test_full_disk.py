@@ -13,7 +13,7 @@ from small_job import refused, with_option
 
 from engine import pipeline
 from engine.__main__ import main
-from engine.stages import results, ship
+from engine.stages import finish, work_folder
 
 Capture = pytest.CaptureFixture[str]
 
@@ -34,7 +34,7 @@ def test_a_disk_that_is_too_small(arguments: list[str], small_disk: Path, tmp_pa
     arguments = with_option(arguments, "--out", str(small_disk / "out"))
     assert "too full" in refused(arguments, capsys)
     assert not (tmp_path / "out.work" / "lines.jsonl").exists()  # said before the work
-    monkeypatch.setattr(ship, "require_space", lambda *_: None)  # another program may fill it meanwhile
+    monkeypatch.setattr(finish, "require_space", lambda *_: None)  # another program may fill it meanwhile
     assert "is full; nothing half-written was kept" in refused([*arguments, "--resume"], capsys)
     assert list(small_disk.iterdir()) == []
     assert main([*with_option(arguments, "--out", str(tmp_path / "out")), "--resume"]) == 0
@@ -46,7 +46,7 @@ def test_a_full_disk_by_its_numbers(arguments: list[str], monkeypatch: pytest.Mo
     assert "1 MB free" in refused(arguments, capsys)
 
 
-@pytest.mark.parametrize("broken", [(ship, "write_folder"), (results, "write_atomic"), (ship, "write_json"),
+@pytest.mark.parametrize("broken", [(finish, "write_folder"), (work_folder, "write_atomic"), (finish, "write_json"),
                                     (pipeline, "write_json")], ids=lambda broken: broken[1])
 def test_a_disk_that_fills_up_in_the_middle(broken: tuple[Any, str], arguments: list[str],
                                             monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -11,10 +11,9 @@ from engine.base.events import Event, Stage, Step
 from engine.calibration import rewriting
 from engine.calibration.lines import read_lines, split_of
 from engine.calibration.rewriting import Voice
-from engine.stages.further_answers import _questions, further_lines, recovery_lines, unanswered, write_further_answers
-from engine.stages.lines import make_lines
-from engine.stages.refit_rows import written_rows
-from engine.stages.workbench import Workbench, load_dense, open_workdir
+from engine.stages.context import JobContext, load_dense, open_workdir
+from engine.stages.lines import _questions, extra_lines, make_lines, recovery_lines, unanswered, write_extra_samples
+from engine.stages.reconstruction import written_rows
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +21,19 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("llama"), "llama")
 
 
-def make_bench(llama: Path, folder: Path, **changes: Any) -> Workbench:
+def make_bench(llama: Path, folder: Path, **changes: Any) -> JobContext:
     """A bench on which the lines are made; a folder that is there goes on."""
     job = make_job(llama, folder / "out", **changes)
     if not (folder / "work" / "job.json").exists():
         open_workdir(job, folder / "work", False)
-    bench = Workbench(job, folder / "work")
+    bench = JobContext(job, folder / "work")
     list(load_dense(bench, "16bit"))
     list(make_lines(bench))
     return bench
 
 
-def write(bench: Workbench) -> list[Event]:
-    return list(write_further_answers(bench))
+def write(bench: JobContext) -> list[Event]:
+    return list(write_extra_samples(bench))
 
 
 def test_train_lines_are_answered_again_and_differently(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +41,7 @@ def test_train_lines_are_answered_again_and_differently(llama: Path, tmp_path: P
     bench = make_bench(llama, tmp_path, further_answers=3)
     seen = write(bench)
     train = bench.split_lines()[0]
-    found = further_lines(bench)
+    found = extra_lines(bench)
     assert [line.question for line in found] == 3 * [line.question for line in train]
     assert len({(line.question, line.answer) for line in found}) == len(found)
     steps = [event for event in seen if isinstance(event, Step)]
@@ -54,7 +53,7 @@ def test_a_stop_loses_no_batch_and_changes_no_answer(llama: Path, tmp_path: Path
     whole = make_bench(llama, tmp_path / "whole", further_answers=2, batch_lines=16)
     write(whole)
     stopped = make_bench(llama, tmp_path / "stopped", further_answers=2, batch_lines=16)
-    for event in write_further_answers(stopped):
+    for event in write_extra_samples(stopped):
         if isinstance(event, Step) and event.done > 30:
             break
     written = sum(len(file.read_text().splitlines()) for file in stopped.folder.glob("answers.further-*.jsonl"))
@@ -62,7 +61,7 @@ def test_a_stop_loses_no_batch_and_changes_no_answer(llama: Path, tmp_path: Path
     sample = rewriting._sample_answers
     monkeypatch.setattr(rewriting, "_sample_answers", lambda *given: sampled.append(1) or sample(*given))
     write(stopped)
-    assert further_lines(stopped) == further_lines(whole)
+    assert extra_lines(stopped) == extra_lines(whole)
     assert written >= 2 and len(sampled) == 2 * 3 - written  # 36 lines are three batches
     again = write(stopped)
     assert len(sampled) == 2 * 3 - written and [event.reused for event in again if isinstance(event, Stage)] == [True]
@@ -73,8 +72,8 @@ def test_more_rounds_begin_with_the_answers_of_fewer(llama: Path, tmp_path: Path
     write(fewer)
     more = make_bench(llama, tmp_path, further_answers=2)
     write(more)
-    assert further_lines(more)[: len(further_lines(fewer))] == further_lines(fewer)
-    assert len(further_lines(more)) > len(further_lines(fewer))
+    assert extra_lines(more)[: len(extra_lines(fewer))] == extra_lines(fewer)
+    assert len(extra_lines(more)) > len(extra_lines(fewer))
 
 
 def test_recovery_has_rounds_of_its_own_behind_those_of_the_repair(llama: Path, tmp_path: Path) -> None:
@@ -83,11 +82,11 @@ def test_recovery_has_rounds_of_its_own_behind_those_of_the_repair(llama: Path, 
     assert recovery_lines(plain) == ([], []) and not (plain.folder / "further-1.jsonl").exists()
     bench = make_bench(llama, tmp_path, further_answers=1, recovery_answers=2, recover=True)
     write(bench)
-    assert further_lines(bench) == further_lines(plain) != []
+    assert extra_lines(bench) == extra_lines(plain) != []
     rounds = [read_lines(bench.path(f"further-{number}.jsonl")) for number in (1, 2)]
     tuning, fine_tuning = recovery_lines(bench)
     assert [*tuning, *fine_tuning] == [*rounds[0], *rounds[1]] and rounds[0] != rounds[1]
-    assert not {line.answer for line in further_lines(bench)} & {line.answer for line in (*tuning, *fine_tuning)}
+    assert not {line.answer for line in extra_lines(bench)} & {line.answer for line in (*tuning, *fine_tuning)}
 
 
 def test_recovery_asks_what_the_pool_has_beside_the_train_lines_and_then_all_of_it_again(llama: Path, tmp_path: Path) -> None:
@@ -138,8 +137,8 @@ def test_what_the_filter_rejects_is_not_asked_for_again(llama: Path, tmp_path: P
     monkeypatch.setattr(Voice, "fault", lambda _voice, answer, _complete: "nonsense" if len(answer) % 2 else None)
     bench = make_bench(llama, tmp_path, further_answers=2)
     write(bench)
-    assert 0 < len(further_lines(bench)) < 2 * len(bench.split_lines()[0])
-    assert all(len(line.answer) % 2 == 0 for line in further_lines(bench))
+    assert 0 < len(extra_lines(bench)) < 2 * len(bench.split_lines()[0])
+    assert all(len(line.answer) % 2 == 0 for line in extra_lines(bench))
     assert [len(file.read_text().splitlines()) for file in bench.folder.glob("answers.further-*.jsonl")] == [1, 1]
 
 
@@ -150,5 +149,5 @@ def test_repairs_read_them_and_jobs_without_repair_write_none(llama: Path, tmp_p
     with_them = sum(len(row.members) for row in written_rows(bench, train).rows)
     for changes in ({"further_answers": 0}, {"least_squares": False}):
         without = make_bench(llama, tmp_path, **changes)
-        assert write(without) == [] and further_lines(without) == []
-    assert with_them == sum(len(row.members) for row in written_rows(without, train).rows) + len(further_lines(bench))
+        assert write(without) == [] and extra_lines(without) == []
+    assert with_them == sum(len(row.members) for row in written_rows(without, train).rows) + len(extra_lines(bench))

@@ -20,7 +20,7 @@ from engine.base.errors import UserError
 from engine.base.files import write_manifest
 from engine.models import loading
 from engine.models.loading import FAMILIES, list_models, load_model, load_tokenizer, parse_dtype
-from engine.stages import workbench
+from engine.stages import context
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -72,12 +72,12 @@ def test_on_cuda_half_precision_stays_half_precision(field: str, own: str | None
     edit(folder / "config.json", dtype=None, torch_dtype=None)
     edit(folder / "config.json", **{field: own})
     monkeypatch.setattr(loading, "best_device", lambda: torch.device("cuda", 0))
-    monkeypatch.setattr(workbench, "load_model", lambda source, dtype, load_in: dtype)
-    bench = workbench.Workbench(dataclasses.replace(make_job(folder, tmp_path / "out"), dtype="auto"), tmp_path)
+    monkeypatch.setattr(context, "load_model", lambda source, dtype, load_in: dtype)
+    bench = context.JobContext(dataclasses.replace(make_job(folder, tmp_path / "out"), dtype="auto"), tmp_path)
     (tmp_path / "job.json").write_text("{}")
-    list(workbench.load_dense(bench, "4bit"))
+    list(context.load_dense(bench, "4bit"))
     assert bench.model is bench.dtype is getattr(torch, expected)
-    assert workbench.SHORT[str(bench.dtype)] in (tmp_path / "job.json").read_text()
+    assert context.SHORT[str(bench.dtype)] in (tmp_path / "job.json").read_text()
 
 
 def test_a_cpu_takes_no_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:

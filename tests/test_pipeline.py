@@ -22,7 +22,7 @@ from engine.models.loading import load_model, load_tokenizer
 from engine.models.packing import pack
 from engine.pipeline import prune
 from engine.pruning.importance import wanda_scores
-from engine.stages.workbench import Job, Workbench
+from engine.stages.context import Job, JobContext
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 LADDER = ["dense", "random", "magnitude", "wanda", "mask"]
@@ -134,7 +134,7 @@ def test_model_card_has_a_front_matter_and_a_harmless_heading(whole: tuple[list[
 
 def read_again(job: Job, out: Path) -> Reading:
     """The exported folder, loaded anew, on the job's test lines."""
-    bench = Workbench(job, work_of(out), find(job.model))
+    bench = JobContext(job, work_of(out), find(job.model))
     bench.tokenizer = load_tokenizer(bench.source)  # type: ignore[arg-type]
     groups = [bench.encode(lines) for lines in bench.split_lines()[:3]]
     rows = pack(groups[2], job.recipe.row_tokens, bench.prefix(*groups))

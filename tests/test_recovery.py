@@ -11,16 +11,16 @@ from engine.models.ffn import project_logits
 from engine.models.loading import load_model
 from engine.models.packing import answer_states, pack
 from engine.pruning.recovery import attach_adapter, make_optimizer, set_rate
-from engine.stages.further_answers import recovery_lines
+from engine.stages.context import JobContext, load_dense
+from engine.stages.lines import recovery_lines
 from engine.stages.mask import read_dense
-from engine.stages.recovery import _lesson
-from engine.stages.workbench import Workbench, load_dense
+from engine.stages.tuning import _lesson
 
 
 def test_targets_belong_to_the_answers_that_are_learned_from(llama: Path, tmp_path: Path) -> None:
     job = make_job(llama, tmp_path / "out", recover=True)
     run_job(llama, job.out, recover=True)
-    bench = Workbench(job, work_of(job.out))
+    bench = JobContext(job, work_of(job.out))
     list(load_dense(bench, "16bit"))
     reading = read_dense(bench)
     try:
@@ -42,7 +42,7 @@ def test_targets_belong_to_the_answers_that_are_learned_from(llama: Path, tmp_pa
 
 def test_without_such_answers_it_learns_from_the_train_lines(llama: Path, tmp_path: Path) -> None:
     run_job(llama, tmp_path / "out", recover=True, recovery_answers=0)
-    bench = Workbench(make_job(llama, tmp_path / "out", recover=True, recovery_answers=0), work_of(tmp_path / "out"))
+    bench = JobContext(make_job(llama, tmp_path / "out", recover=True, recovery_answers=0), work_of(tmp_path / "out"))
     list(load_dense(bench, "16bit"))
     lesson = object()
     assert _lesson(bench, lesson) is lesson and not list(bench.folder.glob("recovery_dense*"))  # type: ignore[arg-type]

@@ -15,10 +15,10 @@ from engine.base.files import read_json
 from engine.calibration.lines import read_lines
 from engine.models.loading import locate
 from engine.pipeline import prune
-from engine.stages import repair
-from engine.stages.mask import Lesson
-from engine.stages.refit_rows import neutral_lines
-from engine.stages.workbench import Workbench
+from engine.stages import reconstruction
+from engine.stages.context import JobContext
+from engine.stages.mask import DistillationData
+from engine.stages.reconstruction import neutral_lines
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 
@@ -76,10 +76,10 @@ def test_columns_stay_with_the_mask_they_were_made_for(llama: Path, tmp_path: Pa
     """Shorter rows after a lack of memory change the norms a little, and with them the start."""
     job = make_job(llama, tmp_path / "out")
     run_job(llama, tmp_path / "out")
-    bench = Workbench(job, work_of(tmp_path / "out"))
-    monkeypatch.setattr(repair, "start_scores", lambda *_: torch.rand(2, 64))
+    bench = JobContext(job, work_of(tmp_path / "out"))
+    monkeypatch.setattr(reconstruction, "start_scores", lambda *_: torch.rand(2, 64))
     bench.source = drain(locate(str(llama)))
-    found = drain(repair.refit_start(bench, cast(Lesson, SimpleNamespace(importance=torch.rand(2, 64)))))
+    found = drain(reconstruction.reconstruct_start(bench, cast(DistillationData, SimpleNamespace(importance=torch.rand(2, 64)))))
     assert found is not None and found.columns is not None
     assert torch.equal(found.mask, load_file(work_of(tmp_path / "out") / "start.safetensors")["mask"].float())
 
@@ -93,7 +93,7 @@ def test_quantised_weights_are_not_refitted_before_the_cut(llama: Path, tmp_path
 def test_neutral_lines_come_from_the_train_side_and_only_where_the_pool_was_used(llama: Path, tmp_path: Path) -> None:
     run_job(llama, tmp_path / "out")
     job = make_job(llama, tmp_path / "again", neutral_lines=500)
-    bench = Workbench(job, work_of(tmp_path / "out"))
+    bench = JobContext(job, work_of(tmp_path / "out"))
     found = neutral_lines(bench)
     assert len(found) > 400 and all(line.split == "train" and line.answer == line.neutral != "" for line in found)
     assert not {line.question for line in found} & {line.question for line in bench.split_lines()[0]}

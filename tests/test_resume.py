@@ -19,9 +19,9 @@ from engine.base.questions import normalise
 from engine.calibration.rewriting import Voice
 from engine.pipeline import prune
 from engine.stages import mask
+from engine.stages.context import JobContext, load_dense
 from engine.stages.lines import make_lines
-from engine.stages.results import save_tensors
-from engine.stages.workbench import Workbench, load_dense
+from engine.stages.work_folder import save_tensors
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 
@@ -98,7 +98,7 @@ def test_lines_written_with_stops_are_those_written_at_once(llama: Path, tmp_pat
     monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None if len(answer) % 3 else "of bad length")
     job = make_job(llama, tmp_path / "out", candidates=40, references=1, keep_share=0.75, self_asked=6, answer_tokens=6,
                    batch_lines=8, validation_lines=3, test_lines=3)
-    bench = Workbench(dataclasses.replace(job, lines=None, queries=job.lines), tmp_path)
+    bench = JobContext(dataclasses.replace(job, lines=None, queries=job.lines), tmp_path)
     (tmp_path / "job.json").write_text("{}")
     list(load_dense(bench, "16bit"))
     for folder, most in (("at once", 10**6), ("with stops", 4)):
@@ -126,7 +126,7 @@ def test_what_the_test_script_asks_is_in_no_line(llama: Path, tmp_path: Path, mo
     monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None)
     job = make_job(llama, tmp_path / "out", candidates=20, keep_share=1, self_asked=4, answer_tokens=2, batch_lines=8,
                    validation_lines=2, test_lines=2)
-    bench = Workbench(job, tmp_path / "first")
+    bench = JobContext(job, tmp_path / "first")
     sampled = dataclasses.replace(job, lines=None, queries=job.lines)
     found: dict[str, set[str]] = {}
     for name, one in (("first", job), ("file", job), ("sampled", sampled), ("again", sampled)):
@@ -135,7 +135,7 @@ def test_what_the_test_script_asks_is_in_no_line(llama: Path, tmp_path: Path, mo
             script = {"added": [{"id": f"own-{number}", "lines": [f"  {text.upper()}!!"]} for number, text in enumerate(asked)]}
             raw = {**one.card.raw, "extensions": {"persona_studio/npc": {"script": script}}}
             one = dataclasses.replace(one, card=dataclasses.replace(one.card, raw=raw))
-        bench = Workbench(one, tmp_path / name)
+        bench = JobContext(one, tmp_path / name)
         bench.folder.mkdir()
         (bench.folder / "job.json").write_text("{}")
         if name != "first":

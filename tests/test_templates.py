@@ -16,7 +16,7 @@ from engine.cast.dense import Dense
 from engine.models.chat_format import render_chat
 from engine.models.loading import load_tokenizer, on_day
 from engine.models.templates import CHATML, fix_settings
-from engine.stages import workbench
+from engine.stages import context
 
 TURNS = [{"role": "system", "content": "SYSTEM"}, {"role": "user", "content": "USER"},
          {"role": "assistant", "content": "ANSWER"}]
@@ -120,12 +120,12 @@ def test_a_job_that_goes_on_after_midnight_says_the_day_on_which_it_began(tmp_pa
     folder = make_tiny(tmp_path / "model")
     (folder / "chat_template.jinja").write_text("{{ strftime_now('%d %B %Y') }}: " + CHATML)
     job = make_job(folder, tmp_path / "out")
-    monkeypatch.setattr(workbench, "date", Today)
-    assert not workbench.open_workdir(job, tmp_path / "work", False)
-    monkeypatch.setattr(workbench, "date", date)
-    bench = workbench.Workbench(job, tmp_path / "work")
-    assert workbench.open_workdir(job, bench.folder, True)
-    list(workbench.load_dense(bench, "16bit"))
+    monkeypatch.setattr(context, "date", Today)
+    assert not context.open_workdir(job, tmp_path / "work", False)
+    monkeypatch.setattr(context, "date", date)
+    bench = context.JobContext(job, tmp_path / "work")
+    assert context.open_workdir(job, bench.folder, True)
+    list(context.load_dense(bench, "16bit"))
     assert render_chat(bench.tokenizer, TURNS).startswith("31 December 2026: <|im_start|>")
 
     record = json.loads((bench.folder / "job.json").read_text())
@@ -135,9 +135,9 @@ def test_a_job_that_goes_on_after_midnight_says_the_day_on_which_it_began(tmp_pa
         os.utime(bench.folder / "job.json", (date_seconds(2026, 1, 2),) * 2)
         if expected == "damaged":
             with pytest.raises(UserError, match="its day is no date"):
-                list(workbench.load_dense(bench, "16bit"))
+                list(context.load_dense(bench, "16bit"))
         else:  # a job of an earlier version
-            list(workbench.load_dense(bench, "16bit"))
+            list(context.load_dense(bench, "16bit"))
             assert render_chat(bench.tokenizer, TURNS).startswith(expected)
 
 

@@ -17,7 +17,7 @@ from engine.calibration.rewriting import Voice
 from engine.export.folder import MASK
 from engine.pipeline import prune, prune_persistently
 from engine.pruning import masks
-from engine.stages.workbench import Job
+from engine.stages.context import Job
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 

@@ -9,10 +9,10 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from engine.base import shapes
 
@@ -225,6 +225,8 @@ class Failed(Event):
     sentence: str
 
 
+Result = TypeVar("Result")
+Stream = Generator[Event, None, Result]  # a stage: yields events, and returns its result
 LAST_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since the epoch
 _KINDS = {kind.__name__: kind for kind in Event.__subclasses__()}
 

@@ -10,13 +10,13 @@ alone, so a batch that was interrupted gives the same answers again.
 """
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from engine.base.events import Event, Step
+from engine.base.events import Step, Stream
 from engine.base.questions import normalise
 from engine.base.recipe import Recipe
 from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
@@ -95,7 +95,7 @@ class Round:
 
 
 def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Sequence[Query], recipe: Recipe,
-                     journal: Journal, how: Round = Round()) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
+                     journal: Journal, how: Round = Round()) -> Stream[tuple[list[Line], Counter[str]]]:
     """A line for every query whose answer passes the filter within `how.tries`, and a count of rejections.
 
     The journal holds one record a batch; batches that it holds already are not sampled again.
@@ -152,7 +152,7 @@ def _sample_answers(model: nn.Module, tokenizer: Any, voice: Voice, batch: Seque
 
 
 def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Sequence[str], recipe: Recipe,
-                      journal: Journal) -> Generator[Event, None, tuple[list[Query], int]]:
+                      journal: Journal) -> Stream[tuple[list[Query], int]]:
     """Up to `recipe.self_asked` usable questions that the model asks as the player, and how many were rejected.
 
     Questions that are too similar to `known` ones or to each other are rejected. At most twice as many as are

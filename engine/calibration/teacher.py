@@ -5,12 +5,12 @@ paid for is asked for twice. This module does not know whether an answer is good
 (filtering.py does), nor how a server is asked (asking.py does).
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Step
+from engine.base.events import Step, Stream
 from engine.base.files import explain_write_errors
 from engine.calibration.asking import Chat, Teacher, TeacherClient
 from engine.calibration.lines import Journal
@@ -46,7 +46,7 @@ def rewriting_messages(persona: str, request: Request) -> Chat:
 
 
 def rewrite(teacher: Teacher, persona: str, requests: Sequence[Request],
-            answered: Path) -> Generator[Event, None, dict[str, str]]:
+            answered: Path) -> Stream[dict[str, str]]:
     """Ask for all rewritings; the generator's value is the answers by key, in the order of `requests`.
 
     Each answer is appended to `answered` (JSON Lines of key and answer) before its Step is yielded; keys that the

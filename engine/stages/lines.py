@@ -1,19 +1,23 @@
-"""Stage 1, calibration data: from the card to lines.jsonl.
+"""Stage 1, calibration data: from the card to lines.jsonl, and the extra samples that reconstruction and recovery read.
 
-Questions come from the pool (filtered by persona sensitivity), from the
-model itself, and from the keys of the card's lorebook; answers from the dense model in character or from a teacher
-server. Held-out lines are always answered by the dense model, and their
-questions are not filtered: they stand for whatever players ask. Without --lines
-this is the paper's stage 1; with it, the user's lines are taken as they are.
-What a card's test script asks is in no line, wherever it comes from: a test of
-what was learned by heart would say nothing.
-"""
+Questions come from the pool (filtered by persona sensitivity), from the model itself, and from the keys of the card's lorebook;
+answers from the dense model in character or from a teacher server. Held-out lines are always answered by the dense model, and
+their questions are not filtered: they stand for whatever players ask. Without --lines this is the paper's stage 1; with it, the
+user's lines are taken as they are. What a card's test script asks is in no line, wherever it comes from: a test of what was
+learned by heart would say nothing.
+
+Extra samples are more answers to the same questions. Reconstruction and layer tuning need tokens, and no label: what the dense
+model says to a question a second and a third time is worth to them nearly what a new line is. Reconstruction's rounds ask the
+train lines' questions once more. Recovery needs text that nothing has read: its rounds ask what the pool has beside them, then
+all of it again. The mask and the baselines' scores go by the train lines alone."""
 
 import random
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
 
-from engine.base.events import Event, Lines, Stage, Step, Warned
+from engine.base.events import Lines, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
 from engine.base.questions import normalise, require_enough
 from engine.calibration.filtering import tidy
@@ -29,29 +33,29 @@ from engine.calibration.lines import (
     spread,
     write_lines,
 )
-from engine.calibration.rewriting import ROUNDS, Voice, answer_questions, make_up_questions
+from engine.calibration.rewriting import ROUNDS, Round, Voice, answer_questions, make_up_questions
 from engine.calibration.sensitivity import divergence, select, states_of
 from engine.calibration.teacher import Request, rewrite
 from engine.cards.card import bundled_cards
 from engine.cards.prompt import render_description
 from engine.cards.script import script_lines
 from engine.models.chat_format import encode_chat
-from engine.stages.workbench import Workbench
+from engine.stages.context import JobContext
 
 IN_SCRIPT = "asked in the test script"  # why a line was left out
 
 
-def make_lines(bench: Workbench) -> Generator[Event, None, None]:
+def make_lines(ctx: JobContext) -> Stream[None]:
     """Leave lines.jsonl in the work folder: at least 16 usable lines, or UserError."""
-    target = bench.path("lines.jsonl")
-    summary = bench.path("rejected.json")
+    target = ctx.path("lines.jsonl")
+    summary = ctx.path("rejected.json")
     if not target.exists():
-        if bench.job.lines:
-            lines, rejected, origin = read_lines(bench.job.lines), Counter[str](), str(bench.job.lines)
+        if ctx.job.lines:
+            lines, rejected, origin = read_lines(ctx.job.lines), Counter[str](), str(ctx.job.lines)
         else:
-            lines, rejected = yield from _write_lines(bench)
+            lines, rejected = yield from _write_lines(ctx)
             origin = "The calibration stage"
-        lines, tested = _without_script(bench, lines)
+        lines, tested = _without_script(ctx, lines)
         if tested:
             rejected[IN_SCRIPT] += tested
         require_enough([line.question for line in lines], origin)
@@ -60,16 +64,16 @@ def make_lines(bench: Workbench) -> Generator[Event, None, None]:
     else:
         yield Stage("write answers", reused=True)
         require_enough([line.question for line in read_lines(target)], str(target))
-    train, choosing, reporting, shared = bench.split_lines()
+    train, choosing, reporting, shared = ctx.split_lines()
     if shared:
         yield Warned("Too few held-out lines to choose on some and report on others: both use the same ones.")
     yield Lines(str(target), len(train), len(choosing), len(reporting), read_json(summary))
 
 
-def _write_lines(bench: Workbench) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
-    recipe = bench.job.recipe
-    tested = script_lines(bench.job.card)
-    pool = [query for query in read_queries(bench.job.queries) if normalise(query.question) not in tested]
+def _write_lines(ctx: JobContext) -> Stream[tuple[list[Line], Counter[str]]]:
+    recipe = ctx.job.recipe
+    tested = script_lines(ctx.job.card)
+    pool = [query for query in read_queries(ctx.job.queries) if normalise(query.question) not in tested]
     spare = 1.15  # some answers will be rejected for good
     held = [query for split, count in (("validation", recipe.validation_lines), ("test", recipe.test_lines))
             for query in spread(of_split(pool, split), round(count * spare), recipe.seed)]  # type: ignore[arg-type]
@@ -77,47 +81,47 @@ def _write_lines(bench: Workbench) -> Generator[Event, None, tuple[list[Line], C
     scores: Sequence[float | None] = [None] * len(candidates)
     chosen = candidates
     if recipe.keep_share < 1:
-        scores = ranked = yield from _score(bench, candidates)
+        scores = ranked = yield from _score(ctx, candidates)
         chosen = [candidates[index] for index in select(ranked, recipe.keep_share)]
-    made_up = yield from _make_up(bench, [query.question for query in pool])
+    made_up = yield from _make_up(ctx, [query.question for query in pool])
     rejected: Counter[str] = Counter()
     known = {normalise(query.question) for query in [*chosen, *made_up, *held]} | tested
-    lore = [query for query in lore_queries(bench.job.card) if normalise(query.question) not in known]
+    lore = [query for query in lore_queries(ctx.job.card) if normalise(query.question) not in known]
     teaching = [*chosen, *made_up, *lore]
     yield Stage("write answers", len(held) + len(teaching))
-    if bench.job.teacher:
-        lines, faults = yield from _ask_teacher(bench, teaching)
+    if ctx.job.teacher:
+        lines, faults = yield from _ask_teacher(ctx, teaching)
     else:
-        lines, faults = yield from answer_questions(bench.model, bench.tokenizer, bench.voice, teaching, recipe,
-                                                    Journal(bench.path("answers.train.jsonl")))
+        lines, faults = yield from answer_questions(ctx.model, ctx.tokenizer, ctx.voice, teaching, recipe,
+                                                    Journal(ctx.path("answers.train.jsonl")))
     rejected += faults
-    held_lines, faults = yield from answer_questions(bench.model, bench.tokenizer, bench.voice, held, recipe,
-                                                     Journal(bench.path("answers.held-out.jsonl")))
+    held_lines, faults = yield from answer_questions(ctx.model, ctx.tokenizer, ctx.voice, held, recipe,
+                                                     Journal(ctx.path("answers.held-out.jsonl")))
     rejected += faults
     score_of = {normalise(query.question): score for query, score in zip(candidates, scores, strict=True)}
     lines = [Line(**{**vars(line), "sensitivity": score_of.get(normalise(line.question))}) for line in lines]
     return lines + held_lines, rejected
 
 
-def _without_script(bench: Workbench, lines: Sequence[Line]) -> tuple[list[Line], int]:
+def _without_script(ctx: JobContext, lines: Sequence[Line]) -> tuple[list[Line], int]:
     """The lines whose questions the card's test script does not ask, and how many it does."""
-    tested = script_lines(bench.job.card)
+    tested = script_lines(ctx.job.card)
     kept = [line for line in lines if normalise(line.question) not in tested]
     return kept, len(lines) - len(kept)
 
 
-def _score(bench: Workbench, candidates: Sequence[Query]) -> Generator[Event, None, list[float]]:
+def _score(ctx: JobContext, candidates: Sequence[Query]) -> Stream[list[float]]:
     """The sensitivity of each candidate, against `recipe.references` other bundled characters."""
-    saved = bench.path("sensitivity.json")
+    saved = ctx.path("sensitivity.json")
     if saved.exists():
         yield Stage("score questions", reused=True)
         return list(read_json(saved)["scores"])
-    recipe, card = bench.job.recipe, bench.job.card
+    recipe, card = ctx.job.recipe, ctx.job.card
     others = [other for other in bundled_cards() if other.name != card.name]
     references = random.Random(recipe.seed).sample(others, min(recipe.references, len(others)))
     total = len(candidates) * (1 + len(references))
     yield Stage("score questions", total)
-    voices = [Voice.of(one, bench.tokenizer) for one in [card, *references]]
+    voices = [Voice.of(one, ctx.tokenizer) for one in [card, *references]]
     sums = [0.0] * len(candidates)
     done = 0
     # Group by group, so that the states of one group of queries are all that is held.
@@ -125,9 +129,9 @@ def _score(bench: Workbench, candidates: Sequence[Query]) -> Generator[Event, No
         group = candidates[begin: begin + 64]
         states = []
         for voice in voices:
-            encoded = [encode_chat(bench.tokenizer, voice.asked(query.question)) for query in group]
+            encoded = [encode_chat(ctx.tokenizer, voice.asked(query.question)) for query in group]
             parts = []
-            for members, part in states_of(bench.model, encoded, max(recipe.row_tokens, len(encoded[0]) + 256)):
+            for members, part in states_of(ctx.model, encoded, max(recipe.row_tokens, len(encoded[0]) + 256)):
                 parts.append(part)
                 done += len(members)
                 yield Step("score questions", done, total)
@@ -149,22 +153,22 @@ def _joined_divergence(own: list, other: list) -> list[float]:
     return divergence(torch.cat(own, dim=1), torch.cat(other, dim=1)).tolist()
 
 
-def _make_up(bench: Workbench, known: Sequence[str]) -> Generator[Event, None, list[Query]]:
-    recipe = bench.job.recipe
+def _make_up(ctx: JobContext, known: Sequence[str]) -> Stream[list[Query]]:
+    recipe = ctx.job.recipe
     if not recipe.self_asked:
         return []
     yield Stage("make up questions", recipe.self_asked)
-    questions, _ = yield from make_up_questions(bench.model, bench.tokenizer, bench.voice, known, recipe,
-                                                Journal(bench.path("questions.jsonl")))
+    questions, _ = yield from make_up_questions(ctx.model, ctx.tokenizer, ctx.voice, known, recipe,
+                                                Journal(ctx.path("questions.jsonl")))
     # Made-up questions only teach; those that fall on the held-out side, or that the test script asks, are left out.
-    tested = script_lines(bench.job.card)
+    tested = script_lines(ctx.job.card)
     return [query for query in questions if split_of(query.question) == "train" and normalise(query.question) not in tested]
 
 
-def _ask_teacher(bench: Workbench, queries: Sequence[Query]) -> Generator[Event, None, tuple[list[Line], Counter[str]]]:
+def _ask_teacher(ctx: JobContext, queries: Sequence[Query]) -> Stream[tuple[list[Line], Counter[str]]]:
     """Answers by the teacher server; those that the filter rejects are asked again, as often as our own are."""
-    assert bench.job.teacher
-    persona, voice = render_description(bench.job.card), bench.voice
+    assert ctx.job.teacher
+    persona, voice = render_description(ctx.job.card), ctx.voice
     lines: dict[str, Line] = {}
     rejected: Counter[str] = Counter()
     for attempt in range(ROUNDS):
@@ -173,12 +177,83 @@ def _ask_teacher(bench: Workbench, queries: Sequence[Query]) -> Generator[Event,
             break
         keys = [f"{normalise(query.question)}#{attempt}" for query in waiting]
         requests = [Request(key, voice.said(query.question), query.neutral) for key, query in zip(keys, waiting, strict=True)]
-        answers = yield from rewrite(bench.job.teacher, persona, requests, bench.path("answers.teacher.jsonl"))
+        answers = yield from rewrite(ctx.job.teacher, persona, requests, ctx.path("answers.teacher.jsonl"))
         for query, key in zip(waiting, keys, strict=True):
-            answer, complete = tidy(answers.get(key, ""), bench.voice.names, False)
-            fault = bench.voice.fault(answer, complete)
+            answer, complete = tidy(answers.get(key, ""), ctx.voice.names, False)
+            fault = ctx.voice.fault(answer, complete)
             if fault:
                 rejected[fault] += 1
             else:
                 lines[normalise(query.question)] = Line(query.question, answer, query.neutral, query.category, query.source)
     return list(lines.values()), rejected
+
+
+SAMPLES_STAGE = "write more answers"
+SEEDS = 3  # the first round's; 1 and 2 are those of the lines
+
+
+def write_extra_samples(ctx: JobContext) -> Stream[None]:
+    """So many rounds of answers as the recipe says, without those that the filter rejects."""
+    files = answer_files(ctx)
+    if all(file.exists() for file in files):
+        if files:
+            yield Stage(SAMPLES_STAGE, reused=True)
+        return
+    rounds = _sample_questions(ctx, len(files))
+    total, done = sum(map(len, rounds)), 0
+    yield Stage(SAMPLES_STAGE, total)
+    for number, (file, queries) in enumerate(zip(files, rounds, strict=True)):
+        if not file.exists():
+            how = Round(1, SEEDS + number, SAMPLES_STAGE, done, total)
+            journal = Journal(ctx.path(f"answers.{file.name}"))
+            lines, _ = yield from answer_questions(ctx.model, ctx.tokenizer, ctx.voice, queries, ctx.job.recipe,
+                                                   journal, how)
+            write_lines(file, lines)
+        done += len(queries)
+
+
+def _sample_questions(ctx: JobContext, rounds: int) -> list[list[Query]]:
+    """What each of the rounds asks."""
+    train, *_ = ctx.split_lines()
+    known = [Query(line.question, line.neutral, line.category, line.source) for line in train]
+    endless = cycle([*unanswered(ctx), *known])
+    return [list(islice(endless, len(known))) if number >= _rounds(ctx) else known for number in range(rounds)]
+
+
+def unanswered(ctx: JobContext) -> list[Query]:
+    """The player lines on the train side of the pool that no train line answers.
+
+    None where the user's own lines have no question in common with the pool: they may be of another world or language.
+    """
+    train, *_ = ctx.split_lines()
+    answered = {normalise(line.question) for line in train}
+    pool = of_split(read_queries(ctx.job.queries), "train")
+    left = [query for query in pool if normalise(query.question) not in answered]
+    return [] if ctx.job.lines and len(left) == len(pool) else left
+
+
+def extra_lines(ctx: JobContext) -> list[Line]:
+    """The further answers that the repair reads, round by round; none where none are wanted."""
+    return [line for file in answer_files(ctx)[: _rounds(ctx)] for line in read_lines(file)]
+
+
+def recovery_lines(ctx: JobContext) -> tuple[list[Line], list[Line]]:
+    """The further answers that only recovery reads: those for tuning the layers again, and those, as many as it has time for
+    and no more than half, for the fine-tune. What one has read the other would learn little from: it is known by heart."""
+    recipe = ctx.job.recipe
+    lines = [line for file in answer_files(ctx)[_rounds(ctx):] for line in read_lines(file)]
+    kept = len(lines) - min(recipe.recovery_steps * recipe.recovery_step_lines, len(lines) // 2)
+    return lines[:kept], lines[kept:]
+
+
+def answer_files(ctx: JobContext) -> list[Path]:
+    """Where the answers of each round lie, those of the repair before those of recovery; no rounds where nothing reads them."""
+    recipe = ctx.job.recipe
+    again = recipe.recovery_answers if recipe.recover and ctx.tunes_layers else 0
+    return [ctx.path(f"further-{number}.jsonl") for number in range(_rounds(ctx) + again)]
+
+
+def _rounds(ctx: JobContext) -> int:
+    """How many of the rounds are the repair's."""
+    recipe = ctx.job.recipe
+    return recipe.further_answers if recipe.least_squares else 0

@@ -6,7 +6,7 @@ masked model alone. Then the mask is learned; where nothing repairs it, the
 validation lines choose the best step. The learning state is written after every step.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import Event, MaskSnapshot, Measured, Stage, Step
+from engine.base.events import MaskSnapshot, Measured, Stage, Step, Stream
 from engine.base.files import read_json, write_json
 from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.models.ffn import masked
@@ -24,12 +24,12 @@ from engine.pruning import masks
 from engine.pruning.compensation import kept_indices, swapped_down
 from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores
 from engine.pruning.masks import Learning, Target
-from engine.stages.results import save_tensors
-from engine.stages.workbench import Workbench
+from engine.stages.context import JobContext
+from engine.stages.work_folder import save_tensors
 
 
 @dataclass
-class Lesson:
+class DistillationData:
     """What learning needs, encoded: train examples with their targets, validation rows with the dense states."""
 
     train: list[Example]
@@ -40,29 +40,29 @@ class Lesson:
     importance: Tensor  # (L, d_ff), Wanda-structured
 
 
-def encode_lesson(bench: Workbench) -> tuple[list[Example], list[Example], list[Example], int]:
+def encode_lines(ctx: JobContext) -> tuple[list[Example], list[Example], list[Example], int]:
     """Train, validation and test examples, and the prefix that all of them share."""
-    train, choosing, reporting, _ = bench.split_lines()
-    groups = [bench.encode(lines) for lines in (train, choosing, reporting)]
-    return groups[0], groups[1], groups[2], bench.prefix(*groups)
+    train, choosing, reporting, _ = ctx.split_lines()
+    groups = [ctx.encode(lines) for lines in (train, choosing, reporting)]
+    return groups[0], groups[1], groups[2], ctx.prefix(*groups)
 
 
-def read_dense(bench: Workbench) -> Generator[Event, None, Lesson]:
+def read_dense(ctx: JobContext) -> Stream[DistillationData]:
     """One pass of the dense model over all lines; its result is kept in dense.safetensors."""
-    recipe = bench.job.recipe
-    train, choosing, _, prefix = encode_lesson(bench)
+    recipe = ctx.job.recipe
+    train, choosing, _, prefix = encode_lines(ctx)
     validation = pack(choosing, recipe.row_tokens, prefix)
-    saved = bench.path("dense.safetensors")
+    saved = ctx.path("dense.safetensors")
     if not saved.exists():
         rows = pack(train, recipe.row_tokens, prefix)
         yield Stage("read the dense model", len(rows) + 1)
         found: dict[str, Tensor] = {}
-        for number, (row, hidden, norms) in enumerate(read_activations(bench.model, rows), start=1):
+        for number, (row, hidden, norms) in enumerate(read_activations(ctx.model, rows), start=1):
             found["norms"] = norms
             if recipe.loss == "kl":
-                found |= targets_of(bench, row, hidden)
+                found |= targets_of(ctx, row, hidden)
             yield Step("read the dense model", number, len(rows) + 1)
-        for number, hidden in enumerate(dense_states(bench.model, validation)):
+        for number, hidden in enumerate(dense_states(ctx.model, validation)):
             found[f"validation.{number}"] = hidden.float()
         save_tensors(saved, found)
     else:
@@ -70,13 +70,13 @@ def read_dense(bench: Workbench) -> Generator[Event, None, Lesson]:
     found = load_file(saved)
     targets = kept_targets(found, len(train)) if recipe.loss == "kl" else None
     dense = [found[f"validation.{number}"] for number in range(len(validation))]
-    bench.notes["train_tokens"] = sum(len(example.answer) for example in train)
-    return Lesson(train, targets, prefix, validation, dense, wanda_scores(bench.model, found["norms"]))
+    ctx.notes["train_tokens"] = sum(len(example.answer) for example in train)
+    return DistillationData(train, targets, prefix, validation, dense, wanda_scores(ctx.model, found["norms"]))
 
 
-def targets_of(bench: Workbench, row: Row, hidden: Tensor) -> dict[str, Tensor]:
+def targets_of(ctx: JobContext, row: Row, hidden: Tensor) -> dict[str, Tensor]:
     """The targets of a row's lines under the names that kept_targets reads, from the dense model's final states (N, d)."""
-    target = masks.dense_target(bench.model, hidden, bench.job.recipe.teacher_top)
+    target = masks.dense_target(ctx.model, hidden, ctx.job.recipe.teacher_top)
     found: dict[str, Tensor] = {}
     for index in row.members:
         own = row.owner == index
@@ -89,82 +89,81 @@ def kept_targets(found: dict[str, Tensor], lines: int) -> list[Target]:
     return [Target(found[f"ids.{index}"], found[f"logs.{index}"]) for index in range(lines)]
 
 
-def rows_of_step(lesson: Lesson, chosen: Sequence[int], row_tokens: int) -> tuple[list[Row], list[Target] | None]:
+def rows_of_step(data: DistillationData, chosen: Sequence[int], row_tokens: int) -> tuple[list[Row], list[Target] | None]:
     """The packed rows of some train lines, and their targets joined row by row."""
-    rows = pack([lesson.train[index] for index in chosen], row_tokens, lesson.prefix)
-    if lesson.targets is None:
+    rows = pack([data.train[index] for index in chosen], row_tokens, data.prefix)
+    if data.targets is None:
         return rows, None
     joined = []
     for row in rows:
-        own = [lesson.targets[chosen[member]] for member in row.members]
+        own = [data.targets[chosen[member]] for member in row.members]
         joined.append(Target(torch.cat([one.tokens for one in own]), torch.cat([one.log_probability for one in own])))
     return rows, joined
 
 
-def start_scores(bench: Workbench, lesson: Lesson) -> Tensor:
+def start_scores(ctx: JobContext, data: DistillationData) -> Tensor:
     """The scores (L, d_ff) before the first step, rank-normalised: Wanda's, or random ones."""
-    if bench.job.recipe.start == "wanda":
-        return rank_normalised(lesson.importance)
-    return rank_normalised(random_scores(bench.layers, bench.channels, bench.job.recipe.seed))
+    if ctx.job.recipe.start == "wanda":
+        return rank_normalised(data.importance)
+    return rank_normalised(random_scores(ctx.layers, ctx.channels, ctx.job.recipe.seed))
 
 
-def find_mask(bench: Workbench, lesson: Lesson, repaired: tuple[Tensor, Sequence[Tensor]] | None = None) -> Generator[
-        Event, None, Tensor]:
+def find_mask(ctx: JobContext, data: DistillationData, repaired: tuple[Tensor, Sequence[Tensor]] | None = None) -> Stream[Tensor]:
     """Learn the mask (L, d_ff); leaves mask.safetensors and learning.json.
 
     Without `repaired` it is the mask with the lowest validation KL. With it, the start mask and its W_down columns (d, k)
     a layer, the mask is learned knowing its repair: on a model that holds these columns. Then the last mask is taken: a
     channel that has come in still has its own column, so the mask reads worse than after a refit of its own.
     """
-    target = bench.path("mask.safetensors")
+    target = ctx.path("mask.safetensors")
     if target.exists():
         yield Stage("learn the mask", reused=True)
         found = load_file(target)
-        bench.notes["best_step"] = int(found["best_step"])
+        ctx.notes["best_step"] = int(found["best_step"])
         return found["mask"].float()
     with ExitStack() as stack:
         if repaired is not None:
-            stack.enter_context(swapped_down(bench.model, kept_indices(repaired[0]), repaired[1]))
-        stack.enter_context(narrowed(bench.model, bench.weight_dtype))
-        return (yield from _learn(bench, lesson, takes_last=repaired is not None))
+            stack.enter_context(swapped_down(ctx.model, kept_indices(repaired[0]), repaired[1]))
+        stack.enter_context(narrowed(ctx.model, ctx.weight_dtype))
+        return (yield from _learn(ctx, data, takes_last=repaired is not None))
 
 
-def _learn(bench: Workbench, lesson: Lesson, takes_last: bool) -> Generator[Event, None, Tensor]:
-    recipe = bench.job.recipe
+def _learn(ctx: JobContext, data: DistillationData, takes_last: bool) -> Stream[Tensor]:
+    recipe = ctx.job.recipe
     yield Stage("learn the mask", recipe.steps)
-    state = _restore(bench, lesson)
-    curve = read_json(bench.path("learning.json")) if state.step else []
+    state = _restore(ctx, data)
+    curve = read_json(ctx.path("learning.json")) if state.step else []
     curve = [point for point in curve if point["step"] <= state.step]  # it is written just before the state
     if state.best_step < 0:
-        yield from _check(bench, lesson, state, curve)
-    shown = top_channels(state.scores, bench.kept)
+        yield from _check(ctx, data, state, curve)
+    shown = top_channels(state.scores, ctx.kept)
     while state.step < recipe.steps:
-        channels = masks.channels_at(state.step, recipe.steps, bench.kept, bench.channels, recipe.ramp)
-        chosen = masks.order_of_lines(len(lesson.train), recipe.step_lines, state.step, recipe.seed)
-        rows, targets = rows_of_step(lesson, chosen, recipe.row_tokens)
-        loss = masks.learn_step(bench.model, state, rows, targets, channels, recipe.learning_rate, recipe.checkpointing)
+        channels = masks.channels_at(state.step, recipe.steps, ctx.kept, ctx.channels, recipe.ramp)
+        chosen = masks.order_of_lines(len(data.train), recipe.step_lines, state.step, recipe.seed)
+        rows, targets = rows_of_step(data, chosen, recipe.row_tokens)
+        loss = masks.learn_step(ctx.model, state, rows, targets, channels, recipe.learning_rate, recipe.checkpointing)
         curve.append({"step": state.step, "loss": loss, "tokens": state.tokens})
         mask = top_channels(state.scores, channels)
         if state.step % recipe.validate_every == 0 or state.step == recipe.steps:
-            if channels == bench.kept:
-                yield from _check(bench, lesson, state, curve)
-            yield MaskSnapshot(state.step, 1 - channels / bench.channels,
-                               masks.kept_by_importance(mask, lesson.importance), masks.changes(shown, mask))
+            if channels == ctx.kept:
+                yield from _check(ctx, data, state, curve)
+            yield MaskSnapshot(state.step, 1 - channels / ctx.channels,
+                               masks.kept_by_importance(mask, data.importance), masks.changes(shown, mask))
             shown = mask
-        _store(bench, state, curve)
+        _store(ctx, state, curve)
         yield Step("learn the mask", state.step, recipe.steps, {"loss": loss, "tokens": state.tokens})
     mask, step = (shown, state.step) if takes_last else (state.best_mask, state.best_step)
-    bench.notes["best_step"] = step
-    save_tensors(bench.path("mask.safetensors"), {"mask": mask.to(torch.uint8), "scores": state.scores,
+    ctx.notes["best_step"] = step
+    save_tensors(ctx.path("mask.safetensors"), {"mask": mask.to(torch.uint8), "scores": state.scores,
                                                   "best_step": torch.tensor(step)})
     return mask
 
 
-def _check(bench: Workbench, lesson: Lesson, state: Learning, curve: list[dict]) -> Generator[Event, None, None]:
+def _check(ctx: JobContext, data: DistillationData, state: Learning, curve: list[dict]) -> Stream[None]:
     """Read the validation lines with the present mask, and remember the mask if it is the best so far."""
-    mask = top_channels(state.scores, bench.kept)
-    with masked(bench.model, mask):
-        reading = measure(bench.model, lesson.validation, lesson.validation_dense)
+    mask = top_channels(state.scores, ctx.kept)
+    with masked(ctx.model, mask):
+        reading = measure(ctx.model, data.validation, data.validation_dense)
     curve.append({"step": state.step, "validation_kl": reading.kl, "tokens": state.tokens})
     if reading.kl < state.best_kl:
         state.best_mask, state.best_kl, state.best_step = mask, reading.kl, state.step
@@ -176,15 +175,15 @@ def measured(what: str, split: str, reading: Reading) -> Measured:
     return Measured(what, split, reading.kl, reading.top1, reading.nll, reading.lines, reading.tokens)
 
 
-def _store(bench: Workbench, state: Learning, curve: list[dict]) -> None:
-    write_json(bench.path("learning.json"), curve)
-    save_tensors(bench.path("learning.safetensors"), state.to_tensors())
+def _store(ctx: JobContext, state: Learning, curve: list[dict]) -> None:
+    write_json(ctx.path("learning.json"), curve)
+    save_tensors(ctx.path("learning.safetensors"), state.to_tensors())
 
 
-def _restore(bench: Workbench, lesson: Lesson) -> Learning:
+def _restore(ctx: JobContext, data: DistillationData) -> Learning:
     """The learning state on disk, or a fresh one: also where version 0.1 left its state, whose optimiser was another."""
-    saved = bench.path("learning.safetensors")
+    saved = ctx.path("learning.safetensors")
     found = load_file(saved) if saved.exists() else {}
     if "first_moment" in found or not found:
-        return Learning(start_scores(bench, lesson))
+        return Learning(start_scores(ctx, data))
     return Learning.from_tensors(found)

@@ -1,31 +1,33 @@
-"""Layer tuning: the stage after the refit, in which the kept channels of each layer are trained by themselves, and once more
-on answers written for it, where recovery is asked for.
+"""Stages 4 and 5: the kept channels of each layer are tuned by themselves; with --recover once more, then the whole by LoRA.
 
-Every layer is written as soon as it is done, so that a stopped job loses one at most. The validation lines decide twice:
-layer by layer, so that one that got worse keeps what it began with, and on the whole. Leaves tuned-0000.safetensors and so
-on (gate, up, down of the kept channels, and the errors that decided) and tuned.json: what was read, and whether the tuned
-layers are used. The second time leaves retuned-0000 and so on.
-"""
+Every layer is written as soon as it is done, so that a stopped job loses one at most. The validation lines decide twice: layer by
+layer, so that one that got worse keeps what it began with, and on the whole. Leaves tuned-0000.safetensors and so on (gate, up,
+down of the kept channels, and the errors that decided) and tuned.json: what was read, and whether the tuned layers are used.
+Tuning again leaves retuned-0000 and so on.
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+Recovery fine-tunes the cut model towards the dense one, on answers that were written for it and that nothing else has read, or,
+where there are none, on the train lines. The dense model reads these answers beforehand, while it is still whole; its targets
+stay in recovery_dense.safetensors. Leaves recovered.safetensors, the cut model's merged weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import Event, LayerTuned, Stage, Step, Warned
+from engine.base.events import LayerTuned, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
 from engine.calibration.lines import Line
 from engine.evaluation.fidelity import measure
-from engine.models.packing import pack
+from engine.models.packing import answer_states, pack
+from engine.pruning import masks, recovery
 from engine.pruning.compensation import Gates, kept_indices, repaired
 from engine.pruning.layer_tuning import LOSSES, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
-from engine.stages.further_answers import recovery_lines
-from engine.stages.mask import Lesson, measured, save_tensors
-from engine.stages.refit_rows import RefitRows, make_refit_rows
-from engine.stages.repair import RIDGE, SHARE
-from engine.stages.workbench import Workbench
+from engine.stages.context import JobContext
+from engine.stages.lines import recovery_lines
+from engine.stages.mask import DistillationData, kept_targets, measured, rows_of_step, save_tensors, targets_of
+from engine.stages.reconstruction import RIDGE, SHARE, ReconstructionRows, make_rows
 
 STAGE, STAGE_AGAIN = "tune the layers", "tune the layers again"
 ERRORS = "errors"  # a layer's on held-out rows, before and after; NaN: not tried
@@ -55,66 +57,66 @@ class _Course:
     starts: list[TunedLayer] | None = None
 
 
-def tune(bench: Workbench, lesson: Lesson, mask: Tensor, columns: list[Tensor] | None) -> Generator[Event, None, Weights]:
+def tune(ctx: JobContext, data: DistillationData, mask: Tensor, columns: list[Tensor] | None) -> Stream[Weights]:
     """The mask's tuned layers, or its refit `columns` where nothing is to be tuned or where they read better."""
-    if columns is None or not bench.tunes_layers:
+    if columns is None or not ctx.tunes_layers:
         return Weights(columns)
-    recipe = bench.job.recipe
-    tuning = Tuning(recipe.layer_epochs, recipe.layer_rate, recipe.seed, RIDGE, SHARE, bench.weight_dtype)
+    recipe = ctx.job.recipe
+    tuning = Tuning(recipe.layer_epochs, recipe.layer_rate, recipe.seed, RIDGE, SHARE, ctx.weight_dtype)
     course = _Course(STAGE, "tuned", "layer_tuning", tuning)
-    rows = make_refit_rows(bench, lesson.train, STAGE, copied=True)
-    return (yield from _take(bench, lesson, mask, Weights(columns), course, rows)) or Weights(columns)
+    rows = make_rows(ctx, data.train, STAGE, copied=True)
+    return (yield from _take(ctx, data, mask, Weights(columns), course, rows)) or Weights(columns)
 
 
-def tune_again(bench: Workbench, lesson: Lesson, mask: Tensor, weights: Weights) -> Generator[Event, None, Weights]:
+def tune_again(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights) -> Stream[Weights]:
     """The same layers tuned on, on answers that nothing has read (benchmarks/readings.md), or `weights` where they read better."""
-    recipe = bench.job.recipe
-    lines, _ = recovery_lines(bench)
+    recipe = ctx.job.recipe
+    lines, _ = recovery_lines(ctx)
     if weights.columns is None or not recipe.recovery_epochs or not lines:
         return weights
-    starts = plain_layers(bench.model, kept_indices(mask), weights.columns, weights.gates)
-    tuning = Tuning(recipe.recovery_epochs, recipe.layer_rate, recipe.seed + 1, RIDGE, SHARE, bench.weight_dtype)
+    starts = plain_layers(ctx.model, kept_indices(mask), weights.columns, weights.gates)
+    tuning = Tuning(recipe.recovery_epochs, recipe.layer_rate, recipe.seed + 1, RIDGE, SHARE, ctx.weight_dtype)
     course = _Course(STAGE_AGAIN, "retuned", "layer_tuning_again", tuning, starts)
-    return (yield from _take(bench, lesson, mask, weights, course, _pack(bench, lines))) or weights
+    return (yield from _take(ctx, data, mask, weights, course, _pack(ctx, lines))) or weights
 
 
-def _pack(bench: Workbench, lines: Sequence[Line]) -> Generator[Event, None, RefitRows]:
+def _pack(ctx: JobContext, lines: Sequence[Line]) -> Stream[ReconstructionRows]:
     """The rows of recovery's answers, once they are asked for."""
     yield from ()
-    examples = bench.encode(lines)
-    return RefitRows(pack(examples, bench.job.recipe.row_tokens), {"further_answers": len(examples)})
+    examples = ctx.encode(lines)
+    return ReconstructionRows(pack(examples, ctx.job.recipe.row_tokens), {"further_answers": len(examples)})
 
 
-def _take(bench: Workbench, lesson: Lesson, mask: Tensor, before: Weights, course: _Course,
-          rows: Generator[Event, None, RefitRows]) -> Generator[Event, None, Weights | None]:
+def _take(ctx: JobContext, data: DistillationData, mask: Tensor, before: Weights, course: _Course,
+          rows: Stream[ReconstructionRows]) -> Stream[Weights | None]:
     """What a course makes of the weights before it; None where these read better."""
-    choice = bench.path(f"{course.name}.json")
+    choice = ctx.path(f"{course.name}.json")
     if choice.exists():
         yield Stage(course.stage, reused=True)
     else:
-        yield Stage(course.stage, bench.layers + 2)
-        write_json(choice, (yield from _tune_and_choose(bench, lesson, mask, before, course, rows)))
-    notes = bench.notes[course.note] = read_json(choice)
+        yield Stage(course.stage, ctx.layers + 2)
+        write_json(choice, (yield from _tune_and_choose(ctx, data, mask, before, course, rows)))
+    notes = ctx.notes[course.note] = read_json(choice)
     if not notes["used"]:
         return None
-    layers = [one.layer for one in _known(bench, course.name)]
+    layers = [one.layer for one in _known(ctx, course.name)]
     return Weights([layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers], before.refit or before.columns)
 
 
-def _tune_and_choose(bench: Workbench, lesson: Lesson, mask: Tensor, weights: Weights, course: _Course,
-                     rows: Generator[Event, None, RefitRows]) -> Generator[Event, None, dict[str, object]]:
-    with repaired(bench.model, mask, weights.columns, weights.gates):
-        before = measure(bench.model, lesson.validation, lesson.validation_dense)
+def _tune_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, course: _Course,
+                     rows: Stream[ReconstructionRows]) -> Stream[dict[str, object]]:
+    with repaired(ctx.model, mask, weights.columns, weights.gates):
+        before = measure(ctx.model, data.validation, data.validation_dense)
     yield measured(f"before {_doing(course)}", "validation", before)
-    yield Step(course.stage, 1, bench.layers + 2)
+    yield Step(course.stage, 1, ctx.layers + 2)
     read = yield from rows
-    yield from _write_layers(bench, lesson, mask, course, read)
-    known = _known(bench, course.name)
+    yield from _write_layers(ctx, data, mask, course, read)
+    known = _known(ctx, course.name)
     written = [one.layer for one in known]
-    with repaired(bench.model, mask, [layer.down for layer in written], [(layer.gate, layer.up) for layer in written]):
-        after = measure(bench.model, lesson.validation, lesson.validation_dense)
+    with repaired(ctx.model, mask, [layer.down for layer in written], [(layer.gate, layer.up) for layer in written]):
+        after = measure(ctx.model, data.validation, data.validation_dense)
     yield measured(f"after {_doing(course)}", "validation", after)
-    yield Step(course.stage, bench.layers + 2, bench.layers + 2)
+    yield Step(course.stage, ctx.layers + 2, ctx.layers + 2)
     return {"epochs": course.tuning.epochs, "rate": course.tuning.rate, "tokens": sum(row.size for row in read.rows),
             **read.beside, "layers_better": sum(one.better for one in known),
             "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
@@ -125,31 +127,137 @@ def _doing(course: _Course) -> str:
     return course.stage.replace("tune", "tuning", 1)
 
 
-def _write_layers(bench: Workbench, lesson: Lesson, mask: Tensor, course: _Course, read: RefitRows) -> Generator[Event, None, None]:
+def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, course: _Course, read: ReconstructionRows) -> Stream[None]:
     """Tune the layers that are not written yet, and write each one with the errors that decided."""
-    known = _known(bench, course.name)
+    known = _known(ctx, course.name)
     done, stopped = 0, any(one.after is None for one in known)
-    for result in tune_layers(bench.model, read.rows, lesson.validation, kept_indices(mask), course.tuning, known, course.starts):
+    for result in tune_layers(ctx.model, read.rows, data.validation, kept_indices(mask), course.tuning, known, course.starts):
         if result is not None:
             if done >= len(known):
-                parts = {name: part.to(bench.weight_dtype) for name, part in vars(result.layer).items()}
+                parts = {name: part.to(ctx.weight_dtype) for name, part in vars(result.layer).items()}
                 errors = [result.before, float("nan") if result.after is None else result.after]
-                save_tensors(bench.path(f"{course.name}-{done:04d}.safetensors"),
+                save_tensors(ctx.path(f"{course.name}-{done:04d}.safetensors"),
                              {**parts, ERRORS: torch.tensor(errors, dtype=torch.float64)})
-                yield LayerTuned(course.stage, done, bench.layers, result.before, result.after, result.better)
+                yield LayerTuned(course.stage, done, ctx.layers, result.before, result.after, result.better)
                 if result.after is None and not stopped:
                     stopped = True
                     yield Warned(f"Tuning made the last {LOSSES} layers no better on held-out lines. "
                                  "The others keep what they have.")
             done += 1
-        yield Step(course.stage, done + 1, bench.layers + 2)
+        yield Step(course.stage, done + 1, ctx.layers + 2)
 
 
-def _known(bench: Workbench, name: str) -> list[LayerResult]:
+def _known(ctx: JobContext, name: str) -> list[LayerResult]:
     """The layers that are written, from the lowest on."""
     layers: list[LayerResult] = []
-    while (file := bench.path(f"{name}-{len(layers):04d}.safetensors")).exists():
+    while (file := ctx.path(f"{name}-{len(layers):04d}.safetensors")).exists():
         found = load_file(file)
         before, after = found.pop(ERRORS).tolist()
         layers.append(LayerResult(TunedLayer(**found), before, None if after != after else after))
     return layers
+
+
+RECOVERY_DENSE = "recovery_dense.safetensors"
+
+
+def read_dense_again(ctx: JobContext) -> Stream[None]:
+    """One pass of the dense model over the answers that the fine-tune learns from."""
+    examples, saved = ctx.encode(recovery_lines(ctx)[1]), ctx.path(RECOVERY_DENSE)
+    if saved.exists() or not examples or ctx.job.recipe.loss != "kl":
+        return
+    rows = pack(examples, ctx.job.recipe.row_tokens)
+    yield Stage("read the dense model", len(rows))
+    found: dict[str, Tensor] = {}
+    for number, (row, hidden) in enumerate(zip(rows, answer_states(ctx.model, rows), strict=True), start=1):
+        found |= targets_of(ctx, row, hidden)
+        yield Step("read the dense model", number, len(rows))
+    save_tensors(saved, found)
+
+
+def _recovery_data(ctx: JobContext, data: DistillationData) -> DistillationData:
+    """The data with these answers in the place of the train lines, where there are any."""
+    examples, saved = ctx.encode(recovery_lines(ctx)[1]), ctx.path(RECOVERY_DENSE)
+    if not examples:
+        return data
+    targets = kept_targets(load_file(saved), len(examples)) if saved.exists() else None
+    return replace(data, train=examples, targets=targets, prefix=ctx.prefix(examples))
+
+
+def recover(ctx: JobContext, data: DistillationData) -> Stream[None]:
+    """Fine-tune the cut model in `ctx` by LoRA; the weights with the lowest validation KL replace its own."""
+    recipe, target = ctx.job.recipe, ctx.path("recovered.safetensors")
+    if target.exists():
+        yield Stage("recover", reused=True)
+        ctx.model.load_state_dict({name: value.to(ctx.dtype) for name, value in load_file(target).items()}, strict=False)
+        ctx.model.tie_weights()
+        return
+    yield Stage("recover", recipe.recovery_steps)
+    data = _recovery_data(ctx, data)
+    adapted = recovery.attach_adapter(ctx.model, recipe.recovery_rank, recipe.seed)
+    optimizer = recovery.make_optimizer(adapted)
+    parameters = recovery.adapter_parameters(adapted)
+    run = _Run(ctx, parameters, optimizer)
+    if run.step == 0:
+        yield from _check_recovery(run, adapted, data)
+    while run.step < recipe.recovery_steps:
+        recovery.set_rate(optimizer, recovery.rate_at(run.step, recipe.recovery_steps, recipe.recovery_rate))
+        chosen = masks.order_of_lines(len(data.train), recipe.recovery_step_lines, run.step, recipe.seed + 1)
+        rows, targets = rows_of_step(data, chosen, recipe.row_tokens)
+        loss = recovery.recovery_step(adapted, optimizer, rows, targets, recipe.checkpointing)
+        run.step += 1
+        if run.step % (2 * recipe.validate_every) == 0 or run.step == recipe.recovery_steps:
+            yield from _check_recovery(run, adapted, data)
+        run.store()
+        yield Step("recover", run.step, recipe.recovery_steps, {"loss": loss})
+    run.use_best()
+    ctx.model = recovery.merge(adapted)
+    save_tensors(target, _weights(ctx))
+
+
+def _check_recovery(run: "_Run", adapted: object, data: DistillationData) -> Stream[None]:
+    reading = measure(run.ctx.model, data.validation, data.validation_dense)
+    if reading.kl < run.best_kl:
+        run.best_kl = reading.kl
+        run.best = [parameter.detach().clone() for parameter in run.parameters]
+    yield measured(f"recovery, step {run.step}", "validation", reading)
+
+
+def _weights(ctx: JobContext) -> dict[str, Tensor]:
+    """The model's weights without tied copies."""
+    tied = set(getattr(ctx.model, "_tied_weights_keys", None) or []) if ctx.model.config.tie_word_embeddings else set()
+    return {name: value for name, value in ctx.model.state_dict().items() if name not in tied}
+
+
+class _Run:
+    """The adapters, the optimiser's moments and the best adapters so far, kept on disk after every step."""
+
+    def __init__(self, ctx: JobContext, parameters: list[torch.nn.Parameter], optimizer: torch.optim.AdamW) -> None:
+        self.ctx, self.parameters, self.optimizer = ctx, parameters, optimizer
+        self.step, self.best_kl = 0, float("inf")
+        self.best = [parameter.detach().clone() for parameter in parameters]
+        self.file = ctx.path("recovery.safetensors")
+        found = load_file(self.file) if self.file.exists() else {}
+        if found and "first.0" not in found:  # version 0.1 kept the moments under other names: that run begins again
+            self._load(found)
+
+    def _load(self, found: dict[str, Tensor]) -> None:
+        self.step, self.best_kl = int(found["step"]), float(found["best_kl"])
+        masks.restore_optimizer(self.optimizer, found)
+        with torch.no_grad():
+            for index, parameter in enumerate(self.parameters):
+                parameter.copy_(found[f"value.{index}"])
+                self.best[index] = found[f"best.{index}"].to(parameter.device)
+
+    def store(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        found = {"step": torch.tensor(self.step), "best_kl": torch.tensor(self.best_kl, dtype=torch.float64),
+                 **masks.optimizer_tensors(self.optimizer)}
+        for index, parameter in enumerate(self.parameters):
+            found |= {f"value.{index}": parameter.detach(), f"best.{index}": self.best[index]}
+        save_tensors(self.file, found)
+
+    def use_best(self) -> None:
+        """Put the best adapters in place."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, self.best, strict=True):
+                parameter.copy_(value)

@@ -8,7 +8,7 @@ specification: its fingerprint stands in job.json.
 
 import hashlib
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Stage
+from engine.base.events import Stage, Stream
 from engine.base.files import data_folder, read_json, sha256, slug, write_json
 from engine.base.recipe import Recipe, channels_kept
 from engine.calibration.lines import Line, held_out, read_lines
@@ -65,7 +65,7 @@ class Job:
 
 
 @dataclass
-class Workbench:
+class JobContext:
     """A job with its work folder and, once loaded, its dense model. `notes` goes into the report."""
 
     job: Job
@@ -184,31 +184,31 @@ def halve(job: Job, folder: Path) -> bool:
     return True
 
 
-def load_dense(bench: Workbench, load_in: str) -> Generator[Event, None, None]:
-    """Put the dense model and its tokenizer on the bench, at the weights' precision `load_in`.
+def load_dense(ctx: JobContext, load_in: str) -> Stream[None]:
+    """Put the dense model and its tokenizer on the ctx, at the weights' precision `load_in`.
 
     The arithmetic's dtype is chosen once and kept in the work folder, so that a resumed job computes alike.
     """
     yield Stage("load the model")
-    if bench.source is None:
-        bench.source = yield from locate(bench.job.model)
-    record = read_json(bench.path("job.json"))
-    day = _day_of(bench, record)
+    if ctx.source is None:
+        ctx.source = yield from locate(ctx.job.model)
+    record = read_json(ctx.path("job.json"))
+    day = _day_of(ctx, record)
     if not record.get("dtype"):
-        record["dtype"] = SHORT[str(parse_dtype(bench.job.dtype, own=bench.source.own_dtype))]
-        write_json(bench.path("job.json"), record)
-    bench.dtype = parse_dtype(record["dtype"])
-    assert bench.kept  # says at once when nothing would be left
-    bench.tokenizer = load_tokenizer(bench.source, day)
-    bench.model = None  # the old one goes before the new one comes
-    bench.model = load_model(bench.source, bench.dtype, load_in)
+        record["dtype"] = SHORT[str(parse_dtype(ctx.job.dtype, own=ctx.source.own_dtype))]
+        write_json(ctx.path("job.json"), record)
+    ctx.dtype = parse_dtype(record["dtype"])
+    assert ctx.kept  # says at once when nothing would be left
+    ctx.tokenizer = load_tokenizer(ctx.source, day)
+    ctx.model = None  # the old one goes before the new one comes
+    ctx.model = load_model(ctx.source, ctx.dtype, load_in)
     if load_in == "16bit":
-        round_weights(bench)  # of a 32-bit source; from here on the dense model is what a 16-bit folder can hold
+        round_weights(ctx)  # of a 32-bit source; from here on the dense model is what a 16-bit folder can hold
 
 
-def _day_of(bench: Workbench, record: dict[str, Any]) -> date:
+def _day_of(ctx: JobContext, record: dict[str, Any]) -> date:
     """The day on which a job began: the one that chat templates write into prompts, also when it goes on after midnight."""
-    file = bench.path("job.json")
+    file = ctx.path("job.json")
     if "day" not in record:  # begun by an earlier version, which wrote this file on that day
         record["day"] = date.fromtimestamp(file.stat().st_mtime).isoformat()
         write_json(file, record)
@@ -219,7 +219,7 @@ def _day_of(bench: Workbench, record: dict[str, Any]) -> date:
 
 
 @torch.no_grad()
-def round_weights(bench: Workbench) -> None:
+def round_weights(ctx: JobContext) -> None:
     """Round every weight to the 16 bit that will be written, so that what is measured is what is shipped."""
-    for parameter in bench.model.parameters():
-        parameter.copy_(parameter.to(bench.weight_dtype))
+    for parameter in ctx.model.parameters():
+        parameter.copy_(parameter.to(ctx.weight_dtype))

@@ -1,0 +1,114 @@
+"""From final weights to a folder that is proven to load: measure, cut, export, prove.
+
+The test lines are read here for the first time. The folder gets its name only
+after a fresh process has loaded it with plain transformers.
+"""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from engine.base.events import Measured, Saved, Stage, Step, Stream
+from engine.base.files import (
+    explain_write_errors,
+    folder_size,
+    read_json,
+    remove_leftovers,
+    require_space,
+    staged_folder,
+    write_json,
+)
+from engine.evaluation.fidelity import compare, dense_states, measure
+from engine.export.folder import Contents, write_folder
+from engine.export.verify import prove, write_reference
+from engine.models.ffn import masked
+from engine.models.packing import Row, pack
+from engine.pruning import compensation, importance
+from engine.pruning.surgery import cut
+from engine.stages.context import JobContext, round_weights
+from engine.stages.mask import DistillationData, encode_lines
+from engine.stages.tuning import Weights, recover
+
+
+def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights) -> Stream[
+        tuple[list[Row], list[Tensor]]]:
+    """Read the dense model, the one-shot baselines, the mask and its repair on the test lines; returns rows and dense states."""
+    _, _, test, prefix = encode_lines(ctx)
+    rows = pack(test, ctx.job.recipe.row_tokens, prefix)
+    masks = {"random": importance.random_scores(mask.shape[0], mask.shape[1], ctx.job.recipe.seed),
+             "magnitude": importance.magnitude_scores(ctx.model), "wanda": data.importance}
+    ladder = {name: importance.top_channels(scores, ctx.kept) for name, scores in masks.items()}
+    yield Stage("measure", len(ladder) + 4)
+    dense = dense_states(ctx.model, rows)
+    known = _known_readings(ctx)
+    yield from _read(ctx, known, "dense", lambda: compare(ctx.model, rows, dense, dense))
+    for name, baseline in {**ladder, "mask": mask}.items():
+        with masked(ctx.model, baseline):
+            yield from _read(ctx, known, name, lambda: measure(ctx.model, rows, dense))
+    if weights.refit is not None:
+        with compensation.repaired(ctx.model, mask, weights.refit):
+            yield from _read(ctx, known, "mask + least squares", lambda: measure(ctx.model, rows, dense))
+    if weights.columns is not None:
+        with compensation.repaired(ctx.model, mask, weights.columns, weights.gates):
+            yield from _read(ctx, known, _name(weights), lambda: measure(ctx.model, rows, dense))
+    return rows, dense
+
+
+def _name(weights: Weights) -> str:
+    """What a mask with these weights is called among the readings."""
+    return "mask" if weights.columns is None else "mask + least squares" + (" + tuned layers" if weights.gates else "")
+
+
+def _known_readings(ctx: JobContext) -> dict[str, dict]:
+    saved = ctx.path("readings.json")
+    return read_json(saved) if saved.exists() else {}
+
+
+def _read(ctx: JobContext, known: dict[str, dict], name: str, read) -> Stream[None]:  # type: ignore[no-untyped-def]
+    """Read once, keep it in readings.json, and say it."""
+    if name not in known:
+        known[name] = vars(read())
+        write_json(ctx.path("readings.json"), known)
+    yield Measured(name, "test", **known[name])
+    yield Step("measure", len(known), max(len(known), 7))
+
+
+def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, rows: list[Row],
+                 dense: list[Tensor]) -> Stream[None]:
+    """Cut the dense model on the ctx, recover it if asked for, and write the reference for the proof."""
+    kept = compensation.kept_indices(mask)
+    reference = ctx.path("reference.safetensors")
+    if ctx.job.recipe.recover:
+        cut(ctx.model, kept, weights.columns, weights.gates)
+        yield from recover(ctx, data)
+        round_weights(ctx)
+        known = _known_readings(ctx)
+        yield from _read(ctx, known, f"{_name(weights)} + recovery", lambda: measure(ctx.model, rows, dense))
+        write_reference(ctx.model, rows[0], reference)
+        return
+    with compensation.repaired(ctx.model, mask, weights.columns, weights.gates):
+        write_reference(ctx.model, rows[0], reference)
+    cut(ctx.model, kept, weights.columns, weights.gates)
+
+
+def require_export_space(ctx: JobContext) -> None:
+    """Raise UserError when the disk of `out` cannot hold the model in `ctx` in 16 bit."""
+    require_space(ctx.job.out.parent, int(2.2 * sum(parameter.numel() for parameter in ctx.model.parameters()) + 50e6))
+
+
+def export(ctx: JobContext, mask: Tensor, contents: Contents) -> Stream[Path]:
+    """Write the folder under a hidden name, prove it in a fresh process, then give it its name."""
+    out = ctx.job.out
+    with explain_write_errors(out):
+        require_export_space(ctx)
+        remove_leftovers(out)
+        with staged_folder(out) as staging:
+            yield Stage("export")
+            write_folder(staging, ctx.model.to(ctx.weight_dtype), ctx.tokenizer, mask, contents)
+            ctx.model = None  # the proof needs the memory
+            yield Stage("prove")
+            proof = prove(staging, ctx.path("reference.safetensors"), ctx.dtype)
+            contents.finish(staging, proof)
+    yield Saved("pruned model", str(out), folder_size(out))
+    return out
+
