@@ -19,7 +19,7 @@ from picture_samples import picture, with_chunks
 from engine.cards import pictures
 from engine.cards.pictures import MAX_FILE, MAX_PIXELS
 
-MOST_MEGABYTES = 50
+MOST_MEGABYTES = 80  # the pixels of the largest picture allowed take 64
 CARD = json.dumps(FLAT)
 TEXT = pictures.text_chunk("chara", base64.b64encode(CARD.encode()))
 END = (b"IEND", b"")
