@@ -25,7 +25,7 @@ def remove_greedily(down: Tensor, gram: Tensor, k: int, ridge: float, block: int
 
     The penalty pulls to the channels' own columns, as it stands in the loss above: putting the constraint D'_:j = 0
     into it gives D_K + D_P C_PK (C_KK + lambda I)^-1 = (D C_:K + lambda D_K) (C_KK + lambda I)^-1, so the columns are
-    those of `compensation.refit` for the same lambda (refit's ridge is a share of the mean diagonal of C_KK). Computed
+    those of `reconstruction.refit` for the same lambda (refit's ridge is a share of the mean diagonal of C_KK). Computed
     in fp64. Raises ValueError where k is not among 1, ..., d_ff or block is below 1, and torch.linalg.LinAlgError
     where the ridge is too small to make H invertible.
     """

@@ -26,8 +26,8 @@ from engine.export.gguf_tensors import parse_types
 from engine.export.gguf_writer import write_gguf
 from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model, load_tokenizer, locate
+from engine.pruning.cutting import cut
 from engine.pruning.importance import magnitude_scores, top_channels
-from engine.pruning.surgery import cut
 
 WANTED_SECONDS = 180  # for all types with their proofs, of the starter
 CHARACTER = "pim-tuckett"

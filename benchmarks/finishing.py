@@ -19,8 +19,7 @@ from benchmarks.pruned import Pruned
 from engine.base.events import Event
 from engine.base.files import read_json, write_json
 from engine.base.recipe import Recipe
-from engine.pruning.compensation import kept_indices
-from engine.pruning.surgery import cut
+from engine.pruning.cutting import cut, kept_indices
 from engine.stages.context import JobContext, round_weights
 from engine.stages.mask import DistillationData, find_mask, save_tensors
 from engine.stages.reconstruction import Reconstructed, learns_mask, reconstruct_learned, reconstruct_start, take_start

@@ -20,7 +20,7 @@ from benchmarks.taylor import iterative_taylor_masks, taylor_scores
 from engine.base.events import Event, Step
 from engine.evaluation.fidelity import measure
 from engine.models.ffn import feed_forwards
-from engine.pruning import compensation, importance
+from engine.pruning import cutting, importance, reconstruction
 from engine.pruning.importance import top_channels
 from engine.stages.context import JobContext
 from engine.stages.mask import DistillationData
@@ -134,17 +134,17 @@ def with_least_squares(cell: Cell, mask: Tensor, spent: Spent, price_of_dense: b
 
 
 def _refit(cell: Cell, bench: JobContext, lesson: DistillationData, mask: Tensor) -> Generator[Event, None, list[Tensor]]:
-    kept, weights = compensation.kept_indices(mask), [ffn.down.weight for ffn in feed_forwards(cell.model)]
+    kept, weights = cutting.kept_indices(mask), [ffn.down.weight for ffn in feed_forwards(cell.model)]
     trials: dict[float, list[Tensor]] = {ridge: [] for ridge in RIDGES}
 
     def solve(index: int, gram: Tensor) -> None:
         for ridge, columns in trials.items():
-            columns.append(compensation.refit(weights[index], gram, kept[index], ridge).to(bench.weight_dtype).cpu())
+            columns.append(reconstruction.refit(weights[index], gram, kept[index], ridge).to(bench.weight_dtype).cpu())
 
     yield from _each_layer(cell, "least squares", solve)
     found: dict[float, float] = {}
     for ridge, columns in trials.items():
-        with compensation.repaired(cell.model, mask, columns):
+        with cutting.as_if_cut(cell.model, mask, columns):
             found[ridge] = measure(cell.model, lesson.validation, lesson.validation_dense).kl
         yield Step("least squares", len(found), len(RIDGES), {"kl": found[ridge]})
     return trials[min(found, key=lambda ridge: found[ridge])]
@@ -153,7 +153,7 @@ def _refit(cell: Cell, bench: JobContext, lesson: DistillationData, mask: Tensor
 def _each_layer(cell: Cell, stage: str, visit: Callable[[int, Tensor], None]) -> Generator[Event, None, None]:
     """Give every layer's index and Gram matrix (d_ff, d_ff) to `visit`, in order."""
     layers = len(feed_forwards(cell.model))
-    for group in compensation.layer_groups(layers, cell.channels):
+    for group in reconstruction.layer_groups(layers, cell.channels):
         grams = cell.subject.grams or (yield from _grams_of(cell, stage, group))
         for index in group:
             visit(index, grams[index])
@@ -163,7 +163,7 @@ def _each_layer(cell: Cell, stage: str, visit: Callable[[int, Tensor], None]) ->
 def _grams_of(cell: Cell, stage: str, group: range) -> Generator[Event, None, dict[int, Tensor]]:
     """The Gram matrices of some layers over the rows that the whole recipe refits on: train lines and neutral ones."""
     rows, grams = cell.subject.refit_rows, dict[int, Tensor]()
-    for number, sums in enumerate(compensation.gram_matrices(cell.model, rows, group), start=1):
+    for number, sums in enumerate(reconstruction.gram_matrices(cell.model, rows, group), start=1):
         grams = sums
         yield Step(f"{stage}: read", number, len(rows))
     return grams
@@ -171,7 +171,7 @@ def _grams_of(cell: Cell, stage: str, group: range) -> Generator[Event, None, di
 
 def _read_grams(cell: Cell) -> Generator[Event, None, Spent]:
     """Read all layers' Gram matrices once for the subject, where they fit into memory together; what that cost, or nothing."""
-    groups = compensation.layer_groups(len(feed_forwards(cell.model)), cell.channels)
+    groups = reconstruction.layer_groups(len(feed_forwards(cell.model)), cell.channels)
     if len(groups) > 1:
         return Spent()  # every method reads them again, and its price holds that
     cost = cell.subject.folder / "grams.cost.json"

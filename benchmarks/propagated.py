@@ -15,7 +15,7 @@ from benchmarks.pruned import Pruned
 from engine.base.events import Event, Step
 from engine.evaluation.fidelity import dense_states, measure
 from engine.models.ffn import masked
-from engine.pruning import compensation
+from engine.pruning import cutting
 from engine.pruning.importance import top_channels
 from engine.stages.context import JobContext
 from engine.stages.reconstruction import refit_layers
@@ -64,7 +64,7 @@ def _refitted(cell: Cell, mask: Tensor, spent: Spent, name: str) -> Generator[Ev
 
 def _propagate(cell: Cell, bench: JobContext, mask: Tensor, name: str) -> Generator[Event, None, list[Tensor]]:
     columns: list[Tensor] = []
-    for column in refit_layers(bench, cell.subject.refit_rows, compensation.kept_indices(mask)):
+    for column in refit_layers(bench, cell.subject.refit_rows, cutting.kept_indices(mask)):
         if column is not None:
             columns.append(column.to(bench.weight_dtype))
         yield Step(name, len(columns), bench.layers)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.meter import Spent
 from engine.models.ffn import decoder
-from engine.pruning import compensation
+from engine.pruning import cutting
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Pruned:
     spent: Spent
     mask: Tensor | None = None
     columns: Sequence[Tensor] | None = None
-    gates: compensation.Gates | None = None
+    gates: cutting.Gates | None = None
     dropped: Sequence[int] = ()
     model: Any = None
 
@@ -38,7 +38,7 @@ class Pruned:
             return
         with ExitStack() as stack:
             if self.mask is not None:
-                stack.enter_context(compensation.repaired(dense, self.mask, self.columns, self.gates))
+                stack.enter_context(cutting.as_if_cut(dense, self.mask, self.columns, self.gates))
             if self.dropped:
                 stack.enter_context(shortened(dense, self.dropped))
             yield dense

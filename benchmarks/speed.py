@@ -33,8 +33,8 @@ from engine.models.loading import load_model, load_tokenizer, locate
 from engine.models.packing import pack
 from engine.models.steady import SteadyConversation
 from engine.pruning import masks
+from engine.pruning.cutting import cut
 from engine.pruning.importance import magnitude_scores, top_channels
-from engine.pruning.surgery import cut
 
 PAIRS = 2
 QUERIES = 24

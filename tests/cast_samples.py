@@ -8,9 +8,8 @@ from torch import Tensor
 
 from engine.cast.delta import Delta, fit_layer, stack
 from engine.models.ffn import feed_forwards
-from engine.pruning.compensation import kept_indices
+from engine.pruning.cutting import cut, kept_indices
 from engine.pruning.importance import random_scores, top_channels
-from engine.pruning.surgery import cut
 
 
 def make_delta(model: Any, seed: int, kept: int = 40, rank: int = 5) -> Delta:
@@ -26,7 +25,7 @@ def make_delta(model: Any, seed: int, kept: int = 40, rank: int = 5) -> Delta:
 
 
 def standalone(model: Any, delta: Delta) -> Any:
-    """The cut model of its own that a delta stands for, made by surgery."""
+    """The cut model of its own that a delta stands for, made by cutting it."""
     columns = [delta.columns(ffn.index, ffn.down.weight) for ffn in feed_forwards(model)]
     return cut(copy.deepcopy(model), kept_indices(delta.mask.float()), columns)
 

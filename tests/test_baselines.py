@@ -19,9 +19,10 @@ from engine.models.ffn import feed_forwards, hooked, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, Row, pack, run_row
 from engine.models.storage import narrowed
-from engine.pruning.compensation import kept_indices, refit
+from engine.pruning.cutting import kept_indices
 from engine.pruning.importance import flap_scores, random_scores, read_variances, top_channels
 from engine.pruning.masks import backward_in_chunks
+from engine.pruning.reconstruction import refit
 
 ModelOf = Callable[..., Any]
 EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))

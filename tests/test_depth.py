@@ -1,4 +1,4 @@
-"""Depth pruning: influence by hand, what is dropped, parameters against real surgery, layers passed over and put back."""
+"""Depth pruning: influence by hand, what is dropped, parameters against a real cut, layers passed over and put back."""
 
 import copy
 import functools
@@ -18,7 +18,7 @@ from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, pack, run_row
 from engine.models.recomputation import recomputed
-from engine.pruning.surgery import cut
+from engine.pruning.cutting import cut
 
 ModelOf = Callable[..., Any]
 EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -129,7 +129,7 @@ def test_layers_come_back_after_an_error(model_of: ModelOf) -> None:
 
 @pytest.mark.parametrize(("family", "changes"), [*((family, {}) for family in sorted(FAMILIES)),
                                                  ("granite", {"mlp_bias": True})])
-def test_parameters_are_those_that_surgery_removes(model_of: ModelOf, family: str, changes: dict[str, Any]) -> None:
+def test_parameters_are_those_that_cutting_removes(model_of: ModelOf, family: str, changes: dict[str, Any]) -> None:
     model = model_of(family, **changes)
     small = cut(copy.deepcopy(model), [torch.arange(40)] * 3)
     assert parameters_in_channels(model, 24) == parameters(model) - parameters(small)

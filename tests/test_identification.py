@@ -16,7 +16,7 @@ from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, pack
 from engine.models.sampling import Sampled
-from engine.pruning.compensation import kept_indices, swapped_down
+from engine.pruning.cutting import kept_indices, with_columns
 from engine.pruning.importance import random_scores, top_channels
 
 ROW = 90  # tokens: few enough that every list of examples takes several rows
@@ -130,7 +130,7 @@ def pruned(model: Any, mask: Tensor) -> ExitStack:
                for ffn, index in zip(feed_forwards(model), kept, strict=True)]
     stack = ExitStack()
     stack.enter_context(masked(model, mask))
-    stack.enter_context(swapped_down(model, kept, columns))
+    stack.enter_context(with_columns(model, kept, columns))
     return stack
 
 

@@ -15,11 +15,10 @@ from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model
 from engine.models.packing import pack, run_row
 from engine.pruning import layer_tuning
-from engine.pruning.compensation import kept_indices, repaired
+from engine.pruning.cutting import as_if_cut, cut, kept_indices
 from engine.pruning.importance import random_scores, top_channels
 from engine.pruning.layer_tuning import LOSSES, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
-from engine.pruning.propagation import begin, can_propagate, refit_propagated
-from engine.pruning.surgery import cut
+from engine.pruning.reconstruction import begin, can_propagate, refit_propagated
 
 TUNING = Tuning(epochs=60, rate=0.05, seed=0, ridge=0.03, share=0.7)
 ROWS = pack(random_examples([12] * 20), 90)
@@ -78,9 +77,9 @@ def test_tuned_layers_come_closer_than_least_squares(model: Any) -> None:
     states = [run_row(model, row) for row in ROWS]
     columns = [one for one in refit_propagated(model, ROWS, kept_indices(mask), 0.03, 0.7) if one is not None]
     layers = tuned(model, TUNING)
-    with repaired(model, mask, columns):
+    with as_if_cut(model, mask, columns):
         plain = error(model, states)
-    with repaired(model, mask, [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]):
+    with as_if_cut(model, mask, [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]):
         assert error(model, states) < 0.8 * plain
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
@@ -101,7 +100,7 @@ def test_a_model_in_bf16_is_tuned_in_bf16_and_as_well(model: Any, monkeypatch: p
         narrow = copy.deepcopy(model).to(dtype)
         layers = [TunedLayer(*(part.float() for part in vars(layer).values())) for layer in tuned(narrow, TUNING)]
         assert set(seen) == {dtype}
-        with repaired(model, mask_of(model), [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]):
+        with as_if_cut(model, mask_of(model), [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]):
             errors[dtype] = error(model, whole)
     assert errors[torch.bfloat16] < 1.1 * errors[torch.float32]
 
@@ -120,7 +119,7 @@ def test_without_steps_it_is_least_squares(model: Any) -> None:
 def test_the_cut_model_computes_what_was_measured(model: Any) -> None:
     mask, layers = mask_of(model), tuned(model, Tuning(2, 0.01, 0, 0.03, 0.7))
     columns, gates = [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]
-    with repaired(model, mask, columns, gates):
+    with as_if_cut(model, mask, columns, gates):
         states = [run_row(model, row) for row in ROWS]
     assert error(cut(copy.deepcopy(model), kept_indices(mask), columns, gates), states) < 1e-5 * len(ROWS)
 
@@ -139,7 +138,7 @@ def test_it_may_begin_with_other_weights(model: Any) -> None:
     states = [run_row(model, row) for row in ROWS]
     errors = []
     for layers in (first, on):
-        with repaired(model, mask_of(model), [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]):
+        with as_if_cut(model, mask_of(model), [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers]):
             errors.append(error(model, states))
     assert errors[1] < errors[0]
 

@@ -33,7 +33,7 @@ from engine.cast.dense import Dense, load_dense
 from engine.export.folder import MASK, mask_file, read_mask
 from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model, locate
-from engine.pruning.compensation import kept_indices
+from engine.pruning.cutting import kept_indices
 
 _TOLD = ("format", "character", "slug", "base", "recipe", "lines", "readings", "choices", "before", "after", "dtype", "weights",
          "day", "made", "versions")  # of a report; the course of the learning and the times of the stages stay behind

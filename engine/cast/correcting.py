@@ -1,7 +1,7 @@
 """The correction of a character: scales and thin factors, by refitting the layers or by taking the refit that is there apart.
 
 With lines of the run the layers are refitted once more from the lowest up
-(pruning/propagation.py), each to what its correction can hold, so that the layers
+(pruning/reconstruction.py), each to what its correction can hold, so that the layers
 above mend what is left over below. A refit learns from what it reads: with
 neutral lines alone it came out worse than taking the folder's own W_down apart,
 for which such lines serve as well as the run's, since they only say which
@@ -21,8 +21,8 @@ from engine.cards.card import Card
 from engine.cast.delta import Delta, Fitted, fit_layer, stack
 from engine.models.ffn import feed_forwards
 from engine.models.packing import Example, Row, pack
-from engine.pruning.compensation import gram_matrices, kept_indices, layer_groups
-from engine.pruning.propagation import can_propagate, refit_propagated
+from engine.pruning.cutting import kept_indices
+from engine.pruning.reconstruction import can_propagate, gram_matrices, layer_groups, refit_propagated
 
 STAGE = "correct"
 LINES = 48  # as many as a refit reads in the quick preset

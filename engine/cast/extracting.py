@@ -27,8 +27,7 @@ from engine.export.verify import prove, write_reference
 from engine.models.chat_format import encode_chat
 from engine.models.ffn import feed_forwards
 from engine.models.packing import Example, pack
-from engine.pruning.compensation import kept_indices, repaired
-from engine.pruning.surgery import cut
+from engine.pruning.cutting import as_if_cut, cut, kept_indices
 
 
 def card_of(entry: Entry) -> Card:
@@ -62,7 +61,7 @@ def _write(dense: Dense, entry: Entry, staging: Path, out: Path) -> Generator[Ev
     mask, columns = entry.delta.mask.float(), _shipped(dense.model, entry, kind)
     reference = staging.with_name(f"{staging.name}.reference")
     try:
-        with repaired(dense.model, mask, columns):
+        with as_if_cut(dense.model, mask, columns):
             tokens = encode_chat(tokenizer, messages(card_of(entry), [("user", QUESTION)]))
             write_reference(dense.model, pack([Example(tuple(tokens))], len(tokens))[0], reference)
         arithmetic = dense.model.dtype

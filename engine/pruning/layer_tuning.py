@@ -1,6 +1,6 @@
 """Layer tuning: every layer's kept channels trained, one layer after the other, towards what the dense layer puts out.
 
-Least squares (propagation.py) can only mix what the kept channels compute; here what they compute changes as well. From
+Least squares (reconstruction.py) can only mix what the kept channels compute; here what they compute changes as well. From
 the least-squares W_down and the dense rows of W_gate and W_up, a few passes of Adam minimise the error of the stream after
 the layer, on the same two streams of hidden states. No gradient leaves the layer, so a pass costs what three passes
 through one FFN cost and needs no memory beyond it. Training each block of a pruned model by itself is EBFT's
@@ -26,8 +26,8 @@ from torch.nn import functional
 
 from engine.models.ffn import FeedForward, decoder, feed_forwards
 from engine.models.packing import Row
-from engine.pruning.compensation import Gates
-from engine.pruning.propagation import Regression, Streams, activations, advance, begin
+from engine.pruning.cutting import Gates
+from engine.pruning.reconstruction import Regression, Streams, activations, advance, begin
 
 BATCH = 256  # tokens a step of Adam: the smaller, the more steps a pass; see benchmarks/readings.md
 BETWEEN = 2048  # tokens between two places to stop

@@ -27,7 +27,7 @@ from engine.cards.card import Card
 from engine.models.ffn import feed_forwards
 from engine.models.loading import ModelSource, load_model, load_tokenizer, locate, parse_dtype
 from engine.models.packing import Example, shared_prefix
-from engine.pruning.propagation import can_propagate
+from engine.pruning.reconstruction import can_propagate
 
 SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 STAGES = ["load the model", "score questions", "make up questions", "write answers", "write more answers", "read the dense model",

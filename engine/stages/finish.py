@@ -23,8 +23,8 @@ from engine.export.folder import Contents, write_folder
 from engine.export.verify import prove, write_reference
 from engine.models.ffn import masked
 from engine.models.packing import Row, pack
-from engine.pruning import compensation, importance
-from engine.pruning.surgery import cut
+from engine.pruning import cutting, importance
+from engine.pruning.cutting import cut
 from engine.stages.context import JobContext, round_weights
 from engine.stages.mask import DistillationData, encode_lines
 from engine.stages.tuning import Weights, recover
@@ -46,10 +46,10 @@ def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weight
         with masked(ctx.model, baseline):
             yield from _read(ctx, known, name, lambda: measure(ctx.model, rows, dense))
     if weights.refit is not None:
-        with compensation.repaired(ctx.model, mask, weights.refit):
+        with cutting.as_if_cut(ctx.model, mask, weights.refit):
             yield from _read(ctx, known, "mask + least squares", lambda: measure(ctx.model, rows, dense))
     if weights.columns is not None:
-        with compensation.repaired(ctx.model, mask, weights.columns, weights.gates):
+        with cutting.as_if_cut(ctx.model, mask, weights.columns, weights.gates):
             yield from _read(ctx, known, _name(weights), lambda: measure(ctx.model, rows, dense))
     return rows, dense
 
@@ -76,7 +76,7 @@ def _read(ctx: JobContext, known: dict[str, dict], name: str, read) -> Stream[No
 def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, rows: list[Row],
                  dense: list[Tensor]) -> Stream[None]:
     """Cut the dense model on the ctx, recover it if asked for, and write the reference for the proof."""
-    kept = compensation.kept_indices(mask)
+    kept = cutting.kept_indices(mask)
     reference = ctx.path("reference.safetensors")
     if ctx.job.recipe.recover:
         cut(ctx.model, kept, weights.columns, weights.gates)
@@ -86,7 +86,7 @@ def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights:
         yield from _read(ctx, known, f"{_name(weights)} + recovery", lambda: measure(ctx.model, rows, dense))
         write_reference(ctx.model, rows[0], reference)
         return
-    with compensation.repaired(ctx.model, mask, weights.columns, weights.gates):
+    with cutting.as_if_cut(ctx.model, mask, weights.columns, weights.gates):
         write_reference(ctx.model, rows[0], reference)
     cut(ctx.model, kept, weights.columns, weights.gates)
 

@@ -21,7 +21,7 @@ from engine.models.ffn import masked
 from engine.models.packing import Example, Row, pack
 from engine.models.storage import narrowed
 from engine.pruning import masks
-from engine.pruning.compensation import kept_indices, swapped_down
+from engine.pruning.cutting import kept_indices, with_columns
 from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores
 from engine.pruning.masks import Learning, Target
 from engine.stages.context import JobContext
@@ -123,7 +123,7 @@ def find_mask(ctx: JobContext, data: DistillationData, repaired: tuple[Tensor, S
         return found["mask"].float()
     with ExitStack() as stack:
         if repaired is not None:
-            stack.enter_context(swapped_down(ctx.model, kept_indices(repaired[0]), repaired[1]))
+            stack.enter_context(with_columns(ctx.model, kept_indices(repaired[0]), repaired[1]))
         stack.enter_context(narrowed(ctx.model, ctx.weight_dtype))
         return (yield from _learn(ctx, data, takes_last=repaired is not None))
 

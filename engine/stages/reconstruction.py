@@ -26,9 +26,9 @@ from engine.models.chat_format import endings
 from engine.models.ffn import feed_forwards, masked
 from engine.models.packing import Example, Row, pack
 from engine.models.resampling import relabelled, resample_tokens
-from engine.pruning import compensation, masks
+from engine.pruning import cutting, masks, reconstruction
 from engine.pruning.importance import top_channels
-from engine.pruning.propagation import can_propagate, refit_propagated
+from engine.pruning.reconstruction import can_propagate, refit_propagated
 from engine.stages.context import RESAMPLED, JobContext
 from engine.stages.lines import extra_lines, unanswered
 from engine.stages.mask import DistillationData, measured, save_tensors, start_scores
@@ -124,7 +124,7 @@ def _refit(ctx: JobContext, data: DistillationData, mask: Tensor, name: str) -> 
 def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, saved: Path, stage: str,
                       about: str) -> Stream[dict[str, object]]:
     """Refit, and keep the columns where they read better than the plain slice."""
-    kept = compensation.kept_indices(mask)
+    kept = cutting.kept_indices(mask)
     with masked(ctx.model, mask):
         before = measure(ctx.model, data.validation, data.validation_dense)
     yield measured(f"{about}, before least squares", "validation", before)
@@ -135,7 +135,7 @@ def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, sav
         if column is not None:
             columns.append(column.to(ctx.weight_dtype))
         yield Step(stage, len(columns) + 1, ctx.layers + 2)
-    with compensation.repaired(ctx.model, mask, columns):
+    with cutting.as_if_cut(ctx.model, mask, columns):
         after = measure(ctx.model, data.validation, data.validation_dense)
     yield measured(f"{about}, after least squares", "validation", after)
     yield Step(stage, ctx.layers + 2, ctx.layers + 2)
@@ -155,13 +155,13 @@ def refit_layers(ctx: JobContext, rows: list[Row], kept: list[Tensor]) -> Iterat
         yield from refit_propagated(ctx.model, rows, kept, RIDGE, SHARE)
         return
     ffns = feed_forwards(ctx.model)
-    for group in compensation.layer_groups(len(ffns), ctx.channels):
+    for group in reconstruction.layer_groups(len(ffns), ctx.channels):
         grams: dict[int, Tensor] = {}
-        for sums in compensation.gram_matrices(ctx.model, rows, group):
+        for sums in reconstruction.gram_matrices(ctx.model, rows, group):
             grams = sums
             yield None
         for index in group:
-            yield compensation.refit(ffns[index].down.weight, grams.pop(index), kept[index], RIDGE).cpu()
+            yield reconstruction.refit(ffns[index].down.weight, grams.pop(index), kept[index], RIDGE).cpu()
 
 
 @dataclass(frozen=True)

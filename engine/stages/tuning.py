@@ -22,7 +22,7 @@ from engine.calibration.lines import Line
 from engine.evaluation.fidelity import measure
 from engine.models.packing import answer_states, pack
 from engine.pruning import masks, recovery
-from engine.pruning.compensation import Gates, kept_indices, repaired
+from engine.pruning.cutting import Gates, as_if_cut, kept_indices
 from engine.pruning.layer_tuning import LOSSES, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
 from engine.stages.context import JobContext
 from engine.stages.lines import recovery_lines
@@ -105,7 +105,7 @@ def _take(ctx: JobContext, data: DistillationData, mask: Tensor, before: Weights
 
 def _tune_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, course: _Course,
                      rows: Stream[ReconstructionRows]) -> Stream[dict[str, object]]:
-    with repaired(ctx.model, mask, weights.columns, weights.gates):
+    with as_if_cut(ctx.model, mask, weights.columns, weights.gates):
         before = measure(ctx.model, data.validation, data.validation_dense)
     yield measured(f"before {_doing(course)}", "validation", before)
     yield Step(course.stage, 1, ctx.layers + 2)
@@ -113,7 +113,7 @@ def _tune_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, weig
     yield from _write_layers(ctx, data, mask, course, read)
     known = _known(ctx, course.name)
     written = [one.layer for one in known]
-    with repaired(ctx.model, mask, [layer.down for layer in written], [(layer.gate, layer.up) for layer in written]):
+    with as_if_cut(ctx.model, mask, [layer.down for layer in written], [(layer.gate, layer.up) for layer in written]):
         after = measure(ctx.model, data.validation, data.validation_dense)
     yield measured(f"after {_doing(course)}", "validation", after)
     yield Step(course.stage, ctx.layers + 2, ctx.layers + 2)

@@ -1,22 +1,19 @@
-"""Propagated least squares: W_down refitted layer by layer, each layer knowing what the layers below still get wrong.
+"""Reconstruction: least squares for W_down, by which the kept channels take over what the removed ones did.
 
-Plain least squares (compensation.py) fits every layer to the dense model's own
-activations, as if all layers below were whole. Here two streams of hidden states
-run side by side, the dense and the pruned one. With u' the pruned stream before
-the FFN's output is added, a' its kept activations (both as the pruned model will
-have them) and h the dense stream after the layer, W_down is the ridge regression
-of
+With activations a of the dense model, kept channels K and C = E[a a^T], the columns D' = (D C_:K + lambda D_K)
+(C_KK + lambda I)^-1 minimise E||D a - D' a_K||^2 + lambda ||D' - D_K||^2 (GRAIL, FASP, SlimGPT; these pull to zero). On few
+tokens that over-fits; hence lambda. `refit` fits each layer by itself, as if all layers below were whole.
+
+`refit_propagated` does better: it goes from the lowest layer up, and each layer corrects what the layers below get wrong. Two
+streams of hidden states run side by side, the dense and the pruned one. With u' the pruned stream before the FFN's output is
+added, a' its kept activations (both as the pruned model will have them) and h the dense stream after the layer, W_down is the
+ridge regression of
 
     share * (h - u') + (1 - share) * (the dense FFN's output)
 
-on a', pulled towards its own columns. Errors of lower layers are thus mended
-above, as far as a linear map can. Second-order pruners calibrate on the pruned
-model's inputs too (SparseGPT, arXiv 2301.00774; SlimGPT, arXiv 2412.18110); the
-dense stream as the target is GPTAQ's asymmetric calibration (arXiv 2504.02692).
-
-It needs layers that add W_down's output to the stream up to a factor (not a norm
-behind the FFN: gemma2, gemma3, olmo2), see `can_propagate`. It does not know
-which share or ridge is best.
+on a'. Second-order pruners calibrate on the pruned model's inputs too (SparseGPT, arXiv 2301.00774; SlimGPT, arXiv
+2412.18110); the dense stream as the target is GPTAQ's asymmetric calibration (arXiv 2504.02692). It needs layers that add
+W_down's output to the stream up to a factor (not gemma2, gemma3, olmo2, whose norm follows the FFN), see `can_propagate`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,12 +24,58 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.models.ffn import FeedForward, compute_dtype, decoder, feed_forwards, put_back
+from engine.models.ffn import FeedForward, compute_dtype, decoder, feed_forwards, hooked, put_back
 from engine.models.packed_attention import Layout, can_divide, divided, lay_out
 from engine.models.packing import Row, run_row, split_prefix
-from engine.pruning.compensation import solve
 
 Nearest = Callable[[int, Tensor, Tensor], Tensor]  # from a layer's number, columns (d, k) and E[a' a'^T] (k, k), unscaled
+GRAM_BYTES = 1_500_000_000  # of Gram matrices held at once; more layers take more passes over the rows
+
+
+def layer_groups(layers: int, channels: int) -> list[range]:
+    """Layers whose Gram matrices (d_ff x d_ff, fp32) are collected in one pass."""
+    size = max(1, GRAM_BYTES // (4 * channels * channels))
+    return [range(begin, min(begin + size, layers)) for begin in range(0, layers, size)]
+
+
+@torch.inference_mode()
+def gram_matrices(model: nn.Module, rows: Sequence[Row], layers: range) -> Iterator[dict[int, Tensor]]:
+    """Yields after each row the sums over tokens of a a^T, (d_ff, d_ff) a layer; the last one is the result."""
+    grams: dict[int, Tensor] = {}
+
+    def add(index: int, activation: Tensor) -> None:
+        if index in layers:
+            flat = activation.flatten(0, -2).float()
+            if index not in grams:
+                grams[index] = torch.zeros(flat.shape[1], flat.shape[1], device=flat.device)
+            grams[index].addmm_(flat.T, flat)
+
+    for row in rows:
+        with hooked(model, add):
+            run_row(model, row)
+        yield grams
+
+
+@torch.inference_mode()
+def refit(down: Tensor, gram: Tensor, kept: Tensor, ridge: float) -> Tensor:
+    """The least-squares W_down (d, k) of one layer, in fp32.
+
+    `down`: (d, d_ff); `gram`: (d_ff, d_ff); `kept`: (k,) channel indices; `ridge`: lambda as a share of the mean
+    diagonal of C_KK.
+    """
+    gram = gram.double()
+    return solve(down.double()[:, kept], gram[kept][:, kept], down.double() @ gram[:, kept], ridge).float()
+
+
+def solve(own: Tensor, inner: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """(cross + lambda own) (inner + lambda I)^-1, (d, k) in fp64: the penalty pulls towards the channel's own column.
+
+    `own`: W_down's columns (d, k); `inner`: E[a a^T] (k, k); `cross`: E[target a^T] (d, k), all three in fp64; `ridge`:
+    lambda as a share of the mean diagonal of `inner`.
+    """
+    penalty = ridge * inner.diagonal().mean().clamp_min(1e-12)
+    shifted = inner + penalty * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
+    return torch.linalg.solve(shifted, (cross + penalty * own).T).T
 
 
 def can_propagate(model: nn.Module) -> bool:

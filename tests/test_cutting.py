@@ -16,9 +16,8 @@ from engine.models.checks import FAMILIES
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.quiet import quiet_transformers
-from engine.pruning.compensation import kept_indices, swapped_down
+from engine.pruning.cutting import cut, kept_indices, with_columns
 from engine.pruning.importance import random_scores, top_channels
-from engine.pruning.surgery import cut
 
 CASES = [*((family, False) for family in sorted(FAMILIES)), ("llama", True), ("granite", True)]
 TOKENS = torch.tensor([[5, 80, 17, 201, 44, 9, 133, 60, 5, 12, 90, 31, 7, 250, 66, 3, 110, 28, 41, 77]])
@@ -60,7 +59,7 @@ def masked_logits(model: Any, mask: Tensor, kept: list[Tensor], columns: list[Te
     with masked(model, mask):
         if columns is None:
             return logits(model)
-        with swapped_down(model, kept, columns):
+        with with_columns(model, kept, columns):
             return logits(model)
 
 

@@ -15,9 +15,10 @@ from engine.models.checks import FAMILIES
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, pack, run_row
-from engine.pruning import compensation
-from engine.pruning.compensation import gram_matrices, kept_indices, layer_groups, refit, swapped_down
+from engine.pruning import reconstruction
+from engine.pruning.cutting import kept_indices, with_columns
 from engine.pruning.importance import random_scores, top_channels
+from engine.pruning.reconstruction import gram_matrices, layer_groups, refit
 
 ModelOf = Callable[[str], Any]
 
@@ -122,7 +123,7 @@ def test_the_refit_serves_the_model(model_of: ModelOf) -> None:
         dense = torch.cat([run_row(model, row) for row in make_rows()])
         with masked(model, mask):
             sliced = torch.cat([run_row(model, row) for row in make_rows()])
-            with swapped_down(model, kept, columns):
+            with with_columns(model, kept, columns):
                 repaired = torch.cat([run_row(model, row) for row in make_rows()])
     assert float((repaired - dense).square().sum()) < 0.8 * float((sliced - dense).square().sum())
 
@@ -134,7 +135,7 @@ def test_swapped_columns_are_put_back(model_of: ModelOf, fails: bool) -> None:
     kept = kept_indices(top_channels(random_scores(2, 64, 1), 10))
     columns = [noise(32, 10, seed=seed).float() for seed in (1, 2)]
     try:
-        with swapped_down(model, kept, columns):
+        with with_columns(model, kept, columns):
             for ffn, old in zip(feed_forwards(model), before, strict=True):
                 expected = old.clone()
                 expected[:, kept[ffn.index]] = columns[ffn.index]
@@ -150,7 +151,7 @@ def test_swapped_columns_are_put_back(model_of: ModelOf, fails: bool) -> None:
 @settings(max_examples=120)
 def test_layer_groups_cover_every_layer_once_within_the_memory(layers: int, channels: int, memory: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compensation, "GRAM_BYTES", memory)
+        patch.setattr(reconstruction, "GRAM_BYTES", memory)
         found = layer_groups(layers, channels)
     assert [layer for group in found for layer in group] == list(range(layers))
     assert all(len(group) == 1 or len(group) * 4 * channels**2 <= memory for group in found)

@@ -11,9 +11,9 @@ from engine.models.checks import FAMILIES
 from engine.models.ffn import decoder, feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, Row, pack, run_row
-from engine.pruning.compensation import kept_indices, swapped_down
+from engine.pruning.cutting import kept_indices, with_columns
 from engine.pruning.importance import random_scores, top_channels
-from engine.pruning.propagation import can_propagate, refit_propagated
+from engine.pruning.reconstruction import can_propagate, refit_propagated
 
 NORM_BEHIND = {"gemma2", "gemma3_text", "olmo2"}
 RIDGE = 0.05
@@ -61,7 +61,7 @@ def test_each_layer_fits_what_the_pruned_layers_below_leave(tmp_path: Any, famil
         inputs, targets = [], []
         for row in rows:
             h, _, out = read(model, row, layer)
-            with masked(model, mask), swapped_down(model, kept, below):
+            with masked(model, mask), with_columns(model, kept, below):
                 pruned, activation, pruned_out = read(model, row, layer)
             stream = pruned - factor * pruned_out
             inputs.append(activation[:, kept[layer]])
