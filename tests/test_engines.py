@@ -1,4 +1,4 @@
-"""What other engines are told of a character: the chat format in Go, the Modelfile read back, and scripts that parse."""
+"""What other programs get of a character: the chat format in Go, the Modelfile read back, and scripts that parse."""
 
 import json
 import re
@@ -20,11 +20,10 @@ from tiny import make_tokenizer
 
 from engine.cards.card import find_bundled
 from engine.cards.prompt import messages
-from engine.export import engines, godot, lm_studio, unity
-from engine.export.engines import choose_file, needed_types, write_engine
-from engine.export.go_template import find_pieces
-from engine.export.modelfile import printable, quoted, render_modelfile
-from engine.export.pack import Pack, make_pack
+from engine.export.engines import TARGETS, choose_file, godot, lmstudio, needed_types, table, unity, write_engine
+from engine.export.engines.go_template import find_pieces
+from engine.export.engines.ollama import printable, quoted, render_modelfile
+from engine.export.engines.target import Pack, make_pack
 from engine.models import templates
 from engine.models.chat_format import render_chat
 
@@ -140,7 +139,7 @@ def test_ollama_writes_the_prompt_that_the_model_learnt(name: str, card: str, tm
     history = [("user", "Who are you?"), ("assistant", "Ask {again}."), ("user", "Well?")]
     for count in (1, 3):
         said = [*turns, *({"role": role, "content": text} for role, text in history[:count])]
-        wanted = render_chat(tokenizer, messages(find_bundled(card), history[:count])).replace(pack.behind, "")
+        wanted = render_chat(tokenizer, messages(find_bundled(card), history[:count])).replace(pack.suffix, "")
         written = run_go_subset(found["template"], found["system"], said)
         assert written == wanted.removeprefix("<|endoftext|>") or written == wanted
 
@@ -242,15 +241,34 @@ def test_lm_studio_gets_its_layout_a_preset_and_the_opening(tmp_path: Path) -> N
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / pack.gguf).write_bytes(b"GGUF")
     written = write_engine(tmp_path, "lmstudio", pack)
-    model = tmp_path / "lmstudio" / lm_studio.PUBLISHER / "the-miller" / pack.gguf
+    model = tmp_path / "lmstudio" / lmstudio.PUBLISHER / "the-miller" / pack.gguf
     assert model.read_bytes() == b"GGUF" and all((tmp_path / name).is_file() for name in written) and len(written) == 4
-    fields = {one["key"]: one["value"] for one in json.loads(lm_studio.render_preset(pack))["operation"]["fields"]}
+    fields = {one["key"]: one["value"] for one in json.loads(lmstudio.render_preset(pack))["operation"]["fields"]}
     assert fields["llm.prediction.systemPrompt"] == pack.system
-    assert json.loads(lm_studio.render_opening(pack)) == messages(find_bundled("whitlow-ashe"), [])
+    assert json.loads(lmstudio.render_opening(pack)) == messages(find_bundled("whitlow-ashe"), [])
 
 
 def test_engines_without_a_type_get_the_default_and_the_best_file_is_named() -> None:
     assert needed_types(["ollama"], []) == ["Q8_0"] and needed_types(["ollama"], ["F16"]) == ["F16"] and needed_types([], []) == []
     assert choose_file(["a-F32.gguf", "a-Q4_0.gguf", "a-Q8_0.gguf"]) == "a-Q8_0.gguf"
     assert choose_file(["a-F32.gguf", "a-F16.gguf"]) == "a-F16.gguf" and choose_file(["a-IQ2.gguf"]) == "a-IQ2.gguf"
-    assert engines.ENGINES == ("ollama", "lmstudio", "unity", "godot")
+
+
+@pytest.mark.parametrize("id", TARGETS)
+@pytest.mark.parametrize("hard", [False, True])
+def test_every_target_writes_a_folder_that_can_be_used(id: str, hard: bool, tmp_path: Path) -> None:
+    _, pack = pack_for(templates.CHATML, tmp_path)
+    if hard:
+        pack = Pack("9-lives", 'A "title"\n', "Zoë", "tiny", pack.gguf, HARD, [{"role": "user", "content": HARD}], HARD, 2)
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / pack.gguf).write_bytes(b"GGUF")
+    written = write_engine(tmp_path, id, pack)
+    assert f"{id}/{TARGETS[id].start}" in written and TARGETS[id].id == id
+    assert set(written) == {f"{id}/{file.relative_to(tmp_path / id).as_posix()}" for file in (tmp_path / id).rglob("*")
+                            if file.is_file()}
+    assert any(pack.gguf in (tmp_path / name).read_text() for name in written) or TARGETS[id].place_gguf
+
+
+def test_the_docs_list_every_target() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    assert table() in text, f"docs/export.md: its table of targets should be\n{table()}"

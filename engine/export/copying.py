@@ -1,13 +1,13 @@
-"""A finished folder as a copy that can be given away: checked file by file, proven to load, and zipped where wanted.
+"""The export: a copy of a finished folder to give away, checked file by file, proven to load, with what the user asked for.
 
-The copy gets its name only when all of that is done. Knows the layout of
-folder.py and no models but through the proof.
+That may be GGUF files, folders for engines, two measured speeds, and a zip. The copy gets its name only when all is done.
 """
 
+import dataclasses
 import hashlib
 import time
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,33 +26,37 @@ from engine.base.files import (
     remove_leftovers,
     require_space,
     staged_folder,
+    update_manifest,
     write_json,
 )
+from engine.base.model_folder import known_shapes
+from engine.base.sizes import TOLD, expected_bytes
 from engine.cards.card import parse_card
 from engine.cards.prompt import messages
-from engine.export.engine_folders import SPEED_STAGE, add_engines, add_speed, find_dense, finish_words, tell
-from engine.export.engine_folders import STAGE as ENGINES_STAGE
-from engine.export.engines import needed_types
+from engine.export.engines import choose_file, needed_types, write_engine
+from engine.export.engines.target import make_pack
 from engine.export.folder import FORMER
 from engine.export.gguf_writer import FOLDER, add_gguf, plan_gguf
 from engine.export.gguf_writer import stages as gguf_stages
-from engine.export.verify import greet
+from engine.export.model_card import write_readme
+from engine.export.verify import greet, measure_speed
 
 LONGEST_NAME = 120  # characters
 _PIECE = 8 << 20  # bytes copied between two steps
-QUESTION = "Hello. Who are you?"  # none of the example dialogue, which is in the prompt with its answer
+QUESTION = "Hello. Who are you?"  # not from the example dialogue, which is in the prompt with its answers
+_ENGINES, _SPEED = "make ready for engines", "measure the speed"
 
 
 @dataclass(frozen=True)
 class Copy:
-    """What the user asked for: the folder `out`, with "" or a name of its own, and what is to be beside it."""
+    """What the user asked for: the folder `out`, with "" or a name of its own, and what to add to it."""
 
     source: Path
     out: Path
     name: str = ""
     zipped: bool = False
-    gguf: tuple[str, ...] = ()  # types of GGUF files to write and prove, in the folder gguf
-    engines: tuple[str, ...] = ()  # of ENGINES; with one, there is a GGUF file even where no type was asked for
+    gguf: tuple[str, ...] = ()  # types of GGUF files to write and verify, in the folder gguf
+    engines: tuple[str, ...] = ()  # ids of export targets; with one, there is a GGUF file even where no type was asked for
     dense: str = ""  # the dense model, where its speed and the copy's are to be measured
 
     @property
@@ -65,18 +69,24 @@ class Copy:
         """Where the zip file goes."""
         return self.out.with_name(f"{self.out.name}.zip")
 
+    @property
+    def stages(self) -> list[str]:
+        """The names of the stages, in order."""
+        return ["copy", "prove", *gguf_stages(self.types), *([_ENGINES] if self.engines else []),
+                *([_SPEED] if self.dense else []), *(["zip"] if self.zipped else [])]
+
 
 def copy_folder(copy: Copy) -> Generator[Event, None, None]:
-    """Leave a copy of a finished folder at `copy.out`. Raises UserError when the source is damaged or cannot speak.
+    """Leave a copy of a finished folder at `copy.out`. Raises UserError when the source is damaged or does not answer.
 
-    Closing the generator stops within one step and leaves nothing behind.
+    Closing the generator stops within one step and leaves no files.
     """
     start = time.perf_counter()
     files, report = _read_source(copy)
     size = sum(entry["bytes"] for entry in files.values())
     more = plan_gguf(copy.source, copy.types)
-    yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), _stages(copy))
-    dense = (yield from find_dense(copy.dense)) if copy.dense else None
+    yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), copy.stages)
+    dense = (yield from _find_dense(copy.dense)) if copy.dense else None
     partial = copy.archive.with_name(f".{copy.archive.name}.partial")
     with explain_write_errors(copy.out, "try again"), _removed(partial):
         require_space(copy.out.parent, int((size + more) * (2.1 if copy.zipped else 1.05)) + 10_000_000)
@@ -84,16 +94,16 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
         with staged_folder(copy.out) as staging:
             yield from _copy_files(copy.source, staging, files)
             if copy.name:
-                tell(staging, name=copy.name)
+                update_report(staging, name=copy.name)
             yield from _prove(staging)
             if copy.types:
                 yield from add_gguf(staging, copy.types)
             if copy.engines:
-                yield from add_engines(staging, copy.engines)
+                yield from _add_engines(staging, copy.engines)
             if dense:
-                yield from add_speed(staging, dense)
+                yield from _add_speed(staging, dense)
             if copy.name or copy.types or dense:
-                _finish(staging)
+                _rewrite_readme(staging)
             if copy.zipped:
                 yield from _zip(staging, partial, copy.out.name)
         if copy.zipped:
@@ -113,11 +123,11 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{source} is not a folder that Persona Studio exported (report.json or {MANIFEST} is missing).")
     check_target(copy.out)
     if copy.zipped and (copy.archive.is_symlink() or copy.archive.exists()):
-        raise UserError(f"{copy.archive} exists already.", "Name another folder, or remove it first.")
+        raise UserError(f"{copy.archive} exists already.", "Choose another folder, or remove it first.")
     if len(copy.name) > LONGEST_NAME:
         raise UserError(f"The name is longer than {LONGEST_NAME} characters.", "Choose a shorter one.")
     if copy.source.resolve() in copy.out.absolute().parents:
-        raise UserError(f"The copy {copy.out} must not lie in the folder that is copied.", "Name another folder.")
+        raise UserError(f"The copy {copy.out} must not be inside the folder that is copied.", "Choose another folder.")
     try:
         files = {name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
                  for name, entry in read_json(source / MANIFEST)["files"].items()}
@@ -167,22 +177,58 @@ def _opened(source: Path, name: str) -> Iterator[Any]:
         yield file
 
 
-def _stages(copy: Copy) -> list[str]:
-    """The names of the stages, in order."""
-    return ["copy", "prove", *gguf_stages(copy.types), *([ENGINES_STAGE] if copy.engines else []),
-            *([SPEED_STAGE] if copy.dense else []), *(["zip"] if copy.zipped else [])]
+def update_report(folder: Path, **more: object) -> None:
+    """Add to a folder's report, and update the report's entry in the manifest."""
+    write_json(folder / "report.json", {**read_json(folder / "report.json"), **more})
+    update_manifest(folder, "report.json")
 
 
-def _finish(folder: Path) -> None:
-    """Write what is for readers anew: the copy has a name of its own, or more in it than its source."""
+def _add_engines(folder: Path, engines: Sequence[str]) -> Generator[Event, None, None]:
+    """Write the engines' folders; the GGUF files are there already."""
+    from engine.models.loading import load_tokenizer, locate
+
+    yield Stage(_ENGINES, len(engines))
+    source = yield from locate(str(folder))
+    pack = make_pack(folder, choose_file([file.name for file in (folder / FOLDER).glob("*.gguf")]), load_tokenizer(source))
+    written = {}
+    for number, engine in enumerate(engines, 1):
+        written[engine] = write_engine(folder, engine, pack)
+        yield Step(_ENGINES, number, len(engines))
+    update_report(folder, engines=written)
+
+
+def _find_dense(model: str) -> Generator[Event, None, Path]:
+    """The folder of the dense model. Raises UserError where it is gone."""
+    from engine.models.loading import locate
+
     try:
-        finish_words(folder)
+        source = yield from locate(model)
+    except UserError as error:
+        raise UserError(f"The dense model {model} is not on this machine any more, so the two speeds cannot be compared.",
+                        "Export without measuring, or put the model back.") from error
+    return source.folder
+
+
+def _add_speed(folder: Path, dense: Path) -> Generator[Event, None, None]:
+    """Measure the dense model and the folder's own, one after the other."""
+    dtype = str(read_json(folder / "report.json").get("dtype", "float32"))
+    timed = yield from measure_speed(dense, folder, dtype, _SPEED)
+    update_report(folder, speed=[{name: value for name, value in dataclasses.asdict(one).items() if name != "time"}
+                                 for one in timed])
+
+
+def _rewrite_readme(folder: Path) -> None:
+    """Write README.md for what the copy has and its source has not: a name, more files, sizes by format, speeds."""
+    try:
+        shapes = known_shapes(folder)
+        update_report(folder, expected_bytes={name: expected_bytes(shapes, name) for name in TOLD})
+        write_readme(folder, read_json(folder / "report.json"), read_json(folder / "character.json"))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError("The folder's report was written by another version.", "Prune the character again.") from error
 
 
 def _prove(folder: Path) -> Generator[Event, None, None]:
-    """Let the copy say one line, in a fresh process."""
+    """Let the copy answer one question, in a fresh process."""
     from engine.models.chat_format import render_chat
     from engine.models.loading import load_tokenizer, locate
 
@@ -195,7 +241,7 @@ def _prove(folder: Path) -> Generator[Event, None, None]:
 
 
 def _zip(folder: Path, archive: Path, top: str) -> Generator[Event, None, None]:
-    """Write a folder as a zip file in which it is called `top`; weights are stored as they are, texts are packed."""
+    """Write a folder as a zip file in which it is called `top`; weights are stored, texts are compressed."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     total, done = megabytes(folder_size(folder)), 0
     yield Stage("zip", total)
@@ -203,7 +249,7 @@ def _zip(folder: Path, archive: Path, top: str) -> Generator[Event, None, None]:
         for file in files:
             entry = zipfile.ZipInfo.from_file(file, f"{top}/{file.relative_to(folder).as_posix()}")
             entry.compress_type = zipfile.ZIP_STORED if file.suffix in {".safetensors", ".gguf"} else zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o100644 << 16  # in the hidden folder, files are their owner's alone
+            entry.external_attr = 0o100644 << 16  # in the hidden folder only the owner can read them
             with file.open("rb") as reading, whole.open(entry, "w", force_zip64=True) as writing:
                 while piece := reading.read(_PIECE):
                     writing.write(piece)
@@ -213,7 +259,7 @@ def _zip(folder: Path, archive: Path, top: str) -> Generator[Event, None, None]:
 
 @contextmanager
 def _removed(file: Path) -> Iterator[None]:
-    """Whatever happens in the block, the file is gone afterwards."""
+    """Remove the file when the block ends, however it ends."""
     try:
         yield
     finally:

@@ -5,13 +5,12 @@ from typing import Any
 import gradio as gr
 
 from engine.base.sizes import FILE_TYPES, WRITTEN
+from engine.export.engines import TARGETS
 from studio.tabs.export import view
 from studio.tabs.export.planner import Planner
 from studio.theme import ASSETS
 
 NEWS_SECONDS = 1.0
-ENGINES = [("Ollama", "ollama"), ("LM Studio", "lmstudio"), ("Unity, with LLM for Unity", "unity"),
-           ("Godot, with NobodyWho", "godot")]
 _KEEP_OPEN = (ASSETS / "keep_open.js").read_text(encoding="utf-8")
 EXPORT, CAST = "export", "cast"
 _COPY = """
@@ -48,7 +47,8 @@ class Room:
         with gr.Group():
             self.name = gr.Textbox(label="Name", max_length=100, elem_id="export-name",
                                    info="The folder gets this name, with dashes for spaces.")
-            self.engines = gr.CheckboxGroup(ENGINES, label="Ready for", elem_id="export-engines",
+            targets = [(one.label, one.id) for one in TARGETS.values()]
+            self.engines = gr.CheckboxGroup(targets, label="Ready for", elem_id="export-engines",
                                             info="The model's folder is always made. Each of these gets a folder in it, with a "
                                                  "page that says how to use it; they share one GGUF file.")
             self.zip = gr.Checkbox(label="Also pack a zip to hand on", elem_id="export-zip")

@@ -11,14 +11,12 @@ from typing import Any
 import plotly.graph_objects as go
 
 from engine.base.events import Measured
+from engine.export.engines import TARGETS
 from studio.figures import ladder, words
 from studio.store.runs import Export, Run
 from studio.workers.view import RunView, StageView
 
 _MARKS = {"done": "✓", "reused": "✓", "running": "…", "failed": "✗", "stopped": "■", "waiting": "·", "skipped": "·"}
-_PAGES = {"ollama": ("Ollama", "Modelfile"), "lmstudio": ("LM Studio", "README.md"), "unity": ("Unity", "README.md"),
-          "godot": ("Godot", "README.md")}
-_HOW = {"Modelfile": "begins with the two commands to type", "README.md": "says how to use it"}
 NOBODY = '<p class="empty">Choose a character on the left.</p>'
 NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
           "model that plays it. When it is done, you can name it and export it here.</p></div>")
@@ -132,8 +130,9 @@ def _engine_facts(export: Export) -> list[tuple[str, str]]:
         facts.append((f"GGUF {html.escape(one['type'])}", f"{words.size(one['bytes'])} · loaded by llama.cpp, which gave "
                                                           f"{html.escape(_agreement(one))}"))
     for engine in export.proof.get("engines", []):
-        name, page = _PAGES.get(engine, (engine, "README.md"))
-        facts.append((html.escape(name), f"<code>{html.escape(engine)}/{page}</code> {_HOW[page]}"))
+        target = TARGETS.get(engine)  # the library may have exports for a target that is gone
+        text = f"<code>{html.escape(engine)}/{target.start}</code> {target.hint}" if target else html.escape(engine)
+        facts.append((target.label if target else html.escape(engine), text))
     speeds = {one["what"]: one for one in export.proof.get("timed", [])}
     if {"dense", "pruned"} <= speeds.keys():
         dense, pruned = speeds["dense"], speeds["pruned"]

@@ -1,39 +1,44 @@
-"""A Godot script that lets a character speak through NobodyWho, and how to use it.
+"""Godot: a script that runs a character through NobodyWho, and a guide.
 
 Written for NobodyWho 10.0 (Godot 4), whose node for a character is NobodyWhoChat (https://github.com/nobodywho-ooo/nobodywho).
 """
 
-from engine.export.game_code import literal, lore_note
-from engine.export.pack import Pack
+from engine.export.engines.target import Pack, Target, literal, lore_note
 
 VERSION = "NobodyWho 10.0"
+
+
+def render(pack: Pack) -> dict[str, str]:
+    """The folder's files."""
+    script = f"{pack.slug.replace('-', '_')}.gd"
+    return {script: render_script(pack), "README.md": render_guide(pack, script)}
 
 
 def render_script(pack: Pack) -> str:
     """The GDScript file of the character."""
     turns = [f'\t{{"role": "{turn["role"]}", "assets": [], "content":\n\t\t{literal(turn["content"], chr(9) * 2)}}},'
-             for turn in pack.talk]
+             for turn in pack.opening]
     return "\n".join([
-        f"# {' '.join(pack.title.split())}, for {VERSION}. Made by Persona Studio; README.md says how to use it.",
+        f"# {' '.join(pack.title.split())}, for {VERSION}. Made by Persona Studio; README.md explains how to use it.",
         "extends NobodyWhoChat", "",
-        "# What the model learnt to read before every conversation. A change of it makes the character worse.",
+        "# The prompt that the model was made for. Changing it makes the character worse.",
         "const SYSTEM_PROMPT := (", f"\t{literal(pack.system, chr(9))}", ")", "",
         "const OPENING: Array[Dictionary] = [", *turns, "]", "",
-        "# Stands behind each of the player's lines.",
-        "const BEHIND := (", f"\t{literal(pack.behind, chr(9))}", ")", "", "",
+        "# Added after each of the player's lines.",
+        "const SUFFIX := (", f"\t{literal(pack.suffix, chr(9))}", ")", "", "",
         "func _ready() -> void:",
         f"\tcontext_length = {pack.context}",
         "\tsystem_prompt = SYSTEM_PROMPT",
         "\tstart_worker()",
         "\tawait begin()", "", "",
-        "# A new conversation.",
+        "# Starts a new conversation.",
         "func begin() -> void:",
         '\tvar whole: Array = [{"role": "system", "content": SYSTEM_PROMPT, "assets": []}]',
         "\twhole.append_array(OPENING)",
         "\tawait set_chat_history(whole)", "", "",
-        "# One answer. The signal response_updated tells its words as they come.",
+        "# One answer. The signal response_updated gives its words as they come.",
         "func speak(line: String) -> String:",
-        "\task(line + BEHIND)",
+        "\task(line + SUFFIX)",
         "\treturn await response_finished", ""])
 
 
@@ -50,3 +55,6 @@ def render_guide(pack: Pack, script: str) -> str:
 An exported game looks for the file beside its executable: copy it there. Later versions of NobodyWho keep the system prompt
 out of the history and have no assets in a message: there, leave both out of `begin` and `OPENING`.
 {lore_note(pack.lore)}"""
+
+
+TARGET = Target("godot", "Godot, with NobodyWho", "NobodyWho 10.0", "a GDScript file and a guide", render)

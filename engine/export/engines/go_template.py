@@ -1,8 +1,7 @@
 """A model's chat format in Go's template language, as Ollama runs it.
 
-How a format writes its turns is found out by rendering marks and reading what stands
-around them, never by its family's name. A translation counts only where it writes the
-same text as the model's own template; knows neither a tokenizer nor a Modelfile.
+How a format writes its turns is found by rendering markers and reading the text around them, never by the family's name. A
+translation is used only where it writes the same text as the model's own template.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ _S, _U, _A, _V, _B, _W = (f"zq{name}markqz" for name in ("system", "ask", "say",
 class ChatPieces:
     """What a chat format writes around contents. `place`: where the system text goes, between `system_head` and `system_tail`.
 
-    `begin` opens every prompt. A turn is head, content, tail; `prompt` is what an answer goes on from, behind the last tail.
+    `begin` opens every prompt. A turn is head, content, tail; `prompt` is what an answer continues, after the last tail.
     """
 
     place: Place
@@ -58,7 +57,7 @@ class ChatPieces:
         return text + self.prompt
 
     def to_go(self) -> str:
-        """The Go template. It knows .System and .Messages, as Ollama gives them (https://docs.ollama.com/modelfile)."""
+        """The Go template. It uses .System and .Messages, as Ollama provides them (https://docs.ollama.com/modelfile)."""
         system = f"{_go(self.system_head)}{{{{ $system }}}}{_go(self.system_tail)}"
         spent = '{{ $system = "" }}'
         user, answer = f"{_go(self.user_head)}%s{{{{ .Content }}}}{_go(self.user_tail)}", (
@@ -104,11 +103,11 @@ _SAMPLES = [[_turn("system", _S), _turn("user", _U)],
 
 
 def _take_apart(render: Render, place: Place) -> ChatPieces | None:
-    """Read the pieces off renderings of marks; None where a mark is missing or the pieces contradict each other."""
+    """Read the pieces from renderings of markers; None where one is missing or the pieces contradict each other."""
     whole = _SAMPLES[2]
     user_tail = render(whole[1:2], False).rpartition(_U)[2]
     answer_tail = render(whole[1:3], False).rpartition(_A)[2]
-    if place == "last question":  # the system text stands beside the newest question
+    if place == "last question":  # the system text is beside the newest question
         return _last_question(render, user_tail, answer_tail)
     text = render(whole, True)
     between = []
@@ -148,5 +147,5 @@ def _last_question(render: Render, user_tail: str, answer_tail: str) -> ChatPiec
 
 
 def _go(text: str) -> str:
-    """A text that a Go template writes as it is: a brace, which might open an action, stands in an action of its own."""
+    """A text that a Go template writes as it is: a brace, which could open an action, becomes an action of its own."""
     return text.replace("{", '{{ "{" }}')

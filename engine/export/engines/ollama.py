@@ -1,4 +1,4 @@
-"""The Modelfile with which Ollama makes a model of a GGUF file: FROM, TEMPLATE, SYSTEM, MESSAGE and PARAMETER.
+"""Ollama: a Modelfile, from which it makes a model of a GGUF file: FROM, TEMPLATE, SYSTEM, MESSAGE and PARAMETER.
 
 Written for Ollama 0.12 and newer (https://docs.ollama.com/modelfile). Its grammar has no escapes: a text stands between
 triple quotes, ends with a line that ends in three of them, and loses every character that Go does not call printable.
@@ -8,7 +8,7 @@ import re
 import unicodedata
 
 from engine.base.sampling import DEFAULTS, TOP_K
-from engine.export.pack import Pack
+from engine.export.engines.target import Pack, Target
 
 VERSION = "Ollama 0.12"
 _SPACES = {"Zs", "Zl", "Zp"}
@@ -18,7 +18,7 @@ _QUOTES_AT_END = re.compile(r'"""(?=[ \t]*$)', re.MULTILINE)
 
 def render_modelfile(pack: Pack) -> str:
     """The Modelfile of a character, for the folder beside the folder `gguf`."""
-    lines = [f"# {printable(pack.title)} for {VERSION} and newer. In this folder:",
+    lines = [f"# {printable(pack.title)} for {VERSION} or newer. In this folder:",
              f"#   ollama create {pack.slug} -f Modelfile",
              f"#   ollama run {pack.slug}",
              f"FROM ../gguf/{pack.gguf}"]
@@ -28,7 +28,7 @@ def render_modelfile(pack: Pack) -> str:
         lines.append("# This model's chat format has no translation into Ollama's template language: Ollama takes the one in the "
                      "GGUF file, or its own.")
     lines.append(f"SYSTEM {quoted(pack.system)}")
-    lines += [f"MESSAGE {turn['role']} {quoted(turn['content'])}" for turn in pack.talk if turn["content"].strip()]
+    lines += [f"MESSAGE {turn['role']} {quoted(turn['content'])}" for turn in pack.opening if turn["content"].strip()]
     lines += [f"PARAMETER {name} {value}" for name, value in parameters(pack)]
     if pack.licence:
         lines.append(f"LICENSE {quoted(pack.licence)}")
@@ -43,7 +43,7 @@ def parameters(pack: Pack) -> list[tuple[str, str]]:
 
 
 def quoted(text: str) -> str:
-    """A text between triple quotes, as Ollama reads it back; three quotes at the end of a line are parted by a space."""
+    """A text between triple quotes, as Ollama reads it back; three quotes at the end of a line are separated by a space."""
     return f'"""{_QUOTES_AT_END.sub(chr(34) * 2 + " " + chr(34), printable(text))}"""'
 
 
@@ -58,3 +58,7 @@ def printable(text: str) -> str:
         elif category in _SPACES or sign in "\x0b\x0c\x85":
             kept.append(" " if category == "Zs" else "\n")
     return "".join(kept)
+
+
+TARGET = Target("ollama", "Ollama", "Ollama 0.12 or newer", "a Modelfile", lambda pack: {"Modelfile": render_modelfile(pack)},
+                start="Modelfile", hint="begins with the two commands to type")

@@ -1,4 +1,4 @@
-"""LM Studio's folder of a character: its preset, the opening turns for its server, and how to put them in place.
+"""LM Studio: a preset, the opening turns for its server, the GGUF file in its layout, and a guide.
 
 Written for LM Studio 0.3.15 and newer, which import presets from files (https://lmstudio.ai/docs/app/presets).
 """
@@ -7,10 +7,15 @@ import json
 from typing import Any
 
 from engine.base.sampling import DEFAULTS, TOP_K
-from engine.export.pack import Pack
+from engine.export.engines.target import Pack, Target
 
-VERSION = "LM Studio 0.3.15"
+VERSION = "LM Studio 0.3.15 or newer"
 PUBLISHER = "persona-studio"
+
+
+def render(pack: Pack) -> dict[str, str]:
+    """The folder's files."""
+    return {f"{pack.slug}.preset.json": render_preset(pack), "opening.json": render_opening(pack), "README.md": render_guide(pack)}
 
 
 def render_preset(pack: Pack) -> str:
@@ -29,17 +34,21 @@ def render_preset(pack: Pack) -> str:
 
 def render_opening(pack: Pack) -> str:
     """The messages with which every conversation begins, for LM Studio's server (/v1/chat/completions)."""
-    return json.dumps([{"role": "system", "content": pack.system}, *pack.talk], ensure_ascii=False, indent=2) + "\n"
+    return json.dumps([{"role": "system", "content": pack.system}, *pack.opening], ensure_ascii=False, indent=2) + "\n"
 
 
 def render_guide(pack: Pack) -> str:
-    """How to put the files in place."""
-    return f"""# {pack.title} in {VERSION} and newer
+    """How to install the files."""
+    return f"""# {pack.title} in {VERSION}
 
 1. Copy the folder `{PUBLISHER}` into LM Studio's models folder (My Models shows where that is; usually `~/.lmstudio/models`).
-   It has the layout that LM Studio wants: publisher, model, file.
+   It has the layout that LM Studio needs: publisher, model, file.
 2. Import `{pack.slug}.preset.json` (in a chat: Presets, Import), load the model and choose the preset.
 
-A preset has no place for what is said before the player's first words: the example dialogue and the greeting. With LM Studio's
-server you can send them: `opening.json` holds the messages that stand before the player's, as the model learnt them.
+A preset cannot hold what comes before the player's first line: the example dialogue and the greeting. With LM Studio's
+server you can send them: `opening.json` holds the messages that come before the player's, as the model learnt them.
 """
+
+
+TARGET = Target("lmstudio", "LM Studio", VERSION, "the file in LM Studio's layout, a preset, the opening messages for its server",
+                render, place_gguf=lambda pack: f"{PUBLISHER}/{pack.slug}/{pack.gguf}")

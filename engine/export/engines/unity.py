@@ -1,21 +1,25 @@
-"""A Unity script that lets a character speak through LLM for Unity, and how to use it.
+"""Unity: a C# script that runs a character through LLM for Unity, and a guide.
 
 Written for LLM for Unity (LLMUnity) 3.0, whose component for a character is LLMAgent
 (https://github.com/undreamai/LLMUnity).
 """
 
 from engine.base.sampling import DEFAULTS, TOP_K
-from engine.export.game_code import class_name, literal, lore_note
-from engine.export.pack import Pack
+from engine.export.engines.target import Pack, Target, class_name, literal, lore_note
 
 VERSION = "LLM for Unity 3.0"
+
+
+def render(pack: Pack) -> dict[str, str]:
+    """The folder's files."""
+    return {f"{class_name(pack.slug)}.cs": render_script(pack), "README.md": render_guide(pack)}
 
 
 def render_script(pack: Pack) -> str:
     """The C# file of the character."""
     indent = " " * 8
-    opening = ",\n".join(f'{indent}("{turn["role"]}",\n{indent} {literal(turn["content"], indent + " ")})' for turn in pack.talk)
-    return f"""// {_one_line(pack.title)}, for {VERSION}. Made by Persona Studio; README.md says how to use it.
+    opening = ",\n".join(f'{indent}("{turn["role"]}",\n{indent} {literal(turn["content"], indent + " ")})' for turn in pack.opening)
+    return f"""// {' '.join(pack.title.split())}, for {VERSION}. Made by Persona Studio; README.md explains how to use it.
 using System.Threading.Tasks;
 using LLMUnity;
 using UnityEngine;
@@ -24,7 +28,7 @@ public class {class_name(pack.slug)} : MonoBehaviour
 {{
     public LLMAgent agent;
 
-    // What the model learnt to read before every conversation. A change of it makes the character worse.
+    // The prompt that the model was made for. Changing it makes the character worse.
     const string SystemPrompt =
         {literal(pack.system, indent)};
 
@@ -33,8 +37,8 @@ public class {class_name(pack.slug)} : MonoBehaviour
 {opening}
     }};
 
-    // Stands behind each of the player's lines.
-    const string Behind = {literal(pack.behind, indent)};
+    // Added after each of the player's lines.
+    const string Suffix = {literal(pack.suffix, indent)};
 
     async void Start()
     {{
@@ -49,7 +53,7 @@ public class {class_name(pack.slug)} : MonoBehaviour
         await agent.Warmup();
     }}
 
-    // A new conversation.
+    // Starts a new conversation.
     public async Task Begin()
     {{
         await agent.ClearHistory();
@@ -60,10 +64,10 @@ public class {class_name(pack.slug)} : MonoBehaviour
         }}
     }}
 
-    // One answer; whileSpeaking gets the text so far.
+    // One answer; whileSpeaking receives the text so far.
     public Task<string> Say(string line, System.Action<string> whileSpeaking = null)
     {{
-        return agent.Chat(line + Behind, whileSpeaking);
+        return agent.Chat(line + Suffix, whileSpeaking);
     }}
 }}
 """
@@ -83,5 +87,4 @@ def render_guide(pack: Pack) -> str:
 {lore_note(pack.lore)}"""
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+TARGET = Target("unity", "Unity, with LLM for Unity", "LLM for Unity (LLMUnity) 3.0", "a C# script and a guide", render)

@@ -1,0 +1,68 @@
+"""Export targets: folders in an export for the programs that run a character. Each file here with a TARGET is one.
+
+All read the same GGUF file, which lies in the folder `gguf` of the export. The command line, the Export room and the table in
+docs/export.md come from TARGETS.
+"""
+
+import importlib
+import os
+import pkgutil
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from engine.base.files import write_atomic
+from engine.export.engines.target import Pack, Target
+
+DEFAULT_TYPE = "Q8_0"  # half of 16 bit, with hardly a difference; needs only rows that are multiples of 32
+_PREFERRED = (DEFAULT_TYPE, "Q6_K", "Q5_K_M", "Q4_K_M", "F16", "BF16", "Q4_1", "Q4_0", "F32")
+
+
+def _discover() -> dict[str, Target]:
+    """The targets of this package's files by id, in the order of their labels."""
+    files = [importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__)]
+    found: list[Target] = [file.TARGET for file in files if hasattr(file, "TARGET")]
+    return {one.id: one for one in sorted(found, key=lambda one: one.label)}
+
+
+TARGETS = _discover()
+
+
+def needed_types(engines: Sequence[str], types: Sequence[str]) -> list[str]:
+    """The GGUF types to write: those asked for, or DEFAULT_TYPE where only engines were."""
+    return list(types) or ([DEFAULT_TYPE] if engines else [])
+
+
+def choose_file(files: Sequence[str]) -> str:
+    """Of the names of GGUF files (NAME-TYPE.gguf) the one that the targets use. Raises ValueError for none."""
+    kind = lambda name: name.removesuffix(".gguf").rpartition("-")[2]
+    return min(files, key=lambda name: _PREFERRED.index(kind(name)) if kind(name) in _PREFERRED else len(_PREFERRED))
+
+
+def write_engine(folder: Path, engine: str, pack: Pack) -> list[str]:
+    """Write the folder of one of TARGETS into an export; the names of its files, relative to the export."""
+    target = TARGETS[engine]
+    files = target.render(pack)
+    for name, text in files.items():
+        write_atomic(folder / engine / name, text)
+    names = [f"{engine}/{name}" for name in files]
+    if target.place_gguf:
+        names.append(f"{engine}/{target.place_gguf(pack)}")
+        _link(folder / "gguf" / pack.gguf, folder / names[-1])
+    return names
+
+
+def _link(file: Path, name: Path) -> None:
+    """Give a file a second name, where the file system supports that, else copy it."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        os.link(file, name)
+        return
+    shutil.copyfile(file, name)
+
+
+def table() -> str:
+    """The targets as a Markdown table, for docs/export.md."""
+    rows = [f"| {one.label} | `--for {one.id}` | {one.contents} | {one.written_for} |" for one in TARGETS.values()]
+    return "\n".join(["| program | option | its folder holds | written for |", "| --- | --- | --- | --- |", *rows])

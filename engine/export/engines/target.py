@@ -1,0 +1,124 @@
+"""What an export target is (Target), and what it gets of a character (Pack): prompt, chat format, GGUF file, stop texts.
+
+The prompt comes from an exported folder, by the project's one prompt builder, as the model was calibrated on it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.base.files import read_json, slug
+from engine.cards.card import Card, parse_card, read_book
+from engine.cards.prompt import Message, messages
+from engine.export.engines.go_template import find_pieces
+from engine.export.licence import titled
+
+LONGEST_CONTEXT = 8192  # tokens: an engine allocates memory for all of them, and no chat with one character needs more
+_MARK = "zqplayermarkqz"
+_BREAKS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029\u200b\ufeff"}  # would end a line, or hide, in source
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A character for other programs.
+
+    `gguf`: the name of the file, in the folder `gguf`. `opening`: the turns before the player's first line, as the model's
+    chat format takes them. `suffix`: text after each of the player's lines. `lore`: number of lorebook entries that the
+    player's words trigger, which no target supports. `template`: the chat format in Go's template language, "" where it has
+    no translation. `stops`: texts that end an answer.
+    """
+
+    slug: str
+    title: str
+    char: str
+    base: str
+    gguf: str
+    system: str
+    opening: Sequence[Message]
+    suffix: str = ""
+    lore: int = 0
+    context: int = 4096
+    template: str = ""
+    stops: tuple[str, ...] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """An export target: the folder that one program gets in an export.
+
+    `id`: the folder's name, and the value of --for. `contents` and `written_for` (program and version) are for the docs.
+    `render`: names of the folder's files -> text. `start`: the file to open first; `hint`: what it does, as in "README.md
+    explains how to use it". `place_gguf`: where in the folder the GGUF file must also be, for programs that need it there.
+    """
+
+    id: str
+    label: str
+    written_for: str
+    contents: str
+    render: Callable[[Pack], dict[str, str]]
+    start: str = "README.md"
+    hint: str = "explains how to use it"
+    place_gguf: Callable[[Pack], str] | None = None
+
+
+def make_pack(folder: Path, gguf: str, tokenizer: Any) -> Pack:
+    """The pack of an exported folder whose GGUF file has the name `gguf`; `tokenizer` is the folder's."""
+    from engine.models.chat_format import disarm, endings
+
+    report, card_file = read_json(folder / "report.json"), folder / "character.json"
+    card = parse_card(card_file.read_bytes(), str(card_file))
+    system, *opening = [{**one, "content": disarm(tokenizer, one["content"])} for one in messages(card, [])]
+    opening, template = _shaped(tokenizer, [system, *opening])
+    window = read_json(folder / "config.json").get("max_position_embeddings") or 2048
+    licence = folder / "LICENSE"
+    title = titled(report["base"], report.get("name") or card.char)
+    return Pack(slug(title), title, card.char, str(report["base"]["name"]), gguf, system["content"], opening, suffix_of(card),
+                sum(entry.enabled and not entry.steady for entry in read_book(card).entries), min(int(window), LONGEST_CONTEXT),
+                template, tuple(tokenizer.convert_ids_to_tokens(sorted(endings(tokenizer)))),
+                licence.read_text(encoding="utf-8", errors="replace") if licence.is_file() else "")
+
+
+def suffix_of(card: Card) -> str:
+    """What the card's closing instructions add after the player's words."""
+    return messages(card, [("user", _MARK)])[-1]["content"].partition(_MARK)[2]
+
+
+def _shaped(tokenizer: Any, opening: list[Message]) -> tuple[list[Message], str]:
+    """The turns after the system text, as the chat format takes them, and the format as a Go template."""
+    from engine.models.chat_format import alternate, render_chat
+
+    question = {"role": "user", "content": _MARK}
+    text = render_chat(tokenizer, [*opening, question])
+    begins = tokenizer.bos_token or ""
+    added = begins if begins and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""
+    for shape in (opening, alternate(opening)):
+        talk = [*shape, question]
+        pieces = find_pieces(lambda turns, asked: render_chat(tokenizer, turns, asked), added, [talk])
+        if pieces and render_chat(tokenizer, talk) == text:
+            return list(shape[1:]), pieces.to_go()
+    return opening[1:], ""
+
+
+def literal(text: str, indent: str) -> str:
+    """A text as string literals, one a line of it, joined by +; for C# and GDScript, whose escapes are JSON's."""
+    parts = text.splitlines(keepends=True) or [""]
+    return f" +\n{indent}".join(json.dumps(part, ensure_ascii=False).translate(_BREAKS) for part in parts)
+
+
+def class_name(slug: str) -> str:
+    """A type's name from a slug: "pim-tuckett" as PimTuckett."""
+    name = "".join(word[:1].upper() + word[1:] for word in re.split(r"[^a-z0-9]+", slug) if word)
+    return name if name[:1].isalpha() else f"Character{name}"
+
+
+def lore_note(entries: int) -> str:
+    """What a guide says of the lorebook entries that the player's words trigger; "" for none."""
+    if not entries:
+        return ""
+    what = "1 entry" if entries == 1 else f"{entries} entries"
+    return (f"\nThe player's words trigger {what} of the card's lorebook. The script leaves that to you: look for the keys in the "
+            "line, and put the entry's text in brackets before it.\n")
