@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import depth
+from benchmarks import flap as flap_
 from benchmarks.brain_surgeon import remove_greedily
 from benchmarks.cells import Cell
 from benchmarks.meter import Spent, metered, watched
@@ -56,10 +57,10 @@ def flap(cell: Cell) -> Found:
 
     def read() -> Generator[Event, None, dict[str, Tensor]]:
         variances = torch.zeros(0)
-        for number, sums in enumerate(importance.read_variances(cell.model, rows), start=1):
+        for number, sums in enumerate(flap_.read_variances(cell.model, rows), start=1):
             variances = sums
             yield Step("flap", number, len(rows))
-        return {"scores": importance.flap_scores(cell.model, variances)}
+        return {"scores": flap_.flap_scores(cell.model, variances)}
 
     found, spent = yield from cell.keep(cell.subject.folder, "flap", read())
     return top_channels(found["scores"], cell.kept), spent

@@ -14,7 +14,7 @@ from engine.pruning.recovery import attach_adapter, make_optimizer, set_rate
 from engine.stages.context import JobContext, load_dense
 from engine.stages.lines import recovery_lines
 from engine.stages.mask import read_dense
-from engine.stages.tuning import _lesson
+from engine.stages.tuning import _recovery_data
 
 
 def test_targets_belong_to_the_answers_that_are_learned_from(llama: Path, tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_targets_belong_to_the_answers_that_are_learned_from(llama: Path, tmp_pa
             next(reading)
     except StopIteration as ended:
         lesson = ended.value
-    fine_tuning = _lesson(bench, lesson)
+    fine_tuning = _recovery_data(bench, lesson)
     examples = bench.encode(recovery_lines(bench)[1])
     assert fine_tuning.train == examples and len(examples) == 12  # 3 steps of 4
     assert fine_tuning.targets is not None and fine_tuning.validation is lesson.validation
@@ -45,7 +45,7 @@ def test_without_such_answers_it_learns_from_the_train_lines(llama: Path, tmp_pa
     bench = JobContext(make_job(llama, tmp_path / "out", recover=True, recovery_answers=0), work_of(tmp_path / "out"))
     list(load_dense(bench, "16bit"))
     lesson = object()
-    assert _lesson(bench, lesson) is lesson and not list(bench.folder.glob("recovery_dense*"))  # type: ignore[arg-type]
+    assert _recovery_data(bench, lesson) is lesson and not list(bench.folder.glob("recovery_dense*"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.05])

@@ -4,13 +4,15 @@ Notation: a = act(x W_gate) * (x W_up), channel j; G, U the rows of W_gate and
 W_up; D = W_down. Every function is pure and returns (L, d_ff) in fp32.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from engine.base.ids import ReadingId
 from engine.models.ffn import feed_forwards, hooked
-from engine.models.packing import Row, run_row, states_that_predict
+from engine.models.packing import Row, states_that_predict
 
 
 def random_scores(layers: int, channels: int, seed: int) -> Tensor:
@@ -36,16 +38,6 @@ def wanda_scores(model: nn.Module, norms: Tensor) -> Tensor:
     return weights * norms
 
 
-def flap_scores(model: nn.Module, variances: Tensor) -> Tensor:
-    """Var(a_j) * sum_i D_ij^2: FLAP (An et al. 2024, arXiv 2312.11983), the output's fluctuation that goes with a channel.
-
-    `variances`: (L, d_ff), of the activations over calibration tokens. Only the score is FLAP's: all layers here keep
-    equally many channels, and the removed channels' mean is not put into a bias, which most families do not have.
-    """
-    weights = torch.stack([ffn.down_weight().square().sum(dim=0).cpu() for ffn in feed_forwards(model)])
-    return weights * variances
-
-
 @torch.inference_mode()
 def read_activations(model: nn.Module, rows: Sequence[Row]) -> Iterator[tuple[Row, Tensor, Tensor]]:
     """One dense pass: yields each row, its states (N, d) that predict, and the 2-norms (L, d_ff) over all tokens so far."""
@@ -59,36 +51,6 @@ def read_activations(model: nn.Module, rows: Sequence[Row]) -> Iterator[tuple[Ro
         with hooked(model, add):
             hidden = states_that_predict(model, row)
         yield row, hidden, squares.sqrt().float()
-
-
-@torch.inference_mode()
-def read_variances(model: nn.Module, rows: Sequence[Row]) -> Iterator[Tensor]:
-    """One pass: yields after each row the unbiased variance (L, d_ff) of the activations over all tokens so far.
-
-    A row is centred on its own mean and joined to the earlier ones in fp64 (Chan, Golub and LeVeque 1983), for the
-    difference of two large sums would lose a small variance. Of a single token the variance is 0.
-    """
-    ffns = feed_forwards(model)
-    means = torch.zeros(len(ffns), ffns[0].size, dtype=torch.float64)
-    deviations = torch.zeros_like(means)  # summed squares of the distances from the mean
-    seen = 0
-
-    def add(index: int, activation: Tensor) -> None:
-        tokens = activation.flatten(0, -2).float()
-        count = len(tokens)
-        rounded = tokens.mean(dim=0)
-        centred = tokens - rounded
-        rest = centred.mean(dim=0)  # what rounding to fp32 took from the mean
-        step = rounded.double().cpu() + rest.double().cpu() - means[index]
-        deviations[index] += (centred - rest).square().sum(dim=0).double().cpu()
-        deviations[index] += step.square() * (seen * count / (seen + count))
-        means[index] += step * (count / (seen + count))
-
-    for row in rows:
-        with hooked(model, add):
-            run_row(model, row)
-        seen += row.size
-        yield (deviations / max(seen - 1, 1)).float()
 
 
 def rank_normalised(scores: Tensor) -> Tensor:
@@ -107,3 +69,20 @@ def top_channels(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.float32).scatter_(1, kept, 1.0)
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """A one-shot method that is measured beside every mask.
+
+    score: from the model, the activations' 2-norms (L, d_ff) over the train lines, and a seed, to scores (L, d_ff);
+    reads_lines: whether it uses the norms.
+    """
+
+    score: Callable[[nn.Module, Tensor, int], Tensor]
+    reads_lines: bool = False
+
+
+# One more entry is one more bar in every report; its id is an entry of ReadingId, with a label for the terminal and the page.
+BASELINES: dict[ReadingId, Baseline] = {
+    ReadingId.RANDOM: Baseline(lambda _model, norms, seed: random_scores(len(norms), norms.shape[1], seed)),
+    ReadingId.MAGNITUDE: Baseline(lambda model, _norms, _seed: magnitude_scores(model)),
+    ReadingId.WANDA: Baseline(lambda model, norms, _seed: wanda_scores(model, norms), reads_lines=True)}

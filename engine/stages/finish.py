@@ -23,8 +23,9 @@ from engine.export.folder import Contents, write_folder
 from engine.export.verify import prove, write_reference
 from engine.models.ffn import masked
 from engine.models.packing import Row, pack
-from engine.pruning import cutting, importance
+from engine.pruning import cutting
 from engine.pruning.cutting import cut
+from engine.pruning.importance import BASELINES, top_channels
 from engine.stages.context import JobContext, round_weights
 from engine.stages.mask import DistillationData, encode_lines
 from engine.stages.tuning import Weights, recover
@@ -35,9 +36,8 @@ def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weight
     """Read the dense model, the one-shot baselines, the mask and its repair on the test lines; returns rows and dense states."""
     _, _, test, prefix = encode_lines(ctx)
     rows = pack(test, ctx.job.recipe.row_tokens, prefix)
-    masks = {"random": importance.random_scores(mask.shape[0], mask.shape[1], ctx.job.recipe.seed),
-             "magnitude": importance.magnitude_scores(ctx.model), "wanda": data.importance}
-    ladder = {name: importance.top_channels(scores, ctx.kept) for name, scores in masks.items()}
+    ladder: dict[str, Tensor] = {id: top_channels(one.score(ctx.model, data.norms, ctx.job.recipe.seed), ctx.kept)
+                                 for id, one in BASELINES.items()}
     yield Stage("measure", len(ladder) + 4)
     dense = dense_states(ctx.model, rows)
     known = _known_readings(ctx)

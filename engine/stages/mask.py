@@ -37,6 +37,7 @@ class DistillationData:
     prefix: int
     validation: list[Row]
     validation_dense: list[Tensor]
+    norms: Tensor  # (L, d_ff), 2-norms of the dense model's activations on the train lines
     importance: Tensor  # (L, d_ff), Wanda-structured
 
 
@@ -71,7 +72,8 @@ def read_dense(ctx: JobContext) -> Stream[DistillationData]:
     targets = kept_targets(found, len(train)) if recipe.loss == "kl" else None
     dense = [found[f"validation.{number}"] for number in range(len(validation))]
     ctx.notes["train_tokens"] = sum(len(example.answer) for example in train)
-    return DistillationData(train, targets, prefix, validation, dense, wanda_scores(ctx.model, found["norms"]))
+    return DistillationData(train, targets, prefix, validation, dense, found["norms"],
+                            wanda_scores(ctx.model, found["norms"]))
 
 
 def targets_of(ctx: JobContext, row: Row, hidden: Tensor) -> dict[str, Tensor]:

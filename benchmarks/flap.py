@@ -1,0 +1,49 @@
+"""FLAP's score: how much of the output's fluctuation goes with a channel (An et al. 2024, arXiv 2312.11983)."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.ffn import feed_forwards, hooked
+from engine.models.packing import Row, run_row
+
+
+def flap_scores(model: nn.Module, variances: Tensor) -> Tensor:
+    """Var(a_j) * sum_i D_ij^2: FLAP (An et al. 2024, arXiv 2312.11983), the output's fluctuation that goes with a channel.
+
+    `variances`: (L, d_ff), of the activations over calibration tokens. Only the score is FLAP's: all layers here keep
+    equally many channels, and the removed channels' mean is not put into a bias, which most families do not have.
+    """
+    weights = torch.stack([ffn.down_weight().square().sum(dim=0).cpu() for ffn in feed_forwards(model)])
+    return weights * variances
+
+
+@torch.inference_mode()
+def read_variances(model: nn.Module, rows: Sequence[Row]) -> Iterator[Tensor]:
+    """One pass: yields after each row the unbiased variance (L, d_ff) of the activations over all tokens so far.
+
+    A row is centred on its own mean and joined to the earlier ones in fp64 (Chan, Golub and LeVeque 1983), for the
+    difference of two large sums would lose a small variance. Of a single token the variance is 0.
+    """
+    ffns = feed_forwards(model)
+    means = torch.zeros(len(ffns), ffns[0].size, dtype=torch.float64)
+    deviations = torch.zeros_like(means)  # summed squares of the distances from the mean
+    seen = 0
+
+    def add(index: int, activation: Tensor) -> None:
+        tokens = activation.flatten(0, -2).float()
+        count = len(tokens)
+        rounded = tokens.mean(dim=0)
+        centred = tokens - rounded
+        rest = centred.mean(dim=0)  # what rounding to fp32 took from the mean
+        step = rounded.double().cpu() + rest.double().cpu() - means[index]
+        deviations[index] += (centred - rest).square().sum(dim=0).double().cpu()
+        deviations[index] += step.square() * (seen * count / (seen + count))
+        means[index] += step * (count / (seen + count))
+
+    for row in rows:
+        with hooked(model, add):
+            run_row(model, row)
+        seen += row.size
+        yield (deviations / max(seen - 1, 1)).float()
