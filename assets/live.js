@@ -10,6 +10,7 @@ let source = null, address = "", ahead = 0;  // ahead: seconds that the studio's
 // HTML is put in place node by node, so that focus, open details, scrolled boxes and half-typed fields stay.
 const same = (old, fresh) => old.nodeName === fresh.nodeName && old.dataset?.key === fresh.dataset?.key && old.id === fresh.id;
 const morph = (old, fresh) => {
+  if (old === document.activeElement && old.isContentEditable) return;  // somebody types
   if (old.nodeType !== Node.ELEMENT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
   const kept = old.nodeName === "DETAILS" ? "open" : "";  // the reader's
   for (const {name} of [...old.attributes]) if (name !== kept && !fresh.hasAttribute(name)) old.removeAttribute(name);

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from gradio.routes import App, ORJSONResponse
-from starlette.middleware import Middleware
 from starlette.requests import Request
 
 from studio.addresses import Names
@@ -12,15 +11,14 @@ from studio.border import Border
 from studio.headers import SafeHeaders
 from studio.live import Live, LiveRoute
 from studio.login import SlowLogin
-from studio.news import News, NewsRoute
 from studio.uploads import UploadLimit
 
 
 class Application(App):
     """What Gradio serves. The border comes before all of Gradio's middleware, some of which answers requests by itself."""
 
-    def __init__(self, names: Names, uploads: Path, news: News, live: Live, policy: str) -> None:
-        super().__init__(middleware=[Middleware(NewsRoute, news=news)], default_response_class=ORJSONResponse, openapi_url=None)
+    def __init__(self, names: Names, uploads: Path, live: Live, policy: str) -> None:
+        super().__init__(default_response_class=ORJSONResponse, openapi_url=None)
         self.border = Border(LiveRoute(UploadLimit(SlowLogin(super().__call__), uploads), live), names, self.has_logged_in)
         self.guarded = SafeHeaders(self.border, policy)
 

@@ -7,6 +7,7 @@ rest. Knows no room.
 import functools
 import html
 import inspect
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -47,7 +48,8 @@ class Page:
 _ACT = """
 element.addEventListener("click", ({target}) => {
   const button = target.closest("button[data-do]");
-  if (button && !button.disabled) trigger("click", {...button.dataset});
+  const ticked = [...element.querySelectorAll("input[data-tick]:checked")].map(({dataset}) => Number(dataset.tick));
+  if (button && !button.disabled) trigger("click", {...button.dataset, ticked});
 });
 element.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -79,8 +81,44 @@ def figure_box(**named: Any) -> gr.HTML:
 
 def figure_html(figure: Any) -> str:
     """A plotly figure as the value of a figure_box."""
-    json = figure.to_json().replace("<", "\\u003c")
-    return f'<script type="application/json">{json}</script>'
+    text = figure.to_json().replace("<", "\\u003c")
+    return f'<script type="application/json">{text}</script>'
+
+
+def look_box(room: str) -> gr.Textbox:
+    """Where a listener puts `looks(...)`, to change what the page looks at in a room."""
+    box = gr.Textbox(visible="hidden", label=f"What is looked at in {room}")
+    box.change(None, box, None, js=f"(text) => {{ if (text) personaStudioLive.look(JSON.parse(text).looks, '{room}'); }}",
+               **PRIVATE)
+    return box
+
+
+def looks(**values: str) -> str:
+    """What a page is to look at from now on, for a look_box."""
+    return json.dumps({"looks": values, "at": time.time_ns()})  # the same looks twice are two changes
+
+
+class Notice:
+    """A row that says what was deleted, and takes it back."""
+
+    def __init__(self, id: str) -> None:
+        self.gone = gr.State(None)
+        with gr.Row(visible=False, elem_classes=["notice", "tight", "prune-buttons"]) as self.row:
+            self.text = gr.HTML()
+            self.undo = gr.Button("Undo", size="sm", elem_id=id, scale=0, min_width=80)
+
+    def shown(self, text: str, gone: Any) -> dict[Any, Any]:
+        """The updates that show it. `gone`: what `undo` needs to know."""
+        return {self.row: gr.Row(visible=True), self.text: html.escape(text), self.gone: gone}
+
+    def hidden(self) -> dict[Any, Any]:
+        """The update that hides it."""
+        return {self.row: gr.Row(visible=False)}
+
+    @property
+    def parts(self) -> list[Any]:
+        """The outputs of a listener that shows or hides it."""
+        return [self.row, self.text, self.gone]
 
 
 def live_script(live: Live, filled: bool = False) -> str:

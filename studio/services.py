@@ -3,11 +3,12 @@
 Knows no page and no handler; closing it ends the worker processes' leashes.
 """
 
+import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.cards.card import bundled_cards
 from studio.live import Live
-from studio.news import News
 from studio.settings import Settings
 from studio.store import characters
 from studio.store.database import Store, open_store
@@ -29,7 +30,6 @@ class Services:
     speech: Speech
     tokens: TokenCounter
     scripts: Scripts
-    news: News = field(default_factory=News)
     live: Live = field(default_factory=Live)
 
     @classmethod
@@ -39,6 +39,12 @@ class Services:
         characters.sync_bundled(store, [card.raw for card in bundled_cards()])
         return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings), TokenCounter(settings.home),
                    Scripts(settings, store))
+
+    def library_stamp(self) -> tuple[Any, ...]:
+        """Changes with each write to the library, and every ten seconds, in case two writes leave the file alike."""
+        files = (self.settings.database, self.settings.database.with_name(f"{self.settings.database.name}-wal"))
+        found = (file.stat() for file in files if file.exists())
+        return (*((one.st_mtime_ns, one.st_size) for one in found), int(time.monotonic() / 10))
 
     def start(self) -> "Services":
         """Take up the queue."""

@@ -18,7 +18,7 @@ from engine.base.errors import UserError
 from engine.cards import fields
 from studio import library
 from studio.live import COMMON
-from studio.page import POLL, PRIVATE, Page, guarded, live_html, live_script
+from studio.page import PRIVATE, Page, guarded, live_html, live_script
 from studio.services import Services
 from studio.serving import servable
 from studio.store import characters, database, values
@@ -82,8 +82,6 @@ class Side:
             self.address = gr.Textbox(visible="hidden", label="Address of the character")
             self.live = gr.HTML(live_script(services.live), visible="hidden", elem_id="live",
                                 js_on_load=(ASSETS / "live.js").read_text(encoding="utf-8"))
-            self.news = gr.HTML(visible="hidden", elem_id="side-news",
-                                js_on_load=(ASSETS / "news.js").read_text(encoding="utf-8"))
 
 
 def choices(services: Services, search: str) -> list[tuple[str, str]]:
@@ -118,7 +116,7 @@ def build(services: Services, page: Page) -> Side:
     _deleting(services, page, side)
     _model(services, page, side)
     _library(services, side)
-    _news(services, side)
+    services.live.part(COMMON, lambda _: {"side-jobs": library.jobs_html(services)})
     return side
 
 
@@ -260,15 +258,6 @@ def _library(services: Services, side: Side) -> None:
     side.restore.upload(restore, side.restore, side.library_note, **PRIVATE)
 
 
-def _news(services: Services, side: Side) -> None:
-    services.live.part(COMMON, lambda _: {"side-jobs": library.jobs_html(services)})
-    side.news.token(lambda: _token_html(services), None, side.news, **POLL)  # a studio that was started anew has another
-
-
-def _token_html(services: Services) -> str:
-    return f'<i data-token="{services.news.token}"></i>'
-
-
 def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
     """Fill the sidebar when a page opens, or when it says that this never came; the address may name a character."""
 
@@ -285,9 +274,9 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
         models, model = library.model_choices(services)
         return (*_opened(services, search or "", first if not address else None if gone else wanted), gone.id if gone else "",
                 gr.Column(visible=bool(gone)), f"{_bold(gone)} was deleted." if gone else "",
-                gr.Dropdown(models, value=model), library.model_note(services, model), _token_html(services),
+                gr.Dropdown(models, value=model), library.model_note(services, model),
                 live_script(services.live, filled=True))
 
     gr.on([blocks.load, side.live.click], begin, [side.search, side.address],
-          [*_of_opened(page, side), side.deleted, side.undo_box, side.undo_text, side.model, side.model_note, side.news, side.live],
+          [*_of_opened(page, side), side.deleted, side.undo_box, side.undo_text, side.model, side.model_note, side.live],
           js=_ADDRESSED, **PRIVATE)

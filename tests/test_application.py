@@ -9,12 +9,11 @@ import pytest
 from studio.addresses import Names
 from studio.application import Application
 from studio.live import Live
-from studio.news import News
 
 
 @pytest.fixture
 def application(tmp_path: Path) -> Application:
-    return Application(Names(), tmp_path, News(), Live(), "default-src 'self'")
+    return Application(Names(), tmp_path, Live(), "default-src 'self'")
 
 
 def ask(application: Application, host: str, path: str = "/", method: str = "GET",

@@ -1,10 +1,12 @@
-"""What step 1 does: lines made, taken from a file, edited, taken out, approved.
+"""What step 1 does: lines made, taken from a file, edited, taken out, approved, and what the page shows of them.
 
-Plain functions over the library and the queue, each reading the truth first. Knows no component.
+Plain functions over the library and the queue; each reads the library first.
 """
 
+import threading
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,21 @@ from urllib.parse import urlsplit
 from engine.base.errors import UserError
 from engine.base.questions import normalise, require_enough
 from studio.services import Services
-from studio.store import characters, lines, runs
+from studio.store import characters, lines
 from studio.store.lines import LineSet
 from studio.store.runs import Run
-from studio.tabs.prune import own_lines
+from studio.tabs.prune import lines_view, own_lines
 from studio.tabs.prune.cut import shape_of
-from studio.tabs.prune.lines_table import Edit
+from studio.tabs.prune.lines_view import Filter
 from studio.tabs.prune.queueing import Queueing
 
+COPY_SECONDS = 10  # for which edits of an approved set go into the copy that the first of them has made
 NOBODY = "No character is chosen."
 _PRESET_NAMES = {"quick": "Quick lines", "standard": "Standard lines", "paper": "Lines as in the paper"}
 
 
 @dataclass(frozen=True)
-class Wish:
+class LinesOptions:
     """How lines are to be made. `who`: self or server; `url` and `server_model` are the server's."""
 
     who: str = "self"
@@ -35,7 +38,7 @@ class Wish:
     server_model: str = ""
 
     def spec(self, model: str) -> dict[str, Any]:
-        """The wish as a run keeps it. Raises UserError for a server that cannot be asked."""
+        """The options as a run keeps them. Raises UserError for a server that cannot be asked."""
         spec = {"model": model, "preset": self.preset}
         if self.who != "server":
             return spec
@@ -55,13 +58,35 @@ class Wish:
         return {**spec, "teacher": url, "teacher_model": name}
 
 
-class LinesRoom:
-    """The doings of step 1."""
+@dataclass(frozen=True)
+class Edit:
+    """A line's new texts; None where it stays."""
+
+    position: int
+    question: str | None = None
+    answer: str | None = None
+
+
+class LinesController:
+    """The actions of step 1. Thread-safe."""
 
     def __init__(self, services: Services, queueing: Queueing) -> None:
         self.services = services
         self.store = services.store
         self.queueing = queueing
+        self._editing = threading.Lock()
+        self._copies: dict[str, tuple[str, float]] = {}  # set -> its newest copy, and when it was made (monotonic seconds)
+
+    def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
+        """What the page shows of a character's lines, for the live channel."""
+        character = characters.get(self.store, look["character"])
+        if character is None:
+            return {"prune-room": False, "prune-nobody": True}
+        sets, chosen = self.sets(character.id), self.chosen(character.id, look["set"])
+        every = lines.lines(self.store, chosen.id) if chosen else []
+        version = characters.head(self.store, character.id).number
+        return {"prune-room": True, "prune-nobody": False, "prune-from": lines_view.from_html(chosen),
+                "prune-lines-read": lines_view.lines_html(sets, chosen, every, Filter.of(look, every), version)}
 
     def sets(self, character: str) -> list[LineSet]:
         """The sets of a character, newest first."""
@@ -72,17 +97,12 @@ class LinesRoom:
         found = self.sets(character)
         return next((one for one in found if one.id == set_id), found[0] if found else None)
 
-    def under_way(self, character: str) -> Run | None:
-        """The run that makes lines now, or waits to; else the last one, where it ended without lines."""
-        found = runs.foremost(runs.list_runs(self.store, character, kinds=["lines"])) if character else None
-        return found if found and found.state != "done" else None
-
-    def make(self, character: str, model: str, wish: Wish) -> Run:
+    def make(self, character: str, model: str, options: LinesOptions) -> Run:
         """Queue the making of lines. Raises UserError, also when the same is waiting already."""
-        spec = wish.spec(model)
+        spec = options.spec(model)
         shape_of(self.services, model)
         version = self._head(character)
-        name = f"{_PRESET_NAMES[wish.preset]}, version {version}"
+        name = f"{_PRESET_NAMES[options.preset]}, version {version}"
         return self.queueing.once("lines", character, version, spec, None,
                                   lambda: self.services.jobs.submit_lines(character, spec, name))
 
@@ -110,20 +130,19 @@ class LinesRoom:
         """Undo delete."""
         return lines.undelete_set(self.store, set_id)
 
-    def edit(self, set_id: str, edits: Sequence[Edit]) -> str:
-        """Change lines; in a copy where the set is approved or learned from. The id of the set that was changed.
+    def edit(self, set_id: str, edit: Edit) -> str:
+        """Change a line; in a copy where the set is approved or learned from. The id of the set that was changed.
 
-        Raises UserError for a text that no line may have; nothing is changed or copied then.
+        Edits typed before the page shows the copy go into the same copy. Raises UserError for a text that no line may have;
+        nothing is changed or copied then.
         """
-        if not edits:
-            return set_id
-        self._check(set_id, edits)
-        changed = self._changeable(set_id)
-        ids = {line.position: line.id for line in lines.lines(self.store, changed)}
-        for edit in edits:
+        with self._editing:
+            self._check(set_id, edit)
+            changed = self._changeable(set_id)
+            ids = {line.position: line.id for line in lines.lines(self.store, changed)}
             if edit.position in ids:
                 lines.change(self.store, ids[edit.position], edit.question, edit.answer)
-        return changed
+            return changed
 
     def take_out(self, set_id: str, positions: Sequence[int]) -> tuple[str, list[str]]:
         """Take lines out; in a copy where needed. The set's id, and the ids of the lines that put_back takes."""
@@ -141,23 +160,26 @@ class LinesRoom:
         """Undo take_out."""
         lines.put_back(self.store, ids)
 
-    def _check(self, set_id: str, edits: Sequence[Edit]) -> None:
+    def _check(self, set_id: str, edit: Edit) -> None:
         questions = {line.position: normalise(line.question) for line in lines.lines(self.store, set_id)}
-        for edit in edits:
-            if edit.question is not None:
-                questions[edit.position] = normalise(edit.question)
-            if not questions.get(edit.position) or (edit.answer is not None and not edit.answer.strip()):
-                raise UserError("A line needs a question and an answer.", "To drop the line, tick it and delete it.")
-        asked = Counter(questions.values())
-        if any(edit.question is not None and asked[questions[edit.position]] > 1 for edit in edits):
+        if edit.question is not None:
+            questions[edit.position] = normalise(edit.question)
+        if not questions.get(edit.position) or (edit.answer is not None and not edit.answer.strip()):
+            raise UserError("A line needs a question and an answer.", "To drop the line, tick it and delete it.")
+        if edit.question is not None and Counter(questions.values())[questions[edit.position]] > 1:
             raise UserError("Another line of this set asks the same question.")
 
     def _changeable(self, set_id: str) -> str:
         found = self._set(set_id)
         if found.state != "approved" and not lines.is_fixed(self.store, set_id):
             return set_id
-        name = found.name or "Lines"
-        return lines.copy_set(self.store, set_id, name if name.endswith(", edited") else f"{name}, edited").id
+        copy, made = self._copies.get(set_id, ("", 0.0))
+        known = lines.line_set(self.store, copy) if copy and time.monotonic() - made < COPY_SECONDS else None
+        if known is None or known.deleted or known.state == "approved":
+            name = found.name or "Lines"
+            copy = lines.copy_set(self.store, set_id, name if name.endswith(", edited") else f"{name}, edited").id
+            self._copies[set_id] = copy, time.monotonic()
+        return copy
 
     def _set(self, set_id: str) -> LineSet:
         found = lines.line_set(self.store, set_id) if set_id else None

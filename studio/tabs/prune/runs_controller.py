@@ -1,9 +1,11 @@
-"""What step 2 does: runs queued, stopped, resumed, renamed, removed, and put side by side.
+"""What step 2 does: runs queued, stopped, resumed, renamed, removed, put side by side, and what the page shows of them.
 
-Plain functions over the library and the queue, each reading the truth first. Knows no component.
+Plain functions over the library and the queue; each reads the library first.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy
 import plotly.graph_objects as go
@@ -14,20 +16,65 @@ from studio.figures.words import dedupe_labels
 from studio.services import Services
 from studio.store import characters, lines, runs
 from studio.store.runs import ACTIVE, Run
-from studio.tabs.prune import words
-from studio.tabs.prune.cut import Plan, cut_of, shape_of
+from studio.tabs.prune import runs_view, words
+from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
 
 LADDER = (10.0, 25.0, 50.0)  # % removed by the button that queues three
 
 
-class RunsRoom:
-    """The doings of step 2."""
+class RunsController:
+    """The actions of step 2. Thread-safe."""
 
     def __init__(self, services: Services, queueing: Queueing) -> None:
         self.services = services
         self.store = services.store
         self.queueing = queueing
+        self.drawings = runs_view.Drawings()
+
+    def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
+        """What the page shows of a character's runs, for the live channel."""
+        character = characters.get(self.store, look["character"])
+        if character is None:
+            return {}
+        most = int(look["runs"]) if look["runs"].isdecimal() else runs_view.PAGE
+        making, newest, run = self.making(character.id), self.newest(character.id, most), self.chosen(character.id, look["run"])
+        listed = newest if run is None or run.id in [one.id for one in newest] else [*newest, run]
+        state = {one.id: self.services.jobs.state_word(one) for one in listed}
+        total = len(runs.names(self.store, character.id, "prune"))
+        return {"prune-making": self._making_html(making), "prune-runs":
+                runs_view.table_html(listed, state, run.id if run else "", total), "prune-run": run is not None,
+                **(self._shown(run, state[run.id], look["other"]) if run else {})}
+
+    def making(self, character: str) -> Run | None:
+        """The run that makes lines now, or waits to; else the last one, where it ended without lines."""
+        found = runs.foremost(runs.list_runs(self.store, character, kinds=["lines"])) if character else None
+        return found if found and found.state != "done" else None
+
+    def _making_html(self, run: Run | None) -> str:
+        view = self.services.watcher.view(run.id) if run else None
+        return runs_view.progress_html(run, view, self.services.jobs.state_word(run)) if run and view else ""
+
+    def _shown(self, run: Run, word: str, other: str) -> dict[str, Any]:
+        """The run looked at, with its figures."""
+        view = self.services.watcher.view(run.id)
+        learned = lines.line_set(self.store, run.line_set) if run.line_set else None
+        grows = run.state in ACTIVE
+        figures = {f"prune-figure-{name}": self.drawings.get((run.id, name), key, draw, grows)
+                   for name, key, draw in runs_view.figures_of(run, view)}
+        others = self.others(run)
+        chosen = other if other in [id for _, id in others] else ""
+        return {"prune-progress": runs_view.run_html(run, view, word, runs_view.about(run, learned.name if learned else "")),
+                "prune-others": runs_view.others_html(others, chosen), **runs_view.rows_shown(run, view), **figures,
+                **(self._overlap_figures(run, chosen) if chosen else {})}
+
+    def _overlap_figures(self, run: Run, other: str) -> dict[str, Any]:
+        try:
+            pair = self.overlaps(run, other)
+        except UserError as error:
+            return {f"prune-figure-{runs_view.OVERLAPS[0]}": fault_html(error)}
+        return {f"prune-figure-{name}": self.drawings.get((run.id, other, name), "", lambda made=made: made)
+                for name, made in zip(runs_view.OVERLAPS, pair, strict=True)}
 
     def newest(self, character: str, most: int = -1) -> list[Run]:
         """The prune runs of a character, newest first, at most so many."""

@@ -1,26 +1,35 @@
-"""Runs as HTML: the list of them, and one of them with its stages, warnings and end. Pure; everything is escaped.
+"""Runs as the page shows them: the list, and one of them with its stages, warnings, end and figures. Everything is escaped.
 
-Seconds that go by are counted in the page (assets/prune.js), so that nothing needs to be asked for.
+The seconds of a stage under way are counted in the page (assets/live.js), so that only what happens is sent.
 """
 
 import html
 import json
+import threading
 import time
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.base import events
+from engine.base.recipe import PRESETS
+from studio.figures import bars, curves, heatmaps, ladder
 from studio.figures import words as figure_words
+from studio.live import Ready, figure
 from studio.store.runs import ACTIVE, Run
 from studio.tabs.prune import words
-from studio.workers.view import RunView, StageView
+from studio.tabs.prune.lines_view import options_html, rename_html
+from studio.workers.jobs import NOT_RESPONDING
+from studio.workers.view import LEARNING, RunView, StageView
 
 PILLS = {"done": "done", "failed": "failed", "stopped": "stopped", "running": "running", "starting": "running",
          "stopping": "running", "not responding": "failed", "damaged": "failed"}
-
-
 PAGE = 20  # runs in the list at first, and more at each asking
+REMEMBERED = 48  # figures: eight runs that somebody looks at
+PAUSE = 3.0  # seconds between two drawings of a figure that grows
+FIGURES = (("curves", "ladder"), ("kept", "changes"), ("bars", "rescued"))  # the rows
+OVERLAPS = ("overlap-kept", "overlap-removed")
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ def table_html(found: Sequence[Run], words_of: dict[str, str], chosen: str, tota
         return '<p class="prune-empty">Nothing pruned yet. Approve the lines, choose how much to remove, and press Prune.</p>'
     body = "".join(_row(run, words_of[run.id], run.id == chosen) for run in found)
     heads = "".join(f"<th scope='col'>{name}</th>" for name in ("Name", "Removed", "State", "Distance", "Size", "Made"))
-    more = (f'<p><button data-more="{PAGE}">Show more</button> <span class="quiet">{len(found):,} of {total:,} runs</span></p>'
-            if total > len(found) else "")
+    more = (f'<p><button data-look="runs" value="{len(found) // PAGE * PAGE + PAGE}">Show more</button> '
+            f'<span class="quiet">{len(found):,} of {total:,} runs</span></p>' if total > len(found) else "")
     return (f'<div class="prune-scroll"><table class="prune-runs"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
             f'</div>{more}'
             f'<p class="quiet">{figure_words.DISTANCE}</p>')
@@ -63,7 +72,7 @@ def _row(run: Run, word: str, chosen: bool) -> str:
     if reading:
         distance = f"{figure_words.figure(reading.kl)} <small>on {figure_words.count(reading.lines, 'line')}</small>"
     size = figure_words.size(after["bytes"]) if after.get("bytes") else "–"
-    button = f'<button data-run="{html.escape(run.id)}" aria-pressed="{json.dumps(chosen)}">'
+    button = f'<button data-look="run" value="{html.escape(run.id)}" aria-pressed="{json.dumps(chosen)}">'
     return (f'<tr class="{"chosen" if chosen else ""}"><td>{button}{html.escape(run.name)}</button></td>'
             f'<td>{words.removed(removed_share(run))}</td>'
             f'<td>{pill("damaged" if run.damaged else word)}</td>'
@@ -80,13 +89,37 @@ def run_html(run: Run, view: RunView, word: str, about: str) -> str:
     head = (f'<div class="prune-head"><h4>{html.escape(run.name)}</h4> {pill(word)}</div>'
             f'<p class="quiet">{html.escape(about)}</p>')
     return (f'<div class="prune-run" data-run-shown="{html.escape(run.id)}">{head}{ending_html(run, word)}{stages_html(run, view)}'
-            f'{_warnings(view)}</div>')
+            f'{_warnings(view)}</div>{_buttons(run, word)}')
+
+
+def _buttons(run: Run, word: str) -> str:
+    """What can be done with a run now."""
+    id = html.escape(run.id)
+    disabled = " disabled" if run.state in ACTIVE else ""
+    can_be_killed = run.state in ACTIVE and word in ("stopping", NOT_RESPONDING)
+    buttons = [f'<button id="prune-stop-run" data-do="stop" data-id="{id}">Stop</button>'
+               if run.state in ("queued", "starting", "running") else "",
+               f'<button id="prune-resume" class="primary" data-do="resume" data-id="{id}">Resume</button>'
+               if run.state in ("stopped", "failed") else "",
+               f'<button id="prune-kill" class="stop" data-do="kill" data-id="{id}">End at once</button>' if can_be_killed else "",
+               rename_html("run", run.id, run.name, "Rename", ("prune-rename", "prune-title")),
+               f'<button id="prune-delete" data-do="remove" data-id="{id}"{disabled}>Delete</button>']
+    return f'<div class="live-buttons">{"".join(buttons)}</div>'
 
 
 def progress_html(run: Run, view: RunView, word: str) -> str:
     """A run that makes lines: its state and stages."""
     return (f'<div class="prune-run"><div class="prune-head"><b>{html.escape(run.name)}</b> {pill(word)}</div>'
-            f'{ending_html(run, word)}{stages_html(run, view)}{_warnings(view)}</div>')
+            f'{ending_html(run, word)}{stages_html(run, view)}{_warnings(view)}</div>{_making_buttons(run, word)}')
+
+
+def _making_buttons(run: Run, word: str) -> str:
+    id, ended = html.escape(run.id), word in ("stopped", "failed")
+    buttons = [("stop", "Stop", word in ("waiting for its turn", "starting", "running")), ("resume", "Resume", ended),
+               ("kill", "End at once", word in ("stopping", NOT_RESPONDING)), ("drop", "Dismiss", ended)]
+    shown = "".join(f'<button id="prune-lines-{action}" data-do="{action}" data-id="{id}">{title}</button>'
+                    for action, title, wanted in buttons if wanted)
+    return f'<div class="live-buttons">{shown}</div>'
 
 
 def stages_html(run: Run, view: RunView) -> str:
@@ -109,8 +142,7 @@ def _stage(stage: StageView, alive: bool) -> str:
     if stage.total and state in ("running", "stopped", "failed"):
         notes.append(f"{stage.done:,} of {stage.total:,}")
     if running:
-        seconds = stage.seconds + max(time.time() - stage.at, 0.0) if stage.at else stage.seconds
-        notes.append(f'<time data-seconds="{seconds:.0f}">{words.duration(seconds)}</time>')
+        notes.append(f'<time data-since="{(stage.at or time.time()) - stage.seconds:.1f}"></time>')
     elif stage.seconds >= 0.5:
         notes.append(words.duration(stage.seconds))
     elif state == "reused":
@@ -177,3 +209,73 @@ def measured(run: Run, view: RunView) -> dict[str, events.Measured]:
         return view.readings
     return {name: events.Measured(name, "test", found["kl"], found["top1"], found["nll"], found["lines"], found["tokens"])
             for name, found in run.summary["readings"].items()}
+
+
+Draw = Callable[[], Any]
+
+
+class Drawings:
+    """The newest figures as contents of the live channel. Thread-safe: of several who ask for the same one, the first draws."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._drawn: OrderedDict[tuple[str, ...], tuple[str, float, Ready]] = OrderedDict()
+
+    def get(self, place: tuple[str, ...], key: Any, draw: Draw, grows: bool = False) -> Ready:
+        """What `draw` returns, or what was drawn in this place for the same key. One that `grows` is drawn every PAUSE s."""
+        with self._lock:
+            known, at, drawn = self._drawn.get(place, ("", -1e9, Ready()))
+            if known != repr(key) and not (grows and time.monotonic() - at < PAUSE):
+                drawn = figure(draw())
+                self._drawn[place] = repr(key), time.monotonic(), drawn
+            self._drawn.move_to_end(place)
+            while len(self._drawn) > REMEMBERED:
+                self._drawn.popitem(last=False)
+            return drawn
+
+
+def figures_of(run: Run, view: RunView) -> list[tuple[str, Any, Draw]]:
+    """Name, key and drawing of each figure of a run.
+
+    A key changes with the figure's own data. A resumed run makes some points again, hence their values in the keys.
+    """
+    snapshots, last = view.snapshots, view.snapshots[-1] if view.snapshots else None
+    readings = measured(run, view)
+    learning = view.stages.get(LEARNING)
+    mask = (len(snapshots), last and (last.step, last.time))
+    layer = run.summary.get("before", {}).get("intermediate_size")
+    loss = PRESETS.get(run.spec.get("preset", ""), {}).get("loss", "kl")
+    steps = learning.total if learning else 0
+    return [
+        ("kept", mask, lambda: heatmaps.kept_channels(last)),
+        ("changes", mask, lambda: heatmaps.mask_changes(snapshots)),
+        ("bars", mask, lambda: bars.changed_last(snapshots)),
+        ("rescued", (mask, layer), lambda: bars.rescued(last, layer)),
+        ("curves", (len(view.losses), view.losses[-1:], len(view.validation), view.validation[-1:], steps, *readings),
+         lambda: curves.learning(view.losses, view.validation, readings, steps, loss)),
+        ("ladder", tuple(readings), lambda: ladder.ladder(readings.values()))]
+
+
+def rows_shown(run: Run, view: RunView) -> dict[str, bool]:
+    """Which rows of figures have something to show."""
+    learned = bool(view.losses or view.validation or measured(run, view))
+    return {f"prune-row-{pair[0]}": learned if pair[0] == "curves" else bool(view.snapshots) for pair in FIGURES}
+
+
+def frame_html() -> str:
+    """Where the figures go."""
+    rows = "".join(f'<div class="figure-row live-shown" id="prune-row-{pair[0]}">{_places(pair)}</div>' for pair in FIGURES)
+    return f'{rows}<div data-live="prune-others"></div><div class="figure-row" id="prune-row-overlap">{_places(OVERLAPS)}</div>'
+
+
+def _places(pair: Sequence[str]) -> str:
+    return "".join(f'<div class="figure" id="prune-figure-{name}" data-live="prune-figure-{name}"></div>' for name in pair)
+
+
+def others_html(others: Sequence[tuple[str, str]], chosen: str) -> str:
+    """The list of runs whose mask can be laid beside the shown one's."""
+    if not others:
+        return ""
+    options = options_html([("None", ""), *others], chosen)
+    return (f'<div class="live-fields"><label>Lay another run\'s mask beside this one<select id="prune-other" data-look="other">'
+            f'{options}</select></label></div>')
