@@ -29,8 +29,8 @@ def test_polling_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_job_is_watched_and_left_alone() -> None:
     found = measure_tabs(tabs=2, pairs=1, window=1.2, step_seconds=0.02)
     pair = found["pairs"][0]
-    assert pair["alone"]["requests"] == 0 and pair["alone"]["steps"] > 1
-    assert pair["watched"]["requests"] > 0  # how many depends on what else runs
+    assert pair["alone"]["messages"] == 0 and pair["alone"]["steps"] > 1
+    assert pair["watched"]["messages"] > 0  # how many depends on what else runs
     assert "2 tabs in the Prune room" in costs._tabs_words(found)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,16 +23,14 @@ from studio.settings import Settings
 from studio.store import characters, connection, lines, runs
 from studio.store import records as records_of_store
 from studio.tabs import prune
-from studio.tabs.prune import cut, drawing, lines_table, own_lines, runs_html, words
+from studio.tabs.prune import cut, lines_view, own_lines, runs_view, words
 from studio.tabs.prune.cut import Plan
-from studio.tabs.prune.layout import Controls
-from studio.tabs.prune.line_listeners import edited
-from studio.tabs.prune.lines_room import LinesRoom, Wish
-from studio.tabs.prune.lines_table import Edit, Filter
-from studio.tabs.prune.painting import Look, Painter
+from studio.tabs.prune.lines_controller import Edit, LinesController, LinesOptions
+from studio.tabs.prune.lines_view import Filter
+from studio.tabs.prune.listeners import sizes
 from studio.tabs.prune.queueing import Queueing
-from studio.tabs.prune.run_listeners import sizes
-from studio.tabs.prune.runs_room import RunsRoom
+from studio.tabs.prune.runs_controller import RunsController
+from studio.workers.view import LEARNING
 
 STUB = Path(__file__).with_name("stub_engine.py")
 STARTER = {"name": "starter", "layers": 30, "hidden_size": 576, "intermediate_size": 1536, "parameters": 134_515_008}
@@ -63,13 +60,13 @@ def person(services: Services) -> str:
 
 
 @pytest.fixture
-def line_room(services: Services) -> LinesRoom:
-    return LinesRoom(services, Queueing(services))
+def line_room(services: Services) -> LinesController:
+    return LinesController(services, Queueing(services))
 
 
 @pytest.fixture
-def run_room(services: Services) -> RunsRoom:
-    return RunsRoom(services, Queueing(services))
+def run_room(services: Services) -> RunsController:
+    return RunsController(services, Queueing(services))
 
 
 @pytest.fixture
@@ -86,7 +83,7 @@ def texts(services: Services, set_id: str) -> list[tuple[str, str]]:
 # A writer's own file
 
 @pytest.mark.parametrize("spelling", ["lines", "list", "alpaca"])
-def test_own_lines_are_read_in_each_spelling(line_room: LinesRoom, person: str, tmp_path: Path, spelling: str) -> None:
+def test_own_lines_are_read_in_each_spelling(line_room: LinesController, person: str, tmp_path: Path, spelling: str) -> None:
     found = records(40)
     if spelling == "alpaca":
         found = [{"instruction": one["question"], "input": "", "output": one["answer"]} for one in found]
@@ -134,28 +131,29 @@ def test_search_and_category_find_lines(services: Services, person: str) -> None
     fear = {"question": "Do you FEAR rain?", "answer": "No.", "category": "x"}
     made = lines.add_set(services.store, person, 1, [*records(20), fear], {})
     every = lines.lines(services.store, made.id)
-    assert [line.question for line in lines_table.matching(every, Filter("fear"))] == ["Do you FEAR rain?"]
-    assert [line.answer for line in lines_table.matching(every, Filter("BARREL 7"))] == ["Behind barrel 7."]
-    assert len(lines_table.matching(every, Filter(category="world"))) == 20
-    assert lines_table.categories(every) == [("All · 21", ""), ("world · 20", "world"), ("x · 1", "x")]
+    assert [line.question for line in lines_view.matching(every, Filter("fear"))] == ["Do you FEAR rain?"]
+    assert [line.answer for line in lines_view.matching(every, Filter("BARREL 7"))] == ["Behind barrel 7."]
+    assert len(lines_view.matching(every, Filter(category="world"))) == 20
+    assert lines_view.categories(every) == [("All · 21", ""), ("world · 20", "world"), ("x · 1", "x")]
 
 
-def test_an_edit_is_found_in_a_sorted_table_and_a_tick_is_none(services: Services, set_id: str) -> None:
+def test_lines_are_sorted_by_any_column(services: Services, set_id: str) -> None:
     every = lines.lines(services.store, set_id)
-    table = list(reversed(lines_table.rows(every)))
-    assert lines_table.edits(every, table) == [] and lines_table.ticked(table) == []
-    table[3][0], table[5][3] = True, "On the roof."
-    assert lines_table.edits(every, table) == [Edit(55, None, "On the roof.")]
-    assert lines_table.ticked(table) == [57]
-    assert lines_table.edits(every, [[False, "", "new row", "x", "", "", ""], []]) == []
+    look = dict.fromkeys(("search", "about", "lines"), "")
+    for sort, first in (("question", 1), ("used", None), ("nonsense", 1)):
+        wanted = Filter.of({**look, "sort": sort}, every)
+        found = lines_view.matching(every, wanted)
+        assert len(found) == 60 and first in (None, found[0].position), sort
+    assert Filter.of({**look, "sort": "", "about": "gone", "lines": "400"}, every) == Filter(most=400)
 
 
-def test_editing_approved_lines_makes_a_copy_and_editing_the_copy_none(line_room: LinesRoom, person: str, set_id: str) -> None:
+def test_editing_approved_lines_makes_one_copy(line_room: LinesController, person: str, set_id: str) -> None:
     before = texts(line_room.services, set_id)
-    copy = line_room.edit(set_id, [Edit(3, None, "Elsewhere.")])
+    copy = line_room.edit(set_id, Edit(3, None, "Elsewhere."))
     assert copy != set_id and texts(line_room.services, set_id) == before
     assert texts(line_room.services, copy)[2] == (before[2][0], "Elsewhere.")
-    assert line_room.edit(copy, [Edit(4, "Whose door is four?", None)]) == copy
+    assert line_room.edit(set_id, Edit(5, None, "Typed before the copy was shown.")) == copy
+    assert line_room.edit(copy, Edit(4, "Whose door is four?", None)) == copy
     assert texts(line_room.services, copy)[3] == ("Whose door is four?", before[3][1])
     found = lines.line_set(line_room.store, copy)
     assert found and (found.state, found.name) == ("draft", "Made, edited")
@@ -164,31 +162,15 @@ def test_editing_approved_lines_makes_a_copy_and_editing_the_copy_none(line_room
 
 @pytest.mark.parametrize("edit", [Edit(3, "", None), Edit(3, "?!", None), Edit(3, None, "  "),
                                   Edit(3, "where is DOOR number 7", None)])
-def test_a_text_that_no_line_may_have_changes_and_copies_nothing(line_room: LinesRoom, person: str, set_id: str,
+def test_a_text_that_no_line_may_have_changes_and_copies_nothing(line_room: LinesController, person: str, set_id: str,
                                                                  edit: Edit) -> None:
     before = texts(line_room.services, set_id)
     with pytest.raises(UserError):
-        line_room.edit(set_id, [edit])
+        line_room.edit(set_id, edit)
     assert texts(line_room.services, set_id) == before and len(line_room.sets(person)) == 1
 
 
-def test_what_is_typed_is_kept_without_painting_the_table_again(line_room: LinesRoom, person: str) -> None:
-    made = lines.add_set(line_room.store, person, 1, records(), {})
-    table = lines_table.rows(lines.lines(line_room.store, made.id))
-    assert edited(line_room, made.id, table, Filter(), {}) == gr.skip()
-    table[0][3] = "Behind you."
-    found, shown, seen, _ = edited(line_room, made.id, table, Filter(), {"rows": "old"})
-    assert shown == found
-    assert (found, texts(line_room.services, made.id)[0][1]) == (made.id, "Behind you.") and seen["rows"]
-    painter, _ = painting(line_room.services)
-    again = painter.paint(Look(person), seen)
-    assert painter.controls.table not in again
-    table[0][3] = " "
-    assert edited(line_room, made.id, table, Filter(), seen)[2]["rows"] is None  # the library's text comes back
-    assert edited(line_room, made.id, table[:-1], Filter(), seen)[2]["rows"] is None  # a row taken out of the page only
-
-
-def test_deleted_lines_come_back(line_room: LinesRoom, set_id: str) -> None:
+def test_deleted_lines_come_back(line_room: LinesController, set_id: str) -> None:
     with pytest.raises(UserError, match="No line is ticked"):
         line_room.take_out(set_id, [])
     copy, gone = line_room.take_out(set_id, [1, 2])
@@ -199,16 +181,16 @@ def test_deleted_lines_come_back(line_room: LinesRoom, set_id: str) -> None:
     assert texts(line_room.services, copy) == texts(line_room.services, set_id)
 
 
-def test_lines_that_a_run_has_just_made_are_edited_where_they_are(line_room: LinesRoom, person: str) -> None:
+def test_lines_that_a_run_has_just_made_are_edited_where_they_are(line_room: LinesController, person: str) -> None:
     run = runs.add(line_room.store, person, 1, "lines", "Quick lines", {})
     made = lines.add_set(line_room.store, person, 1, records(), {}, run=run.id)
     runs.update(line_room.store, run.id, state="done", line_set=made.id)
-    assert line_room.edit(made.id, [Edit(3, None, "Elsewhere.")]) == made.id
+    assert line_room.edit(made.id, Edit(3, None, "Elsewhere.")) == made.id
     assert line_room.take_out(made.id, [1])[0] == made.id
     assert [one.id for one in line_room.sets(person)] == [made.id]
 
 
-def test_a_deleted_set_teaches_no_new_run_and_comes_back(line_room: LinesRoom, run_room: RunsRoom, person: str,
+def test_a_deleted_set_teaches_no_new_run_and_comes_back(line_room: LinesController, run_room: RunsController, person: str,
                                                          set_id: str) -> None:
     before = run_room.prune(person, set_id, "starter", PLAIN)
     assert line_room.rename(set_id, "x" * 200).name == "x" * 80
@@ -217,7 +199,7 @@ def test_a_deleted_set_teaches_no_new_run_and_comes_back(line_room: LinesRoom, r
         run_room.prune(person, set_id, "starter", Plan(50))
     with pytest.raises(UserError, match="not in the library"):
         run_room.services.jobs.submit_prune(person, PLAIN.spec("starter"), set_id, "x")
-    for act in (lambda: line_room.approve(set_id), lambda: line_room.edit(set_id, [Edit(1, None, "x")]),
+    for act in (lambda: line_room.approve(set_id), lambda: line_room.edit(set_id, Edit(1, None, "x")),
                 lambda: line_room.delete(set_id)):
         with pytest.raises(UserError):
             act()
@@ -226,7 +208,7 @@ def test_a_deleted_set_teaches_no_new_run_and_comes_back(line_room: LinesRoom, r
     assert run_room.prune(person, set_id, "starter", Plan(50)).line_set == set_id
 
 
-def test_too_few_lines_are_not_approved(line_room: LinesRoom, person: str) -> None:
+def test_too_few_lines_are_not_approved(line_room: LinesController, person: str) -> None:
     made = lines.add_set(line_room.store, person, 1, records(15), {})
     with pytest.raises(UserError, match="15 usable lines"):
         line_room.approve(made.id)
@@ -236,7 +218,7 @@ def test_too_few_lines_are_not_approved(line_room: LinesRoom, person: str) -> No
 
 def test_the_summary_counts_each_kind_and_says_why_answers_went(services: Services, person: str) -> None:
     made = lines.add_set(services.store, person, 1, records(), {"truncated": 4, "<b>": 2})
-    text = lines_table.summary_html(made, lines.lines(services.store, made.id), 60, 60, 2)
+    text = lines_view.summary_html(made, lines.lines(services.store, made.id), 60, 60, 2)
     sides = [split_of(one["question"]) for one in records()]
     assert f"{sides.count('train')} to learn from, {60 - sides.count('train')} held out" in text
     assert "4 broke off, 2 &lt;b&gt;" in text and "now at version 2" in text
@@ -245,23 +227,23 @@ def test_the_summary_counts_each_kind_and_says_why_answers_went(services: Servic
 # Making lines
 
 def test_a_server_needs_an_address_and_a_model_and_no_secret_in_it() -> None:
-    spec = Wish("server", "standard", " http://127.0.0.1:8080/v1 ", "llama").spec("starter")
+    spec = LinesOptions("server", "standard", " http://127.0.0.1:8080/v1 ", "llama").spec("starter")
     assert spec == {"model": "starter", "preset": "standard", "teacher": "http://127.0.0.1:8080/v1", "teacher_model": "llama"}
-    assert "teacher" not in Wish("self", "quick", "http://x", "y").spec("starter")
+    assert "teacher" not in LinesOptions("self", "quick", "http://x", "y").spec("starter")
     for url, name in (("127.0.0.1:8080", "a"), ("file:///etc/passwd", "a"), ("http://", "a"), ("http://[", "a"),
                       ("http://me:pw@x/v1", "a"), ("http://x", " ")):
         with pytest.raises(UserError):
-            Wish("server", "quick", url, name).spec("starter")
+            LinesOptions("server", "quick", url, name).spec("starter")
 
 
-def test_a_double_click_makes_lines_once(line_room: LinesRoom, person: str) -> None:
-    run = line_room.make(person, "some/quick", Wish())
+def test_a_double_click_makes_lines_once(line_room: LinesController, person: str) -> None:
+    run = line_room.make(person, "some/quick", LinesOptions())
     with pytest.raises(UserError, match="being made already"):
-        line_room.make(person, "some/quick", Wish())
-    assert line_room.under_way(person) == run
-    assert line_room.make(person, "some/quick", Wish(preset="standard")).id != run.id
+        line_room.make(person, "some/quick", LinesOptions())
+    assert runs.foremost(runs.list_runs(line_room.store, person)) == run
+    assert line_room.make(person, "some/quick", LinesOptions(preset="standard")).id != run.id
     with pytest.raises(UserError, match="No character"):
-        line_room.make("", "some/quick", Wish())
+        line_room.make("", "some/quick", LinesOptions())
 
 
 # Sizes
@@ -289,7 +271,7 @@ def test_a_plan_that_no_run_takes_is_refused(plan: Plan) -> None:
 
 # Runs
 
-def test_a_typed_folder_has_its_sizes_at_once(services: Services, run_room: RunsRoom, person: str, set_id: str, llama: Path,
+def test_a_typed_folder_has_its_sizes_at_once(services: Services, run_room: RunsController, person: str, set_id: str, llama: Path,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services.speech, "models", lambda **_: pytest.fail("no worker is needed to look into a folder"))
     shape = cut.shape_of(services, f" {llama} ")
@@ -302,7 +284,8 @@ def test_a_typed_folder_has_its_sizes_at_once(services: Services, run_room: Runs
 
 @pytest.mark.parametrize(("name", "sentence"), [("model.gguf", "is a GGUF file"), ("llama3.2:1b", "is a name in Ollama"),
                                                 ("empty", "holds no model"), ("nowhere", "There is no model")])
-def test_what_cannot_be_pruned_is_told_in_the_room_and_never_queued(services: Services, line_room: LinesRoom, run_room: RunsRoom,
+def test_what_cannot_be_pruned_is_told_in_the_room_and_never_queued(services: Services, line_room: LinesController,
+                                                                    run_room: RunsController,
                                                                     person: str, set_id: str, name: str, sentence: str,
                                                                     tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -311,7 +294,7 @@ def test_what_cannot_be_pruned_is_told_in_the_room_and_never_queued(services: Se
     facts, badges, _ = sizes(services, name, PLAIN)
     assert sentence in facts and cut.UNKNOWN not in facts and badges == ""
     assert sentence in library.model_note(services, name)
-    for attempt in (lambda: line_room.make(person, name, Wish()), lambda: run_room.prune(person, set_id, name, PLAIN),
+    for attempt in (lambda: line_room.make(person, name, LinesOptions()), lambda: run_room.prune(person, set_id, name, PLAIN),
                     lambda: run_room.prune_ladder(person, set_id, name, PLAIN)):
         with pytest.raises(UserError, match=sentence):
             attempt()
@@ -324,7 +307,7 @@ def test_the_note_below_the_model_tells_the_size_of_a_typed_folder(services: Ser
     assert library.model_choices(services)[0] == [("Starter · SmolLM2 135M", "starter")]
 
 
-def test_pruning_needs_approved_lines_and_says_so(run_room: RunsRoom, person: str, services: Services) -> None:
+def test_pruning_needs_approved_lines_and_says_so(run_room: RunsController, person: str, services: Services) -> None:
     draft = lines.add_set(services.store, person, 1, records(), {})
     for lines_id, sentence in (("", "no lines to learn from"), (draft.id, "not approved")):
         with pytest.raises(UserError, match=sentence):
@@ -333,7 +316,7 @@ def test_pruning_needs_approved_lines_and_says_so(run_room: RunsRoom, person: st
 
 
 def test_the_same_prune_is_queued_once_from_two_pages_at_once(services: Services, person: str, set_id: str) -> None:
-    room = RunsRoom(services, Queueing(services))
+    room = RunsController(services, Queueing(services))
     outcomes: list[str] = []
 
     def press() -> None:
@@ -353,13 +336,13 @@ def test_the_same_prune_is_queued_once_from_two_pages_at_once(services: Services
     assert {run.state for run in room.newest(person)} == {"queued"} and other.name == "25\u00a0% removed (2)"
 
 
-def test_a_run_that_has_ended_may_be_made_again(run_room: RunsRoom, person: str, set_id: str) -> None:
+def test_a_run_that_has_ended_may_be_made_again(run_room: RunsController, person: str, set_id: str) -> None:
     first = run_room.prune(person, set_id, "starter", PLAIN)
     runs.update(run_room.store, first.id, state="failed")
     assert run_room.prune(person, set_id, "starter", PLAIN, " My   own\nname ").name == "My own name"
 
 
-def test_three_are_queued_with_their_own_sizes(run_room: RunsRoom, person: str, set_id: str) -> None:
+def test_three_are_queued_with_their_own_sizes(run_room: RunsController, person: str, set_id: str) -> None:
     run_room.prune(person, set_id, "starter", PLAIN)
     queued, left = run_room.prune_ladder(person, set_id, "starter", PLAIN)
     assert [run.spec["sparsity"] for run in queued] == [0.1, 0.5] and left.startswith("25\u00a0%: The same prune")
@@ -369,7 +352,7 @@ def test_three_are_queued_with_their_own_sizes(run_room: RunsRoom, person: str, 
     assert [run.spec["sparsity"] for run in coarse] == [0.1, 0.5] and "25\u00a0%: It comes to the same size" in left
 
 
-def test_a_removed_run_comes_back(run_room: RunsRoom, person: str, set_id: str) -> None:
+def test_a_removed_run_comes_back(run_room: RunsController, person: str, set_id: str) -> None:
     run = run_room.prune(person, set_id, "starter", PLAIN)
     run_room.remove(run.id)
     assert run_room.newest(person) == [] and not run_room.is_busy(person)
@@ -393,7 +376,7 @@ def finish(services: Services, person: str, set_id: str, shape: tuple[int, int] 
     return runs.update(services.store, run.id, state="done", summary=summary)
 
 
-def test_two_masks_of_one_model_can_be_laid_side_by_side(services: Services, run_room: RunsRoom, person: str, set_id: str) -> None:
+def test_two_masks_of_one_model_can_be_compared(services: Services, run_room: RunsController, person: str, set_id: str) -> None:
     one, two = finish(services, person, set_id), finish(services, person, set_id, seed=1)
     stranger = finish(services, person, set_id, model="other")
     assert [id for _, id in run_room.others(one)] == [two.id]
@@ -409,10 +392,10 @@ def test_two_masks_of_one_model_can_be_laid_side_by_side(services: Services, run
 
 def test_the_list_and_the_end_of_a_run_say_what_it_rests_on(services: Services, person: str, set_id: str) -> None:
     run = finish(services, person, set_id)
-    table = runs_html.table_html([run], {run.id: "done"}, run.id)
+    table = runs_view.table_html([run], {run.id: "done"}, run.id)
     for part in ("50\u00a0%", "0.31", "40\u00a0lines", "189\u00a0MB", 'aria-pressed="true"'):
         assert part in table, part
-    end = runs_html.ending_html(run, "done")
+    end = runs_view.ending_html(run, "done")
     for part in ("7\u00a0min 31\u00a0s", "70\u00a0% of the time", "manages 60\u00a0%", "40\u00a0lines"):
         assert part in end, part
 
@@ -423,18 +406,21 @@ def test_names_and_sentences_of_others_never_become_html(services: Services, per
     view.add(events.Started(EVIL, EVIL, 0.25, [EVIL]))
     view.add(events.Stage(EVIL, 4))
     view.add(events.Warned(EVIL))
-    shown = (runs_html.table_html([run], {run.id: "failed"}, "") + runs_html.run_html(run, view, "failed", EVIL)
-             + runs_html.progress_html(run, view, "failed"))
+    shown = (runs_view.table_html([run], {run.id: "failed"}, "") + runs_view.run_html(run, view, "failed", EVIL)
+             + runs_view.progress_html(run, view, "failed"))
     assert "<img" not in shown and shown.count("&lt;img") >= 6
 
 
-# What is painted, and when
+# What the live channel shows
 
-def painting(services: Services) -> tuple[Painter, Controls]:
+LOOKS = ("character", "set", "search", "about", "sort", "lines", "run", "runs", "other")
+
+
+def shown(services: Services, person: str, **look: str) -> dict[str, Any]:
+    """What a page gets that looks at a character."""
+    asked = {**dict.fromkeys(LOOKS, ""), "character": person, **look}
     queueing = Queueing(services)
-    with gr.Blocks():
-        controls = Controls()
-    return Painter(services, LinesRoom(services, queueing), RunsRoom(services, queueing), controls), controls
+    return {**LinesController(services, queueing).contents(asked), **RunsController(services, queueing).contents(asked)}
 
 
 def tell(services: Services, run: runs.Run, *said: events.Event) -> None:
@@ -448,176 +434,146 @@ def tell(services: Services, run: runs.Run, *said: events.Event) -> None:
 SNAPSHOT = events.MaskSnapshot(2, 0.25, [[1.0, 0.5], [1.0, 0.5]], [3, 4])
 
 
-def test_nothing_is_painted_when_nothing_is_new(services: Services, person: str, set_id: str) -> None:
-    painter, controls = painting(services)
-    run = runs.update(services.store, painter.runs_room.prune(person, set_id, "starter", PLAIN).id, state="running")
-    tell(services, run, events.Started("Zoë", "starter", 0.25, ["learn the mask", "measure"]), events.Stage("learn the mask", 10))
-    first = painter.paint(Look(person), {})
-    seen = first[controls.seen]
-    assert controls.stamp in first and controls.figures["kept"] in first
-    assert not any(first[row].visible for row in controls.figure_rows)
-    assert painter.paint(Look(person), seen) == painter.paint(Look(person), seen, whole=False) == {}
-    tell(services, run, events.Step("learn the mask", 1, 10, {"loss": 0.5}))
-    second = painter.paint(Look(person), seen, whole=False)
-    assert set(second) == {controls.progress, controls.figures["curves"], controls.captions["curves"], *controls.figure_rows,
-                           controls.stamp, controls.seen}
-    assert [second[row].visible for row in controls.figure_rows] == [True, False, False]
-    assert "1 of 10" in second[controls.progress]
+def test_what_a_run_tells_is_shown_and_the_rest_stays_as_it_is(services: Services, run_room: RunsController, person: str,
+                                                               set_id: str) -> None:
+    run = runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
+    tell(services, run, events.Started("Zoë", "starter", 0.25, [LEARNING]), events.Stage(LEARNING, 10))
+    first = shown(services, person)
+    assert first["prune-run"] and not any(first[f"prune-row-{name}"] for name, _ in runs_view.FIGURES)
+    assert shown(services, person) == first
+    tell(services, run, events.Step(LEARNING, 1, 10, {"loss": 0.5}))
+    second = shown(services, person)
+    assert {id for id in second if second[id] != first[id]} == {"prune-progress", "prune-row-curves", "prune-figure-curves"}
+    assert "1 of 10" in second["prune-progress"]
     tell(services, run, SNAPSHOT)
-    third = painter.paint(Look(person), second[controls.seen], whole=False)
-    drawn = {name for name, figure in controls.figures.items() if figure in third}
-    assert drawn == {"kept", "changes", "bars", "rescued"}
+    third = shown(services, person)
+    assert {id for id in third if third[id] != second[id]} == {"prune-row-kept", "prune-row-bars", *(
+        f"prune-figure-{name}" for name in ("kept", "changes", "bars", "rescued"))}
 
 
-def stamp_in(html: str) -> dict[str, str]:
-    return dict(re.findall(r'data-(\w+)="(\w+)"', html))
-
-
-def test_the_news_has_the_stamp_that_the_page_was_painted_with_until_something_changes(services: Services, person: str,
-                                                                                      set_id: str) -> None:
-    painter, controls = painting(services)
+def test_a_page_looks_at_a_character_by_its_name_in_the_address(services: Services, person: str, set_id: str) -> None:
     found = characters.get(services.store, person)
-    assert found
-    slug = found.slug
-
-    def news(run_id: str) -> dict[str, Any]:
-        return painter.room_news.tell(f"{slug}/{run_id}")
-
-    def differs(shown: dict[Any, Any], run_id: str) -> set[str]:
-        stamp = stamp_in(shown[controls.stamp])
-        return {name for name in stamp if stamp[name] != news(run_id)[name]}
-
-    shown = painter.paint(Look(person), {})
-    assert differs(shown, "") == set() and news("")["run"] == news("")["progress"] == news("")["making"] == ""
-    run = painter.runs_room.prune(person, set_id, "starter", PLAIN)
-    assert differs(shown, "") == {"state", "masks", "curves"}  # there is a run now, and its figures
-    run = runs.update(services.store, run.id, state="running")
-    tell(services, run, events.Started("Zoë", "starter", 0.25, ["learn the mask"]), events.Stage("learn the mask", 10),
-         events.Step("learn the mask", 1, 10, {"loss": 0.5}), SNAPSHOT)
-    shown = painter.paint(Look(person), {})
-    assert differs(shown, run.id) == set() and "1 of 10" in news(run.id)["progress"]
-    tell(services, run, events.Step("learn the mask", 2, 10, {"loss": 0.4}))
-    assert differs(shown, run.id) == {"curves"} and "2 of 10" in news(run.id)["progress"]
-    tell(services, run, dataclasses.replace(SNAPSHOT, step=4))
-    assert differs(shown, run.id) == {"masks", "curves"}
-    grown = painter.paint_figures(Look(person), shown[controls.seen])
-    assert differs(grown, run.id) == set()
-    assert grown.keys() == {*controls.painted_figures} and isinstance(grown[controls.figures["kept"]]["plot"], str)
-    assert painter.paint_figures(Look(person), grown[controls.seen]) == {}
-    runs.update(services.store, run.id, state="stopping")
-    assert differs(grown, run.id) == {"state"}
-    assert painter.room_news.tell("nobody/") == {}
+    assert found and shown(services, found.slug) == shown(services, person)
+    assert shown(services, "nobody") == {"prune-room": False, "prune-nobody": True}
 
 
-def test_what_the_news_tells_is_escaped(services: Services, person: str, set_id: str) -> None:
-    painter, _ = painting(services)
-    run = painter.runs_room.prune(person, set_id, "starter", PLAIN)
+def test_what_is_shown_is_escaped(services: Services, run_room: RunsController, person: str, set_id: str) -> None:
+    run = run_room.prune(person, set_id, "starter", PLAIN)
     runs.update(services.store, run.id, name=EVIL, state="failed", sentence=EVIL)
-    told = painter.room_news.tell(f"{person}/{run.id}")
-    assert "&lt;img" in told["progress"] and "<img" not in json.dumps(told)
+    made = lines.add_set(services.store, person, 1, [*records(), {"question": EVIL, "answer": EVIL, "category": EVIL}], {EVIL: 2},
+                         name=EVIL)
+    contents = shown(services, person, search="", run=run.id)
+    assert "&lt;img" in contents["prune-progress"] and made.id in contents["prune-from"]
+    assert contents["prune-lines-read"].count("&lt;img") >= 4
+    assert "<img" not in "".join(text for text in contents.values() if isinstance(text, str))
+    assert "<img" not in shown(services, person, search=EVIL)["prune-lines-read"]
 
 
-def test_a_figure_is_drawn_once_for_all_pages(services: Services, person: str, set_id: str,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    painter, controls = painting(services)
-    run = runs.update(services.store, painter.runs_room.prune(person, set_id, "starter", PLAIN).id, state="running")
-    tell(services, run, events.Started("Zoë", "starter", 0.25, ["learn the mask"]), SNAPSHOT)
-    real, drawn = drawing.heatmaps.kept_channels, []
-    monkeypatch.setattr(drawing.heatmaps, "kept_channels", lambda last: drawn.append(last.step) or real(last))
-    shown = [painter.paint(Look(person), {}) for _ in range(3)]
-    assert drawn == [2] and all(one[controls.figures["kept"]] is shown[0][controls.figures["kept"]] for one in shown)
+def test_a_figure_is_drawn_once_for_all_pages_and_one_that_grows_not_too_often(run_room: RunsController, services: Services,
+                                                                               person: str, set_id: str,
+                                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
+    tell(services, run, events.Started("Zoë", "starter", 0.25, [LEARNING]), SNAPSHOT)
+    real, drawn, now = runs_view.heatmaps.kept_channels, [], [100.0]
+    monkeypatch.setattr(runs_view.heatmaps, "kept_channels", lambda last: drawn.append(last.step) or real(last))
+    monkeypatch.setattr(runs_view.time, "monotonic", lambda: now[0])
+    look = {**dict.fromkeys(LOOKS, ""), "character": person}
+    first = run_room.contents(look)
+    assert run_room.contents(look)["prune-figure-kept"] is first["prune-figure-kept"] and drawn == [2]
     tell(services, run, dataclasses.replace(SNAPSHOT, step=4))
-    for one in shown:
-        painter.paint_figures(Look(person), one[controls.seen])
-    assert drawn == [2, 4]
-    monkeypatch.setattr(drawing, "REMEMBERED", 2)
+    assert run_room.contents(look)["prune-figure-kept"] is first["prune-figure-kept"]  # soon after
+    now[0] += runs_view.PAUSE
+    run_room.contents(look)
+    tell(services, run, dataclasses.replace(SNAPSHOT, step=6))
+    runs.update(services.store, run.id, state="done")
+    run_room.contents(look)  # the last one at once
+    assert drawn == [2, 4, 6]
+    monkeypatch.setattr(runs_view, "REMEMBERED", 2)
     one = real(SNAPSHOT)
     for number in range(5):
-        painter.drawings.get("kept", number, lambda: one)
-    assert len(painter.drawings._drawn) == 2
+        run_room.drawings.get((str(number),), "", lambda: one)
+    assert len(run_room.drawings._drawn) == 2
 
 
-def test_a_silent_run_offers_its_end_though_no_event_came(services: Services, person: str, set_id: str,
+def test_a_silent_run_offers_its_end_though_no_event_came(services: Services, run_room: RunsController, person: str, set_id: str,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    painter, controls = painting(services)
-    runs.update(services.store, painter.runs_room.prune(person, set_id, "starter", PLAIN).id, state="running")
-    first = painter.paint(Look(person), {})
-    assert not first[controls.kill].visible and first[controls.stop].visible and not first[controls.remove].interactive
+    runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
+    first = shown(services, person)["prune-progress"]
+    assert "prune-kill" not in first and "prune-stop-run" in first and 'id="prune-delete"' in first and " disabled" in first
     monkeypatch.setattr(services.jobs, "silent_seconds", lambda run: 1e6)
-    second = painter.paint(Look(person), first[controls.seen], whole=False)
-    assert second[controls.kill].visible and "Nothing was heard" in second[controls.progress]
+    second = shown(services, person)["prune-progress"]
+    assert "prune-kill" in second and "Nothing was heard" in second
 
 
 def test_a_finished_run_shows_its_figures_when_its_files_are_gone(services: Services, person: str, set_id: str) -> None:
     run = finish(services, person, set_id)
-    said = [events.Started("Zoë", "starter", 0.5, ["learn the mask"]), events.Stage("learn the mask", 2),
-            events.Step("learn the mask", 1, 2, {"loss": 0.4}), SNAPSHOT, events.Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900),
+    said = [events.Started("Zoë", "starter", 0.5, [LEARNING]), events.Stage(LEARNING, 2),
+            events.Step(LEARNING, 1, 2, {"loss": 0.4}), SNAPSHOT, events.Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900),
             events.Finished("", 9.0)]
     runs.set_events(services.store, run.id, [json.loads(events.encode(event)) for event in said])
-    painter, controls = painting(services)
-    shown = painter.paint(Look(person), {})
-    assert "Done in" in shown[controls.progress]
+    contents = shown(services, person)
+    assert "Done in" in contents["prune-progress"] and "prune-resume" not in contents["prune-progress"]
     for name in ("kept", "changes", "bars", "curves", "ladder"):
-        assert len(json.loads(shown[controls.figures[name]].plot)["data"]) > 0, name
-    assert not shown[controls.resume].visible and shown[controls.remove].interactive
+        assert len(json.loads(contents[f"prune-figure-{name}"])["data"]) > 0, name
+
+
+def test_the_masks_of_two_runs_are_shown_side_by_side(services: Services, person: str, set_id: str) -> None:
+    one, two = finish(services, person, set_id), finish(services, person, set_id, seed=1)
+    odd = finish(services, person, set_id, shape=(2, 64), seed=2)
+    assert "prune-figure-overlap-kept" not in shown(services, person, run=one.id)
+    contents = shown(services, person, run=one.id, other=two.id)
+    assert json.loads(contents["prune-figure-overlap-kept"])["data"] and f'value="{two.id}" selected' in contents["prune-others"]
+    assert "different models" in shown(services, person, run=one.id, other=odd.id)["prune-figure-overlap-kept"]
 
 
 def test_a_new_set_appears_and_the_chosen_one_stays(services: Services, person: str, set_id: str) -> None:
-    painter, controls = painting(services)
-    first = painter.paint(Look(person), {})
-    assert first[controls.shown_set] == set_id and len(first[controls.table]) == 60
-    made = lines.add_set(services.store, person, 1, [*records(), {"question": EVIL, "answer": EVIL}], {})
-    second = painter.paint(Look(person), first[controls.seen], whole=False)
-    assert second[controls.shown_set] == made.id and len(second[controls.table]) == 61
-    assert second[controls.table][-1][2:4] == [EVIL, EVIL]  # as it is: the table's columns are plain text
-    assert set(lines_table.TYPES) == {"bool", "number", "str"}
-    assert painter.paint(Look(person, set_id=set_id), {})[controls.shown_set] == set_id
-    assert painter.paint(Look(person, filter=Filter(category="gone")), {})[controls.table] == second[controls.table]
+    assert f'data-id="{set_id}"' in shown(services, person)["prune-lines-read"]
+    made = lines.add_set(services.store, person, 1, [*records(), {"question": "Who?", "answer": "I."}], {})
+    newest = shown(services, person)["prune-lines-read"]
+    assert f'data-id="{made.id}"' in newest and newest.count("data-tick") == 61
+    assert f'data-id="{set_id}"' in shown(services, person, set=set_id)["prune-lines-read"]
+    assert shown(services, person, about="gone")["prune-lines-read"] == newest
+    few = shown(services, person, lines="20")["prune-lines-read"]
+    assert few.count("data-tick") == 20 and 'value="220"' in few
 
 
-def test_a_set_with_a_new_name_is_shown_by_it_wherever_it_stands(services: Services, person: str, set_id: str) -> None:
-    painter, controls = painting(services)
+def test_a_set_with_a_new_name_is_shown_by_it_wherever_it_stands(services: Services, line_room: LinesController, person: str,
+                                                                 set_id: str) -> None:
     run = finish(services, person, set_id)
-    seen = painter.paint(Look(person), {})[controls.seen]
-    painter.lines_room.rename(set_id, EVIL)
-    shown = painter.paint(Look(person), seen)
-    assert shown[controls.sets].choices[0][0].startswith(EVIL)  # a list is plain text
-    for part in (controls.from_lines, controls.progress):
-        assert "&lt;img" in shown[part] and "<img" not in shown[part]
-    painter.lines_room.delete(set_id)
-    gone = painter.paint(Look(person), shown[controls.seen])
-    assert gone[controls.no_lines].visible and not gone[controls.lines_box].visible and gone[controls.shown_set] == ""
+    line_room.rename(set_id, EVIL)
+    contents = shown(services, person)
+    for part in ("prune-from", "prune-progress", "prune-lines-read"):
+        assert "&lt;img" in contents[part] and "<img" not in contents[part]
+    line_room.delete(set_id)
+    gone = shown(services, person)
+    assert "prune-no-lines" in gone["prune-lines-read"] and "data-set" not in gone["prune-from"]
     assert runs.get(services.store, run.id) == run
 
 
 def test_a_character_without_anything_gets_friendly_words(services: Services, person: str) -> None:
-    painter, controls = painting(services)
-    shown = painter.paint(Look(person), {})
-    assert "Nothing pruned yet" in shown[controls.runs] and shown[controls.no_lines].visible and not shown[controls.live].visible
-    nobody = painter.paint(Look(""), {})
-    assert nobody[controls.empty].visible and not nobody[controls.room].visible
+    contents = shown(services, person)
+    assert "Nothing pruned yet" in contents["prune-runs"] and "prune-no-lines" in contents["prune-lines-read"]
+    assert not contents["prune-run"] and contents["prune-making"] == ""
 
 
-def test_a_run_of_lines_is_followed_to_its_set(services: Services, person: str) -> None:
-    painter, controls = painting(services)
-    run = painter.lines_room.make(person, "some/refuses", Wish())
-    assert painter.paint(Look(person), {})[controls.making_stop].visible
+def test_a_run_of_lines_is_followed_to_its_set(services: Services, line_room: LinesController, person: str) -> None:
+    run = line_room.make(person, "some/refuses", LinesOptions())
+    assert "prune-lines-stop" in shown(services, person)["prune-making"]
     runs.update(services.store, run.id, state="failed", sentence="The card is empty.")
-    shown = painter.paint(Look(person), {})
-    assert "The card is empty." in shown[controls.making] and shown[controls.making_resume].visible
+    contents = shown(services, person)["prune-making"]
+    assert "The card is empty." in contents and "prune-lines-resume" in contents and "prune-lines-drop" in contents
     runs.update(services.store, run.id, state="done")
-    assert painter.paint(Look(person), {})[controls.making] == ""
+    assert shown(services, person)["prune-making"] == ""
 
 
-def test_every_listener_is_private_and_painting_knows_its_components(services: Services) -> None:
+def test_every_listener_is_private_and_none_asks_by_itself(services: Services) -> None:
     with gr.Blocks() as blocks:
         page = Page(gr.State(""), gr.State(0), gr.State("starter"))
         with gr.Tabs(), gr.Tab("Prune") as tab:
             prune.build(services, page, tab)
     listeners = list(blocks.fns.values())
-    assert len(listeners) > 25 and {one.api_visibility for one in listeners} == {"private"}
-    named = {event: one for one in listeners for _, event in one.targets}
-    assert "tick" not in named and named["figures"].queue is False and named["state"].queue is True
+    assert len(listeners) > 15 and {one.api_visibility for one in listeners} == {"private"}
+    assert "tick" not in {event for one in listeners for _, event in one.targets}
 
 
 def test_times_are_told_in_words() -> None:
@@ -627,11 +583,6 @@ def test_times_are_told_in_words() -> None:
         "a few seconds left", "about 40\u00a0s left", "about 1\u00a0min 30\u00a0s left"]
 
 
-@pytest.fixture
-def painter(services: Services) -> Painter:
-    return painting(services)[0]
-
-
 def many_runs(services: Services, person: str, count: int) -> None:
     summary = {"readings": {name: {"kl": 0.5, "top1": 0.5, "nll": 2.0, "lines": 8, "tokens": 90} for name in ("dense", "mask")}}
     for number in range(count):
@@ -639,8 +590,8 @@ def many_runs(services: Services, person: str, count: int) -> None:
         runs.update(services.store, run.id, state="done", summary=summary, ended=1.0)
 
 
-def work_of(services: Services, painter: Painter, person: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
-    """Records that a painting and a piece of news read, connections that they open, and bytes of the list."""
+def work_of(services: Services, person: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int, int]:
+    """Records that the room's contents read, connections that they open, and bytes of the list."""
     counted = {"records": 0, "connections": 0}
 
     def counting(name: str, do: Any) -> Any:
@@ -653,28 +604,24 @@ def work_of(services: Services, painter: Painter, person: str, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(records_of_store, "read", counting("records", records_of_store.read))
         patch.setattr(connection, "connect", counting("connections", connection.connect))
-        painted = painter.paint(Look(person), {})
-        painter.room_news.tell(characters.list_characters(services.store, "Zoë")[0].slug)
-    return counted["records"], counted["connections"], len(painted[painter.controls.runs])
+        contents = shown(services, person)
+    return counted["records"], counted["connections"], len(contents["prune-runs"])
 
 
-def test_the_work_of_a_painting_does_not_grow_with_the_runs(services: Services, person: str, painter: Painter,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_of_a_look_does_not_grow_with_the_runs(services: Services, person: str,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     many_runs(services, person, 30)
-    few = work_of(services, painter, person, monkeypatch)
+    few = work_of(services, person, monkeypatch)
     many_runs(services, person, 120)
-    many = work_of(services, painter, person, monkeypatch)
+    many = work_of(services, person, monkeypatch)
     assert many[0] == few[0] < 120 and max(few[1], many[1]) < 25 and abs(many[2] - few[2]) < 100
 
 
-def test_more_runs_are_shown_when_asked_for_and_the_chosen_one_always(services: Services, person: str, painter: Painter) -> None:
+def test_more_runs_are_shown_when_asked_for_and_the_chosen_one_always(services: Services, person: str) -> None:
     many_runs(services, person, 45)
-    controls, oldest = painter.controls, runs.list_runs(services.store, person)[-1]
-    shown = [painter.paint(Look(person, runs=most, run_id=run_id), {})[controls.runs]
-             for most, run_id in ((20, ""), (40, ""), (60, ""), (20, oldest.id))]
-    assert [html.count("data-run=") for html in shown] == [20, 40, 45, 21]
-    assert ["data-more" in html for html in shown] == [True, True, False, True]
-    assert "20 of 45 runs" in shown[0] and oldest.id in shown[3] and 'class="chosen"' in shown[3]
-    seen = painter.paint(Look(person), {})[controls.seen]
-    runs.rename(services.store, oldest.id, "Of another page")  # not in sight, and yet told
-    assert painter.room_news.tell("zoe")["state"] != seen["stamp"]["state"]
+    oldest = runs.list_runs(services.store, person)[-1]
+    tables = [shown(services, person, runs=most, run=run_id)["prune-runs"]
+              for most, run_id in (("", ""), ("40", ""), ("60", ""), ("20", oldest.id))]
+    assert [html.count('data-look="run"') for html in tables] == [20, 40, 45, 21]
+    assert ['data-look="runs"' in html for html in tables] == [True, True, False, True]
+    assert "20 of 45 runs" in tables[0] and 'value="40"' in tables[0] and oldest.id in tables[3] and 'class="chosen"' in tables[3]

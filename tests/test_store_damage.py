@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import gradio as gr
 import numpy
 import pytest
 from safetensors import SafetensorError
@@ -37,12 +36,10 @@ from studio.tabs.export import showing, view
 from studio.tabs.preview.controller import Controller as Preview
 from studio.tabs.preview.controller import ViewState as ChatState
 from studio.tabs.preview.view import chat_html, earlier_html
-from studio.tabs.prune import runs_html
-from studio.tabs.prune.layout import Controls
-from studio.tabs.prune.lines_room import LinesRoom
-from studio.tabs.prune.painting import Look, Painter
+from studio.tabs.prune import runs_view
+from studio.tabs.prune.lines_controller import LinesController
 from studio.tabs.prune.queueing import Queueing
-from studio.tabs.prune.runs_room import RunsRoom
+from studio.tabs.prune.runs_controller import RunsController
 from studio.workers.commands import prepare
 from studio.workers.ending import Ending, settle
 
@@ -191,20 +188,15 @@ def damage(store: Store, table: str, column: str, text: str) -> None:
         db.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = (SELECT rowid FROM {table} ORDER BY {order} LIMIT 1)", [text])
 
 
-@pytest.fixture
-def painter(services: Services) -> Painter:
-    with gr.Blocks():
-        return Painter(services, LinesRoom(services, Queueing(services)), RunsRoom(services, Queueing(services)), Controls())
-
-
-def look_everywhere(services: Services, painter: Painter, person: str) -> dict[str, int]:
+def look_everywhere(services: Services, person: str) -> dict[str, int]:
     """What every room reads, as often as there are entries; raises what a page would fail with."""
     store = services.store
     sidebar.jobs_html(services), sidebar.model_choices(services), characters.list_characters(store, "smith newest")
     assert fields_of(characters.head(store, person).card) and history.version_choices(store, person)
     for run in runs.list_runs(store, person):
-        assert painter.paint(Look(person, run_id=run.id), {})
-        painter.room_news.tell(f"zoe/{run.id}")
+        look = dict.fromkeys(("set", "search", "about", "sort", "lines", "runs", "other"), "")
+        for shown in (LinesController, RunsController):
+            assert shown(services, Queueing(services)).contents({**look, "character": person, "run": run.id})
         assert view.report_html(run) is not None and view.readings_figure(run)
         services.watcher.forget(run.id)
         services.watcher.view(run.id)
@@ -228,14 +220,14 @@ def look_everywhere(services: Services, painter: Painter, person: str) -> dict[s
             "tests": sum(len(script_runs.answers(store, one.id)) for one in script_runs.newest(store, person))}
 
 
-def test_one_bad_row_takes_no_page_down(services: Services, painter: Painter) -> None:
+def test_one_bad_row_takes_no_page_down(services: Services) -> None:
     """As anything that JSON can be or not be, in every column at once."""
     person = fill(services.store, services.settings.home)
-    whole = look_everywhere(services, painter, person)
+    whole = look_everywhere(services, person)
     for text in BAD:
         for table, column in COLUMNS:
             damage(services.store, table, column, text)
-        assert look_everywhere(services, painter, person) == whole, text
+        assert look_everywhere(services, person) == whole, text
 
 
 @pytest.mark.parametrize(("table", "column"), COLUMNS)
@@ -275,7 +267,7 @@ def test_a_run_whose_wish_is_damaged_does_not_run(text: str, services: Services)
     assert found and found.damaged == ("spec",) and "its settings cannot be read" in found.fault
     with pytest.raises(UserError, match="damaged"):
         prepare(services.settings, services.store, found)
-    painted = runs_html.table_html([found], {found.id: "waiting for its turn"}, "") + runs_html.ending_html(found, "failed")
+    painted = runs_view.table_html([found], {found.id: "waiting for its turn"}, "") + runs_view.ending_html(found, "failed")
     assert ">damaged<" in painted and "Restore a backup" in painted
 
 

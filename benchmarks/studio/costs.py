@@ -101,7 +101,7 @@ def _tabs_words(found: Figures) -> str:
         rows.append(f"  alone {alone['seconds']:.3f} s a step ({alone['steps']} steps), watched {watched['seconds']:.3f} s "
                     f"({watched['steps']} steps): {pair['slower_percent']:+.1f} %; the studio used {alone['studio_cpu']:.3f} and "
                     f"{watched['studio_cpu']:.3f} processor seconds a second ({watched['tabs_cpu']:.3f} went into playing the "
-                    f"tabs); {watched['requests']:.0f} requests a second, {watched['paintings']:.1f} of them paintings")
+                    f"tabs); {watched['messages']:.0f} messages and {watched['bytes'] / 1e3:.0f} kB a second")
     slower = [pair["slower_percent"] for pair in found["pairs"]]
     used, idle, played = (statistics.median(pair[when][name] for pair in found["pairs"]) for when, name in (
         ("watched", "studio_cpu"), ("alone", "studio_cpu"), ("watched", "tabs_cpu")))

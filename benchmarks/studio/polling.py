@@ -76,27 +76,16 @@ def _step(number: int) -> Step:
 
 
 def _poll(services: Any, person: str) -> Callable[[], None]:
-    """What one page costs that shows the Prune room: its question for news, and a painting of the figures that have grown."""
-    import gradio as gr
-
+    """What the live channel does once a second for all pages that show the Prune room."""
     from studio import library
-    from studio.tabs.prune.layout import Controls
-    from studio.tabs.prune.lines_room import LinesRoom
-    from studio.tabs.prune.painting import Look, Painter
     from studio.tabs.prune.queueing import Queueing
-    from studio.tabs.prune.runs_room import RunsRoom
+    from studio.tabs.prune.runs_controller import RunsController
 
-    queueing = Queueing(services)
-    with gr.Blocks():
-        controls = Controls()
-    painter = Painter(services, LinesRoom(services, queueing), RunsRoom(services, queueing), controls)
-    seen: dict[str, Any] = painter.paint(Look(person), {})[controls.seen]
+    runs_shown = RunsController(services, Queueing(services))
 
     def poll() -> None:
-        nonlocal seen
         library.jobs_html(services)
-        painter.room_news.tell(f"{person}/")
-        seen = painter.paint_figures(Look(person), seen).get(controls.seen, seen)
+        runs_shown.contents({"character": person, "run": "", "runs": "", "other": ""})
 
     return poll
 

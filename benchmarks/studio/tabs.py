@@ -62,7 +62,7 @@ def measure_tabs(tabs: int = 20, pairs: int = 12, window: float = 6.0, step_seco
 
     The windows come in pairs, each second pair in the other order, all in one job of equal steps. Besides the wall time:
     processor seconds of the studio a second, which other programs hardly move, those of the tabs' own side, which slows the
-    job here but runs elsewhere in truth, and the requests and paintings a second that the tabs asked for.
+    job here but runs elsewhere in truth, and the messages and bytes a second that the tabs got.
     """
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -108,9 +108,9 @@ def _look(path: Path, window: float, studio: psutil.Process, audience: Audience,
 
 
 def _counts(studio: psutil.Process, audience: Audience) -> dict[str, float]:
-    """Processor seconds of the studio and of the tabs' side, which is this process, and what the tabs have asked for."""
-    return {"studio_cpu": sum(studio.cpu_times()[:2]), "tabs_cpu": time.process_time(), "requests": audience.requests,
-            "paintings": audience.paintings}
+    """Processor seconds of the studio and of the tabs' side, which is this process, and what the tabs have got."""
+    return {"studio_cpu": sum(studio.cpu_times()[:2]), "tabs_cpu": time.process_time(), "messages": audience.messages,
+            "bytes": audience.bytes}
 
 
 def _steps(path: Path) -> list[float]:

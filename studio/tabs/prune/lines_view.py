@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.base.splits import split_of
+from engine.base.questions import split_of
 from studio.figures.words import dedupe_labels
 from studio.store.lines import CalibrationLine, LineSet
 from studio.tabs.prune import words
