@@ -9,7 +9,7 @@ from card_samples import v2
 
 from engine.cards.book import MOST_ENTRIES, shown_book, with_book
 from engine.cards.fields import as_v3
-from studio.tabs.draft.book import look_at_book, read_world
+from studio.tabs.draft.sections import look_at_book, read_world
 
 BOOK: dict[str, Any] = {
     "name": "Mill",

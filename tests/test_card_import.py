@@ -18,7 +18,7 @@ from studio.library import import_card, imports_html
 from studio.store import characters
 from studio.store.check import check
 from studio.store.database import Store
-from studio.tabs.draft.files import card_file
+from studio.tabs.draft.card_views import card_file
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from studio.tabs.compare import script_panel
 from studio.tabs.compare import view as comparison
 from studio.tabs.compare.asking import Asking
 from studio.tabs.compare.grid_view import grids_html
-from studio.tabs.draft import history
+from studio.tabs.draft import versions
 from studio.tabs.export import showing, view
 from studio.tabs.preview.controller import Controller as Preview
 from studio.tabs.preview.controller import ViewState as ChatState
@@ -192,7 +192,7 @@ def look_everywhere(services: Services, person: str) -> dict[str, int]:
     """What every room reads, as often as there are entries; raises what a page would fail with."""
     store = services.store
     sidebar.jobs_html(services), sidebar.model_choices(services), characters.list_characters(store, "smith newest")
-    assert fields_of(characters.head(store, person).card) and history.version_choices(store, person)
+    assert fields_of(characters.head(store, person).card) and versions.version_choices(store, person)
     for run in runs.list_runs(store, person):
         look = dict.fromkeys(("set", "search", "about", "sort", "lines", "runs", "other"), "")
         for shown in (LinesController, RunsController):
@@ -245,7 +245,7 @@ def test_the_newest_version_that_can_be_read_takes_the_place_of_a_damaged_one(tm
     characters.save(store, ann.id, card(description="Newest."), autosave=True)
     damage(store, "versions", "card", "{")
     assert characters.head(store, ann.id).number == 2
-    assert ["damaged" in label for label, _ in history.version_choices(store, ann.id)] == [True, False, False]
+    assert ["damaged" in label for label, _ in versions.version_choices(store, ann.id)] == [True, False, False]
     with pytest.raises(UserError, match=r"Version 3 .* is damaged"):
         characters.restore(store, ann.id, 3)
     saved = characters.save(store, ann.id, card(description="Mended."), autosave=True)  # takes no number twice

@@ -1,21 +1,27 @@
-"""The NPC section and the test script of the draft room: what their scripts in the browser are given, and what each
-setting writes into the prompt. Knows no page and no library.
+"""The sections of the draft room that a script draws in the browser: NPC fields, test script, lorebook.
+
+What each script is given, and what it asks while one types: what a field writes into the prompt, what entries would fire.
 """
 
+import json
+import logging
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.cards.card import MAX_NAME
+from engine.cards.book import MOST_ENTRIES, shown_entry, with_book
+from engine.cards.card import MAX_NAME, parse_card, read_lorebook
+from engine.cards.fields import blank_card
 from engine.cards.macros import expand_macros
 from engine.cards.npc import ENDS, SCALES, npc_values, read_npc, scale_words, with_npc, written
-from engine.cards.prompt import PLAYER
+from engine.cards.prompt import PLAYER, fired_in, rough_tokens
 from engine.cards.script import KINDS, derive_questions, fields_of_question, read_script
-from studio.tabs.draft.measure import card_of
+from studio.tabs.answers import lore_html
+from studio.tabs.draft.card_views import card_of
 
-Column = dict[str, Any]
+NOTHING = '<p class="quiet">Nothing would fire.</p>'
 
 
-def _column(key: str, words: str, example: str = "", many: bool = False, wide: bool = False) -> Column:
+def _column(key: str, words: str, example: str = "", many: bool = False, wide: bool = False) -> dict[str, Any]:
     """An input of an entry. `many`: texts with commas between them."""
     return {"key": key, "words": words, "example": example, "many": many, "wide": wide}
 
@@ -95,3 +101,37 @@ def script_value(raw: dict[str, Any]) -> dict[str, Any]:
     return {"questions": [{**fields_of_question(one), "origin": script.origins[one.id]} for one in script.questions],
             "removed": [fields_of_question(one) for one in script.removed], "originals": originals, "faults": list(script.faults),
             "kinds": KIND_WORDS}
+
+
+def look_at_book(asked: dict[str, Any]) -> dict[str, Any]:
+    """Of {"book", "message"}: the size of each entry in words, and what would fire for a message of the player."""
+    try:
+        edited, message = asked["book"], str(asked["message"])
+        raw = blank_card("Name")
+        raw["data"]["description"] = "x"
+        card = parse_card(json.dumps(with_book(raw, edited)).encode("utf-8", "replace"), "This book")
+    except (UserError, ValueError, KeyError, TypeError):
+        logging.getLogger(__name__).exception("a book that a page sent")
+        return {}
+    tokens = [f"about {rough_tokens(one['content']):,} tokens" for one in edited["entries"]]
+    if not message.strip():
+        return {"tokens": tokens, "html": ""}
+    firing = fired_in(card, [("user", message)])
+    fired = [{"name": one.entry.name, "reason": one.reason, "level": one.level, "tokens": one.tokens, "outcome": one.outcome}
+            for one in firing.fired]
+    return {"tokens": tokens, "html": lore_html({"lore": fired, "lore_faults": firing.faults}, opened=True) or NOTHING}
+
+
+def read_world(file: dict[str, Any]) -> dict[str, Any]:
+    """Of {"text", "name"}: the entries of a lorebook as a page edits them and what to tell of it, or the problem as a sentence."""
+    try:
+        book, mended = read_lorebook(str(file["text"]).encode("utf-8", "replace"), str(file["name"]))
+        if len(book["entries"]) > MOST_ENTRIES:
+            raise UserError(f"{file['name']} has {len(book['entries']):,} entries, and a lorebook has at most "
+                            f"{MOST_ENTRIES:,} here.")
+    except UserError as error:
+        return {"problem": str(error)}
+    count = len(book["entries"])
+    brought = f"{count} {'entry' if count == 1 else 'entries'} came from {file['name']}."
+    return {"entries": [shown_entry(value) for value in book["entries"]], "told": " ".join([brought, *mended])}
+

@@ -1,4 +1,4 @@
-"""The controls of the draft room, in the order in which a writer needs them. Knows no library and no handler."""
+"""The controls of the draft room, in the order in which a writer needs them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,10 @@ import gradio as gr
 
 from engine.cards.fields import LABELS
 from engine.cards.files import Form
-from studio.tabs.draft import npc
-from studio.tabs.draft.book import look_at_book, read_world
+from studio.tabs.draft import sections
 from studio.theme import ASSETS
 
-EMPTY = ("<h3>Who shall we write?</h3><p>Choose a character on the left, press <b>New</b>, or bring in a card that you have: "
+EMPTY = ("<h3>No character is open</h3><p>Choose one on the left, press <b>New</b>, or import a card that you have: "
          "a PNG picture or a JSON file.</p><p>Three sentences are enough to begin with: who this is, how they talk, and what "
          "they want.</p>")
 _NAMES_HINT = "{{char}} and {{user}} stand for the names of the character and the player."
@@ -46,7 +45,7 @@ _SCRIPT_HINT = ('<p class="quiet">What the character is asked, and what a good a
                 "these questions.</p>")
 
 
-class Room:
+class Controls:
     """The room's controls. `fields` are the texts by their key in a card, `lists` the lists of texts."""
 
     def __init__(self, server_functions: list[Callable[..., Any]]) -> None:
@@ -84,7 +83,7 @@ class Room:
             gr.HTML('<span class="draft-list-title">Lorebook</span><span class="draft-list-hint">Knowledge that comes into the '
                     "chat when its keys are mentioned. {{char}} and {{user}} work here, too.</span>", apply_default_css=False)
             self.book = gr.HTML("", html_template="", js_on_load=_script("draft_book"), elem_id="draft-book",
-                                server_functions=[look_at_book, read_world], apply_default_css=False)
+                                server_functions=[sections.look_at_book, sections.read_world], apply_default_css=False)
         self._npc()
         with gr.Accordion("For the model", open=False, elem_classes="draft-part") as self.for_model:
             self._field("system_prompt")
@@ -100,8 +99,9 @@ class Room:
     def _npc(self) -> None:
         """What a game needs to know of the character, and what it is tested by."""
         with gr.Accordion("In the game", open=False, elem_classes="draft-part", elem_id="draft-npc") as self.npc_part:
-            self.npc = gr.HTML({}, html_template="", js_on_load=_script("draft_npc"), lists=npc.LIST_FORMS, scales=npc.SCALE_FORMS,
-                               server_functions=[npc.preview_typed], apply_default_css=False, elem_id="draft-npc-fields")
+            self.npc = gr.HTML({}, html_template="", js_on_load=_script("draft_npc"), lists=sections.LIST_FORMS,
+                               scales=sections.SCALE_FORMS, server_functions=[sections.preview_typed], apply_default_css=False,
+                               elem_id="draft-npc-fields")
         with gr.Accordion("Test script", open=False, elem_classes="draft-part", elem_id="draft-script"):
             gr.HTML(_SCRIPT_HINT, apply_default_css=False)
             self.script = gr.HTML({}, html_template="", js_on_load=_script("draft_script"), apply_default_css=False,
@@ -137,7 +137,7 @@ class Room:
                 self.forms = {form: gr.Button(words, size="sm", min_width=110, elem_id=f"draft-{form}")
                               for form, words in _FORMS.items()}
             self.file = gr.DownloadButton(visible="hidden", elem_id="draft-file")
-            self.hosts = gr.HTML("", elem_id="draft-hosts", apply_default_css=False)
+            self.compatibility = gr.HTML("", elem_id="draft-compatibility", apply_default_css=False)
 
     def _prompt(self) -> None:
         self.prompt_part = gr.Accordion("What the model reads", open=False, elem_classes="draft-part", elem_id="draft-prompt-part")
