@@ -29,7 +29,14 @@ _FETCH = "() => setTimeout(() => document.querySelector('#draft-file, #draft-fil
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room inside its tab."""
     controller = Controller(services)
-    controls = Controls([controller.save, controller.newest])
+
+    def save(records: list[dict[str, Any]]) -> dict[str, Any]:  # Gradio takes functions here, and no methods
+        return controller.save(records)
+
+    def newest(character: str) -> dict[str, Any]:
+        return controller.newest(character)
+
+    controls = Controls([save, newest])
     _listen_to_card(controller, page, controls)
     _listen_to_versions(controller, page, controls)
 

@@ -104,9 +104,9 @@ def _editable(raw: dict[str, Any]) -> tuple[Any, ...]:
 def version_choices(store: Store, character: str, now: float | None = None) -> list[tuple[str, int]]:
     """(label, number) of all versions, newest first: number, time and what is special about each."""
     found = characters.versions(store, character)
-    return [(" · ".join(filter(None, (
-        f"Version {one.number}", when(one.made, now), "newest" if one is found[0] else "",
-        "damaged: it cannot be read" if one.damaged else "", one.note or _ORIGINS.get(one.origin, "")))), one.number) for one in found]
+    remarks = [(f"Version {one.number}", when(one.made, now), "newest" if one is found[0] else "",
+                "damaged: it cannot be read" if one.damaged else "", one.note or _ORIGINS.get(one.origin, "")) for one in found]
+    return [(" · ".join(filter(None, parts)), one.number) for one, parts in zip(found, remarks, strict=True)]
 
 
 def when(made: float, now: float | None = None) -> str:
