@@ -32,8 +32,7 @@ from engine.cards.prompt import messages
 from engine.cast.bank import Bank, Entry, encode_bank
 from engine.cast.building import make_entry, read_run
 from engine.cast.delta import Delta, without_correction
-from engine.cast.dense import Dense, load_dense
-from engine.cast.gather import gather, gathered_weights
+from engine.cast.dense import Dense, gather, gathered_weights, load_dense
 from engine.console import print_table
 from engine.evaluation.fidelity import dense_states, measure
 from engine.models.chat_format import encode_chat

@@ -15,10 +15,10 @@ from engine.calibration.lines import read_queries
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import find_bundled
 from engine.evaluation.fidelity import dense_states
-from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
+from engine.models.device import parse_dtype
+from engine.models.loading import load_model, load_tokenizer, locate
+from engine.models.memory_saving import narrowed, recomputed
 from engine.models.packing import Example, pack
-from engine.models.recomputation import recomputed
-from engine.models.storage import narrowed
 from engine.pruning import masks
 from engine.pruning.importance import magnitude_scores
 

@@ -29,9 +29,9 @@ from engine.cards.card import find_bundled
 from engine.console import print_table
 from engine.models.chat_format import encode_chat
 from engine.models.ffn import feed_forwards
+from engine.models.kv_cache import CachedPrompt
 from engine.models.loading import load_model, load_tokenizer, locate
 from engine.models.packing import pack
-from engine.models.steady import SteadyConversation
 from engine.pruning import masks
 from engine.pruning.cutting import cut
 from engine.pruning.importance import magnitude_scores, top_channels
@@ -156,7 +156,7 @@ def measure_decoding(source: Any) -> dict[str, float]:
 
 def decode_seconds(model: Any) -> float:
     """Median seconds a token of DECODED greedy tokens after a context of CONTEXT tokens, as chats compute them."""
-    conversation = SteadyConversation(model)
+    conversation = CachedPrompt(model)
     logits = drain(conversation.read([number + 100 for number in range(CONTEXT)]))
     seconds = []
     for _ in range(DECODED + 1):

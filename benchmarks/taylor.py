@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from engine.base.process import return_freed_memory
 from engine.models.ffn import FeedForward, compute_dtype, feed_forwards, masked
+from engine.models.memory_saving import recomputed_where_tight
 from engine.models.packing import Row, states_that_predict
-from engine.models.recomputation import recomputed_where_tight
 from engine.pruning.importance import top_channels
 from engine.pruning.masks import backward_in_chunks
 

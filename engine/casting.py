@@ -104,12 +104,11 @@ def _extract(options: argparse.Namespace) -> int:
 def _chat(options: argparse.Namespace) -> int:
     """Each character speaks as a model gathered from the dense one; the models used last stay in memory."""
     from engine.cast.bank import read_bank
-    from engine.cast.dense import load_dense_of
+    from engine.cast.dense import gather, load_dense_of
     from engine.cast.extracting import card_of
-    from engine.cast.gather import gather
     from engine.chat import Speaker, chat
     from engine.console import ProgressPrinter
-    from engine.serving.shelf import Loaded
+    from engine.serving.model_cache import Loaded
 
     path, params = Path(options.bank), params_of(options)
     bank = read_bank(path, options.characters)

@@ -11,9 +11,10 @@ from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
 from engine.cards.prompt import render_greeting
 from engine.console import ProgressPrinter
-from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
+from engine.models.device import parse_dtype
+from engine.models.loading import load_model, load_tokenizer, locate
+from engine.serving.model_cache import Loaded
 from engine.serving.requests import Request
-from engine.serving.shelf import Loaded
 from engine.serving.speaking import answer
 
 HOW_TO_END = "(An empty line or Ctrl-D ends the chat.)"

@@ -22,7 +22,7 @@ from engine.running import Run
 
 def models(options: argparse.Namespace, _arguments: list[str]) -> int:
     """List the models on this machine."""
-    from engine.models.catalogue import list_models
+    from engine.models.folders import list_models
 
     found = list_models()
     if options.json:
@@ -69,7 +69,7 @@ def _result(options: argparse.Namespace, run: Run) -> Path:
 
 def _job(options: argparse.Namespace, make: Any) -> Any:
     from engine.calibration.teacher import Teacher
-    from engine.models.loading import parse_dtype
+    from engine.models.device import parse_dtype
 
     named = {"sparsity": options.sparsity, "multiple": options.multiple, "seed": options.seed, "recover": options.recover,
              "load_in": options.load_in, "steps": options.steps, "refit_within": options.refit_within,
@@ -134,7 +134,7 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 def _script(options: argparse.Namespace, tally: "Counter[tuple[str, str]]") -> Iterator[events.Event]:
     from engine.evaluation.judge import Judge
-    from engine.models.loading import parse_dtype
+    from engine.models.device import parse_dtype
     from engine.script import ScriptJob, run_script
 
     card = _read(options.card)

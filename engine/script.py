@@ -17,8 +17,8 @@ from engine.cards.prompt import PLAYER, Setting, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
 from engine.evaluation.judge import PASSING, Bench, Judge
+from engine.serving.model_cache import ModelCache
 from engine.serving.requests import Request
-from engine.serving.shelf import Shelf
 from engine.serving.speaking import speak
 
 _BEAT = 1.0  # seconds between two signs of life while an answer is made
@@ -52,27 +52,27 @@ def run_script(job: ScriptJob) -> Iterator[Event]:
     try:
         for number, model in enumerate(job.models, start=1):
             answers[model] = {}
-            shelf = Shelf(job.dtype, keep=1)
+            cache = ModelCache(job.dtype, keep=1)
             try:
-                yield from _test_model(job, model, number, script.questions, shelf, judging, answers[model])
+                yield from _test_model(job, model, number, script.questions, cache, judging, answers[model])
             except UserError as error:
                 if len(job.models) == 1:
                     raise
                 yield Untested(model, str(error))
-            shelf.forget(model)
+            cache.forget(model)
         yield from judging.compare(script.questions, answers)
     finally:
         judging.close()
     yield Finished("", time.monotonic() - began)
 
 
-def _test_model(job: ScriptJob, model: str, number: int, questions: Sequence[Question], shelf: Shelf, judging: "_Judging",
+def _test_model(job: ScriptJob, model: str, number: int, questions: Sequence[Question], cache: ModelCache, judging: "_Judging",
                 found: dict[str, Graded]) -> Iterator[Event]:
     speaker = Speaker.of(job.card, job.player)
     stage = "answer the script" if len(job.models) == 1 else f"answer the script, model {number} of {len(job.models)}"
     yield Stage(stage, len(questions))
     for done, question in enumerate(questions):
-        answers = yield from _answer(job, model, question, shelf, stage, done, len(questions))
+        answers = yield from _answer(job, model, question, cache, stage, done, len(questions))
         checks = check_answers(question, answers, speaker)
         score, checks, words = judging.score(question, answers, checks)
         if words:
@@ -84,7 +84,7 @@ def _test_model(job: ScriptJob, model: str, number: int, questions: Sequence[Que
         yield Step(stage, done + 1, len(questions))
 
 
-def _answer(job: ScriptJob, model: str, question: Question, shelf: Shelf, stage: str, done: int,
+def _answer(job: ScriptJob, model: str, question: Question, cache: ModelCache, stage: str, done: int,
             total: int) -> Generator[Event, None, list[str]]:
     """The answers to a question's lines. Signs of life in between let whoever runs this stop it within a second."""
     turns = [("assistant", job.card.greeting)] if job.card.greeting.strip() else []
@@ -93,7 +93,7 @@ def _answer(job: ScriptJob, model: str, question: Question, shelf: Shelf, stage:
     for line in question.lines:
         turns.append(("user", line))
         request = Request("speak", question.id, model, job.card, tuple(turns), Setting(job.player), sampling=job.sampling)
-        for turn in speak(request, shelf):
+        for turn in speak(request, cache):
             if turn and turn["event"] == "Ended":
                 answers.append(turn["text"].strip())
             elif turn and turn["event"] == "Loading" and turn.get("total"):

@@ -37,9 +37,9 @@ from typing import Any, NoReturn
 
 from engine.base.errors import UserError
 from engine.base.process import is_out_of_memory
-from engine.models.catalogue import list_models
+from engine.models.folders import list_models
+from engine.serving.model_cache import ModelCache, Turn
 from engine.serving.requests import Request, parse
-from engine.serving.shelf import Shelf, Turn
 from engine.serving.speaking import Task, show_prompt, speak, warm
 
 Answer = dict[str, Any]
@@ -49,8 +49,8 @@ _GONE = b""  # what the reader leaves at the end of file
 class Worker:
     """Takes requests and does them, a turn each; every answer goes to `say`."""
 
-    def __init__(self, shelf: Shelf, say: Callable[[Answer], None]) -> None:
-        self.shelf, self.say = shelf, say
+    def __init__(self, cache: ModelCache, say: Callable[[Answer], None]) -> None:
+        self.cache, self.say = cache, say
         self.tasks: list[tuple[Request, Task]] = []
 
     def take(self, line: bytes) -> None:
@@ -69,16 +69,16 @@ class Worker:
     def _task(self, request: Request) -> Task:
         match request.do:
             case "speak":
-                return speak(request, self.shelf)
+                return speak(request, self.cache)
             case "warm":
-                return warm(request, self.shelf, self._is_wanted)
+                return warm(request, self.cache, self._is_wanted)
             case "prompt":
-                return show_prompt(request, self.shelf)
+                return show_prompt(request, self.cache)
             case "models":
                 return iter_once(lambda: {"event": "Models", "models": [one for one in list_models() if not one["fault"]]})
             case _:
                 return iter_once(lambda: {"event": "Forgotten", "model": request.model,
-                                          "bytes": self.shelf.forget(request.model)})
+                                          "bytes": self.cache.forget(request.model)})
 
     def _stop(self, identity: str | int) -> None:
         for request, _ in self.tasks:
@@ -137,7 +137,7 @@ def serve(options: argparse.Namespace) -> NoReturn:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     if options.keep < 1:
         raise UserError(f"The number of models kept must be at least 1; {options.keep} is not.")
-    shelf = Shelf(options.dtype, options.keep)
+    cache = ModelCache(options.dtype, options.keep)
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not come between the answers
 
@@ -145,7 +145,7 @@ def serve(options: argparse.Namespace) -> NoReturn:
         output.write(json.dumps(answer, ensure_ascii=False) + "\n")
         output.flush()
 
-    worker = Worker(shelf, say)
+    worker = Worker(cache, say)
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(0, lines), daemon=True).start()
     try:

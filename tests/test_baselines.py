@@ -15,11 +15,11 @@ from torch import Tensor
 from benchmarks import taylor
 from benchmarks.brain_surgeon import remove_greedily
 from benchmarks.flap import flap_scores, read_variances
-from engine.models.checks import FAMILIES
+from engine.base.model_folder import FAMILIES
 from engine.models.ffn import feed_forwards, hooked, masked
 from engine.models.loading import load_model
+from engine.models.memory_saving import narrowed
 from engine.models.packing import Example, Row, pack, run_row
-from engine.models.storage import narrowed
 from engine.pruning.cutting import kept_indices
 from engine.pruning.importance import random_scores, top_channels
 from engine.pruning.masks import backward_in_chunks

@@ -10,7 +10,7 @@ from benchmarks.studio import costs
 from benchmarks.studio.polling import measure_polling
 from benchmarks.studio.tabs import measure_tabs
 from engine.base.files import read_json
-from engine.models.steady import PIECE
+from engine.models.kv_cache import PIECE
 
 
 def test_polling_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

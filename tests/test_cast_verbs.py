@@ -18,7 +18,7 @@ from engine.base.files import check_manifest, write_manifest
 from engine.base.memory import BANK_BYTES
 from engine.cast import building, extracting
 from engine.cast.bank import read_bank
-from engine.cast.gather import gather
+from engine.cast.dense import gather
 from engine.models.loading import load_model
 
 

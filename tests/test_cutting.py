@@ -12,10 +12,10 @@ from tiny import find, make_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from engine.models.checks import FAMILIES
+from engine.base.model_folder import FAMILIES
+from engine.models.device import quiet_transformers
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
-from engine.models.quiet import quiet_transformers
 from engine.pruning.cutting import cut, kept_indices, with_columns
 from engine.pruning.importance import random_scores, top_channels
 

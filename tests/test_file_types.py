@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 from tiny import find, make_tiny
 
-from engine.base.model_folder import known_shapes
+from engine.base.model_folder import count_parameters, known_shapes
 from engine.base.sizes import FILE_TYPES, WRITTEN, count, expected_bytes, odd_rows
 from engine.export.gguf_tensors import plan_weights
-from engine.models.checks import count_parameters
 from engine.models.loading import load_config
 
 BY_HAND = {"model.embed_tokens.weight": (512, 256), "model.norm.weight": (256,), "model.layers.0.mlp.down_proj.weight": (256, 768),

@@ -18,8 +18,8 @@ from tiny import find, make_tiny
 
 from engine.__main__ import main
 from engine.base.errors import UserError
-from engine.models.catalogue import list_models
 from engine.models.chat_format import encode_chat, endings
+from engine.models.folders import list_models
 from engine.models.loading import load_model, load_tokenizer
 
 Change = Callable[[Path], Any]
@@ -330,9 +330,9 @@ def test_a_broken_starter_is_said_too(models: Path, own_home: Path, monkeypatch:
 
 
 def test_a_defect_of_ours_hides_no_model(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.models import catalogue
+    from engine.models import folders
 
-    licence = catalogue.read_licence
-    monkeypatch.setattr(catalogue, "read_licence", lambda folder: 1 / 0 if folder.name == "good" else licence(folder))
+    licence = folders.read_licence
+    monkeypatch.setattr(folders, "read_licence", lambda folder: 1 / 0 if folder.name == "good" else licence(folder))
     good = next(one for one in list_models() if one["name"].endswith("good"))
     assert "ZeroDivisionError" in good["fault"] and not good["ready"]

@@ -13,10 +13,9 @@ import pytest
 from tiny import SPECIAL, make_tokenizer
 
 from engine.base.errors import UserError
-from engine.models import template_process
+from engine.models import templates
 from engine.models.chat_format import answer_ending, disarm, encode_answer, encode_chat, render_chat, user_turn_opening
-from engine.models.template_process import render_template
-from engine.models.templates import CHATML, GEMMA, LLAMA3, MISTRAL, PLAIN
+from engine.models.templates import CHATML, GEMMA, LLAMA3, MISTRAL, PLAIN, render_template
 
 ROOT = Path(__file__).resolve().parents[1]
 TURNS = [{"role": "system", "content": "Be \"Edith\" <&> é\u2028."}, {"role": "user", "content": "Who?\n"},
@@ -26,7 +25,7 @@ TURNS = [{"role": "system", "content": "Be \"Edith\" <&> é\u2028."}, {"role": "
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of computing, not of waiting: a busy machine changes nothing."""
-    monkeypatch.setattr(template_process, "SECONDS", 0.3)
+    monkeypatch.setattr(templates, "SECONDS", 0.3)
 
 
 HOSTILE = {
@@ -136,20 +135,20 @@ def test_the_text_is_that_of_transformers(name: str, asked: bool) -> None:
 def test_chance_gives_the_same_text_again() -> None:
     render_chat(make_tokenizer(), TURNS)
     first = [render_template("{{ range(10000) | random }}{{ a }}", {"a": one}) for one in "ab"]
-    template_process._renderer().end()
+    templates._renderer().end()
     again = [render_template("{{ range(10000) | random }}{{ a }}{{ '' }}", {"a": one}) for one in "ab"]
     assert first == again and first[0][:-1] == first[1][:-1]
 
 
 def test_the_process_is_started_again_after_its_end_and_ends_with_its_owner() -> None:
     render_chat(make_tokenizer(), TURNS)
-    renderer = template_process._renderer()
+    renderer = templates._renderer()
     assert renderer.process
     first = renderer.process.pid
     os.kill(first, signal.SIGKILL)
     renderer.process.wait()
     assert render_chat(make_tokenizer(), [*TURNS[:-1], {"role": "user", "content": "anew"}]) and renderer.process.pid != first
-    code = ("from engine.models.template_process import _renderer, render_template as r\n"
+    code = ("from engine.models.templates import _renderer, render_template as r\n"
             "print(r('{{ a }}', {'a': 'said'}), _renderer().process.pid, flush=True)\nimport os; os.kill(os.getpid(), 9)")
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.split()
     assert told[0] == "said"
@@ -168,10 +167,10 @@ def test_the_program_imports_little() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_forked_process_has_a_renderer_of_its_own() -> None:
     render_chat(make_tokenizer(), TURNS)
-    mine = template_process._renderer()
+    mine = templates._renderer()
     child = os.fork()
     if not child:
-        os._exit(0 if template_process._renderer() is not mine else 1)
+        os._exit(0 if templates._renderer() is not mine else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 

@@ -18,7 +18,8 @@ from tiny import make_tiny
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
 from engine.models import hub as hub_module
-from engine.models.loading import ModelSource, list_models, locate
+from engine.models.folders import list_models
+from engine.models.loading import ModelSource, locate
 
 
 def run(generator: Any) -> tuple[list[Event], Any]:

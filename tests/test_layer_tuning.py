@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import find, make_tiny, random_examples
 
-from engine.models.checks import FAMILIES
+from engine.base.model_folder import FAMILIES
 from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model
 from engine.models.packing import pack, run_row

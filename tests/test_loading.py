@@ -18,8 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from engine.base.errors import UserError
 from engine.base.files import write_manifest
-from engine.models import loading
-from engine.models.loading import FAMILIES, list_models, load_model, load_tokenizer, parse_dtype
+from engine.base.model_folder import FAMILIES
+from engine.models import device
+from engine.models.device import parse_dtype
+from engine.models.folders import list_models
+from engine.models.loading import load_model, load_tokenizer
 from engine.stages import context
 
 
@@ -58,7 +61,7 @@ def test_weights_take_the_dtype_asked_for(name: str, dtype: torch.dtype, tmp_pat
 def test_auto_dtype_follows_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for speedup, expected in ((0.5, torch.float32), (1.1, torch.float32), (3.0, torch.bfloat16)):
-        monkeypatch.setattr(loading, "_probe_speedup", lambda value=speedup: value)
+        monkeypatch.setattr(device, "_probe_speedup", lambda value=speedup: value)
         assert parse_dtype("auto", cpu) is expected
     assert parse_dtype("auto", torch.device("cuda")) is torch.bfloat16
 
@@ -71,7 +74,7 @@ def test_on_cuda_half_precision_stays_half_precision(field: str, own: str | None
     folder = make_tiny(tmp_path / "model")
     edit(folder / "config.json", dtype=None, torch_dtype=None)
     edit(folder / "config.json", **{field: own})
-    monkeypatch.setattr(loading, "best_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(device, "best_device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(context, "load_model", lambda source, dtype, load_in: dtype)
     bench = context.JobContext(dataclasses.replace(make_job(folder, tmp_path / "out"), dtype="auto"), tmp_path)
     (tmp_path / "job.json").write_text("{}")
@@ -81,16 +84,16 @@ def test_on_cuda_half_precision_stays_half_precision(field: str, own: str | None
 
 
 def test_a_cpu_takes_no_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_probe_speedup", lambda: 1.0)
+    monkeypatch.setattr(device, "_probe_speedup", lambda: 1.0)
     assert parse_dtype("auto", torch.device("cpu"), "float16") is torch.float32
     with pytest.raises(UserError, match="int4"):
         parse_dtype("int4")
 
 
 def test_the_probe_is_short() -> None:
-    loading._probe_speedup.cache_clear()
-    assert loading._probe_speedup() > 0
-    assert loading._probe_speedup.cache_info().misses == 1
+    device._probe_speedup.cache_clear()
+    assert device._probe_speedup() > 0
+    assert device._probe_speedup.cache_info().misses == 1
 
 
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])
@@ -258,6 +261,6 @@ def test_models_on_this_machine_are_listed(own_home: Path, tmp_path: Path, monke
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    code = ("import sys; from engine.models import loading, chat_format, starter; loading.list_models()\n"
+    code = ("import sys; from engine.models import chat_format, folders, loading; folders.list_models()\n"
             "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy'")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

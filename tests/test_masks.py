@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import find, make_tiny
 from torch import Tensor
 
-from engine.models import recomputation
+from engine.models import memory_saving
 from engine.models.ffn import masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, Row, pack, states_that_predict
@@ -114,7 +114,7 @@ def test_the_gradient_is_that_of_a_relaxed_mask_and_of_finite_differences(model:
 
 
 def test_checkpointing_changes_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recomputation, "free_bytes", lambda _model: 0)
+    monkeypatch.setattr(memory_saving, "free_bytes", lambda _model: 0)
     rows, targets = make_rows(model)
     plain, checkpointed = start(), start()
     for _ in range(3):

@@ -21,13 +21,12 @@ from engine.base.memory import (
     most,
     plan,
 )
+from engine.base.model_folder import check_config
 from engine.base.sizes import ModelShape
 from engine.cast.bank import Entry
-from engine.cast.gather import gather
-from engine.models.cache import ROOM
-from engine.models.checks import check_config
+from engine.cast.dense import gather
+from engine.models.kv_cache import SPARE, CachedPrompt
 from engine.models.loading import load_model
-from engine.models.steady import SteadyConversation
 
 STARTER = Decoder(ModelShape(30, 576, 1536, 134_515_008), 3, 64, 49_152)
 LARGE = Decoder(ModelShape(28, 3072, 8192, 3_212_749_824), 8, 128, 128_256)  # Llama-3.2-3B's figures
@@ -48,7 +47,7 @@ def held(*owners: Any) -> int:
         elif isinstance(one, list | tuple):
             waiting += one
         else:  # a cache
-            waiting += [tensor for layer in one.layers for tensor in (layer.key_room, layer.value_room)]
+            waiting += [tensor for layer in one.layers for tensor in (layer.key_buffer, layer.value_buffer)]
     return sum(found.values())
 
 
@@ -76,10 +75,10 @@ def test_the_formulas_are_what_real_models_and_banks_hold(small: tuple[Any, Deco
 
 def test_a_conversation_holds_as_many_keys(small: tuple[Any, Decoder]) -> None:
     model, decoder = small
-    talk = SteadyConversation(model)
+    talk = CachedPrompt(model)
     assert list(talk.read([5] * CONTEXT))
     wanted = memory_of("gather", decoder, Cast(1, 1, CONTEXT, 40)).key_values
-    assert wanted <= held(talk.cache) <= wanted + ROOM * decoder.token_bytes
+    assert wanted <= held(talk.cache) <= wanted + SPARE * decoder.token_bytes
 
 
 def test_a_character_stays_within_its_megabytes() -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny import find, make_tiny, random_examples
 
+from engine.base.model_folder import FAMILIES
 from engine.models import packing
-from engine.models.checks import FAMILIES
+from engine.models.attention import can_divide
 from engine.models.loading import load_model
-from engine.models.packed_attention import can_divide
+from engine.models.memory_saving import recomputed
 from engine.models.packing import Example, Row, answer_states, pack, run_row, states_that_predict
-from engine.models.recomputation import recomputed
 
 WHOLE = {"gemma2", "gemma3_text"}  # these slide
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny import find, make_tiny, random_examples
 
-from engine.models import recomputation
-from engine.models.checks import FAMILIES
+from engine.base.model_folder import FAMILIES
+from engine.models import memory_saving
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
+from engine.models.memory_saving import activation_bytes, recomputed_where_tight
 from engine.models.packing import pack, states_that_predict
-from engine.models.recomputation import activation_bytes, recomputed_where_tight
 
 ROW = pack(random_examples([9, 12, 30, 25, 14]), 200)[0]
 
@@ -40,7 +40,7 @@ def backward(model: Any) -> None:
 @pytest.mark.parametrize(("share", "times"), [(0.9, 2), (1.1, 1)])
 def test_layers_are_computed_twice_where_a_quarter_of_the_free_memory_does_not_hold_the_row(
         model: Any, passes: list[int], monkeypatch: pytest.MonkeyPatch, share: float, times: int) -> None:
-    monkeypatch.setattr(recomputation, "free_bytes", lambda _model: int(4 * share * activation_bytes(model, ROW.size)))
+    monkeypatch.setattr(memory_saving, "free_bytes", lambda _model: int(4 * share * activation_bytes(model, ROW.size)))
     backward(model)
     assert len(passes) == times
 

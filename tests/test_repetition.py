@@ -15,8 +15,7 @@ from transformers import MinPLogitsWarper
 from engine.base.errors import UserError
 from engine.base.sampling import DEFAULTS, KNOBS, SamplingParams, options_of, read_params
 from engine.models.loading import load_model
-from engine.models.repetition import Sampler, dry_lengths
-from engine.models.sampling import Sampling, choose, sample_together
+from engine.models.sampling import Sampler, Sampling, choose, dry_lengths, sample_together
 
 OFF = SamplingParams(temperature=0, top_p=1, min_p=0, repeat_penalty=1, dry_multiplier=0, seed=1)
 A, B, C, D, STOP, END = range(6)

@@ -9,8 +9,7 @@ from tiny import find, make_tiny
 
 from engine.models.ffn import project_logits
 from engine.models.loading import load_model
-from engine.models.packing import Example, Row, pack, run_row
-from engine.models.resampling import CANDIDATES, relabelled, resample_tokens
+from engine.models.packing import CANDIDATES, Example, Row, pack, relabelled, resample_tokens, run_row
 
 CONTROL = {1, 2, 3}
 

@@ -10,10 +10,10 @@ import torch
 from tiny import find, make_tiny
 from transformers import DynamicCache
 
-from engine.models.cache import ROOM, growing_cache
-from engine.models.checks import FAMILIES
+from engine.base.model_folder import FAMILIES
+from engine.models.device import quiet_transformers
+from engine.models.kv_cache import SPARE, growing_cache
 from engine.models.loading import load_model
-from engine.models.quiet import quiet_transformers
 from engine.models.sampling import Sampled, Sampling, choose, sample_together
 
 ModelOf = Callable[..., Any]
@@ -116,8 +116,8 @@ def test_choices_follow_the_distribution_cut_at_top_p() -> None:
 @torch.inference_mode()
 def test_the_growing_cache_equals_the_dynamic_one_beyond_its_first_buffer(model_of: ModelOf) -> None:
     model, caches = model_of("llama"), (growing_cache(), DynamicCache())
-    tokens = torch.randint(3, 300, (3, 5 + 2 * ROOM + 9), generator=torch.Generator().manual_seed(4))
-    for begin, end in [(0, 5), *((at, at + 1) for at in range(5, 5 + ROOM + 4)), (5 + ROOM + 4, tokens.shape[1])]:
+    tokens = torch.randint(3, 300, (3, 5 + 2 * SPARE + 9), generator=torch.Generator().manual_seed(4))
+    for begin, end in [(0, 5), *((at, at + 1) for at in range(5, 5 + SPARE + 4)), (5 + SPARE + 4, tokens.shape[1])]:
         mine, theirs = (model(input_ids=tokens[:, begin: end], past_key_values=cache, use_cache=True).logits[:, -1]
                         for cache in caches)
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
@@ -127,5 +127,5 @@ def test_the_growing_cache_equals_the_dynamic_one_beyond_its_first_buffer(model_
         torch.testing.assert_close(mine.values, theirs.values, atol=1e-5, rtol=1e-5)
         mine.keep_rows(torch.tensor([2, 0]))
         mine.truncate(70)
-        assert torch.equal(mine.keys, mine.key_room[:, :, :70])
+        assert torch.equal(mine.keys, mine.key_buffer[:, :, :70])
         torch.testing.assert_close(mine.keys, theirs.keys[[2, 0], :, :70], atol=1e-5, rtol=1e-5)

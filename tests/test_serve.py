@@ -16,13 +16,13 @@ from tiny import find, make_tiny
 from engine.calibration.rewriting import Voice
 from engine.cards.card import find_bundled, parse_card
 from engine.cards.prompt import Setting, render_system_prompt
+from engine.models.kv_cache import PIECE, CachedPrompt
 from engine.models.loading import load_tokenizer
-from engine.models.steady import PIECE, SteadyConversation
 from engine.models.templates import CHATML
 from engine.serve import Worker
-from engine.serving import shelf as shelves
+from engine.serving import model_cache
+from engine.serving.model_cache import CONVERSATIONS, ModelCache
 from engine.serving.requests import parse
-from engine.serving.shelf import CONVERSATIONS, Shelf
 
 CARD = {"name": "Zoë", "description": "A miller who grinds flour for {{user}}.", "first_mes": "Flour, {{user}}?"}
 OTHER = {"name": "Ada", "description": "A smith."}
@@ -47,7 +47,7 @@ class Bench:
     def __init__(self, model: str, keep: int = 3) -> None:
         self.model = model
         self.said: list[dict[str, Any]] = []
-        self.worker = Worker(Shelf("fp32", keep), self.said.append)
+        self.worker = Worker(ModelCache("fp32", keep), self.said.append)
 
     def ask(self, do: str, identity: str | int, **fields: Any) -> None:
         request = {"do": do, "id": identity, "model": self.model, "card": CARD, "turns": TURNS, "player": "Ann",
@@ -154,13 +154,13 @@ def test_what_two_prompts_share_is_read_once(bench: Bench) -> None:
     assert bench.answer(card=OTHER)["reused_tokens"] < PIECE
     later = bench.answer(turns=[*second_turn(first["text"]), ["assistant", "Much. " * 20], ["user", "Why is that?"]])
     assert later["reused_tokens"] >= again["prompt_tokens"] - PIECE, "the first chat is still known"
-    assert len(bench.worker.shelf.models[bench.model].talks) <= CONVERSATIONS
+    assert len(bench.worker.cache.models[bench.model].talks) <= CONVERSATIONS
 
 
 def test_few_conversations_are_kept(bench: Bench) -> None:
     for number in range(CONVERSATIONS + 3):
         bench.answer(card={"name": f"{number} Zoë", "description": "A miller. " * 10})
-    loaded = bench.worker.shelf.models[bench.model]
+    loaded = bench.worker.cache.models[bench.model]
     assert len(loaded.talks) == CONVERSATIONS and not loaded.busy and not loaded.users
 
 
@@ -296,18 +296,18 @@ def test_a_model_that_cannot_be_loaded_fails_alone(bench: Bench, tmp_path: Path)
     bench.finish()
     assert bench.of("bad")[-1]["event"] == "Failed" and "no model 'no-such-model'" in bench.of("bad")[-1]["sentence"]
     assert bench.of("worse")[-1]["event"] == "Failed" and bench.of("good")[-1]["event"] == "Ended"
-    assert not bench.worker.shelf.under_way
+    assert not bench.worker.cache.under_way
 
 
 def test_a_lack_of_memory_is_tried_once_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = bench.answer()
     bench.answer("forget")
-    compute = SteadyConversation._compute
+    compute = CachedPrompt._compute
     calls = iter(range(10_000))
     begun_at: list[int] = []
 
     def fail_at(*numbers: int) -> Any:
-        def fail_or_compute(self: SteadyConversation, fresh: Any) -> Any:
+        def fail_or_compute(self: CachedPrompt, fresh: Any) -> Any:
             begun_at.append(len(self.tokens))
             if next(calls) in numbers:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
@@ -317,12 +317,12 @@ def test_a_lack_of_memory_is_tried_once_more(bench: Bench, monkeypatch: pytest.M
     for number in (1, 8):
         calls = iter(range(10_000))
         begun_at.clear()
-        monkeypatch.setattr(SteadyConversation, "_compute", fail_at(number))
+        monkeypatch.setattr(CachedPrompt, "_compute", fail_at(number))
         found = bench.answer()
         assert (found["event"], found["text"]) == ("Ended", expected["text"]), number
         assert begun_at[number] > begun_at[number + 1] == 0, "its own cache is given up as well"
         bench.answer("forget")
-    monkeypatch.setattr(SteadyConversation, "_compute", fail_at(*range(10_000)))
+    monkeypatch.setattr(CachedPrompt, "_compute", fail_at(*range(10_000)))
     calls = iter(range(10_000))
     failed = bench.answer()
     assert failed["event"] == "Failed" and "memory" in failed["sentence"] and "Traceback" not in failed["sentence"]
@@ -333,15 +333,15 @@ def test_a_lack_of_memory_is_tried_once_more(bench: Bench, monkeypatch: pytest.M
 def test_other_models_make_room_for_one_that_does_not_fit(llama: str, qwen: str, bench: Bench,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     bench.answer()
-    load = shelves.load_model
+    load = model_cache.load_model
 
     def fail_beside_another(*arguments: Any) -> Any:
-        if bench.worker.shelf.models:
-            raise shelves.UserError("The model does not fit into memory.") from MemoryError()
+        if bench.worker.cache.models:
+            raise model_cache.UserError("The model does not fit into memory.") from MemoryError()
         return load(*arguments)
 
-    monkeypatch.setattr(shelves, "load_model", fail_beside_another)
-    assert bench.answer(model=qwen)["event"] == "Ended" and list(bench.worker.shelf.models) == [qwen]
+    monkeypatch.setattr(model_cache, "load_model", fail_beside_another)
+    assert bench.answer(model=qwen)["event"] == "Ended" and list(bench.worker.cache.models) == [qwen]
 
 
 def test_a_defect_fails_one_request_and_goes_to_the_log(bench: Bench, monkeypatch: pytest.MonkeyPatch,
@@ -372,7 +372,7 @@ REFUSED = [{"card": {"name": "Zoë"}}, {"card": None}, {"turns": [["system", "x"
 @pytest.mark.parametrize("fields", REFUSED, ids=str)
 def test_a_request_that_makes_no_sense_is_refused(fields: dict[str, Any], bench: Bench) -> None:
     failed = bench.answer(**fields)
-    assert failed["event"] == "Failed" and failed["sentence"].endswith(".") and not bench.worker.shelf.models
+    assert failed["event"] == "Failed" and failed["sentence"].endswith(".") and not bench.worker.cache.models
 
 
 def test_an_id_serves_one_request_at_a_time(bench: Bench) -> None:
@@ -385,9 +385,9 @@ def test_the_models_used_last_are_kept(llama: str, qwen: str) -> None:
     bench = Bench(llama, keep=1)
     bench.answer()
     bench.answer(model=qwen)
-    assert list(bench.worker.shelf.models) == [qwen]
+    assert list(bench.worker.cache.models) == [qwen]
     forgotten = bench.answer("forget", model=qwen)
-    assert forgotten["event"] == "Forgotten" and forgotten["bytes"] > 0 and not bench.worker.shelf.models
+    assert forgotten["event"] == "Forgotten" and forgotten["bytes"] > 0 and not bench.worker.cache.models
     assert bench.answer("forget", model="never loaded")["bytes"] == 0
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import find, make_tiny
 
-from engine.models.checks import FAMILIES
+from engine.base.model_folder import FAMILIES
+from engine.models.kv_cache import PIECE, CachedPrompt
 from engine.models.loading import load_model
-from engine.models.steady import PIECE, SteadyConversation
 
 WORDS = torch.randint(3, 290, (300,), generator=torch.Generator().manual_seed(1)).tolist()
 OTHERS = torch.randint(3, 290, (300,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -22,7 +22,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_model(find(folder), torch.bfloat16)
 
 
-def read(talk: SteadyConversation, tokens: Sequence[int]) -> torch.Tensor:
+def read(talk: CachedPrompt, tokens: Sequence[int]) -> torch.Tensor:
     """The logits behind a prompt, read to its end."""
     reading = talk.read(tokens)
     while True:
@@ -33,7 +33,7 @@ def read(talk: SteadyConversation, tokens: Sequence[int]) -> torch.Tensor:
 
 
 def fresh(model: Any, tokens: Sequence[int], answer: Sequence[int] = ()) -> torch.Tensor:
-    talk = SteadyConversation(model)
+    talk = CachedPrompt(model)
     logits = read(talk, tokens)
     for token in answer:
         logits = talk.advance(token)
@@ -49,7 +49,7 @@ def test_logits_are_those_of_the_whole_model(model: Any) -> None:
 
 
 def test_bits_do_not_depend_on_what_was_known(model: Any) -> None:
-    talk = SteadyConversation(model)
+    talk = CachedPrompt(model)
     assert torch.equal(read(talk, WORDS[:150]), fresh(model, WORDS[:150]))
     assert torch.equal(talk.advance(WORDS[150]), fresh(model, WORDS[:150], WORDS[150:151]))
     for token in WORDS[151:200]:
@@ -64,7 +64,7 @@ def test_bits_do_not_depend_on_what_was_known(model: Any) -> None:
 
 
 def test_only_whole_pieces_of_a_prompt_are_used_again(tmp_path: Path) -> None:
-    talk = SteadyConversation(load_model(find(make_tiny(tmp_path)), torch.float32))
+    talk = CachedPrompt(load_model(find(make_tiny(tmp_path)), torch.float32))
     assert talk.reusable(WORDS[:100]) == 0
     read(talk, WORDS[:150])
     for token in WORDS[150:260]:
@@ -81,7 +81,7 @@ def test_only_whole_pieces_of_a_prompt_are_used_again(tmp_path: Path) -> None:
 
 def test_a_read_that_is_broken_off_does_no_harm(tmp_path: Path) -> None:
     model = load_model(find(make_tiny(tmp_path)), torch.float32)
-    talk = SteadyConversation(model)
+    talk = CachedPrompt(model)
     read(talk, OTHERS[:100])
     reading = talk.read(WORDS[:250])
     next(reading)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import find, make_tiny
 
-from engine.models.cache import growing_cache
-from engine.models.checks import FAMILIES
+from engine.base.model_folder import FAMILIES
 from engine.models.ffn import decoder, masked
+from engine.models.kv_cache import growing_cache
 from engine.models.loading import load_model
 from engine.models.steps import FAMILIES as STEPPED
 from engine.models.steps import TokenSteps, attend_cached, can_step

@@ -13,10 +13,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from engine.models.checks import FAMILIES
+from engine.base.model_folder import FAMILIES
+from engine.models.device import quiet_transformers
 from engine.models.loading import ModelSource, locate
 from engine.models.packing import Example
-from engine.models.quiet import quiet_transformers
 from engine.models.templates import CHATML
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -270,6 +270,14 @@ def gguf_instead(place: Path | str, what: str) -> UserError:
                      "or a folder with its config.json and *.safetensors.")
 
 
+def no_safetensors(where: str, pickles: bool) -> UserError:
+    """The error for a model without safetensors files; `pickles`: it has weights of another kind."""
+    if pickles:
+        return UserError(f"{where} has its weights only as pickle files, which can run code when they are read.",
+                         "Only safetensors are loaded: choose a model that has *.safetensors files.")
+    return UserError(f"{where} has no weights.", "Only safetensors are loaded: a *.safetensors file is missing.")
+
+
 def _contradiction(config: Config) -> str:
     """Which two fields of a config contradict each other; "" where none do."""
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads or config.num_attention_heads
@@ -351,7 +359,7 @@ def folder_shape(folder: Path) -> ModelShape:
     """
     config, shapes = check_config(folder / "config.json"), shapes_of(folder)
     if not shapes:
-        raise UserError(f"{folder} has no weights.", "Only safetensors are loaded: a *.safetensors file is missing.")
+        raise no_safetensors(str(folder), pickles=False)
     check_shapes(folder, config, shapes)
     return ModelShape(config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], count(shapes.values()))
 

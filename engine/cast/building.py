@@ -1,10 +1,13 @@
-"""From an exported folder to a character of a bank: is it this dense model's, what differs, and how little says so.
+"""From an exported folder to a character of a bank: does it belong to this dense model, what differs, and the correction.
 
-A bank holds a mask and a correction of W_down; a folder whose other weights
-differ from the dense model's (another base, or a fine-tune after the cut) is
-refused. Where a run tuned its layers, W_gate and W_up differ as well: its mask
-is taken, and the correction found anew stands in for the tuning. Knows the
-layout of export/folder.py.
+A bank holds a mask and a correction of W_down, so a folder whose other weights differ from the dense model's (another base, or
+a fine-tune after the cut) is refused. Where a run tuned its layers, W_gate and W_up differ as well: only its mask is taken, and
+the new correction replaces the tuning.
+
+The correction is found in one of two ways. With lines of the run the layers are refitted once more from the lowest up
+(pruning/reconstruction.py), each to what its correction can hold, so that the layers above correct what is left over below.
+Without them the folder's own W_down is decomposed: a refit on neutral lines alone came out worse, but they serve as well as the
+run's to say which activations count (docs/cast.md has the figures).
 """
 
 import json
@@ -19,22 +22,30 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Saved, Stage, Warned
+from engine.base.events import Event, Finished, Saved, Stage, Step, Warned
 from engine.base.files import is_file, read_json, slug
 from engine.base.memory import BANK_BYTES, largest_rank
 from engine.base.sizes import ModelShape
-from engine.calibration.lines import Line, read_lines
+from engine.calibration.lines import Line, of_split, read_lines, read_queries, spread
+from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import messages
 from engine.cast.bank import Entry, add, read_bank, require_base
-from engine.cast.correcting import LINES, STAGE, correct, correction_rows, is_refitted
-from engine.cast.delta import Delta, without_correction
+from engine.cast.delta import Delta, Fitted, fit_layer, stack, without_correction
 from engine.cast.dense import Dense, load_dense
 from engine.export.folder import MASK, mask_file, read_mask
 from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model, locate
+from engine.models.packing import Example, Row, pack
 from engine.pruning.cutting import kept_indices
+from engine.pruning.reconstruction import can_propagate, gram_matrices, layer_groups, refit_propagated
 
+STAGE = "correct"
+LINES = 48  # as many as a refit reads in the quick preset
+ANSWER = 40  # tokens of an answer at most
+ROW = 1536  # tokens
+ROWS = 3
+RIDGE, SHARE = 0.03, 0.7  # of the refit, as in stages/repair.py
 _TOLD = ("format", "character", "slug", "base", "recipe", "lines", "readings", "choices", "before", "after", "dtype", "weights",
          "day", "made", "versions")  # of a report; the course of the learning and the times of the stages stay behind
 
@@ -167,3 +178,66 @@ def _differs(dense: Dense, run: Run, where: str) -> UserError:
                          "Prune the character without --recover.")
     return UserError(f"{run.folder} was not cut from {dense.source.name}: their weights differ ({where}).",
                      f"Its report names {str(run.report['base']['name'])[:80]}: give that model with --model.")
+
+
+def correction_rows(tokenizer: Any, card: Card, own: Sequence[Line], lines: int) -> list[Row]:
+    """Up to ROWS packed rows behind the card's prompt: the train lines of `own`, else player lines with neutral answers."""
+    voice = Voice.of(card, tokenizer)
+    if own:
+        examples = [encode_line(tokenizer, voice, line.question, line.answer, line.complete)
+                    for line in own if line.split == "train"]
+    else:
+        pool = [query for query in of_split(read_queries(), "train") if query.neutral.strip()]
+        examples = [encode_line(tokenizer, voice, query.question, query.neutral, True) for query in spread(pool, lines, 0)]
+    return pack([Example(one.prompt, one.answer[:ANSWER]) for one in examples], ROW)[:ROWS]
+
+
+def correct(dense: Any, cut: Any, mask: Tensor, rows: Sequence[Row], rank: int, again: bool) -> Generator[
+        Event, None, tuple[Delta, float]]:
+    """The delta of a mask (L, d_ff) at a rank, and the share of what a whole refit changes that it leaves out, over layers.
+
+    cut: the pruned model with its refitted W_down, which is taken apart; again: the layers are refitted, where the family
+    allows it.
+    """
+    if again and can_propagate(dense):
+        layers = yield from _refit(dense, mask, rows, rank)
+    else:
+        layers = yield from _take_apart(dense, cut, mask, rows, rank)
+    return stack(mask, layers), sum(layer.left_out for layer in layers) / len(layers)
+
+
+def _refit(dense: Any, mask: Tensor, rows: Sequence[Row], rank: int) -> Generator[Event, None, list[Fitted]]:
+    found: list[Fitted] = []
+    kept, ffns = kept_indices(mask), feed_forwards(dense)
+
+    def nearest(layer: int, columns: Tensor, gram: Tensor) -> Tensor:
+        own = ffns[layer].down.weight[:, kept[layer]].float()
+        found.append(fit_layer(columns.float(), own, gram, rank))
+        return found[-1].applied(own)
+
+    steps = len(ffns) * (len(rows) + 1)
+    for number, _ in enumerate(refit_propagated(dense, rows, kept, RIDGE, SHARE, nearest), start=1):
+        yield Step(STAGE, number, steps, {"layer": len(found)})
+    return found
+
+
+def _take_apart(dense: Any, cut: Any, mask: Tensor, rows: Sequence[Row], rank: int) -> Generator[Event, None, list[Fitted]]:
+    ffns, refitted, kept = feed_forwards(dense), feed_forwards(cut), kept_indices(mask)
+    found: list[Fitted] = []
+    for group in layer_groups(len(ffns), refitted[0].size):
+        grams: dict[int, Tensor] = {}
+        for sums in gram_matrices(cut, rows, group):
+            grams = sums
+            yield Step(STAGE, len(found), len(ffns))
+        for layer in group:
+            own = ffns[layer].down_weight()[:, kept[layer]]
+            found.append(fit_layer(refitted[layer].down_weight(), own, grams.pop(layer), rank))
+            yield Step(STAGE, len(found), len(ffns))
+    return found
+
+
+@torch.no_grad()
+def is_refitted(dense: Any, cut: Any, mask: Tensor) -> bool:
+    """Whether any layer's W_down is more than the dense model's kept columns."""
+    return any(not torch.equal(ffn.down.weight[:, index].to(own.down.weight), own.down.weight)
+               for ffn, own, index in zip(feed_forwards(dense), feed_forwards(cut), kept_indices(mask), strict=True))

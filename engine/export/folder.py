@@ -33,7 +33,7 @@ from torch import Tensor
 from engine.base.files import folder_size, write_json
 from engine.export.licence import copy_legal
 from engine.export.model_card import write_readme
-from engine.models.quiet import quiet_transformers
+from engine.models.device import quiet_transformers
 
 MASK = "persona/mask.safetensors"
 FORMER = {"mask.safetensors": MASK}  # names that files had in folders of former versions, and what they have now

@@ -162,7 +162,7 @@ def _reference_dtype(source: ModelSource) -> str:
     """float32 where the weights fit into the free memory in it, else the format that they have."""
     import psutil
 
-    from engine.models.checks import count_parameters
+    from engine.base.model_folder import count_parameters
 
     fits = count_parameters(source.folder) * 4 * 1.2 < psutil.virtual_memory().available
     return "float32" if fits else source.own_dtype or "bfloat16"

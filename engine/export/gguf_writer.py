@@ -16,12 +16,11 @@ import numpy
 
 from engine.base.events import Event, Stage, Step, Warned
 from engine.base.files import megabytes, read_json, slug, write_json, write_manifest
-from engine.base.model_folder import known_shapes
+from engine.base.model_folder import check_config, known_shapes
 from engine.base.sizes import expected_bytes
 from engine.export.gguf_metadata import add_origin, add_sizes, add_tokenizer, ends_of
 from engine.export.gguf_proof import prove_files, require_llama_cpp
 from engine.export.gguf_tensors import Weight, architecture_of, blocks, parse_types, plan_weights
-from engine.models.checks import check_config
 from engine.models.loading import load_config, load_tokenizer, locate
 
 FOLDER = "gguf"

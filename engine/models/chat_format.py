@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from engine.base.errors import UserError
-from engine.models.template_process import Refused, render_template
+from engine.models.templates import Refused, render_template
 
 Message = dict[str, str]
 _SYSTEM_MARK = "zqsystemmarkqz"

@@ -69,7 +69,7 @@ def decoder(model: nn.Module) -> Any:
 
 
 def compute_dtype(model: Any) -> torch.dtype:
-    """The dtype of the model's activations: that of its weights, unless storage.py keeps these narrower."""
+    """The dtype of the model's activations: that of its weights, unless memory_saving.py keeps these narrower."""
     return getattr(model, "compute_dtype", None) or model.dtype
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +18,14 @@ from pathlib import Path
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
 from engine.base.files import require_space
-from engine.models.checks import check_config, no_safetensors
-from engine.models.download import watch
+from engine.base.model_folder import check_config, no_safetensors
 
 STAGE = "fetch model"
 ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*",
            "NOTICE*", "USE_POLICY*"]
 IGNORED = ["*/*", "consolidated*"]  # subfolders hold other formats; consolidated files hold the weights a second time
 _ANSWER_SECONDS = 15.0
+_POLL_SECONDS = 0.5
 _DOWNLOAD = """
 import json, sys
 from huggingface_hub import snapshot_download
@@ -140,3 +141,30 @@ def _hub_errors(name: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, OSError, RuntimeError, errors.HTTPError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"The hub could not deliver {name} ({reason}).", "Try again later.") from error
+
+
+def watch(process: subprocess.Popen, folder: Path, total: int, stage: str) -> Generator[Step, None, None]:
+    """Yield steps in MB while `folder` grows, at most to `total`, until the process has ended; a closed generator kills it."""
+    before, last = growing_size(folder), 0
+    try:
+        while process.poll() is None:
+            time.sleep(_POLL_SECONDS)
+            done = min(total, round((growing_size(folder) - before) / 1e6))
+            if done > last:
+                last = done
+                yield Step(stage, done, total)
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+def growing_size(folder: Path) -> int:
+    """Bytes of the plain files below a folder (links not followed) that another process is writing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += 0 if (file := Path(place, name)).is_symlink() else file.stat().st_size
+            except OSError:
+                continue
+    return total

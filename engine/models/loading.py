@@ -9,10 +9,7 @@ characters and no prompts; importing it does not import torch.
 from __future__ import annotations
 
 import copy
-import functools
-import logging
 import re
-import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import date
@@ -24,20 +21,15 @@ from engine.base.events import Event
 from engine.base.files import read_untrusted_json
 from engine.base.model_folder import STARTER, model_folder
 from engine.base.process import is_out_of_memory, return_freed_memory
-from engine.models.catalogue import list_models
-from engine.models.checks import FAMILIES, check_folder, read_front_matter
+from engine.models.device import best_device, quiet_transformers, quieten_bitsandbytes
+from engine.models.folders import check_folder, read_front_matter
 from engine.models.hub import fetch_model
-from engine.models.quiet import quiet_transformers
 from engine.models.starter import fetch_starter
-from engine.models.template_process import unusable
-from engine.models.templates import LONGEST_TEMPLATE, fix_settings, template_for
+from engine.models.templates import LONGEST_TEMPLATE, fix_settings, template_for, unusable
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = ["FAMILIES", "ModelSource", "best_device", "check_folder", "choose_dtype", "day_of", "list_models", "load_model",
-           "load_tokenizer", "locate", "on_day", "parse_dtype"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _EAGER = {"gemma2"}  # its soft cap on attention logits exists in the eager path only
@@ -45,7 +37,6 @@ _LAYER_WEIGHT = re.compile(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$")
 _REPORT_LIMIT = 100_000_000  # bytes of report.json
 _PIECE = 1 << 24  # weights looked at together
 _AGAIN = "Download or copy the model again."
-_FASTER = 1.2  # bf16 is taken on a CPU when it is at least this many times as fast as fp32
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -79,59 +70,6 @@ def locate(model: str) -> Generator[Event, None, ModelSource]:
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
     told = read_front_matter(folder)
     return ModelSource(name, folder, check_folder(folder), told.get("license"), revision, told)
-
-
-def best_device() -> torch.device:
-    """The first CUDA device where there is one, else the CPU."""
-    import torch
-
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def choose_dtype(device: torch.device | None = None, own: str | None = None) -> torch.dtype:
-    """The number format of the weights on `device` (default: the best one); `own` is the source's, where it is known.
-
-    On CUDA float16 where the weights came so (bf16 would cut three bits off), else bf16; on a CPU bf16 where a short
-    probe, made once a process, finds it clearly faster than fp32.
-    """
-    import torch
-
-    if (device or best_device()).type == "cuda":
-        return torch.float16 if own == "float16" else torch.bfloat16
-    return torch.bfloat16 if _probe_speedup() >= _FASTER else torch.float32
-
-
-@functools.cache
-def _probe_speedup() -> float:
-    """How many times as fast as fp32 this CPU multiplies (128, 1024) by (1024, 4096) in bf16; under half a second."""
-    import torch
-
-    best = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        rows, weights = torch.ones(128, 1024, dtype=dtype), torch.ones(4096, 1024, dtype=dtype)
-        times: list[float] = []
-        limit = time.perf_counter() + 0.12
-        while len(times) < 2 or (len(times) < 8 and time.perf_counter() < limit):
-            start = time.perf_counter()
-            torch.nn.functional.linear(rows, weights)
-            times.append(time.perf_counter() - start)
-            if times[0] > 0.12:  # so slow that there is no need to measure again
-                break
-        best[dtype] = min(times)
-    return best[torch.float32] / best[torch.bfloat16]
-
-
-def parse_dtype(name: str, device: torch.device | None = None, own: str | None = None) -> torch.dtype:
-    """The dtype of fp32, bf16 or fp16 (also float32, bfloat16, float16), or of "auto": see choose_dtype."""
-    import torch
-
-    if name == "auto":
-        return choose_dtype(device, own)
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    known |= {str(dtype).removeprefix("torch."): dtype for dtype in known.values()}
-    if name not in known:
-        raise UserError(f"There is no number format {name[:40]!r}.", "Choose one of: auto, fp32, bf16, fp16.")
-    return known[name]
 
 
 def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") -> PreTrainedModel:
@@ -219,12 +157,6 @@ def load_config(source: ModelSource) -> Any:
             setattr(config, name, 0.0)
     config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     return config
-
-
-def quieten_bitsandbytes() -> None:
-    """Let it say errors only: it warns at every single product, and of a kernel that it would fetch from a hub."""
-    for name in ("autograd._functions", "backends.cpu.ops"):
-        logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
 
 
 def _quantised(load_in: str, dtype: torch.dtype) -> dict[str, Any]:

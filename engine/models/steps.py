@@ -138,24 +138,6 @@ class TokenSteps:
         return self.cosines[positions], self.sines[positions]
 
 
-class Reader:
-    """Appends tokens to a conversation's cache: one by steps, where the model allows it, several by its own forward pass."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.steps = TokenSteps(model) if can_step(model) else None
-
-    def read(self, tokens: Sequence[int], start: int, cache: Any) -> Tensor:
-        """The last of the tokens' final hidden states, (1, d); the cache holds the `start` tokens before them."""
-        device = next(self.model.parameters()).device
-        ids = torch.tensor([list(tokens)], device=device)
-        positions = torch.arange(start, start + len(tokens), device=device)[None]
-        if self.steps and len(tokens) == 1 and start:
-            return self.steps.step(ids[0], positions[0], attend_cached(cache))
-        output = decoder(self.model)(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
-        return output.last_hidden_state[0, -1:]
-
-
 def attend_cached(cache: Any) -> Attend:
     """Attention of rows that see all of their own keys in `cache` (transformers' kind), the new ones included."""
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from engine.base.process import return_freed_memory
 from engine.models.ffn import masked, project_logits
+from engine.models.memory_saving import recomputed_where_tight
 from engine.models.packing import Row, states_that_predict
-from engine.models.recomputation import recomputed_where_tight
 from engine.pruning.importance import top_channels
 
 CHUNK = {"cpu": 64, "cuda": 1024}  # answer tokens whose logits are held at once

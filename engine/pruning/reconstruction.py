@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.models.attention import Layout, can_divide, divided, lay_out
 from engine.models.ffn import FeedForward, compute_dtype, decoder, feed_forwards, hooked, put_back
-from engine.models.packed_attention import Layout, can_divide, divided, lay_out
 from engine.models.packing import Row, run_row, split_prefix
 
 Nearest = Callable[[int, Tensor, Tensor], Tensor]  # from a layer's number, columns (d, k) and E[a' a'^T] (k, k), unscaled

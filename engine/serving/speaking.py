@@ -2,7 +2,7 @@
 
 What a task yields is an answer without its id, or None where a turn brought
 nothing to say. Time is counted only while a task computes, never while others
-have their turn. Knows the shelf and requests, no pipes.
+have their turn. Knows the cache and requests, no pipes.
 """
 
 import logging
@@ -18,10 +18,10 @@ from engine.calibration.filtering import before_loop, is_looping, last_whole_sen
 from engine.cards.lorebook import Firing
 from engine.cards.prompt import Fitted, Message
 from engine.models.chat_format import encode_answer, encode_chat, endings, render_chat
-from engine.models.repetition import Sampler
-from engine.models.steady import PIECE, SteadyConversation
+from engine.models.kv_cache import PIECE, CachedPrompt
+from engine.models.sampling import Sampler
+from engine.serving.model_cache import Loaded, ModelCache, Turn
 from engine.serving.requests import Request
-from engine.serving.shelf import Loaded, Shelf, Turn
 
 Task = Generator[Turn, None, None]
 FEWEST = 16  # tokens of an answer: with less room than this, the prompt is too long
@@ -65,16 +65,16 @@ def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], Fitte
     return prompt, fitted, min(limit, room)
 
 
-def speak(request: Request, shelf: Shelf) -> Task:
+def speak(request: Request, cache: ModelCache) -> Task:
     """Answer: Said for every new piece of text, then Ended."""
-    loading = shelf.load(request.model)
+    loading = cache.load(request.model)
     loaded = yield from _unless_stopped(loading, request)
     if loaded is None:
         yield {"event": "Ended", "reason": "stopped", **_Answer(request, None, [], 0, Fitted([]), 0).measures()}
         return
     loaded.users += 1
     try:
-        yield from answer(request, loaded, shelf.free)
+        yield from answer(request, loaded, cache.free)
     finally:
         loaded.users -= 1
 
@@ -116,7 +116,7 @@ class _Answer:
         before = request.turns[-1][1].rstrip() if request.goes_on else ""
         self.before = "" if is_looping(before) else before  # the beginning of a turn that goes on
 
-    def stream(self, talk: SteadyConversation, free: Callable[[], None]) -> Task:
+    def stream(self, talk: CachedPrompt, free: Callable[[], None]) -> Task:
         """Read the prompt, then say token after token."""
         assert self.loaded
         tokenizer = self.loaded.tokenizer
@@ -171,7 +171,7 @@ class _Answer:
         elif reason == "limit":
             self.text = self.text[: self._whole() or len(self.text)]
 
-    def _read(self, talk: SteadyConversation, free: Callable[[], None], tokens: Sequence[int]) -> Generator[Turn, None, Any]:
+    def _read(self, talk: CachedPrompt, free: Callable[[], None], tokens: Sequence[int]) -> Generator[Turn, None, Any]:
         """The logits behind `tokens`; None when stopped before. Out of memory: all else is freed, then once more."""
         reading = talk.read(tokens)
         while not self.request.stopped:
@@ -190,7 +190,7 @@ class _Answer:
             yield None
         return None
 
-    def _advance(self, talk: SteadyConversation, free: Callable[[], None], token: int) -> Generator[Turn, None, Any]:
+    def _advance(self, talk: CachedPrompt, free: Callable[[], None], token: int) -> Generator[Turn, None, Any]:
         try:
             with self.clock.running():
                 return talk.advance(token)
@@ -205,7 +205,7 @@ class _Answer:
         logging.warning("out of memory in %s; trying once more", self.request.id)
         self.second_try = True
 
-    def _start_over(self, talk: SteadyConversation, free: Callable[[], None]) -> None:
+    def _start_over(self, talk: CachedPrompt, free: Callable[[], None]) -> None:
         talk.clear()
         free()
 
@@ -238,9 +238,9 @@ def _told(lore: Firing) -> dict[str, Any]:
     return {**({"lore": fired} if fired else {}), **({"lore_faults": lore.faults} if lore.faults else {})}
 
 
-def warm(request: Request, shelf: Shelf, wanted: Callable[[str], bool]) -> Task:
+def warm(request: Request, cache: ModelCache, wanted: Callable[[str], bool]) -> Task:
     """Load the model and read what every prompt of this card begins with; gives way as soon as `wanted(model)`."""
-    loaded = yield from _unless_stopped(shelf.load(request.model), request)
+    loaded = yield from _unless_stopped(cache.load(request.model), request)
     if loaded is None:
         yield {"event": "Warmed", "model": request.model, "tokens": 0, "reused_tokens": 0, "seconds": 0.0}
         return
@@ -269,9 +269,9 @@ def _common_beginning(loaded: Loaded, request: Request) -> tuple[list[int], int]
     return first, min(same, loaded.window // 2) // PIECE * PIECE
 
 
-def show_prompt(request: Request, shelf: Shelf) -> Task:
+def show_prompt(request: Request, cache: ModelCache) -> Task:
     """The exact text that the model gets, and its number of tokens."""
-    tokenizer = yield from shelf.tokenizer(request.model)
+    tokenizer = yield from cache.tokenizer(request.model)
     messages = request.fitted(tokenizer=tokenizer).messages
     text = render_chat(tokenizer, messages[:-1] if request.goes_on else messages)
     text += messages[-1]["content"].rstrip() if request.goes_on else ""

@@ -18,8 +18,8 @@ from engine.base.events import MaskSnapshot, Measured, Stage, Step, Stream
 from engine.base.files import read_json, write_json
 from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.models.ffn import masked
+from engine.models.memory_saving import narrowed
 from engine.models.packing import Example, Row, pack
-from engine.models.storage import narrowed
 from engine.pruning import masks
 from engine.pruning.cutting import kept_indices, with_columns
 from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores

@@ -24,8 +24,7 @@ from engine.calibration.lines import Line, spread
 from engine.evaluation.fidelity import measure
 from engine.models.chat_format import endings
 from engine.models.ffn import feed_forwards, masked
-from engine.models.packing import Example, Row, pack
-from engine.models.resampling import relabelled, resample_tokens
+from engine.models.packing import Example, Row, pack, relabelled, resample_tokens
 from engine.pruning import cutting, masks, reconstruction
 from engine.pruning.importance import top_channels
 from engine.pruning.reconstruction import can_propagate, refit_propagated

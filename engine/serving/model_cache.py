@@ -18,10 +18,11 @@ import torch
 
 from engine.base.errors import UserError
 from engine.base.events import Step
+from engine.base.model_folder import count_parameters
 from engine.base.process import is_out_of_memory, return_freed_memory
-from engine.models.checks import count_parameters
-from engine.models.loading import ModelSource, best_device, load_model, load_tokenizer, locate, parse_dtype
-from engine.models.steady import SteadyConversation
+from engine.models.device import best_device, parse_dtype
+from engine.models.kv_cache import CachedPrompt
+from engine.models.loading import ModelSource, load_model, load_tokenizer, locate
 
 CONVERSATIONS = 4  # kept of each model
 Turn = dict[str, Any] | None  # what a task says at the end of a turn: an answer without its id, or nothing
@@ -36,8 +37,8 @@ class Loaded:
     tokenizer: Any
     bytes: int = 0
     users: int = 0
-    talks: list[SteadyConversation] = field(default_factory=list)
-    busy: list[SteadyConversation] = field(default_factory=list)
+    talks: list[CachedPrompt] = field(default_factory=list)
+    busy: list[CachedPrompt] = field(default_factory=list)
 
     @property
     def window(self) -> int:
@@ -45,7 +46,7 @@ class Loaded:
         return int(getattr(self.model.config, "max_position_embeddings", None) or 2048)
 
     @contextmanager
-    def conversation(self, prompt: Sequence[int]) -> Iterator[SteadyConversation]:
+    def conversation(self, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
         """The conversation in which least of `prompt` has to be read; no one else gets it while the block runs."""
         talk = self._best(prompt)
         self.busy.append(talk)
@@ -56,11 +57,11 @@ class Loaded:
             self.talks = [*(other for other in self.talks if other is not talk), talk]
             self.trim(CONVERSATIONS)
 
-    def _best(self, prompt: Sequence[int]) -> SteadyConversation:
+    def _best(self, prompt: Sequence[int]) -> CachedPrompt:
         ranked = [(talk.reusable(prompt), talk not in self.busy, talk) for talk in [*reversed(self.talks), *self.busy]]
         known, idle, best = max(ranked, key=lambda one: one[:2], default=(0, False, None))
         if best is None or not known:
-            return SteadyConversation(self.model)
+            return CachedPrompt(self.model)
         if idle and known >= best.whole:
             return best  # the same conversation goes on: nothing is lost by using it
         return best.copy(min(known, best.whole))
@@ -72,7 +73,7 @@ class Loaded:
         self.talks = [talk for talk in self.talks if talk not in forgotten]
 
 
-class Shelf:
+class ModelCache:
     """Models by the name that the user gave."""
 
     def __init__(self, dtype: str = "auto", keep: int = 3) -> None:
