@@ -77,8 +77,8 @@ def rename_html(kind: str, id: str, name: str, title: str, ids: tuple[str, str])
     """A button that opens a form for a new name. `ids`: of the button and of the field."""
     opener, field = ids
     return (f'<details class="rename" data-key="{html.escape(kind + id)}"><summary id="{opener}">{title}</summary>'
-            f'<form data-do="rename" data-id="{html.escape(id)}"><input name="name" id="{field}" maxlength="80" '
-            f'aria-label="New name" value="{html.escape(name)}"><button id="{field}-save" class="primary">Save</button>'
+            f'<form data-do="rename" data-id="{html.escape(id)}"><label id="{field}"><input name="name" maxlength="80" '
+            f'aria-label="New name" value="{html.escape(name)}"></label><button id="{field}-save" class="primary">Save</button>'
             f'</form></details>')
 
 
@@ -114,14 +114,17 @@ def table_html(chosen: LineSet, shown: Sequence[CalibrationLine]) -> str:
 
 
 def _row(chosen: LineSet, line: CalibrationLine) -> str:
-    cells = "".join(
-        f'<td class="{name}"{_EDIT.format(name=name, title=title) if name in EDITABLE else ""}>{html.escape(str(read(line)))}</td>'
-        for name, (title, read) in COLUMNS.items())
+    cells = "".join(f'<td class="{name}">{_cell(name, title, html.escape(str(read(line))))}</td>'
+                    for name, (title, read) in COLUMNS.items())
     return (f'<tr data-key="{html.escape(chosen.id)}-{line.position}"><td><input type="checkbox" data-tick="{line.position}" '
             f'aria-label="Tick line {line.position}"></td>{cells}</tr>')
 
 
-_EDIT = ' contenteditable="plaintext-only" data-field="{name}" role="textbox" aria-label="{title}"'
+def _cell(name: str, title: str, text: str) -> str:
+    if name not in EDITABLE:
+        return text
+    return (f'<div contenteditable="plaintext-only" data-field="{name}" role="textbox" aria-multiline="true" aria-label="{title}">'
+            f'{text}</div>')
 
 
 def categories(lines: Sequence[CalibrationLine]) -> list[tuple[str, str]]:

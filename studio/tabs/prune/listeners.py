@@ -74,7 +74,7 @@ def listen_to_lines(services: Services, room: LinesController, page: Page, contr
     actions: Actions = {"edit": edit, "delete-lines": take_out, "delete": delete, "approve": approve, "rename": rename}
     # One after the other: the second edit of an approved set must find the copy that the first has made.
     controls.lines.click(_doing(services, actions), None, [controls.looks, *gone_set.parts, *gone_lines.parts],
-                         concurrency_limit=1, **page.private)
+                         trigger_mode="multiple", concurrency_limit=1, **page.private)
     _undoing(services, page, gone_lines, controls, room.put_back)
     _undoing(services, page, gone_set, controls, lambda gone: seen(room.undelete(gone).id))
 
