@@ -45,7 +45,7 @@ def import_card(store: Store, file: Path) -> Imported:
     brought = ["its portrait"] if read.portrait else []
     brought += [f"{len(read.files)} {'file' if len(read.files) == 1 else 'files'}"] if read.files else []
     together = f", with {' and '.join(brought)}" if brought else ""
-    return Imported(made.slug, " ".join([f"{made.name} came from {file.name}{together}.", *read.card.told]))
+    return Imported(made.slug, " ".join([f"{made.name} came from {file.name}{together}.", *read.card.notes]))
 
 
 def imports_html(done: list[Imported], total: int) -> str:

@@ -101,7 +101,7 @@ def test_example_dialogue() -> None:
 ])
 def test_misspelt_macros(text: str, meant: str) -> None:
     sentence = only("problem", "scenario", scenario=f"The sea. {text} waits.")
-    assert f'"{text}"' in sentence and f"Write {meant} instead" in sentence
+    assert f"“{text}”" in sentence and f"Write {meant} instead" in sentence
 
 
 def test_macros_that_work_and_others() -> None:
@@ -157,7 +157,7 @@ def test_what_sillytavern_does_and_the_studio_does_not() -> None:
 def test_macros_and_patterns_in_a_lorebook() -> None:
     entry = lambda **fields: {"entries": [{"keys": ["sea"], "name": "The sea", "content": "Deep.", **fields}]}
     found = only("hint", "character_book", character_book=entry(content="{{weather}}"))
-    assert 'entry "The sea" contains "{{weather}}"' in found
+    assert "entry “The sea” contains “{{weather}}”" in found
     only("problem", "character_book", character_book=entry(content="{char} swims."))
     for key in ("a.*b", r"\bsea\b", "[sS]ea", "(sea|lake)", "sea|lake"):
         found = only("hint", "character_book", character_book=entry(keys=[key], use_regex=True))
@@ -171,7 +171,7 @@ def test_macros_and_patterns_in_a_lorebook() -> None:
 def test_what_no_budget_lets_in() -> None:
     entry = {"keys": ["sea"], "name": "The sea", "content": "deep " * 30}
     sentence = only_counted(character_book={"entries": [entry], "token_budget": 29})
-    assert sentence == ("The lorebook's entry \"The sea\" has 30 tokens, more than the lorebook's budget of 29, so the model "
+    assert sentence == ("The lorebook's entry “The sea” has 30 tokens, more than the lorebook's budget of 29, so the model "
                         "never reads it.")
     assert said(tokens=words, character_book={"entries": [entry], "token_budget": 30}) == []
     assert said(tokens=words, character_book={"entries": [{**entry, "enabled": False}], "token_budget": 3}) == []

@@ -24,7 +24,7 @@ def parsed(raw: dict[str, Any]) -> Card:
 
 def meaning(card: Card) -> dict[str, Any]:
     """All that the engine reads of a card."""
-    return {field.name: getattr(card, field.name) for field in dataclasses.fields(card) if field.name not in ("raw", "told")}
+    return {field.name: getattr(card, field.name) for field in dataclasses.fields(card) if field.name not in ("raw", "notes")}
 
 
 def holds(kept: Any, whole: Any) -> bool:

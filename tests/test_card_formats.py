@@ -67,7 +67,7 @@ def test_a_character_of_agnai() -> None:
     entries = read_book(found).entries
     assert [(one.name, one.keys, one.content, one.enabled) for one in entries] == [
         ("Mill", ("mill", "dam"), "The mill is old.", True), ("Secret", ("fire",), "It burned.", False)]
-    assert found.told == ("It was a character of Agnai.",)
+    assert found.notes == ("It was a character of Agnai.",)
 
 
 @pytest.mark.parametrize("raw", [
@@ -82,8 +82,8 @@ def test_flat_cards_under_other_names(raw: dict[str, Any]) -> None:
     found = card(raw)
     assert (found.name, found.description, found.greeting, found.scenario, found.example_dialogue) == (
         "Ada", "A clerk.", "Hello.", "A mill.", "Ada: Hm.")
-    assert found.raw == raw and found.told[0].startswith("Read under other names: ")
-    assert card(as_v3(raw)).told == () and card(as_v3(raw)).greeting == "Hello."
+    assert found.raw == raw and found.notes[0].startswith("Read under other names: ")
+    assert card(as_v3(raw)).notes == () and card(as_v3(raw)).greeting == "Hello."
 
 
 def test_a_field_of_the_specification_wins_over_another_name() -> None:
@@ -92,14 +92,14 @@ def test_a_field_of_the_specification_wins_over_another_name() -> None:
     found = card(raw)
     assert (found.greeting, found.example_dialogue, found.alternate_greetings) == ("Hm?", "", ("You.",))
     assert as_v3(raw)["data"]["greeting"] == "Other." and as_v3(raw)["data"]["example_dialogs"] == [{"user": "Hi"}]
-    assert found.told == ("Read under other names: alternateGreetings.",)
+    assert found.notes == ("Read under other names: alternateGreetings.",)
 
 
 def test_a_file_of_something_else_is_not_taken_for_a_card_in_silence() -> None:
     found = card({"name": "Template", "description": "For all.", "sections": [1], "fields": {"a": 1}, "empty": ""})
-    assert found.told == ("Of its fields only name and description are a card's; 2 others are kept and not used.",)
-    assert card({"name": "Ada", "description": "A clerk.", "own": 1}).told == ()
-    assert card({**FLAT, "avatar": "none", "chat": "x", "create_date": "y"}).told == ()
+    assert found.notes == ("Of its fields only name and description are a card's; 2 others are kept and not used.",)
+    assert card({"name": "Ada", "description": "A clerk.", "own": 1}).notes == ()
+    assert card({**FLAT, "avatar": "none", "chat": "x", "create_date": "y"}).notes == ()
 
 
 @pytest.mark.parametrize("kind", ["wpp", "sbf", "attributes", "boostyle"])
@@ -121,7 +121,7 @@ def test_a_character_of_risu_in_camel_case() -> None:
     lore = read_book(found)
     assert (lore.scan_depth, lore.token_budget, lore.entries[0].keys, lore.entries[0].whole_words) == (9, 800, ("mill", "dam"),
         True)
-    assert found.told == ("It was a character of RisuAI.", "Left out, since a card has no place for it: 1 chat.")
+    assert found.notes == ("It was a character of RisuAI.", "Left out, since a card has no place for it: 1 chat.")
 
 
 @pytest.mark.parametrize(("raw", "personality"), [(JANITOR, ""), (CHUB, "Dry.")])
@@ -182,7 +182,7 @@ def test_an_archive_of_backyard() -> None:
     assert list(read.files) == ["characters/ada/images/a.png"]
     kept = found.raw["data"]["extensions"]["backyard"]["scenarios"]
     assert kept[1]["narrative"] == "A dam." and "messages" not in kept[0]
-    assert "1 chat." in found.told[1] and "It has 2 scenarios" in found.told[2]
+    assert "1 chat." in found.notes[1] and "It has 2 scenarios" in found.notes[2]
     again = parse_file(write_file("charx", found.raw, read.portrait, read.files), "x")
     assert (again.card.raw, again.files) == (found.raw, read.files)
 

@@ -132,7 +132,7 @@ def test_a_broken_newer_card_gives_way_to_a_good_older_one_and_that_is_told(brok
     newer = pictures.text_chunk("ccv3", broken)
     card, _, _ = read_png_card(with_chunks(newer, pictures.text_chunk("chara", encoded(CARD))), "x.png")
     assert card.raw == EVERYTHING
-    assert len(card.told) == 1 and card.told[0].startswith("A card in it (ccv3) is broken") and said in card.told[0]
+    assert len(card.notes) == 1 and card.notes[0].startswith("A card in it (ccv3) is broken") and said in card.notes[0]
     for older in ((), (pictures.text_chunk("chara", encoded(b"[]")),)):  # where no good one is, the newer one is what is spoken of
         assert said in refusal(with_chunks(newer, *older))
 
@@ -140,11 +140,11 @@ def test_a_broken_newer_card_gives_way_to_a_good_older_one_and_that_is_told(brok
 def test_the_first_good_one_of_several_cards_is_taken() -> None:
     texts = [pictures.text_chunk("chara", one) for one in (b"{", encoded(CARD), encoded(json.dumps(FLAT).encode()))]
     card, _, _ = read_png_card(with_chunks(*texts), "x.png")
-    assert card.raw == EVERYTHING and len(card.told) == 1 and "(chara) is broken" in card.told[0]
+    assert card.raw == EVERYTHING and len(card.notes) == 1 and "(chara) is broken" in card.notes[0]
 
 
 def test_zero_bytes_behind_a_card_are_passed_over_and_told() -> None:
     for text in (encoded(CARD) + b"\0\0", encoded(CARD + b"\0")):
         card, _, _ = read_png_card(with_chunks(pictures.text_chunk("chara", text)), "x.png")
         assert card.raw == EVERYTHING
-    assert card.told == ("A zero byte at its end was passed over.",)
+    assert card.notes == ("A zero byte at its end was passed over.",)

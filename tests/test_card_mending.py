@@ -36,7 +36,7 @@ EMPTY = {"description": "", "first_mes": ""}
                                     {"extensions": {"depth_prompt": {"prompt": "Ada never lies."}}}])
 def test_a_card_is_one_when_anything_speaks_about_its_character(speaks: dict[str, Any]) -> None:
     found = card(**EMPTY | speaks)
-    assert found.told == () and messages(found, [])
+    assert found.notes == () and messages(found, [])
     for form in FORMS:  # and it can be written as well
         assert parse_file(write_file(form, found.raw), "x").card.name == "Ann Lee"
 
@@ -63,7 +63,7 @@ def test_a_card_that_says_nothing_is_refused(silent: dict[str, Any]) -> None:
     ({"scenario": []}, "scenario", "", "Its scenario was a list and became a text."),
     ({"mes_example": {}}, "mes_example", "", "Its example dialogue was an object and became a text."),
     ({"scenario": False}, "scenario", "", "Its scenario was true or false and became a text."),
-    ({"character_version": 1.5}, "character_version", "1.5", "Its version was a number and became a text."),
+    ({"character_version": 1.5}, "character_version", "1.5", "Its version of the card was a number and became a text."),
     ({"creator": ["A", "B"]}, "creator", "A\nB", "Its author was a list and became a text."),
     ({"group_only_greetings": "All!"}, "group_only_greetings", ["All!"], "Its greetings in groups were a text and became a list."),
     ({"first_mes": 0}, "first_mes", "0", "Its greeting was a number and became a text."),
@@ -71,7 +71,7 @@ def test_a_card_that_says_nothing_is_refused(silent: dict[str, Any]) -> None:
 def test_what_is_odd_is_mended_and_told(odd: dict[str, Any], field: str, mended: Any, told: str, tmp_path: Path) -> None:
     data = v2(**odd)
     found = parse_card(data, "x")
-    assert found.raw == json.loads(data) and found.told == (told,)
+    assert found.raw == json.loads(data) and found.notes == (told,)
     assert fields_of(found.raw)[field] == mended
     file = tmp_path / "odd.json"
     file.write_bytes(data)
@@ -81,7 +81,7 @@ def test_what_is_odd_is_mended_and_told(odd: dict[str, Any], field: str, mended:
     head = characters.head(store, characters.get(store, done.slug).id)
     assert fields_of(head.card)[field] == mended
     again = parse_card(json.dumps(head.card).encode(), "x")  # mended once and for all
-    assert again.told == () and render_system_prompt(again) == render_system_prompt(found)
+    assert again.notes == () and render_system_prompt(again) == render_system_prompt(found)
 
 
 def test_a_book_that_is_a_list_is_a_book() -> None:
@@ -91,10 +91,10 @@ def test_a_book_that_is_a_list_is_a_book() -> None:
     assert [one["content"] for one in shown["entries"]] == ["Ada is a clerk."]
     assert with_book(found.raw, {**shown, "scan_depth": 9})["data"]["character_book"] == {
         "extensions": {}, "entries": [ENTRY], "scan_depth": 9}
-    assert found.told == ("Its lorebook was a list and became a book.",)
+    assert found.notes == ("Its lorebook was a list and became a book.",)
     for none in ([], "", False):
         assert "character_book" not in as_v3(card(character_book=none).raw)["data"]
-        assert card(character_book=none).told[0].endswith("was left out.")
+        assert card(character_book=none).notes[0].endswith("was left out.")
 
 
 def test_the_nickname_is_read_from_every_form() -> None:
@@ -115,7 +115,7 @@ def test_the_nickname_is_read_from_every_form() -> None:
 
 def test_a_zero_byte_behind_a_card(tmp_path: Path) -> None:
     found = parse_card(v2() + b"\0\0", "x")
-    assert found.told == ("A zero byte at its end was passed over.",)
+    assert found.notes == ("A zero byte at its end was passed over.",)
     with pytest.raises(UserError, match=r"^x is empty\.$"):
         parse_card(b"\0\0", "x")
 

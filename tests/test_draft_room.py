@@ -13,6 +13,7 @@ from tiny import find, make_tiny
 
 from engine.base.errors import UserError
 from engine.cards.book import shown_book
+from engine.cards.card import unfinished
 from engine.cards.fields import as_v3, blank_card, with_fields
 from engine.cards.files import read_file
 from engine.cards.macros import expand_macros
@@ -284,7 +285,7 @@ def test_what_a_setting_writes_is_what_the_prompt_will_hold(services: Services, 
     fields = {"secrets": [{"text": "She lit it", "words": ["i lit"], "may_learn": "{{user}}"}], "big_five": {"openness": 90}}
     shown = sections.preview(fields, "Mara")
     versions.save_typed(services.store, mara, "", {f"npc-{name}": value for name, value in fields.items()})
-    card = card_views.card_of(characters.head(services.store, mara).card)
+    card = unfinished(characters.head(services.store, mara).card)
     assert "\n\n".join(text for text in shown["written"].values() if text) == expand_macros(compile_npc(card), card, "Player")
     assert "Only Player may learn this." in shown["written"]["secrets"]
     assert shown["words"] == {"openness": "very curious about new things"}
@@ -343,5 +344,5 @@ def test_a_lorebook_is_written_entry_by_entry_and_what_was_deleted_comes_back_wh
     assert "It is sharp." in versions.changes_html(services.store, mara, emptier, full)
     type_entries(lamp, reef)  # Undo: the page still has the entry
     assert book_of(services, mara) == both
-    fired = fired_in(card_views.card_of(characters.head(services.store, mara).card), [("user", "Who lit the lamp on the reef?")])
+    fired = fired_in(unfinished(characters.head(services.store, mara).card), [("user", "Who lit the lamp on the reef?")])
     assert sorted(one.text for one in fired.kept) == ["It burns whale oil.", "It is sharp."]

@@ -68,7 +68,7 @@ def test_a_dialogue_within_the_description_is_read_as_one() -> None:
     assert said == [(U, "Hi"), (A, "Hm."), (U, "Bye"), (A, "No."), (U, "Who?"), (A, "Me.")]
     assert "<START>" not in render_system_prompt(found) and "Tall." in render_system_prompt(found)
     assert found.raw["data"]["description"] == text
-    assert found.told == ("Its description held example dialogue after <START>, which is read as such.",)
+    assert found.notes == ("Its description held example dialogue after <START>, which is read as such.",)
 
 
 def test_a_note_right_behind_the_dialogue_stays_a_note() -> None:
@@ -79,7 +79,7 @@ def test_a_note_right_behind_the_dialogue_stays_a_note() -> None:
 
 def test_a_start_without_speakers_stays_where_it_is() -> None:
     assert dialogue_apart("A clerk. <START> of the day.", ("Ada",)) == ("A clerk. <START> of the day.", "")
-    assert shown(description="A clerk. <START> of the day.")[2].told == ()
+    assert shown(description="A clerk. <START> of the day.")[2].notes == ()
 
 
 def test_lines_of_the_player_are_found_in_any_dress() -> None:

@@ -184,7 +184,7 @@ def test_advice_on_a_huge_book() -> None:
     found = [one for one in advice(raw, functools.partial(_counted, counted)) if one.field == "character_book"]
     assert time.process_time() - began < 2 and len(found) < 20 and len(counted) < 10
     words = " ".join(one.sentence for one in found)
-    assert "And 4,995 more of this kind in the lorebook." in words and "has the key \"a.*b\", which is read as plain text" in words
+    assert "And 4,995 more of this kind in the lorebook." in words and "has the key “a.*b”, which is read as plain text" in words
     assert "has 200 tokens, more than the lorebook's budget of 100, so the model never reads it." in words
 
 

@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from engine.base.questions import count_words
 from engine.cards.book import Book, Entry, parse_book
-from engine.cards.card import MAX_NAME, Card
-from engine.cards.fields import LABELS, as_v3, fields_of
-from engine.cards.keys import is_pattern
+from engine.cards.card import MAX_NAME, Card, unfinished
+from engine.cards.fields import FIELDS, LABELS, data_of, extensions_of, fields_of
+from engine.cards.keys import is_pattern, quoted
 from engine.cards.lorebook import MOST_TOKENS, budget_of
 from engine.cards.macros import MOMENT, find_macros, reads_the_clock
 from engine.cards.npc import read_npc
-from engine.cards.prompt import extensions_of, note_of, render_description, render_greeting
+from engine.cards.prompt import note_of, render_description, render_greeting
 from engine.cards.script import read_script
-from engine.cards.speaking import acts_for_player, split_dialogue, writes_players_lines
+from engine.cards.speaking import START, acts_for_player, split_dialogue, writes_players_lines
 
 DESCRIPTION_TOKENS = 600  # more makes every answer slow and leaves a small model lost
 DESCRIPTION_WORDS = 40  # fewer leave a model without a voice to hold
@@ -45,7 +45,6 @@ _PLACEHOLDER = re.compile(
     r"\b(?:TODO|TBD|FIXME)\b(?=\s*(?::|\Z))|(?i:lorem ipsum"
     r"|[\[<](?:insert (?!coin)|fill in\b|your (?:name|text|character|description)\b)[^\[\]<>\n]{0,60}[\]>]"
     r"|\A\s*(?:(?:your|enter|the) )*(?:text|description|greeting|personality|scenario)(?: goes)? here[.\s]*\Z)")
-_START = re.compile("<start>", re.IGNORECASE | re.ASCII)
 _STRAY_ASTERISKS = re.compile(r"(?<=\w)\*+(?=\w)|(?<!\S)\*+(?!\S)")  # f*ck; bullets, 2 * 3, scene breaks
 _PATTERN_SIGNS = re.compile(r"\\[bBdDwWsS]|\.[*+]|\[[^\]]+\]|\([^)]*\||\(\?|\w\|\w")  # hardly in a plain key
 _NAME_MACRO = re.compile(r"\{\{(?:char|user)\}\}", re.IGNORECASE)
@@ -57,12 +56,13 @@ def advice(raw: dict[str, Any], tokens: Tokens | None, context: int = 2048) -> l
     `tokens` counts the tokens of a text (without it, nothing is said on length in tokens); `context` is the number
     of tokens that the model can hold.
     """
-    fields = fields_of(raw)
-    book = parse_book(as_v3(raw)["data"].get("character_book"))
-    found = [*_identity(fields), *_greetings(fields), *_dialogue(fields), *_macros(raw, fields), *_leftovers(fields),
-             *_asterisks(fields), *_book(book), *_unread(raw, fields)]
+    card = unfinished(raw)
+    fields = fields_of(card.raw)
+    book = parse_book(data_of(card.raw).get("character_book"))
+    found = [*_identity(fields), *_greetings(fields), *_dialogue(fields), *_macros(card, fields), *_leftovers(fields),
+             *_asterisks(fields), *_book(book), *_unread(card, fields)]
     if tokens:
-        found += [*_budget(raw, fields, tokens, context), *_capped(_too_large(book, tokens))]
+        found += [*_budget(card, fields, tokens, context), *_capped(_too_large(book, tokens))]
     order = list(LABELS)
     found.sort(key=lambda item: (item.level != "problem", order.index(item.field) if item.field in order else len(order)))
     return list(dict.fromkeys(found))
@@ -92,7 +92,7 @@ def _greetings(fields: dict[str, Any]) -> Iterator[Advice]:
             yield Advice(field, "problem", f'{what} contains lines of the player ("{{{{user}}}}:"). The model will learn '
                          "to speak for the player.")
         elif act := acts_for_player(text):
-            yield Advice(field, "hint", f"{what} seems to act for the player ({_quoted(act)}). Most players like to decide "
+            yield Advice(field, "hint", f"{what} seems to act for the player ({quoted(act)}). Most players like to decide "
                          "that themselves.")
         if not own_closing and (words := _words(text)) > GREETING_WORDS:
             yield Advice(field, "hint", f"{what} has {words} words, but answers are meant to be one to three short sentences. "
@@ -103,21 +103,21 @@ def _dialogue(fields: dict[str, Any]) -> Iterator[Advice]:
     text, field = fields["mes_example"], "mes_example"
     if not text.strip():
         return
-    if not _START.search(text):
+    if not START.search(text):
         yield Advice(field, "hint", "The example dialogue has no <START>. Put one on a line of its own before each dialogue.")
     names = [name for name in (fields["name"].strip(), fields["nickname"].strip()) if name]
-    spoken = split_dialogue(_START.sub("\n", text), [*names, *(name.split()[0] for name in names)])
+    spoken = split_dialogue(START.sub("\n", text), [*names, *(name.split()[0] for name in names)])
     if not spoken:
         yield Advice(field, "hint", "No line of the example dialogue begins with {{char}}:, so the model cannot tell who speaks.")
     for line in spoken:
         if act := acts_for_player(line):
             yield Advice(field, "hint", f"The character's lines in the example dialogue seem to act for the player "
-                         f"({_quoted(act)}). The model will do the same.")
+                         f"({quoted(act)}). The model will do the same.")
             return
 
 
-def _macros(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
-    note = note_of(_card(raw, fields))
+def _macros(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
+    note = note_of(card)
     texts = [*_prompt_texts(fields), *([("extensions", "The Character's Note", note.text)] if note else [])]
     for field, what, text in texts:
         yield from _macros_in(field, what, text)
@@ -128,7 +128,7 @@ def _macros_in(field: str, what: str, text: str) -> Iterator[Advice]:
     if "{" not in text and "<" not in text:
         return
     for finding in find_macros(text, original=field in ("system_prompt", "post_history_instructions")):
-        shown = _quoted(finding.text)
+        shown = quoted(finding.text)
         if finding.kind == "misspelt":
             yield Advice(field, "problem", f"{what} contains {shown}, which is not replaced. Write {finding.meant} instead.")
             continue
@@ -143,7 +143,7 @@ def _macros_in(field: str, what: str, text: str) -> Iterator[Advice]:
 def _leftovers(fields: dict[str, Any]) -> Iterator[Advice]:
     for field, what, text in _prompt_texts(fields):
         if left := _PLACEHOLDER.search(text):
-            yield Advice(field, "problem", f"{what} still contains a placeholder ({_quoted(left[0])}).")
+            yield Advice(field, "problem", f"{what} still contains a placeholder ({quoted(left[0])}).")
 
 
 def _asterisks(fields: dict[str, Any]) -> Iterator[Advice]:
@@ -158,7 +158,7 @@ def _book(book: Book) -> Iterator[Advice]:
     yield from _capped(Advice("character_book", "hint", fault) for fault in book.faults)
     yield from _capped(Advice("character_book", "hint", f"{_called(entry)} has no keys, so it never fires.") for entry in entries
                        if not entry.keys and not entry.constant and entry.always is None)
-    yield from _capped(Advice("character_book", "hint", f"{_called(entry)} has the key {_quoted(key)}, which is read as plain "
+    yield from _capped(Advice("character_book", "hint", f"{_called(entry)} has the key {quoted(key)}, which is read as plain "
                               "text. A regular expression stands between slashes.") for entry in entries if entry.use_regex
                        for key in (*entry.keys, *entry.secondary) if not is_pattern(key) and _PATTERN_SIGNS.search(key))
     yield from _capped(found for entry in entries for found in _macros_in("character_book", _called(entry), entry.content))
@@ -187,13 +187,13 @@ def _capped(found: Iterable[Advice]) -> Iterator[Advice]:
 
 
 def _called(entry: Entry) -> str:
-    return f"The lorebook's entry {_quoted(entry.name)}"
+    return f"The lorebook's entry {quoted(entry.name)}"
 
 
-def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
-    for field, sentence in _unused(raw):
+def _unread(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
+    for field, sentence in _unused(card.raw):
         yield Advice(field, "hint", sentence)
-    for fault in (*read_npc(raw).faults, *read_script(_card(raw, fields)).faults):
+    for fault in (*read_npc(card.raw).faults, *read_script(card).faults):
         yield Advice("npc", "hint", fault)
     notes = fields["creator_notes"]
     if _NAME_MACRO.search(notes) or _words(notes) > max(DESCRIPTION_WORDS, _words(fields["description"])):
@@ -203,9 +203,8 @@ def _unread(raw: dict[str, Any], fields: dict[str, Any]) -> Iterator[Advice]:
 
 def _unused(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a card keeps in its extensions and this studio does not carry out: the field it is about, and a sentence."""
-    fields = raw.get("data", raw)
     extensions, told = extensions_of(raw), list[tuple[str, str]]()
-    world, book = extensions.get("world"), fields.get("character_book") if isinstance(fields, Mapping) else None
+    world, book = extensions.get("world"), data_of(raw).get("character_book")
     if isinstance(world, str) and (name := " ".join(world.split())) and not (isinstance(book, Mapping) and book.get("entries")):
         told.append(("character_book", f"The card names the lorebook “{name[:60]}”, which is not in its file. Export that world in "
                      "SillyTavern, and bring it in under Lorebook."))
@@ -216,22 +215,14 @@ def _unused(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
     return told
 
 
-def _budget(raw: dict[str, Any], fields: dict[str, Any], tokens: Tokens, context: int) -> Iterator[Advice]:
+def _budget(card: Card, fields: dict[str, Any], tokens: Tokens, context: int) -> Iterator[Advice]:
     if (count := tokens(fields["description"])) > DESCRIPTION_TOKENS:
         yield Advice("description", "hint", f"The description has {count:,} tokens (pieces of words). Small models hold on to a "
                      f"character better with at most {DESCRIPTION_TOKENS}.")
-    card = _card(raw, fields)
     whole = tokens(render_description(card)) + tokens(render_greeting(card))
     if whole > context / 2:
         yield Advice("description", "problem", f"The whole character takes {whole:,} of the {context:,} tokens (pieces of words) "
                      "that the model can hold. That leaves too little for the conversation.")
-
-
-def _card(raw: dict[str, Any], fields: dict[str, Any]) -> Card:
-    """The card of fields that may not be finished."""
-    return Card(fields["name"], fields["nickname"], fields["description"], fields["personality"], fields["scenario"],
-                fields["first_mes"], fields["mes_example"], fields["system_prompt"], fields["post_history_instructions"],
-                tuple(fields["alternate_greetings"]), tuple(fields["tags"]), raw)
 
 
 def _all_greetings(fields: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -243,19 +234,12 @@ def _all_greetings(fields: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _prompt_texts(fields: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """All texts that can reach the model: field, how a sentence calls it, text."""
-    for field, what in (("name", "The name"), ("nickname", "The nickname"), ("description", "The description"),
-                        ("personality", "The personality"), ("scenario", "The scenario"),
-                        ("mes_example", "The example dialogue"), ("system_prompt", "The field for instructions"),
-                        ("post_history_instructions", "The field for closing instructions")):
-        yield field, what, fields[field]
+    for field in FIELDS:
+        if field.attribute and not field.is_list and field.key != "first_mes":
+            for_instructions = field.section == "model"
+            yield field.key, f"The {'field for ' if for_instructions else ''}{field.label.lower()}", fields[field.key]
     yield from _all_greetings(fields)
 
 
 def _words(text: str) -> int:
     return count_words(_NAME_MACRO.sub("Name", text))
-
-
-def _quoted(text: str) -> str:
-    """Untrusted text in a sentence: one line, at most 40 characters."""
-    line = " ".join(text.split())
-    return f'"{line[:40]}..."' if len(line) > 40 else f'"{line}"'

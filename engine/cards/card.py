@@ -1,12 +1,11 @@
 """Character cards: untrusted bytes in, a `Card` out.
 
 Reads the JSON of V1 (flat), V2 and V3 cards, and what other programs write (formats/); `Card.raw` keeps the whole,
-so that unknown fields survive a round trip. What is odd and does not matter much is mended, and `Card.told` says so.
+so that unknown fields survive a round trip. What is odd and does not matter much is mended, and `Card.notes` says so.
 """
 
 import functools
 import json
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,18 @@ from engine.base.errors import UserError
 from engine.base.resources import resource
 from engine.cards import formats
 from engine.cards.book import Book, as_character_book, as_character_entry, entry_text, parse_book, raw_entries
-from engine.cards.fields import KEPT_IN_V2, LABELS, as_v3, modern_names, other_names, text_of, texts_of
+from engine.cards.fields import (
+    FIELDS,
+    LABELS,
+    Field,
+    as_v3,
+    data_of,
+    extensions_of,
+    kept_in_v2,
+    modern_names,
+    other_names,
+    values_of,
+)
 from engine.cards.formats import Format
 from engine.cards.reading import CardFault, check_depth, check_size, kind_of, load, named, short
 from engine.cards.speaking import dialogue_apart
@@ -24,10 +34,6 @@ CHARACTERS = resource("characters")
 MAX_NAME = 200  # characters: a long name times many macros would fill the memory
 
 _NEEDS = "a card needs a name and a description, a greeting, instructions or anything else that speaks about its character"
-_START = re.compile("<start>", re.IGNORECASE | re.ASCII)
-_SHOWN = {"alternate_greetings": "other greetings", "group_only_greetings": "greetings in groups", "creator": "author",
-          "creator_notes": "notes for readers", "character_version": "version", "first_mes": "greeting",
-          "mes_example": "example dialogue"}
 _TITLES = {"the", "a", "an", "mr", "mrs", "ms", "miss", "dr", "sir", "lady", "lord", "captain"}
 
 
@@ -47,7 +53,7 @@ class Card:
     alternate_greetings: tuple[str, ...]
     tags: tuple[str, ...]
     raw: dict[str, Any] = field(repr=False, hash=False)
-    told: tuple[str, ...] = field(default=(), compare=False, repr=False)  # sentences: what was mended, or read in its own way
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # sentences: what was mended, or read in its own way
 
     @property
     def char(self) -> str:
@@ -73,23 +79,23 @@ def parse_card(data: bytes, origin: str) -> Card:
         return card_of(value, mended)
 
 
-def card_of(value: Any, told: tuple[str, ...] = ()) -> Card:
-    """The card in a JSON value; `told`: what was mended before. Raises CardFault."""
+def card_of(value: Any, notes: tuple[str, ...] = ()) -> Card:
+    """The card in a JSON value; `notes`: what was mended before. Raises CardFault."""
     found = formats.find(value)
     if found is None:
-        card = _card(value, told)
+        card = _card(value, notes)
         if "spec" not in card.raw:
             _check_whole(card)
         return card
     if found.what != "character" or found.read is None:
         raise CardFault(_no_character(found))
     read = found.read(value)
-    return converted(read.raw, (*told, *found.note, *read.notes))
+    return converted(read.raw, (*notes, *found.note, *read.notes))
 
 
-def converted(raw: dict[str, Any], told: tuple[str, ...]) -> Card:
+def converted(raw: dict[str, Any], notes: tuple[str, ...]) -> Card:
     """The card of a V3 form that was made from something else. Raises CardFault, also for one that could not be read back."""
-    card = _card(raw, told)
+    card = _card(raw, notes)
     _check_whole(card)
     return card
 
@@ -97,17 +103,16 @@ def converted(raw: dict[str, Any], told: tuple[str, ...]) -> Card:
 @functools.lru_cache(maxsize=32)
 def read_book(card: Card) -> Book:
     """The card's book; an empty one where it has none. What is no entry is left out and named in `faults`."""
-    data = card.raw.get("data", card.raw)
-    return parse_book(data.get("character_book") if isinstance(data, dict) else None)
+    return parse_book(data_of(card.raw).get("character_book"))
 
 
 def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A lorebook of any program that `formats` knows, or the book of a card, as a "character_book" of V3; and what to tell of it.
 
-    Entries without text are left out and told of. Raises UserError, one sentence, for what is no lorebook.
+    Entries without text are left out and reported. Raises UserError, one sentence, for what is no lorebook.
     """
     with named(origin):
-        raw, told = load(data)
+        raw, notes = load(data)
         found = formats.find(raw)
         if found is None or found.what == "character":
             book = _book_of_card(raw, found)
@@ -115,13 +120,13 @@ def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, 
             raise CardFault(f"is {found.words}, not a lorebook ({found.instead})")
         else:
             read = found.read(raw)
-            book, told = read.raw, (*told, *found.note, *read.notes)
+            book, notes = read.raw, (*notes, *found.note, *read.notes)
         full = [entry for entry in book["entries"] if entry_text(entry)]
         if not full:
             raise CardFault("is a lorebook without entries" if not book["entries"] else "is a lorebook whose entries have no text")
         if empty := len(book["entries"]) - len(full):
-            told += (f"{empty} {'entry' if empty == 1 else 'entries'} without text {'was' if empty == 1 else 'were'} left out.",)
-    return {**book, "entries": full}, told
+            notes += (f"{empty} {'entry' if empty == 1 else 'entries'} without text {'was' if empty == 1 else 'were'} left out.",)
+    return {**book, "entries": full}, notes
 
 
 def _book_of_card(raw: Any, found: Format | None) -> dict[str, Any]:
@@ -176,81 +181,87 @@ def _read_bundled(file: Path) -> Card:
     return parse_card(file.read_bytes(), str(file))
 
 
-def _card(raw: Any, told: tuple[str, ...]) -> Card:
-    mended: list[str] = [*told]
+def unfinished(raw: dict[str, Any]) -> Card:
+    """The card that a writer is working on: nothing is asked of it."""
+    card = as_v3(raw)
+    return _of(values_of(card["data"]), card)
+
+
+def _of(values: dict[str, Any], raw: dict[str, Any]) -> Card:
+    """The card of FIELDS: names on one line, without blank items of lists."""
+    read: dict[str, Any] = {one.attribute: values[one.key] for one in FIELDS if one.attribute}
+    for name, value in read.items():
+        if isinstance(value, list):
+            read[name] = tuple(filter(str.strip, value))
+    return Card(**{**read, **{name: " ".join(read[name].split()) for name in ("name", "nickname")}}, raw=raw)
+
+
+def _card(raw: Any, notes: tuple[str, ...]) -> Card:
+    mended: list[str] = [*notes]
     fields = _fields(raw, mended)
-    name, nickname = (" ".join(_text(fields, key, mended).split()) for key in ("name", "nickname"))
-    nickname = nickname or _kept_nickname(fields)
-    if max(len(name), len(nickname)) > MAX_NAME:
+    for one in FIELDS:
+        mended += _mended(one, fields.get(one.key))
+    if not isinstance(book := fields.get("character_book"), dict | None):
+        mended.append(f"Its lorebook was {kind_of(book)} and {'became a book' if book else 'was left out'}.")
+    card = _of(values_of(fields), raw)
+    if not card.nickname and isinstance(kept := kept_in_v2(fields).get("nickname"), str):
+        card = replace(card, nickname=" ".join(kept.split()))
+    if max(len(card.name), len(card.nickname)) > MAX_NAME:
         raise CardFault(f"has a name of more than {MAX_NAME} characters")
-    description, spoken = _text(fields, "description", mended), ""
-    if _START.search(description):
-        description, spoken = dialogue_apart(description, (name, nickname))
-        mended += ["Its description held example dialogue after <START>, which is read as such."] if spoken else []
-    examples = "\n".join(filter(None, [spoken, _text(fields, "mes_example", mended)]))
-    card = Card(name, nickname, description, _text(fields, "personality", mended), _text(fields, "scenario", mended),
-                greeting=_text(fields, "first_mes", mended), example_dialogue=examples,
-                system_prompt=_text(fields, "system_prompt", mended),
-                post_history_instructions=_text(fields, "post_history_instructions", mended),
-                alternate_greetings=_texts(fields, "alternate_greetings", mended), tags=_texts(fields, "tags", mended), raw=raw)
-    mended += _mended_beside(fields)
-    card = replace(card, told=tuple(mended))
-    if not name:
+    description, spoken = dialogue_apart(card.description, (card.name, card.nickname))
+    if spoken:
+        mended.append("Its description held example dialogue after <START>, which is read as such.")
+        card = replace(card, description=description, example_dialogue="\n".join(filter(None, (spoken, card.example_dialogue))))
+    if not card.name:
         raise CardFault(f"has no name: {_NEEDS}")
     if not speaks(card):
         raise CardFault(f"says nothing about its character: {_NEEDS}")
-    return card
+    return replace(card, notes=tuple(mended))
 
 
-def _mended_beside(fields: dict[str, Any]) -> list[str]:
-    """What `as_v3` mends of the fields that no prompt has."""
-    told: list[str] = []
-    for key in ("creator", "creator_notes", "character_version"):
-        if not isinstance(fields.get(key), str | None):
-            told.append(f"Its {_shown(key)} was {kind_of(fields[key])} and became a text.")
-    _texts(fields, "group_only_greetings", told)
-    if not isinstance(fields.get("character_book"), dict | None):
-        told.append(f"Its lorebook was {kind_of(fields['character_book'])} and "
-                    f"{'became a book' if fields['character_book'] else 'was left out'}.")
-    return told
+def _mended(field: Field, value: Any) -> list[str]:
+    """What `values_of` mends of a field. Raises CardFault where a prompt needs it and it is nothing like a text."""
+    words = field.label.lower()
+    if field.is_list and value is not None and not isinstance(value, list):
+        return [f"Its {words} were {kind_of(value)} and became a list."]
+    if field.is_list:
+        odd = any(not isinstance(one, str | None) for one in value or [])
+        return [f"Some of its {words} were no texts and became some."] if odd else []
+    if isinstance(value, str | None):
+        return []
+    listed = isinstance(value, list) and field.key != "name" and all(isinstance(part, str) for part in value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if field.attribute and not (listed or number or value is False or value == {}):
+        raise CardFault(f'has {kind_of(value)} as "{field.key}", where a text should be')
+    return [f"Its {words} was {kind_of(value)} and became a text."]
 
 
 def speaks(card: Card) -> bool:
     """Whether anything that can reach a model speaks about the character: a field, an enabled entry of its book, its note."""
     texts = (card.description, card.personality, card.scenario, card.example_dialogue, card.greeting, *card.alternate_greetings,
              *(text.replace("{{original}}", "") for text in (card.system_prompt, card.post_history_instructions)))
-    return any(map(str.strip, texts)) or _book_speaks(card.raw.get("data", card.raw))
+    return any(map(str.strip, texts)) or _book_speaks(card.raw)
 
 
-def _book_speaks(fields: Any) -> bool:
-    extensions = fields.get("extensions") if isinstance(fields, dict) else None
-    note = extensions.get("depth_prompt") if isinstance(extensions, dict) else None
-    book = fields.get("character_book") if isinstance(fields, dict) else None
+def _book_speaks(raw: dict[str, Any]) -> bool:
+    note, book = extensions_of(raw).get("depth_prompt"), data_of(raw).get("character_book")
     entries = [as_character_entry(one) for one in raw_entries(book) if isinstance(one, dict)] if isinstance(book, dict) else []
     texts = [note.get("prompt")] if isinstance(note, dict) else []
     texts += [one.get("content") for one in entries if one.get("enabled") is not False]
     return any(isinstance(text, str) and text.strip() for text in texts)
 
 
-def _kept_nickname(fields: dict[str, Any]) -> str:
-    """The nickname that a V2 card of ours keeps in an extension."""
-    extensions = fields.get("extensions")
-    kept = extensions.get(KEPT_IN_V2) if isinstance(extensions, dict) else None
-    found = kept.get("nickname") if isinstance(kept, dict) else None
-    return " ".join(found.split()) if isinstance(found, str) else ""
-
-
-def _fields(raw: Any, told: list[str]) -> dict[str, Any]:
-    """The object that holds the card's fields: `data` of V2 and V3, the whole of V1, whose odd names are told."""
+def _fields(raw: Any, notes: list[str]) -> dict[str, Any]:
+    """The object that holds the card's fields: `data` of V2 and V3, the whole of V1, with notes on odd names."""
     if not isinstance(raw, dict):
         raise CardFault(f"is not a character card (its JSON is {kind_of(raw)} instead of an object)")
     specification = raw.get("spec")
     if specification is None:
         if "name" in (fields := modern_names(raw)):
-            told += [f"Read under other names: {', '.join(names)}."] if (names := other_names(raw)) else []
+            notes += [f"Read under other names: {', '.join(names)}."] if (names := other_names(raw)) else []
             odd = [name for name, value in fields.items() if name not in LABELS and value not in (None, "", [], {})]
             if len(odd) > 1 and not any(fields.get(name) for name in LABELS if name not in ("name", "description", "tags")):
-                told.append(f"Of its fields only name and description are a card's; {len(odd)} others are kept and not used.")
+                notes.append(f"Of its fields only name and description are a card's; {len(odd)} others are kept and not used.")
             return fields
         raise CardFault('is JSON, but not a character card (it has neither "spec" nor "name")')
     if specification not in ("chara_card_v2", "chara_card_v3"):
@@ -259,31 +270,3 @@ def _fields(raw: Any, told: list[str]) -> dict[str, Any]:
     if not isinstance(raw.get("data"), dict):
         raise CardFault(f'has {kind_of(raw.get("data"))} as "data", where the card\'s fields should be')
     return raw["data"]
-
-
-def _text(fields: dict[str, Any], key: str, told: list[str]) -> str:
-    """A text; what is no text and yet as good as one is mended and told."""
-    value = fields.get(key)
-    if isinstance(value, str | None):
-        return value or ""
-    listed = isinstance(value, list) and key != "name" and all(isinstance(part, str) for part in value)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not listed and not number and not (value is False or value == {}):
-        raise CardFault(f'has {kind_of(value)} as "{key}", where a text should be')
-    told.append(f"Its {_shown(key)} was {kind_of(value)} and became a text.")
-    return text_of(value)
-
-
-def _texts(fields: dict[str, Any], key: str, told: list[str]) -> tuple[str, ...]:
-    """A list of texts; blank and null entries are left out, what is odd is mended and told."""
-    value = fields.get(key)
-    if value is not None and not isinstance(value, list):
-        told.append(f"Its {_shown(key)} were {kind_of(value)} and became a list.")
-    elif any(not isinstance(one, str | None) for one in value or []):
-        told.append(f"Some of its {_shown(key)} were no texts and became some.")
-    return tuple(text for text in texts_of(key, value) if text.strip())
-
-
-def _shown(key: str) -> str:
-    """A field in words."""
-    return _SHOWN.get(key, key.replace("_", " "))

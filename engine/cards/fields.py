@@ -1,35 +1,78 @@
-"""Cards as a writer edits them: raw dictionaries in, new raw dictionaries out.
+"""The fields of a card, in one table, and cards as a writer edits them: raw dictionaries in, new raw dictionaries out.
 
-Every function leaves its argument alone, and everything it does not know by name (unknown fields, extensions, books,
-assets) stays as it is. Does not check whether a card is usable: `parse_card` does.
+To add a field, add it to FIELDS: reading, editing, the differences of two versions and the Draft form follow. One that the
+prompt needs is also an attribute of `Card`. The functions leave their arguments alone, and everything that they do not know by
+name (unknown fields, extensions, books, assets) as it is. Whether a card is usable, `parse_card` decides.
 """
 
 import copy
 import json
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-# What a writer edits, in the order of the page, with the words that stand above the fields.
-LABELS: dict[str, str] = {
-    "name": "Name",
-    "nickname": "Nickname",
-    "description": "Description",
-    "personality": "Personality",
-    "scenario": "Scenario",
-    "first_mes": "Greeting",
-    "alternate_greetings": "Other greetings",
-    "group_only_greetings": "Greetings in groups",
-    "mes_example": "Example dialogue",
-    "system_prompt": "Instructions",
-    "post_history_instructions": "Closing instructions",
-    "creator_notes": "Notes for readers",
-    "creator": "Author",
-    "character_version": "Version of the card",
-    "tags": "Tags",
-}
-LISTS = ("alternate_greetings", "group_only_greetings", "tags")
-TEXTS = tuple(key for key in LABELS if key not in LISTS)
+Section = Literal["who", "where", "words", "model", "about"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field that a writer edits: a text or, with `is_list`, a list of texts.
+
+    `key`: its name in V2 and V3. `attribute`: that of `Card`; "" where no prompt has it. `section`, `hint`, `example` and `lines`
+    (at first, at most) are for the form; `beside`: it shares a line with its neighbours; `item`: one of a list.
+    """
+
+    key: str
+    label: str
+    section: Section
+    attribute: str = ""
+    is_list: bool = False
+    hint: str = ""
+    example: str = ""
+    lines: tuple[int, int] = (1, 1)
+    beside: bool = False
+    item: str = ""
+
+
+# In the order of the page.
+FIELDS = (
+    Field("name", "Name", "who", "name", example="The full name", beside=True),
+    Field("nickname", "Nickname", "who", "nickname", example="What others call them, if not by the full name", beside=True),
+    Field("description", "Description", "who", "description", lines=(7, 30),
+          hint="Who they are, how they talk, what they want. {{char}} and {{user}} stand for the names of the character and the "
+               "player.",
+          example="Three sentences are enough to begin with.\n\nMara keeps the lighthouse of a harbour that no ship visits any "
+                  "more. She talks in short, dry sentences and answers questions with questions. She wants to know who has been "
+                  "lighting the other lamp."),
+    Field("personality", "Personality", "who", "personality", hint="A few words or a sentence.",
+          example="Dry, patient, secretly sentimental", lines=(2, 12)),
+    Field("scenario", "Scenario", "where", "scenario", hint="Where the two of you meet, and what has just happened.",
+          example="A storm has closed the coast road. {{user}} knocks at the lighthouse after midnight.", lines=(3, 12)),
+    Field("first_mes", "Greeting", "words", "greeting", lines=(4, 20),
+          hint="What the character says first. Answers tend to become as long as this.",
+          example="*She opens the door a hand's width.* You're late. Nobody is ever late here."),
+    Field("alternate_greetings", "Other greetings", "words", "alternate_greetings", is_list=True, item="Greeting",
+          hint="Other ways to begin. The player chooses one."),
+    Field("mes_example", "Example dialogue", "words", "example_dialogue", lines=(6, 30),
+          hint="Begin each dialogue with <START> on a line of its own. This shapes the voice more than anything else.",
+          example="<START>\n{{user}}: Do you like it here?\n{{char}}: Like? The lamp turns. I turn with it."),
+    Field("system_prompt", "Instructions", "model", "system_prompt", lines=(3, 20),
+          hint="How to play the role. When empty, the studio's own sentence is used; {{original}} puts it in here."),
+    Field("post_history_instructions", "Closing instructions", "model", "post_history_instructions", lines=(2, 12),
+          hint="The last thing that the model reads about the character."),
+    Field("tags", "Tags", "about", "tags", is_list=True, hint="With commas between them.", example="fantasy, keeper, mystery"),
+    Field("creator", "Author", "about", beside=True),
+    Field("character_version", "Version of the card", "about", beside=True,
+          hint="Your own name for it. The studio counts its versions by itself."),
+    Field("creator_notes", "Notes for readers", "about", hint="For people who use the card. The model never reads them.",
+          lines=(3, 20)),
+    Field("group_only_greetings", "Greetings in groups", "about", is_list=True, item="Group greeting",
+          hint="Used only where several characters talk together."),
+)
+LABELS = {field.key: field.label for field in FIELDS}
+LISTS = tuple(field.key for field in FIELDS if field.is_list)
+TEXTS = tuple(field.key for field in FIELDS if not field.is_list)
 
 _V2, _V3 = "chara_card_v2", "chara_card_v3"
 _ONLY_V3 = ("nickname", "assets", "creator_notes_multilingual", "source", "group_only_greetings", "creation_date",
@@ -45,6 +88,18 @@ _OTHER_NAMES = {"char_name": "name", "char_persona": "description", "char_greeti
                 "postHistoryInstructions": "post_history_instructions", "alternateGreetings": "alternate_greetings",
                 "creatorNotes": "creator_notes", "creatorcomment": "creator_notes", "characterVersion": "character_version",
                 "characterBook": "character_book"}
+
+
+def data_of(raw: Any) -> Mapping[str, Any]:
+    """The object that holds the fields of a card of any version: "data" of V2 and V3, the whole of V1; {} where there is none."""
+    found = raw.get("data") if isinstance(raw, Mapping) and raw.get("spec") is not None else raw
+    return found if isinstance(found, Mapping) else {}
+
+
+def extensions_of(raw: Any) -> Mapping[str, Any]:
+    """The extensions of a card of any version; {} where they are no object."""
+    found = data_of(raw).get("extensions")
+    return found if isinstance(found, Mapping) else {}
 
 
 def blank_card(name: str, now: float | None = None) -> dict[str, Any]:
@@ -71,11 +126,8 @@ def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
         raise ValueError('a card needs an object as "data"')
     kept_version = _taken_back(fields)
     version = raw.get("spec_version") if raw.get("spec") == _V3 else kept_version
-    for key in TEXTS:
-        fields[key] = text_of(fields.get(key))
+    fields |= values_of(fields)
     _drop_empty_nickname(fields)
-    for key in LISTS:
-        fields[key] = texts_of(key, fields.get(key))
     fields["extensions"] = fields.get("extensions") or {}
     book = fields.get("character_book", {})
     if book is None or book is False or book in ([], ""):  # optional, but never null
@@ -123,6 +175,11 @@ def other_names(raw: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def values_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """FIELDS as texts and lists of texts, from whatever a file has there."""
+    return {key: texts_of(key, fields.get(key)) if key in LISTS else text_of(fields.get(key)) for key in LABELS}
+
+
 def fields_of(raw: dict[str, Any]) -> dict[str, Any]:
     """The editable fields (LABELS, in that order) of any card: texts, and lists of texts."""
     fields = as_v3(raw)["data"]
@@ -153,21 +210,26 @@ def with_fields(raw: dict[str, Any], *, now: float | None = None, **changes: str
     return card
 
 
+def kept_in_v2(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What `to_v2` put into an extension; {} where there is none."""
+    extensions = fields.get("extensions")
+    kept = extensions.get(KEPT_IN_V2) if isinstance(extensions, dict) else None
+    return kept if isinstance(kept, dict) else {}
+
+
 def _taken_back(fields: dict[str, Any]) -> str | None:
     """Move what `to_v2` put into an extension back to its fields, and return the specification's version from there.
 
     A field that has a value of its own keeps it: another program has written that since.
     """
-    extensions = fields.get("extensions")
-    kept = extensions.get(KEPT_IN_V2) if isinstance(extensions, dict) else None
-    if not isinstance(extensions, dict) or not isinstance(kept, dict):
-        return None
+    kept = kept_in_v2(fields)
     for key in kept.keys() & set(_ONLY_V3):
         value = kept.pop(key)
         if fields.get(key) in (None, "", []):
             fields[key] = value
     version = kept.pop("spec_version", None)
-    if not kept:
+    extensions = fields.get("extensions")
+    if isinstance(extensions, dict) and extensions.get(KEPT_IN_V2) == {}:
         del extensions[KEPT_IN_V2]
     return version if isinstance(version, str) else None
 

@@ -32,7 +32,7 @@ from PIL import Image
 from engine.cards import charx, pictures
 from engine.cards.card import Card, bundled_files, card_of, converted, find_bundled, parse_card
 from engine.cards.charx import check_path
-from engine.cards.fields import as_v3, fields_of, to_v2
+from engine.cards.fields import as_v3, data_of, fields_of, to_v2
 from engine.cards.formats import backyard
 from engine.cards.pictures import MAX_FILE, Chunk, check_file_size, check_pixels, clean_portrait, icon_portrait, plain_portrait
 from engine.cards.reading import MAX_BYTES, CardFault, check_size, load, load_json, named
@@ -102,8 +102,7 @@ def with_portrait(raw: dict[str, Any], files: dict[str, bytes], portrait: bytes 
 
 def _entries(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The entries of a card's list of assets that have an address."""
-    fields = raw.get("data") if isinstance(raw.get("data"), dict) else raw
-    listed = fields.get("assets") if isinstance(fields, dict) else None
+    listed = data_of(raw).get("assets")
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict) and "uri" in entry:
             yield entry

@@ -16,7 +16,7 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.questions import normalise
 from engine.cards.card import Card
-from engine.cards.fields import as_v3
+from engine.cards.fields import as_v3, extensions_of
 from engine.cards.reading import kind_of
 
 KEY = "persona_studio/npc"
@@ -102,9 +102,7 @@ class Npc:
 
 def npc_object(raw: Mapping[str, Any]) -> Any:
     """Our object in the extensions of a V1, V2 or V3 card as it stands, whatever it is; None where there is none."""
-    fields = raw.get("data") if raw.get("spec") is not None else raw
-    extensions = fields.get("extensions") if isinstance(fields, Mapping) else None
-    return extensions.get(KEY) if isinstance(extensions, Mapping) else None
+    return extensions_of(raw).get(KEY)
 
 
 def read_npc(raw: Mapping[str, Any]) -> Npc:

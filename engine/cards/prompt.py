@@ -13,14 +13,14 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from engine.cards.book import ROLES, Role
 from engine.cards.card import Card, read_book
+from engine.cards.fields import extensions_of
 from engine.cards.lorebook import Fired, Firing, fire, steady
 from engine.cards.macros import expand_macros, hidden_keys
 from engine.cards.npc import compile_npc
-from engine.cards.speaking import dialogue_turns
+from engine.cards.speaking import START, dialogue_turns
 
 CLOSING = "Stay in character as {{char}}. Answer in one to three short sentences, in {{char}}'s own voice."
 # Parts the example dialogue from a chat in which the character speaks first; chat templates want turns to alternate.
@@ -32,7 +32,6 @@ BLOCK = 8  # turns dropped together, so that the prompt's beginning stays the sa
 Message = dict[str, str]
 Turn = tuple[str, str] | Mapping[str, str]
 
-_START = re.compile("<start>", re.IGNORECASE | re.ASCII)
 _ORIGINAL = re.compile(r"\{\{original\}\}", re.IGNORECASE | re.ASCII)
 _BRACKETED = re.compile(r"[\[(<{*].*", re.DOTALL)
 
@@ -169,13 +168,6 @@ def note_of(card: Card) -> Note | None:
                 role if role in ROLES else ROLES[role] if type(role) is int and 0 <= role < len(ROLES) else "system")
 
 
-def extensions_of(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The extensions of a card of any version; empty where they are no object."""
-    fields = raw.get("data", raw)
-    found = fields.get("extensions") if isinstance(fields, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
 def render_greeting(card: Card, setting: Setting = USUAL) -> str:
     """The character's first words; "" where it has none."""
     return _filled("", card.greeting, card, setting)
@@ -291,7 +283,7 @@ def _with_instructions(talk: list[Message], card: Card, setting: Setting) -> lis
 
 def _dialogues(card: Card, setting: Setting) -> list[tuple[str, list[tuple[str, str]]]]:
     """Each example dialogue as text and as turns; no turns where no label tells who speaks."""
-    texts = filter(None, map(_tidy, _START.split(card.example_dialogue)))
+    texts = filter(None, map(_tidy, START.split(card.example_dialogue)))
     return [(text, dialogue_turns(text, card.names, [setting.user])) for text in texts]
 
 

@@ -18,7 +18,7 @@ from engine.cards.card import Card
 from engine.cards.macros import expand_macros
 from engine.cards.npc import SCRIPT, Npc, npc_object, read_npc
 from engine.cards.reading import kind_of
-from engine.cards.speaking import split_dialogue, uses_third_person
+from engine.cards.speaking import START, split_dialogue, uses_third_person
 
 OWN_LANGUAGE = "card"  # as a rule's language: the one in which the card is written
 SHORTEST_LIMIT = 60  # words, twice that in signs of scripts without spaces: no answer is called too long below this
@@ -165,7 +165,7 @@ def _longest_answer(card: Card) -> int:
     """Words above which an answer is too long: twice the longest that the card shows; 0 where it gives its own instructions."""
     if card.system_prompt.strip() and "{{original}}" not in card.system_prompt.lower():
         return 0
-    shown = [card.greeting, *split_dialogue(re.sub("(?i)<start>", "\n", card.example_dialogue), card.names)]
+    shown = [card.greeting, *split_dialogue(START.sub("\n", card.example_dialogue), card.names)]
     has_spaces = count_words(card.description) < 2 * len(card.description.split())
     return max(SHORTEST_LIMIT if has_spaces else 2 * SHORTEST_LIMIT, 2 * max(map(count_words, shown)))
 

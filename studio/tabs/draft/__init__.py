@@ -12,6 +12,7 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.cards.book import shown_book
+from engine.cards.card import unfinished
 from engine.cards.fields import LISTS, fields_of
 from engine.cards.files import Form
 from engine.cards.prompt import PLAYER, render_description, render_greeting
@@ -114,7 +115,7 @@ class Controller:
     def prompt(self, character: str, model: str) -> Iterator[tuple[str, str]]:
         """(text, note as HTML): the system prompt at once, then the exact text as the chat engine gives it."""
         raw = characters.head(self.store, character).card
-        card = card_views.card_of(raw)
+        card = unfinished(raw)
         system, greeting = render_description(card), render_greeting(card)
         count = self.services.tokens.count(model, system)
         first = f"The description as the model gets it, about {count:,} tokens."

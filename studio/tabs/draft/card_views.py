@@ -15,9 +15,9 @@ from PIL import Image
 from engine.base.errors import UserError
 from engine.base.files import slug
 from engine.cards.advice import advice
-from engine.cards.card import Card
+from engine.cards.card import unfinished
 from engine.cards.compatibility import HOSTS, findings
-from engine.cards.fields import LABELS, LISTS, fields_of
+from engine.cards.fields import FIELDS, LABELS, LISTS, fields_of
 from engine.cards.files import ENDINGS, Form, write_file
 from engine.cards.pictures import MAX_FILE, clean_portrait
 from engine.cards.prompt import Setting, render_description, render_greeting
@@ -27,8 +27,7 @@ from studio.store.database import Store
 
 CONTEXT = 2048  # tokens that the model holds, where its own number is not known
 MOST = 2048  # tokens of a character, however much the model holds: they are read before every answer
-READ = ("name", "nickname", "description", "personality", "scenario", "first_mes", "alternate_greetings", "mes_example",
-        "system_prompt", "post_history_instructions")  # by the model
+READ = tuple(field.key for field in FIELDS if field.attribute and field.key != "tags")  # by the model
 GUIDE = ("<h3>Begin with three sentences</h3><p>Who is this? How do they talk? What do they want right now?</p>"
          "<p>Write them into the description. A greeting and a few lines of example dialogue do more for a voice than any "
          "list of traits.</p><p>Everything is saved while you write.</p>")
@@ -56,18 +55,9 @@ class Size:
         return "" if self.exact else "about "
 
 
-def card_of(raw: dict[str, Any]) -> Card:
-    """The card as the prompt needs it, also where it is not finished: nothing is asked of it."""
-    fields = fields_of(raw)
-    name, nickname = (" ".join(fields[key].split()) for key in ("name", "nickname"))
-    return Card(name, nickname, fields["description"], fields["personality"], fields["scenario"], fields["first_mes"],
-                fields["mes_example"], fields["system_prompt"], fields["post_history_instructions"],
-                tuple(filter(str.strip, fields["alternate_greetings"])), tuple(fields["tags"]), raw)
-
-
 def size_of(services: Services, model: str, raw: dict[str, Any]) -> Size:
     """The size of a card in the tokens of a model."""
-    card, fields = card_of(raw), fields_of(raw)
+    card, fields = unfinished(raw), fields_of(raw)
     texts = {key: "\n".join(fields[key]) if key in LISTS else fields[key] for key in READ}
     counts = {key: services.tokens.count(model, text) for key, text in texts.items() if text.strip()}
     setting = Setting(count=lambda text: services.tokens.count(model, text))

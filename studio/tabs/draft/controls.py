@@ -1,11 +1,13 @@
 """The controls of the draft room, in the order in which a writer needs them."""
 
+import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
-from engine.cards.fields import LABELS
+from engine.cards.fields import FIELDS, Field, Section
 from engine.cards.files import Form
 from studio.tabs.draft import sections
 from studio.theme import ASSETS
@@ -13,31 +15,6 @@ from studio.theme import ASSETS
 EMPTY = ("<h3>No character is open</h3><p>Choose one on the left, press <b>New</b>, or import a card that you have: "
          "a PNG picture or a JSON file.</p><p>Three sentences are enough to begin with: who this is, how they talk, and what "
          "they want.</p>")
-_NAMES_HINT = "{{char}} and {{user}} stand for the names of the character and the player."
-# Field: lines at first, at most, hint below the label, example in the empty field.
-_TEXTS: dict[str, tuple[int, int, str, str]] = {
-    "name": (1, 1, "", "The full name"),
-    "nickname": (1, 1, "", "What others call them, if not by the full name"),
-    "description": (7, 30, "Who they are, how they talk, what they want. " + _NAMES_HINT,
-                    "Three sentences are enough to begin with.\n\nMara keeps the lighthouse of a harbour that no ship visits any "
-                    "more. She talks in short, dry sentences and answers questions with questions. She wants to know who has "
-                    "been lighting the other lamp."),
-    "personality": (2, 12, "A few words or a sentence.", "Dry, patient, secretly sentimental"),
-    "scenario": (3, 12, "Where the two of you meet, and what has just happened.",
-                 "A storm has closed the coast road. {{user}} knocks at the lighthouse after midnight."),
-    "first_mes": (4, 20, "What the character says first. Answers tend to become as long as this.",
-                  "*She opens the door a hand's width.* You're late. Nobody is ever late here."),
-    "mes_example": (6, 30, "Begin each dialogue with <START> on a line of its own. This shapes the voice more than anything else.",
-                    "<START>\n{{user}}: Do you like it here?\n{{char}}: Like? The lamp turns. I turn with it."),
-    "system_prompt": (3, 20, "How to play the role. When empty, the studio's own sentence is used; {{original}} puts it in here.",
-                      ""),
-    "post_history_instructions": (2, 12, "The last thing that the model reads about the character.", ""),
-    "tags": (1, 1, "With commas between them.", "fantasy, keeper, mystery"),
-    "creator": (1, 1, "", ""),
-    "character_version": (1, 1, "Your own name for it. The studio counts its versions by itself.", ""),
-    "creator_notes": (3, 20, "For people who use the card. The model never reads them.", ""),
-}
-
 
 _FORMS: dict[Form, str] = {"png": "Picture (PNG)", "charx": "Archive (CHARX)", "json": "Text (JSON, V3)", "v2": "Text (JSON, V2)"}
 _SCRIPT_HINT = ('<p class="quiet">What the character is asked, and what a good answer must and must not do. Most of it follows '
@@ -68,17 +45,11 @@ class Controls:
 
     def _texts(self) -> None:
         with _part("Who"):
-            with gr.Row():
-                self._field("name")
-                self._field("nickname")
-            self._field("description")
-            self._field("personality")
+            self._section("who")
         with _part("Where"):
-            self._field("scenario")
+            self._section("where")
         with _part("Words"):
-            self._field("first_mes")
-            self._list("alternate_greetings", "Greeting", "Other ways to begin. The player chooses one.")
-            self._field("mes_example")
+            self._section("words")
         with _part("What comes up"), gr.Column(elem_id="draft-character_book", elem_classes="draft-list"):
             gr.HTML('<span class="draft-list-title">Lorebook</span><span class="draft-list-hint">Knowledge that comes into the '
                     "chat when its keys are mentioned. {{char}} and {{user}} work here, too.</span>", apply_default_css=False)
@@ -86,15 +57,9 @@ class Controls:
                                 server_functions=[sections.look_at_book, sections.read_world], apply_default_css=False)
         self._npc()
         with gr.Accordion("For the model", open=False, elem_classes="draft-part") as self.for_model:
-            self._field("system_prompt")
-            self._field("post_history_instructions")
+            self._section("model")
         with gr.Accordion("About the card", open=False, elem_classes="draft-part", elem_id="draft-about"):
-            self._field("tags")
-            with gr.Row():
-                self._field("creator")
-                self._field("character_version")
-            self._field("creator_notes")
-            self._list("group_only_greetings", "Group greeting", "Used only where several characters talk together.")
+            self._section("about")
 
     def _npc(self) -> None:
         """What a game needs to know of the character, and what it is tested by."""
@@ -107,17 +72,25 @@ class Controls:
             self.script = gr.HTML({}, html_template="", js_on_load=_script("draft_script"), apply_default_css=False,
                                   elem_id="draft-script-questions")
 
-    def _field(self, key: str) -> None:
-        lines, most, hint, example = _TEXTS[key]
-        self.fields[key] = gr.Textbox(label=LABELS[key], info=hint or None, placeholder=example, lines=lines, max_lines=most,
-                                      interactive=True, elem_id=f"draft-{key}", elem_classes="draft-field", min_width=200)
+    def _section(self, section: Section) -> None:
+        """The fields of a section of FIELDS, those that say so beside each other."""
+        for beside, fields in itertools.groupby((one for one in FIELDS if one.section == section), key=lambda one: one.beside):
+            with gr.Row() if beside else contextlib.nullcontext():
+                for one in fields:
+                    self._list(one) if one.item else self._field(one)
 
-    def _list(self, key: str, word: str, hint: str) -> None:
-        with gr.Column(elem_id=f"draft-{key}", elem_classes="draft-list"):
-            gr.HTML(f'<span class="draft-list-title">{LABELS[key]}</span><span class="draft-list-hint">{hint}</span>',
+    def _field(self, one: Field) -> None:
+        lines, most = one.lines
+        self.fields[one.key] = gr.Textbox(label=one.label, info=one.hint or None, placeholder=one.example, lines=lines,
+                                          max_lines=most, interactive=True, elem_id=f"draft-{one.key}",
+                                          elem_classes="draft-field", min_width=200)
+
+    def _list(self, one: Field) -> None:
+        with gr.Column(elem_id=f"draft-{one.key}", elem_classes="draft-list"):
+            gr.HTML(f'<span class="draft-list-title">{one.label}</span><span class="draft-list-hint">{one.hint}</span>',
                     apply_default_css=False)
-            self.lists[key] = gr.HTML([], html_template="", js_on_load=_script("draft_list"), field=key, word=word, article="a",
-                                      apply_default_css=False)
+            self.lists[one.key] = gr.HTML([], html_template="", js_on_load=_script("draft_list"), field=one.key, word=one.item,
+                                          article="a", apply_default_css=False)
 
     def _side(self) -> None:
         with _part("Portrait"):

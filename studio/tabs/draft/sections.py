@@ -9,14 +9,13 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.cards.book import MOST_ENTRIES, shown_entry, with_book
-from engine.cards.card import MAX_NAME, parse_card, read_lorebook
+from engine.cards.card import MAX_NAME, parse_card, read_lorebook, unfinished
 from engine.cards.fields import blank_card
 from engine.cards.macros import expand_macros
 from engine.cards.npc import ENDS, SCALES, npc_values, read_npc, scale_words, with_npc, written
 from engine.cards.prompt import PLAYER, fired_in, rough_tokens
 from engine.cards.script import KINDS, derive_questions, fields_of_question, read_script
 from studio.tabs.answers import lore_html
-from studio.tabs.draft.card_views import card_of
 
 NOTHING = '<p class="quiet">Nothing would fire.</p>'
 
@@ -69,7 +68,7 @@ def npc_value(raw: dict[str, Any]) -> dict[str, Any]:
     """What the section shows of a card."""
     values = npc_values(raw)
     return {"fields": values, "faults": list(read_npc(raw).faults),
-            **preview(values, card_of(raw).char)}
+            **preview(values, unfinished(raw).char)}
 
 
 def has_fields(raw: dict[str, Any]) -> bool:
@@ -83,7 +82,7 @@ def preview(fields: dict[str, Any], char: str) -> dict[str, Any]:
         raw = with_npc({"name": char, "description": "x"}, fields)
     except (UserError, ValueError):
         return {}
-    npc, card = read_npc(raw), card_of(raw)
+    npc, card = read_npc(raw), unfinished(raw)
     return {"written": {name: expand_macros(text, card, PLAYER) for name, text in written(npc).items()},
             "words": {scale: scale_words(scale, level) for levels in (npc.mood, npc.big_five) for scale, level in levels.items()}}
 
@@ -95,7 +94,7 @@ def preview_typed(typed: dict[str, Any]) -> dict[str, Any]:
 
 def script_value(raw: dict[str, Any]) -> dict[str, Any]:
     """What the editor of the test script shows of a card: questions with their origin, those removed, and the originals."""
-    card = card_of(raw)
+    card = unfinished(raw)
     script = read_script(card)
     originals = {one.id: fields_of_question(one) for one in derive_questions(card, read_npc(raw))}
     return {"questions": [{**fields_of_question(one), "origin": script.origins[one.id]} for one in script.questions],
