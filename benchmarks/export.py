@@ -19,6 +19,7 @@ import torch
 from benchmarks.memory import drain
 from benchmarks.speed import decode_seconds
 from engine.base.files import folder_size, write_json
+from engine.base.ids import StageId
 from engine.cards.card import bundled_files
 from engine.console import print_table
 from engine.export.gguf_proof import ask, prove_files
@@ -89,7 +90,7 @@ def measure_pair(dense: Path, pruned: Path, rounds: int) -> dict[str, float]:
     """Tokens a second and memory of two files in llama.cpp, in turn, each time in a fresh process; medians."""
     _say(f"speed of {pruned.stem}")
     prompt = [[number + 100 for number in range(CONTEXT)]]
-    read = lambda file: drain(ask("llama_cpp", {"do": "speed", "file": str(file), "prompts": prompt}, "speed"))
+    read = lambda file: drain(ask("llama_cpp", {"do": "speed", "file": str(file), "prompts": prompt}, StageId.SPEED))
     pairs = [(read(dense), read(pruned)) for _ in range(rounds)]
     median = lambda name, side: statistics.median(pair[side][name] for pair in pairs)
     return {"dense": median("tokens_per_second", 0), "pruned": median("tokens_per_second", 1), "rounds": rounds,

@@ -19,6 +19,7 @@ from benchmarks.readings import read
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import explain_write_errors, read_json, write_json
+from engine.base.ids import StageId
 from engine.running import Run
 from engine.stages.context import SHORT
 
@@ -154,7 +155,7 @@ def _check_format(plan: Plan, dense: Dense, results: Results) -> None:
 
 
 def _measure(cell: Cell, method: str) -> Generator[Event, None, dict[str, Any]]:
-    yield Stage(f"{cell.subject.name}, seed {cell.subject.seed}, {cell.sparsity:.0%}: {method}")
+    yield Stage(StageId.BENCHMARK, subject=f"{cell.subject.name}, seed {cell.subject.seed}, {cell.sparsity:.0%}: {method}")
     pruned = yield from ladder.LADDER[method](cell)
     reading = yield from read(cell, method, pruned)
     if pruned.model is not None:  # a whole copy, in a circle of references: gone before the next method needs the memory

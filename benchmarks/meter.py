@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from engine.base.events import Event, Step
 from engine.base.files import read_json, write_json
+from engine.base.ids import StageId
 from engine.models.ffn import count_tokens
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ def watched(stage: str, total: int, counter: Counter, call: Callable[[], T]) -> 
         work = pool.submit(call)
         try:
             while not wait([work], timeout=1).done:
-                yield Step(stage, min(counter.tokens - before, total), total)
+                yield Step(StageId.BENCHMARK, min(counter.tokens - before, total), total, subject=stage)
             return work.result()
         finally:
             counter.halted = True

@@ -19,6 +19,7 @@ from benchmarks.meter import Spent, metered, watched
 from benchmarks.pruned import Pruned
 from benchmarks.taylor import iterative_taylor_masks, taylor_scores
 from engine.base.events import Event, Step
+from engine.base.ids import StageId
 from engine.evaluation.fidelity import measure
 from engine.models.ffn import feed_forwards
 from engine.pruning import cutting, importance, reconstruction
@@ -59,7 +60,7 @@ def flap(cell: Cell) -> Found:
         variances = torch.zeros(0)
         for number, sums in enumerate(flap_.read_variances(cell.model, rows), start=1):
             variances = sums
-            yield Step("flap", number, len(rows))
+            yield Step(StageId.BENCHMARK, number, len(rows), subject="flap")
         return {"scores": flap_.flap_scores(cell.model, variances)}
 
     found, spent = yield from cell.keep(cell.subject.folder, "flap", read())
@@ -147,7 +148,7 @@ def _refit(cell: Cell, bench: JobContext, lesson: DistillationData, mask: Tensor
     for ridge, columns in trials.items():
         with cutting.as_if_cut(cell.model, mask, columns):
             found[ridge] = measure(cell.model, lesson.validation, lesson.validation_dense).kl
-        yield Step("least squares", len(found), len(RIDGES), {"kl": found[ridge]})
+        yield Step(StageId.BENCHMARK, len(found), len(RIDGES), {"kl": found[ridge]}, "least squares")
     return trials[min(found, key=lambda ridge: found[ridge])]
 
 
@@ -158,7 +159,7 @@ def _each_layer(cell: Cell, stage: str, visit: Callable[[int, Tensor], None]) ->
         grams = cell.subject.grams or (yield from _grams_of(cell, stage, group))
         for index in group:
             visit(index, grams[index])
-            yield Step(f"{stage}: solve", index + 1, layers)
+            yield Step(StageId.BENCHMARK, index + 1, layers, subject=f"{stage}: solve")
 
 
 def _grams_of(cell: Cell, stage: str, group: range) -> Generator[Event, None, dict[int, Tensor]]:
@@ -166,7 +167,7 @@ def _grams_of(cell: Cell, stage: str, group: range) -> Generator[Event, None, di
     rows, grams = cell.subject.refit_rows, dict[int, Tensor]()
     for number, sums in enumerate(reconstruction.gram_matrices(cell.model, rows, group), start=1):
         grams = sums
-        yield Step(f"{stage}: read", number, len(rows))
+        yield Step(StageId.BENCHMARK, number, len(rows), subject=f"{stage}: read")
     return grams
 
 

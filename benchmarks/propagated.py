@@ -13,6 +13,7 @@ from benchmarks.cells import Cell
 from benchmarks.meter import Spent, metered
 from benchmarks.pruned import Pruned
 from engine.base.events import Event, Step
+from engine.base.ids import StageId
 from engine.evaluation.fidelity import dense_states, measure
 from engine.models.ffn import masked
 from engine.pruning import cutting
@@ -51,7 +52,7 @@ def _probe(cell: Cell) -> Generator[Event, None, dict[str, Tensor]]:
         mask[layer] = alone[layer]
         with masked(cell.model, mask):
             readings.append(measure(cell.model, rows, dense).kl)
-        yield Step("each layer alone", layer + 1, len(alone))
+        yield Step(StageId.BENCHMARK, layer + 1, len(alone), subject="each layer alone")
     return {"kl": torch.tensor(readings)}
 
 
@@ -67,5 +68,5 @@ def _propagate(cell: Cell, bench: JobContext, mask: Tensor, name: str) -> Genera
     for column in refit_layers(bench, cell.subject.refit_rows, cutting.kept_indices(mask)):
         if column is not None:
             columns.append(column.to(bench.weight_dtype))
-        yield Step(name, len(columns), bench.layers)
+        yield Step(StageId.BENCHMARK, len(columns), bench.layers, subject=name)
     return columns

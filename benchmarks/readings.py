@@ -23,6 +23,7 @@ from benchmarks.meter import watched
 from benchmarks.pruned import Pruned
 from engine.base.events import Event
 from engine.base.files import write_json
+from engine.base.ids import ReadingId
 from engine.calibration.lines import of_split, read_queries, spread
 from engine.calibration.rewriting import Voice
 from engine.cards.card import Card, bundled_cards
@@ -56,7 +57,8 @@ def read(cell: Cell, method: str, pruned: Pruned) -> Generator[Event, None, dict
     lines, replies, ability = yield from watched("measure", sum(sizes), cell.counter, look)
     told = yield from watched("identify", PERSONAS * sizes[1], cell.counter, lambda: told_apart(subject, questions, replies))
     reading = lines.reading()
-    yield measured(f"{subject.name}, seed {subject.seed}, {cell.sparsity:.0%}: {method}", "test", reading)
+    yield measured(ReadingId.BENCHMARK, "test", reading,
+                   subject=f"{subject.name}, seed {subject.seed}, {cell.sparsity:.0%}: {method}")
     write_json(line_file(cell.folder, method), {
         **{name: getattr(lines, name).tolist() for name in ("kl", "agreeing", "nll", "tokens")},
         "replies": [tokenizer.decode(reply.tokens, skip_special_tokens=True) for reply in replies],

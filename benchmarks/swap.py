@@ -27,6 +27,7 @@ from benchmarks.summary import Table
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import read_json, write_json
+from engine.base.ids import ReadingId, StageId
 from engine.evaluation.fidelity import measure
 from engine.models.ffn import masked
 from engine.stages.mask import measured
@@ -82,10 +83,10 @@ def measure_swaps(plan: Plan, found: dict[float, Masks], file: Path) -> Generato
             dense = dense or (yield from load(plan))
             subject = Subject(plan, name, seed, dense)
             yield from subject.prepare()
-            yield Stage(f"{name}, seed {seed}: served by {len(left)} masks")
+            yield Stage(StageId.BENCHMARK, subject=f"{name}, seed {seed}: served by {len(left)} masks")
             for sparsity, other in left:
                 reading = yield from _serve(Cell(subject, sparsity), found[sparsity][other, seed])
-                yield measured(f"{name} served by {other}, {sparsity:.0%}", "test", reading)
+                yield measured(ReadingId.BENCHMARK, "test", reading, subject=f"{name} served by {other}, {sparsity:.0%}")
                 rows.append({"model": plan.model, "preset": plan.label, "sparsity": sparsity, "seed": seed, "character": name,
                              "served_by": other, "kl": reading.kl, "lines": reading.lines})
                 write_json(file, rows)

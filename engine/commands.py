@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.base import events
+from engine import labels
+from engine.base import events, migrate
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest, folder_size, is_file, read_json
+from engine.base.ids import Verdict
 from engine.base.recipe import make_recipe
 from engine.base.sampling import params_of
 from engine.cards.card import Card, parse_card
@@ -125,10 +127,10 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
     Run(options).follow(_script(options, tally), lambda: False, "Stopped; what was answered stands above.")
     if not options.json:
         models = list(dict.fromkeys(model for model, _ in tally))
-        rows = [[model, *(tally[model, verdict] for verdict in ("pass", "fail", "not judged")),
+        rows = [[model, *(tally[model, verdict] for verdict in Verdict),
                  sum(count for (one, _), count in tally.items() if one == model)] for model in models]
         print_table(f"Test script of {read_card(options.card).char}, seed {options.seed}: one answer a question",
-                    ["model", "pass", "fail", "not judged", "questions"], rows)
+                    ["model", *Verdict, "questions"], rows)
     return 0
 
 
@@ -182,7 +184,7 @@ def inspect(options: argparse.Namespace, _arguments: list[str]) -> int:
         raise UserError(f"{folder} is not a folder that Persona Studio exported (report.json or {MANIFEST} is missing).")
     faults = check_manifest(folder)
     # A report that was changed is not shown: nothing in it can be relied on.
-    report = None if any(fault.startswith("report.json ") for fault in faults) else read_json(folder / "report.json")
+    report = None if any(fault.startswith("report.json ") for fault in faults) else migrate.read_report(folder / "report.json")
     if options.json:
         print(json.dumps({"folder": str(folder), "whole": not faults, "faults": faults, "bytes": folder_size(folder),
                           "report": report}, ensure_ascii=False, indent=2))
@@ -205,12 +207,13 @@ def _print_report(folder: Path, report: dict[str, Any]) -> None:
           f"  intermediate size {before['intermediate_size']:,} -> {after['intermediate_size']:,}; parameters "
           f"{before['parameters'] / 1e6:,.1f} M -> {after['parameters'] / 1e6:,.1f} M; weights {before['bytes'] / 1e6:,.1f} MB -> "
           f"{after['bytes'] / 1e6:,.1f} MB")
-    rows = [[name, f"{one['kl']:.3f}", f"{one['top1']:.1%}", f"{one['nll']:.3f}"] for name, one in report["readings"].items()]
+    rows = [[labels.reading(name),
+             f"{one['kl']:.3f}", f"{one['top1']:.1%}", f"{one['nll']:.3f}"] for name, one in report["readings"].items()]
     first = next(iter(report["readings"].values()))
     print_table(f"On {first['lines']} held-out lines ({first['tokens']:,} tokens), nats a token",
                 ["", "KL to dense", "same next token", "NLL"], rows)
     print_table("Work", ["stage", "seconds", "tokens"],
-                [[name, f"{one['seconds']:.1f}", f"{one['tokens']:,}"] for name, one in report["stages"].items()])
+                [[labels.stage(name), f"{one['seconds']:.1f}", f"{one['tokens']:,}"] for name, one in report["stages"].items()])
     print(f"Proof: loaded by plain transformers in a fresh process; KL to the masked dense model {proof['kl']:.2g} "
           f"(allowed {proof['tolerance']:g}, {proof['positions']} positions); it said: {proof['reply']!r}")
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from engine import labels
 from engine.base.events import (
     Event,
     Finished,
@@ -91,12 +92,13 @@ class ProgressPrinter:
         if self.task is not None:
             self.progress.update(self.task, note="")
             self.progress.stop_task(self.task)
+        name = labels.stage(stage.stage, stage.subject)
         note = "was done already" if stage.reused else ""
-        self.task = self.progress.add_task(escape(stage.name), total=stage.total or None, note=note)
+        self.task = self.progress.add_task(escape(name), total=stage.total or None, note=note)
         if stage.reused:
             self.progress.stop_task(self.task)
         if not self.console.is_terminal:
-            self.console.print(f"{stage.name} {note}".strip(), markup=False)
+            self.console.print(f"{name} {note}".strip(), markup=False)
 
 
 def describe(event: Event) -> str:
@@ -106,11 +108,12 @@ def describe(event: Event) -> str:
             verb = "Going on with" if event.resumed else "Pruning"
             return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
         case Lines():
-            faults = ", ".join(f"{count} {fault}" for fault, count in sorted(event.rejected.items())) or "none"
+            faults = ", ".join(f"{count} {labels.rejection(fault)}" for fault, count in sorted(event.rejected.items())) or "none"
             return (f"  lines: {event.train} to learn from, {event.validation} to choose on, {event.test} to report on; "
                     f"rejected: {faults}")
         case Measured():
-            return (f"  {event.what:<42} {event.split:<10} KL {event.kl:7.3f}  top-1 {event.top1:6.1%}  NLL {event.nll:6.3f}"
+            name = labels.reading(event.what, event.subject or event.step)
+            return (f"  {name:<42} {event.split:<10} KL {event.kl:7.3f}  top-1 {event.top1:6.1%}  NLL {event.nll:6.3f}"
                     f"  ({event.lines} lines, {event.tokens:,} tokens)")
         case LayerTuned():
             if event.used:
@@ -127,7 +130,7 @@ def describe(event: Event) -> str:
         case Untested():
             return f"  {event.model} could not be tested: {event.sentence}"
         case Saved():
-            return f"  {event.what}: {event.path} ({event.bytes / 1e6:,.1f} MB)"
+            return f"  {labels.artifact(event.what, event.subject)}: {event.path} ({event.bytes / 1e6:,.1f} MB)"
         case Warned():
             return f"  Note: {event.sentence}"
         case Timed():

@@ -3,7 +3,8 @@
 from engine.base.ids import ArtifactId, ReadingId, Rejection, StageId
 
 STAGES: dict[StageId, str] = {
-    StageId.FETCH: "fetch {}", StageId.CONVERT: "convert the model", StageId.LOAD: "load the model",
+    StageId.FETCH: "fetch {}", StageId.FETCH_STARTER: "fetch the starter", StageId.CONVERT: "convert the starter",
+    StageId.LOAD: "load the model",
     StageId.SCORE: "score questions", StageId.ASK: "make up questions", StageId.ANSWERS: "write answers",
     StageId.SAMPLES: "write extra samples", StageId.DENSE: "read the dense model",
     StageId.RECONSTRUCT_START: "reconstruct the start", StageId.LEARN_MASK: "learn the mask",

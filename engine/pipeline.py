@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Stream, Warned
 from engine.base.files import check_target, explain_write_errors, folder_size, read_json, slug, write_json
@@ -61,7 +62,6 @@ def prune(job: Job, workdir: Path | None = None, resume: bool = False, until: Un
         meter.watch(event)
         yield event
     out = "" if until else str(job.out)
-    write_json(folder / "finished.json", {"out": out})
     yield Finished(out, time.perf_counter() - started)
 
 
@@ -156,7 +156,7 @@ def _report(ctx: JobContext, meter: "_Meter", before: dict[str, Any]) -> dict[st
     train, validation, test, _ = ctx.split_lines()
     curve = ctx.path("learning.json")
     return {
-        "format": 1, "character": job.card.name, "slug": slug(job.card.char),
+        "format": migrate.FORMAT, "character": job.card.name, "slug": slug(job.card.char),
         "base": {"name": source.config.get("_name_or_path") or Path(source.name).name,
                  "hub": "" if Path(source.name).exists() else source.name if source.revision else "",
                  "revision": source.revision, "family": source.config["model_type"], "licence": source.licence,
@@ -206,7 +206,7 @@ class _Meter:
             book["tokens"] += self.tokens
         self.since, self.tokens = now, 0
         if isinstance(event, Stage):
-            self.current = "" if event.reused else event.name
+            self.current = "" if event.reused else event.stage
         if not isinstance(event, Measured | Saved):
             write_json(self.path, self.stages)
 

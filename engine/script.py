@@ -5,11 +5,12 @@ card, model, sampling and seed give the same answers. Knows no library; whoever 
 """
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Untested, Warned
+from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Stream, Untested, Warned
+from engine.base.ids import StageId
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
@@ -50,11 +51,11 @@ def run_script(job: ScriptJob) -> Iterator[Event]:
     judging = _Judging(job)
     answers: dict[str, dict[str, Graded]] = {}
     try:
-        for number, model in enumerate(job.models, start=1):
+        for model in job.models:
             answers[model] = {}
             cache = ModelCache(job.dtype, keep=1)
             try:
-                yield from _test_model(job, model, number, script.questions, cache, judging, answers[model])
+                yield from _test_model(job, model, script.questions, cache, judging, answers[model])
             except UserError as error:
                 if len(job.models) == 1:
                     raise
@@ -66,13 +67,12 @@ def run_script(job: ScriptJob) -> Iterator[Event]:
     yield Finished("", time.monotonic() - began)
 
 
-def _test_model(job: ScriptJob, model: str, number: int, questions: Sequence[Question], cache: ModelCache, judging: "_Judging",
+def _test_model(job: ScriptJob, model: str, questions: Sequence[Question], cache: ModelCache, judging: "_Judging",
                 found: dict[str, Graded]) -> Iterator[Event]:
     speaker = Speaker.of(job.card, job.player)
-    stage = "answer the script" if len(job.models) == 1 else f"answer the script, model {number} of {len(job.models)}"
-    yield Stage(stage, len(questions))
+    yield Stage(StageId.SCRIPT, len(questions), subject=model)
     for done, question in enumerate(questions):
-        answers = yield from _answer(job, model, question, cache, stage, done, len(questions))
+        answers = yield from _answer(job, model, question, cache, done, len(questions))
         checks = check_answers(question, answers, speaker)
         score, checks, words = judging.score(question, answers, checks)
         if words:
@@ -81,11 +81,11 @@ def _test_model(job: ScriptJob, model: str, number: int, questions: Sequence[Que
                         verdict_of(checks), [asdict(check) for check in checks], score, job.sampling.seed or 0)
         found[question.id] = tested
         yield tested
-        yield Step(stage, done + 1, len(questions))
+        yield Step(StageId.SCRIPT, done + 1, len(questions), subject=model)
 
 
-def _answer(job: ScriptJob, model: str, question: Question, cache: ModelCache, stage: str, done: int,
-            total: int) -> Generator[Event, None, list[str]]:
+def _answer(job: ScriptJob, model: str, question: Question, cache: ModelCache, done: int,
+            total: int) -> Stream[list[str]]:
     """The answers to a question's lines. Signs of life in between let whoever runs this stop it within a second."""
     turns = [("assistant", job.card.greeting)] if job.card.greeting.strip() else []
     answers: list[str] = []
@@ -97,10 +97,10 @@ def _answer(job: ScriptJob, model: str, question: Question, cache: ModelCache, s
             if turn and turn["event"] == "Ended":
                 answers.append(turn["text"].strip())
             elif turn and turn["event"] == "Loading" and turn.get("total"):
-                yield Step(f"fetch {model}", int(turn["done"]), int(turn["total"]))
+                yield Step(StageId.FETCH, int(turn["done"]), int(turn["total"]), subject=model)
             elif time.monotonic() - beat > _BEAT:
                 beat = time.monotonic()
-                yield Step(stage, done, total)
+                yield Step(StageId.SCRIPT, done, total, subject=model)
         turns.append(("assistant", answers[-1] or "..."))
     return answers
 
@@ -143,7 +143,7 @@ class _Judging:
                  if question.rules.judge and question.id in answers[other] and question.id in answers[first]]
         if self.bench is None or not pairs:
             return
-        yield Stage("compare the answers", len(pairs))
+        yield Stage(StageId.COMPARE, len(pairs))
         for done, (question, other) in enumerate(pairs, start=1):
             one, two = answers[first][question.id].answers, answers[other][question.id].answers
             try:
@@ -154,7 +154,7 @@ class _Judging:
                 return
             if score.points is not None:
                 yield Preferred(question.id, other, first, score.points)
-            yield Step("compare the answers", done, len(pairs))
+            yield Step(StageId.COMPARE, done, len(pairs))
 
     def _said(self, question: Question, answers: Sequence[str]) -> list[tuple[str, str]]:
         said: list[tuple[str, str]] = []

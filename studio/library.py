@@ -13,6 +13,7 @@ from engine.base.errors import UserError
 from engine.base.model_folder import folder_shape, model_folder
 from engine.cards import fields
 from engine.cards.files import read_file
+from studio import labels
 from studio.figures import words
 from studio.services import Services
 from studio.store import characters, database, runs, values
@@ -122,7 +123,7 @@ def jobs_html(services: Services) -> str:
         share = stage.done / stage.total if stage and stage.total else 0.0
         what = f"{KINDS.get(run.kind, run.kind)} · {who.char if who else '?'}"
         word = services.jobs.state_word(run)
-        detail = words.stage(stage.name) if stage and run.state == "running" and word == "running" else html.escape(word)
+        detail = labels.stage(*stage.key) if stage and run.state == "running" and word == "running" else html.escape(word)
         rows.append(f'<li data-run="{html.escape(run.id)}"><b>{html.escape(what)}</b> <span>{html.escape(run.name)}</span>'
                     f'<div class="bar" role="progressbar" aria-label="{detail}" '
                     f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'

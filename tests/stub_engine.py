@@ -72,7 +72,7 @@ def count(last: int) -> None:
         time.sleep(0.05)
         saved.with_suffix(".new").write_text(str(done))
         saved.with_suffix(".new").replace(saved)  # whole, whenever it is killed
-        tell("Step", stage="learn the mask", done=done, total=last, values={"loss": 1.0 / done})
+        tell("Step", stage="learn_mask", done=done, total=last, values={"loss": 1.0 / done})
         if asked.is_set():
             tell("Stopped", sentence="Stopped; what was done is kept.")
             sys.exit(130)
@@ -88,9 +88,9 @@ if behaviour == "deaf":
 else:
     signal.signal(signal.SIGTERM, on_signal)
     threading.Thread(target=watch_leash, daemon=True).start()
-tell("Started", character="Zoë", model=behaviour, sparsity=0.25, stages=["learn the mask"], resumed=resumed)
+tell("Started", character="Zoë", model=behaviour, sparsity=0.25, stages=[["learn_mask", ""]], resumed=resumed)
 (work / "job.json").write_text("{}")
-tell("Stage", name="learn the mask", total=100_000)
+tell("Stage", stage="learn_mask", total=100_000)
 if behaviour == "dies":
     os.kill(os.getpid(), signal.SIGSEGV)
 if behaviour == "late":

@@ -89,7 +89,7 @@ def climbed(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Climbed:
     with small():
         run = fidelity.measure(one, list(ladder.LADDER), results_of(one))
         for event in run:
-            if getattr(event, "stage", "") == "learn the mask" and event.done == 3:  # type: ignore[attr-defined]
+            if getattr(event, "stage", "") == "learn_mask" and event.done == 3:  # type: ignore[attr-defined]
                 break
         run.close()
         first = results_of(one).rows

@@ -67,7 +67,7 @@ def test_inspect_shows_a_whole_folder(exported: Path, capsys: pytest.CaptureFixt
     assert main(["inspect", str(exported)]) == 0
     shown = capsys.readouterr()
     assert shown.err == "" and "64 -> 48" in shown.out and "Whole: all " in shown.out
-    assert all(name in shown.out for name in ("mask + least squares", "learn the mask", "fresh process"))
+    assert all(name in shown.out for name in ("mask, reconstructed", "learn_mask", "fresh process"))
     assert main(["inspect", str(exported), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["whole"] is True and found["faults"] == [] and found["report"] == read_json(exported / "report.json")

@@ -123,12 +123,12 @@ def test_a_sound_folder_is_left_alone(finished: Path, tmp_path: Path) -> None:
 
 
 # What is damaged, and the stages that then have to do their work again.
-AGAIN = [("mask.safetensors", {"learn the mask"}), ("learning.json", {"learn the mask"}),
-         ("columns.json", {"learn the mask", "least squares"}), ("start.safetensors", {"least squares on the start"}),
-         ("tuned-0001.safetensors", {"tune the layers"}), ("retuned.json", {"tune the layers again"}),
-         ("recovered.safetensors", {"recover"}), ("dense.safetensors", {"read the dense model"}),
-         ("further-1.jsonl", {"write more answers"})]
-ALWAYS = {"load the model", "measure", "export", "prove"}
+AGAIN = [("mask.safetensors", {"learn_mask"}), ("learning.json", {"learn_mask"}),
+         ("columns.json", {"learn_mask", "reconstruct"}), ("start.safetensors", {"reconstruct_start"}),
+         ("tuned-0001.safetensors", {"tune_layers"}), ("retuned.json", {"tune_layers_again"}),
+         ("recovered.safetensors", {"recover"}), ("dense.safetensors", {"read_dense"}),
+         ("further-1.jsonl", {"write_extra_samples"})]
+ALWAYS = {"load_model", "measure", "export", "prove"}
 
 
 @pytest.mark.parametrize(("names", "stages"), [*(([name], stages) for name, stages in AGAIN), (None, None)])
@@ -143,7 +143,7 @@ def test_what_is_made_anew_has_the_same_bits(names: list[str] | None, stages: se
     assert sum(isinstance(event, Warned) and "was damaged" in event.sentence for event in seen) == len(names or results_in(
         work_of(finished)))
     if stages is not None:
-        worked = {event.name for event in seen if isinstance(event, Stage) and not event.reused}
+        worked = {event.stage for event in seen if isinstance(event, Stage) and not event.reused}
         assert worked - ALWAYS == stages
     assert same_tensors(job.out / "model.safetensors", finished / "model.safetensors")
     for name in set(results_in(work_of(finished))) - {"meter.json", "rejected.json"}:

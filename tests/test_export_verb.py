@@ -64,14 +64,15 @@ def test_a_copy_is_equal_and_proven_in_a_fresh_process(pruned: Path, tmp_path: P
     assert main(["export", str(pruned), "--out", str(out), "--zip", "--json", "--workdir", str(tmp_path / "work")]) == 0
     said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
     assert said == list(events.read(tmp_path / "work" / "events.jsonl"))
-    assert isinstance(said[0], Started) and said[0].stages == ["copy", "prove", "zip"] and said[0].sparsity == 0.25
+    assert isinstance(said[0], Started) and said[0].sparsity == 0.25
+    assert said[0].stages == [("copy", ""), ("prove", ""), ("zip", "")]
     assert isinstance(said[-1], Finished) and said[-1].out == str(out)
     proved = next(event for event in said if isinstance(event, Proved))
     assert 0 < proved.tokens <= plain_transformers.ANSWER_TOKENS and proved.seconds > 0
     assert files_of(out).keys() == files_of(pruned).keys() and check_manifest(out) == []
     assert {name for name, data in files_of(out).items() if data != files_of(pruned)[name]} <= {MANIFEST}
     saved = {event.what: event for event in said if isinstance(event, Saved)}
-    assert saved["pruned model"].bytes == folder_size(out) and saved["zip file"].bytes == out.with_name("zoë.zip").stat().st_size
+    assert saved["pruned_model"].bytes == folder_size(out) and saved["zip_file"].bytes == out.with_name("zoë.zip").stat().st_size
     for stage in ("copy", "zip"):
         steps = [event for event in said if isinstance(event, Step) and event.stage == stage]
         assert steps[-1].done == steps[-1].total == next(one.total for one in said if isinstance(one, Stage) and one.name == stage)
@@ -153,7 +154,7 @@ def test_a_folder_that_does_not_load_is_not_given_away(pruned: Path, tmp_path: P
 @pytest.mark.parametrize("stage", ["copy", "prove", "zip"])
 def test_a_stopped_copy_leaves_nothing_behind(stage: str, pruned: Path, tmp_path: Path) -> None:
     stream = copy_folder(Copy(pruned, tmp_path / "out", zipped=True))
-    next(event for event in stream if isinstance(event, Stage) and event.name == stage)
+    next(event for event in stream if isinstance(event, Stage) and event.stage == stage)
     if stage == "zip":
         assert isinstance(next(stream), Step) and ".out.zip.partial" in leftovers(tmp_path)
     stream.close()
@@ -197,7 +198,7 @@ def test_an_export_for_engines_has_their_folders_and_tells_of_them(pruned: Path,
     monkeypatch.setattr(verify, "run", run_here)
     said = list(copy_folder(Copy(pruned, tmp_path / "zoe", "Zoë", True, (), tuple(TARGETS), str(model))))
     started = next(event for event in said if isinstance(event, Started))
-    assert [event.name for event in said if isinstance(event, Stage)] == started.stages
+    assert [(event.stage, event.subject) for event in said if isinstance(event, Stage)] == started.stages
     out = tmp_path / "zoe"
     assert files_of(out).keys() >= {
         "gguf/zoe-Q8_0.gguf", "ollama/Modelfile", "lmstudio/zoe.preset.json", "lmstudio/opening.json", "lmstudio/README.md",

@@ -14,6 +14,7 @@ import pytest
 
 from engine.base import colours
 from engine.base.events import MaskSnapshot, Measured
+from studio import labels
 from studio.figures import bars, curves, heatmaps, ladder, sizes, theme, votes, words
 
 NAN = float("nan")
@@ -26,7 +27,7 @@ def measured(what: str, kl: float, lines: int = 48) -> Measured:
 
 
 READINGS = {one.what: one for one in (measured("dense", 0.0), measured("random", 2.01), measured("magnitude", 10.46),
-                                      measured("wanda", 0.36), measured("mask", 0.31), measured("mask + least squares", 0.23))}
+                                      measured("wanda", 0.36), measured("mask", 0.31), measured("mask_reconstructed", 0.23))}
 LOSSES = [(step, 0.3 - step / 1000) for step in range(1, 61)]
 HELD = [(0, 0.35, 24), (5, 0.30, 24), (10, 0.28, 24), (15, 0.29, 24)]
 MASKS = np.array([[1, 1, 1, 0], [1, 1, 0, 0]], bool), np.array([[1, 1, 0, 0], [0, 1, 1, 0]], bool)
@@ -203,7 +204,7 @@ def test_curves_that_fall_far_get_a_logarithmic_scale_with_levels_at_the_right_h
 
 
 def test_labels_of_close_levels_are_moved_apart() -> None:
-    close = {"wanda": measured("wanda", 0.36), "random": measured("random", 0.362), "mask + least squares": measured("mask", 0.358)}
+    close = {"wanda": measured("wanda", 0.36), "random": measured("random", 0.362), "mask_reconstructed": measured("mask", 0.358)}
     figure = curves.learning(LOSSES, HELD, close)
     high = figure.layout.yaxis.range[1]
     heights = sorted(note.y / high * (curves.HEIGHT - 42) + note.yshift for note in figure.layout.annotations)
@@ -223,7 +224,7 @@ def test_the_ladder_keeps_its_order_says_every_value_and_cuts_only_far_bars() ->
     figure = ladder.ladder([*reversed(READINGS.values()), measured("my <own>", 0.2)])
     trace, said = figure.data[0], texts(figure)
     names = [row[0] for row in trace.customdata]
-    assert names == [*(words.METHODS[name] for name in list(READINGS)[1:]), "my &lt;own&gt;"]
+    assert names == [*(labels.READINGS[name] for name in list(READINGS)[1:]), "my &lt;own&gt;"]
     assert [row[1] for row in trace.customdata] == [2.01, 10.46, 0.36, 0.31, 0.23, 0.2]
     limit = 2.5 * 0.31
     assert list(trace.x) == pytest.approx([limit, limit, 0.36, 0.31, 0.23, 0.2])

@@ -79,37 +79,37 @@ BAD = [
     ("refusal", "I can't engage in such conversations."),
     ("refusal", "I'm afraid I don't have any information available regarding a missing heir."),
     ("refusal", "That goes against my programming, my dear."),
-    ("assistant manners", "As an AI language model, I have no name."),
-    ("assistant manners", "Hello, my dear! How can I assist you today?"),
-    ("assistant manners", "The tea is hot. I'm here to help!"),
-    ("assistant manners", "I am here to help you with any questions, my dear."),
-    ("assistant manners", "I live to serve as a helpful assistant in this house."),
-    ("assistant manners", "Certainly! Here is a reply that Vessaline might give:"),
-    ("assistant manners", "Sure, here's the rewritten answer: The tea is hot."),
-    ("assistant manners", "Here is my response in her voice: sit down, my dear."),
-    ("assistant manners", "The ledger is closed. Feel free to ask more questions!"),
-    ("assistant manners", "I don't have personal feelings, my dear."),
-    ("assistant manners", "Sit down, my dear. (Note: I kept the meaning of the answer.)"),
-    ("third person", "Vessaline would smile and say that the tea is hot."),
-    ("third person", "As Vessaline, I would offer you tea."),
-    ("third person", "As Vessaline Korr, she knows every debt."),
-    ("third person", "The tea is hot, and Vessaline knows it."),
-    ("third person", '"Sit down," Vessaline says, turning a page.'),
-    ("third person", '"Sit down, my dear," said Vessaline.'),
-    ("third person", "Vessaline Korr is the Chancellor of the realm."),
-    ("third person", "Vessaline's eyes narrow at the question."),
-    ("third person", "Vessaline slowly pours the tea."),
-    ("prompt leak", "Hello, {{user}}. I am here."),
-    ("prompt leak", "The tea is hot.\n<START>\nSit down."),
-    ("prompt leak", "The tea is hot.<|im_end|>\n<|im_start|>user"),
-    ("prompt leak", "The tea is hot.\nUser: And the door?"),
-    ("prompt leak", "The tea is hot. Player: And the door?"),
-    ("prompt leak", "The tea is hot.\n**Player:** And the door?"),
-    ("prompt leak", "The tea is hot.\nVessaline Korr: And the door is locked."),
-    ("prompt leak", "The tea is hot.\nHuman: And the door?"),
-    ("prompt leak", "Personality: polite, patient, proud, cruel."),
-    ("prompt leak", "### Response\nThe tea is hot."),
-    ("prompt leak", "[INST] Who are you? [/INST] Your friend."),
+    ("assistant_manners", "As an AI language model, I have no name."),
+    ("assistant_manners", "Hello, my dear! How can I assist you today?"),
+    ("assistant_manners", "The tea is hot. I'm here to help!"),
+    ("assistant_manners", "I am here to help you with any questions, my dear."),
+    ("assistant_manners", "I live to serve as a helpful assistant in this house."),
+    ("assistant_manners", "Certainly! Here is a reply that Vessaline might give:"),
+    ("assistant_manners", "Sure, here's the rewritten answer: The tea is hot."),
+    ("assistant_manners", "Here is my response in her voice: sit down, my dear."),
+    ("assistant_manners", "The ledger is closed. Feel free to ask more questions!"),
+    ("assistant_manners", "I don't have personal feelings, my dear."),
+    ("assistant_manners", "Sit down, my dear. (Note: I kept the meaning of the answer.)"),
+    ("third_person", "Vessaline would smile and say that the tea is hot."),
+    ("third_person", "As Vessaline, I would offer you tea."),
+    ("third_person", "As Vessaline Korr, she knows every debt."),
+    ("third_person", "The tea is hot, and Vessaline knows it."),
+    ("third_person", '"Sit down," Vessaline says, turning a page.'),
+    ("third_person", '"Sit down, my dear," said Vessaline.'),
+    ("third_person", "Vessaline Korr is the Chancellor of the realm."),
+    ("third_person", "Vessaline's eyes narrow at the question."),
+    ("third_person", "Vessaline slowly pours the tea."),
+    ("prompt_leak", "Hello, {{user}}. I am here."),
+    ("prompt_leak", "The tea is hot.\n<START>\nSit down."),
+    ("prompt_leak", "The tea is hot.<|im_end|>\n<|im_start|>user"),
+    ("prompt_leak", "The tea is hot.\nUser: And the door?"),
+    ("prompt_leak", "The tea is hot. Player: And the door?"),
+    ("prompt_leak", "The tea is hot.\n**Player:** And the door?"),
+    ("prompt_leak", "The tea is hot.\nVessaline Korr: And the door is locked."),
+    ("prompt_leak", "The tea is hot.\nHuman: And the door?"),
+    ("prompt_leak", "Personality: polite, patient, proud, cruel."),
+    ("prompt_leak", "### Response\nThe tea is hot."),
+    ("prompt_leak", "[INST] Who are you? [/INST] Your friend."),
 ]
 
 
@@ -127,15 +127,15 @@ def test_truncated_means_not_one_whole_sentence() -> None:
 
 def test_a_label_of_its_own_is_no_third_person_and_a_second_one_is_a_leak() -> None:
     assert find_fault("Pim: I am the guard.", PIM, True) is None
-    assert find_fault("Pim: I am the guard.\nPim: And you?", PIM, True) == "prompt leak"
+    assert find_fault("Pim: I am the guard.\nPim: And you?", PIM, True) == "prompt_leak"
 
 
 def test_the_third_person_rule_and_only_it_can_be_switched_off() -> None:
     bodo = ["Bodo Grumm", "Bodo"]
-    assert find_fault("Bodo not know town. Bodo know bridge.", bodo, True) == "third person"
+    assert find_fault("Bodo not know town. Bodo know bridge.", bodo, True) == "third_person"
     assert find_fault("Bodo not know town. Bodo know bridge.", bodo, True, speaks_in_third_person=True) is None
     assert find_fault("Bodo cannot say. As an AI, Bodo not know.", bodo, True,
-                      speaks_in_third_person=True) == "assistant manners"
+                      speaks_in_third_person=True) == "assistant_manners"
 
 
 def test_without_names_nothing_is_third_person() -> None:

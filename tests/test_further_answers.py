@@ -12,7 +12,7 @@ from engine.calibration import rewriting
 from engine.calibration.lines import read_lines, split_of
 from engine.calibration.rewriting import Voice
 from engine.stages.context import JobContext, load_dense, open_workdir
-from engine.stages.lines import _questions, extra_lines, make_lines, recovery_lines, unanswered, write_extra_samples
+from engine.stages.lines import _sample_questions, extra_lines, make_lines, recovery_lines, unanswered, write_extra_samples
 from engine.stages.reconstruction import written_rows
 
 
@@ -95,7 +95,7 @@ def test_recovery_asks_what_the_pool_has_beside_the_train_lines_and_then_all_of_
     others = [query.question for query in unanswered(bench)]
     assert len(others) > 10 * len(known) and not set(others) & set(known)
     assert all(split_of(question) == "train" for question in others)
-    rounds = [[query.question for query in queries] for queries in _questions(bench, 40)]
+    rounds = [[query.question for query in queries] for queries in _sample_questions(bench, 40)]
     assert rounds[0] == known and {len(questions) for questions in rounds} == {len(known)}
     asked = [question for questions in rounds[1:] for question in questions]
     whole = [*others, *known]
@@ -109,7 +109,7 @@ def test_lines_of_another_world_are_answered_again_alone(llama: Path, tmp_path: 
     known = [line.question for line in bench.split_lines()[0]]
     assert unanswered(bench) == []
     assert known[0].startswith("Zoë! ")
-    assert [[query.question for query in queries] for queries in _questions(bench, 3)] == [known] * 3
+    assert [[query.question for query in queries] for queries in _sample_questions(bench, 3)] == [known] * 3
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(1, 4), (3, 12), (1000, None)])

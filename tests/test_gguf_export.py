@@ -73,11 +73,12 @@ def test_files_are_written_and_proven_and_told_of(pruned: Path, tmp_path: Path, 
     out = tmp_path / "out"
     assert main(["export", str(pruned), "--out", str(out), "--gguf", "f32", "--gguf", "Q8_0", "--json"]) == 0
     said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
-    assert isinstance(said[0], Started) and said[0].stages == [event.name for event in said if isinstance(event, Stage)]
+    assert isinstance(said[0], Started)
+    assert said[0].stages == [(event.stage, event.subject) for event in said if isinstance(event, Stage)]
     proved = {event.type: event for event in said if isinstance(event, ProvedFile)}
     assert proved["F32"].same + proved["F32"].ties == proved["F32"].tokens == 3 * 32 and proved["F32"].kl < 1e-4
     assert proved["F32"].kl < proved["Q8_0"].kl < 0.1 and proved["Q8_0"].tokens == 3 * 32
-    files = {event.path: event.bytes for event in said if isinstance(event, Saved) and event.what == "GGUF file"}
+    files = {event.path: event.bytes for event in said if isinstance(event, Saved) and event.what == "gguf_file"}
     assert files == {str(file): file.stat().st_size for file in (out / "gguf").iterdir()}
     told = read_json(out / "report.json")["gguf"]
     for type, entry in told.items():
@@ -148,7 +149,7 @@ def test_a_wrong_file_is_not_given_away(pruned: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.usefixtures("proves_here")
-@pytest.mark.parametrize("stage", ["write F16", "decode with llama.cpp", "read with transformers", "prove F16"])
+@pytest.mark.parametrize("stage", ["write_gguf", "decode_gguf", "read_gguf_reference", "prove_gguf"])
 def test_a_stopped_export_leaves_nothing_behind(stage: str, pruned: Path, tmp_path: Path) -> None:
     stream = copy_folder(Copy(pruned, tmp_path / "out", zipped=True, gguf=("F16",)))
     assert any(isinstance(event, Step) and event.stage == stage for event in stream)

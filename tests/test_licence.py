@@ -21,7 +21,7 @@ def read_card(report: dict[str, Any], folder: Path | None = None) -> tuple[Any, 
 
 def test_the_hub_reads_the_card_and_its_measured_figures() -> None:
     report = make_report("Bodo")
-    report["readings"]["mask + least squares"] = {"kl": 0.15432, "top1": 0.777, "nll": 2.14, "lines": 40, "tokens": 1243}
+    report["readings"]["mask_reconstructed"] = {"kl": 0.15432, "top1": 0.777, "nll": 2.14, "lines": 40, "tokens": 1243}
     data, text = read_card(report)
     assert (data.base_model, data.base_model_relation, data.license) == ("owner/base", "finetune", "apache-2.0")
     assert data.model_name == '"Bodo" on 83% of base model'

@@ -26,7 +26,7 @@ from engine.stages.context import Job, JobContext
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 LADDER = ["dense", "random", "magnitude", "wanda", "mask"]
-TUNED = "mask + least squares + tuned layers"
+TUNED = "mask_tuned"
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def test_events_come_in_order_and_survive_a_file(whole: tuple[list[Event], Path]
     seen, out = whole
     assert isinstance(seen[0], Started) and not seen[0].resumed and seen[0].character == "Zoë *of* the [Mill]"
     assert seen[-1] == Finished(str(out), seen[-1].seconds, time=seen[-1].time)  # type: ignore[attr-defined]
-    stages = [event.name for event in seen if isinstance(event, Stage)]
-    assert stages == ["load the model", "write more answers", "read the dense model", "least squares on the start",
-                      "learn the mask", "least squares", "tune the layers", "measure", "export", "prove"]
-    assert all(event.name in seen[0].stages and not event.reused for event in seen if isinstance(event, Stage))
+    stages = [event.stage for event in seen if isinstance(event, Stage)]
+    assert stages == ["load_model", "write_extra_samples", "read_dense", "reconstruct_start",
+                      "learn_mask", "reconstruct", "tune_layers", "measure", "export", "prove"]
+    assert all((event.stage, "") in seen[0].stages and not event.reused for event in seen if isinstance(event, Stage))
     assert [event.time for event in seen] == sorted(event.time for event in seen)
     assert [events.decode(events.encode(event)) for event in seen] == seen
     lines = next(event for event in seen if isinstance(event, Lines))
@@ -60,10 +60,10 @@ def test_events_come_in_order_and_survive_a_file(whole: tuple[list[Event], Path]
 def test_readings_on_the_test_lines_and_mask_snapshots(whole: tuple[list[Event], Path]) -> None:
     seen, _ = whole
     readings = {event.what: event for event in seen if isinstance(event, Measured) and event.split == "test"}
-    assert list(readings) == [*LADDER, "mask + least squares", TUNED]
+    assert list(readings) == [*LADDER, "mask_reconstructed", TUNED]
     assert readings["dense"].kl == 0 and readings["dense"].top1 == 1
     assert {one.lines for one in readings.values()} == {6}
-    assert readings["mask"].kl < readings["random"].kl / 2 and readings["mask + least squares"].kl < readings["mask"].kl
+    assert readings["mask"].kl < readings["random"].kl / 2 and readings["mask_reconstructed"].kl < readings["mask"].kl
     snapshots = [event for event in seen if isinstance(event, MaskSnapshot)]
     assert [event.step for event in snapshots] == [2, 4] and {event.sparsity for event in snapshots} == {0.25}
     for snapshot in snapshots:
@@ -87,12 +87,12 @@ def test_report_is_complete(whole: tuple[list[Event], Path], llama: Path) -> Non
     told = {event.what: event for event in seen if isinstance(event, Measured) and event.split == "test"}
     assert {name: (one["kl"], one["lines"], one["tokens"]) for name, one in report["readings"].items()} == {
         name: (event.kl, event.lines, event.tokens) for name, event in told.items()}
-    assert list(report["stages"]) == ["load the model", "write more answers", "read the dense model", "least squares on the start",
-                                      "learn the mask", "least squares", "tune the layers", "measure", "export"]
+    assert list(report["stages"]) == ["load_model", "write_extra_samples", "read_dense", "reconstruct_start",
+                                      "learn_mask", "reconstruct", "tune_layers", "measure", "export"]
     assert all(one["seconds"] >= 0 and one["tokens"] >= 0 for one in report["stages"].values())
     learnt = [point["tokens"] for point in report["learning"] if "loss" in point]
-    assert len(learnt) == 4 and report["stages"]["learn the mask"]["tokens"] > learnt[-1] > 0
-    assert report["stages"]["least squares"]["tokens"] > 0 and report["stages"]["export"]["tokens"] == 0
+    assert len(learnt) == 4 and report["stages"]["learn_mask"]["tokens"] > learnt[-1] > 0
+    assert report["stages"]["reconstruct"]["tokens"] > 0 and report["stages"]["export"]["tokens"] == 0
     assert report["recipe"]["seed"] == 0 and report["recipe"]["sparsity"] == 0.25
     assert report["versions"]["torch"] == torch.__version__ and report["versions"]["transformers"]
     assert report["base"]["licence"] == "apache-2.0" and report["base"]["hub"] == ""
@@ -129,7 +129,7 @@ def test_model_card_has_a_front_matter_and_a_harmless_heading(whole: tuple[list[
                      "tags": ["pruned", "roleplay", "persona-pruner"]}
     assert (out / "LICENSE").read_text(encoding="utf-8").lstrip().startswith("Apache License")
     assert body.strip().startswith('# "Zoë of the Mill" on ')
-    assert "| mask + least squares | 0.0" in body and "On 6 held-out lines" in body
+    assert "| mask, reconstructed | 0.0" in body and "On 6 held-out lines" in body
 
 
 def read_again(job: Job, out: Path) -> Reading:
@@ -150,7 +150,7 @@ def test_recovered_weights_are_those_that_were_measured(preset: str, llama: Path
     settings: dict[str, Any] = {"recover": True, "count": 60, "recovery_answers": 0, "recovery_rate": 2e-4}
     seen = run_job(llama, out, preset, **settings)
     readings = read_json(out / "report.json")["readings"]
-    names = {"standard": ["mask + least squares", TUNED, f"{TUNED} + recovery"], "paper": ["mask + recovery"]}
+    names = {"standard": ["mask_reconstructed", TUNED, f"{TUNED}_recovered"], "paper": ["mask_recovered"]}
     assert list(readings) == [*LADDER, *names[preset]]
     again = read_again(make_job(llama, out, preset, **settings), out)
     assert again.kl == pytest.approx(readings[names[preset][-1]]["kl"], rel=1e-3, abs=1e-6)
@@ -221,9 +221,9 @@ def test_a_finished_job_exports_again_under_another_name(whole: tuple[list[Event
     first, second = whole[1], tmp_path / "again"
     seen = list(prune(make_job(llama, second), Path(shutil.copytree(work_of(first), tmp_path / "work")), resume=True))
     assert isinstance(seen[0], Started) and seen[0].resumed
-    assert {event.name for event in seen if isinstance(event, Stage) and event.reused} == {
-        "write answers", "write more answers", "read the dense model", "least squares on the start", "learn the mask",
-        "least squares", "tune the layers"}
+    assert {event.stage for event in seen if isinstance(event, Stage) and event.reused} == {
+        "write_answers", "write_extra_samples", "read_dense", "reconstruct_start", "learn_mask",
+        "reconstruct", "tune_layers"}
     assert same_tensors(first / "model.safetensors", second / "model.safetensors")
     assert read_json(first / "report.json")["choices"] == read_json(second / "report.json")["choices"]
     assert abs(folder_size(first) - folder_size(second)) < 1000

@@ -59,9 +59,9 @@ def story(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     story = Story(folder, [word.replace(f"{folder}/", "") for word in arguments])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
-        story.live(is_step("learn the mask", 1), interrupt)
-        story.live(is_step("learn the mask", 3), kill)
-        story.live(is_step("least squares", 1), kill)
+        story.live(is_step("learn_mask", 1), interrupt)
+        story.live(is_step("learn_mask", 3), kill)
+        story.live(is_step("reconstruct", 1), kill)
         story.live(is_step("recover", 2), kill)
         story.live(is_stage("prove"), kill)
         story.live(is_stage("prove"), interrupt_all_while_proving, forked=False)
@@ -85,15 +85,15 @@ def test_a_job_killed_in_every_stage_ends_with_the_same_bits(story: Story, llama
 def test_each_process_goes_on_where_the_last_one_stopped(story: Story) -> None:
     steps = [[(event["stage"], event["done"]) for event in life.seen if event["event"] == "Step"]
              for life in story.lives]
-    learnt = [[done for stage, done in life if stage == "learn the mask"] for life in steps]
+    learnt = [[done for stage, done in life if stage == "learn_mask"] for life in steps]
     assert learnt[0][0] == 1 and learnt[1][0] == learnt[0][-1] + 1 and learnt[1][-1] >= 3
     assert [done for life in learnt[2:] for done in life] in ([4, 5], [5], [])
     recovered = [[done for stage, done in life if stage == "recover"] for life in steps]
     assert recovered[3][0] == 1 and recovered[4][0] == recovered[3][-1] + 1 and recovered[4][-1] == 40
     assert recovered[5] == [] and [life.seen[0]["resumed"] for life in story.lives] == [False] + [True] * 5
     stages = [event["name"] for event in story.lives[5].seen if event["event"] == "Stage" and event["reused"]]
-    assert stages == ["write answers", "write more answers", "read the dense model", "least squares on the start", "learn the mask",
-                      "least squares", "tune the layers", "tune the layers again", "recover"]
+    assert stages == ["write_answers", "write_extra_samples", "read_dense", "reconstruct_start", "learn_mask",
+                      "reconstruct", "tune_layers", "tune_layers_again", "recover"]
 
 
 def test_an_interrupted_job_says_how_to_go_on(story: Story) -> None:
@@ -130,7 +130,7 @@ def test_a_job_that_is_let_go_or_terminated_stops_after_its_step(end: Callable[[
     seen = []
     for event in owned.events():
         seen.append(event)
-        if event["event"] == "Step" and event["stage"] == "learn the mask" and event["done"] == 2:
+        if event["event"] == "Step" and event["stage"] == "learn_mask" and event["done"] == 2:
             end(owned)
     code, errors = owned.end()
     assert code == 130 and "Traceback" not in errors, errors
@@ -146,4 +146,4 @@ def test_a_job_stopped_before_it_begins_says_so(llama: Path, tmp_path: Path) -> 
     owned = Process(prune_arguments(tmp_path, llama, json=True, leash=True), tmp_path, forked=True)
     owned.let_go()
     kinds = [event["event"] for event in owned.events()]
-    assert owned.end()[0] == 130 and kinds[-1] == "Stopped" and "learn the mask" not in kinds
+    assert owned.end()[0] == 130 and kinds[-1] == "Stopped" and "learn_mask" not in kinds

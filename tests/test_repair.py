@@ -35,17 +35,17 @@ def test_learning_begins_on_the_repaired_start(llama: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("refit_within", [1e9, 1.05])
 def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_path: Path, refit_within: float) -> None:
     seen = run_job(llama, tmp_path / "out", learning_rate=1000.0, refit_within=refit_within, layer_epochs=0)
-    refits = [event.reused for event in seen if isinstance(event, Stage) and event.name == "least squares"]
+    refits = [event.reused for event in seen if isinstance(event, Stage) and event.stage == "reconstruct"]
     assert refits == [refit_within < 2]
     work, report = work_of(tmp_path / "out"), read_json(tmp_path / "out" / "report.json")
     assert report["choices"]["mask"] == "start"
-    assert report["choices"]["least_squares_on_the_start"]["kl"] < report["choices"]["least_squares"]["kl"]
+    assert report["choices"]["reconstruct_start"]["kl"] < report["choices"]["reconstruct"]["kl"]
     exported = load_file(tmp_path / "out" / "model.safetensors")
     columns = load_file(work / "start.safetensors")
     downs = [exported[name] for name in sorted(exported) if "down_proj" in name]
     assert all(torch.equal(down, columns[f"{layer:04d}"]) for layer, down in enumerate(downs))
     assert report["choices"]["best_step"] == 0
-    assert report["choices"]["least_squares_on_the_start"]["copied_rows"] > 0  # nothing is tuned after it
+    assert report["choices"]["reconstruct_start"]["copied_rows"] > 0  # nothing is tuned after it
     assert torch.equal(load_file(work / "mask.safetensors")["mask"], columns["mask"])
     snapshots = [event for event in seen if isinstance(event, MaskSnapshot)]
     assert sum(snapshots[-1].changed) > 0 and len(snapshots) > 2
@@ -53,20 +53,20 @@ def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_pat
 
 def test_below_the_sparsity_where_learning_pays_the_start_goes_on(llama: Path, tmp_path: Path) -> None:
     seen = run_job(llama, tmp_path / "out", mask_from=0.4)
-    stages = [event.name for event in seen if isinstance(event, Stage)]
-    assert "least squares on the start" in stages and "learn the mask" not in stages and "least squares" not in stages
+    stages = [event.stage for event in seen if isinstance(event, Stage)]
+    assert "reconstruct_start" in stages and "learn_mask" not in stages and "reconstruct" not in stages
     work, report = work_of(tmp_path / "out"), read_json(tmp_path / "out" / "report.json")
     assert report["choices"]["mask"] == "start" and report["learning"][0]["step"] == 0
     assert torch.equal(load_file(work / "mask.safetensors")["mask"], load_file(work / "start.safetensors")["mask"])
     assert len([event for event in seen if isinstance(event, MaskSnapshot)]) == 1
     again = list(prune(make_job(llama, tmp_path / "again", mask_from=0.4, sparsity=0.5), work_of(tmp_path / "again")))
-    assert "learn the mask" in [event.name for event in again if isinstance(event, Stage)]
+    assert "learn_mask" in [event.stage for event in again if isinstance(event, Stage)]
 
 
 def test_layers_whose_tuning_reads_worse_leave_the_refit(llama: Path, tmp_path: Path) -> None:
     run_job(llama, tmp_path / "out", layer_rate=30.0)
     report = read_json(tmp_path / "out" / "report.json")
-    assert not report["choices"]["layer_tuning"]["used"] and list(report["readings"])[-1] == "mask + least squares"
+    assert not report["choices"]["tune_layers"]["used"] and list(report["readings"])[-1] == "mask_reconstructed"
     exported = load_file(tmp_path / "out" / "model.safetensors")
     written = load_file(work_of(tmp_path / "out") / "columns.safetensors")
     assert torch.equal(exported["model.layers.0.mlp.down_proj.weight"], written["0000"])
@@ -86,8 +86,8 @@ def test_columns_stay_with_the_mask_they_were_made_for(llama: Path, tmp_path: Pa
 
 def test_quantised_weights_are_not_refitted_before_the_cut(llama: Path, tmp_path: Path) -> None:
     seen = list(prune(make_job(llama, tmp_path / "out", load_in="8bit"), work_of(tmp_path / "out")))
-    stages = [event.name for event in seen if isinstance(event, Stage)]
-    assert "least squares on the start" not in stages and "least squares" in stages
+    stages = [event.stage for event in seen if isinstance(event, Stage)]
+    assert "reconstruct_start" not in stages and "reconstruct" in stages
 
 
 def test_neutral_lines_come_from_the_train_side_and_only_where_the_pool_was_used(llama: Path, tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ def test_recovery_tunes_the_layers_again_on_its_own_answers(rate: float, used: b
                 "recovery_steps": 1, "recovery_step_lines": 1, "calling": "Zoë! "}
     run_job(llama, tmp_path / "out", layer_rate=rate, **settings)  # the first time does next to nothing, and LoRA nothing
     choices, work = read_json(tmp_path / "out" / "report.json")["choices"], work_of(tmp_path / "out")
-    again = choices["layer_tuning_again"]
+    again = choices["tune_layers_again"]
     answers = sum(len(read_lines(work / f"further-{number}.jsonl")) for number in (1, 2)) - 1  # the fine-tune's
     assert again["used"] == used == (again["kl"] < again["kl_before"]) and again["further_answers"] == answers > 0
-    assert again["kl_before"] == pytest.approx(choices["layer_tuning"]["kl"], rel=1e-4)
+    assert again["kl_before"] == pytest.approx(choices["tune_layers"]["kl"], rel=1e-4)
     exported = load_file(tmp_path / "out" / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
     expected = load_file(work / "retuned-0000.safetensors")["down"] if used else load_file(work / "columns.safetensors")["0000"]
     assert torch.equal(exported, expected)

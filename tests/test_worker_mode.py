@@ -35,7 +35,7 @@ def test_until_lines_stops_there_and_the_whole_job_goes_on(llama: Path, tmp_path
     arguments = lines_arguments(tmp_path, llama)
     assert main([*arguments, "--until", "lines"]) == 0
     said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
-    assert isinstance(said[0], Started) and "learn the mask" not in said[0].stages and said == log_of(tmp_path / "work")
+    assert isinstance(said[0], Started) and ("learn_mask", "") not in said[0].stages and said == log_of(tmp_path / "work")
     assert isinstance(said[-2], Lines) and isinstance(said[-1], Finished) and said[-1].out == ""
     assert said[-2].path == str(tmp_path / "work" / "lines.jsonl")
     assert main([*arguments, "--resume", "--out", str(tmp_path / "out")]) == 0
@@ -47,11 +47,11 @@ def test_until_lines_writes_the_lines_of_the_whole_job(llama: Path, tmp_path: Pa
     monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None)
     job = sampled_job(llama, tmp_path)
     seen = list(prune(job, tmp_path / "lines", until="lines"))
-    assert {event.name for event in seen if isinstance(event, Stage)} >= {"load the model", "write answers"}
+    assert {event.stage for event in seen if isinstance(event, Stage)} >= {"load_model", "write_answers"}
     list(prune(job, tmp_path / "whole"))
     assert (tmp_path / "lines" / "lines.jsonl").read_bytes() == (tmp_path / "whole" / "lines.jsonl").read_bytes()
     again = list(prune(job, tmp_path / "lines", resume=True, until="lines"))
-    assert "load the model" not in [event.name for event in again if isinstance(event, Stage)]
+    assert "load_model" not in [event.stage for event in again if isinstance(event, Stage)]
 
 
 def test_out_is_needed_but_with_until_lines(llama: Path, tmp_path: Path, capsys: Any) -> None:
@@ -124,7 +124,7 @@ def test_a_lack_of_memory_is_tried_once_more_with_shorter_rows(llama: Path, tmp_
     assert isinstance(seen[-1], Finished) and [event.resumed for event in seen if isinstance(event, Started)] == [False, True]
     assert sum("memory" in event.sentence for event in seen if isinstance(event, Warned)) == 1
     assert max(lengths[:3]) > 320 >= max(lengths[3:])
-    learnt = [event.done for event in seen if isinstance(event, Step) and event.stage == "learn the mask"]
+    learnt = [event.done for event in seen if isinstance(event, Step) and event.stage == "learn_mask"]
     assert learnt == list(range(1, QUICK["steps"] + 1)), "it goes on where it stopped"
     report = read_json(job.out / "report.json")
     assert report["recipe"]["row_tokens"] == 320

@@ -36,15 +36,16 @@ def products_of(seconds: float) -> int:
 
 def _job(folder: Path, products: int) -> None:
     from engine.base.events import MaskSnapshot, Measured, Stage, Started, Step, append
+    from engine.base.ids import ReadingId, StageId
 
     path = folder / "events.jsonl"
-    append(path, Started("Edith", "bench", 0.25, ["learn the mask"]))
-    append(path, Stage("learn the mask", STEPS))
+    append(path, Started("Edith", "bench", 0.25, [(StageId.LEARN_MASK, "")]))
+    append(path, Stage(StageId.LEARN_MASK, STEPS))
     for step in range(1, STEPS + 1):
         work(products)
-        append(path, Step("learn the mask", step, STEPS, {"loss": 1 / step}))
+        append(path, Step(StageId.LEARN_MASK, step, STEPS, {"loss": 1 / step}))
         if step % EVERY == EVERY - 1:
-            append(path, Measured(f"mask, step {step}", "validation", 1 / step, 0.5, 2.0, 16, 400))
+            append(path, Measured(ReadingId.MASK_STEP, "validation", 1 / step, 0.5, 2.0, 16, 400, step))
             kept = [[1 - (row + bin + step) % 40 / 160 for bin in range(BINS)] for row in range(LAYERS)]
             append(path, MaskSnapshot(step, 0.25, kept, [step] * LAYERS))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.events import Stage, Started, Step, encode
+from engine.base.ids import StageId
 from studio.settings import Settings
 from studio.store import characters, runs
 from studio.workers import watch
 from studio.workers.tail import Tail
-from studio.workers.view import LEARNING
 
 Figures = dict[str, Any]
 
@@ -44,7 +44,8 @@ def _polls(services: Any, events: int, samples: int) -> Figures:
     runs.update(services.store, run.id, state="running")
     path = services.settings.run_events(run.id)
     path.parent.mkdir(parents=True)
-    given = [Started("Edith", "bench", 0.25, [LEARNING]), Stage(LEARNING, 20_000), *(_step(n) for n in range(1, events - 1))]
+    given = [Started("Edith", "bench", 0.25, [(StageId.LEARN_MASK, "")]), Stage(StageId.LEARN_MASK, 20_000),
+             *(_step(n) for n in range(1, events - 1))]
     path.write_text("".join(encode(event) + "\n" for event in given), encoding="utf-8")
     poll, read_bytes = _poll(services, person), [0]
     real = Tail.read_new
@@ -72,7 +73,7 @@ def _polls(services: Any, events: int, samples: int) -> Figures:
 
 
 def _step(number: int) -> Step:
-    return Step(LEARNING, number, 20_000, {"loss": 1 / number})
+    return Step(StageId.LEARN_MASK, number, 20_000, {"loss": 1 / number})
 
 
 def _poll(services: Any, person: str) -> Callable[[], None]:

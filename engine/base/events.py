@@ -12,46 +12,58 @@ import time
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
 
-from engine.base import shapes
+from pydantic import Field, TypeAdapter, ValidationError
+
+from engine.base import migrate
+from engine.base.ids import ArtifactId, ErrorCode, ReadingId, Rejection, StageId, Verdict
+
+LAST_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since the epoch
+Count = Annotated[int, Field(gt=-(2**63), lt=2**63)]
+Time = Annotated[float, Field(ge=0, lt=LAST_TIME)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
     """Base of all events. `time` is seconds since the epoch, set when the event is made."""
 
-    time: float = dataclasses.field(default_factory=time.time, kw_only=True)
+    time: Time = dataclasses.field(default_factory=time.time, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Started(Event):
-    """The job has begun (or goes on, when `resumed`). `stages` names the stages in order."""
+    """The job has begun (or goes on, when `resumed`). `stages`: each stage with its subject, in order."""
 
     character: str
     model: str
     sparsity: float
-    stages: list[str]
+    stages: list[tuple[StageId, str]]
     resumed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage(Event):
-    """A stage begins. `total` is its number of steps (0: unknown); `reused`: its result was on disk already."""
+    """A stage begins. `total` is its number of steps (0: unknown); `reused`: its result was on disk already.
 
-    name: str
-    total: int = 0
+    `subject`: what it is done for, where a job has several such stages ("Q8_0").
+    """
+
+    stage: StageId
+    total: Count = 0
     reused: bool = False
+    subject: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Step(Event):
     """One step of a stage is done. `values` are its readings, e.g. {"loss": nats a token}."""
 
-    stage: str
-    done: int
-    total: int
+    stage: StageId
+    done: Count
+    total: Count
     values: dict[str, float] = dataclasses.field(default_factory=dict)
+    subject: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +73,9 @@ class LayerTuned(Event):
     `after` is None where tuning was not tried, since the layers before it had lost; `used`: the tuned weights were kept.
     """
 
-    stage: str
-    layer: int
-    layers: int
+    stage: StageId
+    layer: Count
+    layers: Count
     before: float
     after: float | None
     used: bool
@@ -78,7 +90,7 @@ class MaskSnapshot(Event):
     mask since the previous snapshot. `sparsity`: share of channels removed.
     """
 
-    step: int
+    step: Count
     sparsity: float
     kept: list[list[float]]
     changed: list[int]
@@ -89,23 +101,28 @@ class Lines(Event):
     """The calibration lines are ready: how many of each, and how many were rejected for which reason."""
 
     path: str
-    train: int
-    validation: int
-    test: int
-    rejected: dict[str, int]
+    train: Count
+    validation: Count
+    test: Count
+    rejected: dict[Rejection, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured(Event):
-    """A fidelity reading of `what` on `lines` held-out lines (`tokens` answer tokens): see evaluation/fidelity.py."""
+    """A fidelity reading of `what` on `lines` held-out lines (`tokens` answer tokens): see evaluation/fidelity.py.
 
-    what: str
+    `step`: of a reading while something learns; `subject`: what a benchmark reads.
+    """
+
+    what: ReadingId
     split: str
     kl: float
     top1: float
     nll: float
-    lines: int
-    tokens: int
+    lines: Count
+    tokens: Count
+    step: Count | None = None
+    subject: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +138,10 @@ class Graded(Event):
     kind: str
     lines: list[str]
     answers: list[str]
-    verdict: str
+    verdict: Verdict
     checks: list[dict[str, str]]
     score: float | None
-    seed: int
+    seed: Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +166,10 @@ class Untested(Event):
 class Saved(Event):
     """A file or folder of lasting value was written."""
 
-    what: str
+    what: ArtifactId
     path: str
-    bytes: int
+    bytes: Count
+    subject: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +193,7 @@ class Proved(Event):
 
     text: str
     seconds: float
-    tokens: int
+    tokens: Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,13 +205,13 @@ class ProvedFile(Event):
     """
 
     type: str
-    prompts: int
-    tokens: int
-    same: int
-    ties: int
+    prompts: Count
+    tokens: Count
+    same: Count
+    ties: Count
     kl: float
     tokens_per_second: float
-    memory: int
+    memory: Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,9 +224,9 @@ class Timed(Event):
     what: str
     dtype: str
     tokens_per_second: float
-    rounds: int
-    tokens: int
-    memory: int
+    rounds: Count
+    tokens: Count
+    memory: Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,14 +238,15 @@ class Stopped(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Failed(Event):
-    """The job has ended without a result; `sentence` is for the user."""
+    """The job has ended without a result. `sentence`: why; `hint`: what to do, said for a terminal; see errors.UserError."""
 
     sentence: str
+    hint: str = ""
+    code: ErrorCode = ErrorCode.OTHER
 
 
 Result = TypeVar("Result")
 Stream = Generator[Event, None, Result]  # a stage: yields events, and returns its result
-LAST_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since the epoch
 _KINDS = {kind.__name__: kind for kind in Event.__subclasses__()}
 
 
@@ -237,22 +256,21 @@ def encode(event: Event) -> str:
 
 
 def decode(line: str) -> Event:
-    """The event of one line. Raises ValueError for a line that is none, or has a value that its field cannot have."""
+    """The event of one line, also of one that an earlier version wrote. Raises ValueError for a line that is none."""
     try:
         fields: dict[str, Any] = json.loads(line)
-        kind: Any = _KINDS[fields.pop("event")]
-        for name, value in fields.items():
-            if not _checks(kind)[name](value) or (name == "time" and not 0 <= value < LAST_TIME):
-                raise ValueError(f"not a {name}: {value!r:.80}")
-        event: Event = kind(**fields)
-        return event
-    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        adapter = _adapter(fields["event"])
+    except (KeyError, RecursionError, TypeError) as error:
         raise ValueError(f"not an event: {line[:80]}") from error
+    try:
+        return adapter.validate_json(line, strict=True)
+    except ValidationError:
+        return adapter.validate_json(json.dumps(migrate.event(fields)), strict=True)
 
 
 @cache
-def _checks(kind: Any) -> dict[str, shapes.Check]:
-    return {name: shapes.of(hint) for name, hint in get_type_hints(kind).items()}
+def _adapter(kind: str) -> TypeAdapter[Event]:
+    return TypeAdapter(_KINDS[kind])
 
 
 def append(path: Path, event: Event) -> None:

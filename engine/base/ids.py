@@ -11,7 +11,8 @@ class StageId(StrEnum):
     """A stage of a long job. Where a stage is done for several things, the event's `subject` names the one."""
 
     FETCH = "fetch_model"  # subject: the model's name
-    CONVERT = "convert_model"
+    FETCH_STARTER = "fetch_starter"
+    CONVERT = "convert_starter"
     LOAD = "load_model"
     SCORE = "score_questions"
     ASK = "make_up_questions"

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from engine.base.ids import Rejection
 from engine.base.questions import normalise
 from engine.cards.speaking import MANNERS, REFUSAL, names_pattern, plain_text, speaks_of_itself_by_name
 
@@ -123,23 +124,22 @@ def tidy(answer: str, character_names: Sequence[str], complete: bool) -> tuple[s
 
 
 def find_fault(answer: str, character_names: Sequence[str], complete: bool, *,
-               speaks_in_third_person: bool = False) -> str | None:
+               speaks_in_third_person: bool = False) -> Rejection | None:
     """Why a (tidied) answer must not be learnt from, or None.
 
-    One of "empty" (fewer than 2 words), "looping", "truncated", "refusal", "assistant manners", "third person" (the
-    character spoken of by name, as by a narrator) and "prompt leak", the first that fits in this order.
-    `speaks_in_third_person` switches "third person" off: see `uses_third_person`.
+    The first that fits, in the order of the rules. Empty: fewer than 2 words; third person: the character spoken of by name, as
+    by a narrator, which `speaks_in_third_person` switches off (see `uses_third_person`).
     """
     text = plain_text(answer)
     own_turn = names_pattern(tuple(character_names))
     rules = {
-        "empty": len(_WORD.findall(text)) < 2,
-        "looping": is_looping(text),
-        "truncated": not complete and not last_whole_sentence(text),
-        "refusal": REFUSAL.search(text) is not None,
-        "assistant manners": MANNERS.search(text) is not None,
-        "third person": not speaks_in_third_person and speaks_of_itself_by_name(text, character_names),
-        "prompt leak": _LEAK.search(text) is not None
+        Rejection.EMPTY: len(_WORD.findall(text)) < 2,
+        Rejection.LOOPING: is_looping(text),
+        Rejection.TRUNCATED: not complete and not last_whole_sentence(text),
+        Rejection.REFUSAL: REFUSAL.search(text) is not None,
+        Rejection.ASSISTANT: MANNERS.search(text) is not None,
+        Rejection.THIRD_PERSON: not speaks_in_third_person and speaks_of_itself_by_name(text, character_names),
+        Rejection.LEAK: _LEAK.search(text) is not None
         or bool(own_turn and re.search(rf"\n[\[*]{{0,3}}(?:{own_turn})[\]*]{{0,3}} ?:", text)),
     }
     return next((reason for reason, applies in rules.items() if applies), None)

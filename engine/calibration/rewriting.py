@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from engine.base.events import Step, Stream
+from engine.base.ids import Rejection, StageId
 from engine.base.questions import normalise
 from engine.base.recipe import Recipe
 from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
@@ -65,7 +66,7 @@ class Voice:
         """The player's turn as the prompt has it: the question, with the lore that it fires and the closing instructions."""
         return self.asked(question)[-1]["content"]
 
-    def fault(self, answer: str, complete: bool) -> str | None:
+    def fault(self, answer: str, complete: bool) -> Rejection | None:
         """Why an answer is rejected, or None."""
         own_manner = uses_third_person(self.names, self.card.example_dialogue)
         return find_fault(answer, self.names, complete, speaks_in_third_person=own_manner)
@@ -89,19 +90,19 @@ class Round:
 
     tries: int = ROUNDS
     seeds: int = 1
-    stage: str = "write answers"
+    stage: StageId = StageId.ANSWERS
     before: int = 0
     total: int | None = None
 
 
 def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Sequence[Query], recipe: Recipe,
-                     journal: Journal, how: Round = Round()) -> Stream[tuple[list[Line], Counter[str]]]:
+                     journal: Journal, how: Round = Round()) -> Stream[tuple[list[Line], Counter[Rejection]]]:
     """A line for every query whose answer passes the filter within `how.tries`, and a count of rejections.
 
     The journal holds one record a batch; batches that it holds already are not sampled again.
     """
     lines: dict[str, Line] = {}
-    rejected: Counter[str] = Counter()
+    rejected: Counter[Rejection] = Counter()
     finished = _batches(journal, "answers")
     number = 0
     for attempt in range(how.tries):
@@ -182,5 +183,5 @@ def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Seq
                 rejected += 1
         asked += len(finished[number])  # batches may have become smaller since they were written
         number += 1
-        yield Step("make up questions", len(questions), wanted, {"rejected": rejected})
+        yield Step(StageId.ASK, len(questions), wanted, {"rejected": rejected})
     return questions, rejected

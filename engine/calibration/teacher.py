@@ -12,12 +12,12 @@ from pathlib import Path
 from engine.base.errors import UserError
 from engine.base.events import Step, Stream
 from engine.base.files import explain_write_errors
+from engine.base.ids import StageId
 from engine.calibration.asking import Chat, Teacher, TeacherClient
 from engine.calibration.lines import Journal
 
 __all__ = ["Request", "Teacher", "rewrite", "rewriting_messages"]
 
-STAGE = "rewriting"
 _INSTRUCTION = """You rewrite lines for a character in a game. You get the character, what the player said, and a \
 plain answer. Say the plain answer as this character would say it to the player.
 Rules:
@@ -62,7 +62,7 @@ def rewrite(teacher: Teacher, persona: str, requests: Sequence[Request],
     answers = {record["key"]: record["answer"] for record in journal.records
                if isinstance(record, dict) and record.get("key") in wanted and isinstance(record.get("answer"), str)}
     if answers:
-        yield Step(STAGE, len(answers), len(wanted), {"retries": 0})
+        yield Step(StageId.ANSWERS, len(answers), len(wanted), {"retries": 0})
     client = TeacherClient(teacher, [(key, rewriting_messages(persona, request)) for key, request in wanted.items()
                                      if key not in answers])
     try:
@@ -72,7 +72,7 @@ def rewrite(teacher: Teacher, persona: str, requests: Sequence[Request],
                 raise reply
             if reply is not None:
                 _keep(reply, answers, journal)
-            yield Step(STAGE, len(answers), len(wanted), {"retries": client.retries})
+            yield Step(StageId.ANSWERS, len(answers), len(wanted), {"retries": client.retries})
     finally:
         client.close()
         while not client.replies.empty():

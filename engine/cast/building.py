@@ -24,6 +24,7 @@ from torch import Tensor
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Saved, Stage, Step, Warned
 from engine.base.files import is_file, read_json, slug
+from engine.base.ids import ArtifactId, StageId
 from engine.base.memory import BANK_BYTES, largest_rank
 from engine.base.sizes import ModelShape
 from engine.calibration.lines import Line, of_split, read_lines, read_queries, spread
@@ -40,7 +41,6 @@ from engine.models.packing import Example, Row, pack
 from engine.pruning.cutting import kept_indices
 from engine.pruning.reconstruction import can_propagate, gram_matrices, layer_groups, refit_propagated
 
-STAGE = "correct"
 LINES = 48  # as many as a refit reads in the quick preset
 ANSWER = 40  # tokens of an answer at most
 ROW = 1536  # tokens
@@ -109,13 +109,13 @@ def build(path: Path, model: str, folders: Sequence[Path], dtype: str = "auto", 
             yield Warned(f"{entry.name} was in the bank already, and is replaced.")
         add(path, dense.base, dense.shape, entry)
         known.add(entry.name)
-        yield Saved(f"{entry.name} in the bank", str(path), entry.bytes)
+        yield Saved(ArtifactId.BANK_ENTRY, str(path), entry.bytes, entry.name)
     yield Finished(str(path), time.perf_counter() - start)
 
 
 def make_entry(dense: Dense, run: Run, name: str, lines: Sequence[Line] = ()) -> Generator[Event, None, Entry]:
     """The character of a run as a bank keeps it; `lines`: the run's own. Raises UserError where it is not of this dense model."""
-    yield Stage(f"compare {name}")
+    yield Stage(StageId.MATCH, subject=name)
     cut = yield from _load_cut(dense, run)
     require_same_base(dense, cut, run)
     if run.tuned:
@@ -130,7 +130,7 @@ def make_entry(dense: Dense, run: Run, name: str, lines: Sequence[Line] = ()) ->
         rank = largest_rank(ModelShape(*dense.shape, parameters), delta.kept, len(json.dumps(words)) + 2000)
         if not rank:
             yield Warned(f"The card of {name} fills the {BANK_BYTES / 1e6:g} MB of a character: no room is left for factors.")
-        yield Stage(STAGE)
+        yield Stage(StageId.CORRECT)
         rows = correction_rows(dense.tokenizer_of(run.report), run.card, lines, LINES)
         # A W_down that was tuned belongs to gates that were, and is of no use with the dense model's.
         delta, left_out = yield from correct(dense.model, cut, run.mask, rows, rank, bool(lines) or run.tuned)
@@ -217,7 +217,7 @@ def _refit(dense: Any, mask: Tensor, rows: Sequence[Row], rank: int) -> Generato
 
     steps = len(ffns) * (len(rows) + 1)
     for number, _ in enumerate(refit_propagated(dense, rows, kept, RIDGE, SHARE, nearest), start=1):
-        yield Step(STAGE, number, steps, {"layer": len(found)})
+        yield Step(StageId.CORRECT, number, steps, {"layer": len(found)})
     return found
 
 
@@ -228,11 +228,11 @@ def _take_apart(dense: Any, cut: Any, mask: Tensor, rows: Sequence[Row], rank: i
         grams: dict[int, Tensor] = {}
         for sums in gram_matrices(cut, rows, group):
             grams = sums
-            yield Step(STAGE, len(found), len(ffns))
+            yield Step(StageId.CORRECT, len(found), len(ffns))
         for layer in group:
             own = ffns[layer].down_weight()[:, kept[layer]]
             found.append(fit_layer(refitted[layer].down_weight(), own, grams.pop(layer), rank))
-            yield Step(STAGE, len(found), len(ffns))
+            yield Step(StageId.CORRECT, len(found), len(ffns))
     return found
 
 

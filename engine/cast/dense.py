@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
+from engine.base.ids import StageId
 from engine.cast.bank import Bank, Base, require_base
 from engine.cast.delta import Delta
 from engine.models.device import parse_dtype
@@ -26,7 +27,6 @@ from engine.models.folders import WEIGHTS
 from engine.models.loading import ModelSource, day_of, load_model, load_tokenizer, locate, on_day
 
 _PIECE = 32 << 20  # bytes hashed between two steps
-CHECK = "check the weights"
 
 
 @dataclass
@@ -53,7 +53,7 @@ def hash_weights(folder: Path) -> Generator[Event, None, str]:
     """sha256 of a model's weights: of the one file's bytes, or, of shards, over their hashes in the order of their names."""
     files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model-*.safetensors"))
     total = max(1, round(sum(file.stat().st_size for file in files) / 1e6))
-    yield Stage(CHECK, total)
+    yield Stage(StageId.CHECK, total)
     digests, done = [], 0
     for path in files:
         digest = hashlib.sha256()
@@ -61,7 +61,7 @@ def hash_weights(folder: Path) -> Generator[Event, None, str]:
             while piece := file.read(_PIECE):
                 digest.update(piece)
                 done += len(piece)
-                yield Step(CHECK, min(total, round(done / 1e6)), total)
+                yield Step(StageId.CHECK, min(total, round(done / 1e6)), total)
         digests.append(digest.hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -70,7 +70,7 @@ def load_dense(model: str, dtype: str = "auto") -> Generator[Event, None, Dense]
     """Find, hash and load a model. Raises UserError where `locate` or `load_model` do."""
     source = yield from locate(model)
     digest = yield from hash_weights(source.folder)
-    yield Stage("load the model")
+    yield Stage(StageId.LOAD)
     loaded = load_model(source, parse_dtype(dtype, own=source.own_dtype))
     name = str(source.folder) if source.name not in ("starter",) and not source.revision else source.name
     return Dense(source, Base(name, digest, source.config["model_type"]), loaded, load_tokenizer(source))
@@ -86,7 +86,7 @@ def load_dense_of(path: Path, bank: Bank, model: str | None = None, dtype: str =
         raise UserError(f"The dense model {bank.base.name} of the bank {path} is gone ({error})",
                         "Name it with --model.") from error
     require_base(path, bank, (yield from hash_weights(source.folder)), source.name)
-    yield Stage("load the model")
+    yield Stage(StageId.LOAD)
     loaded = load_model(source, parse_dtype(dtype, own=source.own_dtype))
     return Dense(source, bank.base, loaded, load_tokenizer(source))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Saved, Stage
 from engine.base.files import explain_write_errors, folder_size, remove_leftovers, require_space, staged_folder
+from engine.base.ids import ArtifactId, StageId
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import messages
 from engine.cast.bank import Entry, read_bank
@@ -50,12 +51,12 @@ def extract(path: Path, name: str, out: Path, model: str | None = None, dtype: s
         remove_leftovers(out)
         with staged_folder(out) as staging:
             yield from _write(dense, entry, staging, out)
-    yield Saved("pruned model", str(out), folder_size(out))
+    yield Saved(ArtifactId.MODEL, str(out), folder_size(out))
     yield Finished(str(out), time.perf_counter() - start)
 
 
 def _write(dense: Dense, entry: Entry, staging: Path, out: Path) -> Generator[Event, None, None]:
-    yield Stage("cut")
+    yield Stage(StageId.CUT)
     tokenizer = dense.tokenizer_of(entry.report)
     kind = torch.float16 if entry.report.get("weights") == "float16" else torch.bfloat16
     mask, columns = entry.delta.mask.float(), _shipped(dense.model, entry, kind)
@@ -66,11 +67,11 @@ def _write(dense: Dense, entry: Entry, staging: Path, out: Path) -> Generator[Ev
             write_reference(dense.model, pack([Example(tuple(tokens))], len(tokens))[0], reference)
         arithmetic = dense.model.dtype
         cut(dense.model, kept_indices(mask), columns)
-        yield Stage("export")
+        yield Stage(StageId.EXPORT)
         contents = Contents(entry.card, report_of(entry))
         write_folder(staging, dense.model.to(kind), tokenizer, mask, contents)
         dense.model = None  # the proof needs the memory
-        yield Stage("prove")
+        yield Stage(StageId.PROVE)
         contents.finish(staging, prove(staging, reference, arithmetic))
     finally:
         reference.unlink(missing_ok=True)

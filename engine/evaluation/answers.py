@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import regex
 
+from engine.base.ids import Verdict
 from engine.base.questions import count_words, normalise
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
@@ -19,7 +20,6 @@ from engine.cards.script import OWN_LANGUAGE, Question
 from engine.cards.speaking import has_assistant_phrase, speaks_of_itself_by_name
 
 Outcome = Literal["pass", "fail", "open", "skipped"]
-Verdict = Literal["pass", "fail", "not judged"]
 PATTERN_SECONDS = 0.5  # longest search of a writer's pattern
 _LETTERS = 20  # fewer do not tell a language
 _SURE = 0.5  # probability from which the detector is believed
@@ -85,7 +85,7 @@ def check_answers(question: Question, answers: Sequence[str], speaker: Speaker) 
 def verdict_of(checks: Iterable[Check]) -> Verdict:
     """Fail where a rule is broken, else "not judged" where one is open, else pass."""
     outcomes = {check.outcome for check in checks}
-    return "fail" if "fail" in outcomes else "not judged" if "open" in outcomes else "pass"
+    return Verdict.FAIL if "fail" in outcomes else Verdict.OPEN if "open" in outcomes else Verdict.PASS
 
 
 def mentions(text: str, entry: str) -> bool:

@@ -29,6 +29,7 @@ from engine.base.files import (
     update_manifest,
     write_json,
 )
+from engine.base.ids import ArtifactId, StageId
 from engine.base.model_folder import known_shapes
 from engine.base.sizes import TOLD, expected_bytes
 from engine.cards.card import parse_card
@@ -44,7 +45,6 @@ from engine.export.verify import greet, measure_speed
 LONGEST_NAME = 120  # characters
 _PIECE = 8 << 20  # bytes copied between two steps
 QUESTION = "Hello. Who are you?"  # not from the example dialogue, which is in the prompt with its answers
-_ENGINES, _SPEED = "make ready for engines", "measure the speed"
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,11 @@ class Copy:
         return self.out.with_name(f"{self.out.name}.zip")
 
     @property
-    def stages(self) -> list[str]:
-        """The names of the stages, in order."""
-        return ["copy", "prove", *gguf_stages(self.types), *([_ENGINES] if self.engines else []),
-                *([_SPEED] if self.dense else []), *(["zip"] if self.zipped else [])]
+    def stages(self) -> list[tuple[StageId, str]]:
+        """The stages, in order."""
+        return [(StageId.COPY, ""), (StageId.PROVE, ""), *gguf_stages(self.types),
+                *([(StageId.ENGINES, "")] if self.engines else []), *([(StageId.SPEED, "")] if self.dense else []),
+                *([(StageId.ZIP, "")] if self.zipped else [])]
 
 
 def copy_folder(copy: Copy) -> Generator[Event, None, None]:
@@ -108,11 +109,11 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
                 yield from _zip(staging, partial, copy.out.name)
         if copy.zipped:
             partial.rename(copy.archive)
-    yield Saved("pruned model", str(copy.out), folder_size(copy.out))
+    yield Saved(ArtifactId.MODEL, str(copy.out), folder_size(copy.out))
     for file in sorted((copy.out / FOLDER).glob("*.gguf")) if copy.types else []:
-        yield Saved("GGUF file", str(file), file.stat().st_size)
+        yield Saved(ArtifactId.GGUF, str(file), file.stat().st_size, file.stem.rpartition("-")[2])
     if copy.zipped:
-        yield Saved("zip file", str(copy.archive), copy.archive.stat().st_size)
+        yield Saved(ArtifactId.ZIP, str(copy.archive), copy.archive.stat().st_size)
     yield Finished(str(copy.out), time.perf_counter() - start)
 
 
@@ -149,7 +150,7 @@ def _is_plain(name: str) -> bool:
 def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[Event, None, None]:
     """Copy what the manifest names, and compare every file with it; files get the names that they have now."""
     total = sum(entry["bytes"] for entry in files.values())
-    yield Stage("copy", megabytes(total))
+    yield Stage(StageId.COPY, megabytes(total))
     done = 0
     for name, entry in files.items():
         digest, size = hashlib.sha256(), 0
@@ -160,7 +161,7 @@ def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[
                 writing.write(piece)
                 digest.update(piece)
                 size += len(piece)
-                yield Step("copy", min(megabytes(done + size), megabytes(total)), megabytes(total))
+                yield Step(StageId.COPY, min(megabytes(done + size), megabytes(total)), megabytes(total))
         if (size, digest.hexdigest()) != (entry["bytes"], entry["sha256"]):
             raise UserError(f"{source} is damaged: {name} was changed since it was made.", "Prune the character again.")
         done += size
@@ -187,13 +188,13 @@ def _add_engines(folder: Path, engines: Sequence[str]) -> Generator[Event, None,
     """Write the engines' folders; the GGUF files are there already."""
     from engine.models.loading import load_tokenizer, locate
 
-    yield Stage(_ENGINES, len(engines))
+    yield Stage(StageId.ENGINES, len(engines))
     source = yield from locate(str(folder))
     pack = make_pack(folder, choose_file([file.name for file in (folder / FOLDER).glob("*.gguf")]), load_tokenizer(source))
     written = {}
     for number, engine in enumerate(engines, 1):
         written[engine] = write_engine(folder, engine, pack)
-        yield Step(_ENGINES, number, len(engines))
+        yield Step(StageId.ENGINES, number, len(engines))
     update_report(folder, engines=written)
 
 
@@ -212,7 +213,7 @@ def _find_dense(model: str) -> Generator[Event, None, Path]:
 def _add_speed(folder: Path, dense: Path) -> Generator[Event, None, None]:
     """Measure the dense model and the folder's own, one after the other."""
     dtype = str(read_json(folder / "report.json").get("dtype", "float32"))
-    timed = yield from measure_speed(dense, folder, dtype, _SPEED)
+    timed = yield from measure_speed(dense, folder, dtype)
     update_report(folder, speed=[{name: value for name, value in dataclasses.asdict(one).items() if name != "time"}
                                  for one in timed])
 
@@ -232,7 +233,7 @@ def _prove(folder: Path) -> Generator[Event, None, None]:
     from engine.models.chat_format import render_chat
     from engine.models.loading import load_tokenizer, locate
 
-    yield Stage("prove")
+    yield Stage(StageId.PROVE)
     source = yield from locate(str(folder))
     card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
     prompt = render_chat(load_tokenizer(source), messages(card, [("user", QUESTION)]))
@@ -244,7 +245,7 @@ def _zip(folder: Path, archive: Path, top: str) -> Generator[Event, None, None]:
     """Write a folder as a zip file in which it is called `top`; weights are stored, texts are compressed."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     total, done = megabytes(folder_size(folder)), 0
-    yield Stage("zip", total)
+    yield Stage(StageId.ZIP, total)
     with zipfile.ZipFile(archive, "w") as whole:
         for file in files:
             entry = zipfile.ZipInfo.from_file(file, f"{top}/{file.relative_to(folder).as_posix()}")
@@ -254,7 +255,7 @@ def _zip(folder: Path, archive: Path, top: str) -> Generator[Event, None, None]:
                 while piece := reading.read(_PIECE):
                     writing.write(piece)
                     done += len(piece)
-                    yield Step("zip", min(megabytes(done), total), total)
+                    yield Step(StageId.ZIP, min(megabytes(done), total), total)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from engine.base.errors import UserError
 from engine.base.events import Event, ProvedFile, Stage, Step, Warned
+from engine.base.ids import StageId
 from engine.base.sizes import WRITTEN
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
@@ -90,24 +91,24 @@ def prove_files(folder: Path, files: dict[str, Path]) -> Generator[Event, None, 
         work = Path(name)
         banned = _special_tokens(source, tokenizer)
         request = {"do": "speak", "file": str(files[order[0]].resolve()), "prompts": prompts, "tokens": TOKENS, "banned": banned}
-        texts = (yield from ask("llama_cpp", request, "decode with llama.cpp"))["texts"]
+        texts = (yield from ask("llama_cpp", request, StageId.GGUF_DECODE))["texts"]
         reference = yield from _read_reference(source, prompts, texts, work / "reference.safetensors")
         proofs = {}
         for type in order:
             request = {"do": "read", "file": str(files[type].resolve()), "prompts": prompts, "texts": texts,
                        "spellings": SPELLINGS, "out": str(work / "top.json"),
                        "plain": tokenizer("a", add_special_tokens=False)["input_ids"][-1]}
-            found = yield from ask("llama_cpp", request, f"prove {type}")
+            found = yield from ask("llama_cpp", request, StageId.GGUF_PROVE, type)
             proofs[type] = _judge(type, reference, json.loads((work / "top.json").read_text()), found, tokenizer)
             yield from _announce(proofs[type])
     return proofs
 
 
-def ask(program: str, request: dict[str, Any], stage: str) -> Generator[Event, None, dict[str, Any]]:
+def ask(program: str, request: dict[str, Any], stage: StageId, subject: str = "") -> Generator[Event, None, dict[str, Any]]:
     """Run a program of a fresh process as a stage of its own, a step a prompt. Raises UserError when it fails."""
     total = len(request["prompts"])
-    yield Stage(stage, total)
-    return (yield from run(program, request, Step(stage, 0, total), "The proof failed"))
+    yield Stage(stage, total, subject=subject)
+    return (yield from run(program, request, Step(stage, 0, total, subject=subject), "The proof failed"))
 
 
 def require_llama_cpp() -> None:
@@ -154,7 +155,7 @@ def _read_reference(source: ModelSource, prompts: list[list[int]], texts: list[l
     dtype = _reference_dtype(source)
     yield from ask("plain_transformers", {
         "do": "read", "folder": str(source.folder), "prompts": prompts, "texts": texts, "out": str(out), "dtype": dtype,
-        "attention": "eager" if source.config["model_type"] == "gemma2" else "sdpa"}, "read with transformers")
+        "attention": "eager" if source.config["model_type"] == "gemma2" else "sdpa"}, StageId.GGUF_REFERENCE)
     return {**load_file(out), "dtype": dtype, "prompts": len(prompts)}
 
 

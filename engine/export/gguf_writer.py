@@ -16,6 +16,7 @@ import numpy
 
 from engine.base.events import Event, Stage, Step, Warned
 from engine.base.files import megabytes, read_json, slug, write_json, write_manifest
+from engine.base.ids import StageId
 from engine.base.model_folder import check_config, known_shapes
 from engine.base.sizes import expected_bytes
 from engine.export.gguf_metadata import add_origin, add_sizes, add_tokenizer, ends_of
@@ -37,12 +38,12 @@ class GgufReport:
     notes: list[str] = field(default_factory=list)
 
 
-def stages(types: Sequence[str]) -> list[str]:
-    """The names of the stages of add_gguf, in order."""
+def stages(types: Sequence[str]) -> list[tuple[StageId, str]]:
+    """The stages of add_gguf, in order."""
     if not types:
         return []
-    return [*(f"write {type}" for type in types), "decode with llama.cpp", "read with transformers",
-            *(f"prove {type}" for type in types)]
+    return [*((StageId.GGUF_WRITE, type) for type in types), (StageId.GGUF_DECODE, ""), (StageId.GGUF_REFERENCE, ""),
+            *((StageId.GGUF_PROVE, type) for type in types)]
 
 
 def plan_gguf(source: Path, types: Sequence[str]) -> int:
@@ -73,7 +74,7 @@ def add_gguf(folder: Path, types: Sequence[str]) -> Generator[Event, None, None]
 def write_gguf(folder: Path, out_file: Path, type: str) -> Generator[Event, None, GgufReport]:
     """Write the model in `folder` (any checked model folder) to `out_file`; the generator's value is the report.
 
-    Yields a stage "write TYPE" and steps in MB. Needs the memory of one block of rows (64 MiB in fp32) and of the
+    Yields a stage and steps in MB. Needs the memory of one block of rows (64 MiB in fp32) and of the
     largest query projection beside the tokenizer. Raises UserError for a family, a tokenizer or a type that GGUF does not
     support, and OSError when writing fails; then, or when closed, it leaves no file behind.
     """
@@ -93,7 +94,7 @@ def write_gguf(folder: Path, out_file: Path, type: str) -> Generator[Event, None
     out_file.parent.mkdir(parents=True, exist_ok=True)
     partial = out_file.with_name(f".{out_file.name}.partial")
     try:
-        yield from _write(writer, partial, weights, f"write {type}")
+        yield from _write(writer, partial, weights, type)
         partial.replace(out_file)
     finally:
         partial.unlink(missing_ok=True)
@@ -113,10 +114,10 @@ def _fallbacks(weights: list[Weight], type: str) -> list[str]:
     return notes
 
 
-def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], stage: str) -> Generator[Event, None, None]:
+def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], type: str) -> Generator[Event, None, None]:
     """Header, metadata and the table of tensors by the library, then the tensors in blocks, each aligned."""
     total = megabytes(sum(weight.bytes for weight in weights))
-    yield Stage(stage, total)
+    yield Stage(StageId.GGUF_WRITE, total, subject=type)
     for weight in weights:
         writer.add_tensor_info(weight.name, weight.shape, numpy.dtype(numpy.float32), weight.bytes, weight.type)
     done = 0
@@ -131,7 +132,7 @@ def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], stage: st
             for block in blocks(weight):
                 out.write(block.tobytes())
                 done += block.nbytes
-                yield Step(stage, min(megabytes(done), total), total)
+                yield Step(StageId.GGUF_WRITE, min(megabytes(done), total), total, subject=type)
             writer.write_padding(out, weight.bytes)
     finally:
         writer.close()

@@ -18,8 +18,10 @@ from typing import IO, Any
 import torch
 from safetensors.torch import save_file
 
+from engine import labels
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step, Timed
+from engine.base.ids import StageId
 
 ROOT = Path(__file__).resolve().parents[2]
 POSITIONS = 48  # token positions whose logits are compared
@@ -75,20 +77,20 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return {}, result.stderr.strip()[-300:]
 
 
-def measure_speed(dense: Path, pruned: Path, dtype: str, stage: str) -> Generator[Event, None, list[Timed]]:
+def measure_speed(dense: Path, pruned: Path, dtype: str) -> Generator[Event, None, list[Timed]]:
     """Decode with the dense model and then with the pruned one, in the format `dtype` ("float32", "bfloat16").
 
     Closed, it ends the process under way. Raises UserError when a folder does not load.
     """
-    yield Stage(stage, 2)
+    yield Stage(StageId.SPEED, 2)
     timed = []
     for number, (what, folder) in enumerate((("dense", dense), ("pruned", pruned))):
         request = {"do": "time", "folder": str(folder.resolve()), "dtype": dtype, "rounds": SPEED_ROUNDS, "tokens": SPEED_TOKENS}
-        found = yield from run("plain_transformers", request, Step(stage, number, 2),
+        found = yield from run("plain_transformers", request, Step(StageId.SPEED, number, 2),
                                f"The speed of the {what} model could not be measured")
         timed.append(Timed(what, dtype, found["tokens_per_second"], SPEED_ROUNDS, SPEED_TOKENS, found["memory"]))
         yield timed[-1]
-        yield Step(stage, number + 1, 2)
+        yield Step(StageId.SPEED, number + 1, 2)
     return timed
 
 
@@ -110,13 +112,13 @@ def run(program: str, request: dict[str, Any], reached: Step, failure: str) -> G
             for line in _lines(process.stdout):
                 found = json.loads(line) if line.startswith("{") else found  # libraries may print as well
                 if "done" in found:
-                    yield Step(reached.stage, found["done"], found["total"])
+                    yield Step(reached.stage, found["done"], found["total"], subject=reached.subject)
             process.wait()
         finally:
             process.kill()
         if process.returncode or "done" in found:
             errors.seek(0)
-            raise UserError(f"{failure}: {reached.stage} ended with {process.returncode} "
+            raise UserError(f"{failure}: {labels.stage(reached.stage, reached.subject)} ended with {process.returncode} "
                             f"({' '.join(errors.read().decode(errors='replace').split())[-300:]}).", "Nothing was kept.")
     return found
 

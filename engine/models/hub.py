@@ -13,14 +13,15 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
 from engine.base.files import require_space
+from engine.base.ids import StageId
 from engine.base.model_folder import check_config, no_safetensors
 
-STAGE = "fetch model"
 ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*",
            "NOTICE*", "USE_POLICY*"]
 IGNORED = ["*/*", "consolidated*"]  # subfolders hold other formats; consolidated files hold the weights a second time
@@ -47,7 +48,7 @@ def fetch_model(name: str) -> Generator[Event, None, Path]:
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
-    yield Stage(STAGE)
+    yield Stage(StageId.FETCH, subject=name)
     missing = 0
     with _hub_errors(name):
         sizes = _ask_hub(name)
@@ -104,17 +105,17 @@ def _download(name: str, commit: str, missing: int) -> Generator[Event, None, No
             "cache_dir": str(cache), "endpoint": constants.ENDPOINT}
     environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     total = max(1, round(missing / 1e6))
-    yield Stage(STAGE, total=total)
+    yield Stage(StageId.FETCH, total, subject=name)
     with tempfile.TemporaryFile() as log, subprocess.Popen(
             [sys.executable, "-c", _DOWNLOAD, json.dumps(wish)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=log, env=environment) as process:
-        yield from watch(process, folder, total, STAGE)
+        yield from watch(process, folder, total, Step(StageId.FETCH, 0, total, subject=name))
         if process.returncode:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
             raise UserError(f"The model {name} could not be fetched completely ({lines[0][:200]}).",
                             "What has arrived is kept: try again.")
-    yield Step(STAGE, total, total)
+    yield Step(StageId.FETCH, total, total, subject=name)
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise UserError(f"The hub could not deliver {name} ({reason}).", "Try again later.") from error
 
 
-def watch(process: subprocess.Popen, folder: Path, total: int, stage: str) -> Generator[Step, None, None]:
+def watch(process: subprocess.Popen, folder: Path, total: int, begun: Step) -> Generator[Step, None, None]:
     """Yield steps in MB while `folder` grows, at most to `total`, until the process has ended; a closed generator kills it."""
     before, last = growing_size(folder), 0
     try:
@@ -152,7 +153,7 @@ def watch(process: subprocess.Popen, folder: Path, total: int, stage: str) -> Ge
             done = min(total, round((growing_size(folder) - before) / 1e6))
             if done > last:
                 last = done
-                yield Step(stage, done, total)
+                yield replace(begun, done=done, time=time.time())
     finally:
         if process.poll() is None:
             process.kill()

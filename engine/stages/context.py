@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 
+from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Stage, Stream
 from engine.base.files import data_folder, read_json, sha256, slug, write_json
+from engine.base.ids import StageId
 from engine.base.recipe import Recipe, channels_kept
 from engine.calibration.lines import Line, held_out, read_lines
 from engine.calibration.rewriting import Voice, encode_line
@@ -31,9 +33,10 @@ from engine.models.packing import Example, shared_prefix
 from engine.pruning.reconstruction import can_propagate
 
 SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
-STAGES = ["load the model", "score questions", "make up questions", "write answers", "write more answers", "read the dense model",
-          "least squares on the start", "learn the mask", "least squares", "tune the layers", "tune the layers again",
-          "recover", "measure", "export", "prove"]
+STAGES = [(stage, "") for stage in (
+    StageId.LOAD, StageId.SCORE, StageId.ASK, StageId.ANSWERS, StageId.SAMPLES, StageId.DENSE, StageId.RECONSTRUCT_START,
+    StageId.LEARN_MASK, StageId.RECONSTRUCT, StageId.TUNE, StageId.TUNE_AGAIN, StageId.RECOVER, StageId.MEASURE, StageId.EXPORT,
+    StageId.PROVE)]
 LINES_STAGES = STAGES[:4]
 RESAMPLED = "resampled.safetensors"
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits
@@ -138,6 +141,7 @@ def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
     """
     record = folder / "job.json"
     if record.exists():
+        migrate.work_folder(folder)
         if _read_record(record).get("fingerprint") != job.fingerprint():
             raise UserError(f"The work folder {folder} belongs to a job with other settings.",
                             "Give the same settings as before, or another --workdir.")
@@ -148,7 +152,7 @@ def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     if any(file.name != "events.jsonl" for file in folder.iterdir()):  # an attempt that never began leaves its reason there
         raise UserError(f"The work folder {folder} is not empty and holds no job.", "Name an empty or a new one.")
-    write_json(record, {"fingerprint": job.fingerprint(), "model": job.model, "character": job.card.name,
+    write_json(record, {"format": migrate.FORMAT, "fingerprint": job.fingerprint(), "model": job.model, "character": job.card.name,
                         "dtype": None, "day": date.today().isoformat(), "sealed": True, "recipe": job.recipe.to_dict(),
                         "card": job.card.raw})
     return False
@@ -190,7 +194,7 @@ def load_dense(ctx: JobContext, load_in: str) -> Stream[None]:
 
     The arithmetic's dtype is chosen once and kept in the work folder, so that a resumed job computes alike.
     """
-    yield Stage("load the model")
+    yield Stage(StageId.LOAD)
     if ctx.source is None:
         ctx.source = yield from locate(ctx.job.model)
     record = read_json(ctx.path("job.json"))

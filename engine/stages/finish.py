@@ -18,6 +18,7 @@ from engine.base.files import (
     staged_folder,
     write_json,
 )
+from engine.base.ids import ArtifactId, ReadingId, StageId
 from engine.evaluation.fidelity import compare, dense_states, measure
 from engine.export.folder import Contents, write_folder
 from engine.export.verify import prove, write_reference
@@ -30,33 +31,38 @@ from engine.stages.context import JobContext, round_weights
 from engine.stages.mask import DistillationData, encode_lines
 from engine.stages.tuning import Weights, recover
 
+_RECOVERED = {ReadingId.MASK: ReadingId.RECOVERED, ReadingId.RECONSTRUCTED: ReadingId.RECONSTRUCTED_RECOVERED,
+              ReadingId.TUNED: ReadingId.TUNED_RECOVERED}
+
 
 def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights) -> Stream[
         tuple[list[Row], list[Tensor]]]:
     """Read the dense model, the one-shot baselines, the mask and its repair on the test lines; returns rows and dense states."""
     _, _, test, prefix = encode_lines(ctx)
     rows = pack(test, ctx.job.recipe.row_tokens, prefix)
-    ladder: dict[str, Tensor] = {id: top_channels(one.score(ctx.model, data.norms, ctx.job.recipe.seed), ctx.kept)
+    ladder: dict[ReadingId, Tensor] = {id: top_channels(one.score(ctx.model, data.norms, ctx.job.recipe.seed), ctx.kept)
                                  for id, one in BASELINES.items()}
-    yield Stage("measure", len(ladder) + 4)
+    yield Stage(StageId.MEASURE, len(ladder) + 4)
     dense = dense_states(ctx.model, rows)
     known = _known_readings(ctx)
-    yield from _read(ctx, known, "dense", lambda: compare(ctx.model, rows, dense, dense))
-    for name, baseline in {**ladder, "mask": mask}.items():
+    yield from _read(ctx, known, ReadingId.DENSE, lambda: compare(ctx.model, rows, dense, dense))
+    for name, baseline in {**ladder, ReadingId.MASK: mask}.items():
         with masked(ctx.model, baseline):
             yield from _read(ctx, known, name, lambda: measure(ctx.model, rows, dense))
     if weights.refit is not None:
         with cutting.as_if_cut(ctx.model, mask, weights.refit):
-            yield from _read(ctx, known, "mask + least squares", lambda: measure(ctx.model, rows, dense))
+            yield from _read(ctx, known, ReadingId.RECONSTRUCTED, lambda: measure(ctx.model, rows, dense))
     if weights.columns is not None:
         with cutting.as_if_cut(ctx.model, mask, weights.columns, weights.gates):
-            yield from _read(ctx, known, _name(weights), lambda: measure(ctx.model, rows, dense))
+            yield from _read(ctx, known, _reading_of(weights), lambda: measure(ctx.model, rows, dense))
     return rows, dense
 
 
-def _name(weights: Weights) -> str:
-    """What a mask with these weights is called among the readings."""
-    return "mask" if weights.columns is None else "mask + least squares" + (" + tuned layers" if weights.gates else "")
+def _reading_of(weights: Weights) -> ReadingId:
+    """What the mask with these weights is called among the readings."""
+    if weights.columns is None:
+        return ReadingId.MASK
+    return ReadingId.TUNED if weights.gates else ReadingId.RECONSTRUCTED
 
 
 def _known_readings(ctx: JobContext) -> dict[str, dict]:
@@ -64,13 +70,13 @@ def _known_readings(ctx: JobContext) -> dict[str, dict]:
     return read_json(saved) if saved.exists() else {}
 
 
-def _read(ctx: JobContext, known: dict[str, dict], name: str, read) -> Stream[None]:  # type: ignore[no-untyped-def]
+def _read(ctx: JobContext, known: dict[str, dict], name: ReadingId, read) -> Stream[None]:  # type: ignore[no-untyped-def]
     """Read once, keep it in readings.json, and say it."""
     if name not in known:
         known[name] = vars(read())
         write_json(ctx.path("readings.json"), known)
     yield Measured(name, "test", **known[name])
-    yield Step("measure", len(known), max(len(known), 7))
+    yield Step(StageId.MEASURE, len(known), max(len(known), 7))
 
 
 def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, rows: list[Row],
@@ -83,7 +89,7 @@ def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights:
         yield from recover(ctx, data)
         round_weights(ctx)
         known = _known_readings(ctx)
-        yield from _read(ctx, known, f"{_name(weights)} + recovery", lambda: measure(ctx.model, rows, dense))
+        yield from _read(ctx, known, _RECOVERED[_reading_of(weights)], lambda: measure(ctx.model, rows, dense))
         write_reference(ctx.model, rows[0], reference)
         return
     with cutting.as_if_cut(ctx.model, mask, weights.columns, weights.gates):
@@ -103,12 +109,12 @@ def export(ctx: JobContext, mask: Tensor, contents: Contents) -> Stream[Path]:
         require_export_space(ctx)
         remove_leftovers(out)
         with staged_folder(out) as staging:
-            yield Stage("export")
+            yield Stage(StageId.EXPORT)
             write_folder(staging, ctx.model.to(ctx.weight_dtype), ctx.tokenizer, mask, contents)
             ctx.model = None  # the proof needs the memory
-            yield Stage("prove")
+            yield Stage(StageId.PROVE)
             proof = prove(staging, ctx.path("reference.safetensors"), ctx.dtype)
             contents.finish(staging, proof)
-    yield Saved("pruned model", str(out), folder_size(out))
+    yield Saved(ArtifactId.MODEL, str(out), folder_size(out))
     return out
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from engine.base.events import Lines, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
+from engine.base.ids import Rejection, StageId
 from engine.base.questions import normalise, require_enough
 from engine.calibration.filtering import tidy
 from engine.calibration.lines import (
@@ -42,8 +43,6 @@ from engine.cards.script import script_lines
 from engine.models.chat_format import encode_chat
 from engine.stages.context import JobContext
 
-IN_SCRIPT = "asked in the test script"  # why a line was left out
-
 
 def make_lines(ctx: JobContext) -> Stream[None]:
     """Leave lines.jsonl in the work folder: at least 16 usable lines, or UserError."""
@@ -51,18 +50,18 @@ def make_lines(ctx: JobContext) -> Stream[None]:
     summary = ctx.path("rejected.json")
     if not target.exists():
         if ctx.job.lines:
-            lines, rejected, origin = read_lines(ctx.job.lines), Counter[str](), str(ctx.job.lines)
+            lines, rejected, origin = read_lines(ctx.job.lines), Counter[Rejection](), str(ctx.job.lines)
         else:
             lines, rejected = yield from _write_lines(ctx)
             origin = "The calibration stage"
         lines, tested = _without_script(ctx, lines)
         if tested:
-            rejected[IN_SCRIPT] += tested
+            rejected[Rejection.IN_SCRIPT] += tested
         require_enough([line.question for line in lines], origin)
         write_json(summary, dict(rejected))
         write_lines(target, lines)
     else:
-        yield Stage("write answers", reused=True)
+        yield Stage(StageId.ANSWERS, reused=True)
         require_enough([line.question for line in read_lines(target)], str(target))
     train, choosing, reporting, shared = ctx.split_lines()
     if shared:
@@ -70,7 +69,7 @@ def make_lines(ctx: JobContext) -> Stream[None]:
     yield Lines(str(target), len(train), len(choosing), len(reporting), read_json(summary))
 
 
-def _write_lines(ctx: JobContext) -> Stream[tuple[list[Line], Counter[str]]]:
+def _write_lines(ctx: JobContext) -> Stream[tuple[list[Line], Counter[Rejection]]]:
     recipe = ctx.job.recipe
     tested = script_lines(ctx.job.card)
     pool = [query for query in read_queries(ctx.job.queries) if normalise(query.question) not in tested]
@@ -84,11 +83,11 @@ def _write_lines(ctx: JobContext) -> Stream[tuple[list[Line], Counter[str]]]:
         scores = ranked = yield from _score(ctx, candidates)
         chosen = [candidates[index] for index in select(ranked, recipe.keep_share)]
     made_up = yield from _make_up(ctx, [query.question for query in pool])
-    rejected: Counter[str] = Counter()
+    rejected: Counter[Rejection] = Counter()
     known = {normalise(query.question) for query in [*chosen, *made_up, *held]} | tested
     lore = [query for query in lore_queries(ctx.job.card) if normalise(query.question) not in known]
     teaching = [*chosen, *made_up, *lore]
-    yield Stage("write answers", len(held) + len(teaching))
+    yield Stage(StageId.ANSWERS, len(held) + len(teaching))
     if ctx.job.teacher:
         lines, faults = yield from _ask_teacher(ctx, teaching)
     else:
@@ -114,13 +113,13 @@ def _score(ctx: JobContext, candidates: Sequence[Query]) -> Stream[list[float]]:
     """The sensitivity of each candidate, against `recipe.references` other bundled characters."""
     saved = ctx.path("sensitivity.json")
     if saved.exists():
-        yield Stage("score questions", reused=True)
+        yield Stage(StageId.SCORE, reused=True)
         return list(read_json(saved)["scores"])
     recipe, card = ctx.job.recipe, ctx.job.card
     others = [other for other in bundled_cards() if other.name != card.name]
     references = random.Random(recipe.seed).sample(others, min(recipe.references, len(others)))
     total = len(candidates) * (1 + len(references))
-    yield Stage("score questions", total)
+    yield Stage(StageId.SCORE, total)
     voices = [Voice.of(one, ctx.tokenizer) for one in [card, *references]]
     sums = [0.0] * len(candidates)
     done = 0
@@ -134,7 +133,7 @@ def _score(ctx: JobContext, candidates: Sequence[Query]) -> Stream[list[float]]:
             for members, part in states_of(ctx.model, encoded, max(recipe.row_tokens, len(encoded[0]) + 256)):
                 parts.append(part)
                 done += len(members)
-                yield Step("score questions", done, total)
+                yield Step(StageId.SCORE, done, total)
             states.append(parts)
         own = states[0]
         for other in states[1:]:
@@ -157,7 +156,7 @@ def _make_up(ctx: JobContext, known: Sequence[str]) -> Stream[list[Query]]:
     recipe = ctx.job.recipe
     if not recipe.self_asked:
         return []
-    yield Stage("make up questions", recipe.self_asked)
+    yield Stage(StageId.ASK, recipe.self_asked)
     questions, _ = yield from make_up_questions(ctx.model, ctx.tokenizer, ctx.voice, known, recipe,
                                                 Journal(ctx.path("questions.jsonl")))
     # Made-up questions only teach; those that fall on the held-out side, or that the test script asks, are left out.
@@ -165,12 +164,12 @@ def _make_up(ctx: JobContext, known: Sequence[str]) -> Stream[list[Query]]:
     return [query for query in questions if split_of(query.question) == "train" and normalise(query.question) not in tested]
 
 
-def _ask_teacher(ctx: JobContext, queries: Sequence[Query]) -> Stream[tuple[list[Line], Counter[str]]]:
+def _ask_teacher(ctx: JobContext, queries: Sequence[Query]) -> Stream[tuple[list[Line], Counter[Rejection]]]:
     """Answers by the teacher server; those that the filter rejects are asked again, as often as our own are."""
     assert ctx.job.teacher
     persona, voice = render_description(ctx.job.card), ctx.voice
     lines: dict[str, Line] = {}
-    rejected: Counter[str] = Counter()
+    rejected: Counter[Rejection] = Counter()
     for attempt in range(ROUNDS):
         waiting = [query for query in queries if normalise(query.question) not in lines]
         if not waiting:
@@ -188,7 +187,6 @@ def _ask_teacher(ctx: JobContext, queries: Sequence[Query]) -> Stream[tuple[list
     return list(lines.values()), rejected
 
 
-SAMPLES_STAGE = "write more answers"
 SEEDS = 3  # the first round's; 1 and 2 are those of the lines
 
 
@@ -197,14 +195,14 @@ def write_extra_samples(ctx: JobContext) -> Stream[None]:
     files = answer_files(ctx)
     if all(file.exists() for file in files):
         if files:
-            yield Stage(SAMPLES_STAGE, reused=True)
+            yield Stage(StageId.SAMPLES, reused=True)
         return
     rounds = _sample_questions(ctx, len(files))
     total, done = sum(map(len, rounds)), 0
-    yield Stage(SAMPLES_STAGE, total)
+    yield Stage(StageId.SAMPLES, total)
     for number, (file, queries) in enumerate(zip(files, rounds, strict=True)):
         if not file.exists():
-            how = Round(1, SEEDS + number, SAMPLES_STAGE, done, total)
+            how = Round(1, SEEDS + number, StageId.SAMPLES, done, total)
             journal = Journal(ctx.path(f"answers.{file.name}"))
             lines, _ = yield from answer_questions(ctx.model, ctx.tokenizer, ctx.voice, queries, ctx.job.recipe,
                                                    journal, how)

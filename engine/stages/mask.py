@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.base.events import MaskSnapshot, Measured, Stage, Step, Stream
 from engine.base.files import read_json, write_json
+from engine.base.ids import ReadingId, StageId
 from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.models.ffn import masked
 from engine.models.memory_saving import narrowed
@@ -56,18 +57,18 @@ def read_dense(ctx: JobContext) -> Stream[DistillationData]:
     saved = ctx.path("dense.safetensors")
     if not saved.exists():
         rows = pack(train, recipe.row_tokens, prefix)
-        yield Stage("read the dense model", len(rows) + 1)
+        yield Stage(StageId.DENSE, len(rows) + 1)
         found: dict[str, Tensor] = {}
         for number, (row, hidden, norms) in enumerate(read_activations(ctx.model, rows), start=1):
             found["norms"] = norms
             if recipe.loss == "kl":
                 found |= targets_of(ctx, row, hidden)
-            yield Step("read the dense model", number, len(rows) + 1)
+            yield Step(StageId.DENSE, number, len(rows) + 1)
         for number, hidden in enumerate(dense_states(ctx.model, validation)):
             found[f"validation.{number}"] = hidden.float()
         save_tensors(saved, found)
     else:
-        yield Stage("read the dense model", reused=True)
+        yield Stage(StageId.DENSE, reused=True)
     found = load_file(saved)
     targets = kept_targets(found, len(train)) if recipe.loss == "kl" else None
     dense = [found[f"validation.{number}"] for number in range(len(validation))]
@@ -119,7 +120,7 @@ def find_mask(ctx: JobContext, data: DistillationData, repaired: tuple[Tensor, S
     """
     target = ctx.path("mask.safetensors")
     if target.exists():
-        yield Stage("learn the mask", reused=True)
+        yield Stage(StageId.LEARN_MASK, reused=True)
         found = load_file(target)
         ctx.notes["best_step"] = int(found["best_step"])
         return found["mask"].float()
@@ -132,7 +133,7 @@ def find_mask(ctx: JobContext, data: DistillationData, repaired: tuple[Tensor, S
 
 def _learn(ctx: JobContext, data: DistillationData, takes_last: bool) -> Stream[Tensor]:
     recipe = ctx.job.recipe
-    yield Stage("learn the mask", recipe.steps)
+    yield Stage(StageId.LEARN_MASK, recipe.steps)
     state = _restore(ctx, data)
     curve = read_json(ctx.path("learning.json")) if state.step else []
     curve = [point for point in curve if point["step"] <= state.step]  # it is written just before the state
@@ -153,7 +154,7 @@ def _learn(ctx: JobContext, data: DistillationData, takes_last: bool) -> Stream[
                                masks.kept_by_importance(mask, data.importance), masks.changes(shown, mask))
             shown = mask
         _store(ctx, state, curve)
-        yield Step("learn the mask", state.step, recipe.steps, {"loss": loss, "tokens": state.tokens})
+        yield Step(StageId.LEARN_MASK, state.step, recipe.steps, {"loss": loss, "tokens": state.tokens})
     mask, step = (shown, state.step) if takes_last else (state.best_mask, state.best_step)
     ctx.notes["best_step"] = step
     save_tensors(ctx.path("mask.safetensors"), {"mask": mask.to(torch.uint8), "scores": state.scores,
@@ -169,12 +170,13 @@ def _check(ctx: JobContext, data: DistillationData, state: Learning, curve: list
     curve.append({"step": state.step, "validation_kl": reading.kl, "tokens": state.tokens})
     if reading.kl < state.best_kl:
         state.best_mask, state.best_kl, state.best_step = mask, reading.kl, state.step
-    yield measured(f"mask, step {state.step}", "validation", reading)
+    yield measured(ReadingId.MASK_STEP, "validation", reading, state.step)
 
 
-def measured(what: str, split: str, reading: Reading) -> Measured:
+def measured(what: ReadingId, split: str, reading: Reading, step: int | None = None,
+             subject: str = "") -> Measured:
     """The event of a reading."""
-    return Measured(what, split, reading.kl, reading.top1, reading.nll, reading.lines, reading.tokens)
+    return Measured(what, split, reading.kl, reading.top1, reading.nll, reading.lines, reading.tokens, step, subject)
 
 
 def _store(ctx: JobContext, state: Learning, curve: list[dict]) -> None:

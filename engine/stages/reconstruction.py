@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engine.base.events import MaskSnapshot, Stage, Step, Stream
 from engine.base.files import read_json, write_json
+from engine.base.ids import ReadingId, StageId
 from engine.base.recipe import Recipe
 from engine.calibration.lines import Line, spread
 from engine.evaluation.fidelity import measure
@@ -35,6 +36,8 @@ from engine.stages.mask import DistillationData, measured, save_tensors, start_s
 RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (benchmarks/readings.md)
 SHARE = 0.7  # of the stream's error that a layer takes on; .5 and 1 read alike, 0 much worse
 
+_READINGS = {StageId.RECONSTRUCT_START: (ReadingId.START_BEFORE, ReadingId.START_AFTER),
+             StageId.RECONSTRUCT: (ReadingId.MASK_BEFORE, ReadingId.MASK_AFTER)}
 MaskedWeights = tuple[Tensor, list[Tensor] | None]  # a mask (L, d_ff), and W_down (d, k) of its kept channels, a layer each
 
 
@@ -66,8 +69,8 @@ def reconstruct_learned(ctx: JobContext, data: DistillationData, mask: Tensor, s
     if not ctx.job.recipe.least_squares:
         return mask, None
     if start is not None and (reading := _last_reading(ctx)) > ctx.job.recipe.refit_within * start.kl:
-        yield Stage("least squares", reused=True)  # the start's
-        ctx.notes["least_squares"] = {"used": False, "kl": reading}
+        yield Stage(StageId.RECONSTRUCT, reused=True)  # the start's
+        ctx.notes[StageId.RECONSTRUCT] = {"used": False, "kl": reading}
         return (yield from _keep_start(ctx, data, mask, start, ctx.job.recipe.steps))
     learned = yield from _refit(ctx, data, mask, "columns")
     if start is not None and learned.kl > start.kl:
@@ -106,27 +109,28 @@ def _keep_start(ctx: JobContext, data: DistillationData, learned: Tensor, start:
 def _refit(ctx: JobContext, data: DistillationData, mask: Tensor, name: str) -> Stream[Reconstructed]:
     """The mask with its refit, or the one that an earlier process refitted: columns belong to the mask they were made for."""
     saved, choice = ctx.path(f"{name}.safetensors"), ctx.path(f"{name}.json")
-    stage, about = ("least squares", "mask") if name == "columns" else ("least squares on the start", "start")
+    stage = StageId.RECONSTRUCT if name == "columns" else StageId.RECONSTRUCT_START
     if choice.exists():
         yield Stage(stage, reused=True)
         notes = read_json(choice)
     else:
         yield Stage(stage, ctx.layers + 2)
-        notes = yield from _refit_and_choose(ctx, data, mask, saved, stage, about)
+        notes = yield from _refit_and_choose(ctx, data, mask, saved, stage)
         write_json(choice, notes)
-    ctx.notes[stage.replace(" ", "_")] = notes
+    ctx.notes[stage] = notes
     found = load_file(saved)
     mask = found.pop("mask").float()
     return Reconstructed(mask, [found[name] for name in sorted(found)] or None, notes["kl"])
 
 
-def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, saved: Path, stage: str,
-                      about: str) -> Stream[dict[str, object]]:
+def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, saved: Path,
+                      stage: StageId) -> Stream[dict[str, object]]:
     """Refit, and keep the columns where they read better than the plain slice."""
+    before_id, after_id = _READINGS[stage]
     kept = cutting.kept_indices(mask)
     with masked(ctx.model, mask):
         before = measure(ctx.model, data.validation, data.validation_dense)
-    yield measured(f"{about}, before least squares", "validation", before)
+    yield measured(before_id, "validation", before)
     yield Step(stage, 1, ctx.layers + 2)
     read = yield from make_rows(ctx, data.train, stage, copied=not ctx.tunes_layers)
     columns: list[Tensor] = []
@@ -136,7 +140,7 @@ def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, sav
         yield Step(stage, len(columns) + 1, ctx.layers + 2)
     with cutting.as_if_cut(ctx.model, mask, columns):
         after = measure(ctx.model, data.validation, data.validation_dense)
-    yield measured(f"{about}, after least squares", "validation", after)
+    yield measured(after_id, "validation", after)
     yield Step(stage, ctx.layers + 2, ctx.layers + 2)
     layers = {f"{index:04d}": column for index, column in enumerate(columns)} if after.kl < before.kl else {}
     save_tensors(saved, {"mask": mask.to(torch.uint8), **layers})
@@ -171,7 +175,7 @@ class ReconstructionRows:
     beside: dict[str, int]
 
 
-def make_rows(ctx: JobContext, train: Sequence[Example], stage: str, copied: bool) -> Stream[ReconstructionRows]:
+def make_rows(ctx: JobContext, train: Sequence[Example], stage: StageId, copied: bool) -> Stream[ReconstructionRows]:
     """The written rows and, where `copied`, `recipe.resampled_copies` copies of them; a Step a row that is drawn anew."""
     recipe = ctx.job.recipe
     written = written_rows(ctx, train)

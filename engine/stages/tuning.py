@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engine.base.events import LayerTuned, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
+from engine.base.ids import ReadingId, StageId
 from engine.calibration.lines import Line
 from engine.evaluation.fidelity import measure
 from engine.models.packing import answer_states, pack
@@ -29,7 +30,8 @@ from engine.stages.lines import recovery_lines
 from engine.stages.mask import DistillationData, kept_targets, measured, rows_of_step, save_tensors, targets_of
 from engine.stages.reconstruction import RIDGE, SHARE, ReconstructionRows, make_rows
 
-STAGE, STAGE_AGAIN = "tune the layers", "tune the layers again"
+_READINGS = {StageId.TUNE: (ReadingId.TUNING_BEFORE, ReadingId.TUNING_AFTER),
+             StageId.TUNE_AGAIN: (ReadingId.TUNING_AGAIN_BEFORE, ReadingId.TUNING_AGAIN_AFTER)}
 ERRORS = "errors"  # a layer's on held-out rows, before and after; NaN: not tried
 
 
@@ -47,12 +49,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class _Course:
-    """One time of tuning: its stage, the names of its files and of its note, how, and what each layer begins with
-    (None: its least squares)."""
+    """One time of tuning: its stage, the name of its files, how, and what each layer begins with (None: its reconstruction)."""
 
-    stage: str
+    stage: StageId
     name: str
-    note: str
     tuning: Tuning
     starts: list[TunedLayer] | None = None
 
@@ -63,8 +63,8 @@ def tune(ctx: JobContext, data: DistillationData, mask: Tensor, columns: list[Te
         return Weights(columns)
     recipe = ctx.job.recipe
     tuning = Tuning(recipe.layer_epochs, recipe.layer_rate, recipe.seed, RIDGE, SHARE, ctx.weight_dtype)
-    course = _Course(STAGE, "tuned", "layer_tuning", tuning)
-    rows = make_rows(ctx, data.train, STAGE, copied=True)
+    course = _Course(StageId.TUNE, "tuned", tuning)
+    rows = make_rows(ctx, data.train, StageId.TUNE, copied=True)
     return (yield from _take(ctx, data, mask, Weights(columns), course, rows)) or Weights(columns)
 
 
@@ -76,7 +76,7 @@ def tune_again(ctx: JobContext, data: DistillationData, mask: Tensor, weights: W
         return weights
     starts = plain_layers(ctx.model, kept_indices(mask), weights.columns, weights.gates)
     tuning = Tuning(recipe.recovery_epochs, recipe.layer_rate, recipe.seed + 1, RIDGE, SHARE, ctx.weight_dtype)
-    course = _Course(STAGE_AGAIN, "retuned", "layer_tuning_again", tuning, starts)
+    course = _Course(StageId.TUNE_AGAIN, "retuned", tuning, starts)
     return (yield from _take(ctx, data, mask, weights, course, _pack(ctx, lines))) or weights
 
 
@@ -96,7 +96,7 @@ def _take(ctx: JobContext, data: DistillationData, mask: Tensor, before: Weights
     else:
         yield Stage(course.stage, ctx.layers + 2)
         write_json(choice, (yield from _tune_and_choose(ctx, data, mask, before, course, rows)))
-    notes = ctx.notes[course.note] = read_json(choice)
+    notes = ctx.notes[course.stage] = read_json(choice)
     if not notes["used"]:
         return None
     layers = [one.layer for one in _known(ctx, course.name)]
@@ -107,7 +107,7 @@ def _tune_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, weig
                      rows: Stream[ReconstructionRows]) -> Stream[dict[str, object]]:
     with as_if_cut(ctx.model, mask, weights.columns, weights.gates):
         before = measure(ctx.model, data.validation, data.validation_dense)
-    yield measured(f"before {_doing(course)}", "validation", before)
+    yield measured(_READINGS[course.stage][0], "validation", before)
     yield Step(course.stage, 1, ctx.layers + 2)
     read = yield from rows
     yield from _write_layers(ctx, data, mask, course, read)
@@ -115,16 +115,11 @@ def _tune_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, weig
     written = [one.layer for one in known]
     with as_if_cut(ctx.model, mask, [layer.down for layer in written], [(layer.gate, layer.up) for layer in written]):
         after = measure(ctx.model, data.validation, data.validation_dense)
-    yield measured(f"after {_doing(course)}", "validation", after)
+    yield measured(_READINGS[course.stage][1], "validation", after)
     yield Step(course.stage, ctx.layers + 2, ctx.layers + 2)
     return {"epochs": course.tuning.epochs, "rate": course.tuning.rate, "tokens": sum(row.size for row in read.rows),
             **read.beside, "layers_better": sum(one.better for one in known),
             "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
-
-
-def _doing(course: _Course) -> str:
-    """A course in the midst of a sentence: tuning the layers (again)."""
-    return course.stage.replace("tune", "tuning", 1)
 
 
 def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, course: _Course, read: ReconstructionRows) -> Stream[None]:
@@ -166,11 +161,11 @@ def read_dense_again(ctx: JobContext) -> Stream[None]:
     if saved.exists() or not examples or ctx.job.recipe.loss != "kl":
         return
     rows = pack(examples, ctx.job.recipe.row_tokens)
-    yield Stage("read the dense model", len(rows))
+    yield Stage(StageId.DENSE, len(rows))
     found: dict[str, Tensor] = {}
     for number, (row, hidden) in enumerate(zip(rows, answer_states(ctx.model, rows), strict=True), start=1):
         found |= targets_of(ctx, row, hidden)
-        yield Step("read the dense model", number, len(rows))
+        yield Step(StageId.DENSE, number, len(rows))
     save_tensors(saved, found)
 
 
@@ -187,11 +182,11 @@ def recover(ctx: JobContext, data: DistillationData) -> Stream[None]:
     """Fine-tune the cut model in `ctx` by LoRA; the weights with the lowest validation KL replace its own."""
     recipe, target = ctx.job.recipe, ctx.path("recovered.safetensors")
     if target.exists():
-        yield Stage("recover", reused=True)
+        yield Stage(StageId.RECOVER, reused=True)
         ctx.model.load_state_dict({name: value.to(ctx.dtype) for name, value in load_file(target).items()}, strict=False)
         ctx.model.tie_weights()
         return
-    yield Stage("recover", recipe.recovery_steps)
+    yield Stage(StageId.RECOVER, recipe.recovery_steps)
     data = _recovery_data(ctx, data)
     adapted = recovery.attach_adapter(ctx.model, recipe.recovery_rank, recipe.seed)
     optimizer = recovery.make_optimizer(adapted)
@@ -208,7 +203,7 @@ def recover(ctx: JobContext, data: DistillationData) -> Stream[None]:
         if run.step % (2 * recipe.validate_every) == 0 or run.step == recipe.recovery_steps:
             yield from _check_recovery(run, adapted, data)
         run.store()
-        yield Step("recover", run.step, recipe.recovery_steps, {"loss": loss})
+        yield Step(StageId.RECOVER, run.step, recipe.recovery_steps, {"loss": loss})
     run.use_best()
     ctx.model = recovery.merge(adapted)
     save_tensors(target, _weights(ctx))
@@ -219,7 +214,7 @@ def _check_recovery(run: "_Run", adapted: object, data: DistillationData) -> Str
     if reading.kl < run.best_kl:
         run.best_kl = reading.kl
         run.best = [parameter.detach().clone() for parameter in run.parameters]
-    yield measured(f"recovery, step {run.step}", "validation", reading)
+    yield measured(ReadingId.RECOVERY_STEP, "validation", reading, run.step)
 
 
 def _weights(ctx: JobContext) -> dict[str, Tensor]:

@@ -8,14 +8,16 @@ import plotly.graph_objects as go
 
 from engine.base.colours import BLUE, EMBER, INK
 from engine.base.events import Measured
+from engine.base.ids import ReadingId
 from studio.figures import words
 from studio.figures.theme import drawn, empty
 
 TITLE = "How learning goes"
 HEIGHT = 260  # px, without the lines of the title
-_LABELS = {"random": ("Cut at random", "random"), "magnitude": ("Smallest weights", "smallest weights"),
-           "wanda": ("Least used cut", "least used"), "mask + least squares": ("Mask, refitted", "refitted"),
-           "mask + least squares + tuned layers": ("Refitted and tuned", "tuned")}
+_LABELS: dict[str, tuple[str, str]] = {
+    ReadingId.RANDOM: ("Cut at random", "random"), ReadingId.MAGNITUDE: ("Smallest weights", "smallest weights"),
+    ReadingId.WANDA: ("Least used cut", "least used"), ReadingId.RECONSTRUCTED: ("Mask, refitted", "refitted"),
+    ReadingId.TUNED: ("Refitted and tuned", "tuned")}
 LEVELS = tuple(_LABELS)
 _ROOM = 2.2  # a level higher than this many times the curves is named in a note: drawn, it would flatten them
 _SPREAD = 12.0  # curves that fall by more than this factor are drawn on a logarithmic scale

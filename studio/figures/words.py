@@ -1,51 +1,12 @@
 """Words and numbers as the figures show them to people who write characters."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from engine.base.events import Measured
-
-# Names of readings in the order in which a job reads them, and as a writer reads them.
-METHODS = {
-    "random": "Channels cut at random",
-    "magnitude": "Smallest weights cut",
-    "wanda": "Least used channels cut (Wanda)",
-    "mask": "The mask",
-    "mask + least squares": "The mask, refitted",
-    "mask + least squares + tuned layers": "The mask, refitted and tuned",
-    "mask + recovery": "The mask, recovered",
-    "mask + least squares + recovery": "The mask, refitted and recovered",
-    "mask + least squares + tuned layers + recovery": "The mask, refitted, tuned and recovered",
-}
-BASELINES = ("random", "magnitude", "wanda")
 DISTANCE = ("Distance to the dense model says how far the pruned model's choice of each next word piece lies from that of the "
             "dense model, the one that nothing was removed from. 0 is no difference; lower is closer. "
             "(It is the KL divergence, in nats a token.)")
-_STAGES = {"fetch starter": "Fetch the starter model", "load the model": "Load the model", "score questions": "Choose questions",
-           "make up questions": "Make up more questions", "write answers": "Write the answers",
-           "write more answers": "Write more answers to the same lines",
-           "read the dense model": "Read the dense model", "learn the mask": "Learn what to keep",
-           "least squares on the start": "Refit the first choice", "least squares": "Refit what remains",
-           "tune the layers": "Tune what remains, layer by layer",
-           "tune the layers again": "Tune it again, on more answers",
-           "recover": "Recover: train the whole a little", "measure": "Measure",
-           "export": "Write the smaller model", "prove": "Check that it loads and speaks",
-           "copy": "Copy the files", "zip": "Pack the zip", "decode with llama.cpp": "Let llama.cpp speak",
-           "read with transformers": "Let transformers read the same", "make ready for engines": "Make the engines' folders",
-           "measure the speed": "Measure the speed, dense and pruned"}
-_FILE_STAGES = {"write": "Write the GGUF file {}", "prove": "Compare the GGUF file {}"}
-
-
-def method(name: str) -> str:
-    """A reading's name in plain words; an unknown name as it is, escaped."""
-    return METHODS.get(name) or html.escape(name)
-
-
-def in_order(readings: Iterable[Measured]) -> list[Measured]:
-    """Readings in the order of METHODS, unknown ones last, without the dense model's own (which is 0 by definition)."""
-    places = {name: place for place, name in enumerate(METHODS)}
-    return sorted((one for one in readings if one.what != "dense"), key=lambda one: places.get(one.what, len(places)))
 
 
 def dedupe_labels(choices: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -97,11 +58,3 @@ def size(bytes_: float) -> str:
 def shortened(text: str, length: int = 26) -> str:
     """A name of someone's choice, cut to a length and escaped."""
     return html.escape(text if len(text) <= length else text[:length - 1].rstrip() + "…")
-
-
-def stage(name: str) -> str:
-    """A stage's name; an unknown one as it is, escaped."""
-    verb, _, kind = name.partition(" ")
-    if verb in _FILE_STAGES and kind and name not in _STAGES:
-        return html.escape(_FILE_STAGES[verb].format(kind))
-    return _STAGES.get(name) or html.escape(name[:1].upper() + name[1:])

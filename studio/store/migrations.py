@@ -3,11 +3,14 @@
 Knows no record; what the columns mean stands in the modules that read them.
 """
 
+import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
+
+from engine.base import migrate
 
 APPLICATION_ID = 0x50535444  # in the file's header: tells a library from any other SQLite file
 MIGRATIONS = Migrations("studio")
@@ -118,6 +121,16 @@ def _players_of_chats(db: Database) -> None:
 @MIGRATIONS(name="6 addresses of characters that were renamed")
 def _former_slugs(db: Database) -> None:
     db.execute("CREATE TABLE former_slugs (slug TEXT PRIMARY KEY, character TEXT NOT NULL REFERENCES characters (id)) STRICT")
+
+
+@MIGRATIONS(name="7 ids in the place of phrases")
+def _ids(db: Database) -> None:
+    """What a run brought, and why lines were left out, by the ids of engine.base.ids; what cannot be read stays as it is."""
+    for table, column, translate in (("runs", "summary", migrate.report), ("line_sets", "rejected", migrate.rejected)):
+        for id, text in db.execute(f"SELECT id, {column} FROM {table}").fetchall():
+            with suppress(ValueError, AttributeError, TypeError, RecursionError):
+                changed = json.dumps(translate(json.loads(text)), ensure_ascii=False)
+                db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", [changed, id])
 
 
 def schema(db: Database) -> dict[str, str]:

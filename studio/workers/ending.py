@@ -19,6 +19,7 @@ from engine.base import events, shapes
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Proved, ProvedFile, Saved, Stopped, Timed
 from engine.base.files import folder_size, read_json
+from engine.base.ids import ArtifactId
 from engine.base.questions import read_records
 from studio.settings import Settings
 from studio.store import lines, runs
@@ -206,7 +207,7 @@ def _keep_export(store: Store, run: Run, history: Sequence[Event]) -> dict[str, 
 
 def _files(history: Sequence[Event]) -> list[dict[str, Any]]:
     """What was proven of each GGUF file, with its name and its bytes."""
-    sizes = {Path(one.path).stem.rpartition("-")[2]: one for one in history if isinstance(one, Saved) and one.what == "GGUF file"}
+    sizes = {one.subject: one for one in history if isinstance(one, Saved) and one.what == ArtifactId.GGUF}
     return [{**_plain(one), "file": Path(sizes[one.type].path).name, "bytes": sizes[one.type].bytes}
             for one in history if isinstance(one, ProvedFile) and one.type in sizes]
 

@@ -13,6 +13,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Graded, Preferred, Stage, Step, Stopped, Untested, Warned
 from engine.base.files import explain_write_errors, write_json
 from engine.base.sampling import options_of, read_params
+from studio import labels
 from studio.settings import Settings
 from studio.store import characters, script_runs
 from studio.store.database import Store
@@ -140,8 +141,8 @@ class Scripts:
             case Untested():
                 script_runs.end(self.store, [by_model[event.model]], "failed", event.sentence)
             case Stage():
-                self.progress = (event.name, 0, event.total)
+                self.progress = (labels.stage(event.stage, event.subject), 0, event.total)
             case Step():
-                self.progress = (event.stage, event.done, event.total)
+                self.progress = (labels.stage(event.stage, event.subject), event.done, event.total)
             case Warned():
                 self.warnings.append(event.sentence)

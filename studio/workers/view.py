@@ -11,17 +11,19 @@ from typing import Literal, TypeVar
 
 from engine.base import events
 from engine.base.events import Event
+from engine.base.ids import ReadingId, StageId
 
 StageState = Literal["waiting", "running", "done", "reused", "skipped", "stopped", "failed"]
 Point = TypeVar("Point", tuple[int, float], tuple[int, float, int])
-LEARNING, RECOVERY = "learn the mask", "recover"
+Key = tuple[str, str]  # a stage and its subject
+LEARNING: Key = (StageId.LEARN_MASK, "")
 
 
 @dataclasses.dataclass(frozen=True)
 class StageView:
     """One stage as of the event at `at` (Unix seconds). `total` 0: unknown. `seconds` counts all processes of the run."""
 
-    name: str
+    key: Key
     state: StageState = "waiting"
     done: int = 0
     total: int = 0
@@ -39,8 +41,8 @@ class RunView:
         self.revision = revision
         self.started: events.Started | None = None
         self.ending: events.Event | None = None  # Finished, Failed or Stopped
-        self.stages: dict[str, StageView] = {}
-        self.current = ""
+        self.stages: dict[Key, StageView] = {}
+        self.current: Key = ("", "")
         self.losses: list[tuple[int, float]] = []  # (step, nats a token) of learning the mask
         self.recovery_losses: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float, int]] = []  # (step, KL in nats a token, lines it rests on)
@@ -74,10 +76,10 @@ class RunView:
         self.revision += 1
 
     def _set_stage(self, stage: StageView) -> None:
-        self.stages = {**self.stages, stage.name: stage}
+        self.stages = {**self.stages, stage.key: stage}
 
     def _started(self, event: events.Started) -> None:
-        self.started, self.ending, self.current = event, None, ""
+        self.started, self.ending, self.current = event, None, ("", "")
         former = self.stages
         stages = {}
         for name in dict.fromkeys([*event.stages, *former]):
@@ -88,18 +90,20 @@ class RunView:
 
     def _stage(self, event: events.Stage) -> None:
         self._close_stage("done", event.time)
-        former = self.stages.get(event.name, StageView(event.name))
+        key = (event.stage, event.subject)
+        former = self.stages.get(key, StageView(key))
         state: StageState = "reused" if event.reused else "running"
         self._set_stage(dataclasses.replace(former, state=state, total=event.total or (former.total if event.reused else 0),
                                             done=former.done if event.reused else 0, eta=None, at=event.time,
                                             begun=event.time, first=-1))
-        self.current = event.name
+        self.current = key
         names = list(self.stages)
-        skipped = [name for name in names[:names.index(event.name)] if self.stages[name].state == "waiting"]
+        skipped = [name for name in names[:names.index(key)] if self.stages[name].state == "waiting"]
         self.stages = {**self.stages, **{name: dataclasses.replace(self.stages[name], state="skipped") for name in skipped}}
 
     def _step(self, event: events.Step) -> None:
-        stage = self.stages.get(event.stage, StageView(event.stage, begun=event.time))
+        key = (event.stage, event.subject)
+        stage = self.stages.get(key, StageView(key, begun=event.time))
         first = event.done - 1 if stage.first < 0 else stage.first
         pace = (event.time - stage.begun) / max(event.done - first, 1)
         self._set_stage(dataclasses.replace(
@@ -108,17 +112,16 @@ class RunView:
             eta=max(pace * (event.total - event.done), 0.0) if event.total else None))
         loss = event.values.get("loss")
         if loss is not None and math.isfinite(loss):
-            if event.stage == LEARNING:
+            if event.stage == StageId.LEARN_MASK:
                 self.losses = _continued(self.losses, (event.done, loss))
-            elif event.stage == RECOVERY:
+            elif event.stage == StageId.RECOVER:
                 self.recovery_losses = _continued(self.recovery_losses, (event.done, loss))
 
     def _measured(self, event: events.Measured) -> None:
-        step = event.what.removeprefix("mask, step ")
         if event.split != "validation":
             self.readings = {**self.readings, event.what: event}
-        elif step != event.what and step.isdecimal():
-            self.validation = _continued(self.validation, (int(step), event.kl, event.lines))
+        elif event.what == ReadingId.MASK_STEP and event.step is not None:
+            self.validation = _continued(self.validation, (event.step, event.kl, event.lines))
         else:
             self.trials = {**self.trials, event.what: event}
 

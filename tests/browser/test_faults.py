@@ -103,7 +103,7 @@ def end_worker(store: Store, run: Run) -> None:
 def steps(studio: Studio, run: Run) -> list[int]:
     """The learning steps in the run's file of events."""
     return [event.done for event in read(Settings(studio.home).run_events(run.id))
-            if isinstance(event, Step) and event.stage == "learn the mask"]
+            if isinstance(event, Step) and event.stage == "learn_mask"]
 
 
 def went_on(found: list[int], seen: int) -> bool:

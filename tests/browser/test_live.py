@@ -29,8 +29,8 @@ def run(studio: Studio) -> Iterator[Run]:
     made = add_run(store, person.id, "Told", {"model": "tiny", "preset": "quick", "sparsity": 0.25}, state="running")
     path = Settings(studio.home).run_events(made.id)
     path.parent.mkdir(parents=True)
-    for event in (Started("Bodo", "tiny", 0.25, ["learn the mask"]), Stage("learn the mask", 50),
-                  Step("learn the mask", 1, 50, {})):
+    for event in (Started("Bodo", "tiny", 0.25, [("learn_mask", "")]), Stage("learn_mask", 50),
+                  Step("learn_mask", 1, 50, {})):
         append(path, event)
     yield made
     runs.update(store, made.id, state="stopped")
@@ -47,7 +47,7 @@ def test_progress_comes_by_the_stream_and_rests_while_nobody_looks(studio: Studi
     page.on("request", lambda request: asked.append(re.sub(r"\?.*", "", request.url).rsplit("/", 1)[-1]))
     for step in range(10, 20):  # on a slow machine Gradio is still filling the page while the first of them come
         del asked[:]
-        append(path, Step("learn the mask", step, 50, {}))
+        append(path, Step("learn_mask", step, 50, {}))
         expect(progress).to_contain_text(f"{step} of 50")
         expect(jobs).to_contain_text(f"{2 * step}\u00a0%")
         if not asked:
@@ -55,7 +55,7 @@ def test_progress_comes_by_the_stream_and_rests_while_nobody_looks(studio: Studi
     assert asked == []  # the stream is open already
     page.evaluate(HIDE, True)
     page.wait_for_timeout(500)
-    append(path, Step("learn the mask", 40, 50, {}))
+    append(path, Step("learn_mask", 40, 50, {}))
     page.wait_for_timeout(2_500)
     assert asked == []
     expect(progress).to_contain_text(f"{step} of 50")
@@ -76,7 +76,7 @@ def test_what_is_open_chosen_and_typed_stays_while_the_page_changes(studio: Stud
     page.locator("#prune-rename").click()
     title = page.locator("#prune-title input")
     title.fill("Half a na")
-    append(path, Step("learn the mask", 30, 50, {}))
+    append(path, Step("learn_mask", 30, 50, {}))
     expect(page.locator("#prune-progress")).to_contain_text("30 of 50")
     expect(title).to_be_focused()
     page.keyboard.type("me")

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from engine.base.events import Measured
 from engine.export.engines import TARGETS
+from studio import labels
 from studio.figures import ladder, words
 from studio.store.runs import Export, Run
 from studio.workers.view import RunView, StageView
@@ -86,7 +87,7 @@ def _stage(stage: StageView) -> str:
     share = f" · {words.percent(stage.done / stage.total)}" if stage.state == "running" and stage.total else ""
     seconds = f" · {stage.seconds:.0f} s" if stage.state == "done" and stage.seconds >= 1 else ""
     mark = f'<i aria-hidden="true">{_MARKS[stage.state]}</i>'
-    return f'<li class="{stage.state}">{mark} {words.stage(stage.name)}{share}{seconds}</li>'
+    return f'<li class="{stage.state}">{mark} {labels.stage(*stage.key)}{share}{seconds}</li>'
 
 
 def _ending(run: Run, word: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.base.questions import split_of
+from studio import labels
 from studio.figures.words import dedupe_labels
 from studio.store.lines import CalibrationLine, LineSet
 from studio.tabs.prune import words
@@ -18,7 +19,8 @@ EMPTY = ('<p class="prune-empty" id="prune-no-lines">No lines yet. Make some, or
 COLUMNS: dict[str, tuple[str, Callable[[CalibrationLine], Any]]] = {
     "number": ("No.", lambda line: line.position), "question": ("Question", lambda line: line.question),
     "answer": ("Answer", lambda line: line.answer), "about": ("About", lambda line: words.category(line.category)),
-    "from": ("From", lambda line: words.source(line.source)), "used": ("Used", lambda line: words.split(split_of(line.question)))}
+    "from": ("From", lambda line: labels.source(line.source)),
+    "used": ("Used", lambda line: labels.SPLITS[split_of(line.question)])}
 EDITABLE = ("question", "answer")
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.ids import Rejection
 from engine.base.questions import answer_of, normalise, parse_records, question_of, require_enough, text_of
 
 MAX_BYTES = 8_000_000
 MAX_LINES = 5_000
 MAX_TEXT = 4_000  # characters of a question or an answer
-EMPTY, TWICE, LONG = "no question or answer", "asked twice", "too long"
 
 
 def read_file(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -33,8 +33,8 @@ def parse(data: bytes, name: str) -> tuple[list[dict[str, Any]], dict[str, int]]
     for record in parse_records(data, name):
         question, answer = question_of(record), answer_of(record)
         key = normalise(question)
-        fault = (EMPTY if not key or not answer else TWICE if key in found
-                 else LONG if max(len(question), len(answer)) > MAX_TEXT else "")
+        fault = (Rejection.NO_TEXT if not key or not answer else Rejection.REPEATED if key in found
+                 else Rejection.TOO_LONG if max(len(question), len(answer)) > MAX_TEXT else "")
         if fault:
             left[fault] += 1
             continue

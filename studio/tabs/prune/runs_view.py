@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.base import events
+from engine.base.ids import BASELINES
 from engine.base.recipe import PRESETS
+from studio import labels
 from studio.figures import bars, curves, heatmaps, ladder
 from studio.figures import words as figure_words
 from studio.live import Ready, figure
@@ -135,7 +137,7 @@ def _stage(stage: StageView, alive: bool) -> str:
     running = stage.state == "running" and alive
     state = stage.state if running or stage.state != "running" else "stopped"
     share = min(stage.done / stage.total, 1.0) if stage.total else 0.0
-    bar = (f'<div class="bar" role="progressbar" aria-label="{figure_words.stage(stage.name)}" aria-valuemin="0" '
+    bar = (f'<div class="bar" role="progressbar" aria-label="{labels.stage(*stage.key)}" aria-valuemin="0" '
            f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.0f}%"></i></div>'
            if running and stage.total else "")
     notes = []
@@ -149,7 +151,7 @@ def _stage(stage: StageView, alive: bool) -> str:
         notes.append("kept from before")
     if running and stage.eta is not None:
         notes.append(words.remaining(stage.eta))
-    return (f'<li class="{state}"><span>{figure_words.stage(stage.name)}</span><small>{" · ".join(notes)}</small>{bar}</li>')
+    return (f'<li class="{state}"><span>{labels.stage(*stage.key)}</span><small>{" · ".join(notes)}</small>{bar}</li>')
 
 
 def ending_html(run: Run, word: str) -> str:
@@ -181,7 +183,7 @@ def _done(run: Run) -> str:
 
 
 def _beside(run: Run, reading: Reading) -> str:
-    simple = [found for name, found in run.summary["readings"].items() if name in figure_words.BASELINES]
+    simple = [found for name, found in run.summary["readings"].items() if name in BASELINES]
     if not simple:
         return ""
     best = max(simple, key=lambda one: one["top1"])

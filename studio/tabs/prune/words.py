@@ -1,9 +1,9 @@
 """What the Prune room says in plain words: choices, stages, reasons, times. Pure."""
 
-import html
 import time
 
 from engine.base.recipe import make_recipe
+from studio import labels
 from studio.figures import words as figure_words
 
 WHO = [("The model itself", "self"), ("A server", "server")]
@@ -15,35 +15,17 @@ STEPS_NOTE = ("Steps of mask learning: {}, {} or {}; the first two learn a mask 
     *(make_recipe(name).steps for _, name in PRESETS), 100 * make_recipe().mask_from))
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [("16 bit", "16bit"), ("8 bit", "8bit"), ("4 bit", "4bit")]
-_REASONS = {"empty": "said next to nothing", "looping": "went round in circles", "truncated": "broke off",
-            "refusal": "refused to answer", "assistant manners": "sounded like an assistant",
-            "third person": "spoke about the character from outside", "prompt leak": "gave the instructions away",
-            "no question or answer": "had no question or no answer", "asked twice": "asked the same again",
-            "too long": "were too long"}
-_SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file",
-            "lore": "about the lorebook"}
-_SPLITS = {"train": "to learn from", "validation": "to choose", "test": "to report"}
 
 
 def reasons(rejected: dict[str, int]) -> str:
     """Counts by reason, most frequent first; "" for none. Escaped."""
     found = sorted(rejected.items(), key=lambda item: -item[1])
-    return ", ".join(f"{count:,} {_REASONS.get(reason) or html.escape(reason)}" for reason, count in found if count)
+    return ", ".join(f"{count:,} {labels.rejection(reason)}" for reason, count in found if count)
 
 
 def category(name: str) -> str:
     """A category as the table shows it."""
     return name.replace("_", " ")
-
-
-def source(name: str) -> str:
-    """Where a line comes from."""
-    return _SOURCES.get(name, "a server" if name.startswith("teacher") else name)
-
-
-def split(name: str) -> str:
-    """What a line is used for."""
-    return _SPLITS[name]
 
 
 def duration(seconds: float) -> str:
