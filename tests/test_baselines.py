@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks import taylor
 from benchmarks.brain_surgeon import remove_greedily
 from benchmarks.flap import flap_scores, read_variances
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models.ffn import feed_forwards, hooked, masked
 from engine.models.loading import load_model
 from engine.models.memory_saving import narrowed

@@ -9,7 +9,7 @@ import torch
 from cast_samples import logits_after, make_delta, random_prompts, standalone
 from tiny import find, make_tiny
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.cast.delta import Delta, fit_layer, without_correction
 from engine.cast.dense import gather
 from engine.models.loading import load_model

@@ -12,7 +12,7 @@ from tiny import find, make_tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models.device import quiet_transformers
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model

@@ -13,7 +13,7 @@ from tiny import find, make_tiny
 from torch import Tensor
 
 from benchmarks.depth import block_influence, blocks_for, blocks_to_drop, parameters_in_blocks, parameters_in_channels, skipped
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.memory_saving import recomputed

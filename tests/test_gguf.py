@@ -77,7 +77,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"hidden_act": "gelu"}, "with silu, not with gelu"),
     ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "of type 'dynamic'"),
     ("qwen2", {"rope_parameters": CHANGES["llama-3-rope"]["rope_parameters"]}, "of type 'llama3'"),
-    ("smollm3", {"no_rope_layers": [1, 0]}, "every fourth layer"),
+    ("smollm3", {"no_rope_layers": [1, 0]}, "every 4th layer"),
     ("gemma2", {"query_pre_attn_scalar": 32}, "scales the attention of this model by 8"),
     ("gemma3_text", {"num_hidden_layers": 3, "layer_types": ["full_attention", "full_attention", "sliding_attention"]},
      "pattern of full and sliding-window"), ("olmo2", {}, "of the family 'olmo2'")]

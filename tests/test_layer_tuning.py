@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import find, make_tiny, random_examples
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model
 from engine.models.packing import pack, run_row
@@ -26,7 +26,7 @@ EXAMPLES = random_examples([12] * 220)  # enough that what is learned from most 
 MANY, HELD_OUT = pack(EXAMPLES[:200], 900, 7), pack(EXAMPLES[200:], 900, 7)
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES - {"gemma2", "gemma3_text", "olmo2"}))
+@pytest.fixture(scope="module", params=sorted(set(FAMILIES) - {"gemma2", "gemma3_text", "olmo2"}))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     changes = {"mlp_bias": True} if request.param == "llama" else {}
     model = load_model(find(make_tiny(tmp_path_factory.mktemp(request.param), request.param, **changes)), torch.float32).cpu()

@@ -17,8 +17,8 @@ from tiny import find, make_tiny
 from transformers import AutoModelForCausalLM
 
 from engine.base.errors import UserError
+from engine.base.families import FAMILIES
 from engine.base.files import write_manifest
-from engine.base.model_folder import FAMILIES
 from engine.models import device
 from engine.models.device import parse_dtype
 from engine.models.folders import list_models

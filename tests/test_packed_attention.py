@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import find, make_tiny, random_examples
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models import packing
 from engine.models.attention import can_divide
 from engine.models.loading import load_model

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import find, make_tiny
 from torch import Tensor
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models.ffn import decoder, masked, project_logits
 from engine.models.loading import load_model
 from engine.models.packing import Example, Row, pack, shared_prefix, states_that_predict

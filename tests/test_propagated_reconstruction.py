@@ -7,7 +7,7 @@ import torch
 from tiny import find, make_tiny
 from torch import Tensor
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models.ffn import decoder, feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, Row, pack, run_row

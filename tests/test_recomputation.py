@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import find, make_tiny, random_examples
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models import memory_saving
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model

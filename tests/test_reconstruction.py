@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny import find, make_tiny
 from torch import Tensor
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, pack, run_row

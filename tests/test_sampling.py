@@ -10,7 +10,7 @@ import torch
 from tiny import find, make_tiny
 from transformers import DynamicCache
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models.device import quiet_transformers
 from engine.models.kv_cache import SPARE, growing_cache
 from engine.models.loading import load_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import find, make_tiny
 
-from engine.base.model_folder import FAMILIES
+from engine.base.families import FAMILIES
 from engine.models.kv_cache import PIECE, CachedPrompt
 from engine.models.loading import load_model
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.base.errors import UserError
+from engine.base.families import FAMILIES, REFUSED
 from engine.base.files import read_untrusted_json, require_plain
 from engine.base.sizes import ModelShape, count
 
@@ -87,10 +88,6 @@ def _end_of(entry: dict[str, Any]) -> int:
     return end
 
 
-FAMILIES = frozenset(
-    {"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text", "olmo2", "granite", "phi3"}
-)
-_OWN_HEADS = {"gemma2": 256, "gemma3_text": 256, "qwen3": 128}  # D of a family whose configs may leave it out
 LIMIT = 1_000_000  # bytes of the file
 
 Tokens = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -197,7 +194,8 @@ def check_config(path: Path) -> dict[str, Any]:
     refuse_code(path, config)
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
-        raise UserError(f"Models of the kind {str(family)[:40]!r} are not supported.",
+        reason = f": {REFUSED[family]}" if isinstance(family, str) and family in REFUSED else ""
+        raise UserError(f"Models of the kind {str(family)[:40]!r} are not supported{reason}.",
                         f"Supported are: {', '.join(sorted(FAMILIES))}.")
     if config.get("quantization_config"):
         raise UserError(f"The weights in {path.parent} are quantised already, and cannot be pruned.",
@@ -250,8 +248,9 @@ def _expected(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     size, key_heads = _head_size(config), config.get("num_key_value_heads")
     expected: dict[str, tuple[int, ...]] = {
         "embed_tokens.weight": (vocabulary, hidden), "lm_head.weight": (vocabulary, hidden), "down_proj.weight": (hidden, wide),
-        "gate_proj.weight": (wide, hidden), "up_proj.weight": (wide, hidden), "gate_up_proj.weight": (2 * wide, hidden),
         "q_proj.weight": (heads * size, hidden), "o_proj.weight": (hidden, heads * size)}
+    rows = FAMILIES[config["model_type"]].gate_and_up
+    expected |= {f"{name}.weight": (2 * wide // len(rows), hidden) for name in rows}
     if key_heads:
         expected |= {"k_proj.weight": (key_heads * size, hidden), "v_proj.weight": (key_heads * size, hidden),
                      "qkv_proj.weight": ((heads + 2 * key_heads) * size, hidden)}
@@ -260,7 +259,8 @@ def _expected(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _head_size(config: dict[str, Any]) -> int:
     """D, also where the config leaves it to its family."""
-    return config.get("head_dim") or _OWN_HEADS.get(config["model_type"]) or config["hidden_size"] // config["num_attention_heads"]
+    return (config.get("head_dim") or FAMILIES[config["model_type"]].head_size
+            or config["hidden_size"] // config["num_attention_heads"])
 
 
 def gguf_instead(place: Path | str, what: str) -> UserError:
@@ -283,7 +283,7 @@ def _contradiction(config: Config) -> str:
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads or config.num_attention_heads
     if heads % key_heads:
         return f"{heads} heads cannot share {key_heads} key and value heads"
-    if config.head_dim is None and config.model_type not in _OWN_HEADS and config.hidden_size % (2 * heads):
+    if config.head_dim is None and not FAMILIES[config.model_type].head_size and config.hidden_size % (2 * heads):
         return f"a hidden size of {config.hidden_size} cannot be shared by {heads} heads"
     for name in ("layer_types", "no_rope_layers"):
         if (given := getattr(config, name)) is not None and len(given) != config.num_hidden_layers:

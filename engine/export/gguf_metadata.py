@@ -18,13 +18,10 @@ from gguf import LlamaFileType, RopeScalingType, TokenType
 
 from engine.base.errors import UserError
 from engine.base.files import read_json
-from engine.export.gguf_tensors import ARCHITECTURES, head_size
+from engine.export.gguf_tensors import architecture_of, head_size
 from engine.export.model_card import base_name, opening_of
 
 CHARACTER = "persona_studio.character"  # our own keys: .name, .card (JSON, as it came), .opening (JSON, the first messages)
-_PATTERN = {"gemma2": 2, "gemma3_text": 6}  # every n-th layer attends to everything; llama.cpp's own default
-_LARGEST = {"gemma2": 46, "gemma3_text": 62}  # layers of the 27B, whose attention llama.cpp scales by hidden size / heads
-_NO_ROPE_STEP = 4  # every fourth layer of a SmolLM3 has no rotary embedding; fixed in llama.cpp
 
 
 def add_sizes(writer: gguf.GGUFWriter, config: Any, type: str) -> list[str]:
@@ -36,10 +33,10 @@ def add_sizes(writer: gguf.GGUFWriter, config: Any, type: str) -> list[str]:
     notes = []
     context = config.max_position_embeddings
     window = getattr(config, "sliding_window", None)
-    if config.model_type in _PATTERN:
+    if architecture_of(config.model_type).windows:
         writer.add_sliding_window(config.sliding_window)
         writer.add_sliding_window_pattern(_pattern_of(config))
-    elif window and window < context and config.model_type in {"mistral", "qwen2", "qwen3", "smollm3"}:
+    elif window and window < context:
         context = window
         notes.append(f"Some layers of this model attend to the last {window:,} tokens only, which llama.cpp does not support for "
                      f"this family; the file therefore gives {window:,} tokens as its context length.")
@@ -74,18 +71,18 @@ def _pattern_of(config: Any) -> int:
 
 def _refuse_differences(config: Any) -> None:
     """Raise UserError where llama.cpp's fixed rules for the family contradict the config."""
-    family = config.model_type
+    family, rules = config.model_type, architecture_of(config.model_type)
     activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
-    if activation != ARCHITECTURES[family].activation:
-        raise UserError(f"llama.cpp computes {family} models with {ARCHITECTURES[family].activation}, not with {activation}.")
-    if family == "smollm3":
-        expected = [int((index + 1) % _NO_ROPE_STEP != 0) for index in range(config.num_hidden_layers)]
+    if activation != rules.activation:
+        raise UserError(f"llama.cpp computes {family} models with {rules.activation}, not with {activation}.")
+    if rules.no_rope_step:
+        expected = [int((index + 1) % rules.no_rope_step != 0) for index in range(config.num_hidden_layers)]
         if list(config.no_rope_layers) != expected:
-            raise UserError("llama.cpp omits the rotary embedding in every fourth layer of a smollm3 model; this one omits it in "
-                            "others.")
-    if family in _PATTERN:
+            raise UserError(f"llama.cpp omits the rotary embedding in every {rules.no_rope_step}th layer of a {family} model; "
+                            "this one omits it in others.")
+    if rules.windows:
         wanted = head_size(config)
-        if config.num_hidden_layers == _LARGEST[family]:
+        if config.num_hidden_layers == rules.scaled_by_width:
             wanted = config.hidden_size // config.num_attention_heads
         if config.query_pre_attn_scalar != wanted:
             raise UserError(f"llama.cpp scales the attention of this model by {wanted}, its config.json by "
@@ -108,7 +105,7 @@ def _add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_rope_scaling_type(RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    elif kind != "default" and not (kind == "llama3" and ARCHITECTURES[config.model_type].kind == gguf.MODEL_ARCH.LLAMA):
+    elif kind != "default" and not (kind == "llama3" and architecture_of(config.model_type).architecture == "LLAMA"):
         raise UserError(f"A rotary embedding of type {kind!r} cannot be written as GGUF for this family.")
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from engine.base.errors import UserError
 from engine.base.events import Event, ProvedFile, Stage, Step, Warned
+from engine.base.families import FAMILIES
 from engine.base.ids import StageId
 from engine.base.sizes import WRITTEN
 from engine.cards.card import parse_card
@@ -155,7 +156,7 @@ def _read_reference(source: ModelSource, prompts: list[list[int]], texts: list[l
     dtype = _reference_dtype(source)
     yield from ask("plain_transformers", {
         "do": "read", "folder": str(source.folder), "prompts": prompts, "texts": texts, "out": str(out), "dtype": dtype,
-        "attention": "eager" if source.config["model_type"] == "gemma2" else "sdpa"}, StageId.GGUF_REFERENCE)
+        "attention": FAMILIES[source.config["model_type"]].attention}, StageId.GGUF_REFERENCE)
     return {**load_file(out), "dtype": dtype, "prompts": len(prompts)}
 
 

@@ -24,43 +24,18 @@ from safetensors import safe_open
 from torch import Tensor
 
 from engine.base.errors import UserError
+from engine.base.families import FAMILIES, Gguf
 from engine.base.sizes import FILE_TYPES, WRITTEN, FileType, format_of
 
 _BLOCK = 1 << 24  # elements that are converted at once: 64 MiB in fp32
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """How llama.cpp implements a family.
-
-    `interleaved`: its rotary embedding rotates neighbouring channels, not the halves of a head. `shifted`: transformers'
-    norms multiply by 1 + weight, llama.cpp's by the weight.
-    """
-
-    kind: MODEL_ARCH
-    interleaved: bool = False
-    shifted: bool = False
-    activation: str = "silu"
-
-
-_GELU = "gelu_pytorch_tanh"
-ARCHITECTURES = {
-    "llama": Architecture(MODEL_ARCH.LLAMA, interleaved=True),
-    "mistral": Architecture(MODEL_ARCH.LLAMA, interleaved=True),
-    "qwen2": Architecture(MODEL_ARCH.QWEN2),
-    "qwen3": Architecture(MODEL_ARCH.QWEN3),
-    "smollm3": Architecture(MODEL_ARCH.SMOLLM3, interleaved=True),
-    "gemma2": Architecture(MODEL_ARCH.GEMMA2, shifted=True, activation=_GELU),
-    "gemma3_text": Architecture(MODEL_ARCH.GEMMA3, shifted=True, activation=_GELU),
-}
-
-
-def architecture_of(model_type: str) -> Architecture:
-    """The architecture of a family, by its model_type. Raises UserError for one that GGUF export does not support."""
-    if model_type not in ARCHITECTURES:
-        raise UserError(f"Models of the family {model_type!r} cannot be written as GGUF.",
-                        f"These can: {', '.join(sorted(ARCHITECTURES))}.")
-    return ARCHITECTURES[model_type]
+def architecture_of(model_type: str) -> Gguf:
+    """How llama.cpp implements a family, by its model_type. Raises UserError for one that GGUF export does not support."""
+    if (found := FAMILIES[model_type].gguf) is None:
+        supported = sorted(name for name, family in FAMILIES.items() if family.gguf)
+        raise UserError(f"Models of the family {model_type!r} cannot be written as GGUF.", f"These can: {', '.join(supported)}.")
+    return found
 
 
 def parse_types(names: list[str]) -> list[str]:
@@ -102,8 +77,8 @@ class Weight:
 
 def plan_weights(folder: Path, config: Any, type: str) -> list[Weight]:
     """All tensors of the file, in order. `config`: transformers' own. Raises UserError for a tensor GGUF has no name for."""
-    architecture = ARCHITECTURES[config.model_type]
-    names = gguf.get_tensor_name_map(architecture.kind, config.num_hidden_layers)
+    architecture = architecture_of(config.model_type)
+    names = gguf.get_tensor_name_map(MODEL_ARCH[architecture.architecture], config.num_hidden_layers)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     weights = []
     for source, file, shape in _sources(folder):

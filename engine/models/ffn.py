@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.base.families import FAMILIES
+
 Hook = Callable[[int, Tensor], Tensor | None]
 
 
@@ -24,6 +26,7 @@ class FeedForward:
 
     index: int
     module: nn.Module
+    names: tuple[str, ...]  # of the layers of gate and up, see base/families.py
 
     @property
     def down(self) -> nn.Linear:
@@ -42,7 +45,7 @@ class FeedForward:
     @property
     def fused(self) -> bool:
         """Whether gate and up are one matrix, gate's rows first (phi3)."""
-        return hasattr(self.module, "gate_up_proj")
+        return len(self.names) == 1
 
     @property
     def size(self) -> int:
@@ -51,16 +54,13 @@ class FeedForward:
 
     def gate_and_up(self) -> tuple[Tensor, Tensor]:
         """W_gate and W_up, each (d_ff, d), as views."""
-        if self.fused:
-            fused: Any = self.module.gate_up_proj
-            gate, up = fused.weight.chunk(2, dim=0)
-            return gate, up
-        return self.module.gate_proj.weight, self.module.up_proj.weight  # type: ignore[union-attr, return-value]
+        first, *second = (layer.weight for layer in self.row_projections())
+        gate, up = (first, *second) if second else first.chunk(2, dim=0)
+        return gate, up
 
     def row_projections(self) -> list[nn.Linear]:
         """The linear layers whose output rows are channels: gate and up, or the fused one."""
-        names = ["gate_up_proj"] if self.fused else ["gate_proj", "up_proj"]
-        return [getattr(self.module, name) for name in names]
+        return [getattr(self.module, name) for name in self.names]
 
 
 def decoder(model: nn.Module) -> Any:
@@ -75,7 +75,8 @@ def compute_dtype(model: Any) -> torch.dtype:
 
 def feed_forwards(model: nn.Module) -> list[FeedForward]:
     """The FFNs of all layers, in order."""
-    return [FeedForward(index, layer.mlp) for index, layer in enumerate(decoder(model).layers)]
+    names = FAMILIES[model.config.model_type].gate_and_up  # type: ignore[union-attr, index]
+    return [FeedForward(index, layer.mlp, names) for index, layer in enumerate(decoder(model).layers)]
 
 
 @contextmanager

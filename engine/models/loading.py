@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event
+from engine.base.families import FAMILIES
 from engine.base.files import read_untrusted_json
 from engine.base.model_folder import STARTER, model_folder
 from engine.base.process import is_out_of_memory, return_freed_memory
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_EAGER = {"gemma2"}  # its soft cap on attention logits exists in the eager path only
 _LAYER_WEIGHT = re.compile(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$")
 _REPORT_LIMIT = 100_000_000  # bytes of report.json
 _PIECE = 1 << 24  # weights looked at together
@@ -85,7 +85,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     settings: dict[str, Any] = {
         "dtype": dtype,
         "device_map": "auto" if best_device().type == "cuda" else "cpu",
-        "attn_implementation": "eager" if config.model_type in _EAGER else "sdpa",
+        "attn_implementation": FAMILIES[config.model_type].attention,
         **_quantised(load_in, dtype),
     }
     loaded: Any

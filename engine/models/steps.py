@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.base.families import FAMILIES
 from engine.models.ffn import compute_dtype, decoder
 
-FAMILIES = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
 _STEADY_ROPES = {"default", "linear", "llama3", "yarn"}  # angles that do not depend on how long the text has become
 # (layer, queries (B, heads, D), keys (B, key heads, D), values (B, key heads, D)) -> outputs (B, heads * D)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -62,7 +62,7 @@ def can_step(model: Any) -> bool:
     """Whether TokenSteps computes what the model computes."""
     config = model.config
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if config.model_type not in FAMILIES or rope not in _STEADY_ROPES or getattr(config, "hidden_act", "") != "silu":
+    if not FAMILIES[config.model_type].stepped or rope not in _STEADY_ROPES or getattr(config, "hidden_act", "") != "silu":
         return False
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or []):
         return False

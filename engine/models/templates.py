@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from engine.base.errors import UserError
+from engine.base.families import FAMILIES
 
 SECONDS = 1.0  # of computing for one text; usual ones take a thousandth of it
 WAITING = 15.0  # seconds in all, on a machine with much else to do
@@ -75,11 +76,11 @@ PLAIN = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
-_OWN: dict[str, tuple[str, tuple[str, ...]]] = {
-    "llama": (LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
+_FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {  # by Family.chat: the template, and the tokens that it needs
+    "chatml": (CHATML, _CHATML_TOKENS),
+    "llama3": (LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
     "mistral": (MISTRAL, ("[INST]", "[/INST]")),
-    "gemma2": (GEMMA, ("<start_of_turn>", "<end_of_turn>")),
-    "gemma3_text": (GEMMA, ("<start_of_turn>", "<end_of_turn>")),
+    "gemma": (GEMMA, ("<start_of_turn>", "<end_of_turn>")),
     "phi3": (PHI3, ("<|user|>", "<|assistant|>", "<|end|>")),
     "granite": (GRANITE, ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>")),
 }
@@ -91,7 +92,7 @@ def template_for(family: str, vocabulary: Collection[str], adds_bos: bool) -> st
     `family` is the config's model_type, `vocabulary` the tokenizer's tokens, `adds_bos` whether its encoding of a
     text normally begins with the beginning-of-sequence token (the plain format then begins with it, too).
     """
-    template, tokens = _OWN.get(family, (CHATML, _CHATML_TOKENS))
+    template, tokens = _FORMATS[FAMILIES[family].chat]
     if all(token in vocabulary for token in tokens):
         return template
     if all(token in vocabulary for token in _CHATML_TOKENS):

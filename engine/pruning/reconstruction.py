@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.base.families import FAMILIES
 from engine.models.attention import Layout, can_divide, divided, lay_out
 from engine.models.ffn import FeedForward, compute_dtype, decoder, feed_forwards, hooked, put_back
 from engine.models.packing import Row, run_row, split_prefix
@@ -80,7 +81,7 @@ def solve(own: Tensor, inner: Tensor, cross: Tensor, ridge: float) -> Tensor:
 
 def can_propagate(model: nn.Module) -> bool:
     """Whether a layer's output is its stream plus W_down's output times a constant."""
-    return not any(hasattr(layer, "post_feedforward_layernorm") for layer in decoder(model).layers)
+    return not FAMILIES[model.config.model_type].norm_after_ffn  # type: ignore[union-attr, index]
 
 
 @torch.inference_mode()
