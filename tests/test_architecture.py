@@ -70,7 +70,7 @@ def test_the_rule_would_notice() -> None:
 
 
 STUDIO_FLOORS = [{"settings", "figures", "labels"}, {"store"},
-                 {"workers", "tokens", "news", "serving", "single", "theme", "window", "addresses", "border", "environment",
+                 {"workers", "tokens", "live", "serving", "single", "theme", "window", "addresses", "border", "environment",
                   "headers", "login", "privacy", "uploads"},
                  {"application", "services"}, {"page", "sight", "library"}, {"sidebar", "tabs"}, {"ui"}, {"launch"}]
 

@@ -17,8 +17,7 @@ from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, runs
 from studio.tabs import export
-from studio.tabs.export import planner, planner_view, showing, size_table, view
-from studio.tabs.export.room import Room
+from studio.tabs.export import planner, view
 from studio.workers.commands import export_spec, prepare
 
 
@@ -41,39 +40,41 @@ def finished(services: Services, person: str, name: str) -> runs.Run:
     return runs.update(services.store, run.id, state="done")
 
 
-def shown(services: Services, person: str, chosen: str = "") -> dict[Any, Any]:
-    """What the room shows, by component."""
-    with gr.Blocks():
-        room = Room()
-    updates = showing.show_character(services, person, chosen)
-    names = {component: name for name, component in vars(room).items()}
-    return {names[component]: update for component, update in zip(room.of_character, updates, strict=True)}
-
-
 def test_the_chosen_model_and_its_name_stay_when_one_comes_back(services: Services, person: str) -> None:
     first, second = finished(services, person, "First"), finished(services, person, "Second")
-    opened = shown(services, person)
-    assert (opened["run"].value, opened["name"], opened["chosen"]) == (second.id, "zoe-25", second.id)
-    back = shown(services, person, first.id)
-    assert (back["run"].value, back["chosen"]) == (first.id, first.id)
-    assert back["name"] == gr.skip() and back["report"] == gr.skip()  # what was typed is not overwritten
+    _, whole, run, name = export.open_character(services, person, None)
+    assert (whole.visible, run.value, name) == (True, second.id, "zoe-25")
+    _, _, run, name = export.open_character(services, person, first.id)
+    assert run.value == first.id and name == gr.skip()  # what was typed is not overwritten
     other = characters.create(services.store, card("Ann")).id
-    assert (shown(services, other, first.id)["run"].value, shown(services, other, first.id)["chosen"]) == (None, "")
+    empty, whole, run, name = export.open_character(services, other, first.id)
+    assert (empty.visible, whole.visible, run.value, name) == (True, False, None, "")
 
 
-def test_of_two_exports_the_one_under_way_is_told_about_and_then_the_other(services: Services, person: str) -> None:
+def test_of_two_exports_the_one_under_way_is_shown_and_then_the_other(services: Services, person: str) -> None:
     run = finished(services, person, "First")
     early, late = (runs.add(services.store, person, 1, "export", name, {"run": run.id}) for name in ("Early", "Late"))
     runs.update(services.store, early.id, state="running")
-    text, stop, timer, seen, *past = showing.read_news(services, person, "")
-    assert "Early" in text and stop.visible and timer.active and past == [gr.skip()] * 5
-    runs.add_export(services.store, run.id, "Early", "/gone", 5, {})
+    text = export.progress(services, person)
+    assert "Early" in text and f'data-do="stop" data-id="{early.id}"' in text
     runs.update(services.store, early.id, state="done")
-    text, stop, timer, seen, *past = showing.read_news(services, person, seen)
-    assert "Late" in text and stop.visible and timer.active and len(past[0].choices) == 1  # the first is in the list now
+    assert "Late" in export.progress(services, person)
     runs.update(services.store, late.id, state="stopped")
-    text, stop, timer, *_ = showing.read_news(services, person, seen)
-    assert "Late" in text and not stop.visible and not timer.active
+    assert "Late" in (text := export.progress(services, person)) and "data-do" not in text
+
+
+def test_an_export_taken_off_the_list_can_come_back(services: Services, person: str) -> None:
+    run = finished(services, person, "First")
+    older, newer = (runs.add_export(services.store, run.id, name, "/gone", 5, {}) for name in ("Older", "Newer"))
+    look = {"character": person, "run": run.id, "export": ""}
+    parts = export.library_parts(services, look)
+    assert "Older" in parts["export-past"] and f'data-do="forget" data-id="{newer.id}"' in parts["export-detail"]
+    runs.delete_export(services.store, newer.id)
+    parts = export.library_parts(services, {**look, "export": newer.id})
+    assert "Newer" not in parts["export-past"] and f'data-do="undo" data-id="{newer.id}"' in parts["export-detail"]
+    assert f'data-id="{older.id}"' in export.library_parts(services, look)["export-detail"]
+    other = characters.create(services.store, card("Ann")).id
+    assert export.library_parts(services, {**look, "character": other, "export": older.id})["export-detail"] == ""
 
 
 def test_a_zip_is_served_without_a_copy_of_it(services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,24 +120,30 @@ def pruned(services: Services, person: str, name: str, base: str = "starter") ->
 
 
 def test_the_size_table_tells_measured_from_expected() -> None:
-    truth = size_table.Truth(SHAPES, CONFIG, 3_000_000, 1024, size_table.measured_of({"before": {"bytes": 6_000_000}}, PROOF))
-    text = size_table.table_html(truth)
+    sizes = view.Sizes(SHAPES, CONFIG, 3_000_000, 1024, view.measured_of({"before": {"bytes": 6_000_000}}, PROOF))
+    text = view.sizes_html(sizes)
     row = text.partition("GGUF </span>Q8_0")[2].partition("</tr>")[0]
     assert "<b>2\u00a0MB</b>" in row and "<b>3\u00a0MB</b>" in row and "<b>81</b>/s" in row
     assert "<b>" not in text.partition("GGUF </span>Q4_0")[2].partition("</tr>")[0]
     assert "median of 3 rounds of 48 tokens" in text and "20 prompts" in text
-    badges = size_table.badges_html(truth)
+    badges = view.badges_html(sizes)
     assert badges.count('class="yes"') == 5 and "768 of 1,024 channels" in badges
-    assert 'class="no"' in size_table.badges_html(size_table.Truth(SHAPES, {**CONFIG, "intermediate_size": 776}))
-    assert size_table.table_html(size_table.Truth({}, {})) == size_table.badges_html(size_table.Truth({}, {})) == ""
+    assert 'class="no"' in view.badges_html(view.Sizes(SHAPES, {**CONFIG, "intermediate_size": 776}))
+    assert view.sizes_html(view.Sizes({}, {})) == view.badges_html(view.Sizes({}, {})) == ""
 
 
 def test_a_past_export_shows_its_proofs_and_where_to_begin(services: Services, person: str, tmp_path: Path) -> None:
     run = finished(services, person, "First")
-    text = view.export_html(runs.add_export(services.store, run.id, "First", str(tmp_path / '<a "b"'), 5, PROOF))
+    text = view.export_html(runs.add_export(services.store, run.id, "First", str(tmp_path / '<a "b"'), 5, PROOF), "/tmp/zoe 25.zip")
     assert "638 of 640 times (2 of the others are ties), in 20 texts" in text
     assert "ollama/Modelfile" in text.replace("</code>", "") and "unity/README.md" in text and "1.25 times the dense" in text
-    assert 'data-copy="' in text and '<a "b"' not in text and "is not there any more" in text
+    assert 'data-copy="' in text and '<a "b"' not in text and "is no longer there" in text
+    assert 'href="gradio_api/file=/tmp/zoe%2025.zip" download' in text
+
+
+def plotted(figure: str) -> list[Any]:
+    """The traces of a figure as a page gets it."""
+    return list(json.loads(figure.partition(">")[2].rpartition("<")[0])["data"])
 
 
 def test_the_planner_counts_with_the_chosen_characters_model(services: Services, person: str) -> None:
@@ -147,8 +154,8 @@ def test_the_planner_counts_with_the_chosen_characters_model(services: Services,
     assert decoder and decoder.shape.intermediate_size == 1024 and decoder.shape.parameters == 3_000_000
     assert "20\u00a0characters" in basis and "4\u00a0conversations" in basis and "Ann, Zoë" in basis
     assert ways.count("<tr>") == 3 and "✓ yes" in ways
-    assert [bar.name for bar in figure.data] == ["models", "the bank's characters", "conversations"]
-    standalone, gathered = figure.data[0].x
+    assert [bar["name"] for bar in plotted(figure)] == ["models", "the bank's characters", "conversations"]
+    standalone, gathered = plotted(figure)[0]["x"]
     assert standalone > 3 * gathered  # 20 models against one, and the four characters spoken last
     alone = planner.show(services, [], 1, 1, 8, 4096, 1)
     assert alone[2].startswith('<p class="quiet">For 1\u00a0character (Ann, Zoë)')
@@ -156,7 +163,7 @@ def test_the_planner_counts_with_the_chosen_characters_model(services: Services,
 
 def test_a_cast_of_two_models_is_refused_and_an_empty_library_says_what_to_do(services: Services, person: str) -> None:
     figure, ways, basis = planner.show(services, [], 8, 1, 8, 4096, 4)
-    assert ways == planner_view.NONE and basis == "" and not figure.data
+    assert ways == planner.NONE and basis == "" and plotted(figure) == []
     first, other = pruned(services, person, "First"), pruned(services, person, "Second", "another")
     with pytest.raises(UserError, match="different models"):
         planner.show(services, [first.id, other.id], 8, 1, 8, 4096, 4)

@@ -32,7 +32,7 @@ from studio.tabs.compare import view as comparison
 from studio.tabs.compare.asking import Asking
 from studio.tabs.compare.grid_view import grids_html
 from studio.tabs.draft import versions
-from studio.tabs.export import showing, view
+from studio.tabs.export import library_parts, view
 from studio.tabs.preview.controller import Controller as Preview
 from studio.tabs.preview.controller import ViewState as ChatState
 from studio.tabs.preview.view import chat_html, earlier_html
@@ -203,9 +203,9 @@ def look_everywhere(services: Services, person: str) -> dict[str, int]:
         for grid in (False, True):
             found = compared.read_scene(services, Asking(services), person, run.id, grid)
             assert comparison.pair_html(found) and comparison.tally_html(found) and grids_html(found) and compared.stamp(found)
-    showing.show_past(services, person)
+    library_parts(services, {"character": person, "run": "", "export": ""})
     for one in runs.list_exports(store, person):
-        assert view.export_html(one)
+        assert view.export_html(one, "")
     script_panel.results_html(services, person)
     compared.settings_of(services), compared.player_of(services)
     said = []

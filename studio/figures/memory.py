@@ -34,5 +34,5 @@ def memory_bars(needed: Sequence[Needed], card: int) -> go.Figure:
     return drawn(traces, title, [legend, f"dotted: the memory of the card, {words.size(card)}" if card else ""],
                  "Weights, characters and conversations (keys and values of what was said) in 16 bit. By arithmetic that was "
                  "checked against measured memory.", 48 * len(needed) + 46, barmode="stack", bargap=0.35, shapes=line,
-                 margin={"l": 132, "r": 16, "b": 36}, yaxis={"autorange": "reversed", "showgrid": False},
+                 margin={"l": 150, "r": 16, "b": 36}, yaxis={"autorange": "reversed", "showgrid": False},
                  xaxis={"range": [0, 1.06 * most / 1e9], "ticksuffix": " GB", "showgrid": True, "nticks": 5})

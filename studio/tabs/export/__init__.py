@@ -1,87 +1,193 @@
-"""Room 5, Export: a finished run becomes a folder with a name, proven to load, ready for engines; and the plan of a cast."""
+"""Room 5, Export: a finished run becomes a folder with a name, proven to load, ready for engines; and the plan of a cast.
 
+The form goes through Gradio. What it shows of the run that is chosen, of an export under way and of past exports comes
+through the live channel.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from engine.base.errors import UserError
-from studio.page import Page, guarded
+from engine.base.files import read_json, slug
+from engine.base.model_folder import known_shapes
+from engine.base.sizes import FILE_TYPES, WRITTEN
+from engine.export.engines import DEFAULT_TYPE, TARGETS
+from studio.live import figure
+from studio.page import Page, guarded, live_html
 from studio.services import Services
-from studio.store import runs
-from studio.tabs.export import planner, showing
-from studio.tabs.export.room import EXPORT, Room
+from studio.serving import servable
+from studio.store import characters, runs
+from studio.store.runs import Export, Run
+from studio.tabs.export import view
+from studio.tabs.export.planner import Planner, listen
+from studio.tabs.models import choices_of, removed_by
+from studio.workers.commands import result_folder
+
+ROOM, CAST = "export", "cast"
+_COPY = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-copy]");
+  if (!button) return;
+  navigator.clipboard.writeText(button.dataset.copy).then(() => {
+    const former = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = former; }, 1500);
+  });
+});"""
+_LOOK = f"(run) => {{ personaStudioLive.look({{run: run ?? ''}}, '{ROOM}'); return []; }}"
+
+
+class Controls:
+    """The room's components."""
+
+    def __init__(self) -> None:
+        self.empty = gr.HTML(view.NO_RUN, visible=False, elem_id="export-empty")
+        with gr.Column(visible=False) as self.whole:
+            self.view = gr.Radio([("Export", ROOM), ("Plan a cast", CAST)], value=ROOM, label="View", show_label=False,
+                                 container=False, elem_id="export-view", elem_classes="views")
+            with gr.Row(equal_height=False) as self.making:
+                with gr.Column(scale=3, min_width=320):
+                    self._form()
+                with gr.Column(scale=3, min_width=320):
+                    live_html("export-figure")
+                    live_html("export-past")
+                    self.detail = live_html("export-detail", _COPY)
+            self.planner = Planner()
+
+    def _form(self) -> None:
+        self.run = gr.Dropdown([], label="Pruned model", elem_id="export-run")
+        live_html("export-report")
+        with gr.Group():
+            self.name = gr.Textbox(label="Name", max_length=100, elem_id="export-name",
+                                   info="The folder gets this name, with dashes for spaces.")
+            targets = [(one.label, one.id) for one in TARGETS.values()]
+            self.engines = gr.CheckboxGroup(targets, label="Ready for", elem_id="export-engines",
+                                            info="The model's folder is always made. Each of these gets a folder in it, with a "
+                                                 "page that explains how to use it; they share one GGUF file.")
+            self.zip = gr.Checkbox(label="Also make a zip to share", elem_id="export-zip")
+        with gr.Accordion("For engineers", open=False, elem_id="export-more"):
+            types = [(f"{name} · {'about ' if FILE_TYPES[name].better else ''}{FILE_TYPES[name].bits:.3g} bits", name)
+                     for name in WRITTEN]
+            self.gguf = gr.CheckboxGroup(types, label="GGUF files", elem_id="export-gguf",
+                                         info="Each is loaded by llama.cpp and compared with the folder before it is kept. With "
+                                              f"none chosen, an engine gets {DEFAULT_TYPE}.")
+            self.measure = gr.Checkbox(label="Measure speed and memory, dense and pruned", elem_id="export-measure",
+                                       info="Loads both models once more. Takes a minute with the starter.")
+            live_html("export-sizes")
+        self.start = gr.Button("Export", variant="primary", elem_id="export-start")
+        self.progress = live_html("export-progress")
 
 
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
-    """The room and its listeners."""
-    room = Room()
-    _choosing(services, page, tab, room)
-    _exporting(services, page, room)
-    _keeping(services, page, room)
-    planner.listen(services, page, room.planner, [room.view.change, tab.select], room.view)
-
-
-def _choosing(services: Services, page: Page, tab: gr.Tab, room: Room) -> None:
-    @guarded
-    def show(character: str, chosen: str) -> Any:
-        return showing.show_character(services, character, chosen)
+    """The room, its live parts, and its listeners."""
+    controls = Controls()
+    services.live.part(ROOM, lambda look: library_parts(services, look), "character", "run", "export", stamp=services.library_stamp)
+    services.live.part(ROOM, lambda look: {"export-progress": progress(services, look["character"])}, "character")
 
     @guarded
-    def show_run(run: str | None) -> Any:
-        return *showing.show_run(services, run), run or ""
+    def open_room(character: str, chosen: str | None) -> Any:
+        return open_character(services, character, chosen)
 
     @guarded
-    def show_export(export: str | None) -> Any:
-        return showing.show_export(services, export)
+    def propose(run: str) -> Any:
+        found = runs.get(services.store, run)
+        return proposed_name(services, found) if found else gr.skip()
 
-    for begin in (page.character.change, tab.select):
-        begin(show, [page.character, room.chosen], room.of_character, **page.private)
-    room.run.input(show_run, room.run, [*room.of_run, room.chosen], **page.private)
-    room.past.input(show_export, room.past, room.of_export, **page.private)
-    room.view.change(lambda view: (gr.Row(visible=view == EXPORT), gr.Column(visible=view != EXPORT)), room.view,
-                     [room.making, room.planner.whole], **page.private)
-
-
-def _exporting(services: Services, page: Page, room: Room) -> None:
     @guarded
-    def start(run: str | None, name: str, zipped: bool, engines: list[str], gguf: list[str], measure: bool) -> Any:
+    def start(run: str | None, name: str, zipped: bool, engines: list[str], gguf: list[str], measure: bool) -> None:
         if not run:
             raise UserError("No pruned model is chosen.")
         services.jobs.submit_export(run, name, zipped, {"engines": engines, "gguf": gguf, "measure": measure})
-        return gr.Timer(active=True), "", gr.Button(visible=True)
+        services.live.touch(ROOM)
 
     @guarded
-    def stop(character: str) -> None:
-        present = showing.present_export_run(services, character)
-        if present and present.state in ("queued", *runs.ACTIVE):
-            services.jobs.stop(present.id)
+    def act(event: gr.EventData) -> None:
+        do, id = str(event._data.get("do")), str(event._data.get("id"))
+        {"stop": services.jobs.stop, "forget": lambda id: runs.delete_export(services.store, id),
+         "undo": lambda id: runs.undelete_export(services.store, id)}[do](id)
+        services.live.touch(ROOM)
 
-    @guarded
-    def news(character: str, seen: str, chosen: str) -> Any:
-        return showing.read_news(services, character, seen, chosen)
+    for begin in (page.character.change, tab.select):
+        begin(open_room, [page.character, controls.run], [controls.empty, controls.whole, controls.run, controls.name],
+              **page.private)
+    controls.run.change(None, controls.run, None, js=_LOOK, **page.private)
+    controls.run.input(propose, controls.run, controls.name, **page.private)
+    controls.view.change(lambda view: (gr.Row(visible=view == ROOM), gr.Column(visible=view != ROOM)), controls.view,
+                         [controls.making, controls.planner.whole], **page.private)
+    asked = [controls.run, controls.name, controls.zip, controls.engines, controls.gguf, controls.measure]
+    controls.start.click(start, asked, None, **page.private)
+    for element in (controls.detail, controls.progress):
+        element.click(act, None, None, **page.private)
+    listen(services, page, controls.planner, [controls.view.change, tab.select], controls.view)
 
-    asked = [room.run, room.name, room.zip, room.engines, room.gguf, room.measure]
-    room.start.click(start, asked, [room.timer, room.seen, room.stop], **page.private)
-    room.stop.click(stop, page.character, None, **page.private)
-    told = [room.progress, room.stop, room.timer, room.seen, room.past, *room.of_export, room.sizes]
-    room.timer.tick(news, [page.character, room.seen, room.chosen], told, **page.poll)
+
+def open_character(services: Services, character: str, chosen: str | None) -> tuple[Any, ...]:
+    """The form for a character: what it says when empty, whether it is shown, the pruned models, and a name for the export.
+
+    `chosen`: the run that the page shows; where it is one of the character's, it stays, with the name typed for it.
+    """
+    found = runs.list_runs(services.store, character=character, kinds=["prune"], states=["done"]) if character else []
+    same = chosen in [run.id for run in found]
+    name = gr.skip() if same else proposed_name(services, found[0]) if found else ""
+    return (gr.HTML(view.NO_RUN if character else view.NOBODY, visible=not found), gr.Column(visible=bool(found)),
+            gr.Dropdown(choices_of(found), value=chosen if same else found[0].id if found else None), name)
 
 
-def _keeping(services: Services, page: Page, room: Room) -> None:
-    @guarded
-    def forget(character: str, export: str | None) -> Any:
-        if not export:
-            raise UserError("No export is chosen.")
-        runs.delete_export(services.store, export)
-        return *showing.show_past(services, character), export, gr.Button(visible=True)
+def proposed_name(services: Services, run: Run) -> str:
+    """A name for the export: the character's and what was removed; Llama's licence wants its name in front."""
+    found = characters.get(services.store, run.character)
+    name = f"{slug(found.char if found else run.name)}-{round(100 * removed_by(run))}"
+    licence = str(run.summary.get("base", {}).get("licence") or "")
+    return f"llama-{name}" if licence.startswith("llama") and licence != "llama2" else name
 
-    @guarded
-    def undo(character: str, export: str) -> Any:
-        runs.undelete_export(services.store, export)
-        return *showing.show_past(services, character, export), gr.Button(visible=False)
 
-    room.forget.click(forget, [page.character, room.past], [room.past, *room.of_export, room.forgotten, room.undo], **page.private)
-    room.undo.click(undo, [page.character, room.forgotten], [room.past, *room.of_export, room.undo], **page.private)
+def library_parts(services: Services, look: Mapping[str, str]) -> dict[str, Any]:
+    """What the room shows from the library: the run and the past export that a page looks at, else the newest export."""
+    character = characters.get(services.store, look["character"])
+    if character is None:
+        return {}
+    run = runs.get(services.store, look["run"]) if look["run"] else None
+    found = runs.list_exports(services.store, character=character.id)
+    deleted = runs.list_exports(services.store, character=character.id, deleted=True)
+    chosen = next((one for one in [*found, *deleted] if one.id == look["export"]), found[0] if found else None)
+    parts = {"export-past": view.past_html(found, chosen), "export-detail": _detail(chosen)}
+    if run is None:
+        return parts
+    return {**parts, "export-report": view.report_html(run), "export-figure": figure(view.readings_figure(run)),
+            "export-sizes": _sizes(services, run)}
+
+
+def _detail(export: Export | None) -> str:
+    if export is None:
+        return ""
+    packed = Path(export.zip) if export.zip else None
+    return view.export_html(export, servable(packed) if packed and packed.is_file() else "")
+
+
+def _sizes(services: Services, run: Run) -> str:
+    """A run's sizes, with what its newest export measured; "" where its files are gone."""
+    folder = result_folder(services.settings, run)
+    if folder is None or not (shapes := known_shapes(folder)):
+        return ""
+    try:
+        config = read_json(folder / "config.json")
+    except UserError:
+        config = {}
+    proof: dict[str, Any] = {}
+    for one in reversed(runs.list_exports(services.store, run=run.id)):  # the newest figure of each kind counts
+        proof = {**proof, **{name: one.proof[name] for name in ("timed", "files") if one.proof.get(name)}}
+    before = run.summary.get("before", {})
+    sizes = view.Sizes(shapes, config, int(before.get("parameters", 0)), int(before.get("intermediate_size", 0)),
+                       view.measured_of(run.summary, proof))
+    return view.sizes_html(sizes) + view.badges_html(sizes)
+
+
+def progress(services: Services, character: str) -> str:
+    """The character's export under way, else the next one, else how the last one ended."""
+    found = characters.get(services.store, character)
+    run = runs.foremost(runs.list_runs(services.store, character=found.id, kinds=["export"])) if found else None
+    return view.progress_html(run, services.watcher.view(run.id), services.jobs.state_word(run)) if run else ""
 
 
 __all__ = ["build"]

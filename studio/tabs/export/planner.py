@@ -1,29 +1,35 @@
 """The planner of a cast: who is in it, for how many players, on what card; how much memory each way to run it takes."""
 
+import html
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
 from engine.base.errors import UserError
 from engine.base.files import read_json
-from engine.base.memory import Cast, Decoder, decoder_of, largest_rank, plan
-from engine.cards.card import Card, parse_card
+from engine.base.memory import Cast, Decoder, Needed, decoder_of, largest_rank, most, plan
+from engine.cards.card import parse_card
 from engine.cards.prompt import render_system_prompt, rough_tokens
 from studio.figures import words
-from studio.figures.memory import memory_bars
-from studio.page import Page, guarded
+from studio.figures.memory import NAMES, memory_bars
+from studio.page import Page, figure_box, figure_html, guarded
 from studio.services import Services
 from studio.store import characters, runs
 from studio.store.runs import Run
-from studio.tabs.export import planner_view
 from studio.tabs.models import removed_by
 from studio.workers.commands import result_folder
 
 CARDS = [4, 6, 8, 12, 16, 24, 32, 48, 80]  # GB
 CONTEXTS = [1024, 2048, 4096, 8192, 16384, 32768]
 GB = 10**9
+WAYS = {
+    "standalone": "Every character is a pruned model of its own, as Export makes it. Each one costs a model.",
+    "gather": "One dense model in memory; the character that speaks is cut out of it in a moment. Those spoken last stay ready."}
+HEADS = ("Memory", "Fits?", "Characters at most")
+NONE = '<p class="quiet">Prune a character first: its model says how large a cast of such characters would be.</p>'
 
 
 class Planner:
@@ -49,7 +55,7 @@ class Planner:
                         self.held = gr.Number(4, label="Characters kept ready at once", precision=0, minimum=1,
                                               maximum=1000, elem_id="planner-held")
                 with gr.Column(scale=3, min_width=320):
-                    self.figure = gr.Plot(show_label=False, container=False, elem_id="planner-figure")
+                    self.figure = figure_box(elem_id="planner-figure")
             self.ways = gr.HTML(elem_id="planner-ways")
             self.basis = gr.HTML(elem_id="planner-basis")
 
@@ -65,7 +71,7 @@ class Planner:
 
 
 def listen(services: Services, page: Page, planner: Planner, begins: Sequence[Any], view: gr.Radio) -> None:
-    """Show the plan anew whenever it comes into sight or something of it is changed."""
+    """Show the plan when it is opened and whenever something it depends on changes."""
     @guarded
     def open_(view: str, *asked: Any) -> Any:
         if view != "cast":
@@ -101,15 +107,17 @@ def base_of(run: Run) -> str:
 
 
 def show(services: Services, chosen: list[str] | None, count: float | None, players: float | None, card: float, context: float,
-         held: float | None) -> tuple[Any, str, str]:
+         held: float | None) -> tuple[str, str, str]:
     """Figure, table and basis of a plan. Raises UserError for characters of several models."""
-    found = [run for run in choose_from(services) if run.id in (chosen or [])] or newest_of_each(choose_from(services))
-    decoder = next((known for run in found if (known := decoder_for(services, run))), None)
+    known = choose_from(services)
+    newest = list({run.character: run for run in reversed(known)}.values())[::-1]
+    found = [run for run in known if run.id in (chosen or [])] or newest
+    decoder = next((one for run in found if (one := decoder_for(services, run))), None)
     if decoder is None:
-        return memory_bars([], 0), planner_view.NONE, ""
-    names = {base_of(run) for run in found}
-    if chosen and len(names) > 1:
-        raise UserError(f"These characters were pruned from different models ({', '.join(sorted(names))}).",
+        return figure_html(memory_bars([], 0)), NONE, ""
+    bases = {base_of(run) for run in found}
+    if chosen and len(bases) > 1:
+        raise UserError(f"These characters were pruned from different models ({', '.join(sorted(bases))}).",
                         "Only characters of one model can share it: take the others out.")
     if not chosen:
         found = [run for run in found if base_of(run) == base_of(found[0])]
@@ -117,14 +125,9 @@ def show(services: Services, chosen: list[str] | None, count: float | None, play
     cast = Cast(max(int(count or 1), len(chosen or [])), max(int(players or 1), 1), int(context), kept,
                 largest_rank(decoder.shape, kept), persona_tokens(services, found), max(int(held or 1), 1))
     needed, memory = plan(decoder, cast), int(card * GB)
-    told = [label_of(services, run).partition(" · ")[0] for run in found]
-    return (memory_bars(needed, memory), planner_view.ways_html(needed, decoder, cast, memory),
-            planner_view.basis_html(decoder, cast, told))
-
-
-def newest_of_each(found: Sequence[Run]) -> list[Run]:
-    """Of runs, newest first, the first of every character."""
-    return list({run.character: run for run in reversed(found)}.values())[::-1]
+    names = [label_of(services, run).partition(" · ")[0] for run in found]
+    return (figure_html(memory_bars(needed, memory)), ways_html(needed, decoder, cast, memory),
+            basis_html(decoder, cast, names))
 
 
 def decoder_for(services: Services, run: Run) -> Decoder | None:
@@ -138,17 +141,36 @@ def decoder_for(services: Services, run: Run) -> Decoder | None:
 
 
 def persona_tokens(services: Services, found: Sequence[Run]) -> int:
-    """About how many tokens the longest system prompt of the characters has: what is kept read for each."""
+    """About how many tokens the longest system prompt of the characters has: what stays in memory for each."""
     longest = 0
     for run in found:
-        try:
-            card = _card_of(services, run)
-        except UserError:
-            continue
-        longest = max(longest, rough_tokens(render_system_prompt(card)))
+        with suppress(UserError):
+            raw = characters.version(services.store, run.character, run.version).card
+            longest = max(longest, rough_tokens(render_system_prompt(parse_card(json.dumps(raw).encode(), run.name))))
     return longest
 
 
-def _card_of(services: Services, run: Run) -> Card:
-    raw = characters.version(services.store, run.character, run.version).card
-    return parse_card(json.dumps(raw).encode(), run.name)
+def ways_html(needed: Sequence[Needed], decoder: Decoder, cast: Cast, card: int) -> str:
+    """A row a way: its memory, whether it fits, and how many characters would."""
+    rows = "".join(_way(one, most(one.way, decoder, cast, card, "characters"), card) for one in needed)
+    heads = "".join(f"<th>{name}</th>" for name in ("", *HEADS))
+    return (f'<div class="size-scroll"><table class="size-table ways"><thead><tr>{heads}</tr></thead>'
+            f"<tbody>{rows}</tbody></table></div>")
+
+
+def basis_html(decoder: Decoder, cast: Cast, models: Sequence[str]) -> str:
+    """On what the figures rest."""
+    shape = decoder.shape
+    told = ", ".join(html.escape(one) for one in models[:6]) + (f" and {len(models) - 6} more" if len(models) > 6 else "")
+    return (f'<p class="quiet">For {words.count(cast.characters, "character")} ({told}) on a dense model of '
+            f"{words.millions(shape.parameters)} weights, {words.size(shape.bytes)} in 16 bit; {cast.kept:,} of "
+            f"{shape.intermediate_size:,} channels kept. A token of conversation takes {decoder.token_bytes / 1000:,.0f} kB, and "
+            f"{words.count(cast.players, 'conversation')} of {cast.context:,} tokens "
+            f"{words.size(cast.players * cast.context * decoder.token_bytes)}.</p>")
+
+
+def _way(one: Needed, at_most: int, card: int) -> str:
+    sign = '<b class="fits">✓ yes</b>' if one.bytes <= card else f"{words.size(one.bytes - card)} too much"
+    cells = zip(HEADS, (words.size(one.bytes), sign, f"{at_most:,}"), strict=True)
+    shown = "".join(f'<td data-head="{head}">{cell}</td>' for head, cell in cells)
+    return f"<tr><th>{NAMES[one.way]}<small>{WAYS[one.way]}</small></th>{shown}</tr>"

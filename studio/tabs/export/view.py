@@ -1,23 +1,29 @@
-"""What the Export room shows, as text, safe HTML and figures: a run's report, an export under way, a finished export.
+"""What the Export room shows, as safe HTML and figures: a run's report and sizes, an export under way, a finished export.
 
-Pure functions from the library's records and a run's view; no page.
+Pure functions from the library's records and a run's view. In the table of sizes, expected figures differ from measured ones.
 """
 
 import html
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import plotly.graph_objects as go
 
-from engine.base.events import Measured
+from engine.base import events
+from engine.base.memory import decoder_of
+from engine.base.sizes import TOLD, WRITTEN, Shapes, count, expected_bytes, odd_rows, runtimes_that_like
 from engine.export.engines import TARGETS
-from studio import labels
 from studio.figures import ladder, words
 from studio.store.runs import Export, Run
-from studio.workers.view import RunView, StageView
+from studio.tabs.prune.runs_view import stages_html
+from studio.workers.view import RunView
 
-_MARKS = {"done": "✓", "reused": "✓", "running": "…", "failed": "✗", "stopped": "■", "waiting": "·", "skipped": "·"}
+CONTEXT = 4096  # tokens of the conversation in the expected memory
+NOTHING = "–"
 NOBODY = '<p class="empty">Choose a character on the left.</p>'
 NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
           "model that plays it. When it is done, you can name it and export it here.</p></div>")
@@ -37,32 +43,33 @@ def report_html(run: Run) -> str:
     final = list(summary.get("readings", {}).values())[-1:]
     for reading in final:
         facts.append(("Says the same next word piece", f"{words.percent(reading['top1'])} of the time, on {reading['lines']} lines "
-                                                       f"({reading['tokens']:,} word pieces) that taught nothing"))
+                                                       f"({reading['tokens']:,} word pieces) that it did not learn from"))
     if base:
         licence = html.escape(str(base.get("licence") or "unknown"))
-        facts.append(("Carved from", f"{html.escape(str(base.get('name', '')))} · licence {licence}"))
+        facts.append(("Pruned from", f"{html.escape(str(base.get('name', '')))} · licence {licence}"))
     proof = summary.get("proof", {})
     if proof.get("reply"):
-        facts.append(("Proof when it was made", "loaded by plain transformers in a fresh process; asked a line it had not seen, "
-                                                f"it said <q>{html.escape(proof['reply'])}</q>"))
+        facts.append(("Proof when it was made", "loaded by plain transformers in a fresh process; asked something new, it "
+                                                f"said <q>{html.escape(proof['reply'])}</q>"))
     return _facts(facts)
 
 
 def readings_figure(run: Run) -> go.Figure:
     """The ladder of the run's readings on its test lines."""
-    return ladder.ladder([Measured(name, "test", **{field: value for field, value in one.items() if field != "time"})
+    return ladder.ladder([events.Measured(name, "test", **{field: value for field, value in one.items() if field != "time"})
                           for name, one in run.summary.get("readings", {}).items() if name != "dense"])
 
 
 def progress_html(run: Run, view: RunView, word: str) -> str:
     """An export under way, or how the last one ended: its stages with what is done, and a log of what was found."""
-    rows = "".join(_stage(stage) for stage in view.stages.values() if stage.state != "skipped")
-    ending = f"<p>{html.escape(_ending(run, word))}</p>"
-    return f'<div class="export-progress" role="status"><b>{html.escape(run.name)}</b><ul>{rows}</ul>{ending}</div>{_log(view)}'
+    stop = (f'<div class="live-buttons"><button id="export-stop" data-do="stop" data-id="{html.escape(run.id)}">Stop</button></div>'
+            if run.state in ("queued", "starting", "running") else "")
+    return (f'<div role="status"><b>{html.escape(run.name)}</b>{stages_html(run, view)}<p>{html.escape(_ending(run, word))}</p>'
+            f"</div>{stop}{_log(view)}")
 
 
 def _log(view: RunView) -> str:
-    """What the export said, in the order in which it happened; closed until somebody asks."""
+    """What the export reported, in order of time; closed at first."""
     said: list[tuple[float, str]] = [
         *((one.time, f"Written: {one.path} ({words.size(one.bytes)})") for one in view.saved),
         *((one.time, f"{one.type}: {_agreement(vars(one))}") for one in view.proved_files),
@@ -83,37 +90,35 @@ def _agreement(proof: dict[str, Any]) -> str:
             f"{proof['kl']:.2g} nats a word piece")
 
 
-def _stage(stage: StageView) -> str:
-    share = f" · {words.percent(stage.done / stage.total)}" if stage.state == "running" and stage.total else ""
-    seconds = f" · {stage.seconds:.0f} s" if stage.state == "done" and stage.seconds >= 1 else ""
-    mark = f'<i aria-hidden="true">{_MARKS[stage.state]}</i>'
-    return f'<li class="{stage.state}">{mark} {labels.stage(*stage.key)}{share}{seconds}</li>'
-
-
 def _ending(run: Run, word: str) -> str:
     if run.state == "done":
-        return "Done. It stands in the list of exports."
+        return "Done. It is in the list of past exports."
     if run.state in ("failed", "stopped"):
-        return run.sentence or "It was stopped; nothing half-written was kept."
+        return run.sentence or "It was stopped; no files were kept."
     return f"{word[:1].upper()}{word[1:]}."
 
 
-def export_label(export: Export) -> str:
-    """An export in the list."""
-    day = time.strftime("%d %b %H:%M", time.localtime(export.made))
-    return f"{export.name} · {words.size(export.bytes)} · {day}"
+def past_html(found: Sequence[Export], chosen: Export | None) -> str:
+    """The past exports, each as a button that shows it."""
+    rows = "".join(
+        f'<tr class="{"chosen" if one == chosen else ""}"><td>{_button(one, "", html.escape(one.name))}</td>'
+        f'<td>{words.size(one.bytes)}</td><td>{time.strftime("%d %b %H:%M", time.localtime(one.made))}</td></tr>' for one in found)
+    return f'<p class="prune-label">Past exports</p><table class="prune-runs"><tbody>{rows}</tbody></table>' if found else ""
 
 
-def export_html(export: Export) -> str:
-    """Where an export lies, how to use it, and what it said when it was loaded."""
+def export_html(export: Export, archive: str) -> str:
+    """Where an export is, how to use it, and what was verified. `archive`: the zip among the files that are served, or ""."""
+    if export.deleted is not None:
+        return (f"<p>{html.escape(export.name)} was taken off the list; its files are unchanged.</p>"
+                f'<div class="live-buttons">{_button(export, "undo", "Undo")}</div>')
     folder = Path(export.folder)
     path = html.escape(str(folder))
     facts = [("Folder", f'<code>{path}</code> <button type="button" class="copy" data-copy="{path}">Copy</button>'
-                        + ("" if folder.is_dir() else " <b>is not there any more</b>")),
+                        + ("" if folder.is_dir() else " <b>is no longer there</b>")),
              ("Size", words.size(export.bytes) + (f" · zip {words.size(export.zip_bytes)}" if export.zip else ""))]
     proof: dict[str, Any] = export.proof
     if export.damaged:
-        facts.append(("Damaged", "what was proven of this export cannot be read in the library; its files are as they were"))
+        facts.append(("Damaged", "the library can no longer read what was verified of this export; its files are unchanged"))
     if proof.get("text") and proof.keys() >= {"seconds", "tokens"}:
         facts.append(("Proof of loading", "a fresh process loaded this folder with plain transformers, and the character said in "
                                           f"{proof['seconds']:.1f} s ({proof['tokens']} tokens): "
@@ -121,11 +126,19 @@ def export_html(export: Export) -> str:
     facts += _engine_facts(export)
     facts.append(("In Python", f"<code>AutoModelForCausalLM.from_pretrained({html.escape(repr(str(folder)))})</code>"))
     facts.append(("In a terminal", f"<code>python -m engine chat {html.escape(str(folder))}</code>"))
-    return _facts(facts)
+    download = (f'<a id="export-download" href="gradio_api/file={quote(archive)}" download>Download the zip</a>' if archive else "")
+    return f'{_facts(facts)}<div class="live-buttons">{download}{_button(export, "forget", "Take off the list")}</div>'
+
+
+def _button(export: Export, do: str, label: str) -> str:
+    """A button that shows an export, and, with `do`, does something with it."""
+    id = html.escape(export.id)
+    action = f' id="export-{do}" data-do="{do}" data-id="{id}"' if do else ""
+    return f'<button data-look="export" value="{id}"{action}>{label}</button>'
 
 
 def _engine_facts(export: Export) -> list[tuple[str, str]]:
-    """The GGUF files with their proofs, and the engines' folders with the page that each has."""
+    """The GGUF files with their proofs, and the engines' folders with the file to open first."""
     facts = []
     for one in export.proof.get("files", []):
         facts.append((f"GGUF {html.escape(one['type'])}", f"{words.size(one['bytes'])} · loaded by llama.cpp, which gave "
@@ -148,3 +161,104 @@ def _engine_facts(export: Export) -> list[tuple[str, str]]:
 def _facts(facts: list[tuple[str, str]]) -> str:
     """Names with their (safe) HTML as a description list."""
     return '<dl class="facts">' + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts) + "</dl>"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one form of the model: bytes on disk, bytes of memory, tokens a second, and on what it rests."""
+
+    bytes: int = 0
+    memory: int = 0
+    tokens_per_second: float = 0.0
+    rests_on: str = ""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A run's figures. `shapes` and `config` are the pruned model's; `measured` by form: "dense", "pruned", or a file type."""
+
+    shapes: Shapes
+    config: Mapping[str, Any]
+    dense_parameters: int = 0
+    dense_channels: int = 0
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+
+
+def sizes_html(sizes: Sizes) -> str:
+    """The table of sizes, a row a form; "" where the model's files are gone."""
+    if not sizes.shapes:
+        return ""
+    parameters = count(sizes.shapes.values())
+    rows = [_row("Dense, 16 bit", 2 * sizes.dense_parameters, _cache(sizes), sizes.measured.get("dense"))
+            ] if sizes.dense_parameters else []
+    rows.append(_row("Pruned, 16 bit", 2 * parameters, _cache(sizes), sizes.measured.get("pruned")))
+    told = [kind for kind in WRITTEN if kind in TOLD or kind in sizes.measured]
+    for kind in told:
+        note = " *" if odd_rows(sizes.shapes, kind) else ""
+        rows.append(_row(f'<span class="wide-only">GGUF </span>{kind}{note}', expected_bytes(sizes.shapes, kind), _cache(sizes),
+                         sizes.measured.get(kind)))
+    odd = {kind: odd_rows(sizes.shapes, kind) for kind in told}
+    notes = [f"* Rows of {', '.join(f'{size:,}' for size in sizes)} weights do not fill the blocks of {kind}: a larger format is "
+             "taken for them." for kind, sizes in odd.items() if sizes]
+    rests = sorted({one.rests_on for one in sizes.measured.values() if one.rests_on})
+    head = "".join(f"<th>{name}</th>" for name in ("", "On disk", "Memory", "Tokens"))
+    return (f'<div class="size-scroll"><table class="size-table"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
+            f'<p class="quiet">{_weights(sizes, parameters)} Plain figures are expected, by arithmetic: memory is weights and a '
+            f"conversation of {CONTEXT:,} tokens. <b>Bold</b> ones were measured on this machine"
+            f"{': ' + html.escape('; '.join(rests)) + '; memory is the whole program' if rests else ''}. "
+            f"{html.escape(' '.join(notes))}</p>")
+
+
+def badges_html(sizes: Sizes) -> str:
+    """A badge for each way to run the model: whether it likes the width that was chosen."""
+    kept = int(sizes.config.get("intermediate_size") or 0)
+    if not kept:
+        return ""
+    badges = "".join(
+        f'<li class="{"yes" if fits else "no"}" title="{html.escape(why)}"><i aria-hidden="true">{"✓" if fits else NOTHING}</i>'
+        f'{html.escape(name)}<span class="visually-hidden">: {"fits" if fits else "does not fit"}. {html.escape(why)}</span></li>'
+        for name, fits, why in runtimes_that_like(kept))
+    before = f" of {sizes.dense_channels:,}" if sizes.dense_channels else ""
+    factors = ", ".join(str(size) for size in (8, 32, 64, 128, 256) if kept % size == 0) or "no round number"
+    return (f'<p class="prune-label">{kept:,}{before} channels were kept in each layer: a multiple of {factors}</p>'
+            f'<ul class="prune-likes">{badges}</ul>')
+
+
+def measured_of(summary: Mapping[str, Any], proof: Mapping[str, Any]) -> dict[str, Measured]:
+    """What an export measured, by form; `summary` is the pruning run's, `proof` the export's as the library keeps it."""
+    found: dict[str, Measured] = {}
+    if weights := summary.get("before", {}).get("bytes"):
+        found["dense"] = Measured(bytes=int(weights))
+    if weights := summary.get("after", {}).get("bytes"):
+        found["pruned"] = Measured(bytes=int(weights))
+    for one in proof.get("timed", []):
+        former = found.get(one["what"], Measured())
+        found[one["what"]] = Measured(former.bytes, int(one["memory"]), float(one["tokens_per_second"]),
+                                      f"transformers, {one['dtype']}, median of {one['rounds']} rounds of {one['tokens']} tokens")
+    for one in proof.get("files", []):
+        found[one["type"]] = Measured(int(one.get("bytes", 0)), int(one.get("memory", 0)), float(one.get("tokens_per_second", 0)),
+                                      f"llama.cpp, {one['prompts']} prompts" if one.get("tokens_per_second") else "")
+    return found
+
+
+def _weights(sizes: Sizes, parameters: int) -> str:
+    """How many weights there are, and were."""
+    before = f" of the dense model's {words.millions(sizes.dense_parameters)}" if sizes.dense_parameters else ""
+    return f"{words.millions(parameters)}{before} weights."
+
+
+def _row(name: str, size: int, cache: int, found: Measured | None) -> str:
+    found = found or Measured()
+    disk = f"<b>{words.size(found.bytes)}</b>" if found.bytes else words.size(size)
+    memory = f"<b>{words.size(found.memory)}</b>" if found.memory else words.size(size + cache)
+    speed = f"<b>{found.tokens_per_second:.0f}</b>/s" if found.tokens_per_second else NOTHING
+    return f"<tr><th>{name}</th><td>{disk}</td><td>{memory}</td><td>{speed}</td></tr>"
+
+
+def _cache(sizes: Sizes) -> int:
+    """Bytes of keys and values of CONTEXT tokens in 16 bit; 0 for a config that does not say."""
+    try:
+        return CONTEXT * decoder_of(sizes.config, count(sizes.shapes.values())).token_bytes
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return 0
