@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.base.errors import UserError
 from engine.cards.card import bundled_cards, parse_card
 from engine.cards.macros import expand_macros
-from engine.cards.npc import FIELDS, KEY, LISTS, SCALES, Secret, compile_npc, npc_object, read_npc, scale_words, with_npc, written
+from engine.cards.npc import FIELDS, KEY, LISTS, SCALES, Entry, compile_npc, npc_object, read_npc, scale_words, with_npc, written
 from engine.cards.prompt import render_system_prompt
 from tests.store_samples import card
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_read_is_told_in_one_sentence_and_the_rest_is_used(own: A
 
 def test_readable_entries_beside_unreadable_ones_are_used_and_unreadable_ones_outlive_an_edit() -> None:
     raw = with_object({"secrets": ["ok", 7], "goals": 5})
-    assert read_npc(raw).secrets == (Secret("ok"),)
+    assert read_npc(raw).secrets == (Entry("ok"),)
     changed = with_npc(raw, {"secrets": [{"text": "new", "words": [], "may_learn": ""}]})
     assert npc_object(changed) == {"secrets": ["new", 7], "goals": 5}
     aside = with_npc(with_object("someone's note"), {"goals": ["win"]})

@@ -1,15 +1,14 @@
 """The NPC fields of a card: what a game needs of a character beyond its description, under one key of its extensions.
 
-Read with care and written with care: what cannot be read stays in the card as it is and is reported in a sentence; keys
-that we do not know, ours or others', survive every change. `compile_npc` writes them into the prompt: bare lines rather than
-prose, since small models keep to what has a line of its own.
+What cannot be read stays in the card as it is and is reported in a sentence; keys that we do not know, ours or others', survive
+every change. `compile_npc` writes the fields into the prompt: bare lines rather than prose, since small models keep to what has
+a line of its own. Their texts hold {{char}} and {{user}} as a card's do.
 """
 
 import copy
-import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,59 +26,36 @@ SCALES: dict[str, tuple[str, ...]] = {
     "mood": ("valence", "arousal"),  # the two axes of the circumplex model of affect (Russell 1980)
     "big_five": ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism"),
 }
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What the character wants."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Secret:
-    """`may_learn`: who may be told ("" for nobody); `words`: what an answer must not contain, for it would give it away."""
-
-    text: str
-    words: tuple[str, ...] = ()
-    may_learn: str = ""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What the character does not know."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Relationship:
-    """Who somebody is to the character."""
-
-    who: str
-    text: str = ""
-
-
-@dataclass(frozen=True)
-class Topic:
-    """What the character does not talk about; `words` that it does not say then."""
-
-    text: str
-    words: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Habit:
-    """How the character talks; words that are in every answer, and in none."""
-
-    text: str
-    always: tuple[str, ...] = ()
-    never: tuple[str, ...] = ()
-
-
-LISTS: dict[str, type[Any]] = {"goals": Goal, "secrets": Secret, "knowledge_limits": Limit, "relationships": Relationship,
-                               "forbidden_topics": Topic, "speech_habits": Habit}
+# The lists, and the parts that their entries have; the first one is what a bare text means.
+LISTS: dict[str, tuple[str, ...]] = {
+    "goals": ("text",), "secrets": ("text", "words", "may_learn"), "knowledge_limits": ("text",), "relationships": ("who", "text"),
+    "forbidden_topics": ("text", "words"), "speech_habits": ("text", "always", "never")}
 FIELDS = (*LISTS, *SCALES)
+# For each scale: its low and its high end, after "rather" and "very".
+ENDS: dict[str, tuple[str, str]] = {
+    "valence": ("gloomy", "cheerful"),
+    "arousal": ("calm", "agitated"),
+    "openness": ("set in old ways", "curious about new things"),
+    "conscientiousness": ("careless and spontaneous", "careful and orderly"),
+    "extraversion": ("quiet and reserved", "outgoing and talkative"),
+    "agreeableness": ("distrustful and stubborn", "warm and trusting"),
+    "neuroticism": ("hard to upset", "easily worried and upset"),
+}
+# Up to and including this level: the side and the strength of the words.
+_BANDS: tuple[tuple[int, int, str], ...] = ((19, 0, "very"), (39, 0, "rather"), (60, 0, ""), (80, 1, "rather"), (100, 1, "very"))
+_STOPS = tuple(".!?…。！？")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a list; which parts it has, LISTS says."""
+
+    text: str = ""
+    words: tuple[str, ...] = ()  # of a secret: what an answer must not contain; of a topic: what the character does not say
+    may_learn: str = ""  # who may be told a secret, "" for nobody
+    who: str = ""  # of a relationship
+    always: tuple[str, ...] = ()  # words that are in every answer
+    never: tuple[str, ...] = ()  # and in none
 
 
 @dataclass(frozen=True)
@@ -89,12 +65,12 @@ class Npc:
     `faults`: a sentence for each part of the extension that could not be read, in the order of FIELDS.
     """
 
-    goals: tuple[Goal, ...] = ()
-    secrets: tuple[Secret, ...] = ()
-    knowledge_limits: tuple[Limit, ...] = ()
-    relationships: tuple[Relationship, ...] = ()
-    forbidden_topics: tuple[Topic, ...] = ()
-    speech_habits: tuple[Habit, ...] = ()
+    goals: tuple[Entry, ...] = ()
+    secrets: tuple[Entry, ...] = ()
+    knowledge_limits: tuple[Entry, ...] = ()
+    relationships: tuple[Entry, ...] = ()
+    forbidden_topics: tuple[Entry, ...] = ()
+    speech_habits: tuple[Entry, ...] = ()
     mood: Mapping[str, int] = field(default_factory=dict)
     big_five: Mapping[str, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
@@ -106,7 +82,7 @@ def npc_object(raw: Mapping[str, Any]) -> Any:
 
 
 def read_npc(raw: Mapping[str, Any]) -> Npc:
-    """The NPC fields of a card. Nothing is raised: what is malformed is told in `faults` and otherwise passed over."""
+    """The NPC fields of a card. Nothing is raised: what is malformed is described in `faults` and otherwise ignored."""
     found = npc_object(raw)
     if found is None:
         return Npc()
@@ -115,27 +91,21 @@ def read_npc(raw: Mapping[str, Any]) -> Npc:
                            "card, but are not used.",))
     read: dict[str, Any] = {}
     faults: list[str] = []
-    for name, kind in LISTS.items():
-        entries, fault = _entries(name, kind, found.get(name))
-        read[name] = tuple(entry for entry in entries if entry is not None)
-        faults += [fault] if fault else []
-    for name, scales in SCALES.items():
-        read[name], fault = _levels(name, scales, found.get(name))
-        faults += [fault] if fault else []
+    for name in LISTS:
+        read[name] = _entries(name, found.get(name), faults)
+    for name in SCALES:
+        read[name] = _levels(name, found.get(name), faults)
     return Npc(**read, faults=tuple(faults))
 
 
 def npc_values(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that can be read, as an editor needs them: entries as objects, with all that they hold, and levels."""
-    own = npc_object(raw)
-    found = own if isinstance(own, Mapping) else {}
-    read = read_npc(raw)
+    own, read = npc_object(raw), read_npc(raw)
     values: dict[str, Any] = {name: dict(getattr(read, name)) for name in SCALES}
-    for name, kind in LISTS.items():
-        entries = found.get(name)
-        readable = [one for one in (entries[:MOST_ENTRIES] if isinstance(entries, list) else []) if _entry(kind, one) is not None]
-        first = dataclasses.fields(kind)[0].name
-        values[name] = [{first: one} if isinstance(one, str) else copy.deepcopy(one) for one in readable]
+    for name, parts in LISTS.items():
+        entries = own.get(name) if isinstance(own, Mapping) else None
+        readable = [one for one in entries[:MOST_ENTRIES] if _entry(name, one)] if isinstance(entries, list) else []
+        values[name] = [{parts[0]: one} if isinstance(one, str) else copy.deepcopy(one) for one in readable]
     return values
 
 
@@ -143,7 +113,7 @@ def with_npc(raw: dict[str, Any], changes: Mapping[str, Any], now: float | None 
     """The V3 form of a card with some NPC fields changed: lists of entries (texts or objects) by their names, scales as
     {scale: number} (only those named change, the middle and None unset one), the test script as its object.
 
-    Entries without a text are left out; old ones that could not be read stay, behind the new ones. `modification_date`
+    Entries without a text are left out; old ones that could not be read stay, after the new ones. `modification_date`
     becomes `now` (Unix seconds, the present time when left out) if anything differs. Raises ValueError for what is no
     such field, UserError where the card has no place for them.
     """
@@ -156,11 +126,9 @@ def with_npc(raw: dict[str, Any], changes: Mapping[str, Any], now: float | None 
     # Something of another kind was in our place: it is put aside, not thrown away.
     own: dict[str, Any] = copy.deepcopy(old) if isinstance(old, dict) else {} if old is None else {"unreadable": old}
     for name, value in changes.items():
-        changed = _changed(name, own.get(name), value)
-        if changed:
-            own[name] = changed
-        else:
-            own.pop(name, None)
+        own[name] = _changed(name, own.get(name), value)
+        if not own[name]:
+            del own[name]
     if own == old or (not own and old is None):
         return card
     if own:
@@ -171,50 +139,49 @@ def with_npc(raw: dict[str, Any], changes: Mapping[str, Any], now: float | None 
     return card
 
 
-def _entries(name: str, kind: type[Any], value: Any) -> tuple[list[Any], str]:
-    """An entry, or None, for each of the list's values, and the sentence for what could not be read."""
+def _entries(name: str, value: Any, faults: list[str]) -> tuple[Entry, ...]:
+    """The readable entries of a list."""
     if value is None:
-        return [], ""
+        return ()
     if not isinstance(value, list):
-        return [], _fault(name, f"{kind_of(value)}, where a list should be")
-    entries = [_entry(kind, one) for one in value[:MOST_ENTRIES]]
-    bad = [number for number, entry in enumerate(entries, start=1) if entry is None]
+        faults.append(_fault(name, f"{kind_of(value)}, where a list should be"))
+        return ()
+    entries = [_entry(name, one) for one in value[:MOST_ENTRIES]]
+    bad = [str(number) for number, entry in enumerate(entries, start=1) if entry is None]
     if bad:
-        return entries, _fault(name, f"not readable at entry {', '.join(map(str, bad[:5]))}{' and more' if bad[5:] else ''}")
-    if len(value) > MOST_ENTRIES:
-        return entries, _fault(name, f"a list of {len(value)} entries, of which the first {MOST_ENTRIES} are used", whole=False)
-    return entries, ""
+        faults.append(_fault(name, f"not readable at entry {', '.join(bad[:5])}{' and more' if bad[5:] else ''}"))
+    elif len(value) > MOST_ENTRIES:
+        faults.append(_fault(name, f"a list of {len(value)} entries, of which the first {MOST_ENTRIES} are used", whole=False))
+    return tuple(entry for entry in entries if entry is not None)
 
 
-def _entry(kind: type[Any], value: Any) -> Any:
+def _entry(name: str, value: Any) -> Entry | None:
     """The entry of a text or an object; None for anything else."""
-    parts = dataclasses.fields(kind)
+    parts = LISTS[name]
     if isinstance(value, str):
-        value = {parts[0].name: value}
-    if not isinstance(value, dict):
-        return None
+        value = {parts[0]: value}
     read: dict[str, Any] = {}
-    for part in parts:
-        given = value.get(part.name)
-        if part.type is str:
-            if not isinstance(given, str | None):
-                return None
-            read[part.name] = " ".join((given or "").split())
-        else:
+    for part in parts if isinstance(value, dict) else ():
+        given = value.get(part)
+        if part in ("words", "always", "never"):
             if not isinstance(given, list | None) or not all(isinstance(word, str) for word in given or []):
                 return None
-            read[part.name] = tuple(" ".join(word.split()) for word in given or [] if word.strip())
-    return kind(**read) if any(read.values()) else None
+            read[part] = tuple(" ".join(word.split()) for word in given or [] if word.strip())
+        elif isinstance(given, str | None):
+            read[part] = " ".join((given or "").split())
+        else:
+            return None
+    return Entry(**read) if any(read.values()) else None
 
 
-def _levels(name: str, scales: Sequence[str], value: Any) -> tuple[dict[str, int], str]:
-    if value is None:
-        return {}, ""
-    if not isinstance(value, dict):
-        return {}, _fault(name, f"{kind_of(value)}, where an object of numbers should be")
-    read = {scale: round(value[scale]) for scale in scales if _is_level(value.get(scale))}
-    bad = [scale for scale in scales if value.get(scale) is not None and not _is_level(value[scale])]
-    return read, _fault(name, f"no number from 0 to 100 at {', '.join(bad)}") if bad else ""
+def _levels(name: str, value: Any, faults: list[str]) -> dict[str, int]:
+    given = value if isinstance(value, dict) else {}
+    bad = [scale for scale in SCALES[name] if given.get(scale) is not None and not _is_level(given[scale])]
+    if value is not None and not isinstance(value, dict):
+        faults.append(_fault(name, f"{kind_of(value)}, where an object of numbers should be"))
+    elif bad:
+        faults.append(_fault(name, f"no number from 0 to 100 at {', '.join(bad)}"))
+    return {scale: round(given[scale]) for scale in SCALES[name] if _is_level(given.get(scale))}
 
 
 def _is_level(value: Any) -> bool:
@@ -229,18 +196,15 @@ def _fault(name: str, what: str, whole: bool = True) -> str:
 def _changed(name: str, old: Any, value: Any) -> Any:
     """The new content of one of our fields; something empty removes it."""
     if name in LISTS and isinstance(value, list):
-        kind = LISTS[name]
-        given = [entry for entry in value if isinstance(entry, str | dict)]
-        if len(given) != len(value):
+        if not all(isinstance(entry, str | dict) for entry in value):
             raise ValueError(f"{name!r} takes texts and objects")
         former = old if isinstance(old, list) else []
-        kept = [*(one for one in former[:MOST_ENTRIES] if _entry(kind, one) is None and one), *former[MOST_ENTRIES:]]
-        return [entry for entry in map(_without_empty, given) if _entry(kind, entry) is not None] + kept
+        kept = [*(one for one in former[:MOST_ENTRIES] if one and _entry(name, one) is None), *former[MOST_ENTRIES:]]
+        return [entry for entry in map(_without_empty, value) if _entry(name, entry)] + kept
     if name in SCALES and isinstance(value, dict) and value.keys() <= set(SCALES[name]):
+        levels = {scale: round(level) if _is_level(level) else None for scale, level in value.items()}
         before = old if isinstance(old, dict) else {}
-        merged: dict[str, Any] = {**before, **{scale: round(level) if _is_level(level) else None for scale, level in value.items()}}
-        return {scale: level for scale, level in merged.items()
-                if scale not in value or level not in (None, MIDDLE)}
+        return {scale: level for scale, level in {**before, **levels}.items() if scale not in value or level not in (None, MIDDLE)}
     if name == SCRIPT and isinstance(value, dict):
         parts: dict[str, Any] = {**(old if isinstance(old, dict) else {}), **value}
         return {key: part for key, part in parts.items() if part or key not in value}
@@ -255,37 +219,22 @@ def _without_empty(entry: Any) -> Any:
     return filled["text"] if filled.keys() == {"text"} else filled
 
 
-# For each scale: what its low and its high end mean, as they stand behind "rather" and "very".
-ENDS: dict[str, tuple[str, str]] = {
-    "valence": ("gloomy", "cheerful"),
-    "arousal": ("calm", "agitated"),
-    "openness": ("set in old ways", "curious about new things"),
-    "conscientiousness": ("careless and spontaneous", "careful and orderly"),
-    "extraversion": ("quiet and reserved", "outgoing and talkative"),
-    "agreeableness": ("distrustful and stubborn", "warm and trusting"),
-    "neuroticism": ("hard to upset", "easily worried and upset"),
-}
-# Up to and with this level: the side and the strength of the words.
-_BANDS: tuple[tuple[int, int, str], ...] = ((19, 0, "very"), (39, 0, "rather"), (60, 0, ""), (80, 1, "rather"), (100, 1, "very"))
-
-_STOPS = tuple(".!?…。！？")
-
-
 def compile_npc(card: Card) -> str:
-    """The section of a card's NPC fields for its system prompt, macros still in it, parts parted by a blank line; "" without."""
+    """The section of a card's NPC fields for its system prompt, macros still in it, with blank lines between its parts; "" without
+    any."""
     return "\n\n".join(text for text in written(read_npc(card.raw)).values() if text)
 
 
 def written(npc: Npc) -> dict[str, str]:
     """What each field writes, in the order of the prompt; "" for one that writes nothing."""
     return {
-        "relationships": _listed("People in {{char}}'s life", map(_relationship, npc.relationships)),
-        "goals": _listed("What {{char}} wants", (goal.text for goal in npc.goals)),
-        "secrets": _listed("Secrets that {{char}} never tells, hints at or confirms", map(_secret, npc.secrets)),
-        "knowledge_limits": _listed("What {{char}} does not know, and says so when asked",
-                                    (limit.text for limit in npc.knowledge_limits)),
-        "forbidden_topics": _listed("What {{char}} will not talk about", (topic.text for topic in npc.forbidden_topics)),
-        "speech_habits": _listed("How {{char}} talks", map(_habit, npc.speech_habits)),
+        "relationships": _listed("People in {{char}}'s life", npc.relationships,
+                                 lambda one: ": ".join(filter(None, (one.who, one.text)))),
+        "goals": _listed("What {{char}} wants", npc.goals),
+        "secrets": _listed("Secrets that {{char}} never tells, hints at or confirms", npc.secrets, _secret),
+        "knowledge_limits": _listed("What {{char}} does not know, and says so when asked", npc.knowledge_limits),
+        "forbidden_topics": _listed("What {{char}} will not talk about", npc.forbidden_topics),
+        "speech_habits": _listed("How {{char}} talks", npc.speech_habits, _habit),
         "big_five": _sentence("{{char}} is", [scale_words(scale, level) for scale, level in npc.big_five.items()]),
         "mood": _sentence("Right now {{char}} is", [scale_words(scale, level) for scale, level in npc.mood.items()]),
     }
@@ -297,9 +246,9 @@ def scale_words(scale: str, level: int) -> str:
     return f"{strength} {ENDS[scale][side]}" if strength else ""
 
 
-def _listed(heading: str, entries: Iterator[str]) -> str:
+def _listed(heading: str, entries: Iterable[Entry], words: Callable[[Entry], str] = lambda one: one.text) -> str:
     """One entry beside the heading, several below it, each on a line."""
-    texts = [text for text in entries if text]
+    texts = [text for text in map(words, entries) if text]
     if len(texts) < 2:
         return f"{heading}: {texts[0]}" if texts else ""
     return "\n".join([f"{heading}:", *(f"- {text}" for text in texts)])
@@ -312,27 +261,22 @@ def _sentence(beginning: str, parts: Sequence[str]) -> str:
     return f"{beginning} {', '.join(words[:-1])}{' and ' if words[:-1] else ''}{words[-1]}."
 
 
-def _secret(secret: Secret) -> str:
+def _secret(secret: Entry) -> str:
     only = f"Only {secret.may_learn} may learn this." if secret.text and secret.may_learn else ""
     return " ".join(filter(None, (_ended(secret.text), only)))
 
 
-def _relationship(one: Relationship) -> str:
-    return ": ".join(filter(None, (one.who, one.text)))
-
-
-def _habit(habit: Habit) -> str:
+def _habit(habit: Entry) -> str:
     """The habit, and those of its words that it does not name itself."""
-    told = normalise(habit.text)
     parts = [_ended(habit.text)]
     for verb, words in (("Always says", habit.always), ("Never says", habit.never)):
         plain = [word.split("|")[0].strip(" *") for word in words]  # of alternatives the first
-        missing = [f'"{word}"' for word in plain if normalise(word) not in told]
+        missing = [f'"{word}"' for word in plain if normalise(word) not in normalise(habit.text)]
         if missing:
             parts.append(f"{verb} {', '.join(missing)}.")
     return " ".join(filter(None, parts))
 
 
 def _ended(text: str) -> str:
-    """The text as a sentence: with a full stop, where none ends it."""
+    """The text as a sentence: with a full stop, where nothing ends it."""
     return f"{text}." if text and text.rstrip("\"'”’»)*")[-1:] not in _STOPS else text

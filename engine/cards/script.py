@@ -9,7 +9,7 @@ rules that look for the card's own words work in any language.
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,10 +21,13 @@ from engine.cards.reading import kind_of
 from engine.cards.speaking import START, split_dialogue, uses_third_person
 
 OWN_LANGUAGE = "card"  # as a rule's language: the one in which the card is written
+MOST_QUESTIONS = 200
+LONGEST_PATTERN = 500  # characters of a regular expression
 SHORTEST_LIMIT = 60  # words, twice that in signs of scripts without spaces: no answer is called too long below this
 KINDS = ("voice", "identity", "instructions", "secret", "knowledge", "goal", "relationship", "topic", "habit", "own")
 _ADMISSIONS = ("i am an ai | i'm an ai | i am ai", "i am a computer program | i'm a computer program",
                "i am a bot | i'm a bot | i am a chatbot | i'm a chatbot")
+_LANGUAGE = re.compile(r"(?:card|[a-z]{2,3})?")
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _COMMON = frozenset(("about", "again", "also", "always", "another", "away", "back", "been", "before", "being", "between", "both",
                      "could", "every", "from", "have", "herself", "himself", "into", "itself", "just", "like", "make", "more",
@@ -33,6 +36,9 @@ _COMMON = frozenset(("about", "again", "also", "always", "another", "away", "bac
                      "were", "what", "when", "where", "which", "while", "whole", "will", "with", "without", "would", "your"))
 _EVERYDAY = ("How has this day treated you so far?", "And what keeps you busy around here?",
              "Say whatever comes to your mind, I have time.")
+
+
+Origin = Literal["generated", "changed", "added"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,8 @@ def _habits(npc: Npc, basis: Rules) -> Iterator[Question]:
         asked = _EVERYDAY[number % len(_EVERYDAY)]
         judge = "" if habit.always or habit.never else f"Talks like this: {habit.text}"
         question = _ask("habit", [asked], basis, must_mention=habit.always, must_not_mention=habit.never, judge=judge)
-        yield replace(question, id=f"habit-{_print(habit.text or repr(habit))}")
+        asked_for = habit.text or f"Habit(text='', always={habit.always!r}, never={habit.never!r})"
+        yield replace(question, id=f"habit-{_print(asked_for)}")
 
 
 def _ask(kind: str, lines: Sequence[str], basis: Rules, **rules: object) -> Question:
@@ -170,15 +177,6 @@ def _longest_answer(card: Card) -> int:
     return max(SHORTEST_LIMIT if has_spaces else 2 * SHORTEST_LIMIT, 2 * max(map(count_words, shown)))
 
 
-__all__ = ["OWN_LANGUAGE", "Question", "Rules", "Script", "fields_of_question", "read_script", "script_lines"]
-
-MOST_QUESTIONS = 200
-LONGEST_PATTERN = 500  # characters of a regular expression
-Origin = Literal["generated", "changed", "added"]
-_LANGUAGE = re.compile(r"(?:card|[a-z]{2,3})?")
-_NUMBERS = ("fewest_words", "most_words")
-
-
 @dataclass(frozen=True)
 class Script:
     """A card's questions in the order in which they are asked, and where each comes from (`origins`, by id).
@@ -195,25 +193,28 @@ class Script:
 def read_script(card: Card) -> Script:
     """The test script of a card: the generated questions with the writer's changes, then the writer's own.
 
-    Nothing is raised: what is malformed is told in `faults` and passed over. A changed question whose cause is gone from
+    Nothing is raised: what is malformed is described in `faults` and ignored. A changed question whose cause is gone from
     the card (a goal that was deleted, say) stays, as the writer's own.
     """
     generated = {question.id: question for question in derive_questions(card, read_npc(card.raw))}
     own = npc_object(card.raw)
-    stored = own.get(SCRIPT) if isinstance(own, Mapping) else None
-    if not isinstance(stored, Mapping):
-        fault = f"The test script in this card is {kind_of(stored)}, where an object should be. It stays, but is not used."
-        faults_too = () if stored is None else (fault,)
-        return Script(tuple(generated.values()), dict.fromkeys(generated, "generated"), faults=faults_too)
+    stored = own.get(SCRIPT) if isinstance(own, dict) else None
     faults: list[str] = []
-    changed, added, removed = _changed(stored, faults), _added(stored, faults), _removed(stored, faults)
-    questions = [changed.get(id, question) for id, question in generated.items() if id not in removed][:MOST_QUESTIONS]
+    if not isinstance(stored, dict | None):
+        faults.append(f"The test script in this card is {kind_of(stored)}, where an object should be. It stays, but is not used.")
+    stored = stored if isinstance(stored, dict) else {}
+    changed = {one.id: one for one in _own(stored, "changed", {}, faults)}
+    added, removed = _own(stored, "added", [], faults), stored.get("removed")
+    if removed is not None and not _are_texts(removed):
+        faults.append("The removed questions of the test script are no list of names.")
+    gone = set(removed) if _are_texts(removed) else set()
+    questions = [changed.get(id, question) for id, question in generated.items() if id not in gone][:MOST_QUESTIONS]
     origins: dict[str, Origin] = {one.id: "changed" if one.id in changed else "generated" for one in questions}
     for one in [*(question for id, question in changed.items() if id not in generated), *added]:
         if one.id not in origins and len(questions) < MOST_QUESTIONS:
             questions.append(one)
             origins[one.id] = "added"
-    return Script(tuple(questions), origins, tuple(generated[id] for id in generated if id in removed), tuple(faults))
+    return Script(tuple(questions), origins, tuple(generated[id] for id in generated if id in gone), tuple(faults))
 
 
 def script_lines(card: Card, player: str = "Player") -> set[str]:
@@ -261,36 +262,19 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100_000
 
 
-def _changed(stored: Mapping[str, Any], faults: list[str]) -> dict[str, Question]:
-    value = stored.get("changed")
-    if not isinstance(value, Mapping | None):
-        faults.append(f"The changed questions of the test script are {kind_of(value)}, where an object should be.")
-        return {}
-    return {one.id: one for one in _readable(((id, one) for id, one in (value or {}).items()), "changed", faults)}
-
-
-def _added(stored: Mapping[str, Any], faults: list[str]) -> list[Question]:
-    value = stored.get("added")
-    if not isinstance(value, list | None):
-        faults.append(f"The added questions of the test script are {kind_of(value)}, where a list should be.")
+def _own(stored: dict[str, Any], what: str, empty: dict | list, faults: list[str]) -> list[Question]:
+    """The readable questions under a name: an object of them by id, or a list."""
+    value = stored.get(what)
+    if not isinstance(value, type(empty) | None):
+        faults.append(f"The {what} questions of the test script are {kind_of(value)}, where {kind_of(empty)} should be.")
         return []
-    named = ((one.get("id") if isinstance(one, Mapping) else None, one) for one in value or [])
-    return list(_readable(((id if isinstance(id, str) and id else f"own-{number}", one)
-                           for number, (id, one) in enumerate(named, start=1)), "added", faults))
-
-
-def _removed(stored: Mapping[str, Any], faults: list[str]) -> set[str]:
-    value: Any = stored.get("removed")
-    if value is not None and not _are_texts(value):
-        faults.append("The removed questions of the test script are no list of names.")
-        return set()
-    return set(value or [])
-
-
-def _readable(named: Iterable[tuple[str, Any]], what: str, faults: list[str]) -> Iterable[Question]:
-    for number, (id, value) in enumerate(named, start=1):
-        found = _question(value, id)
+    named = value.items() if isinstance(value, dict) else [(one.get("id") if isinstance(one, dict) else None, one)
+                                                           for one in value or []]
+    questions = []
+    for number, (id, one) in enumerate(named, start=1):
+        found = _question(one, id if isinstance(id, str) and id else f"own-{number}")
         if isinstance(found, Question):
-            yield found
+            questions.append(found)
         elif len(faults) < 8:
             faults.append(f"Question {number} of those {what} in the test script {found}; it stays in the card, but is not asked.")
+    return questions
