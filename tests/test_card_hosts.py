@@ -22,10 +22,10 @@ def test_a_plain_card_is_used_whole_where_cards_are_read() -> None:
 
 
 @pytest.mark.parametrize(("raw", "words"), [
-    (v3(nickname="Nan"), ["unused: The nickname", "lost: The nickname", "lost: The nickname"]),
+    (v3(nickname="Nan"), ["unused: Nickname", "lost: Nickname", "lost: Nickname"]),
     (v3(group_only_greetings=["All!"]), ["", "lost: Greetings in groups", "lost: Greetings in groups"]),
     (v3(source=["x"]), ["unused: Where the card", "lost: Where the card", "lost: Where the card"]),
-    (v3(personality="Dry", creator="Me", tags=["a"]), ["", "", "lost: The personality.\nlost: The author.\nlost: Tags."]),
+    (v3(personality="Dry", creator="Me", tags=["a"]), ["", "", "lost: Personality.\nlost: Tags.\nlost: Author."]),
     (v3(extensions={"persona_studio/npc": {}}), ["unused: This studio's", "unused: This studio's", "those of this studio"]),
     (v3(extensions={"chub": {}}), ["", "", "lost: Extensions."]),
     (v3(character_book={"entries": [{"keys": ["a"], "content": "Lamp.", "use_regex": False}]}), ["", "", "lost: The lorebook."]),

@@ -13,20 +13,26 @@ A pure look at the card; nothing is asked of any program. The facts, read in Nov
   it keeps cards as V2: V3's own fields, decorators and use_regex go, foreign extensions stay unused. Least certain of all.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.cards.fields import as_v3
+from engine.cards.book import raw_entries
+from engine.cards.fields import LABELS, as_v3
 from engine.cards.files import path_of
+from engine.cards.keys import is_pattern
 
 Fate = Literal["lost", "unused"]
-HOSTS = ("SillyTavern", "Chub", "text-generation-webui")
+Report = Iterator[tuple[Fate, str]]
 _OWN = "persona_studio/"
 _ST_DECORATORS = ("@@activate", "@@dont_activate", "@@@activate", "@@@dont_activate")
 _ST_PICTURES = {"png", "jpg", "jpeg", "webp", "gif", "apng", "avif", "bmp", "jfif"}
-_ONLY_V3 = {"nickname": "The nickname", "group_only_greetings": "Greetings in groups", "source": "Where the card comes from",
-            "creator_notes_multilingual": "Notes in other languages"}
+_SOURCES = {"source": "Where the card comes from", "creator_notes_multilingual": "Notes in other languages"}
+_ONLY_V3 = {"nickname": "Nickname: {{char}} becomes the full name", "group_only_greetings": LABELS["group_only_greetings"],
+            **_SOURCES}
+_NOT_IN_TEXTGEN = (*(key for key in LABELS if key not in ("name", "description", "first_mes", "mes_example", "scenario",
+                                                          "character_version")), *_SOURCES)
 
 
 @dataclass(frozen=True)
@@ -41,30 +47,29 @@ class Finding:
 def findings(raw: dict[str, Any], files: int = 0) -> list[Finding]:
     """What each of HOSTS would not use of a card that brings this many files; in the order of HOSTS, losses first.
 
-    Only what the card has is told of.
+    Only what the card has is mentioned.
     """
     fields = as_v3(raw)["data"]
-    rules: dict[str, Callable[[dict[str, Any], int], Iterator[tuple[Fate, str]]]] = {
-        "SillyTavern": _sillytavern, "Chub": _chub, "text-generation-webui": _textgen}
-    return [Finding(host, fate, sentence) for host in HOSTS
-            for fate, sentence in sorted(rules[host](fields, files), key=lambda told: told[0])]
+    return [Finding(host, fate, sentence) for host, rule in _RULES.items()
+            for fate, sentence in sorted(rule(fields, files), key=lambda found: found[0])]
 
 
-def _sillytavern(fields: dict[str, Any], files: int) -> Iterator[tuple[Fate, str]]:
+def _sillytavern(fields: dict[str, Any], files: int) -> Report:
     if fields.get("nickname"):
-        yield "unused", "The nickname: {{char}} becomes the full name."
-    for key in ("creator_notes_multilingual", "source"):
+        yield "unused", f"{_ONLY_V3['nickname']}."
+    for key, words in _SOURCES.items():
         if fields.get(key):
-            yield "unused", f"{_ONLY_V3[key]}."
-    book, entries = _book(fields)
+            yield "unused", f"{words}."
+    entries = _entries(fields)
     if any(not line.startswith(_ST_DECORATORS) for line in _decorators(entries)):
         yield "unused", "Decorators of the lorebook, but for @@activate and @@dont_activate."
-    if any(entry.get("use_regex") is True and not all(_in_slashes(key) for key in _keys(entry)) for entry in entries):
+    if any(entry.get("use_regex") is True and not all(map(is_pattern, _keys(entry))) for entry in entries):
         yield "unused", ("Regular expressions among the lorebook's keys that do not stand between slashes: they are read as "
                          "plain words.")
     if any(entry.get("priority") is not None for entry in entries):
         yield "unused", "Priorities in the lorebook: its order alone counts."
-    if any(book.get(key) is not None for key in ("scan_depth", "token_budget", "recursive_scanning")):
+    book = fields.get("character_book")
+    if isinstance(book, dict) and any(book.get(key) is not None for key in ("scan_depth", "token_budget", "recursive_scanning")):
         yield "unused", "The lorebook's own depth, budget and recursion: those of the user's settings count."
     yield from _own_extensions(fields)
     if files:
@@ -73,13 +78,13 @@ def _sillytavern(fields: dict[str, Any], files: int) -> Iterator[tuple[Fate, str
             yield "lost", "Files that are no pictures, such as sounds, also from the archive."
 
 
-def _chub(fields: dict[str, Any], files: int) -> Iterator[tuple[Fate, str]]:
+def _chub(fields: dict[str, Any], files: int) -> Report:
     for key, words in _ONLY_V3.items():
         if fields.get(key):
-            yield "lost", f"{words}{': {{char}} becomes the full name' if key == 'nickname' else ''}."
+            yield "lost", f"{words}."
     if files or _embedded(fields):
         yield "lost", "All files but the portrait."
-    _, entries = _book(fields)
+    entries = _entries(fields)
     if any(True for _ in _decorators(entries)):
         yield "unused", "Decorators of the lorebook: the model may see them as text."
     if any(entry.get("use_regex") is True for entry in entries):
@@ -87,56 +92,44 @@ def _chub(fields: dict[str, Any], files: int) -> Iterator[tuple[Fate, str]]:
     yield from _own_extensions(fields)
 
 
-def _textgen(fields: dict[str, Any], files: int) -> Iterator[tuple[Fate, str]]:
+def _textgen(fields: dict[str, Any], files: int) -> Report:
     yield "lost", "Everything, unless it gets the picture (PNG): it reads cards from nothing else."
-    names = {"personality": "The personality", "system_prompt": "The instructions",
-             "post_history_instructions": "The closing instructions", "alternate_greetings": "Other greetings",
-             **_ONLY_V3, "creator_notes": "Notes for readers", "creator": "The author", "tags": "Tags"}
-    for key, words in names.items():
+    for key in _NOT_IN_TEXTGEN:
         if fields.get(key):
-            yield "lost", f"{words}."
-    if _book(fields)[1]:
+            yield "lost", f"{LABELS.get(key) or _SOURCES[key]}."
+    if _entries(fields):
         yield "lost", "The lorebook."
     if fields.get("extensions"):
-        yield "lost", "Extensions, among them those of this studio." if _own(fields) else "Extensions."
+        yield "lost", "Extensions, among them those of this studio." if any(_own_extensions(fields)) else "Extensions."
     if files or _embedded(fields):
         yield "lost", "All files but the portrait."
 
 
-def _own_extensions(fields: dict[str, Any]) -> Iterator[tuple[Fate, str]]:
-    if _own(fields):
-        yield "unused", "This studio's own fields (goals, secrets and the like): the model is not told of them."
+_RULES: dict[str, Callable[[dict[str, Any], int], Report]] = {
+    "SillyTavern": _sillytavern, "Chub": _chub, "text-generation-webui": _textgen}
+HOSTS = tuple(_RULES)
 
 
-def _own(fields: dict[str, Any]) -> bool:
-    extensions = fields.get("extensions")
-    return isinstance(extensions, dict) and any(key.startswith(_OWN) for key in extensions)
+def _own_extensions(fields: dict[str, Any]) -> Report:
+    if isinstance(fields["extensions"], dict) and any(key.startswith(_OWN) for key in fields["extensions"]):
+        yield "unused", "This studio's own fields (goals, secrets and the like): they never reach the model."
 
 
-def _book(fields: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _entries(fields: dict[str, Any]) -> list[dict[str, Any]]:
     book = fields.get("character_book")
-    book = book if isinstance(book, dict) else {}
-    entries = book.get("entries")
-    return book, [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [entry for entry in raw_entries(book) if isinstance(entry, dict)] if isinstance(book, dict) else []
 
 
 def _decorators(entries: list[dict[str, Any]]) -> Iterator[str]:
     """The lines of decorators with which the entries' texts begin."""
     for entry in entries:
         content = entry.get("content")
-        for line in content.splitlines() if isinstance(content, str) else []:
-            if not line.startswith("@@"):
-                break
-            yield line
+        yield from itertools.takewhile(lambda line: line.startswith("@@"), content.splitlines() if isinstance(content, str) else [])
 
 
 def _keys(entry: dict[str, Any]) -> list[str]:
     lists = (keys for name in ("keys", "secondary_keys") if isinstance(keys := entry.get(name), list))
     return [key for keys in lists for key in keys if isinstance(key, str)]
-
-
-def _in_slashes(key: str) -> bool:
-    return len(key) > 2 and key.startswith("/") and "/" in key[2:]
 
 
 def _embedded(fields: dict[str, Any]) -> list[dict[str, Any]]:

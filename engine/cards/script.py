@@ -207,7 +207,7 @@ def read_script(card: Card) -> Script:
     added, removed = _own(stored, "added", [], faults), stored.get("removed")
     if removed is not None and not _are_texts(removed):
         faults.append("The removed questions of the test script are no list of names.")
-    gone = set(removed) if _are_texts(removed) else set()
+    gone = set(removed or []) if _are_texts(removed) else set()
     questions = [changed.get(id, question) for id, question in generated.items() if id not in gone][:MOST_QUESTIONS]
     origins: dict[str, Origin] = {one.id: "changed" if one.id in changed else "generated" for one in questions}
     for one in [*(question for id, question in changed.items() if id not in generated), *added]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from engine.cards.book import key_list
-from engine.cards.formats.kinds import Format, Read, left_out, new_card, objects, text
+from engine.cards.formats.kinds import Format, Read, dict_of, left_out, new_card, objects, text, without
 from engine.cards.reading import CardFault, short
 
 MANIFEST = "manifest.json"
@@ -50,7 +50,7 @@ def _card(character: dict[str, Any], scenarios: list[dict[str, Any]], author: An
                      first.get("formattingInstructions"), greetings, examples)
     fields["creator"] = author.get("name") if isinstance(author, dict) else None
     rest: dict[str, Any] = {name: character[name] for name in ("id", "isNSFW", "createdAt", "updatedAt") if name in character}
-    rest["scenarios"] = [{name: value for name, value in one.items() if name != "messages"} for one in scenarios]
+    rest["scenarios"] = [without(one, "messages") for one in scenarios]
     return new_card("backyard", fields, rest)
 
 
@@ -59,11 +59,10 @@ def _older(raw: Any) -> Read:
     greeting = _macros(inner.get("firstMessage"))
     fields = _fields(inner, "aiDisplayName", "aiName", inner.get("aiPersona"), inner.get("scenario"), inner.get("basePrompt"),
                      [greeting] if greeting else [], _macros(inner.get("customDialogue")))
-    taken = ("aiDisplayName", "aiName", "aiPersona", "scenario", "basePrompt", "firstMessage", "customDialogue", "loreItems",
-             "Chat")
+    rest = without(inner, "aiDisplayName", "aiName", "aiPersona", "scenario", "basePrompt", "firstMessage", "customDialogue",
+                   "loreItems", "Chat")
     chats = [one for one in objects(inner.get("Chat")) if one.get("ChatItems")]
-    return Read(new_card("backyard", fields, {name: value for name, value in inner.items() if name not in taken}),
-                left_out({"chat": chats}))
+    return Read(new_card("backyard", fields, rest), left_out({"chat": chats}))
 
 
 def _fields(character: dict[str, Any], full: str, short_name: str, persona: Any, scenario: Any, instructions: Any,
@@ -109,8 +108,7 @@ def _object(value: Any, path: str) -> dict[str, Any]:
 
 
 def _is_older(raw: Any) -> bool:
-    inner = raw.get("character") if isinstance(raw, dict) else None
-    return isinstance(inner, dict) and "aiPersona" in inner
+    return "aiPersona" in dict_of(raw.get("character"))
 
 
 FORMATS = (Format("character", "a character of Backyard AI", _is_older, _older),)

@@ -22,7 +22,7 @@ class Read:
 class Format:
     """One kind of file. `words`: what it is, as in "is a lorebook of Agnai"; `instead`: what to do with one that cannot be read.
 
-    `knows(raw)` tells from the JSON value; `read(raw)` may raise CardFault.
+    `knows(raw)` gets an object or, with `is_list`, a list; `read(raw)` may raise CardFault.
     """
 
     what: What
@@ -30,6 +30,7 @@ class Format:
     knows: Callable[[Any], bool]
     read: Callable[[Any], Read] | None = None
     instead: str = ""
+    is_list: bool = False
 
     @property
     def note(self) -> tuple[str, ...]:
@@ -48,7 +49,7 @@ def new_card(program: str, fields: dict[str, Any], rest: dict[str, Any]) -> dict
 
 def new_book(program: str, raw: dict[str, Any], entries: list[Any], known: tuple[str, ...] = ()) -> dict[str, Any]:
     """A card's book of these entries; the other fields of `raw` go into the extension of this name, but for `known` ones."""
-    rest = {name: value for name, value in raw.items() if name not in ("entries", "name", "description", *known)}
+    rest = without(raw, "entries", "name", "description", *known)
     named = {name: raw[name] for name in ("name", "description") if isinstance(raw.get(name), str) and raw[name]}
     return {**named, **as_character_book({"entries": entries, "extensions": {program: rest} if rest else {}})}
 
@@ -72,6 +73,21 @@ def dict_of(value: Any) -> dict[str, Any]:
 def text(value: Any) -> str:
     """A text as it is, anything else as none."""
     return value if isinstance(value, str) else ""
+
+
+def without(raw: dict[str, Any], *known: str) -> dict[str, Any]:
+    """An object without some of its fields."""
+    return {name: value for name, value in raw.items() if name not in known}
+
+
+def renamed(raw: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """The fields of a card from a program's own: `names` maps its names to the card's."""
+    return {ours: raw.get(theirs) for theirs, ours in names.items()}
+
+
+def always(text: str, name: str) -> dict[str, Any]:
+    """An entry that always fires, first of all, such as a memory or an author's note."""
+    return {"keys": [], "content": text, "name": name, "constant": True, "extensions": {}, "enabled": True, "insertion_order": 0}
 
 
 def left_out(what: dict[str, Any]) -> tuple[str, ...]:

@@ -8,38 +8,34 @@ character or a lorebook, `instead` says what to export.
 from typing import Any
 
 from engine.cards.book import as_character_book, is_entry
-from engine.cards.formats.kinds import Format, Read, entries_of, new_card, text
+from engine.cards.formats.kinds import Format, Read, entries_of, new_card, renamed, text, without
 
-_TEXTGEN = {"name": "name", "context": "description", "greeting": "first_mes", "example_dialogue": "mes_example"}
+_TEXTGEN = {"name": "name", "context": "description", "greeting": "first_mes", "example_dialogue": "mes_example",
+            **{name: name for name in ("personality", "scenario", "tags", "creator")}}
 _TEMPLATE = {"turn_template", "instruction_template"}
 
 
 def _is_character(raw: Any) -> bool:
-    return isinstance(raw, dict) and bool(raw.keys() & {"name", "bot"}) and "description" not in raw and isinstance(
-        raw.get("context"), str) and (not raw.keys() & _TEMPLATE or "greeting" in raw)
+    return bool(raw.keys() & {"name", "bot"}) and "description" not in raw and isinstance(raw.get("context"), str) and (
+        not raw.keys() & _TEMPLATE or "greeting" in raw)
 
 
 def _is_template(raw: Any) -> bool:
-    return isinstance(raw, dict) and bool(raw.keys() & _TEMPLATE) and "greeting" not in raw
+    return bool(raw.keys() & _TEMPLATE) and "greeting" not in raw
 
 
 def _character(raw: Any) -> Read:
-    fields = {ours: raw.get(theirs) for theirs, ours in _TEXTGEN.items()}
+    fields = renamed(raw, _TEXTGEN)
     fields["name"] = raw.get("name", raw.get("bot"))
-    for name in ("personality", "scenario", "tags", "creator"):
-        fields[name] = raw.get(name)
-    rest = {name: value for name, value in raw.items() if name not in (*_TEXTGEN, *fields, "bot")}
     if not text(fields["first_mes"]).strip() or text(fields["first_mes"]).strip() == "None":
         fields["first_mes"] = ""
-    return Read(new_card("text-generation-webui", fields, rest))
+    return Read(new_card("text-generation-webui", fields, without(raw, *_TEXTGEN, *fields, "bot")))
 
 
 _NOT_IN_A_WORLD = {"first_mes", "personality", "scenario", "mes_example", "persona", "greeting"}
 
 
 def _is_world(raw: Any) -> bool:
-    if not isinstance(raw, dict):
-        return False
     if raw.get("spec") == "lorebook_v3":
         return True
     held = raw.get("entries")
@@ -52,11 +48,11 @@ def _world(raw: Any) -> Read:
 
 
 def _is_chat(raw: Any) -> bool:
-    return isinstance(raw, dict) and {"user_name", "character_name"} <= raw.keys()
+    return {"user_name", "character_name"} <= raw.keys()
 
 
 def _is_list(raw: Any) -> bool:
-    return isinstance(raw, list) and any(map(is_entry, raw))
+    return any(map(is_entry, raw))
 
 
 def _listed(raw: Any) -> Read:
@@ -67,26 +63,21 @@ _OF_A_PROGRAM = {"version", "main", "scripts", "dependencies", "devDependencies"
                  "manifest_version", "entry", "homepage", "keywords"}
 _OF_A_CHARACTER = {"spec", "personality", "scenario", "first_mes", "mes_example", "system_prompt", "greeting", "persona"}
 
-
-def _keys(raw: Any) -> set[str]:
-    return set(raw) if isinstance(raw, dict) else set()
-
-
 FORMATS = (
     Format("character", "a character of text-generation-webui", _is_character, _character),
     Format("other", "an instruction template of text-generation-webui", _is_template,
-                  instead="its characters lie in user_data/characters"),
+           instead="its characters lie in user_data/characters"),
     Format("lorebook", "a lorebook", _is_world, _world),
     Format("other", "a chat of SillyTavern", _is_chat, instead="export the character there instead"),
-    Format("lorebook", "a list of lorebook entries", _is_list, _listed),
-    Format("other", "a list of regex scripts of RisuAI", lambda raw: isinstance(raw, dict) and raw.get("type") == "regex",
-    instead="export the character or its lorebook there instead"),
-    Format("other", "a chat", lambda raw: "messages" in _keys(raw) and not _keys(raw) & {"description", "persona", "data"},
-    instead="export the character instead"),
-    Format("other", "a manifest of a program", lambda raw: len(_keys(raw) & _OF_A_PROGRAM) > 1 and not _keys(raw) & _OF_A_CHARACTER,
-    instead="nothing in it speaks about a character"),
+    Format("lorebook", "a list of lorebook entries", _is_list, _listed, is_list=True),
+    Format("other", "a list of regex scripts of RisuAI", lambda raw: raw.get("type") == "regex",
+           instead="export the character or its lorebook there instead"),
+    Format("other", "a chat", lambda raw: "messages" in raw and not raw.keys() & {"description", "persona", "data"},
+           instead="export the character instead"),
+    Format("other", "a manifest of a program", lambda raw: len(raw.keys() & _OF_A_PROGRAM) > 1 and not raw.keys() & _OF_A_CHARACTER,
+           instead="nothing in it speaks about a character"),
     Format("other", "a preset of sampling or prompt settings",
-    lambda raw: bool(_keys(raw) & {"input_sequence", "temp", "temperature", "story_string", "prompts"})
-    and not _keys(raw) & {"description", "first_mes", "persona", "data"},
-    instead="export the character instead"),
+           lambda raw: bool(raw.keys() & {"input_sequence", "temp", "temperature", "story_string", "prompts"})
+           and not raw.keys() & {"description", "first_mes", "persona", "data"},
+           instead="export the character instead"),
 )

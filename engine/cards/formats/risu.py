@@ -6,7 +6,7 @@ After its sources (src/ts/process/lorebook.svelte.ts, modules.ts, storage/databa
 from typing import Any
 
 from engine.cards.book import key_list
-from engine.cards.formats.kinds import Format, Read, dict_of, left_out, new_book, new_card, objects, text
+from engine.cards.formats.kinds import Format, Read, dict_of, left_out, new_book, new_card, objects, renamed, text, without
 
 # RisuAI's name of a character's field, and the card's.
 _FIELDS = {"name": "name", "nickname": "nickname", "desc": "description", "personality": "personality", "scenario": "scenario",
@@ -18,11 +18,11 @@ _SETTINGS = {"scanDepth": "scan_depth", "tokenBudget": "token_budget", "recursiv
 
 
 def _is_book(raw: Any) -> bool:
-    return isinstance(raw, dict) and raw.get("type") == "risu" and isinstance(raw.get("data"), list)
+    return raw.get("type") == "risu" and isinstance(raw.get("data"), list)
 
 
 def _is_module(raw: Any) -> bool:
-    return isinstance(raw, dict) and raw.get("type") == "risuModule"
+    return raw.get("type") == "risuModule"
 
 
 def _is_character(raw: Any) -> bool:
@@ -31,8 +31,7 @@ def _is_character(raw: Any) -> bool:
 
 
 def _character_of(raw: Any) -> dict[str, Any]:
-    data = raw.get("data") if isinstance(raw, dict) else None
-    return data if isinstance(data, dict) else raw if isinstance(raw, dict) else {}
+    return raw["data"] if isinstance(raw.get("data"), dict) else raw
 
 
 def _entries(raw: Any, whole_words: bool = False) -> list[dict[str, Any]]:
@@ -40,9 +39,8 @@ def _entries(raw: Any, whole_words: bool = False) -> list[dict[str, Any]]:
 
 
 def _entry(raw: dict[str, Any], whole_words: bool) -> dict[str, Any]:
-    known = ("key", "secondkey", "content", "comment", "insertorder", "alwaysActive", "selective", "useRegex", "extentions",
-             "activationPercent", "loreCache")
-    rest = {name: value for name, value in raw.items() if name not in known}
+    rest = without(raw, "key", "secondkey", "content", "comment", "insertorder", "alwaysActive", "selective", "useRegex",
+                   "extentions", "activationPercent", "loreCache")
     extensions = {**dict_of(raw.get("extentions")), **rest}  # spelt so there
     extensions["match_whole_words"] = whole_words  # its keys are found within words unless a setting says otherwise
     if isinstance(raw.get("activationPercent"), int | float):
@@ -67,7 +65,7 @@ def _module(raw: Any) -> Read:
 
 def _character(raw: Any) -> Read:
     inner = _character_of(raw)
-    fields: dict[str, Any] = {ours: inner.get(theirs) for theirs, ours in _FIELDS.items()}
+    fields = renamed(inner, _FIELDS)
     fields["extensions"] = dict_of(inner.get("extentions"))
     if isinstance(inner.get("depth_prompt"), dict):
         fields["extensions"].setdefault("depth_prompt", inner["depth_prompt"])
@@ -77,10 +75,10 @@ def _character(raw: Any) -> Read:
                                     **{ours: settings[theirs] for theirs, ours in _SETTINGS.items() if theirs in settings}}
     if text(inner.get("postHistoryInstructions")) and not text(fields["post_history_instructions"]):
         fields["post_history_instructions"] = inner["postHistoryInstructions"]
-    taken = (*_FIELDS, "globalLore", "chats", "chatFolders", "depth_prompt", "extentions", "postHistoryInstructions", "image")
+    rest = without(inner, *_FIELDS, "globalLore", "chats", "chatFolders", "depth_prompt", "extentions", "postHistoryInstructions",
+                   "image")
     chats = [one for one in objects(inner.get("chats")) if one.get("message")]
-    return Read(new_card("risuai", fields, {name: value for name, value in inner.items() if name not in taken}),
-                left_out({"chat": chats}))
+    return Read(new_card("risuai", fields, rest), left_out({"chat": chats}))
 
 
 FORMATS = (Format("lorebook", "a lorebook of RisuAI", _is_book, _book),

@@ -7,7 +7,7 @@ and "description" the text for readers.
 from typing import Any
 
 from engine.cards.book import as_character_book
-from engine.cards.formats.kinds import Format, Read, dict_of, entries_of, new_book, new_card, text
+from engine.cards.formats.kinds import Format, Read, dict_of, entries_of, new_book, new_card, renamed, text, without
 
 # Agnai's name of a field, and the card's.
 _AGNAI = {"name": "name", "greeting": "first_mes", "sampleChat": "mes_example", "scenario": "scenario",
@@ -18,18 +18,15 @@ _OF_THE_SITE = ("kind", "_id", "userId", "createdAt", "updatedAt", "deletedAt", 
 
 
 def _is_agnai(raw: Any) -> bool:
-    if not isinstance(raw, dict):
-        return False
     return raw.get("kind") in ("character", "library-character") or {"name", "persona", "greeting", "sampleChat"} <= raw.keys()
 
 
 def _is_memory(raw: Any) -> bool:
-    return isinstance(raw, dict) and (raw.get("kind") == "memory" or any(
-        "entry" in one and one.keys() & {"keywords", "name"} for one in entries_of(raw)))
+    return raw.get("kind") == "memory" or any("entry" in one and one.keys() & {"keywords", "name"} for one in entries_of(raw))
 
 
 def _agnai(raw: Any) -> Read:
-    fields: dict[str, Any] = {ours: raw.get(theirs) for theirs, ours in _AGNAI.items()}
+    fields = renamed(raw, _AGNAI)
     fields["description"] = _persona(raw.get("persona"))
     fields["extensions"] = dict_of(raw.get("extensions"))
     note = raw.get("insert")
@@ -39,8 +36,7 @@ def _agnai(raw: Any) -> Read:
     if isinstance(raw.get("characterBook"), dict):
         book = _memory(raw["characterBook"])
         fields["character_book"], notes = book.raw, book.notes
-    taken = (*_AGNAI, *_OF_THE_SITE, "extensions", "insert", "characterBook")
-    rest = {name: value for name, value in raw.items() if name not in taken}
+    rest = without(raw, *_AGNAI, *_OF_THE_SITE, "extensions", "insert", "characterBook")
     if isinstance(raw.get("persona"), dict) and raw["persona"].get("kind") == "text":
         rest.pop("persona")  # it says nothing that the description does not
     return Read(new_card("agnai", fields, rest), notes)
@@ -76,9 +72,8 @@ _FIELDS = {"name": "name", "personality": "description", "tavern_personality": "
 def _inner(raw: Any) -> dict[str, Any]:
     """The object with the fields: Chub's lies in "node" and "definition"."""
     for name in ("node", "definition"):
-        inner = raw.get(name) if isinstance(raw, dict) else None
-        raw = inner if isinstance(inner, dict) else raw
-    return raw if isinstance(raw, dict) else {}
+        raw = raw[name] if isinstance(raw.get(name), dict) else raw
+    return raw
 
 
 def _is_character(raw: Any) -> bool:
@@ -88,14 +83,13 @@ def _is_character(raw: Any) -> bool:
 
 def _character(raw: Any) -> Read:
     inner = _inner(raw)
-    fields = {ours: inner.get(theirs) for theirs, ours in _FIELDS.items()}
+    fields = renamed(inner, _FIELDS)
     first = inner.get("first_messages")
     if not text(fields["first_mes"]) and isinstance(first, list) and first:
         fields["first_mes"], fields["alternate_greetings"] = first[0], first[1:]
     if isinstance(inner.get("embedded_lorebook"), dict):
         fields["character_book"] = as_character_book(inner["embedded_lorebook"])
-    rest = {name: value for name, value in inner.items() if name not in (*_FIELDS, "embedded_lorebook", "first_messages")}
-    return Read(new_card("site", fields, rest))
+    return Read(new_card("site", fields, without(inner, *_FIELDS, "embedded_lorebook", "first_messages")))
 
 
 FORMATS = (

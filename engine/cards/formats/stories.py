@@ -8,25 +8,24 @@ plain words or /regular expressions/, "a & b" asks for both. KoboldAI after the 
 from typing import Any
 
 from engine.cards.book import as_character_entry, entry_text, key_list
-from engine.cards.formats.kinds import Format, Read, dict_of, entries_of, left_out, new_book, objects, text
+from engine.cards.formats.kinds import Format, Read, always, dict_of, entries_of, left_out, new_book, objects, text, without
 
 _CONTEXT = ("Memory", "Author's note")  # what lies in the list "context", in this order
 _AND_ALL = 3  # SillyTavern's number for "all of the secondary keys"
 
 
 def _is_book(raw: Any) -> bool:
-    return isinstance(raw, dict) and "entries" in raw and ("lorebookVersion" in raw or any(
+    return "entries" in raw and ("lorebookVersion" in raw or any(
         "text" in one and "displayName" in one for one in entries_of(raw)))
 
 
 def _inner(raw: Any) -> dict[str, Any]:
     """The object that holds the lorebook of a scenario or a story."""
-    content = raw.get("content") if isinstance(raw, dict) else None
-    return content if isinstance(content, dict) else raw if isinstance(raw, dict) else {}
+    return raw["content"] if isinstance(raw.get("content"), dict) else raw
 
 
 def _is_story(raw: Any) -> bool:
-    return isinstance(raw, dict) and ("scenarioVersion" in raw or "storyContainerVersion" in raw)
+    return "scenarioVersion" in raw or "storyContainerVersion" in raw
 
 
 def _book(raw: Any) -> Read:
@@ -40,8 +39,7 @@ def _book(raw: Any) -> Read:
 def _entry(raw: dict[str, Any], off: list[Any]) -> dict[str, Any]:
     rank = dict_of(raw.get("contextConfig")).get("budgetPriority")
     keys = key_list(raw.get("keys"))
-    known = ("text", "displayName", "keys", "enabled", "forceActivation", "id")
-    rest = {name: value for name, value in raw.items() if name not in known}
+    rest = without(raw, "text", "displayName", "keys", "enabled", "forceActivation", "id")
     entry: dict[str, Any] = {
         "keys": keys, "content": text(raw.get("text")), "name": text(raw.get("displayName")),
         "constant": raw.get("forceActivation") is True,
@@ -62,9 +60,8 @@ def _story(raw: Any) -> Read:
     inner = _inner(raw)
     lorebook = inner.get("lorebook")
     book = _book(lorebook if isinstance(lorebook, dict) else {"entries": []})
-    always = [{"keys": [], "content": text(one.get("text")), "name": name, "constant": True, "extensions": {}, "enabled": True,
-               "insertion_order": 0} for name, one in zip(_CONTEXT, objects(inner.get("context")), strict=False)]
-    book.raw["entries"] = [*(one for one in always if entry_text(one)), *book.raw["entries"]]
+    context = [always(text(one.get("text")), name) for name, one in zip(_CONTEXT, objects(inner.get("context")), strict=False)]
+    book.raw["entries"] = [*filter(entry_text, context), *book.raw["entries"]]
     story = inner.get("prompt") or inner.get("story")
     return Read(book.raw, (*book.notes, *left_out({"story": 1 if story else 0})))
 
@@ -73,8 +70,8 @@ _ALWAYS = {"memory": "Memory", "authorsnote": "Author's note", "current_memory":
 
 
 def _is_save(raw: Any) -> bool:
-    return isinstance(raw, dict) and (isinstance(raw.get("worldinfo_v2"), dict) or isinstance(raw.get("worldinfo"), list)
-                                      or {"gamestarted", "actions", "prompt"} <= raw.keys())
+    return (isinstance(raw.get("worldinfo_v2"), dict) or isinstance(raw.get("worldinfo"), list)
+            or {"gamestarted", "actions", "prompt"} <= raw.keys())
 
 
 def _kobold_entry(raw: dict[str, Any]) -> dict[str, Any]:
@@ -90,10 +87,9 @@ def _kobold_entry(raw: dict[str, Any]) -> dict[str, Any]:
 def _save(raw: Any) -> Read:
     listed = objects(raw.get("worldinfo"))
     found = listed or entries_of(raw.get("worldinfo_v2"))
-    always = [{"keys": [], "content": raw[name], "name": words, "constant": True, "extensions": {}, "enabled": True,
-               "insertion_order": 0} for name, words in _ALWAYS.items() if text(raw.get(name)).strip()]
+    notes = [always(raw[name], words) for name, words in _ALWAYS.items() if text(raw.get(name)).strip()]
     story = 1 if text(raw.get("prompt")).strip() or raw.get("actions") else 0
-    return Read(new_book("kobold", {}, [*always, *map(_kobold_entry, found)]), left_out({"story": story}))
+    return Read(new_book("kobold", {}, [*notes, *map(_kobold_entry, found)]), left_out({"story": story}))
 
 
 FORMATS = (
