@@ -1,8 +1,9 @@
-// A conversation as HTML: hands on what its buttons do, keeps the newest line in sight, and the keys of the edit field.
+// A conversation as HTML: hands on what its buttons do, keeps the newest line in view, and the keys of the edit field.
 // Runs with `element` and `trigger` of the component that holds it.
 const log = () => element.querySelector(".chat-log");
 let chat = null;
-let follows = true; // the newest line is in sight, so it is kept there
+let follows = true;  // the newest line is in view, so it is kept there
+let edited = null;
 
 const act = (button) => {
   const field = element.querySelector("textarea.chat-edit");
@@ -26,14 +27,11 @@ element.addEventListener("scroll", (event) => {
   if (event.target === log()) follows = log().scrollHeight - log().scrollTop - log().clientHeight < 48;
 }, true);
 
-let edited = null;
 new MutationObserver(() => {
-  const holder = element.querySelector(".chat");
+  const shown = element.querySelector("[data-chat]")?.dataset.chat;
   const field = element.querySelector("textarea.chat-edit");
-  if (field && field !== edited) { field.value = field.defaultValue; field.focus(); }
+  if (field && field !== edited) field.focus();
   edited = field;
-  if (!holder || !log()) return;
-  if (holder.dataset.chat !== chat) { chat = holder.dataset.chat; follows = true; }
+  if (shown !== chat) { chat = shown; follows = true; }
   if (follows && !field) log().scrollTop = log().scrollHeight;
 }).observe(element, { childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ["data-chat"] });
-if (log()) log().scrollTop = log().scrollHeight;

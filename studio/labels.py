@@ -2,7 +2,7 @@
 
 import html
 
-from engine.base.ids import ErrorCode, ReadingId, Rejection, StageId
+from engine.base.ids import ErrorCode, FinishReason, ReadingId, Rejection, StageId, Verdict
 
 # In the order in which a job reads them, which is the order of the ladder.
 READINGS: dict[str, str] = {
@@ -39,6 +39,13 @@ REJECTIONS: dict[str, str] = {
     Rejection.IN_SCRIPT: "asked what the test script asks", Rejection.NO_TEXT: "had no question or no answer",
     Rejection.REPEATED: "asked the same again", Rejection.TOO_LONG: "were too long",
 }
+# Why an answer is as it is, where it did not simply end.
+FINISHES: dict[str, str] = {
+    FinishReason.LIMIT: "Cut off at the longest answer allowed.", FinishReason.STOPPED: "Stopped by you.",
+    FinishReason.LOOP: "Ended because the model began to repeat itself.", FinishReason.FAILED: "Broken off before the end.",
+    "edited": "Edited by hand.",
+}
+VERDICTS: dict[str, str] = {Verdict.PASS: "pass", Verdict.FAIL: "fail", Verdict.OPEN: "not judged"}
 SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file", "lore": "about the lorebook"}
 SPLITS = {"train": "to learn from", "validation": "to choose", "test": "to report"}
 # What to do about an error, where a page says it otherwise than the engine's hint, which is meant for a terminal.

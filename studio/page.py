@@ -173,15 +173,15 @@ class NameForm:
 
 
 def listen_to_renaming(page: Page, form: NameForm, opener: gr.Button, shown: Any, pulse: Any,
-                       name_of: Callable[[str], str | None], rename: Callable[[str, str], Any]) -> None:
+                       name_of: Callable[[Any], str | None], rename: Callable[[Any, str], Any]) -> None:
     """Let `opener` ask for a new name of what `shown` holds the id of; `name_of` gives the present one, None where it is gone."""
     @guarded
-    def ask(identity: str) -> Any:
+    def ask(identity: Any) -> Any:
         name = name_of(identity)
         return gr.update(visible=name is not None), name or "", identity
 
     @guarded
-    def keep(identity: str, name: str) -> Any:
+    def keep(identity: Any, name: str) -> Any:
         rename(identity, name)
         return gr.update(visible=False), time.time_ns()
 

@@ -37,8 +37,9 @@ class Services:
         """Open the library and put the bundled characters into it; nothing runs yet. Raises UserError."""
         store = open_store(settings.database)
         characters.sync_bundled(store, [card.raw for card in bundled_cards()])
-        return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings), TokenCounter(settings.home),
-                   Scripts(settings, store))
+        live = Live()
+        return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings, live.touch),
+                   TokenCounter(settings.home), Scripts(settings, store, live.touch), live=live)
 
     def library_stamp(self) -> tuple[Any, ...]:
         """Changes with each write to the library, and every ten seconds, in case two writes leave the file alike."""

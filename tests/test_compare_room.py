@@ -14,14 +14,9 @@ from studio.settings import Settings
 from studio.store import characters, rounds, runs
 from studio.store.rounds import Tally, wilson
 from studio.store.runs import Run
-from studio.tabs.compare import Turns, paint
-from studio.tabs.compare.asking import history
-from studio.tabs.compare.controls import Controls
-from studio.tabs.compare.grid_view import grids_html
-from studio.tabs.compare.room import Room
-from studio.tabs.compare.scene import stamp
-from studio.tabs.compare.statistics import FEWEST, verdict_words
-from studio.tabs.compare.view import pair_html
+from studio.tabs.compare import Controls, paint
+from studio.tabs.compare.controller import Controller, ViewState, history
+from studio.tabs.compare.view import FEWEST, grids_html, pair_html, verdict_words
 from studio.workers.speech import Reply, speak_request
 from tests.store_samples import card
 
@@ -61,13 +56,13 @@ def end(reply: Reply, text: str, reason: str = "ended") -> None:
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Room:
+def room(tmp_path: Path) -> Controller:
     services = Services.open(Settings(tmp_path))
     services.speech = Talker()  # type: ignore[assignment]
-    return Room(services)
+    return Controller(services)
 
 
-def finished_run(room: Room, sparsity: float = 0.25, of: str = "") -> Run:
+def finished_run(room: Controller, sparsity: float = 0.25, of: str = "") -> Run:
     store = room.store
     owner = of or characters.create(store, card(first_mes="Well met.")).id
     run = runs.add(store, owner, 1, "prune", f"first {sparsity}", {"model": "big", "sparsity": sparsity})
@@ -78,23 +73,23 @@ def finished_run(room: Room, sparsity: float = 0.25, of: str = "") -> Run:
         "before": {"bytes": 300_000_000}, "after": {"bytes": 200_000_000}, "recipe": {"sparsity": sparsity}})
 
 
-def talker(room: Room) -> Any:
+def talker(room: Controller) -> Any:
     return room.services.speech
 
 
-def answer_all(room: Room, dense: str = "Dense says.", pruned: str = "Pruned says.") -> None:
+def answer_all(room: Controller, dense: str = "Dense says.", pruned: str = "Pruned says.") -> None:
     for reply in [one for one in talker(room).asked if not one.done]:
         end(reply, dense if reply.request["model"] == "big" else pruned)
 
 
-def voted(room: Room, run: Run, verdict: str) -> rounds.Round:
+def voted(room: Controller, run: Run, verdict: str) -> rounds.Round:
     made = room.send(run.character, run.id, "Hi", True)
     answer_all(room)
     room.vote(made.id, verdict)
     return made
 
 
-def test_both_models_get_the_same_question_with_the_same_seed_and_their_answers_are_kept(room: Room) -> None:
+def test_both_models_get_the_same_question_with_the_same_seed_and_their_answers_are_kept(room: Controller) -> None:
     run = finished_run(room)
     made = room.send(run.character, run.id, " What do you sell? ", True)
     asked = [one.request for one in talker(room).asked]
@@ -108,7 +103,7 @@ def test_both_models_get_the_same_question_with_the_same_seed_and_their_answers_
     assert kept.version == run.version and kept.answers[0].measures["tokens_per_second"] == 11.5
 
 
-def test_sides_are_shuffled_and_stored_only_when_blind(room: Room) -> None:
+def test_sides_are_shuffled_and_stored_only_when_blind(room: Controller) -> None:
     run = finished_run(room)
     swapped = []
     for _ in range(40):
@@ -126,7 +121,7 @@ def test_sides_are_shuffled_and_stored_only_when_blind(room: Room) -> None:
 
 
 @pytest.mark.parametrize("verdict", ["left", "right"])
-def test_a_vote_counts_for_the_model_that_stood_there_and_names_it_afterwards(room: Room, verdict: str) -> None:
+def test_a_vote_counts_for_the_model_that_stood_there_and_names_it_afterwards(room: Controller, verdict: str) -> None:
     run = finished_run(room)
     for _ in range(6):
         made = voted(room, run, verdict)
@@ -141,7 +136,7 @@ def test_a_vote_counts_for_the_model_that_stood_there_and_names_it_afterwards(ro
     assert rounds.tally(room.store, run.id).total == 6
 
 
-def test_before_the_vote_nothing_on_the_page_tells_the_sides_apart(room: Room) -> None:
+def test_before_the_vote_nothing_on_the_page_tells_the_sides_apart(room: Controller) -> None:
     run = finished_run(room)
     voted(room, run, "left")  # an earlier answer could give a side away
     for _ in range(4):
@@ -161,7 +156,7 @@ def test_before_the_vote_nothing_on_the_page_tells_the_sides_apart(room: Room) -
         assert room.scene(run.character, run.id, False).pair.can_vote  # type: ignore[union-attr]
 
 
-def test_lore_that_fired_is_told_once_the_names_are_known_and_in_grids_at_once(room: Room) -> None:
+def test_lore_that_fired_is_told_once_the_names_are_known_and_in_grids_at_once(room: Controller) -> None:
     run = finished_run(room)
     fired = [{"name": "<b>The gate", "reason": "“gate” stands in the last message.", "level": 0, "tokens": 12, "outcome": "fired"},
              {"name": "The moat", "reason": "“moat” stands in an entry.", "level": 1, "tokens": 900, "outcome": "over budget"}]
@@ -182,7 +177,7 @@ def test_lore_that_fired_is_told_once_the_names_are_known_and_in_grids_at_once(r
     assert grids_html(room.scene(run.character, "", True)).count("1 lorebook entry fired") == 2
 
 
-def test_votes_that_would_not_be_honest_are_refused(room: Room) -> None:
+def test_votes_that_would_not_be_honest_are_refused(room: Controller) -> None:
     run = finished_run(room)
     made = room.send(run.character, run.id, "Hi", True)
     with pytest.raises(UserError, match="two whole answers"):
@@ -202,7 +197,7 @@ def test_votes_that_would_not_be_honest_are_refused(room: Room) -> None:
     assert rounds.tally(room.store, run.id).total == 1
 
 
-def test_each_side_goes_on_with_its_own_answers(room: Room) -> None:
+def test_each_side_goes_on_with_its_own_answers(room: Controller) -> None:
     run = finished_run(room)
     room.send(run.character, run.id, "First", True)
     with pytest.raises(UserError, match="still being made"):
@@ -225,23 +220,22 @@ def test_each_side_goes_on_with_its_own_answers(room: Room) -> None:
     assert history([["user", "a"], ["side 0", "b"], ["side 1", "c"]], 1) == [("user", "a"), ("assistant", "c")]
 
 
-def test_an_answer_outlives_its_page_and_a_reload_finds_it(room: Room) -> None:
+def test_an_answer_outlives_its_page_and_a_reload_finds_it(room: Controller) -> None:
     run = finished_run(room)
     made = room.send(run.character, run.id, "Hi", True)
     say(talker(room).asked[0], "Half")
-    reloaded = Room(room.services).scene(run.character, "", False)
+    reloaded = Controller(room.services).scene(run.character, "", False)
     assert reloaded.pair and reloaded.pair.busy and "Half" in [reply.text for reply in reloaded.pair.replies]
-    before = stamp(reloaded)
     answer_all(room)
-    after = Room(room.services).scene(run.character, "", False)
-    assert after.pair and after.pair.round.id == made.id and after.pair.whole and stamp(after) != before
+    after = Controller(room.services).scene(run.character, "", False)
+    assert after.pair and after.pair.round.id == made.id and after.pair.whole
     room.send(run.character, run.id, "Lost", True)
     talker(room).asked.clear()  # the studio was killed
     assert "Broken off when the studio was closed." in pair_html(room.scene(run.character, run.id, False))
 
 
 @pytest.mark.parametrize("blind", [False, True])
-def test_a_side_that_is_done_first_just_waits_for_the_other(room: Room, blind: bool) -> None:
+def test_a_side_that_is_done_first_just_waits_for_the_other(room: Controller, blind: bool) -> None:
     run = finished_run(room)
     room.send(run.character, run.id, "Hi", blind)
     for reply in talker(room).asked:
@@ -253,15 +247,15 @@ def test_a_side_that_is_done_first_just_waits_for_the_other(room: Room, blind: b
     assert ("11.5 tokens/s" in page) != blind and not scene.pair.can_vote  # type: ignore[union-attr]
 
 
-def test_stop_new_conversation_clear_and_undo(room: Room) -> None:
+def test_stop_new_conversation_clear_and_undo(room: Controller) -> None:
     run = finished_run(room)
     voted(room, run, "tie")
     room.send(run.character, run.id, "Long", True)
     say(talker(room).asked[-1], "So far")
-    room.stop(room.scene(run.character, run.id, False))
+    room.stop(run.character, run.id, False)
     stopped = room.scene(run.character, run.id, False).pair
     assert stopped and stopped.whole and sorted(cell.text for cell in stopped.cells) == ["", "So far"]
-    room.begin_anew(run.character, run.id)
+    room.start_conversation(run.character, run.id)
     fresh = room.scene(run.character, run.id, False)
     assert fresh.pair is None and fresh.tallies[run.id].total == 1
     room.clear(run.character, run.id, False)
@@ -272,7 +266,7 @@ def test_stop_new_conversation_clear_and_undo(room: Room) -> None:
     assert not back.undo and back.tallies[run.id].total == 1
 
 
-def test_a_grid_asks_one_model_after_another_and_takes_a_vote_in_each_cell(room: Room) -> None:
+def test_a_grid_asks_one_model_after_another_and_takes_a_vote_in_each_cell(room: Controller) -> None:
     run = finished_run(room, 0.4)
     other = finished_run(room, 0.2, of=run.character)
     with pytest.raises(UserError, match="No pruned model is chosen"):
@@ -291,12 +285,12 @@ def test_a_grid_asks_one_model_after_another_and_takes_a_vote_in_each_cell(room:
     assert re.findall(r'class="versus-side (\w*)"', page) == ["", "good", "bad"] and "Hi &lt;b&gt;" in page
     assert "Pruned, 20\u00a0% removed: <b>1 of 1</b>" in page and "Pruned, 40\u00a0% removed: <b>0 of 1</b>" in page
     room.ask_grid(run.character, [run.id, other.id], "Again")
-    room.stop(room.scene(run.character, "", True))
+    room.stop(run.character, "", True)
     assert len(talker(room).asked) == 4  # those that waited are not asked any more
     assert [cell.answer.reason for cell in room.scene(run.character, "", True).grids[0].cells] == ["stopped"] * 3
 
 
-def test_a_grid_goes_on_while_the_library_is_busy(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_goes_on_while_the_library_is_busy(room: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished_run(room)
     room.ask_grid(run.character, [run.id], "Hi")
 
@@ -339,7 +333,7 @@ def test_no_preference_is_claimed_while_the_interval_holds_one_half_or_votes_are
             assert claims == (pruned + dense >= FEWEST and not votes.low <= 0.5 <= votes.high)
 
 
-def test_another_character_or_a_lost_folder_leaves_no_run_of_the_first_on_the_page(room: Room) -> None:
+def test_another_character_or_a_lost_folder_leaves_no_run_of_the_first_on_the_page(room: Controller) -> None:
     run, elsewhere = finished_run(room), finished_run(room)
     assert room.scene(elsewhere.character, run.id, False).run == elsewhere
     with pytest.raises(UserError, match="gone"):
@@ -348,7 +342,7 @@ def test_another_character_or_a_lost_folder_leaves_no_run_of_the_first_on_the_pa
     assert room.scene(run.character, run.id, False).runs == []
 
 
-def test_card_and_model_text_never_becomes_markup(room: Room) -> None:
+def test_card_and_model_text_never_becomes_markup(room: Controller) -> None:
     run = finished_run(room)
     room.send(run.character, run.id, "<img src=x>", False)
     answer_all(room, "<script>alert(1)</script>", "*waves* & <b>")
@@ -356,21 +350,40 @@ def test_card_and_model_text_never_becomes_markup(room: Room) -> None:
     assert "<script" not in page and "<img" not in page and "<em>waves</em> &amp; &lt;b&gt;" in page
 
 
-def test_the_newest_painting_of_a_page_ends_the_one_before(room: Room) -> None:
+def test_open_pages_are_shown_what_can_be_done_and_no_name_before_the_vote(room: Controller) -> None:
+    run = finished_run(room)
+    look = ViewState(run.character, "starter").look()
+    done = {"compare-votes", "compare-regenerate", "compare-new", "compare-clear"}
+    shown = lambda: {id for id, value in room.contents(look).items() if value is True} & done
+    assert room.contents({**look, "of": ""}) == {} and shown() == set()
+    made = room.send(run.character, run.id, "Hi", True)
+    assert shown() == {"compare-new", "compare-clear"} and " data-speaks" in room.contents(look)["compare-arena"]
+    answer_all(room, "One.", "Two.")
+    whole = room.contents(look)
+    assert shown() == done and " data-speaks" not in whole["compare-arena"]
+    assert [TELLING.findall(str(whole[id])) for id in ("compare-arena", "compare-controls")] == [[], []]
+    room.vote(made.id, "tie")
+    assert shown() == done - {"compare-votes"} and b'"data"' in room.contents(look)["compare-figure"]
+    script = room.contents({**look, "view": "script"})
+    assert script["compare-script"] and not script["compare-talk"] and script["compare-arena"] == ""
+
+
+def test_lists_and_fields_are_painted_where_they_differ_from_what_the_page_shows(room: Controller) -> None:
     import gradio as gr
 
     run = finished_run(room)
-    room.send(run.character, run.id, "Hi", True)
     with gr.Blocks():
         controls = Controls()
-    turns = Turns()
-    first = paint(room, controls, run.character, run.id, "pair", {}, turns.take("page"))
-    assert all(" data-speaks" in next(first)[controls.arena] for _ in range(2))
-    elsewhere, newest = turns.take("another page"), turns.take("page")
-    assert list(first) == [] and elsewhere() and newest()
-    answer_all(room)
-    last = list(paint(room, controls, run.character, None, "pair", {}, newest))[-1]
-    assert last[controls.vote_row].visible and " data-speaks" not in last[controls.arena]
+    state = ViewState(run.character, "starter")
+    first = paint(room, controls, state, {})
+    assert first[controls.run].value == run.id and first[controls.blind] is True
+    again = paint(room, controls, state, first[controls.seen])
+    assert set(again) == {controls.state, controls.seen, controls.link.component}
+    assert f'data-painted="{room.contents(state.look())["compare-controls"]}"' in again[controls.link.component]
+    other = finished_run(room, 0.4, of=run.character)
+    assert f'data-painted="{room.contents(state.look())["compare-controls"]}"' not in again[controls.link.component]
+    later = paint(room, controls, state, again[controls.seen])
+    assert [id for _, id in later[controls.run].choices] == [other.id, run.id] and controls.blind not in later
 
 
 def test_the_ids_that_the_keyboard_and_others_rely_on() -> None:
@@ -378,7 +391,7 @@ def test_the_ids_that_the_keyboard_and_others_rely_on() -> None:
 
     with gr.Blocks():
         controls = Controls()
-    ids = {one.elem_id for one in vars(controls).values() if getattr(one, "elem_id", None)} | {
-        button.elem_id for button in controls.votes.values()}
+    parts = [*vars(controls).values(), *vars(controls.composer).values(), *controls.votes.values()]
+    ids = {one.elem_id for one in parts if getattr(one, "elem_id", None)}
     wanted = "stop regenerate message send vote-left vote-right vote-tie vote-bad blind run"
     assert {f"compare-{name}" for name in wanted.split()} <= ids

@@ -15,11 +15,10 @@ from engine.cards.prompt import Setting, render_greeting
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, chats, runs, values
-from studio.tabs import preview
 from studio.tabs.answers import about_of, card_of, measures_words, player_of, sampling_of, text_html, waiting_words, warming_words
+from studio.tabs.preview import Controls, paint
 from studio.tabs.preview.controller import Controller, Draft, ViewState, chosen_sampling
-from studio.tabs.preview.controls import Controls, settings_of, updates
-from studio.tabs.preview.view import NO_GREETING, SHOWN, chat_html, earlier_html, stamp
+from studio.tabs.preview.view import NO_GREETING, SHOWN
 from studio.workers.speech import Reply
 
 SHORT = {"temperature": 0.7, "top_p": 0.95, "limit": 6, "seed": 4}  # as older chats keep it
@@ -71,21 +70,29 @@ def eventually(true: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-def talk(room: Controller, mara: str, model: str, sampling: dict[str, Any] = SHORT, **draft: Any) -> str:
+def view(character: str, model: str, chat: str = "", **more: Any) -> ViewState:
+    return ViewState(character, model, chat, **more)
+
+
+def talk(room: Controller, mara: str, model: str, sampling: dict[str, Any] = SHORT, opening: int = 0, **draft: Any) -> str:
     """A chat with one question asked."""
-    chat = room.send(mara, "", model, "Is it open?", Draft(sampling=sampling, **draft))
+    chat = room.send(view(mara, model, opening=opening), "Is it open?", Draft(sampling=sampling, **draft)).chat
     if sampling is SHORT:
         finished(room, chat)
     return chat
 
 
-def act(room: Controller, mara: str, model: str, look: ViewState, what: str, message: str = "", text: str = "") -> ViewState:
-    return room.act(mara, look, model, Draft(), what, message, text)
+def act(room: Controller, state: ViewState, action: str, message: str = "", text: str = "") -> ViewState:
+    return room.act(state, Draft(), action, message, text)
 
 
-def shown(room: Controller, mara: str, look: ViewState, model: str = "") -> str:
-    scene = room.scene(mara, look, model)
-    return chat_html(scene, earlier_html(scene, look.editing, look.shown))
+def shown(room: Controller, state: ViewState) -> str:
+    """All HTML that the live channel brings for what a page looks at."""
+    return "".join(text for text in room.contents(state.look()).values() if isinstance(text, str))
+
+
+def settings_of(room: Controller, state: ViewState) -> dict[str, Any]:
+    return room.settings(room.scene(state))
 
 
 def test_an_answer_is_kept_with_its_measures(room: Controller, mara: str, model: str) -> None:
@@ -96,15 +103,15 @@ def test_an_answer_is_kept_with_its_measures(room: Controller, mara: str, model:
     assert swipe.text and swipe.seed == 4 and swipe.reason in ("limit", "ended") and swipe.measures["model"] == model
     line = measures_words(swipe.measures)
     assert f"{swipe.measures['tokens']} tokens" in line and "prompt tokens reused" in line and "seed 4" in line
-    assert line.split(" · ")[0] in shown(room, mara, ViewState(chat)) and "Ann" in shown(room, mara, ViewState(chat))
+    assert line.split(" · ")[0] in shown(room, view(mara, "starter", chat)) and "Ann" in shown(room, view(mara, "starter", chat))
 
 
 def test_nothing_is_kept_before_something_is_said(room: Controller, mara: str, model: str) -> None:
-    look = act(room, mara, model, ViewState(), "swipe", text="1")
-    assert "Mara is busy." in shown(room, mara, look) and "2 of 3" in shown(room, mara, look)
-    assert "Who is it, Player?" in shown(room, mara, ViewState()) and room.latest(mara) == ""
+    look = act(room, view(mara, model), "swipe", text="1")
+    assert "Mara is busy." in shown(room, look) and "2 of 3" in shown(room, look)
+    assert f"Who is it, {player_of(room.store)}?" in shown(room, view(mara, "starter")) and room.latest(mara) == ""
     with pytest.raises(UserError, match="nothing to send"):
-        room.send(mara, "", model, "  ", Draft())
+        room.send(view(mara, model), "  ", Draft())
     assert chats.chats(room.store, mara) == []
 
 
@@ -117,13 +124,13 @@ def test_the_chosen_greeting_begins_the_chat_and_the_others_stay_its_swipes(room
 
 
 def test_what_a_card_a_player_or_a_model_says_is_only_text(room: Controller, mara: str, model: str) -> None:
-    chat = room.send(mara, "", model, EVIL, Draft(player=EVIL, sampling=SHORT, opening=2)).strip()
+    chat = room.send(view(mara, model, opening=2), EVIL, Draft(player=EVIL, sampling=SHORT)).chat
     finished(room, chat)
     message = chats.messages(room.store, chat)[-1]
     chats.edit(room.store, message.id, EVIL)
     chats.rename(room.store, chat, EVIL)
-    for look in (ViewState(chat), ViewState(chat, editing=message.id)):
-        page = shown(room, mara, look)
+    for look in (view(mara, model, chat), view(mara, model, chat, editing=message.id)):
+        page = shown(room, look)
         assert "<img" not in page and "<a " not in page and "onerror=alert(1)&gt;" in page and "<em>nods</em>" in page
 
 
@@ -135,7 +142,7 @@ def test_stop_ends_within_a_token_and_keeps_what_was_said(room: Controller, mara
     assert reply.wait(10) and reply.reason == "stopped" and reply.tokens < before + 100
     last = chats.messages(room.store, chat)[-1]
     assert last.text == reply.text.strip() and last.swipes[0].reason == "stopped"
-    assert "Stopped by you." in shown(room, mara, ViewState(chat))
+    assert "Stopped by you." in shown(room, view(mara, "starter", chat))
 
 
 def test_while_the_character_speaks_nothing_else_changes_the_chat(room: Controller, services: Services, mara: str,
@@ -144,10 +151,10 @@ def test_while_the_character_speaks_nothing_else_changes_the_chat(room: Controll
     reply = speaking(room, chat)
     first = chats.messages(room.store, chat)[0].id
     with pytest.raises(UserError, match="still speaking"):
-        room.send(mara, chat, model, "Hello?", Draft())
+        room.send(view(mara, model, chat), "Hello?", Draft())
     for what in ("regenerate", "continue", "edit", "cut", "newest"):
         with pytest.raises(UserError, match="still speaking"):
-            act(room, mara, model, ViewState(chat), what, first)
+            act(room, view(mara, model, chat), what, first)
     assert len(chats.messages(room.store, chat)) == 2
     services.speech.stop(reply)
     assert reply.wait(10)
@@ -155,13 +162,13 @@ def test_while_the_character_speaks_nothing_else_changes_the_chat(room: Controll
 
 def test_regenerate_adds_a_swipe_and_one_can_go_back(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
-    act(room, mara, model, ViewState(chat), "regenerate")
+    act(room, view(mara, model, chat), "regenerate")
     finished(room, chat)
     last = chats.messages(room.store, chat)[-1]
     assert len(last.swipes) == 2 and last.chosen == 1 and [one.seed for one in last.swipes] == [4, 5]
-    assert "2 of 2" in shown(room, mara, ViewState(chat))
-    act(room, mara, model, ViewState(chat), "swipe", last.id, "0")
-    assert chats.messages(room.store, chat)[-1].text == last.swipes[0].text and "1 of 2" in shown(room, mara, ViewState(chat))
+    assert "2 of 2" in shown(room, view(mara, "starter", chat))
+    act(room, view(mara, model, chat), "swipe", last.id, "0")
+    assert chats.messages(room.store, chat)[-1].text == last.swipes[0].text and "1 of 2" in shown(room, view(mara, "starter", chat))
 
 
 def test_a_fixed_seed_says_the_same_again_in_a_new_chat(room: Controller, mara: str, model: str) -> None:
@@ -172,8 +179,8 @@ def test_a_fixed_seed_says_the_same_again_in_a_new_chat(room: Controller, mara: 
 def test_an_answer_that_is_missing_can_be_asked_for(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     chats.cut_from(room.store, chat, 2)
-    assert "Ask for the answer" in shown(room, mara, ViewState(chat))
-    act(room, mara, model, ViewState(chat), "regenerate")
+    assert "Ask for the answer" in shown(room, view(mara, "starter", chat))
+    act(room, view(mara, model, chat), "regenerate")
     finished(room, chat)
     assert [role for role, _ in chats.turns(room.store, chat)] == ["assistant", "user", "assistant"]
 
@@ -181,7 +188,7 @@ def test_an_answer_that_is_missing_can_be_asked_for(room: Controller, mara: str,
 def test_continue_puts_more_behind_the_chosen_swipe(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     before = chats.messages(room.store, chat)[-1]
-    act(room, mara, model, ViewState(chat), "continue")
+    act(room, view(mara, model, chat), "continue")
     finished(room, chat)
     after = chats.messages(room.store, chat)[-1]
     assert len(after.swipes) == 1 and after.text.startswith(before.text.rstrip()) and len(after.text) > len(before.text)
@@ -190,36 +197,36 @@ def test_continue_puts_more_behind_the_chosen_swipe(room: Controller, mara: str,
 def test_an_edit_counts_for_what_the_model_reads(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     question = chats.messages(room.store, chat)[1].id
-    look = act(room, mara, model, ViewState(chat), "edit", question)
-    assert look.editing == question and "Is it open?</textarea>" in shown(room, mara, look)
-    assert act(room, mara, model, look, "save", question, " Is it shut? ").editing == ""
-    act(room, mara, model, ViewState(chat), "regenerate")
+    look = act(room, view(mara, model, chat), "edit", question)
+    assert look.editing == question and "Is it open?</textarea>" in shown(room, look)
+    assert act(room, look, "save", question, " Is it shut? ").editing == ""
+    act(room, view(mara, model, chat), "regenerate")
     under = room.answers.under_way(chat)
     assert under is None or under.reply.request["turns"][-1] == ["user", "Is it shut?"]
     finished(room, chat)
     assert chats.turns(room.store, chat)[1] == ("user", "Is it shut?")
     with pytest.raises(UserError, match="cannot be empty"):
-        act(room, mara, model, look, "save", question, " ")
+        act(room, look, "save", question, " ")
 
 
 def test_editing_the_greeting_begins_the_chat(room: Controller, mara: str, model: str) -> None:
-    look = act(room, mara, model, ViewState(opening=1), "edit")
-    assert chats.messages(room.store, look.chat)[0].id == look.editing and "is busy.</textarea>" in shown(room, mara, look)
+    look = act(room, view(mara, model, opening=1), "edit")
+    assert chats.messages(room.store, look.chat)[0].id == look.editing and "is busy.</textarea>" in shown(room, look)
 
 
 def test_deleted_messages_come_back_from_any_page_until_something_is_said(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     whole = chats.turns(room.store, chat)
-    act(room, mara, model, ViewState(chat), "cut", chats.messages(room.store, chat)[1].id)
+    act(room, view(mara, model, chat), "cut", chats.messages(room.store, chat)[1].id)
     assert len(chats.turns(room.store, chat)) == 1
     other = Controller(room.services)
-    assert "2 messages were deleted." in shown(other, mara, ViewState(chat))
-    act(other, mara, model, ViewState(chat), "undo")
-    assert chats.turns(room.store, chat) == whole and "deleted." not in shown(room, mara, ViewState(chat))
-    act(room, mara, model, ViewState(chat), "cut", chats.messages(room.store, chat)[1].id)
-    room.send(mara, chat, model, "And now?", Draft())
+    assert "2 messages were deleted." in shown(other, view(mara, "starter", chat))
+    act(other, view(mara, model, chat), "undo")
+    assert chats.turns(room.store, chat) == whole and "deleted." not in shown(room, view(mara, "starter", chat))
+    act(room, view(mara, model, chat), "cut", chats.messages(room.store, chat)[1].id)
+    room.send(view(mara, model, chat), "And now?", Draft())
     finished(room, chat)
-    assert "deleted." not in shown(room, mara, ViewState(chat))
+    assert "deleted." not in shown(room, view(mara, "starter", chat))
 
 
 def test_a_message_of_another_chat_is_not_touched(room: Controller, mara: str, model: str) -> None:
@@ -227,7 +234,7 @@ def test_a_message_of_another_chat_is_not_touched(room: Controller, mara: str, m
     foreign = chats.messages(room.store, first)[0].id
     for what in ("edit", "save", "cut", "swipe"):
         with pytest.raises(UserError, match="no longer in the chat"):
-            act(room, mara, model, ViewState(second), what, foreign, "0")
+            act(room, view(mara, model, second), what, foreign, "0")
     assert len(chats.messages(room.store, first)) == 3
 
 
@@ -236,32 +243,33 @@ def test_an_older_card_is_kept_or_left_by_choice(room: Controller, mara: str, mo
     for text in ("Keeps two lamps.", "Keeps three lamps."):
         newest = characters.save(room.store, mara, with_fields(characters.head(room.store, mara).card, description=text),
                                  autosave=False).number
-        assert f"the newest is {newest}." in shown(room, mara, ViewState(chat))
-        act(room, mara, model, ViewState(chat), "keep")
-        assert "the newest is" not in shown(room, mara, ViewState(chat))
+        assert f"the newest is {newest}." in shown(room, view(mara, "starter", chat))
+        act(room, view(mara, model, chat), "keep")
+        assert "the newest is" not in shown(room, view(mara, "starter", chat))
         assert chats.chat(room.store, chat).version == 1  # type: ignore[union-attr]
     characters.save(room.store, mara, with_fields(characters.head(room.store, mara).card, description="Left."), autosave=False)
-    act(room, mara, model, ViewState(chat), "newest")
+    act(room, view(mara, model, chat), "newest")
     assert chats.chat(room.store, chat).version == newest + 1  # type: ignore[union-attr]
-    assert "the newest is" not in shown(room, mara, ViewState(chat))
+    assert "the newest is" not in shown(room, view(mara, "starter", chat))
 
 
 def test_a_failure_is_said_and_the_question_stays(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, "/nowhere/model")
     assert chats.turns(room.store, chat)[-1] == ("user", "Is it open?")
-    page = shown(Controller(room.services), mara, ViewState(chat))
+    page = shown(Controller(room.services), view(mara, "starter", chat))
     assert "Ask for the answer" in page
-    assert 'role="alert"' in shown(room, mara, ViewState(chat)) and "Traceback" not in shown(room, mara, ViewState(chat))
-    act(room, mara, model, ViewState(chat), "regenerate")
+    own = shown(room, view(mara, "starter", chat))
+    assert 'role="alert"' in own and "Traceback" not in own
+    act(room, view(mara, model, chat), "regenerate")
     finished(room, chat)
-    assert 'role="alert"' not in shown(room, mara, ViewState(chat)) and len(chats.turns(room.store, chat)) == 3
+    assert 'role="alert"' not in shown(room, view(mara, "starter", chat)) and len(chats.turns(room.store, chat)) == 3
 
 
 def test_a_card_that_cannot_speak_says_why_and_keeps_nothing(room: Controller, model: str) -> None:
     empty = characters.create(room.store, blank_card("Nobody")).id
-    assert "says nothing about its character" in shown(room, empty, ViewState())
+    assert "says nothing about its character" in shown(room, view(empty, "starter"))
     with pytest.raises(UserError, match="says nothing about"):
-        room.send(empty, "", model, "Hello?", Draft())
+        room.send(view(empty, model), "Hello?", Draft())
     assert chats.chats(room.store, empty) == []
     room.warm(empty, "", model)
 
@@ -273,7 +281,7 @@ def test_a_deleted_chat_stops_speaking_and_comes_back_whole(room: Controller, ma
     assert room.delete(chat) == "Is it open?" and reply.wait(10) and reply.reason == "stopped"
     assert room.latest(mara, chat) == kept
     with pytest.raises(UserError, match="was deleted"):
-        room.send(mara, chat, model, "Hello?", Draft())
+        room.send(view(mara, model, chat), "Hello?", Draft())
     assert room.latest(mara, room.undelete(chat)) == chat and len(chats.turns(room.store, chat)) == 3
 
 
@@ -285,11 +293,11 @@ def test_lore_is_kept_with_each_answer_and_told(room: Controller, services: Serv
     chat = talk(room, someone, model)
     kept = chats.messages(room.store, chat)[-1].swipes[0].measures["lore"]
     assert [(one["name"], one["outcome"]) for one in kept] == [("<b>Gate", "fired")]
-    html = shown(room, someone, ViewState(chat))
+    html = shown(room, view(someone, "starter", chat))
     assert "1 lorebook entry fired" in html and "&lt;b&gt;Gate" in html and "“open” stands in the last message." in html
-    room.send(someone, chat, model, "Fine weather.", Draft())
+    room.send(view(someone, model, chat), "Fine weather.", Draft())
     finished(room, chat)
-    room.send(someone, chat, model, "Hm.", Draft())
+    room.send(view(someone, model, chat), "Hm.", Draft())
     finished(room, chat)
     assert "lore" not in chats.messages(room.store, chat)[-1].swipes[0].measures  # it is too long ago
 
@@ -299,13 +307,13 @@ def test_a_chat_has_its_own_chances_and_player(room: Controller, services: Servi
     someone = characters.create(services.store, with_fields(blank_card("Mara"), description="A bell.", first_mes=greeting)).id
     openings = []
     for _ in range(6):
-        before = shown(room, someone, ViewState(), model)
+        before = shown(room, view(someone, "starter")).replace(player_of(room.store), "Ann")
         chat = talk(room, someone, model, player="Ann", about="Ann owes {{char}} a rope.")
         kept = chats.chat(room.store, chat)
         assert kept
         told = render_greeting(card_of(characters.head(services.store, someone)), Setting("Ann", seed=kept.seed))
         openings.append(told)
-        assert told in shown(room, someone, ViewState(chat)) and told.replace("Ann", "Player") in before
+        assert told in shown(room, view(someone, "starter", chat)) and told in before
     under = room.answers.regenerate(chats.chat(room.store, chat), model)  # type: ignore[arg-type]
     assert (under.reply.request["about_player"], under.reply.request["chat_seed"]) == ("Ann owes {{char}} a rope.", 5)
     finished(room, chat)
@@ -323,7 +331,7 @@ def test_settings_belong_to_their_chat(room: Controller, mara: str, model: str) 
     assert (player_of(room.store), about_of(room.store, mara)) == ("Ann Lee", "A tinker.")
     other = chats.chat(room.store, second)
     assert other and other.sampling == sampling_of(SHORT) and other.player == "Player"
-    act(room, mara, model, ViewState(first), "regenerate")
+    act(room, view(mara, model, first), "regenerate")
     finished(room, first)
     assert chats.messages(room.store, first)[-1].swipes[1].seed == 78
     assert chosen_sampling(True, None, *sliders)["seed"] is None
@@ -339,9 +347,9 @@ def test_an_older_chat_opens_with_the_new_settings_at_their_defaults(room: Contr
     old = {"temperature": 0.3, "top_p": 0.95, "limit": 6, "seed": 4}
     for kept, shown_settings in ((old, expected), ({}, DEFAULTS.as_dict()), ({"limit": "x"}, DEFAULTS.as_dict())):
         chat = chats.start(services.store, mara, head.number, model, sampling=kept).id
-        assert settings_of(room, room.scene(mara, ViewState(chat), model))["sampling"] == shown_settings
+        assert settings_of(room, view(mara, model, chat))["sampling"] == shown_settings
     chat = chats.start(services.store, mara, head.number, model, sampling=old).id
-    room.send(mara, chat, model, "Who?", Draft())
+    room.send(view(mara, model, chat), "Who?", Draft())
     finished(room, chat)
     answer = chats.messages(room.store, chat)[-1].swipes[0]
     assert answer.measures["tokens"] <= 6 and answer.seed == 4
@@ -349,7 +357,7 @@ def test_an_older_chat_opens_with_the_new_settings_at_their_defaults(room: Contr
 
 def test_what_one_character_knows_of_the_player_no_other_does(room: Controller, services: Services, mara: str, model: str) -> None:
     other = characters.create(services.store, with_fields(blank_card("Ada"), description="A smith.")).id
-    about = lambda who: settings_of(room, room.scene(who, ViewState(), model))["about"]
+    about = lambda who: settings_of(room, view(who, model))["about"]
     talk(room, mara, model, about="Ann owes {{char}} a rope.")
     assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "")
     room.warm(other, "", model)
@@ -367,9 +375,10 @@ def test_a_field_is_filled_anew_when_the_character_changes(room: Controller, ser
     other = characters.create(services.store, with_fields(blank_card("Ada"), description="A smith.")).id
     with gr.Blocks():
         controls = Controls()
-    first, second = (settings_of(room, room.scene(who, ViewState(), model)) for who in (mara, other))
-    assert first["about"] == second["about"] == ""
-    assert updates(controls, second, first)[controls.about] == ""
+    room.change_settings(mara, "", "Ann", "", DEFAULTS.as_dict())
+    first = paint(room, controls, view(mara, model), {})
+    second = paint(room, controls, view(other, model), first[controls.seen])
+    assert first[controls.about] == second[controls.about] == ""
 
 
 def test_what_was_known_before_it_was_kept_for_each_character_comes_from_its_own_chats(room: Controller, services: Services,
@@ -391,64 +400,59 @@ def test_reading_in_advance_makes_the_first_prompt_known(room: Controller, mara:
     assert measures["reused_tokens"] > measures["prompt_tokens"] / 2
 
 
-def test_a_page_paints_the_answer_while_it_grows_and_the_library_at_its_end(room: Controller, mara: str, model: str) -> None:
+def test_an_answer_under_way_is_shown_apart_from_the_rest_and_open_pages_are_told_of_it(room: Controller, mara: str, model: str,
+                                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    touched: list[str] = []
+    monkeypatch.setattr(room.services.speech, "_touch", touched.append)
+    chat = talk(room, mara, model, LONG)
+    speaking(room, chat)
+    look = view(mara, model, chat).look()
+    growing, before = room.contents(look), len(touched)
+    assert "data-speaks" in growing["preview-growing"] and "data-speaks" not in growing["preview-said"]
+    eventually(lambda: len(touched) > before + 1)
+    room.answers.stop(chat)
+    finished(room, chat)
+    whole = room.contents(look)
+    assert whole["preview-growing"] == "" and "tokens" in whole["preview-foot"] and set(touched) == {"preview"}
+    assert room.contents({**look, "of": ""}) == {} and "Choose a character" in room.contents({**look, "of": "-"})["preview-said"]
+
+
+def test_lists_and_fields_are_painted_where_they_differ_from_what_the_page_shows(room: Controller, mara: str, model: str) -> None:
     with gr.Blocks():
         controls = Controls()
-    chat = talk(room, mara, model, {**LONG, "limit": 60})
-    pages = list(preview.paint(room, controls, mara, ViewState(chat), model, "", {}))  # as a page opened meanwhile does
-    first, last = pages[0], pages[-1]
-    assert 'id="preview-live"' in first[controls.log] and " data-speaks" in first[controls.log]
-    assert 'id="preview-live"' not in last[controls.log] and " data-speaks" not in last[controls.log]
-    assert "60 tokens" in last[controls.log]
-    again = list(preview.paint(room, controls, mara, ViewState(chat), model, "", last[controls.seen]))
-    assert len(again) == 1 and controls.player not in again[0] and controls.choice not in again[0]  # what one types in stays
-    assert last[controls.seen]["stamp"] == stamp(room.scene(mara, ViewState(chat), model))
-
-
-def test_the_stamp_changes_with_what_another_page_does(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
-    look, seen = ViewState(chat), set()
-
-    def different() -> bool:
-        now = stamp(room.scene(mara, look, model))
-        known = now in seen
-        seen.add(now)
-        return not known
-
-    assert different() and not different()
-    chats.edit(room.store, chats.messages(room.store, chat)[1].id, "Hm?")
-    assert different()
+    fresh, old = (settings_of(room, view(mara, model, one)) for one in ("", chat))
+    assert fresh["openings"][-1][1] == NO_GREETING and old["openings"] == [] and old["chats"] == [("Is it open?", chat)]
+    empty = paint(room, controls, view(mara, model), {})
+    painted = paint(room, controls, view(mara, model, chat), empty[controls.seen])
+    assert painted[controls.samplers.sliders["max_tokens"]] == 6 and painted[controls.fresh] is False
+    assert painted[controls.choice].value == chat
+    again = paint(room, controls, view(mara, model, chat), painted[controls.seen])
+    assert set(again) == {controls.state, controls.seen, controls.link.component}  # what one types in stays
+    known = room.contents(view(mara, model, chat).look())["preview-controls"]
+    assert f'data-painted="{known}"' in again[controls.link.component]
     room.rename(chat, "Storm")
-    assert different()
-    talk(room, mara, model)
-    assert different()
+    assert room.contents(view(mara, model, chat).look())["preview-controls"] != known
+
+
+def test_a_page_shows_what_another_one_does(room: Controller, mara: str, model: str) -> None:
+    state = view(mara, model, talk(room, mara, model))
+    chats.edit(room.store, chats.messages(room.store, state.chat)[1].id, "Hm?")
+    assert "Hm?" in shown(room, state)
     run = runs.add(room.store, mara, 1, "prune", "first", {})
     runs.update(room.store, run.id, state="running")
-    assert different() and "A job is running" in shown(room, mara, look)
+    assert "A job is running" in shown(room, state)
     runs.update(room.store, run.id, state="done")
-    characters.save(room.store, mara, with_fields(characters.head(room.store, mara).card, description="Gone."), autosave=False)
-    assert different()
-
-
-def test_controls_follow_the_chat_that_is_shown(room: Controller, mara: str, model: str) -> None:
-    with gr.Blocks():
-        controls = Controls()
-    chat = talk(room, mara, model)
-    fresh, old = (settings_of(room, room.scene(mara, ViewState(one), model)) for one in ("", chat))
-    assert fresh["openings"][-1][1] == NO_GREETING and old["openings"] == [] and old["chats"] == [("Is it open?", chat)]
-    changes = updates(controls, old, fresh)
-    assert changes[controls.samplers.sliders["max_tokens"]] == 6 and changes[controls.fresh] is False
-    assert changes[controls.choice].value == chat
-    assert updates(controls, old, old) == {}
+    assert "A job is running" not in shown(room, state)
 
 
 def test_a_long_chat_shows_its_end_first(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     for number in range(SHOWN):
         chats.say(room.store, chat, "user" if number % 2 == 0 else "assistant", f"line {number}.")
-    page = shown(room, mara, ViewState(chat))
+    page = shown(room, view(mara, "starter", chat))
     assert "Show 3 earlier messages" in page and "Is it open?" not in page and f"line {SHOWN - 1}." in page
-    assert "Is it open?" in shown(room, mara, act(room, mara, model, ViewState(chat), "earlier"))
+    assert "Is it open?" in shown(room, act(room, view(mara, model, chat), "earlier"))
 
 
 def test_words_for_waiting_name_the_megabytes() -> None:
@@ -471,16 +475,12 @@ def test_text_is_escaped_and_actions_are_italic(text: str, safe: str) -> None:
     assert text_html(text) == safe
 
 
-
-
 def test_an_answer_is_read_while_one_types_the_next_question(room: Controller, mara: str, model: str) -> None:
-    with gr.Blocks():
-        controls = Controls()
     chat = talk(room, mara, model, {**LONG, "limit": 200})
-    list(preview.paint(room, controls, mara, ViewState(chat), model, "", {}))
+    finished(room, chat)
     warming = room.answers.warming()
     assert warming is not None and warming.wait(60)
-    room.send(mara, chat, model, "And then?", Draft())
+    room.send(view(mara, model, chat), "And then?", Draft())
     finished(room, chat)
     measures = chats.messages(room.store, chat)[-1].swipes[0].measures
     assert measures["prompt_tokens"] - measures["reused_tokens"] < 150  # of which the answer before had 200

@@ -13,8 +13,8 @@ from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, script_runs
 from studio.store.script_runs import ScriptAnswer
-from studio.tabs.compare import script_panel
-from studio.tabs.compare.script_view import Column, script_html
+from studio.tabs.compare import script
+from studio.tabs.compare.script import Column, script_html
 from studio.workers.scripts import CLOSED
 from tests.store_samples import card
 
@@ -63,15 +63,15 @@ def test_a_test_is_kept_with_version_seed_and_model_and_its_version_is_not_overw
 @pytest.mark.process
 def test_a_real_process_answers_every_question_of_the_head(services: Services, llama: Path) -> None:
     who = smith(services)
-    script_panel.begin(services, who, str(llama), [f"dense:{llama}"], 3, "", "")
+    script.begin(services, who, str(llama), [f"dense:{llama}"], 3, "", "")
     with pytest.raises(UserError, match="under way already"):
-        script_panel.begin(services, who, str(llama), [f"dense:{llama}"], 3, "", "")
+        script.begin(services, who, str(llama), [f"dense:{llama}"], 3, "", "")
     assert services.scripts.character() == who and services.scripts.wait(240)
     (run,) = script_runs.newest(services.store, who)
     kept = script_runs.answers(services.store, run.id)
     assert (run.state, run.sentence, run.seed, run.version) == ("done", "", 3, 1)
     assert len(kept) == 5 and kept[-1].lines == ["Hm?", "<b>And?</b>"] and len(kept[-1].answers) == 2
-    page = script_panel.results_html(services, who)
+    page = script.contents(services, who)["compare-script-results"]
     assert "n = 5 · card version 1 · seed 3 · no judge" in page and "<b>And?" not in page
 
 
@@ -100,7 +100,7 @@ def test_a_process_that_fails_says_why(services: Services, tmp_path: Path) -> No
     assert services.scripts.wait(120)
     (run,) = script_runs.newest(services.store, who)
     assert run.state == "failed" and "none" in run.sentence
-    assert html.escape(run.sentence) in script_panel.results_html(services, who)
+    assert html.escape(run.sentence) in script.contents(services, who)["compare-script-results"]
 
 
 @pytest.mark.parametrize(("chosen", "url", "judge", "says"), [
@@ -110,7 +110,7 @@ def test_what_is_missing_is_said_before_anything_runs(services: Services, chosen
                                                       says: str) -> None:
     who = smith(services)
     with pytest.raises(UserError, match=says):
-        script_panel.begin(services, who, "m", chosen, 0, url, judge)
+        script.begin(services, who, "m", chosen, 0, url, judge)
     assert not script_runs.newest(services.store, who)
 
 

@@ -26,16 +26,12 @@ from studio.store.check import JSON_COLUMNS, check
 from studio.store.database import Store, backup, open_store
 from studio.store.script_runs import ScriptAnswer
 from studio.tabs.answers import sampling_of
-from studio.tabs.compare import scene as compared
-from studio.tabs.compare import script_panel
-from studio.tabs.compare import view as comparison
-from studio.tabs.compare.asking import Asking
-from studio.tabs.compare.grid_view import grids_html
+from studio.tabs.compare.controller import Controller as Compare
+from studio.tabs.compare.controller import ViewState as CompareState
 from studio.tabs.draft import versions
 from studio.tabs.export import library_parts, view
 from studio.tabs.preview.controller import Controller as Preview
 from studio.tabs.preview.controller import ViewState as ChatState
-from studio.tabs.preview.view import chat_html, earlier_html
 from studio.tabs.prune import runs_view
 from studio.tabs.prune.lines_controller import LinesController
 from studio.tabs.prune.queueing import Queueing
@@ -200,18 +196,16 @@ def look_everywhere(services: Services, person: str) -> dict[str, int]:
         assert view.report_html(run) is not None and view.readings_figure(run)
         services.watcher.forget(run.id)
         services.watcher.view(run.id)
-        for grid in (False, True):
-            found = compared.read_scene(services, Asking(services), person, run.id, grid)
-            assert comparison.pair_html(found) and comparison.tally_html(found) and grids_html(found) and compared.stamp(found)
+        for kind in ("pair", "grid", "script"):
+            found = Compare(services).contents(CompareState(person, "starter", run.id, kind).look())
+            assert found["compare-controls"] and found["compare-script-results" if kind == "script" else "compare-arena"]
     library_parts(services, {"character": person, "run": "", "export": ""})
     for one in runs.list_exports(store, person):
         assert view.export_html(one, "")
-    script_panel.results_html(services, person)
-    compared.settings_of(services), compared.player_of(services)
     said = []
     for chat in chats.chats(store, person):
-        scene = Preview(services).scene(person, ChatState(chat.id), "starter")
-        assert chat_html(scene, earlier_html(scene, "", 5)) and sampling_of(chat.sampling)["temperature"]
+        found = Preview(services).contents(ChatState(person, "starter", chat.id, shown=5).look())
+        assert found["preview-said"] and sampling_of(chat.sampling)["temperature"]
         said += chats.messages(store, chat.id)
     assert all(message.text for message in said)
     return {"versions": len(characters.versions(store, person)), "sets": len(lines.sets(store, person)),

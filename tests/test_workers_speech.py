@@ -16,8 +16,7 @@ import pytest
 
 from engine.base.errors import UserError
 from studio.settings import Settings
-from studio.tabs import answers as speaking
-from studio.tabs.answers import follow
+from studio.workers import speech as speech_module
 from studio.workers.speech import CLOSED, DIED, KILLED, RESTARTED, Reply, Speech
 
 # Says the last turn word by word; "slow" words come at 20 a second until it is told to stop.
@@ -100,27 +99,35 @@ def eventually(true: Callable[[], bool], seconds: float = 10) -> None:
 
 def test_an_answer_comes_piece_by_piece_and_ends_with_its_measures(speech: Speech) -> None:
     reply = ask(speech, "Grüße")
-    seen = [reply.text for _ in follow(reply, pause=0.001)]
+    seen = []
+    eventually(lambda: bool(seen.append(reply.text) or reply.done))
     assert reply.text == "Grüße Grüße Grüße" and reply.reason == "ended" and reply.sentence == ""
     assert any(0 < len(text) < len(reply.text) for text in seen)
     assert reply.measures == {"tokens": 3, "seconds": 0.3, "seed": 4}
     assert [event["event"] for event in reply.events] == ["Loading", "Loaded", "Ended"]
 
 
-def test_first_words_are_told_at_once_and_what_follows_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_words_are_told_at_once_what_follows_at_a_pace_and_the_end_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    reply = Reply({"do": "speak", "id": "1"})
+    monkeypatch.setattr(speech_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    told: list[tuple[float, bool]] = []
+    reply = Reply({"do": "speak", "id": "1"}, on_news=lambda: told.append((clock[0], reply.done)))
+    for number in range(20):
+        reply.take({"event": "Said", "text": "!", "tokens": number + 1})
+        clock[0] += 0.05
+    reply.take({"event": "Ended", "reason": "ended"})
+    assert told[0] == (100.0, False) and told[-1] == (clock[0], True)
+    waits = [second[0] - first[0] for first, second in itertools.pairwise(told[:-1])]
+    assert len(waits) >= 3 and min(waits) >= speech_module.PACE - 1e-9
 
-    def pass_by(seconds: float) -> None:  # meanwhile another token comes
-        clock[0] += seconds
-        done = clock[0] > 102
-        reply.take({"event": "Ended", "reason": "ended"} if done else {"event": "Said", "text": "!", "tokens": reply.tokens + 1})
 
-    monkeypatch.setattr(speaking, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=pass_by))
-    told = [clock[0] for _ in follow(reply)]
-    assert told[1] - told[0] == pytest.approx(speaking.PAUSE)
-    waits = [second - first for first, second in itertools.pairwise(told[1:-1])]
-    assert len(waits) > 5 and min(waits) >= speaking.PACE - 1e-9 and max(waits) < speaking.PACE + 2 * speaking.PAUSE
+def test_the_room_of_an_answer_hears_of_it(settings: Settings) -> None:
+    touched: list[str] = []
+    speech = Speech(settings, touched.append)
+    assert ask(speech, "salt", key="preview:1").wait(10) and ask(speech, "salt").wait(10)
+    eventually(lambda: len(touched) > 3)
+    assert set(touched) == {"preview"}
+    speech.close()
 
 
 def test_on_end_is_called_once_although_nobody_reads(speech: Speech) -> None:

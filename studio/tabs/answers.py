@@ -1,11 +1,13 @@
 """What rooms with answers share: sampling controls, following answers while they grow, words for measures, text as safe HTML."""
 
+import functools
+import hashlib
 import html
 import json
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 import gradio as gr
@@ -14,15 +16,15 @@ from engine.base.errors import UserError
 from engine.base.sampling import DEFAULTS, KNOBS, Knob, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.macros import expand_macros
+from studio.live import Live
+from studio.page import guarded
 from studio.store import chats, runs, values
 from studio.store.characters import Version
 from studio.store.database import Store
+from studio.theme import ASSETS
 from studio.workers.speech import Reply
 
 log = logging.getLogger(__name__)
-PAUSE = 0.06  # seconds between two looks at an answer
-PACE = 0.2  # seconds between two pictures of it: the page is not asked whether it keeps up, and a slow one would fall behind
-HEARTBEAT = 1.0  # seconds after which `follow` yields without news, so that whoever follows can leave
 QUIET = 1.0  # seconds without a sign of the chat engine, before that is worth a word
 PLAYER = "Player"  # before the player gives a name
 BUSY = "Press Stop first, or wait for the end."
@@ -31,9 +33,6 @@ SLOWER = "A job is running on this machine, so answers come more slowly."
 BASIS = ("A token is a word or a part of one. All of this was measured on this one answer. Speed counts the tokens after the "
          "first; time counts only what this answer itself took, without loading the model and without other answers made "
          "meanwhile. Text that the model had read before is not read again.")
-_REASONS = {"limit": "Cut off at the longest answer allowed; Continue goes on.", "stopped": "Stopped by you.",
-            "loop": "Ended because the model began to repeat itself; Regenerate asks again.",
-            "edited": "Edited by hand.", "failed": "Broken off before the end."}
 _TRIES = 3  # of writing an answer down
 _ACTION = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+?)(?<=\S)\1(?![\w*])")
 _UNFINISHED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+)\Z")  # an action that is still being written
@@ -112,44 +111,50 @@ def lore_html(measures: dict[str, Any], opened: bool = False) -> str:
     return (f'<details class="chat-lore"{" open" if opened else ""}><summary>{word}</summary><ul>{"".join(rows)}</ul></details>')
 
 
-def follow(*replies: Reply, pause: float = PAUSE) -> Iterator[None]:
-    """Yield when one of the replies has news (and each HEARTBEAT without), until all are done; the last time then.
+class Wait(StrEnum):
+    """What an answer waits for before it begins; of several answers, what comes first here is what they all wait for."""
 
-    A reply's first words are told at once, what follows no more often than each PACE.
-    """
-    seen: list[int] = []
-    spoke: list[bool] = []
-    last = 0.0
-    while True:
-        done = all(reply.done for reply in replies)  # before the revisions: what comes in between is seen next time
-        now = [reply.revision for reply in replies]
-        spoken, waited = [bool(reply.tokens) for reply in replies], time.monotonic() - last
-        if done or spoken != spoke or (now != seen and waited >= PACE) or waited > HEARTBEAT:
-            spoke = spoken
-            seen, last = now, time.monotonic()
-            yield
-        if done:
-            return
-        time.sleep(pause)
+    FETCH = "fetch"
+    CONVERT = "convert"
+    LOAD = "load"
+    ENGINE = "engine"
+    READ = "read"
+    NOTHING = "nothing"
 
 
-def waiting_words(reply: Reply) -> str:
-    """What the reply waits for, for a reader; "" once it speaks or is done. A model that is fetched is told in MB."""
+def wait_of(reply: Reply) -> Wait:
+    """What the reply waits for; NOTHING once it speaks or is done."""
     if reply.done or reply.tokens:
-        return ""
+        return Wait.NOTHING
     last = reply.events[-1] if reply.events else {}
-    if last.get("event") == "Loading" and last.get("total"):
-        if last["total"] == 1:  # a step without a size: what was fetched is being converted
-            return "Preparing the model. This happens only once."
-        return f"Fetching the model: {last.get('done', 0):,.0f} of {last['total']:,.0f} MB. This happens only once."
     if last.get("event") == "Loading":
-        return "Loading the model…"
-    return "Reading the conversation…" if last else "Waiting for the chat engine…"
+        total = last.get("total", 0)
+        return Wait.FETCH if total > 1 else Wait.CONVERT if total else Wait.LOAD  # a conversion has no size
+    return Wait.READ if last else Wait.ENGINE
+
+
+def waiting_words(*replies: Reply) -> str:
+    """What the replies wait for, whichever of them it is, for a reader; "" once they speak. A fetch is counted in MB."""
+    order = list(Wait)
+    first = min(replies, key=lambda reply: order.index(wait_of(reply)), default=None)
+    match wait_of(first) if first else Wait.NOTHING:
+        case Wait.FETCH if first:
+            last = first.events[-1]
+            return f"Fetching the model: {last.get('done', 0):,.0f} of {last['total']:,.0f} MB. This happens only once."
+        case Wait.CONVERT:
+            return "Preparing the model. This happens only once."
+        case Wait.LOAD:
+            return "Loading the model…"
+        case Wait.ENGINE:
+            return "Waiting for the chat engine…"
+        case Wait.READ:
+            return "Reading the conversation…"
+    return ""
 
 
 def warming_words(reply: Reply) -> str:
-    """What keeps a reading in advance, for a reader; "" where that is only the reading, which nobody has to wait for."""
-    if reply.events[-1:] and reply.events[-1].get("event") == "Loading":
+    """Why reading in advance takes long, for a reader; "" where it only reads, for which nobody has to wait."""
+    if wait_of(reply) in (Wait.FETCH, Wait.CONVERT, Wait.LOAD):
         return waiting_words(reply)
     return "Starting the chat engine…" if not reply.events and reply.silent_seconds > QUIET else ""
 
@@ -181,11 +186,6 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 0.01 else "under 0.01 s"
 
 
-def reason_words(reason: str) -> str:
-    """Why an answer ended as it did; "" where it simply ended."""
-    return _REASONS.get(reason, "")
-
-
 def about_of(store: Store, character: str) -> str:
     """What this character was told of the player last, in any room; another character's chats do not count."""
     kept = values.get_value(store, _about_key(character), None)
@@ -207,6 +207,55 @@ def _about_key(character: str) -> str:
 def slower_words(store: Store) -> str:
     """The note for rooms with answers while a job runs; "" else."""
     return SLOWER if runs.list_runs(store, states=runs.ACTIVE) else ""
+
+
+class ViewLink:
+    """Tells the live channel what a page looks at in a room, and paints the room's lists and fields when they have changed.
+
+    Answers and all else that is only read come by the channel. Lists and fields are Gradio's: a listener paints them, and
+    the page asks for it (`component.click`) when the channel's content "ROOM-controls" is not the fingerprint of what it shows.
+    """
+
+    def __init__(self, room: str) -> None:
+        self.room = room
+        script = (ASSETS / "room.js").read_text(encoding="utf-8")
+        self.component = gr.HTML(self._value({}, ""), visible="hidden", elem_id=f"{room}-view", js_on_load=script)
+
+    def shows(self, look: Mapping[str, str], controls: Any) -> dict[Any, str]:
+        """Component update: the page looks at `look`, and its lists and fields show `controls`."""
+        return {self.component: self._value(look, fingerprint(controls))}
+
+    def _value(self, look: Mapping[str, str], painted: str) -> str:
+        return f'<i data-room="{self.room}" data-look="{html.escape(json.dumps(look))}" data-painted="{painted}"></i>'
+
+
+def fingerprint(controls: Any) -> str:
+    """Differs when what the lists and fields of a room are to show differs."""
+    return hashlib.sha256(json.dumps(controls, default=repr).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def changing(live: Live, room: str, handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A guarded handler that changes what a room shows: open pages see it at once."""
+    @functools.wraps(handler)
+    def change(*arguments: Any, **named: Any) -> Any:
+        try:
+            return handler(*arguments, **named)
+        finally:
+            live.touch(room)
+
+    return guarded(change)
+
+
+class Composer:
+    """The row in which the player writes. Style sheets show Send or Stop by whether the room has a [data-speaks]."""
+
+    def __init__(self, room: str) -> None:
+        with gr.Row(elem_id=f"{room}-composer", elem_classes="tight"):
+            self.message = gr.Textbox(placeholder="Write as the player. Enter sends, Shift+Enter starts a new line.",
+                                      label="Your message", show_label=False, lines=1, max_lines=8, scale=5, container=False,
+                                      elem_id=f"{room}-message", max_length=20_000)
+            self.send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id=f"{room}-send")
+            self.stop = gr.Button("Stop (Esc)", variant="stop", scale=0, min_width=116, elem_id=f"{room}-stop")
 
 
 class SamplingControls:

@@ -6,7 +6,7 @@ The process is `python -m engine script`; on a leash, it ends with the studio. K
 import logging
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.base.errors import UserError
@@ -31,11 +31,12 @@ LOOK = 0.3  # seconds between two looks at the process's events
 
 
 class Scripts:
-    """The test under way, if there is one. Thread-safe."""
+    """The test under way, if there is one. Thread-safe. `touch("compare")` is called when it has news."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, touch: Callable[[str], None] = lambda room: None) -> None:
         self.settings = settings
         self.store = store
+        self._touch = touch
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._runs: list[ScriptRun] = []
@@ -114,6 +115,7 @@ class Scripts:
                 for event in tail.read_new():
                     last = event
                     self._take(event, found)
+                    self._touch("compare")
                 if not gone:
                     threading.Event().wait(LOOK)
         except Exception:
@@ -129,6 +131,7 @@ class Scripts:
         worker.let_go()
         with self._lock:
             self._worker = None
+        self._touch("compare")
 
     def _take(self, event: Event, found: list[ScriptRun]) -> None:
         by_model = {one.model: one.id for one in found}

@@ -15,11 +15,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.ids import FinishReason
 from studio.settings import Settings
 from studio.workers import process
 from studio.workers.process import Worker
 
 log = logging.getLogger(__name__)
+LARGEST_LOG = 1_000_000  # bytes of the worker's log, before a new one starts
+PATIENCE = 600.0  # seconds for an answer that a caller waits for; a model may have to be fetched first
+DIED = "The chat engine stopped unexpectedly. Send the message again; the engine starts again by itself."
+KILLED = ("The system ended the chat engine, most likely because memory ran out. "
+          "Send the message again, or choose a smaller model.")
+RESTARTED = "The chat engine was restarted. Send the message again."
+CLOSED = "The studio was closed before the answer was complete."
+PACE = 0.2  # seconds between two tellings of a growing answer: what open pages can follow
 FINAL = {"speak": ("Ended",), "warm": ("Warmed",), "prompt": ("Prompt",), "models": ("Models",),
          "forget": ("Forgotten",)}
 
@@ -27,12 +36,14 @@ FINAL = {"speak": ("Ended",), "warm": ("Warmed",), "prompt": ("Prompt",), "model
 class Reply:
     """What the worker has said to one request. `text` grows while it speaks.
 
-    `done`: nothing will follow. `reason`: ended, limit, stopped or failed. `measures`: what the last event said besides
-    the text (tokens, seconds, first_token, tokens_per_second, seed, ...). `sentence`: why it failed, for the user.
-    `events`: every event but the pieces of text. `result`: the last event whole. `revision` grows with every event.
+    `done`: nothing will follow. `reason`: a FinishReason. `measures`: what the last event said besides the text (tokens,
+    seconds, first_token, tokens_per_second, seed, ...). `sentence`: why it failed, for the user. `events`: every event but
+    the pieces of text. `result`: the last event whole. `on_news` runs at the first words, then no more often than each
+    PACE, and at the end; `on_end` once, before `done` is true.
     """
 
-    def __init__(self, request: dict[str, Any], key: str = "", on_end: Callable[["Reply"], None] | None = None) -> None:
+    def __init__(self, request: dict[str, Any], key: str = "", on_end: Callable[["Reply"], None] | None = None,
+                 on_news: Callable[[], None] = lambda: None) -> None:
         self.request = request
         self.id = str(request["id"])
         self.key = key
@@ -43,9 +54,9 @@ class Reply:
         self.measures: dict[str, Any] = {}
         self.events: list[dict[str, Any]] = []
         self.result: dict[str, Any] = {}
-        self.revision = 0
         self.heard = time.monotonic()
-        self._on_end = on_end
+        self._on_end, self._on_news = on_end, on_news
+        self._told = -PACE
         self._news = threading.Condition()
         self._closed = False  # the last event has come
         self._done = False  # ... and on_end has run
@@ -80,9 +91,13 @@ class Reply:
             last = kind == "Failed" or kind in FINAL[self.request["do"]]
             if last:
                 self._close(event)
-            self.revision += 1
         if last:
             self._end()
+        is_due = self.heard - self._told >= PACE
+        if kind == "Said" and is_due:
+            self._told = self.heard
+        if kind != "Said" or is_due:
+            self._on_news()
 
     def fail(self, sentence: str) -> None:
         """End it with a sentence for the user; what was said so far stays in `text`."""
@@ -92,7 +107,7 @@ class Reply:
         self._closed = True
         self.result = event
         self.sentence = event.get("sentence", "")
-        self.reason = "failed" if event["event"] == "Failed" else event.get("reason", "ended")
+        self.reason = FinishReason.FAILED if event["event"] == "Failed" else event.get("reason", FinishReason.ENDED)
         self.text = event["text"] if event["event"] == "Ended" and "text" in event else self.text
         self.tokens = event.get("tokens", self.tokens)
         self.measures = {name: value for name, value in event.items()
@@ -116,21 +131,12 @@ def speak_request(reply_id: str, model: str, card: dict[str, Any], turns: Sequen
             "player": player, "about_player": about, "chat_seed": seed, "continue": continued, "sampling": sampling}
 
 
-LARGEST_LOG = 1_000_000  # bytes of the worker's log, before it is begun anew
-PATIENCE = 600.0  # seconds for an answer that a caller waits for; a model may have to be fetched first
-DIED = "The chat engine stopped unexpectedly. Send the message again; the engine starts anew by itself."
-KILLED = ("The system ended the chat engine, most likely because memory ran out. "
-          "Send the message again, or choose a smaller model.")
-RESTARTED = "The chat engine was restarted. Send the message again."
-CLOSED = "The studio was closed before the answer was complete."
-
-
 class Speech:
-    """One chat worker and the replies that it owes. Thread-safe."""
+    """One chat worker and the replies that it owes. Thread-safe. `touch(room)` is called when an answer of a room has news."""
 
-    def __init__(self, settings: Settings, arguments: Sequence[str] = ("serve",)) -> None:
+    def __init__(self, settings: Settings, touch: Callable[[str], None] = lambda room: None) -> None:
         self.settings = settings
-        self.arguments = tuple(arguments)
+        self._touch = touch
         self._lock = threading.Lock()
         self._line: _Line | None = None
         self._models: list[dict[str, Any]] | None = None
@@ -140,7 +146,7 @@ class Speech:
     def ask(self, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]], sampling: dict[str, Any],
             player: str, on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "",
             about: str = "", seed: int = 0) -> Reply:
-        """Ask for one answer; returns at once. `key` lets a reloaded page find the reply (see `pending`).
+        """Ask for one answer; returns at once. `key`, "ROOM:...", lets a reloaded page find the reply (see `pending`).
 
         The reply always ends: with the answer, or with a sentence. `on_end(reply)` runs once, in the reading thread,
         before `reply.done` is true; it must be quick.
@@ -212,7 +218,8 @@ class Speech:
             line.close()
 
     def _send(self, request: dict[str, Any], key: str = "", on_end: Callable[[Reply], None] | None = None) -> Reply:
-        reply = Reply(request, key, on_end)
+        room = key.partition(":")[0]
+        reply = Reply(request, key, on_end, (lambda: self._touch(room)) if room else lambda: None)
         try:
             if not any(self._present_line().take_on(reply) for _ in range(3)):  # one may die at this very moment
                 reply.fail(DIED)
@@ -228,11 +235,11 @@ class Speech:
             if self._closed:
                 raise UserError("The studio is being closed.")
             if self._line is None or not self._line.alive:
-                self._line = _Line(self.settings, self.arguments)
+                self._line = _Line(self.settings)
             return self._line
 
     def _keep_models(self, reply: Reply) -> None:
-        if reply.reason != "failed":
+        if reply.reason != FinishReason.FAILED:
             with self._lock:
                 self._models = list(reply.result["models"])
 
@@ -240,11 +247,11 @@ class Speech:
 class _Line:
     """One worker process with a thread that writes to it and a thread that reads it."""
 
-    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
+    def __init__(self, settings: Settings) -> None:
         if settings.chat_log.exists() and settings.chat_log.stat().st_size > LARGEST_LOG:
             settings.chat_log.unlink()
         self._log, self._log_offset = settings.chat_log, settings.chat_log.stat().st_size if settings.chat_log.exists() else 0
-        self.worker: Worker = process.spawn(settings, arguments, settings.chat_log, subprocess.PIPE, background=False)
+        self.worker: Worker = process.spawn(settings, ("serve",), settings.chat_log, subprocess.PIPE, background=False)
         self._lock = threading.Lock()
         self._replies: dict[str, Reply] | None = {}  # None once the worker has ended
         self._farewell = ""  # for replies under way, when it is us who end the worker
@@ -310,7 +317,7 @@ class _Line:
                 event = json.loads(line)
                 reply_id = str(event["id"])
             except (ValueError, KeyError, TypeError):
-                log.warning("the chat worker wrote what is no event: %r", line[:200])
+                log.warning("the chat worker wrote a line that is not an event: %r", line[:200])
                 continue
             self._hand_on(reply_id, event)
         self._fail_the_rest(self.worker.process.wait())
@@ -346,6 +353,6 @@ def _new_id() -> str:
 def _result_of(reply: Reply) -> dict[str, Any]:
     if not reply.wait(PATIENCE):
         raise UserError("The chat engine did not answer in time.", "Try again, or restart the studio.")
-    if reply.reason == "failed":
+    if reply.reason == FinishReason.FAILED:
         raise UserError(reply.sentence)
     return reply.result

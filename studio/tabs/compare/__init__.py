@@ -1,214 +1,214 @@
 """Compare: the dense model and a pruned one answer the same message side by side, blind, and a person votes.
 
-One listener, `follow`, paints everything from the library and the answers under way; every other listener changes the
-library or what this page looks at, and then gives the pulse that starts `follow`. A timer gives it too when something
-changed elsewhere. The newest `follow` of a page ends the ones before it: a page that cancels one itself may wait for ever
-for the end of one that it has cancelled before it began.
+Answers, votes and results come by the live channel, which also shows and hides what can be done. Listeners change the
+library or what this page looks at, and paint the lists and fields; the page asks for that too when something changed
+elsewhere.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from studio.page import Page, beat, guarded, only_while_shown
+from studio.page import Page, guarded, live_html
 from studio.services import Services
-from studio.sight import is_lost, look
-from studio.tabs.answers import follow as follow_replies
-from studio.tabs.compare import script_panel
-from studio.tabs.compare.controls import GRID, ROOM, Controls, arena_html, frame, nobody, script_frame
-from studio.tabs.compare.room import Room
-from studio.tabs.compare.scene import Scene, settings_of, stamp
-from studio.tabs.compare.script_panel import SCRIPT
+from studio.tabs.answers import Composer, SamplingControls, ViewLink, changing
+from studio.tabs.compare import script
+from studio.tabs.compare.controller import GRID, LOOKS, PAIR, SCRIPT, Controller, ViewState
 
-# A vote is for the round that the page itself shows, whatever the server has painted since, or believes lost.
-SHOWN_ROUND = "() => document.querySelector('#compare-arena [data-round]')?.dataset.round ?? ''"
-PAGES = 256  # open pages that are remembered
+ROOM = "compare"
+VOTES = {"left": "Left is better", "tie": "Tie", "both_bad": "Both bad", "right": "Right is better"}
+_TO_PRUNE = "() => document.getElementById('room-prune-button')?.click()"
+# A vote is for the round that the page itself shows, whatever has been asked since.
+_SHOWN_ROUND = "() => document.querySelector('#compare-arena [data-round]')?.dataset.round ?? ''"
+
+
+class Controls:
+    """The components: which models are compared, the answers, the votes, the message, and what the votes say."""
+
+    def __init__(self) -> None:
+        self.state = gr.State(ViewState())
+        self.seen = gr.State({})  # what the lists and fields show
+        self.shown_round = gr.Textbox(visible="hidden", label="Round that is shown")
+        self.link = ViewLink(ROOM)
+        with gr.Column(elem_id="compare-empty-box", elem_classes="live-shown"):
+            live_html("compare-empty")
+            to_prune = gr.Button("Go to the Prune room", variant="primary", elem_id="compare-to-prune", elem_classes="live-shown")
+            to_prune.click(None, js=_TO_PRUNE)
+        with gr.Column(elem_id="compare-work", elem_classes="live-shown"):
+            self._top()
+            with gr.Column(elem_id="compare-talk", elem_classes="live-shown"):
+                self._talk()
+        self.script = script.Panel()
+
+    def _top(self) -> None:
+        with gr.Row(elem_id="compare-top"):
+            self.view = gr.Radio([("Two answers", PAIR), ("Grid", GRID), ("Test script", SCRIPT)], value=PAIR, label="View",
+                                 show_label=False, container=False, elem_id="compare-view", min_width=310, scale=0)
+            self.run = gr.Dropdown([], label="Pruned model", show_label=False, container=False, filterable=False,
+                                   elem_id="compare-run", elem_classes="live-shown", min_width=240, scale=3)
+            self.blind = gr.Checkbox(True, label="Blind until the vote", container=False, elem_id="compare-blind",
+                                     elem_classes="live-shown", min_width=170, scale=0)
+        self.picks = gr.CheckboxGroup([], label="Pruned models in the grid", info="The dense (whole) model is always there.",
+                                      elem_id="compare-picks", elem_classes="live-shown")
+
+    def _talk(self) -> None:
+        self.arena = live_html("compare-arena", apply_default_css=False)
+        with gr.Row(elem_id="compare-votes", elem_classes="live-shown"):
+            self.votes = {verdict: gr.Button(word, elem_id=f"compare-vote-{verdict.removeprefix('both_')}", min_width=90)
+                          for verdict, word in VOTES.items()}
+        self.composer = Composer(ROOM)
+        with gr.Row(elem_id="compare-tools", elem_classes="tight"):
+            self.regenerate = gr.Button("Regenerate", size="sm", scale=0, min_width=110, elem_id="compare-regenerate",
+                                        elem_classes="live-shown")
+            self.new = gr.Button("New conversation", size="sm", scale=0, min_width=140, elem_id="compare-new",
+                                 elem_classes="live-shown")
+            self.clear = gr.Button("Clear rounds and votes", size="sm", scale=0, min_width=170, elem_id="compare-clear",
+                                   elem_classes="live-shown")
+            self.undo = gr.Button("Undo clear", size="sm", variant="primary", scale=0, min_width=110, elem_id="compare-undo",
+                                  elem_classes="live-shown")
+        with gr.Accordion("How they answer", open=False, elem_id="compare-settings"):
+            self.samplers = SamplingControls(ROOM)
+            self.samplers.more()
+        with gr.Row(elem_id="compare-tally-row", elem_classes="live-shown"):
+            live_html("compare-tally-box")
+            live_html("compare-figure")
+
+    @property
+    def settings(self) -> list[Any]:
+        """In the order of Controller.change_settings."""
+        return [self.blind, *self.samplers.components]
+
+    @property
+    def painted(self) -> list[Any]:
+        """What `paint` sets."""
+        return [self.link.component, self.state, self.seen, self.run, self.picks, *self.settings, self.script.models,
+                self.script.url, self.script.judge]
+
+
+def paint(controller: Controller, controls: Controls, state: ViewState, seen: dict[str, Any]) -> dict[Any, Any]:
+    """Component updates for what the page looks at; lists and fields only where they differ from what is `seen`."""
+    if not state.character:
+        return {controls.state: state, controls.seen: {}, **controls.link.shows(state.look(), {})}
+    now = controller.settings(controller.scene(state.character, state.run, state.view == GRID), state.model)
+    changed = {name for name in now if now["character"] != seen.get("character") or now[name] != seen.get(name)}
+    found = {controls.state: state, controls.seen: now, **controls.link.shows(state.look(), now)}
+    if changed & {"runs", "run"}:
+        found[controls.run] = gr.Dropdown(now["runs"], value=now["run"])
+    if changed & {"runs", "picks"}:
+        found[controls.picks] = gr.CheckboxGroup(now["runs"], value=now["picks"])
+    if "tested" in changed:
+        tested = [choice for _, choice in now["tested"]]
+        found[controls.script.models] = gr.CheckboxGroup(now["tested"], value=tested[:script.MOST_MODELS])
+    if "sampling" in changed or "blind" in changed:
+        found |= {controls.blind: now["blind"], **controls.samplers.shown(now["sampling"])}
+    if "judge" in changed:
+        found[controls.script.url], found[controls.script.judge] = now["judge"]
+    return found
 
 
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners."""
-    room, controls = Room(services), Controls()
-    _painting(room, page, controls)
-    _opening(room, page, tab, controls)
-    _talking(room, page, controls)
-    _voting(room, page, controls)
-    _clearing(room, page, controls)
-    script_panel.listen(services, page, tab, controls.script, controls.view)
+    controller, controls = Controller(services), Controls()
+    services.live.part(ROOM, controller.contents, *LOOKS)
+    _opening(controller, page, tab, controls)
+    _talking(controller, page, controls)
+    _voting(controller, page, controls)
+    script.listen(services, page, controls.script)
 
 
-class Turns:
-    """Which `follow` of a page is the newest."""
-
-    def __init__(self) -> None:
-        self._newest: dict[str, object] = {}
-
-    def take(self, session: str) -> Callable[[], bool]:
-        """Begin one; whether it is still the newest of its page."""
-        own = object()
-        self._newest.pop(session, None)  # so that the pages that were at work last are the last
-        self._newest[session] = own
-        for old in list(self._newest)[:-PAGES]:
-            self._newest.pop(old, None)
-        return lambda: self._newest.get(session) is own
-
-
-def paint(room: Room, controls: Controls, character: str, run: str | None, view: str, seen: dict[str, Any],
-          is_newest: Callable[[], bool] = lambda: True) -> Iterator[dict[Any, Any]]:
-    """Component updates: the comparison as it is now, then answers under way until their end, then the comparison again."""
-    if not character:
-        yield nobody(controls)
-        return
-    grid = view == GRID
-    while is_newest():
-        scene = room.scene(character, run or "", grid)
-        if view == SCRIPT or not scene.runs:
-            yield script_frame(controls, scene)
-            return
-        update = frame(controls, scene, grid, seen)
-        seen = update[controls.seen]
-        yield update
-        shown = scene.shown
-        if shown is None or not shown.busy:
-            return
-        for _ in follow_replies(*shown.replies):
-            if not is_newest():
-                return
-            yield {controls.arena: arena_html(scene, grid, seen["stamp"])}
-        if not shown.replies:
-            time.sleep(0.1)  # between two answers of a grid
-
-
-def _painting(room: Room, page: Page, controls: Controls) -> None:
-    turns = Turns()
-    asked = [page.character, *controls.look, controls.seen]
+def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:
+    live = controller.services.live
 
     @guarded
-    def follow(request: gr.Request, character: str, run: str | None, view: str, seen: dict[str, Any]) -> Any:
-        yield from paint(room, controls, character, run, view, seen, turns.take(str(request.session_hash)))
+    def open_room(state: ViewState, seen: dict[str, Any], character: str, model: str) -> Any:
+        run = state.run if state.character == character else ""
+        return paint(controller, controls, replace(state, character=character, model=model, run=run), seen)
 
     @guarded
-    def look_for_news(character: str, run: str | None, view: str, seen: dict[str, Any], sight: str) -> Any:
-        if not character or view == SCRIPT:
-            return gr.skip()
-        found = look_again(room.scene(character, run or "", view == GRID), seen, sight)
-        return gr.skip() if found is None else (found, beat())
-
-    controls.timer.tick(look_for_news, [*asked, controls.sight], [controls.seen, controls.pulse], js=look(ROOM),
-                        **page.poll)
-    controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, trigger_mode="multiple", **page.private)
-
-
-def look_again(scene: Scene, seen: dict[str, Any], sight: str) -> dict[str, Any] | None:
-    """What counts as seen when the room is to be painted anew; None where the page shows the scene.
-
-    Nothing counts where the page lost what it was sent: `sight` is what it says that it shows (studio.sight).
-    """
-    now = stamp(scene)
-    if now != seen.get("stamp"):
-        return seen
-    return {} if is_lost(sight, now) else None
-
-
-def _opening(room: Room, page: Page, tab: gr.Tab, controls: Controls) -> None:
-    @guarded
-    def open_room() -> Any:
-        settings = settings_of(room.services)
-        return {controls.blind: settings["blind"], **controls.samplers.shown(settings["sampling"]), controls.seen: {},
-                controls.pulse: beat()}
+    def repaint(state: ViewState, _: dict[str, Any], character: str, model: str) -> Any:
+        return open_room(state, {}, character, model)
 
     @guarded
-    def choose(character: str, run: str | None) -> Any:
-        room.choose(character, run or "")
-        return beat()
+    def choose(state: ViewState, seen: dict[str, Any], run: str | None) -> Any:
+        controller.choose(state.character, run or "")
+        return paint(controller, controls, replace(state, run=run or ""), seen)
 
     @guarded
-    def pick(character: str, picks: list[str]) -> Any:
-        room.pick(character, picks)
+    def turn(state: ViewState, seen: dict[str, Any], view: str) -> Any:
+        return paint(controller, controls, replace(state, view=view), seen)
 
     @guarded
-    def warm(character: str, run: str | None, view: str) -> None:
-        if view not in (GRID, SCRIPT) and character:
-            room.warm(character, run or "")
+    def warm(state: ViewState) -> None:
+        if state.view == PAIR and state.character:
+            controller.warm(state.character, state.run)
 
-    opened = [*controls.settings, controls.seen, controls.pulse]
-    only_while_shown(page, tab, controls.timer)
-    for begin in (page.character.change, tab.select):
-        begin(open_room, None, opened, **page.private)
-    for begin in (tab.select, controls.run.input, controls.message.focus):  # both alike, so that neither has a head start
-        begin(warm, [page.character, controls.run, controls.view], None, **page.poll)
-    controls.run.input(choose, [page.character, controls.run], controls.pulse, **page.private)
-    controls.view.input(beat, None, controls.pulse, **page.private)
-    controls.picks.input(pick, [page.character, controls.picks], None, **page.private)
+    def keep(state: ViewState, seen: dict[str, Any], picks: list[str], *settings: Any) -> Any:
+        controller.pick(state.character, picks)
+        controller.change_settings(*settings)
+        now = controller.settings(controller.scene(state.character, state.run, state.view == GRID), state.model)
+        return {controls.seen: {**seen, "picks": now["picks"], "blind": now["blind"], "sampling": now["sampling"]},
+                **controls.link.shows(state.look(), now)}
+
+    view = [controls.state, controls.seen]
+    opened = [*view, page.character, page.model]
+    for begin in (page.character.change, page.model.change, page.revision.change, tab.select):
+        begin(open_room, opened, controls.painted, **page.private)
+    controls.link.component.click(repaint, opened, controls.painted, **page.private)
+    for begin in (tab.select, controls.run.input, controls.composer.message.focus):  # both models, so none has a head start
+        begin(warm, controls.state, None, **page.poll)
+    controls.run.input(choose, [*view, controls.run], controls.painted, **page.private)
+    controls.view.input(turn, [*view, controls.view], controls.painted, **page.private)
     sliders = controls.samplers.components
-    for begin in (controls.blind.input, *(one.release for one in sliders), *(one.input for one in sliders)):
-        begin(guarded(room.change_settings), controls.settings, None, trigger_mode="always_last", **page.private)
+    for begin in (controls.picks.input, controls.blind.input, *(one.release for one in sliders), *(one.input for one in sliders)):
+        begin(changing(live, ROOM, keep), [*view, controls.picks, *controls.settings],
+              [controls.seen, controls.link.component], trigger_mode="always_last", **page.private)
 
 
-def _talking(room: Room, page: Page, controls: Controls) -> None:
-    @guarded
-    def send(character: str, run: str | None, picks: list[str], view: str, blind: bool, text: str) -> Any:
-        if view == GRID:
-            room.ask_grid(character, picks, text)
+def _talking(controller: Controller, page: Page, controls: Controls) -> None:
+    def send(state: ViewState, picks: list[str], blind: bool, text: str) -> str:
+        if state.view == GRID:
+            controller.ask_grid(state.character, picks, text)
         else:
-            room.send(character, run or "", text, blind)
-        return "", beat()
+            controller.send(state.character, state.run, text, blind)
+        return ""
 
-    @guarded
-    def regenerate(character: str, run: str | None, blind: bool) -> Any:
-        room.regenerate(character, run or "", blind)
-        return beat()
+    def regenerate(state: ViewState, blind: bool) -> None:
+        controller.regenerate(state.character, state.run, blind)
 
-    @guarded
-    def stop(character: str, run: str | None, view: str) -> None:
-        room.stop(room.scene(character, run or "", view == GRID))
-
-    saying = [page.character, controls.run, controls.picks, controls.view, controls.blind, controls.message]
-    for begin in (controls.message.submit, controls.send.click):
-        begin(send, saying, [controls.message, controls.pulse], trigger_mode="once", **page.private)
-    controls.regenerate.click(regenerate, [page.character, controls.run, controls.blind], controls.pulse, trigger_mode="once",
+    composer, live = controls.composer, controller.services.live
+    asked = [controls.state, controls.picks, controls.blind, composer.message]
+    for begin in (composer.message.submit, composer.send.click):
+        begin(changing(live, ROOM, send), asked, composer.message, trigger_mode="once", **page.private)
+    controls.regenerate.click(changing(live, ROOM, regenerate), [controls.state, controls.blind], None, trigger_mode="once",
                               **page.private)
-    controls.stop.click(stop, [page.character, *controls.look], None, **page.poll)
+    composer.stop.click(guarded(lambda state: controller.stop(state.character, state.run, state.view == GRID)), controls.state,
+                        None, **page.poll)
 
 
-def _voting(room: Room, page: Page, controls: Controls) -> None:
+def _voting(controller: Controller, page: Page, controls: Controls) -> None:
+    live = controller.services.live
+
+    def vote_cell(event: gr.EventData) -> None:
+        said = event._data if isinstance(event._data, dict) else {}
+        if said.get("do") in ("good", "bad"):
+            controller.vote_cell(str(said.get("answer", "")), said["do"] == "good")
+
+    def start_conversation(state: ViewState) -> None:
+        controller.start_conversation(state.character, state.run)
+
+    def clear(state: ViewState) -> None:
+        controller.clear(state.character, state.run, state.view == GRID)
+
+    def undo(state: ViewState) -> None:
+        controller.undo(state.character, state.run, state.view == GRID)
+
     for verdict, button in controls.votes.items():
 
-        @guarded
-        def vote(shown: str, verdict: str = verdict) -> Any:
-            room.vote(shown, verdict)
-            return beat()
+        def vote(shown: str, verdict: str = verdict) -> None:
+            controller.vote(shown, verdict)
 
-        button.click(vote, controls.sight, controls.pulse, js=SHOWN_ROUND, trigger_mode="once", **page.private)
-
-    @guarded
-    def vote_cell(event: gr.EventData) -> Any:
-        said = event._data if isinstance(event._data, dict) else {}
-        if said.get("do") not in ("good", "bad"):
-            return gr.skip()
-        room.vote_cell(str(said.get("answer", "")), said["do"] == "good")
-        return beat()
-
-    controls.arena.click(vote_cell, None, controls.pulse, **page.private)
-
-
-def _clearing(room: Room, page: Page, controls: Controls) -> None:
-    @guarded
-    def anew(character: str, run: str | None) -> Any:
-        room.begin_anew(character, run or "")
-        return beat()
-
-    @guarded
-    def clear(character: str, run: str | None, view: str) -> Any:
-        room.clear(character, run or "", view == GRID)
-        return beat()
-
-    @guarded
-    def undo(character: str, run: str | None, view: str) -> Any:
-        room.undo(character, run or "", view == GRID)
-        return beat()
-
-    controls.anew.click(anew, [page.character, controls.run], controls.pulse, **page.private)
-    for button, act in ((controls.clear, clear), (controls.undo, undo)):
-        button.click(act, [page.character, controls.run, controls.view], controls.pulse, **page.private)
+        button.click(changing(live, ROOM, vote), controls.shown_round, None, js=_SHOWN_ROUND, trigger_mode="once", **page.private)
+    controls.arena.click(changing(live, ROOM, vote_cell), None, None, **page.private)
+    for button, act in ((controls.new, start_conversation), (controls.clear, clear), (controls.undo, undo)):
+        button.click(changing(live, ROOM, act), controls.state, None, **page.private)

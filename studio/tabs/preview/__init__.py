@@ -1,211 +1,232 @@
 """Preview: chatting with the dense base model in character, before anything is pruned.
 
-Everything shown is painted by `paint`, from the library and the answer under way. Listeners change the library or what
-this page looks at, and then paint, or give the pulse that does. A timer gives it too when something changed elsewhere: in
-another tab, or in a thread that wrote an answer down.
+The chat comes by the live channel. Listeners change the library or what this page looks at, and paint the lists and
+fields beside the chat; the page asks for that too when something changed elsewhere.
 """
 
 import html
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from studio.page import NameForm, Page, beat, guarded, listen_to_renaming, only_while_shown
+from engine.base.sampling import MAX_SEED
+from studio.page import NameForm, Page, guarded, listen_to_renaming
 from studio.services import Services
-from studio.sight import is_lost, marked
-from studio.sight import look as look_at_page
-from studio.tabs.answers import follow as follow_replies
-from studio.tabs.preview.controller import Controller, Draft, ViewState, chosen_sampling
-from studio.tabs.preview.controls import Controls, Newest, settings_of, updates
-from studio.tabs.preview.view import SHOWN, chat_html, earlier_html, stamp
+from studio.tabs.answers import PLAYER, Composer, SamplingControls, ViewLink, changing
+from studio.tabs.preview.controller import LOOKS, Controller, Draft, ViewState, chosen_sampling
+from studio.tabs.preview.view import SHOWN
+from studio.theme import ASSETS
 
 ROOM = "preview"
-_NOBODY = '<div class="chat"><div class="chat-log"><p class="chat-empty">Choose a character on the left.</p></div></div>'
+NEW = "New chat"
+# The answer that grows is marked as busy, so that a screen reader reads it once, when it is whole.
+_CHAT = ('<div class="chat"><div class="chat-top" data-live="preview-top"></div>'
+         '<div class="chat-log" role="log" tabindex="0" aria-label="Conversation"><div data-live="preview-said"></div>'
+         '<div data-live="preview-growing" aria-busy="true"></div></div>'
+         '<div class="chat-foot" data-live="preview-foot"></div></div>')
+
+
+class Controls:
+    """The components: the conversation at the left, chats and settings beside it (below it on a narrow page)."""
+
+    def __init__(self) -> None:
+        self.state = gr.State(ViewState())
+        self.seen = gr.State({})  # what the lists and fields show
+        self.gone, self.named, self.renamed = gr.State(""), gr.State(ViewState()), gr.State("")
+        self.link = ViewLink(ROOM)
+        with gr.Row(elem_id="preview-row"):
+            with gr.Column(scale=3, min_width=320, elem_id="preview-main"):
+                self.log = gr.HTML(_CHAT, elem_id="preview-log", js_on_load=(ASSETS / "chat_log.js").read_text(encoding="utf-8"),
+                                   apply_default_css=False)
+                self.composer = Composer(ROOM)
+            with gr.Column(scale=1, min_width=260, elem_id="preview-side"):
+                self._chats()
+                self._settings()
+
+    def _chats(self) -> None:
+        self.choice = gr.Radio([(NEW, "")], value="", label="Chats", elem_id="preview-chats", elem_classes="plain-list")
+        with gr.Row(elem_classes="tight"):
+            self.new = gr.Button("New", size="sm", variant="primary", min_width=60, elem_id="preview-new")
+            self.rename = gr.Button("Rename", size="sm", min_width=60, elem_id="preview-rename", elem_classes="live-shown")
+            self.delete = gr.Button("Delete", size="sm", min_width=60, elem_id="preview-delete", elem_classes="live-shown")
+        with gr.Column(visible=False, elem_classes="notice") as self.rename_box:
+            self.title = gr.Textbox(label="Title of this chat", max_length=120, elem_id="preview-title")
+            with gr.Row(elem_classes="tight"):
+                self.rename_yes = gr.Button("Save", size="sm", variant="primary", min_width=60, elem_id="preview-title-save")
+                self.rename_no = gr.Button("Cancel", size="sm", min_width=60, elem_id="preview-title-cancel")
+        with gr.Column(visible=False, elem_classes="notice") as self.gone_box:
+            self.gone_text = gr.HTML()
+            self.undelete = gr.Button("Undo", size="sm", min_width=60, elem_id="preview-undelete")
+        self.opening = gr.Dropdown([("", 0)], value=0, label="Greeting", filterable=False, elem_id="preview-greeting",
+                                   elem_classes="live-shown", info="How the new chat begins.")
+        self.player = gr.Textbox(PLAYER, label="Player's name", info="What {{user}} stands for.", max_length=80,
+                                 elem_id="preview-player")
+        self.about = gr.Textbox("", label="About the player", lines=2, max_lines=6, max_length=2_000, elem_id="preview-about",
+                                info="What the character knows of you. Leave it empty to be a stranger.")
+
+    def _settings(self) -> None:
+        with gr.Accordion("How it answers", open=False, elem_id="preview-settings"):
+            self.samplers = SamplingControls(ROOM)
+            self.fresh = gr.Checkbox(True, label="A new seed each time", elem_id="preview-fresh")
+            self.seed = gr.Number(1, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, visible=False, elem_id="preview-seed",
+                                  info="The same seed gives the same answer; Regenerate counts up from it.")
+            self.samplers.more()
+
+    @property
+    def draft(self) -> list[Any]:
+        """What a chat that has not begun takes over: player, about, and the sampling as chosen_sampling takes it."""
+        return [self.player, self.about, self.fresh, self.seed, *self.samplers.components]
+
+    @property
+    def painted(self) -> list[Any]:
+        """What `paint` sets."""
+        return [self.link.component, self.state, self.seen, self.choice, self.opening, *self.draft]
+
+
+def paint(controller: Controller, controls: Controls, state: ViewState, seen: dict[str, Any]) -> dict[Any, Any]:
+    """Component updates for what the page looks at; lists and fields only where they differ from what is `seen`."""
+    if not state.character:
+        return {controls.state: state, controls.seen: {}, **controls.link.shows(state.look(), {})}
+    now = controller.settings(controller.scene(state))
+    shown = {**now, "opening": state.opening}
+    return {controls.state: state, controls.seen: shown, **controls.link.shows(state.look(), now),
+            **_changes(controls, shown, seen)}
+
+
+def _changes(controls: Controls, now: dict[str, Any], before: dict[str, Any]) -> dict[Any, Any]:
+    # Fields also where the value is the same: what was typed for another character or chat may still be in them.
+    other = (now["character"], now["chat"]) != (before.get("character"), before.get("chat"))
+    changed = {name for name in now if other or now[name] != before.get(name)}
+    found: dict[Any, Any] = {}
+    if changed & {"chat", "chats"}:
+        choices = now["chats"] if now["chat"] else [(NEW, ""), *now["chats"]]
+        found[controls.choice] = gr.Radio(choices, value=now["chat"])
+    if changed & {"opening", "openings"} and now["openings"]:
+        known = [number for _, number in now["openings"]]
+        found[controls.opening] = gr.Dropdown(now["openings"], value=now["opening"] if now["opening"] in known else known[0])
+    found |= {field: now[name] for name, field in (("player", controls.player), ("about", controls.about)) if name in changed}
+    if "sampling" in changed:
+        seed = now["sampling"]["seed"]
+        found |= {**controls.samplers.shown(now["sampling"]), controls.fresh: seed is None,
+                  controls.seed: gr.Number(visible=False) if seed is None else gr.Number(seed, visible=True)}
+    return found
 
 
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners."""
-    room, controls = Controller(services), Controls()
-    _painting(room, page, controls)
-    _opening(room, page, tab, controls)
-    _talking(room, page, controls)
-    _keeping(room, page, controls)
+    controller, controls = Controller(services), Controls()
+    services.live.part(ROOM, controller.contents, *LOOKS)
+    _opening(controller, page, tab, controls)
+    _talking(controller, page, controls)
+    _keeping(controller, page, controls)
+    _deleting(controller, page, controls)
 
 
-def paint(room: Controller, controls: Controls, character: str, look: ViewState, model: str, player: str,
-          seen: dict[str, Any]) -> Iterator[dict[Any, Any]]:
-    """Component updates: the chat as it is now, then an answer under way until its end, then the chat again."""
-    if not character:
-        yield {controls.log: _NOBODY, controls.seen: {}}
-        return
-    scene = room.scene(character, look, model, player)
-    while True:
-        earlier = earlier_html(scene, look.editing, look.shown)
-        settings = settings_of(room, scene)
-        speaks = scene.under is not None
-        now = stamp(scene)
-        yield {controls.log: marked(chat_html(scene, earlier), ROOM, now, speaks),
-               **updates(controls, settings, seen.get("settings", {})),
-               controls.seen: (seen := {"stamp": now, "settings": settings})}
-        if scene.under is None:
-            return
-        for _ in follow_replies(scene.under.reply):
-            yield {controls.log: marked(chat_html(scene, earlier), ROOM, now, speaks)}
-        scene = room.scene(character, look, model, player)
-        if not scene.failure:
-            room.warm(character, scene.id, model)  # the next answer comes sooner when this one was read while one types
-
-
-def _stream(newest: Newest, painting: Iterator[dict[Any, Any]], first: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-    """What is painted, `first` with the first of it, until the page turns to something else."""
-    mine = newest.number
-    for painted in painting:
-        yield {**first, **painted}
-        if newest.number != mine:  # the next one paints what the page looks at by now
-            return
-        first = {}
-
-
-def _painting(room: Controller, page: Page, controls: Controls) -> None:
-    asked = [controls.newest, page.character, page.model, controls.player, controls.seen, *controls.look()]
+def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:
+    def open_room(state: ViewState, seen: dict[str, Any], character: str, model: str) -> Any:
+        same = state.character == character
+        chat = state.chat if same and not state.chat else controller.latest(character, state.chat)
+        if not same or chat != state.chat:  # else what is being edited stays
+            state = ViewState(visited=state.visited, chat=chat)
+        state = replace(state, character=character, model=model)
+        if character and state.visited:
+            controller.warm(character, chat, model)
+        return paint(controller, controls, state, seen)
 
     @guarded
-    def follow(newest: Newest, character: str, model: str, player: str, seen: dict[str, Any], *look: Any) -> Any:
-        yield from _stream(newest, paint(room, controls, character, _look(*look), model, player, seen), {})
+    def visit(state: ViewState, *asked: Any) -> Any:
+        return open_room(replace(state, visited=True), *asked)
 
     @guarded
-    def look_for_news(_: Newest, character: str, model: str, player: str, seen: dict[str, Any], *look: Any) -> Any:
-        *looked, sight = look
-        if not character:
-            return gr.skip()
-        scene = room.scene(character, _look(*looked), model, player)
-        now = stamp(scene)
-        if now != seen.get("stamp"):
-            return gr.skip(), beat()
-        return ({}, beat()) if is_lost(sight, now) else gr.skip()
-
-    controls.timer.tick(look_for_news, [*asked, controls.sight], [controls.seen, controls.pulse],
-                        js=look_at_page(ROOM), **page.poll)
-    controls.pulse.change(follow, asked, controls.painted, concurrency_limit=None, **page.private)
-
-
-def _opening(room: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:
-    opened = [controls.chat, controls.editing, controls.shown, controls.pulse]
+    def repaint(state: ViewState, _: dict[str, Any], *asked: Any) -> Any:
+        return open_room(replace(state, visited=True), {}, *asked)
 
     @guarded
-    def open_room(newest: Newest, character: str, model: str, chat: str, owner: str) -> Any:
-        newest.begin()
-        found = chat if owner == character and not chat else room.latest(character, chat)
-        if character and newest.visited:
-            room.warm(character, found, model)
-        same = owner == character and found == chat  # what is being edited stays
-        return found, gr.skip() if same else "", gr.skip() if same else SHOWN, newest.number, character
+    def choose(state: ViewState, seen: dict[str, Any], chat: str | None) -> Any:
+        controller.warm(state.character, chat or "", state.model)
+        return paint(controller, controls, replace(state, chat=chat or "", editing="", shown=SHOWN), seen)
 
     @guarded
-    def visit(newest: Newest, *opened_with: Any) -> Any:
-        newest.visited = True
-        return open_room(newest, *opened_with)
+    def start_new(state: ViewState, seen: dict[str, Any]) -> Any:
+        return paint(controller, controls, replace(state, chat="", editing="", shown=SHOWN), seen)
 
     @guarded
-    def choose(newest: Newest, character: str, model: str, chat: str | None) -> Any:
-        newest.begin()
-        room.warm(character, chat or "", model)
-        return chat or "", "", SHOWN, newest.number
+    def greet(state: ViewState, seen: dict[str, Any], opening: int | None) -> Any:
+        return paint(controller, controls, replace(state, opening=opening or 0), {**seen, "opening": opening})
 
-    @guarded
-    def begin_anew(newest: Newest) -> Any:
-        newest.begin()
-        return "", "", SHOWN, newest.number
-
-    @guarded
-    def greet(chat: str) -> Any:
-        return gr.skip() if chat else beat()
-
-    inputs = [controls.newest, page.character, page.model, controls.chat, controls.owner]
+    view = [controls.state, controls.seen]
+    chosen = [*view, page.character, page.model]
     for begin in (page.character.change, page.model.change, page.revision.change):
-        begin(open_room, inputs, [*opened, controls.owner], **page.private)
-    only_while_shown(page, tab, controls.timer)
-    tab.select(visit, inputs, [*opened, controls.owner], **page.private)
-    controls.choice.input(choose, [controls.newest, page.character, page.model, controls.choice], opened, **page.private)
-    controls.new.click(begin_anew, controls.newest, opened, **page.private)
-    controls.opening.change(greet, controls.chat, controls.pulse, **page.private)
+        begin(guarded(open_room), chosen, controls.painted, **page.private)
+    tab.select(visit, chosen, controls.painted, **page.private)
+    controls.link.component.click(repaint, chosen, controls.painted, **page.private)
+    controls.choice.input(choose, [*view, controls.choice], controls.painted, **page.private)
+    controls.new.click(start_new, view, controls.painted, **page.private)
+    controls.opening.input(greet, [*view, controls.opening], controls.painted, **page.private)
 
 
-def _talking(room: Controller, page: Page, controls: Controls) -> None:
-    # These two paint by themselves, which spares the page a round trip before it sees what was asked for.
-    @guarded
-    def send(newest: Newest, seen: dict[str, Any], character: str, model: str, text: str, chat: str, editing: str, shown: int,
-             opening: int | None, *draft: Any) -> Any:
-        begun = room.send(character, chat, model, text, _draft(*draft))
-        newest.begin()
-        look = _look(begun, editing, shown, opening)
-        yield from _stream(newest, paint(room, controls, character, look, model, "", seen),
-                           {controls.chat: begun, controls.message: ""})
+def _talking(controller: Controller, page: Page, controls: Controls) -> None:
+    live, composer = controller.services.live, controls.composer
 
-    @guarded
-    def act(event: gr.EventData, newest: Newest, seen: dict[str, Any], character: str, model: str, chat: str, editing: str,
-            shown: int, opening: int | None, *draft: Any) -> Any:
+    def send(state: ViewState, seen: dict[str, Any], text: str, *draft: Any) -> Any:
+        return {composer.message: "", **paint(controller, controls, controller.send(state, text, _draft(*draft)), seen)}
+
+    def act(event: gr.EventData, state: ViewState, seen: dict[str, Any], *draft: Any) -> Any:
         said = event._data if isinstance(event._data, dict) else {}
-        what, message, text = (str(said.get(name, "")) for name in ("do", "message", "text"))
-        after = room.act(character, _look(chat, editing, shown, opening), model, _draft(*draft), what, message, text)
-        newest.begin()
-        turned: dict[Any, Any] = {controls.chat: after.chat, controls.editing: after.editing, controls.shown: after.shown}
-        if after.opening != opening:
-            turned[controls.opening] = after.opening
-        yield from _stream(newest, paint(room, controls, character, after, model, str(draft[0]), seen), turned)
+        action, message, text = (str(said.get(name, "")) for name in ("do", "message", "text"))
+        return paint(controller, controls, controller.act(state, _draft(*draft), action, message, text), seen)
 
-    page_state = [controls.newest, controls.seen, page.character, page.model]
-    for begin in (controls.message.submit, controls.send.click):
-        begin(send, [*page_state, controls.message, *controls.look(), *controls.draft],
-              [controls.chat, controls.message, *controls.painted], trigger_mode="once", concurrency_limit=None, **page.private)
-    controls.log.click(act, [*page_state, *controls.look(), *controls.draft],
-                       [controls.chat, controls.editing, controls.shown, *controls.painted], trigger_mode="multiple",
-                       concurrency_limit=None, **page.private)
-    controls.stop.click(guarded(room.answers.stop), controls.chat, None, **page.poll)
+    view = [controls.state, controls.seen]
+    for begin in (composer.message.submit, composer.send.click):
+        begin(changing(live, ROOM, send), [*view, composer.message, *controls.draft], [composer.message, *controls.painted],
+              trigger_mode="once", **page.private)
+    controls.log.click(changing(live, ROOM, act), [*view, *controls.draft], controls.painted, trigger_mode="multiple",
+                       **page.private)
+    composer.stop.click(guarded(lambda state: controller.answers.stop(state.chat)), controls.state, None, **page.poll)
 
 
-def _keeping(room: Controller, page: Page, controls: Controls) -> None:
-    @guarded
-    def change(seen: dict[str, Any], player: str, about: str, *sampling: Any) -> None:
-        shown = seen.get("settings", {})  # those of the chat that the controls show
-        room.change_settings(shown.get("character", ""), shown.get("chat", ""), player, about, chosen_sampling(*sampling))
+def _keeping(controller: Controller, page: Page, controls: Controls) -> None:
+    live = controller.services.live
 
-    changed = [controls.seen, controls.player, controls.about, *controls.sampling]
-    for control in controls.sampling:
-        control.change(change, changed, None, trigger_mode="always_last", **page.private)
+    def change(state: ViewState, seen: dict[str, Any], player: str, about: str, *sampling: Any) -> Any:
+        # Kept with the chat that the fields show, which is not the page's while another one is being opened.
+        controller.change_settings(seen.get("character", ""), seen.get("chat", ""), player, about, chosen_sampling(*sampling))
+        if (state.character, state.chat) != (seen.get("character"), seen.get("chat")) or not state.character:
+            return gr.skip()
+        now = controller.settings(controller.scene(state))
+        return {controls.seen: {**now, "opening": state.opening}, **controls.link.shows(state.look(), now)}
+
+    keep, changed = changing(live, ROOM, change), [controls.state, controls.seen, *controls.draft]
+    kept = [controls.seen, controls.link.component]
+    for control in controls.draft[2:]:
+        control.change(keep, changed, kept, trigger_mode="always_last", **page.private)
     for begin in (controls.player.blur, controls.player.submit, controls.about.blur):
-        begin(change, changed, None, **page.private).then(beat, None, controls.pulse, **page.private)
+        begin(keep, changed, kept, **page.private)
     controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)
     form = NameForm(controls.rename_box, controls.title, controls.rename_yes, controls.rename_no, controls.named)
-    listen_to_renaming(page, form, controls.rename, controls.chat, controls.pulse, room.title, room.rename)
-    _deleting(room, page, controls)
+    listen_to_renaming(page, form, controls.rename, controls.state, controls.renamed, lambda state: controller.title(state.chat),
+                       lambda state, title: controller.rename(state.chat, title))
 
 
-def _deleting(room: Controller, page: Page, controls: Controls) -> None:
-    opened = [controls.chat, controls.editing, controls.shown, controls.pulse]
+def _deleting(controller: Controller, page: Page, controls: Controls) -> None:
+    def delete(state: ViewState, seen: dict[str, Any]) -> Any:
+        text = f"“{html.escape(controller.delete(state.chat))}” was deleted."
+        after = replace(state, chat=controller.latest(state.character), editing="", shown=SHOWN)
+        return {**paint(controller, controls, after, seen), controls.gone: state.chat, controls.gone_box: gr.Column(visible=True),
+                controls.gone_text: text}
 
-    @guarded
-    def delete(newest: Newest, character: str, chat: str) -> Any:
-        title = room.delete(chat)
-        newest.begin()
-        said = f"“{html.escape(title)}” was deleted."
-        return room.latest(character), "", SHOWN, newest.number, chat, gr.Column(visible=True), said
+    def undelete(state: ViewState, seen: dict[str, Any], gone: str) -> Any:
+        after = replace(state, chat=controller.undelete(gone), editing="", shown=SHOWN)
+        return {**paint(controller, controls, after, seen), controls.gone_box: gr.Column(visible=False)}
 
-    @guarded
-    def undelete(newest: Newest, gone: str) -> Any:
-        newest.begin()
-        return room.undelete(gone), "", SHOWN, newest.number, gr.Column(visible=False)
-
-    controls.delete.click(delete, [controls.newest, page.character, controls.chat],
-                          [*opened, controls.gone, controls.gone_box, controls.gone_text], **page.private)
-    controls.undelete.click(undelete, [controls.newest, controls.gone], [*opened, controls.gone_box], **page.private)
+    live, view = controller.services.live, [controls.state, controls.seen]
+    controls.delete.click(changing(live, ROOM, delete), view,
+                          [*controls.painted, controls.gone, controls.gone_box, controls.gone_text], **page.private)
+    controls.undelete.click(changing(live, ROOM, undelete), [*view, controls.gone], [*controls.painted, controls.gone_box],
+                            **page.private)
     page.character.change(lambda: [gr.Column(visible=False)] * 2, None, [controls.gone_box, controls.rename_box], **page.private)
 
 
-def _look(chat: str, editing: str, shown: int, opening: int | None) -> ViewState:
-    return ViewState(chat, editing, shown, opening or 0)
-
-
-def _draft(player: str, about: str, opening: int | None, *sampling: Any) -> Draft:
-    return Draft(player, about, chosen_sampling(*sampling), opening or 0)
+def _draft(player: str, about: str, *sampling: Any) -> Draft:
+    return Draft(player, about, chosen_sampling(*sampling))

@@ -5,13 +5,16 @@ time, whichever page asked for it; the answer is written into the library at its
 """
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.ids import FinishReason
 from engine.base.sampling import MAX_SEED, check_seed, read_params
 from engine.cards.card import Card
+from studio.figures.words import dedupe_labels
 from studio.services import Services
 from studio.store import characters, chats, values
 from studio.store.characters import Version
@@ -23,6 +26,7 @@ from studio.tabs.answers import (
     about_of,
     card_of,
     chosen,
+    fingerprint,
     greetings,
     keep_about,
     measures_of,
@@ -33,10 +37,12 @@ from studio.tabs.answers import (
     warming_words,
     write_down,
 )
-from studio.tabs.preview.view import NO_GREETING, SHOWN, Kind, Scene, UnderWay
+from studio.tabs.preview.view import NO_GREETING, SHOWN, Kind, Scene, UnderWay, chat_contents, nobody_contents
 from studio.workers.speech import Reply
 
+LOOKS = ("of", "model", "chat", "editing", "shown", "opening")
 SILENT = "The model said nothing this time. Press Regenerate to ask again."
+_LONGEST = 40  # characters of a greeting in the list
 _CUT = whole(token=str, position=int, count=int)
 
 
@@ -47,17 +53,27 @@ class Draft:
     player: str = PLAYER
     about: str = ""
     sampling: dict[str, Any] | None = None
-    opening: int = 0
 
 
 @dataclass(frozen=True)
 class ViewState:
-    """What one page looks at: the chat ("": not begun), the message being edited, how many are shown, the greeting's number."""
+    """What one page looks at: the chat ("": not begun), the message being edited, how many are shown, the greeting's number.
 
+    `visited`: whether this page has opened the room at all; before that, no model is loaded for it.
+    """
+
+    character: str = ""
+    model: str = ""
     chat: str = ""
     editing: str = ""
     shown: int = SHOWN
     opening: int = 0
+    visited: bool = False
+
+    def look(self) -> dict[str, str]:
+        """As the live channel knows it, by the names in LOOKS; `of` is "-" where no character is chosen."""
+        return {"of": self.character or "-", "model": self.model, "chat": self.chat, "editing": self.editing,
+                "shown": str(self.shown), "opening": str(self.opening)}
 
 
 def chosen_sampling(fresh: bool, seed: float | None, *sliders: float) -> dict[str, Any]:
@@ -66,10 +82,11 @@ def chosen_sampling(fresh: bool, seed: float | None, *sliders: float) -> dict[st
 
 
 class Answers:
-    """The answers under way, and why the last one of a chat failed. Thread-safe."""
+    """The answers under way, and why the last one of a chat failed. Thread-safe. `kept`: called with a chat when it got one."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, kept: Callable[[str, str], None]) -> None:
         self.services = services
+        self._kept = kept
         self.failures: dict[str, str] = {}  # chat -> sentence, until it is asked again
         self._kinds: dict[str, UnderWay] = {}  # by reply
         self._warm: tuple[tuple[Any, ...], Reply] | None = None
@@ -124,7 +141,7 @@ class Answers:
         """Let the worker load the model and read the persona and the turns in advance; asked again only when they changed."""
         wanted = (version.character, version.number, hash(str(version.card)), hash(tuple(turns)), player, model, about, seed)
         with self._lock:
-            if self._warm and self._warm[0] == wanted and self._warm[1].reason != "failed":
+            if self._warm and self._warm[0] == wanted and self._warm[1].reason != FinishReason.FAILED:
                 return
             if self._warm:
                 self.services.speech.stop(self._warm[1])
@@ -152,9 +169,9 @@ class Answers:
         """In the thread that reads the worker: the answer goes into the library before any page sees it as done."""
         store, measures, text = self.services.store, measures_of(reply), reply.text.strip()
         seed = int(measures.get("seed") or 0)
-        if reply.reason == "failed":
+        if reply.reason == FinishReason.FAILED:
             self.failures[chat_id] = reply.sentence
-        elif not text and reply.reason != "stopped":
+        elif not text and reply.reason != FinishReason.STOPPED:
             self.failures[chat_id] = "There was nothing to add." if kind == "more" else SILENT
         if not text:
             return
@@ -164,6 +181,8 @@ class Answers:
             "more": lambda: chats.extend(store, message, index, reply.text, measures, reply.reason)}
         if fault := write_down(write[kind]):
             self.failures[chat_id] = f"The answer could not be kept. {fault}"
+        elif chat_id not in self.failures:
+            self._kept(chat_id, str(reply.request["model"]))
 
 
 class Controller:
@@ -172,7 +191,25 @@ class Controller:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.store = services.store
-        self.answers = Answers(services)
+        self.answers = Answers(services, self._read_on)
+
+    def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
+        """The live contents for a page that looks at `look`; none before its first look is known."""
+        if not look["of"]:
+            return {}
+        if look["of"] == "-":
+            return nobody_contents()
+        state = ViewState(look["of"], look["model"], look["chat"], look["editing"], int(look["shown"]), int(look["opening"]))
+        scene = self.scene(state)
+        return {**chat_contents(scene, state.editing, state.shown), "preview-controls": fingerprint(self.settings(scene))}
+
+    def settings(self, scene: Scene) -> dict[str, Any]:
+        """What the lists and fields beside the chat are to show."""
+        chat = scene.chat
+        return {"character": scene.character, "chat": scene.id, "player": scene.player,
+                "about": chat.about if chat else about_of(self.store, scene.character),
+                "sampling": sampling_of(chat.sampling if chat else None),
+                "chats": [(label_of(one), one.id) for one in scene.chats], "openings": [] if chat else opening_choices(scene)}
 
     def chats_of(self, character: str) -> list[Chat]:
         """The character's chats with dense models, the last used first."""
@@ -183,8 +220,9 @@ class Controller:
         found = [chat.id for chat in self.chats_of(character)] if character else []
         return present if present in found else next(iter(found), "")
 
-    def scene(self, character: str, state: ViewState, model: str, player: str = "") -> Scene:
-        """The chat as it is now. `player`: of a chat that has not begun yet. Raises UserError for an unknown one."""
+    def scene(self, state: ViewState) -> Scene:
+        """The chat as it is now. Raises UserError for an unknown one."""
+        character = state.character
         chat = chats.chat(self.store, state.chat) if state.chat else None
         head = characters.head(self.store, character)
         card, fault = None, ""
@@ -196,8 +234,8 @@ class Controller:
         said = chats.messages(self.store, state.chat) if chat else opening_messages(card, state.opening)
         who = characters.get(self.store, character)
         return Scene(character, chat, card.char if card else who.char if who else "", card, fault,
-                     chat.player if chat else player or PLAYER, said, under, self._newer_version(chat, head.number),
-                     self._notes(under), self.answers.failures.get(state.chat, ""), self._undoable(chat, len(said)), model,
+                     chat.player if chat else player_of(self.store), said, under, self._newer_version(chat, head.number),
+                     self._notes(under), self.answers.failures.get(state.chat, ""), self._undoable(chat, len(said)),
                      self.chats_of(character), chat.seed if chat else chats.next_seed(self.store, character))
 
     def warm(self, character: str, chat_id: str, model: str) -> None:
@@ -214,22 +252,28 @@ class Controller:
                                (player_of(self.store), about_of(self.store, character), chats.next_seed(self.store, character)))
         self.answers.warm(version, turns, player, model, about, seed)
 
-    def send(self, character: str, chat_id: str, model: str, text: str, draft: Draft) -> str:
-        """Say something; the chat's id. Raises UserError for nothing, and while the character speaks."""
-        said = message_of(text)
-        chat = self._chat(chat_id) if chat_id else self.begin(character, model, draft)
-        self.answers.send(chat, said, model)
-        return chat.id
+    def _read_on(self, chat_id: str, model: str) -> None:
+        """Let the worker read the answer that it gave while the player types, so that the next one comes sooner."""
+        if (chat := chats.chat(self.store, chat_id)) and not chat.deleted:
+            self.warm(chat.character, chat.id, model)
 
-    def begin(self, character: str, model: str, draft: Draft) -> Chat:
+    def send(self, state: ViewState, text: str, draft: Draft) -> ViewState:
+        """Say something, which may begin the chat. Raises UserError for nothing, and while the character speaks."""
+        said = message_of(text)
+        chat = self._chat(state.chat) if state.chat else self.begin(state, draft)
+        self.answers.send(chat, said, state.model)
+        return replace(state, chat=chat.id)
+
+    def begin(self, state: ViewState, draft: Draft) -> Chat:
         """A chat with the newest card and the chosen greeting; the others are its swipes."""
+        character = state.character
         if not character:
             raise UserError("No character is chosen.", "Pick one in the list.")
         head = characters.head(self.store, character)
         player = " ".join(draft.player.split()) or PLAYER
-        opening = opening_messages(card_of(head), draft.opening)
+        opening = opening_messages(card_of(head), state.opening)
         texts = [swipe.text for swipe in opening[0].swipes] if opening else []
-        chat = chats.start(self.store, character, head.number, model, player=player, sampling=sampling_of(draft.sampling),
+        chat = chats.start(self.store, character, head.number, state.model, player=player, sampling=sampling_of(draft.sampling),
                            greeting=texts[0] if texts else "", about=draft.about.strip())
         if len(texts) > 1:
             first = chats.messages(self.store, chat.id)[0]
@@ -240,7 +284,7 @@ class Controller:
         keep_about(self.store, character, draft.about.strip())
         return chat
 
-    def act(self, character: str, state: ViewState, model: str, draft: Draft, action: str, message: str, text: str) -> ViewState:
+    def act(self, state: ViewState, draft: Draft, action: str, message: str, text: str) -> ViewState:
         """Do what a button in the chat says; what the page looks at afterwards. Raises UserError."""
         if action == "earlier":
             return replace(state, shown=state.shown + SHOWN)
@@ -249,15 +293,15 @@ class Controller:
         if action == "swipe" and not state.chat:
             return replace(state, opening=int(text))
         if action == "edit" and not state.chat:
-            chat = self.begin(character, model, replace(draft, opening=state.opening))
+            chat = self.begin(state, draft)
             return replace(state, chat=chat.id, editing=chats.messages(self.store, chat.id)[0].id)
         chat = self._chat(state.chat)
         self.answers.check_idle(chat.id)
         if action == "edit":
             return replace(state, editing=self._message(chat, message).id)
-        self._change(chat, model, action, message, text)
+        self._change(chat, state.model, action, message, text)
         if action not in ("regenerate", "continue"):
-            self.warm(character, chat.id, model)
+            self.warm(state.character, chat.id, state.model)
         return replace(state, editing="")
 
     def change_settings(self, character: str, chat_id: str, player: str, about: str, sampling: dict[str, Any]) -> None:
@@ -359,6 +403,19 @@ class Controller:
         raise UserError("This message is no longer in the chat.", "It may have been deleted in another window.")
 
 
+def label_of(chat: Chat) -> str:
+    """A chat in the list."""
+    return chat.title.replace("*", "") or f"Untitled, {time.strftime('%d %b, %H:%M', time.localtime(chat.made))}"
+
+
+def opening_choices(scene: Scene) -> list[tuple[str, int]]:
+    """(beginning of the text, number) of the greetings, and none at all."""
+    found = greetings(scene.card) if scene.card else []
+    texts = [" ".join(text.replace("{{char}}", scene.char).replace("{{user}}", scene.player).split()) for text in found]
+    short = [(text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + "…", number) for number, text in enumerate(texts)]
+    return [*dedupe_labels(short[::-1])[::-1], ("None: the player speaks first", NO_GREETING)]
+
+
 def opening_messages(card: Card | None, opening: int) -> list[Message]:
     """The greetings as the message that a chat begins with; [] where the player speaks first."""
     found = greetings(card) if card and opening != NO_GREETING else []
@@ -367,4 +424,4 @@ def opening_messages(card: Card | None, opening: int) -> list[Message]:
 
 
 def _key(chat_id: str) -> str:
-    return f"chat:{chat_id}"
+    return f"preview:{chat_id}"

@@ -3,15 +3,14 @@
 Buttons carry their action in data-do; assets/chat_log.js hands it to the room. Pure functions of a Scene.
 """
 
-import hashlib
 import html
-import json
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from engine.cards.card import Card
+from studio.labels import FINISHES
 from studio.store.chats import Chat, Message
-from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_words, reason_words, text_html, waiting_words
+from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_words, text_html, waiting_words
 from studio.workers.speech import Reply
 
 SHOWN = 40  # messages; earlier ones on request
@@ -47,7 +46,6 @@ class Scene:
     notes: list[str]
     failure: str = ""
     undo: int = 0
-    model: str = ""
     chats: list[Chat] = field(default_factory=list)
     seed: int = 0
 
@@ -57,8 +55,20 @@ class Scene:
         return self.chat.id if self.chat else ""
 
 
-def earlier_html(scene: Scene, editing: str, shown: int) -> str:
-    """All messages that an answer under way does not change."""
+def chat_contents(scene: Scene, editing: str = "", shown: int = SHOWN) -> dict[str, Any]:
+    """The live contents of a chat. The growing answer is one of its own, so that the rest is not sent again with each word."""
+    begun = scene.chat is not None
+    return {"preview-top": _top(scene), "preview-said": _said(scene, editing, shown), "preview-growing": _growing(scene),
+            "preview-foot": _foot(scene), "preview-rename": begun, "preview-delete": begun, "preview-greeting": not begun}
+
+
+def nobody_contents() -> dict[str, Any]:
+    """The live contents while no character is chosen."""
+    return {**dict.fromkeys(("preview-top", "preview-growing", "preview-foot"), ""), "preview-said":
+            '<p class="chat-empty">Choose a character on the left.</p>'}
+
+
+def _said(scene: Scene, editing: str, shown: int) -> str:
     said = scene.messages
     hidden = max(0, len(said) - shown)
     rows = []
@@ -70,16 +80,7 @@ def earlier_html(scene: Scene, editing: str, shown: int) -> str:
         message = said[place]
         if not (scene.under and message.id == scene.under.message):
             rows.append(_message(scene, message, place == len(said) - 1, editing))
-    return "".join(rows)
-
-
-def chat_html(scene: Scene, earlier: str) -> str:
-    """The whole chat; `earlier` is what earlier_html gave for this scene."""
-    live = _live(scene, scene.under) if scene.under else ""
-    busy = "true" if scene.under else "false"
-    return (f'<div class="chat" data-chat="{html.escape(scene.id)}">{_top(scene)}'
-            f'<div class="chat-log" role="log" tabindex="0" aria-busy="{busy}" '
-            f'aria-label="Conversation with {html.escape(scene.char)}">{earlier}{live}</div>{_foot(scene)}</div>')
+    return f'<div class="chat-lines" data-chat="{html.escape(scene.id)}">{"".join(rows)}</div>'
 
 
 def _message(scene: Scene, message: Message, last: bool, editing: str) -> str:
@@ -119,7 +120,10 @@ def _swipe(message: Message, step: int, sign: str, word: str) -> str:
             f'id="preview-swipe-{word.lower()}" aria-label="{word} answer"{"" if reachable else " disabled"}>{sign}</button>')
 
 
-def _live(scene: Scene, under: UnderWay) -> str:
+def _growing(scene: Scene) -> str:
+    under = scene.under
+    if under is None:
+        return ""
     before, count = "", 0
     for message in scene.messages:
         if message.id == under.message:
@@ -129,13 +133,13 @@ def _live(scene: Scene, under: UnderWay) -> str:
     words = text_html(text, scene.card, scene.player, scene.seed)
     note = f'<p class="quiet chat-waiting" id="preview-waiting">{waiting}</p>' if waiting else ""
     place = f'<span class="quiet">{count + 1} of {count + 1}</span>' if under.kind == "swipe" else ""
-    return _bubble(scene, "assistant", f'<div class="chat-words" id="preview-live">{words}{CURSOR}</div>{note}',
+    return _bubble(scene, "assistant", f'<div class="chat-words" id="preview-live" data-speaks>{words}{CURSOR}</div>{note}',
                    f'<div class="chat-tools stay">{place}</div>' if place else "")
 
 
 def _bubble(scene: Scene, role: str, words: str, tools: str, id: str = "") -> str:
     name = html.escape(scene.char if role == "assistant" else scene.player)
-    return (f'<article class="chat-said {role}" data-id="{html.escape(id)}" aria-label="{name} says">'
+    return (f'<article class="chat-said {role}" data-key="{html.escape(id)}" aria-label="{name} says">'
             f'<h4 class="chat-who">{name}</h4>{words}{tools}</article>')
 
 
@@ -149,36 +153,30 @@ def _top(scene: Scene) -> str:
                      f'This chat began with version {old} of the card; the newest is {scene.newest}. '
                      f'{_button("newest", "Use the newest", "", "preview-newest", "strong")}'
                      f'{_button("keep", f"Keep version {old}", "", "preview-keep")}</div>')
-    return f'<div class="chat-top">{"".join(found)}</div>'
+    return "".join(found)
 
 
 def _foot(scene: Scene) -> str:
     found = [f'<div class="chat-note quiet" role="status">{html.escape(note)}</div>' for note in scene.notes]
+    if scene.under:
+        return "".join(found)
     last = scene.messages[-1] if scene.messages else None
-    if last and last.role == "assistant" and not scene.under:
+    if last and last.role == "assistant":
         swipe = last.swipes[last.chosen]
         if line := measures_words(swipe.measures):
-            found.insert(0, f'<details class="chat-measures"><summary id="preview-measures" class="measure">{html.escape(line)}'
-                            f'</summary><p>{html.escape(BASIS)}</p></details>')
-        if reason := reason_words(swipe.reason):
-            found.insert(0, f'<div class="chat-measures" id="preview-reason">{html.escape(reason)}</div>')
-    if scene.failure and not scene.under:
+            found.insert(0, f'<details class="chat-measures" data-key="measures"><summary id="preview-measures" class="measure">'
+                            f'{html.escape(line)}</summary><p>{html.escape(BASIS)}</p></details>')
+        if reason := FINISHES.get(swipe.reason):
+            found.insert(0, f'<div class="chat-measures" id="preview-reason">{reason}</div>')
+    if scene.failure:
         found.append(f'<div class="chat-note warn" role="alert" id="preview-failure">{html.escape(scene.failure)}</div>')
-    if scene.undo and not scene.under:
+    if scene.undo:
         word = "1 message was" if scene.undo == 1 else f"{scene.undo:,} messages were"
         found.append(f'<div class="chat-note" id="preview-cut">{word} deleted. '
                      f'{_button("undo", "Undo", "", "preview-undo", "strong")}</div>')
-    return f'<div class="chat-foot">{"".join(found)}</div>'
+    return "".join(found)
 
 
 def _button(do: str, word: str, message: str = "", id: str = "", kind: str = "", hint: str = "") -> str:
     return (f'<button type="button" data-do="{do}" data-message="{html.escape(message)}"{f" id={id!r}" if id else ""}'
             f'{f" class={kind!r}" if kind else ""}{f" title={hint!r}" if hint else ""}>{html.escape(word)}</button>')
-
-
-def stamp(scene: Scene) -> str:
-    """Changes whenever something else is to be shown."""
-    under = scene.under.reply.id if scene.under else ""
-    shown = [repr(scene.chat), scene.char, scene.fault, scene.newest, scene.notes, scene.failure, scene.undo, under, scene.model,
-             scene.player, [(chat.id, chat.title) for chat in scene.chats], [repr(message) for message in scene.messages]]
-    return hashlib.sha256(json.dumps(shown).encode("utf-8", "replace")).hexdigest()

@@ -1,0 +1,435 @@
+"""What the Compare room does: rounds in the library, and the answers that the chat worker makes for them.
+
+Every question is a round of its own that holds what was said before it; a conversation is nothing more than its newest
+round. Both answers of a pair are asked for at once, and the worker lets them take turns; those of a grid come one after
+another, so that no more models are in memory than need be.
+"""
+
+import functools
+import secrets
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.base.ids import FinishReason
+from engine.base.sampling import MAX_SEED, read_params
+from studio.figures.votes import RunVotes
+from studio.figures.votes import votes as votes_figure
+from studio.live import Ready, figure
+from studio.services import Services
+from studio.store import characters, rounds, runs, values
+from studio.store.rounds import Answer, Round
+from studio.store.runs import Run
+from studio.tabs.answers import (
+    BUSY,
+    about_of,
+    card_of,
+    chosen,
+    fingerprint,
+    measures_of,
+    message_of,
+    player_of,
+    sampling_of,
+    slower_words,
+    write_down,
+)
+from studio.tabs.compare import script
+from studio.tabs.compare.view import (
+    DONE,
+    SIDE,
+    Cell,
+    Scene,
+    Shown,
+    empty_html,
+    grids_html,
+    pair_html,
+    run_votes,
+    tally_html,
+)
+from studio.tabs.models import DENSE, Contender, choices_of, chosen_run, dense_of, finished, pruned_of, remembered_picks
+from studio.workers.speech import Reply
+
+PAIR, GRID, SCRIPT = "pair", "grid", "script"  # the views
+LOOKS = ("of", "run", "view", "model")
+MOST = 6  # pruned models in a grid
+GRIDS = 6  # rounds of a grid on the page
+NOBODY = '<div class="empty"><p>Choose a character on the left.</p></div>'
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """What one page looks at: a character, the pruned model it chose ("": the one compared last), and the view."""
+
+    character: str = ""
+    model: str = ""
+    run: str = ""
+    view: str = PAIR
+
+    def look(self) -> dict[str, str]:
+        """As the live channel knows it, by the names in LOOKS; `of` is "-" where no character is chosen."""
+        return {"of": self.character or "-", "run": self.run, "view": self.view, "model": self.model}
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How a round is answered; the seed is the round's own.
+
+    The card is here, so that the next answer of a grid can be asked for while the library is busy.
+    """
+
+    card: dict[str, Any]
+    player: str
+    sampling: dict[str, Any]
+    about: str = ""
+
+
+class Asking:
+    """The answers under way. Thread-safe; `lock` is held while a round begins, so that a reader sees it whole."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.lock = threading.RLock()
+        self._queues: dict[str, deque[Answer]] = {}  # round -> answers that wait for their turn
+
+    def replies(self, found: Round | None) -> list[Reply | None]:
+        """The replies under way, by side."""
+        return [self.services.speech.pending(_key(found, answer.side)) for answer in found.answers] if found else []
+
+    def waits(self, answer: Answer) -> bool:
+        """Whether the answer's turn is still to come."""
+        with self.lock:
+            return any(answer.id == other.id for queue in self._queues.values() for other in queue)
+
+    def check_idle(self, found: Round | None) -> None:
+        """Raises UserError while an answer of the round is under way."""
+        if any(self.replies(found)):
+            raise UserError("An answer is still being made.", BUSY)
+
+    def ask_all(self, found: Round, options: AnswerOptions) -> None:
+        """Ask for all answers at once, in the order in which they are shown."""
+        for answer in reversed(found.answers) if found.swapped else found.answers:
+            self._ask(found, answer, options)
+
+    def ask_in_turn(self, found: Round, options: AnswerOptions) -> None:
+        """Ask for one answer after another."""
+        with self.lock:
+            self._queues[found.id] = deque(found.answers)
+        self._next(found, options)
+
+    def stop(self, found: Round | None) -> None:
+        """End the round's answers under way; what was said is kept."""
+        if found is None:
+            return
+        with self.lock:
+            waiting = self._queues.pop(found.id, deque())
+        for answer in waiting:
+            self._write(answer, "", {}, FinishReason.STOPPED)
+        for reply in filter(None, self.replies(found)):
+            self.services.speech.stop(reply)
+
+    def _next(self, found: Round, options: AnswerOptions) -> None:
+        with self.lock:
+            queue = self._queues.get(found.id)
+            if queue:
+                self._ask(found, queue.popleft(), options, in_turn=True)
+            else:
+                self._queues.pop(found.id, None)
+
+    def _ask(self, found: Round, answer: Answer, options: AnswerOptions, in_turn: bool = False) -> None:
+        turns = [*history(found.turns, answer.side), ("user", found.message)]
+
+        def keep(reply: Reply) -> None:
+            measures = {**measures_of(reply), "sampling": options.sampling, "sentence": reply.sentence}
+            self._write(answer, reply.text.strip(), measures, reply.reason)
+            if in_turn:
+                self._next(found, options)
+
+        sampling = {**options.sampling, "seed": found.seed}
+        self.services.speech.ask(answer.model, options.card, turns, sampling, options.player, on_end=keep,
+                                 key=_key(found, answer.side), about=options.about)
+
+    def _write(self, answer: Answer, text: str, measures: dict[str, Any], reason: str) -> None:
+        write_down(lambda: rounds.set_answer(self.services.store, answer.id, text, measures, reason))
+
+
+class Controller:
+    """What a page can do. Every method reads the library first; those that change something raise UserError."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.store = services.store
+        self.asking = Asking(services)
+        self._warm: tuple[Any, ...] = ()
+
+    def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
+        """The live contents for a page that looks at `look`; none before its first look is known."""
+        if not look["of"]:
+            return {}
+        if look["of"] == "-":
+            return {"compare-empty-box": True, "compare-empty": NOBODY, "compare-to-prune": False, "compare-work": False,
+                    "compare-script": False}
+        grid, is_script = look["view"] == GRID, look["view"] == SCRIPT
+        scene = self.scene(look["of"], look["run"], grid)
+        pair, votes = scene.pair, run_votes(scene.runs, scene.tallies)
+        is_pair = not grid and not is_script
+        tally = scene.tallies.get(scene.run.id) if scene.run else None
+        return {
+            "compare-empty-box": not scene.runs, "compare-empty": "" if scene.runs else empty_html(scene),
+            "compare-to-prune": not scene.waiting, "compare-work": bool(scene.runs), "compare-talk": not is_script,
+            "compare-script": is_script or not scene.runs, "compare-run": is_pair, "compare-blind": is_pair, "compare-picks": grid,
+            "compare-arena": "" if is_script else grids_html(scene) if grid else pair_html(scene),
+            "compare-votes": bool(pair and pair.can_vote), "compare-regenerate": pair is not None and not scene.busy,
+            "compare-new": pair is not None, "compare-undo": scene.undo and not scene.busy,
+            "compare-clear": bool(scene.grids if grid else pair or (tally and tally.total)),
+            "compare-tally-row": is_pair, "compare-tally-box": tally_html(scene),
+            "compare-figure": _figure(*votes) if any(one.decided for one in votes) else "",
+            **(script.contents(self.services, look["of"]) if is_script or not scene.runs else {}),
+            "compare-controls": fingerprint(self.settings(scene, look["model"]))}
+
+    def settings(self, scene: Scene, model: str) -> dict[str, Any]:
+        """What the lists and fields are to show."""
+        return {"character": scene.character, "runs": choices_of(scene.runs), "run": scene.run.id if scene.run else None,
+                "picks": scene.picks, **settings_of(self.services),
+                "tested": script.choices_of(self.services, scene.runs, model), "judge": script.judge_of(self.services)}
+
+    def scene(self, character: str, run_id: str, grid: bool) -> Scene:
+        """The comparison as it is now; without a known run, that of the run compared last."""
+        store = self.store
+        found = finished(self.services, character)
+        run = chosen_run(self.services, character, run_id, found)
+        who = characters.get(store, character)
+        card, fault = None, ""
+        try:
+            card = card_of(characters.version(store, character, run.version) if run else characters.head(store, character))
+        except UserError as error:
+            fault = str(error)
+        with self.asking.lock:
+            pair = self._present_round(character, run.id) if run and not grid else None
+            newest = rounds.rounds(store, character, "grid", limit=GRIDS) if grid else []
+            shown, *grids = [self._shown(one, found) if one else None for one in (pair, *newest)]
+        cleared = values.get_value(store, _cleared_key(character, run.id if run else "", grid), "")
+        return Scene(character, card.char if card else who.char if who else "", player_of(store), card, fault, found, run,
+                     remembered_picks(self.services, character, found),
+                     runs.list_runs(store, character, kinds=["prune"], states=("queued", *runs.ACTIVE)), shown,
+                     [one for one in grids if one], {one.id: rounds.tally(store, one.id) for one in found}, bool(cleared),
+                     slower_words(store))
+
+    def choose(self, character: str, run: str) -> None:
+        """Remember the pruned model to compare with."""
+        values.set_value(self.store, f"compare-run:{character}", run)
+
+    def pick(self, character: str, picks: list[str]) -> None:
+        """Remember the pruned models of the grid."""
+        values.set_value(self.store, f"compare-picks:{character}", picks)
+
+    def change_settings(self, blind: bool, *sliders: float) -> None:
+        """How the next rounds are answered and shown. Raises UserError."""
+        settings = {**read_params(chosen(sliders)).as_dict(), "blind": bool(blind)}
+        values.set_value(self.store, "compare-settings", settings)
+
+    def warm(self, character: str, run_id: str) -> None:
+        """Let the worker load both models and read what the next answers begin with."""
+        run = chosen_run(self.services, character, run_id, finished(self.services, character))
+        if run is None:
+            return
+        turns = self._turns(run, self._present_round(character, run.id))
+        wanted = (run.id, str(turns))
+        if wanted != self._warm:
+            self._warm = wanted
+            card = characters.version(self.store, character, run.version).card
+            for side, one in enumerate((dense_of(run), pruned_of(self.services, run))):
+                self.services.speech.warm(one.model, card, player_of(self.store), history(turns, side),
+                                          about_of(self.store, character))
+
+    def send(self, character: str, run_id: str, text: str, blind: bool) -> Round:
+        """Put a message to the dense and the pruned model."""
+        run, message = self._run(character, run_id), message_of(text)
+        with self.asking.lock:
+            present = self._present_round(character, run.id)
+            self.asking.check_idle(present)
+            return self._begin(run, message, self._turns(run, present), blind)
+
+    def regenerate(self, character: str, run_id: str, blind: bool) -> Round:
+        """Ask both models for other answers to the last message; sides are drawn anew."""
+        run = self._run(character, run_id)
+        with self.asking.lock:
+            present = self._present_round(character, run.id)
+            if present is None:
+                raise UserError("There is nothing to answer yet.", "Write a message first.")
+            self.asking.check_idle(present)
+            return self._begin(run, present.message, present.turns, blind)
+
+    def ask_grid(self, character: str, picks: list[str], text: str) -> Round:
+        """Put a line to the dense model and to several pruned ones, each without any history but the greeting."""
+        message = message_of(text)
+        chosen = [run for run in finished(self.services, character) if run.id in picks]
+        if not chosen:
+            raise UserError("No pruned model is chosen.", "Tick at least one above.")
+        if len(chosen) > MOST:
+            raise UserError(f"A grid holds at most {MOST} pruned models.", "Untick some.")
+        ordered = sorted((pruned_of(self.services, run) for run in chosen), key=lambda one: one.removed)
+        dense = list({one.model: one for one in map(dense_of, chosen)}.values())
+        with self.asking.lock:
+            self.asking.check_idle(next(iter(rounds.rounds(self.store, character, "grid", limit=1)), None))
+            version = chosen[0].version
+            options = self._options(character, version)
+            found = rounds.open_round(self.store, character, version, "grid", message, self._greeting(character, version),
+                                      [(one.run, one.model) for one in [*dense, *ordered]], seed=_new_seed())
+            self._forget_cleared(character, "", True)
+            self.asking.ask_in_turn(found, options)
+            return found
+
+    def vote(self, round_id: str, verdict: str) -> None:
+        """Vote on a blind round, once: afterwards the names are known."""
+        found = rounds.get(self.store, round_id) if round_id else None
+        if found is None or found.kind != "pair":
+            raise UserError("There is nothing to vote on yet.", "Write a message first.")
+        if not found.blind:
+            raise UserError("This round was not blind, so it takes no vote.", "Turn on blind and ask again.")
+        if any(answer.reason not in DONE for answer in found.answers):
+            raise UserError("A vote needs two whole answers.", "Wait for them, or press Regenerate.")
+        with self.asking.lock:
+            if rounds.votes(self.store, found.id):
+                raise UserError("You have voted on this round already.")
+            rounds.vote(self.store, found.id, verdict)
+
+    def vote_cell(self, answer_id: str, good: bool) -> None:
+        """Say of an answer in a grid whether it is good; may be changed."""
+        rounds.vote_cell(self.store, answer_id, good)
+
+    def stop(self, character: str, run_id: str, grid: bool) -> None:
+        """End the answers under way."""
+        shown = self.scene(character, run_id, grid).shown
+        self.asking.stop(shown.round if shown else None)
+
+    def start_conversation(self, character: str, run_id: str) -> None:
+        """End the conversation and start another; its rounds and votes stay."""
+        run = self._run(character, run_id)
+        with self.asking.lock:
+            if present := self._present_round(character, run.id):
+                self.asking.stop(present)
+                values.set_value(self.store, _closed_key(run.id), present.id)
+
+    def clear(self, character: str, run_id: str, grid: bool) -> None:
+        """Take away rounds with their votes: those of a pair, or the grids of the character."""
+        with self.asking.lock:
+            for found in rounds.rounds(self.store, character, "grid", limit=1) if grid else []:
+                self.asking.stop(found)
+            if not grid and (present := self._present_round(character, run_id)):
+                self.asking.stop(present)
+            token = rounds.clear(self.store, character, None if grid else run_id, "grid" if grid else "pair")
+        if not token:
+            raise UserError("There is nothing to clear.")
+        values.set_value(self.store, _cleared_key(character, run_id, grid), token)
+
+    def undo(self, character: str, run_id: str, grid: bool) -> None:
+        """Bring back what was cleared last."""
+        rounds.undo(self.store, str(values.get_value(self.store, _cleared_key(character, run_id, grid), "")))
+        self._forget_cleared(character, run_id, grid)
+
+    def _begin(self, run: Run, message: str, turns: list[list[str]], blind: bool) -> Round:
+        card_of(characters.version(self.store, run.character, run.version))  # before anything is written
+        options = self._options(run.character, run.version)
+        sides = [(one.run, one.model) for one in (dense_of(run), pruned_of(self.services, run))]
+        found = rounds.open_round(self.store, run.character, run.version, "pair", message, turns, sides, seed=_new_seed(),
+                                  blind=blind, swapped=blind and bool(secrets.randbelow(2)))
+        self._forget_cleared(run.character, run.id, False)
+        self.asking.ask_all(found, options)
+        return found
+
+    def _turns(self, run: Run, present: Round | None) -> list[list[str]]:
+        """What the next message follows; a round that broke off is as if it had never been."""
+        if present is None:
+            return self._greeting(run.character, run.version)
+        if any(answer.reason not in DONE for answer in present.answers):
+            return present.turns
+        return [*present.turns, ["user", present.message], *([f"{SIDE}{answer.side}", answer.text] for answer in present.answers)]
+
+    def _greeting(self, character: str, version: int) -> list[list[str]]:
+        greeting = card_of(characters.version(self.store, character, version)).greeting
+        return [["assistant", greeting]] if greeting.strip() else []
+
+    def _present_round(self, character: str, run_id: str) -> Round | None:
+        """The newest round of a pair, unless a new conversation was started after it."""
+        newest = next(iter(rounds.rounds(self.store, character, "pair", run_id, 1)), None)
+        closed = values.get_value(self.store, _closed_key(run_id), "")
+        return newest if newest and newest.id != closed else None
+
+    def _shown(self, found: Round, known: list[Run]) -> Shown:
+        """A round with what is under way. The replies are read first: an answer that ends now is in one of the two."""
+        waits = {answer.id for answer in found.answers if self.asking.waits(answer)}
+        replies = self.asking.replies(found)
+        found = rounds.get(self.store, found.id) or found
+        cells = [Cell(answer, self._contender(found, answer, known), reply, answer.id in waits)
+                 for answer, reply in zip(found.answers, replies, strict=True)]
+        return Shown(found, cells, rounds.votes(self.store, found.id))
+
+    def _contender(self, found: Round, answer: Answer, known: list[Run]) -> Contender:
+        """Which model gave an answer; a run that was removed since still has its name."""
+        wanted = answer.run or next((other.run for other in found.answers if other.run), None)
+        run = next((one for one in known if one.id == wanted), None) or (runs.get(self.store, wanted) if wanted else None)
+        if run is None:
+            return Contender(None, answer.model, DENSE, 0.0, 0)
+        return pruned_of(self.services, run) if answer.run else dense_of(run)
+
+    def _options(self, character: str, version: int) -> AnswerOptions:
+        card = characters.version(self.store, character, version).card
+        return AnswerOptions(card, player_of(self.store), settings_of(self.services)["sampling"], about_of(self.store, character))
+
+    def _forget_cleared(self, character: str, run_id: str, grid: bool) -> None:
+        if values.get_value(self.store, _cleared_key(character, run_id, grid), ""):
+            values.set_value(self.store, _cleared_key(character, run_id, grid), "")
+
+    def _run(self, character: str, run_id: str) -> Run:
+        found = finished(self.services, character)
+        if run_id and run_id not in [run.id for run in found]:
+            raise UserError("This pruned model is gone.", "Choose another above.")
+        if run := chosen_run(self.services, character, run_id, found):
+            return run
+        raise UserError("No pruned model is chosen.", "Make one in the Prune room.")
+
+
+def settings_of(services: Services) -> dict[str, Any]:
+    """How rounds are answered (`sampling`, all sides alike) and shown (`blind`)."""
+    kept = values.get_value(services.store, "compare-settings", {})
+    return {"sampling": sampling_of(kept), "blind": bool(kept.get("blind", True))}
+
+
+@functools.lru_cache(maxsize=8)
+def _figure(*votes: RunVotes) -> Ready:
+    return figure(votes_figure(votes))
+
+
+def history(turns: Sequence[Sequence[str]], side: int) -> list[tuple[str, str]]:
+    """What the model of one side has heard and said: (role, text).
+
+    A message that it left without a word is left out too: turns must alternate, and a model imitates its own silence.
+    """
+    own, found = f"{SIDE}{side}", list[tuple[str, str]]()
+    for role, text in turns:
+        if role == own and not text.strip():
+            found.pop()
+        elif role == own or not role.startswith(SIDE):
+            found.append(("assistant" if role == own else role, text))
+    return found
+
+
+def _key(found: Round, side: int) -> str:
+    return f"compare:{found.id}:{side}"
+
+
+def _closed_key(run_id: str) -> str:
+    """Where the last round of an ended conversation is kept."""
+    return f"compare-closed:{run_id}"
+
+
+def _cleared_key(character: str, run_id: str, grid: bool) -> str:
+    """Where the token that brings cleared rounds back is kept."""
+    return f"compare-cleared:{'grid:' + character if grid else run_id}"
+
+
+def _new_seed() -> int:
+    return secrets.randbelow(MAX_SEED + 1)
