@@ -41,7 +41,9 @@ Settings.of_environment = classmethod(lambda cls: dataclasses.replace(
 sys.exit(launch.main(sys.argv[1:]))
 """
 SECONDS = 60  # on a busy machine
-CURVE = "document.querySelector('#prune-figure-curves .js-plotly-plot')?.data?.[0]?.x"
+# A figure is drawn when it comes into view.
+CURVE = ("(document.querySelector('#prune-figure-curves')?.scrollIntoView(), "
+         "document.querySelector('#prune-figure-curves .js-plotly-plot'))?.data?.[0]?.x")
 
 
 def zoe(store: Store, folder: Path, name: str) -> characters.Character:

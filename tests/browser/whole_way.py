@@ -17,6 +17,9 @@ from studio.store.runs import Run
 CARD = Path(__file__).resolve().parents[2] / "characters" / "pim-tuckett.json"
 MINUTES = 60_000  # ms
 SELDOM = 1_000  # ms between looks while a job runs; Playwright's own way, at each frame, takes processor time from it
+# A figure is drawn when it comes into view.
+FIGURE = ("(document.querySelector('#prune-figure-{name}')?.scrollIntoView(), "
+          "document.querySelector('#prune-figure-{name} .js-plotly-plot'))")
 FIELDS = {"name": "name", "nickname": "nickname", "description": "description", "personality": "personality",
           "scenario": "scenario", "first_mes": "first_mes", "mes_example": "mes_example"}
 
@@ -80,7 +83,7 @@ def make_lines(studio: Studio, page: Any, slug: str) -> None:
 def prune(studio: Studio, page: Any, slug: str) -> None:
     """A quarter removed; the picture of the kept channels comes while the job runs and survives a reload; the progress moves."""
     page.locator("#prune-start").click()
-    kept = "JSON.stringify(document.querySelector('#prune-figure-kept .js-plotly-plot')?.data?.[0]?.z ?? null)"
+    kept = f"JSON.stringify({FIGURE.format(name='kept')}?.data?.[0]?.z ?? null)"
     page.wait_for_function(f"{kept} !== 'null'", timeout=15 * MINUTES, polling=SELDOM)
     first = page.evaluate(kept)
     page.reload()
@@ -89,7 +92,7 @@ def prune(studio: Studio, page: Any, slug: str) -> None:
     shown = page.evaluate(progress)
     page.wait_for_function(f"{progress} !== {json.dumps(shown)}", timeout=5 * MINUTES, polling=SELDOM)
     expect(page.locator("#prune-runs")).to_contain_text("done", ignore_case=True, timeout=25 * MINUTES)
-    page.wait_for_function("document.querySelector('#prune-figure-ladder .js-plotly-plot')?.data?.[0]?.x?.length >= 5")
+    page.wait_for_function(f"{FIGURE.format(name='ladder')}?.data?.[0]?.x?.length >= 5")
 
 
 def compare(studio: Studio, page: Any, slug: str) -> None:
