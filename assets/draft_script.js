@@ -1,157 +1,134 @@
-// The test script of the draft room: what the character is asked and by which rules; each question opens for changes.
-// Runs as the script of an HTML component whose value is {questions, removed, originals, kinds, faults}. Tells the room by
-// the event "draft-list" what the writer changed, added and removed; generated questions are not stored.
+// The test script: what the character is asked and by which rules; each question opens for changes. Comes after
+// draft_forms.js; the value of its component is {questions, removed, originals, kinds, faults}. The room gets what the writer
+// changed, added and removed; generated questions are not stored.
 
-const make = (tag, name = "", text = "") => Object.assign(document.createElement(tag), {className: name, textContent: text});
-const words_of = (text) => text.split(",").map((word) => word.trim()).filter(Boolean);
-const lines_of = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 const plain = ({origin, ...question}) => question;
+const original = (one) => props.value.originals?.[one.id];
 let questions = [];
 let removed = [];
-let open = new Set();
+const open = new Set();
 
-const tell = () => {
+const changed = () => {
   const of = (origin) => questions.filter((one) => one.origin === origin).map(plain);
-  element.dispatchEvent(new CustomEvent("draft-list", {bubbles: true, detail: {field: "npc-script", texts: {
-    added: of("added").filter((one) => one.lines.length), removed: removed.map((one) => one.id),
-    changed: Object.fromEntries(of("changed").map((one) => [one.id, one]))}}}));
+  tell("npc-script", {added: of("added").filter((one) => one.lines.length), removed: removed.map((one) => one.id),
+                      changed: Object.fromEntries(of("changed").map((one) => [one.id, one]))});
 };
 
 // What nearly every question asks for is said once, above them all.
 const usual = (name) => {
   const values = Object.values(props.value.originals ?? {}).map((one) => one[name]);
-  return values.sort((a, b) => values.filter((one) => one === b).length - values.filter((one) => one === a).length)[0];
+  const count = (value) => values.filter((one) => one === value).length;
+  return values.sort((a, b) => count(b) - count(a))[0];
 };
-const usual_in_words = () => {
-  const parts = [usual("language") === "card" && "in the card's language", usual("most_words") && `at most ${usual("most_words")} words long`,
+const usualInWords = () => {
+  const rules = [usual("language") === "card" && "in the card's language",
+                 usual("most_words") && `at most ${usual("most_words")} words long`,
                  usual("first_person") && "not in the third person", usual("no_assistant_phrases") && "without assistant phrases"];
-  return `Unless said otherwise, every answer is to be ${parts.filter(Boolean).join(", ")}.`;
+  return `Unless said otherwise, every answer is to be ${rules.filter(Boolean).join(", ")}.`;
+};
+const rulesInWords = (one) => {
+  const differs = (name) => one[name] !== usual(name);
+  return [
+    one.must_mention.length && `mentions ${one.must_mention.join(", ")}`,
+    one.must_not_mention.length && `never mentions ${one.must_not_mention.join(", ")}`,
+    one.pattern && "matches a pattern",
+    differs("language") && `language: ${one.language || "any"}`,
+    one.fewest_words > 0 && `${one.fewest_words} words or more`,
+    differs("most_words") && (one.most_words ? `at most ${one.most_words} words` : "any length"),
+    differs("first_person") && (one.first_person ? "not in the third person" : "third person allowed"),
+    differs("no_assistant_phrases") && (one.no_assistant_phrases ? "no assistant phrases" : "assistant phrases allowed"),
+    one.judge && `judged: ${one.judge}`,
+  ].filter(Boolean).join(" · ");
 };
 
-const rules_in_words = (one) => [
-  one.must_mention.length && `mentions ${one.must_mention.join(", ")}`,
-  one.must_not_mention.length && `never mentions ${one.must_not_mention.join(", ")}`,
-  one.pattern && "matches a pattern",
-  one.language !== usual("language") && `language: ${one.language || "any"}`,
-  one.fewest_words > 0 && `${one.fewest_words} words or more`,
-  one.most_words !== usual("most_words") && (one.most_words ? `at most ${one.most_words} words` : "any length"),
-  one.first_person !== usual("first_person") && (one.first_person ? "not in the third person" : "third person allowed"),
-  one.no_assistant_phrases !== usual("no_assistant_phrases") && (one.no_assistant_phrases ? "no assistant phrases" : "assistant phrases allowed"),
-  one.judge && `judged: ${one.judge}`,
-].filter(Boolean).join(" · ");
-
-const button = (text, act, name = "") => {
-  const made = make("button", name, text);
-  made.type = "button";
-  made.addEventListener("click", act);
-  return made;
+const words = {read: (control) => parts(control.value, ","), show: (value) => line(value.join(", "))};
+const lowerCase = {read: (control) => control.value.trim().toLowerCase(), show: (value) => line(value, "any")};
+const amount = {read: (control) => Number(control.value) || 0, show: (value) => Object.assign(number(value || "", 0), {max: 5000})};
+const tick = {read: (control) => control.checked, show: checkbox};
+const text = (placeholder) => ({read: (control) => control.value.trim(), show: (value) => area(value, 2, placeholder)});
+// Part of a question: how it is shown and read, its label, its hint.
+const FIELDS = {
+  lines: [{read: (control) => parts(control.value, "\n"),
+           show: (value) => area(value.join("\n"), 2, "What the player says. One line after another, each is answered.")},
+          "The player says", "A line each. With several, the rules are for the last answer."],
+  must_mention: [words, "Must mention", "Commas between them, all are needed. “a | b”: either. “a*”: any ending."],
+  must_not_mention: [words, "Must not mention", "In none of the answers."],
+  pattern: [{read: text().read, show: line}, "Must match", "A regular expression."],
+  language: [lowerCase, "Language", "“card”: the card's own. Or a code such as en, de, ja."],
+  fewest_words: [amount, "Fewest words"],
+  most_words: [amount, "Most words"],
+  first_person: [tick, "Never speaks of itself by its name"],
+  no_assistant_phrases: [tick, "No assistant phrases"],
+  judge: [text("For a judge: what a good answer does. Empty: no judge is asked."), "What a good answer does",
+          "Only a judge can say. Without one this stays “not judged”."],
 };
 
-const field = (title, control, hint = "") => {
-  const label = make("label", "script-field");
-  label.append(make("span", "", title), control);
-  if (hint) label.append(make("small", "", hint));
-  return label;
-};
-
-const text = (value, tag = "input", example = "") => Object.assign(make(tag), {value, placeholder: example, rows: 2});
-const number = (value) => Object.assign(make("input"), {type: "number", min: 0, max: 5000, value: value || ""});
-const tick = (value, title) => {
-  const label = make("label", "script-tick");
-  const box = Object.assign(make("input"), {type: "checkbox", checked: value});
-  label.append(box, make("span", "", title));
-  return [label, box];
-};
-
-const form_of = (one, update) => {
-  const lines = text(one.lines.join("\n"), "textarea", "What the player says. One line after another, each is answered.");
-  const must = text(one.must_mention.join(", ")), never = text(one.must_not_mention.join(", "));
-  const pattern = text(one.pattern), language = text(one.language, "input", "any");
-  const fewest = number(one.fewest_words), most = number(one.most_words);
-  const [person, person_box] = tick(one.first_person, "Never speaks of itself by its name");
-  const [phrases, phrases_box] = tick(one.no_assistant_phrases, "No assistant phrases");
-  const judge = text(one.judge, "textarea", "For a judge: what a good answer does. Empty: no judge is asked.");
-  const form = make("div", "script-form");
-  form.append(field("The player says", lines, "A line each. With several, the rules are for the last answer."),
-              field("Must mention", must, "Commas between them, all are needed. “a | b”: either. “a*”: any ending."),
-              field("Must not mention", never, "In none of the answers."), field("Must match", pattern, "A regular expression."),
-              field("Language", language, "“card”: the card's own. Or a code such as en, de, ja."),
-              field("Fewest words", fewest), field("Most words", most), person, phrases,
-              field("What a good answer does", judge, "Only a judge can tell. Without one this stays “not judged”."));
-  form.addEventListener("input", () => update({
-    lines: lines_of(lines.value), must_mention: words_of(must.value), must_not_mention: words_of(never.value),
-    pattern: pattern.value.trim(), language: language.value.trim().toLowerCase(), fewest_words: Number(fewest.value) || 0,
-    most_words: Number(most.value) || 0, first_person: person_box.checked, no_assistant_phrases: phrases_box.checked,
-    judge: judge.value.trim()}));
+const formOf = (one, update) => {
+  const form = make("div", "script-form"), reads = [];
+  for (const [name, [{read, show}, label, hint]] of Object.entries(FIELDS)) {
+    const control = show(one[name]);
+    reads.push(() => [name, read(control)]);
+    form.append(labelled(control.type === "checkbox" ? "script-tick" : "script-field", label, control, hint));
+  }
+  form.addEventListener("input", () => update(Object.fromEntries(reads.map((read) => read()))));
   return form;
 };
 
-const row_of = (one) => {
-  const row = make("details", "script-row");
-  row.open = open.has(one.id);
-  row.addEventListener("toggle", () => { if (row.open) open.add(one.id); else open.delete(one.id); fill_form(); });
-  const head = make("summary");
-  const kind = make("i", `pill script-${one.origin}`, props.value.kinds?.[one.kind] ?? one.kind);
+const rowOf = (one) => {
+  const row = make("details", "script-row", "", {open: open.has(one.id)});
   const said = make("b"), rules = make("small");
-  const buttons = make("div", "script-buttons");
   const restore = button("Restore as generated", () => {
-    Object.assign(one, props.value.originals[one.id], {origin: "generated"});
-    tell();
+    Object.assign(one, original(one), {origin: "generated"});
+    changed();
     draw(one.id);
+  });
+  const remove = button("Remove", () => {
+    questions = questions.filter((other) => other !== one);
+    if (original(one)) removed.push(original(one));
+    changed();
+    draw();
   });
   const paint = () => {
     said.textContent = one.lines.join(" … ") || "A new question";
     const mark = {changed: "changed by you", added: "your own"}[one.origin];
-    rules.textContent = [mark, rules_in_words(one)].filter(Boolean).join(" · ");
-    restore.hidden = one.origin !== "changed" || !props.value.originals?.[one.id];
+    rules.textContent = [mark, rulesInWords(one)].filter(Boolean).join(" · ");
+    restore.hidden = one.origin !== "changed" || !original(one);
   };
-  const remove = button("Remove", () => {
-    questions = questions.filter((other) => other !== one);
-    if (props.value.originals?.[one.id]) removed.push(props.value.originals[one.id]);
-    tell();
-    draw();
-  });
-  buttons.append(restore, remove);
-  let form = null;
-  const fill_form = () => {
-    if (!row.open || form) return;
-    form = form_of(one, (changes) => {
+  const fillForm = () => {
+    if (!row.open || row.children.length > 1) return;
+    row.append(formOf(one, (changes) => {
       Object.assign(one, changes, {origin: one.origin === "added" ? "added" : "changed"});
       paint();
-      tell();
-    });
-    row.append(form, buttons);
+      changed();
+    }), filled(make("div", "script-buttons"), restore, remove));
   };
-  head.append(kind, said, rules);
-  row.append(head);
+  const kind = make("i", `pill script-${one.origin}`, props.value.kinds?.[one.kind] ?? one.kind);
+  row.append(filled(make("summary"), kind, said, rules));
+  row.addEventListener("toggle", () => { open[row.open ? "add" : "delete"](one.id); fillForm(); });
   paint();
-  fill_form();
+  fillForm();
   return row;
 };
 
 const draw = (wanted = "") => {
   if (wanted) open.add(wanted);
-  const parts = [...(props.value.faults ?? []).map((words) => make("p", "npc-fault", words)),
-                 make("p", "npc-hint", usual_in_words()), ...questions.map(row_of)];
   const add = button("+ Add a question", () => {
     const id = `own-${Math.random().toString(16).slice(2, 10)}`;
-    questions.push({id, kind: "own", lines: [], must_mention: [], must_not_mention: [], pattern: "", language: "card", fewest_words: 0,
-                    most_words: 0, first_person: true, no_assistant_phrases: true, judge: "", origin: "added"});
+    questions.push({id, kind: "own", lines: [], must_mention: [], must_not_mention: [], pattern: "", language: "card",
+                    fewest_words: 0, most_words: 0, first_person: true, no_assistant_phrases: true, judge: "", origin: "added"});
     draw(id);
     [...element.querySelectorAll(".script-row")].at(-1)?.querySelector("textarea")?.focus();
   }, "draft-list-add");
-  parts.push(add);
-  if (removed.length) {
-    const gone = make("div", "script-removed");
-    gone.append(make("p", "npc-hint", "Removed:"), ...removed.map((one) => button(`Restore: ${one.lines[0]}`, () => {
-      removed = removed.filter((other) => other !== one);
-      questions.push({...one, origin: "generated"});
-      tell();
-      draw();
-    })));
-    parts.push(gone);
-  }
-  element.replaceChildren(...parts);
+  const restores = removed.map((one) => button(`Restore: ${one.lines[0]}`, () => {
+    removed = removed.filter((other) => other !== one);
+    questions.push({...one, origin: "generated"});
+    changed();
+    draw();
+  }));
+  element.replaceChildren(
+    ...(props.value.faults ?? []).map((fault) => make("p", "npc-fault", fault)), make("p", "npc-hint", usualInWords()),
+    ...questions.map(rowOf), add,
+    ...(restores.length ? [filled(make("div", "script-removed"), make("p", "npc-hint", "Removed:"), ...restores)] : []));
 };
 
 const fill = () => {

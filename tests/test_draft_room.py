@@ -133,7 +133,8 @@ def test_a_bundled_character_keeps_its_first_version(services: Services) -> None
 def test_counts_say_about_without_the_models_own_words(services: Services, mara: str) -> None:
     size = card_views.size_of(services, "starter", characters.head(services.store, mara).card)
     assert not size.exact and set(size.fields) == {"name", "description", "scenario"}
-    assert card_views.counts_of(size)["description"] == f"about {size.fields['description']} tokens"
+    beside = re.search(r"#draft-description [^{]*::after \{ content: \"(.*?)\"; \}", card_views.meter_html(size))
+    assert beside and beside[1] == f"about {size.fields['description']} tokens"
     assert size.total > sum(size.fields.values()) and f"about {size.total}" in card_views.meter_html(size)
 
 

@@ -98,13 +98,12 @@ class Controller:
         version = versions.save_portrait(self.store, character, card_views.read_picture(Path(file)) if file else None)
         return {controls.pad: versions.seen_as(version), **self.portrait(controls, version.portrait)}
 
-    def measure(self, character: str, model: str) -> tuple[Any, str]:
+    def measure(self, character: str, model: str) -> tuple[str, str]:
         """The meter and the advice of the newest version."""
         if not character:
-            return gr.HTML("", counts={}), ""
+            return "", ""
         raw = characters.head(self.store, character).card
-        size = card_views.size_of(self.services, model, raw)
-        return (gr.HTML(card_views.meter_html(size), counts=card_views.counts_of(size)),
+        return (card_views.meter_html(card_views.size_of(self.services, model, raw)),
                 card_views.advice_html(self.services, model, raw))
 
     def follow(self, character: str, model: str, revision: int) -> tuple[Any, ...]:

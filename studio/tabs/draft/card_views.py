@@ -67,19 +67,16 @@ def size_of(services: Services, model: str, raw: dict[str, Any]) -> Size:
 
 
 def meter_html(size: Size) -> str:
-    """The total with its bar."""
+    """The total with its bar, and the style that puts each field's count beside its label."""
     share = min(size.total / size.budget, 1.0)
     state = "over" if size.total > size.budget else ""
+    counts = "".join(f'#draft-{key} :is([data-testid="block-info"], .draft-list-title)::after {{ content: '
+                     f'"{size.about}{count:,} token{"" if count == 1 else "s"}"; }}' for key, count in size.fields.items())
     words = f"{size.about}{size.total:,} of {size.budget:,} tokens"
     return (f'<div class="draft-meter {state}" title="{_METER_HINT}"><span class="measure">{words}</span>'
             f'<div class="bar" role="progressbar" aria-label="Size of the character: {words}. {_METER_HINT}" aria-valuemin="0" '
             f'aria-valuemax="{size.budget}" aria-valuenow="{min(size.total, size.budget)}"><i style="width:{share:.0%}"></i></div>'
-            "</div>")
-
-
-def counts_of(size: Size) -> dict[str, str]:
-    """The words beside each field's label."""
-    return {key: f"{size.about}{count:,} token{'' if count == 1 else 's'}" for key, count in size.fields.items()}
+            f"</div><style>{counts}</style>")
 
 
 def advice_html(services: Services, model: str, raw: dict[str, Any]) -> str:

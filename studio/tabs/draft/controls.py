@@ -15,7 +15,7 @@ from studio.theme import ASSETS
 EMPTY = ("<h3>No character is open</h3><p>Choose one on the left, press <b>New</b>, or import a card that you have: "
          "a PNG picture or a JSON file.</p><p>Three sentences are enough to begin with: who this is, how they talk, and what "
          "they want.</p>")
-
+_SECTIONS: dict[Section, str] = {"who": "Who", "where": "Where", "words": "Words"}  # the others are folded away
 _FORMS: dict[Form, str] = {"png": "Picture (PNG)", "charx": "Archive (CHARX)", "json": "Text (JSON, V3)", "v2": "Text (JSON, V2)"}
 _SCRIPT_HINT = ('<p class="quiet">What the character is asked, and what a good answer must and must not do. Most of it follows '
                 "from the card by itself; change what you like, and run it in the Compare room. Nothing is ever learned from "
@@ -31,8 +31,7 @@ class Controls:
         with gr.Row(elem_id="draft-top"):
             self.pad = gr.HTML({}, html_template="", js_on_load=_script("draft"), server_functions=server_functions,
                                elem_id="draft-status", apply_default_css=False, min_width=120, scale=3)
-            self.meter = gr.HTML("", js_on_load=_script("draft_meter"), counts={}, elem_id="draft-size", apply_default_css=False,
-                                 min_width=150, scale=2)
+            self.meter = gr.HTML("", elem_id="draft-size", apply_default_css=False, min_width=150, scale=2)
         self.empty = gr.HTML(EMPTY, elem_id="draft-empty")
         with gr.Column(visible=False, elem_id="draft-editor") as self.editor:
             with gr.Row(elem_id="draft-columns"):
@@ -44,16 +43,13 @@ class Controls:
             self._versions()
 
     def _texts(self) -> None:
-        with _part("Who"):
-            self._section("who")
-        with _part("Where"):
-            self._section("where")
-        with _part("Words"):
-            self._section("words")
+        for section, title in _SECTIONS.items():
+            with _part(title):
+                self._section(section)
         with _part("What comes up"), gr.Column(elem_id="draft-character_book", elem_classes="draft-list"):
             gr.HTML('<span class="draft-list-title">Lorebook</span><span class="draft-list-hint">Knowledge that comes into the '
                     "chat when its keys are mentioned. {{char}} and {{user}} work here, too.</span>", apply_default_css=False)
-            self.book = gr.HTML("", html_template="", js_on_load=_script("draft_book"), elem_id="draft-book",
+            self.book = gr.HTML("", html_template="", js_on_load=_script("draft_forms", "draft_book"), elem_id="draft-book",
                                 server_functions=[sections.look_at_book, sections.read_world], apply_default_css=False)
         self._npc()
         with gr.Accordion("For the model", open=False, elem_classes="draft-part") as self.for_model:
@@ -64,12 +60,12 @@ class Controls:
     def _npc(self) -> None:
         """What a game needs to know of the character, and what it is tested by."""
         with gr.Accordion("In the game", open=False, elem_classes="draft-part", elem_id="draft-npc") as self.npc_part:
-            self.npc = gr.HTML({}, html_template="", js_on_load=_script("draft_npc"), lists=sections.LIST_FORMS,
+            self.npc = gr.HTML({}, html_template="", js_on_load=_script("draft_forms") + "drawNpc();", lists=sections.LIST_FORMS,
                                scales=sections.SCALE_FORMS, server_functions=[sections.preview_typed], apply_default_css=False,
                                elem_id="draft-npc-fields")
         with gr.Accordion("Test script", open=False, elem_classes="draft-part", elem_id="draft-script"):
             gr.HTML(_SCRIPT_HINT, apply_default_css=False)
-            self.script = gr.HTML({}, html_template="", js_on_load=_script("draft_script"), apply_default_css=False,
+            self.script = gr.HTML({}, html_template="", js_on_load=_script("draft_forms", "draft_script"), apply_default_css=False,
                                   elem_id="draft-script-questions")
 
     def _section(self, section: Section) -> None:
@@ -89,8 +85,8 @@ class Controls:
         with gr.Column(elem_id=f"draft-{one.key}", elem_classes="draft-list"):
             gr.HTML(f'<span class="draft-list-title">{one.label}</span><span class="draft-list-hint">{one.hint}</span>',
                     apply_default_css=False)
-            self.lists[one.key] = gr.HTML([], html_template="", js_on_load=_script("draft_list"), field=one.key, word=one.item,
-                                          article="a", apply_default_css=False)
+            self.lists[one.key] = gr.HTML([], html_template="", js_on_load=_script("draft_forms") + "drawTexts();", field=one.key,
+                                          word=one.item, apply_default_css=False)
 
     def _side(self) -> None:
         with _part("Portrait"):
@@ -128,7 +124,7 @@ class Controls:
             with gr.Column(scale=3, min_width=300):
                 self.other = gr.Dropdown([], label="Compare with", elem_id="draft-other", filterable=False)
                 self.changes = gr.HTML("", elem_id="draft-changes", apply_default_css=False)
-                self.restore = gr.Button("Bring this version back", size="sm", elem_id="draft-restore", interactive=False)
+                self.restore = gr.Button("Restore this version", size="sm", elem_id="draft-restore", interactive=False)
 
 
 def _part(title: str) -> Any:
@@ -138,5 +134,5 @@ def _part(title: str) -> Any:
     return column
 
 
-def _script(name: str) -> str:
-    return (ASSETS / f"{name}.js").read_text(encoding="utf-8")
+def _script(*names: str) -> str:
+    return "\n".join((ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in names)
