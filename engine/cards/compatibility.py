@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from engine.cards.book import raw_entries
 from engine.cards.fields import LABELS, as_v3
-from engine.cards.files import path_of
+from engine.cards.files import assets_of, path_of
 from engine.cards.keys import is_pattern
 
 Fate = Literal["lost", "unused"]
@@ -134,11 +134,9 @@ def _keys(entry: dict[str, Any]) -> list[str]:
 
 def _embedded(fields: dict[str, Any]) -> list[dict[str, Any]]:
     """The entries for files in the archive."""
-    assets = fields.get("assets")
-    return [entry for entry in assets if isinstance(entry, dict) and path_of(entry.get("uri"))] if isinstance(assets, list) else []
+    return [entry for entry in assets_of(fields) if path_of(entry)]
 
 
 def _ending(entry: dict[str, Any]) -> str:
     ending = entry.get("ext")
-    path = path_of(entry.get("uri")) or ""
-    return (ending if isinstance(ending, str) and ending else path.rpartition(".")[2]).lower().lstrip(".")
+    return (ending if isinstance(ending, str) and ending else (path_of(entry) or "").rpartition(".")[2]).lower().lstrip(".")

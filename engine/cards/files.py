@@ -22,7 +22,6 @@ import json
 import re
 import stat
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -37,91 +36,112 @@ from engine.cards.formats import backyard
 from engine.cards.pictures import MAX_FILE, Chunk, check_file_size, check_pixels, clean_portrait, icon_portrait, plain_portrait
 from engine.cards.reading import MAX_BYTES, CardFault, check_size, load, load_json, named
 
+Form = Literal["json", "v2", "png", "charx"]
+FORMS: tuple[Form, ...] = get_args(Form)
+ENDINGS: dict[Form, str] = {"json": ".json", "v2": ".v2.json", "png": ".png", "charx": ".charx"}
 PORTRAIT = "assets/icon/images/portrait.png"  # where the writer's own portrait lies in an archive
-_EMBEDDED = ("embeded://", "embedded://")
+
+_EMBEDDED = re.compile(r"embedd?ed://(.*)", re.IGNORECASE | re.DOTALL)
 _IN_PNG = "__asset:"  # V3's scheme for a text chunk of a PNG file
-_DEFAULT = "ccdefault:"
-
-
-def path_of(uri: Any) -> str | None:
-    """The path of an embedded file; None for every other address."""
-    if isinstance(uri, str):
-        for start in _EMBEDDED:
-            if uri.strip().lower().startswith(start):
-                return uri.strip()[len(start):]
-    return None
-
-
-def with_embedded(raw: dict[str, Any], found: dict[str, bytes]) -> dict[str, Any]:
-    """The card with the addresses of a PNG's own chunks (__asset:PATH) turned into embeded://PATH where `found` has them."""
-    changed = copy.deepcopy(raw)
-    for entry in _entries(changed):
-        uri = entry["uri"]
-        if isinstance(uri, str) and uri.startswith(_IN_PNG) and uri.removeprefix(_IN_PNG) in found:
-            entry["uri"] = _EMBEDDED[0] + uri.removeprefix(_IN_PNG)
-    return changed
-
-
-def main_icon(raw: dict[str, Any], files: dict[str, bytes]) -> str | None:
-    """The path of the character's icon: the one that is called "main", else the first one that is among the files."""
-    icons = [(entry.get("name"), path) for entry in _entries(raw)
-             if entry.get("type") == "icon" and (path := path_of(entry["uri"])) in files]
-    return next((path for name, path in icons if isinstance(name, str) and name.lower() == "main"),
-                icons[0][1] if icons else None)
-
-
-def portrait_of(raw: dict[str, Any], files: dict[str, bytes]) -> bytes | None:
-    """The portrait among the files; None where there is none that the studio can show."""
-    path = main_icon(raw, files)
-    return icon_portrait(files[path]) if path is not None else None
-
-
-def with_portrait(raw: dict[str, Any], files: dict[str, bytes], portrait: bytes | None) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Card (V3) and files as they go into an archive, `portrait` (PNG) being the icon.
-
-    Where that is the icon already, both stay as they are. Else the portrait takes the icon's place, and the former icon
-    leaves with its file, unless something else names it; so it does where the writer removed the portrait.
-    """
-    card, kept = as_v3(raw), dict(files)
-    listed = card["data"].get("assets")
-    shown = portrait_of(card, kept)
-    if portrait == shown or not isinstance(listed, list | None):  # a list of assets that is none stays as it came
-        return card, kept
-    former = main_icon(card, kept)
-    entries = [entry for entry in listed or [] if not (former and _is_icon(entry, former))]
-    if shown and former and former not in {path_of(entry["uri"]) for entry in _entries({"data": {"assets": entries}})}:
-        del kept[former]
-    if not shown:  # an icon that the studio cannot show stays, as one among others
-        entries = [entry for entry in listed or [] if not _is_default_icon(entry)]
-    if portrait:
-        kept[PORTRAIT] = portrait
-        entries.insert(0, {"type": "icon", "uri": _EMBEDDED[0] + PORTRAIT, "name": "main", "ext": "png"})
-    card["data"]["assets"] = entries
-    return card, kept
-
-
-def _entries(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The entries of a card's list of assets that have an address."""
-    listed = data_of(raw).get("assets")
-    for entry in listed if isinstance(listed, list) else []:
-        if isinstance(entry, dict) and "uri" in entry:
-            yield entry
-
-
-def _is_icon(entry: Any, path: str) -> bool:
-    return isinstance(entry, dict) and entry.get("type") == "icon" and path_of(entry.get("uri")) == path
-
-
-def _is_default_icon(entry: Any) -> bool:
-    """An icon that means the picture of the file itself, which an archive does not have."""
-    return isinstance(entry, dict) and entry.get("type") == "icon" and entry.get("uri") == _DEFAULT
-
-
 _MAX_BASE64 = MAX_BYTES * 3 // 2  # base64 takes 4 bytes for 3, and some programs put line ends in
 _EXIF, _USER_COMMENT = 0x8769, 0x9286  # tags
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?")
 _MOST = 4  # texts of one keyword that are tried
-_ASSET = "chara-ext-asset_:"
+_JPEG = b"\xff\xd8\xff"
+_CANNOT_HOLD = "picture, which cannot hold a character (cards are PNG pictures, JSON files or CHARX archives)"
+_OTHER_FILES = {_JPEG: f"is a JPEG {_CANNOT_HOLD}", b"RIFF": f"is a WebP {_CANNOT_HOLD}", b"GIF8": f"is a GIF {_CANNOT_HOLD}"}
+
+
+@dataclass(frozen=True)
+class CardFile:
+    """What a file brings: the card, its portrait (PNG) if any, and its files by their paths."""
+
+    card: Card
+    portrait: bytes | None
+    files: dict[str, bytes]
+
+
+def read_card(path: Path | str) -> Card:
+    """The card in a file of any form, or a bundled card by its bare slug ("pim-tuckett") where no such file exists.
+
+    Raises UserError for what cannot be read or is no card.
+    """
+    file = Path(path)
+    if str(path) in bundled_files() and not file.is_file():
+        return find_bundled(str(path))
+    return read_file(file).card
+
+
+def read_file(file: Path, origin: str | None = None) -> CardFile:
+    """The card in a file of any form, with all that it brings. `origin`: its name in errors, by default the path.
+
+    The size is checked before anything is read. Raises UserError for what cannot be read or is no card.
+    """
+    name = str(file) if origin is None else origin
+    with named(name):
+        try:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end
+                raise CardFault("is a folder" if stat.S_ISDIR(status.st_mode) else "is not an ordinary file")
+            with file.open("rb") as stream:
+                return _read(stream, status.st_size, name)
+        except FileNotFoundError:
+            raise CardFault("is neither a file nor the name of a bundled character") from None
+        except OSError as error:
+            raise CardFault(f"cannot be read ({error.strerror})") from error
+        except ValueError as error:  # a zero byte or a lone surrogate in the path
+            raise CardFault("cannot be the name of a file") from error
+
+
+def parse_file(data: bytes, origin: str) -> CardFile:
+    """`read_file` for a file in memory."""
+    with named(origin):
+        return _read(io.BytesIO(data), len(data), origin)
+
+
+def write_file(form: Form, raw: dict[str, Any], portrait: bytes | None = None, files: dict[str, bytes] | None = None) -> bytes:
+    """A card of any version as a file of this form.
+
+    Raises UserError for a card that could not be read back; as JSON, an unfinished one is written all the same.
+    """
+    if form in ("json", "v2"):
+        return _readable(as_v3(raw) if form == "json" else to_v2(raw))
+    if form == "png":
+        return write_png_card(raw, portrait)
+    card, others = _with_portrait(raw, files or {}, portrait)
+    with named("The archive"):
+        checked_json(card)
+        return charx.write(_readable(card), others)
+
+
+def _readable(card: dict[str, Any]) -> bytes:
+    return (json.dumps(card, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _read(stream: IO[bytes], size: int, origin: str) -> CardFile:
+    start = stream.read(8)
+    if start == pictures.SIGNATURE:
+        check_file_size(size)
+        return CardFile(*read_png_card(start + stream.read(MAX_FILE), origin))
+    if charx.is_archive(start) or (start.startswith(_JPEG) and charx.has_archive(stream, size)):
+        return _from_archive(charx.Archive(stream, size), origin)
+    for beginning, fault in _OTHER_FILES.items():
+        if start.startswith(beginning):
+            raise CardFault(fault)
+    check_size(size)
+    return CardFile(parse_card(start + stream.read(MAX_BYTES), origin), None, {})
+
+
+def _from_archive(archive: charx.Archive, origin: str) -> CardFile:
+    """The card of a CHARX archive, or of one of Backyard AI with the pictures that it lists."""
+    if charx.CARD in archive.paths or backyard.MANIFEST not in archive.paths:
+        card = parse_card(archive.card(), origin)
+        files = archive.others()
+    else:
+        read = backyard.read_archive(archive.paths, lambda path: load_json(archive.text(path)))
+        card = converted(read.raw, ("It was an archive of Backyard AI.", *read.notes))
+        files = {path: archive.file(path) for path in map(path_of, assets_of(card.raw)) if path}
+    return CardFile(card, _portrait_of(card.raw, files), files)
 
 
 def read_png_card(data: bytes, origin: str) -> tuple[Card, bytes, dict[str, bytes]]:
@@ -131,12 +151,12 @@ def read_png_card(data: bytes, origin: str) -> tuple[Card, bytes, dict[str, byte
     of JSON, for a damaged or animated picture, for one without a card, for what `parse_card` refuses.
     """
     with named(origin):
-        check_file_size(data)
+        check_file_size(len(data))
         chunks = pictures.read_chunks(data)
         card = _card_in(chunks)
         files = _files(chunks)
         portrait = check_pixels(chunks)  # last: pixels take the most memory
-    return (replace(card, raw=with_embedded(card.raw, files)) if files else card), portrait, files
+    return (replace(card, raw=_with_embedded(card.raw, files)) if files else card), portrait, files
 
 
 def write_png_card(raw: dict[str, Any], portrait: bytes | None) -> bytes:
@@ -208,7 +228,7 @@ def _user_comment(chunks: list[Chunk]) -> bytes:
 
 def _files(chunks: list[Chunk]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    for path, text in pictures.texts_under(chunks, _ASSET, MAX_FILE):
+    for path, text in pictures.texts_under(chunks, "chara-ext-asset_:", MAX_FILE):
         check_path(path)
         found[path] = _from_base64(text, "holds a file that is damaged (its text is not base64)")
     return found
@@ -222,107 +242,65 @@ def _from_base64(text: bytes, fault: str) -> bytes:
         raise CardFault(fault) from error
 
 
-Form = Literal["json", "v2", "png", "charx"]
-FORMS: tuple[Form, ...] = get_args(Form)
-ENDINGS: dict[Form, str] = {"json": ".json", "v2": ".v2.json", "png": ".png", "charx": ".charx"}
-
-_JPEG = b"\xff\xd8\xff"
-_CANNOT_HOLD = "picture, which cannot hold a character (cards are PNG pictures, JSON files or CHARX archives)"
-_OTHER_FILES = {_JPEG: f"is a JPEG {_CANNOT_HOLD}", b"RIFF": f"is a WebP {_CANNOT_HOLD}", b"GIF8": f"is a GIF {_CANNOT_HOLD}"}
+def assets_of(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a card's list of files that have an address."""
+    return _with_address(data_of(raw).get("assets"))
 
 
-@dataclass(frozen=True)
-class CardFile:
-    """What a file brings: the card, its portrait (PNG) if any, and its files by their paths."""
-
-    card: Card
-    portrait: bytes | None
-    files: dict[str, bytes]
+def _with_address(listed: Any) -> list[dict[str, Any]]:
+    return [entry for entry in listed if isinstance(entry, dict) and "uri" in entry] if isinstance(listed, list) else []
 
 
-def read_card(path: Path | str) -> Card:
-    """The card in a file of any form, or a bundled card by its bare slug ("pim-tuckett") where no such file exists.
+def path_of(entry: dict[str, Any]) -> str | None:
+    """The path of an embedded file; None for every other address."""
+    uri = entry["uri"]
+    found = _EMBEDDED.fullmatch(uri.strip()) if isinstance(uri, str) else None
+    return found[1] if found else None
 
-    Raises UserError for what cannot be read or is no card.
+
+def _with_embedded(raw: dict[str, Any], found: dict[str, bytes]) -> dict[str, Any]:
+    """The card with the addresses of a PNG's own chunks (__asset:PATH) turned into embeded://PATH where `found` has them."""
+    changed = copy.deepcopy(raw)
+    for entry in assets_of(changed):
+        uri = entry["uri"]
+        if isinstance(uri, str) and uri.startswith(_IN_PNG) and uri.removeprefix(_IN_PNG) in found:
+            entry["uri"] = f"embeded://{uri.removeprefix(_IN_PNG)}"
+    return changed
+
+
+def _main_icon(raw: dict[str, Any], files: dict[str, bytes]) -> str | None:
+    """The path of the character's icon: the one that is called "main", else the first one that is among the files."""
+    icons = [(str(entry.get("name")).lower() != "main", path) for entry in assets_of(raw)
+             if entry.get("type") == "icon" and (path := path_of(entry)) in files]
+    return min(icons, key=lambda one: one[0])[1] if icons else None
+
+
+def _portrait_of(raw: dict[str, Any], files: dict[str, bytes]) -> bytes | None:
+    """The portrait among the files; None where there is none that the studio can show."""
+    path = _main_icon(raw, files)
+    return icon_portrait(files[path]) if path is not None else None
+
+
+def _with_portrait(raw: dict[str, Any], files: dict[str, bytes], portrait: bytes | None) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Card (V3) and files as they go into an archive, `portrait` (PNG) being the icon.
+
+    Where that is the icon already, both stay as they are. Else the portrait takes the icon's place, and the former icon
+    leaves with its file, unless something else names it; so it does where the writer removed the portrait. An icon that the
+    studio cannot show stays, as one among others, but not one that means the picture of the file itself.
     """
-    file = Path(path)
-    if str(path) in bundled_files() and not file.is_file():
-        return find_bundled(str(path))
-    return read_file(file).card
-
-
-def read_file(file: Path, origin: str | None = None) -> CardFile:
-    """The card in a file of any form, with all that it brings. `origin`: its name in errors, by default the path.
-
-    The size is checked before anything is read. Raises UserError for what cannot be read or is no card.
-    """
-    name = str(file) if origin is None else origin
-    with named(name):
-        try:
-            status = file.stat()
-            if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end
-                raise CardFault("is a folder" if stat.S_ISDIR(status.st_mode) else "is not an ordinary file")
-            with file.open("rb") as stream:
-                return _read(stream, status.st_size, name)
-        except FileNotFoundError:
-            raise CardFault("is neither a file nor the name of a bundled character") from None
-        except OSError as error:
-            raise CardFault(f"cannot be read ({error.strerror})") from error
-        except ValueError as error:  # a zero byte or a lone surrogate in the path
-            raise CardFault("cannot be the name of a file") from error
-
-
-def parse_file(data: bytes, origin: str) -> CardFile:
-    """`read_file` for a file in memory."""
-    with named(origin):
-        return _read(io.BytesIO(data), len(data), origin)
-
-
-def write_file(form: Form, raw: dict[str, Any], portrait: bytes | None = None, files: dict[str, bytes] | None = None) -> bytes:
-    """A card of any version as a file of this form.
-
-    Raises UserError for a card that could not be read back; as JSON, an unfinished one is written all the same.
-    """
-    if form in ("json", "v2"):
-        return _readable(as_v3(raw) if form == "json" else to_v2(raw))
-    if form == "png":
-        return write_png_card(raw, portrait)
-    card, others = with_portrait(raw, files or {}, portrait)
-    with named("The archive"):
-        checked_json(card)
-        return charx.write(_readable(card), others)
-
-
-def _readable(card: dict[str, Any]) -> bytes:
-    return (json.dumps(card, ensure_ascii=False, indent=2) + "\n").encode()
-
-
-def _read(stream: IO[bytes], size: int, origin: str) -> CardFile:
-    start = stream.read(8)
-    if start == pictures.SIGNATURE:
-        _check_size(size, MAX_FILE, "a character's picture")
-        return CardFile(*read_png_card(start + stream.read(MAX_FILE), origin))
-    if charx.is_archive(start) or (start.startswith(_JPEG) and charx.has_archive(stream, size)):
-        return _from_archive(charx.Archive(stream, size), origin)
-    for beginning, fault in _OTHER_FILES.items():
-        if start.startswith(beginning):
-            raise CardFault(fault)
-    check_size(size)
-    return CardFile(parse_card(start + stream.read(MAX_BYTES), origin), None, {})
-
-
-def _from_archive(archive: charx.Archive, origin: str) -> CardFile:
-    """The card of a CHARX archive, or of one of Backyard AI with the pictures that it lists."""
-    if charx.CARD in archive.paths or backyard.MANIFEST not in archive.paths:
-        card = parse_card(archive.card(), origin)
-        files = archive.others()
-    else:
-        read = backyard.read_archive(archive.paths, lambda path: load_json(archive.text(path)))
-        card = converted(read.raw, ("It was an archive of Backyard AI.", *read.notes))
-        files = {path: archive.file(path) for one in card.raw["data"]["assets"] if (path := path_of(one["uri"]))}
-    return CardFile(card, portrait_of(card.raw, files), files)
-
-
-def _check_size(size: int, limit: int, what: str) -> None:
-    if size > limit:
-        raise CardFault(f"is too large for {what} ({size / 1e6:,.1f} MB; at most {limit / 1e6:,.1f} MB)")
+    card, kept = as_v3(raw), dict(files)
+    listed = card["data"].get("assets")
+    shown = _portrait_of(card, kept)
+    if portrait == shown or not isinstance(listed, list | None):  # a list of assets that is none stays as it came
+        return card, kept
+    former = _main_icon(card, kept) if shown else None
+    icons = [entry for entry in assets_of(card) if entry.get("type") == "icon" and (
+        path_of(entry) == former if former else entry["uri"] == "ccdefault:")]
+    entries = [entry for entry in listed or [] if entry not in icons]
+    if former and former not in map(path_of, _with_address(entries)):
+        del kept[former]
+    if portrait:
+        kept[PORTRAIT] = portrait
+        entries.insert(0, {"type": "icon", "uri": f"embeded://{PORTRAIT}", "name": "main", "ext": "png"})
+    card["data"]["assets"] = entries
+    return card, kept

@@ -148,7 +148,7 @@ def clean_portrait(data: bytes) -> bytes:
     Raises UserError for what is no still picture of these kinds, or is larger than 8 MB or 16 megapixels.
     """
     try:
-        check_file_size(data)
+        check_file_size(len(data))
         if data.startswith(SIGNATURE):
             data = build(pixels_only(read_chunks(data)))
         with _one_fault():
@@ -179,10 +179,10 @@ def plain_portrait(name: str) -> bytes:
     return _as_png(image)
 
 
-def check_file_size(data: bytes) -> None:
+def check_file_size(size: int) -> None:
     """Raise CardFault for a file of more than MAX_FILE bytes."""
-    if len(data) > MAX_FILE:
-        raise CardFault(f"is too large for a character's picture ({len(data) / 1e6:,.1f} MB; at most {MAX_FILE / 1e6:,.1f} MB)")
+    if size > MAX_FILE:
+        raise CardFault(f"is too large for a character's picture ({size / 1e6:,.1f} MB; at most {MAX_FILE / 1e6:,.1f} MB)")
 
 
 def icon_portrait(data: bytes) -> bytes | None:
@@ -193,7 +193,7 @@ def icon_portrait(data: bytes) -> bytes | None:
     try:
         if not data.startswith(SIGNATURE):
             return clean_portrait(data)
-        check_file_size(data)
+        check_file_size(len(data))
         return check_pixels(read_chunks(data))
     except (CardFault, UserError):
         return None
