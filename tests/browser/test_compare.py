@@ -1,6 +1,5 @@
 """Comparing in a real browser: blind until the vote, kept over a reload, stopped by Esc."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -91,11 +90,7 @@ def test_without_a_pruned_model_the_room_says_what_to_do(studio: Studio, page: A
     expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true", timeout=SLOW)
 
 
-PAINTING, TIMER = 'class=\\"versus', '"active":true'
-
-
-@pytest.mark.parametrize("lost", [[PAINTING], [PAINTING, TIMER]], ids=["painting", "and-its-timer"])
-def test_a_page_that_lost_what_it_was_sent_is_painted_again(studio: Studio, page: Any, run: runs.Run, lost: list[str]) -> None:
+def test_a_page_that_lost_what_it_was_sent_asks_for_it_again(studio: Studio, page: Any, run: runs.Run) -> None:
     store = open_store(studio.home / "studio.db")
     sides = [(None, str(studio.home / "models" / "tiny")), (run.id, str(run.out))]
     found = rounds.open_round(store, run.character, 1, "pair", "Still there?", [], sides, seed=1, blind=True)
@@ -103,18 +98,18 @@ def test_a_page_that_lost_what_it_was_sent_is_painted_again(studio: Studio, page
         rounds.set_answer(store, answer.id, "Aye.", {}, "ended")
     values.set_value(store, f"compare-run:{run.character}", run.id)
     page.set_default_timeout(SLOW)
-    page.add_init_script(f"window.lost = {json.dumps(lost)}; {LOSE}")
+    page.add_init_script(f"window.lost = ['data-look']; {LOSE}")
     page.goto(studio.url("pim-tuckett", "compare"))
     expect(page.get_by_role("tab", name="4 · Compare")).to_have_attribute("aria-selected", "true", timeout=SLOW)
     page.wait_for_timeout(3000)
     expect(page.locator("#compare-said")).to_be_hidden()
-    assert page.evaluate("window.losses") >= len(lost)
+    assert page.evaluate("window.losses") >= 1
     page.evaluate("window.losing = false")
     expect(page.locator("#compare-said")).to_have_text("Still there?", timeout=SLOW)
     expect(page.locator("#compare-vote-tie")).to_be_visible(timeout=SLOW)
 
 
-def test_a_room_where_nothing_happens_asks_for_no_painting(studio: Studio, page: Any, run: runs.Run) -> None:
+def test_a_room_where_nothing_happens_asks_for_nothing(studio: Studio, page: Any, run: runs.Run) -> None:
     store = open_store(studio.home / "studio.db")
     values.set_value(store, f"compare-run:{run.character}", run.id)
     page.set_default_timeout(SLOW)
@@ -122,11 +117,11 @@ def test_a_room_where_nothing_happens_asks_for_no_painting(studio: Studio, page:
     page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
 
     def is_quiet() -> None:
-        """The room comes to rest: what was set going ends, then a while passes in which it looks for news alone."""
+        """The room comes to rest: what was set going ends, then a while passes in which the page asks for nothing."""
         for _ in range(10):
             asked.clear()
             page.wait_for_timeout(2500)
-            if asked and not [url for url in asked if "queue/join" in url]:
+            if not asked:
                 return
         raise AssertionError(asked)
 
