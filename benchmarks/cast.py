@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.memory import drain
+from benchmarks.meter import drain
 from engine.base.errors import UserError
 from engine.base.files import write_json
 from engine.base.memory import BANK_BYTES, largest_rank

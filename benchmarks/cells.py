@@ -1,10 +1,10 @@
-"""The cells of a bench at work: the dense model, each character's lines and dense pass, and each cell's masks.
+"""The cells of a benchmark: the dense model, each character's lines and dense pass, and each cell's masks.
 
 Lines and the dense pass are made once for a character and a seed, by the main
 job's own stages; every method's work folder begins with links to them, so each
 stage resumes where it stopped. Masks lie in a folder named by the knobs that
 shape them: methods that ask for the same mask share it, and a changed recipe
-never finds another's. Which methods there are, this module does not know.
+never finds another's.
 """
 
 import dataclasses
@@ -40,25 +40,25 @@ AFTER_THE_MASK = ("least_squares", "refit_within", "further_answers", "neutral_l
 class Dense:
     """The dense model, loaded once for all cells, and the counter of its tokens."""
 
-    bench: JobContext
+    ctx: JobContext
     counter: Counter
 
     @property
     def model(self) -> Any:
         """The model itself; every method leaves it as it was."""
-        return self.bench.model
+        return self.ctx.model
 
 
 def load(plan: Plan) -> Generator[Event, None, Dense]:
     """Load the plan's model. Raises UserError where a sparsity leaves it nothing, or takes nothing."""
     job = Job(next(iter(plan.characters.values())), plan.model, Path(), plan.recipe(plan.sparsities[0], 0), plan.dtype)
-    bench = JobContext(job, plan.model_folder)
-    if not bench.path("job.json").exists():
-        write_json(bench.path("job.json"), {"model": plan.model, "dtype": None})
-    yield from load_dense(bench, "16bit")
+    ctx = JobContext(job, plan.model_folder)
+    if not ctx.path("job.json").exists():
+        write_json(ctx.path("job.json"), {"model": plan.model, "dtype": None})
+    yield from load_dense(ctx, "16bit")
     for sparsity in plan.sparsities:
-        channels_kept(bench.channels, sparsity, plan.recipe(sparsity, 0).multiple)
-    return Dense(bench, Counter(bench.model))
+        channels_kept(ctx.channels, sparsity, plan.recipe(sparsity, 0).multiple)
+    return Dense(ctx, Counter(ctx.model))
 
 
 @dataclasses.dataclass
@@ -91,37 +91,37 @@ class Subject:
         """Where what all its cells share is kept."""
         return self.plan.subject_folder(self.name, self.seed)
 
-    def workbench(self, folder: Path, recipe: Recipe) -> JobContext:
-        """A bench with the dense model, in a work folder that begins with the shared lines and the shared dense pass."""
+    def context(self, folder: Path, recipe: Recipe) -> JobContext:
+        """The dense model in a work folder that begins with the shared lines and the shared dense pass."""
         folder.mkdir(parents=True, exist_ok=True)
         job = Job(self.card, self.plan.model, Path(), recipe, self.plan.dtype, lines=self.plan.lines)
-        shared = self.dense.bench
-        bench = JobContext(job, folder, shared.source, shared.tokenizer, shared.model, shared.dtype)
-        for name in (*SHARED, *(file.name for file in answer_files(bench))):
+        shared = self.dense.ctx
+        ctx = JobContext(job, folder, shared.source, shared.tokenizer, shared.model, shared.dtype)
+        for name in (*SHARED, *(file.name for file in answer_files(ctx))):
             _link(self.folder / "lines" / name, folder / name)
-        return bench
+        return ctx
 
     def prepare(self) -> Generator[Event, None, None]:
         """Make the lines and read the dense model on them, or find both."""
         # Targets are read also where the preset learns by cross entropy, for the methods that do not.
         recipe = dataclasses.replace(self.plan.recipe(0.25, self.seed), loss="kl")
-        bench = self.workbench(self.folder / "lines", recipe)
-        yield from make_lines(bench)
-        yield from write_extra_samples(bench)
-        if not bench.path("dense.safetensors").exists():
-            yield from metered(read_dense(bench), self.dense.counter, self.folder / "dense.cost.json")
-        train, _, reporting, prefix = encode_lines(bench)
+        ctx = self.context(self.folder / "lines", recipe)
+        yield from make_lines(ctx)
+        yield from write_extra_samples(ctx)
+        if not ctx.path("dense.safetensors").exists():
+            yield from metered(read_dense(ctx), self.dense.counter, self.folder / "dense.cost.json")
+        train, _, reporting, prefix = encode_lines(ctx)
         self.train, self.test = (pack(group, recipe.row_tokens, prefix) for group in (train, reporting))
-        self.refit_rows = written_rows(bench, train).rows
-        self.lines = bench.split_lines()[2]
+        self.refit_rows = written_rows(ctx, train).rows
+        self.lines = ctx.split_lines()[2]
         self.states = yield from watched("read the test lines", sum(row.size for row in self.test), self.dense.counter,
                                          lambda: dense_states(self.dense.model, self.test))
 
     def answer(self, recipe: Recipe) -> Generator[Event, None, Spent]:
         """Write what a recipe's further answers want beyond those that are there; what its own answers cost."""
-        bench, cost = self.workbench(self.folder / "lines", recipe), self.folder / "answers.cost.json"
-        if not cost.exists() or not all(file.exists() for file in answer_files(bench)):
-            yield from metered(write_extra_samples(bench), self.dense.counter, cost, resumes=True)
+        ctx, cost = self.context(self.folder / "lines", recipe), self.folder / "answers.cost.json"
+        if not cost.exists() or not all(file.exists() for file in answer_files(ctx)):
+            yield from metered(write_extra_samples(ctx), self.dense.counter, cost, resumes=True)
         return Spent.read(cost)
 
     def dense_pass(self) -> Spent:
@@ -159,26 +159,26 @@ class Cell:
     @property
     def channels(self) -> int:
         """d_ff of the dense model."""
-        return self.subject.dense.bench.channels
+        return self.subject.dense.ctx.channels
 
     @property
     def kept(self) -> int:
         """k, the channels that each layer keeps."""
         return channels_kept(self.channels, self.sparsity, self.recipe.multiple)
 
-    def lesson(self, folder: Path, recipe: Recipe) -> Generator[Event, None, tuple[JobContext, DistillationData]]:
-        """A bench in `folder` and the lesson of the shared dense pass."""
-        bench = self.subject.workbench(folder, recipe)
-        return bench, (yield from read_dense(bench))
+    def data(self, folder: Path, recipe: Recipe) -> Generator[Event, None, tuple[JobContext, DistillationData]]:
+        """A job in `folder` and the data of the shared dense pass."""
+        ctx = self.subject.context(folder, recipe)
+        return ctx, (yield from read_dense(ctx))
 
     def learn(self, recipe: Recipe) -> Generator[Event, None, tuple[Tensor, Spent]]:
         """The mask (L, d_ff) that the main job's stage learns by a recipe, and its price, with the dense pass where it is used."""
         folder = mask_folder(self.folder, recipe)
-        bench, lesson = yield from self.lesson(folder, recipe)
-        if bench.path("mask.safetensors").exists():
-            mask = load_file(bench.path("mask.safetensors"))["mask"].float()
+        ctx, data = yield from self.data(folder, recipe)
+        if ctx.path("mask.safetensors").exists():
+            mask = load_file(ctx.path("mask.safetensors"))["mask"].float()
         else:
-            mask = yield from metered(find_mask(bench, lesson), self.counter, folder / "cost.json", resumes=True)
+            mask = yield from metered(find_mask(ctx, data), self.counter, folder / "cost.json", resumes=True)
         needed = recipe.loss == "kl" or recipe.start != "random"
         return mask, Spent.read(folder / "cost.json") + (self.subject.dense_pass() if needed else Spent())
 

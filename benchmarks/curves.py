@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import finishing
 from benchmarks.cells import mask_folder
-from benchmarks.ladder import OURS, PAPER, recipe_of
+from benchmarks.methods import OURS, PAPER
+from benchmarks.methods.learned import recipe_of
+from benchmarks.methods.whole_recipe import CURVE, folder_of
 from benchmarks.plan import Plan
 from engine.base.files import read_json, write_json
 
@@ -45,7 +46,7 @@ def points(plan: Plan, name: str, seed: int, sparsity: float, method: str) -> Po
     """Stage, tokens and validation KL at each reading on the way of PAPER or OURS, in order; empty where it was not gone."""
     cell, recipe = plan.cell_folder(name, seed, sparsity), recipe_of(plan.recipe(sparsity, seed), method)
     if method == OURS:
-        curve = finishing.folder_of(cell, recipe) / finishing.CURVE
+        curve = folder_of(cell, recipe) / CURVE
         return read_json(curve) if curve.exists() else []
     curve = mask_folder(cell, recipe) / "learning.json"
     return [{"stage": "learning", "tokens": point["tokens"], "validation_kl": point["validation_kl"]}

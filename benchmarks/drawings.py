@@ -12,7 +12,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from benchmarks.figures import write_figures
-from benchmarks.ladder import RECOVERED
+from benchmarks.methods import RECOVERED
 from engine.base.errors import UserError
 from engine.base.files import read_json
 

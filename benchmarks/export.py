@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.memory import drain
+from benchmarks.meter import drain
 from benchmarks.speed import decode_seconds
 from engine.base.files import folder_size, write_json
 from engine.base.ids import StageId

@@ -11,11 +11,13 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import finishing, ladder, summary
+from benchmarks import summary
 from benchmarks.cells import Cell, Dense, Subject, load
 from benchmarks.curves import print_curves
+from benchmarks.measures import MEASURES, read
+from benchmarks.methods import LADDER, RECOVERED, choose
+from benchmarks.methods.whole_recipe import tidy
 from benchmarks.plan import Plan, make_plan
-from benchmarks.readings import read
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import explain_write_errors, read_json, write_json
@@ -23,16 +25,16 @@ from engine.base.ids import StageId
 from engine.running import Run
 from engine.stages.context import SHORT
 
-KEYS = ("model", "character", "sparsity", "seed", "method", "kl", "top1", "nll", "identification", "neutral_ppl", "lines",
-        "tokens", "seconds", "preset", "dtype")
-IDENTITY = KEYS[:5]
+IDENTITY = ("model", "character", "sparsity", "seed", "method")
+NEEDED = {*IDENTITY, "kl", "lines"}  # without them a row says nothing
+KEYS = (*IDENTITY, *MEASURES, "lines", "tokens", "seconds", "preset", "dtype")
 AGAIN = "Every row that was measured is kept. Give the same command again to go on."
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure what is missing, then print the tables."""
-    plan, methods, again = make_plan(options), ladder.choose(options.methods), set(options.again)
-    ladder.choose(options.again)
+    plan, methods, again = make_plan(options), choose(options.methods), set(options.again)
+    choose(options.again)
     if set(options.again) - set(methods):
         raise UserError(f"--again names {min(set(options.again) - set(methods))}, which --methods leaves out.",
                         "Name it in both, or its row would be forgotten and not measured.")
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def follow(events: Generator[Event, None, None]) -> None:
-    """Show a bench's events; Ctrl-C stops it after the step under way."""
+    """Show a benchmark's events; Ctrl-C stops it after the step under way."""
     run = Run(argparse.Namespace(workdir=None, leash=False, json=False))
     run.follow(_without_reused(events), lambda: False, "Stopped.", AGAIN)
 
@@ -66,7 +68,10 @@ def _without_reused(events: Generator[Event, None, None]) -> Iterator[Event]:
 
 
 class Results:
-    """The rows of a bench in a JSON file, written whole with each new row. Raises UserError for rows of another preset."""
+    """The rows of a benchmark in a JSON file, written whole with each new row. Raises UserError for rows of another preset.
+
+    A row keeps keys that are unknown here; a measure that it lacks is None.
+    """
 
     def __init__(self, path: Path, label: str) -> None:
         self.path, self.label = path, label
@@ -74,11 +79,12 @@ class Results:
 
     def _read(self) -> list[dict[str, Any]]:
         rows = read_json(self.path) if self.path.exists() else []
-        if not isinstance(rows, list) or any(not isinstance(row, dict) or set(row) != set(KEYS) for row in rows):
-            raise UserError(f"{self.path} is no list of rows of this bench.", "Name another --json.")
-        other = next((row["preset"] for row in rows if row["preset"] != self.label), None)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= NEEDED for row in rows):
+            raise UserError(f"{self.path} is no list of rows of this benchmark.", "Name another --json.")
+        rows = [{**dict.fromkeys(KEYS), **row} for row in rows]
+        other = next((row["preset"] for row in rows if row["preset"] not in (None, self.label)), None)
         if other is not None:
-            raise UserError(f"{self.path} holds rows of another preset ({other}); this bench measures {self.label}.",
+            raise UserError(f"{self.path} holds rows of another preset ({other}); this run measures {self.label}.",
                             "Name another --json, or give that preset and its steps.")
         return rows
 
@@ -92,16 +98,16 @@ class Results:
         The dense model answers otherwise in each: such rows have other lines, and cannot be compared.
         """
         other = next((row["dtype"] for row in self.rows if [row[name] for name in IDENTITY[:4]] == list(cell)
-                      and row["dtype"] != dtype), None)
+                      and row["dtype"] not in (None, dtype)), None)
         if other is not None:
-            raise UserError(f"{self.path} holds rows of {cell[1]} in {other}; this bench measures in {dtype}, on other lines.",
+            raise UserError(f"{self.path} holds rows of {cell[1]} in {other}; this run measures in {dtype}, on other lines.",
                             f"Give --dtype {other}, or name another --json.")
 
     def add(self, key: Sequence[Any], reading: dict[str, Any]) -> None:
         """Write a row; what another process wrote meanwhile stays."""
         self.rows = [row for row in self._read() if [row[name] for name in IDENTITY] != list(key)]
         row = {**dict(zip(IDENTITY, key, strict=True)), **reading, "preset": self.label}
-        self._write([*self.rows, {name: row[name] for name in KEYS}])
+        self._write([*self.rows, row])
 
     def forget(self, keys: Sequence[Sequence[Any]]) -> None:
         """Remove rows."""
@@ -138,8 +144,8 @@ def measure(plan: Plan, methods: Sequence[str], results: Results, again: set[str
                 cell = Cell(subject, sparsity)
                 for method in left:
                     reading = yield from _measure(cell, method)
-                    results.add(key(name, seed, sparsity, method), {**reading, "dtype": SHORT[str(dense.bench.dtype)]})
-                finishing.tidy(cell, recovered=results.has(key(name, seed, sparsity, ladder.RECOVERED)))
+                    results.add(key(name, seed, sparsity, method), {**reading, "dtype": SHORT[str(dense.ctx.dtype)]})
+                tidy(cell, recovered=results.has(key(name, seed, sparsity, RECOVERED)))
 
 
 def _load(plan: Plan) -> Generator[Event, None, Dense]:
@@ -151,12 +157,12 @@ def _check_format(plan: Plan, dense: Dense, results: Results) -> None:
     for name in plan.characters:
         for seed in range(plan.seeds):
             for sparsity in plan.sparsities:
-                results.keep_to(SHORT[str(dense.bench.dtype)], (plan.model, name, sparsity, seed))
+                results.keep_to(SHORT[str(dense.ctx.dtype)], (plan.model, name, sparsity, seed))
 
 
 def _measure(cell: Cell, method: str) -> Generator[Event, None, dict[str, Any]]:
     yield Stage(StageId.BENCHMARK, subject=f"{cell.subject.name}, seed {cell.subject.seed}, {cell.sparsity:.0%}: {method}")
-    pruned = yield from ladder.LADDER[method](cell)
+    pruned = yield from LADDER[method].prune(cell)
     reading = yield from read(cell, method, pruned)
     if pruned.model is not None:  # a whole copy, in a circle of references: gone before the next method needs the memory
         del pruned

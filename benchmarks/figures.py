@@ -11,25 +11,19 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from benchmarks.ladder import DENSE, OURS, PAPER, RECOVERED
+from benchmarks.methods import DENSE, LADDER, OURS, PAPER, RECOVERED
 from benchmarks.summary import Row, key_of
 from engine.base.colours import BLUE, EMBER, GREY, GRID, INK
 from engine.base.files import explain_write_errors, write_atomic
 
 DISTANCE = "KL to the dense model, nats a token"
 _LOGARITHMIC = {"type": "log", "tickvals": [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]}
-_WORDS = {"random": "Random", "magnitude": "Magnitude", "wanda": "Wanda", "flap": "FLAP", "taylor": "Taylor",
-          "iterative-taylor": "Iterative Taylor", "obs": "Brain surgeon", "depth": "Blocks dropped",
-          "wanda+propagated": "Wanda, propagated refit", "wanda+widths+propagated": "Unlike widths, propagated refit",
-          PAPER: "<b>The paper's learning</b>", "ste-ce-wanda": "The paper's, from Wanda's ranks",
-          "ste-kl": "By KL, from Wanda's ranks",
-          "ste-kl+ls": "By KL + least squares", OURS: "<b>The whole recipe</b>", RECOVERED: "<b>The recipe, recovered</b>"}
 
 
 def write_figures(folder: Path, rows: Sequence[Row], curves: Sequence[Mapping[str, Any]]) -> list[Path]:
     """ladder.html from rows and tokens.html from curves in `folder`; what has nothing to show is left out.
 
-    `rows`: of one model. `curves`: as bench.curves keeps them. Returns the files. Raises UserError where they cannot be written.
+    `rows`: of one model. `curves`: as curves.py keeps them. Returns the files. Raises UserError where they cannot be written.
     """
     drawn = {"ladder": ladder(rows) if any(row["method"] != DENSE for row in rows) else None,
              "tokens": tokens(curves) if curves else None}
@@ -124,7 +118,7 @@ def _mean(rows: Sequence[Row], method: str) -> float:
 
 
 def _word(method: str) -> str:
-    return _WORDS.get(method) or f"{_WORDS[method.removesuffix('+ls')]} + least squares"
+    return LADDER[method].label if method in LADDER else method
 
 
 def _colour(method: str) -> str:

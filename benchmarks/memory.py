@@ -5,12 +5,12 @@ import json
 import re
 import resource
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.meter import drain
 from engine.calibration.lines import read_queries
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import find_bundled
@@ -31,15 +31,6 @@ def learning_examples(tokenizer: Any) -> list[Example]:
     queries = read_queries()[: LINES * 50: 50]
     answers = [" ".join(f"{query.neutral} {query.neutral}".split()[:30]) for query in queries]  # as long as a sampled one
     return [encode_line(tokenizer, voice, query.question, answer, True) for query, answer in zip(queries, answers, strict=True)]
-
-
-def drain(stream: Iterator[Any]) -> Any:
-    """Run a generator of events to its end; its value."""
-    while True:
-        try:
-            next(stream)
-        except StopIteration as end:
-            return end.value
 
 
 def peak_resident() -> int:

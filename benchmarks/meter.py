@@ -6,7 +6,7 @@ that is found again still knows its price. Knows nothing of what is computed.
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,3 +96,12 @@ def watched(stage: str, total: int, counter: Counter, call: Callable[[], T]) -> 
             counter.halted = True
             wait([work])
             counter.halted = False
+
+
+def drain(stream: Iterator[Any]) -> Any:
+    """Run a generator of events to its end; its value."""
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            return end.value

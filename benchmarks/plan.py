@@ -1,4 +1,4 @@
-"""What a fidelity bench is asked to measure: its cells, and where the results of each are kept.
+"""What `fidelity` is asked to measure: its cells, and where the results of each are kept.
 
 A cell is a model, a character, a sparsity and a seed. The preset and its number
 of steps belong to every cell's identity: rows of two presets never stand in one
@@ -19,14 +19,14 @@ from engine.base.recipe import Recipe, make_recipe
 from engine.cards.card import CHARACTERS, Card
 from engine.cards.files import read_card
 
-# The knobs of stage 1. Whoever adds one names it here; others leave the lines, which are dear, as they are.
+# The knobs of stage 1. A new one belongs here; the others leave the lines, which are expensive to write, as they are.
 LINE_KNOBS = ("seed", "candidates", "references", "keep_share", "self_asked", "validation_lines", "test_lines",
               "answer_tokens", "temperature", "top_p", "batch_lines")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The cells of a bench, and its folders. `changes`: knobs that differ from the preset; `lines`: finished ones to use."""
+    """The cells to measure, and its folders. `changes`: knobs that differ from the preset; `lines`: finished ones to use."""
 
     model: str
     characters: Mapping[str, Card]

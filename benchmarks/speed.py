@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import naive
-from benchmarks.memory import LINES, drain, learning_examples
+from benchmarks.memory import LINES, learning_examples
+from benchmarks.meter import drain
 from engine.base.files import write_json
 from engine.calibration.lines import read_queries
 from engine.calibration.rewriting import Voice

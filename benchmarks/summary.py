@@ -1,7 +1,7 @@
 """Rows to tables: every method's means with intervals, and what of the baselines' loss ours takes away.
 
 Intervals are drawn over characters and, within each, over its held-out lines of
-all seeds (evaluation/intervals.py). Where the readings line by line are not in
+all seeds (intervals.py). Where the readings line by line are not in
 the work folder, a cell counts as one line, and the table says so. Works from
 rows and files alone; no model is loaded.
 """
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.intervals import Interval, Numbers, bootstrap_mean, bootstrap_reduction
-from benchmarks.ladder import DENSE, LADDER, OURS, PAPER, PUBLISHED, RECOVERED, REPAIRED
+from benchmarks.measures import MEASURES, line_file
+from benchmarks.methods import DENSE, LADDER, OURS, PAPER, RECOVERED, Kind, of_kind
 from benchmarks.plan import Plan
-from benchmarks.readings import line_file
 from engine.base.files import read_json
 from engine.console import print_table
 
@@ -24,8 +24,8 @@ Row = dict[str, Any]
 # Drop reductions that we want at a sparsity: of the default, and with recovery, against a kind of baseline.
 WANTED = {0.25: {"paper": (0.5, None), "published": (0.6, 0.75), "repaired": (0.25, 0.5)},
           0.5: {"paper": (0.5, None), "published": (0.5, 0.7), "repaired": (0.2, 0.5)}}
-KINDS = {"paper": ("the paper's", (PAPER,)), "published": ("best one-shot as published", PUBLISHED),
-         "repaired": ("best one-shot with least squares", REPAIRED)}
+KINDS = {"paper": ("the paper's", (PAPER,)), "published": ("best one-shot as published", of_kind(Kind.PUBLISHED)),
+         "repaired": ("best one-shot with least squares", of_kind(Kind.RECONSTRUCTED))}
 SEED = 0  # of the bootstrap
 
 
@@ -100,19 +100,25 @@ def line_file_of(plan: Plan, row: Row) -> Path | None:
 def methods_table(plan: Plan, rows: Sequence[Row]) -> Table:
     """Every method's means over the cells that it was measured in; rows of one model and sparsity."""
     lines, whole = [], True
+    further = {name: one for name, one in MEASURES.items() if name != "kl"}
     for method in LADDER:
         own = [row for row in rows if row["method"] == method]
         if not own:
             continue
         (values,), by_line = groups(plan, own)
         whole = whole and by_line
-        mean = lambda name, own=own: sum(row[name] for row in own) / len(own)
-        lines.append([method, span(bootstrap_mean(values, SEED)), f"{mean('top1'):.1%}", f"{mean('nll'):.3f}",
-                      f"{mean('identification'):.0%}", f"{mean('neutral_ppl'):,.1f}", f"{mean('tokens'):,.0f}",
-                      f"{mean('seconds'):,.0f}", str(len(own))])
+        cells = [_mean(own, name, one.form) for name, one in further.items()]
+        lines.append([method, span(bootstrap_mean(values, SEED)), *cells, _mean(own, "tokens", ",.0f"),
+                      _mean(own, "seconds", ",.0f"), str(len(own))])
     title = f"{rows[0]['model']}, sparsity {rows[0]['sparsity']:.0%}, {rows[0]['preset']}: {basis(rows, whole)}"
-    return Table(title, ["method", "KL, nats a token", "top-1", "NLL", "identified", "neutral perplexity", "tokens", "seconds",
-                         "cells"], lines)
+    return Table(title, ["method", MEASURES["kl"].column, *(one.column for one in further.values()), "tokens", "seconds", "cells"],
+                 lines)
+
+
+def _mean(rows: Sequence[Row], name: str, form: str) -> str:
+    """A measure's mean over the rows that have it."""
+    found = [row[name] for row in rows if row.get(name) is not None]
+    return format(sum(found) / len(found), form) if found else "–"
 
 
 def basis(rows: Sequence[Row], by_line: bool) -> str:
@@ -122,7 +128,7 @@ def basis(rows: Sequence[Row], by_line: bool) -> str:
     count = lambda number, noun: f"{number:,} {noun}{'' if number == 1 else 's'}"
     without = f"characters {'and seeds' if len(seeds) > 1 else 'alone'} (no readings by line in the work folder)"
     drawn = "characters and lines" if by_line else without
-    formats = " and ".join(sorted({row["dtype"] for row in rows}))
+    formats = " and ".join(sorted({row["dtype"] or "an unknown number format" for row in rows}))
     return (f"in {formats}, means over {count(len(characters), 'character')}, {count(len(seeds), 'seed')}, "
             f"{count(sum(held.values()), 'held-out line')}; 95 % intervals over {drawn}")
 
@@ -179,7 +185,7 @@ def side_conditions(rows: Sequence[Row]) -> list[str]:
         if DENSE in there:
             said.append(f"{ours}: identified {mean('identification', ours):.1%}, dense {mean('identification', DENSE):.1%} "
                         "(with recovery wanted within 3 points of it).")
-        if baselines := [name for name in (*PUBLISHED, *REPAIRED) if name in there]:
+        if baselines := [name for name in (*of_kind(Kind.PUBLISHED), *of_kind(Kind.RECONSTRUCTED)) if name in there]:
             best = min(baselines, key=lambda name: mean("kl", name))
             said.append(f"{ours}: neutral perplexity {mean('neutral_ppl', ours):,.1f}, the best baseline by KL ({best}) "
                         f"{mean('neutral_ppl', best):,.1f} (wanted no worse than that).")

@@ -17,11 +17,12 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks import finishing
 from benchmarks.cells import Cell, Dense, Subject, load
 from benchmarks.fidelity import follow
-from benchmarks.ladder import OURS, recipe_of
 from benchmarks.meter import watched
+from benchmarks.methods import OURS
+from benchmarks.methods.learned import recipe_of
+from benchmarks.methods.whole_recipe import CHOSEN, folder_of
 from benchmarks.plan import Plan, make_plan
 from benchmarks.summary import Table
 from engine.base.errors import UserError
@@ -57,7 +58,7 @@ def find_masks(plan: Plan, sparsity: float) -> Masks:
     for name in plan.characters:
         for seed in range(plan.seeds):
             recipe = recipe_of(plan.recipe(sparsity, seed), OURS)
-            file = finishing.folder_of(plan.cell_folder(name, seed, sparsity), recipe) / finishing.CHOSEN
+            file = folder_of(plan.cell_folder(name, seed, sparsity), recipe) / CHOSEN
             if file.exists():
                 masks[name, seed] = load_file(file)["mask"].float()
     return masks

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import find, make_tiny
 
-from benchmarks.ability import neutral_examples, neutral_perplexity
+from benchmarks.measures.ability import neutral_examples, neutral_perplexity
 from engine.base.questions import split_of
 from engine.models.ffn import masked
 from engine.models.loading import load_model, load_tokenizer

@@ -12,9 +12,9 @@ import torch.nn.functional as functional
 from tiny import find, make_tiny
 from torch import Tensor
 
-from benchmarks import taylor
-from benchmarks.brain_surgeon import remove_greedily
-from benchmarks.flap import flap_scores, read_variances
+from benchmarks.methods import taylor
+from benchmarks.methods.brain_surgeon import remove_greedily
+from benchmarks.methods.flap import flap_scores, read_variances
 from engine.base.families import FAMILIES
 from engine.models.ffn import feed_forwards, hooked, masked
 from engine.models.loading import load_model

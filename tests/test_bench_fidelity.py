@@ -13,14 +13,15 @@ import torch
 from small_job import QUICK, write_card, write_lines
 from tiny import make_tiny
 
-from benchmarks import fidelity, ladder, oneshot, plan, readings, swap
+from benchmarks import fidelity, measures, plan, swap
 from benchmarks.__main__ import main
 from benchmarks.cells import Cell, Subject, load
-from benchmarks.depth import skipped
-from benchmarks.identification import greedy_replies
-from benchmarks.memory import drain
-from benchmarks.meter import Counter, Halted, watched
+from benchmarks.measures import ability, identification
+from benchmarks.meter import Counter, Halted, drain, watched
+from benchmarks.methods import LADDER, PAPER, Kind, learned, of_kind, taylor
+from benchmarks.methods.depth import skipped
 from benchmarks.pruned import shortened
+from benchmarks.replies import greedy_replies
 from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.files import read_json, write_json
@@ -46,11 +47,12 @@ def short_cards() -> list[Card]:
 @contextlib.contextmanager
 def small() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"PERSONAS": 3, "QUESTIONS": 3, "REPLY_TOKENS": 4, "NEUTRAL": 2, "bundled_cards": short_cards}.items():
-            patch.setattr(readings, name, value)
-        patch.setattr(oneshot, "ROUNDS", 2)
+        for module, name, value in ((identification, "PERSONAS", 3), (identification, "bundled_cards", short_cards),
+                                    (measures, "QUESTIONS", 3), (measures, "REPLY_TOKENS", 4), (ability, "NEUTRAL", 2),
+                                    (taylor, "ROUNDS", 2)):
+            patch.setattr(module, name, value)
         few = {"steps": 4, "step_lines": 4, "validate_every": 2}
-        patch.setitem(ladder.LEARNED, ladder.PAPER, {**ladder.LEARNED[ladder.PAPER], **few})
+        patch.setitem(learned.LEARNED, PAPER, {**learned.LEARNED[PAPER], **few})
         yield patch
 
 
@@ -87,25 +89,27 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def climbed(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Climbed:
     one = make_plan(tmp_path_factory.mktemp("bench"), deep)
     with small():
-        run = fidelity.measure(one, list(ladder.LADDER), results_of(one))
+        run = fidelity.measure(one, list(LADDER), results_of(one))
         for event in run:
             if getattr(event, "stage", "") == "learn_mask" and event.done == 3:  # type: ignore[attr-defined]
                 break
         run.close()
         first = results_of(one).rows
-        fidelity.follow(fidelity.measure(one, list(ladder.LADDER), results_of(one)))
+        fidelity.follow(fidelity.measure(one, list(LADDER), results_of(one)))
     return Climbed(one, first, results_of(one).rows)
 
 
 def test_every_method_has_a_row_with_exactly_the_keys(climbed: Climbed) -> None:
-    assert [row["method"] for row in climbed.rows] == list(ladder.LADDER)
+    assert [row["method"] for row in climbed.rows] == list(LADDER)
     assert all(set(row) == KEYS for row in climbed.rows)
     assert {(row["character"], row["sparsity"], row["seed"], row["lines"], row["preset"]) for row in climbed.rows} == {
         ("zoe", 0.25, 0, HELD_OUT, "standard, 4 steps")}
     dense = climbed.row("dense")
     assert (dense["kl"], dense["top1"], dense["tokens"]) == (0, 1, 0)
     assert all(row["kl"] > 0 and 0 <= row["identification"] <= 1 and row["neutral_ppl"] > 1 for row in climbed.rows[1:])
-    for name in ladder.MASKS:
+    for name in of_kind(Kind.PUBLISHED):
+        if name == "depth":
+            continue
         assert climbed.row(f"{name}+ls")["kl"] < climbed.row(name)["kl"] or name == "magnitude", name
     assert climbed.row("default+recovery")["kl"] != climbed.row("default")["kl"]
 
@@ -124,7 +128,7 @@ def test_the_price_of_a_method_is_all_that_it_rests_on(climbed: Climbed) -> None
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_was(climbed: Climbed, deep: Path, tmp_path: Path) -> None:
-    before = list(ladder.LADDER)[: list(ladder.LADDER).index("ste-ce")]
+    before = list(LADDER)[: list(LADDER).index("ste-ce")]
     assert [row["method"] for row in climbed.first] == before
     assert climbed.rows[: len(before)] == climbed.first
     whole = make_plan(tmp_path, deep)
@@ -137,7 +141,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(climbed: Climbed, deep: Pat
 
 def test_what_is_measured_is_not_measured_again(climbed: Climbed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fidelity, "load", lambda _: pytest.fail("the model was loaded"))
-    assert list(fidelity.measure(climbed.plan, list(ladder.LADDER), results_of(climbed.plan))) == []
+    assert list(fidelity.measure(climbed.plan, list(LADDER), results_of(climbed.plan))) == []
 
 
 def test_methods_that_are_asked_for_again_are_measured_again(climbed: Climbed, tmp_path: Path) -> None:
@@ -163,7 +167,7 @@ def test_large_files_are_gone_and_masks_stay(climbed: Climbed) -> None:
 def test_the_row_of_wanda_is_what_one_finds_by_hand(climbed: Climbed) -> None:
     one = climbed.plan
     dense = drain(load(one))
-    bench = Subject(one, "zoe", 0, dense).workbench(one.workdir / "by-hand", one.recipe(0.25, 0))
+    bench = Subject(one, "zoe", 0, dense).context(one.workdir / "by-hand", one.recipe(0.25, 0))
     (lines,) = one.workdir.rglob("lines/lines.jsonl")
     bench.path("lines.jsonl").write_bytes(lines.read_bytes())
     train, _, test, prefix = encode_lines(bench)
@@ -194,7 +198,7 @@ def test_a_cell_is_measured_in_one_number_format(climbed: Climbed, tmp_path: Pat
     rows = [{**row, "dtype": "bf16"} for row in climbed.rows if row["method"] == "dense"]
     write_json(tmp_path / "fidelity.json", rows)
     results = fidelity.Results(tmp_path / "fidelity.json", climbed.plan.label)
-    with pytest.raises(UserError, match=r"in bf16; this bench measures in fp32.*--dtype bf16"):
+    with pytest.raises(UserError, match=r"in bf16; this run measures in fp32.*--dtype bf16"):
         list(fidelity.measure(climbed.plan, ["dense", "wanda"], results))
     with pytest.raises(UserError, match="in bf16"):
         list(fidelity.measure(climbed.plan, ["dense"], results, {"dense"}))
@@ -258,7 +262,7 @@ def test_shortened_blocks_are_gone_and_come_back(deep: Path, climbed: Climbed) -
     subject = Subject(climbed.plan, "zoe", 0, dense)
     drain(subject.prepare())
     cell = Cell(subject, 0.25)
-    pruned = drain(ladder.LADDER["depth"](cell))
+    pruned = drain(LADDER["depth"].prune(cell))
     assert len(pruned.dropped) == 1
     with pruned.standing(dense.model) as model:
         assert len(model.model.layers) == model.config.num_hidden_layers == 5

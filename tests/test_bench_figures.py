@@ -35,7 +35,7 @@ def test_a_sparsity_of_which_only_the_dense_model_was_read_has_no_panel() -> Non
 
 
 def test_every_method_of_the_ladder_has_words() -> None:
-    from benchmarks.ladder import LADDER
+    from benchmarks.methods import LADDER
 
     figure = ladder(handmade({name: [0.5] for name in LADDER}))
     assert len(drawn(figure, "circle")) == len(LADDER) - 1

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import curves, plan, readings, summary, swap
-from engine.base.files import write_json
+from benchmarks import curves, fidelity, measures, plan, summary, swap
+from engine.base.errors import UserError
+from engine.base.files import read_json, write_json
 from engine.cards.card import find_bundled
 
 
@@ -51,7 +52,7 @@ def test_readings_by_line_make_the_interval(paper_plan: plan.Plan) -> None:
     rows = handmade({"wanda": [0.5, 0.7]})
     for row, kls in zip(rows, ([2.0, 8.0], [7.0, 7.0]), strict=True):
         folder = paper_plan.cell_folder(row["character"], 0, 0.25)
-        write_json(readings.line_file(folder, "wanda"), {"kl": kls, "tokens": [10.0, 10.0]})
+        write_json(measures.line_file(folder, "wanda"), {"kl": kls, "tokens": [10.0, 10.0]})
     (found,), by_line = summary.groups(paper_plan, rows)
     assert by_line and [one.tolist() for one in found] == [[[2, 10], [8, 10]], [[7, 10], [7, 10]]]
     assert summary.methods_table(paper_plan, rows).rows[0][1].startswith("0.600 [0.3")  # characters alone: from 0.5
@@ -77,3 +78,25 @@ def test_overlap_and_chance_of_handmade_masks() -> None:
     assert swap.overlaps(masks) == [["two characters, same seed", "33.3%", "0.0% to 50.0%", "3"],
                                     ["two seeds, same character", "100.0%", "100.0% to 100.0%", "1"],
                                     ["chance (k / d_ff)", "50.0%", "", ""]]
+
+
+def test_rows_of_other_measures_stay_readable(paper_plan: plan.Plan, tmp_path: Path) -> None:
+    """Rows from before a measure was there, and rows from a version that has more of them."""
+    (older,), (newer,) = handmade({"wanda": [0.6]}), handmade({"default": [0.3]})
+    write_json(tmp_path / "rows.json", [{name: value for name, value in older.items() if name != "neutral_ppl"},
+                                        {**newer, "wit": 0.9}])
+    results = fidelity.Results(tmp_path / "rows.json", "standard, 60 steps")
+    assert [row["neutral_ppl"] for row in results.rows] == [None, 20.0] and results.rows[1]["wit"] == 0.9
+    wanda, default = summary.methods_table(paper_plan, results.rows).rows
+    assert (wanda[5], default[5]) == ("–", "20.0")
+    results.add(("m", "a", 0.25, 0, "random"), {"kl": 2.0, "lines": 4, "dtype": "fp32"})
+    assert read_json(tmp_path / "rows.json")[1] == {**newer, "wit": 0.9}
+    write_json(tmp_path / "rows.json", [{"method": "wanda", "kl": 0.6}])
+    with pytest.raises(UserError, match="no list of rows"):
+        fidelity.Results(tmp_path / "rows.json", "standard, 60 steps")
+
+
+def test_the_stored_rows_are_read() -> None:
+    for file in ("fidelity.json", "fidelity_fp32.json"):
+        path = Path(fidelity.__file__).with_name("rows") / file
+        assert len(fidelity.Results(path, read_json(path)[0]["preset"]).rows) == len(read_json(path))

@@ -12,7 +12,14 @@ import torch.nn.functional as functional
 from tiny import find, make_tiny
 from torch import Tensor
 
-from benchmarks.depth import block_influence, blocks_for, blocks_to_drop, parameters_in_blocks, parameters_in_channels, skipped
+from benchmarks.methods.depth import (
+    block_influence,
+    blocks_for,
+    blocks_to_drop,
+    parameters_in_blocks,
+    parameters_in_channels,
+    skipped,
+)
 from engine.base.families import FAMILIES
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model

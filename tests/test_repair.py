@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from small_job import make_job, run_job, work_of
 
-from benchmarks.memory import drain
+from benchmarks.meter import drain
 from engine.base.events import MaskSnapshot, Stage
 from engine.base.files import read_json
 from engine.calibration.lines import read_lines

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from benchmarks.widths import foretell, share_out, top_by_width
+from benchmarks.methods.widths import estimate_costs, share_out, top_by_width
 from engine.base.errors import UserError
 
 
@@ -21,14 +21,14 @@ def test_no_other_sharing_costs_less() -> None:
 
 def test_alike_layers_get_alike_widths_and_dear_ones_more() -> None:
     importance = torch.rand(1, 32, generator=torch.Generator().manual_seed(4)).expand(4, 32)
-    assert share_out(foretell(importance, torch.ones(4), 24, 4), 24) == [6, 6, 6, 6]
-    dear = share_out(foretell(importance, torch.tensor([1.0, 1.0, 50.0, 1.0]), 24, 4), 24)
+    assert share_out(estimate_costs(importance, torch.ones(4), 24, 4), 24) == [6, 6, 6, 6]
+    dear = share_out(estimate_costs(importance, torch.tensor([1.0, 1.0, 50.0, 1.0]), 24, 4), 24)
     assert sum(dear) == 24 and dear[2] == max(dear) > 6
 
 
 def test_what_a_layer_costs_at_the_measured_width_is_what_was_measured() -> None:
     importance = torch.rand(2, 32, generator=torch.Generator().manual_seed(5))
-    costs = foretell(importance, torch.tensor([0.3, 0.7]), 24, 4)
+    costs = estimate_costs(importance, torch.tensor([0.3, 0.7]), 24, 4)
     torch.testing.assert_close(costs[:, 6], torch.tensor([0.3, 0.7], dtype=torch.float64))
     torch.testing.assert_close(costs[:, 8], torch.zeros(2, dtype=torch.float64))
 

@@ -4,19 +4,24 @@ A pruned model replies to questions in one character's name; the dense model
 then reads each reply behind every character's system prompt. The share of
 replies that are likeliest behind their own character's prompt says how much of
 the character is left, without a judge. Source: method, "What we measure without
-a judge". This module knows token ids, not characters or chat templates.
+a judge".
 """
 
+import random
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measures import Trial, measure
+from engine.calibration.rewriting import Voice
+from engine.cards.card import Card, bundled_cards
 from engine.evaluation.fidelity import CHUNK, sum_by_line
+from engine.models.chat_format import encode_chat
 from engine.models.ffn import project_logits
-from engine.models.packing import Example, Row, pack, shared_prefix, states_that_predict
-from engine.models.sampling import Sampled, Sampling, sample_together
+from engine.models.packing import Example, Row, pack, states_that_predict
+
+PERSONAS = 6
 
 
 @torch.inference_mode()
@@ -61,22 +66,21 @@ def identify(model: nn.Module, examples_by_persona: Mapping[str, Sequence[Exampl
     return likelihood[own] > torch.stack([likelihood[name] for name in others]).amax(dim=0)
 
 
-def greedy_replies(model: Any, prompts: Sequence[Sequence[int]], limit: int, endings: frozenset[int],
-                   batch: int = 24) -> list[Sampled]:
-    """The likeliest next token again and again behind each prompt (token ids, whole), without endings, in order.
+@measure("identification", "identified", ".0%", by_dense=True)
+@torch.inference_mode()
+def identification(trial: Trial) -> float:
+    """The share of replies that the dense model finds likeliest behind their own character's prompt."""
+    subject = trial.cell.subject
+    tokenizer, recipe = subject.dense.ctx.tokenizer, subject.plan.recipe(0.25, subject.seed)
+    behind = {name: [Example(tuple(encode_chat(tokenizer, Voice.of(card, tokenizer).asked(question))),
+                             tuple(reply.tokens)) for question, reply in zip(trial.questions, trial.replies, strict=True)]
+              for name, card in personas(subject.card, subject.seed).items()}
+    found = identify(subject.dense.model, behind, subject.card.name, recipe.row_tokens)
+    trial.details["identified"] = found.tolist()
+    return float(found.float().mean())
 
-    `limit`: the longest reply in tokens; `endings`: ids that end one; `batch`: replies under way at once. What all
-    prompts share (a persona, and what opens the question) is computed once a batch. Works on a masked or swapped
-    model as on a cut one. Raises ValueError where prompts do not share their first token, or have no other.
-    """
-    if not prompts:
-        return []
-    prefix = shared_prefix([Example(tuple(prompt)) for prompt in prompts])
-    if prefix < 1:
-        raise ValueError("the prompts share no first token, or one of them is nothing else")
-    greedy = Sampling(endings, limit, temperature=0.0)
-    replies: list[Sampled] = []
-    for begin in range(0, len(prompts), batch):
-        group = [list(prompt[prefix:]) for prompt in prompts[begin: begin + batch]]
-        replies += sample_together(model, prompts[0][:prefix], group, greedy)
-    return replies
+
+def personas(card: Card, seed: int) -> dict[str, Card]:
+    """PERSONAS cards by name: the character's own, then bundled others drawn by the seed."""
+    others = [other for other in bundled_cards() if other.name != card.name]
+    return {one.name: one for one in [card, *random.Random(seed).sample(others, PERSONAS - 1)]}

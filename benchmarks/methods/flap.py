@@ -1,12 +1,17 @@
 """FLAP's score: how much of the output's fluctuation goes with a channel (An et al. 2024, arXiv 2312.11983)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cells import Cell
+from benchmarks.methods import Found, one_shot
+from engine.base.events import Event, Step
+from engine.base.ids import StageId
 from engine.models.ffn import feed_forwards, hooked
 from engine.models.packing import Row, run_row
+from engine.pruning.importance import top_channels
 
 
 def flap_scores(model: nn.Module, variances: Tensor) -> Tensor:
@@ -47,3 +52,19 @@ def read_variances(model: nn.Module, rows: Sequence[Row]) -> Iterator[Tensor]:
             run_row(model, row)
         seen += row.size
         yield (deviations / max(seen - 1, 1)).float()
+
+
+@one_shot("flap", "FLAP")
+def flap(cell: Cell) -> Found:
+    """FLAP's fluctuation score."""
+    rows = cell.subject.train
+
+    def read() -> Generator[Event, None, dict[str, Tensor]]:
+        variances = torch.zeros(0)
+        for number, sums in enumerate(read_variances(cell.model, rows), start=1):
+            variances = sums
+            yield Step(StageId.BENCHMARK, number, len(rows), subject="flap")
+        return {"scores": flap_scores(cell.model, variances)}
+
+    found, spent = yield from cell.keep(cell.subject.folder, "flap", read())
+    return top_channels(found["scores"], cell.kept), spent

@@ -7,18 +7,24 @@ and backward over the rows; weights are neither changed nor learned. This module
 knows rows of tokens, and nothing of which lines may calibrate.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cells import Cell
+from benchmarks.meter import watched
+from benchmarks.methods import Found, one_shot
+from engine.base.events import Event
 from engine.base.process import return_freed_memory
 from engine.models.ffn import FeedForward, compute_dtype, feed_forwards, masked
 from engine.models.memory_saving import recomputed_where_tight
 from engine.models.packing import Row, states_that_predict
 from engine.pruning.importance import top_channels
 from engine.pruning.masks import backward_in_chunks
+
+ROUNDS = 4  # of iterative Taylor; each reads all train lines forward and backward
 
 
 def taylor_scores(model: nn.Module, rows: Sequence[Row]) -> Tensor:
@@ -111,3 +117,31 @@ def _channel_scores(ffn: FeedForward, sums: Sequence[Tensor], total: int) -> Ten
     # A fused layer holds gate's rows first, then up's.
     by_row = torch.cat([product.sum(dim=1) for product in rows]).view(2, ffn.size)
     return (by_row.sum(dim=0) + columns.sum(dim=0)).cpu()
+
+
+@one_shot("taylor", "Taylor")
+def taylor(cell: Cell) -> Found:
+    """LLM-Pruner's first-order score."""
+    rows, size = cell.subject.train, sum(row.size for row in cell.subject.train)
+
+    def read() -> Generator[Event, None, dict[str, Tensor]]:
+        return {"scores": (yield from watched("taylor", size, cell.counter, lambda: taylor_scores(cell.model, rows)))}
+
+    found, spent = yield from cell.keep(cell.subject.folder, "taylor", read())
+    return top_channels(found["scores"], cell.kept), spent
+
+
+@one_shot("iterative-taylor", "Iterative Taylor")
+def iterative_taylor(cell: Cell) -> Found:
+    """GISP's rounds of the same score."""
+    rows, size = cell.subject.train, sum(row.size for row in cell.subject.train)
+
+    def read() -> Generator[Event, None, dict[str, Tensor]]:
+        mask = torch.zeros(0)
+        rounds = iterative_taylor_masks(cell.model, rows, cell.kept, ROUNDS)
+        for number in range(ROUNDS):
+            mask = yield from watched(f"iterative-taylor {number + 1}/{ROUNDS}", size, cell.counter, lambda: next(rounds))
+        return {"mask": mask}
+
+    found, spent = yield from cell.keep(cell.folder, "iterative-taylor", read())
+    return found["mask"], spent

@@ -11,8 +11,18 @@ order of heads, its grouped Cholesky or its layer-wise ratios. One layer at a
 time, numbers only: this module knows no models and no lines.
 """
 
+from collections.abc import Generator
+
 import torch
 from torch import Tensor
+
+from benchmarks.cells import Cell
+from benchmarks.least_squares import each_layer, read_grams
+from benchmarks.methods import Found, one_shot
+from engine.base.events import Event
+from engine.models.ffn import feed_forwards
+
+RIDGE, BLOCK = 0.03, 4
 
 
 @torch.inference_mode()
@@ -59,3 +69,23 @@ def _penalised_inverse(gram: Tensor, ridge: float) -> Tensor:
     penalised = gram.double().clone()
     penalised.diagonal().add_(ridge * penalised.diagonal().mean().clamp_min(1e-12))
     return torch.cholesky_inverse(torch.linalg.cholesky(penalised))
+
+
+@one_shot("obs", "Brain surgeon", reads_grams=True)
+def surgeon(cell: Cell) -> Found:
+    """The brain surgeon's mask; the columns it would put in place are left aside (`with_least_squares` does that)."""
+
+    def read() -> Generator[Event, None, dict[str, Tensor]]:
+        mask = torch.zeros(len(feed_forwards(cell.model)), cell.channels)
+        weights = [ffn.down.weight for ffn in feed_forwards(cell.model)]
+
+        def remove(index: int, gram: Tensor) -> None:
+            kept, _ = remove_greedily(weights[index], gram, cell.kept, RIDGE, BLOCK)
+            mask[index, kept.cpu()] = 1
+
+        yield from each_layer(cell, "obs", remove)
+        return {"mask": mask}
+
+    reading = yield from read_grams(cell)
+    found, spent = yield from cell.keep(cell.folder, "obs", read())
+    return found["mask"], reading + spent

@@ -5,7 +5,7 @@ al. 2024, arXiv 2403.03853). Blocks are not cut out, only passed over: enough to
 measure the baseline. This module knows rows of tokens, and writes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,11 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from benchmarks.cells import Cell
+from benchmarks.meter import watched
+from benchmarks.methods import Kind, Rung, method
+from benchmarks.pruned import Pruned
+from engine.base.events import Event
 from engine.models.ffn import decoder, feed_forwards
 from engine.models.packing import Row, run_row
 
@@ -110,3 +115,16 @@ def skipped(model: nn.Module, indices: Sequence[int]) -> Iterator[None]:
     finally:
         for index, layer in saved.items():
             layers[index] = layer
+
+
+@method("depth", "Blocks dropped", Kind.PUBLISHED)
+def blocks(cell: Cell) -> Rung:
+    """Whole blocks, as many as come nearest to the parameters that go with the channels; at least one, or nothing is pruned."""
+    rows, size = cell.subject.train, sum(row.size for row in cell.subject.train)
+
+    def read() -> Generator[Event, None, dict[str, Tensor]]:
+        return {"influence": (yield from watched("depth", size, cell.counter, lambda: block_influence(cell.model, rows)))}
+
+    found, spent = yield from cell.keep(cell.subject.folder, "depth", read())
+    count = max(1, blocks_for(cell.model, cell.kept))
+    return Pruned(spent, dropped=blocks_to_drop(found["influence"], count))

@@ -1,4 +1,4 @@
-"""What `prune` makes of the lines, with and without recovery: the one place of the bench that knows the order of those stages.
+"""What `prune` makes of the lines, with and without recovery: the one benchmark that knows the order of the stages.
 
 Their results are large (all of W_down, all weights): `tidy` removes them once
 they are measured. What stays is the mask that is exported, its curve, and prices.
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.cells import Cell
 from benchmarks.meter import Spent, metered
+from benchmarks.methods import OURS, RECOVERED, Kind, Rung, method
 from benchmarks.plan import fingerprint
 from benchmarks.pruned import Pruned
 from engine.base.events import Event
@@ -38,7 +39,8 @@ def folder_of(cell: Path, recipe: Recipe) -> Path:
     return cell / "default" / fingerprint(knobs)
 
 
-def default(cell: Cell) -> Generator[Event, None, Pruned]:
+@method(OURS, "<b>The whole recipe</b>", Kind.OURS)
+def default(cell: Cell) -> Rung:
     """Exactly what the preset exports."""
     made = yield from _make(cell)
     return Pruned(made.spent, made.mask, made.weights.columns, made.weights.gates)
@@ -55,29 +57,29 @@ class _Made:
 def _make(cell: Cell) -> Generator[Event, None, _Made]:
     recipe = dataclasses.replace(cell.recipe, recover=False)
     folder = folder_of(cell.folder, recipe)
-    bench, lesson = yield from cell.lesson(folder, recipe)
-    start = yield from _paid(cell, reconstruct_start(bench, lesson), folder / "start.json", folder / START)
-    mask, columns = yield from _choose_mask(cell, bench, lesson, start, folder)
-    weights = yield from _paid(cell, tune(bench, lesson, mask, columns), folder / "tuned.json", folder / TUNING, resumes=True)
-    write_json(folder / CURVE, curve_of(bench, folder, cell.subject.dense_pass().tokens))
+    ctx, data = yield from cell.data(folder, recipe)
+    start = yield from _paid(cell, reconstruct_start(ctx, data), folder / "start.json", folder / START)
+    mask, columns = yield from _choose_mask(cell, ctx, data, start, folder)
+    weights = yield from _paid(cell, tune(ctx, data, mask, columns), folder / "tuned.json", folder / TUNING, resumes=True)
+    write_json(folder / CURVE, curve_of(ctx, folder, cell.subject.dense_pass().tokens))
     save_tensors(folder / CHOSEN, {"mask": mask})
     spent = sum((Spent.read(folder / name) for name in (START, LEARNING, REPAIR, TUNING)), cell.subject.dense_pass())
     return _Made(folder, mask, weights, spent)
 
 
-def _choose_mask(cell: Cell, bench: JobContext, lesson: DistillationData, start: Reconstructed | None, folder: Path) -> Generator[
+def _choose_mask(cell: Cell, ctx: JobContext, data: DistillationData, start: Reconstructed | None, folder: Path) -> Generator[
         Event, None, tuple[Tensor, list[Tensor] | None]]:
     """The learned mask and its columns, or the start's, as the job would choose."""
     if not learns_mask(cell.recipe, start):
         assert start is not None
-        return (yield from _paid(cell, take_start(bench, lesson, start), folder / "mask.safetensors", folder / LEARNING))
-    learning = find_mask(bench, lesson, start.swap if start else None)
+        return (yield from _paid(cell, take_start(ctx, data, start), folder / "mask.safetensors", folder / LEARNING))
+    learning = find_mask(ctx, data, start.swap if start else None)
     learned = yield from _paid(cell, learning, folder / "mask.safetensors", folder / LEARNING, resumes=True)
-    work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = reconstruct_learned(bench, lesson, learned, start)
+    work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = reconstruct_learned(ctx, data, learned, start)
     return (yield from _paid(cell, work, folder / "columns.json", folder / REPAIR))
 
 
-def curve_of(bench: JobContext, folder: Path, tokens: int) -> list[dict[str, Any]]:
+def curve_of(ctx: JobContext, folder: Path, tokens: int) -> list[dict[str, Any]]:
     """Validation KL and the tokens spent until then, from the first mask to the tuned layers: points in their order.
 
     `tokens`: those of the dense pass. What was read and did not go on stands in it, too: it has been paid for.
@@ -87,36 +89,37 @@ def curve_of(bench: JobContext, folder: Path, tokens: int) -> list[dict[str, Any
     def add(stage: str, kl: float, more: int = 0) -> None:
         points.append({"stage": stage, "tokens": tokens + more, "validation_kl": kl})
 
-    if start := bench.notes.get("least_squares_on_the_start"):
+    if start := ctx.notes.get("least_squares_on_the_start"):
         add("start", start["kl_before"])
         tokens += Spent.read(folder / START).tokens
     for point in read_json(folder / "learning.json"):
         if "validation_kl" in point:
             add("learning", point["validation_kl"], point["tokens"])
     tokens += Spent.read(folder / LEARNING).tokens + Spent.read(folder / REPAIR).tokens
-    if "kl_before" in (refitted := bench.notes.get("least_squares", {})):
+    if "kl_before" in (refitted := ctx.notes.get("least_squares", {})):
         add("refit", refitted["kl"])
-    if tuned := bench.notes.get("layer_tuning"):
+    if tuned := ctx.notes.get("layer_tuning"):
         tokens += Spent.read(folder / TUNING).tokens
         add("tuning", tuned["kl"])
     return points
 
 
-def recovered(cell: Cell) -> Generator[Event, None, Pruned]:
+@method(RECOVERED, "<b>The recipe, recovered</b>", Kind.OURS)
+def recovered(cell: Cell) -> Rung:
     """What the preset exports with --recover: the layers tuned again on answers written for it, and a cut copy fine-tuned."""
     made = yield from _make(cell)
     recipe, folder = dataclasses.replace(cell.recipe, recover=True), made.folder
     written = yield from cell.subject.answer(recipe)
-    bench, lesson = yield from cell.lesson(folder, recipe)
-    again = tune_again(bench, lesson, made.mask, made.weights)
+    ctx, data = yield from cell.data(folder, recipe)
+    again = tune_again(ctx, data, made.mask, made.weights)
     weights = yield from _paid(cell, again, folder / "retuned.json", folder / RETUNING, resumes=True)
-    yield from _paid(cell, read_dense_again(bench), folder / "recovery_dense.safetensors", folder / READING)
-    bench.model = copy.deepcopy(cell.model)
-    cut(bench.model, kept_indices(made.mask), weights.columns, weights.gates)
-    yield from _paid(cell, recover(bench, lesson), folder / "recovered.safetensors", folder / RECOVERY, resumes=True)
-    round_weights(bench)
+    yield from _paid(cell, read_dense_again(ctx), folder / "recovery_dense.safetensors", folder / READING)
+    ctx.model = copy.deepcopy(cell.model)
+    cut(ctx.model, kept_indices(made.mask), weights.columns, weights.gates)
+    yield from _paid(cell, recover(ctx, data), folder / "recovered.safetensors", folder / RECOVERY, resumes=True)
+    round_weights(ctx)
     spent = sum((Spent.read(folder / name) for name in (RETUNING, READING, RECOVERY)), made.spent + written)
-    return Pruned(spent, model=bench.model)
+    return Pruned(spent, model=ctx.model)
 
 
 def tidy(cell: Cell, recovered: bool) -> None:

@@ -15,10 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.identification import log_likelihoods
+from benchmarks.measures import Trial, measure
+from benchmarks.measures.identification import log_likelihoods
 from engine.base.questions import split_of
+from engine.calibration.lines import of_split, read_queries, spread
 from engine.models.chat_format import encode_answer, encode_chat
 from engine.models.packing import Example
+
+NEUTRAL = 40  # questions
 
 
 @dataclass(frozen=True)
@@ -51,3 +55,11 @@ def neutral_perplexity(model: nn.Module, examples: Sequence[Example], row_tokens
         raise ValueError("there is no neutral answer to read: no pair of the test split has one")
     mean = -log_likelihoods(model, examples, row_tokens).sum() / tokens
     return Ability(float(torch.exp(mean)), len(examples), tokens)
+
+
+@measure("neutral_ppl", "neutral perplexity", ",.1f")
+def neutral_ppl(trial: Trial) -> float:
+    """Perplexity on the written answers to the same NEUTRAL questions of the pool for every character."""
+    examples = neutral_examples(trial.cell.subject.dense.ctx.tokenizer, [
+        (query.question, query.neutral) for query in spread(of_split(read_queries(), "test"), NEUTRAL, 0)])
+    return neutral_perplexity(trial.model, examples, trial.cell.recipe.row_tokens).perplexity
