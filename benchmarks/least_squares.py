@@ -1,4 +1,4 @@
-"""Plain least squares after any mask: W_down refitted on the rows that the whole recipe reads, the ridge chosen by validation KL."""
+"""Plain least squares for any mask, on the rows that the whole recipe reads; validation KL chooses the ridge."""
 
 from collections.abc import Callable, Generator
 

@@ -50,12 +50,15 @@ class Trial:
         return self.lines.reading()
 
 
+Read = Callable[[Trial], float]
+
+
 @dataclass(frozen=True)
 class Measure:
     """A number of a trial; `column`, `form`: its heading and number format in tables; by_dense: whether it needs the dense
     model, whole, after the pruned one has replied."""
 
-    read: Callable[[Trial], float]
+    read: Read
     column: str
     form: str
     by_dense: bool
@@ -64,9 +67,9 @@ class Measure:
 MEASURES: dict[str, Measure] = {}
 
 
-def measure(name: str, column: str, form: str, by_dense: bool = False) -> Callable[[Callable[[Trial], float]], Callable[[Trial], float]]:
+def measure(name: str, column: str, form: str, by_dense: bool = False) -> Callable[[Read], Read]:
     """Register a function of a trial. `name` is its key in every row and never changes."""
-    def register(read: Callable[[Trial], float]) -> Callable[[Trial], float]:
+    def register(read: Read) -> Read:
         MEASURES[name] = Measure(read, column, form, by_dense)
         return read
 

@@ -1,13 +1,10 @@
-"""Unlike widths: how many channels each layer keeps, under one budget for all layers together.
+"""A width for each layer: how many channels each one keeps, under one budget for all layers.
 
-Layers do not matter alike. How much the answers change when one layer alone is
-pruned (its KL, measured) says how dear its channels are; how its importance is
-spread over the channels says how fast that grows. Both together estimate_costs a cost
-for every width of every layer, as if the layers' costs added up, and channels
-are taken where that costs least. The idea of widths by measured sensitivity is
-that of OWL (arXiv 2310.05175) and of BESA (arXiv 2402.16880); this is our own
-rule. No stock engine loads such a model (its configuration has one intermediate
-size), so this measures what uniform widths cost, and exports know nothing of it.
+Layers do not matter alike. The KL of pruning one layer alone says how expensive its channels are; how its importance is spread
+over the channels says how fast that grows. Both give an estimated cost of every width of every layer, as if the costs added
+up, and channels are taken where that costs least. Widths by measured sensitivity are the idea of OWL (arXiv 2310.05175) and
+BESA (arXiv 2402.16880); the rule is our own. No stock engine loads such a model (its configuration has one intermediate size),
+so this measures what uniform widths cost.
 """
 
 from collections.abc import Generator
