@@ -70,7 +70,7 @@ def _result(options: argparse.Namespace, run: Run) -> Path:
 
 
 def _job(options: argparse.Namespace, make: Any) -> Any:
-    from engine.calibration.teacher import Teacher
+    from engine.calibration.teacher import find_teacher
     from engine.models.device import parse_dtype
 
     named = {"sparsity": options.sparsity, "multiple": options.multiple, "seed": options.seed, "recover": options.recover,
@@ -78,11 +78,7 @@ def _job(options: argparse.Namespace, make: Any) -> Any:
              "further_answers": options.further_answers}
     recipe = make_recipe(options.preset, **{name: value for name, value in named.items() if value is not None})
     parse_dtype(options.dtype)
-    teacher = None
-    if options.teacher != "self":
-        if not options.teacher_model:
-            raise UserError("A teacher server needs the name of its model.", "Add --teacher-model NAME.")
-        teacher = Teacher(options.teacher, options.teacher_model, recipe.teacher_concurrency)
+    teacher = find_teacher(options.teacher, options.teacher_model, recipe)
     files = {name: _existing(getattr(options, name)) for name in ("queries", "lines")}
     return make(_read(options.card), options.model, Path(options.out or ""), recipe, options.dtype, teacher, **files)
 

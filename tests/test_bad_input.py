@@ -18,7 +18,7 @@ from engine import pipeline
 from engine.__main__ import main
 from engine.base.files import data_folder
 from engine.base.recipe import PRESETS
-from engine.calibration import asking, teacher
+from engine.calibration import server_teacher
 
 Capture = pytest.CaptureFixture[str]
 Change = Callable[[Path], Any]
@@ -147,7 +147,7 @@ def asking_teacher(arguments: list[str], tmp_path: Path, monkeypatch: pytest.Mon
     """A command line whose answers come from a teacher; the URL is still to be set."""
     monkeypatch.setitem(PRESETS, "short", {"candidates": 6, "references": 1, "self_asked": 0, "validation_lines": 1,
                                            "test_lines": 1, "answer_tokens": 4, "batch_lines": 8})
-    monkeypatch.setattr(asking, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(server_teacher, "_FIRST_PAUSE", 0.02)
     lines = arguments.index("--lines")
     arguments = [*arguments[:lines], *arguments[lines + 2:]]
     return [*arguments, "--preset", "short", "--queries", str(tmp_path / "lines.jsonl"), "--teacher-model", "m"]
@@ -157,8 +157,8 @@ def asking_teacher(arguments: list[str], tmp_path: Path, monkeypatch: pytest.Mon
                                               ("429", "too busy"), ("401", "API key"), ("404", "no model named")])
 def test_bad_teachers(fault: str, words: str, asking_teacher: list[str], monkeypatch: pytest.MonkeyPatch,
                       capsys: Capture) -> None:
-    patient = teacher.Teacher
-    monkeypatch.setattr(teacher, "Teacher", lambda *fields: patient(*fields, patience=0.3))
+    monkeypatch.setattr(server_teacher.ServerTeacher, "named",
+                        lambda url, model, _: server_teacher.ServerTeacher(url, model, patience=0.3))
     with teacher_server(lambda _: fault) as server:
         assert words in refused([*asking_teacher, "--teacher", server.url], capsys)
         assert server.asked

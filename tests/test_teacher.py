@@ -16,8 +16,8 @@ from teacher_server import TeacherServer, teacher_server
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Step
-from engine.calibration import asking
-from engine.calibration.teacher import Request, Teacher, rewrite, rewriting_messages
+from engine.calibration import server_teacher
+from engine.calibration.server_teacher import Request, ServerTeacher, rewrite, rewriting_messages
 
 KEY = "sk-very-secret-0123456789"
 SOON = 20.0  # seconds; what it must not wait for lasts 30 and more
@@ -32,7 +32,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(server_teacher, "_FIRST_PAUSE", 0.05)
 
 
 def some_requests(count: int) -> list[Request]:
@@ -45,7 +45,7 @@ def run(server: TeacherServer | str, count: int, answered: Path, **settings: Any
     steps: list[Step] = []
 
     def whole() -> Iterator[Event]:
-        result.update((yield from rewrite(Teacher(url, "m", **settings), PERSONA, some_requests(count), answered)))
+        result.update((yield from rewrite(ServerTeacher(url, "m", **settings), PERSONA, some_requests(count), answered)))
 
     result: dict[str, str] = {}
     for event in whole():
@@ -94,7 +94,7 @@ def test_answers_come_back_by_key_and_lie_in_the_file(tmp_path: Path) -> None:
 def test_an_answer_is_on_the_disk_before_its_step(tmp_path: Path) -> None:
     answered = tmp_path / "answered.jsonl"
     with teacher_server() as server:
-        for step in rewrite(Teacher(server.url, "m"), PERSONA, some_requests(5), answered):
+        for step in rewrite(ServerTeacher(server.url, "m"), PERSONA, some_requests(5), answered):
             assert isinstance(step, Step)
             assert answered.read_bytes().count(b"\n") == step.done
 
@@ -114,7 +114,7 @@ def test_the_address_may_end_in_v1_or_not(tmp_path: Path, ending: str) -> None:
                                  f"http://me:{KEY}@host", f"https://host/v1?key={KEY}"])
 def test_an_address_that_cannot_be_one_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(UserError) as caught:
-        Teacher(url, "m")
+        ServerTeacher(url, "m")
     assert KEY not in str(caught.value)
 
 
@@ -131,7 +131,7 @@ def test_the_prompt_has_persona_question_and_neutral_answer() -> None:
 def test_resuming_asks_no_key_twice(tmp_path: Path) -> None:
     answered = tmp_path / "answered.jsonl"
     with teacher_server(slow=0.02) as server:
-        job = rewrite(Teacher(server.url, "m", concurrency=2), PERSONA, some_requests(20), answered)
+        job = rewrite(ServerTeacher(server.url, "m", concurrency=2), PERSONA, some_requests(20), answered)
         for step in job:
             assert isinstance(step, Step)
             if step.done == 5:
@@ -156,7 +156,7 @@ def test_resuming_asks_no_key_twice(tmp_path: Path) -> None:
 def test_what_has_arrived_is_kept_when_the_job_is_closed(tmp_path: Path) -> None:
     answered = tmp_path / "answered.jsonl"
     with teacher_server() as server:
-        job = rewrite(Teacher(server.url, "m"), PERSONA, some_requests(8), answered)
+        job = rewrite(ServerTeacher(server.url, "m"), PERSONA, some_requests(8), answered)
         next(job)
         deadline = time.monotonic() + SOON
         while len(server.answered) < 8 and time.monotonic() < deadline:
@@ -180,7 +180,7 @@ def test_a_finished_job_asks_nothing(tmp_path: Path) -> None:
 
 def test_closing_is_quick_and_starts_no_new_request(tmp_path: Path) -> None:
     with teacher_server(lambda number: None if number < 2 else "hang") as server:
-        job = rewrite(Teacher(server.url, "m", concurrency=2), PERSONA, some_requests(50), tmp_path / "answered.jsonl")
+        job = rewrite(ServerTeacher(server.url, "m", concurrency=2), PERSONA, some_requests(50), tmp_path / "answered.jsonl")
         next(job)
         with within(SOON):
             job.close()
@@ -193,7 +193,7 @@ def test_closing_is_quick_and_starts_no_new_request(tmp_path: Path) -> None:
 
 def test_closing_ends_a_waiting_thread(tmp_path: Path) -> None:
     with teacher_server(lambda number: "429 after 60") as server:
-        job = rewrite(Teacher(server.url, "m"), PERSONA, some_requests(9), tmp_path / "answered.jsonl")
+        job = rewrite(ServerTeacher(server.url, "m"), PERSONA, some_requests(9), tmp_path / "answered.jsonl")
         next(job)
         own = [thread for thread in threading.enumerate() if thread.name == "teacher"]
         assert own

@@ -24,7 +24,7 @@ from engine.base.ids import StageId
 from engine.base.recipe import Recipe, channels_kept
 from engine.calibration.lines import Line, held_out, read_lines
 from engine.calibration.rewriting import Voice, encode_line
-from engine.calibration.teacher import Teacher
+from engine.calibration.teacher import OwnTeacher, Teacher
 from engine.cards.card import Card
 from engine.models.device import parse_dtype
 from engine.models.ffn import feed_forwards
@@ -51,14 +51,14 @@ class Job:
     out: Path
     recipe: Recipe
     dtype: str = "auto"
-    teacher: Teacher | None = None
+    teacher: Teacher = field(default_factory=OwnTeacher)
     queries: Path | None = None
     lines: Path | None = None
 
     def fingerprint(self) -> str:
         """Hash of all that shapes the result (not of `out`)."""
         shape = {"card": self.card.raw, "model": self.model, "recipe": self.recipe.to_dict(), "dtype": self.dtype,
-                 "teacher": [self.teacher.url, self.teacher.model] if self.teacher else None,
+                 "teacher": self.teacher.identity,
                  "queries": sha256(self.queries) if self.queries else None,
                  "lines": sha256(self.lines) if self.lines else None}
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()

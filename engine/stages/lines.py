@@ -21,7 +21,6 @@ from engine.base.events import Lines, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
 from engine.base.ids import Rejection, StageId
 from engine.base.questions import normalise, require_enough
-from engine.calibration.filtering import tidy
 from engine.calibration.lines import (
     Journal,
     Line,
@@ -34,11 +33,9 @@ from engine.calibration.lines import (
     spread,
     write_lines,
 )
-from engine.calibration.rewriting import ROUNDS, Round, Voice, answer_questions, make_up_questions
+from engine.calibration.rewriting import Round, Voice, answer_questions, make_up_questions
 from engine.calibration.sensitivity import divergence, select, states_of
-from engine.calibration.teacher import Request, rewrite
 from engine.cards.card import bundled_cards
-from engine.cards.prompt import render_description
 from engine.cards.script import script_lines
 from engine.models.chat_format import encode_chat
 from engine.stages.context import JobContext
@@ -88,11 +85,7 @@ def _write_lines(ctx: JobContext) -> Stream[tuple[list[Line], Counter[Rejection]
     lore = [query for query in lore_queries(ctx.job.card) if normalise(query.question) not in known]
     teaching = [*chosen, *made_up, *lore]
     yield Stage(StageId.ANSWERS, len(held) + len(teaching))
-    if ctx.job.teacher:
-        lines, faults = yield from _ask_teacher(ctx, teaching)
-    else:
-        lines, faults = yield from answer_questions(ctx.model, ctx.tokenizer, ctx.voice, teaching, recipe,
-                                                    Journal(ctx.path("answers.train.jsonl")))
+    lines, faults = yield from ctx.job.teacher.answers(ctx.model, ctx.tokenizer, ctx.voice, teaching, recipe, ctx.folder)
     rejected += faults
     held_lines, faults = yield from answer_questions(ctx.model, ctx.tokenizer, ctx.voice, held, recipe,
                                                      Journal(ctx.path("answers.held-out.jsonl")))
@@ -162,29 +155,6 @@ def _make_up(ctx: JobContext, known: Sequence[str]) -> Stream[list[Query]]:
     # Made-up questions only teach; those that fall on the held-out side, or that the test script asks, are left out.
     tested = script_lines(ctx.job.card)
     return [query for query in questions if split_of(query.question) == "train" and normalise(query.question) not in tested]
-
-
-def _ask_teacher(ctx: JobContext, queries: Sequence[Query]) -> Stream[tuple[list[Line], Counter[Rejection]]]:
-    """Answers by the teacher server; those that the filter rejects are asked again, as often as our own are."""
-    assert ctx.job.teacher
-    persona, voice = render_description(ctx.job.card), ctx.voice
-    lines: dict[str, Line] = {}
-    rejected: Counter[Rejection] = Counter()
-    for attempt in range(ROUNDS):
-        waiting = [query for query in queries if normalise(query.question) not in lines]
-        if not waiting:
-            break
-        keys = [f"{normalise(query.question)}#{attempt}" for query in waiting]
-        requests = [Request(key, voice.said(query.question), query.neutral) for key, query in zip(keys, waiting, strict=True)]
-        answers = yield from rewrite(ctx.job.teacher, persona, requests, ctx.path("answers.teacher.jsonl"))
-        for query, key in zip(waiting, keys, strict=True):
-            answer, complete = tidy(answers.get(key, ""), ctx.voice.names, False)
-            fault = ctx.voice.fault(answer, complete)
-            if fault:
-                rejected[fault] += 1
-            else:
-                lines[normalise(query.question)] = Line(query.question, answer, query.neutral, query.category, query.source)
-    return list(lines.values()), rejected
 
 
 SEEDS = 3  # the first round's; 1 and 2 are those of the lines

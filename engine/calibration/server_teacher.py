@@ -1,7 +1,8 @@
-"""Sends many chats at once to a server that speaks OpenAI's chat completions: retries, patience, and when to give up.
+"""A teacher behind an address: neutral answers rewritten in a persona's voice by a server that speaks OpenAI's chat completions.
 
-The API key comes from the environment and is never written, logged or shown. The retries are our own; the client's are off.
-openai is imported on use, as in models/server.py.
+Many chats are asked at once, with retries and patience. Every answer is on the disk before the next event is yielded, so
+nothing that was paid for is asked for twice. The API key comes from the environment and is never written, logged or shown. The
+retries are our own; the client's are off. openai is imported on use, as in models/server.py.
 """
 
 import asyncio
@@ -11,13 +12,23 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.ids import ErrorCode
+from engine.base.events import Step, Stream
+from engine.base.files import explain_write_errors
+from engine.base.ids import ErrorCode, Rejection, StageId
+from engine.base.questions import normalise
+from engine.base.recipe import Recipe
+from engine.calibration.filtering import tidy
+from engine.calibration.lines import Journal, Line, Query
+from engine.calibration.rewriting import ROUNDS, Voice
+from engine.cards.prompt import render_description
 from engine.models.server import CONNECT_SECONDS, api_key, check_address, open_async_client
 
 KEY_VARIABLES = ("PERSONA_STUDIO_TEACHER_KEY", "OPENAI_API_KEY")  # the first that is set counts
@@ -29,8 +40,18 @@ _STRIKES = 3  # malformed replies or rejections in a row before the job stops
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|\A(?:(?!<think).)*?</think(?:ing)?>", re.DOTALL)
 
 
+_INSTRUCTION = """You rewrite lines for a character in a game. You get the character, what the player said, and a \
+plain answer. Say the plain answer as this character would say it to the player.
+Rules:
+- Keep the meaning. Add nothing that contradicts the character.
+- Use the character's own words, rhythm, habits and mood. Speak as the character, never about the character.
+- No assistant manners: no offers of help, no apologies for what you are, no talk of models, tasks or roles.
+- One to three sentences. Write nothing but these sentences: no name in front, no quotation marks, no remarks."""
+_DIRECTLY = "There is no plain answer this time: answer the player directly, as the character."
+
+
 @dataclass(frozen=True)
-class Teacher:
+class ServerTeacher:
     """A server and how to treat it. Raises UserError for an address that cannot be one."""
 
     url: str  # http or https, with or without the closing /v1
@@ -47,6 +68,99 @@ class Teacher:
         if self.concurrency < 1 or self.timeout <= 0 or self.patience < 0 or self.answer_tokens < 1:
             raise UserError("The teacher's concurrency, timeout and answer length must be positive.")
 
+    @classmethod
+    def named(cls, value: str, model: str | None, recipe: Recipe) -> "ServerTeacher":
+        """The teacher at an address. Raises UserError where that cannot be one, or its model has no name."""
+        if not model:
+            raise UserError("A teacher server needs the name of its model.", "Add --teacher-model NAME.")
+        return cls(value, model, recipe.teacher_concurrency)
+
+    @property
+    def identity(self) -> list[str]:
+        """What shapes the answers."""
+        return [self.url, self.model]
+
+    def answers(self, _model: Any, _tokenizer: Any, voice: Voice, queries: Sequence[Query], _recipe: Recipe,
+                folder: Path) -> Stream[tuple[list[Line], Counter[Rejection]]]:
+        """Lines for the queries, see `Teacher`; answers that the filter rejects are asked for again, as often as our own are."""
+        persona = render_description(voice.card)
+        lines: dict[str, Line] = {}
+        rejected: Counter[Rejection] = Counter()
+        for attempt in range(ROUNDS):
+            asked = {normalise(query.question): query for query in queries}
+            waiting = {f"{question}#{attempt}": query for question, query in asked.items() if question not in lines}
+            if not waiting:
+                break
+            requests = [Request(key, voice.said(query.question), query.neutral) for key, query in waiting.items()]
+            answers = yield from rewrite(self, persona, requests, folder / "answers.teacher.jsonl")
+            for key, query in waiting.items():
+                answer, complete = tidy(answers.get(key, ""), voice.names, False)
+                if fault := voice.fault(answer, complete):
+                    rejected[fault] += 1
+                else:
+                    lines[normalise(query.question)] = Line(query.question, answer, query.neutral, query.category, query.source)
+        return list(lines.values()), rejected
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question to answer under `key`. `neutral`: the plain answer to rewrite; "" has it answered directly."""
+
+    key: str
+    question: str
+    neutral: str = ""
+
+
+def rewriting_messages(persona: str, request: Request) -> Chat:
+    """The chat that asks for one rewriting (method, stage 1.2): system and user message."""
+    plain = f"The plain answer:\n{request.neutral.strip()}" if request.neutral.strip() else _DIRECTLY
+    asked = f"The character:\n{persona.strip()}\n\nThe player said:\n{request.question.strip()}\n\n{plain}"
+    return [{"role": "system", "content": _INSTRUCTION},
+            {"role": "user", "content": f"{asked}\n\nThe character's words:"}]
+
+
+def rewrite(teacher: ServerTeacher, persona: str, requests: Sequence[Request],
+            answered: Path) -> Stream[dict[str, str]]:
+    """Ask for all rewritings; the generator's value is the answers by key, in the order of `requests`.
+
+    Each answer is appended to `answered` (JSON Lines of key and answer) before its Step is yielded; keys that the
+    file holds are not asked again, and a torn last line is cut off. A Step also follows each failed try ("retries").
+    An answer may be "" (the server sent none, or rejected that one line). Raises UserError when the server cannot be
+    reached, refuses the key or the model, talks nonsense, or gives no answer for `teacher.patience` seconds. A closed
+    generator starts no new request, keeps what has arrived, and does not wait for what is under way.
+    """
+    with explain_write_errors(answered):
+        answered.parent.mkdir(parents=True, exist_ok=True)
+        journal = Journal(answered)
+    wanted = {request.key: request for request in requests}
+    answers = {record["key"]: record["answer"] for record in journal.records
+               if isinstance(record, dict) and record.get("key") in wanted and isinstance(record.get("answer"), str)}
+    if answers:
+        yield Step(StageId.ANSWERS, len(answers), len(wanted), {"retries": 0})
+    client = TeacherClient(teacher, [(key, rewriting_messages(persona, request)) for key, request in wanted.items()
+                                     if key not in answers])
+    try:
+        while len(answers) < len(wanted):
+            reply = client.replies.get()
+            if isinstance(reply, UserError):
+                raise reply
+            if reply is not None:
+                _keep(reply, answers, journal)
+            yield Step(StageId.ANSWERS, len(answers), len(wanted), {"retries": client.retries})
+    finally:
+        client.close()
+        while not client.replies.empty():
+            if isinstance(reply := client.replies.get(), tuple):
+                _keep(reply, answers, journal)
+    return {key: answers[key] for key in wanted}
+
+
+def _keep(reply: tuple[str, str], answers: dict[str, str], journal: Journal) -> None:
+    key, answer = reply
+    with explain_write_errors(journal.path):
+        journal.add({"key": key, "answer": answer})
+    answers[key] = answer
+
 
 class TeacherClient:
     """Asks all chats in a thread of its own, at most `teacher.concurrency` at the same time.
@@ -56,7 +170,7 @@ class TeacherClient:
     (<think>...</think>) is removed. `retries` counts failed tries.
     """
 
-    def __init__(self, teacher: Teacher, chats: Sequence[tuple[str, Chat]]) -> None:
+    def __init__(self, teacher: ServerTeacher, chats: Sequence[tuple[str, Chat]]) -> None:
         self.replies: queue.SimpleQueue[tuple[str, str] | UserError | None] = queue.SimpleQueue()
         self.retries = 0
         self._teacher = teacher
