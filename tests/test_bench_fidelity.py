@@ -23,8 +23,9 @@ from benchmarks.methods.depth import skipped
 from benchmarks.pruned import shortened
 from benchmarks.replies import greedy_replies
 from engine.base.errors import UserError
-from engine.base.events import Event
+from engine.base.events import Event, Step
 from engine.base.files import read_json, write_json
+from engine.base.ids import StageId
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
 from engine.evaluation.fidelity import dense_states, measure
@@ -91,7 +92,7 @@ def climbed(deep: Path, tmp_path_factory: pytest.TempPathFactory) -> Climbed:
     with small():
         run = fidelity.measure(one, list(LADDER), results_of(one))
         for event in run:
-            if getattr(event, "stage", "") == "learn_mask" and event.done == 3:  # type: ignore[attr-defined]
+            if isinstance(event, Step) and event.stage == StageId.LEARN_MASK and event.done == 3:
                 break
         run.close()
         first = results_of(one).rows

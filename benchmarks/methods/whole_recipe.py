@@ -19,6 +19,7 @@ from benchmarks.plan import fingerprint
 from benchmarks.pruned import Pruned
 from engine.base.events import Event
 from engine.base.files import read_json, write_json
+from engine.base.ids import StageId
 from engine.base.recipe import Recipe
 from engine.pruning.cutting import cut, kept_indices
 from engine.stages.context import JobContext, round_weights
@@ -89,16 +90,16 @@ def curve_of(ctx: JobContext, folder: Path, tokens: int) -> list[dict[str, Any]]
     def add(stage: str, kl: float, more: int = 0) -> None:
         points.append({"stage": stage, "tokens": tokens + more, "validation_kl": kl})
 
-    if start := ctx.notes.get("least_squares_on_the_start"):
+    if start := ctx.notes.get(StageId.RECONSTRUCT_START):
         add("start", start["kl_before"])
         tokens += Spent.read(folder / START).tokens
     for point in read_json(folder / "learning.json"):
         if "validation_kl" in point:
             add("learning", point["validation_kl"], point["tokens"])
     tokens += Spent.read(folder / LEARNING).tokens + Spent.read(folder / REPAIR).tokens
-    if "kl_before" in (refitted := ctx.notes.get("least_squares", {})):
+    if "kl_before" in (refitted := ctx.notes.get(StageId.RECONSTRUCT, {})):
         add("refit", refitted["kl"])
-    if tuned := ctx.notes.get("layer_tuning"):
+    if tuned := ctx.notes.get(StageId.TUNE):
         tokens += Spent.read(folder / TUNING).tokens
         add("tuning", tuned["kl"])
     return points
