@@ -85,8 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check() -> int:
     from studio.settings import Settings
-    from studio.store.check import check
-    from studio.store.database import open_store
+    from studio.store.database import check, open_store
 
     settings = Settings.of_environment()
     faults = check(open_store(settings.database), settings.home)

@@ -1,7 +1,4 @@
-"""Where the studio keeps its files, and the few numbers that say how patient it is.
-
-Knows no tab and no table: folders and limits only.
-"""
+"""Where the studio keeps its files, and the few numbers that say how patient it is."""
 
 import dataclasses
 import errno
@@ -15,6 +12,16 @@ from engine.base.files import data_folder
 _PROBE = 64 * 1024  # bytes; a disk with less left cannot hold even a character
 
 
+class _Inside:
+    """A path in the data folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, settings: "Settings", owner: type | None = None) -> Path:
+        return settings.home / self.name
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """One studio's folders (all inside `home`) and limits. Times are in seconds."""
@@ -25,6 +32,15 @@ class Settings:
     jobs_at_once: int = 1
     poll_seconds: float = 1.0  # between two looks at the running jobs
     command: tuple[str, ...] = (sys.executable, "-m", "engine")  # what starts a worker
+
+    database = _Inside("studio.db")  # the library: characters, lines, runs, chats and votes
+    jobs = _Inside("jobs")  # a folder for each run
+    exports = _Inside("exports")  # the models that were exported for use elsewhere
+    backups = _Inside("backups")  # copies of the library
+    uploads = _Inside("uploads")  # what pages upload and download: the only folder that Gradio serves, emptied at the start
+    script = _Inside("script")  # the folder of the test by a script that is under way
+    log = _Inside("studio.log")  # the studio's own log
+    chat_log = _Inside("chat.log")  # what the chat worker writes to its standard error
 
     @classmethod
     def of_environment(cls) -> "Settings":
@@ -46,46 +62,6 @@ class Settings:
             raise UserError(f"The data folder {settings.home} cannot be written to ({error.strerror}).",
                             "Set PERSONA_STUDIO_HOME to a folder that you may write to.") from error
         return settings
-
-    @property
-    def database(self) -> Path:
-        """The library: characters, lines, runs, chats and votes."""
-        return self.home / "studio.db"
-
-    @property
-    def script(self) -> Path:
-        """The folder of the test by a script that is under way."""
-        return self.home / "script"
-
-    @property
-    def jobs(self) -> Path:
-        """Holds one folder a run."""
-        return self.home / "jobs"
-
-    @property
-    def exports(self) -> Path:
-        """Holds the models that were exported for use elsewhere."""
-        return self.home / "exports"
-
-    @property
-    def backups(self) -> Path:
-        """Holds copies of the library."""
-        return self.home / "backups"
-
-    @property
-    def uploads(self) -> Path:
-        """What pages upload and download: the only folder that Gradio serves. It is emptied at the start."""
-        return self.home / "uploads"
-
-    @property
-    def log(self) -> Path:
-        """The studio's own log."""
-        return self.home / "studio.log"
-
-    @property
-    def chat_log(self) -> Path:
-        """What the chat worker writes to its standard error."""
-        return self.home / "chat.log"
 
     @property
     def private(self) -> tuple[Path, ...]:

@@ -16,8 +16,7 @@ from engine.cards.files import FORMS, read_file, write_file
 from studio import library as imports
 from studio.library import import_card, imports_html
 from studio.store import characters
-from studio.store.check import check
-from studio.store.database import Store
+from studio.store.database import Store, check
 from studio.tabs.draft.card_views import card_file
 
 

@@ -17,8 +17,7 @@ from sqlite_utils.migrations import Migrations
 
 from engine.base.errors import UserError
 from studio.store import characters, connection, lines, values
-from studio.store.check import check
-from studio.store.database import Store, backup, open_store, restore
+from studio.store.database import Store, backup, check, open_store, restore
 from studio.store.migrations import MIGRATIONS
 from tests.store_samples import card, library, smith
 

@@ -11,8 +11,7 @@ import pytest
 from engine.base.errors import UserError
 from engine.base.files import write_manifest
 from studio.store import characters, runs
-from studio.store.check import check
-from studio.store.database import Store
+from studio.store.database import Store, check
 from tests.store_samples import card, library, pruning, smith
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +19,7 @@ CLAIM = """
 import sys
 from pathlib import Path
 from studio.store import runs
-from studio.store.database import Store
+from studio.store.database import Store, check
 while (run := runs.claim_next(Store(Path(sys.argv[1]), 30.0), at_once=1000)):
     print(run.id)
 """

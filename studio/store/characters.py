@@ -79,6 +79,7 @@ class Version:
 
 
 _CHARACTERS = Table("characters", Character, "character")
+delete, undelete = _CHARACTERS.delete, _CHARACTERS.undelete
 
 
 def create(store: Store, card: dict[str, Any], portrait: bytes | None = None, bundled: bool = False,
@@ -184,16 +185,6 @@ def duplicate(store: Store, id: str) -> Character:
         return _create(db, newest.card, newest.portrait, newest.files, False)
 
 
-def delete(store: Store, id: str) -> Character:
-    """Take the character off the list; everything of it is kept."""
-    return _CHARACTERS.change(store, id, deleted=now())
-
-
-def undelete(store: Store, id: str) -> Character:
-    """Put a deleted character back on the list."""
-    return _CHARACTERS.change(store, id, deleted=None)
-
-
 def sync_bundled(store: Store, cards: list[dict[str, Any]]) -> None:
     """Bring the characters that come with the studio up to date: new ones are added, changed cards become versions.
 
@@ -217,7 +208,7 @@ def _create(db: Database, card: dict[str, Any], picture: str | None, files: dict
                                    "bundled_as": slug(name) if bundled else None, "version": 0, "tags": tags, "made": time,
                                    "updated": time, "deleted": None})
     _append(db, id, card, picture, files, "", "bundled" if bundled else "saved")
-    return _CHARACTERS.get(db, id)
+    return _CHARACTERS.need(db, id)
 
 
 def _free_slug(db: Database, stem: str, id: str) -> str:
@@ -239,7 +230,7 @@ def _append(db: Database, id: str, card: dict[str, Any], picture: str | None, fi
 def _refresh(db: Database, id: str, number: int, card: dict[str, Any]) -> None:
     """Let the character follow its newest version."""
     name, char, tags = _names_and_tags(card)
-    stem, before = slug(name), _CHARACTERS.get(db, id).slug
+    stem, before = slug(name), _CHARACTERS.need(db, id).slug
     after = before if re.fullmatch(rf"{stem}(-\d+)?", before) else _free_slug(db, stem, id)
     if after != before:
         db.table("former_slugs").insert({"slug": before, "character": id}, ignore=True)

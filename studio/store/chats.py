@@ -70,6 +70,7 @@ class Message:
 
 _CHATS = Table("chats", Chat, "chat")
 _MESSAGES = Table("messages", Message, "message")
+chat, delete, undelete = _CHATS.get, _CHATS.delete, _CHATS.undelete
 
 
 def start(store: Store, character: str, version: int, model: str, run: str | None = None, player: str = "Player",
@@ -84,19 +85,13 @@ def start(store: Store, character: str, version: int, model: str, run: str | Non
                              sampling=sampling or {}, made=time, updated=time, seed=_chats_of(db, character))
         if greeting:
             _say(db, made.id, "assistant", Swipe(greeting, 0, {}, "greeting"))
-        return _CHATS.get(db, made.id)
+        return _CHATS.need(db, made.id)
 
 
 def chats(store: Store, character: str, deleted: bool = False) -> list[Chat]:
     """The chats of a character, last used first; `deleted`: the deleted ones instead."""
     with store.read() as db:
         return _CHATS.all(db, "character = ? AND (deleted IS NOT NULL) = ?", [character, deleted], "updated DESC, rowid DESC")
-
-
-def chat(store: Store, id: str) -> Chat | None:
-    """The chat, deleted or not."""
-    with store.read() as db:
-        return _CHATS.find(db, id)
 
 
 def rename(store: Store, id: str, title: str) -> Chat:
@@ -123,18 +118,8 @@ def next_seed(store: Store, character: str) -> int:
 def set_version(store: Store, id: str, version: int) -> Chat:
     """Go on with another version of the card. Raises UserError when there is none of this number."""
     with store.write() as db:
-        require(db, "versions", "version", character=_CHATS.get(db, id).character, number=version)
+        require(db, "versions", "version", character=_CHATS.need(db, id).character, number=version)
         return _CHATS.update(db, id, version=version)
-
-
-def delete(store: Store, id: str) -> Chat:
-    """Take a chat off the list; all of it is kept."""
-    return _CHATS.change(store, id, deleted=now())
-
-
-def undelete(store: Store, id: str) -> Chat:
-    """Put a deleted chat back on the list."""
-    return _CHATS.change(store, id, deleted=None)
 
 
 def messages(store: Store, chat_id: str) -> list[Message]:
@@ -154,7 +139,7 @@ def say(store: Store, chat_id: str, role: str, text: str, seed: int = 0, measure
     if role not in ROLES:
         raise ValueError(f"unknown role: {role}")
     with store.write() as db:
-        if not _CHATS.get(db, chat_id).title and role == "user":
+        if not _CHATS.need(db, chat_id).title and role == "user":
             db.table("chats").update(chat_id, {"title": " ".join(text.split())[:_TITLE]})
         return _say(db, chat_id, role, Swipe(text, seed, measures or {}, reason))
 
@@ -203,7 +188,7 @@ def extend(store: Store, message_id: str, index: int, text: str, measures: dict[
 def cut_from(store: Store, chat_id: str, position: int) -> str:
     """Take away the messages from `position` on. Returns the token that undo takes; "" when there was none."""
     with store.write() as db:
-        _CHATS.get(db, chat_id)
+        _CHATS.need(db, chat_id)
         return _cut(db, chat_id, position)
 
 
@@ -246,7 +231,7 @@ def _keep(db: Database, message: Message, swipes: Sequence[Swipe], chosen: int) 
 
 
 def _message(db: Database, id: str) -> Message:
-    return _whole(_MESSAGES.get(db, id))
+    return _whole(_MESSAGES.need(db, id))
 
 
 def _whole(message: Message) -> Message:

@@ -1,8 +1,9 @@
-"""The library's file: opened, brought up to date, backed up, restored. Every access goes through a `Store`.
+"""The library's file: opened, brought up to date, checked, backed up, restored. Every access goes through a `Store`.
 
 One connection an operation, because handlers run in many threads.
 """
 
+import hashlib
 import logging
 import os
 import shutil
@@ -13,14 +14,21 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic_core import from_json
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from engine.base.errors import UserError
+from engine.base.files import MANIFEST, check_manifest
 from studio.store.connection import BUSY, DAMAGED, backups_of, code_of, connect, explained, how_to_restore, keep_log, opened
 from studio.store.migrations import APPLICATION_ID, MIGRATIONS, expected_schema, schema
 
 LEFT = ("jobs", "exports", "backups")  # what a library's folder has beside it
+# Columns that hold JSON: damage there would show only when a page reads them.
+JSON_COLUMNS = {"characters": ["tags"], "versions": ["card", "files"], "line_sets": ["rejected"], "runs": ["spec", "summary"],
+                "events": ["event"], "chats": ["sampling"], "messages": ["swipes"], "rounds": ["turns"], "answers": ["measures"],
+                "exports": ["proof"], "settings": ["value"], "script_runs": ["sampling"],
+                "script_answers": ["lines", "answers", "checks"]}
 _HEADER = b"SQLite format 3\0"
 _SIDE_FILES = ("-wal", "-shm")
 _log = logging.getLogger(__name__)
@@ -110,12 +118,20 @@ def restore(store: Store, file: Path, migrations: Migrations = MIGRATIONS) -> Pa
     return kept
 
 
-def faults(db: Database) -> list[str]:
-    """What SQLite finds wrong: broken pages, and references that lead nowhere."""
-    pages = [row[0] for row in db.execute("PRAGMA integrity_check(20)").fetchall() if row[0] != "ok"]
-    references = [f"an entry of {row[0]} refers to a missing entry of {row[2]}"
-                  for row in db.execute("PRAGMA foreign_key_check").fetchmany(20)]
-    return pages + references
+def check(store: Store, home: Path) -> list[str]:
+    """A sentence for each fault of a library, its contents and the files that it names; empty when all is well.
+
+    Relative paths in the library begin at `home`. Reads only. The files of models are hashed, so many gigabytes take minutes.
+    """
+    try:
+        with store.read() as db:
+            if fault := _fault(db, MIGRATIONS):  # nothing that is read from broken pages can be trusted
+                return [f"The library {store.path} {fault}."]
+            if pending := [migration.name for migration in MIGRATIONS.pending(db)]:
+                return [f"The library is not up to date: {', '.join(pending)} is missing."]
+            return _content_faults(db) + _file_faults(db, home)
+    except UserError as error:
+        return [str(error)]
 
 
 def _is_cut_short(path: Path) -> bool:
@@ -170,7 +186,7 @@ def _migrate(db: Database, path: Path, migrations: Migrations, backup_file: Path
         if backup_file is None or not isinstance(error, Exception):
             raise
         _log.exception("The library %s could not be brought up to date", path)
-        state = "nothing in it was changed" if not faults(db) else "it is damaged"
+        state = "nothing in it was changed" if not _page_faults(db) else "it is damaged"
         raise UserError(f"The library {path} could not be brought up to date; {state}.",
                         f"There is a copy of it in {backup_file}.") from error
 
@@ -236,16 +252,72 @@ def _examine(copy: Path, file: Path, migrations: Migrations) -> None:
 
 
 def _fault(db: Database, migrations: Migrations) -> str:
-    """What speaks against a file, as the end of a sentence; empty when nothing does."""
+    """What is wrong with a file, as the end of a sentence; empty when nothing is."""
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         return "is not a library of Persona Studio"
-    if faults(db):
-        return "is damaged"
+    if found := _page_faults(db):
+        return f"is damaged: {'; '.join(found)}"
     if _is_newer(db, migrations):
         return "was made by a newer version of Persona Studio"
     if schema(db) != expected_schema(migrations, [migration.name for migration in migrations.applied(db)]):
         return "has other tables than a library of Persona Studio"
     return ""
+
+
+def _page_faults(db: Database) -> list[str]:
+    """What SQLite finds wrong: broken pages, and references that lead nowhere."""
+    pages = [row[0] for row in db.execute("PRAGMA integrity_check(20)").fetchall() if row[0] != "ok"]
+    references = [f"an entry of {row[0]} refers to a missing entry of {row[2]}"
+                  for row in db.execute("PRAGMA foreign_key_check").fetchmany(20)]
+    return pages + references
+
+
+def _content_faults(db: Database) -> list[str]:
+    found = [f"The {what} {digest[:12]} was changed (its sha256 differs)."
+             for what, table in (("portrait", "portraits"), ("card's file", "files"))
+             for digest, data in db.execute(f"SELECT sha256, data FROM {table}") if hashlib.sha256(data).hexdigest() != digest]
+    lost = db.execute("SELECT count(*) FROM versions, json_each(iif(json_valid(files), files, '{}')) AS kept "
+                      "WHERE kept.value NOT IN (SELECT sha256 FROM files)").fetchone()[0]
+    found += [f"{lost} files of cards are missing."] if lost else []
+    found += [f"The newest version of the character {row[0]!r} is missing." for row in db.execute(
+        "SELECT name FROM characters WHERE NOT EXISTS (SELECT 1 FROM versions WHERE character = id AND number = characters.version)")]
+    for table, column in ((table, column) for table, columns in JSON_COLUMNS.items() for column in columns):
+        if broken := sum(not _is_json(row[0]) for row in db.execute(f"SELECT {column} FROM {table}")):
+            found.append(f"{broken} entries of {table} cannot be read ({column}).")
+    return found
+
+
+def _is_json(text: str) -> bool:
+    try:
+        from_json(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _file_faults(db: Database, home: Path) -> list[str]:
+    found: list[str] = []
+    models = db.execute("SELECT name, out FROM runs WHERE kind = 'prune' AND state = 'done' AND out != '' AND deleted IS NULL")
+    for name, folder in models.fetchall():
+        found += _folder_faults(f"The pruned model {name!r}", home / folder)
+    for name, folder, zip, size in db.execute("SELECT name, folder, zip, zip_bytes FROM exports WHERE deleted IS NULL").fetchall():
+        found += _folder_faults(f"The export {name!r}", home / folder)
+        if zip and not (home / zip).is_file():
+            found.append(f"The export {name!r} lacks its archive {home / zip}.")
+        elif zip and (home / zip).stat().st_size != size:
+            found.append(f"The archive {home / zip} has {(home / zip).stat().st_size:,} bytes instead of {size:,}.")
+    return found
+
+
+def _folder_faults(what: str, folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return [f"{what} lacks its folder {folder}."]
+    if not (folder / MANIFEST).is_file():
+        return [f"{what} lacks its list of files, {folder / MANIFEST}."]
+    try:
+        return [f"{what} in {folder} is incomplete: {fault}." for fault in check_manifest(folder)]
+    except UserError as error:
+        return [str(error)]
 
 
 def _install(store: Store, copy: Path) -> Path | None:

@@ -55,6 +55,7 @@ class CalibrationLine:
 
 _SETS = Table("line_sets", LineSet, "set of lines")
 _LINES = Table("lines", CalibrationLine, "line")
+line_set, rename_set, delete_set, undelete_set = _SETS.get, _SETS.rename, _SETS.delete, _SETS.undelete
 
 
 def add_set(store: Store, character: str, version: int, lines: Sequence[dict[str, Any]], rejected: dict[str, int],
@@ -74,33 +75,10 @@ def sets(store: Store, character: str) -> list[LineSet]:
         return _SETS.all(db, "character = ? AND deleted IS NULL", [character], "made DESC, rowid DESC")
 
 
-def line_set(store: Store, id: str) -> LineSet | None:
-    """The set, deleted or not."""
-    with store.read() as db:
-        return _SETS.find(db, id)
-
-
 def made_by(store: Store, run_id: str) -> LineSet | None:
     """The set that a run has made, deleted or not; copies of it come later and do not count."""
     with store.read() as db:
         return next(iter(_SETS.all(db, "run = ?", [run_id], "made, rowid", 1)), None)
-
-
-def rename_set(store: Store, set_id: str, name: str) -> LineSet:
-    """Give a set another name. Raises UserError for an empty one."""
-    if not name.strip():
-        raise UserError("A set of lines needs a name.")
-    return _SETS.change(store, set_id, name=" ".join(name.split()))
-
-
-def delete_set(store: Store, set_id: str) -> LineSet:
-    """Take a set off the list; runs that learn from it keep their lines."""
-    return _SETS.change(store, set_id, deleted=now())
-
-
-def undelete_set(store: Store, set_id: str) -> LineSet:
-    """Put a deleted set back on the list."""
-    return _SETS.change(store, set_id, deleted=None)
 
 
 def lines(store: Store, set_id: str, removed: bool = False) -> list[CalibrationLine]:
@@ -115,7 +93,7 @@ def change(store: Store, line_id: str, question: str | None = None, answer: str 
     Raises UserError for an empty text, a question that the set has already, and a set that a run learns from.
     """
     with store.write() as db:
-        line = _LINES.get(db, line_id)
+        line = _LINES.need(db, line_id)
         _require_changeable(db, [line_id])
         texts = {"question": line.question if question is None else question, "answer": line.answer if answer is None else answer}
         if not normalise(texts["question"]) or not texts["answer"].strip():
@@ -142,7 +120,7 @@ def put_back(store: Store, ids: Sequence[str]) -> None:
 def approve(store: Store, set_id: str) -> LineSet:
     """Say that a person has read the set. Raises UserError when no line is left in it."""
     with store.write() as db:
-        _SETS.get(db, set_id)
+        _SETS.need(db, set_id)
         if not exists(db, "lines", line_set=set_id, removed=False):
             raise UserError("This set has no lines.", "Put some back or make a new set.")
         return _SETS.update(db, set_id, state="approved")
@@ -157,7 +135,7 @@ def is_fixed(store: Store, set_id: str) -> bool:
 def copy_set(store: Store, set_id: str, name: str = "") -> LineSet:
     """A new draft with the lines of a set, removed ones too."""
     with store.write() as db:
-        old = _SETS.get(db, set_id)
+        old = _SETS.need(db, set_id)
         rows = list(db.query(f"SELECT position, removed, {', '.join(_WRITTEN)} FROM lines WHERE line_set = ?", [set_id]))
         return _add(db, rows, character=old.character, version=old.version, name=name or old.name, run=old.run,
                     rejected=old.rejected)

@@ -106,10 +106,10 @@ class Table(Generic[Record]):
     word: str
 
     def find(self, db: Database, id: str) -> Record | None:
-        """The record of this id."""
+        """The record of this id, deleted or not."""
         return next(iter(self.all(db, "id = ?", [id])), None)
 
-    def get(self, db: Database, id: str) -> Record:
+    def need(self, db: Database, id: str) -> Record:
         """The record of this id. Raises UserError when there is none."""
         return need(self.find(db, id), self.word)
 
@@ -121,18 +121,39 @@ class Table(Generic[Record]):
         """A new record with an id of its own."""
         id = new_id()
         db.table(self.name).insert({"id": id, **fields})
-        return self.get(db, id)
+        return self.need(db, id)
 
     def update(self, db: Database, id: str, **fields: Any) -> Record:
         """The record with some fields changed. Raises UserError when there is none."""
-        self.get(db, id)
+        self.need(db, id)
         db.table(self.name).update(id, fields)
-        return self.get(db, id)
+        return self.need(db, id)
+
+    # Whole operations, which the modules of the tables hand on under their own names.
+
+    def get(self, store: Store, id: str) -> Record | None:
+        """The record of this id, deleted or not."""
+        with store.read() as db:
+            return self.find(db, id)
 
     def change(self, store: Store, id: str, **fields: Any) -> Record:
-        """`update`, as a transaction of its own."""
+        """The record with some fields changed. Raises UserError when there is none."""
         with store.write() as db:
             return self.update(db, id, **fields)
+
+    def rename(self, store: Store, id: str, name: str) -> Record:
+        """The record with another name. Raises UserError for an empty one."""
+        if not name.strip():
+            raise UserError(f"A {self.word} needs a name.")
+        return self.change(store, id, name=" ".join(name.split()))
+
+    def delete(self, store: Store, id: str) -> Record:
+        """Take it off the lists; all of it is kept."""
+        return self.change(store, id, deleted=now())
+
+    def undelete(self, store: Store, id: str) -> Record:
+        """Put it back on the lists."""
+        return self.change(store, id, deleted=None)
 
 
 def rows(db: Database, table: str, kind: type[Record], where: str = "1", values: Values = (), order: str = "rowid",

@@ -128,7 +128,7 @@ def vote(store: Store, round_id: str, verdict: str) -> Vote:
     if verdict not in VERDICTS:
         raise ValueError(f"unknown verdict: {verdict}")
     with store.write() as db:
-        found = _with_answers(db, _ROUNDS.get(db, round_id))
+        found = _with_answers(db, _ROUNDS.need(db, round_id))
         if found.kind != "pair":
             raise ValueError("the answers of a grid are voted on one by one")
         if verdict in ("left", "right"):
@@ -140,7 +140,7 @@ def vote(store: Store, round_id: str, verdict: str) -> Vote:
 def vote_cell(store: Store, answer_id: str, good: bool) -> Vote:
     """Vote on one answer of a grid. A second vote takes the place of the first."""
     with store.write() as db:
-        _ANSWERS.get(db, answer_id)
+        _ANSWERS.need(db, answer_id)
         round_id, kind = db.execute("SELECT rounds.id, kind FROM answers JOIN rounds ON rounds.id = round WHERE answers.id = ?",
                                     [answer_id]).fetchone()
         if kind != "grid":

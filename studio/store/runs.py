@@ -98,6 +98,8 @@ class _Event:
 
 _RUNS = Table("runs", Run, "run")
 _EXPORTS = Table("exports", Export, "export")
+get, rename, put_back = _RUNS.get, _RUNS.rename, _RUNS.undelete
+get_export, delete_export, undelete_export = _EXPORTS.get, _EXPORTS.delete, _EXPORTS.undelete
 
 
 def add(store: Store, character: str, version: int, kind: str, name: str, spec: dict[str, Any],
@@ -111,12 +113,6 @@ def add(store: Store, character: str, version: int, kind: str, name: str, spec: 
             require(db, "line_sets", "set of lines", id=line_set, character=character)
         return _RUNS.insert(db, character=character, version=version, kind=kind, name=name, spec=spec, state="queued",
                             line_set=line_set, made=now(), summary={}, out="", position=_next_position(db), sentence="")
-
-
-def get(store: Store, id: str) -> Run | None:
-    """The run, removed or not."""
-    with store.read() as db:
-        return _RUNS.find(db, id)
 
 
 def list_runs(store: Store, character: str | None = None, kinds: Sequence[str] | None = None,
@@ -180,33 +176,21 @@ def update_if(store: Store, id: str, states: Sequence[str], **fields: Any) -> Ru
     if fields.get("state", "queued") not in STATES:
         raise ValueError(f"unknown state of a run: {fields['state']}")
     with store.write() as db:
-        return _RUNS.update(db, id, **fields) if _RUNS.get(db, id).state in states else None
-
-
-def rename(store: Store, id: str, name: str) -> Run:
-    """Give a run another name. Raises UserError for an empty one."""
-    if not name.strip():
-        raise UserError("A run needs a name.")
-    return update(store, id, name=" ".join(name.split()))
+        return _RUNS.update(db, id, **fields) if _RUNS.need(db, id).state in states else None
 
 
 def remove(store: Store, id: str) -> None:
     """Take a run off the lists; it is kept. Raises UserError while it is under way."""
     with store.write() as db:
-        if _RUNS.get(db, id).state in ACTIVE:
+        if _RUNS.need(db, id).state in ACTIVE:
             raise UserError("This run is under way.", "Stop it first.")
         _RUNS.update(db, id, deleted=now())
-
-
-def put_back(store: Store, id: str) -> Run:
-    """Put a removed run back on the lists; one that was waiting waits again."""
-    return _RUNS.change(store, id, deleted=None)
 
 
 def requeue(store: Store, id: str) -> Run:
     """Put a stopped or failed run at the end of the queue: it goes on where it was. Raises UserError for any other."""
     with store.write() as db:
-        run = _RUNS.get(db, id)
+        run = _RUNS.need(db, id)
         if run.state not in ("stopped", "failed") or run.deleted:
             raise UserError("Only a run that was stopped or has failed can be resumed.")
         return _RUNS.update(db, id, state="queued", position=_next_position(db), **_NOT_STARTED)
@@ -217,7 +201,7 @@ def set_mask(store: Store, id: str, kept: bytes, layers: int, channels: int) -> 
     if layers < 1 or channels < 1 or len(kept) != layers * -(-channels // 8):
         raise ValueError(f"{len(kept)} bytes are no packed mask of {layers} layers and {channels} channels")
     with store.write() as db:
-        _RUNS.get(db, id)
+        _RUNS.need(db, id)
         db.table("masks").insert({"run": id, "layers": layers, "channels": channels, "kept": kept}, replace=True)
 
 
@@ -241,7 +225,7 @@ def set_events(store: Store, id: str, events: Sequence[dict[str, Any]]) -> None:
     kept = [event for number, event in enumerate(events)
             if event.get("event") != "Step" or number == last[event.get("stage")] or "loss" in event.get("values", {})]
     with store.write() as db:
-        _RUNS.get(db, id)
+        _RUNS.need(db, id)
         db.table("events").delete_where("run = ?", [id])
         db.table("events").insert_all({"run": id, "position": position, "event": to_json(event)}
                                       for position, event in enumerate(kept))
@@ -262,27 +246,11 @@ def add_export(store: Store, run: str, name: str, folder: str, bytes: int, proof
                                made=now())
 
 
-def get_export(store: Store, id: str) -> Export | None:
-    """The export, deleted or not."""
-    with store.read() as db:
-        return _EXPORTS.find(db, id)
-
-
 def list_exports(store: Store, character: str | None = None, run: str | None = None, deleted: bool = False) -> list[Export]:
     """Exports, newest first; `deleted`: those taken off the list instead."""
     with store.read() as db:
         return _EXPORTS.all(db, "(? IS NULL OR run IN (SELECT id FROM runs WHERE character = ?)) AND run = ifnull(?, run) "
                             "AND (deleted IS NOT NULL) = ?", [character, character, run, deleted], "made DESC, rowid DESC")
-
-
-def delete_export(store: Store, id: str) -> Export:
-    """Take an export off the list; its files are left alone."""
-    return _EXPORTS.change(store, id, deleted=now())
-
-
-def undelete_export(store: Store, id: str) -> Export:
-    """Put an export back on the list."""
-    return _EXPORTS.change(store, id, deleted=None)
 
 
 def _next_position(db: Database) -> int:
