@@ -155,15 +155,15 @@ def test_the_model_card_speaks_of_learning_only_where_a_mask_was_learned() -> No
     assert "steps of learning did not improve on it), " in render_model_card(report)
 
 
-def test_the_model_card_tells_what_repaired_the_model() -> None:
+def test_the_model_card_tells_how_the_model_was_made() -> None:
     report = make_report("Bodo")
-    assert "least-squares W_down, seed 0" in render_model_card(report)
+    assert "least-squares reconstruction of W_down, seed 0" in render_model_card(report)
     report["recipe"]["recover"] = True
-    report["choices"] = {"layer_tuning": {"used": True}, "layer_tuning_again": {"used": True, "further_answers": 1281}}
-    told = ("least-squares W_down, the kept channels of each layer tuned, the same tuned again on 1,281 further answers of "
-            "the dense model, LoRA recovery, merged, seed 0")
-    assert told in render_model_card(report)
-    report["choices"]["layer_tuning_again"]["used"] = False
-    assert "each layer tuned, LoRA recovery" in render_model_card(report)
-    report["choices"] = {"layer_tuning": {"used": False}, "layer_tuning_again": {"used": True, "further_answers": 9}}
-    assert "W_down, the kept channels of each layer tuned on 9 further answers" in render_model_card(report)
+    report["choices"] = {"tune_layers": {"used": True}, "tune_layers_again": {"used": True, "extra_samples": 1281}}
+    assert ("reconstruction of W_down, the kept channels of each layer fine-tuned, fine-tuned again on 1,281 extra samples from "
+            "the dense model, LoRA recovery, merged, seed 0") in render_model_card(report)
+    report["choices"]["tune_layers_again"]["used"] = False
+    assert "each layer fine-tuned, LoRA recovery" in render_model_card(report)
+    of_older_versions = {"layer_tuning": {"used": False}, "layer_tuning_again": {"used": True, "further_answers": 9}}
+    report["choices"] = of_older_versions
+    assert "W_down, the kept channels of each layer fine-tuned on 9 extra samples" in render_model_card(report)

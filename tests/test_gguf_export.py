@@ -21,6 +21,7 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.events import ProvedFile, Saved, Stage, Started, Step
 from engine.base.files import check_manifest, read_json
+from engine.base.ids import StageId
 from engine.export import copying, gguf_proof, gguf_tensors, llama_cpp, plain_transformers
 from engine.export.copying import Copy, copy_folder
 from engine.export.gguf_writer import write_gguf
@@ -36,13 +37,13 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def ask_here(program: str, request: dict[str, Any], stage: str) -> Iterator[events.Event]:
+def ask_here(program: str, request: dict[str, Any], stage: StageId, subject: str = "") -> Iterator[events.Event]:
     """What a fresh process would answer, in this one."""
-    yield Stage(stage, len(request["prompts"]))
+    yield Stage(stage, len(request["prompts"]), subject=subject)
     work = {"llama_cpp": llama_cpp, "plain_transformers": plain_transformers}[program].WORK[request["do"]]
     for line in work(json.loads(json.dumps(request))):
         if "done" in line:
-            yield Step(stage, line["done"], line["total"])
+            yield Step(stage, line["done"], line["total"], subject=subject)
     return line
 
 

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import labels
+from engine.base import migrate
 from engine.base.files import write_atomic, write_manifest
+from engine.base.ids import StageId
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
+from engine.export.engines import TARGETS
 from engine.export.licence import describe_licence, hub_fields, titled, write_legal
 
 TAGS = ["pruned", "roleplay", "persona-pruner"]
 _METRICS = (("kl", "kl_divergence", "KL to the dense model, nats a token"), ("top1", "top1_agreement", "Same next token as dense"),
             ("nll", "nll", "NLL of the dense model's answers, nats a token"))
-LIMITS = """Measured means: on the lines counted above, against the dense model under the same system prompt. Closeness to
+LIMITS = """All measurements are on the lines counted above, against the dense model with the same system prompt. Closeness to
 the dense model is not quality: where the dense model plays the character badly, so does this one. Outside its character,
 with another system prompt, expect clearly worse answers than the dense model's."""
 
@@ -31,11 +35,12 @@ def write_readme(folder: Path, report: dict[str, Any], card: dict[str, Any]) -> 
 def render_model_card(report: dict[str, Any], opening: Sequence[Message] = (), folder: Path | None = None) -> str:
     """The model card of an exported folder, from its report. `opening`: the messages with which a conversation begins.
 
-    `folder`: where the card will lie, to tell which texts of the licence are missing there.
+    `folder`: where the card will be, to say which texts of the licence are missing there.
     """
+    report = migrate.report(report)
     title = title_of(report)
     licence = ["", "## Licence", "", "\n\n".join(describe_licence(folder, report["base"]))]
-    parts = [*_body(report, title), *_files(report), *_speed(report), *licence, *_asking(opening)]
+    parts = [*_body(report, title), *_files(report), *_speed(report), *licence, *_prompt(opening)]
     return "\n".join([render_front_matter(report, title, ["gguf"] if report.get("gguf") else []), *parts]) + "\n"
 
 
@@ -68,12 +73,12 @@ def opening_of(card: dict[str, Any]) -> list[Message]:
     return messages(parse_card(json.dumps(card).encode(), "character.json"), [])
 
 
-def _asking(opening: Sequence[Message]) -> list[str]:
-    """As JSON a text of the card stays on its line, so it cannot end the block."""
+def _prompt(opening: Sequence[Message]) -> list[str]:
+    """In JSON, a text of the card stays on one line, so it cannot end the block."""
     if not opening:
         return []
-    return ["", "## How it is asked", "", "Every conversation begins with these messages, for the tokenizer's chat template. The "
-            "player's words follow, with what of a lorebook they bring up and the card's closing instructions in brackets.", "",
+    return ["", "## Prompt", "", "Every conversation begins with these messages, in the tokenizer's chat template. The player's "
+            "words follow, with the lorebook entries that they trigger and the card's closing instructions in brackets.", "",
             "```json", json.dumps(opening, ensure_ascii=False, indent=1), "```"]
 
 
@@ -93,23 +98,22 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         _table(report["readings"]), "",
         "## How it was made", "",
         f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {_lines(report['lines'])}, "
-        f"{_origin_of_mask(report)}, "
-        f"{_repair(report)}seed {recipe['seed']}. "
-        "The system prompt is made from character.json; report.json holds every figure. persona/ holds the mask over the dense "
-        "model's channels, which nothing needs for speaking.", "",
+        f"{_origin_of_mask(report)}, {_after_mask(report)}seed {recipe['seed']}. "
+        "The system prompt is made from character.json; report.json has every figure. persona/ has the mask over the dense "
+        "model's channels, which the model does not need.", "",
         "## Limits", "", LIMITS,
     ]
 
 
 def _files(report: dict[str, Any]) -> list[str]:
-    """What lies beside the weights, and how large the model is in each format: written, or expected by arithmetic."""
+    """What else the folder has, and the model's size in each format: as written, or calculated."""
     expected, written = report.get("expected_bytes", {}), report.get("gguf", {})
     if not expected:
         return []
     rows = [f"| GGUF {kind} | {one['bytes'] / 1e6:,.1f} MB | {_proof(one['proof'])} |" for kind, one in written.items()]
     rows += [f"| {kind} | about {size / 1e6:,.1f} MB | not written |" for kind, size in expected.items() if kind not in written]
-    folders = [f"`{files[0]}`" for files in report.get("engines", {}).values()]
-    ready = ["", f"Ready for other engines: {', '.join(folders)} and what stands beside."] if folders else []
+    folders = [f"{TARGETS[id].label} (`{id}/{TARGETS[id].start}`)" for id in report.get("engines", {}) if id in TARGETS]
+    ready = ["", f"Ready for: {', '.join(folders)}."] if folders else []
     return ["", "## Files and sizes", "", "| | on disk | proof |", "| --- | --- | --- |", *rows, *ready]
 
 
@@ -147,20 +151,20 @@ def _origin_of_mask(report: dict[str, Any]) -> str:
     return f"mask learned by {'KL to the dense model' if recipe['loss'] == 'kl' else 'cross entropy'} in {recipe['steps']} steps"
 
 
-def _repair(report: dict[str, Any]) -> str:
-    """What followed the mask, each with a comma behind it."""
+def _after_mask(report: dict[str, Any]) -> str:
+    """The steps after the mask, each followed by a comma."""
     choices, recipe = report.get("choices", {}), report["recipe"]
     used = lambda name: choices.get(name, {}).get("used", False)
-    told = ["least-squares W_down"] if recipe["least_squares"] else []
-    if used("layer_tuning"):
-        told.append("the kept channels of each layer tuned")
-    if used("layer_tuning_again"):
-        answers = choices["layer_tuning_again"]["further_answers"]
-        again = "the same tuned again" if used("layer_tuning") else "the kept channels of each layer tuned"
-        told.append(f"{again} on {answers:,} further answers of the dense model")
+    steps = ["least-squares reconstruction of W_down"] if recipe["reconstruct"] else []
+    if used(StageId.TUNE):
+        steps.append("the kept channels of each layer fine-tuned")
+    if used(StageId.TUNE_AGAIN):
+        samples = choices[StageId.TUNE_AGAIN]["extra_samples"]
+        again = "fine-tuned again" if used(StageId.TUNE) else "the kept channels of each layer fine-tuned"
+        steps.append(f"{again} on {samples:,} extra samples from the dense model")
     if recipe["recover"]:
-        told.append("LoRA recovery, merged")
-    return "".join(f"{one}, " for one in told)
+        steps.append("LoRA recovery, merged")
+    return "".join(f"{one}, " for one in steps)
 
 
 def _quoted(name: str) -> str:
@@ -178,5 +182,5 @@ def _table(readings: dict[str, dict[str, Any]]) -> str:
     any_reading = next(iter(readings.values()))
     rows = [f"On {any_reading['lines']} held-out lines ({any_reading['tokens']} answer tokens) of this character; "
             "KL and NLL in nats a token.", "", "| | KL to dense | same next token | NLL |", "| --- | --- | --- | --- |"]
-    rows += [f"| {name} | {one['kl']:.3f} | {one['top1']:.1%} | {one['nll']:.3f} |" for name, one in readings.items()]
+    rows += [f"| {labels.reading(id)} | {one['kl']:.3f} | {one['top1']:.1%} | {one['nll']:.3f} |" for id, one in readings.items()]
     return "\n".join(rows)
