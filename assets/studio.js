@@ -1,11 +1,5 @@
 // Keyboard of the chat rooms, and the address that names the character and the room.
 (() => {
-  // A page that nobody sees asks for no news; it does so again as soon as it is seen.
-  const every = window.setInterval.bind(window);
-  window.setInterval = (what, pause, ...rest) => every((...given) => {
-    if (pause < 1000 || !document.hidden) what(...given);
-  }, pause, ...rest);
-
   const room = () => new URLSearchParams(location.search).get("room") || "draft";
 
   window.personaStudioFirstRoom = room();  // before the page selects its first tab, which changes the address
@@ -60,18 +54,7 @@
     next.click();
   }, true);
 
-  // The stamp of what a room shows; "" until two looks agree. A room's timer asks for it.
   const visible = (found) => found.getClientRects().length > 0;
-  const shown = {};
-  const looks = window.personaStudioLooks = {};  // room: when its timer was last heard of
-  window.personaStudioSight = (name) => {
-    looks[name] = Date.now();
-    const mark = [...document.querySelectorAll(`[data-sight="${name}"]`)].find(visible);
-    const now = mark?.dataset.stamp ?? "none";
-    const still = shown[name] === now;
-    shown[name] = now;
-    return still ? now : "";
-  };
 
   // In a narrow window the sidebar covers the room: it begins closed, and closes when a character was picked.
   const narrow = () => window.innerWidth <= 768;

@@ -6,9 +6,7 @@ from typing import Any
 from gradio.routes import App, ORJSONResponse
 from starlette.requests import Request
 
-from studio.addresses import Names
-from studio.border import Border
-from studio.headers import SafeHeaders
+from studio.border import Border, Names, SafeHeaders
 from studio.live import Live, LiveRoute
 from studio.login import SlowLogin
 from studio.uploads import UploadLimit

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from studio.addresses import parse
+from studio.border import parse
 from studio.login import MESSAGE, VARIABLE, credentials, is_here, readable_by_others
 
 FIRST_PORT = 7860
@@ -94,8 +94,8 @@ def _check() -> int:
 
 
 def _restore(backup: Path) -> int:
+    from studio.privacy import only_studio
     from studio.settings import Settings
-    from studio.single import only_studio
     from studio.store.database import Store, restore
 
     settings = Settings.of_environment()
@@ -141,9 +141,8 @@ def _serve(options: argparse.Namespace) -> int:
     if options.listen:
         _require_address(options.listen)
     from studio.environment import prepare
-    from studio.privacy import keep_private
+    from studio.privacy import keep_private, only_studio
     from studio.settings import Settings
-    from studio.single import only_studio
     from studio.uploads import empty
 
     settings = Settings.of_environment()
@@ -196,8 +195,8 @@ def _launch(blocks: Any, settings: dict[str, Any]) -> Any:
 
 
 def _launch_settings(options: argparse.Namespace, services: Any, login: tuple[str, str] | None) -> dict[str, Any]:
-    from studio.addresses import Names
     from studio.application import Application
+    from studio.border import Names
     from studio.theme import ICON, make_theme, script, styles
 
     names = Names(options.listen, options.name)

@@ -18,16 +18,14 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from studio.live import PLOTLY_ADDRESS, Live
-from studio.theme import ASSETS
 
 DEFECT = "Something went wrong inside the studio; nothing of yours was lost. The details are in the log."
-SHOWN = "Room that is shown"
 _SHOWN_ROOM = "() => window.personaStudioAddress('room', window.personaStudioRoom())"
 ROOMS = ("draft", "preview", "prune", "compare", "export")
 # Every listener of the studio: not part of a public API, and quiet. Without show_progress_on Gradio's page marks, at each event
 # of any listener, all components that were ever an output as pending, and looks for each of them in its whole tree.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "show_progress_on": []}
-# A listener that only asks for news: it must not wait behind work.
+# A listener that must not wait behind work.
 POLL: dict[str, Any] = {**PRIVATE, "queue": False}
 
 
@@ -38,8 +36,6 @@ class Page:
     character: gr.State
     revision: gr.State
     model: gr.State
-    # Rooms that want to know whether they are shown: the tab, what to write then, and where.
-    shown: list[tuple[gr.Tab, Callable[[bool], Any], Any]] = field(default_factory=list)
     private: dict[str, Any] = field(default_factory=lambda: dict(PRIVATE))
     poll: dict[str, Any] = field(default_factory=lambda: dict(POLL))
 
@@ -126,11 +122,6 @@ def live_script(live: Live, filled: bool = False) -> str:
     return f'<i data-token="{live.token}" data-plotly="{PLOTLY_ADDRESS}"{" data-filled" if filled else ""}></i>'
 
 
-def beat() -> str:
-    """A room's pulse, unlike any before."""
-    return str(time.time_ns())
-
-
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     """The handler with its errors shown as one sentence; the page stays as it is then."""
     if inspect.isgeneratorfunction(handler):
@@ -154,11 +145,6 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
             return gr.skip()
 
     return once
-
-
-def only_while_shown(page: Page, tab: gr.Tab, timer: gr.Timer) -> None:
-    """Let a room's timer tick only while its room is open. The timer must be made inactive."""
-    page.shown.append((tab, lambda shown: gr.Timer(active=shown), timer))
 
 
 @dataclass(frozen=True)
@@ -191,22 +177,9 @@ def listen_to_renaming(page: Page, form: NameForm, opener: gr.Button, shown: Any
     form.no.click(lambda: gr.update(visible=False), None, form.box, **page.private)
 
 
-def follow_rooms(page: Page, tabs: list[gr.Tab]) -> None:
-    """Write the room into the address, and tell the rooms that asked for it (Page.shown) whether they are shown.
-
-    One listener for all, so that the last choice is what counts: a page selects its first room, and then the address's.
-    What an event tells may be of a room that was left before it came; so the page's script says which one is shown.
-    """
-    def told(room: str) -> Any:
-        return [tell(room == tab.id) for tab, tell, _ in page.shown]
-
-    def asked_again(event: gr.EventData) -> Any:
-        return told(event._data.get("room", "") if isinstance(event._data, dict) else "")
-
-    outputs, room = [output for _, _, output in page.shown], gr.Textbox(visible="hidden", label=SHOWN)
-    gr.on([tab.select for tab in tabs], told, room, outputs, js=_SHOWN_ROOM, trigger_mode="always_last", **PRIVATE)
-    watch = gr.HTML(visible="hidden", elem_id="room-watch", js_on_load=(ASSETS / "room_watch.js").read_text(encoding="utf-8"))
-    watch.click(asked_again, None, outputs, **POLL)
+def follow_rooms(tabs: list[gr.Tab]) -> None:
+    """Write the room into the address. The page's script says which one is shown: an event may come after the next choice."""
+    gr.on([tab.select for tab in tabs], None, None, None, js=_SHOWN_ROOM, **PRIVATE)
 
 
 def _say(error: Exception) -> None:

@@ -1,11 +1,15 @@
-"""The data folder is its owner's alone: what is made from now on, and what an earlier start left open to others."""
+"""The data folder: its owner's alone, and open to one studio at a time."""
 
 import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from engine.base.errors import UserError
 from studio.settings import Settings
 
 OTHERS = 0o077  # what the group and everybody else may do
@@ -57,3 +61,18 @@ def _close(path: str, look: Callable[[str], os.stat_result]) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def only_studio(home: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system frees when the process ends, however it ends. Raises UserError."""
+    lock = FileLock(home / "studio.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"A studio is already open on {home}.",
+                        "Use its window, or start this one with another --home.") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -20,10 +20,10 @@ from studio import library
 from studio.live import COMMON
 from studio.page import PRIVATE, Page, guarded, live_html, live_script
 from studio.services import Services
-from studio.serving import servable
 from studio.store import characters, database, values
 from studio.store.characters import Character
 from studio.theme import ASSETS
+from studio.uploads import servable
 
 MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
 NEWS_SECONDS = 0.4  # between two looks at a long import

@@ -29,7 +29,7 @@ def build_page(services: Services) -> gr.Blocks:
                     gr.HTML(f'<h2 class="visually-hidden">{name.capitalize()}</h2>', elem_classes="room-title")
                     _BUILDERS[name].build(services, page, tab)
                 rooms.append(tab)
-        follow_rooms(page, rooms)
+        follow_rooms(rooms)
         wanted = gr.Textbox(visible="hidden", label="Room")
         gr.on([blocks.load, side.live.click], _room, wanted, tabs, js="() => window.personaStudioFirstRoom", **PRIVATE)
         sidebar.load(blocks, services, page, side)

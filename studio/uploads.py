@@ -1,19 +1,22 @@
-"""The folder of what pages upload (Gradio's temporary folder): emptied at the start, and limited as a whole.
+"""What pages upload and download (Gradio's temporary folder): emptied at the start, and limited as a whole.
 
 Gradio limits each file, but takes any number of them. The limit counts what lies in the folder and what is on its way.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+from gradio.utils import get_upload_folder
 from starlette.exceptions import HTTPException
 
 from studio.border import refuse
@@ -153,3 +156,29 @@ async def _finish(receive: Receive, send: Any, refusal: tuple[int, str]) -> None
     while (message := await receive())["type"] == "http.request" and message.get("more_body"):
         pass
     await refuse(send, *refusal)
+
+
+def servable(zip_file: Path) -> str:
+    """A second name for a file of ours among the files that Gradio serves, so that it copies no gigabytes to serve it.
+
+    Whoever knows the page may fetch it from then on, so the caller decides which file that is: never a path from the page.
+    """
+    changed = zip_file.stat().st_mtime
+    name = _second_name(zip_file, changed)
+    if not Path(name).exists():  # Gradio removes what is old
+        _second_name.cache_clear()
+        name = _second_name(zip_file, changed)
+    return name
+
+
+@functools.lru_cache(maxsize=64)
+def _second_name(zip_file: Path, changed: float) -> str:
+    del changed  # part of the cache's key only: a zip that was written anew is served anew
+    served = Path(get_upload_folder())
+    served.mkdir(parents=True, exist_ok=True)
+    target = Path(tempfile.mkdtemp(prefix="persona-studio-", dir=served)) / zip_file.name
+    with contextlib.suppress(OSError):
+        os.link(zip_file, target)
+        return str(target)
+    shutil.copyfile(zip_file, target)  # another disk
+    return str(target)

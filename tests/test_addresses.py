@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from engine.base.errors import UserError
-from studio.addresses import Names, parse, same
+from studio.border import Names, parse, same
 
 HERE = ("127.0.0.1", 7860)
 

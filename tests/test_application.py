@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from studio.addresses import Names
 from studio.application import Application
+from studio.border import Names
 from studio.live import Live
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from studio.addresses import Names
-from studio.border import FOREIGN, NOT_LOGGED_IN, WRONG_NAME, Border
+from studio.border import FOREIGN, NOT_LOGGED_IN, WRONG_NAME, Border, Names
 
 HOST = "127.0.0.1:7860"
 OWN = f"http://{HOST}"

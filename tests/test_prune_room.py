@@ -474,8 +474,8 @@ def test_a_figure_is_drawn_once_for_all_pages_and_one_that_grows_not_too_often(r
                                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
     tell(services, run, events.Started("Zoë", "starter", 0.25, [LEARNING]), SNAPSHOT)
-    real, drawn, now = runs_view.heatmaps.kept_channels, [], [100.0]
-    monkeypatch.setattr(runs_view.heatmaps, "kept_channels", lambda last: drawn.append(last.step) or real(last))
+    real, drawn, now = runs_view.masks.kept_channels, [], [100.0]
+    monkeypatch.setattr(runs_view.masks, "kept_channels", lambda last: drawn.append(last.step) or real(last))
     monkeypatch.setattr(runs_view.time, "monotonic", lambda: now[0])
     look = {**dict.fromkeys(LOOKS, ""), "character": person}
     first = run_room.contents(look)

@@ -19,7 +19,6 @@ from engine.cards.fields import fields_of
 from studio import launch
 from studio import library as sidebar
 from studio.services import Services
-from studio.serving import servable
 from studio.settings import Settings
 from studio.store import characters, chats, lines, rounds, runs, script_runs, values
 from studio.store.database import JSON_COLUMNS, Store, backup, check, open_store
@@ -35,6 +34,7 @@ from studio.tabs.prune import runs_view
 from studio.tabs.prune.lines_controller import LinesController
 from studio.tabs.prune.queueing import Queueing
 from studio.tabs.prune.runs_controller import RunsController
+from studio.uploads import servable
 from studio.workers.commands import prepare
 from studio.workers.ending import Ending, settle
 

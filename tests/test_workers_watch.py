@@ -30,9 +30,8 @@ from studio.settings import Settings
 from studio.store import characters, runs
 from studio.store.database import Store, open_store
 from studio.workers import watch
-from studio.workers.tail import Tail
 from studio.workers.view import LEARNING, RunView
-from studio.workers.watch import Watcher
+from studio.workers.watch import Tail, Watcher
 
 LOADING, MEASURING = ("load_model", ""), ("measure", "")
 STAGES = [LOADING, ("write_answers", ""), LEARNING, MEASURING]

@@ -12,7 +12,7 @@ from engine.base.ids import StageId
 from studio.settings import Settings
 from studio.store import characters, runs
 from studio.workers import watch
-from studio.workers.tail import Tail
+from studio.workers.watch import Tail
 
 Figures = dict[str, Any]
 

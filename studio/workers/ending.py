@@ -27,7 +27,7 @@ from studio.store.database import Store
 from studio.store.runs import Run
 from studio.workers import process
 from studio.workers.commands import is_complete, result_folder
-from studio.workers.tail import Tail
+from studio.workers.watch import Tail
 
 log = logging.getLogger(__name__)
 Cause = Literal["", "asked", "killed", "overdue", "left", "closed"]

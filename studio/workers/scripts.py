@@ -20,7 +20,7 @@ from studio.store.database import Store
 from studio.store.script_runs import ScriptAnswer, ScriptRun
 from studio.workers import process
 from studio.workers.process import Worker
-from studio.workers.tail import Tail
+from studio.workers.watch import Tail
 
 log = logging.getLogger(__name__)
 CLOSED = "The studio was closed before the test was complete."

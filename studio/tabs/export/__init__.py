@@ -18,12 +18,12 @@ from engine.export.engines import DEFAULT_TYPE, TARGETS
 from studio.live import figure
 from studio.page import Page, guarded, live_html
 from studio.services import Services
-from studio.serving import servable
 from studio.store import characters, runs
 from studio.store.runs import Export, Run
 from studio.tabs.export import view
 from studio.tabs.export.planner import Planner, listen
 from studio.tabs.models import choices_of, removed_by
+from studio.uploads import servable
 from studio.workers.commands import result_folder
 
 ROOM, CAST = "export", "cast"

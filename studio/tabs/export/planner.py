@@ -14,7 +14,7 @@ from engine.base.memory import Cast, Decoder, Needed, decoder_of, largest_rank, 
 from engine.cards.card import parse_card
 from engine.cards.prompt import render_system_prompt, rough_tokens
 from studio.figures import words
-from studio.figures.memory import NAMES, memory_bars
+from studio.figures.sizes import NAMES, memory_bars
 from studio.page import Page, figure_box, figure_html, guarded
 from studio.services import Services
 from studio.store import characters, runs

@@ -17,7 +17,7 @@ from engine.base import events
 from engine.base.memory import decoder_of
 from engine.base.sizes import TOLD, WRITTEN, Shapes, count, expected_bytes, odd_rows, runtimes_that_like
 from engine.export.engines import TARGETS
-from studio.figures import ladder, words
+from studio.figures import distances, words
 from studio.store.runs import Export, Run
 from studio.tabs.prune.runs_view import stages_html
 from studio.workers.view import RunView
@@ -56,7 +56,7 @@ def report_html(run: Run) -> str:
 
 def readings_figure(run: Run) -> go.Figure:
     """The ladder of the run's readings on its test lines."""
-    return ladder.ladder([events.Measured(name, "test", **{field: value for field, value in one.items() if field != "time"})
+    return distances.ladder([events.Measured(name, "test", **{field: value for field, value in one.items() if field != "time"})
                           for name, one in run.summary.get("readings", {}).items() if name != "dense"])
 
 

@@ -11,7 +11,7 @@ import numpy
 import plotly.graph_objects as go
 
 from engine.base.errors import UserError
-from studio.figures import bars
+from studio.figures import masks
 from studio.figures.words import dedupe_labels
 from studio.services import Services
 from studio.store import characters, lines, runs
@@ -174,4 +174,4 @@ class RunsController:
 
 
 def _overlap(first: numpy.ndarray, second: numpy.ndarray, names: tuple[str, str]) -> tuple[go.Figure, go.Figure]:
-    return bars.overlap(first, second, names, "kept"), bars.overlap(first, second, names, "removed")
+    return masks.overlap(first, second, names, "kept"), masks.overlap(first, second, names, "removed")

@@ -16,7 +16,7 @@ from engine.base import events
 from engine.base.ids import BASELINES
 from engine.base.recipe import PRESETS
 from studio import labels
-from studio.figures import bars, curves, heatmaps, ladder
+from studio.figures import distances, masks
 from studio.figures import words as figure_words
 from studio.live import Ready, figure
 from studio.store.runs import ACTIVE, Run
@@ -249,13 +249,13 @@ def figures_of(run: Run, view: RunView) -> list[tuple[str, Any, Draw]]:
     loss = PRESETS.get(run.spec.get("preset", ""), {}).get("loss", "kl")
     steps = learning.total if learning else 0
     return [
-        ("kept", mask, lambda: heatmaps.kept_channels(last)),
-        ("changes", mask, lambda: heatmaps.mask_changes(snapshots)),
-        ("bars", mask, lambda: bars.changed_last(snapshots)),
-        ("rescued", (mask, layer), lambda: bars.rescued(last, layer)),
+        ("kept", mask, lambda: masks.kept_channels(last)),
+        ("changes", mask, lambda: masks.mask_changes(snapshots)),
+        ("bars", mask, lambda: masks.changed_last(snapshots)),
+        ("rescued", (mask, layer), lambda: masks.rescued(last, layer)),
         ("curves", (len(view.losses), view.losses[-1:], len(view.validation), view.validation[-1:], steps, *readings),
-         lambda: curves.learning(view.losses, view.validation, readings, steps, loss)),
-        ("ladder", tuple(readings), lambda: ladder.ladder(readings.values()))]
+         lambda: distances.learning(view.losses, view.validation, readings, steps, loss)),
+        ("ladder", tuple(readings), lambda: distances.ladder(readings.values()))]
 
 
 def rows_shown(run: Run, view: RunView) -> dict[str, bool]:

@@ -1,18 +1,19 @@
-"""Learning curves: how far the pruned model is from the dense one, step by step, and what simpler cuts reach."""
+"""Distances to the dense model: learning curves step by step, and the ladder of readings."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from engine.base.colours import BLUE, EMBER, INK
+from engine.base.colours import BLUE, EMBER, GREY, INK
 from engine.base.events import Measured
-from engine.base.ids import ReadingId
+from engine.base.ids import BASELINES, ReadingId
+from studio import labels
 from studio.figures import words
 from studio.figures.theme import drawn, empty
 
-TITLE = "How learning goes"
+CURVES = "How learning goes"
 HEIGHT = 260  # px, without the lines of the title
 _LABELS: dict[str, tuple[str, str]] = {
     ReadingId.RANDOM: ("Cut at random", "random"), ReadingId.MAGNITUDE: ("Smallest weights", "smallest weights"),
@@ -35,7 +36,7 @@ def learning(losses: Sequence[tuple[int, float]], validation: Sequence[tuple[int
     seen = [(step, value) for step, value in losses if math.isfinite(value)] if loss == "kl" else []
     held = [(step, value) for step, value, _ in validation if math.isfinite(value)]
     if not seen and not held:
-        return empty(TITLE, "Nothing learned yet.")
+        return empty(CURVES, "Nothing learned yet.")
     lines = validation[-1][2] if validation else 0
     values = [value for _, value in seen + held]
     positive = [value for value in values if value > 0]
@@ -53,7 +54,7 @@ def learning(losses: Sequence[tuple[int, float]], validation: Sequence[tuple[int
     last = max(step for step, _ in seen + held)
     caption = words.DISTANCE + (" The mask learns from the learning lines. It never learns from the held-out lines: they choose "
                                 "the best step.")
-    return drawn(_traces(seen, held, lines), TITLE, subtitle, caption, HEIGHT, yaxis=axis, **_levels(inside, low, high, log),
+    return drawn(_traces(seen, held, lines), CURVES, subtitle, caption, HEIGHT, yaxis=axis, **_levels(inside, low, high, log),
                  xaxis={"range": [0, max(steps, last, 1) * 1.02], "title": {"text": "Learning step"}, "nticks": 6},
                  margin={"l": 50, "r": 118 if inside else 16})
 
@@ -111,3 +112,51 @@ def _levels(inside: Mapping[str, Measured], low: float, high: float, log: bool) 
                       "yshift": round(shown - place), "showarrow": False, "align": "left", "font": {"size": 11},
                       "text": f"{_LABELS[name][0]}<br><b>{words.figure(one.kl)}</b> · {words.count(one.lines, 'test line')}"})
     return {"shapes": shapes, "annotations": notes}
+
+
+LADDER = "Distance to the dense model"
+_LADDER_ROOM = 2.5  # a bar longer than this many times the longest of a learned mask is cut short
+_ROW_HEIGHT = 40  # px
+
+
+def ladder(readings: Iterable[Measured]) -> go.Figure:
+    """A bar a reading (KL in nats a token): baselines first, the last thing learned, which is what is exported, in ember."""
+    known = [one for one in in_order(readings) if math.isfinite(one.kl)]
+    if not known:
+        return empty(LADDER, "Nothing measured yet.")
+    learned = [one for one in known if one.what not in BASELINES]
+    widest = max(one.kl for one in known)
+    fair = max(one.kl for one in learned) if learned else min(one.kl for one in known)
+    limit = min(widest, _LADDER_ROOM * fair) if fair > 0 else widest
+    rows = [len(known) - place for place in range(len(known))]
+    cut = [one.kl > limit for one in known]
+    colours = [GREY if one.what in BASELINES else EMBER if one is learned[-1] else BLUE for one in known]
+    trace = go.Bar(
+        x=[min(one.kl, limit) for one in known], y=rows, orientation="h", width=0.28,
+        marker={"color": colours, "line": {"width": 0}, "pattern": {"shape": ["/" if short else "" for short in cut], "size": 6,
+                                                                    "fillmode": "replace", "solidity": 0.45}},
+        customdata=[[labels.reading(one.what), one.kl, 100 * one.top1, one.lines, one.tokens] for one in known],
+        hovertemplate="%{customdata[0]}<br>Distance %{customdata[1]:.3f}<br>Same next word piece: %{customdata[2]:.0f}\u00a0%<br>"
+                      "%{customdata[3]:,} lines, %{customdata[4]:,} word pieces<extra></extra>")
+    lines = {one.lines for one in known}
+    notes = [note for row, one in zip(rows, known, strict=True) for note in _row(row, one, len(lines) > 1)]
+    on = f"On {words.count(lines.pop(), 'line')} that taught nothing" if len(lines) == 1 else "On lines that taught nothing"
+    return drawn([trace], LADDER, [f"{on} · shorter is closer",
+                                  "Striped bars are longer than the chart" if any(cut) else ""],
+                 words.DISTANCE + " The coloured bars are this character's; grey are simpler ways to remove as much.",
+                 _ROW_HEIGHT * len(known) + 16, annotations=notes, margin={"l": 8, "r": 8, "b": 8},
+                 xaxis={"range": [0, limit or 1], "visible": False}, yaxis={"range": [0.6, len(known) + 0.75], "visible": False})
+
+
+def in_order(readings: Iterable[Measured]) -> list[Measured]:
+    """Readings in the order of the labels, unknown ones last, without the dense model's own (which is 0 by definition)."""
+    places = {id: place for place, id in enumerate(labels.READINGS)}
+    return sorted((one for one in readings if one.what != ReadingId.DENSE), key=lambda one: places.get(one.what, len(places)))
+
+
+def _row(row: int, one: Measured, with_lines: bool) -> list[dict]:
+    """Name and value above a bar: no room beside it at 400 px."""
+    lines = f" · {words.count(one.lines, 'line')}" if with_lines else ""
+    common = {"xref": "paper", "y": row + 0.16, "yanchor": "bottom", "showarrow": False}
+    return [{**common, "x": 0, "xanchor": "left", "text": labels.reading(one.what) + lines, "xshift": -1},
+            {**common, "x": 1, "xanchor": "right", "text": f"<b>{words.figure(one.kl)}</b>"}]
