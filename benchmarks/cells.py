@@ -198,7 +198,7 @@ def mask_folder(cell: Path, recipe: Recipe) -> Path:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a finished file, or a copy where the disk knows no second names."""
+    """A hard link to a finished file, or a copy where the disk has no hard links."""
     if source == target or target.exists() or not source.exists():
         return
     try:

@@ -125,7 +125,7 @@ def measure(plan: Plan, methods: Sequence[str], results: Results, again: set[str
     key = lambda name, seed, sparsity, method: (plan.model, name, sparsity, seed, method)
     dense: Dense | None = None
     if again:
-        dense = yield from _load(plan)  # first, so that nothing is forgotten that cannot be measured anew
+        dense = yield from _load(plan)  # first, so that nothing is forgotten that cannot be measured again
         _check_format(plan, dense, results)
         results.forget([key(name, seed, sparsity, method) for name in plan.characters for seed in range(plan.seeds)
                         for sparsity in plan.sparsities for method in again])

@@ -1,7 +1,7 @@
 """The ladder as pictures: every method's KL, cell by cell, and validation KL against tokens read.
 
 Each is one HTML page that needs nothing else, and whose camera saves it as SVG. Works from rows and points alone; no
-model is loaded. Grey stands for the baselines, blue for the paper's learning, ember for ours.
+model is loaded. Grey is for the baselines, blue for the paper's learning, ember for ours.
 """
 
 from collections.abc import Mapping, Sequence

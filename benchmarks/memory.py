@@ -26,7 +26,7 @@ LINES = 8  # a step of the quick preset
 
 
 def learning_examples(tokenizer: Any) -> list[Example]:
-    """LINES examples behind one persona's prompt: questions of the pool with their neutral answers."""
+    """LINES examples after one persona's prompt: questions of the pool with their neutral answers."""
     voice = Voice(find_bundled("pim-tuckett"))
     queries = read_queries()[: LINES * 50: 50]
     answers = [" ".join(f"{query.neutral} {query.neutral}".split()[:30]) for query in queries]  # as long as a sampled one
@@ -51,7 +51,7 @@ def main(model_name: str) -> dict[str, float]:
     """Peak resident bytes (on CUDA: peak allocated bytes) of reading the dense model and two learning steps, KL loss,
     with layers computed again in the backward pass: the least that learning gets by with.
 
-    The peak of loading stands beside it: it holds pages of the mapped file, which the system takes back when it needs them.
+    The peak of loading is reported beside it: it holds pages of the mapped file, which the system takes back when it needs them.
     """
     source = drain(locate(model_name))
     dtype = parse_dtype("auto")

@@ -2,7 +2,7 @@
 
 A cell is a model, a character, a sparsity and a seed. The preset and its number
 of steps belong to every cell's identity: rows of two presets never stand in one
-table. This module reads cards and knows no model.
+table.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A pruned model for as long as it is measured: the dense model under a mask, with swapped columns, with fewer blocks; or a copy.
 
-The dense model is left as it was. Knows nothing of how the pruning was found.
+The dense model is left as it was.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ def shortened(model: Any, dropped: Sequence[int]) -> Iterator[None]:
     """While the block runs, the model has no decoder blocks `dropped`.
 
     Unlike `depth.skipped` the blocks are really gone, so that the model also generates with a cache: the ones that
-    stay are numbered anew, in the configuration as well.
+    stay are renumbered, in the configuration as well.
     """
     stack, config = decoder(model), model.config
     layers, kinds = stack.layers, getattr(config, "layer_types", None)

@@ -9,7 +9,7 @@ from engine.models.sampling import Sampled, Sampling, sample_together
 
 def greedy_replies(model: Any, prompts: Sequence[Sequence[int]], limit: int, endings: frozenset[int],
                    batch: int = 24) -> list[Sampled]:
-    """The likeliest next token again and again behind each prompt (token ids, whole), without endings, in order.
+    """The likeliest next token again and again after each prompt (token ids, whole), without endings, in order.
 
     `limit`: the longest reply in tokens; `endings`: ids that end one; `batch`: replies under way at once. What all
     prompts share (a persona, and what opens the question) is computed once a batch. Works on a masked or swapped

@@ -66,7 +66,7 @@ def groups(plan: Plan, *methods: Sequence[Row]) -> tuple[list[list[Numbers]], bo
     """For each method an array (lines, 2) a character, of KL in nats and answer tokens; and whether they are read by line.
 
     `methods`: rows of one model and sparsity, the same cells for all. Characters come in one order, a character's
-    seeds behind each other.
+    seeds one after the other.
     """
     files = [{key_of(row): line_file_of(plan, row) for row in rows} for rows in methods]
     by_line = all(file is not None for one in files for file in one.values())

@@ -17,7 +17,7 @@ from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, Setting, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
-from engine.evaluation.judge import PASSING, Bench, Judge
+from engine.evaluation.judge import PASSING, Judge, JudgeClient
 from engine.serving.model_cache import ModelCache
 from engine.serving.requests import Request
 from engine.serving.speaking import speak
@@ -110,22 +110,22 @@ class _Judging:
 
     def __init__(self, job: ScriptJob) -> None:
         self.job = job
-        self.bench = Bench(job.judge) if job.judge else None
+        self.judge = JudgeClient(job.judge) if job.judge else None
         self._persona = render_description(job.card, Setting(job.player))
 
     def close(self) -> None:
         """Ask no more."""
-        if self.bench:
-            self.bench.close()
-        self.bench = None
+        if self.judge:
+            self.judge.close()
+        self.judge = None
 
     def score(self, question: Question, answers: Sequence[str], checks: list[Check]) -> tuple[float | None, list[Check], str]:
         """The judge's points, the checks with its word, and what the user must be told ("" nothing)."""
-        if self.bench is None or not question.rules.judge or not answers[-1]:
+        if self.judge is None or not question.rules.judge or not answers[-1]:
             return None, checks, ""
         said = self._said(question, answers)
         try:
-            score = self.bench.score(self._persona, said, self._named(question.rules.judge))
+            score = self.judge.score(self._persona, said, self._named(question.rules.judge))
         except UserError as error:
             self.close()
             return None, checks, f"{error} What needs a judge stays open."
@@ -141,13 +141,13 @@ class _Judging:
         first, *others = [*(model for model in answers if answers[model]), ""]
         pairs = [(question, other) for other in others if other for question in questions
                  if question.rules.judge and question.id in answers[other] and question.id in answers[first]]
-        if self.bench is None or not pairs:
+        if self.judge is None or not pairs:
             return
         yield Stage(StageId.COMPARE, len(pairs))
         for done, (question, other) in enumerate(pairs, start=1):
             one, two = answers[first][question.id].answers, answers[other][question.id].answers
             try:
-                score = self.bench.compare(self._persona, self._said(question, one[:-1]), two[-1], one[-1],
+                score = self.judge.compare(self._persona, self._said(question, one[:-1]), two[-1], one[-1],
                                            self._named(question.rules.judge))
             except UserError as error:
                 yield Warned(f"{error} The answers were not compared to the end.")

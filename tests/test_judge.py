@@ -10,7 +10,7 @@ import pytest
 from teacher_server import TeacherServer, teacher_server
 
 from engine.base.errors import UserError
-from engine.evaluation.judge import Bench, Judge, Score, read_score
+from engine.evaluation.judge import Judge, JudgeClient, Score, read_score
 
 KEY = "sk-very-secret-0123456789"
 SAID = [("Player", "Who are you?"), ("Pim", "I'm the guard!")]
@@ -46,17 +46,17 @@ def test_a_judge_that_writes_digit_by_digit_is_no_judge() -> None:
     assert scored({"8": 0.7, "10": 0.2}).points == pytest.approx((8 * 0.7 + 10 * 0.2) / 0.9)
 
 
-def ask(server: TeacherServer, do: Callable[[Bench], Score]) -> Score:
-    bench = Bench(Judge(server.url, "m"))
+def ask(server: TeacherServer, do: Callable[[JudgeClient], Score]) -> Score:
+    client = JudgeClient(Judge(server.url, "m"))
     try:
-        return do(bench)
+        return do(client)
     finally:
-        bench.close()
+        client.close()
 
 
 def test_the_protocol_is_one_token_at_temperature_nought_with_twenty_alternatives() -> None:
     with teacher_server(alternatives=lambda message: {"75": 0.9, "70": 0.1}) as server:
-        score = ask(server, lambda bench: bench.score("Pim is a boy.", SAID, "Is brave."))
+        score = ask(server, lambda client: client.score("Pim is a boy.", SAID, "Is brave."))
     body = server.bodies[0]
     assert score.points == pytest.approx(74.5) and score.mass == pytest.approx(1)
     assert {name: body[name] for name in ("max_tokens", "temperature", "logprobs", "top_logprobs")} == {
@@ -71,17 +71,17 @@ def test_a_pair_is_asked_in_both_orders_so_that_a_place_wins_nothing() -> None:
         return {"80": 1.0}
 
     with teacher_server(alternatives=favours_a) as server:
-        alike = ask(server, lambda bench: bench.compare("P", SAID[:1], "one", "two", "Is brave."))
+        alike = ask(server, lambda client: client.compare("P", SAID[:1], "one", "two", "Is brave."))
     assert alike.points == 50 and len(server.bodies) == 2
 
     def knows(message: str) -> dict[str, float]:
         return {"90": 1.0} if "Reply A:\none" in message else {"20": 1.0}
 
     with teacher_server(alternatives=knows) as server:
-        assert ask(server, lambda bench: bench.compare("P", SAID[:1], "one", "two", "Is brave.")).points == 85
-        assert ask(server, lambda bench: bench.compare("P", SAID[:1], "two", "one", "Is brave.")).points == 15
+        assert ask(server, lambda client: client.compare("P", SAID[:1], "one", "two", "Is brave.")).points == 85
+        assert ask(server, lambda client: client.compare("P", SAID[:1], "two", "one", "Is brave.")).points == 15
     with teacher_server(alternatives=lambda message: {"90": 0.2, "x": 0.8} if "A:\none" in message else {"20": 1.0}) as server:
-        assert ask(server, lambda bench: bench.compare("P", SAID[:1], "one", "two", "x")).points is None
+        assert ask(server, lambda client: client.compare("P", SAID[:1], "one", "two", "x")).points is None
 
 
 @pytest.mark.parametrize(("fault", "says"), [
@@ -93,7 +93,7 @@ def test_a_server_that_fails_is_told_in_one_sentence_without_the_key(fault: str,
                                                                     caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with teacher_server(lambda number: fault) as server, pytest.raises(UserError) as caught:
-        ask(server, lambda bench: bench.score("P", SAID, "x"))
+        ask(server, lambda client: client.score("P", SAID, "x"))
     assert says in str(caught.value) and caught.value.__cause__ is None
     assert KEY not in str(caught.value) + caplog.text
 
@@ -101,12 +101,12 @@ def test_a_server_that_fails_is_told_in_one_sentence_without_the_key(fault: str,
 def test_a_server_without_log_probabilities_cannot_judge() -> None:
     for alternatives in (None, lambda message: {}):
         with teacher_server(alternatives=alternatives) as server, pytest.raises(UserError, match="gives no log-probabilities"):
-            ask(server, lambda bench: bench.score("P", SAID, "x"))
+            ask(server, lambda client: client.score("P", SAID, "x"))
 
 
 def test_nobody_there() -> None:
     with pytest.raises(UserError, match="cannot be reached"):
-        Bench(Judge("http://127.0.0.1:9", "m")).score("P", SAID, "x")
+        JudgeClient(Judge("http://127.0.0.1:9", "m")).score("P", SAID, "x")
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "nonsense", "http://", "http://a:b@c/v1", "http://a/v1?key=1"])
@@ -126,6 +126,6 @@ def test_a_real_server_gives_log_probabilities_that_can_be_read(starter_gguf: Pa
     settings.port, settings.warmup, settings.verbosity = 0, False, 0
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(settings)
-    bench = Bench(Judge(server.listening_address, "m"))
-    score = bench.score("Pim is a boy who keeps watch.", SAID, "Introduces itself.")
+    client = JudgeClient(Judge(server.listening_address, "m"))
+    score = client.score("Pim is a boy who keeps watch.", SAID, "Introduces itself.")
     assert score.points is None and 0 <= score.mass <= 1 and score.reason

@@ -1,10 +1,10 @@
 """What is left of the model besides the character: perplexity of neutral answers, with no persona before them.
 
 A character's sub-network keeps what the character needs. How much plain
-language it can still do shows where no system prompt of ours stands before the
-question and the answer is in nobody's voice. The answers are written ones, not
+language it can still do shows where no system prompt of ours comes before the
+question and the answer is in no character's voice. The answers are written ones, not
 the dense model's own, so its own perplexity on them belongs beside every other.
-This module does not know where questions come from; it keeps to those that
+It uses only questions that
 report (the test split, engine.base.questions).
 """
 

@@ -49,7 +49,7 @@ _registered: dict[str, Method] = {}
 
 
 def method(name: str, label: str, kind: Kind) -> Callable[[Callable[[Cell], Rung]], Callable[[Cell], Rung]]:
-    """Register a function that prunes a cell. `name` stands in every row and never changes."""
+    """Register a function that prunes a cell. `name` is in every row and never changes."""
     def register(prune: Callable[[Cell], Rung]) -> Callable[[Cell], Rung]:
         _registered[name] = Method(prune, label, kind)
         return prune

@@ -8,7 +8,7 @@ inverse then loses the same row and column by a rank-one update. Structured OBS:
 SlimGPT (Ling et al. 2024, arXiv 2412.18110) and OBC (Frantar and Alistarh 2022,
 arXiv 2208.11580), here with exact updates of all columns and without SlimGPT's
 order of heads, its grouped Cholesky or its layer-wise ratios. One layer at a
-time, numbers only: this module knows no models and no lines.
+time, numbers only.
 """
 
 from collections.abc import Generator
@@ -33,7 +33,7 @@ def remove_greedily(down: Tensor, gram: Tensor, k: int, ridge: float, block: int
     the mean diagonal of the whole gram; `block`: channels that go at a time, 1 being fully greedy (the cheapest of a
     block are chosen together; their removal is exact all the same).
 
-    The penalty pulls to the channels' own columns, as it stands in the loss above: putting the constraint D'_:j = 0
+    The penalty pulls to the channels' own columns, as in the loss above: putting the constraint D'_:j = 0
     into it gives D_K + D_P C_PK (C_KK + lambda I)^-1 = (D C_:K + lambda D_K) (C_KK + lambda I)^-1, so the columns are
     those of `reconstruction.refit` for the same lambda (refit's ridge is a share of the mean diagonal of C_KK). Computed
     in fp64. Raises ValueError where k is not among 1, ..., d_ff or block is below 1, and torch.linalg.LinAlgError

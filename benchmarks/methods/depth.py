@@ -2,7 +2,7 @@
 
 A block whose output points where its input pointed does little (ShortGPT, Men et
 al. 2024, arXiv 2403.03853). Blocks are not cut out, only passed over: enough to
-measure the baseline. This module knows rows of tokens, and writes nothing.
+measure the baseline.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -35,9 +35,9 @@ def block_influence(model: nn.Module, rows: Sequence[Row]) -> Tensor:
 
     def register(index: int, layer: nn.Module) -> Any:
         def after(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            before, behind = (functional.normalize(states.float(), dim=-1) for states in (inputs[0], output))
+            before, after = (functional.normalize(states.float(), dim=-1) for states in (inputs[0], output))
             # 1 - cos as half the squared distance of the unit vectors: exactly 0 where nothing changes.
-            totals[index] += float((before - behind).square().sum()) / 2
+            totals[index] += float((before - after).square().sum()) / 2
 
         return layer.register_forward_hook(after)
 

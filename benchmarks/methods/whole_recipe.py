@@ -83,7 +83,7 @@ def _choose_mask(cell: Cell, ctx: JobContext, data: DistillationData, start: Rec
 def curve_of(ctx: JobContext, folder: Path, tokens: int) -> list[dict[str, Any]]:
     """Validation KL and the tokens spent until then, from the first mask to the tuned layers: points in their order.
 
-    `tokens`: those of the dense pass. What was read and did not go on stands in it, too: it has been paid for.
+    `tokens`: those of the dense pass. What was read and not used is included: it has been paid for.
     """
     points: list[dict[str, Any]] = []
 

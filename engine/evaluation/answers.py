@@ -1,6 +1,6 @@
 """Does an answer keep the rules of a test script? Exact checks on text, no model and no judge.
 
-What only a judge can tell comes back "open". A rule that says nothing about this answer (a language in three words) is
+What only a judge can decide comes back "open". A rule that says nothing about this answer (a language in three words) is
 "skipped" and counts neither way. Source: the failures that persona models are known for, dissonance (a character that
 speaks of itself in the third person) and assistant phrases among them, are found by the rules of cards/speaking.py.
 """
@@ -23,7 +23,7 @@ Outcome = Literal["pass", "fail", "open", "skipped"]
 PATTERN_SECONDS = 0.5  # longest search of a writer's pattern
 _LETTERS = 20  # fewer do not tell a language
 _SURE = 0.5  # probability from which the detector is believed
-_NEAR = {"yue": "zh", "wuu": "zh", "nn": "no", "nb": "no", "bs": "hr", "sr": "hr", "ms": "id"}  # told apart by nobody in a sentence
+_NEAR = {"yue": "zh", "wuu": "zh", "nn": "no", "nb": "no", "bs": "hr", "sr": "hr", "ms": "id"}  # too alike in one sentence
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _length(text: str, fewest: int, most: int) -> list[Check]:
 
 
 def detect_language(text: str) -> tuple[str, float]:
-    """The language of a text (ISO 639 code) and how likely it is, 0 to 1; ("", 0.0) where that cannot be told."""
+    """The language of a text (ISO 639 code) and how likely it is, 0 to 1; ("", 0.0) where the text does not say."""
     plain = " ".join(text.split())
     signs = [sign for sign in plain if sign.isalpha()]
     if len(signs) < _LETTERS and not (len(signs) >= _LETTERS // 3 and any(sign > "\u2e80" for sign in signs)):

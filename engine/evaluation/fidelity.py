@@ -5,8 +5,7 @@ system prompt before them, against the dense model under the same prompt. The
 dense model is represented by its final hidden states (N, d), cached once: the
 head that turns them into logits is never pruned, so the full distribution is
 recovered at the cost of one matrix product. Every reading rests on sums a line,
-from which intervals are drawn (intervals.py). This module does not know which
-lines are held out; its caller does.
+from which intervals can be drawn.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,9 +1,9 @@
-"""A judge for what no rule can tell: any server that speaks OpenAI's chat completions and gives log-probabilities.
+"""A judge for what no rule can decide: any server that speaks OpenAI's chat completions and gives log-probabilities.
 
 One token is asked for at temperature 0, with its 20 likeliest alternatives; the score is the mean of the numbers from 0
-to 100 among them, weighted by their probabilities. Where less than a quarter of the probability stands on numbers, the
-judge did not understand and its word is rejected. Of a pair both orders are asked, since judges favour a place. Sources:
-G-Eval (Liu et al. 2023) for the weighted score, Zheng et al. 2023 for the bias of place. Knows no card and no rule.
+to 100 among them, weighted by their probabilities. Where less than a quarter of the probability is on numbers, the
+judge did not understand and its answer is rejected. Of a pair both orders are asked, since judges favour a position. Sources:
+G-Eval (Liu et al. 2023) for the weighted score, Zheng et al. 2023 for the position bias.
 """
 
 import math
@@ -17,7 +17,7 @@ from engine.base.errors import UserError
 from engine.models.server import api_key, check_address, open_client
 
 KEY_VARIABLES = ("PERSONA_STUDIO_JUDGE_KEY", "OPENAI_API_KEY")  # the first that is set counts
-LEAST_MASS = 0.25  # of the probability that must stand on numbers
+LEAST_MASS = 0.25  # of the probability that must be on numbers
 ALTERNATIVES = 20
 PASSING = 50.0  # points from which a rule counts as kept
 _TIMEOUT, _RETRIES = 60.0, 2  # seconds a request; tries after the first
@@ -45,15 +45,15 @@ class Judge:
 
 @dataclass(frozen=True)
 class Score:
-    """`points`, 0 to 100; None where the judge's word was rejected, and `reason` says why. `mass`: probability on numbers."""
+    """`points`, 0 to 100; None where the judge's answer was rejected, and `reason` says why. `mass`: probability on numbers."""
 
     points: float | None
     mass: float
     reason: str = ""
 
 
-class Bench:
-    """A judge at work. Closing it ends its connections."""
+class JudgeClient:
+    """A connection to a judge."""
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
@@ -100,13 +100,13 @@ class Bench:
 def read_score(alternatives: Iterable[tuple[str, float]]) -> Score:
     """The score that the alternatives of one token stand for: (token, natural logarithm of its probability).
 
-    Rejected where less than LEAST_MASS of the probability stands on whole numbers from 0 to 100, and where all of these have
+    Rejected where less than LEAST_MASS of the probability is on whole numbers from 0 to 100, and where all of these have
     a single digit: then the judge writes numbers digit by digit, and its first token is not the number.
     """
     numbers = [(token.strip(), math.exp(min(logprob, 0.0))) for token, logprob in alternatives if _is_points(token.strip())]
     mass = sum(probability for _, probability in numbers)
     if not mass >= LEAST_MASS:
-        return Score(None, mass, f"The judge did not answer with a number (only {mass:.0%} of its probability stood on one).")
+        return Score(None, mass, f"The judge did not answer with a number (only {mass:.0%} of its probability was on one).")
     if all(len(token) == 1 for token, _ in numbers):
         return Score(None, mass, "The judge writes numbers digit by digit, so that one token is no score.")
     return Score(sum(int(token) * probability for token, probability in numbers) / mass, mass)
@@ -126,7 +126,7 @@ def _cut(text: str) -> str:
 
 
 def _explained(server: str, model: str, error: openai.APIError) -> UserError:
-    """What a user is told of a failure. The server's own words are left out: careless ones repeat the key."""
+    """The error for a user. The server's own words are left out: careless ones repeat the key."""
     status = getattr(error, "status_code", None)
     if isinstance(error, openai.APITimeoutError):
         return UserError(f"{server} did not answer in {_TIMEOUT:.0f} seconds.")

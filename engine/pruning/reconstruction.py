@@ -138,7 +138,7 @@ class Streams:
     own: which of its tokens (T,) come after the prefix that rows share.
     layouts: how the row's attention is divided, in the dense and in the pruned stream; None where it is computed whole. Its
     attention masks, T * T numbers a row, then wait as truth values: as numbers, those of many rows would fill the memory.
-    weight: how many rows it stands for: their common prefix has streams of its own.
+    weight: how many rows it counts for: their common prefix has streams of its own.
     """
 
     dense: Tensor
@@ -165,7 +165,7 @@ class Streams:
 
 def begin(model: nn.Module, rows: Sequence[Row]) -> list[Streams]:
     """The streams of packed rows at the first layer; a prefix that is computed once for many rows goes before them."""
-    # Each stream begins with a pass of its own, so that whoever counts tokens at the embedding counts both.
+    # Each stream begins with a pass of its own, so that a counter of tokens at the embedding counts both.
     make = lambda row: Streams(*_layer_inputs(model, row), pruned=_layer_inputs(model, row)[0], own=row.segments > 0)
     if not can_divide(model):
         return [make(row) for row in rows]
