@@ -105,7 +105,7 @@ def test_what_no_page_sends_is_refused() -> None:
 def test_what_would_fire() -> None:
     found = look_at_book({"book": edited(), "message": "Where is the MILL?"})
     assert found["tokens"] == ["about 3 tokens", "about 4 tokens"]
-    assert "The mill" in found["html"] and "“mill” stands in the last message." in found["html"]
+    assert "The mill" in found["html"] and "“mill” is in the last message." in found["html"]
     assert (
         "Nothing would fire" in look_at_book({"book": edited(), "message": "Hello"})["html"]
         and look_at_book({"book": edited(), "message": " "})["html"] == ""

@@ -161,7 +161,7 @@ def test_macros_and_patterns_in_a_lorebook() -> None:
     only("problem", "character_book", character_book=entry(content="{char} swims."))
     for key in ("a.*b", r"\bsea\b", "[sS]ea", "(sea|lake)", "sea|lake"):
         found = only("hint", "character_book", character_book=entry(keys=[key], use_regex=True))
-        assert "A regular expression stands between slashes" in found
+        assert "A regular expression is written between slashes" in found
     for key in ("C++", "Mr. Lee", "what?", "/a.*b/", "(the sea)", "$5", "a * b"):
         assert said(character_book=entry(keys=[key], use_regex=True)) == [], key
     assert said(character_book={**entry(content="{{weather}}"), "entries": [{**entry(content="{{weather}}")["entries"][0],

@@ -37,7 +37,7 @@ def test_each_host_by_its_own_ways(raw: dict[str, Any], words: list[str]) -> Non
 
 def test_what_happens_to_a_lorebook() -> None:
     text = told(v3(character_book=BOOK), "SillyTavern")
-    for words in ("Decorators of the lorebook, but for", "do not stand between slashes", "Priorities", "own depth, budget"):
+    for words in ("Decorators of the lorebook, but for", "not written between slashes", "Priorities", "own depth, budget"):
         assert words in text
     one = {"keys": ["/la.p/i"], "content": "@@activate\nLamp.", "use_regex": True}
     assert told(v3(character_book={"entries": [one]}), "SillyTavern") == ""

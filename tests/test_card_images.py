@@ -147,4 +147,4 @@ def test_zero_bytes_behind_a_card_are_passed_over_and_told() -> None:
     for text in (encoded(CARD) + b"\0\0", encoded(CARD + b"\0")):
         card, _, _ = read_png_card(with_chunks(pictures.text_chunk("chara", text)), "x.png")
         assert card.raw == EVERYTHING
-    assert card.notes == ("A zero byte at its end was passed over.",)
+    assert card.notes == ("A zero byte at its end was ignored.",)

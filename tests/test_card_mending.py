@@ -53,11 +53,11 @@ def test_a_card_that_says_nothing_is_refused(silent: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("odd", "field", "mended", "told"), [
     ({"tags": "calm, kind"}, "tags", ["calm", "kind"], "Its tags were a text and became a list."),
-    ({"tags": ["calm", 1687, None]}, "tags", ["calm", "1687"], "Some of its tags were no texts and became some."),
+    ({"tags": ["calm", 1687, None]}, "tags", ["calm", "1687"], "Some of its tags were not texts and became texts."),
     ({"tags": 5}, "tags", ["5"], "Its tags were a number and became a list."),
     ({"tags": ""}, "tags", [], "Its tags were a text and became a list."),
     ({"alternate_greetings": "Hm, no."}, "alternate_greetings", ["Hm, no."], "Its other greetings were a text and became a list."),
-    ({"alternate_greetings": [7]}, "alternate_greetings", ["7"], "Some of its other greetings were no texts and became some."),
+    ({"alternate_greetings": [7]}, "alternate_greetings", ["7"], "Some of its other greetings were not texts and became texts."),
     ({"name": 47}, "name", "47", "Its name was a number and became a text."),
     ({"personality": ["Dry.", "Kind."]}, "personality", "Dry.\nKind.", "Its personality was a list and became a text."),
     ({"scenario": []}, "scenario", "", "Its scenario was a list and became a text."),
@@ -115,7 +115,7 @@ def test_the_nickname_is_read_from_every_form() -> None:
 
 def test_a_zero_byte_behind_a_card(tmp_path: Path) -> None:
     found = parse_card(v2() + b"\0\0", "x")
-    assert found.notes == ("A zero byte at its end was passed over.",)
+    assert found.notes == ("A zero byte at its end was ignored.",)
     with pytest.raises(UserError, match=r"^x is empty\.$"):
         parse_card(b"\0\0", "x")
 

@@ -158,8 +158,8 @@ def test_before_the_vote_nothing_on_the_page_tells_the_sides_apart(room: Control
 
 def test_lore_that_fired_is_told_once_the_names_are_known_and_in_grids_at_once(room: Controller) -> None:
     run = finished_run(room)
-    fired = [{"name": "<b>The gate", "reason": "“gate” stands in the last message.", "level": 0, "tokens": 12, "outcome": "fired"},
-             {"name": "The moat", "reason": "“moat” stands in an entry.", "level": 1, "tokens": 900, "outcome": "over budget"}]
+    fired = [{"name": "<b>The gate", "reason": "“gate” is in the last message.", "level": 0, "tokens": 12, "outcome": "fired"},
+             {"name": "The moat", "reason": "“moat” is in an entry.", "level": 1, "tokens": 900, "outcome": "over budget"}]
     made = room.send(run.character, run.id, "Is the gate open?", True)
     for reply in [one for one in talker(room).asked if not one.done]:
         reply.take({"event": "Ended", "reason": "ended", "text": "No.", "tokens": 1, "lore": fired, "lore_faults": ["Odd <i>."]})
@@ -169,7 +169,7 @@ def test_lore_that_fired_is_told_once_the_names_are_known_and_in_grids_at_once(r
     page = pair_html(room.scene(run.character, run.id, False))
     assert page.count("1 lorebook entry fired, 1 left out<") == 2  # one a side
     assert page.count("&lt;b&gt;The gate") == 2 and "<b>The gate" not in page
-    assert "“gate” stands in the last message." in page and "Odd &lt;i&gt;." in page
+    assert "“gate” is in the last message." in page and "Odd &lt;i&gt;." in page
     assert "Step 1 of recursion. Left out: the book&#x27;s token budget was full." in page
     room.ask_grid(run.character, [run.id], "Is the gate open?")
     for _ in range(2):

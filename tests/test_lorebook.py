@@ -103,7 +103,7 @@ def test_how_far_back_is_searched() -> None:
     assert names(fired(book(MILL, scan_depth=0), "mill")) == [0]  # some programs write 0 for "not set"
     assert names(fired(book({**MILL, "extensions": {"scan_depth": 0}}), "mill")) == []  # SillyTavern: only by recursion
     assert names(fired(book(MILL), "mill", "a")) == [0] and names(fired(book(MILL), "mill", "a", "b")) == []
-    assert fired(book(MILL), "mill", "a").fired[0].reason == "“mill” stands in the message before the last."
+    assert fired(book(MILL), "mill", "a").fired[0].reason == "“mill” is in the message before the last."
 
 
 def test_fired_texts_fire_others() -> None:
@@ -116,7 +116,7 @@ def test_fired_texts_fire_others() -> None:
     assert fired(book(*entries), "mill") == fired(book(*entries, recursive_scanning=True), "mill")  # SillyTavern's default
     found = fired(book(*entries, recursive_scanning=True), "mill")
     assert [(one.entry.number, one.level) for one in found.fired] == [(0, 0), (1, 1), (2, 2)]
-    assert found.fired[2].reason == "“Rook” stands in the text of “Tam”."
+    assert found.fired[2].reason == "“Rook” is in the text of “Tam”."
     closed = {**entries[1], "extensions": {"prevent_recursion": True}}
     assert names(fired(book(entries[0], closed, entries[2], recursive_scanning=True), "mill")) == [0, 1]
     apart = {**entries[1], "extensions": {"exclude_recursion": True}}
@@ -192,7 +192,7 @@ def test_an_endless_pattern_is_one_sentence(pattern: str) -> None:
 def test_a_pattern_that_cannot_be_read_is_one_sentence() -> None:
     found = fired(book({"name": "Tower", "keys": ["/(/", "/[a/", f"/{'x' * 2_000}/"]}), "mill")
     assert found.fired == [] and len(found.faults) == 3
-    assert found.faults[0] == "The pattern “/(/” of the lorebook's entry “Tower” cannot be read and was passed over."
+    assert found.faults[0] == "The pattern “/(/” of the lorebook's entry “Tower” cannot be read and was ignored."
 
 
 def test_long_keys_and_names_are_cut_in_sentences() -> None:
@@ -344,7 +344,7 @@ def test_messages_are_searched_with_names_and_keys_with_their_macros() -> None:
     assert lore(("user", "Hello")) == ["The guest is feared."]
     assert lore(("assistant", "Hm."), ("user", "The vault?")) == ["The guest is feared.", "A saint.", "Locked."]
     assert lore(("assistant", "Hm."), user="Cy") == ["A saint."]
-    assert fired_in(card, [("user", "Hello")], Setting("Bo")).fired[0].reason == "“Bo” stands in the last message."
+    assert fired_in(card, [("user", "Hello")], Setting("Bo")).fired[0].reason == "“Bo” is in the last message."
 
 
 def test_a_primary_key_in_a_message_and_a_secondary_one_in_lore() -> None:

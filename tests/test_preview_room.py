@@ -294,7 +294,7 @@ def test_lore_is_kept_with_each_answer_and_told(room: Controller, services: Serv
     kept = chats.messages(room.store, chat)[-1].swipes[0].measures["lore"]
     assert [(one["name"], one["outcome"]) for one in kept] == [("<b>Gate", "fired")]
     html = shown(room, view(someone, "starter", chat))
-    assert "1 lorebook entry fired" in html and "&lt;b&gt;Gate" in html and "“open” stands in the last message." in html
+    assert "1 lorebook entry fired" in html and "&lt;b&gt;Gate" in html and "“open” is in the last message." in html
     room.send(view(someone, model, chat), "Fine weather.", Draft())
     finished(room, chat)
     room.send(view(someone, model, chat), "Hm.", Draft())

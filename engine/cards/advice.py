@@ -134,7 +134,7 @@ def _macros_in(field: str, what: str, text: str) -> Iterator[Advice]:
             continue
         why = {"elsewhere": "works only in the fields for instructions", "unknown": "is no known macro",
                "foreign": "SillyTavern replaces, and this studio does not"}[finding.kind]
-        yield Advice(field, "hint", f"{what} contains {shown}, which {why}. The model sees it as it stands.")
+        yield Advice(field, "hint", f"{what} contains {shown}, which {why}. The model sees it unchanged.")
     if reads_the_clock(text):
         yield Advice(field, "hint", f"{what} asks for the time or the date. Here it is always {MOMENT}, so that the model reads "
                      "the same text every day.")
@@ -159,7 +159,7 @@ def _book(book: Book) -> Iterator[Advice]:
     yield from _capped(Advice("character_book", "hint", f"{_called(entry)} has no keys, so it never fires.") for entry in entries
                        if not entry.keys and not entry.constant and entry.always is None)
     yield from _capped(Advice("character_book", "hint", f"{_called(entry)} has the key {quoted(key)}, which is read as plain "
-                              "text. A regular expression stands between slashes.") for entry in entries if entry.use_regex
+                              "text. A regular expression is written between slashes.") for entry in entries if entry.use_regex
                        for key in (*entry.keys, *entry.secondary) if not is_pattern(key) and _PATTERN_SIGNS.search(key))
     yield from _capped(found for entry in entries for found in _macros_in("character_book", _called(entry), entry.content))
     if book.entries and book.token_budget > MOST_TOKENS:
@@ -191,8 +191,7 @@ def _called(entry: Entry) -> str:
 
 
 def _unread(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
-    for field, sentence in _unused(card.raw):
-        yield Advice(field, "hint", sentence)
+    yield from _unused(card.raw)
     for fault in (*read_npc(card.raw).faults, *read_script(card).faults):
         yield Advice("npc", "hint", fault)
     notes = fields["creator_notes"]
@@ -201,18 +200,17 @@ def _unread(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
                      "belongs in the description.")
 
 
-def _unused(raw: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a card keeps in its extensions and this studio does not carry out: the field it is about, and a sentence."""
-    extensions, told = extensions_of(raw), list[tuple[str, str]]()
-    world, book = extensions.get("world"), data_of(raw).get("character_book")
+def _unused(raw: Mapping[str, Any]) -> Iterator[Advice]:
+    """What SillyTavern keeps in a card's extensions and this studio does not carry out."""
+    extensions, book = extensions_of(raw), data_of(raw).get("character_book")
+    world, scripts = extensions.get("world"), extensions.get("regex_scripts")
     if isinstance(world, str) and (name := " ".join(world.split())) and not (isinstance(book, Mapping) and book.get("entries")):
-        told.append(("character_book", f"The card names the lorebook “{name[:60]}”, which is not in its file. Export that world in "
-                     "SillyTavern, and bring it in under Lorebook."))
-    scripts = extensions.get("regex_scripts")
+        yield Advice("character_book", "hint", f"The card names the lorebook “{name[:60]}”, which is not in its file. Export that "
+                     "world in SillyTavern, and bring it in under Lorebook.")
     if isinstance(scripts, list) and scripts:
         those = "a regular expression that changes" if len(scripts) == 1 else f"{len(scripts):,} regular expressions that change"
-        told.append(("extensions", f"The card brings {those} texts in SillyTavern: kept in the card, and not carried out here."))
-    return told
+        yield Advice("extensions", "hint", f"The card brings {those} texts in SillyTavern: kept in the card, and not carried out "
+                     "here.")
 
 
 def _budget(card: Card, fields: dict[str, Any], tokens: Tokens, context: int) -> Iterator[Advice]:

@@ -106,7 +106,7 @@ def as_character_entry(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def key_list(value: Any) -> list[Any]:
-    """Keys as a list: a text is parted at its commas, unless it is one regular expression between slashes."""
+    """Keys as a list: a text is split at its commas, unless it is one regular expression between slashes."""
     if isinstance(value, str):
         whole = _SLASHED.fullmatch(value.strip())
         return [key for part in ([value] if whole else value.split(",")) if (key := part.strip())]
@@ -174,19 +174,19 @@ class Entry:
     from_recursion: bool = True  # whether another entry's text can fire it
     into_recursion: bool = True  # whether its text can fire others
     only_recursion: bool = False
-    depth: int | None = None  # messages from the end in front of which it stands; 0: behind the last one
+    depth: int | None = None  # how many messages from the end it is inserted; 0: after the last one
     role: Role = "system"
     excluded: tuple[str, ...] = ()  # keys that keep it from firing
     always: bool | None = None  # @@activate, @@dont_activate
     after: int = 0  # answers that must have been given
     every: int = 1
-    stays: bool = False  # fires ever after, once it did
+    stays: bool = False  # keeps firing once it has fired
     once: bool = False
     expendable: bool = False  # the first to go when there is too much
 
     @property
     def steady(self) -> bool:
-        """Whether it is in every prompt alike, so that it can stand at the beginning."""
+        """Whether it is the same in every prompt, so that it can be at the beginning."""
         sure = self.probability >= 100 and self.after == 0 and self.every == 1 and not self.excluded and self.depth is None
         return (self.constant or self.always is True) and self.always is not False and sure and not self.only_recursion
 
@@ -249,7 +249,7 @@ def _entry(number: int, value: dict[str, Any]) -> Entry:
 
 
 def _decorated(entry: Entry) -> Entry:
-    """The entry with its decorators read and taken off. One that is not known is passed over, and its fallback read."""
+    """The entry with its decorators read and taken off. An unknown one is skipped, and its fallback read."""
     content, tried = entry.content.lstrip("\n"), True  # whether the last decorator, or one of its fallbacks, was known
     while found := _DECORATOR.match(content):
         content = content[found.end():]

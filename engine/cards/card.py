@@ -47,7 +47,7 @@ class Card:
     personality: str
     scenario: str
     greeting: str  # first_mes
-    example_dialogue: str  # mes_example, dialogues behind <START>
+    example_dialogue: str  # mes_example, each dialogue after <START>
     system_prompt: str
     post_history_instructions: str
     alternate_greetings: tuple[str, ...]
@@ -57,12 +57,12 @@ class Card:
 
     @property
     def char(self) -> str:
-        """What {{char}} stands for: the nickname, else the name (V3 specification)."""
+        """What {{char}} means: the nickname, else the name (V3 specification)."""
         return self.nickname or self.name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Name, nickname and first name (titles, articles and initials passed over), without duplicates."""
+        """Name, nickname and first name (titles, articles and initials skipped), without duplicates."""
         words = (word.strip(".,") for word in self.name.split())
         first = next((word for word in words if len(word) > 1 and word.casefold() not in _TITLES), "")
         return tuple(dict.fromkeys(name for name in (self.name, self.nickname, first) if name))
@@ -72,7 +72,7 @@ def parse_card(data: bytes, origin: str) -> Card:
     """The card in `data`, UTF-8 JSON of at most MAX_BYTES. `origin` names the source in errors.
 
     Raises UserError, one sentence, for everything that is not a usable V1, V2 or V3 card, nor a character of a program
-    that `formats` knows.
+    in `formats`.
     """
     with named(origin):
         value, mended = load(data)
@@ -107,7 +107,7 @@ def read_book(card: Card) -> Book:
 
 
 def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A lorebook of any program that `formats` knows, or the book of a card, as a "character_book" of V3; and what to tell of it.
+    """A lorebook of any program in `formats`, or the book of a card, as a "character_book" of V3; and notes for the user.
 
     Entries without text are left out and reported. Raises UserError, one sentence, for what is no lorebook.
     """
@@ -226,7 +226,7 @@ def _mended(field: Field, value: Any) -> list[str]:
         return [f"Its {words} were {kind_of(value)} and became a list."]
     if field.is_list:
         odd = any(not isinstance(one, str | None) for one in value or [])
-        return [f"Some of its {words} were no texts and became some."] if odd else []
+        return [f"Some of its {words} were not texts and became texts."] if odd else []
     if isinstance(value, str | None):
         return []
     listed = isinstance(value, list) and field.key != "name" and all(isinstance(part, str) for part in value)

@@ -143,7 +143,7 @@ def _check_directory(stream: IO[bytes], size: int) -> None:
 
 
 def _find_end(stream: IO[bytes], size: int) -> tuple[bytes, bool] | None:
-    """The record at the end of an archive, and whether one for very large archives stands before it; None without one."""
+    """The record at the end of an archive, and whether one for very large archives precedes it; None without one."""
     stream.seek(max(0, size - _END_BYTES - 65_535 - 20))
     tail = stream.read()
     place = len(tail) - _END_BYTES

@@ -64,8 +64,8 @@ def _sillytavern(fields: dict[str, Any], files: int) -> Report:
     if any(not line.startswith(_ST_DECORATORS) for line in _decorators(entries)):
         yield "unused", "Decorators of the lorebook, but for @@activate and @@dont_activate."
     if any(entry.get("use_regex") is True and not all(map(is_pattern, _keys(entry))) for entry in entries):
-        yield "unused", ("Regular expressions among the lorebook's keys that do not stand between slashes: they are read as "
-                         "plain words.")
+        yield "unused", ("Regular expressions among the lorebook's keys that are not written between slashes: they are read "
+                         "as plain words.")
     if any(entry.get("priority") is not None for entry in entries):
         yield "unused", "Priorities in the lorebook: its order alone counts."
     book = fields.get("character_book")

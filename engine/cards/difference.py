@@ -61,14 +61,14 @@ def title_of(item: Any, number: int) -> str:
     return found if len(found) <= _LONGEST_TITLE else f"{found[:_LONGEST_TITLE].rstrip()}…"
 
 
-def told(value: Any) -> str:
+def readable(value: Any) -> str:
     """A value for reading: an object line by line without what is empty, a list of plain values with commas, else JSON."""
     if isinstance(value, str) and value:
         return value
     if isinstance(value, dict) and value:
-        return "\n".join(f"{word_of(key)}: {told(inner)}" for key, inner in filled(value).items()) or json_of(value)
+        return "\n".join(f"{word_of(key)}: {readable(inner)}" for key, inner in filled(value).items()) or json_of(value)
     if isinstance(value, list) and value and not any(isinstance(item, dict | list) for item in value):
-        return ", ".join(map(told, value))
+        return ", ".join(map(readable, value))
     return json_of(value)
 
 
@@ -123,7 +123,7 @@ def _alike(old: Any, new: Any) -> bool:
     """Whether one was rewritten into the other: their texts are alike, and they do not bear different numbers."""
     if None not in (numbers := (_identity(old), _identity(new))) and numbers[0] != numbers[1]:
         return False
-    before, after = (" ".join(map(told, item.values())) if isinstance(item, dict) else told(item) for item in (old, new))
+    before, after = (" ".join(map(readable, item.values())) if isinstance(item, dict) else readable(item) for item in (old, new))
     return difflib.SequenceMatcher(None, before[:_COMPARED], after[:_COMPARED], autojunk=False).ratio() >= _ALIKE
 
 
@@ -150,7 +150,7 @@ class FieldChange:
     """A changed field. `field` is its key, or "other"; `label` its words for the page, for "other" its place in words.
 
     The pieces of a text that are not "added" make up the old text, those that are not "removed" the new one. The
-    pieces of a list are its items. An object that is new or gone is one piece, told line by line; values of other
+    pieces of a list are its items. An object that is new or gone is one piece, described line by line; values of other
     kinds are JSON.
     """
 
@@ -219,9 +219,9 @@ def _changes_of_items(old: list[Any], new: list[Any], path: tuple[str, ...]) -> 
             if before is not None:
                 yield from _other_changes(old[before], new[after], inside)
             else:
-                yield _other(inside, [(told(new[after]), "added")])
+                yield _other(inside, [(readable(new[after]), "added")])
         elif before is not None:
-            yield _other((*path, f"“{title_of(old[before], 1 + before)}”"), [(told(old[before]), "removed")])
+            yield _other((*path, f"“{title_of(old[before], 1 + before)}”"), [(readable(old[before]), "removed")])
     stayed = [before for before, after in matched if before is not None and after is not None]
     if stayed != sorted(stayed):
         titles = [[title_of(old[index], 1 + index) for index in order] for order in (sorted(stayed), stayed)]
@@ -233,9 +233,9 @@ def _other(path: tuple[str, ...], pieces: list[Piece], is_list: bool = False) ->
 
 
 def _whole_pieces(old: Any, new: Any) -> list[Piece]:
-    tell = told if ... in (old, new) else json_of  # side by side, the text 1 and the number 1 must look different
-    removed: list[Piece] = [] if old is ... else [(tell(old), "removed")]
-    added: list[Piece] = [] if new is ... else [(tell(new), "added")]
+    shown = readable if ... in (old, new) else json_of  # side by side, the text 1 and the number 1 must look different
+    removed: list[Piece] = [] if old is ... else [(shown(old), "removed")]
+    added: list[Piece] = [] if new is ... else [(shown(new), "added")]
     return removed + added
 
 

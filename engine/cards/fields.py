@@ -165,7 +165,7 @@ def modern_names(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def other_names(raw: dict[str, Any]) -> dict[str, str]:
-    """Which fields of a flat card stand under another name, and the right ones: where that one is missing or empty."""
+    """Which fields of a flat card have another name, and the right ones: where that one is missing or empty."""
     found: dict[str, str] = {}
     for name, right in _OTHER_NAMES.items():
         full = raw.get(name) if right == "character_book" else text_of(raw.get(name)).strip() if name in raw else None
@@ -250,7 +250,7 @@ def text_of(value: Any) -> str:
 
 
 def texts_of(key: str, value: Any) -> list[str]:
-    """A list field from whatever a file has there: a text is a list of one (tags are parted at commas), null is none."""
+    """A list field from whatever a file has there: a text is a list of one (tags are split at commas), null is none."""
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",")] if key == "tags" else [value]
         return [part for part in parts if part.strip()]

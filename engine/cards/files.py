@@ -187,7 +187,7 @@ def checked_json(card: dict[str, Any]) -> bytes:
 def _card_in(chunks: list[Chunk]) -> Card:
     """The card of the first text that holds a usable one: `ccv3`, `chara`, then Backyard's place in the camera data.
 
-    A broken one is passed over for a good one and told of. Raises CardFault, that of the first text, where none is usable.
+    A broken one is skipped for a good one, with a note. Raises CardFault, that of the first text, where none is usable.
     """
     faults: list[tuple[str, CardFault]] = []
     texts = [(keyword, one) for keyword in ("ccv3", "chara") for one in pictures.find_texts(chunks, keyword)[:_MOST]]
@@ -195,7 +195,7 @@ def _card_in(chunks: list[Chunk]) -> Card:
         try:
             text = pictures.text_in(chunk, _MAX_BASE64)
             value, mended = load(_from_base64(text, "holds a character card that is damaged (its text is not base64)"))
-            passed = [f"A card in it ({name}) is broken and was passed over: it {fault}." for name, fault in faults]
+            passed = [f"A card in it ({name}) is broken and was skipped: it {fault}." for name, fault in faults]
             return card_of(value, (*passed, *mended))
         except CardFault as fault:
             faults.append((keyword, fault))
@@ -222,7 +222,7 @@ def _user_comment(chunks: list[Chunk]) -> bytes:
             comment = exif.get_ifd(_EXIF).get(_USER_COMMENT)
     except Exception:  # whatever Pillow trips over: a picture with odd camera data is a plain picture
         return b""
-    text = bytes(comment[8:] if isinstance(comment, bytes) else b"").strip(b"\0 ")  # behind eight bytes that name a code
+    text = bytes(comment[8:] if isinstance(comment, bytes) else b"").strip(b"\0 ")  # after eight bytes that name an encoding
     return text if text.startswith(b"{") or not text else base64.b64decode(text) if _BASE64.fullmatch(text) else b""
 
 

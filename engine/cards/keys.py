@@ -50,7 +50,7 @@ def read_key(text: str, whole_words: bool, case_sensitive: bool) -> Key:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a key is a regular expression: it stands between slashes, and no other slash in it is bare."""
+    """Whether a key is a regular expression: it is written between slashes, and every other slash in it is escaped."""
     return text.startswith("/") and _SLASHED.fullmatch(text) is not None
 
 
@@ -59,7 +59,7 @@ class KeySearch:
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self.texts: list[str] = []
-        self._faults: dict[str, str] = {}  # patterns that are passed over, each with its sentence
+        self._faults: dict[str, str] = {}  # patterns that are ignored, each with its sentence
         self._groups: dict[tuple[bool, Kind, int], set[str]] = defaultdict(set)  # by case, kind and length; 0: long keys
         for key in keys:
             if key.kind != "pattern":
@@ -88,7 +88,7 @@ class KeySearch:
                         places.append(place)
 
     def first(self, key: Key, among: Sequence[range], owner: str) -> int | None:
-        """The number of the first text in these ranges (ascending) in which a key stands, None where it stands in none.
+        """The number of the first text in these ranges (ascending) that holds a key, None where none does.
 
         `owner`: the entry's name, for faults.
         """
@@ -106,7 +106,7 @@ class KeySearch:
         """Sentences on what could not be searched for."""
         more = len(self._faults) - MOST_FAULTS
         return [*list(self._faults.values())[:MOST_FAULTS], *(
-            [f"{more:,} more patterns of the lorebook were passed over."] if more > 0 else [])]
+            [f"{more:,} more patterns of the lorebook were ignored."] if more > 0 else [])]
 
     def _has_pattern(self, key: str, place: int, owner: str) -> bool:
         if key in self._faults:
@@ -124,16 +124,16 @@ class KeySearch:
             flags |= _FLAGS.get(letter, 0)
         left = min(PATTERN_SECONDS, TOTAL_SECONDS - self._spent)
         if len(pattern) > PATTERN_LENGTH:
-            return self._note(key, f"{fault}is longer than {PATTERN_LENGTH:,} characters and was passed over.")
+            return self._note(key, f"{fault}is longer than {PATTERN_LENGTH:,} characters and was ignored.")
         if left <= 0:
-            return self._note(key, f"{fault}was passed over, since other patterns took too long.")
+            return self._note(key, f"{fault}was ignored, since other patterns took too long.")
         began = time.perf_counter()
         try:
             return regex.search(pattern, text, flags=flags, timeout=left) is not None
         except TimeoutError:
-            return self._note(key, f"{fault}takes too long to search for and was passed over.")
+            return self._note(key, f"{fault}takes too long to search for and was ignored.")
         except (regex.error, RecursionError, OverflowError, MemoryError, ValueError):
-            return self._note(key, f"{fault}cannot be read and was passed over.")
+            return self._note(key, f"{fault}cannot be read and was ignored.")
         finally:
             self._spent += time.perf_counter() - began
 

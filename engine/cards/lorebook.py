@@ -91,7 +91,7 @@ def _may_fire(entry: Entry, answers: int, seed: int, place: int) -> bool:
 
 
 def steady(book: Book, render: Callable[[str], str], count: Callable[[str], int]) -> list[Fired]:
-    """The entries that stand at the beginning of every prompt, whatever is said; `fire` finds and keeps the same ones."""
+    """The entries at the beginning of every prompt, whatever is said; `fire` finds and keeps the same ones."""
     always = tuple(entry for entry in book.entries if entry.steady)
     return fire(replace(book, entries=always, recursive=False), [], 0, 0, render, count).kept if always else []
 
@@ -162,7 +162,7 @@ class _Keys:
 
 
 class _Search:
-    """Decides for each entry whether its keys stand where it looks."""
+    """Decides for each entry whether its keys are where it looks."""
 
     def __init__(self, book: Book, entries: Sequence[Entry], said: Sequence[str], spell: Callable[[str], str]) -> None:
         self.book, self.messages = book, len(said)
@@ -201,9 +201,9 @@ class _Search:
         if not key or (entry.once and self._first(entry, keys.first, (range(1, self.messages),))[0]):
             return ""
         if not keys.second:
-            return f"{quoted(key)} stands in {where}."
+            return f"{quoted(key)} is in {where}."
         second = self._second(entry, keys.second, places)
-        return "" if second is None else f"{quoted(key)} stands in {where}{second}."
+        return "" if second is None else f"{quoted(key)} is in {where}{second}."
 
     def _recent(self, messages: Sequence[str]) -> list[str]:
         """The messages, the last one first, as far as they are searched."""
@@ -243,13 +243,13 @@ class _Search:
         whole = len(found) == len(keys)
         match entry.logic:
             case "any":
-                return f", and so does {quoted(found[0])}" if found else None
+                return f", and so is {quoted(found[0])}" if found else None
             case "all":
-                return ", and so do all its secondary keys" if whole else None
+                return ", and so are all its secondary keys" if whole else None
             case "none":
-                return ", and none of its secondary keys does" if not found else None
+                return ", and none of its secondary keys is" if not found else None
             case _:
-                return ", and not all of its secondary keys do" if not whole else None
+                return ", and not all of its secondary keys are" if not whole else None
 
 
 def _read(entry: Entry, keys: tuple[str, ...], spell: Callable[[str], str]) -> Sequence[tuple[str, Key]]:

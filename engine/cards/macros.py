@@ -35,10 +35,10 @@ _BRACES = re.compile(rf"(?<!\{{)\{{\s*({_NAME})\s*\}}{{1,2}}(?!\}})|\{{\{{\s*({_
 _TAGS = re.compile(r"<(char|character|usr|player)>", re.IGNORECASE | re.ASCII)
 _CHAR = {"char", "chr", "cahr", "chra", "chara", "chars", "char_name", "charname", "character", "charater", "bot"}
 _USER = {"user", "usr", "uesr", "suer", "usre", "users", "user_name", "username", "player"}
-_SILENT = ("//", "comment:", "hidden_key:")  # the model never sees them; keys of a lorebook may stand in the last one
+_SILENT = ("//", "comment:", "hidden_key:")  # the model never sees them; the last one may hold keys of a lorebook
 _WORKING = ("random:", "pick:", "reverse:", *_SILENT)
 _DICE = re.compile(r"\s*(?:(\d{0,2})d)?(\d{1,6})\s*([+-]\s*\d{1,6})?\s*", re.IGNORECASE | re.ASCII)
-# One macro in double braces, in which up to 100 others may stand (without a limit, a hostile text takes quadratic time), or
+# One macro in double braces, which may hold up to 100 others (without a limit, a hostile text takes quadratic time), or
 # a name in angle brackets.
 _MACRO = re.compile(r"\{\{((?:[^{}]++|\{\{[^{}]*+\}\}){0,200}+)\}\}|<(bot|user)>", re.IGNORECASE | re.ASCII)
 _PIECES = re.compile(r"\\,|\{\{[^{}]*+\}\}|,|[^,\\{]++|.", re.DOTALL)

@@ -77,7 +77,7 @@ class Npc:
 
 
 def npc_object(raw: Mapping[str, Any]) -> Any:
-    """Our object in the extensions of a V1, V2 or V3 card as it stands, whatever it is; None where there is none."""
+    """Our object in the extensions of a V1, V2 or V3 card as it is, whatever it is; None where there is none."""
     return extensions_of(raw).get(KEY)
 
 

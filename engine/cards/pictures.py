@@ -116,7 +116,7 @@ def build(chunks: Iterable[Chunk]) -> bytes:
 
 
 def _unpacked(kind: bytes, rest: bytes, limit: int) -> bytes:
-    """The text behind a keyword: plain in tEXt, packed in zTXt, either in iTXt (behind two flags and two names)."""
+    """The text after a keyword: plain in tEXt, compressed in zTXt, either in iTXt (after two flags and two names)."""
     packed, method = kind == b"zTXt", rest[:1]
     if kind == b"iTXt":
         packed, method = rest[:1] == b"\1", rest[1:2]

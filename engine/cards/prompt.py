@@ -1,9 +1,9 @@
 """A card as a prompt: pure text to messages, the same input always gives the same prompt.
 
 The one builder of every prompt: of chats, of calibration and measurements, of exported
-folders. What is the same for every line that is said to a character stands at the
+folders. What is the same for every line that is said to a character is at the
 beginning, word for word: the system prompt, the example dialogue as real turns, the
-greeting. What a lorebook adds to a single line stands with the player's last words.
+greeting. What a lorebook adds to a single line goes with the player's last words.
 Chance comes from a seed, one a chat. How long a prompt is, the caller's counter says.
 Does not know a model's chat template.
 """
@@ -27,7 +27,7 @@ CLOSING = "Stay in character as {{char}}. Answer in one to three short sentences
 NEW_CHAT = "(A new conversation begins.)"
 PLAYER = "Player"
 NOTE_DEPTH = 4  # messages, where a note does not say
-BLOCK = 8  # turns dropped together, so that the prompt's beginning stays the same for a while and need not be read anew
+BLOCK = 8  # turns dropped together, so that the prompt's beginning stays the same for a while and need not be read again
 
 Message = dict[str, str]
 Turn = tuple[str, str] | Mapping[str, str]
@@ -59,7 +59,7 @@ USUAL = Setting()  # what calibration, measurements and exported folders use
 
 @dataclass(frozen=True)
 class Note:
-    """The Character's Note: a text that stands in front of the last `depth` messages of every conversation (0: at the end)."""
+    """The Character's Note: a text inserted before the last `depth` messages of every conversation (0: at the end)."""
 
     text: str
     depth: int = NOTE_DEPTH
@@ -80,11 +80,11 @@ class Fitted:
 
 
 def render_system_prompt(card: Card, setting: Setting = USUAL) -> str:
-    """The system prompt of a card. Sections are parted by one blank line.
+    """The system prompt of a card. Sections are separated by one blank line.
 
-    Entries of its lorebook that always fire stand before and after what describes it (their position). The card's own
-    system_prompt replaces CLOSING, and {{original}} in it puts CLOSING back in. Example dialogue in which no line tells
-    who speaks stands here as text; the rest of it becomes turns. An empty field leaves nothing behind.
+    Entries of its lorebook that always fire come before and after what describes it (their position). The card's own
+    system_prompt replaces CLOSING, and {{original}} in it puts CLOSING back in. Example dialogue in which no line says
+    who speaks is here as text; the rest of it becomes turns. An empty field leaves nothing behind.
     """
     full_name = f" Your full name is {card.name}." if card.name != card.char else ""
     loose = [text for text, turns in _dialogues(card, setting) if not turns]
@@ -110,7 +110,7 @@ def messages(card: Card, history: Sequence[Turn], setting: Setting = USUAL, with
 
     `history`: turns as (role, content) or {"role", "content"}, role "user" or "assistant"; macros in them are carried
     out. Raises ValueError for another role. `with_greeting`: the card's greeting is the first turn, which `history` does
-    not hold. Lore that fires stands in brackets before the player's last words, the post-history instructions behind them:
+    not hold. Lore that fires is put in brackets before the player's last words, the post-history instructions after them:
     a form that every chat template takes.
     """
     opening = [("assistant", card.greeting)] if with_greeting and render_greeting(card, setting) else []
@@ -176,7 +176,7 @@ def render_greeting(card: Card, setting: Setting = USUAL) -> str:
 def example_turns(card: Card, setting: Setting, dropped: int = 0) -> list[Message]:
     """The example dialogues as messages, without the last `dropped` of them.
 
-    Of each only what tells who speaks; where one begins with the character, NEW_CHAT stands before it.
+    Only those that say who speaks; where one begins with the character, NEW_CHAT precedes it.
     """
     spoken = [turns for _, turns in _dialogues(card, setting) if turns]
     result: list[Message] = []
@@ -222,21 +222,21 @@ def fit(card: Card, history: Sequence[Turn], setting: Setting, fits: Callable[[l
 
 
 def bracketed(text: str) -> str:
-    """Text that nobody said, as it stands inside a player's turn: in brackets, unless its writer put it into some."""
+    """Text that nobody said, as it appears inside a player's turn: in brackets, unless its writer put it into some."""
     return text if _BRACKETED.fullmatch(text) else f"[{text}]"
 
 
 @dataclass(frozen=True)
 class _Insert:
-    """A text that nobody said, as it stands in a player's turn: before the last one, or (`depth`) before the last n messages,
-    or the player's next words after that place; with the depth 0 behind the last ones."""
+    """A text that nobody said, as it appears in a player's turn: before the last one, or (`depth`) before the last n messages,
+    or the player's next words after that place; with the depth 0 after the last ones."""
 
     text: str
     depth: int | None = None
 
 
 def _lore_inserts(fired: list[Fired], card: Card) -> list[_Insert]:
-    """The lore that this conversation fired; steady entries stand in the system prompt already."""
+    """The lore that this conversation fired; steady entries are in the system prompt already."""
     return [_Insert(_as_said(one.text, one.entry.role, card), one.entry.depth)
             for one in sorted(fired, key=lambda one: one.entry.place == "after_char") if not one.entry.steady]
 
@@ -257,21 +257,21 @@ def _with_inserts(talk: list[Message], inserts: Sequence[_Insert]) -> list[Messa
     if not users:
         return talk
     before: dict[int, list[str]] = {}
-    behind: list[str] = []
+    after: list[str] = []
     for one in inserts:
         if one.depth == 0:
-            behind.append(one.text)
+            after.append(one.text)
         else:
             following = bisect_left(users, len(talk) - one.depth) if one.depth else len(users) - 1
             before.setdefault(users[min(following, len(users) - 1)], []).append(one.text)
     result = [_message(message["role"], "\n\n".join([*before.get(index, []), message["content"]]))
               for index, message in enumerate(talk)]
-    result[users[-1]] = _message("user", "\n\n".join([result[users[-1]]["content"], *behind]))
+    result[users[-1]] = _message("user", "\n\n".join([result[users[-1]]["content"], *after]))
     return result
 
 
 def _with_instructions(talk: list[Message], card: Card, setting: Setting) -> list[Message]:
-    """The turns with the post-history instructions behind the last of the player's; of our own, there are none."""
+    """The turns with the post-history instructions after the player's last; we have none of our own."""
     own = _ORIGINAL.sub("", card.post_history_instructions)
     place = max((index for index, message in enumerate(talk) if message["role"] == "user"), default=-1)
     text = _filled("", own, card, setting)
@@ -282,7 +282,7 @@ def _with_instructions(talk: list[Message], card: Card, setting: Setting) -> lis
 
 
 def _dialogues(card: Card, setting: Setting) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Each example dialogue as text and as turns; no turns where no label tells who speaks."""
+    """Each example dialogue as text and as turns; no turns where no label says who speaks."""
     texts = filter(None, map(_tidy, START.split(card.example_dialogue)))
     return [(text, dialogue_turns(text, card.names, [setting.user])) for text in texts]
 

@@ -123,7 +123,7 @@ def load(data: bytes) -> tuple[Any, tuple[str, ...]]:
         raise CardFault("is a packed module of RisuAI, which cannot be read (export its lorebook as JSON there instead)")
     check_size(len(data))
     whole = data.rstrip(b"\0")
-    notes = ("A zero byte at its end was passed over.",) if whole != data and whole else ()
+    notes = ("A zero byte at its end was ignored.",) if whole != data and whole else ()
     text = whole.decode("utf-8-sig", "replace")
     if _KEY_LINE.match(text) and not text.lstrip().startswith(("{", "[")):
         return _yaml(whole), notes
@@ -158,7 +158,7 @@ def _yaml(data: bytes) -> Any:
 
 
 def _check_events(text: str) -> None:
-    """Refuse aliases (a few lines of them can stand for gigabytes), deep nesting and several documents before all is built."""
+    """Refuse aliases (a few lines of them can become gigabytes), deep nesting and several documents before all is built."""
     depth = documents = 0
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         if isinstance(event, yaml.AliasEvent):

@@ -127,9 +127,9 @@ def _wants(npc: Npc, basis: Rules) -> Iterator[Question]:
 
 def _people(npc: Npc, basis: Rules) -> Iterator[Question]:
     for one in npc.relationships:
-        told = f": {_bare(one.text)}" if one.text else ""
+        role = f": {_bare(one.text)}" if one.text else ""
         yield _ask("relationship", [f"What do you think of {_bare(one.who)}, between you and me?"], basis,
-                   judge=f"Speaks of {_bare(one.who)} as {{{{char}}}} would{told}")
+                   judge=f"Speaks of {_bare(one.who)} as {{{{char}}}} would{role}")
 
 
 def _topics(npc: Npc, basis: Rules) -> Iterator[Question]:
@@ -158,7 +158,7 @@ def _print(*texts: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """A text as it can stand within a sentence: without its full stop."""
+    """A text for the middle of a sentence: without its full stop."""
     return text.strip().rstrip(".;,: ")
 
 

@@ -25,7 +25,7 @@ _ACTIONS = re.compile(r"(?<!\*)\*++([^*\n]+)\*")
 _SPEECH = re.compile(r"\"[^\"\n]*(?:\"|$)|“[^”\n]*(?:”|$)|«[^»\n]*(?:»|$)", re.MULTILINE)
 _VERBS = ("say", "reply", "answer", "whisper", "shout", "mutter", "nod", "smile", "grin", "laugh", "blush", "shiver", "sigh",
           "feel", "think", "decide", "realise", "realize")
-_BEGINNING = r"(?:^|[.!?…;,]\s+|\b(?:and|then)\s+)"  # of a clause, where its subject stands
+_BEGINNING = r"(?:^|[.!?…;,]\s+|\b(?:and|then)\s+)"  # of a clause, where its subject is
 _YOU_ACT = re.compile(rf"{_BEGINNING}(you\s+(?:{'|'.join(_VERBS)})\b[^.!?\n]*)", re.IGNORECASE | re.MULTILINE)
 _THIRD = [verb.replace("reply", "replie") + ("es" if verb in ("blush",) else "s") for verb in _VERBS]
 _PLAYER_ACTS = re.compile(rf"{_BEGINNING}((?:\{{\{{user\}}\}}|<user>)\s+(?:{'|'.join(_THIRD)})\b[^.!?\n]*)",
@@ -40,7 +40,7 @@ def writes_players_lines(text: str) -> bool:
 def acts_for_player(text: str) -> str:
     """The first clause of the narration in which the player speaks, moves or feels ("you smile ..."); "" without one.
 
-    Narration is what stands between asterisks or, in a text without these, outside of quoted sentences. A text with
+    Narration is what is between asterisks or, in a text without these, outside of quoted sentences. A text with
     neither is taken as speech, where "you feel ..." is an ordinary thing to say.
     """
     for passage in _narration(text):
@@ -51,7 +51,7 @@ def acts_for_player(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Label:
-    """Where the name of a speaker stands in a dialogue."""
+    """Where the name of a speaker is in a dialogue."""
 
     start: int
     end: int
@@ -68,10 +68,10 @@ def split_dialogue(text: str, names: Sequence[str]) -> list[str]:
 
 
 def dialogue_turns(dialogue: str, character: Sequence[str], player: Sequence[str]) -> list[tuple[str, str]]:
-    """A dialogue as turns (role, text), role "user" or "assistant", labels taken off; [] where nobody's label stands in it.
+    """A dialogue as turns (role, text), role "user" or "assistant", labels taken off; [] where it has no label.
 
     A turn begins with {{char}}:, <BOT>: or one of the `character`'s names, or {{user}}:, <USER>:, "You:", "User:" or one of
-    the `player`'s. What stands before the first label belongs to the first turn; turns without words are left out.
+    the `player`'s. What comes before the first label belongs to the first turn; turns without words are left out.
     """
     labels = list(_labels(dialogue, character, player))
     if not labels:
@@ -83,7 +83,7 @@ def dialogue_turns(dialogue: str, character: Sequence[str], player: Sequence[str
 
 
 def dialogue_apart(description: str, names: Sequence[str]) -> tuple[str, str]:
-    """A description without the example dialogue that some writers put there behind <START>, and that dialogue.
+    """A description without the example dialogue that some writers put there after <START>, and that dialogue.
 
     A heading or a note in brackets that follows the dialogue's last turn stays with the description. Without labels, all stays.
     """
@@ -116,7 +116,7 @@ def _labels(text: str, character: Sequence[str], player: Sequence[str]) -> Itera
 
 
 def _begins(before: str, macro: bool, follows: bool) -> bool:
-    """Whether a name and a colon begin a turn; `before`: what stands before them on their line."""
+    """Whether a name and a colon begin a turn; `before`: what comes before them on their line."""
     if not before.strip() or follows or _LIST_MARK.fullmatch(before) or START.search(before[-7:]):
         return True
     if not macro:
@@ -132,7 +132,7 @@ def _parted(text: str, labels: list[_Label]) -> Iterator[tuple[_Label, str]]:
 
 
 def _escaped(names: Sequence[str]) -> list[str]:
-    """Names for a pattern, the longest first; a name stands for itself only as a whole word."""
+    """Names for a pattern, the longest first; a name counts only as a whole word."""
     return [rf"(?<![^\W_]){re.escape(name)}" for name in sorted({name for name in names if name}, key=len, reverse=True)]
 
 
@@ -208,7 +208,7 @@ def names_pattern(names: tuple[str, ...]) -> str:
 
 
 def _spellings(names: Sequence[str]) -> set[str]:
-    """The names, their first names (titles passed over) and the capitalised spellings of both."""
+    """The names, their first names (titles skipped) and the capitalised spellings of both."""
     found: set[str] = set()
     for name in filter(None, (name.strip() for name in names)):
         words = [word for word in name.split() if word.lower().rstrip(".") not in _TITLES]
@@ -238,7 +238,7 @@ def has_assistant_phrase(text: str) -> bool:
 def uses_third_person(names: Sequence[str], example_dialogue: str) -> bool:
     """Whether a character by design speaks of itself by name, judged by the card's own example dialogue.
 
-    Only the character's own lines count (those behind "{{char}}:" or one of its names, up to the next label).
+    Only the character's own lines count (those after "{{char}}:" or one of its names, up to the next label).
     """
     own = [_OTHER_LABEL.split(line, maxsplit=1)[0] for dialogue in START.split(example_dialogue)
            for line in split_dialogue(dialogue, tuple(_spellings(names)))]

@@ -16,7 +16,7 @@ __all__ = ["FORMATS", "Format", "Read", "find"]
 
 
 def find(raw: Any) -> Format | None:
-    """The format of another program that a JSON value has; None for a card of V1 to V3, and for what nobody knows."""
+    """The format of another program that a JSON value has; None for a card of V1 to V3, and for anything unknown."""
     if isinstance(raw, dict) and raw.get("spec") in ("chara_card_v2", "chara_card_v3"):
         return None
     return next((one for one in FORMATS if isinstance(raw, list if one.is_list else dict) and one.knows(raw)), None)

@@ -34,7 +34,7 @@ class Format:
 
     @property
     def note(self) -> tuple[str, ...]:
-        """What to tell of a file that was read so; nothing of a lorebook as cards and SillyTavern have it."""
+        """A note on a file that was read so; none on a lorebook as cards and SillyTavern have it."""
         return (f"It was {self.words}.",) if self.words != "a lorebook" else ()
 
 
