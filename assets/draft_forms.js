@@ -85,7 +85,7 @@ const drawNpc = () => {
   let asked = 0;
 
   const entriesOf = (field) => [...lists[field].children].map((row) => row.entry());
-  const levelsOf = (form) => Object.fromEntries(form.scales.map(({scale}) => [scale, levels[scale].level()]));
+  const levelsOf = (form) => Object.fromEntries(form.scales.map(({key}) => [key, levels[key].level()]));
   const typed = (field, value) => {
     tell(`npc-${field}`, value);
     clearTimeout(timer);
@@ -93,8 +93,8 @@ const drawNpc = () => {
   };
   const preview = async () => {
     const turn = ++asked;
-    const fields = Object.fromEntries([...props.lists.map(({field}) => [field, entriesOf(field)]),
-                                       ...props.scales.map((form) => [form.field, levelsOf(form)])]);
+    const fields = Object.fromEntries([...props.lists.map(({key}) => [key, entriesOf(key)]),
+                                       ...props.scales.map((form) => [form.key, levelsOf(form)])]);
     // What {{char}} stands for, as it is typed at this moment.
     const char = ["nickname", "name"].map((key) => document.querySelector(`#draft-${key} :is(input, textarea)`)?.value.trim())
       .find(Boolean) || "{{char}}";
@@ -113,44 +113,44 @@ const drawNpc = () => {
 
   const rowOf = (form, entry) => {
     const row = make("div", "npc-row");
-    const changed = () => typed(form.field, entriesOf(form.field));
-    const reads = form.columns.map(({key, words, example, many, wide}) => {
+    const changed = () => typed(form.key, entriesOf(form.key));
+    const reads = form.parts.map(({key, label, example, many, wide}) => {
       const input = area([entry[key] ?? ""].flat().join(", "), 1, example);
       input.addEventListener("input", changed);
-      row.append(labelled(wide ? "npc-wide" : many ? "npc-many" : "", words, input));
+      row.append(labelled(wide ? "npc-wide" : many ? "npc-many" : "", label, input));
       return () => [key, many ? parts(input.value, /[,\n]/) : input.value.trim()];
     });
     row.entry = () => ({...entry, ...Object.fromEntries(reads.map((read) => read()))});
-    const add = lists[form.field].nextElementSibling;
-    return filled(row, described(button("✕", () => { row.remove(); changed(); add.focus(); }), `Remove this ${form.word}`));
+    const add = lists[form.key].nextElementSibling;
+    return filled(row, described(button("✕", () => { row.remove(); changed(); add.focus(); }), `Remove this ${form.item}`));
   };
   const partOf = (form, ...inputs) => {
-    writes[form.field] = make("p", "npc-written");
+    writes[form.key] = make("p", "npc-written");
     return filled(make("section", "npc-part"),
-      filled(make("div", "npc-left"), make("h4", "", form.title), make("p", "npc-hint", form.hint), ...inputs),
-      filled(make("div", "npc-right"), make("span", "npc-label", "Writes"), writes[form.field]));
+      filled(make("div", "npc-left"), make("h4", "", form.label), make("p", "npc-hint", form.hint), ...inputs),
+      filled(make("div", "npc-right"), make("span", "npc-label", "Writes"), writes[form.key]));
   };
   const listPart = (form) => {
-    lists[form.field] = make("div", "npc-rows");
-    return partOf(form, lists[form.field], button(`+ Add a ${form.word}`, () => {
-      lists[form.field].append(rowOf(form, {}));
-      lists[form.field].lastElementChild.querySelector("textarea").focus();
+    lists[form.key] = make("div", "npc-rows");
+    return partOf(form, lists[form.key], button(`+ Add a ${form.item}`, () => {
+      lists[form.key].append(rowOf(form, {}));
+      lists[form.key].lastElementChild.querySelector("textarea").focus();
     }, "draft-list-add"));
   };
-  const scalePart = (form) => partOf(form, ...form.scales.map(({scale, name, low, high}) => {
+  const scalePart = (form) => partOf(form, ...form.scales.map(({key, label, low, high}) => {
     const slider = make("input", "", "", {type: "range", min: 0, max: 100, step: 5, value: 50});
-    marked(slider, {"aria-label": `${name}: from ${low} to ${high}`});
+    marked(slider, {"aria-label": `${label}: from ${low} to ${high}`});
     const words = make("output", "npc-words");
-    const changed = (level) => { set(level); typed(form.field, levelsOf(form)); };
-    const unset = described(button("✕", () => { changed(null); slider.focus(); }), `Unset ${name.toLowerCase()}`);
+    const changed = (level) => { set(level); typed(form.key, levelsOf(form)); };
+    const unset = described(button("✕", () => { changed(null); slider.focus(); }), `Unset ${label.toLowerCase()}`);
     const set = (level) => {
       slider.value = level ?? 50;
       slider.dataset.set = level === null ? "" : "true";
       unset.style.visibility = level === null ? "hidden" : "";
     };
     slider.addEventListener("input", () => changed(Number(slider.value)));
-    levels[scale] = {set, words, level: () => slider.dataset.set ? Number(slider.value) : null};
-    return filled(make("div", "npc-scale"), filled(make("div", "npc-scale-head"), make("b", "", name), words, unset), slider,
+    levels[key] = {set, words, level: () => slider.dataset.set ? Number(slider.value) : null};
+    return filled(make("div", "npc-scale"), filled(make("div", "npc-scale-head"), make("b", "", label), words, unset), slider,
       filled(make("div", "npc-ends"), make("span", "", low), make("span", "", high)));
   }));
 
@@ -161,14 +161,14 @@ const drawNpc = () => {
     if (!value?.fields) return;
     faults.replaceChildren(...(value.faults ?? []).map((text) => make("p", "npc-fault", text)));
     for (const form of props.lists) {
-      const wanted = value.fields[form.field] ?? [];
-      const shown = entriesOf(form.field).filter((entry) => Object.values(entry).some((part) => part.length));
+      const wanted = value.fields[form.key] ?? [];
+      const shown = entriesOf(form.key).filter((entry) => Object.values(entry).some((part) => part.length));
       if (!same(tidy(shown), tidy(wanted)) || (!wanted.length && !shown.length)) {
-        lists[form.field].replaceChildren(...wanted.map((entry) => rowOf(form, entry)));
+        lists[form.key].replaceChildren(...wanted.map((entry) => rowOf(form, entry)));
       }
     }
     for (const form of props.scales) {
-      for (const {scale} of form.scales) levels[scale].set(value.fields[form.field]?.[scale] ?? null);
+      for (const {key} of form.scales) levels[key].set(value.fields[form.key]?.[key] ?? null);
     }
     show(value);
   };

@@ -22,25 +22,87 @@ KEY = "persona_studio/npc"
 SCRIPT = "script"  # of our object: see script.py
 MOST_ENTRIES = 60  # of one list
 MIDDLE = 50  # of a slider, where it writes nothing
-SCALES: dict[str, tuple[str, ...]] = {
-    "mood": ("valence", "arousal"),  # the two axes of the circumplex model of affect (Russell 1980)
-    "big_five": ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism"),
-}
-# The lists, and the parts that their entries have; the first one is what a bare text means.
-LISTS: dict[str, tuple[str, ...]] = {
-    "goals": ("text",), "secrets": ("text", "words", "may_learn"), "knowledge_limits": ("text",), "relationships": ("who", "text"),
-    "forbidden_topics": ("text", "words"), "speech_habits": ("text", "always", "never")}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an entry: a text or, with `many`, texts with commas between them. `wide` and `example` are for the form."""
+
+    key: str
+    label: str
+    example: str = ""
+    many: bool = False
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class ListField:
+    """A list of entries, one of which is called `item`. What a bare text means is the first of `parts`."""
+
+    key: str
+    label: str
+    item: str
+    hint: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A number from 0 to 100; `low` and `high` say what its ends mean, after "rather" and "very"."""
+
+    key: str
+    label: str
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
+class ScaleField:
+    """Several scales of one kind."""
+
+    key: str
+    label: str
+    hint: str
+    scales: tuple[Scale, ...]
+
+
+# In the order of the page. To add one, add it here and to `Npc`, and say in `written` what it writes.
+LIST_FIELDS = (
+    ListField("goals", "Goals", "goal", "What the character wants, now and in the end.",
+              (Part("text", "Goal", "To be paid before the tide turns", wide=True),)),
+    ListField("secrets", "Secrets", "secret",
+              "Kept whatever is asked. The telling words never reach the model: the test script looks for them in the answers.",
+              (Part("text", "Secret", "She set the fire herself", wide=True),
+               Part("words", "Telling words", "i set the fire, arson*", many=True),
+               Part("may_learn", "Who may learn it", "nobody"))),
+    ListField("knowledge_limits", "Does not know", "limit",
+              "Where the character's knowledge ends: it says so instead of making things up.",
+              (Part("text", "What", "anything beyond the bridge", wide=True),)),
+    ListField("relationships", "Relationships", "relationship", "Who matters, and how.",
+              (Part("who", "Who", "Dot"), Part("text", "What they are to the character", "his big sister, gone north", wide=True))),
+    ListField("forbidden_topics", "Does not talk about", "topic",
+              "Subjects that the character turns away from. The test script looks for the words in the answers.",
+              (Part("text", "Subject", "the fire in the archive", wide=True),
+               Part("words", "Words never said then", "burned, ashes", many=True))),
+    ListField("speech_habits", "Speech habits", "habit",
+              "How the character talks. Words in every answer, and in none, are tested. “a | b” is either, “a*” any ending.",
+              (Part("text", "Habit", "Begins with “Hush.”", wide=True), Part("always", "In every answer", "hush", many=True),
+               Part("never", "In no answer", "haha, okay", many=True))),
+)
+SCALE_FIELDS = (
+    ScaleField("mood", "Mood", "How the character feels as the story begins.",  # the circumplex model of affect (Russell 1980)
+               (Scale("valence", "Feeling", "gloomy", "cheerful"), Scale("arousal", "Energy", "calm", "agitated"))),
+    ScaleField("big_five", "Temper", "The five traits of research (Big Five). In the middle a slider writes nothing.",
+               (Scale("openness", "Openness", "set in old ways", "curious about new things"),
+                Scale("conscientiousness", "Conscientiousness", "careless and spontaneous", "careful and orderly"),
+                Scale("extraversion", "Extraversion", "quiet and reserved", "outgoing and talkative"),
+                Scale("agreeableness", "Agreeableness", "distrustful and stubborn", "warm and trusting"),
+                Scale("neuroticism", "Neuroticism", "hard to upset", "easily worried and upset"))),
+)
+LISTS = {field.key: tuple(part.key for part in field.parts) for field in LIST_FIELDS}
+SCALES = {field.key: tuple(scale.key for scale in field.scales) for field in SCALE_FIELDS}
 FIELDS = (*LISTS, *SCALES)
-# For each scale: its low and its high end, after "rather" and "very".
-ENDS: dict[str, tuple[str, str]] = {
-    "valence": ("gloomy", "cheerful"),
-    "arousal": ("calm", "agitated"),
-    "openness": ("set in old ways", "curious about new things"),
-    "conscientiousness": ("careless and spontaneous", "careful and orderly"),
-    "extraversion": ("quiet and reserved", "outgoing and talkative"),
-    "agreeableness": ("distrustful and stubborn", "warm and trusting"),
-    "neuroticism": ("hard to upset", "easily worried and upset"),
-}
+ENDS = {scale.key: (scale.low, scale.high) for field in SCALE_FIELDS for scale in field.scales}
 # Up to and including this level: the side and the strength of the words.
 _BANDS: tuple[tuple[int, int, str], ...] = ((19, 0, "very"), (39, 0, "rather"), (60, 0, ""), (80, 1, "rather"), (100, 1, "very"))
 _STOPS = tuple(".!?…。！？")

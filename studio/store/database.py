@@ -279,8 +279,9 @@ def _content_faults(db: Database) -> list[str]:
     lost = db.execute("SELECT count(*) FROM versions, json_each(iif(json_valid(files), files, '{}')) AS kept "
                       "WHERE kept.value NOT IN (SELECT sha256 FROM files)").fetchone()[0]
     found += [f"{lost} files of cards are missing."] if lost else []
-    found += [f"The newest version of the character {row[0]!r} is missing." for row in db.execute(
-        "SELECT name FROM characters WHERE NOT EXISTS (SELECT 1 FROM versions WHERE character = id AND number = characters.version)")]
+    heads = db.execute("SELECT name FROM characters WHERE NOT EXISTS "
+                       "(SELECT 1 FROM versions WHERE character = id AND number = characters.version)")
+    found += [f"The newest version of the character {row[0]!r} is missing." for row in heads]
     for table, column in ((table, column) for table, columns in JSON_COLUMNS.items() for column in columns):
         if broken := sum(not _is_json(row[0]) for row in db.execute(f"SELECT {column} FROM {table}")):
             found.append(f"{broken} entries of {table} cannot be read ({column}).")

@@ -3,6 +3,7 @@
 What each script is given, and what it asks while one types: what a field writes into the prompt, what entries would fire.
 """
 
+import dataclasses
 import json
 import logging
 from typing import Any
@@ -12,52 +13,16 @@ from engine.cards.book import MOST_ENTRIES, shown_entry, with_book
 from engine.cards.card import MAX_NAME, parse_card, read_lorebook, unfinished
 from engine.cards.fields import blank_card
 from engine.cards.macros import expand_macros
-from engine.cards.npc import ENDS, SCALES, npc_values, read_npc, scale_words, with_npc, written
+from engine.cards.npc import LIST_FIELDS, SCALE_FIELDS, npc_values, read_npc, scale_words, with_npc, written
 from engine.cards.prompt import PLAYER, fired_in, rough_tokens
 from engine.cards.script import KINDS, derive_questions, fields_of_question, read_script
 from studio.tabs.answers import lore_html
 
+# What the script of the NPC section draws.
+LIST_FORMS = [dataclasses.asdict(one) for one in LIST_FIELDS]
+SCALE_FORMS = [dataclasses.asdict(one) for one in SCALE_FIELDS]
 NOTHING = '<p class="quiet">Nothing would fire.</p>'
 
-
-def _column(key: str, words: str, example: str = "", many: bool = False, wide: bool = False) -> dict[str, Any]:
-    """An input of an entry. `many`: texts with commas between them."""
-    return {"key": key, "words": words, "example": example, "many": many, "wide": wide}
-
-
-# What the section shows, in its order.
-LIST_FORMS: list[dict[str, Any]] = [
-    {"field": "goals", "title": "Goals", "word": "goal", "hint": "What the character wants, now and in the end.",
-     "columns": [_column("text", "Goal", "To be paid before the tide turns", wide=True)]},
-    {"field": "secrets", "title": "Secrets", "word": "secret",
-     "hint": "Kept whatever is asked. The telling words never reach the model: the test script looks for them in the answers.",
-     "columns": [_column("text", "Secret", "She set the fire herself", wide=True),
-                 _column("words", "Telling words", "i set the fire, arson*", many=True),
-                 _column("may_learn", "Who may learn it", "nobody")]},
-    {"field": "knowledge_limits", "title": "Does not know", "word": "limit",
-     "hint": "Where the character's knowledge ends: it says so instead of making things up.",
-     "columns": [_column("text", "What", "anything beyond the bridge", wide=True)]},
-    {"field": "relationships", "title": "Relationships", "word": "relationship", "hint": "Who matters, and how.",
-     "columns": [_column("who", "Who", "Dot"), _column("text", "What they are to the character", "his big sister, gone north",
-                                                       wide=True)]},
-    {"field": "forbidden_topics", "title": "Does not talk about", "word": "topic",
-     "hint": "Subjects that the character turns away from. The test script looks for the words in the answers.",
-     "columns": [_column("text", "Subject", "the fire in the archive", wide=True),
-                 _column("words", "Words never said then", "burned, ashes", many=True)]},
-    {"field": "speech_habits", "title": "Speech habits", "word": "habit",
-     "hint": "How the character talks. Words in every answer, and in none, are tested. “a | b” is either, “a*” any ending.",
-     "columns": [_column("text", "Habit", "Begins with “Hush.”", wide=True),
-                 _column("always", "In every answer", "hush", many=True),
-                 _column("never", "In no answer", "haha, okay", many=True)]},
-]
-_SCALE_TITLES = {"mood": ("Mood", "How the character feels as the story begins."),
-                 "big_five": ("Temper", "The five traits of research (Big Five). In the middle a slider writes nothing.")}
-_SCALE_NAMES = {"valence": "Feeling", "arousal": "Energy", "openness": "Openness", "conscientiousness": "Conscientiousness",
-                "extraversion": "Extraversion", "agreeableness": "Agreeableness", "neuroticism": "Neuroticism"}
-SCALE_FORMS: list[dict[str, Any]] = [
-    {"field": field, "title": _SCALE_TITLES[field][0], "hint": _SCALE_TITLES[field][1],
-     "scales": [{"scale": scale, "name": _SCALE_NAMES[scale], "low": ENDS[scale][0], "high": ENDS[scale][1]} for scale in scales]}
-    for field, scales in SCALES.items()]
 KIND_WORDS = {"voice": "Voice", "identity": "Is it an AI?", "instructions": "Ignore your instructions", "secret": "Secret",
               "knowledge": "Knowledge", "goal": "Goal", "relationship": "Relationship", "topic": "Forbidden topic",
               "habit": "Speech habit", "own": "Your own"}
