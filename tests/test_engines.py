@@ -226,7 +226,7 @@ def test_scripts_for_games_parse_and_hold_the_prompt(hard: bool, tmp_path: Path)
     _, pack = pack_for(templates.CHATML, tmp_path)
     if hard:
         text = f"{HARD}\u2028\x85\t\U0001f56f"
-        pack = Pack("9-lives", 'A "title"\n*/', "Zoë", "tiny", "9-lives-Q8_0.gguf", text,
+        pack = Pack("9-lives", 'A "title"\n*/', "Zoë", "9-lives-Q8_0.gguf", text,
                     [{"role": "user", "content": text}], text, 2)
     for language, script, before in ((tree_sitter_c_sharp.language(), unity.render_script(pack), "SystemPrompt ="),
                                      (tree_sitter_gdscript.language(), godot.render_script(pack), "SYSTEM_PROMPT := (")):
@@ -259,7 +259,7 @@ def test_engines_without_a_type_get_the_default_and_the_best_file_is_named() -> 
 def test_every_target_writes_a_folder_that_can_be_used(id: str, hard: bool, tmp_path: Path) -> None:
     _, pack = pack_for(templates.CHATML, tmp_path)
     if hard:
-        pack = Pack("9-lives", 'A "title"\n', "Zoë", "tiny", pack.gguf, HARD, [{"role": "user", "content": HARD}], HARD, 2)
+        pack = Pack("9-lives", 'A "title"\n', "Zoë", pack.gguf, HARD, [{"role": "user", "content": HARD}], HARD, 2)
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / pack.gguf).write_bytes(b"GGUF")
     written = write_engine(tmp_path, id, pack)

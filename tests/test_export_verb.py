@@ -75,7 +75,7 @@ def test_a_copy_is_equal_and_proven_in_a_fresh_process(pruned: Path, tmp_path: P
     assert saved["pruned_model"].bytes == folder_size(out) and saved["zip_file"].bytes == out.with_name("zoë.zip").stat().st_size
     for stage in ("copy", "zip"):
         steps = [event for event in said if isinstance(event, Step) and event.stage == stage]
-        assert steps[-1].done == steps[-1].total == next(one.total for one in said if isinstance(one, Stage) and one.name == stage)
+        assert steps[-1].done == steps[-1].total == next(one.total for one in said if isinstance(one, Stage) and one.stage == stage)
 
 
 @pytest.mark.usefixtures("speaks_here")
@@ -274,7 +274,7 @@ def test_an_export_killed_at_any_moment_leaves_nothing_that_is_seen(stage: str, 
     list_before = files_of(pruned)
     process = Process(["export", str(pruned), "--out", "out", "--json"], tmp_path, forked=True)
     for event in process.events():
-        if event["event"] == "Stage" and event["name"] == stage:
+        if event["event"] == "Stage" and event["stage"] == stage:
             os.kill(process.pid, signal.SIGKILL)
             break
     assert process.end()[0] == -signal.SIGKILL

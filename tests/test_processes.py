@@ -27,7 +27,7 @@ SETTINGS = {"recover": True, "seed": 3}
 
 
 def is_stage(name: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda event: event["event"] == "Stage" and event["name"] == name
+    return lambda event: event["event"] == "Stage" and event["stage"] == name
 
 
 def interrupt(process: int) -> None:

@@ -5,10 +5,11 @@ That may be GGUF files, folders for engines, two measured speeds, and a zip. The
 
 import dataclasses
 import hashlib
+import os
 import time
 import zipfile
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
     yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), copy.stages)
     dense = (yield from _find_dense(copy.dense)) if copy.dense else None
     partial = copy.archive.with_name(f".{copy.archive.name}.partial")
-    with explain_write_errors(copy.out, "try again"), _removed(partial):
+    with explain_write_errors(copy.out, "try again"), ExitStack() as at_end:
+        at_end.callback(partial.unlink, missing_ok=True)
         require_space(copy.out.parent, int((size + more) * (2.1 if copy.zipped else 1.05)) + 10_000_000)
         remove_leftovers(copy.out)
         with staged_folder(copy.out) as staging:
@@ -138,6 +140,8 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{source} is damaged: its manifest or its report cannot be read.", "Prune the character again.") from error
     if not all(_is_plain(name) for name in files):
         raise UserError(f"{source / MANIFEST} is damaged: it names a file outside the folder.", "Prune the character again.")
+    if lost := [name for name in files if not os.access(source / name, os.R_OK)]:
+        raise UserError(f"{source} is damaged: {lost[0]} cannot be read.", "Prune the character again.")
     return files, report
 
 
@@ -156,7 +160,7 @@ def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[
         digest, size = hashlib.sha256(), 0
         copied = target / FORMER.get(name, name)
         copied.parent.mkdir(parents=True, exist_ok=True)
-        with _opened(source, name) as reading, copied.open("wb") as writing:
+        with (source / name).open("rb") as reading, copied.open("wb") as writing:
             while piece := reading.read(_PIECE):
                 writing.write(piece)
                 digest.update(piece)
@@ -166,16 +170,6 @@ def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[
             raise UserError(f"{source} is damaged: {name} was changed since it was made.", "Prune the character again.")
         done += size
     write_json(target / MANIFEST, {"files": {FORMER.get(name, name): entry for name, entry in files.items()}})
-
-
-@contextmanager
-def _opened(source: Path, name: str) -> Iterator[Any]:
-    try:
-        file = (source / name).open("rb")
-    except OSError as error:
-        raise UserError(f"{source} is damaged: {name} cannot be read ({error.strerror}).", "Prune the character again.") from error
-    with file:
-        yield file
 
 
 def update_report(folder: Path, **more: object) -> None:
@@ -256,13 +250,3 @@ def _zip(folder: Path, archive: Path, top: str) -> Generator[Event, None, None]:
                     writing.write(piece)
                     done += len(piece)
                     yield Step(StageId.ZIP, min(megabytes(done), total), total)
-
-
-@contextmanager
-def _removed(file: Path) -> Iterator[None]:
-    """Remove the file when the block ends, however it ends."""
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-

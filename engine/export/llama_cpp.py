@@ -6,12 +6,11 @@ of JSON, as in plain_transformers.py.
 
 import json
 import os
-import queue
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -113,26 +112,16 @@ def _resident() -> int:
 
 
 def _side_by_side(work: Callable[[int], Any], count: int) -> Generator[dict[str, Any], None, list[Any]]:
-    """Do `work` for 0 to count - 1, a row of those that share a slot one after the other; the results in order."""
-    found: dict[int, Any] = {}
-    finished: queue.Queue[Any] = queue.Queue()
-
-    def row(slot: int) -> None:
-        try:
-            for index in range(slot, count, SLOTS):
-                finished.put((index, work(index)))
-        except Exception as error:
-            finished.put(error)
-
-    for slot in range(SLOTS):
-        threading.Thread(target=row, args=(slot,), daemon=True).start()
-    while len(found) < count:
-        result = finished.get()
-        if isinstance(result, Exception):
-            raise result
-        found[result[0]] = result[1]
-        yield {"done": len(found), "total": count}
-    return [found[index] for index in range(count)]
+    """Do `work` for 0 to count - 1, several at a time; the results in order."""
+    pool = ThreadPoolExecutor(SLOTS)
+    try:
+        futures = [pool.submit(work, index) for index in range(count)]
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()
+            yield {"done": done, "total": count}
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 WORK = {"speak": speak, "read": read, "speed": speed}

@@ -34,7 +34,6 @@ class Pack:
     slug: str
     title: str
     char: str
-    base: str
     gguf: str
     system: str
     opening: Sequence[Message]
@@ -76,7 +75,7 @@ def make_pack(folder: Path, gguf: str, tokenizer: Any) -> Pack:
     window = read_json(folder / "config.json").get("max_position_embeddings") or 2048
     licence = folder / "LICENSE"
     title = titled(report["base"], report.get("name") or card.char)
-    return Pack(slug(title), title, card.char, str(report["base"]["name"]), gguf, system["content"], opening, suffix_of(card),
+    return Pack(slug(title), title, card.char, gguf, system["content"], opening, suffix_of(card),
                 sum(entry.enabled and not entry.steady for entry in read_book(card).entries), min(int(window), LONGEST_CONTEXT),
                 template, tuple(tokenizer.convert_ids_to_tokens(sorted(endings(tokenizer)))),
                 licence.read_text(encoding="utf-8", errors="replace") if licence.is_file() else "")
