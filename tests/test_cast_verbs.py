@@ -174,7 +174,7 @@ def test_a_run_whose_other_weights_differ_is_refused(home: Path, bank: Path, tmp
 
     def untell(file: Path) -> None:
         report = json.loads(file.read_text())
-        assert report["choices"]["layer_tuning"].pop("used")
+        assert report["choices"]["tune_layers"].pop("used")
         file.write_text(json.dumps(report))
 
     def tune(file: Path) -> None:

@@ -21,9 +21,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Saved, Stage, Step, Warned
-from engine.base.files import is_file, read_json, slug
+from engine.base.files import is_file, slug
 from engine.base.ids import ArtifactId, StageId
 from engine.base.memory import BANK_BYTES, largest_rank
 from engine.base.sizes import ModelShape
@@ -62,7 +63,7 @@ class Run:
     @property
     def tuned(self) -> bool:
         """Whether the gates of its kept channels are no longer the dense model's."""
-        return bool(self.report.get("choices", {}).get("layer_tuning", {}).get("used"))
+        return bool(self.report.get("choices", {}).get(StageId.TUNE, {}).get("used"))
 
 
 def read_run(folder: Path) -> Run:
@@ -73,7 +74,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder} is not a folder that Persona Studio exported ({missing[0]} is missing).")
     card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
     try:
-        report = read_json(folder / "report.json")
+        report = migrate.read_report(folder / "report.json")
         report["recipe"]["sparsity"], report["base"]["name"], report["before"]["intermediate_size"]
         mask = read_mask(mask_file(folder))
     except (KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
