@@ -147,36 +147,6 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
-@dataclass(frozen=True)
-class NameForm:
-    """The box in which a new name is asked for. `named`: the id of what it is for; something else may be shown by now."""
-
-    box: Any
-    title: gr.Textbox
-    yes: gr.Button
-    no: gr.Button
-    named: gr.State
-
-
-def listen_to_renaming(page: Page, form: NameForm, opener: gr.Button, shown: Any, pulse: Any,
-                       name_of: Callable[[Any], str | None], rename: Callable[[Any, str], Any]) -> None:
-    """Let `opener` ask for a new name of what `shown` holds the id of; `name_of` gives the present one, None where it is gone."""
-    @guarded
-    def ask(identity: Any) -> Any:
-        name = name_of(identity)
-        return gr.update(visible=name is not None), name or "", identity
-
-    @guarded
-    def keep(identity: Any, name: str) -> Any:
-        rename(identity, name)
-        return gr.update(visible=False), time.time_ns()
-
-    opener.click(ask, shown, [form.box, form.title, form.named], **page.private)
-    for begin in (form.yes.click, form.title.submit):
-        begin(keep, [form.named, form.title], [form.box, pulse], **page.private)
-    form.no.click(lambda: gr.update(visible=False), None, form.box, **page.private)
-
-
 def follow_rooms(tabs: list[gr.Tab]) -> None:
     """Write the room into the address. The page's script says which one is shown: an event may come after the next choice."""
     gr.on([tab.select for tab in tabs], None, None, None, js=_SHOWN_ROOM, **PRIVATE)

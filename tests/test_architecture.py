@@ -72,7 +72,7 @@ def test_the_rule_would_notice() -> None:
 STUDIO_FLOORS = [{"settings", "figures", "labels"}, {"store"},
                  {"workers", "tokens", "live", "serving", "single", "theme", "window", "addresses", "border", "environment",
                   "headers", "login", "privacy", "uploads"},
-                 {"application", "services"}, {"page", "sight", "library"}, {"sidebar", "tabs"}, {"ui"}, {"launch"}]
+                 {"application", "services"}, {"page", "library"}, {"sidebar", "tabs"}, {"ui"}, {"launch"}]
 
 
 def studio_files() -> list[Path]:

@@ -4,14 +4,13 @@ The chat comes by the live channel. Listeners change the library or what this pa
 fields beside the chat; the page asks for that too when something changed elsewhere.
 """
 
-import html
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from engine.base.sampling import MAX_SEED
-from studio.page import NameForm, Page, guarded, listen_to_renaming
+from studio.page import Notice, Page, guarded
 from studio.services import Services
 from studio.tabs.answers import PLAYER, Composer, SamplingControls, ViewLink, changing
 from studio.tabs.preview.controller import LOOKS, Controller, Draft, ViewState, chosen_sampling
@@ -33,7 +32,7 @@ class Controls:
     def __init__(self) -> None:
         self.state = gr.State(ViewState())
         self.seen = gr.State({})  # what the lists and fields show
-        self.gone, self.named, self.renamed = gr.State(""), gr.State(ViewState()), gr.State("")
+        self.named = gr.State("")  # the chat whose title is asked for
         self.link = ViewLink(ROOM)
         with gr.Row(elem_id="preview-row"):
             with gr.Column(scale=3, min_width=320, elem_id="preview-main"):
@@ -55,9 +54,7 @@ class Controls:
             with gr.Row(elem_classes="tight"):
                 self.rename_yes = gr.Button("Save", size="sm", variant="primary", min_width=60, elem_id="preview-title-save")
                 self.rename_no = gr.Button("Cancel", size="sm", min_width=60, elem_id="preview-title-cancel")
-        with gr.Column(visible=False, elem_classes="notice") as self.gone_box:
-            self.gone_text = gr.HTML()
-            self.undelete = gr.Button("Undo", size="sm", min_width=60, elem_id="preview-undelete")
+        self.gone = Notice("preview-undelete")
         self.opening = gr.Dropdown([("", 0)], value=0, label="Greeting", filterable=False, elem_id="preview-greeting",
                                    elem_classes="live-shown", info="How the new chat begins.")
         self.player = gr.Textbox(PLAYER, label="Player's name", info="What {{user}} stands for.", max_length=80,
@@ -120,6 +117,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     _opening(controller, page, tab, controls)
     _talking(controller, page, controls)
     _keeping(controller, page, controls)
+    _renaming(controller, page, controls)
     _deleting(controller, page, controls)
 
 
@@ -204,28 +202,41 @@ def _keeping(controller: Controller, page: Page, controls: Controls) -> None:
     for begin in (controls.player.blur, controls.player.submit, controls.about.blur):
         begin(keep, changed, kept, **page.private)
     controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)
-    form = NameForm(controls.rename_box, controls.title, controls.rename_yes, controls.rename_no, controls.named)
-    listen_to_renaming(page, form, controls.rename, controls.state, controls.renamed, lambda state: controller.title(state.chat),
-                       lambda state, title: controller.rename(state.chat, title))
+
+
+def _renaming(controller: Controller, page: Page, controls: Controls) -> None:
+    @guarded
+    def ask(state: ViewState) -> Any:
+        return gr.Column(visible=True), controller.title(state.chat), state.chat
+
+    def rename(chat: str, title: str) -> Any:
+        controller.rename(chat, title)
+        return gr.Column(visible=False)
+
+    live = controller.services.live
+    controls.rename.click(ask, controls.state, [controls.rename_box, controls.title, controls.named], **page.private)
+    for begin in (controls.rename_yes.click, controls.title.submit):
+        begin(changing(live, ROOM, rename), [controls.named, controls.title], controls.rename_box, **page.private)
+    controls.rename_no.click(lambda: gr.Column(visible=False), None, controls.rename_box, **page.private)
 
 
 def _deleting(controller: Controller, page: Page, controls: Controls) -> None:
-    def delete(state: ViewState, seen: dict[str, Any]) -> Any:
-        text = f"“{html.escape(controller.delete(state.chat))}” was deleted."
-        after = replace(state, chat=controller.latest(state.character), editing="", shown=SHOWN)
-        return {**paint(controller, controls, after, seen), controls.gone: state.chat, controls.gone_box: gr.Column(visible=True),
-                controls.gone_text: text}
+    gone = controls.gone
 
-    def undelete(state: ViewState, seen: dict[str, Any], gone: str) -> Any:
-        after = replace(state, chat=controller.undelete(gone), editing="", shown=SHOWN)
-        return {**paint(controller, controls, after, seen), controls.gone_box: gr.Column(visible=False)}
+    def delete(state: ViewState, seen: dict[str, Any]) -> Any:
+        title = controller.delete(state.chat)
+        after = replace(state, chat=controller.latest(state.character), editing="", shown=SHOWN)
+        return {**paint(controller, controls, after, seen), **gone.shown(f"“{title}” was deleted.", state.chat)}
+
+    def undelete(state: ViewState, seen: dict[str, Any], chat: str) -> Any:
+        after = replace(state, chat=controller.undelete(chat), editing="", shown=SHOWN)
+        return {**paint(controller, controls, after, seen), **gone.hidden()}
 
     live, view = controller.services.live, [controls.state, controls.seen]
-    controls.delete.click(changing(live, ROOM, delete), view,
-                          [*controls.painted, controls.gone, controls.gone_box, controls.gone_text], **page.private)
-    controls.undelete.click(changing(live, ROOM, undelete), [*view, controls.gone], [*controls.painted, controls.gone_box],
-                            **page.private)
-    page.character.change(lambda: [gr.Column(visible=False)] * 2, None, [controls.gone_box, controls.rename_box], **page.private)
+    controls.delete.click(changing(live, ROOM, delete), view, [*controls.painted, *gone.parts], **page.private)
+    gone.undo.click(changing(live, ROOM, undelete), [*view, gone.gone], [*controls.painted, *gone.parts], **page.private)
+    page.character.change(lambda: {**gone.hidden(), controls.rename_box: gr.Column(visible=False)}, None,
+                          [gone.row, controls.rename_box], **page.private)
 
 
 def _draft(player: str, about: str, *sampling: Any) -> Draft:
