@@ -20,7 +20,7 @@ def test_bundled_card(slug: str) -> None:
     card = find_bundled(slug)
     assert (card.raw["spec"], card.raw["spec_version"]) == ("chara_card_v3", "3.0")
     assert {"group_only_greetings", "assets", "extensions", "creator"} <= card.raw["data"].keys()
-    assert card.greeting and card.scenario and card.personality and card.tags
+    assert card.greeting and card.scenario and card.personality and card.raw["data"]["tags"]
     assert card.example_dialogue.count("<START>") >= 2
     words = " ".join([card.description, card.personality, card.scenario, card.greeting, card.example_dialogue]).split()
     assert 150 <= len(words) <= 400

@@ -59,7 +59,8 @@ def test_a_character_of_agnai() -> None:
     found = card(AGNAI)
     assert (found.name, found.description, found.greeting, found.scenario) == ("Ada", "Ada counts sacks.", "Hello.", "A mill.")
     assert (found.system_prompt, found.post_history_instructions) == ("Be brief.", "No lists.")
-    assert (found.alternate_greetings, found.tags, found.example_dialogue) == (("You again.",), ("mill",), AGNAI["sampleChat"])
+    assert (found.alternate_greetings, found.example_dialogue) == (("You again.",), AGNAI["sampleChat"])
+    assert found.raw["data"]["tags"] == ["mill"]
     data = found.raw["data"]
     assert (data["creator_notes"], data["creator"], data["character_version"]) == ("For readers.", "Me", "2")
     assert data["extensions"]["depth_prompt"] == {"prompt": "Ada never lies.", "depth": 3, "role": "system"}

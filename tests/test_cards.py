@@ -22,7 +22,7 @@ def refusal(data: bytes) -> str:
 def test_flat_v1_card() -> None:
     card = parse_card(json.dumps(FLAT).encode(), "x")
     assert (card.name, card.char, card.description, card.greeting) == ("Ann Lee", "Ann Lee", "A smith.", "Hm?")
-    assert (card.nickname, card.system_prompt, card.alternate_greetings, card.tags) == ("", "", (), ())
+    assert (card.nickname, card.system_prompt, card.alternate_greetings) == ("", "", ())
     assert card.raw == FLAT
 
 
@@ -34,13 +34,12 @@ def test_v2_and_v3_cards_lose_nothing(specification: str) -> None:
     assert card.name == "Odd Óskar <BOT>"
     assert card.char == "{{user}} the Odd"
     assert card.alternate_greetings == ("You again, {{user}}?",)
-    assert card.tags == ("tower",)
 
 
 def test_byte_order_mark_and_nulls_are_accepted() -> None:
     nulls = v2(personality=None, alternate_greetings=None, character_book=None, tags=None)
     card = parse_card(b"\xef\xbb\xbf" + nulls, "x")
-    assert (card.personality, card.alternate_greetings, card.tags) == ("", (), ())
+    assert (card.personality, card.alternate_greetings) == ("", ())
 
 
 def test_example_dialogue_alone_is_enough() -> None:

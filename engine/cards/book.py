@@ -9,12 +9,11 @@ import copy
 import itertools
 import json
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from engine.cards.fields import as_v3
+from engine.cards.fields import as_v3, touched
 
 ORDER = 100  # insertion order of an entry that names none
 
@@ -348,8 +347,7 @@ def with_book(raw: dict[str, Any], edited: dict[str, Any], now: float | None = N
     if not book["entries"] and not isinstance(before, dict):
         return card
     card["data"]["character_book"] = book
-    card["data"]["modification_date"] = int(time.time() if now is None else now)
-    return card
+    return touched(card, now)
 
 
 def _new_entry(number: int) -> dict[str, Any]:

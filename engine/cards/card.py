@@ -51,7 +51,6 @@ class Card:
     system_prompt: str
     post_history_instructions: str
     alternate_greetings: tuple[str, ...]
-    tags: tuple[str, ...]
     raw: dict[str, Any] = field(repr=False, hash=False)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # sentences: what was mended, or read in its own way
 

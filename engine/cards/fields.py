@@ -61,7 +61,7 @@ FIELDS = (
           hint="How to play the role. When empty, the studio's own sentence is used; {{original}} puts it in here."),
     Field("post_history_instructions", "Closing instructions", "model", "post_history_instructions", lines=(2, 12),
           hint="The last thing that the model reads about the character."),
-    Field("tags", "Tags", "about", "tags", is_list=True, hint="With commas between them.", example="fantasy, keeper, mystery"),
+    Field("tags", "Tags", "about", is_list=True, hint="With commas between them.", example="fantasy, keeper, mystery"),
     Field("creator", "Author", "about", beside=True),
     Field("character_version", "Version of the card", "about", beside=True,
           hint="Your own name for it. The studio counts its versions by itself."),
@@ -104,8 +104,9 @@ def extensions_of(raw: Any) -> Mapping[str, Any]:
 
 def blank_card(name: str, now: float | None = None) -> dict[str, Any]:
     """A V3 card with a name and nothing else. `now`: Unix seconds, the present time when left out."""
-    moment = int(time.time() if now is None else now)
-    return as_v3({"name": _whole_characters(name), "creation_date": moment, "modification_date": moment})
+    card = touched(as_v3({"name": _whole_characters(name)}), now)
+    card["data"]["creation_date"] = card["data"]["modification_date"]
+    return card
 
 
 def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +207,12 @@ def with_fields(raw: dict[str, Any], *, now: float | None = None, **changes: str
         return card
     for key in changes.keys() & card.keys():  # some programs repeat V1's fields beside "data" and read them there
         card[key] = copy.deepcopy(fields.get(key, ""))
-    fields["modification_date"] = int(time.time() if now is None else now)
+    return touched(card, now)
+
+
+def touched(card: dict[str, Any], now: float | None) -> dict[str, Any]:
+    """The V3 card, changed at `now` (Unix seconds, the present time when left out)."""
+    card["data"]["modification_date"] = int(time.time() if now is None else now)
     return card
 
 

@@ -7,7 +7,6 @@ a line of its own. Their texts hold {{char}} and {{user}} as a card's do.
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.questions import normalise
 from engine.cards.card import Card
-from engine.cards.fields import as_v3, extensions_of
+from engine.cards.fields import as_v3, extensions_of, touched
 from engine.cards.reading import kind_of
 
 KEY = "persona_studio/npc"
@@ -197,8 +196,7 @@ def with_npc(raw: dict[str, Any], changes: Mapping[str, Any], now: float | None 
         fields["extensions"][KEY] = own
     else:
         del fields["extensions"][KEY]
-    fields["modification_date"] = int(time.time() if now is None else now)
-    return card
+    return touched(card, now)
 
 
 def _entries(name: str, value: Any, faults: list[str]) -> tuple[Entry, ...]:

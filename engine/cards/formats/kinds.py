@@ -31,11 +31,12 @@ class Format:
     read: Callable[[Any], Read] | None = None
     instead: str = ""
     is_list: bool = False
+    is_own: bool = False  # as cards have it themselves: nothing to note
 
     @property
     def note(self) -> tuple[str, ...]:
-        """A note on a file that was read so; none on a lorebook as cards and SillyTavern have it."""
-        return (f"It was {self.words}.",) if self.words != "a lorebook" else ()
+        """A note on a file that was read so."""
+        return () if self.is_own else (f"It was {self.words}.",)
 
 
 def new_card(program: str, fields: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:

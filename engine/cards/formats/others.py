@@ -67,7 +67,7 @@ FORMATS = (
     Format("character", "a character of text-generation-webui", _is_character, _character),
     Format("other", "an instruction template of text-generation-webui", _is_template,
            instead="its characters lie in user_data/characters"),
-    Format("lorebook", "a lorebook", _is_world, _world),
+    Format("lorebook", "a lorebook", _is_world, _world, is_own=True),
     Format("other", "a chat of SillyTavern", _is_chat, instead="export the character there instead"),
     Format("lorebook", "a list of lorebook entries", _is_list, _listed, is_list=True),
     Format("other", "a list of regex scripts of RisuAI", lambda raw: raw.get("type") == "regex",

@@ -27,7 +27,7 @@ from studio.store.database import Store
 
 CONTEXT = 2048  # tokens that the model holds, where its own number is not known
 MOST = 2048  # tokens of a character, however much the model holds: they are read before every answer
-READ = tuple(field.key for field in FIELDS if field.attribute and field.key != "tags")  # by the model
+READ = tuple(field.key for field in FIELDS if field.attribute)  # by the model
 GUIDE = ("<h3>Begin with three sentences</h3><p>Who is this? How do they talk? What do they want right now?</p>"
          "<p>Write them into the description. A greeting and a few lines of example dialogue do more for a voice than any "
          "list of traits.</p><p>Everything is saved while you write.</p>")
