@@ -1,5 +1,6 @@
 """Chats: messages keep their order and their swipes, and what was cut comes back."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def talk(store: Store, *texts: str, greeting: str = "") -> chats.Chat:
     """A chat: the user and the assistant in turn."""
     chat = chats.start(store, smith(store).id, 1, "starter", greeting=greeting)
     for number, text in enumerate(texts):
-        chats.say(store, chat.id, chats.ROLES[number % 2], text)
+        chats.say(store, chat.id, ("user", "assistant")[number % 2], text)
     return chat
 
 
@@ -46,7 +47,7 @@ def test_a_chat_is_kept_as_it_went(store: Store) -> None:
 
 def test_what_is_no_message_is_refused(store: Store) -> None:
     chat = talk(store)
-    with pytest.raises(ValueError):
+    with pytest.raises(sqlite3.IntegrityError):
         chats.say(store, chat.id, "system", "You are a pirate.")
     for attempt in (lambda: chats.say(store, "none", "user", "x"), lambda: chats.start(store, "none", 1, "starter"),
                     lambda: chats.start(store, chat.character, 1, "starter", run="none")):

@@ -67,7 +67,7 @@ def test_connections_are_safe_against_loss_of_power_and_dangling_references(tmp_
     with store.write() as db:
         settings = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous", "foreign_keys")]
         assert settings == ["wal", 2, 1]
-    with pytest.raises(sqlite3.IntegrityError), store.write() as db:
+    with pytest.raises(UserError, match="not in the library"), store.write() as db:
         db.execute("INSERT INTO events VALUES ('no such run', 0, '{}')")
 
 

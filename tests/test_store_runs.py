@@ -1,5 +1,6 @@
 """Runs: the queue gives each to one worker only, and what they leave survives their files."""
 
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -46,10 +47,12 @@ def test_a_run_from_the_queue_to_its_end(store: Store) -> None:
 def test_what_is_no_run_is_refused(store: Store) -> None:
     ann = smith(store)
     for wrong in ({"kind": "dance"}, {"version": 9}, {"character": "none"}, {"line_set": "none"}):
-        with pytest.raises((UserError, ValueError)):
+        with pytest.raises((UserError, sqlite3.IntegrityError)):
             runs.add(store, **{"character": ann.id, "version": 1, "kind": "prune", "name": "", "spec": {}, **wrong})
     run = runs.add(store, ann.id, 1, "prune", "first", {})
-    for fields in ({"state": "asleep"}, {"kind": "lines"}, {"deleted": 1.0}, {"nonsense": 1}):
+    with pytest.raises(sqlite3.IntegrityError):
+        runs.update(store, run.id, state="asleep")
+    for fields in ({"kind": "lines"}, {"deleted": 1.0}, {"nonsense": 1}):
         with pytest.raises(ValueError):
             runs.update(store, run.id, **fields)
     with pytest.raises(UserError):

@@ -9,8 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Json
 from sqlite_utils import Database
@@ -26,15 +25,6 @@ _CARDS = "SELECT id, card FROM characters JOIN versions ON character = id AND nu
 _OWN = "persona_studio/"  # extensions of the studio's own
 _NOT_SEARCHED = {"spec", "spec_version", "extensions", "assets", "source", "position", "role"}
 _REFERRING = ("chats", "runs", "line_sets", "rounds", "script_runs")  # tables whose rows name a version
-
-
-class Keep(Enum):
-    """The present portrait."""
-
-    KEEP = "keep"
-
-
-KEEP = Keep.KEEP
 
 
 @dataclass(frozen=True)
@@ -146,18 +136,19 @@ def files(store: Store, version: Version) -> dict[str, bytes]:
     return {path: data for path, data in found.items() if data is not None}
 
 
-def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Keep | None = KEEP, note: str = "",
+def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Literal["keep"] | None = "keep", note: str = "",
          autosave: bool = True) -> Version:
     """The version that holds this content: the newest one when it is equal, else a new one.
 
     An autosave within AUTOSAVE_SECONDS of a newest version that is itself an autosave, and that no chat, run,
     line set or round refers to, replaces it (its time stays, so that long writing leaves a version each half minute).
     A save by hand of equal content only puts the note on the newest version, and no autosave replaces that one then.
-    Raises UserError for what is no card's object, and for an unknown character.
+    `portrait`: a picture, None for none, or "keep" for the present one. Raises UserError for what is no card's object, and for
+    an unknown character.
     """
     with store.write() as db:
         newest, card = _head(db, id), _checked(card)
-        picture = newest.portrait if isinstance(portrait, Keep) else _keep_portrait(db, portrait)
+        picture = newest.portrait if isinstance(portrait, str) else _keep_portrait(db, portrait)
         if _same(newest, card, picture):
             if not autosave:
                 _change(db, newest, origin="saved", note=note or newest.note)

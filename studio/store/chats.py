@@ -12,10 +12,9 @@ from sqlite_utils import Database
 
 from engine.base.errors import UserError
 from studio.store.database import Store
-from studio.store.records import Number, Table, new_id, now, require, scalar, stored
+from studio.store.records import Number, Table, new_id, now, scalar, stored
 
 DAMAGED = "[This message is damaged in the library and cannot be read.]"
-ROLES = ("user", "assistant")
 _TITLE = 60  # characters of the first question
 
 
@@ -77,9 +76,6 @@ def start(store: Store, character: str, version: int, model: str, run: str | Non
           sampling: dict[str, Any] | None = None, greeting: str = "", about: str = "") -> Chat:
     """A new chat; the greeting, if there is one, is its first message. Raises UserError for an unknown version or run."""
     with store.write() as db:
-        require(db, "versions", "version", character=character, number=version)
-        if run is not None:
-            require(db, "runs", "run", id=run)
         time = now()
         made = _CHATS.insert(db, character=character, version=version, run=run, model=model, title="", player=player, about=about,
                              sampling=sampling or {}, made=time, updated=time, seed=_chats_of(db, character))
@@ -117,9 +113,7 @@ def next_seed(store: Store, character: str) -> int:
 
 def set_version(store: Store, id: str, version: int) -> Chat:
     """Go on with another version of the card. Raises UserError when there is none of this number."""
-    with store.write() as db:
-        require(db, "versions", "version", character=_CHATS.need(db, id).character, number=version)
-        return _CHATS.update(db, id, version=version)
+    return _CHATS.change(store, id, version=version)
 
 
 def messages(store: Store, chat_id: str) -> list[Message]:
@@ -136,8 +130,6 @@ def turns(store: Store, chat_id: str) -> list[tuple[str, str]]:
 def say(store: Store, chat_id: str, role: str, text: str, seed: int = 0, measures: dict[str, Any] | None = None,
         reason: str = "") -> Message:
     """Add a message at the end; the first question gives an untitled chat its title. `role`: user or assistant."""
-    if role not in ROLES:
-        raise ValueError(f"unknown role: {role}")
     with store.write() as db:
         if not _CHATS.need(db, chat_id).title and role == "user":
             db.table("chats").update(chat_id, {"title": " ".join(text.split())[:_TITLE]})

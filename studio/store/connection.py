@@ -12,6 +12,7 @@ from sqlite_utils import Database
 
 from engine.base.errors import UserError
 
+RELOAD = "Reload the page: it may have been removed in another window."
 REASONS = ("backup", "before-update", "before-restore")  # why a copy was made, in its name
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -95,6 +96,8 @@ def explained(path: Path) -> Iterator[None]:
 
 def _explain(error: sqlite3.Error, path: Path) -> UserError | None:
     code = code_of(error)
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+        return UserError("What this belongs to is not in the library.", RELOAD)
     if code in BUSY:
         return UserError("The library is busy; nothing was lost.", "Try again.")
     if code == sqlite3.SQLITE_FULL:

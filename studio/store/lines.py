@@ -14,7 +14,7 @@ from sqlite_utils import Database
 from engine.base.errors import UserError
 from engine.base.questions import normalise
 from studio.store.database import Store
-from studio.store.records import Table, exists, need, new_id, now, require, scalar, to_json
+from studio.store.records import Table, exists, need, new_id, now, scalar, to_json
 
 _WRITTEN = ("question", "answer", "neutral", "category", "source", "complete", "sensitivity")  # by the engine, in its order
 
@@ -63,9 +63,6 @@ def add_set(store: Store, character: str, version: int, lines: Sequence[dict[str
     """A new draft. `lines`: objects as the engine writes them. Raises UserError for a line that is none."""
     rows = [_row(number, line) for number, line in enumerate(lines, start=1)]
     with store.write() as db:
-        require(db, "versions", "version", character=character, number=version)
-        if run is not None:
-            require(db, "runs", "run", id=run)
         return _add(db, rows, character=character, version=version, name=name, run=run, rejected=rejected)
 
 

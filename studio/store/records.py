@@ -18,6 +18,7 @@ from sqlite_utils import Database
 from typing_extensions import TypedDict
 
 from engine.base.errors import UserError
+from studio.store.connection import RELOAD
 from studio.store.database import Store
 
 Record = TypeVar("Record")
@@ -118,7 +119,7 @@ class Table(Generic[Record]):
         return rows(db, self.name, self.kind, where, values, order, limit)
 
     def insert(self, db: Database, **fields: Any) -> Record:
-        """A new record with an id of its own."""
+        """A new record with a new id. Raises UserError when something that it refers to is not in the library."""
         id = new_id()
         db.table(self.name).insert({"id": id, **fields})
         return self.need(db, id)
@@ -167,15 +168,10 @@ def exists(db: Database, table: str, **columns: Any) -> bool:
     return db.table(table).count_where(" AND ".join(f"{name} = ?" for name in columns), list(columns.values())) > 0
 
 
-def require(db: Database, table: str, word: str, **columns: Any) -> None:
-    """Raise UserError unless `exists`; `word`: what a user calls the row."""
-    need(exists(db, table, **columns) or None, word)
-
-
 def need(found: Record | None, word: str) -> Record:
     """What was found. Raises UserError when that is None."""
     if found is None:
-        raise UserError(f"This {word} is not in the library.", "Reload the page: it may have been removed in another window.")
+        raise UserError(f"This {word} is not in the library.", RELOAD)
     return found
 
 

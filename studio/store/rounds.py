@@ -13,10 +13,9 @@ from sqlite_utils import Database
 
 from engine.base.errors import UserError
 from studio.store.database import Store
-from studio.store.records import Table, new_id, now, require, rows, stored
+from studio.store.records import Table, new_id, now, rows, stored
 
 VERDICTS = ("left", "right", "tie", "both_bad")
-KINDS = ("pair", "grid")
 
 
 @dataclass(frozen=True)
@@ -85,19 +84,14 @@ def open_round(store: Store, character: str, version: int, kind: str, message: s
                models: Sequence[tuple[str | None, str]], seed: int = 0, blind: bool = False, swapped: bool = False) -> Round:
     """A new round with an empty answer for each of `models`: (run or None, model), in order of their sides.
 
-    Raises ValueError for an unknown kind, and for a pair that is not one dense and one pruned model.
+    Raises ValueError for a pair that is not one dense and one pruned model.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of round: {kind}")
     if not models or (kind == "pair" and sorted(run is None for run, _ in models) != [False, True]):
         raise ValueError("a pair is one dense and one pruned model, and a grid has at least one")
     with store.write() as db:
-        require(db, "versions", "version", character=character, number=version)
         made = _ROUNDS.insert(db, character=character, version=version, kind=kind, message=message,
                               turns=[list(turn) for turn in turns], seed=seed, blind=blind, swapped=swapped, made=now())
         for side, (run, model) in enumerate(models):
-            if run is not None:
-                require(db, "runs", "run", id=run)
             _ANSWERS.insert(db, round=made.id, side=side, run=run, model=model, text="", measures={}, reason="")
         return _with_answers(db, made)
 

@@ -13,11 +13,10 @@ from sqlite_utils import Database
 
 from engine.base.errors import UserError
 from studio.store.database import Store
-from studio.store.records import Number, Table, need, now, parts, require, rows, scalar, stored, to_json, whole
+from studio.store.records import Number, Table, exists, need, now, parts, rows, scalar, stored, to_json, whole
 
 STATES = ("queued", "starting", "running", "stopping", "stopped", "failed", "done")
 ACTIVE = ("starting", "running", "stopping")
-KINDS = ("lines", "prune", "export")
 MEND = "Restore a backup of the library, or delete the run and make it again."
 _CHANGEABLE = {"name", "spec", "state", "line_set", "pid", "process_started", "begun", "ended", "sentence", "summary", "out"}
 _NEWEST = "made DESC, position DESC"
@@ -104,13 +103,10 @@ get_export, delete_export, undelete_export = _EXPORTS.get, _EXPORTS.delete, _EXP
 
 def add(store: Store, character: str, version: int, kind: str, name: str, spec: dict[str, Any],
         line_set: str | None = None) -> Run:
-    """A new run at the end of the queue. Raises UserError for an unknown version or line set, ValueError for a kind."""
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of run: {kind}")
+    """A new run at the end of the queue. Raises UserError for an unknown version or line set."""
     with store.write() as db:
-        require(db, "versions", "version", character=character, number=version)
         if line_set is not None:
-            require(db, "line_sets", "set of lines", id=line_set, character=character)
+            need(exists(db, "line_sets", id=line_set, character=character) or None, "set of lines")
         return _RUNS.insert(db, character=character, version=version, kind=kind, name=name, spec=spec, state="queued",
                             line_set=line_set, made=now(), summary={}, out="", position=_next_position(db), sentence="")
 
@@ -165,7 +161,7 @@ def claim_next(store: Store, at_once: int = 1) -> Run | None:
 
 
 def update(store: Store, id: str, **fields: Any) -> Run:
-    """Change fields of a run. Raises ValueError for unknown fields and states, UserError when there is no such run."""
+    """Change fields of a run. Raises ValueError for unknown fields, UserError when there is no such run."""
     return need(update_if(store, id, STATES, **fields), "run")
 
 
@@ -173,8 +169,6 @@ def update_if(store: Store, id: str, states: Sequence[str], **fields: Any) -> Ru
     """Change fields only while the run is in one of `states`; None when it has moved on. Errors as `update`."""
     if unknown := fields.keys() - _CHANGEABLE:
         raise ValueError(f"a run has no field {', '.join(sorted(unknown))} to change")
-    if fields.get("state", "queued") not in STATES:
-        raise ValueError(f"unknown state of a run: {fields['state']}")
     with store.write() as db:
         return _RUNS.update(db, id, **fields) if _RUNS.need(db, id).state in states else None
 
@@ -241,7 +235,6 @@ def add_export(store: Store, run: str, name: str, folder: str, bytes: int, proof
                zip_bytes: int = 0) -> Export:
     """Remember an export. `run`: the pruning run whose model it is. Raises UserError for an unknown run."""
     with store.write() as db:
-        require(db, "runs", "run", id=run)
         return _EXPORTS.insert(db, run=run, name=name, folder=folder, zip=zip, bytes=bytes, zip_bytes=zip_bytes, proof=proof,
                                made=now())
 

@@ -10,14 +10,14 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from engine.cards.book import shown_book, with_book
 from engine.cards.difference import FieldChange, Piece, difference
 from engine.cards.fields import LISTS, TEXTS, fields_of, with_fields
 from engine.cards.npc import npc_object, with_npc
 from studio.store import characters
-from studio.store.characters import KEEP, Version
+from studio.store.characters import Version
 from studio.store.database import Store
 
 BOOK = "character_book"
@@ -66,7 +66,7 @@ def save_portrait(store: Store, character: str, portrait: bytes | None) -> Versi
     """A version with this portrait, or without one."""
     with _ONE_AT_A_TIME:
         head = characters.head(store, character)
-        kept = KEEP if portrait is None and head.portrait is None else portrait
+        kept: bytes | Literal["keep"] | None = portrait or (None if head.portrait else "keep")
         note = "New portrait" if portrait else "Portrait removed"
         return characters.save(store, character, head.card, portrait=kept, note=note, autosave=False)
 
