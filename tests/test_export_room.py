@@ -11,7 +11,7 @@ from store_samples import card
 
 from engine.__main__ import build_parser
 from engine.base.errors import UserError
-from studio import serving
+from studio import uploads
 from studio.page import Page
 from studio.services import Services
 from studio.settings import Settings
@@ -81,12 +81,12 @@ def test_a_zip_is_served_without_a_copy_of_it(services: Services, tmp_path: Path
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))
     packed = tmp_path / "zoe-25.zip"
     packed.write_bytes(b"PK")
-    name = serving.servable(packed)
+    name = uploads.servable(packed)
     assert Path(name).name == "zoe-25.zip" and Path(name).stat().st_ino == packed.stat().st_ino
     assert gr.DownloadButton().move_resource_to_block_cache(name) == name  # as Gradio does before it serves a file
-    assert serving.servable(packed) == name
+    assert uploads.servable(packed) == name
     Path(name).unlink()  # as Gradio does with what is old
-    assert Path(serving.servable(packed)).read_bytes() == b"PK"
+    assert Path(uploads.servable(packed)).read_bytes() == b"PK"
 
 
 def test_every_listener_is_private(services: Services) -> None:

@@ -91,7 +91,7 @@ def test_each_process_goes_on_where_the_last_one_stopped(story: Story) -> None:
     recovered = [[done for stage, done in life if stage == "recover"] for life in steps]
     assert recovered[3][0] == 1 and recovered[4][0] == recovered[3][-1] + 1 and recovered[4][-1] == 40
     assert recovered[5] == [] and [life.seen[0]["resumed"] for life in story.lives] == [False] + [True] * 5
-    stages = [event["name"] for event in story.lives[5].seen if event["event"] == "Stage" and event["reused"]]
+    stages = [event["stage"] for event in story.lives[5].seen if event["event"] == "Stage" and event["reused"]]
     assert stages == ["write_answers", "write_extra_samples", "read_dense", "reconstruct_start", "learn_mask",
                       "reconstruct", "tune_layers", "tune_layers_again", "recover"]
 

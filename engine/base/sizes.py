@@ -115,7 +115,7 @@ _ALL = (FileType("F32", 1, 4), FileType("F16", 1, 2), FileType("BF16", 1, 2), Fi
         FileType("Q4_0", 32, 18, logits="Q8_0"), FileType("Q5_0", 32, 22, whole=False), FileType("Q5_1", 32, 24, whole=False))
 FILE_TYPES = {one.name: one for one in _ALL}
 WRITTEN = tuple(one.name for one in _ALL if one.whole)
-TOLD = ("F16", "Q8_0", "Q4_1", "Q4_0", "Q4_K_M")  # what a reader chooses between
+COMMON_TYPES = ("F16", "Q8_0", "Q4_1", "Q4_0", "Q4_K_M")  # what a reader chooses between
 
 
 def expected_bytes(shapes: Shapes, name: str) -> int:

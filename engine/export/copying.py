@@ -32,7 +32,7 @@ from engine.base.files import (
 )
 from engine.base.ids import ArtifactId, StageId
 from engine.base.model_folder import known_shapes
-from engine.base.sizes import TOLD, expected_bytes
+from engine.base.sizes import COMMON_TYPES, expected_bytes
 from engine.cards.card import parse_card
 from engine.cards.prompt import messages
 from engine.export.engines import choose_file, needed_types, write_engine
@@ -216,7 +216,7 @@ def _rewrite_readme(folder: Path) -> None:
     """Write README.md for what the copy has and its source has not: a name, more files, sizes by format, speeds."""
     try:
         shapes = known_shapes(folder)
-        update_report(folder, expected_bytes={name: expected_bytes(shapes, name) for name in TOLD})
+        update_report(folder, expected_bytes={name: expected_bytes(shapes, name) for name in COMMON_TYPES})
         write_readme(folder, read_json(folder / "report.json"), read_json(folder / "character.json"))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError("The folder's report was written by another version.", "Prune the character again.") from error

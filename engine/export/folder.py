@@ -1,7 +1,6 @@
 """The exported folder: weights, configuration, tokenizer, card, mask, report, model card, manifest.
 
-Writes into a folder that is not visible yet; knows nothing of how the model was
-found. Layout:
+It is written into a folder that is not visible yet. Layout:
 
   model.safetensors, config.json, generation_config.json, tokenizer files, chat_template.jinja
   character.json      the card as it came
@@ -12,8 +11,8 @@ found. Layout:
   LICENSE, NOTICE     of the base model, and what its licence asks for
   manifest.json       size and sha256 of every other file
 
-Engines take every *.safetensors beside the weights for weights, so ours lie in a folder of their own. Folders of former
-versions have mask.safetensors beside the weights; they are read, and an export of one moves it.
+Engines load every *.safetensors file next to config.json as weights, so the mask has a folder of its own. Older versions wrote
+mask.safetensors next to the weights; such folders can be read, and an export of one moves it.
 """
 
 import os
@@ -36,22 +35,22 @@ from engine.export.model_card import write_readme
 from engine.models.device import quiet_transformers
 
 MASK = "persona/mask.safetensors"
-FORMER = {"mask.safetensors": MASK}  # names that files had in folders of former versions, and what they have now
+FORMER = {"mask.safetensors": MASK}  # names of files in older versions' folders, and their names now
 
 
 def mask_file(folder: Path) -> Path:
-    """Where the mask of an exported folder is, whichever version made it; where it should be when it is nowhere."""
+    """The mask of an exported folder of any version; the path where it should be if there is none."""
     former = [folder / old for old, new in FORMER.items() if new == MASK and (folder / old).is_file()]
     return folder / MASK if (folder / MASK).is_file() or not former else former[0]
 
 
 @dataclass
 class Contents:
-    """What goes beside the weights: the card as parsed JSON, and the report so far."""
+    """What the folder has besides the model: the card as parsed JSON, and the report so far."""
 
     card: dict[str, Any]
     report: dict[str, Any]
-    base: Path | None = None  # the base model's folder, whose licence files go along
+    base: Path | None = None  # the base model's folder, whose licence files are copied
 
     def finish(self, folder: Path, proof: dict[str, Any]) -> None:
         """Add the proof and the sizes to the report, then write report, model card and manifest."""
@@ -79,7 +78,7 @@ def read_mask(path: Path) -> Tensor:
 
 @contextmanager
 def _plain_write_errors() -> Iterator[None]:
-    """A failed write as the OSError that it is: safetensors has an error class of its own for it."""
+    """Turn safetensors' own error for a failed write into the OSError that caused it."""
     try:
         yield
     except SafetensorError as error:

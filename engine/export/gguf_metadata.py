@@ -1,4 +1,4 @@
-r"""What a GGUF file says beside its weights: sizes, rotary embedding, origin, licence, the character, and the tokenizer.
+r"""What a GGUF file contains besides its weights: sizes, rotary embedding, origin, licence, the character, and the tokenizer.
 
 Refuses models that llama.cpp's fixed rules for a family would compute differently from transformers.
 

@@ -40,18 +40,19 @@ SPELLINGS = (
     "naïve façade Zoë", "日本語と한국어", "Привет, мир", "🎉👩‍👩‍👧 and 🇪🇺", "x = a[i]->b(); // done", "", " ", "...!?---", "¿Qué?",
 )
 # The largest KL, nats a token, that rounding explains: a wrong order of rows or a forgotten norm reads 1 or more. And how far
-# apart, in nats, transformers' own two best tokens may lie for another order of the two to count as rounding (F32 and F16).
+# apart, in nats, transformers' two best tokens may be for the other order of the two to count as rounding (F32 and F16).
 LARGEST_KL = {"F32": 1e-4, "F16": 1e-3, "BF16": 0.02, "Q8_0": 0.1}
 TIE = {"F32": 5e-3, "F16": 0.02}
-_COARSE_KL = 1.5  # of 4-bit files: small models suffer much from four bits
+_COARSE_KL = 1.5  # of files with 6 bits and fewer, from which small models suffer much
 
 
 @dataclass(frozen=True)
 class GgufProof:
-    """What was found of one file. `covered`: share of the probability that the compared tokens hold (the rest is one bucket,
+    """The comparison of one file with transformers.
 
-    so that `kl` is a lower bound, close where `covered` is near 1). `spelled`: texts of `spellings` that both split into the
-    same tokens. Speed and memory are of llama.cpp with one conversation, `threads` threads, on this machine, now.
+    `covered`: probability of the compared tokens; all others are one bucket, so `kl` is a lower bound, close where it is near 1.
+    `spelled`: how many of `spellings` texts both split into the same tokens. Speed and memory are llama.cpp's with one
+    conversation and `threads` threads, on this machine, at this time.
     """
 
     type: str

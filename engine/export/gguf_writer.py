@@ -74,9 +74,9 @@ def add_gguf(folder: Path, types: Sequence[str]) -> Generator[Event, None, None]
 def write_gguf(folder: Path, out_file: Path, type: str) -> Generator[Event, None, GgufReport]:
     """Write the model in `folder` (any checked model folder) to `out_file`; the generator's value is the report.
 
-    Yields a stage and steps in MB. Needs the memory of one block of rows (64 MiB in fp32) and of the
-    largest query projection beside the tokenizer. Raises UserError for a family, a tokenizer or a type that GGUF does not
-    support, and OSError when writing fails; then, or when closed, it leaves no file behind.
+    Yields a stage and steps in MB. Needs memory for one block of rows (64 MiB in fp32), the
+    largest query projection, and the tokenizer. Raises UserError for a family, a tokenizer or a type that GGUF does not
+    support, and OSError when writing fails; then, or when closed, it leaves no file.
     """
     start = time.perf_counter()
     [type] = parse_types([type])

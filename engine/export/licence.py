@@ -1,7 +1,6 @@
-"""The base model's licence as it binds whoever passes the pruned model on: what a folder must hold, show and be called.
+"""What the base model's licence requires of a pruned model that is given away: files, words to display, its name.
 
-A derivative inherits its base's terms. What is known here of the families' licences is no legal advice, and a licence
-that is not known is passed on under its own name. Knows a report's `base` and a folder; no models.
+A derivative inherits its base's terms. None of this is legal advice. A licence that is not known here keeps its own name.
 """
 
 import re
@@ -12,7 +11,7 @@ from typing import Any
 from engine.base.files import slug, write_atomic
 from engine.base.resources import resource
 
-LEGAL_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")  # of a base model, which go with what is made of it
+LEGAL_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")  # of a base model, to be copied
 LARGEST = 1_000_000  # bytes of such a file
 OWN_LICENCE = resource("LICENSE")  # the text of Apache-2.0, which is this project's licence, too
 # Names that the hub takes in `license:` (https://huggingface.co/docs/hub/repositories-licenses); others go under "other".
@@ -33,7 +32,7 @@ HUB_NAMES = frozenset((
 class Terms:
     """What a licence asks for. `notice`: the NOTICE file's text; `shown`: to be displayed; `begins`: how a name must begin.
 
-    `policy`: where its use policy stands. `text_needed`: the agreement itself must go with the model.
+    `policy`: address of its use policy. `text_needed`: the licence's text must be included.
     """
 
     title: str
@@ -88,7 +87,7 @@ def hub_fields(base: dict[str, Any]) -> dict[str, Any]:
 
 
 def _link(base: dict[str, Any]) -> str:
-    """Where the text of a licence without a name of its own stands; LICENSE is the file in the folder."""
+    """Address of the text of a licence that the hub does not know; LICENSE is the file in the folder."""
     link = str(base.get("licence_link") or "")
     if re.fullmatch(r"https?://[^\s<>\"']{1,300}", link):
         return link
@@ -96,13 +95,13 @@ def _link(base: dict[str, Any]) -> str:
 
 
 def titled(base: dict[str, Any], name: str) -> str:
-    """A model's name as its base's licence wants it: some must begin with their family's."""
+    """A model's name as its base's licence requires it: some must begin with the family's."""
     begins = terms_of(base).begins
     return name if name.casefold().startswith(begins.casefold()) else f"{begins} {name}"
 
 
 def write_legal(folder: Path, base: dict[str, Any]) -> None:
-    """Put what the base's licence asks for into a folder: its NOTICE, and the text of Apache-2.0 where that is missing."""
+    """Write what the base's licence requires into a folder: its NOTICE, and the text of Apache-2.0 where that is missing."""
     terms, notice = terms_of(base), folder / "NOTICE"
     former = notice.read_text(encoding="utf-8", errors="replace") if notice.is_file() else ""
     if terms.notice and terms.notice not in former:
@@ -119,21 +118,21 @@ def copy_legal(base: Path, folder: Path) -> None:
 
 
 def describe_licence(folder: Path | None, base: dict[str, Any]) -> list[str]:
-    """What a reader is told of the licence: paragraphs of Markdown. `folder`: to see which texts are in it; None: not known."""
+    """The licence for readers of the model card: paragraphs of Markdown. `folder`: where its text should be; None: not checked."""
     terms = terms_of(base)
     if not terms.title:
-        return ["The licence of the base model is not known: ask its makers before you pass this model on."]
+        return ["The licence of the base model is not known: ask its makers before you share this model."]
     where = f" ({terms.link})" if terms.link else ""
     lines = [f"This model is made from {_plain(base['name'])} and stays under its licence: {_plain(terms.title)}{where}."]
     if terms.shown:
         lines.append(f"**{terms.shown}.** Show these words where the model is used; a model made from it must have a name that "
                      f"begins with {terms.begins}.")
     if terms.notice:
-        lines.append("NOTICE holds the words that every copy must keep.")
+        lines.append("NOTICE has the words that every copy must keep.")
     if terms.policy:
-        lines.append(f"What it may not be used for: {terms.policy}")
+        lines.append(f"Use policy: {terms.policy}")
     if folder is not None and terms.text_needed and not _texts(folder):
-        lines.append("**Before you pass it on:** the licence's text is not in this folder, for it was not beside the base model. "
+        lines.append("**Before you share it:** the licence's text is not in this folder, since it was not in the base model's. "
                      f"Put it here as LICENSE{f', from {terms.link}' if terms.link else ''}.")
     return lines
 
@@ -143,5 +142,5 @@ def _texts(folder: Path) -> list[Path]:
 
 
 def _plain(text: object) -> str:
-    """A name from someone else's file, without signs of Markdown."""
+    """A name from someone else's file, without Markdown."""
     return re.sub(r"[^\w .,:;/+()-]", "", " ".join(str(text).split()))[:120]

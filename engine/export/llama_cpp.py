@@ -21,7 +21,7 @@ _THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 class Server:
-    """llama.cpp's own server within this process, on a port of this machine that no other program is told."""
+    """llama.cpp's own server within this process, on a local port."""
 
     def __init__(self, file: str, context: int, slots: int, exact: bool) -> None:
         """`context`: tokens a slot. `exact`: keys and values of the cache in fp32, not in llama.cpp's usual fp16."""

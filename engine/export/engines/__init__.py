@@ -1,6 +1,6 @@
 """Export targets: folders in an export for the programs that run a character. Each file here with a TARGET is one.
 
-All read the same GGUF file, which lies in the folder `gguf` of the export. The command line, the Export room and the table in
+All read the same GGUF file, in the folder `gguf` of the export. The command line, the Export room and the table in
 docs/export.md come from TARGETS.
 """
 

@@ -47,12 +47,12 @@ def render_guide(pack: Pack, script: str) -> str:
     return f"""# {pack.title} in {VERSION}
 
 1. Install NobodyWho from Godot's AssetLib.
-2. Copy `../gguf/{pack.gguf}` into the project, beside this folder's `{script}`.
+2. Copy `../gguf/{pack.gguf}` into the project, next to this folder's `{script}`.
 3. Add a NobodyWhoModel node and set its `model_path` to `res://{pack.gguf}`; the chat format comes with the file.
 4. Add a NobodyWhoChat node with the script `{script}`, and set its `model_node` to the model.
 5. `var answer = await $Chat.speak("Hello.")` gives one answer.
 
-An exported game looks for the file beside its executable: copy it there. Later versions of NobodyWho keep the system prompt
+An exported game looks for the file next to its executable: copy it there. Later versions of NobodyWho keep the system prompt
 out of the history and have no assets in a message: there, leave both out of `begin` and `OPENING`.
 {lore_note(pack.lore)}"""
 

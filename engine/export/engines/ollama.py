@@ -1,6 +1,6 @@
 """Ollama: a Modelfile, from which it makes a model of a GGUF file: FROM, TEMPLATE, SYSTEM, MESSAGE and PARAMETER.
 
-Written for Ollama 0.12 and newer (https://docs.ollama.com/modelfile). Its grammar has no escapes: a text stands between
+Written for Ollama 0.12 and newer (https://docs.ollama.com/modelfile). Its grammar has no escapes: a text is between
 triple quotes, ends with a line that ends in three of them, and loses every character that Go does not call printable.
 """
 
@@ -17,7 +17,7 @@ _QUOTES_AT_END = re.compile(r'"""(?=[ \t]*$)', re.MULTILINE)
 
 
 def render_modelfile(pack: Pack) -> str:
-    """The Modelfile of a character, for the folder beside the folder `gguf`."""
+    """The Modelfile of a character, for a folder next to `gguf`."""
     lines = [f"# {printable(pack.title)} for {VERSION} or newer. In this folder:",
              f"#   ollama create {pack.slug} -f Modelfile",
              f"#   ollama run {pack.slug}",

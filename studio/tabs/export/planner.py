@@ -161,8 +161,8 @@ def ways_html(needed: Sequence[Needed], decoder: Decoder, cast: Cast, card: int)
 def basis_html(decoder: Decoder, cast: Cast, models: Sequence[str]) -> str:
     """On what the figures rest."""
     shape = decoder.shape
-    told = ", ".join(html.escape(one) for one in models[:6]) + (f" and {len(models) - 6} more" if len(models) > 6 else "")
-    return (f'<p class="quiet">For {words.count(cast.characters, "character")} ({told}) on a dense model of '
+    names = ", ".join(html.escape(one) for one in models[:6]) + (f" and {len(models) - 6} more" if len(models) > 6 else "")
+    return (f'<p class="quiet">For {words.count(cast.characters, "character")} ({names}) on a dense model of '
             f"{words.millions(shape.parameters)} weights, {words.size(shape.bytes)} in 16 bit; {cast.kept:,} of "
             f"{shape.intermediate_size:,} channels kept. A token of conversation takes {decoder.token_bytes / 1000:,.0f} kB, and "
             f"{words.count(cast.players, 'conversation')} of {cast.context:,} tokens "

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from engine.base import events
 from engine.base.memory import decoder_of
-from engine.base.sizes import TOLD, WRITTEN, Shapes, count, expected_bytes, odd_rows, runtimes_that_like
+from engine.base.sizes import COMMON_TYPES, WRITTEN, Shapes, count, expected_bytes, odd_rows, runtimes_that_like
 from engine.export.engines import TARGETS
 from studio.figures import distances, words
 from studio.store.runs import Export, Run
@@ -192,12 +192,12 @@ def sizes_html(sizes: Sizes) -> str:
     rows = [_row("Dense, 16 bit", 2 * sizes.dense_parameters, _cache(sizes), sizes.measured.get("dense"))
             ] if sizes.dense_parameters else []
     rows.append(_row("Pruned, 16 bit", 2 * parameters, _cache(sizes), sizes.measured.get("pruned")))
-    told = [kind for kind in WRITTEN if kind in TOLD or kind in sizes.measured]
-    for kind in told:
+    kinds = [kind for kind in WRITTEN if kind in COMMON_TYPES or kind in sizes.measured]
+    for kind in kinds:
         note = " *" if odd_rows(sizes.shapes, kind) else ""
         rows.append(_row(f'<span class="wide-only">GGUF </span>{kind}{note}', expected_bytes(sizes.shapes, kind), _cache(sizes),
                          sizes.measured.get(kind)))
-    odd = {kind: odd_rows(sizes.shapes, kind) for kind in told}
+    odd = {kind: odd_rows(sizes.shapes, kind) for kind in kinds}
     notes = [f"* Rows of {', '.join(f'{size:,}' for size in sizes)} weights do not fill the blocks of {kind}: a larger format is "
              "taken for them." for kind, sizes in odd.items() if sizes]
     rests = sorted({one.rests_on for one in sizes.measured.values() if one.rests_on})
