@@ -82,8 +82,12 @@ def answer_all(room: Controller, dense: str = "Dense says.", pruned: str = "Prun
         end(reply, dense if reply.request["model"] == "big" else pruned)
 
 
+def on(run: Run, view: str = "pair") -> ViewState:
+    return ViewState(run.character, "starter", run.id, view)
+
+
 def voted(room: Controller, run: Run, verdict: str) -> rounds.Round:
-    made = room.send(run.character, run.id, "Hi", True)
+    made = room.send(on(run), "Hi", True)
     answer_all(room)
     room.vote(made.id, verdict)
     return made
@@ -91,7 +95,7 @@ def voted(room: Controller, run: Run, verdict: str) -> rounds.Round:
 
 def test_both_models_get_the_same_question_with_the_same_seed_and_their_answers_are_kept(room: Controller) -> None:
     run = finished_run(room)
-    made = room.send(run.character, run.id, " What do you sell? ", True)
+    made = room.send(on(run), " What do you sell? ", True)
     asked = [one.request for one in talker(room).asked]
     assert sorted(one["model"] for one in asked) == sorted(["big", str(room.services.settings.run_folder(run.id) / "model")])
     assert [one["turns"] for one in asked] == [[["assistant", "Well met."], ["user", "What do you sell?"]]] * 2
@@ -107,7 +111,7 @@ def test_sides_are_shuffled_and_stored_only_when_blind(room: Controller) -> None
     run = finished_run(room)
     swapped = []
     for _ in range(40):
-        made = room.send(run.character, run.id, "Hi", True)
+        made = room.send(on(run), "Hi", True)
         first = talker(room).asked[-2].request["model"]
         assert (first == "big") != made.swapped  # asked for from left to right, whoever stands there
         stored = rounds.get(room.store, made.id)
@@ -116,7 +120,7 @@ def test_sides_are_shuffled_and_stored_only_when_blind(room: Controller) -> None
         answer_all(room)
     assert 4 < sum(swapped) < 36  # by chance alone outside this once in more than a million times
     for _ in range(8):
-        assert not room.send(run.character, run.id, "Hi", False).swapped
+        assert not room.send(on(run), "Hi", False).swapped
         answer_all(room)
 
 
@@ -128,7 +132,7 @@ def test_a_vote_counts_for_the_model_that_stood_there_and_names_it_afterwards(ro
         stood = made.answers[(verdict == "right") != made.swapped]
         expected = "pruned" if stood.run else "dense"
         assert [vote.verdict for vote in rounds.votes(room.store, made.id)] == [expected]
-        page = pair_html(room.scene(run.character, run.id, False))
+        page = pair_html(room.scene(on(run)))
         chosen = page[page.index(f'id="compare-{verdict}"'):]
         assert chosen.index("Your vote") < chosen.index("</header>")
         assert re.search(r"<h3>([^<]*)", chosen)[1].startswith("Pruned" if stood.run else "Dense")  # type: ignore[index]
@@ -140,54 +144,54 @@ def test_before_the_vote_nothing_on_the_page_tells_the_sides_apart(room: Control
     run = finished_run(room)
     voted(room, run, "left")  # an earlier answer could give a side away
     for _ in range(4):
-        room.send(run.character, run.id, "And now?", True)
+        room.send(on(run), "And now?", True)
         dense, pruned = sorted(talker(room).asked[-2:], key=lambda one: one.request["model"] != "big")
         dense.take({"event": "Loading", "model": "big", "stage": "fetch", "done": 3, "total": 90})
         say(pruned, "One ")
-        early = pair_html(room.scene(run.character, run.id, False))
+        early = pair_html(room.scene(on(run)))
         assert "One" not in early and "3 of 90" in early  # shown once both have begun
         say(dense, "Two ")
-        growing = pair_html(room.scene(run.character, run.id, False))
+        growing = pair_html(room.scene(on(run)))
         assert "One" in growing and "Two" in growing
         answer_all(room, "Two.", "One.")
-        ready = pair_html(room.scene(run.character, run.id, False))
+        ready = pair_html(room.scene(on(run)))
         for page in (early.replace("3 of 90 MB", ""), growing, ready):
             assert not TELLING.search(page) and "says." not in page
-        assert room.scene(run.character, run.id, False).pair.can_vote  # type: ignore[union-attr]
+        assert room.scene(on(run)).pair.can_vote  # type: ignore[union-attr]
 
 
 def test_lore_that_fired_is_told_once_the_names_are_known_and_in_grids_at_once(room: Controller) -> None:
     run = finished_run(room)
     fired = [{"name": "<b>The gate", "reason": "“gate” is in the last message.", "level": 0, "tokens": 12, "outcome": "fired"},
              {"name": "The moat", "reason": "“moat” is in an entry.", "level": 1, "tokens": 900, "outcome": "over budget"}]
-    made = room.send(run.character, run.id, "Is the gate open?", True)
+    made = room.send(on(run), "Is the gate open?", True)
     for reply in [one for one in talker(room).asked if not one.done]:
         reply.take({"event": "Ended", "reason": "ended", "text": "No.", "tokens": 1, "lore": fired, "lore_faults": ["Odd <i>."]})
-    hidden = pair_html(room.scene(run.character, run.id, False))
+    hidden = pair_html(room.scene(on(run)))
     assert "lorebook" not in hidden and "The gate" not in hidden and "Odd" not in hidden
     room.vote(made.id, "tie")
-    page = pair_html(room.scene(run.character, run.id, False))
+    page = pair_html(room.scene(on(run)))
     assert page.count("1 lorebook entry fired, 1 left out<") == 2  # one a side
     assert page.count("&lt;b&gt;The gate") == 2 and "<b>The gate" not in page
     assert "“gate” is in the last message." in page and "Odd &lt;i&gt;." in page
     assert "Step 1 of recursion. Left out: the book&#x27;s token budget was full." in page
-    room.ask_grid(run.character, [run.id], "Is the gate open?")
+    room.ask_grid(on(run, "grid"), [run.id], "Is the gate open?")
     for _ in range(2):
         talker(room).asked[-1].take({"event": "Ended", "reason": "ended", "text": "No.", "tokens": 1, "lore": fired})
-    assert grids_html(room.scene(run.character, "", True)).count("1 lorebook entry fired") == 2
+    assert grids_html(room.scene(on(run, "grid"))).count("1 lorebook entry fired") == 2
 
 
 def test_votes_that_would_not_be_honest_are_refused(room: Controller) -> None:
     run = finished_run(room)
-    made = room.send(run.character, run.id, "Hi", True)
+    made = room.send(on(run), "Hi", True)
     with pytest.raises(UserError, match="two whole answers"):
         room.vote(made.id, "left")
     end(talker(room).asked[0], "Hm.")
     talker(room).asked[1].fail("The memory was not enough.")
     with pytest.raises(UserError, match="two whole answers"):
         room.vote(made.id, "left")
-    assert "The memory was not enough." in pair_html(room.scene(run.character, run.id, False))
-    seen = room.send(run.character, run.id, "Hi", False)
+    assert "The memory was not enough." in pair_html(room.scene(on(run)))
+    seen = room.send(on(run), "Hi", False)
     answer_all(room)
     with pytest.raises(UserError, match="not blind"):
         room.vote(seen.id, "left")
@@ -199,21 +203,21 @@ def test_votes_that_would_not_be_honest_are_refused(room: Controller) -> None:
 
 def test_each_side_goes_on_with_its_own_answers(room: Controller) -> None:
     run = finished_run(room)
-    room.send(run.character, run.id, "First", True)
+    room.send(on(run), "First", True)
     with pytest.raises(UserError, match="still being made"):
-        room.send(run.character, run.id, "Too early", True)
+        room.send(on(run), "Too early", True)
     answer_all(room, "Dense one.", "")
-    room.send(run.character, run.id, "Second", True)
+    room.send(on(run), "Second", True)
     turns = {one.request["model"] == "big": one.request["turns"] for one in talker(room).asked[-2:]}
     beginning = [["assistant", "Well met."], ["user", "First"]]
     assert turns == {True: [*beginning, ["assistant", "Dense one."], ["user", "Second"]],
                      False: [beginning[0], ["user", "Second"]]}  # a message that it left without a word is left out
     answer_all(room)
-    again = room.regenerate(run.character, run.id, True)
+    again = room.regenerate(on(run), True)
     assert again.message == "Second" and talker(room).asked[-1].request["turns"] in turns.values()
     for reply in talker(room).asked[-2:]:
         reply.fail("Broken.")
-    room.send(run.character, run.id, "Third", True)  # what broke off was never said
+    room.send(on(run), "Third", True)  # what broke off was never said
     heard = {one.request["model"] == "big": [text for role, text in one.request["turns"] if role == "user"]
              for one in talker(room).asked[-2:]}
     assert heard == {True: ["First", "Third"], False: ["Third"]}
@@ -222,25 +226,25 @@ def test_each_side_goes_on_with_its_own_answers(room: Controller) -> None:
 
 def test_an_answer_outlives_its_page_and_a_reload_finds_it(room: Controller) -> None:
     run = finished_run(room)
-    made = room.send(run.character, run.id, "Hi", True)
+    made = room.send(on(run), "Hi", True)
     say(talker(room).asked[0], "Half")
-    reloaded = Controller(room.services).scene(run.character, "", False)
+    reloaded = Controller(room.services).scene(ViewState(run.character))
     assert reloaded.pair and reloaded.pair.busy and "Half" in [reply.text for reply in reloaded.pair.replies]
     answer_all(room)
-    after = Controller(room.services).scene(run.character, "", False)
+    after = Controller(room.services).scene(ViewState(run.character))
     assert after.pair and after.pair.round.id == made.id and after.pair.whole
-    room.send(run.character, run.id, "Lost", True)
+    room.send(on(run), "Lost", True)
     talker(room).asked.clear()  # the studio was killed
-    assert "Broken off when the studio was closed." in pair_html(room.scene(run.character, run.id, False))
+    assert "Broken off when the studio was closed." in pair_html(room.scene(on(run)))
 
 
 @pytest.mark.parametrize("blind", [False, True])
 def test_a_side_that_is_done_first_just_waits_for_the_other(room: Controller, blind: bool) -> None:
     run = finished_run(room)
-    room.send(run.character, run.id, "Hi", blind)
+    room.send(on(run), "Hi", blind)
     for reply in talker(room).asked:
         say(reply, "Well")
-    scene = room.scene(run.character, run.id, False)  # what a page follows from here on
+    scene = room.scene(on(run))  # what a page follows from here on
     end(talker(room).asked[0], "Well, yes.", "limit")
     page = pair_html(scene)
     assert "Well, yes." in page and "Cut off at the longest answer allowed." in page and "warn" not in page
@@ -250,19 +254,19 @@ def test_a_side_that_is_done_first_just_waits_for_the_other(room: Controller, bl
 def test_stop_new_conversation_clear_and_undo(room: Controller) -> None:
     run = finished_run(room)
     voted(room, run, "tie")
-    room.send(run.character, run.id, "Long", True)
+    room.send(on(run), "Long", True)
     say(talker(room).asked[-1], "So far")
-    room.stop(run.character, run.id, False)
-    stopped = room.scene(run.character, run.id, False).pair
+    room.stop(on(run))
+    stopped = room.scene(on(run)).pair
     assert stopped and stopped.whole and sorted(cell.text for cell in stopped.cells) == ["", "So far"]
-    room.start_conversation(run.character, run.id)
-    fresh = room.scene(run.character, run.id, False)
+    room.start_conversation(on(run))
+    fresh = room.scene(on(run))
     assert fresh.pair is None and fresh.tallies[run.id].total == 1
-    room.clear(run.character, run.id, False)
-    gone = room.scene(run.character, run.id, False)
+    room.clear(on(run))
+    gone = room.scene(on(run))
     assert gone.undo and gone.tallies[run.id].total == 0
-    room.undo(run.character, run.id, False)
-    back = room.scene(run.character, run.id, False)
+    room.undo(on(run))
+    back = room.scene(on(run))
     assert not back.undo and back.tallies[run.id].total == 1
 
 
@@ -270,29 +274,29 @@ def test_a_grid_asks_one_model_after_another_and_takes_a_vote_in_each_cell(room:
     run = finished_run(room, 0.4)
     other = finished_run(room, 0.2, of=run.character)
     with pytest.raises(UserError, match="No pruned model is chosen"):
-        room.ask_grid(run.character, [], "Hi")
-    made = room.ask_grid(run.character, [run.id, other.id], "Hi <b>")
+        room.ask_grid(on(run, "grid"), [], "Hi")
+    made = room.ask_grid(on(run, "grid"), [run.id, other.id], "Hi <b>")
     assert [(one.run, one.model == "big") for one in made.answers] == [(None, True), (other.id, False), (run.id, False)]
     for number in range(3):
         assert len(talker(room).asked) == number + 1
         end(talker(room).asked[-1], f"Answer {number}")
-    [shown] = room.scene(run.character, "", True).grids
+    [shown] = room.scene(on(run, "grid")).grids
     assert [cell.text for cell in shown.cells] == ["Answer 0", "Answer 1", "Answer 2"] and not shown.busy
-    room.vote_cell(made.answers[1].id, True)
-    room.vote_cell(made.answers[2].id, True)
-    room.vote_cell(made.answers[2].id, False)
-    page = grids_html(room.scene(run.character, "", True))
+    rounds.vote_cell(room.store, made.answers[1].id, True)
+    rounds.vote_cell(room.store, made.answers[2].id, True)
+    rounds.vote_cell(room.store, made.answers[2].id, False)
+    page = grids_html(room.scene(on(run, "grid")))
     assert re.findall(r'class="versus-side (\w*)"', page) == ["", "good", "bad"] and "Hi &lt;b&gt;" in page
     assert "Pruned, 20\u00a0% removed: <b>1 of 1</b>" in page and "Pruned, 40\u00a0% removed: <b>0 of 1</b>" in page
-    room.ask_grid(run.character, [run.id, other.id], "Again")
-    room.stop(run.character, "", True)
+    room.ask_grid(on(run, "grid"), [run.id, other.id], "Again")
+    room.stop(on(run, "grid"))
     assert len(talker(room).asked) == 4  # those that waited are not asked any more
-    assert [cell.answer.reason for cell in room.scene(run.character, "", True).grids[0].cells] == ["stopped"] * 3
+    assert [cell.answer.reason for cell in room.scene(on(run, "grid")).grids[0].cells] == ["stopped"] * 3
 
 
 def test_a_grid_goes_on_while_the_library_is_busy(room: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished_run(room)
-    room.ask_grid(run.character, [run.id], "Hi")
+    room.ask_grid(on(run, "grid"), [run.id], "Hi")
 
     def busy(*_: Any, **__: Any) -> Any:
         raise UserError("The library is busy; nothing was lost.", "Try again.")
@@ -303,7 +307,7 @@ def test_a_grid_goes_on_while_the_library_is_busy(room: Controller, monkeypatch:
         end(talker(room).asked[0], "Never kept.")
     assert len(talker(room).asked) == 2
     end(talker(room).asked[1], "Kept.")
-    [shown] = room.scene(run.character, "", True).grids
+    [shown] = room.scene(on(run, "grid")).grids
     assert not shown.busy and [cell.text for cell in shown.cells] == ["", "Kept."]
 
 
@@ -335,18 +339,18 @@ def test_no_preference_is_claimed_while_the_interval_holds_one_half_or_votes_are
 
 def test_another_character_or_a_lost_folder_leaves_no_run_of_the_first_on_the_page(room: Controller) -> None:
     run, elsewhere = finished_run(room), finished_run(room)
-    assert room.scene(elsewhere.character, run.id, False).run == elsewhere
+    assert room.scene(ViewState(elsewhere.character, run=run.id)).run == elsewhere
     with pytest.raises(UserError, match="gone"):
-        room.send(elsewhere.character, run.id, "Hi", True)
+        room.send(ViewState(elsewhere.character, run=run.id), "Hi", True)
     (room.services.settings.run_folder(run.id) / "model" / "manifest.json").unlink()
-    assert room.scene(run.character, run.id, False).runs == []
+    assert room.scene(on(run)).runs == []
 
 
 def test_card_and_model_text_never_becomes_markup(room: Controller) -> None:
     run = finished_run(room)
-    room.send(run.character, run.id, "<img src=x>", False)
+    room.send(on(run), "<img src=x>", False)
     answer_all(room, "<script>alert(1)</script>", "*waves* & <b>")
-    page = pair_html(room.scene(run.character, run.id, False))
+    page = pair_html(room.scene(on(run)))
     assert "<script" not in page and "<img" not in page and "<em>waves</em> &amp; &lt;b&gt;" in page
 
 
@@ -356,7 +360,7 @@ def test_open_pages_are_shown_what_can_be_done_and_no_name_before_the_vote(room:
     done = {"compare-votes", "compare-regenerate", "compare-new", "compare-clear"}
     shown = lambda: {id for id, value in room.contents(look).items() if value is True} & done
     assert room.contents({**look, "of": ""}) == {} and shown() == set()
-    made = room.send(run.character, run.id, "Hi", True)
+    made = room.send(on(run), "Hi", True)
     assert shown() == {"compare-new", "compare-clear"} and " data-speaks" in room.contents(look)["compare-arena"]
     answer_all(room, "One.", "Two.")
     whole = room.contents(look)

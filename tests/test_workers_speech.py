@@ -17,7 +17,7 @@ import pytest
 from engine.base.errors import UserError
 from studio.settings import Settings
 from studio.workers import speech as speech_module
-from studio.workers.speech import CLOSED, DIED, KILLED, RESTARTED, Reply, Speech
+from studio.workers.speech import CLOSED, DIED, KILLED, Reply, Speech
 
 # Says the last turn word by word; "slow" words come at 20 a second until it is told to stop.
 WORKER = '''
@@ -241,17 +241,6 @@ def test_closing_ends_the_worker_and_every_answer(settings: Settings) -> None:
     assert late.done and late.reason == "failed"
 
 
-def test_restart_ends_a_worker_that_hangs(speech: Speech) -> None:
-    pid = pid_of(speech)
-    reply = ask(speech, "slow")
-    eventually(lambda: bool(reply.text))
-    os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: reply.silent_seconds > 0.3)
-    speech.restart()
-    assert reply.wait(5) and reply.sentence == RESTARTED
-    assert pid_of(speech) != pid
-
-
 @pytest.mark.process
 def test_the_real_worker_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tiny import make_tiny
@@ -280,5 +269,4 @@ def test_the_real_worker_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Mon
     refused = speech.ask(str(tmp_path / "none"), card, turns, {}, "Ann")
     assert refused.wait(60) and refused.reason == "failed" and refused.sentence
     assert speech.models()[0]["name"] == "starter"
-    speech.forget(model)
     speech.close()

@@ -26,11 +26,9 @@ PATIENCE = 600.0  # seconds for an answer that a caller waits for; a model may h
 DIED = "The chat engine stopped unexpectedly. Send the message again; the engine starts again by itself."
 KILLED = ("The system ended the chat engine, most likely because memory ran out. "
           "Send the message again, or choose a smaller model.")
-RESTARTED = "The chat engine was restarted. Send the message again."
 CLOSED = "The studio was closed before the answer was complete."
 PACE = 0.2  # seconds between two tellings of a growing answer: what open pages can follow
-FINAL = {"speak": ("Ended",), "warm": ("Warmed",), "prompt": ("Prompt",), "models": ("Models",),
-         "forget": ("Forgotten",)}
+FINAL = {"speak": ("Ended",), "warm": ("Warmed",), "prompt": ("Prompt",), "models": ("Models",)}
 
 
 class Reply:
@@ -166,13 +164,6 @@ class Speech:
         if line and not reply.done:
             line.send({"do": "stop", "id": reply.id})
 
-    def forget(self, model: str) -> None:
-        """Drop a model from the worker's memory, if there is a worker."""
-        with self._lock:
-            running = self._line is not None and self._line.alive
-        if running:
-            self._send({"do": "forget", "id": _new_id(), "model": model})
-
     def prompt(self, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]], player: str) -> tuple[str, int]:
         """The exact text that the model would read, and its length in tokens. Waits; raises UserError."""
         reply = self._send({"do": "prompt", "id": _new_id(), "model": model, "card": card,
@@ -202,13 +193,6 @@ class Speech:
         with self._lock:
             line = self._line
         return line.newest(key) if line and key else None
-
-    def restart(self) -> None:
-        """End the worker by force; replies under way end with a sentence. The next question starts a new one."""
-        with self._lock:
-            line, self._line = self._line, None
-        if line:
-            line.end(RESTARTED)
 
     def close(self) -> None:
         """End the worker; replies under way end with a sentence. Nothing can be asked afterwards."""

@@ -12,6 +12,7 @@ import gradio as gr
 
 from studio.page import Page, guarded, live_html
 from studio.services import Services
+from studio.store import rounds, values
 from studio.tabs.answers import Composer, SamplingControls, ViewLink, changing
 from studio.tabs.compare import script
 from studio.tabs.compare.controller import GRID, LOOKS, PAIR, SCRIPT, Controller, ViewState
@@ -90,7 +91,8 @@ def paint(controller: Controller, controls: Controls, state: ViewState, seen: di
     """Component updates for what the page looks at; lists and fields only where they differ from what is `seen`."""
     if not state.character:
         return {controls.state: state, controls.seen: {}, **controls.link.shows(state.look(), {})}
-    now = controller.settings(controller.scene(state.character, state.run, state.view == GRID), state.model)
+    now = controller.settings(controller.scene(state), state.model)
+    state = replace(state, run=now["run"] or "")
     changed = {name for name in now if now["character"] != seen.get("character") or now[name] != seen.get(name)}
     found = {controls.state: state, controls.seen: now, **controls.link.shows(state.look(), now)}
     if changed & {"runs", "run"}:
@@ -131,22 +133,17 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
 
     @guarded
     def choose(state: ViewState, seen: dict[str, Any], run: str | None) -> Any:
-        controller.choose(state.character, run or "")
+        values.set_value(controller.store, f"compare-run:{state.character}", run or "")
         return paint(controller, controls, replace(state, run=run or ""), seen)
 
     @guarded
     def turn(state: ViewState, seen: dict[str, Any], view: str) -> Any:
         return paint(controller, controls, replace(state, view=view), seen)
 
-    @guarded
-    def warm(state: ViewState) -> None:
-        if state.view == PAIR and state.character:
-            controller.warm(state.character, state.run)
-
     def keep(state: ViewState, seen: dict[str, Any], picks: list[str], *settings: Any) -> Any:
-        controller.pick(state.character, picks)
+        values.set_value(controller.store, f"compare-picks:{state.character}", picks)
         controller.change_settings(*settings)
-        now = controller.settings(controller.scene(state.character, state.run, state.view == GRID), state.model)
+        now = controller.settings(controller.scene(state), state.model)
         return {controls.seen: {**seen, "picks": now["picks"], "blind": now["blind"], "sampling": now["sampling"]},
                 **controls.link.shows(state.look(), now)}
 
@@ -155,8 +152,8 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
     for begin in (page.character.change, page.model.change, page.revision.change, tab.select):
         begin(open_room, opened, controls.painted, **page.private)
     controls.link.component.click(repaint, opened, controls.painted, **page.private)
-    for begin in (tab.select, controls.run.input, controls.composer.message.focus):  # both models, so none has a head start
-        begin(warm, controls.state, None, **page.poll)
+    for begin in (tab.select, controls.run.input, controls.composer.message.focus):
+        begin(guarded(controller.warm), controls.state, None, **page.poll)
     controls.run.input(choose, [*view, controls.run], controls.painted, **page.private)
     controls.view.input(turn, [*view, controls.view], controls.painted, **page.private)
     sliders = controls.samplers.components
@@ -167,14 +164,14 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
 
 def _talking(controller: Controller, page: Page, controls: Controls) -> None:
     def send(state: ViewState, picks: list[str], blind: bool, text: str) -> str:
-        if state.view == GRID:
-            controller.ask_grid(state.character, picks, text)
+        if state.is_grid:
+            controller.ask_grid(state, picks, text)
         else:
-            controller.send(state.character, state.run, text, blind)
+            controller.send(state, text, blind)
         return ""
 
     def regenerate(state: ViewState, blind: bool) -> None:
-        controller.regenerate(state.character, state.run, blind)
+        controller.regenerate(state, blind)
 
     composer, live = controls.composer, controller.services.live
     asked = [controls.state, controls.picks, controls.blind, composer.message]
@@ -182,8 +179,10 @@ def _talking(controller: Controller, page: Page, controls: Controls) -> None:
         begin(changing(live, ROOM, send), asked, composer.message, trigger_mode="once", **page.private)
     controls.regenerate.click(changing(live, ROOM, regenerate), [controls.state, controls.blind], None, trigger_mode="once",
                               **page.private)
-    composer.stop.click(guarded(lambda state: controller.stop(state.character, state.run, state.view == GRID)), controls.state,
-                        None, **page.poll)
+    composer.stop.click(changing(live, ROOM, controller.stop), controls.state, None, **page.poll)
+    for button, act in ((controls.new, controller.start_conversation), (controls.clear, controller.clear),
+                        (controls.undo, controller.undo)):
+        button.click(changing(live, ROOM, act), controls.state, None, **page.private)
 
 
 def _voting(controller: Controller, page: Page, controls: Controls) -> None:
@@ -192,16 +191,7 @@ def _voting(controller: Controller, page: Page, controls: Controls) -> None:
     def vote_cell(event: gr.EventData) -> None:
         said = event._data if isinstance(event._data, dict) else {}
         if said.get("do") in ("good", "bad"):
-            controller.vote_cell(str(said.get("answer", "")), said["do"] == "good")
-
-    def start_conversation(state: ViewState) -> None:
-        controller.start_conversation(state.character, state.run)
-
-    def clear(state: ViewState) -> None:
-        controller.clear(state.character, state.run, state.view == GRID)
-
-    def undo(state: ViewState) -> None:
-        controller.undo(state.character, state.run, state.view == GRID)
+            rounds.vote_cell(controller.store, str(said.get("answer", "")), said["do"] == "good")
 
     for verdict, button in controls.votes.items():
 
@@ -210,5 +200,3 @@ def _voting(controller: Controller, page: Page, controls: Controls) -> None:
 
         button.click(changing(live, ROOM, vote), controls.shown_round, None, js=_SHOWN_ROUND, trigger_mode="once", **page.private)
     controls.arena.click(changing(live, ROOM, vote_cell), None, None, **page.private)
-    for button, act in ((controls.new, start_conversation), (controls.clear, clear), (controls.undo, undo)):
-        button.click(changing(live, ROOM, act), controls.state, None, **page.private)

@@ -68,6 +68,11 @@ class ViewState:
     run: str = ""
     view: str = PAIR
 
+    @property
+    def is_grid(self) -> bool:
+        """Whether the page shows the grid."""
+        return self.view == GRID
+
     def look(self) -> dict[str, str]:
         """As the live channel knows it, by the names in LOOKS; `of` is "-" where no character is chosen."""
         return {"of": self.character or "-", "run": self.run, "view": self.view, "model": self.model}
@@ -171,8 +176,9 @@ class Controller:
         if look["of"] == "-":
             return {"compare-empty-box": True, "compare-empty": NOBODY, "compare-to-prune": False, "compare-work": False,
                     "compare-script": False}
-        grid, is_script = look["view"] == GRID, look["view"] == SCRIPT
-        scene = self.scene(look["of"], look["run"], grid)
+        state = ViewState(look["of"], look["model"], look["run"], look["view"])
+        grid, is_script = state.is_grid, state.view == SCRIPT
+        scene = self.scene(state)
         pair, votes = scene.pair, run_votes(scene.runs, scene.tallies)
         is_pair = not grid and not is_script
         tally = scene.tallies.get(scene.run.id) if scene.run else None
@@ -195,11 +201,11 @@ class Controller:
                 "picks": scene.picks, **settings_of(self.services),
                 "tested": script.choices_of(self.services, scene.runs, model), "judge": script.judge_of(self.services)}
 
-    def scene(self, character: str, run_id: str, grid: bool) -> Scene:
+    def scene(self, state: ViewState) -> Scene:
         """The comparison as it is now; without a known run, that of the run compared last."""
-        store = self.store
+        store, character, grid = self.store, state.character, state.is_grid
         found = finished(self.services, character)
-        run = chosen_run(self.services, character, run_id, found)
+        run = chosen_run(self.services, character, state.run, found)
         who = characters.get(store, character)
         card, fault = None, ""
         try:
@@ -217,22 +223,15 @@ class Controller:
                      [one for one in grids if one], {one.id: rounds.tally(store, one.id) for one in found}, bool(cleared),
                      slower_words(store))
 
-    def choose(self, character: str, run: str) -> None:
-        """Remember the pruned model to compare with."""
-        values.set_value(self.store, f"compare-run:{character}", run)
-
-    def pick(self, character: str, picks: list[str]) -> None:
-        """Remember the pruned models of the grid."""
-        values.set_value(self.store, f"compare-picks:{character}", picks)
-
     def change_settings(self, blind: bool, *sliders: float) -> None:
         """How the next rounds are answered and shown. Raises UserError."""
         settings = {**read_params(chosen(sliders)).as_dict(), "blind": bool(blind)}
         values.set_value(self.store, "compare-settings", settings)
 
-    def warm(self, character: str, run_id: str) -> None:
-        """Let the worker load both models and read what the next answers begin with."""
-        run = chosen_run(self.services, character, run_id, finished(self.services, character))
+    def warm(self, state: ViewState) -> None:
+        """Let the worker load both models and read what the next answers begin with: both, so that none has a head start."""
+        character = state.character
+        run = chosen_run(self.services, character, state.run, finished(self.services, character)) if state.view == PAIR else None
         if run is None:
             return
         turns = self._turns(run, self._present_round(character, run.id))
@@ -244,27 +243,27 @@ class Controller:
                 self.services.speech.warm(one.model, card, player_of(self.store), history(turns, side),
                                           about_of(self.store, character))
 
-    def send(self, character: str, run_id: str, text: str, blind: bool) -> Round:
+    def send(self, state: ViewState, text: str, blind: bool) -> Round:
         """Put a message to the dense and the pruned model."""
-        run, message = self._run(character, run_id), message_of(text)
+        run, message = self._run(state), message_of(text)
         with self.asking.lock:
-            present = self._present_round(character, run.id)
+            present = self._present_round(run.character, run.id)
             self.asking.check_idle(present)
             return self._begin(run, message, self._turns(run, present), blind)
 
-    def regenerate(self, character: str, run_id: str, blind: bool) -> Round:
-        """Ask both models for other answers to the last message; sides are drawn anew."""
-        run = self._run(character, run_id)
+    def regenerate(self, state: ViewState, blind: bool) -> Round:
+        """Ask both models for other answers to the last message; sides are drawn again."""
+        run = self._run(state)
         with self.asking.lock:
-            present = self._present_round(character, run.id)
+            present = self._present_round(run.character, run.id)
             if present is None:
                 raise UserError("There is nothing to answer yet.", "Write a message first.")
             self.asking.check_idle(present)
             return self._begin(run, present.message, present.turns, blind)
 
-    def ask_grid(self, character: str, picks: list[str], text: str) -> Round:
+    def ask_grid(self, state: ViewState, picks: list[str], text: str) -> Round:
         """Put a line to the dense model and to several pruned ones, each without any history but the greeting."""
-        message = message_of(text)
+        message, character = message_of(text), state.character
         chosen = [run for run in finished(self.services, character) if run.id in picks]
         if not chosen:
             raise UserError("No pruned model is chosen.", "Tick at least one above.")
@@ -278,7 +277,7 @@ class Controller:
             options = self._options(character, version)
             found = rounds.open_round(self.store, character, version, "grid", message, self._greeting(character, version),
                                       [(one.run, one.model) for one in [*dense, *ordered]], seed=_new_seed())
-            self._forget_cleared(character, "", True)
+            values.set_value(self.store, _cleared_key(character, "", True), "")
             self.asking.ask_in_turn(found, options)
             return found
 
@@ -296,39 +295,35 @@ class Controller:
                 raise UserError("You have voted on this round already.")
             rounds.vote(self.store, found.id, verdict)
 
-    def vote_cell(self, answer_id: str, good: bool) -> None:
-        """Say of an answer in a grid whether it is good; may be changed."""
-        rounds.vote_cell(self.store, answer_id, good)
-
-    def stop(self, character: str, run_id: str, grid: bool) -> None:
+    def stop(self, state: ViewState) -> None:
         """End the answers under way."""
-        shown = self.scene(character, run_id, grid).shown
+        shown = self.scene(state).shown
         self.asking.stop(shown.round if shown else None)
 
-    def start_conversation(self, character: str, run_id: str) -> None:
+    def start_conversation(self, state: ViewState) -> None:
         """End the conversation and start another; its rounds and votes stay."""
-        run = self._run(character, run_id)
+        run = self._run(state)
         with self.asking.lock:
-            if present := self._present_round(character, run.id):
+            if present := self._present_round(run.character, run.id):
                 self.asking.stop(present)
                 values.set_value(self.store, _closed_key(run.id), present.id)
 
-    def clear(self, character: str, run_id: str, grid: bool) -> None:
+    def clear(self, state: ViewState) -> None:
         """Take away rounds with their votes: those of a pair, or the grids of the character."""
+        grid = state.is_grid
         with self.asking.lock:
-            for found in rounds.rounds(self.store, character, "grid", limit=1) if grid else []:
-                self.asking.stop(found)
-            if not grid and (present := self._present_round(character, run_id)):
-                self.asking.stop(present)
-            token = rounds.clear(self.store, character, None if grid else run_id, "grid" if grid else "pair")
+            shown = self.scene(state).shown
+            self.asking.stop(shown.round if shown else None)
+            token = rounds.clear(self.store, state.character, None if grid else state.run, "grid" if grid else "pair")
         if not token:
             raise UserError("There is nothing to clear.")
-        values.set_value(self.store, _cleared_key(character, run_id, grid), token)
+        values.set_value(self.store, _cleared_key(state.character, state.run, grid), token)
 
-    def undo(self, character: str, run_id: str, grid: bool) -> None:
+    def undo(self, state: ViewState) -> None:
         """Bring back what was cleared last."""
-        rounds.undo(self.store, str(values.get_value(self.store, _cleared_key(character, run_id, grid), "")))
-        self._forget_cleared(character, run_id, grid)
+        key = _cleared_key(state.character, state.run, state.is_grid)
+        rounds.undo(self.store, str(values.get_value(self.store, key, "")))
+        values.set_value(self.store, key, "")
 
     def _begin(self, run: Run, message: str, turns: list[list[str]], blind: bool) -> Round:
         card_of(characters.version(self.store, run.character, run.version))  # before anything is written
@@ -336,7 +331,7 @@ class Controller:
         sides = [(one.run, one.model) for one in (dense_of(run), pruned_of(self.services, run))]
         found = rounds.open_round(self.store, run.character, run.version, "pair", message, turns, sides, seed=_new_seed(),
                                   blind=blind, swapped=blind and bool(secrets.randbelow(2)))
-        self._forget_cleared(run.character, run.id, False)
+        values.set_value(self.store, _cleared_key(run.character, run.id, False), "")
         self.asking.ask_all(found, options)
         return found
 
@@ -379,15 +374,11 @@ class Controller:
         card = characters.version(self.store, character, version).card
         return AnswerOptions(card, player_of(self.store), settings_of(self.services)["sampling"], about_of(self.store, character))
 
-    def _forget_cleared(self, character: str, run_id: str, grid: bool) -> None:
-        if values.get_value(self.store, _cleared_key(character, run_id, grid), ""):
-            values.set_value(self.store, _cleared_key(character, run_id, grid), "")
-
-    def _run(self, character: str, run_id: str) -> Run:
-        found = finished(self.services, character)
-        if run_id and run_id not in [run.id for run in found]:
+    def _run(self, state: ViewState) -> Run:
+        found = finished(self.services, state.character)
+        if state.run and state.run not in [run.id for run in found]:
             raise UserError("This pruned model is gone.", "Choose another above.")
-        if run := chosen_run(self.services, character, run_id, found):
+        if run := chosen_run(self.services, state.character, state.run, found):
             return run
         raise UserError("No pruned model is chosen.", "Make one in the Prune room.")
 
