@@ -15,6 +15,7 @@ from store_samples import card
 
 from engine.base import events
 from engine.base.errors import UserError
+from engine.base.ids import Rejection, StageId
 from engine.base.questions import split_of
 from studio import library
 from studio.page import Page
@@ -30,7 +31,6 @@ from studio.tabs.prune.lines_view import Filter
 from studio.tabs.prune.listeners import sizes
 from studio.tabs.prune.queueing import Queueing
 from studio.tabs.prune.runs_controller import RunsController
-from studio.workers.view import LEARNING
 
 STUB = Path(__file__).with_name("stub_engine.py")
 STARTER = {"name": "starter", "layers": 30, "hidden_size": 576, "intermediate_size": 1536, "parameters": 134_515_008}
@@ -101,7 +101,7 @@ def test_what_is_no_line_is_left_out_and_counted() -> None:
                       {"question": "Long?", "answer": "x" * 5000}]
     found, left = own_lines.parse(json.dumps(records() + odd).encode(), "mine.json")
     assert len(found) == 60
-    assert left == {own_lines.TWICE: 1, own_lines.EMPTY: 3, own_lines.LONG: 1}
+    assert left == {Rejection.REPEATED: 1, Rejection.NO_TEXT: 3, Rejection.TOO_LONG: 1}
 
 
 @pytest.mark.parametrize(("data", "sentence"), [
@@ -437,11 +437,11 @@ SNAPSHOT = events.MaskSnapshot(2, 0.25, [[1.0, 0.5], [1.0, 0.5]], [3, 4])
 def test_what_a_run_tells_is_shown_and_the_rest_stays_as_it_is(services: Services, run_room: RunsController, person: str,
                                                                set_id: str) -> None:
     run = runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
-    tell(services, run, events.Started("Zoë", "starter", 0.25, [LEARNING]), events.Stage(LEARNING, 10))
+    tell(services, run, events.Started("Zoë", "starter", 0.25, [StageId.LEARN_MASK]), events.Stage(StageId.LEARN_MASK, 10))
     first = shown(services, person)
     assert first["prune-run"] and not any(first[f"prune-row-{name}"] for name, _ in runs_view.FIGURES)
     assert shown(services, person) == first
-    tell(services, run, events.Step(LEARNING, 1, 10, {"loss": 0.5}))
+    tell(services, run, events.Step(StageId.LEARN_MASK, 1, 10, {"loss": 0.5}))
     second = shown(services, person)
     assert {id for id in second if second[id] != first[id]} == {"prune-progress", "prune-row-curves", "prune-figure-curves"}
     assert "1 of 10" in second["prune-progress"]
@@ -473,7 +473,7 @@ def test_a_figure_is_drawn_once_for_all_pages_and_one_that_grows_not_too_often(r
                                                                                person: str, set_id: str,
                                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
-    tell(services, run, events.Started("Zoë", "starter", 0.25, [LEARNING]), SNAPSHOT)
+    tell(services, run, events.Started("Zoë", "starter", 0.25, [StageId.LEARN_MASK]), SNAPSHOT)
     real, drawn, now = runs_view.masks.kept_channels, [], [100.0]
     monkeypatch.setattr(runs_view.masks, "kept_channels", lambda last: drawn.append(last.step) or real(last))
     monkeypatch.setattr(runs_view.time, "monotonic", lambda: now[0])
@@ -507,9 +507,9 @@ def test_a_silent_run_offers_its_end_though_no_event_came(services: Services, ru
 
 def test_a_finished_run_shows_its_figures_when_its_files_are_gone(services: Services, person: str, set_id: str) -> None:
     run = finish(services, person, set_id)
-    said = [events.Started("Zoë", "starter", 0.5, [LEARNING]), events.Stage(LEARNING, 2),
-            events.Step(LEARNING, 1, 2, {"loss": 0.4}), SNAPSHOT, events.Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900),
-            events.Finished("", 9.0)]
+    said = [events.Started("Zoë", "starter", 0.5, [StageId.LEARN_MASK]), events.Stage(StageId.LEARN_MASK, 2),
+            events.Step(StageId.LEARN_MASK, 1, 2, {"loss": 0.4}), SNAPSHOT,
+            events.Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900), events.Finished("", 9.0)]
     runs.set_events(services.store, run.id, [json.loads(events.encode(event)) for event in said])
     contents = shown(services, person)
     assert "Done in" in contents["prune-progress"] and "prune-resume" not in contents["prune-progress"]
