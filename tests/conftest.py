@@ -25,37 +25,16 @@ hypothesis.settings.register_profile("untimed", parent=hypothesis.settings(), de
 hypothesis.settings.load_profile("untimed")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a worker; inherited by the processes that tests start
-LONG = ["test_workers_whole_job", "test_processes", "test_bench_studio", "test_bench_fidelity", "test_export_verb", "test_serve",
-        "test_worker_mode", "test_repair", "test_full_disk", "test_pipeline", "test_resume", "test_workers_speech",
-        "test_preview_room", "test_damaged_work"]
-PARTS = ("process", "browser", "starter")  # the marks by which the tests are run in parts
+FIRST = ["test_main_job", "test_faults", "test_compare", "test_workers_whole_job", "test_draft", "test_page", "test_prune",
+         "test_code_style", "test_border", "test_serve", "test_export_verb", "test_processes", "test_preview", "test_pipeline",
+         "test_resume", "test_full_disk", "test_workers_speech", "test_preview_room", "test_damaged_work"]
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With -m and one mark alone, files without it are not even imported: all of them together take 14 seconds."""
-    mark = config.option.markexpr
-    if mark in PARTS and collection_path.name.startswith("test_") and not _may_have(collection_path, mark):
-        return True
-    return None
-
-
-def _may_have(path: Path, mark: str) -> bool:
-    """Whether a test file says that it has this mark, or lies in a folder of that name (browser/conftest.py)."""
-    return path.parent.name == mark or f"mark.{mark}" in path.read_text(encoding="utf-8")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of few and long tests begin, so that two processes that share the files end at about the same time.
-
-    Raises UsageError for a test whose mark its file does not name.
-    """
-    hidden = next((item for item in items for mark in PARTS
-                   if item.get_closest_marker(mark) and not _may_have(item.path, mark)), None)
-    if hidden:
-        raise pytest.UsageError(f"{hidden.nodeid} has a mark that its file does not name: -m with that mark would never find it.")
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    """Files of few and long tests begin, so that two processes that share the files end at about the same time."""
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")

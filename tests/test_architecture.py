@@ -122,7 +122,7 @@ print([name for name in ("torch", "transformers", "bitsandbytes") if name in sys
 """
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_the_whole_page_is_built_without_torch() -> None:
     result = subprocess.run([sys.executable, "-c", PAGE_WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"

@@ -25,7 +25,7 @@ def test_polling_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Monk
     assert read_json(tmp_path / "found.json")["polling"] == found
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_job_is_watched_and_left_alone() -> None:
     found = measure_tabs(tabs=2, pairs=1, window=1.2, step_seconds=0.02)
     pair = found["pairs"][0]
@@ -34,7 +34,7 @@ def test_a_job_is_watched_and_left_alone() -> None:
     assert "2 tabs in the Prune room" in costs._tabs_words(found)
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_the_second_turn_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     model = make_tiny(tmp_path / "tiny", max_position_embeddings=8192)

@@ -120,7 +120,7 @@ def test_a_zero_byte_behind_a_card(tmp_path: Path) -> None:
         parse_card(b"\0\0", "x")
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_the_command_line_tells_what_was_mended(tmp_path: Path) -> None:
     file = tmp_path / "odd.json"
     file.write_bytes(v2(tags="calm"))

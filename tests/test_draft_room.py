@@ -235,7 +235,7 @@ def test_the_prompt_comes_at_once_and_then_exactly(services: Services, mara: str
     assert last[0].startswith("You are Mara.") and "No &lt;b&gt;model" in last[1]
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_the_real_worker_gives_the_exact_text(services: Services, mara: str, tmp_path: Path) -> None:
     fields = {"post_history_instructions": "Be brief."}
     for family in ("llama", "gemma2"):  # gemma2's template knows no system and no assistant who begins

@@ -58,7 +58,7 @@ def leftovers(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir() if ".partial" in file.name]
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_copy_is_equal_and_proven_in_a_fresh_process(pruned: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "gift" / "zoë"
     assert main(["export", str(pruned), "--out", str(out), "--zip", "--json", "--workdir", str(tmp_path / "work")]) == 0
@@ -140,7 +140,7 @@ def test_a_damaged_folder_is_not_given_away(damage: Any, words: str, pruned: Pat
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.zip").exists() and leftovers(tmp_path) == []
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_folder_that_does_not_load_is_not_given_away(pruned: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(pruned, tmp_path / "source"))
     rewrite(source, "config.json", lambda value: value.update(hidden_act="no such function"))
@@ -161,7 +161,7 @@ def test_a_stopped_copy_leaves_nothing_behind(stage: str, pruned: Path, tmp_path
     assert leftovers(tmp_path) == [] and not (tmp_path / "out").exists() and not (tmp_path / "out.zip").exists()
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_an_export_whose_owner_is_gone_stops(pruned: Path, tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-m", "engine", "export", str(pruned), "--out", str(tmp_path / "out"), "--leash",
                             "--json", "--workdir", str(tmp_path / "work")], cwd=ROOT, stdin=subprocess.DEVNULL,
@@ -268,7 +268,7 @@ def test_a_disk_that_fills_at_the_nth_write_leaves_the_old_export_whole(nth: int
     assert files_of(tmp_path) == before and sorted(file.name for file in tmp_path.iterdir()) == ["old", "old.zip"]
 
 
-@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["copy", "prove"])
 def test_an_export_killed_at_any_moment_leaves_nothing_that_is_seen(stage: str, pruned: Path, tmp_path: Path) -> None:
     list_before = files_of(pruned)

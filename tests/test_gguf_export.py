@@ -61,7 +61,7 @@ def proves_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "greet", greet_here)
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_file_is_proven_in_fresh_processes(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
     result_of(write_gguf(pruned, tmp_path / "x.gguf", "F16"))

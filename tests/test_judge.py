@@ -117,7 +117,7 @@ def test_an_address_that_cannot_be_one_is_refused(url: str) -> None:
         Judge("http://127.0.0.1:1", " ")
 
 
-@pytest.mark.starter
+@pytest.mark.slow
 def test_a_real_server_gives_log_probabilities_that_can_be_read(starter_gguf: Path) -> None:
     """The starter writes numbers digit by digit and hardly understands the task: its word must be rejected, with a reason."""
     xllamacpp: Any = pytest.importorskip("xllamacpp")

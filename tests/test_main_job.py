@@ -15,7 +15,7 @@ import pytest
 
 from engine.base.files import check_manifest, data_folder
 
-pytestmark = pytest.mark.starter
+pytestmark = pytest.mark.slow
 TUNED = "mask_tuned"
 ROOT = Path(__file__).resolve().parents[1]
 

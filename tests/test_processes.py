@@ -22,7 +22,7 @@ from engine.base import events
 from engine.base.files import read_json, sha256
 from engine.export.folder import MASK
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.slow
 SETTINGS = {"recover": True, "seed": 3}
 
 

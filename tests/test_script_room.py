@@ -60,7 +60,7 @@ def test_a_test_is_kept_with_version_seed_and_model_and_its_version_is_not_overw
     assert [(kept.state, kept.sentence) for kept in script_runs.newest(store, who) if kept.id == again.id] == [("stopped", CLOSED)]
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_real_process_answers_every_question_of_the_head(services: Services, llama: Path) -> None:
     who = smith(services)
     script.begin(services, who, str(llama), [f"dense:{llama}"], 3, "", "")
@@ -75,7 +75,7 @@ def test_a_real_process_answers_every_question_of_the_head(services: Services, l
     assert "n = 5 · card version 1 · seed 3 · no judge" in page and "<b>And?" not in page
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_test_is_over_with_its_last_word_or_with_the_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = ["import pathlib, sys, time; place = pathlib.Path(sys.argv[sys.argv.index('--workdir') + 1]); place.mkdir(); "
             "(place / 'events.jsonl').write_text('{\"event\": \"Stopped\", \"time\": 0, \"sentence\": \"\"}\\n'); time.sleep(60)",
@@ -93,7 +93,7 @@ def test_a_test_is_over_with_its_last_word_or_with_the_studio(tmp_path: Path, mo
         services.speech.close()
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_process_that_fails_says_why(services: Services, tmp_path: Path) -> None:
     who = smith(services)
     services.scripts.begin(who, [(None, str(tmp_path / "none"))], {"temperature": 0.7, "limit": 4}, 0)

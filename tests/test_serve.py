@@ -409,7 +409,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         worker.kill()
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_worker_process_answers_until_its_input_ends(process: subprocess.Popen[str], llama: str) -> None:
     assert process.stdin and process.stdout
 
@@ -438,7 +438,7 @@ def test_a_worker_process_answers_until_its_input_ends(process: subprocess.Popen
     assert all(json.loads(line)["id"] == "never ended" for line in process.stdout)
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_worker_outlives_hostile_templates(process: subprocess.Popen[str], tmp_path: Path) -> None:
     assert process.stdin and process.stdout
     templates = {"loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",

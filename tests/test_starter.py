@@ -169,7 +169,7 @@ def test_what_a_killed_process_left_is_swept_later(tmp_path: Path, own_home: Pat
     assert not old.exists() and young.exists()  # the young one may belong to another process at work
 
 
-@pytest.mark.starter
+@pytest.mark.slow
 def test_the_real_starter(starter: Path) -> None:
     import torch
     from tiny import find

@@ -361,7 +361,7 @@ def test_a_key_that_no_header_can_carry_is_refused_unseen(tmp_path: Path, monkey
     assert bad not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.starter
+@pytest.mark.slow
 def test_a_real_server_rewrites_four_lines(tmp_path: Path, starter_gguf: Path) -> None:
     xllamacpp = pytest.importorskip("xllamacpp")
     settings = xllamacpp.CommonParams()

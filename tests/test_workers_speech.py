@@ -241,7 +241,7 @@ def test_closing_ends_the_worker_and_every_answer(settings: Settings) -> None:
     assert late.done and late.reason == "failed"
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_the_real_worker_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tiny import make_tiny
 

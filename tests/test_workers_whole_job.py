@@ -18,7 +18,7 @@ from studio.workers.jobs import Jobs
 from studio.workers.view import LEARNING
 from studio.workers.watch import Watcher
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.slow
 SECONDS = 300  # its own job yields the processor to whatever else runs
 LOOK = 0.1  # seconds between two looks: each reads what the job has written, on the processor that the job needs
 

@@ -38,10 +38,10 @@ JSON.parse = (text, ...more) => {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what opens a browser: a starved browser is slow at everything, so this runs apart from the rest."""
+    """Mark what opens a browser."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker("browser")
+            item.add_marker("slow")
 
 
 def add_run(store: Store, character: str, name: str, spec: dict[str, Any], line_set: str | None = None, **fields: Any) -> runs.Run:
@@ -52,10 +52,15 @@ def add_run(store: Store, character: str, name: str, spec: dict[str, Any], line_
 
 
 def chromium() -> str:
-    """The browser's path. Without one the tests fail where CI is set, and are skipped with a sentence elsewhere."""
+    """The browser's path: the system's, else playwright's own. Without one the tests fail where CI is set, and skip elsewhere."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
-        sentence = "These tests need Chromium (Debian: apt-get install chromium)."
+        from playwright.sync_api import sync_playwright
+
+        with sync_playwright() as playwright:
+            found = playwright.chromium.executable_path
+    if not Path(found).exists():
+        sentence = "These tests need Chromium: apt-get install chromium, or python -m playwright install chromium."
         (pytest.fail if os.environ.get("CI") else pytest.skip)(sentence)
     return str(found)
 
