@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("command", [["ruff", "check", "."], pytest.param(["mypy"], marks=pytest.mark.slow)], ids=lambda one: one[0])
-def test_the_code_is_clean(command: list[str]) -> None:
-    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("command", ["ruff check .", pytest.param("mypy", marks=pytest.mark.slow)])
+def test_the_code_is_clean(command: str) -> None:
+    result = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-4000:]

@@ -26,7 +26,8 @@ def pins(name: str) -> dict[str, str]:
 
 def test_what_is_pinned_is_what_may_be_installed() -> None:
     extras = PROJECT["optional-dependencies"]
-    for file, allowed in (("requirements.txt", [*PROJECT["dependencies"], *extras["gguf"]]), ("requirements-dev.txt", extras["dev"])):
+    of_file = {"requirements.txt": [*PROJECT["dependencies"], *extras["gguf"]], "requirements-dev.txt": extras["dev"]}
+    for file, allowed in of_file.items():
         wanted = {one.name.lower(): one for one in map(Requirement, allowed)}
         pinned = pins(file)
         assert pinned.keys() == wanted.keys(), file
@@ -69,17 +70,20 @@ def run(installed: Path, folder: Path, code: str) -> str:
 
 def test_both_commands_run_from_any_folder(installed: Path, tmp_path: Path) -> None:
     commands = (next(installed.glob("*.dist-info")) / "entry_points.txt").read_text(encoding="utf-8")
-    assert re.findall(r"^(\S+) = (\S+):main$", commands, re.M) == [("persona", "engine.__main__"), ("persona-studio", "studio.launch")]
+    named = dict(re.findall(r"^(\S+) = (\S+):main$", commands, re.M))
+    assert named == {"persona": "engine.__main__", "persona-studio": "studio.launch"}
     assert "starter" in run(installed, tmp_path, "from engine.__main__ import main; main(['models'])")
     assert "All is well" in run(installed, tmp_path, "from studio.launch import main; main(['--check'])")
 
 
+def files_of(folder: Path) -> list[str]:
+    """The files below a folder, by their path in it."""
+    return sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
+
+
 def test_all_that_comes_with_the_program_is_found(installed: Path, tmp_path: Path) -> None:
-    code = ("from engine.base.resources import resource\n"
-            "for name in ('assets', 'characters'):\n"
-            "    print(*sorted(str(one.relative_to(resource(name))) for one in resource(name).rglob('*') if one.is_file()), sep='\\n')\n"
-            "print(resource('LICENSE').parent.name)")
-    found = run(installed, tmp_path, code).splitlines()
-    here = [str(one.relative_to(ROOT / name)) for name in ("assets", "characters") for one in (ROOT / name).rglob("*") if one.is_file()]
-    assert sorted(found[:-1]) == sorted(here) and found[-1] == "resources"
+    code = "from engine.base.resources import resource\nfor name in ('assets', 'characters', 'LICENSE'): print(resource(name))"
+    assets, characters, licence = (Path(line) for line in run(installed, tmp_path, code).splitlines())
+    assert files_of(assets) == files_of(ROOT / "assets") and files_of(characters) == files_of(ROOT / "characters")
+    assert licence.is_file() and installed in licence.parents and installed in assets.parents
     assert not {"tests", "benchmarks", "docs"} & {one.name for one in installed.iterdir()}
