@@ -8,7 +8,7 @@ const begin = () => {
   const PAUSE = 1000;      // ms without a key until it is saved
   const LONGEST = 5000;    // ms of typing without a pause until it is saved
   const AGAIN = 3000;      // ms until the next try when the studio does not answer
-  const FORSAKEN = 6000;   // ms after which what another page kept is taken over: a live one renews or sends it sooner
+  const ABANDONED = 6000;   // ms after which what another page kept is taken over: a live one renews or sends it sooner
 
   let pad = null;          // the status line's own things
   let typed = {};          // character -> {print, fields}: not sent yet
@@ -17,8 +17,8 @@ const begin = () => {
   let known = {};          // character -> {print, stamp}: the newest version that this page knows
   let shown = "";          // the character in the fields
   let outdated = false;    // the fields show less than the newest version
-  let quiet = false;       // the next version to arrive says nothing: something more important stands there
-  let noticed = "";        // the character and version under which that stands: it may arrive more than once
+  let quiet = false;       // the next version to arrive says nothing: something more important is shown there
+  let noticed = "";        // the character and version for which that is shown: it may arrive more than once
   let recovered = false;   // what is sent comes from a page that could not send it
   let news = {};           // character -> words to show when the character is
   let timer = 0;
@@ -57,7 +57,7 @@ const begin = () => {
       let kept = null;
       try { kept = JSON.parse(localStorage.getItem(key)); } catch { localStorage.removeItem(key); }
       if (!kept?.records) continue;
-      const left = kept.closed ? 0 : kept.at + FORSAKEN - Date.now();
+      const left = kept.closed ? 0 : kept.at + ABANDONED - Date.now();
       if (left > 0) { setTimeout(adopt, left + 50); continue; }
       typed = merged(kept.records, typed);
       recovered = true;
@@ -101,7 +101,7 @@ const begin = () => {
     const records = Object.entries(sending).map(([character, {print, fields}]) =>
       ({character, print: recovered ? print : known[character]?.print ?? print, fields}));
     const answers = await pad.server.save(records).catch(() => null);
-    // Gradio answers with nothing, or with words of its own, when the studio was not reached.
+    // Gradio answers with nothing, or with other words, when the studio was not reached.
     if (Object.keys(sending).every((character) => answers?.[character]?.version || answers?.[character]?.problem)) {
       take(answers);
     } else {
@@ -148,11 +148,11 @@ const begin = () => {
 
   // A version has come into the fields.
   const arrived = () => {
-    const sight = pad.props.value;
-    shown = sight?.character ?? "";
+    const head = pad.props.value;
+    shown = head?.character ?? "";
     if (!shown) { noticed = ""; return say(""); }
-    const version = `${shown} ${sight.print}`;
-    if (!learn(shown, sight) || typed[shown] || sending[shown]) {
+    const version = `${shown} ${head.print}`;
+    if (!learn(shown, head) || typed[shown] || sending[shown]) {
       outdated = true;
       if (!under_way) flush();
     } else if (news[shown]) {
@@ -162,7 +162,7 @@ const begin = () => {
     } else if (quiet) {
       noticed = version;
     } else if (noticed !== version) {
-      say(sight.words);
+      say(head.words);
       noticed = "";
     }
     quiet = false;
@@ -171,9 +171,9 @@ const begin = () => {
   const look = async () => {
     if (!shown || !pad || typed[shown] || under_way) return;
     const character = shown;
-    const sight = await pad.server.newest(character).catch(() => null);
-    if (!sight?.print || character !== shown || typed[shown] || under_way || sight.print === known[shown]?.print) return;
-    say(`Changed in another window · version ${sight.version}`, "notice");
+    const head = await pad.server.newest(character).catch(() => null);
+    if (!head?.print || character !== shown || typed[shown] || under_way || head.print === known[shown]?.print) return;
+    say(`Changed in another window · version ${head.version}`, "notice");
     quiet = true;
     pad.trigger("apply");
   };

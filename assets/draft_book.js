@@ -22,7 +22,7 @@ const title = (entry) => entry.name || entry.keys.slice(0, 2).join(", ") || "New
 
 const changed = () => {
   const value = structuredClone(book());
-  tell("character_book", value);
+  send("character_book", value);
   props.value = JSON.stringify(value);
   look();
 };
@@ -103,7 +103,7 @@ const add = () => {
   row.querySelector(".book-keys textarea").focus();
 };
 
-const bring = async () => {
+const importFile = async () => {
   const chosen = file.files[0];
   file.value = "";
   problem.textContent = news.textContent = "";
@@ -112,7 +112,7 @@ const bring = async () => {
   const answer = await server.read_world({text: await chosen.text(), name: chosen.name}).catch(() => null);
   if (!answer?.entries) { problem.textContent = answer?.problem ?? "The studio does not answer. Try again."; return; }
   rows.append(...answer.entries.map(rowOf));
-  news.textContent = answer.told;
+  news.textContent = answer.notes;
   changed();
 };
 
@@ -147,7 +147,7 @@ const rules = filled(make("details", "book-rules"), make("summary", "", "How ent
 const test = filled(make("div", "book-test"), make("span", "draft-list-hint", "What would fire for this message?"), message, found);
 const tools = filled(make("div", "book-tools"), button("+ Add an entry", add, "draft-list-add"),
   button("Import a lorebook", () => file.click(), "draft-list-add"), file);
-file.addEventListener("change", bring);
+file.addEventListener("change", importFile);
 message.addEventListener("input", look);
 element.replaceChildren(empty, rows, tools, problem, news, rules, test);
 fill();

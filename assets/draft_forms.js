@@ -1,5 +1,5 @@
 // The forms of the draft room: what all of them share, the lists of greetings, and the NPC fields. Comes before the script of
-// every section (element, props, server, watch). A section tells the room what was typed by the event "draft-list".
+// every section (element, props, server, watch). A section sends what was typed to the room by the event "draft-list".
 
 const make = (tag, className = "", textContent = "", more = {}) =>
   Object.assign(document.createElement(tag), {className, textContent, ...more});
@@ -21,7 +21,7 @@ const labelled = (className, words, control, hint = "") => {
 };
 const parts = (text, sign) => text.split(sign).map((part) => part.trim()).filter(Boolean);
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
-const tell = (field, texts) => element.dispatchEvent(new CustomEvent("draft-list", {bubbles: true, detail: {field, texts}}));
+const send = (field, texts) => element.dispatchEvent(new CustomEvent("draft-list", {bubbles: true, detail: {field, texts}}));
 
 // A list of texts that can be added to, put in another order and made shorter. props: field, word; the value is the list.
 const drawTexts = () => {
@@ -38,7 +38,7 @@ const drawTexts = () => {
       for (const [which, what] of [[up, "Move up"], [down, "Move down"], [remove, "Remove"]]) described(which, `${what}: ${word}`);
     });
   };
-  const typed = () => { tell(props.field, texts()); props.value = texts(); };
+  const typed = () => { send(props.field, texts()); props.value = texts(); };
   const move = (row, up) => {
     if (up) row.previousElementSibling.before(row); else row.nextElementSibling.after(row);
     changed();
@@ -74,7 +74,7 @@ const drawTexts = () => {
 };
 
 // The NPC fields: lists of short entries, sliders, and beside each what it writes into the prompt. props: value {fields,
-// written, words, faults}, lists and scales (their forms). What stands in an entry and has no input here stays in it.
+// written, words, faults}, lists and scales (their forms). Parts of an entry that have no input here are kept.
 const drawNpc = () => {
   const SOON = 150;    // ms after a key until the prompt is shown again
   const writes = {};   // field -> the element that shows what it writes
@@ -87,7 +87,7 @@ const drawNpc = () => {
   const entriesOf = (field) => [...lists[field].children].map((row) => row.entry());
   const levelsOf = (form) => Object.fromEntries(form.scales.map(({key}) => [key, levels[key].level()]));
   const typed = (field, value) => {
-    tell(`npc-${field}`, value);
+    send(`npc-${field}`, value);
     clearTimeout(timer);
     timer = setTimeout(preview, SOON);
   };
@@ -95,7 +95,7 @@ const drawNpc = () => {
     const turn = ++asked;
     const fields = Object.fromEntries([...props.lists.map(({key}) => [key, entriesOf(key)]),
                                        ...props.scales.map((form) => [form.key, levelsOf(form)])]);
-    // What {{char}} stands for, as it is typed at this moment.
+    // The name in the place of {{char}}, as it is typed at this moment.
     const char = ["nickname", "name"].map((key) => document.querySelector(`#draft-${key} :is(input, textarea)`)?.value.trim())
       .find(Boolean) || "{{char}}";
     const found = await server.preview_typed({fields, char}).catch(() => null);

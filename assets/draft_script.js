@@ -10,7 +10,7 @@ const open = new Set();
 
 const changed = () => {
   const of = (origin) => questions.filter((one) => one.origin === origin).map(plain);
-  tell("npc-script", {added: of("added").filter((one) => one.lines.length), removed: removed.map((one) => one.id),
+  send("npc-script", {added: of("added").filter((one) => one.lines.length), removed: removed.map((one) => one.id),
                       changed: Object.fromEntries(of("changed").map((one) => [one.id, one]))});
 };
 

@@ -25,8 +25,8 @@ KINDS = {"lines": "Lines", "prune": "Prune", "export": "Export"}
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of one file: the new character's slug, "" where it was refused; and a line that names the file and tells
-    what was mended in it."""
+    """What became of one file: the new character's slug, "" where it was refused; and a line that names the file and says
+    what was fixed in it."""
 
     slug: str
     sentence: str

@@ -65,7 +65,7 @@ class Settings:
 
     @property
     def private(self) -> tuple[Path, ...]:
-        """What is never served, whatever else is: all that lies beside the uploads."""
+        """What is never served, whatever else is: everything beside the uploads."""
         return (self.database, self.jobs, self.exports, self.backups, self.script, self.log, self.chat_log, self.home / "models")
 
     def run_folder(self, run_id: str) -> Path:

@@ -123,11 +123,11 @@ def test_a_world_file_comes_in_as_entries() -> None:
     }
     found = read_world({"text": json.dumps(world), "name": "world.json"})["entries"]
     assert [one["keys"] for one in found] == [["mill"]] and json.loads(found[0]["kept"])["extensions"] == {"vectorized": True}
-    assert read_world({"text": json.dumps(world), "name": "w"})["told"] == "1 entry came from w."
+    assert read_world({"text": json.dumps(world), "name": "w"})["notes"] == "1 entry came from w."
     agnai = {"kind": "memory", "entries": [{"entry": "Old.", "keywords": ["mill"]}, {"entry": "", "keywords": ["dam"]}]}
     found = read_world({"text": json.dumps(agnai), "name": "memory.json"})
     assert [(one["keys"], one["content"]) for one in found["entries"]] == [(["mill"], "Old.")]
-    assert found["told"] == "1 entry came from memory.json. It was a memory book of Agnai. 1 entry without text was left out."
+    assert found["notes"] == "1 entry came from memory.json. It was a memory book of Agnai. 1 entry without text was left out."
     many = {"entries": [{"keys": ["a"], "content": "b"}] * (MOST_ENTRIES + 1)}
     assert f"and a lorebook has at most {MOST_ENTRIES:,} here." in read_world({"text": json.dumps(many), "name": "w"})["problem"]
     problem = read_world({"text": "{}", "name": "world.json"})["problem"]

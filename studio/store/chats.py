@@ -1,6 +1,6 @@
 """Chats with a model: messages in order, each with its swipes (answers to choose from).
 
-Nothing that was said is ever lost: cut messages keep their place under a token. Knows no model.
+No message is ever lost: cut ones keep their place under a token.
 """
 
 from collections.abc import Sequence
@@ -168,7 +168,7 @@ def edit(store: Store, message_id: str, text: str) -> Message:
 
 
 def extend(store: Store, message_id: str, index: int, text: str, measures: dict[str, Any], reason: str) -> Message:
-    """Put `text` behind a swipe of the message (counted from 0); the measures are those of what was added."""
+    """Append `text` to a swipe of the message (counted from 0); the measures are those of what was added."""
     with store.write() as db:
         message = _message(db, message_id)
         swipes = list(message.swipes)
@@ -185,7 +185,7 @@ def cut_from(store: Store, chat_id: str, position: int) -> str:
 
 
 def undo(store: Store, token: str) -> str:
-    """Put cut messages back. What was said in their place meanwhile is cut: its token is returned, "" when nothing was.
+    """Put cut messages back. What was said in their place is cut: its token is returned, "" when nothing was.
 
     Raises UserError for a token that was used already.
     """

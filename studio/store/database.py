@@ -150,7 +150,7 @@ def _is_cut_short(path: Path) -> bool:
 
 
 def _require_nothing_left(path: Path) -> None:
-    """Raise UserError when an empty file stands in the place of a library that had runs, exports or backups."""
+    """Raise UserError when an empty file is in the place of a library that had runs, exports or backups."""
     left = [name for name in LEFT if any((path.parent / name).glob("*"))]
     if left:
         raise UserError(f"The library {path} is empty, but there is something in the folders {', '.join(left)} beside it.",

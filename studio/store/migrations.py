@@ -1,6 +1,6 @@
 """The tables of the library, as steps that are only ever appended: each runs once, in order, in one transaction.
 
-Knows no record; what the columns mean stands in the modules that read them.
+The modules that read the columns say what they mean.
 """
 
 import json

@@ -74,11 +74,11 @@ class Controller:
         """What the controls show of a character's newest version."""
         found = characters.get(self.store, character) if character else None
         if found is None or found.deleted:
-            return {controls.pad: {}, controls.empty: gr.HTML(visible=True), controls.editor: gr.Column(visible=False)}
+            return {controls.status: {}, controls.empty: gr.HTML(visible=True), controls.editor: gr.Column(visible=False)}
         head = characters.head(self.store, character)
         fields = fields_of(head.card)
         instructions = bool(fields["system_prompt"].strip() or fields["post_history_instructions"].strip())
-        return {controls.pad: versions.seen_as(head), controls.empty: gr.HTML(visible=False),
+        return {controls.status: versions.seen_as(head), controls.empty: gr.HTML(visible=False),
                 controls.editor: gr.Column(visible=True), controls.for_model: gr.Accordion(open=instructions),
                 controls.npc_part: gr.Accordion(open=sections.has_fields(head.card)),
                 controls.npc: sections.npc_value(head.card), controls.script: sections.script_value(head.card),
@@ -96,7 +96,7 @@ class Controller:
     def change_portrait(self, controls: Controls, character: str, file: str | None) -> dict[Any, Any]:
         """Keep a picture file, or none, as the portrait."""
         version = versions.save_portrait(self.store, character, card_views.read_picture(Path(file)) if file else None)
-        return {controls.pad: versions.seen_as(version), **self.portrait(controls, version.portrait)}
+        return {controls.status: versions.seen_as(version), **self.portrait(controls, version.portrait)}
 
     def measure(self, character: str, model: str) -> tuple[str, str]:
         """The meter and the advice of the newest version."""
@@ -152,7 +152,7 @@ class Controller:
 
 def _listen_to_card(controller: Controller, page: Page, controls: Controls) -> None:
     """Filling the fields, and what follows a save; portrait, files, prompt."""
-    portrait = [controls.pad, controls.portrait, controls.no_portrait, controls.remove]
+    portrait = [controls.status, controls.portrait, controls.no_portrait, controls.remove]
     shown = [*portrait, controls.empty, controls.editor, controls.for_model, controls.npc_part, controls.npc, controls.script,
              controls.book, *controls.fields.values(), *controls.lists.values()]
     load, measure = guarded(partial(controller.load, controls)), guarded(controller.measure)
@@ -161,8 +161,8 @@ def _listen_to_card(controller: Controller, page: Page, controls: Controls) -> N
     page.character.change(load, page.character, shown, **page.private)
     for event in (page.character.change, page.model.change):
         event(measure, chosen, measured, **page.private)
-    controls.pad.apply(load, page.character, shown, trigger_mode="always_last", **page.private)
-    controls.pad.submit(guarded(controller.follow), [*chosen, page.revision], [*measured, controls.script, page.revision],
+    controls.status.apply(load, page.character, shown, trigger_mode="always_last", **page.private)
+    controls.status.submit(guarded(controller.follow), [*chosen, page.revision], [*measured, controls.script, page.revision],
                         trigger_mode="always_last", **page.private)
 
     @guarded

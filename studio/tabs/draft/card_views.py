@@ -51,7 +51,7 @@ class Size:
 
     @property
     def about(self) -> str:
-        """What stands before a number that is not exact."""
+        """The word before a number that is not exact."""
         return "" if self.exact else "about "
 
 

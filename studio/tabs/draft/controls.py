@@ -29,7 +29,7 @@ class Controls:
         self.fields: dict[str, gr.Textbox] = {}
         self.lists: dict[str, gr.HTML] = {}
         with gr.Row(elem_id="draft-top"):
-            self.pad = gr.HTML({}, html_template="", js_on_load=_script("draft"), server_functions=server_functions,
+            self.status = gr.HTML({}, html_template="", js_on_load=_script("draft"), server_functions=server_functions,
                                elem_id="draft-status", apply_default_css=False, min_width=120, scale=3)
             self.meter = gr.HTML("", elem_id="draft-size", apply_default_css=False, min_width=150, scale=2)
         self.empty = gr.HTML(EMPTY, elem_id="draft-empty")
