@@ -134,9 +134,11 @@ class Jobs:
 
     def state_word(self, run: Run) -> str:
         """One of WORDS, or "not responding" for a process without a sign of life for settings.silence_seconds."""
-        if run.state in ("running", "stopping") and self.silent_seconds(run) > self.settings.silence_seconds:
-            return NOT_RESPONDING
-        return WORDS[run.state]
+        return NOT_RESPONDING if self.is_silent(run) else WORDS[run.state]
+
+    def is_silent(self, run: Run) -> bool:
+        """Whether a run that should be working has given no sign of life for settings.silence_seconds."""
+        return run.state in ("running", "stopping") and self.silent_seconds(run) > self.settings.silence_seconds
 
     def silent_seconds(self, run: Run) -> float:
         """Seconds since the run's last event or line in its log, or its beginning."""
