@@ -59,8 +59,8 @@ def advice(raw: dict[str, Any], tokens: Tokens | None, context: int = 2048) -> l
     card = unfinished(raw)
     fields = fields_of(card.raw)
     book = parse_book(data_of(card.raw).get("character_book"))
-    found = [*_identity(fields), *_greetings(fields), *_dialogue(fields), *_macros(card, fields), *_leftovers(fields),
-             *_asterisks(fields), *_book(book), *_unread(card, fields)]
+    found = [*_identity(fields), *_greetings(fields), *_dialogue(fields), *_texts(card, fields), *_book(book),
+             *_unread(card, fields)]
     if tokens:
         found += [*_budget(card, fields, tokens, context), *_capped(_too_large(book, tokens))]
     order = list(LABELS)
@@ -116,11 +116,16 @@ def _dialogue(fields: dict[str, Any]) -> Iterator[Advice]:
             return
 
 
-def _macros(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
-    note = note_of(card)
-    texts = [*_prompt_texts(fields), *([("extensions", "The Character's Note", note.text)] if note else [])]
-    for field, what, text in texts:
+def _texts(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
+    """What is wrong within a text: macros, leftovers of a template, asterisks."""
+    for field, what, text in _prompt_texts(fields):
         yield from _macros_in(field, what, text)
+        if left := _PLACEHOLDER.search(text):
+            yield Advice(field, "problem", f"{what} still contains a placeholder ({quoted(left[0])}).")
+        if _STRAY_ASTERISKS.sub("", text).count("*") % 2:
+            yield Advice(field, "hint", f"{what} has an odd number of asterisks, so one action is not closed.")
+    if note := note_of(card):
+        yield from _macros_in("extensions", "The Character's Note", note.text)
 
 
 def _macros_in(field: str, what: str, text: str) -> Iterator[Advice]:
@@ -138,18 +143,6 @@ def _macros_in(field: str, what: str, text: str) -> Iterator[Advice]:
     if reads_the_clock(text):
         yield Advice(field, "hint", f"{what} asks for the time or the date. Here it is always {MOMENT}, so that the model reads "
                      "the same text every day.")
-
-
-def _leftovers(fields: dict[str, Any]) -> Iterator[Advice]:
-    for field, what, text in _prompt_texts(fields):
-        if left := _PLACEHOLDER.search(text):
-            yield Advice(field, "problem", f"{what} still contains a placeholder ({quoted(left[0])}).")
-
-
-def _asterisks(fields: dict[str, Any]) -> Iterator[Advice]:
-    for field, what, text in _prompt_texts(fields):
-        if _STRAY_ASTERISKS.sub("", text).count("*") % 2:
-            yield Advice(field, "hint", f"{what} has an odd number of asterisks, so one action is not closed.")
 
 
 def _book(book: Book) -> Iterator[Advice]:

@@ -343,16 +343,12 @@ def with_book(raw: dict[str, Any], edited: dict[str, Any], now: float | None = N
     kept = [json.loads(one["kept"]) if one.get("kept") else None for one in entries]
     used = [one["id"] for one in kept if one and isinstance(one.get("id"), int)]
     fresh = itertools.count(max(used, default=-1) + 1)
-    book["entries"] = [_written(one, old or _new_entry(next(fresh))) for one, old in zip(entries, kept, strict=True)]
+    blank = {"keys": [], "content": "", "extensions": {}, "enabled": True, "insertion_order": ORDER, "use_regex": False}
+    book["entries"] = [_written(one, old or {**blank, "id": next(fresh)}) for one, old in zip(entries, kept, strict=True)]
     if not book["entries"] and not isinstance(before, dict):
         return card
     card["data"]["character_book"] = book
     return touched(card, now)
-
-
-def _new_entry(number: int) -> dict[str, Any]:
-    return {"keys": [], "content": "", "extensions": {}, "enabled": True, "insertion_order": ORDER, "use_regex": False,
-            "id": number}
 
 
 def _written(one: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:

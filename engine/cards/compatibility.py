@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.cards.book import raw_entries
+from engine.cards.book import parse_book, raw_entries
 from engine.cards.fields import LABELS, as_v3
 from engine.cards.files import assets_of, path_of
 from engine.cards.keys import is_pattern
@@ -60,15 +60,14 @@ def _sillytavern(fields: dict[str, Any], files: int) -> Report:
     for key, words in _SOURCES.items():
         if fields.get(key):
             yield "unused", f"{words}."
-    entries = _entries(fields)
+    book, entries = fields.get("character_book"), _entries(fields)
     if any(not line.startswith(_ST_DECORATORS) for line in _decorators(entries)):
         yield "unused", "Decorators of the lorebook, but for @@activate and @@dont_activate."
-    if any(entry.get("use_regex") is True and not all(map(is_pattern, _keys(entry))) for entry in entries):
+    if any(one.use_regex and not all(map(is_pattern, (*one.keys, *one.secondary))) for one in parse_book(book).entries):
         yield "unused", ("Regular expressions among the lorebook's keys that are not written between slashes: they are read "
                          "as plain words.")
     if any(entry.get("priority") is not None for entry in entries):
         yield "unused", "Priorities in the lorebook: its order alone counts."
-    book = fields.get("character_book")
     if isinstance(book, dict) and any(book.get(key) is not None for key in ("scan_depth", "token_budget", "recursive_scanning")):
         yield "unused", "The lorebook's own depth, budget and recursion: those of the user's settings count."
     yield from _own_extensions(fields)
@@ -125,11 +124,6 @@ def _decorators(entries: list[dict[str, Any]]) -> Iterator[str]:
     for entry in entries:
         content = entry.get("content")
         yield from itertools.takewhile(lambda line: line.startswith("@@"), content.splitlines() if isinstance(content, str) else [])
-
-
-def _keys(entry: dict[str, Any]) -> list[str]:
-    lists = (keys for name in ("keys", "secondary_keys") if isinstance(keys := entry.get(name), list))
-    return [key for keys in lists for key in keys if isinstance(key, str)]
 
 
 def _embedded(fields: dict[str, Any]) -> list[dict[str, Any]]:

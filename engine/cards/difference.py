@@ -252,7 +252,7 @@ def _list_pieces(old: Sequence[str], new: Sequence[str]) -> list[Piece]:
 
 def _text_pieces(old: str, new: str) -> list[Piece]:
     """Word by word; line by line where that would take too long; old and new as a whole where even that would."""
-    for split in (_WORD.findall, _lines, lambda text: [("", text)]):
+    for split in (_WORD.findall, lambda text: [("", line) for line in text.splitlines(keepends=True)], lambda text: [("", text)]):
         before, after = split(old), split(new)
         if max(len(before), len(after)) <= _MOST_TOKENS:
             break
@@ -263,10 +263,6 @@ def _text_pieces(old: str, new: str) -> list[Piece]:
         elif text:
             pieces.append((text, kind))
     return pieces
-
-
-def _lines(text: str) -> list[tuple[str, str]]:
-    return [("", line) for line in text.splitlines(keepends=True)]
 
 
 def _word_pieces(old: Sequence[tuple[str, str]], new: Sequence[tuple[str, str]]) -> Iterator[Piece]:

@@ -94,7 +94,8 @@ def expand_macros(text: str, card: Card, user: str, seed: int = 0) -> str:
             case "reverse":
                 return rest[::-1]
             case "roll" if dice := _DICE.fullmatch(rest):
-                return _rolled(dice, chance(seed, whole, place))
+                dealt, sides = chance(seed, whole, place), max(1, int(dice[2]))
+                return str(sum(dealt.randint(1, sides) for _ in range(int(dice[1] or 1))) + int((dice[3] or "0").replace(" ", "")))
         return "{{" + expand(inside, depth + 1) + "}}"
 
     expanded = expand(_SILENT_LINE.sub("", text), 0)
@@ -112,11 +113,6 @@ def _options(listed: str) -> list[str]:
         else:
             options[-1] += "," if piece == "\\," else piece
     return [option.strip() for option in options]
-
-
-def _rolled(dice: re.Match[str], generator: random.Random) -> str:
-    count, sides, more = int(dice[1] or 1), int(dice[2]), int((dice[3] or "0").replace(" ", ""))
-    return str(sum(generator.randint(1, max(1, sides)) for _ in range(count)) + more)
 
 
 def hidden_keys(text: str) -> str:

@@ -33,10 +33,7 @@ def read_chunks(data: bytes) -> list[Chunk]:
     chunks: list[Chunk] = []
     place = len(SIGNATURE)
     while not chunks or chunks[-1][0] != b"IEND":
-        if place + 12 > len(data):
-            raise CardFault("is a PNG picture that breaks off before its end")
-        length, kind = struct.unpack_from(">I4s", data, place)
-        end = place + 12 + length
+        kind, end = data[place + 4:place + 8], place + 12 + int.from_bytes(data[place:place + 4])
         if end > len(data):
             raise CardFault("is a PNG picture that breaks off before its end")
         body = data[place + 8:end - 4]

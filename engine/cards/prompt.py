@@ -138,7 +138,7 @@ class _Prompt:
         self.dialogues = [turns for _, turns in _dialogues(card, setting) if turns]
         self._system = _message("system", render_system_prompt(card, self.setting))
         self._talk = [_message(role, _filled("", text, card, setting)) for role, text in map(_parts, history)]
-        self._inserts = [*_lore_inserts(self.lore.kept, card), *_note_inserts(card, setting)]
+        self._inserts = _inserts(self.lore.kept, card, setting)
 
     def messages(self, examples_dropped: int = 0, turns_dropped: int = 0) -> list[Message]:
         """The messages without the last example dialogues and the oldest turns."""
@@ -226,25 +226,14 @@ def bracketed(text: str) -> str:
     return text if _BRACKETED.fullmatch(text) else f"[{text}]"
 
 
-@dataclass(frozen=True)
-class _Insert:
-    """A text that nobody said, as it appears in a player's turn: before the last one, or (`depth`) before the last n messages,
-    or the player's next words after that place; with the depth 0 after the last ones."""
-
-    text: str
-    depth: int | None = None
-
-
-def _lore_inserts(fired: list[Fired], card: Card) -> list[_Insert]:
-    """The lore that this conversation fired; steady entries are in the system prompt already."""
-    return [_Insert(_as_said(one.text, one.entry.role, card), one.entry.depth)
-            for one in sorted(fired, key=lambda one: one.entry.place == "after_char") if not one.entry.steady]
-
-
-def _note_inserts(card: Card, setting: Setting) -> list[_Insert]:
-    note = note_of(card)
-    text = _filled("", note.text, card, setting) if note else ""
-    return [_Insert(_as_said(text, note.role, card), note.depth)] if note and text else []
+def _inserts(fired: list[Fired], card: Card, setting: Setting) -> list[tuple[str, int | None]]:
+    """Texts that nobody said, as they appear in a player's turn, with their depths: the lore that this conversation fired (steady
+    entries are in the system prompt already), and the Character's Note."""
+    inserts = [(_as_said(one.text, one.entry.role, card), one.entry.depth)
+               for one in sorted(fired, key=lambda one: one.entry.place == "after_char") if not one.entry.steady]
+    if (note := note_of(card)) and (text := _filled("", note.text, card, setting)):
+        inserts.append((_as_said(text, note.role, card), note.depth))
+    return inserts
 
 
 def _as_said(text: str, role: Role, card: Card) -> str:
@@ -252,18 +241,20 @@ def _as_said(text: str, role: Role, card: Card) -> str:
     return text if role == "user" else bracketed(text if role == "system" else f"{card.char}: {text}")
 
 
-def _with_inserts(talk: list[Message], inserts: Sequence[_Insert]) -> list[Message]:
+def _with_inserts(talk: list[Message], inserts: Sequence[tuple[str, int | None]]) -> list[Message]:
+    """The turns with each text before the player's last one or, with a depth, before that many messages from the end, else in the
+    player's next turn; with the depth 0 after the last one."""
     users = [index for index, message in enumerate(talk) if message["role"] == "user"]
     if not users:
         return talk
     before: dict[int, list[str]] = {}
     after: list[str] = []
-    for one in inserts:
-        if one.depth == 0:
-            after.append(one.text)
+    for text, depth in inserts:
+        if depth == 0:
+            after.append(text)
         else:
-            following = bisect_left(users, len(talk) - one.depth) if one.depth else len(users) - 1
-            before.setdefault(users[min(following, len(users) - 1)], []).append(one.text)
+            following = bisect_left(users, len(talk) - depth) if depth else len(users) - 1
+            before.setdefault(users[min(following, len(users) - 1)], []).append(text)
     result = [_message(message["role"], "\n\n".join([*before.get(index, []), message["content"]]))
               for index, message in enumerate(talk)]
     result[users[-1]] = _message("user", "\n\n".join([result[users[-1]]["content"], *after]))

@@ -127,15 +127,10 @@ def load(data: bytes) -> tuple[Any, tuple[str, ...]]:
     text = whole.decode("utf-8-sig", "replace")
     if _KEY_LINE.match(text) and not text.lstrip().startswith(("{", "[")):
         return _yaml(whole), notes
-    _check_lines(text)
-    return load_json(whole), notes
-
-
-def _check_lines(text: str) -> None:
-    """Refuse a file of JSON lines by name: SillyTavern keeps its chats so."""
     first, _, more = text.partition("\n")
-    if '"user_name"' in first[:2000] and more.lstrip().startswith("{"):
+    if '"user_name"' in first[:2000] and more.lstrip().startswith("{"):  # lines of JSON
         raise CardFault("is a chat of SillyTavern, not a character (export the character there instead)")
+    return load_json(whole), notes
 
 
 def _yaml(data: bytes) -> Any:

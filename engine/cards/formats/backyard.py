@@ -107,8 +107,4 @@ def _object(value: Any, path: str) -> dict[str, Any]:
     return value
 
 
-def _is_older(raw: Any) -> bool:
-    return "aiPersona" in dict_of(raw.get("character"))
-
-
-FORMATS = (Format("character", "a character of Backyard AI", _is_older, _older),)
+FORMATS = (Format("character", "a character of Backyard AI", lambda raw: "aiPersona" in dict_of(raw.get("character")), _older),)

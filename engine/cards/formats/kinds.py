@@ -27,7 +27,7 @@ class Format:
 
     what: What
     words: str
-    knows: Callable[[Any], bool]
+    knows: Callable[[Any], Any]  # as a condition
     read: Callable[[Any], Read] | None = None
     instead: str = ""
     is_list: bool = False

@@ -15,15 +15,6 @@ _TEXTGEN = {"name": "name", "context": "description", "greeting": "first_mes", "
 _TEMPLATE = {"turn_template", "instruction_template"}
 
 
-def _is_character(raw: Any) -> bool:
-    return bool(raw.keys() & {"name", "bot"}) and "description" not in raw and isinstance(raw.get("context"), str) and (
-        not raw.keys() & _TEMPLATE or "greeting" in raw)
-
-
-def _is_template(raw: Any) -> bool:
-    return bool(raw.keys() & _TEMPLATE) and "greeting" not in raw
-
-
 def _character(raw: Any) -> Read:
     fields = renamed(raw, _TEXTGEN)
     fields["name"] = raw.get("name", raw.get("bot"))
@@ -47,29 +38,22 @@ def _world(raw: Any) -> Read:
     return Read(as_character_book(inner))
 
 
-def _is_chat(raw: Any) -> bool:
-    return {"user_name", "character_name"} <= raw.keys()
-
-
-def _is_list(raw: Any) -> bool:
-    return any(map(is_entry, raw))
-
-
-def _listed(raw: Any) -> Read:
-    return Read(as_character_book({"entries": raw}))
-
-
 _OF_A_PROGRAM = {"version", "main", "scripts", "dependencies", "devDependencies", "repository", "license", "engines", "permissions",
                  "manifest_version", "entry", "homepage", "keywords"}
 _OF_A_CHARACTER = {"spec", "personality", "scenario", "first_mes", "mes_example", "system_prompt", "greeting", "persona"}
 
 FORMATS = (
-    Format("character", "a character of text-generation-webui", _is_character, _character),
-    Format("other", "an instruction template of text-generation-webui", _is_template,
+    Format("character", "a character of text-generation-webui",
+           lambda raw: raw.keys() & {"name", "bot"} and "description" not in raw and isinstance(raw.get("context"), str) and (
+               not raw.keys() & _TEMPLATE or "greeting" in raw), _character),
+    Format("other", "an instruction template of text-generation-webui",
+           lambda raw: raw.keys() & _TEMPLATE and "greeting" not in raw,
            instead="its characters lie in user_data/characters"),
     Format("lorebook", "a lorebook", _is_world, _world, is_own=True),
-    Format("other", "a chat of SillyTavern", _is_chat, instead="export the character there instead"),
-    Format("lorebook", "a list of lorebook entries", _is_list, _listed, is_list=True),
+    Format("other", "a chat of SillyTavern", lambda raw: {"user_name", "character_name"} <= raw.keys(),
+           instead="export the character there instead"),
+    Format("lorebook", "a list of lorebook entries", lambda raw: any(map(is_entry, raw)),
+           lambda raw: Read(as_character_book({"entries": raw})), is_list=True),
     Format("other", "a list of regex scripts of RisuAI", lambda raw: raw.get("type") == "regex",
            instead="export the character or its lorebook there instead"),
     Format("other", "a chat", lambda raw: "messages" in raw and not raw.keys() & {"description", "persona", "data"},
@@ -77,7 +61,7 @@ FORMATS = (
     Format("other", "a manifest of a program", lambda raw: len(raw.keys() & _OF_A_PROGRAM) > 1 and not raw.keys() & _OF_A_CHARACTER,
            instead="nothing in it speaks about a character"),
     Format("other", "a preset of sampling or prompt settings",
-           lambda raw: bool(raw.keys() & {"input_sequence", "temp", "temperature", "story_string", "prompts"})
+           lambda raw: raw.keys() & {"input_sequence", "temp", "temperature", "story_string", "prompts"}
            and not raw.keys() & {"description", "first_mes", "persona", "data"},
            instead="export the character instead"),
 )

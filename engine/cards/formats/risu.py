@@ -17,14 +17,6 @@ _FIELDS = {"name": "name", "nickname": "nickname", "desc": "description", "perso
 _SETTINGS = {"scanDepth": "scan_depth", "tokenBudget": "token_budget", "recursiveScanning": "recursive_scanning"}
 
 
-def _is_book(raw: Any) -> bool:
-    return raw.get("type") == "risu" and isinstance(raw.get("data"), list)
-
-
-def _is_module(raw: Any) -> bool:
-    return raw.get("type") == "risuModule"
-
-
 def _is_character(raw: Any) -> bool:
     inner = _character_of(raw)
     return "name" in inner and "firstMessage" in inner and ("desc" in inner or "globalLore" in inner)
@@ -52,10 +44,6 @@ def _entry(raw: dict[str, Any], whole_words: bool) -> dict[str, Any]:
             "case_sensitive": extensions.get("risu_case_sensitive") is True, "extensions": extensions}
 
 
-def _book(raw: Any) -> Read:
-    return Read(new_book("risuai", raw, _entries(raw["data"]), ("type", "ver", "data")))
-
-
 def _module(raw: Any) -> Read:
     inner = raw["module"] if isinstance(raw.get("module"), dict) else raw
     notes = left_out({"regex script": inner.get("regex"), "trigger": inner.get("trigger"), "file": inner.get("assets")})
@@ -81,6 +69,7 @@ def _character(raw: Any) -> Read:
     return Read(new_card("risuai", fields, rest), left_out({"chat": chats}))
 
 
-FORMATS = (Format("lorebook", "a lorebook of RisuAI", _is_book, _book),
-           Format("lorebook", "a module of RisuAI", _is_module, _module),
+FORMATS = (Format("lorebook", "a lorebook of RisuAI", lambda raw: raw.get("type") == "risu" and isinstance(raw.get("data"), list),
+                  lambda raw: Read(new_book("risuai", raw, _entries(raw["data"]), ("type", "ver", "data")))),
+           Format("lorebook", "a module of RisuAI", lambda raw: raw.get("type") == "risuModule", _module),
            Format("character", "a character of RisuAI", _is_character, _character))

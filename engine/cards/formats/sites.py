@@ -17,14 +17,6 @@ _AGNAI = {"name": "name", "greeting": "first_mes", "sampleChat": "mes_example", 
 _OF_THE_SITE = ("kind", "_id", "userId", "createdAt", "updatedAt", "deletedAt", "folder", "favorite")
 
 
-def _is_agnai(raw: Any) -> bool:
-    return raw.get("kind") in ("character", "library-character") or {"name", "persona", "greeting", "sampleChat"} <= raw.keys()
-
-
-def _is_memory(raw: Any) -> bool:
-    return raw.get("kind") == "memory" or any("entry" in one and one.keys() & {"keywords", "name"} for one in entries_of(raw))
-
-
 def _agnai(raw: Any) -> Read:
     fields = renamed(raw, _AGNAI)
     fields["description"] = _persona(raw.get("persona"))
@@ -93,7 +85,9 @@ def _character(raw: Any) -> Read:
 
 
 FORMATS = (
-    Format("character", "a character of Agnai", _is_agnai, _agnai),
-    Format("lorebook", "a memory book of Agnai", _is_memory, _memory),
+    Format("character", "a character of Agnai", lambda raw: raw.get("kind") in ("character", "library-character") or (
+        {"name", "persona", "greeting", "sampleChat"} <= raw.keys()), _agnai),
+    Format("lorebook", "a memory book of Agnai", lambda raw: raw.get("kind") == "memory" or any(
+        "entry" in one and one.keys() & {"keywords", "name"} for one in entries_of(raw)), _memory),
     Format("character", "a character of JanitorAI or Chub", _is_character, _character),
 )

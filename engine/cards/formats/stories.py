@@ -14,20 +14,6 @@ _CONTEXT = ("Memory", "Author's note")  # what lies in the list "context", in th
 _AND_ALL = 3  # SillyTavern's number for "all of the secondary keys"
 
 
-def _is_book(raw: Any) -> bool:
-    return "entries" in raw and ("lorebookVersion" in raw or any(
-        "text" in one and "displayName" in one for one in entries_of(raw)))
-
-
-def _inner(raw: Any) -> dict[str, Any]:
-    """The object that holds the lorebook of a scenario or a story."""
-    return raw["content"] if isinstance(raw.get("content"), dict) else raw
-
-
-def _is_story(raw: Any) -> bool:
-    return "scenarioVersion" in raw or "storyContainerVersion" in raw
-
-
 def _book(raw: Any) -> Read:
     off = [one["id"] for one in objects(raw.get("categories")) if one.get("enabled") is False and one.get("id")]
     entries = [_entry(one, off) for one in entries_of(raw)]
@@ -57,7 +43,7 @@ def _entry(raw: dict[str, Any], off: list[Any]) -> dict[str, Any]:
 
 
 def _story(raw: Any) -> Read:
-    inner = _inner(raw)
+    inner = raw["content"] if isinstance(raw.get("content"), dict) else raw  # of a scenario or a story
     lorebook = inner.get("lorebook")
     book = _book(lorebook if isinstance(lorebook, dict) else {"entries": []})
     context = [always(text(one.get("text")), name) for name, one in zip(_CONTEXT, objects(inner.get("context")), strict=False)]
@@ -67,11 +53,6 @@ def _story(raw: Any) -> Read:
 
 
 _ALWAYS = {"memory": "Memory", "authorsnote": "Author's note", "current_memory": "Memory", "current_anote": "Author's note"}
-
-
-def _is_save(raw: Any) -> bool:
-    return (isinstance(raw.get("worldinfo_v2"), dict) or isinstance(raw.get("worldinfo"), list)
-            or {"gamestarted", "actions", "prompt"} <= raw.keys())
 
 
 def _kobold_entry(raw: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +74,10 @@ def _save(raw: Any) -> Read:
 
 
 FORMATS = (
-    Format("lorebook", "a lorebook of NovelAI", _is_book, _book),
-    Format("lorebook", "a story of NovelAI", _is_story, _story),
-    Format("lorebook", "a saved story of KoboldAI", _is_save, _save),
+    Format("lorebook", "a lorebook of NovelAI", lambda raw: "entries" in raw and ("lorebookVersion" in raw or any(
+        "text" in one and "displayName" in one for one in entries_of(raw))), _book),
+    Format("lorebook", "a story of NovelAI", lambda raw: "scenarioVersion" in raw or "storyContainerVersion" in raw, _story),
+    Format("lorebook", "a saved story of KoboldAI", lambda raw: (
+        isinstance(raw.get("worldinfo_v2"), dict) or isinstance(raw.get("worldinfo"), list)
+        or {"gamestarted", "actions", "prompt"} <= raw.keys()), _save),
 )
