@@ -16,6 +16,7 @@ from engine.base.errors import Interrupted, UserError
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.recipe import PRESETS, Recipe
 from engine.base.sampling import add_sampling_options
+from engine.base.sizes import WRITTEN
 from engine.casting import add_subcommands
 from engine.export.engines import TARGETS
 from engine.running import explain, log_file
@@ -38,8 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
     export.add_argument("--name", help="what the copy is called in its model card")
     export.add_argument("--gguf", action="append", metavar="TYPE", default=[],
-                        help="also a GGUF file for llama.cpp, proven: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_1, Q4_K_M, "
-                             "Q4_0; may be given several times")
+                        help=f"also a verified GGUF file for llama.cpp: {', '.join(WRITTEN)}; may be given several times")
     export.add_argument("--for", action="append", dest="engines", default=[], choices=list(TARGETS),
                         help="also a folder for this program; brings a GGUF file, Q8_0 where --gguf names none; may be given "
                              "several times")
