@@ -37,8 +37,8 @@ def test_what_is_pinned_is_what_may_be_installed() -> None:
 def test_everything_that_is_imported_is_declared() -> None:
     declared = {Requirement(one).name.lower() for one in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gguf"]]}
     of_module = importlib.metadata.packages_distributions()
-    # What gradio and transformers cannot be without.
-    declared |= {"anyio", "httpx", "jinja2", "starlette", "tokenizers"}
+    # What gradio, pydantic and transformers cannot be without.
+    declared |= {"anyio", "httpx", "jinja2", "pydantic-core", "pydantic_core", "starlette", "tokenizers", "typing-extensions", "typing_extensions"}
     missing = {}
     for file in [*(ROOT / "engine").rglob("*.py"), *(ROOT / "studio").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
