@@ -32,7 +32,7 @@ from engine.cards.prompt import messages
 from engine.cast.bank import Bank, Entry, encode_bank
 from engine.cast.building import make_entry, read_run
 from engine.cast.delta import Delta, without_correction
-from engine.cast.dense import Dense, gather, gathered_weights, load_dense
+from engine.cast.dense import Dense, gather, load_dense
 from engine.console import print_table
 from engine.evaluation.fidelity import dense_states, measure
 from engine.models.chat_format import encode_chat
@@ -124,15 +124,15 @@ def ratios(name: str, pairs: Sequence[tuple[Took, Took]]) -> dict[str, float]:
 
 def measure_gather(dense: Dense, entries: Sequence[Entry]) -> dict[str, float]:
     """Milliseconds of gathering a character and of copying the bytes that this makes, in turn, and the ratios."""
-    ready = [gathered_weights(ffn, entries[0].delta) for ffn in feed_forwards(dense.model)]
+    ready = [weights for ffn in feed_forwards(gather(dense.model, entries[0].delta)) for weights in ffn.module.parameters()]
     pairs = []
     for entry in entries[: 2 * ROUNDS + 1]:
-        copied = Took.of(lambda: [[weights.clone() for weights in layer] for layer in ready])
+        copied = Took.of(lambda: [weights.clone() for weights in ready])
         pairs.append((Took.of(partial(gather, dense.model, entry.delta)), copied))
     pairs = pairs[1:]
     gathered, copied_wall = (1000 * statistics.median(pair[side].wall for pair in pairs) for side in (0, 1))
     return {**ratios("gather", pairs), "gather_milliseconds": gathered, "copy_milliseconds": copied_wall,
-            "gather_bytes": sum(weights.nbytes for layer in ready for weights in layer), "gather_pairs": len(pairs)}
+            "gather_bytes": sum(weights.nbytes for weights in ready), "gather_pairs": len(pairs)}
 
 
 def measure_fidelity(dense: Dense, options: argparse.Namespace) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def _extract(options: argparse.Namespace) -> int:
 def _chat(options: argparse.Namespace) -> int:
     """Each character speaks as a model gathered from the dense one; the models used last stay in memory."""
     from engine.cast.bank import read_bank
-    from engine.cast.dense import gather, load_dense_of
+    from engine.cast.dense import gather, load_dense
     from engine.cast.extracting import card_of
     from engine.chat import Speaker, chat
     from engine.console import ProgressPrinter
@@ -113,7 +113,7 @@ def _chat(options: argparse.Namespace) -> int:
     path, params = Path(options.bank), params_of(options)
     bank = read_bank(path, options.characters)
     entries = {entry.name: entry for entry in map(bank.find, options.characters)}
-    dense = ProgressPrinter().finish(load_dense_of(path, bank, options.model, options.dtype))
+    dense = ProgressPrinter().finish(load_dense(options.model, options.dtype, (path, bank)))
 
     @functools.lru_cache(maxsize=HELD)
     def gathered(name: str) -> Loaded:

@@ -4,25 +4,22 @@ Requests, each with an "id" that its answers repeat:
 
   {"do": "speak", "model", "card", "turns": [[role, text], ...], "player", "continue": false, "sampling": {...}}
       turns: the whole conversation, the greeting as the assistant's first turn where it was used; macros in them are
-      filled in. "continue": the last turn, the assistant's, goes on. sampling: the fields of SamplingParams (see
-      engine/base/sampling.py), each with its default; seed (none: a random one). Answers: Said (a new piece of text)
-      ..., Ended.
+      filled in. "continue": the last turn, the assistant's, is continued. sampling: fields of SamplingParams
+      (engine/base/sampling.py); seed (none: a random one). Answers: Said (a new piece of text) ..., Ended.
   {"do": "warm", "model", "card", "turns", "player"}   load the model and read the prompt's beginning; Warmed
   {"do": "prompt", "model", "card", "turns", "player"} the exact text and its tokens; Prompt
   {"do": "models"}                                     what can be loaded; Models
   {"do": "forget", "model"}                            drop a model from memory; Forgotten
-  {"do": "stop"}                                       the speak or warm of this id ends after the token under way
+  {"do": "stop"}                                       the speak or warm of this id ends after the current token
 
-Before these, where a model has to be loaded: Loading (with stage, done and total in MB while it is fetched), Loaded.
-Failed (a sentence) ends a request that cannot be answered; the worker goes on. The text of Ended is what counts: that of
-all Said together, without half a sentence at the limit, and without the circles that an answer ran in; in a continued turn
-both hold only what is new. Ended says why: ended (by the character), limit (soon after a whole sentence), loop (the model
-repeats itself), stopped.
+Where a model has to be loaded, Loading (with stage, done and total in MB while it is fetched) and Loaded come first. Failed (a
+sentence) ends a request that cannot be answered; the worker goes on. The text of Ended is the answer: that of all Said
+together, without half a sentence at the limit and without repetition; in a continued turn both hold only what is new. Its
+reason is ended (by the character), limit (soon after a whole sentence), loop (the model repeats itself) or stopped.
 
-All requests take turns, a token each, in one thread. Seconds count a request's own computing alone, without loading
-and without others' turns, so that two answers side by side are timed as if each were alone. The same prompt, model,
-sampling and seed give the same text, whatever else is asked and whatever was read before (on one machine, with one
-number of threads). End of file on standard input: the owner is gone, and the worker ends.
+All requests take turns, a token each, in one thread. Seconds count a request's own computing alone, so that two answers side
+by side are timed as if each were alone. The same prompt, model, sampling and seed give the same text, whatever else is asked
+and whatever was read before (on one machine, with one number of threads). At the end of standard input the worker ends.
 """
 
 import argparse
@@ -43,22 +40,23 @@ from engine.serving.requests import Request, parse
 from engine.serving.speaking import Task, show_prompt, speak, warm
 
 Answer = dict[str, Any]
-_GONE = b""  # what the reader leaves at the end of file
+_GONE = b""  # what the reader puts last
 
 
 class Worker:
-    """Takes requests and does them, a turn each; every answer goes to `say`."""
+    """Answers requests, a turn each; every answer goes to `say`."""
 
     def __init__(self, cache: ModelCache, say: Callable[[Answer], None]) -> None:
         self.cache, self.say = cache, say
         self.tasks: list[tuple[Request, Task]] = []
 
     def take(self, line: bytes) -> None:
-        """Begin with the request of a line of JSON; what is wrong with it is answered."""
+        """Start the request of a line of JSON; a faulty one is answered with Failed."""
         try:
             request = parse(line)
             if request.do == "stop":
-                self._stop(request.id)
+                for other, _ in self.tasks:
+                    other.stopped = other.stopped or other.id == request.id
                 return
             if any(request.id == other.id for other, _ in self.tasks):
                 raise UserError("A request with this id is under way.")
@@ -74,19 +72,18 @@ class Worker:
                 return warm(request, self.cache, self._is_wanted)
             case "prompt":
                 return show_prompt(request, self.cache)
-            case "models":
-                return iter_once(lambda: {"event": "Models", "models": [one for one in list_models() if not one["fault"]]})
             case _:
-                return iter_once(lambda: {"event": "Forgotten", "model": request.model,
-                                          "bytes": self.cache.forget(request.model)})
+                return self._at_once(request)
 
-    def _stop(self, identity: str | int) -> None:
-        for request, _ in self.tasks:
-            if request.id == identity:
-                request.stopped = True
+    def _at_once(self, request: Request) -> Task:
+        """A task of one turn."""
+        if request.do == "models":
+            yield {"event": "Models", "models": [one for one in list_models() if not one["fault"]]}
+        else:
+            yield {"event": "Forgotten", "model": request.model, "bytes": self.cache.forget(request.model)}
 
     def _is_wanted(self, model: str) -> bool:
-        """Whether someone waits for an answer of this model."""
+        """Whether an answer of this model is waited for."""
         return any(request.do == "speak" and request.model == model for request, _ in self.tasks)
 
     def turn(self) -> None:
@@ -105,13 +102,8 @@ class Worker:
                 self.say({"event": answer["event"], "id": request.id, **answer})
 
 
-def iter_once(make: Callable[[], Answer]) -> Task:
-    """A task of one turn."""
-    yield make()
-
-
 def _sentence(error: Exception, request: Request) -> str:
-    """What a user is told; a defect goes to the log with its traceback."""
+    """The sentence for the user; a defect goes to the log with its traceback."""
     if is_out_of_memory(error) or is_out_of_memory(error.__cause__):
         logging.warning("out of memory: %s", error)
         return (f"The memory of this machine was not enough for the model {request.model}. "
@@ -154,11 +146,11 @@ def serve(options: argparse.Namespace) -> NoReturn:
     except BrokenPipeError:
         logging.info("no one reads the answers any more")
     logging.shutdown()
-    os._exit(0)  # nothing is left to be put in order, and taking torch down takes seconds on a busy machine
+    os._exit(0)  # taking torch down would take seconds on a busy machine
 
 
 def _take_all(worker: Worker, lines: "queue.SimpleQueue[bytes]") -> bool:
-    """Take what has come, waiting for it where there is nothing to do; false at the end."""
+    """Take the waiting requests, or wait for one where there is nothing to do; false at the end."""
     while not worker.tasks or not lines.empty():
         line = lines.get()
         if line == _GONE:
@@ -169,8 +161,8 @@ def _take_all(worker: Worker, lines: "queue.SimpleQueue[bytes]") -> bool:
 
 
 def _read_lines(descriptor: int, lines: "queue.SimpleQueue[bytes]") -> None:
-    """Put every line into the queue, then _GONE. Reads the descriptor itself: a buffered reader in a thread that is
-    still waiting would stand in the way of the process's end."""
+    """Put every line into the queue, then _GONE. Reads the descriptor itself: a buffered reader in a waiting thread would
+    keep the process from ending."""
     rest = b""
     while data := os.read(descriptor, 1 << 16):
         *whole, rest = (rest + data).split(b"\n")

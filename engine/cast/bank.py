@@ -1,23 +1,22 @@
 """The bank file: one dense model's characters, each a delta with its card, prompt and report, and a sha256 over all that.
 
-A safetensors file; its metadata say of which model and which characters:
+A safetensors file. Its metadata:
 
   format, version     "persona-studio cast bank", "1"
   bank                JSON: base {name, sha256, family}, shape [L, d, d_ff], characters: a list of entries, in order
   sha256              of that JSON
 
 An entry holds its name (a slug, unique in the bank), the card and the report as parsed JSON, the opening messages of the
-prompt, and the sha256 over them and over its tensors, which are called NAME.kept (packed bits, high bit first), NAME.scales,
-NAME.scale_step, NAME.left, NAME.right and NAME.factor_step (delta.py says what they are). Every byte that means something
-thus stands under a hash. Files are small, so whoever adds or removes a character writes the file anew beside the old one,
-under a lock, and renames it. Knows nothing of how a delta is found or run.
+prompt, and the sha256 over these and over its tensors: NAME.kept (packed bits, high bit first), NAME.scales, NAME.scale_step,
+NAME.left, NAME.right and NAME.factor_step (see delta.py). So every byte with a meaning is hashed. Files are small: adding or
+removing a character writes a new file beside the old one, under a lock, and renames it.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,14 @@ from engine.cast.delta import Delta
 
 FORMAT = "persona-studio cast bank"
 VERSION = "1"
-_AGAIN = "Take it from a backup, or build it again from the exported folders."
+_AGAIN = "Restore a backup, or build it again from the exported folders."
 _TENSORS = ("kept", "scales", "scale_step", "left", "right", "factor_step")
 _LIMIT = 100_000  # characters of a bank; far more than a game has
 
 
 @dataclass(frozen=True)
 class Base:
-    """The dense model of a bank: what it is called, the sha256 of its weights (weights.py), its family."""
+    """The dense model of a bank: its name, the sha256 of its weights (dense.py), its family."""
 
     name: str
     sha256: str
@@ -59,15 +58,14 @@ class Entry:
     delta: Delta
 
     def described(self) -> dict[str, Any]:
-        """What stands in the metadata, the sha256 included."""
+        """The entry's part of the metadata, the sha256 included."""
         words = {"name": self.name, "card": self.card, "prompt": self.prompt, "report": self.report}
         return {**words, "sha256": _hash(words, self.tensors())}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What stands in the file, by the last part of its name."""
-        one = self.delta
-        bits = torch.from_numpy(numpy.packbits(one.mask.numpy(), axis=1))
-        return {"kept": bits, **{name: getattr(one, name).contiguous() for name in _TENSORS[1:]}}
+        """The entry's tensors, by the last part of their names in the file."""
+        bits = torch.from_numpy(numpy.packbits(self.delta.mask.numpy(), axis=1))
+        return {"kept": bits, **{name: getattr(self.delta, name).contiguous() for name in _TENSORS[1:]}}
 
     @property
     def bytes(self) -> int:
@@ -81,20 +79,25 @@ class Bank:
 
     base: Base
     shape: tuple[int, int, int]
-    entries: tuple[Entry, ...] = field(default=())
+    entries: tuple[Entry, ...] = ()
 
     def find(self, name: str) -> Entry:
-        """The entry of a name, also where it is the card's own. Raises UserError for an unknown one."""
-        wanted = name.strip().casefold()
-        for entry in self.entries:
-            if wanted in (entry.name, str(entry.card.get("data", entry.card).get("name", "")).casefold()):
-                return entry
-        known = ", ".join(entry.name for entry in self.entries) or "none"
-        raise UserError(f"There is no character {name[:80]!r} in the bank.", f"It has: {known}.")
+        """The entry of a name, the bank's or the card's own. Raises UserError for an unknown one."""
+        return self.entries[_place(name, [vars(entry) for entry in self.entries])]
+
+
+def _place(name: str, described: Sequence[Mapping[str, Any]]) -> int:
+    """Where a character stands in a list of entries. Raises UserError for an unknown name."""
+    wanted = name.strip().casefold()
+    for place, one in enumerate(described):
+        if wanted in (one["name"], str(one["card"].get("data", one["card"]).get("name", "")).casefold()):
+            return place
+    known = ", ".join(one["name"] for one in described) or "none"
+    raise UserError(f"There is no character {name[:80]!r} in the bank.", f"It has: {known}.")
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))  # ASCII: a card may hold half a character
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))  # ASCII: a card may hold half a surrogate pair
 
 
 def _hash(words: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -116,43 +119,41 @@ def encode_bank(bank: Bank) -> bytes:
 
 
 def read_bank(path: Path, names: Sequence[str] | None = None) -> Bank:
-    """A bank with all its characters, or only those of `names`; each is checked. Raises UserError for a file that is no
-    whole bank, and for an unknown name."""
+    """A bank with all its characters, or only those of `names`; each is checked. Raises UserError for a file that is not an
+    intact bank, and for an unknown name."""
+    with _opened(path) as (file, words):
+        listed = words["characters"]
+        places = range(len(listed)) if names is None else sorted({_place(name, listed) for name in names})
+        entries = tuple(_entry(path, file, listed[place], words["shape"]) for place in places)
+        return Bank(Base(**words["base"]), tuple(words["shape"]), entries)
+
+
+def list_bank(path: Path) -> tuple[Bank, list[str]]:
+    """All intact characters, and a sentence for each damaged one. Raises UserError where the file is no bank."""
+    found: list[Entry] = []
+    faults = []
+    with _opened(path) as (file, words):
+        for one in words["characters"]:
+            try:
+                found.append(_entry(path, file, one, words["shape"]))
+            except UserError as error:
+                faults.append(str(error))
+        return Bank(Base(**words["base"]), tuple(words["shape"]), tuple(found)), faults
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A bank file and its parsed list, while the block reads it. Raises UserError for what is no intact bank."""
     if not is_file(path):
         raise UserError(f"There is no bank {path}.", "Make one with: python -m engine cast build.")
     try:
         with safe_open(path, framework="pt") as file:
-            words = _words(path, file.metadata() or {})
-            entries = [_entry(path, file, one, words["shape"]) for one in _chosen(path, words, names)]
-        return Bank(Base(**words["base"]), tuple(words["shape"]), tuple(entries))
+            yield file, _words(path, file.metadata() or {})
     except SafetensorError as error:
-        raise UserError(f"{path} is no bank, or was cut short or damaged ({_short(error)}).", _AGAIN) from error
+        raise UserError(f"{path} is no bank, or was cut short or damaged ({str(error).splitlines()[0][:120]}).",
+                        _AGAIN) from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(f"The bank {path} is damaged: its list of characters cannot be read.", _AGAIN) from error
-
-
-def list_bank(path: Path) -> tuple[Bank, list[str]]:
-    """All characters that are whole, and a sentence for each one that is not. Raises UserError where the file is no bank."""
-    names = [str(one["name"]) for one in _described(path)]
-    found: list[Entry] = []
-    faults = []
-    for name in names:
-        try:
-            found += read_bank(path, [name]).entries
-        except UserError as error:
-            faults.append(str(error))
-    bank = read_bank(path, [])
-    return Bank(bank.base, bank.shape, tuple(found)), faults
-
-
-def _described(path: Path) -> list[dict[str, Any]]:
-    read_bank(path, [])  # says what is wrong with the file
-    with safe_open(path, framework="pt") as file:
-        return _words(path, file.metadata())["characters"]
-
-
-def _short(error: Exception) -> str:
-    return str(error).splitlines()[0][:120]
 
 
 def _words(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
@@ -171,15 +172,6 @@ def _words(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return words
 
 
-def _chosen(path: Path, words: dict[str, Any], names: Sequence[str] | None) -> list[dict[str, Any]]:
-    if names is None:
-        return words["characters"]
-    listed = Bank(Base(**words["base"]), tuple(words["shape"]),
-                  tuple(Entry(one["name"], one["card"], [], {}, None) for one in words["characters"]))  # type: ignore[arg-type]
-    wanted = {listed.find(name).name for name in names}
-    return [one for one in words["characters"] if one["name"] in wanted]
-
-
 def _entry(path: Path, file: Any, described: dict[str, Any], shape: Sequence[int]) -> Entry:
     """One character, checked against its sha256. Raises UserError where it differs."""
     name = str(described["name"])
@@ -190,13 +182,12 @@ def _entry(path: Path, file: Any, described: dict[str, Any], shape: Sequence[int
         raise UserError(f"The bank {path} is damaged: {name} is incomplete.", _AGAIN) from error
     if _hash(words, tensors) != described["sha256"]:
         raise UserError(f"The bank {path} is damaged: {name} was changed since it was written (its sha256 differs).", _AGAIN)
-    channels = int(shape[2])
-    bits = numpy.unpackbits(tensors.pop("kept").numpy(), axis=1)[:, :channels]
+    bits = numpy.unpackbits(tensors["kept"].numpy(), axis=1)[:, : int(shape[2])]
     return Entry(**words, delta=Delta(torch.from_numpy(bits).bool(), *(tensors[part] for part in _TENSORS[1:])))
 
 
 def write_bank(path: Path, bank: Bank) -> None:
-    """Write a bank file: the old one is there until the new one is whole. Raises UserError where it cannot be written."""
+    """Write a bank file: the old one stays until the new one is complete. Raises UserError where it cannot be written."""
     with explain_write_errors(path, "try again"):
         write_atomic(path, encode_bank(bank))
 
@@ -206,8 +197,7 @@ def _locked(path: Path) -> Iterator[None]:
     """No other process changes the bank while the block runs."""
     with explain_write_errors(path, "try again"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        with lock:
+        with FileLock(path.with_name(f".{path.name}.lock")):
             yield
 
 

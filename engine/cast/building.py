@@ -21,12 +21,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Saved, Stage, Step, Warned
 from engine.base.files import is_file, slug
 from engine.base.ids import ArtifactId, StageId
 from engine.base.memory import BANK_BYTES, largest_rank
+from engine.base.migrate import read_report
 from engine.base.sizes import ModelShape
 from engine.calibration.lines import Line, of_split, read_lines, read_queries, spread
 from engine.calibration.rewriting import Voice, encode_line
@@ -46,9 +46,9 @@ LINES = 48  # as many as a refit reads in the quick preset
 ANSWER = 40  # tokens of an answer at most
 ROW = 1536  # tokens
 ROWS = 3
-RIDGE, SHARE = 0.03, 0.7  # of the refit, as in stages/repair.py
-_TOLD = ("format", "character", "slug", "base", "recipe", "lines", "readings", "choices", "before", "after", "dtype", "weights",
-         "day", "made", "versions")  # of a report; the course of the learning and the times of the stages stay behind
+RIDGE, SHARE = 0.03, 0.7  # of the refit, as in stages/reconstruction.py
+_KEPT = ("format", "character", "slug", "base", "recipe", "lines", "readings", "choices", "before", "after", "dtype", "weights",
+         "day", "made", "versions")  # of a report
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder} is not a folder that Persona Studio exported ({missing[0]} is missing).")
     card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
     try:
-        report = migrate.read_report(folder / "report.json")
+        report = read_report(folder / "report.json")
         report["recipe"]["sparsity"], report["base"]["name"], report["before"]["intermediate_size"]
         mask = read_mask(mask_file(folder))
     except (KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
@@ -117,15 +117,17 @@ def build(path: Path, model: str, folders: Sequence[Path], dtype: str = "auto", 
 def make_entry(dense: Dense, run: Run, name: str, lines: Sequence[Line] = ()) -> Generator[Event, None, Entry]:
     """The character of a run as a bank keeps it; `lines`: the run's own. Raises UserError where it is not of this dense model."""
     yield Stage(StageId.MATCH, subject=name)
-    cut = yield from _load_cut(dense, run)
+    source = yield from locate(str(run.folder))  # checks the folder
+    if source.config["model_type"] != dense.base.family or run.mask.shape != (dense.shape[0], dense.shape[2]):
+        raise _differs(dense, run, "another family or other sizes")
+    cut = load_model(source, dense.model.dtype)
     require_same_base(dense, cut, run)
     if run.tuned:
         yield Warned(f"The layers of {run.folder} were tuned after the cut. A bank holds its mask and a correction, which comes "
                      "less close to the dense model than the folder itself.")
-    delta: Delta = without_correction(run.mask, dense.shape[1])
+    delta, rank, left_out = without_correction(run.mask, dense.shape[1]), 0, None
     words: dict[str, Any] = {"card": run.card.raw, "prompt": messages(run.card, []),
-             "report": {key: run.report[key] for key in _TOLD if key in run.report}}
-    bank: dict[str, Any] = {"rank": 0, "left_out": None}
+                             "report": {key: run.report[key] for key in _KEPT if key in run.report}}
     if is_refitted(dense.model, cut, run.mask):
         parameters = sum(weights.numel() for weights in dense.model.parameters())
         rank = largest_rank(ModelShape(*dense.shape, parameters), delta.kept, len(json.dumps(words)) + 2000)
@@ -135,22 +137,8 @@ def make_entry(dense: Dense, run: Run, name: str, lines: Sequence[Line] = ()) ->
         rows = correction_rows(dense.tokenizer_of(run.report), run.card, lines, LINES)
         # A W_down that was tuned belongs to gates that were, and is of no use with the dense model's.
         delta, left_out = yield from correct(dense.model, cut, run.mask, rows, rank, bool(lines) or run.tuned)
-        bank = {"rank": rank, "left_out": left_out}
-    words["report"]["bank"] = bank
+    words["report"]["bank"] = {"rank": rank, "left_out": left_out}
     return Entry(name, **words, delta=delta)
-
-
-def _load_cut(dense: Dense, run: Run) -> Generator[Event, None, Any]:
-    """The run's model, whose folder is checked on the way."""
-    source = yield from locate(str(run.folder))
-    if source.config["model_type"] != dense.base.family or run.mask.shape != (dense.shape[0], dense.shape[2]):
-        raise _another_base(dense, run)
-    return load_model(source, dense.model.dtype)
-
-
-def _another_base(dense: Dense, run: Run) -> UserError:
-    return UserError(f"{run.folder} was not cut from {dense.source.name}: its report names {str(run.report['base']['name'])[:80]}.",
-                     "Give that model with --model; one bank has one dense model.")
 
 
 @torch.no_grad()

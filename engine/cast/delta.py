@@ -1,13 +1,10 @@
-"""What makes a character of the dense model, small: a mask, scales, and a low-rank correction of W_down.
+"""A character of the dense model, small: a mask, scales, and a low-rank correction of W_down.
 
-A pruned model's W_down, refitted by least squares, is a whole matrix a layer.
-Here it is W_K diag(s) + U V: the dense model's own kept columns, a scale for
-each, and two thin factors, all in 8 bit. What they leave out is measured where it
-counts: with a the kept channels' activations and C = E[a a^T], scales and
-factors minimise E||(W_down - W_K diag(s) - U V) a||^2, first the scales, then the
-factors, which are the leading singular directions of the rest times C^1/2
-(Eckart-Young in the activations' norm, as in ASVD, arXiv 2312.05821, and SVD-LLM,
-arXiv 2403.07378). Pure tensors; knows no files and no models.
+A pruned model's W_down, fitted by least squares, is a whole matrix a layer. Here it is W_K diag(s) + U V: the dense model's own
+kept columns, a scale for each, and two thin factors, all in 8 bit. With a the kept channels' activations and C = E[a a^T],
+scales and factors minimise E||(W_down - W_K diag(s) - U V) a||^2: first the scales, then the factors, which are the leading
+singular directions of the rest times C^1/2 (Eckart-Young in the activations' norm, as in ASVD, arXiv 2312.05821, and SVD-LLM,
+arXiv 2403.07378).
 """
 
 from collections.abc import Sequence
@@ -47,18 +44,13 @@ class Delta:
         """r; 0: no correction."""
         return self.left.shape[1]
 
-    def indices(self, layer: int) -> Tensor:
-        """The kept channels of a layer, ascending, (k,)."""
-        return self.mask[layer].nonzero()[:, 0]
-
-    def scales_of(self, layer: int) -> Tensor:
-        """s of a layer, (k,) in fp32."""
-        return 1 + self.scale_step[layer] * self.scales[layer].float()
-
     def columns(self, layer: int, down: Tensor) -> Tensor:
         """W_down (d, k) of the cut model in fp32, from the dense model's (d, d_ff)."""
-        own = down.index_select(1, self.indices(layer)).float() * self.scales_of(layer)
-        return own.addmm_((self.left[layer].float() * self.factor_step[layer, :, None]).T, self.right[layer].float())
+        device = down.device
+        scales = 1 + self.scale_step[layer] * self.scales[layer].float()
+        own = down.index_select(1, self.mask[layer].nonzero()[:, 0].to(device)).float() * scales.to(device)
+        left = self.left[layer].float() * self.factor_step[layer, :, None]
+        return own.addmm_(left.T.to(device), self.right[layer].float().to(device))
 
 
 def without_correction(mask: Tensor, hidden_size: int) -> Delta:

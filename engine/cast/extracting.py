@@ -1,8 +1,7 @@
-"""One character out of a bank as a standalone folder, proven like any other export.
+"""One character of a bank as a standalone folder, verified like any other export.
 
-What is written is the dense model cut to the character, W_down scaled and
-corrected and rounded to the folder's 16 bit; the proof compares it with the dense
-model under the mask and that W_down.
+The folder holds the dense model cut to the character, with W_down scaled, corrected and rounded to 16 bit; the proof compares
+it with the dense model under the mask and that W_down.
 """
 
 import json
@@ -14,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Saved, Stage
 from engine.base.files import explain_write_errors, folder_size, remove_leftovers, require_space, staged_folder
-from engine.base.ids import ArtifactId, StageId
+from engine.base.ids import ArtifactId, ReadingId, StageId
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import messages
 from engine.cast.bank import Entry, read_bank
-from engine.cast.dense import Dense, load_dense_of
+from engine.cast.dense import Dense, load_dense
 from engine.export.copying import QUESTION
 from engine.export.folder import Contents, write_folder
 from engine.export.verify import prove, write_reference
@@ -45,7 +45,7 @@ def extract(path: Path, name: str, out: Path, model: str | None = None, dtype: s
     (entry,) = read_bank(path, [name]).entries
     if out.is_symlink() or out.exists():
         raise UserError(f"{out} exists already.", "Name another folder, or remove it first.")
-    dense = yield from load_dense_of(path, read_bank(path, []), model, dtype)
+    dense = yield from load_dense(model, dtype, (path, read_bank(path, [])))
     with explain_write_errors(out, "try again"):
         require_space(out.parent, int(2.2 * sum(weights.numel() for weights in dense.model.parameters()) + 50e6))
         remove_leftovers(out)
@@ -86,9 +86,10 @@ def _shipped(model: Any, entry: Entry, kind: torch.dtype) -> list[Tensor]:
 
 
 def report_of(entry: Entry) -> dict[str, Any]:
-    """The report of a run as the folder out of the bank tells it: what was read of the run's own W_down says so."""
-    own = ("dense", "random", "magnitude", "wanda", "mask")
-    readings = {name if name in own else f"{name} (the run's folder, not this one)": one
-                for name, one in entry.report["readings"].items()}
-    return {**entry.report, "readings": readings, "stages": {}, "learning": [],
-            "after": {"intermediate_size": entry.delta.kept}}
+    """The report of a folder from the bank. Readings that depend on the run's own W_down move to `run_readings`."""
+    found = migrate.report(entry.report)
+    readings = {id: found["readings"][id] for id in ReadingId if id in found["readings"]}  # a bank sorts them by name
+    own = (ReadingId.DENSE, ReadingId.RANDOM, ReadingId.MAGNITUDE, ReadingId.WANDA, ReadingId.MASK)
+    return {**found, "readings": {id: one for id, one in readings.items() if id in own},
+            "run_readings": {id: one for id, one in readings.items() if id not in own},
+            "stages": {}, "learning": [], "after": {"intermediate_size": entry.delta.kept}}

@@ -1,10 +1,7 @@
-"""One view of the feed-forward networks of all supported families.
+"""One view of the feed-forward networks of all supported families: FFN(x) = W_down (act(W_gate x) * (W_up x)).
 
-Every supported decoder computes FFN(x) = W_down (act(W_gate x) * (W_up x)); what
-differs is where the weights lie (phi3 fuses gate and up). A channel j is row j
-of W_gate and W_up and column j of W_down; its activation is entry j of the
-input of W_down, which is where masks and measurements hook in. This module
-knows nothing of how a mask is found.
+A channel j is row j of W_gate and W_up and column j of W_down; its activation is entry j of the input of W_down, where masks
+and measurements hook in.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,8 +1,7 @@
-"""Fetches a model folder from the model hub, or from the hub's cache on this machine.
+"""Fetch a model folder from the model hub, or from the hub's cache on this machine.
 
-Only safetensors, JSON, tokenizer files and texts are ever asked for. The config
-is fetched and checked before the weights. The weights come in a process of
-their own, so that a stopped job stops its download. No torch here.
+Only safetensors, JSON, tokenizer files and texts are ever asked for. The config is fetched and checked before the weights,
+which come in a process of their own, so that a stopped job stops its download.
 """
 
 import json

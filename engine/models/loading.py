@@ -1,9 +1,7 @@
-"""Models and tokenizers from folders: the one place of the engine that calls from_pretrained on what others wrote.
+"""Models and tokenizers from folders: the only place where from_pretrained is called on what others wrote.
 
-(The starter's conversion reads its pinned GGUF file by itself.) A model is named
-by the user as "starter", as a folder, or as owner/name on the hub. Weights come
-as safetensors only, code of a model is never run. This module knows no
-characters and no prompts; importing it does not import torch.
+A model is named by the user as "starter", as a folder, or as owner/name on the hub. Weights come as safetensors only; code of a
+model is never run. Importing this does not import torch.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ class ModelSource:
     config: dict[str, Any]  # the parsed config.json
     licence: str | None = None  # as in the front matter of README.md
     revision: str = ""  # commit on the hub, or ""
-    told: dict[str, str] = field(default_factory=dict)  # of licence and ancestry, see checks.read_front_matter
+    told: dict[str, str] = field(default_factory=dict)  # of licence and ancestry, see folders.read_front_matter
 
     @property
     def own_dtype(self) -> str | None:
@@ -165,13 +163,13 @@ def _quantised(load_in: str, dtype: torch.dtype) -> dict[str, Any]:
         return {}
     from transformers import BitsAndBytesConfig
 
+    options: dict[str, dict[str, Any]] = {
+        "8bit": {"load_in_8bit": True},
+        "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}}
+    if load_in not in options:
+        raise UserError(f"Weights cannot be loaded in {load_in[:40]!r}.", "Choose one of: 16bit, 8bit, 4bit.")
     quieten_bitsandbytes()
-    if load_in == "8bit":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    if load_in == "4bit":
-        return {"quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)}
-    raise UserError(f"Weights cannot be loaded in {load_in[:40]!r}.", "Choose one of: 16bit, 8bit, 4bit.")
+    return {"quantization_config": BitsAndBytesConfig(**options[load_in])}
 
 
 def _check_report(source: ModelSource, report: dict[str, Any]) -> None:
@@ -214,20 +212,19 @@ def load_tokenizer(source: ModelSource, day: date | None = None) -> PreTrainedTo
 
 def on_day(tokenizer: Any, day: date) -> Any:
     """The tokenizer, or where its template asks for the date a copy of it, with that of `day`. Raises UserError."""
+    def fixed(template: Any) -> str:
+        if not isinstance(template, str):
+            raise unusable("it is no text")
+        if len(template) > LONGEST_TEMPLATE:
+            raise unusable(f"it is longer than {LONGEST_TEMPLATE:,} characters")
+        return fix_settings(template, day)
+
     own = tokenizer.own_template
-    template = {name: _fixed(one, day) for name, one in own.items()} if isinstance(own, dict) else _fixed(own, day)
+    template = {name: fixed(one) for name, one in own.items()} if isinstance(own, dict) else fixed(own)
     if template != tokenizer.chat_template:
         tokenizer = copy.copy(tokenizer)
         tokenizer.chat_template = template
     return tokenizer
-
-
-def _fixed(template: Any, day: date) -> str:
-    if not isinstance(template, str):
-        raise unusable("it is no text")
-    if len(template) > LONGEST_TEMPLATE:
-        raise unusable(f"it is longer than {LONGEST_TEMPLATE:,} characters")
-    return fix_settings(template, day)
 
 
 def _day_of_export(folder: Path) -> date | None:

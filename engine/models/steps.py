@@ -1,11 +1,9 @@
-"""One more token for every row of a batch, through a decoder of llama's build, in few operations.
+"""One more token for every row of a batch, through a decoder built like llama's, in few operations.
 
-transformers' own forward pass spends much of its time between its products when it computes one token: each small
-operation comes with its modules, checks and copies. Here a layer is a few operations on flat rows: queries, keys and
-values come from one product, a residual is added within the product that makes it. The arithmetic is the same, in
-another order, so results agree up to rounding. The model's own weights are used: those that one product reads are moved
-side by side in memory, once. What attention sees is the caller's business. This module knows tensors only; families of
-another build, models on other devices, quantised ones and those that something hooks into are computed by transformers.
+transformers' own forward pass spends much of a single token's time between its products. Here a layer is a few operations on
+flat rows: queries, keys and values come from one product, and a residual is added within the product that makes it. Results
+agree up to rounding. The model's own weights are used: those that one product reads are moved side by side in memory, once.
+Models of other families, on other devices, quantised or hooked are left to transformers.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,7 @@
 """The models that the chat worker has in memory, and their conversations.
 
-The models used last stay, up to a number. Of each, a few conversations stay,
-so that a persona's prompt is read once: a new prompt goes on in, or begins with
-a copy of, the conversation with which it shares most. Knows no requests.
+The models used last stay, up to a number. Of each, a few conversations stay, so that a persona's prompt is read once: a new
+prompt goes on in, or begins with a copy of, the conversation with which it shares most.
 """
 
 import gc
@@ -46,8 +45,17 @@ class Loaded:
         return int(getattr(self.model.config, "max_position_embeddings", None) or 2048)
 
     @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The model is not dropped while the block runs."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
+
+    @contextmanager
     def conversation(self, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
-        """The conversation in which least of `prompt` has to be read; no one else gets it while the block runs."""
+        """The conversation in which least of `prompt` has to be read; no other task gets it while the block runs."""
         talk = self._best(prompt)
         self.busy.append(talk)
         try:
@@ -67,23 +75,23 @@ class Loaded:
         return best.copy(min(known, best.whole))
 
     def trim(self, most: int) -> None:
-        """Forget conversations that no one uses, the one used last at last, until `most` are left."""
+        """Drop idle conversations, least recently used first, until `most` are left."""
         idle = [talk for talk in self.talks if talk not in self.busy]
-        forgotten = idle[: max(0, len(idle) - most)]
-        self.talks = [talk for talk in self.talks if talk not in forgotten]
+        dropped = idle[: max(0, len(idle) - most)]
+        self.talks = [talk for talk in self.talks if talk not in dropped]
 
 
 class ModelCache:
-    """Models by the name that the user gave."""
+    """Models by the name that the user gave, the one used last at the end; at most `keep` of them, where memory allows."""
 
     def __init__(self, dtype: str = "auto", keep: int = 3) -> None:
         self.dtype, self.keep = dtype, keep
-        self.models: dict[str, Loaded] = {}  # the one used last at the end
+        self.models: dict[str, Loaded] = {}
         self.tokenizers: dict[str, Any] = {}
         self.under_way: set[str] = set()
 
     def load(self, name: str) -> Generator[Turn, None, Loaded]:
-        """The model of a name; says Loading and Loaded where it has to be fetched or read. Raises UserError."""
+        """The model of a name; yields Loading and Loaded where it has to be fetched or read. Raises UserError."""
         while name in self.under_way:  # another task loads it
             yield None
         if name in self.models:
@@ -102,13 +110,14 @@ class ModelCache:
 
     def tokenizer(self, name: str) -> Generator[Turn, None, Any]:
         """The tokenizer alone."""
-        if name not in self.models and name not in self.tokenizers:
-            source = yield from self._locate(name)
-            self.tokenizers[name] = load_tokenizer(source)
-        return self.models[name].tokenizer if name in self.models else self.tokenizers[name]
+        if name in self.models:
+            return self.models[name].tokenizer
+        if name not in self.tokenizers:
+            self.tokenizers[name] = load_tokenizer((yield from self._locate(name)))
+        return self.tokenizers[name]
 
     def _locate(self, name: str) -> Generator[Turn, None, ModelSource]:
-        """Find or fetch the model; a fetch is told in MB."""
+        """Find or fetch the model; yields the progress of a download in MB."""
         search = locate(name)
         try:
             while True:
@@ -146,19 +155,17 @@ class ModelCache:
         return bool(idle)
 
     def forget(self, name: str) -> int:
-        """Drop a model; the bytes of its weights. Tasks that use it end first, by themselves."""
+        """Drop a model; the bytes of its weights. Tasks that use it finish first."""
         self.tokenizers.pop(name, None)
-        loaded = self.models.pop(name, None)
-        if loaded is None:
+        if name not in self.models:
             return 0
         logging.info("forgetting %s", name)
-        size = loaded.bytes
-        del loaded
+        size = self.models.pop(name).bytes
         _collect()
         return size
 
     def free(self) -> None:
-        """Drop all models and conversations that no one uses."""
+        """Drop all models and conversations that are not in use."""
         while self._drop_oldest():
             pass
         for loaded in self.models.values():

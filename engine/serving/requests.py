@@ -1,7 +1,4 @@
-"""What the chat worker can be asked: one JSON object each in, a checked request out.
-
-Knows the fields and their limits, no model. The shapes stand in engine/serve.py.
-"""
+"""Requests to the chat worker: a line of JSON in, a checked request out. engine/serve.py documents their fields."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +16,7 @@ ROLES = ("user", "assistant")
 
 @dataclass
 class Request:
-    """One thing to do. `stopped` is set when the owner wants no more of it."""
+    """One request. `stopped` is set when its owner wants no more of it."""
 
     do: str
     id: str | int

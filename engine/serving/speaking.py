@@ -1,13 +1,12 @@
 """The chat worker's tasks: generators that do a little (a piece of a prompt, a token) between two yields.
 
-What a task yields is an answer without its id, or None where a turn brought
-nothing to say. Time is counted only while a task computes, never while others
-have their turn. Knows the cache and requests, no pipes.
+A task yields an answer without its id, or None where a turn brought nothing to say. Time is counted only while a task
+computes, never during the turns of others.
 """
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -25,7 +24,7 @@ from engine.serving.requests import Request
 
 Task = Generator[Turn, None, None]
 FEWEST = 16  # tokens of an answer: with less room than this, the prompt is too long
-_LOOK = 8  # tokens between two looks whether an answer runs in circles
+_LOOK = 8  # tokens between two checks for repetition
 
 
 class _Clock:
@@ -51,7 +50,7 @@ def encode(tokenizer: Any, request: Request, messages: list[Message]) -> list[in
 
 
 def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], Fitted, int]:
-    """The prompt's ids, what had to go for it, and the longest answer, in tokens, that `window` allows.
+    """The prompt's ids, what was left out of it, and the longest answer, in tokens, that `window` allows.
 
     Raises UserError where the card and the last turn alone are too long.
     """
@@ -67,22 +66,18 @@ def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], Fitte
 
 def speak(request: Request, cache: ModelCache) -> Task:
     """Answer: Said for every new piece of text, then Ended."""
-    loading = cache.load(request.model)
-    loaded = yield from _unless_stopped(loading, request)
+    loaded = yield from _unless_stopped(cache.load(request.model), request)
     if loaded is None:
         yield {"event": "Ended", "reason": "stopped", **_Answer(request, None, [], 0, Fitted([]), 0).measures()}
         return
-    loaded.users += 1
-    try:
+    with loaded.in_use():
         yield from answer(request, loaded, cache.free)
-    finally:
-        loaded.users -= 1
 
 
 def answer(request: Request, loaded: Loaded, free: Callable[[], None] = lambda: None) -> Task:
     """Answer with a model in memory: Said for every new piece of text, then Ended. `free` makes room when memory runs out.
 
-    The text of Ended is what counts. It is shorter than what was said where that ran in circles or stopped at the limit
+    The text of Ended is the answer. It is shorter than what was said where that repeated itself, or stopped at the limit
     within a sentence.
     """
     prompt, fitted, limit = fit(loaded.tokenizer, request, loaded.window)
@@ -91,7 +86,7 @@ def answer(request: Request, loaded: Loaded, free: Callable[[], None] = lambda: 
 
 
 def _unless_stopped(loading: Generator[Turn, None, Loaded], request: Request) -> Generator[Turn, None, Loaded | None]:
-    """What `loading` gives, or None when the request was stopped meanwhile."""
+    """The value of `loading`, or None when the request was stopped meanwhile."""
     try:
         while not request.stopped:
             yield next(loading)
@@ -114,16 +109,16 @@ class _Answer:
         self.first = 0.0
         self.second_try = False
         before = request.turns[-1][1].rstrip() if request.goes_on else ""
-        self.before = "" if is_looping(before) else before  # the beginning of a turn that goes on
+        self.before = "" if is_looping(before) else before  # the beginning of a turn that is continued
 
     def stream(self, talk: CachedPrompt, free: Callable[[], None]) -> Task:
         """Read the prompt, then say token after token."""
         assert self.loaded
         tokenizer = self.loaded.tokenizer
         sampler = Sampler(self.request.sampling, tokenizer, endings(tokenizer), self.prompt)
-        reason = "limit"
-        logits = yield from self._read(talk, free, self.prompt)
-        for _ in range(self.limit):
+        reason = ""
+        while not reason:
+            logits = yield from self._logits(talk, free)
             if logits is None or self.request.stopped:
                 reason = "stopped"
                 break
@@ -135,16 +130,39 @@ class _Answer:
                     break
                 self.tokens.append(token)
                 piece = self._piece(last=len(self.tokens) == self.limit)
-                over = self._over(piece)
+                reason = self._over(piece)
             yield self._said(piece) if piece else None
-            if over:
-                reason = over
-                break
-            logits = yield from self._advance(talk, free, token)
         if piece := self._piece(last=True):
             yield self._said(piece)
         self._cut(reason)
         yield {"event": "Ended", "reason": reason, **self.measures()}
+
+    def _logits(self, talk: CachedPrompt, free: Callable[[], None]) -> Generator[Turn, None, Any]:
+        """The logits after the prompt and the tokens so far; None when stopped before.
+
+        When memory runs out, once an answer, all else is freed and everything is read again.
+        """
+        reading = None if self.tokens else talk.read(self.prompt)
+        while not self.request.stopped:
+            failed = False
+            try:
+                with self.clock.running():
+                    if reading is None:
+                        return talk.advance(self.tokens[-1])
+                    next(reading)
+            except StopIteration as end:
+                return end.value
+            except Exception as error:
+                if self.second_try or not is_out_of_memory(error):
+                    raise
+                logging.warning("out of memory in %s; trying once more", self.request.id)
+                self.second_try = failed = True
+            if failed:  # outside the except block, where the error still holds what was computed
+                talk.clear()
+                free()
+                reading = talk.read([*self.prompt, *self.tokens])
+            yield None
+        return None
 
     def _said(self, piece: str) -> dict[str, Any]:
         return {"event": "Said", "text": piece, "tokens": len(self.tokens), "seconds": self.clock.seconds,
@@ -165,49 +183,11 @@ class _Answer:
         return max(last_whole_sentence(self.before + self.text) - len(self.before), 0)
 
     def _cut(self, reason: str) -> None:
-        """Take away what is no good to keep: circles, and at the limit half a sentence."""
+        """Remove repetition, and at the limit half a sentence."""
         if reason != "stopped" and is_looping(self.before + self.text):
             self.text = before_loop(self.before + self.text)[len(self.before):]
         elif reason == "limit":
             self.text = self.text[: self._whole() or len(self.text)]
-
-    def _read(self, talk: CachedPrompt, free: Callable[[], None], tokens: Sequence[int]) -> Generator[Turn, None, Any]:
-        """The logits behind `tokens`; None when stopped before. Out of memory: all else is freed, then once more."""
-        reading = talk.read(tokens)
-        while not self.request.stopped:
-            failed = False
-            try:
-                with self.clock.running():
-                    next(reading)
-            except StopIteration as end:
-                return end.value
-            except Exception as error:
-                self._allow_second_try(error)
-                failed = True
-            if failed:  # outside the except block, where the error still holds what was computed
-                self._start_over(talk, free)
-                reading = talk.read(tokens)
-            yield None
-        return None
-
-    def _advance(self, talk: CachedPrompt, free: Callable[[], None], token: int) -> Generator[Turn, None, Any]:
-        try:
-            with self.clock.running():
-                return talk.advance(token)
-        except Exception as error:
-            self._allow_second_try(error)
-        self._start_over(talk, free)
-        return (yield from self._read(talk, free, [*self.prompt, *self.tokens]))
-
-    def _allow_second_try(self, error: Exception) -> None:
-        if self.second_try or not is_out_of_memory(error):
-            raise error
-        logging.warning("out of memory in %s; trying once more", self.request.id)
-        self.second_try = True
-
-    def _start_over(self, talk: CachedPrompt, free: Callable[[], None]) -> None:
-        talk.clear()
-        free()
 
     def _piece(self, last: bool) -> str:
         """What can be said now: whole characters, white space only once something follows it."""
@@ -228,11 +208,11 @@ class _Answer:
         return {"text": self.text, "tokens": count, "prompt_tokens": len(self.prompt), "reused_tokens": self.reused,
                 "dropped_turns": self.fitted.turns_dropped, "dropped_examples": self.fitted.examples_dropped,
                 "seconds": seconds, "first_token": self.first, "tokens_per_second": speed,
-                "seed": self.request.sampling.seed, **_told(self.fitted.lore)}
+                "seed": self.request.sampling.seed, **_lore_facts(self.fitted.lore)}
 
 
-def _told(lore: Firing) -> dict[str, Any]:
-    """What of a lorebook fired and why, for the reader; nothing where nothing did."""
+def _lore_facts(lore: Firing) -> dict[str, Any]:
+    """Which entries of a lorebook fired and why, for the reader; nothing where none did."""
     fired = [{"name": one.entry.name, "reason": one.reason, "level": one.level, "tokens": one.tokens, "outcome": one.outcome,
               "number": one.entry.number} for one in lore.fired]
     return {**({"lore": fired} if fired else {}), **({"lore_faults": lore.faults} if lore.faults else {})}
@@ -241,28 +221,23 @@ def _told(lore: Firing) -> dict[str, Any]:
 def warm(request: Request, cache: ModelCache, wanted: Callable[[str], bool]) -> Task:
     """Load the model and read what every prompt of this card begins with; gives way as soon as `wanted(model)`."""
     loaded = yield from _unless_stopped(cache.load(request.model), request)
-    if loaded is None:
-        yield {"event": "Warmed", "model": request.model, "tokens": 0, "reused_tokens": 0, "seconds": 0.0}
-        return
-    loaded.users += 1
-    clock = _Clock()
-    try:
-        prompt, target = _common_beginning(loaded, request)
-        with loaded.conversation(prompt) as talk:
-            reached = known = talk.reusable(prompt)
-            reading = talk.read(prompt)
-            while reached < target and not request.stopped and not wanted(request.model):
-                with clock.running():
-                    next(reading, None)
-                reached = len(talk.tokens)
-                yield None
-        yield {"event": "Warmed", "model": request.model, "tokens": reached, "reused_tokens": known, "seconds": clock.seconds}
-    finally:
-        loaded.users -= 1
+    clock, reached, known = _Clock(), 0, 0
+    if loaded is not None:
+        with loaded.in_use():
+            prompt, target = _common_beginning(loaded, request)
+            with loaded.conversation(prompt) as talk:
+                reached = known = talk.reusable(prompt)
+                reading = talk.read(prompt)
+                while reached < target and not request.stopped and not wanted(request.model):
+                    with clock.running():
+                        next(reading, None)
+                    reached = len(talk.tokens)
+                    yield None
+    yield {"event": "Warmed", "model": request.model, "tokens": reached, "reused_tokens": known, "seconds": clock.seconds}
 
 
 def _common_beginning(loaded: Loaded, request: Request) -> tuple[list[int], int]:
-    """A prompt of this card, and how many of its tokens, in whole pieces, stand there whatever the player says next."""
+    """A prompt of this card, and how many of its tokens, in whole pieces, are the same whatever the player says next."""
     asked = [replace(request, do="speak", turns=(*request.turns, ("user", said)), goes_on=False) for said in ("a", "0")]
     first, second = (encode(loaded.tokenizer, one, one.fitted(tokenizer=loaded.tokenizer).messages) for one in asked)
     same = next((place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), len(first))
