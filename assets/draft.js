@@ -17,10 +17,8 @@ const begin = () => {
   let known = {};          // character -> {print, stamp}: the newest version that this page knows
   let shown = "";          // the character in the fields
   let outdated = false;    // the fields show less than the newest version
-  let quiet = false;       // the next version to arrive says nothing: something more important is shown there
-  let noticed = "";        // the character and version for which that is shown: it may arrive more than once
   let recovered = false;   // what is sent comes from a page that could not send it
-  let news = {};           // character -> words to show when the character is
+  const notices = {};        // character -> {print, words}: said instead of "Saved" as long as that version is shown
   let timer = 0;
   let first = 0;
 
@@ -28,6 +26,11 @@ const begin = () => {
     if (!pad) return;
     pad.element.dataset.kind = kind;
     if (pad.element.textContent !== words) pad.element.textContent = words;
+  };
+
+  const notice = (print, words) => {
+    notices[shown] = {print, words};
+    say(words, "notice");
   };
 
   const merged = (...records) => {
@@ -124,12 +127,12 @@ const begin = () => {
         continue;
       }
       learn(character, answer);
-      if (recovered) news[character] = `What you wrote last was kept · version ${answer.version}`;
+      if (recovered) notices[character] = {print: answer.print, words: `What you wrote last was kept · version ${answer.version}`};
       if (character !== shown) continue;
       if (answer.elsewhere) {
-        outdated = quiet = true;
-        say(`Another window changed this character too. Both are kept: version ${answer.elsewhere} from there, ` +
-            `version ${answer.version} from here.`, "notice");
+        outdated = true;
+        notice(answer.print, `Another window changed this character too. Both are kept: version ${answer.elsewhere} from there, ` +
+                             `version ${answer.version} from here.`);
       } else if (!typed[character]) {
         say(answer.words);
       }
@@ -146,26 +149,20 @@ const begin = () => {
     pad.trigger("apply");
   };
 
-  // A version has come into the fields.
+  // A version has come into the fields; the same one may come more than once.
   const arrived = () => {
     const head = pad.props.value;
+    if (shown !== head?.character) delete notices[shown];
     shown = head?.character ?? "";
-    if (!shown) { noticed = ""; return say(""); }
-    const version = `${shown} ${head.print}`;
+    if (!shown) return say("");
     if (!learn(shown, head) || typed[shown] || sending[shown]) {
       outdated = true;
       if (!under_way) flush();
-    } else if (news[shown]) {
-      say(news[shown], "notice");
-      delete news[shown];
-      noticed = version;
-    } else if (quiet) {
-      noticed = version;
-    } else if (noticed !== version) {
+    } else if (notices[shown]?.print === head.print) {
+      say(notices[shown].words, "notice");
+    } else {
       say(head.words);
-      noticed = "";
     }
-    quiet = false;
   };
 
   const look = async () => {
@@ -173,8 +170,7 @@ const begin = () => {
     const character = shown;
     const head = await pad.server.newest(character).catch(() => null);
     if (!head?.print || character !== shown || typed[shown] || under_way || head.print === known[shown]?.print) return;
-    say(`Changed in another window · version ${head.version}`, "notice");
-    quiet = true;
+    notice(head.print, `Changed in another window · version ${head.version}`);
     pad.trigger("apply");
   };
 
