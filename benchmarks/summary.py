@@ -182,11 +182,14 @@ def side_conditions(rows: Sequence[Row]) -> list[str]:
         there = {name for name in LADDER if cells and {key_of(row) for row in own if row["method"] == name} == cells}
         if ours not in there:
             continue
-        if DENSE in there:
+        has = lambda name, method, own=own: all(row.get(name) is not None for row in own if row["method"] == method)
+        if DENSE in there and has("identification", ours) and has("identification", DENSE):
             said.append(f"{ours}: identified {mean('identification', ours):.1%}, dense {mean('identification', DENSE):.1%} "
                         "(with recovery wanted within 3 points of it).")
         if baselines := [name for name in (*of_kind(Kind.PUBLISHED), *of_kind(Kind.RECONSTRUCTED)) if name in there]:
             best = min(baselines, key=lambda name: mean("kl", name))
+            if not has("neutral_ppl", ours) or not has("neutral_ppl", best):
+                continue
             said.append(f"{ours}: neutral perplexity {mean('neutral_ppl', ours):,.1f}, the best baseline by KL ({best}) "
                         f"{mean('neutral_ppl', best):,.1f} (wanted no worse than that).")
     return said
