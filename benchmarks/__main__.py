@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine.base.errors import Interrupted, UserError
+from engine.base.job import PRESETS
 from engine.base.process import CHAT_SPINS, prepare_libraries
-from engine.base.recipe import PRESETS
 
 MODULES = {"studio": "studio.costs"}  # those not named like their verb
 STUDIO_PARTS = ("start", "polling", "tabs", "speech")

@@ -33,13 +33,13 @@ from engine.cast.bank import Bank, Entry, encode_bank
 from engine.cast.building import make_entry, read_run
 from engine.cast.delta import Delta, without_correction
 from engine.cast.dense import Dense, gather, load_dense
-from engine.console import print_table
 from engine.evaluation.fidelity import dense_states, measure
 from engine.models.chat_format import encode_chat
 from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model, locate
 from engine.models.packing import Example, pack
 from engine.pruning.importance import read_activations, top_channels, wanda_scores
+from engine.running import print_table
 
 CHARACTERS = 16
 ROUNDS = 3

@@ -20,7 +20,8 @@ from benchmarks.meter import Counter, Spent, metered, watched
 from benchmarks.plan import Plan, fingerprint
 from engine.base.events import Event
 from engine.base.files import write_atomic, write_json
-from engine.base.recipe import Recipe, channels_kept
+from engine.base.job import Recipe
+from engine.base.sizes import channels_kept
 from engine.calibration.lines import Line
 from engine.cards.card import Card
 from engine.evaluation.fidelity import dense_states
@@ -31,8 +32,8 @@ from engine.stages.mask import DistillationData, encode_lines, find_mask, read_d
 from engine.stages.reconstruction import written_rows
 
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
-AFTER_THE_MASK = ("least_squares", "refit_within", "further_answers", "neutral_lines", "resampled_copies",
-                  "layer_epochs", "layer_rate", "recover", "recovery_answers", "recovery_epochs", "recovery_steps",
+AFTER_THE_MASK = ("reconstruct", "max_kl_ratio", "extra_samples", "neutral_lines", "resampled_copies",
+                  "tuning_epochs", "tuning_rate", "recover", "recovery_samples", "recovery_epochs", "recovery_steps",
                   "recovery_step_lines", "recovery_rate", "recovery_rank")
 
 
@@ -104,7 +105,7 @@ class Subject:
     def prepare(self) -> Generator[Event, None, None]:
         """Make the lines and read the dense model on them, or find both."""
         # Targets are read also where the preset learns by cross entropy, for the methods that do not.
-        recipe = dataclasses.replace(self.plan.recipe(0.25, self.seed), loss="kl")
+        recipe = self.plan.recipe(0.25, self.seed).changed(loss="kl")
         ctx = self.context(self.folder / "lines", recipe)
         yield from make_lines(ctx)
         yield from write_extra_samples(ctx)

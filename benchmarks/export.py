@@ -21,7 +21,6 @@ from benchmarks.speed import decode_seconds
 from engine.base.files import folder_size, write_json
 from engine.base.ids import StageId
 from engine.cards.card import bundled_files
-from engine.console import print_table
 from engine.export.gguf_proof import ask, prove_files
 from engine.export.gguf_tensors import parse_types
 from engine.export.gguf_writer import write_gguf
@@ -29,6 +28,7 @@ from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model, load_tokenizer, locate
 from engine.pruning.cutting import cut
 from engine.pruning.importance import magnitude_scores, top_channels
+from engine.running import print_table
 
 WANTED_SECONDS = 180  # for all types with their proofs, of the starter
 CHARACTER = "pim-tuckett"

@@ -22,6 +22,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import explain_write_errors, read_json, write_json
 from engine.base.ids import StageId
+from engine.base.job import Process
 from engine.running import Run
 from engine.stages.context import SHORT
 
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 def follow(events: Generator[Event, None, None]) -> None:
     """Show a benchmark's events; Ctrl-C stops it after the step under way."""
-    run = Run(argparse.Namespace(workdir=None, leash=False, json=False))
+    run = Run(Process())
     run.follow(_without_reused(events), lambda: False, "Stopped.", AGAIN)
 
 

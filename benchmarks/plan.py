@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import data_folder, sha256, slug
-from engine.base.recipe import Recipe, make_recipe
+from engine.base.job import Recipe, make_recipe
 from engine.cards.card import CHARACTERS, Card
 from engine.cards.files import read_card
 

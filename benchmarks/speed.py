@@ -25,7 +25,6 @@ from engine.calibration.lines import read_queries
 from engine.calibration.rewriting import Voice
 from engine.calibration.sensitivity import divergence, states_of
 from engine.cards.card import find_bundled
-from engine.console import print_table
 from engine.models.chat_format import encode_chat
 from engine.models.ffn import decoder, feed_forwards, masked
 from engine.models.kv_cache import CachedPrompt
@@ -34,6 +33,7 @@ from engine.models.packing import Example, pack
 from engine.pruning import masks
 from engine.pruning.cutting import cut
 from engine.pruning.importance import magnitude_scores, top_channels
+from engine.running import print_table
 
 PAIRS = 2
 QUERIES = 24

@@ -18,7 +18,7 @@ from benchmarks.measures import MEASURES, line_file
 from benchmarks.methods import DENSE, LADDER, OURS, PAPER, RECOVERED, Kind, of_kind
 from benchmarks.plan import Plan
 from engine.base.files import read_json
-from engine.console import print_table
+from engine.running import print_table
 
 Row = dict[str, Any]
 # Drop reductions that we want at a sparsity: of the default, and with recovery, against a kind of baseline.

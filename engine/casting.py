@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from engine.base.errors import UserError
+from engine.base.job import Process, add_options, process_of
 from engine.base.sampling import add_sampling_options, params_of
 
 HELD = 4  # gathered models kept in memory at once
@@ -43,9 +44,7 @@ def add_subcommands(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentP
     extract = add("extract", "a character as a standalone folder, verified like any other", character=True, model=moved)
     extract.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
     for parser in (build, extract):
-        parser.add_argument("--workdir", metavar="DIR", help="where to write events.jsonl (default: nowhere)")
-        parser.add_argument("--json", action="store_true", help="print events as JSON lines")
-        parser.add_argument("--leash", action="store_true", help="stop when standard input ends: the owner of the job is gone")
+        add_options(parser, Process)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,14 +58,14 @@ def _build(options: argparse.Namespace) -> int:
 
     stream = build(Path(options.bank), options.model, [Path(folder) for folder in options.folders], options.dtype, options.name,
                    Path(options.lines) if options.lines else None)
-    Run(options).follow(stream, lambda: False, "Stopped; the characters reported so far are in the bank.")
+    Run(process_of(vars(options))).follow(stream, lambda: False, "Stopped; the characters reported so far are in the bank.")
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
     """Raises UserError when a character is damaged, after listing the others."""
     from engine.cast.bank import list_bank
-    from engine.console import print_table
+    from engine.running import print_table
 
     bank, faults = list_bank(Path(options.bank))
     rows = [{"name": one.name, "character": one.report["character"], "kept": one.delta.kept,
@@ -97,7 +96,7 @@ def _extract(options: argparse.Namespace) -> int:
 
     out = Path(options.out)
     stream = extract(Path(options.bank), options.character, out, options.model, options.dtype)
-    Run(options).follow(stream, out.exists, "Stopped; nothing was left behind.")
+    Run(process_of(vars(options))).follow(stream, out.exists, "Stopped; nothing was left behind.")
     return 0
 
 
@@ -107,7 +106,7 @@ def _chat(options: argparse.Namespace) -> int:
     from engine.cast.dense import gather, load_dense
     from engine.cast.extracting import card_of
     from engine.chat import Speaker, chat
-    from engine.console import ProgressPrinter
+    from engine.running import ProgressPrinter
     from engine.serving.model_cache import Loaded
 
     path, params = Path(options.bank), params_of(options)

@@ -10,9 +10,9 @@ from typing import Any
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
 from engine.cards.prompt import render_greeting
-from engine.console import ProgressPrinter
 from engine.models.device import parse_dtype
 from engine.models.loading import load_model, load_tokenizer, locate
+from engine.running import ProgressPrinter
 from engine.serving.model_cache import Loaded
 from engine.serving.requests import Request
 from engine.serving.speaking import answer

@@ -14,12 +14,11 @@ from engine.base import events, migrate
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest, folder_size, is_file, read_json
 from engine.base.ids import Verdict
-from engine.base.recipe import make_recipe
-from engine.base.sampling import params_of
+from engine.base.job import ExportJob, PruneJob, Recipe, ScriptJob, process_of, read_options
+from engine.base.sampling import params_of, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
-from engine.console import print_table
-from engine.running import Run
+from engine.running import Run, print_table
 
 
 def models(options: argparse.Namespace, _arguments: list[str]) -> int:
@@ -42,64 +41,50 @@ def models(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 def prune(options: argparse.Namespace, arguments: list[str]) -> int:
     """The whole job, or its lines. Ctrl-C stops it after the step under way."""
-    if not options.out and not options.until:
-        raise UserError("The following arguments are required: --out.", "See python -m engine prune --help.")
-    run = Run(options)
+    values = read_options(options, PruneJob, Recipe)
+    run = Run(process_of(values))
     again = shlex.join([*[one for one in arguments if one != "--resume"], "--resume"])
-    run.follow(_prune(options, run), lambda: _result(options, run).exists(), "Stopped; what was done is kept.",
+    run.follow(_prune(values, run), lambda: _is_made(values, run), "Stopped; what was done is kept.",
                f"Go on with:\n  python -m engine {again}")
-    if options.out and not options.until and not options.json:
-        print(f"Talk to it:  python -m engine chat {shlex.quote(options.out)}")
+    if not values.get("until") and not values.get("json_events"):
+        print(f"Talk to it:  python -m engine chat {shlex.quote(values['out'])}")
     return 0
 
 
-def _prune(options: argparse.Namespace, run: Run) -> Iterator[events.Event]:
-    """The job's events. Parsing and imports are part of it, so that whatever goes wrong is told as an event."""
+def _prune(values: dict[str, Any], run: Run) -> Iterator[events.Event]:
+    """The job's events. Checks and imports are part of it, so that whatever goes wrong is an event."""
+    asked = PruneJob.of(values)
     from engine.pipeline import prune_persistently
     from engine.stages.context import Job
 
-    job = _job(options, Job)
+    job = Job.of(asked, _read(asked.card))
     run.workdir = run.workdir or job.default_workdir()
-    yield from prune_persistently(job, run.workdir, options.resume, options.until)
+    yield from prune_persistently(job, run.workdir, asked.resume, asked.until or None)
 
 
-def _result(options: argparse.Namespace, run: Run) -> Path:
-    """What is there once the job is done."""
+def _is_made(values: dict[str, Any], run: Run) -> bool:
+    """Whether what the job is to make is there."""
     assert run.workdir
-    return run.workdir / "lines.jsonl" if options.until else Path(options.out)
-
-
-def _job(options: argparse.Namespace, make: Any) -> Any:
-    from engine.calibration.teacher import find_teacher
-    from engine.models.device import parse_dtype
-
-    named = {"sparsity": options.sparsity, "multiple": options.multiple, "seed": options.seed, "recover": options.recover,
-             "load_in": options.load_in, "steps": options.steps, "refit_within": options.refit_within,
-             "further_answers": options.further_answers}
-    recipe = make_recipe(options.preset, **{name: value for name, value in named.items() if value is not None})
-    parse_dtype(options.dtype)
-    teacher = find_teacher(options.teacher, options.teacher_model, recipe)
-    files = {name: _existing(getattr(options, name)) for name in ("queries", "lines")}
-    return make(_read(options.card), options.model, Path(options.out or ""), recipe, options.dtype, teacher, **files)
-
-
-def _existing(name: str | None) -> Path | None:
-    if name is None:
-        return None
-    if not is_file(name):
-        raise UserError(f"There is no file {name}.")
-    return Path(name)
+    return (run.workdir / "lines.jsonl" if values.get("until") else Path(values["out"])).exists()
 
 
 def export(options: argparse.Namespace, _arguments: list[str]) -> int:
     """A finished folder as a checked and proven copy, zipped where wanted."""
+    values = read_options(options, ExportJob)
+    Run(process_of(values)).follow(_export(values), lambda: Path(values["out"]).exists(), "Stopped; nothing was left behind.")
+    return 0
+
+
+def _export(values: dict[str, Any]) -> Iterator[events.Event]:
     from engine.export.copying import Copy, copy_folder
+    from engine.export.engines import TARGETS
     from engine.export.gguf_tensors import parse_types
 
-    copy = Copy(Path(options.source), Path(options.out), " ".join((options.name or "").split()), options.zip,
-                tuple(parse_types(options.gguf)), tuple(dict.fromkeys(options.engines)), options.measure)
-    Run(options).follow(copy_folder(copy), copy.out.exists, "Stopped; nothing was left behind.")
-    return 0
+    asked = ExportJob(**values)
+    if unknown := [one for one in asked.engines if one not in TARGETS]:
+        raise UserError(f"There is no export target {unknown[0]!r}.", f"Choose from: {', '.join(TARGETS)}.")
+    yield from copy_folder(Copy(Path(asked.source), Path(asked.out), " ".join(asked.name.split()), asked.zip,
+                                tuple(parse_types(asked.gguf)), tuple(dict.fromkeys(asked.engines)), asked.measure))
 
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
@@ -115,35 +100,33 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
     """The test script of a character on one or more models; with --questions what would be asked, asking nobody."""
     from engine.cards.script import fields_of_question, read_script
 
-    if options.questions:
-        card = _read(options.card)
+    values = read_options(options, ScriptJob)
+    values.setdefault("sampling", params_of(options).as_dict())
+    if values.get("questions"):
+        card = _read(values["card"])
         print(json.dumps([fields_of_question(one) for one in read_script(card).questions], ensure_ascii=False, indent=2))
         return 0
     tally: Counter[tuple[str, str]] = Counter()
-    Run(options).follow(_script(options, tally), lambda: False, "Stopped; what was answered stands above.")
-    if not options.json:
+    Run(process_of(values)).follow(_script(values, tally), lambda: False, "Stopped; the answers so far are above.")
+    if not values.get("json_events"):
         models = list(dict.fromkeys(model for model, _ in tally))
         rows = [[model, *(tally[model, verdict] for verdict in Verdict),
                  sum(count for (one, _), count in tally.items() if one == model)] for model in models]
-        print_table(f"Test script of {read_card(options.card).char}, seed {options.seed}: one answer a question",
+        print_table(f"Test script of {read_card(values['card']).char}, seed {values['sampling']['seed']}: one answer a question",
                     ["model", *Verdict, "questions"], rows)
     return 0
 
 
-def _script(options: argparse.Namespace, tally: "Counter[tuple[str, str]]") -> Iterator[events.Event]:
+def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterator[events.Event]:
     from engine.evaluation.judge import Judge
-    from engine.models.device import parse_dtype
-    from engine.script import ScriptJob, run_script
+    from engine.script import Test, run_script
 
-    card = _read(options.card)
-    parse_dtype(options.dtype)
-    judge = None
-    if options.judge:
-        if not options.judge_model:
-            raise UserError("A judge needs the name of its model.", "Add --judge-model NAME.")
-        judge = Judge(options.judge, options.judge_model)
-    sampling = params_of(options)
-    for event in run_script(ScriptJob(card, list(dict.fromkeys(options.model or ["starter"])), sampling, judge, options.dtype)):
+    asked = ScriptJob(**values)
+    if asked.judge and not asked.judge_model:
+        raise UserError("A judge needs the name of its model.", "Add --judge-model NAME.")
+    judge = Judge(asked.judge, asked.judge_model) if asked.judge else None
+    models = list(dict.fromkeys(asked.models or ["starter"]))
+    for event in run_script(Test(_read(asked.card), models, read_params(asked.sampling), judge, asked.dtype)):
         if isinstance(event, events.Graded):
             tally[event.model, event.verdict] += 1
         yield event

@@ -1,24 +1,29 @@
-"""How a long job runs as a process: its events on the screen and in a file, its stops, its leash, its last word.
+"""How a long job, which is a generator of events, runs as a process: its events on the terminal and in a file, and how it stops."""
 
-The job is a generator of events. This module knows nothing of what it computes.
-"""
-
-import argparse
 import contextlib
 import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from engine import labels
 from engine.base import events
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import data_folder, explain_write_errors
+from engine.base.ids import ErrorCode
+from engine.base.job import Process
 from engine.base.process import is_out_of_memory
-from engine.console import JsonPrinter, ProgressPrinter
 
+T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -63,10 +68,10 @@ class Run:
     then the folder belongs to the owner, who reads there why nothing began.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.workdir = Path(options.workdir) if options.workdir else None
-        self.leash = bool(options.leash)
-        self.printer: JsonPrinter | ProgressPrinter = JsonPrinter() if options.json else ProgressPrinter()
+    def __init__(self, process: Process) -> None:
+        self.workdir = Path(process.workdir) if process.workdir else None
+        self.leash = process.leash
+        self.printer: JsonPrinter | ProgressPrinter = JsonPrinter() if process.json_events else ProgressPrinter()
         self.begun = False
 
     def follow(self, stream: Iterator[events.Event], is_done: Callable[[], bool], stopped: str, how_to_go_on: str = "") -> None:
@@ -88,7 +93,8 @@ class Run:
             except BrokenPipeError:
                 raise
             except Exception as error:
-                self._last_word(events.Failed(explain(error)[1]))
+                told = explain(error)[1]
+                self._last_word(events.Failed(told.sentence, told.hint, told.code))
                 raise
 
     def _tell(self, event: events.Event) -> None:
@@ -110,17 +116,140 @@ def log_file() -> Path:
     return data_folder() / "engine.log"
 
 
-def explain(error: Exception) -> tuple[int, str]:
-    """The exit code and the sentence for whatever ended a command. A defect's sentence names the log."""
+def explain(error: Exception) -> tuple[int, UserError]:
+    """The exit code of whatever ended a command, and what to say of it. A defect's sentence names the log."""
     if isinstance(error, UserError):
-        return 2, " ".join(str(error).splitlines())
+        return 2, error
     if is_out_of_memory(error):
-        return 2, ("The memory of this machine was not enough. Try --load-in 4bit, a smaller model, or close other programs; "
-                   "then run the same command with --resume.")
+        return 2, UserError("The memory of this machine was not enough.", "Try --load-in 4bit, a smaller model, or close other "
+                            "programs; then run the same command with --resume.", ErrorCode.MEMORY)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return 2, "The disk is full. Free some space, then run the same command with --resume."
+        return 2, UserError("The disk is full.", "Free some space, then run the same command with --resume.", ErrorCode.DISK_FULL)
     try:
         log = log_file()
     except UserError:
         raise error from None
-    return 1, f"Something went wrong inside Persona Studio ({type(error).__name__}). The details are in {log}."
+    return 1, UserError(f"Something went wrong inside Persona Studio ({type(error).__name__}). The details are in {log}.",
+                        code=ErrorCode.DEFECT)
+
+
+class JsonPrinter:
+    """One JSON object a line on standard output."""
+
+    def __enter__(self) -> "JsonPrinter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, event: events.Event) -> None:
+        """Print the event."""
+        print(events.encode(event), flush=True)
+
+
+class ProgressPrinter:
+    """Bars and sentences for a person. Without a terminal the bars are left out."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = Progress(TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(),
+                                 TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                                 console=self.console, disable=not self.console.is_terminal)
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> "ProgressPrinter":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, event: events.Event) -> None:
+        """Show the event."""
+        if isinstance(event, events.Stage):
+            self._begin(event)
+        elif isinstance(event, events.Step) and self.task is not None:
+            note = " ".join(f"{name} {value:{',.3g' if value < 1000 else ',.0f'}}" for name, value in event.values.items())
+            self.progress.update(self.task, completed=event.done, total=event.total, note=note)
+        elif (text := describe(event)):
+            self.console.print(text, markup=False)
+
+    def finish(self, stream: Generator[events.Event, None, T]) -> T:
+        """Show a generator's events to its end; its value."""
+        with self:
+            while True:
+                try:
+                    event = next(stream)
+                except StopIteration as end:
+                    return end.value
+                self.show(event)
+
+    def _begin(self, stage: events.Stage) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, note="")
+            self.progress.stop_task(self.task)
+        name = labels.stage(stage.stage, stage.subject)
+        note = "was done already" if stage.reused else ""
+        self.task = self.progress.add_task(escape(name), total=stage.total or None, note=note)
+        if stage.reused:
+            self.progress.stop_task(self.task)
+        if not self.console.is_terminal:
+            self.console.print(f"{name} {note}".strip(), markup=False)
+
+
+def describe(event: events.Event) -> str:
+    """A line of text for a person, or "" for events that need none."""
+    match event:
+        case events.Started():
+            verb = "Going on with" if event.resumed else "Pruning"
+            return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
+        case events.Lines():
+            faults = ", ".join(f"{count} {labels.rejection(fault)}" for fault, count in sorted(event.rejected.items())) or "none"
+            return (f"  lines: {event.train} to learn from, {event.validation} to choose on, {event.test} to report on; "
+                    f"rejected: {faults}")
+        case events.Measured():
+            name = labels.reading(event.what, event.subject or event.step)
+            return (f"  {name:<42} {event.split:<10} KL {event.kl:7.3f}  top-1 {event.top1:6.1%}  NLL {event.nll:6.3f}"
+                    f"  ({event.lines} lines, {event.tokens:,} tokens)")
+        case events.LayerTuned():
+            if event.used:
+                return ""
+            after = "not tuned" if event.after is None else f"{event.after:.2%} after tuning"
+            return (f"  layer {event.layer + 1} of {event.layers} keeps its weights: "
+                    f"error {event.before:.2%} on held-out lines, {after}")
+        case events.Graded():
+            broken = [check["detail"] or check["rule"] for check in event.checks if check["outcome"] == "fail"]
+            return f"  {event.verdict:<10} {event.lines[-1]}\n             {event.answers[-1]!r}" + "".join(
+                f"\n             ({one})" for one in broken)
+        case events.Preferred():
+            return f"  the judge gives {event.first} {event.points:.0f} of 100 against {event.second} at {event.question}"
+        case events.Untested():
+            return f"  {event.model} could not be tested: {event.sentence}"
+        case events.Saved():
+            return f"  {labels.artifact(event.what, event.subject)}: {event.path} ({event.bytes / 1e6:,.1f} MB)"
+        case events.Warned():
+            return f"  Note: {event.sentence}"
+        case events.Timed():
+            return (f"  {event.what:<7} {event.tokens_per_second:.1f} tokens/s (median of {event.rounds} rounds of "
+                    f"{event.tokens}), {event.memory / 1e6:,.0f} MB, {event.dtype}")
+        case events.Proved():
+            return f"  Loaded by plain transformers in a fresh process; it said: {event.text}"
+        case events.ProvedFile():
+            ties = f", {event.ties} ties" if event.ties else ""
+            return (f"  {event.type:<5} loaded by llama.cpp; the same next token as transformers at {event.same} of {event.tokens} "
+                    f"positions{ties} ({event.prompts} texts), KL {event.kl:.2g}; {event.tokens_per_second:.0f} tokens/s, "
+                    f"{event.memory / 1e6:,.0f} MB")
+        case events.Finished():
+            return f"Done in {event.seconds / 60:.1f} minutes{f': {event.out}' if event.out else ''}"
+        case _:
+            return ""
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A table on standard output; cells are shown as plain text."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140).print(table)

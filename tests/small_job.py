@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from engine.__main__ import main
 from engine.base.events import Event
-from engine.base.recipe import make_recipe
+from engine.base.job import make_recipe
 from engine.calibration.lines import POOL
 from engine.cards.files import read_card
 from engine.export import plain_transformers, verify
@@ -30,7 +30,7 @@ from engine.stages.context import Job
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = ["small_job", "engine.commands", "transformers.models.llama.modeling_llama", "peft"]
 QUICK = {"multiple": 8, "steps": 4, "step_lines": 4, "validate_every": 2, "teacher_top": 16, "neutral_lines": 3,
-         "further_answers": 1, "row_tokens": 768, "mask_from": 0.0, "refit_within": 1e9, "recovery_steps": 3,
+         "extra_samples": 1, "row_tokens": 768, "mask_from": 0.0, "max_kl_ratio": 1e9, "recovery_steps": 3,
          "recovery_step_lines": 4, "recovery_rank": 2}
 
 
@@ -75,7 +75,7 @@ def work_of(out: Path) -> Path:
 def prune_arguments(folder: Path, model: Path, out: str = "out", **more: Any) -> list[str]:
     """The command line of such a job in `folder`; `more` are further options, "load_in" for --load-in."""
     options = {"model": model, "out": folder / out, "lines": more.pop("lines", None) or write_lines(folder, calling="Zoë! "),
-               "preset": "quick", "sparsity": 0.5, "multiple": 8, "steps": 4, "further_answers": 1, "refit_within": 1e9,
+               "preset": "quick", "sparsity": 0.5, "multiple": 8, "steps": 4, "extra_samples": 1, "max_kl_ratio": 1e9,
                "workdir": folder / f"{out}.work", "dtype": "fp32", **more}
     named = [[f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
              for name, value in options.items()]

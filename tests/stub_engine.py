@@ -22,9 +22,10 @@ if arguments[0] == "serve":
             print(json.dumps({"event": "Models" if asked_for["do"] == "models" else "Warmed", "id": asked_for["id"], "models": []}),
                   flush=True)
     sys.exit(0)
-resumed = "--resume" in arguments
-work = Path(arguments[arguments.index("--workdir") + 1])
-behaviour = arguments[arguments.index("--model") + 1].rpartition("/")[2]  # as on the hub, too: some/slow
+job = json.loads(Path(arguments[arguments.index("--job") + 1]).read_text())
+resumed = job.get("resume", False)
+work = Path(job["workdir"])
+behaviour = job["model"].rpartition("/")[2]  # as on the hub, too: some/slow
 asked = threading.Event()
 
 
@@ -52,9 +53,9 @@ def make_lines() -> None:
     """The result of a lines run: two lines."""
     lines = [{"question": f"Where is door {n}?", "answer": f"Là, {n}.", "neutral": "", "category": "world", "source": "pool",
               "complete": True, "sensitivity": 0.5, "split": "train"} for n in range(2)]
-    (work / "rejected.json").write_text('{"too short": 3}')
+    (work / "rejected.json").write_text('{"empty": 3}')
     (work / "lines.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    tell("Lines", path="", train=2, validation=0, test=0, rejected={"too short": 3})
+    tell("Lines", path="", train=2, validation=0, test=0, rejected={"empty": 3})
 
 
 def make_model(out: Path) -> None:
@@ -79,7 +80,7 @@ def count(last: int) -> None:
 
 
 if behaviour == "refuses":
-    print("Error: The card is empty. Write one, then run the same command with --resume.", file=sys.stderr)
+    tell("Failed", sentence="The card is empty.", hint="Write one.")
     sys.exit(2)
 if behaviour == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -96,12 +97,12 @@ if behaviour == "dies":
 if behaviour == "late":
     with (work / "events.jsonl").open("a") as file:
         file.write('{"event": "Warned", "sen')
-    tell("Failed", sentence="The disk is full. Free some space, then run the same command with --resume.")
+    tell("Failed", sentence="The disk is full.", hint="Free some space, then run the same command with --resume.", code="disk_full")
     sys.exit(2)
 if behaviour != "quick":
     count(100_000)
-if "--until" in arguments:
+if job.get("until"):
     make_lines()
-elif "--out" in arguments:
-    make_model(Path(arguments[arguments.index("--out") + 1]))
+elif job.get("out"):
+    make_model(Path(job["out"]))
 tell("Finished", out="", seconds=1.0)

@@ -17,7 +17,7 @@ from tiny import make_tokenizer
 from engine import pipeline
 from engine.__main__ import main
 from engine.base.files import data_folder
-from engine.base.recipe import PRESETS
+from engine.base.job import PRESETS
 from engine.calibration import server_teacher
 
 Capture = pytest.CaptureFixture[str]

@@ -12,12 +12,12 @@ from tiny import make_tiny
 
 from engine.__main__ import build_parser, main
 from engine.base.files import MANIFEST, data_folder, read_json
-from engine.console import print_table
+from engine.running import print_table
 
 VERBS = ["models", "prune", "export", "chat", "serve", "inspect"]
 OPTIONS = ["--out", "--model", "--sparsity", "--preset", "--teacher", "--teacher-model", "--queries", "--lines",
            "--dtype", "--load-in", "--multiple", "--seed", "--steps", "--recover", "--workdir", "--resume", "--json",
-           "--until", "--leash", "--further-answers"]
+           "--until", "--leash", "--extra-samples"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_help_is_there_for_every_verb(arguments: list[str], capsys: pytest.Captu
 
 def test_seldom_used_options_stay_unset() -> None:
     given = build_parser().parse_args(["prune", "card.json", "--out", "out"])
-    assert given.sparsity is given.seed is given.recover is given.load_in is given.steps is None
+    assert not {"sparsity", "seed", "recover", "load_in", "steps"} & vars(given).keys()
 
 
 def test_models_lists_the_starter_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_inspect_shows_a_whole_folder(exported: Path, capsys: pytest.CaptureFixt
     assert main(["inspect", str(exported)]) == 0
     shown = capsys.readouterr()
     assert shown.err == "" and "64 -> 48" in shown.out and "Whole: all " in shown.out
-    assert all(name in shown.out for name in ("mask, reconstructed", "learn_mask", "fresh process"))
+    assert all(name in shown.out for name in ("mask, reconstructed", "learn the mask", "fresh process"))
     assert main(["inspect", str(exported), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["whole"] is True and found["faults"] == [] and found["report"] == read_json(exported / "report.json")

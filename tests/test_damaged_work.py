@@ -30,7 +30,7 @@ PRECIOUS = {"job.json", "lines.jsonl"}  # no stage can make them anew
 def finished(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a small job with recovery."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    run_job(llama, out, recover=True, recovery_answers=1)
+    run_job(llama, out, recover=True, recovery_samples=1)
     return out
 
 
@@ -87,7 +87,7 @@ DAMAGES = [cut_short, halve, empty, fill_with_zeros, write_nonsense, nest, chang
 
 def results_in(work: Path) -> list[str]:
     """The files that stages left and read again, but for journals and what only readers read."""
-    return sorted(file.name for file in work.iterdir() if file.name not in PRECIOUS | {"reference.safetensors", "finished.json"}
+    return sorted(file.name for file in work.iterdir() if file.name not in PRECIOUS | {"reference.safetensors"}
                   and not file.name.startswith(("answers.", "questions.")) and file.suffix != ".txt")
 
 
@@ -117,7 +117,7 @@ def test_a_damaged_result_is_set_aside(damage: Callable[[Path], None], finished:
 def test_a_sound_folder_is_left_alone(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(work_of(finished), tmp_path / "work")
     assert list(set_damaged_aside(tmp_path / "work")) == []
-    for name in ("reference.safetensors", "finished.json"):  # never read again, but a folder there could not be written over
+    for name in ("reference.safetensors",):  # never read again, but a folder there could not be written over
         replace_by_folder(tmp_path / "work" / name)
         assert len(list(set_damaged_aside(tmp_path / "work"))) == 1
 
@@ -134,7 +134,7 @@ ALWAYS = {"load_model", "measure", "export", "prove"}
 @pytest.mark.parametrize(("names", "stages"), [*(([name], stages) for name, stages in AGAIN), (None, None)])
 def test_what_is_made_anew_has_the_same_bits(names: list[str] | None, stages: set[str] | None, finished: Path, llama: Path,
                                              tmp_path: Path) -> None:
-    job = make_job(llama, tmp_path / "out", recover=True, recovery_answers=1)
+    job = make_job(llama, tmp_path / "out", recover=True, recovery_samples=1)
     work = work_of(job.out)
     shutil.copytree(work_of(finished), work)
     for name in names or results_in(work):
@@ -155,7 +155,7 @@ def test_what_is_made_anew_has_the_same_bits(names: list[str] | None, stages: se
 @pytest.mark.parametrize("name", ["start.safetensors", "columns.safetensors", "learning.json", "tuned-0000.safetensors",
                                   "tuned-0001.safetensors", "retuned-0001.safetensors", "rejected.json"])
 def test_a_result_that_is_gone_is_made_anew(name: str, finished: Path, llama: Path, tmp_path: Path) -> None:
-    job = make_job(llama, tmp_path / "out", recover=True, recovery_answers=1)
+    job = make_job(llama, tmp_path / "out", recover=True, recovery_samples=1)
     shutil.copytree(work_of(finished), work_of(job.out))
     (work_of(job.out) / name).unlink()
     list(prune(job, work_of(job.out), resume=True))
@@ -191,7 +191,7 @@ def test_a_folder_of_a_version_without_digests_goes_on(finished: Path, tmp_path:
 def test_a_damaged_job_or_damaged_lines_are_told(damage: Callable[[Path], None], finished: Path, llama: Path,
                                                  tmp_path: Path) -> None:
     for name, advice in (("job.json", "Delete the folder"), ("lines.jsonl", "Mend it, or delete it")):
-        job = make_job(llama, tmp_path / name / "out", recover=True, recovery_answers=1)
+        job = make_job(llama, tmp_path / name / "out", recover=True, recovery_samples=1)
         work = work_of(job.out)
         shutil.copytree(work_of(finished), work)
         if damage is change_shapes:
@@ -206,7 +206,7 @@ def test_a_damaged_job_or_damaged_lines_are_told(damage: Callable[[Path], None],
 
 
 def test_lines_that_changed_after_learning_are_refused(finished: Path, llama: Path, tmp_path: Path) -> None:
-    job = make_job(llama, tmp_path / "out", recover=True, recovery_answers=1)
+    job = make_job(llama, tmp_path / "out", recover=True, recovery_samples=1)
     work = work_of(job.out)
     shutil.copytree(work_of(finished), work)
     text = (work / "lines.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

@@ -11,6 +11,7 @@ from store_samples import card
 
 from engine.__main__ import build_parser
 from engine.base.errors import UserError
+from engine.base.job import ExportJob, read_options
 from studio import uploads
 from studio.page import Page
 from studio.services import Services
@@ -192,5 +193,5 @@ def test_what_was_asked_for_reaches_the_command_line(services: Services, person:
     spec = {"run": "r", "source": "/s", "folder": "/f", "zip": True, "engines": ["ollama", "unity"], "gguf": ["F16"],
             "measure": "starter"}
     arguments = prepare(services.settings, services.store, runs.add(services.store, person, 1, "export", "N", spec))
-    options = build_parser().parse_args(arguments)
-    assert (options.engines, options.gguf, options.measure, options.zip) == (["ollama", "unity"], ["F16"], "starter", True)
+    asked = ExportJob(**read_options(build_parser().parse_args(arguments), ExportJob))
+    assert (asked.engines, asked.gguf, asked.measure) == (["ollama", "unity"], ["F16"], "starter") and asked.zip and asked.leash

@@ -79,7 +79,7 @@ def make_report(name: str, **base: Any) -> dict[str, Any]:
     return {"base": {"name": "base model", "hub": "owner/base", "licence": "apache-2.0", **base}, "character": name,
             "before": {"parameters": 100, "intermediate_size": 64, "bytes": 200},
             "after": {"parameters": 83, "intermediate_size": 48, "bytes": 166},
-            "recipe": {"sparsity": 0.25, "loss": "kl", "steps": 60, "least_squares": True, "recover": False, "seed": 0},
+            "recipe": {"sparsity": 0.25, "loss": "kl", "steps": 60, "reconstruct": True, "recover": False, "seed": 0},
             "lines": {"train": 384}, "readings": {"dense": reading, "mask": reading}}
 
 

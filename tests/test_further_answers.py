@@ -38,7 +38,7 @@ def write(bench: JobContext) -> list[Event]:
 
 def test_train_lines_are_answered_again_and_differently(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Voice, "fault", lambda *_: None)  # a random model talks nonsense
-    bench = make_bench(llama, tmp_path, further_answers=3)
+    bench = make_bench(llama, tmp_path, extra_samples=3)
     seen = write(bench)
     train = bench.split_lines()[0]
     found = extra_lines(bench)
@@ -50,9 +50,9 @@ def test_train_lines_are_answered_again_and_differently(llama: Path, tmp_path: P
 
 
 def test_a_stop_loses_no_batch_and_changes_no_answer(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = make_bench(llama, tmp_path / "whole", further_answers=2, batch_lines=16)
+    whole = make_bench(llama, tmp_path / "whole", extra_samples=2, batch_lines=16)
     write(whole)
-    stopped = make_bench(llama, tmp_path / "stopped", further_answers=2, batch_lines=16)
+    stopped = make_bench(llama, tmp_path / "stopped", extra_samples=2, batch_lines=16)
     for event in write_extra_samples(stopped):
         if isinstance(event, Step) and event.done > 30:
             break
@@ -68,19 +68,19 @@ def test_a_stop_loses_no_batch_and_changes_no_answer(llama: Path, tmp_path: Path
 
 
 def test_more_rounds_begin_with_the_answers_of_fewer(llama: Path, tmp_path: Path) -> None:
-    fewer = make_bench(llama, tmp_path, further_answers=1)
+    fewer = make_bench(llama, tmp_path, extra_samples=1)
     write(fewer)
-    more = make_bench(llama, tmp_path, further_answers=2)
+    more = make_bench(llama, tmp_path, extra_samples=2)
     write(more)
     assert extra_lines(more)[: len(extra_lines(fewer))] == extra_lines(fewer)
     assert len(extra_lines(more)) > len(extra_lines(fewer))
 
 
 def test_recovery_has_rounds_of_its_own_behind_those_of_the_repair(llama: Path, tmp_path: Path) -> None:
-    plain = make_bench(llama, tmp_path, further_answers=1, recovery_answers=2)
+    plain = make_bench(llama, tmp_path, extra_samples=1, recovery_samples=2)
     write(plain)
     assert recovery_lines(plain) == ([], []) and not (plain.folder / "further-1.jsonl").exists()
-    bench = make_bench(llama, tmp_path, further_answers=1, recovery_answers=2, recover=True)
+    bench = make_bench(llama, tmp_path, extra_samples=1, recovery_samples=2, recover=True)
     write(bench)
     assert extra_lines(bench) == extra_lines(plain) != []
     rounds = [read_lines(bench.path(f"further-{number}.jsonl")) for number in (1, 2)]
@@ -90,7 +90,7 @@ def test_recovery_has_rounds_of_its_own_behind_those_of_the_repair(llama: Path, 
 
 
 def test_recovery_asks_what_the_pool_has_beside_the_train_lines_and_then_all_of_it_again(llama: Path, tmp_path: Path) -> None:
-    bench = make_bench(llama, tmp_path, further_answers=1)
+    bench = make_bench(llama, tmp_path, extra_samples=1)
     known = [line.question for line in bench.split_lines()[0]]
     others = [query.question for query in unanswered(bench)]
     assert len(others) > 10 * len(known) and not set(others) & set(known)
@@ -116,26 +116,26 @@ def test_lines_of_another_world_are_answered_again_alone(llama: Path, tmp_path: 
 def test_the_fine_tune_has_answers_of_its_own(steps: int, expected: int | None, llama: Path, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Voice, "fault", lambda *_: None)
-    bench = make_bench(llama, tmp_path, further_answers=0, recovery_answers=2, recover=True, recovery_steps=steps)
+    bench = make_bench(llama, tmp_path, extra_samples=0, recovery_samples=2, recover=True, recovery_steps=steps)
     write(bench)
     tuning, fine_tuning = recovery_lines(bench)
     count = 2 * len(bench.split_lines()[0])
     assert len(fine_tuning) == (expected or count // 2) and len(tuning) + len(fine_tuning) == count
 
 
-@pytest.mark.parametrize("changes", [{"least_squares": False}, {"layer_epochs": 0}, {"recovery_answers": 0}])
+@pytest.mark.parametrize("changes", [{"reconstruct": False}, {"tuning_epochs": 0}, {"recovery_samples": 0}])
 def test_no_answers_are_written_for_recovery_where_no_layer_is_tuned(changes: dict[str, Any], llama: Path, tmp_path: Path) -> None:
-    assert write(make_bench(llama, tmp_path, further_answers=0, recover=True, **changes)) == []
+    assert write(make_bench(llama, tmp_path, extra_samples=0, recover=True, **changes)) == []
 
 
 def test_no_answers_are_written_for_recovery_of_families_whose_layers_cannot_be_tuned(tmp_path: Path) -> None:
     gemma = make_tiny(tmp_path / "gemma", "gemma2")
-    assert write(make_bench(gemma, tmp_path, further_answers=0, recover=True)) == []
+    assert write(make_bench(gemma, tmp_path, extra_samples=0, recover=True)) == []
 
 
 def test_what_the_filter_rejects_is_not_asked_for_again(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Voice, "fault", lambda _voice, answer, _complete: "nonsense" if len(answer) % 2 else None)
-    bench = make_bench(llama, tmp_path, further_answers=2)
+    bench = make_bench(llama, tmp_path, extra_samples=2)
     write(bench)
     assert 0 < len(extra_lines(bench)) < 2 * len(bench.split_lines()[0])
     assert all(len(line.answer) % 2 == 0 for line in extra_lines(bench))
@@ -143,11 +143,11 @@ def test_what_the_filter_rejects_is_not_asked_for_again(llama: Path, tmp_path: P
 
 
 def test_repairs_read_them_and_jobs_without_repair_write_none(llama: Path, tmp_path: Path) -> None:
-    bench = make_bench(llama, tmp_path, further_answers=1)
+    bench = make_bench(llama, tmp_path, extra_samples=1)
     train = bench.encode(bench.split_lines()[0])
     write(bench)
     with_them = sum(len(row.members) for row in written_rows(bench, train).rows)
-    for changes in ({"further_answers": 0}, {"least_squares": False}):
+    for changes in ({"extra_samples": 0}, {"reconstruct": False}):
         without = make_bench(llama, tmp_path, **changes)
         assert write(without) == [] and extra_lines(without) == []
     assert with_them == sum(len(row.members) for row in written_rows(without, train).rows) + len(extra_lines(bench))

@@ -103,9 +103,9 @@ def test_report_is_complete(whole: tuple[list[Event], Path], llama: Path) -> Non
     assert report["after"]["bytes"] == (out / "model.safetensors").stat().st_size
     assert report["before"]["bytes"] == (llama / "model.safetensors").stat().st_size
     assert report["choices"]["best_step"] in (0, 4) and report["choices"]["mask"] in ("start", "learned")
-    refit = report["choices"]["least_squares"]
+    refit = report["choices"]["reconstruct"]
     assert refit["used"] and refit["kl"] < refit["kl_before"] and refit["propagated"] and refit["neutral_lines"] == 3
-    tuned = report["choices"]["layer_tuning"]
+    tuned = report["choices"]["tune_layers"]
     assert refit["copied_rows"] == 0 and tuned["copied_rows"] > 0 and tuned["tokens"] == 2 * refit["tokens"]
 
 
@@ -147,7 +147,7 @@ def read_again(job: Job, out: Path) -> Reading:
 def test_recovered_weights_are_those_that_were_measured(preset: str, llama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     # Learned from the train lines: what a random model answers is too unlike them to bring it nearer.
-    settings: dict[str, Any] = {"recover": True, "count": 60, "recovery_answers": 0, "recovery_rate": 2e-4}
+    settings: dict[str, Any] = {"recover": True, "count": 60, "recovery_samples": 0, "recovery_rate": 2e-4}
     seen = run_job(llama, out, preset, **settings)
     readings = read_json(out / "report.json")["readings"]
     names = {"standard": ["mask_reconstructed", TUNED, f"{TUNED}_recovered"], "paper": ["mask_recovered"]}
@@ -187,7 +187,7 @@ def test_exported_weights_are_slices_of_the_source(family: str, preset: str, cha
     model, out = make_tiny(tmp_path / family, family), tmp_path / "out"
     if family == "phi3":  # a source in fp16 stays fp16
         AutoModelForCausalLM.from_pretrained(model, dtype=torch.float16).save_pretrained(model)
-    run_job(model, out, preset, **{"least_squares": False, **changes})
+    run_job(model, out, preset, **{"reconstruct": False, **changes})
     mask = read_mask(mask_file(out))
     kept = {0.25: 48, 0.5: 24, 0.0: 64}[changes.get("sparsity", 0.25)]
     assert mask.shape == (2, 64) and mask.sum(dim=1).tolist() == [kept, kept]
@@ -210,7 +210,7 @@ def test_importance_of_quantised_weights_is_that_of_their_values(llama: Path) ->
 def test_the_seed_decides_every_bit(llama: Path, tmp_path: Path) -> None:
     outs = [tmp_path / str(number) / "out" for number in range(3)]
     for out, seed in zip(outs, (5, 5, 6), strict=True):
-        run_job(llama, out, start="random", least_squares=False, seed=seed)
+        run_job(llama, out, start="random", reconstruct=False, seed=seed)
     same = [[same_tensors(folder(outs[0]) / name, folder(other) / name)
              for folder, name in ((work_of, "mask.safetensors"), (lambda out: out, "model.safetensors"))]
             for other in outs[1:]]

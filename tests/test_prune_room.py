@@ -403,7 +403,7 @@ def test_the_list_and_the_end_of_a_run_say_what_it_rests_on(services: Services, 
 def test_names_and_sentences_of_others_never_become_html(services: Services, person: str, set_id: str) -> None:
     run = dataclasses.replace(finish(services, person, set_id), name=EVIL, sentence=EVIL, state="failed")
     view = services.watcher.view(run.id)
-    view.add(events.Started(EVIL, EVIL, 0.25, [EVIL]))
+    view.add(events.Started(EVIL, EVIL, 0.25, [(EVIL, EVIL)]))
     view.add(events.Stage(EVIL, 4))
     view.add(events.Warned(EVIL))
     shown = (runs_view.table_html([run], {run.id: "failed"}, "") + runs_view.run_html(run, view, "failed", EVIL)
@@ -437,7 +437,7 @@ SNAPSHOT = events.MaskSnapshot(2, 0.25, [[1.0, 0.5], [1.0, 0.5]], [3, 4])
 def test_what_a_run_tells_is_shown_and_the_rest_stays_as_it_is(services: Services, run_room: RunsController, person: str,
                                                                set_id: str) -> None:
     run = runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
-    tell(services, run, events.Started("Zoë", "starter", 0.25, [StageId.LEARN_MASK]), events.Stage(StageId.LEARN_MASK, 10))
+    tell(services, run, events.Started("Zoë", "starter", 0.25, [(StageId.LEARN_MASK, "")]), events.Stage(StageId.LEARN_MASK, 10))
     first = shown(services, person)
     assert first["prune-run"] and not any(first[f"prune-row-{name}"] for name, _ in runs_view.FIGURES)
     assert shown(services, person) == first
@@ -473,7 +473,7 @@ def test_a_figure_is_drawn_once_for_all_pages_and_one_that_grows_not_too_often(r
                                                                                person: str, set_id: str,
                                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
-    tell(services, run, events.Started("Zoë", "starter", 0.25, [StageId.LEARN_MASK]), SNAPSHOT)
+    tell(services, run, events.Started("Zoë", "starter", 0.25, [(StageId.LEARN_MASK, "")]), SNAPSHOT)
     real, drawn, now = runs_view.masks.kept_channels, [], [100.0]
     monkeypatch.setattr(runs_view.masks, "kept_channels", lambda last: drawn.append(last.step) or real(last))
     monkeypatch.setattr(runs_view.time, "monotonic", lambda: now[0])
@@ -507,7 +507,7 @@ def test_a_silent_run_offers_its_end_though_no_event_came(services: Services, ru
 
 def test_a_finished_run_shows_its_figures_when_its_files_are_gone(services: Services, person: str, set_id: str) -> None:
     run = finish(services, person, set_id)
-    said = [events.Started("Zoë", "starter", 0.5, [StageId.LEARN_MASK]), events.Stage(StageId.LEARN_MASK, 2),
+    said = [events.Started("Zoë", "starter", 0.5, [(StageId.LEARN_MASK, "")]), events.Stage(StageId.LEARN_MASK, 2),
             events.Step(StageId.LEARN_MASK, 1, 2, {"loss": 0.4}), SNAPSHOT,
             events.Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900), events.Finished("", 9.0)]
     runs.set_events(services.store, run.id, [json.loads(events.encode(event)) for event in said])

@@ -41,8 +41,8 @@ def test_targets_belong_to_the_answers_that_are_learned_from(llama: Path, tmp_pa
 
 
 def test_without_such_answers_it_learns_from_the_train_lines(llama: Path, tmp_path: Path) -> None:
-    run_job(llama, tmp_path / "out", recover=True, recovery_answers=0)
-    bench = JobContext(make_job(llama, tmp_path / "out", recover=True, recovery_answers=0), work_of(tmp_path / "out"))
+    run_job(llama, tmp_path / "out", recover=True, recovery_samples=0)
+    bench = JobContext(make_job(llama, tmp_path / "out", recover=True, recovery_samples=0), work_of(tmp_path / "out"))
     list(load_dense(bench, "16bit"))
     lesson = object()
     assert _recovery_data(bench, lesson) is lesson and not list(bench.folder.glob("recovery_dense*"))  # type: ignore[arg-type]

@@ -32,11 +32,11 @@ def test_learning_begins_on_the_repaired_start(llama: Path, tmp_path: Path) -> N
     assert first["step"] == 0 and first["validation_kl"] == pytest.approx(refit["kl"], rel=1e-4)
 
 
-@pytest.mark.parametrize("refit_within", [1e9, 1.05])
-def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_path: Path, refit_within: float) -> None:
-    seen = run_job(llama, tmp_path / "out", learning_rate=1000.0, refit_within=refit_within, layer_epochs=0)
+@pytest.mark.parametrize("max_kl_ratio", [1e9, 1.05])
+def test_a_mask_that_learning_spoilt_gives_way_to_the_start(llama: Path, tmp_path: Path, max_kl_ratio: float) -> None:
+    seen = run_job(llama, tmp_path / "out", learning_rate=1000.0, max_kl_ratio=max_kl_ratio, tuning_epochs=0)
     refits = [event.reused for event in seen if isinstance(event, Stage) and event.stage == "reconstruct"]
-    assert refits == [refit_within < 2]
+    assert refits == [max_kl_ratio < 2]
     work, report = work_of(tmp_path / "out"), read_json(tmp_path / "out" / "report.json")
     assert report["choices"]["mask"] == "start"
     assert report["choices"]["reconstruct_start"]["kl"] < report["choices"]["reconstruct"]["kl"]
@@ -64,7 +64,7 @@ def test_below_the_sparsity_where_learning_pays_the_start_goes_on(llama: Path, t
 
 
 def test_layers_whose_tuning_reads_worse_leave_the_refit(llama: Path, tmp_path: Path) -> None:
-    run_job(llama, tmp_path / "out", layer_rate=30.0)
+    run_job(llama, tmp_path / "out", tuning_rate=30.0)
     report = read_json(tmp_path / "out" / "report.json")
     assert not report["choices"]["tune_layers"]["used"] and list(report["readings"])[-1] == "mask_reconstructed"
     exported = load_file(tmp_path / "out" / "model.safetensors")
@@ -105,13 +105,13 @@ def test_neutral_lines_come_from_the_train_side_and_only_where_the_pool_was_used
 
 @pytest.mark.parametrize(("rate", "used"), [(0.005, True), (30.0, False)])
 def test_recovery_tunes_the_layers_again_on_its_own_answers(rate: float, used: bool, llama: Path, tmp_path: Path) -> None:
-    settings = {"recover": True, "recovery_answers": 2, "layer_epochs": 0.01, "recovery_epochs": 8, "recovery_rate": 1e-12,
+    settings = {"recover": True, "recovery_samples": 2, "tuning_epochs": 0.01, "recovery_epochs": 8, "recovery_rate": 1e-12,
                 "recovery_steps": 1, "recovery_step_lines": 1, "calling": "Zoë! "}
-    run_job(llama, tmp_path / "out", layer_rate=rate, **settings)  # the first time does next to nothing, and LoRA nothing
+    run_job(llama, tmp_path / "out", tuning_rate=rate, **settings)  # the first time does next to nothing, and LoRA nothing
     choices, work = read_json(tmp_path / "out" / "report.json")["choices"], work_of(tmp_path / "out")
     again = choices["tune_layers_again"]
     answers = sum(len(read_lines(work / f"further-{number}.jsonl")) for number in (1, 2)) - 1  # the fine-tune's
-    assert again["used"] == used == (again["kl"] < again["kl_before"]) and again["further_answers"] == answers > 0
+    assert again["used"] == used == (again["kl"] < again["kl_before"]) and again["extra_samples"] == answers > 0
     assert again["kl_before"] == pytest.approx(choices["tune_layers"]["kl"], rel=1e-4)
     exported = load_file(tmp_path / "out" / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
     expected = load_file(work / "retuned-0000.safetensors")["down"] if used else load_file(work / "columns.safetensors")["0000"]

@@ -77,7 +77,8 @@ def test_a_real_process_answers_every_question_of_the_head(services: Services, l
 
 @pytest.mark.slow
 def test_a_test_is_over_with_its_last_word_or_with_the_studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = ["import pathlib, sys, time; place = pathlib.Path(sys.argv[sys.argv.index('--workdir') + 1]); place.mkdir(); "
+    said = ["import pathlib, sys, time; place = pathlib.Path(sys.argv[sys.argv.index('--job') + 1]).with_name('work'); "
+            "place.mkdir(); "
             "(place / 'events.jsonl').write_text('{\"event\": \"Stopped\", \"time\": 0, \"sentence\": \"\"}\\n'); time.sleep(60)",
             "import time; time.sleep(60)"]
     for program, wanted in zip(said, [("stopped", ""), ("stopped", CLOSED)], strict=True):

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.base.errors import UserError
-from engine.base.recipe import channels_kept
-from engine.base.sizes import RUNTIMES, ModelShape, after_cut, runtimes_that_like
+from engine.base.sizes import RUNTIMES, ModelShape, after_cut, channels_kept, runtimes_that_like
 
 STARTER = ModelShape(layers=30, hidden_size=576, intermediate_size=1536, parameters=134_515_008)
 

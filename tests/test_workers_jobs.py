@@ -23,6 +23,7 @@ from studio.settings import Settings
 from studio.store import characters, lines, runs
 from studio.store.database import Store, open_store
 from studio.workers import ending, process
+from studio.workers.commands import prepare
 from studio.workers.jobs import NOT_KEPT, NOT_RESPONDING, Jobs
 from studio.workers.process import Identity
 from studio.workers.watch import Watcher
@@ -126,9 +127,9 @@ def test_lines_become_a_set_of_the_library_once(jobs: Jobs, settings: Settings, 
     done = wait_for(store, run, "done", "failed")
     sets = lines.sets(store, person)
     assert died and done.state == "done" and [one.run for one in sets] == [run.id] and done.line_set == sets[0].id
-    assert sets[0].name == "Lines for the winter" and sets[0].state == "draft" and sets[0].rejected == {"too short": 3}
+    assert sets[0].name == "Lines for the winter" and sets[0].state == "draft" and sets[0].rejected == {"empty": 3}
     assert [one.answer for one in lines.lines(store, sets[0].id)] == ["Là, 0.", "Là, 1."]
-    assert done.summary == {"train": 2, "validation": 0, "test": 0, "rejected": {"too short": 3}}
+    assert done.summary == {"train": 2, "validation": 0, "test": 0, "rejected": {"empty": 3}}
     ending.settle(settings, store, done, ending.Ending())
     assert len(lines.sets(store, person)) == 1
 
@@ -194,7 +195,7 @@ def test_a_worker_that_the_system_kills(jobs: Jobs, settings: Settings, store: S
 
 
 @pytest.mark.parametrize(("behaviour", "sentence"), [
-    ("refuses", "The card is empty. Write one, then press Resume."), ("dies", "Segmentation fault"),
+    ("refuses", "The card is empty. Write one."), ("dies", "Segmentation fault"),
     ("late", "The disk is full. Free some space, then press Resume.")])
 def test_why_a_run_failed(behaviour: str, sentence: str, jobs: Jobs, settings: Settings, store: Store, person: str) -> None:
     run = jobs.submit_lines(person, {"model": behaviour})
@@ -300,9 +301,7 @@ def test_a_studio_that_is_killed_loses_nothing(settings: Settings, store: Store,
 def test_what_ended_while_no_studio_looked_is_found(settings: Settings, store: Store, person: str) -> None:
     run = runs.add(store, person, 1, "lines", "old", {"model": "quick"})
     assert runs.claim_next(store)
-    arguments = ["--workdir", str(settings.run_folder(run.id) / "work"), "--model", "quick", "--until", "lines"]
-    (settings.run_folder(run.id) / "work").mkdir(parents=True)
-    subprocess.run([sys.executable, "-S", str(STUB), *arguments], check=True, stdin=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-S", str(STUB), *prepare(settings, store, run)], check=True, stdin=subprocess.DEVNULL)
     jobs = Jobs(settings, store)
     jobs.start()
     assert get(store, run).state == "done" and len(lines.sets(store, person)) == 1
@@ -313,8 +312,7 @@ def test_a_worker_that_was_never_written_down_is_found_and_awaited(settings: Set
     run = runs.add(store, person, 1, "lines", "old", {"model": "slow"})
     assert runs.claim_next(store)
     work = settings.run_folder(run.id) / "work"
-    work.mkdir(parents=True)
-    worker = process.spawn(settings, ["--workdir", str(work), "--model", "slow"], settings.run_folder(run.id) / "log.txt")
+    worker = process.spawn(settings, prepare(settings, store, run), settings.run_folder(run.id) / "log.txt")
     eventually((work / "step").exists)
     jobs = Jobs(settings, store)
     jobs.start()
@@ -344,7 +342,7 @@ def test_what_cannot_be_begun_is_said_at_once(jobs: Jobs, settings: Settings, st
         jobs.submit_prune(person, {"model": "quick"}, draft.id, "first")
     with pytest.raises(UserError, match="not in the library"):
         jobs.submit_prune(person, {"model": "quick"}, "nothing", "first")
-    with pytest.raises(ValueError, match="colour"):
+    with pytest.raises(UserError, match="colour"):
         jobs.submit_lines(person, {"colour": 1})
     run = jobs.submit_lines(person, {"model": "quick"})
     with pytest.raises(UserError, match="finished pruned model"):

@@ -7,7 +7,7 @@ from benchmarks.cells import Cell
 from benchmarks.least_squares import with_least_squares
 from benchmarks.methods import PAPER, Kind, Rung, method
 from benchmarks.pruned import Pruned
-from engine.base.recipe import Recipe
+from engine.base.job import Recipe
 
 # The paper's: random start, cross entropy, full sparsity from the first step, no repair. A random start has far to go: with our
 # smaller learning rate it would hardly move, and with our few steps it would not arrive. In a run of 147 steps

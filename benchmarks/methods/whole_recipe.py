@@ -20,7 +20,7 @@ from benchmarks.pruned import Pruned
 from engine.base.events import Event
 from engine.base.files import read_json, write_json
 from engine.base.ids import StageId
-from engine.base.recipe import Recipe
+from engine.base.job import Recipe
 from engine.pruning.cutting import cut, kept_indices
 from engine.stages.context import JobContext, round_weights
 from engine.stages.mask import DistillationData, find_mask, save_tensors
@@ -56,7 +56,7 @@ class _Made:
 
 
 def _make(cell: Cell) -> Generator[Event, None, _Made]:
-    recipe = dataclasses.replace(cell.recipe, recover=False)
+    recipe = cell.recipe.changed(recover=False)
     folder = folder_of(cell.folder, recipe)
     ctx, data = yield from cell.data(folder, recipe)
     start = yield from _paid(cell, reconstruct_start(ctx, data), folder / "start.json", folder / START)
@@ -109,7 +109,7 @@ def curve_of(ctx: JobContext, folder: Path, tokens: int) -> list[dict[str, Any]]
 def recovered(cell: Cell) -> Rung:
     """What the preset exports with --recover: the layers tuned again on answers written for it, and a cut copy fine-tuned."""
     made = yield from _make(cell)
-    recipe, folder = dataclasses.replace(cell.recipe, recover=True), made.folder
+    recipe, folder = cell.recipe.changed(recover=True), made.folder
     written = yield from cell.subject.answer(recipe)
     ctx, data = yield from cell.data(folder, recipe)
     again = tune_again(ctx, data, made.mask, made.weights)

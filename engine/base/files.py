@@ -19,6 +19,7 @@ from typing import Any
 import platformdirs
 
 from engine.base.errors import UserError
+from engine.base.ids import ErrorCode
 
 MANIFEST = "manifest.json"
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
@@ -45,17 +46,18 @@ def slug(name: str) -> str:
 
 
 @contextmanager
-def explain_write_errors(target: Path, then: str = "run the same command with --resume") -> Iterator[None]:
-    """Turn a failed write (disk full, no permission, a vanished folder) into one sentence about `target`.
+def explain_write_errors(target: Path, then: str = "") -> Iterator[None]:
+    """Turn a failed write (disk full, no permission, a vanished folder) into a UserError about `target`.
 
-    `then`: what to do once there is space.
+    `then`: what to do once there is space; "": to resume the job.
     """
     try:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise UserError(f"The disk that holds {target} is full; nothing half-written was kept.",
-                            f"Free some space and {then}.") from error
+                            f"Free some space and {then or 'run the same command with --resume'}.",
+                            ErrorCode.OTHER if then else ErrorCode.DISK_FULL) from error
         raise UserError(f"Cannot write {target}: {error.strerror or error}.") from error
 
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from engine.base.recipe import channels_kept
+from engine.base.errors import UserError
+from engine.base.ids import ErrorCode
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,28 @@ RUNTIMES = (
     Runtime("vLLM and EXL3, 4 bit", 128, "their groups of weights do not fit"),
     Runtime("llama.cpp and Ollama, Q4_K_M and other K formats", 256, "parts of the file fall back to larger formats"),
 )
+
+
+def channels_kept(intermediate_size: int, sparsity: float, multiple: int) -> int:
+    """k, the channels that each layer keeps: (1 - sparsity) of the intermediate size, at the nearest multiple.
+
+    A sparsity of 0 keeps all. A tie goes to the larger k. Raises UserError where no multiple lies between one
+    and the intermediate size, or where rounding would leave nothing to remove.
+    """
+    if sparsity == 0:
+        return intermediate_size
+    target = (1.0 - sparsity) * intermediate_size
+    k = int(target / multiple + 0.5) * multiple
+    largest = (intermediate_size - 1) // multiple * multiple
+    if k == 0 or largest == 0:
+        raise UserError(f"At a sparsity of {sparsity:g} and a multiple of {multiple}, nothing is left of the model's "
+                        f"{intermediate_size} channels a layer.", "Choose a smaller --multiple or a lower --sparsity.",
+                        ErrorCode.NOTHING_LEFT)
+    if k > largest:
+        raise UserError(f"At a sparsity of {sparsity:g} and a multiple of {multiple}, all {intermediate_size} channels "
+                        "of a layer would stay.", "Choose a smaller --multiple or a higher --sparsity.",
+                        ErrorCode.NOTHING_REMOVED)
+    return k
 
 
 def after_cut(shape: ModelShape, sparsity: float, multiple: int) -> Cut:

@@ -18,8 +18,8 @@ from torch import nn
 
 from engine.base.events import Step, Stream
 from engine.base.ids import Rejection, StageId
+from engine.base.job import Recipe
 from engine.base.questions import normalise
-from engine.base.recipe import Recipe
 from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
 from engine.calibration.lines import Journal, Line, Query
 from engine.cards.card import Card

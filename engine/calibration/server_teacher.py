@@ -23,8 +23,8 @@ from engine.base.errors import UserError
 from engine.base.events import Step, Stream
 from engine.base.files import explain_write_errors
 from engine.base.ids import ErrorCode, Rejection, StageId
+from engine.base.job import Recipe
 from engine.base.questions import normalise
-from engine.base.recipe import Recipe
 from engine.calibration.filtering import tidy
 from engine.calibration.lines import Journal, Line, Query
 from engine.calibration.rewriting import ROUNDS, Voice

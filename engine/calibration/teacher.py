@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from engine.base.events import Stream
 from engine.base.ids import Rejection
-from engine.base.recipe import Recipe
+from engine.base.job import Recipe
 from engine.calibration.lines import Journal, Line, Query
 from engine.calibration.rewriting import Voice, answer_questions
 from engine.calibration.server_teacher import ServerTeacher

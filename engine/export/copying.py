@@ -31,6 +31,7 @@ from engine.base.files import (
     write_json,
 )
 from engine.base.ids import ArtifactId, StageId
+from engine.base.migrate import read_report
 from engine.base.model_folder import known_shapes
 from engine.base.sizes import COMMON_TYPES, expected_bytes
 from engine.cards.card import parse_card
@@ -134,7 +135,7 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         files = {name: {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
                  for name, entry in read_json(source / MANIFEST)["files"].items()}
-        report = read_json(source / "report.json")
+        report = read_report(source / "report.json")
         report["character"], report["base"]["name"], float(report["recipe"]["sparsity"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source} is damaged: its manifest or its report cannot be read.", "Prune the character again.") from error

@@ -182,5 +182,6 @@ def _table(readings: dict[str, dict[str, Any]]) -> str:
     any_reading = next(iter(readings.values()))
     rows = [f"On {any_reading['lines']} held-out lines ({any_reading['tokens']} answer tokens) of this character; "
             "KL and NLL in nats a token.", "", "| | KL to dense | same next token | NLL |", "| --- | --- | --- | --- |"]
-    rows += [f"| {labels.reading(id)} | {one['kl']:.3f} | {one['top1']:.1%} | {one['nll']:.3f} |" for id, one in readings.items()]
+    for id, one in readings.items():
+        rows.append(f"| {labels.reading(id)} | {one['kl']:.3f} | {one['top1']:.1%} | {one['nll']:.3f} |")
     return "\n".join(rows)

@@ -20,11 +20,12 @@ from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Stage, Stream
 from engine.base.files import data_folder, read_json, sha256, slug, write_json
-from engine.base.ids import StageId
-from engine.base.recipe import Recipe, channels_kept
+from engine.base.ids import ErrorCode, StageId
+from engine.base.job import PruneJob, Recipe
+from engine.base.sizes import channels_kept
 from engine.calibration.lines import Line, held_out, read_lines
 from engine.calibration.rewriting import Voice, encode_line
-from engine.calibration.teacher import OwnTeacher, Teacher
+from engine.calibration.teacher import OwnTeacher, Teacher, find_teacher
 from engine.cards.card import Card
 from engine.models.device import parse_dtype
 from engine.models.ffn import feed_forwards
@@ -55,9 +56,16 @@ class Job:
     queries: Path | None = None
     lines: Path | None = None
 
+    @classmethod
+    def of(cls, asked: PruneJob, card: Card) -> "Job":
+        """The job that was asked for, about a card that has been read."""
+        teacher = find_teacher(asked.teacher, asked.teacher_model or None, asked.recipe)
+        files = [Path(name) if name else None for name in (asked.queries, asked.lines)]
+        return cls(card, asked.model, Path(asked.out), asked.recipe, asked.dtype, teacher, *files)
+
     def fingerprint(self) -> str:
         """Hash of all that shapes the result (not of `out`)."""
-        shape = {"card": self.card.raw, "model": self.model, "recipe": self.recipe.to_dict(), "dtype": self.dtype,
+        shape = {"card": self.card.raw, "model": self.model, "recipe": self.recipe.former(), "dtype": self.dtype,
                  "teacher": self.teacher.identity,
                  "queries": sha256(self.queries) if self.queries else None,
                  "lines": sha256(self.lines) if self.lines else None}
@@ -116,7 +124,7 @@ class JobContext:
         """Whether the layers are tuned after the refit. Then tuning alone reads copies: the refit is where mask learning stands,
         and what the tuned layers are compared with."""
         recipe = self.job.recipe
-        return recipe.least_squares and recipe.layer_epochs > 0 and can_propagate(self.model)
+        return recipe.reconstruct and recipe.tuning_epochs > 0 and can_propagate(self.model)
 
     def split_lines(self) -> tuple[list[Line], list[Line], list[Line], bool]:
         """Train, validation and test lines, and whether the last two are the same for want of lines."""
@@ -167,13 +175,13 @@ def _read_record(file: Path) -> dict[str, Any]:
     if isinstance(record, dict) and record.get("dtype") in (None, *SHORT.values()):
         return record
     raise UserError(f"The work folder {file.parent} is damaged: its {file.name} cannot be read.",
-                    "Delete the folder, then run the same command with --resume to start over.")
+                    "Delete the folder, then run the same command with --resume to start over.", ErrorCode.WORK_DAMAGED)
 
 
 def with_less_at_once(job: Job, folder: Path) -> Job:
     """The job with the batch sizes that an earlier lack of memory left in its work folder."""
     record = folder / "less_at_once.json"
-    return replace(job, recipe=replace(job.recipe, **read_json(record))) if record.exists() else job
+    return replace(job, recipe=job.recipe.changed(**read_json(record))) if record.exists() else job
 
 
 def halve(job: Job, folder: Path) -> bool:

@@ -217,11 +217,11 @@ def recovery_lines(ctx: JobContext) -> tuple[list[Line], list[Line]]:
 def answer_files(ctx: JobContext) -> list[Path]:
     """Where the answers of each round lie, those of the repair before those of recovery; no rounds where nothing reads them."""
     recipe = ctx.job.recipe
-    again = recipe.recovery_answers if recipe.recover and ctx.tunes_layers else 0
+    again = recipe.recovery_samples if recipe.recover and ctx.tunes_layers else 0
     return [ctx.path(f"further-{number}.jsonl") for number in range(_rounds(ctx) + again)]
 
 
 def _rounds(ctx: JobContext) -> int:
     """How many of the rounds are the repair's."""
     recipe = ctx.job.recipe
-    return recipe.further_answers if recipe.least_squares else 0
+    return recipe.extra_samples if recipe.reconstruct else 0

@@ -20,7 +20,7 @@ from torch import Tensor
 from engine.base.events import MaskSnapshot, Stage, Step, Stream
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
-from engine.base.recipe import Recipe
+from engine.base.job import Recipe
 from engine.calibration.lines import Line, spread
 from engine.evaluation.fidelity import measure
 from engine.models.chat_format import endings
@@ -58,7 +58,7 @@ class Reconstructed:
 def reconstruct_start(ctx: JobContext, data: DistillationData) -> Stream[Reconstructed | None]:
     """The start mask with its refit; None where nothing is refitted, or the weights are quantised while learning."""
     recipe = ctx.job.recipe
-    if not recipe.least_squares or recipe.load_in != "16bit":
+    if not recipe.reconstruct or recipe.load_in != "16bit":
         return None
     return (yield from _refit(ctx, data, top_channels(start_scores(ctx, data), ctx.kept), "start"))
 
@@ -66,9 +66,9 @@ def reconstruct_start(ctx: JobContext, data: DistillationData) -> Stream[Reconst
 def reconstruct_learned(ctx: JobContext, data: DistillationData, mask: Tensor, start: Reconstructed | None) -> Stream[
         MaskedWeights]:
     """The learned mask with its refit, or the start with its own where that reads better on the validation lines."""
-    if not ctx.job.recipe.least_squares:
+    if not ctx.job.recipe.reconstruct:
         return mask, None
-    if start is not None and (reading := _last_reading(ctx)) > ctx.job.recipe.refit_within * start.kl:
+    if start is not None and (reading := _last_reading(ctx)) > ctx.job.recipe.max_kl_ratio * start.kl:
         yield Stage(StageId.RECONSTRUCT, reused=True)  # the start's
         ctx.notes[StageId.RECONSTRUCT] = {"used": False, "kl": reading}
         return (yield from _keep_start(ctx, data, mask, start, ctx.job.recipe.steps))
@@ -169,7 +169,7 @@ def refit_layers(ctx: JobContext, rows: list[Row], kept: list[Tensor]) -> Iterat
 
 @dataclass(frozen=True)
 class ReconstructionRows:
-    """Packed rows, and what of them are no train lines: `further_answers`, `neutral_lines`, and `copied_rows`."""
+    """Packed rows, and what of them are no train lines: `extra_samples`, `neutral_lines`, and `copied_rows`."""
 
     rows: list[Row]
     beside: dict[str, int]
@@ -199,7 +199,7 @@ def written_rows(ctx: JobContext, train: Sequence[Example]) -> ReconstructionRow
     """The rows of train lines, further answers and neutral lines."""
     further, neutral = ctx.encode(extra_lines(ctx)), neutral_examples(ctx)
     return ReconstructionRows(pack([*train, *further, *neutral], ctx.job.recipe.row_tokens),
-                     {"further_answers": len(further), "neutral_lines": len(neutral), "copied_rows": 0})
+                     {"extra_samples": len(further), "neutral_lines": len(neutral), "copied_rows": 0})
 
 
 def neutral_lines(ctx: JobContext) -> list[Line]:

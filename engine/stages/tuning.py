@@ -62,7 +62,7 @@ def tune(ctx: JobContext, data: DistillationData, mask: Tensor, columns: list[Te
     if columns is None or not ctx.tunes_layers:
         return Weights(columns)
     recipe = ctx.job.recipe
-    tuning = Tuning(recipe.layer_epochs, recipe.layer_rate, recipe.seed, RIDGE, SHARE, ctx.weight_dtype)
+    tuning = Tuning(recipe.tuning_epochs, recipe.tuning_rate, recipe.seed, RIDGE, SHARE, ctx.weight_dtype)
     course = _Course(StageId.TUNE, "tuned", tuning)
     rows = make_rows(ctx, data.train, StageId.TUNE, copied=True)
     return (yield from _take(ctx, data, mask, Weights(columns), course, rows)) or Weights(columns)
@@ -75,7 +75,7 @@ def tune_again(ctx: JobContext, data: DistillationData, mask: Tensor, weights: W
     if weights.columns is None or not recipe.recovery_epochs or not lines:
         return weights
     starts = plain_layers(ctx.model, kept_indices(mask), weights.columns, weights.gates)
-    tuning = Tuning(recipe.recovery_epochs, recipe.layer_rate, recipe.seed + 1, RIDGE, SHARE, ctx.weight_dtype)
+    tuning = Tuning(recipe.recovery_epochs, recipe.tuning_rate, recipe.seed + 1, RIDGE, SHARE, ctx.weight_dtype)
     course = _Course(StageId.TUNE_AGAIN, "retuned", tuning, starts)
     return (yield from _take(ctx, data, mask, weights, course, _pack(ctx, lines))) or weights
 
@@ -84,7 +84,7 @@ def _pack(ctx: JobContext, lines: Sequence[Line]) -> Stream[ReconstructionRows]:
     """The rows of recovery's answers, once they are asked for."""
     yield from ()
     examples = ctx.encode(lines)
-    return ReconstructionRows(pack(examples, ctx.job.recipe.row_tokens), {"further_answers": len(examples)})
+    return ReconstructionRows(pack(examples, ctx.job.recipe.row_tokens), {"extra_samples": len(examples)})
 
 
 def _take(ctx: JobContext, data: DistillationData, mask: Tensor, before: Weights, course: _Course,

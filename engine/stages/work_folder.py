@@ -23,6 +23,7 @@ from engine.base import shapes
 from engine.base.errors import UserError
 from engine.base.events import Warned
 from engine.base.files import explain_write_errors, read_json, sha256, write_atomic, write_json
+from engine.base.ids import ErrorCode
 from engine.base.process import is_out_of_memory
 from engine.base.questions import read_records
 from engine.calibration.lines import MAX_BYTES
@@ -82,7 +83,7 @@ def set_damaged_aside(folder: Path) -> Iterator[Warned]:
     for file in sorted(damaged):
         if file.name == "lines.jsonl":
             raise UserError(f"{file} is damaged.", "Mend it, or delete it to have the lines written again; then run the same "
-                            "command with --resume.")
+                            "command with --resume.", ErrorCode.LINES_DAMAGED)
         with explain_write_errors(folder):
             layer = LAYER.fullmatch(file.name)
             for one in (file, *(folder / name for name in ((f"{layer[1]}.json",) if layer else VOID.get(file.name, ())))):
@@ -153,7 +154,8 @@ def hold_answers(folder: Path) -> None:
     changed = [name for name, digest in known.items() if held.get(name) != digest]
     if begun and changed:
         raise UserError(f"{folder / changed[0]} was changed after the job had learned from it.",
-                        "Put the former file back, or start over with --lines and another --workdir.")
+                        "Put the former file back, or start over with --lines and another --workdir.",
+                        ErrorCode.LINES_CHANGED)
     write_json(folder / "job.json", {**record, "answers": held})
 
 

@@ -215,9 +215,10 @@ def set_events(store: Store, id: str, events: Sequence[dict[str, Any]]) -> None:
 
     Of its steps only those with a loss are kept (the learning curve) and the last of each stage.
     """
-    last = {event.get("stage"): number for number, event in enumerate(events) if event.get("event") == "Step"}
+    stage_of = lambda event: (event.get("stage"), event.get("subject"))
+    last = {stage_of(event): number for number, event in enumerate(events) if event.get("event") == "Step"}
     kept = [event for number, event in enumerate(events)
-            if event.get("event") != "Step" or number == last[event.get("stage")] or "loss" in event.get("values", {})]
+            if event.get("event") != "Step" or number == last[stage_of(event)] or "loss" in event.get("values", {})]
     with store.write() as db:
         _RUNS.need(db, id)
         db.table("events").delete_where("run = ?", [id])

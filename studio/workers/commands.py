@@ -1,25 +1,18 @@
-"""From a run in the library to a worker's command line, with the files that the worker reads.
-
-Starts nothing.
-"""
+"""From a run in the library to the job file of its worker, with the other files that the worker reads. Starts nothing."""
 
 from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, explain_write_errors, slug, write_atomic, write_json
+from engine.base.job import PruneJob
 from studio.settings import Settings
 from studio.store import characters, lines, runs
 from studio.store.database import Store
 from studio.store.runs import Run
 
-# What a spec may hold for a lines or prune run, and the option that it becomes.
-OPTIONS = {"model": "--model", "preset": "--preset", "sparsity": "--sparsity", "multiple": "--multiple", "seed": "--seed",
-           "steps": "--steps", "load_in": "--load-in", "dtype": "--dtype", "teacher": "--teacher",
-           "teacher_model": "--teacher-model", "queries": "--queries"}
 EXPORT_OPTIONS = {"engines", "gguf", "measure"}
 LONGEST_NAME = 120  # characters, as in the engine's own check
-SWITCHES = {"recover": "--recover"}
 
 
 def check_name(name: str) -> None:
@@ -31,10 +24,8 @@ def check_name(name: str) -> None:
 
 
 def check_spec(spec: dict[str, Any]) -> None:
-    """Raises ValueError for what no run understands: a defect of the page that made the spec."""
-    unknown = sorted(spec.keys() - OPTIONS.keys() - SWITCHES.keys())
-    if unknown:
-        raise ValueError(f"a run knows no {', '.join(unknown)}")
+    """Raise UserError for settings that no lines or prune run has: the schema of the job says which those are."""
+    PruneJob.of({**spec, "card": "-", "until": "lines"})
 
 
 def result_folder(settings: Settings, run: Run) -> Path | None:
@@ -56,43 +47,36 @@ def is_complete(settings: Settings, run: Run) -> bool:
     return run.kind == "prune" and is_whole(result_folder(settings, run))
 
 
+def job_file(settings: Settings, run_id: str) -> Path:
+    """What a run's process is told to do; its name on the command line tells whose process it is."""
+    return settings.run_folder(run_id) / "job.json"
+
+
 def prepare(settings: Settings, store: Store, run: Run) -> list[str]:
-    """Make the run's folder and files where they are missing; the arguments for `python -m engine`.
+    """Make the run's folder and files where they are missing, and write its job file; the arguments for `python -m engine`.
 
     What is there stays, so that a resumed run works on what it began with. Raises UserError.
     """
     if "spec" in run.damaged:
         raise UserError(run.fault)
-    folder = settings.run_folder(run.id)
+    folder, file = settings.run_folder(run.id), job_file(settings, run.id)
+    job: dict[str, Any] = {"workdir": str(folder / "work"), "json_events": True, "leash": True}
     with explain_write_errors(folder):
         (folder / "work").mkdir(parents=True, exist_ok=True)
         if run.kind == "export":
-            return _export_arguments(run, folder / "work")
+            write_json(file, {**job, "source": run.spec["source"], "out": run.spec["folder"], "name": run.name,
+                              **{name: run.spec[name] for name in ("engines", "gguf", "measure", "zip") if run.spec.get(name)}})
+            return ["export", "--job", str(file)]
         card, given = folder / "card.json", folder / "lines.jsonl"
         if not card.exists():
             write_json(card, characters.version(store, run.character, run.version).card)
         if run.kind == "prune" and run.line_set and not given.exists():
             write_atomic(given, lines.as_jsonl(store, run.line_set))
-    arguments = ["prune", str(card), "--workdir", str(folder / "work"), "--json", "--leash"]
-    for name, option in OPTIONS.items():
-        if run.spec.get(name) is not None:
-            arguments += [option, str(run.spec[name])]
-    arguments += [option for name, option in SWITCHES.items() if run.spec.get(name)]
-    if run.kind == "lines":
-        arguments += ["--until", "lines"]
-    else:
-        arguments += ["--out", str(result_folder(settings, run)), "--lines", str(given)]
-    return [*arguments, "--resume"] if (folder / "work" / "job.json").exists() else arguments
-
-
-def _export_arguments(run: Run, work: Path) -> list[str]:
-    arguments = ["export", run.spec["source"], "--out", run.spec["folder"], "--name", run.name, "--workdir", str(work),
-                 "--json", "--leash"]
-    arguments += [word for engine in run.spec.get("engines", []) for word in ("--for", engine)]
-    arguments += [word for kind in run.spec.get("gguf", []) for word in ("--gguf", kind)]
-    if run.spec.get("measure"):
-        arguments += ["--measure", run.spec["measure"]]
-    return [*arguments, "--zip"] if run.spec.get("zip") else arguments
+        job |= {"card": str(card), "resume": (folder / "work" / "job.json").exists(),
+                **{name: value for name, value in run.spec.items() if value is not None}}
+        job |= {"until": "lines"} if run.kind == "lines" else {"out": str(result_folder(settings, run)), "lines": str(given)}
+        write_json(file, job)
+    return ["prune", "--job", str(file)]
 
 
 def export_spec(settings: Settings, store: Store, run_id: str, name: str, zipped: bool,
@@ -108,7 +92,7 @@ def export_spec(settings: Settings, store: Store, run_id: str, name: str, zipped
     if not is_whole(source):
         raise UserError("The files of this pruned model are gone.", "Prune again to make them anew.")
     if unknown := sorted(more.keys() - EXPORT_OPTIONS):
-        raise ValueError(f"an export knows no {', '.join(unknown)}")
+        raise ValueError(f"an export has no {', '.join(unknown)}")
     check_name(name)
     taken = {one.spec.get("folder") for one in runs.list_runs(store, kinds=["export"])}
     plain, number = slug(name), 1

@@ -6,7 +6,6 @@ Everything here may be done twice: the studio may die in the middle and do it ag
 import dataclasses
 import json
 import logging
-import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import Any, Literal
 import numpy
 from safetensors import SafetensorError, safe_open
 
-from engine.base import events, shapes
+from engine.base import events, migrate, shapes
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Proved, ProvedFile, Saved, Stopped, Timed
 from engine.base.files import folder_size, read_json
 from engine.base.ids import ArtifactId
 from engine.base.questions import read_records
+from studio import labels
 from studio.settings import Settings
 from studio.store import lines, runs
 from studio.store.database import Store
@@ -91,7 +91,7 @@ def judge(settings: Settings, run: Run, ending: Ending, last: Event | None) -> t
     by_us = {"asked": ASKED, "left": CLOSED, "closed": CLOSED, "killed": KILLED,
              "overdue": OVERDUE.format(seconds=settings.grace_seconds)}.get(ending.cause)
     if isinstance(last, Failed):
-        return "failed", plain(last.sentence)
+        return "failed", labels.error(last.sentence, last.hint, last.code)
     if by_us:
         return "stopped", by_us
     if isinstance(last, Stopped):
@@ -101,26 +101,7 @@ def judge(settings: Settings, run: Run, ending: Ending, last: Event | None) -> t
         if ending.code == -signal.SIGKILL or process.ran_out_of_memory(log_file, ending.log_offset):
             return "failed", BY_SYSTEM
         return "failed", CRASHED.format(signal=signal.strsignal(-ending.code) or f"signal {-ending.code}")
-    return "failed", plain(_error_in(log_file, ending.log_offset)) or NO_RESULT.format(log=log_file)
-
-
-def plain(sentence: str) -> str:
-    """A sentence of the command line as the studio says it."""
-    sentence = sentence.replace("--load-in 4bit", "loading the model in 4 bit")
-    sentence = re.sub(r"\b([Rr])un the same command with --resume",
-                      lambda found: "Press Resume" if found[1] == "R" else "press Resume", sentence)
-    return re.sub(r"(?<![\w-])--([a-z][a-z-]+)", lambda option: option[1].replace("-", " "), sentence)
-
-
-def _error_in(path: Path, offset: int) -> str:
-    """What the last line that begins with "Error: " says."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            found = [line for line in file.read().decode(errors="replace").split("\n") if line.startswith("Error: ")]
-    except OSError:
-        return ""
-    return found[-1].removeprefix("Error: ").strip() if found else ""
+    return "failed", NO_RESULT.format(log=log_file)
 
 
 def _append(path: Path, state: str, sentence: str) -> None:
@@ -147,7 +128,7 @@ def _harvest(settings: Settings, store: Store, run: Run, state: str, history: Se
         raise ValueError(run.fault or "the run has made no folder")
     if run.kind == "export":
         return _keep_export(store, run, history)
-    report = _read(result / "report.json")
+    report = migrate.report(_read(result / "report.json"))
     seconds = sum(stage["seconds"] for stage in report["stages"].values())
     return {"out": str(result), "summary": {**{name: report[name] for name in REPORTED if name in report}, "seconds": seconds,
                                             "bytes": folder_size(result)}}

@@ -16,7 +16,7 @@ from studio.store import characters, lines, runs
 from studio.store.database import Store
 from studio.store.runs import ACTIVE, Run
 from studio.workers import process
-from studio.workers.commands import check_spec, export_spec, prepare, result_folder
+from studio.workers.commands import check_spec, export_spec, job_file, prepare, result_folder
 from studio.workers.ending import Cause, Ending, settle
 from studio.workers.process import Identity, Worker
 from studio.workers.sweeping import sweep
@@ -97,7 +97,7 @@ class Jobs:
             time.sleep(0.05)
 
     def submit_lines(self, character_id: str, spec: dict[str, Any], name: str = "") -> Run:
-        """Queue the making of calibration lines for a character's present version. `spec`: see commands.OPTIONS."""
+        """Queue the making of calibration lines for a character's present version. `spec`: of engine.base.job."""
         check_spec(spec)
         version = characters.head(self.store, character_id).number
         return self._queued(runs.add(self.store, character_id, version, "lines", name or f"Lines, version {version}", spec))
@@ -188,7 +188,7 @@ class Jobs:
         if run.pid and run.process_started:
             identity: Identity | None = Identity(run.pid, run.process_started)
         else:  # that studio died between starting it and writing it down
-            identity = next(process.running_with(str(self.settings.run_folder(run.id) / "work")), None)
+            identity = next(process.running_with(str(job_file(self.settings, run.id))), None)
         live = _Live(run, None, identity, cause="left")
         if not live.is_gone():
             live.deadline = time.monotonic() + self.settings.grace_seconds

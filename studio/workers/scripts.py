@@ -12,7 +12,7 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Graded, Preferred, Stage, Step, Stopped, Untested, Warned
 from engine.base.files import explain_write_errors, write_json
-from engine.base.sampling import options_of, read_params
+from engine.base.sampling import read_params
 from studio import labels
 from studio.settings import Settings
 from studio.store import characters, script_runs
@@ -67,14 +67,14 @@ class Scripts:
                 folder.mkdir(parents=True)
                 write_json(folder / "card.json", head.card)
             self._runs = script_runs.begin(self.store, character, head.number, models, seed, sampling, " ".join(judge or ()))
-            arguments = ["script", str(folder / "card.json"), "--json", "--leash", "--workdir", str(folder / "work"),
-                         "--seed", str(seed), *options_of(read_params(sampling).as_dict())]
-            for _, model in models:
-                arguments += ["--model", model]
-            if judge:
-                arguments += ["--judge", judge[0], "--judge-model", judge[1]]
+            url, name = judge or ("", "")
+            write_json(folder / "job.json", {
+                "card": str(folder / "card.json"), "models": [model for _, model in models], "judge": url, "judge_model": name,
+                "sampling": {**read_params(sampling).as_dict(), "seed": seed}, "workdir": str(folder / "work"),
+                "json_events": True, "leash": True})
             self.progress, self.warnings = ("", 0, 0), []
             try:
+                arguments = ["script", "--job", str(folder / "job.json")]
                 worker = self._worker = process.spawn(self.settings, arguments, folder / "log.txt")
             except OSError as error:
                 script_runs.end(self.store, [one.id for one in self._runs], "failed", f"The test cannot be started ({error}).")
@@ -124,8 +124,10 @@ class Scripts:
         ended = BY_SYSTEM if process.ran_out_of_memory(self.settings.script / "log.txt") else DIED
         unheard = ("stopped", CLOSED) if self._closed else ("failed", ended)
         state, sentence = {Finished: ("done", ""), Stopped: ("stopped", "")}.get(type(last), unheard)
+        if isinstance(last, Failed):
+            sentence = labels.error(last.sentence, last.hint, last.code)
         try:
-            script_runs.end(self.store, [one.id for one in found], state, last.sentence if isinstance(last, Failed) else sentence)
+            script_runs.end(self.store, [one.id for one in found], state, sentence)
         except UserError:
             log.exception("the end of a test could not be written down")
         worker.let_go()

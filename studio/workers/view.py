@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from engine.base import events
 from engine.base.events import Event
 from engine.base.ids import ReadingId, StageId
+from studio import labels
 
 StageState = Literal["waiting", "running", "done", "reused", "skipped", "stopped", "failed"]
 Point = TypeVar("Point", tuple[int, float], tuple[int, float, int])
@@ -65,7 +66,9 @@ class RunView:
     @property
     def sentence(self) -> str:
         """Why the run ended without a result; "" while it has not."""
-        return self.ending.sentence if isinstance(self.ending, events.Failed | events.Stopped) else ""
+        if isinstance(self.ending, events.Failed):
+            return labels.error(self.ending.sentence, self.ending.hint, self.ending.code)
+        return self.ending.sentence if isinstance(self.ending, events.Stopped) else ""
 
     def add(self, event: Event) -> None:
         """Take one more event in. Costs the same however many came before."""

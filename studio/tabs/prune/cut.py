@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from engine.base.errors import UserError
+from engine.base.job import make_recipe
 from engine.base.model_folder import folder_shape, model_folder
 from engine.base.sizes import Cut, ModelShape, after_cut, runtimes_that_like
 from studio.figures import sizes
@@ -30,12 +31,12 @@ class Plan:
 
     def spec(self, model: str) -> dict[str, Any]:
         """The plan as a run keeps it. Raises UserError for values that no run takes."""
-        if self.seed is None or not 0 <= self.seed < 2**32 or self.seed != int(self.seed):
-            raise UserError("The seed must be a whole number from 0 to 4,294,967,295.")
         if not 5 <= self.percent <= 75:
             raise UserError("Between 5 and 75 % can be removed.")
-        return {"model": model, "preset": self.preset, "sparsity": round(self.percent / 100, 4), "multiple": int(self.multiple),
-                "seed": int(self.seed), "load_in": self.load_in, "recover": bool(self.recover)}
+        asked = {"sparsity": round(self.percent / 100, 4), "multiple": int(self.multiple), "seed": self.seed,
+                 "load_in": self.load_in, "recover": bool(self.recover)}
+        make_recipe(self.preset, **asked)
+        return {"model": model, "preset": self.preset, **asked}
 
 
 def shape_of(services: Services, model: str, wait: bool = False) -> ModelShape | None:

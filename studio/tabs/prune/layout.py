@@ -1,11 +1,15 @@
 """The Prune room's components. Knows no listener."""
 
+from typing import Any
+
 import gradio as gr
 
+from engine.base.job import PRESET_HELP, knobs
 from studio.page import Notice, figure_box, live_html, look_box
 from studio.tabs.prune import runs_view, words
 from studio.theme import ASSETS
 
+KNOBS = knobs()
 HELP = "The model answers player questions as the character. The smaller model learns from these answers, so read them."
 
 
@@ -36,7 +40,7 @@ class Controls:
         gr.HTML(f'<h3><i>1</i> Make the lines</h3><p class="quiet">{HELP}</p>')
         with gr.Row():
             self.who = gr.Radio(words.WHO, value="self", label="Who answers", elem_id="prune-who", min_width=220)
-            self.preset = gr.Radio(words.PRESETS, value="quick", label="How thorough", info=words.PRESET_NOTE, scale=2,
+            self.preset = gr.Radio(words.PRESETS, value="quick", label="How thorough", info=PRESET_HELP, scale=2,
                                    elem_id="prune-thorough", min_width=280)
         with gr.Row(visible=False) as self.server:
             self.url = gr.Textbox(label="Address of the server", placeholder="http://127.0.0.1:8080/v1", max_length=500,
@@ -57,7 +61,7 @@ class Controls:
         live_html("prune-from")
         with gr.Row(elem_classes="figure-row"):
             with gr.Column(scale=3, min_width=300):
-                self.percent = gr.Slider(5, 75, 25, step=1, label="How much is removed", elem_id="prune-percent", buttons=[],
+                self.percent = gr.Slider(5, 75, 25, step=1, label=KNOBS["sparsity"].label, elem_id="prune-percent", buttons=[],
                                          info="In percent of the feed-forward channels, the model's largest parts.")
                 self.remains = figure_box(elem_id="prune-remains")
                 self.likes = gr.HTML(elem_id="prune-likes")
@@ -65,20 +69,21 @@ class Controls:
                 self.facts = gr.HTML(elem_id="prune-cut")
         with gr.Accordion("More", open=False, elem_id="prune-more"):
             with gr.Row():
-                self.multiple = gr.Dropdown(words.MULTIPLES, value=128, label="Snap to a multiple of", elem_id="prune-multiple",
-                                            info="Programs that run models want round sizes.", filterable=False, min_width=160)
+                self.multiple = gr.Dropdown(words.MULTIPLES, **_asked("multiple"), elem_id="prune-multiple", filterable=False,
+                                            min_width=160)
                 self.prune_preset = gr.Dropdown([(name.partition(":")[0], value) for name, value in words.PRESETS], value="quick",
                                                 label="How thorough", info=words.STEPS_NOTE, filterable=False,
                                                 elem_id="prune-preset", min_width=160)
-                self.bits = gr.Dropdown(words.BITS, value="16bit", label="Load the model in", elem_id="prune-bits",
-                                        filterable=False, min_width=160,
-                                        info="Fewer bits need less memory while learning. The result stays 16 bit.")
-                self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="prune-seed", min_width=120,
-                                      info="The same seed and lines give the same result.")
-            self.recover = gr.Checkbox(False, label="Recover some of what was lost", elem_id="prune-recover",
-                                       info="Learns from many more answers: comes closer, takes three times as long.")
+                self.bits = gr.Dropdown(words.BITS, **_asked("load_in"), elem_id="prune-bits", filterable=False, min_width=160)
+                self.seed = gr.Number(**_asked("seed"), precision=0, minimum=0, elem_id="prune-seed", min_width=120)
+            self.recover = gr.Checkbox(**_asked("recover"), elem_id="prune-recover")
         with gr.Row(elem_classes=["tight", "prune-buttons"]):
             self.name = gr.Textbox(show_label=False, label="Name of the run", placeholder="Name of the run (made up when empty)",
                                    container=False, max_length=80, elem_id="prune-name", min_width=200)
             self.start = gr.Button("Prune", variant="primary", elem_id="prune-start", scale=0, min_width=120)
             self.ladder = gr.Button("Queue 10, 25 and 50\u00a0%", elem_id="prune-ladder", scale=0, min_width=190)
+
+
+def _asked(name: str) -> dict[str, Any]:
+    """The value, label and info of a knob's component."""
+    return {"value": KNOBS[name].default, "label": KNOBS[name].label, "info": f"{KNOBS[name].help}."}

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.base import events
 from engine.base.ids import BASELINES
-from engine.base.recipe import PRESETS
+from engine.base.job import PRESETS
 from studio import labels
 from studio.figures import distances, masks
 from studio.figures import words as figure_words

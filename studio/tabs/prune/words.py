@@ -2,19 +2,16 @@
 
 import time
 
-from engine.base.recipe import make_recipe
+from engine.base.job import PRESET_LABELS, knobs, make_recipe
 from studio import labels
 from studio.figures import words as figure_words
 
 WHO = [("The model itself", "self"), ("A server", "server")]
-PRESETS = [("Quick: about 10 minutes", "quick"), ("Standard: about half an hour", "standard"),
-           ("As in the paper: much longer", "paper")]
-PRESET_NOTE = ("Lines and prune together, with the starter on two processor cores. Larger models take longer. The paper's way has "
-               "not been timed to its end.")
+PRESETS = [(label, name) for name, label in PRESET_LABELS.items()]
 STEPS_NOTE = ("Steps of mask learning: {}, {} or {}; the first two learn a mask from {:.0f} % on, and read more text below.".format(
     *(make_recipe(name).steps for _, name in PRESETS), 100 * make_recipe().mask_from))
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
-BITS = [("16 bit", "16bit"), ("8 bit", "8bit"), ("4 bit", "4bit")]
+BITS = [(f"{name.removesuffix('bit')} bit", name) for name in knobs()["load_in"].choices]
 
 
 def reasons(rejected: dict[str, int]) -> str:

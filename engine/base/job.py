@@ -1,0 +1,342 @@
+"""Every setting of every long job, said once: name, type, unit, limits, default, label and help.
+
+The command line's options, job files, checks, presets, the studio's form, the report and the table in docs/recipe.md all come
+from here. Adding a knob to the main job is one line in `Recipe` (and its place in the studio's form, if it gets one).
+
+The paper meant throughout is Persona-Pruner (ICML 2026, arXiv 2606.14695). Whether a sparsity leaves a whole multiple of
+channels is decided where the model is known: sizes.channels_kept.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from engine.base import migrate
+from engine.base.errors import UserError
+from engine.base.files import is_file, read_untrusted_json
+from engine.base.sampling import MAX_SEED
+from engine.base.sizes import WRITTEN
+
+JOB_BYTES = 1_000_000  # of a job file
+Loss = Literal["kl", "ce"]
+Start = Literal["wanda", "random"]
+LoadIn = Literal["16bit", "8bit", "4bit"]
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPE_HELP = "Number format of the arithmetic: auto, fp32, bf16 or fp16"
+
+
+def knob(default: Any, help: str, *, label: str = "", unit: str = "", metavar: str = "", option: str = "", group: str = "",
+         **limits: Any) -> Any:
+    """A field of a job. `option`: its name on the command line, where that is not its own; "-" for a positional argument.
+
+    `limits`: ge, gt and le, as pydantic has them. `label`: its name on the page, for those that the form shows.
+    """
+    return Field(default, title=label or None, description=help, json_schema_extra={
+        "unit": unit, "metavar": metavar, "option": option, "group": group}, **limits)
+
+
+class Settings(BaseModel):
+    """Base of what is asked of a job. Raises UserError, one sentence, for a value that a field cannot have."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UserError(_sentence(type(self), error)) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, as plain JSON values."""
+        return self.model_dump()
+
+
+class Recipe(Settings):
+    """The knobs of one pruning job. Defaults are those of the preset `standard`."""
+
+    sparsity: float = knob(0.25, "Share of each layer's FFN channels that is removed", ge=0, le=0.9, group="What is removed",
+                           label="How much is removed")
+    multiple: int = knob(128, "The kept intermediate size is a multiple of this. Programs that run models want round sizes",
+                         unit="channels", ge=1, label="Snap to a multiple of")
+    seed: int = knob(0, "The same seed and lines give the same result", ge=0, le=MAX_SEED, label="Seed")
+
+    candidates: int = knob(640, "Player lines that come into question, evenly from all categories", unit="lines", ge=1,
+                           group="Stage 1: lines")
+    references: int = knob(3, "Other characters that the persona sensitivity compares with (paper: all others)", ge=1)
+    keep_share: float = knob(1.0, "Share of the candidates kept, by falling persona sensitivity (paper: 0.4; 1: none is scored)",
+                             gt=0, le=1)
+    self_asked: int = knob(128, "Further questions that the model makes up behind the persona's prompt", ge=0)
+    validation_lines: int = knob(24, "Held-out lines that choose (which mask, what is reconstructed); they never teach", ge=1,
+                                 unit="lines")
+    test_lines: int = knob(48, "Held-out lines that report; they never choose", unit="lines", ge=1)
+    answer_tokens: int = knob(64, "Longest answer sampled", unit="tokens", ge=1)
+    temperature: float = knob(0.8, "Temperature of sampled answers", ge=0)
+    top_p: float = knob(0.95, "Share of probability kept in sampled answers", gt=0, le=1)
+    batch_lines: int = knob(96, "Answers sampled at once; 64 take two cores almost as long", unit="lines", ge=1)
+    teacher_concurrency: int = knob(4, "Requests under way at once, with a teacher server", ge=1)
+
+    loss: Loss = knob("kl", "kl: to the dense model's cached logits; ce: on the answers (the paper's)", group="Stage 2: mask")
+    teacher_top: int = knob(64, "Logits cached a token; the rest of the vocabulary is one bucket", ge=1)
+    start: Start = knob("wanda", "Scores before the first step: rank-normalised importance, or random")
+    mask_from: float = knob(0.4, "Sparsity from which the mask is learned. Below it the reconstructed start is used: there, what "
+                            "learning wins is within the noise, and more text wins more in the same time", ge=0, le=1)
+    steps: int = knob(30, "Steps of mask learning", ge=1)
+    step_lines: int = knob(16, "Lines a step", unit="lines", ge=1)
+    learning_rate: float = knob(0.01, "AdamW, on scores that are ranks from -1 to 1 in every layer, whatever the model", ge=0)
+    ramp: float = knob(0.0, "Share of the steps over which the sparsity grows, cubic (0: full from the start)", ge=0, le=1)
+    validate_every: int = knob(5, "Steps between readings on the validation lines", ge=1)
+    row_tokens: int = knob(1536, "Longest packed row", unit="tokens", ge=1)
+    checkpointing: bool = knob(True, "Recompute layers in the backward pass where memory is short: a tenth of it, a third more "
+                                     "time")
+    load_in: LoadIn = knob("16bit", "Fewer bits need less memory while learning. The result stays 16 bit",
+                           label="Load the model in")
+
+    reconstruct: bool = knob(True, "Reconstruct W_down on the kept channels by least squares", group="After the mask")
+    max_kl_ratio: float = knob(1.05, "Reconstruct the learned mask unless it reads worse than the start by more than this factor",
+                               metavar="FACTOR", gt=0)
+    extra_samples: int = knob(3, "More answers to each train line, for reconstruction and tuning", ge=0)
+    neutral_lines: int = knob(256, "Unanswered player lines that reconstruction reads with their neutral answers", ge=0,
+                              unit="lines")
+    resampled_copies: int = knob(1, "Copies of all these lines with their tokens drawn anew, for tuning (else for reconstruction)",
+                                 ge=0)
+    tuning_epochs: float = knob(4.0, "Passes over these tokens in which each layer's kept channels are tuned (0: none)", ge=0)
+    tuning_rate: float = knob(0.01, "Adam, at the start of each layer, as a share of its weights' root mean square; it falls to 0",
+                              ge=0)
+    recover: bool = knob(False, "Learn from many more answers: tune the layers again, then fine-tune the whole (LoRA, merged). "
+                                "Comes closer, takes three times as long", label="Recover some of what was lost")
+    recovery_samples: int = knob(5, "Times as many answers as there are train lines, written for recovery", ge=0)
+    recovery_epochs: float = knob(2.0, "Passes over the first of them", ge=0)
+    recovery_steps: int = knob(60, "Steps of the fine-tune", ge=1)
+    recovery_step_lines: int = knob(16, "Lines a step of the fine-tune", unit="lines", ge=1)
+    recovery_rate: float = knob(1e-3, "AdamW, of the fine-tune, as a share of the weights' root mean square", ge=0)
+    recovery_rank: int = knob(16, "LoRA rank", ge=1)
+
+    def changed(self, **values: Any) -> "Recipe":
+        """The recipe with other values. Raises UserError."""
+        return Recipe(**{**self.to_dict(), **values})
+
+    def former(self) -> dict[str, Any]:
+        """All knobs by the names that they had first: what a work folder is known by does not change with a name."""
+        return {migrate.FORMER_KNOBS.get(name, name): value for name, value in self.to_dict().items()}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Sized for two laptop cores and about ten minutes on the starter model.
+    "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
+              "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "tuning_epochs": 1.25,
+              "recovery_samples": 12, "recovery_steps": 40},
+    "standard": {},
+    # The paper's objective: plain straight-through top-k and cross entropy, nothing reconstructed, no lines of the model's own.
+    "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,
+              "learning_rate": 0.05, "mask_from": 0.0, "reconstruct": False},
+}
+PRESET_LABELS = {"quick": "Quick: about 10 minutes", "standard": "Standard: about half an hour",
+                 "paper": "As in the paper: much longer"}
+PRESET_HELP = ("Lines and prune together, with the starter on two processor cores. Larger models take longer. The paper's way has "
+               "not been timed to its end.")
+
+
+def make_recipe(preset: str = "standard", **changes: Any) -> Recipe:
+    """The recipe of a preset with some knobs changed. Raises UserError for an unknown preset or a bad value."""
+    if preset not in PRESETS:
+        raise UserError(f"There is no preset {preset!r}.", f"Choose one of: {', '.join(PRESETS)}.")
+    return Recipe(**{**PRESETS[preset], **changes})
+
+
+class Process(Settings):
+    """How a long job runs: what every one of them has."""
+
+    workdir: str = knob("", "Where to write events.jsonl and, for prune, the results of its stages (default: prune in the data "
+                            "folder, other jobs nowhere)", metavar="DIR", group="How it runs")
+    json_events: bool = knob(False, "Print events as JSON lines", option="json")
+    job: str = knob("", "Read the job from a JSON file; options that are given as well take precedence", metavar="FILE")
+    leash: bool = knob(False, "Stop when standard input ends, for then the program that started the job is gone")
+
+
+class PruneJob(Process):
+    """The main job: from a character card to a pruned model folder. Beside these it has every knob of Recipe."""
+
+    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-")
+    out: str = knob("", "The folder to write; must not exist (needed, except with --until)", metavar="DIR", group="What is made")
+    model: str = knob("starter", "starter, a hub id, or a folder")
+    preset: str = knob("standard", ", ".join(PRESETS), label="How thorough")
+    teacher: str = knob("self", "Who answers: the model itself, or a server", metavar="self|URL", label="Who answers")
+    teacher_model: str = knob("", "The server's model", metavar="NAME", label="Name of its model")
+    queries: str = knob("", "Questions to use instead of the bundled player lines", metavar="FILE")
+    lines: str = knob("", "Finished calibration lines (questions and answers) to use as they are", metavar="FILE")
+    dtype: Dtype = knob("auto", DTYPE_HELP)
+    resume: bool = knob(False, "Go on where an earlier run stopped")
+    until: Literal["", "lines"] = knob("", "lines: stop when the calibration lines are written", metavar="lines")
+    recipe: Recipe = Field(default_factory=Recipe)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "PruneJob":
+        """A job from flat values: the preset's knobs, with those that are given in their place. Raises UserError."""
+        values = migrate.knobs(values)
+        changes = {name: value for name, value in values.items() if name in Recipe.model_fields}
+        others = {name: value for name, value in values.items() if name not in Recipe.model_fields}
+        job = cls(**others, recipe=make_recipe(others.get("preset", "standard"), **changes))
+        if not job.out and not job.until:
+            raise UserError("The following arguments are required: --out.", "See python -m engine prune --help.")
+        for name in filter(None, (job.queries, job.lines)):
+            if not is_file(name):
+                raise UserError(f"There is no file {name}.")
+        return job
+
+
+class ExportJob(Process):
+    """A finished folder as a checked and proven copy."""
+
+    source: str = knob(..., "A folder that prune wrote", metavar="SOURCE", option="-")
+    out: str = knob(..., "The folder to write; must not exist", metavar="DIR", group="What is made")
+    name: str = knob("", "What the copy is called in its model card")
+    gguf: list[str] = knob([], f"Also a verified GGUF file for llama.cpp: {', '.join(WRITTEN)}; may be given several times", metavar="TYPE")
+    engines: list[str] = knob([], "Also a folder for this program; brings a GGUF file, Q8_0 where --gguf names none; may be given "
+                              "several times", option="for")
+    measure: str = knob("", "Measure speed and memory of the copy and of MODEL, the dense model that it was pruned from",
+                        metavar="MODEL")
+    zip: bool = knob(False, "Also write DIR.zip beside it")
+
+
+class ScriptJob(Process):
+    """The test script of a character on one or more models."""
+
+    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-")
+    models: list[str] = knob([], "starter, a hub id, or a folder; may be given several times (default starter)", option="model",
+                             metavar="MODEL", group="What is asked")
+    questions: bool = knob(False, "Only print the questions and their rules, as JSON")
+    judge: str = knob("", "A server with log-probabilities that judges what no rule can tell", metavar="URL")
+    judge_model: str = knob("", "The server's model", metavar="NAME")
+    dtype: Dtype = knob("auto", DTYPE_HELP)
+    sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What a form, an option or a table needs of a field. `least` and `most`: its limits, None where there are none."""
+
+    name: str
+    label: str
+    help: str
+    unit: str
+    default: Any
+    least: float | None
+    most: float | None
+    choices: tuple[str, ...]
+
+
+def knobs(kind: type[Settings] = Recipe) -> dict[str, Knob]:
+    """The fields of a job by name."""
+    return {name: _knob_of(name, field) for name, field in kind.model_fields.items() if field.description}
+
+
+def _knob_of(name: str, field: FieldInfo) -> Knob:
+    limits = {type(one): one for one in field.metadata}
+    least = limits[Ge].ge if Ge in limits else limits[Gt].gt if Gt in limits else None
+    return Knob(name, field.title or name, field.description or "", _extra(field, "unit"), field.default, least,
+                limits[Le].le if Le in limits else None, tuple(filter(None, get_args(field.annotation))))
+
+
+def _extra(field: FieldInfo, name: str) -> str:
+    extra = field.json_schema_extra
+    return str(extra.get(name, "")) if isinstance(extra, dict) else ""
+
+
+def add_options(parser: argparse.ArgumentParser, *kinds: type[Settings]) -> None:
+    """The fields of jobs, without those of their bases, as options; what is not given stays out of the namespace."""
+    for kind in kinds:
+        place: Any = parser
+        for name in kind.__annotations__:
+            field = kind.model_fields.get(name)
+            if field is None or not field.description:
+                continue
+            if group := _extra(field, "group"):
+                place = parser.add_argument_group(group)
+            _add_option(parser if _extra(field, "option") == "-" else place, name, field)
+
+
+def _add_option(place: Any, name: str, field: FieldInfo) -> None:
+    kind: Any = field.annotation
+    metavar = _extra(field, "metavar")
+    if _extra(field, "option") == "-":
+        place.add_argument(name, metavar=metavar, nargs="?", default=argparse.SUPPRESS, help=field.description)
+        return
+    names = [f"--{one.replace('_', '-')}" for one in (_extra(field, "option") or name, migrate.FORMER_KNOBS.get(name)) if one]
+    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": str(field.description).replace("%", "%%")}
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
+    elif kind == list[str]:
+        options |= {"action": "append", "metavar": metavar or "NAME"}
+    else:
+        options |= {"type": kind if kind in (int, float) else str, "metavar": metavar or ("N" if kind in (int, float) else "NAME")}
+        if get_args(kind):
+            options["metavar"] = "|".join(filter(None, get_args(kind)))
+        if field.default not in ("", None):
+            options["help"] += f" (default {field.default})"
+    place.add_argument(*names, **options)
+
+
+def read_options(options: argparse.Namespace, *kinds: type[Settings]) -> dict[str, Any]:
+    """What was asked for: the job file's values, with the options that were given in their place. Raises UserError."""
+    values = read_untrusted_json(Path(options.job), JOB_BYTES) if getattr(options, "job", "") else {}
+    names = {name for kind in kinds for name in kind.model_fields}
+    return {**values, **{name: value for name, value in vars(options).items() if name in names}}
+
+
+def process_of(values: Mapping[str, Any]) -> Process:
+    """How a job with these values runs."""
+    return Process(**{name: value for name, value in values.items() if name in Process.model_fields})
+
+
+def write_table() -> str:
+    """The knobs of Recipe as a table in Markdown, for docs/recipe.md."""
+    rows = ["| knob | default | limits | what it does |", "| --- | --- | --- | --- |"]
+    for one in knobs().values():
+        limits = " or ".join(one.choices) or " ".join(_bounds(one))
+        value = json.dumps(one.default).strip('"')
+        rows.append(f"| `{one.name}` | {f'{value} {one.unit}'.strip()} | {limits} | {one.help} |")
+    rows += ["", "| preset | differs from standard in |", "| --- | --- |"]
+    rows += [f"| {name} | {', '.join(f'`{knob}` {json.dumps(value)}' for knob, value in changes.items())} |"
+             for name, changes in PRESETS.items() if changes]
+    return "\n".join(rows) + "\n"
+
+
+def _bounds(one: Knob) -> Iterator[str]:
+    if one.least is not None:
+        yield f"from {one.least:g}"
+    if one.most is not None:
+        yield f"to {one.most:g}"
+
+
+def _sentence(kind: type[Settings], error: ValidationError) -> str:
+    """One sentence about the first fault."""
+    first = error.errors(include_url=False)[0]
+    name, value = str(first["loc"][0]), str(first["input"])[:60]
+    if first["type"] == "missing":
+        return f"The setting {name} is missing. See --help."
+    field = kind.model_fields.get(name)
+    if field is None:
+        return f"There is no setting {name}."
+    one = _knob_of(name, field)
+    if one.choices:
+        return f"The setting {name} must be one of {', '.join(one.choices)}; {value} is not."
+    if first["type"] in ("greater_than", "greater_than_equal", "less_than_equal", "finite_number"):
+        if one.least is not None and one.most is not None:
+            if first["type"] == "greater_than":
+                return f"The setting {name} must lie above {one.least:g} and be at most {one.most:.10g}; {value} does not."
+            return f"The setting {name} must lie between {one.least:g} and {one.most:.10g}; {value} does not."
+        above = "above" if first["type"] == "greater_than" else "at least"
+        return f"The setting {name} must be {above} {one.least:g}; {value} is not."
+    kinds: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return f"The setting {name} must be {kinds.get(field.annotation, 'a list of texts')}; {value} is not."
+
+
+if __name__ == "__main__":
+    print(write_table(), end="")
