@@ -21,6 +21,7 @@ class Field:
 
     `key`: its name in V2 and V3. `attribute`: that of `Card`; "" where no prompt has it. `section`, `hint`, `example` and `lines`
     (at first, at most) are for the form; `beside`: it shares a line with its neighbours; `item`: one of a list.
+    `optional`: left out of a card where it is empty; V3 requires all others.
     """
 
     key: str
@@ -33,12 +34,14 @@ class Field:
     lines: tuple[int, int] = (1, 1)
     beside: bool = False
     item: str = ""
+    optional: bool = False
 
 
 # In the order of the page.
 FIELDS = (
     Field("name", "Name", "who", "name", example="The full name", beside=True),
-    Field("nickname", "Nickname", "who", "nickname", example="What others call them, if not by the full name", beside=True),
+    Field("nickname", "Nickname", "who", "nickname", example="What others call them, if not by the full name", beside=True,
+          optional=True),
     Field("description", "Description", "who", "description", lines=(7, 30),
           hint="Who they are, how they talk, what they want. {{char}} and {{user}} stand for the names of the character and the "
                "player.",
@@ -128,7 +131,7 @@ def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
     kept_version = _taken_back(fields)
     version = raw.get("spec_version") if raw.get("spec") == _V3 else kept_version
     fields |= values_of(fields)
-    _drop_empty_nickname(fields)
+    _drop_empty(fields)
     fields["extensions"] = fields.get("extensions") or {}
     book = fields.get("character_book", {})
     if book is None or book is False or book in ([], ""):  # optional, but never null
@@ -183,8 +186,7 @@ def values_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def fields_of(raw: dict[str, Any]) -> dict[str, Any]:
     """The editable fields (LABELS, in that order) of any card: texts, and lists of texts."""
-    fields = as_v3(raw)["data"]
-    return {key: fields.get(key, "") for key in LABELS}
+    return values_of(as_v3(raw)["data"])
 
 
 def with_fields(raw: dict[str, Any], *, now: float | None = None, **changes: str | Sequence[str]) -> dict[str, Any]:
@@ -202,7 +204,7 @@ def with_fields(raw: dict[str, Any], *, now: float | None = None, **changes: str
         if isinstance(value, str) != (key in TEXTS):
             raise ValueError(f"{key!r} takes {'a text' if key in TEXTS else 'a list of texts'}")
         fields[key] = _whole_characters(value) if isinstance(value, str) else [_whole_characters(text) for text in value]
-    _drop_empty_nickname(fields)
+    _drop_empty(fields)
     if fields == before:
         return card
     for key in changes.keys() & card.keys():  # some programs repeat V1's fields beside "data" and read them there
@@ -240,10 +242,11 @@ def _taken_back(fields: dict[str, Any]) -> str | None:
     return version if isinstance(version, str) else None
 
 
-def _drop_empty_nickname(fields: dict[str, Any]) -> None:
-    """An empty nickname would make {{char}} empty in programs that only look whether it is there."""
-    if not fields.get("nickname", "").strip():
-        fields.pop("nickname", None)
+def _drop_empty(fields: dict[str, Any]) -> None:
+    """Leave out empty optional fields: an empty nickname would make {{char}} empty in programs that only look if it is there."""
+    for one in FIELDS:
+        if one.optional and not "".join(fields.get(one.key, "")).strip():
+            fields.pop(one.key, None)
 
 
 def text_of(value: Any) -> str:
