@@ -159,22 +159,17 @@ def edit(store: Store, message_id: str, text: str) -> Message:
     """Change the chosen text; what was measured of the old one is dropped."""
     with store.write() as db:
         message = _message(db, message_id)
-        old = message.swipes[message.chosen]
-        if text == old.text:
+        if text == message.text:
             return message
-        swipes = list(message.swipes)
-        swipes[message.chosen] = Swipe(text, old.seed, {}, "edited")
-        return _keep(db, message, swipes, message.chosen)
+        return _replace(db, message, message.chosen, Swipe(text, message.swipes[message.chosen].seed, {}, "edited"))
 
 
 def extend(store: Store, message_id: str, index: int, text: str, measures: dict[str, Any], reason: str) -> Message:
     """Append `text` to a swipe of the message (counted from 0); the measures are those of what was added."""
     with store.write() as db:
         message = _message(db, message_id)
-        swipes = list(message.swipes)
-        old = swipes[index]
-        swipes[index] = Swipe(old.text.rstrip() + text, measures.get("seed", old.seed), measures, reason)
-        return _keep(db, message, swipes, message.chosen)
+        old = message.swipes[index]
+        return _replace(db, message, index, Swipe(old.text.rstrip() + text, measures.get("seed", old.seed), measures, reason))
 
 
 def cut_from(store: Store, chat_id: str, position: int) -> str:
@@ -220,6 +215,10 @@ def _say(db: Database, chat_id: str, role: str, swipe: Swipe) -> Message:
 def _keep(db: Database, message: Message, swipes: Sequence[Swipe], chosen: int) -> Message:
     db.table("chats").update(message.chat, {"updated": now()})
     return _MESSAGES.update(db, message.id, swipes=[vars(swipe) for swipe in swipes], chosen=chosen)
+
+
+def _replace(db: Database, message: Message, index: int, swipe: Swipe) -> Message:
+    return _keep(db, message, [*message.swipes[:index], swipe, *message.swipes[index + 1:]], message.chosen)
 
 
 def _message(db: Database, id: str) -> Message:

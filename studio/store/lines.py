@@ -14,7 +14,7 @@ from sqlite_utils import Database
 from engine.base.errors import UserError
 from engine.base.questions import normalise
 from studio.store.database import Store
-from studio.store.records import Table, exists, need, new_id, now, scalar, to_json
+from studio.store.records import Table, exists, new_id, now, to_json
 
 _WRITTEN = ("question", "answer", "neutral", "category", "source", "complete", "sensitivity")  # by the engine, in its order
 
@@ -42,6 +42,7 @@ class CalibrationLine:
     """A question and an answer. `complete`: the answer ended by itself; `sensitivity`: the engine's score, or None."""
 
     id: str
+    line_set: str
     position: int
     question: str
     answer: str
@@ -81,7 +82,7 @@ def made_by(store: Store, run_id: str) -> LineSet | None:
 def lines(store: Store, set_id: str, removed: bool = False) -> list[CalibrationLine]:
     """The lines of a set in order; `removed`: those that were taken out instead."""
     with store.read() as db:
-        return _LINES.all(db, "line_set = ? AND removed = ?", [set_id, removed], "position")
+        return _lines(db, set_id, removed)
 
 
 def change(store: Store, line_id: str, question: str | None = None, answer: str | None = None) -> CalibrationLine:
@@ -90,18 +91,16 @@ def change(store: Store, line_id: str, question: str | None = None, answer: str 
     Raises UserError for an empty text, a question that the set has already, and a set that a run learns from.
     """
     with store.write() as db:
-        line = _LINES.need(db, line_id)
-        _require_changeable(db, [line_id])
-        texts = {"question": line.question if question is None else question, "answer": line.answer if answer is None else answer}
-        if not normalise(texts["question"]) or not texts["answer"].strip():
+        line = _changeable(db, line_id)
+        question = line.question if question is None else question
+        answer = line.answer if answer is None else answer
+        if not normalise(question) or not answer.strip():
             raise UserError("A line needs a question and an answer.", "To drop the line, remove it.")
-        if texts == {"question": line.question, "answer": line.answer}:
-            return line
-        new_question = texts["question"] != line.question
-        if new_question and normalise(texts["question"]) in _other_questions(db, line_id):
+        others = [one.question for one in _lines(db, line.line_set) if one.id != line_id]
+        if question != line.question and normalise(question) in map(normalise, others):
             raise UserError("Another line of this set asks the same question.")
-        return _LINES.update(db, line_id, **texts, complete=line.complete or texts["answer"] != line.answer,
-                             sensitivity=None if new_question else line.sensitivity)
+        return _LINES.update(db, line_id, question=question, answer=answer, complete=line.complete or answer != line.answer,
+                             sensitivity=line.sensitivity if question == line.question else None)
 
 
 def remove(store: Store, ids: Sequence[str]) -> None:
@@ -117,10 +116,10 @@ def put_back(store: Store, ids: Sequence[str]) -> None:
 def approve(store: Store, set_id: str) -> LineSet:
     """Say that a person has read the set. Raises UserError when no line is left in it."""
     with store.write() as db:
-        _SETS.need(db, set_id)
+        approved = _SETS.update(db, set_id, state="approved")
         if not exists(db, "lines", line_set=set_id, removed=False):
             raise UserError("This set has no lines.", "Put some back or make a new set.")
-        return _SETS.update(db, set_id, state="approved")
+        return approved
 
 
 def is_fixed(store: Store, set_id: str) -> bool:
@@ -159,27 +158,23 @@ def _add(db: Database, rows: Sequence[dict[str, Any]], **fields: Any) -> LineSet
     return made
 
 
-def _other_questions(db: Database, line_id: str) -> set[str]:
-    rows = db.execute("SELECT question FROM lines WHERE line_set = (SELECT line_set FROM lines WHERE id = ?) "
-                      "AND id != ? AND NOT removed", [line_id, line_id])
-    return {normalise(row[0]) for row in rows}
+def _lines(db: Database, set_id: str, removed: bool = False) -> list[CalibrationLine]:
+    return _LINES.all(db, "line_set = ? AND removed = ?", [set_id, removed], "position")
 
 
 def _is_fixed(db: Database, set_id: str) -> bool:
-    # The run that made the set names it too.
-    return exists(db, "runs", line_set=set_id, kind="prune")
+    return exists(db, "runs", line_set=set_id, kind="prune")  # the run that made the set names it too
 
 
-def _require_changeable(db: Database, ids: Sequence[str]) -> None:
-    """Raise UserError when a line is unknown, or in a set that is fixed."""
-    rows = [(id, scalar(db, "SELECT line_set FROM lines WHERE id = ?", [id])) for id in ids]
-    for set_id in {need(set_id, "line") for _, set_id in rows}:
-        if _is_fixed(db, set_id):
-            raise UserError("A run learns from these lines, so they stay as they are.", "Make a copy of the set to change it.")
+def _changeable(db: Database, line_id: str) -> CalibrationLine:
+    """The line. Raises UserError when it is unknown, or in a set that a run learns from."""
+    line = _LINES.need(db, line_id)
+    if _is_fixed(db, line.line_set):
+        raise UserError("A run learns from these lines, so they stay as they are.", "Make a copy of the set to change it.")
+    return line
 
 
 def _set_removed(store: Store, ids: Sequence[str], removed: bool) -> None:
     with store.write() as db:
-        _require_changeable(db, ids)
         for id in ids:
-            db.table("lines").update(id, {"removed": removed})
+            db.table("lines").update(_changeable(db, id).id, {"removed": removed})
