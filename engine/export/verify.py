@@ -29,6 +29,7 @@ POSITIONS = 48  # token positions whose logits are compared
 # layer (single logits were seen 1.0 apart in bfloat16, at a mean KL of .0015); one layer whose channels are out of step
 # reads .16 or more. A single wrong channel is seen in fp32 only.
 TOLERANCE = {"float32": 1e-6, "float16": 5e-3, "bfloat16": 0.02}
+_NOT_LOADED = "The exported folder failed its proof of loading, so it was not kept"
 SPEED_ROUNDS, SPEED_TOKENS = 3, 48  # tokens a round
 
 
@@ -44,12 +45,10 @@ def write_reference(model: Any, row: Any, path: Path) -> None:
 def prove(folder: Path, reference: Path, dtype: torch.dtype) -> dict[str, Any]:
     """Compare a folder with its reference. Raises UserError when it does not load or does not agree."""
     name = str(dtype).removeprefix("torch.")
-    found, fault = _answer({"do": "compare", "folder": str(folder.resolve()), "reference": str(reference.resolve()), "dtype": name,
-                            "tolerance": TOLERANCE[name], "positions": POSITIONS})
-    if not found.get("agrees"):
-        if found:
-            fault = f"KL {found['kl']:.3g}, largest difference {found['largest_difference']:.3g}"
-        raise UserError(f"The exported folder failed its proof of loading, so it was not kept ({fault}).",
+    found = _answer({"do": "compare", "folder": str(folder.resolve()), "reference": str(reference.resolve()), "dtype": name,
+                     "tolerance": TOLERANCE[name], "positions": POSITIONS})
+    if not found["agrees"]:
+        raise UserError(f"{_NOT_LOADED} (KL {found['kl']:.3g}, largest difference {found['largest_difference']:.3g}).",
                         "Please report this with the job's events.jsonl.")
     return found
 
@@ -59,22 +58,20 @@ def greet(folder: Path, prompt: str) -> dict[str, Any]:
 
     Raises UserError when the folder does not load or the answer is empty.
     """
-    found, fault = _answer({"do": "greet", "folder": str(folder.resolve()), "prompt": prompt})
-    if not found.get("tokens"):
-        raise UserError("The exported folder failed its proof of loading, so it was not kept "
-                        f"({'the answer was empty' if found else fault}).", "Prune the character again.")
+    found = _answer({"do": "greet", "folder": str(folder.resolve()), "prompt": prompt})
+    if not found["tokens"]:
+        raise UserError(f"{_NOT_LOADED} (the answer was empty).", "Prune the character again.")
     return found
 
 
-def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The findings of plain_transformers.py on a request, {} when it failed, and the end of what it wrote of its failure."""
-    result = subprocess.run([sys.executable, "-m", "engine.export.plain_transformers"], input=json.dumps(request) + "\n",
-                            capture_output=True, text=True, cwd=ROOT, check=False,
-                            start_new_session=True)  # Ctrl-C is for the job, which ends after the proof
-    with suppress(IndexError, ValueError):
-        if result.returncode == 0:
-            return dict(json.loads(result.stdout.strip().splitlines()[-1])), ""
-    return {}, result.stderr.strip()[-300:]
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The findings of plain_transformers.py on a request, in one go."""
+    steps = run("plain_transformers", request, Step(StageId.PROVE, 0, 1), _NOT_LOADED)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return dict(end.value)
 
 
 def measure_speed(dense: Path, pruned: Path, dtype: str) -> Generator[Event, None, list[Timed]]:
@@ -97,8 +94,8 @@ def measure_speed(dense: Path, pruned: Path, dtype: str) -> Generator[Event, Non
 def run(program: str, request: dict[str, Any], reached: Step, failure: str) -> Generator[Event, None, dict[str, Any]]:
     """Run engine.export.`program` on a request; its steps as events, its findings as the value.
 
-    `reached`: the stage, and how far it has come. Closed, it ends the process. Raises UserError with the end of the process's
-    errors when it fails; `failure` begins the sentence.
+    `reached`: the stage, and how far it has come. When closed, it ends the process. Raises UserError with the end of the
+    process's errors when it fails; `failure` begins the sentence.
     """
     with tempfile.TemporaryFile() as errors, subprocess.Popen(
             [sys.executable, "-m", f"engine.export.{program}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
@@ -118,8 +115,8 @@ def run(program: str, request: dict[str, Any], reached: Step, failure: str) -> G
             process.kill()
         if process.returncode or "done" in found:
             errors.seek(0)
-            raise UserError(f"{failure}: {labels.stage(reached.stage, reached.subject)} ended with {process.returncode} "
-                            f"({' '.join(errors.read().decode(errors='replace').split())[-300:]}).", "Nothing was kept.")
+            detail = " ".join(errors.read().decode(errors="replace").split())[-300:] or f"exit code {process.returncode}"
+            raise UserError(f"{failure} ({labels.stage(reached.stage, reached.subject)}: {detail}).", "Nothing was kept.")
     return found
 
 
