@@ -66,7 +66,7 @@ def load(plan: Plan) -> Generator[Event, None, Dense]:
 class Subject:
     """A character and a seed on the dense model, once `prepare` has run: the train and test rows and what the test lines are.
 
-    refit_rows: the rows that every least squares reads: train lines, further answers and neutral ones; grams: their Gram matrices
+    refit_rows: the rows that every least squares reads: train lines, extra samples and neutral ones; grams: their Gram matrices
     (d_ff, d_ff) by layer, once a method needed them; states: the dense model's final states (N, d) of each test row's
     answer tokens.
     """
@@ -119,7 +119,7 @@ class Subject:
                                          lambda: dense_states(self.dense.model, self.test))
 
     def answer(self, recipe: Recipe) -> Generator[Event, None, Spent]:
-        """Write what a recipe's further answers want beyond those that are there; what its own answers cost."""
+        """Write the extra samples that a recipe needs and that are not there yet; what they cost."""
         ctx, cost = self.context(self.folder / "lines", recipe), self.folder / "answers.cost.json"
         if not cost.exists() or not all(file.exists() for file in answer_files(ctx)):
             yield from metered(write_extra_samples(ctx), self.dense.counter, cost, resumes=True)

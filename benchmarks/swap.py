@@ -1,7 +1,7 @@
 """python -m benchmarks swap: is a mask its character's own?
 
-Each character's test lines are served by every character's default mask, plain
-and unrepaired, and the share of channels that two masks have in common is shown
+Each character's test lines are served by every character's default mask, plain,
+without reconstruction, and the share of channels that two masks have in common is shown
 beside what chance gives (k / d_ff) and what another seed of the same character
 gives. Works on the masks that `python -m benchmarks fidelity` left in its work folder, and
 learns none.

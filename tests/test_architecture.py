@@ -13,7 +13,7 @@ ENGINE = ROOT / "engine"
 FLOORS = [{"base"}, {"cards", "models", "labels"}, {"calibration", "pruning", "evaluation", "export"}, {"cast"},
           {"pipeline", "stages", "commands", "running", "chat", "script", "serve", "serving", "casting",
            "__main__", "__init__"}]
-STRANGERS = {"gradio", "sqlite3", "sqlite_utils", "studio", "app"}
+STRANGERS = {"gradio", "sqlite3", "sqlite_utils", "studio", "app", "benchmarks"}
 
 
 def files() -> list[Path]:
@@ -88,7 +88,7 @@ def studio_faults(file: Path, source: str) -> list[str]:
     assert own in floor_of_room, f"{own} has no floor: name it in STUDIO_FLOORS"
     names = imported(source)
     engine = [name for name in names if re.match(r"engine\.(?!base\b|cards\b|export$|export\.engines\b)", name)]
-    heavy = [name for name in names if name.split(".")[0] in {"torch", "transformers", "accelerate", "peft", "bitsandbytes"}]
+    heavy = [name for name in names if name.split(".")[0] in {"torch", "transformers", "accelerate", "peft", "bitsandbytes", "benchmarks"}]
     above = [name for name in names if name.startswith("studio.") and floor_of_room[name.split(".")[1]] > floor_of_room[own]]
     return [*engine, *heavy, *above]
 

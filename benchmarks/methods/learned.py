@@ -9,7 +9,7 @@ from benchmarks.methods import PAPER, Kind, Rung, method
 from benchmarks.pruned import Pruned
 from engine.base.job import Recipe
 
-# The paper's: random start, cross entropy, full sparsity from the first step, no repair. A random start has far to go: with our
+# The paper's: random start, cross entropy, full sparsity from the first step, no reconstruction. A random start has far to go: with our
 # smaller learning rate it would hardly move, and with our few steps it would not arrive. In a run of 147 steps
 # its validation lines read best at step 45 (readings.md), so it gets 60, and like every learned mask its best one counts.
 LEARNED: dict[str, dict[str, Any]] = {

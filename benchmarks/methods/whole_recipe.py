@@ -28,7 +28,7 @@ from engine.stages.reconstruction import Reconstructed, learns_mask, reconstruct
 from engine.stages.tuning import Weights, read_dense_again, recover, tune, tune_again
 
 T = TypeVar("T")
-START, LEARNING, REPAIR, TUNING, RETUNING, READING, RECOVERY = (f"{name}.cost.json" for name in (
+START, LEARNING, RECONSTRUCTION, TUNING, RETUNING, READING, RECOVERY = (f"{name}.cost.json" for name in (
     "start", "learning", "repair", "tuning", "retuning", "reading", "recovery"))
 CHOSEN, CURVE = "chosen.safetensors", "curve.json"
 STAYING = {CHOSEN, CURVE, "mask.safetensors", "learning.json", LEARNING}
@@ -64,7 +64,7 @@ def _make(cell: Cell) -> Generator[Event, None, _Made]:
     weights = yield from _paid(cell, tune(ctx, data, mask, columns), folder / "tuned.json", folder / TUNING, resumes=True)
     write_json(folder / CURVE, curve_of(ctx, folder, cell.subject.dense_pass().tokens))
     save_tensors(folder / CHOSEN, {"mask": mask})
-    spent = sum((Spent.read(folder / name) for name in (START, LEARNING, REPAIR, TUNING)), cell.subject.dense_pass())
+    spent = sum((Spent.read(folder / name) for name in (START, LEARNING, RECONSTRUCTION, TUNING)), cell.subject.dense_pass())
     return _Made(folder, mask, weights, spent)
 
 
@@ -77,7 +77,7 @@ def _choose_mask(cell: Cell, ctx: JobContext, data: DistillationData, start: Rec
     learning = find_mask(ctx, data, start.swap if start else None)
     learned = yield from _paid(cell, learning, folder / "mask.safetensors", folder / LEARNING, resumes=True)
     work: Generator[Event, None, tuple[Tensor, list[Tensor] | None]] = reconstruct_learned(ctx, data, learned, start)
-    return (yield from _paid(cell, work, folder / "columns.json", folder / REPAIR))
+    return (yield from _paid(cell, work, folder / "columns.json", folder / RECONSTRUCTION))
 
 
 def curve_of(ctx: JobContext, folder: Path, tokens: int) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def curve_of(ctx: JobContext, folder: Path, tokens: int) -> list[dict[str, Any]]
     for point in read_json(folder / "learning.json"):
         if "validation_kl" in point:
             add("learning", point["validation_kl"], point["tokens"])
-    tokens += Spent.read(folder / LEARNING).tokens + Spent.read(folder / REPAIR).tokens
+    tokens += Spent.read(folder / LEARNING).tokens + Spent.read(folder / RECONSTRUCTION).tokens
     if "kl_before" in (refitted := ctx.notes.get(StageId.RECONSTRUCT, {})):
         add("refit", refitted["kl"])
     if tuned := ctx.notes.get(StageId.TUNE):
