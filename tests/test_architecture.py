@@ -88,7 +88,8 @@ def studio_faults(file: Path, source: str) -> list[str]:
     assert own in floor_of_room, f"{own} has no floor: name it in STUDIO_FLOORS"
     names = imported(source)
     engine = [name for name in names if re.match(r"engine\.(?!base\b|cards\b|export$|export\.engines\b)", name)]
-    heavy = [name for name in names if name.split(".")[0] in {"torch", "transformers", "accelerate", "peft", "bitsandbytes", "benchmarks"}]
+    heavy = [name for name in names
+             if name.split(".")[0] in {"torch", "transformers", "accelerate", "peft", "bitsandbytes", "benchmarks"}]
     above = [name for name in names if name.startswith("studio.") and floor_of_room[name.split(".")[1]] > floor_of_room[own]]
     return [*engine, *heavy, *above]
 

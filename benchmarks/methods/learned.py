@@ -9,9 +9,9 @@ from benchmarks.methods import PAPER, Kind, Rung, method
 from benchmarks.pruned import Pruned
 from engine.base.job import Recipe
 
-# The paper's: random start, cross entropy, full sparsity from the first step, no reconstruction. A random start has far to go: with our
-# smaller learning rate it would hardly move, and with our few steps it would not arrive. In a run of 147 steps
-# its validation lines read best at step 45 (readings.md), so it gets 60, and like every learned mask its best one counts.
+# The paper's: random start, cross entropy, full sparsity from the first step, no reconstruction. A random start has far to go:
+# with our smaller learning rate it would hardly move, and with our few steps it would not arrive. In a run of 147 steps its
+# validation lines read best at step 45 (readings.md), so it gets 60, and like every learned mask its best one counts.
 LEARNED: dict[str, dict[str, Any]] = {
     PAPER: {"loss": "ce", "start": "random", "learning_rate": 0.05, "steps": 60, "step_lines": 16, "validate_every": 5},
     "ste-ce-wanda": {"loss": "ce", "start": "wanda", "learning_rate": 0.05},
