@@ -43,6 +43,14 @@ def card_of(version: Version) -> Card:
     return parse_card(json.dumps(version.card).encode(), "This card")
 
 
+def spoken_card(version: Version) -> tuple[Card | None, str]:
+    """The card of a version and "", or None and why it cannot speak."""
+    try:
+        return card_of(version), ""
+    except UserError as error:
+        return None, str(error)
+
+
 def message_of(text: str) -> str:
     """What a player sends, without space around it. Raises UserError for nothing."""
     if not text.strip():
@@ -251,7 +259,7 @@ class Composer:
 
     def __init__(self, room: str) -> None:
         with gr.Row(elem_id=f"{room}-composer", elem_classes="tight"):
-            self.message = gr.Textbox(placeholder="Write as the player. Enter sends, Shift+Enter starts a new line.",
+            self.message = gr.Textbox(placeholder="Write as the player; Enter sends",
                                       label="Your message", show_label=False, lines=1, max_lines=8, scale=5, container=False,
                                       elem_id=f"{room}-message", max_length=20_000)
             self.send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id=f"{room}-send")

@@ -78,17 +78,11 @@ def short_name(contender: Contender) -> str:
     return "the starter" if contender.model == STARTER else Path(contender.model).name
 
 
-def remembered(services: Services, character: str, found: list[Run]) -> str:
-    """The pruned model that was compared last, or the newest; "" when there is none."""
-    known = values.get_value(services.store, f"compare-run:{character}", "")
-    ids = [run.id for run in found]
-    return str(known) if known in ids else next(iter(ids), "")
-
-
 def chosen_run(services: Services, character: str, run_id: str, found: list[Run]) -> Run | None:
-    """The run that a page has chosen; where it has none of this character's, the one compared last."""
-    wanted = run_id if run_id in [run.id for run in found] else remembered(services, character, found)
-    return next((run for run in found if run.id == wanted), None)
+    """The run that a page has chosen; where it has none of this character's, the one compared last, else the newest."""
+    known = {run.id: run for run in found}
+    last = str(values.get_value(services.store, f"compare-run:{character}", ""))
+    return known.get(run_id) or known.get(last) or next(iter(found), None)
 
 
 def remembered_picks(services: Services, character: str, found: list[Run]) -> list[str]:

@@ -34,6 +34,7 @@ from studio.tabs.answers import (
     player_of,
     sampling_of,
     slower_words,
+    spoken_card,
     write_down,
 )
 from studio.tabs.compare import script
@@ -207,11 +208,7 @@ class Controller:
         found = finished(self.services, character)
         run = chosen_run(self.services, character, state.run, found)
         who = characters.get(store, character)
-        card, fault = None, ""
-        try:
-            card = card_of(characters.version(store, character, run.version) if run else characters.head(store, character))
-        except UserError as error:
-            fault = str(error)
+        card, fault = spoken_card(characters.version(store, character, run.version) if run else characters.head(store, character))
         with self.asking.lock:
             pair = self._present_round(character, run.id) if run and not grid else None
             newest = rounds.rounds(store, character, "grid", limit=GRIDS) if grid else []

@@ -34,6 +34,7 @@ from studio.tabs.answers import (
     player_of,
     sampling_of,
     slower_words,
+    spoken_card,
     warming_words,
     write_down,
 )
@@ -225,11 +226,7 @@ class Controller:
         character = state.character
         chat = chats.chat(self.store, state.chat) if state.chat else None
         head = characters.head(self.store, character)
-        card, fault = None, ""
-        try:
-            card = card_of(characters.version(self.store, character, chat.version) if chat else head)
-        except UserError as error:
-            fault = str(error)
+        card, fault = spoken_card(characters.version(self.store, character, chat.version) if chat else head)
         under = self.answers.under_way(state.chat)  # before the messages: an answer that ends now is in one of the two
         said = chats.messages(self.store, state.chat) if chat else opening_messages(card, state.opening)
         who = characters.get(self.store, character)
@@ -242,10 +239,9 @@ class Controller:
         """Let the worker read in advance what the next answer begins with."""
         chat = self._chat(chat_id) if chat_id else None
         version = characters.version(self.store, character, chat.version) if chat else characters.head(self.store, character)
-        try:
-            card = card_of(version)
-        except UserError:
-            return  # the page shows why
+        card, fault = spoken_card(version)
+        if fault:
+            return  # the page shows it
         said = chats.messages(self.store, chat_id) if chat else opening_messages(card, 0)
         turns = [(message.role, message.text) for message in said]
         player, about, seed = ((chat.player, chat.about, chat.seed) if chat else
