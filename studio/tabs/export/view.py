@@ -93,8 +93,10 @@ def _agreement(proof: dict[str, Any]) -> str:
 def _ending(run: Run, word: str) -> str:
     if run.state == "done":
         return "Done. It is in the list of past exports."
-    if run.state in ("failed", "stopped"):
-        return run.sentence or "It was stopped; no files were kept."
+    if run.state == "stopped":  # an export cannot be resumed
+        return "It was stopped; no files were kept."
+    if run.state == "failed":
+        return run.sentence
     return f"{word[:1].upper()}{word[1:]}."
 
 
@@ -198,8 +200,8 @@ def sizes_html(sizes: Sizes) -> str:
         rows.append(_row(f'<span class="wide-only">GGUF </span>{kind}{note}', expected_bytes(sizes.shapes, kind), _cache(sizes),
                          sizes.measured.get(kind)))
     odd = {kind: odd_rows(sizes.shapes, kind) for kind in kinds}
-    notes = [f"* Rows of {', '.join(f'{size:,}' for size in sizes)} weights do not fill the blocks of {kind}: a larger format is "
-             "taken for them." for kind, sizes in odd.items() if sizes]
+    notes = [f"* Rows of {', '.join(f'{size:,}' for size in lengths)} weights do not fill the blocks of {kind}: a larger format is "
+             "used for them." for kind, lengths in odd.items() if lengths]
     rests = sorted({one.rests_on for one in sizes.measured.values() if one.rests_on})
     head = "".join(f"<th>{name}</th>" for name in ("", "On disk", "Memory", "Tokens"))
     return (f'<div class="size-scroll"><table class="size-table"><thead><tr>{head}</tr></thead>'
