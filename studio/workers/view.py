@@ -7,6 +7,7 @@ end or replaced by a new list, never changed, so that other threads may read whi
 import dataclasses
 import math
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Literal, TypeVar
 
 from engine.base import events
@@ -15,7 +16,7 @@ from engine.base.ids import ReadingId, StageId
 from studio import labels
 
 StageState = Literal["waiting", "running", "done", "reused", "skipped", "stopped", "failed"]
-Point = TypeVar("Point", tuple[int, float], tuple[int, float, int])
+Point = TypeVar("Point")
 Key = tuple[str, str]  # a stage and its subject
 LEARNING: Key = (StageId.LEARN_MASK, "")
 
@@ -45,12 +46,9 @@ class RunView:
         self.stages: dict[Key, StageView] = {}
         self.current: Key = ("", "")
         self.losses: list[tuple[int, float]] = []  # (step, nats a token) of learning the mask
-        self.recovery_losses: list[tuple[int, float]] = []
         self.validation: list[tuple[int, float, int]] = []  # (step, KL in nats a token, lines it rests on)
         self.readings: dict[str, events.Measured] = {}  # on the test lines, by name
-        self.trials: dict[str, events.Measured] = {}  # on the validation lines, other than those of `validation`
         self.snapshots: list[events.MaskSnapshot] = []
-        self.lines: events.Lines | None = None
         self.warnings: list[str] = []
         self.saved: list[events.Saved] = []
         self.proof: events.Proved | None = None
@@ -72,9 +70,29 @@ class RunView:
 
     def add(self, event: Event) -> None:
         """Take one more event in. Costs the same however many came before."""
-        take = _TAKERS.get(type(event))
-        if take:
-            take(self, event)
+        match event:
+            case events.Started():
+                self._started(event)
+            case events.Stage():
+                self._stage(event)
+            case events.Step():
+                self._step(event)
+            case events.Measured():
+                self._measured(event)
+            case events.MaskSnapshot():
+                self.snapshots = _continued(self.snapshots, event, event.step, lambda one: one.step)
+            case events.Warned() if event.sentence not in self.warnings:
+                self.warnings.append(event.sentence)
+            case events.Saved():
+                self.saved.append(event)
+            case events.Proved():
+                self.proof = event
+            case events.ProvedFile():
+                self.proved_files.append(event)
+            case events.Timed():
+                self.timed.append(event)
+            case events.Finished() | events.Failed() | events.Stopped():
+                self._end(event)
         self.last = event.time
         self.revision += 1
 
@@ -114,59 +132,24 @@ class RunView:
             seconds=stage.seconds + max(event.time - (stage.at or event.time), 0.0),
             eta=max(pace * (event.total - event.done), 0.0) if event.total else None))
         loss = event.values.get("loss")
-        if loss is not None and math.isfinite(loss):
-            if event.stage == StageId.LEARN_MASK:
-                self.losses = _continued(self.losses, (event.done, loss))
-            elif event.stage == StageId.RECOVER:
-                self.recovery_losses = _continued(self.recovery_losses, (event.done, loss))
+        if event.stage == StageId.LEARN_MASK and loss is not None and math.isfinite(loss):
+            self.losses = _continued(self.losses, (event.done, loss), event.done, itemgetter(0))
 
     def _measured(self, event: events.Measured) -> None:
         if event.split != "validation":
             self.readings = {**self.readings, event.what: event}
         elif event.what == ReadingId.MASK_STEP and event.step is not None:
-            self.validation = _continued(self.validation, (event.step, event.kl, event.lines))
-        else:
-            self.trials = {**self.trials, event.what: event}
+            self.validation = _continued(self.validation, (event.step, event.kl, event.lines), event.step, itemgetter(0))
 
-    def _snapshot(self, event: events.MaskSnapshot) -> None:
-        if self.snapshots and self.snapshots[-1].step >= event.step:  # a resumed run repeats its last steps
-            self.snapshots = [one for one in self.snapshots if one.step < event.step]
-        self.snapshots.append(event)
-
-    def _lines(self, event: events.Lines) -> None:
-        self.lines = event
-
-    def _warned(self, event: events.Warned) -> None:
-        if event.sentence not in self.warnings:
-            self.warnings.append(event.sentence)
-
-    def _saved(self, event: events.Saved) -> None:
-        self.saved.append(event)
-
-    def _proved(self, event: events.Proved) -> None:
-        self.proof = event
-
-    def _proved_file(self, event: events.ProvedFile) -> None:
-        self.proved_files.append(event)
-
-    def _timed(self, event: events.Timed) -> None:
-        self.timed.append(event)
-
-    def _finished(self, event: events.Finished) -> None:
-        self._end(event, "done")
+    def _end(self, event: events.Finished | events.Failed | events.Stopped) -> None:
+        self.ending = event
+        if not isinstance(event, events.Finished):
+            # A process that died wrote no last word; the studio wrote this one, perhaps days later.
+            self._close_stage("failed" if isinstance(event, events.Failed) else "stopped", self.last)
+            return
+        self._close_stage("done", event.time)
         self.stages = {name: dataclasses.replace(stage, state="skipped") if stage.state == "waiting" else stage
                        for name, stage in self.stages.items()}
-
-    def _failed(self, event: events.Failed) -> None:
-        self._end(event, "failed")
-
-    def _stopped(self, event: events.Stopped) -> None:
-        self._end(event, "stopped")
-
-    def _end(self, event: Event, state: StageState) -> None:
-        self.ending = event
-        # A process that died wrote no last word; the studio wrote this one, perhaps days later.
-        self._close_stage(state, event.time if state == "done" else self.last)
 
     def _close_stage(self, state: StageState, time: float) -> None:
         stage = self.current_stage
@@ -175,18 +158,9 @@ class RunView:
                                                 seconds=stage.seconds + max(time - stage.at, 0.0)))
 
 
-def _continued(points: list[Point], point: Point) -> list[Point]:
+def _continued(points: list[Point], point: Point, step: int, step_of: Callable[[Point], int]) -> list[Point]:
     """The list with the point at its end; what a resumed run does over is replaced."""
-    if points and points[-1][0] >= point[0]:
-        points = [one for one in points if one[0] < point[0]]
+    if points and step_of(points[-1]) >= step:
+        points = [one for one in points if step_of(one) < step]
     points.append(point)
     return points
-
-
-_TAKERS: dict[type[Event], Callable[..., None]] = {
-    events.Started: RunView._started, events.Stage: RunView._stage, events.Step: RunView._step,
-    events.Measured: RunView._measured, events.MaskSnapshot: RunView._snapshot, events.Lines: RunView._lines,
-    events.Warned: RunView._warned, events.Saved: RunView._saved, events.Proved: RunView._proved,
-    events.ProvedFile: RunView._proved_file, events.Timed: RunView._timed,
-    events.Finished: RunView._finished, events.Failed: RunView._failed, events.Stopped: RunView._stopped,
-}

@@ -5,9 +5,9 @@ Plain functions over the library and the queue; each reads the library first.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
-import numpy
 import plotly.graph_objects as go
 
 from engine.base.errors import UserError
@@ -70,11 +70,10 @@ class RunsController:
 
     def _overlap_figures(self, run: Run, other: str) -> dict[str, Any]:
         try:
-            pair = self.overlaps(run, other)
+            return {f"prune-figure-{name}": self.drawings.get((run.id, other, name), "", partial(self.overlap, run, other, of))
+                    for name, of in runs_view.OVERLAPS.items()}
         except UserError as error:
-            return {f"prune-figure-{runs_view.OVERLAPS[0]}": fault_html(error)}
-        return {f"prune-figure-{name}": self.drawings.get((run.id, other, name), "", lambda made=made: made)
-                for name, made in zip(runs_view.OVERLAPS, pair, strict=True)}
+            return {f"prune-figure-{next(iter(runs_view.OVERLAPS))}": fault_html(error)}
 
     def newest(self, character: str, most: int = -1) -> list[Run]:
         """The prune runs of a character, newest first, at most so many."""
@@ -87,10 +86,6 @@ class RunsController:
             return wanted
         active = runs.list_runs(self.store, character, kinds=["prune"], states=ACTIVE, limit=1) if character else []
         return next(iter(active or self.newest(character, 1)), None)
-
-    def is_busy(self, character: str) -> bool:
-        """Whether anything of a character waits or runs."""
-        return bool(character and runs.list_runs(self.store, character, kinds=["lines", "prune"], states=("queued", *ACTIVE)))
 
     def prune(self, character: str, set_id: str, model: str, plan: Plan, name: str = "") -> Run:
         """Queue a run. Raises UserError, also when the same is waiting or running already."""
@@ -145,15 +140,15 @@ class RunsController:
         return dedupe_labels([(f"{names[character]} · {name}", id) for id, character, name in
                            runs.pruned(self.store, run.spec.get("model")) if id != run.id and character in names])
 
-    def overlaps(self, run: Run, other_id: str) -> tuple[go.Figure, go.Figure]:
-        """How far two runs' masks agree: on what they keep, and on what they remove. Raises UserError."""
+    def overlap(self, run: Run, other_id: str, of: Literal["kept", "removed"]) -> go.Figure:
+        """How far two runs' masks agree on what they keep, or remove. Raises UserError."""
         other = runs.get(self.store, other_id)
         first, second = runs.mask(self.store, run.id), runs.mask(self.store, other_id)
         if other is None or first is None or second is None:
             raise UserError("One of the two runs has no mask in the library.")
         if first.shape != second.shape:
             raise UserError("These two runs are of different models.", "Choose two of the same base model.")
-        return _overlap(first, second, (run.name, other.name))
+        return masks.overlap(first, second, (run.name, other.name), of)
 
     def _free_name(self, character: str, plan: Plan) -> str:
         name = f"{words.removed(plan.percent / 100)} removed"
@@ -171,7 +166,3 @@ class RunsController:
             raise UserError("There are no lines to learn from yet.", "Make them in step 1.")
         if found.state != "approved":
             raise UserError("The lines are not approved yet.", "Read them in step 1, then press Approve these lines.")
-
-
-def _overlap(first: numpy.ndarray, second: numpy.ndarray, names: tuple[str, str]) -> tuple[go.Figure, go.Figure]:
-    return masks.overlap(first, second, names, "kept"), masks.overlap(first, second, names, "removed")

@@ -8,9 +8,9 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from engine.base import events
 from engine.base.ids import BASELINES
@@ -31,7 +31,7 @@ PAGE = 20  # runs in the list at first, and more at each asking
 REMEMBERED = 48  # figures: eight runs that somebody looks at
 PAUSE = 3.0  # seconds between two drawings of a figure that grows
 FIGURES = (("curves", "ladder"), ("kept", "changes"), ("bars", "rescued"))  # the rows
-OVERLAPS = ("overlap-kept", "overlap-removed")
+OVERLAPS: dict[str, Literal["kept", "removed"]] = {"overlap-kept": "kept", "overlap-removed": "removed"}
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def frame_html() -> str:
     return f'{rows}<div data-live="prune-others"></div><div class="figure-row" id="prune-row-overlap">{_places(OVERLAPS)}</div>'
 
 
-def _places(pair: Sequence[str]) -> str:
+def _places(pair: Iterable[str]) -> str:
     return "".join(f'<div class="figure" id="prune-figure-{name}" data-live="prune-figure-{name}"></div>' for name in pair)
 
 
