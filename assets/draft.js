@@ -8,17 +8,17 @@ const begin = () => {
   const PAUSE = 1000;      // ms without a key until it is saved
   const LONGEST = 5000;    // ms of typing without a pause until it is saved
   const AGAIN = 3000;      // ms until the next try when the studio does not answer
-  const ABANDONED = 6000;   // ms after which what another page kept is taken over: a live one renews or sends it sooner
+  const ABANDONED = 6000;  // ms after which what another page kept is taken over: a live one renews or sends it sooner
 
   let pad = null;          // the status line's own things
   let typed = {};          // character -> {print, fields}: not sent yet
   let sending = {};        // the same, under way
-  let under_way = null;    // the promise of that
+  let underWay = null;     // the promise of that
   let known = {};          // character -> {print, stamp}: the newest version that this page knows
   let shown = "";          // the character in the fields
   let outdated = false;    // the fields show less than the newest version
   let recovered = false;   // what is sent comes from a page that could not send it
-  const notices = {};        // character -> {print, words}: said instead of "Saved" as long as that version is shown
+  const notices = {};      // character -> {print, words}: said instead of "Saved" as long as that version is shown
   let timer = 0;
   let first = 0;
 
@@ -90,10 +90,10 @@ const begin = () => {
 
   const flush = async () => {
     clearTimeout(timer);
-    if (under_way) await under_way;
+    if (underWay) await underWay;
     if (Object.keys(typed).length) {
-      under_way ??= send();
-      await under_way;
+      underWay ??= send();
+      await underWay;
     }
   };
 
@@ -113,7 +113,7 @@ const begin = () => {
       say("Not saved yet: the studio does not answer. Trying again.", "problem");
       timer = setTimeout(flush, AGAIN);
     }
-    under_way = null;
+    underWay = null;
     keep();
   };
 
@@ -140,10 +140,10 @@ const begin = () => {
     outdated ||= recovered;
     recovered = false;
     pad.trigger("submit");
-    catch_up();
+    catchUp();
   };
 
-  const catch_up = () => {
+  const catchUp = () => {
     if (!outdated || typed[shown] || sending[shown]) return;
     outdated = false;
     pad.trigger("apply");
@@ -157,7 +157,7 @@ const begin = () => {
     if (!shown) return say("");
     if (!learn(shown, head) || typed[shown] || sending[shown]) {
       outdated = true;
-      if (!under_way) flush();
+      if (!underWay) flush();
     } else if (notices[shown]?.print === head.print) {
       say(notices[shown].words, "notice");
     } else {
@@ -166,18 +166,18 @@ const begin = () => {
   };
 
   const look = async () => {
-    if (!shown || !pad || typed[shown] || under_way) return;
+    if (!shown || !pad || typed[shown] || underWay) return;
     const character = shown;
     const head = await pad.server.newest(character).catch(() => null);
-    if (!head?.print || character !== shown || typed[shown] || under_way || head.print === known[shown]?.print) return;
+    if (!head?.print || character !== shown || typed[shown] || underWay || head.print === known[shown]?.print) return;
     notice(head.print, `Changed in another window · version ${head.version}`);
     pad.trigger("apply");
   };
 
   const listen = () => {
-    const field_of = (event) => event.target.closest?.("#room-draft .draft-field");
+    const fieldOf = (event) => event.target.closest?.("#room-draft .draft-field");
     document.addEventListener("input", (event) => {
-      const field = field_of(event);
+      const field = fieldOf(event);
       if (field) note(field.id.slice("draft-".length), event.target.value);
     });
     document.addEventListener("draft-list", (event) => note(event.detail.field, event.detail.texts));

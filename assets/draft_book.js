@@ -1,7 +1,8 @@
 // The lorebook: entries that open on a click, with their tokens; delete with undo, files of other programs, and what a message
-// would fire. Comes after draft_forms.js; the value of its component is the book as JSON, since the page makes every object of
+// would fire. The value of its component is the book as JSON, since the page makes every object of
 // a value watchable, one by one, which takes a large book ten seconds.
 
+const {make, filled, marked, button, area, line, number, checkbox, labelled, parts, same, send} = window.personaStudioForms;
 const rows = make("div", "book-rows");
 const empty = make("p", "quiet", "No entries yet. The model reads an entry only when one of its keys comes up in the chat, so " +
   "there is room for a whole world.");
@@ -22,7 +23,7 @@ const title = (entry) => entry.name || entry.keys.slice(0, 2).join(", ") || "New
 
 const changed = () => {
   const value = structuredClone(book());
-  send("character_book", value);
+  send(element, "character_book", value);
   props.value = JSON.stringify(value);
   look();
 };

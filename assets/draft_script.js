@@ -1,7 +1,8 @@
-// The test script: what the character is asked and by which rules; each question opens for changes. Comes after
-// draft_forms.js; the value of its component is {questions, removed, originals, kinds, faults}. The room gets what the writer
+// The test script: what the character is asked and by which rules; each question opens for changes. The
+// value of its component is {questions, removed, originals, kinds, faults}. The room gets what the writer
 // changed, added and removed; generated questions are not stored.
 
+const {make, filled, button, area, line, number, checkbox, labelled, parts, send} = window.personaStudioForms;
 const plain = ({origin, ...question}) => question;
 const original = (one) => props.value.originals?.[one.id];
 let questions = [];
@@ -10,8 +11,8 @@ const open = new Set();
 
 const changed = () => {
   const of = (origin) => questions.filter((one) => one.origin === origin).map(plain);
-  send("npc-script", {added: of("added").filter((one) => one.lines.length), removed: removed.map((one) => one.id),
-                      changed: Object.fromEntries(of("changed").map((one) => [one.id, one]))});
+  send(element, "npc-script", {added: of("added").filter((one) => one.lines.length), removed: removed.map((one) => one.id),
+                               changed: Object.fromEntries(of("changed").map((one) => [one.id, one]))});
 };
 
 // What nearly every question asks for is said once, above them all.

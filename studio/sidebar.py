@@ -18,7 +18,7 @@ from engine.base.errors import UserError
 from engine.cards import fields
 from studio import library
 from studio.live import COMMON
-from studio.page import PRIVATE, Page, guarded, live_html, live_script
+from studio.page import FLUSH, PRIVATE, Page, guarded, live_html, live_script
 from studio.services import Services
 from studio.store import characters, database, values
 from studio.store.characters import Character
@@ -28,7 +28,6 @@ from studio.uploads import servable
 MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
 NEWS_SECONDS = 0.4  # between two looks at a long import
 UNNAMED = "Unnamed"
-_FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"  # the last keystrokes first
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
 _ADDRESSED = "(search) => [search, new URLSearchParams(location.search).get('character') ?? '']"
 
@@ -169,7 +168,7 @@ def _making(services: Services, page: Page, side: Side) -> None:
     shown = _of_opened(page, side)
     listing = [side.search, page.character]
     side.new.click(new, side.search, shown, **PRIVATE)
-    side.duplicate.click(duplicate, listing, shown, js=_FLUSH, **PRIVATE)
+    side.duplicate.click(duplicate, listing, shown, js=FLUSH, **PRIVATE)
     loading = side.load.upload(load_cards, [*listing, side.load], [*shown, side.imports, side.imported, side.close], **PRIVATE)
     loading.then(**_in_sight("side-imported"))
     side.close.click(lambda: gr.Column(visible=False), None, side.imports, cancels=[loading], **PRIVATE).then(

@@ -42,5 +42,5 @@ def styles() -> str:
 
 
 def script() -> str:
-    """The head of the page: keyboard, address, nothing else."""
-    return f"<script>{(ASSETS / 'studio.js').read_text(encoding='utf-8')}</script>"
+    """The head of the page: keyboard, address, and what the forms of the draft room share."""
+    return "".join(f"<script>{(ASSETS / name).read_text(encoding='utf-8')}</script>" for name in ("studio.js", "draft_forms.js"))

@@ -16,14 +16,13 @@ from engine.cards.card import unfinished
 from engine.cards.fields import LISTS, fields_of
 from engine.cards.files import Form
 from engine.cards.prompt import PLAYER, render_description, render_greeting
-from studio.page import DEFECT, Page, guarded
+from studio.page import DEFECT, FLUSH, Page, guarded
 from studio.services import Services
 from studio.store import characters
 from studio.tabs.draft import card_views, sections, versions
 from studio.tabs.draft.controls import Controls
 
 FIRST_LINE = "(the player's first words)"  # a model reads no text that ends with the character's own turn
-_FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"
 _FETCH = "() => setTimeout(() => document.querySelector('#draft-file, #draft-file *')?.closest('#draft-file').click(), 50)"
 
 
@@ -170,19 +169,19 @@ def _listen_to_card(controller: Controller, page: Page, controls: Controls) -> N
         return {**controller.change_portrait(controls, character, file), page.revision: revision + 1}
 
     for event, inputs in ((controls.upload.upload, [controls.upload]), (controls.remove.click, [])):
-        event(change_portrait, [page.character, page.revision, *inputs], [*portrait, page.revision], js=_FLUSH, **page.private)
+        event(change_portrait, [page.character, page.revision, *inputs], [*portrait, page.revision], js=FLUSH, **page.private)
     for form, button in controls.forms.items():
 
         @guarded
         def make(character: str, form: Form = form) -> str:
             return str(card_views.card_file(controller.store, character, form))
 
-        button.click(make, page.character, controls.file, js=_FLUSH, **page.private).success(None, js=_FETCH, **page.private)
+        button.click(make, page.character, controls.file, js=FLUSH, **page.private).success(None, js=_FETCH, **page.private)
     for event in (page.character.change, page.revision.change):
         event(guarded(partial(card_views.compatibility_html, controller.store)), page.character, controls.compatibility,
               **page.private)
     for event in (controls.prompt_part.expand, controls.prompt_again.click):
-        event(guarded(controller.prompt), chosen, [controls.prompt, controls.prompt_note], js=_FLUSH, **page.private)
+        event(guarded(controller.prompt), chosen, [controls.prompt, controls.prompt_note], js=FLUSH, **page.private)
 
 
 def _listen_to_versions(controller: Controller, page: Page, controls: Controls) -> None:
@@ -202,11 +201,11 @@ def _listen_to_versions(controller: Controller, page: Page, controls: Controls) 
     def choose(character: str, chosen: int | None, other: int | None) -> Any:
         return controller.versions(character, chosen, other if other != chosen else None)
 
-    controls.versions_part.expand(fill, page.character, [*panel, opened], js=_FLUSH, **page.private)
+    controls.versions_part.expand(fill, page.character, [*panel, opened], js=FLUSH, **page.private)
     controls.versions_part.collapse(lambda: False, None, opened, **page.private)
     for event in (page.character.change, page.revision.change):
         event(fill_open, [page.character, opened], panel, **page.private)
     controls.versions.input(choose, picked, panel, **page.private)
     controls.other.input(guarded(controller.versions), picked, panel, **page.private)
-    controls.restore.click(guarded(controller.restore), [page.character, controls.versions], controls.changes, js=_FLUSH,
+    controls.restore.click(guarded(controller.restore), [page.character, controls.versions], controls.changes, js=FLUSH,
                            **page.private).success(None, js="() => window.personaStudioDraft.reload()", **page.private)

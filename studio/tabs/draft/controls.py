@@ -49,7 +49,7 @@ class Controls:
         with _part("What comes up"), gr.Column(elem_id="draft-character_book", elem_classes="draft-list"):
             gr.HTML('<span class="draft-list-title">Lorebook</span><span class="draft-list-hint">Knowledge that comes into the '
                     "chat when its keys are mentioned. {{char}} and {{user}} work here, too.</span>", apply_default_css=False)
-            self.book = gr.HTML("", html_template="", js_on_load=_script("draft_forms", "draft_book"), elem_id="draft-book",
+            self.book = gr.HTML("", html_template="", js_on_load=_script("draft_book"), elem_id="draft-book",
                                 server_functions=[sections.look_at_book, sections.read_world], apply_default_css=False)
         self._npc()
         with gr.Accordion("For the model", open=False, elem_classes="draft-part") as self.for_model:
@@ -60,12 +60,12 @@ class Controls:
     def _npc(self) -> None:
         """What a game needs to know of the character, and what it is tested by."""
         with gr.Accordion("In the game", open=False, elem_classes="draft-part", elem_id="draft-npc") as self.npc_part:
-            self.npc = gr.HTML({}, html_template="", js_on_load=_script("draft_forms") + "drawNpc();", lists=sections.LIST_FORMS,
-                               scales=sections.SCALE_FORMS, server_functions=[sections.preview_typed], apply_default_css=False,
-                               elem_id="draft-npc-fields")
+            self.npc = gr.HTML({}, html_template="", js_on_load="personaStudioForms.drawNpc({element, props, server, watch})",
+                               lists=sections.LIST_FORMS, scales=sections.SCALE_FORMS, apply_default_css=False,
+                               server_functions=[sections.preview_typed], elem_id="draft-npc-fields")
         with gr.Accordion("Test script", open=False, elem_classes="draft-part", elem_id="draft-script"):
             gr.HTML(_SCRIPT_HINT, apply_default_css=False)
-            self.script = gr.HTML({}, html_template="", js_on_load=_script("draft_forms", "draft_script"), apply_default_css=False,
+            self.script = gr.HTML({}, html_template="", js_on_load=_script("draft_script"), apply_default_css=False,
                                   elem_id="draft-script-questions")
 
     def _section(self, section: Section) -> None:
@@ -85,8 +85,8 @@ class Controls:
         with gr.Column(elem_id=f"draft-{one.key}", elem_classes="draft-list"):
             gr.HTML(f'<span class="draft-list-title">{one.label}</span><span class="draft-list-hint">{one.hint}</span>',
                     apply_default_css=False)
-            self.lists[one.key] = gr.HTML([], html_template="", js_on_load=_script("draft_forms") + "drawTexts();", field=one.key,
-                                          word=one.item, apply_default_css=False)
+            self.lists[one.key] = gr.HTML([], html_template="", js_on_load="personaStudioForms.drawTexts({element, props, watch})",
+                                          field=one.key, word=one.item, apply_default_css=False)
 
     def _side(self) -> None:
         with _part("Portrait"):
@@ -134,5 +134,5 @@ def _part(title: str) -> Any:
     return column
 
 
-def _script(*names: str) -> str:
-    return "\n".join((ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in names)
+def _script(name: str) -> str:
+    return (ASSETS / f"{name}.js").read_text(encoding="utf-8")
