@@ -44,6 +44,17 @@ _FOREIGN = {"key", "keysecondary", "secondkey", "secondaryKeys", "keywords", "di
             *(name for name in _EXTRAS if name != _EXTRAS[name]), "selectiveLogic", "useProbability"}
 _BOOK = {"scan_depth": "scanDepth", "token_budget": "tokenBudget", "recursive_scanning": "recursiveScanning"}
 _SLASHED = re.compile(r"/.+/[a-z]*", re.DOTALL)
+SCAN_DEPTH = 2  # messages, where neither book nor entry says how many: SillyTavern's own
+TOKEN_BUDGET = 512  # of all entries together, where the book names none: a quarter of what the starter can hold
+RECURSIVE = True  # whether fired texts fire others, where the book does not say: SillyTavern's own
+Place = Literal["before_char", "after_char"]
+Logic = Literal["any", "not all", "none", "all"]  # how secondary keys count
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")  # SillyTavern's numbers 0 to 2
+_LOGIC: tuple[Logic, ...] = ("any", "not all", "none", "all")  # SillyTavern's numbers 0 to 3
+_DECORATOR = re.compile(r"[ \t]*@@(@?)([a-z_]+)[ \t]*([^\n]*)(?:\n|\Z)", re.IGNORECASE)
+MOST_ENTRIES = 20_000  # entries that a page takes: more than a card of 1 MB holds
+_FIELDS = ("name", "keys", "secondary", "content", "order", "constant", "enabled")
 
 
 def raw_entries(raw: dict[str, Any]) -> list[Any]:
@@ -135,18 +146,6 @@ def _is_on(value: dict[str, Any]) -> bool:
     if "uid" in value and "disable" in value:
         return not off
     return value.get("enabled") is not False and not off
-
-
-SCAN_DEPTH = 2  # messages, where neither book nor entry says how many: SillyTavern's own
-TOKEN_BUDGET = 512  # of all entries together, where the book names none: a quarter of what the starter can hold
-RECURSIVE = True  # whether fired texts fire others, where the book does not say: SillyTavern's own
-
-Place = Literal["before_char", "after_char"]
-Logic = Literal["any", "not all", "none", "all"]  # how secondary keys count
-Role = Literal["system", "user", "assistant"]
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")  # SillyTavern's numbers 0 to 2
-_LOGIC: tuple[Logic, ...] = ("any", "not all", "none", "all")  # SillyTavern's numbers 0 to 3
-_DECORATOR = re.compile(r"[ \t]*@@(@?)([a-z_]+)[ \t]*([^\n]*)(?:\n|\Z)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -294,10 +293,6 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _whole(value: Any, otherwise: int) -> int:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return max(-1_000_000, min(1_000_000, int(value))) if known else otherwise
-
-
-MOST_ENTRIES = 20_000  # entries that a page takes: more than a card of 1 MB holds
-_FIELDS = ("name", "keys", "secondary", "content", "order", "constant", "enabled")
 
 
 def shown_book(raw: dict[str, Any]) -> dict[str, Any]:

@@ -13,132 +13,21 @@ from typing import Any, Literal
 
 from engine.cards.fields import LABELS, LISTS, as_v3
 
+Piece = tuple[str, Literal["same", "added", "removed"]]
+Pair = tuple[int | None, int | None]
+
 _WORDS = {
     "character_book": "Lorebook", "insertion_order": "Order", "content": "Text", "enabled": "Switched on",
     "constant": "Always on", "selective": "Needs a secondary key too", "use_regex": "Keys are regular expressions",
     "comment": "Remark", "assets": "Files", "uri": "Address", "ext": "Kind", "persona_studio/npc": "NPC", "big_five": "Big Five",
     "who": "Who", "may_learn": "Who may learn it"}
 _SKIPPED = {"data", "entries"}  # places that say nothing to a writer
-_TITLES = ("name", "comment", "who", "text", "question")
+_TITLES = ("name", "comment", "keys", "who", "text", "question", "content")
 _LONGEST_TITLE = 50
 _ALIKE = 0.6  # difflib's ratio, from which on two items are one that was rewritten
 _COMPARED = 1500  # characters of each item that are looked at for that
 _MOST_COMPARED = 100  # items
 _UNTITLED = "No. 0"
-
-Pair = tuple[int | None, int | None]
-
-
-def place_of(path: Sequence[str], outside: bool = False) -> str:
-    """A path of keys and titles in words. `outside`: it lies beside the card's "data"."""
-    parts = list(path)
-    if parts and parts[0] == "data":
-        parts = parts[1:]
-    if len(parts) > 1 and parts[0] == "extensions":
-        parts = [parts[1] if parts[1] in _WORDS else f"Extension {parts[1]}", *parts[2:]]
-    words = [word_of(part) for part in parts if part not in _SKIPPED]
-    return " · ".join([*(["Beside the card"] if outside else []), *words]) or "Everything else"
-
-
-def word_of(key: str) -> str:
-    """A key in words."""
-    if key in _WORDS:
-        return _WORDS[key]
-    return key.replace("_", " ").capitalize() if key.isidentifier() and key.islower() else key
-
-
-def title_of(item: Any, number: int) -> str:
-    """What a writer calls an item of a list: its name or remark, its keys, the beginning of its text, its number."""
-    found = ""
-    if isinstance(item, dict):
-        keys = item.get("keys")
-        texts = [item.get(key) for key in _TITLES[:2]] + [", ".join(key for key in keys if isinstance(key, str))
-                                                         if isinstance(keys, list) else ""]
-        texts += [item.get(key) for key in (*_TITLES[2:], "content")]
-        found = next((" ".join(text.split()) for text in texts if isinstance(text, str) and text.strip()), "")
-    if not found:
-        return f"No. {number}"
-    return found if len(found) <= _LONGEST_TITLE else f"{found[:_LONGEST_TITLE].rstrip()}…"
-
-
-def readable(value: Any) -> str:
-    """A value for reading: an object line by line without what is empty, a list of plain values with commas, else JSON."""
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, dict) and value:
-        return "\n".join(f"{word_of(key)}: {readable(inner)}" for key, inner in filled(value).items()) or json_of(value)
-    if isinstance(value, list) and value and not any(isinstance(item, dict | list) for item in value):
-        return ", ".join(map(readable, value))
-    return json_of(value)
-
-
-def filled(value: dict[str, Any]) -> dict[str, Any]:
-    """An object without what is empty in it."""
-    return {key: inner for key, inner in value.items() if inner is not None and inner not in ("", [], {})}
-
-
-def json_of(value: Any) -> str:
-    """The JSON of a value: equal texts for equal values, and for no others (for Python, 1 and true are equal)."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def pairs(old: list[Any], new: list[Any]) -> list[Pair]:
-    """Which item became which: indices of both sides, None where there is no other side; the order is that of the new list,
-    with what was removed where it stood.
-
-    The same item is one that is equal, else one with the same id, else with the same title, else one much like it.
-    """
-    found: dict[int, int] = {}  # new -> old
-    taken: set[int] = set()
-    rules: list[Callable[[Any], Any]] = [json_of, _identity, lambda item: title_of(item, 0)]
-    for rule in rules:
-        waiting: dict[Any, list[int]] = {}
-        for index in reversed(range(len(old))):
-            if index not in taken and (key := rule(old[index])) not in (None, _UNTITLED):
-                waiting.setdefault(key, []).append(index)
-        for index, item in enumerate(new):
-            if index not in found and (same := waiting.get(rule(item))):
-                found[index] = same.pop()
-                taken.add(found[index])
-    _pair_alike(old, new, found, taken)
-    return _in_order(len(old), len(new), found, taken)
-
-
-def _identity(item: Any) -> Any:
-    number = item.get("id", item.get("uid")) if isinstance(item, dict) else None
-    return json_of(number) if isinstance(number, int | str) and number != "" else None
-
-
-def _pair_alike(old: list[Any], new: list[Any], found: dict[int, int], taken: set[int]) -> None:
-    """Pair what is left, in its order, where it is much alike; not in lists where that would take long."""
-    left = [index for index in range(len(old)) if index not in taken]
-    for index in (index for index in range(len(new)) if index not in found):
-        for other in left[:1] if len(left) <= _MOST_COMPARED else ():
-            if _alike(old[other], new[index]):
-                found[index] = left.pop(0)
-                taken.add(other)
-
-
-def _alike(old: Any, new: Any) -> bool:
-    """Whether one was rewritten into the other: their texts are alike, and they do not bear different numbers."""
-    if None not in (numbers := (_identity(old), _identity(new))) and numbers[0] != numbers[1]:
-        return False
-    before, after = (" ".join(map(readable, item.values())) if isinstance(item, dict) else readable(item) for item in (old, new))
-    return difflib.SequenceMatcher(None, before[:_COMPARED], after[:_COMPARED], autojunk=False).ratio() >= _ALIKE
-
-
-def _in_order(before: int, after: int, found: dict[int, int], taken: set[int]) -> list[Pair]:
-    removed = [index for index in reversed(range(before)) if index not in taken]
-    ordered: list[Pair] = []
-    for index in range(after):
-        while removed and index in found and removed[-1] < found[index]:
-            ordered.append((removed.pop(), None))
-        ordered.append((found.get(index), index))
-    return [*ordered, *((index, None) for index in reversed(removed))]
-
-
-Piece = tuple[str, Literal["same", "added", "removed"]]
-
 _SILENT = {"modification_date"}  # changes with every edit
 _MOST_TOKENS = 6000  # compared one by one; the time grows with the square of their number
 # Space, then a word with its apostrophes, a sign of a script that has no spaces, another sign, or the end.
@@ -187,7 +76,7 @@ def _other_changes(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[FieldC
     """Changes of JSON values, leaf by leaf, an item of a list that is new or gone as a whole; `...` is no value at all."""
     whole = new if old is ... else old if new is ... else None
     if isinstance(whole, dict | list) and whole:  # a book or an extension that is new: entry by entry, without what is empty in it
-        whole = (filled(whole) or whole) if isinstance(whole, dict) else whole
+        whole = (_filled(whole) or whole) if isinstance(whole, dict) else whole
         old, new = (type(whole)(), whole) if old is ... else (whole, type(whole)())
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
@@ -198,42 +87,42 @@ def _other_changes(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[FieldC
     elif isinstance(old, str) and isinstance(new, str):
         if old != new:
             yield _other(path, _text_pieces(old, new))
-    elif ... in (old, new) or json_of(old) != json_of(new):
+    elif ... in (old, new) or _json(old) != _json(new):
         yield _other(path, _whole_pieces(old, new))
 
 
 def _changes_of_values(old: list[Any], new: list[Any], path: tuple[str, ...]) -> Iterator[FieldChange]:
     """One change of a list of plain values, item by item."""
     kinds = {type(item) for item in [*old, *new]}
-    before, after = ([item if kinds == {str} else json_of(item) for item in items] for items in (old, new))
+    before, after = ([item if kinds == {str} else _json(item) for item in items] for items in (old, new))
     if before != after:
         yield _other(path, _list_pieces(before, after), is_list=True)
 
 
 def _changes_of_items(old: list[Any], new: list[Any], path: tuple[str, ...]) -> Iterator[FieldChange]:
     """Changes of a list of objects: in each of them, or all of one that is new or gone; and of their order."""
-    matched = pairs(old, new)
+    matched = _pairs(old, new)
     for before, after in matched:
         if after is not None:
-            inside = (*path, f"“{title_of(new[after], 1 + after)}”")
+            inside = (*path, f"“{_title(new[after], 1 + after)}”")
             if before is not None:
                 yield from _other_changes(old[before], new[after], inside)
             else:
-                yield _other(inside, [(readable(new[after]), "added")])
+                yield _other(inside, [(_readable(new[after]), "added")])
         elif before is not None:
-            yield _other((*path, f"“{title_of(old[before], 1 + before)}”"), [(readable(old[before]), "removed")])
+            yield _other((*path, f"“{_title(old[before], 1 + before)}”"), [(_readable(old[before]), "removed")])
     stayed = [before for before, after in matched if before is not None and after is not None]
     if stayed != sorted(stayed):
-        titles = [[title_of(old[index], 1 + index) for index in order] for order in (sorted(stayed), stayed)]
+        titles = [[_title(old[index], 1 + index) for index in order] for order in (sorted(stayed), stayed)]
         yield _other((*path, "sequence"), _list_pieces(*titles), is_list=True)
 
 
 def _other(path: tuple[str, ...], pieces: list[Piece], is_list: bool = False) -> FieldChange:
-    return FieldChange("other", place_of(path, outside=path[0] != "data"), pieces, is_list)
+    return FieldChange("other", _place(path), pieces, is_list)
 
 
 def _whole_pieces(old: Any, new: Any) -> list[Piece]:
-    shown = readable if ... in (old, new) else json_of  # side by side, the text 1 and the number 1 must look different
+    shown = _readable if ... in (old, new) else _json  # side by side, the text 1 and the number 1 must look different
     removed: list[Piece] = [] if old is ... else [(shown(old), "removed")]
     added: list[Piece] = [] if new is ... else [(shown(new), "added")]
     return removed + added
@@ -282,3 +171,95 @@ def _word_pieces(old: Sequence[tuple[str, str]], new: Sequence[tuple[str, str]])
 def _steps(old: Sequence[str], new: Sequence[str]) -> list[tuple[str, int, int, int, int]]:
     """What difflib calls opcodes. In long texts, very frequent words hold nothing together: that saves most of the time."""
     return list(difflib.SequenceMatcher(None, old, new, autojunk=len(new) > 1000).get_opcodes())
+
+
+def _place(path: Sequence[str]) -> str:
+    """A path of keys and titles in words; one outside of the card's "data" says so."""
+    inside = path[0] == "data"
+    parts = list(path[1:] if inside else path)
+    if len(parts) > 1 and parts[0] == "extensions":
+        parts = [parts[1] if parts[1] in _WORDS else f"Extension {parts[1]}", *parts[2:]]
+    words = [_word_of(part) for part in parts if part not in _SKIPPED]
+    return " · ".join([*([] if inside else ["Beside the card"]), *words]) or "Everything else"
+
+
+def _word_of(key: str) -> str:
+    if key in _WORDS:
+        return _WORDS[key]
+    return key.replace("_", " ").capitalize() if key.isidentifier() and key.islower() else key
+
+
+def _title(item: Any, number: int) -> str:
+    """What a writer calls an item of a list: its name or remark, its keys, the beginning of its text, its number."""
+    parts = dict(item) if isinstance(item, dict) else {}
+    if isinstance(parts.get("keys"), list):
+        parts["keys"] = ", ".join(key for key in parts["keys"] if isinstance(key, str))
+    texts = (" ".join(text.split()) for key in _TITLES if isinstance(text := parts.get(key), str))
+    found = next(filter(None, texts), f"No. {number}")
+    return found if len(found) <= _LONGEST_TITLE else f"{found[:_LONGEST_TITLE].rstrip()}…"
+
+
+def _readable(value: Any) -> str:
+    """A value for reading: an object line by line without what is empty, a list of plain values with commas, else JSON."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, dict) and value:
+        return "\n".join(f"{_word_of(key)}: {_readable(inner)}" for key, inner in _filled(value).items()) or _json(value)
+    if isinstance(value, list) and value and not any(isinstance(item, dict | list) for item in value):
+        return ", ".join(map(_readable, value))
+    return _json(value)
+
+
+def _filled(value: dict[str, Any]) -> dict[str, Any]:
+    """An object without what is empty in it."""
+    return {key: inner for key, inner in value.items() if inner is not None and inner not in ("", [], {})}
+
+
+def _json(value: Any) -> str:
+    """The JSON of a value: equal texts for equal values, and for no others (for Python, 1 and true are equal)."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _pairs(old: list[Any], new: list[Any]) -> list[Pair]:
+    """Which item became which: indices of both sides, None where there is no other side; the order is that of the new list,
+    with what was removed where it stood.
+
+    The same item is one that is equal, else one with the same id, else with the same title, else one much like it.
+    """
+    found: dict[int, int] = {}  # new -> old
+    taken: set[int] = set()
+    rules: list[Callable[[Any], Any]] = [_json, _identity, lambda item: _title(item, 0)]
+    for rule in rules:
+        waiting: dict[Any, list[int]] = {}
+        for index in reversed(range(len(old))):
+            if index not in taken and (key := rule(old[index])) not in (None, _UNTITLED):
+                waiting.setdefault(key, []).append(index)
+        for index, item in enumerate(new):
+            if index not in found and (same := waiting.get(rule(item))):
+                found[index] = same.pop()
+                taken.add(found[index])
+    left = [index for index in range(len(old)) if index not in taken]
+    for index in (index for index in range(len(new)) if index not in found):  # what is left, in its order
+        if 0 < len(left) <= _MOST_COMPARED and _alike(old[left[0]], new[index]):
+            found[index] = left.pop(0)
+            taken.add(found[index])
+    removed = [index for index in reversed(range(len(old))) if index not in taken]
+    ordered: list[Pair] = []
+    for index in range(len(new)):
+        while removed and index in found and removed[-1] < found[index]:
+            ordered.append((removed.pop(), None))
+        ordered.append((found.get(index), index))
+    return [*ordered, *((index, None) for index in reversed(removed))]
+
+
+def _identity(item: Any) -> Any:
+    number = item.get("id", item.get("uid")) if isinstance(item, dict) else None
+    return _json(number) if isinstance(number, int | str) and number != "" else None
+
+
+def _alike(old: Any, new: Any) -> bool:
+    """Whether one was rewritten into the other: their texts are alike, and they do not bear different numbers."""
+    if None not in (numbers := (_identity(old), _identity(new))) and numbers[0] != numbers[1]:
+        return False
+    before, after = (" ".join(map(_readable, item.values())) if isinstance(item, dict) else _readable(item) for item in (old, new))
+    return difflib.SequenceMatcher(None, before[:_COMPARED], after[:_COMPARED], autojunk=False).ratio() >= _ALIKE

@@ -24,6 +24,10 @@ Chunk = tuple[bytes, bytes]  # type, data
 _MOTION = {b"acTL", b"fcTL", b"fdAT"}
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"IDAT", b"IEND"}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+MAX_FILE = 8 * 1024 * 1024  # bytes of a picture file
+MAX_PIXELS = 16 * 1024 * 1024
+LONGEST_SIDE = 1024  # pixels, of a portrait that the studio makes
+_PLAIN_SIZE = (400, 600)  # pixels, of a portrait without a picture
 
 
 def read_chunks(data: bytes) -> list[Chunk]:
@@ -131,12 +135,6 @@ def _unpacked(kind: bytes, rest: bytes, limit: int) -> bytes:
     if len(text) <= limit and not unpacker.eof:
         raise CardFault("is a damaged PNG picture (a text in it breaks off)")
     return text
-
-
-MAX_FILE = 8 * 1024 * 1024  # bytes of a picture file
-MAX_PIXELS = 16 * 1024 * 1024
-LONGEST_SIDE = 1024  # pixels, of a portrait that the studio makes
-_PLAIN_SIZE = (400, 600)  # pixels, of a portrait without a picture
 
 
 def clean_portrait(data: bytes) -> bytes:

@@ -15,6 +15,15 @@ import yaml
 
 from engine.base.errors import UserError
 
+MAX_BYTES = 1_000_000  # of a card's JSON
+MAX_DEPTH = 32  # objects and lists inside each other
+MAX_DIGITS = 300  # of one whole number
+# A whole string (escapes included, possessive: linear time) or one bracket.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+MAX_YAML = 100_000  # bytes: a pure Python parser reads about 30 kB a second
+_KEY_LINE = re.compile(r"""(?:\s*(?:\#[^\n]*)?\n|---[^\n]*\n)*["']?[A-Za-z_][\w -]{0,40}["']?[ ]*:(?:[ ]|\r?\n|$)""")
+_RISU_MODULE = b"o\0"  # magic number and version of a packed module
+
 
 class CardFault(Exception):
     """What is wrong with a file, as the end of a sentence that begins with the file's name."""
@@ -43,14 +52,6 @@ def kind_of(value: Any) -> str:
     """What JSON calls a value, with its article."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
     return names.get(type(value), "a number")
-
-
-MAX_BYTES = 1_000_000  # of a card's JSON
-MAX_DEPTH = 32  # objects and lists inside each other
-MAX_DIGITS = 300  # of one whole number
-
-# A whole string (escapes included, possessive: linear time) or one bracket.
-_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def load_json(data: bytes) -> Any:
@@ -110,11 +111,6 @@ def _finite(digits: str) -> float:
     if math.isfinite(number := float(digits)):
         return number
     raise CardFault(f"contains {digits[:40]}, which is not a finite number")
-
-
-MAX_YAML = 100_000  # bytes: a pure Python parser reads about 30 kB a second
-_KEY_LINE = re.compile(r"""(?:\s*(?:\#[^\n]*)?\n|---[^\n]*\n)*["']?[A-Za-z_][\w -]{0,40}["']?[ ]*:(?:[ ]|\r?\n|$)""")
-_RISU_MODULE = b"o\0"  # magic number and version of a packed module
 
 
 def load(data: bytes) -> tuple[Any, tuple[str, ...]]:

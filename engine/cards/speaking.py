@@ -30,6 +30,52 @@ _YOU_ACT = re.compile(rf"{_BEGINNING}(you\s+(?:{'|'.join(_VERBS)})\b[^.!?\n]*)",
 _THIRD = [verb.replace("reply", "replie") + ("es" if verb in ("blush",) else "s") for verb in _VERBS]
 _PLAYER_ACTS = re.compile(rf"{_BEGINNING}((?:\{{\{{user\}}\}}|<user>)\s+(?:{'|'.join(_THIRD)})\b[^.!?\n]*)",
                           re.IGNORECASE | re.MULTILINE)
+_OTHER_LABEL = re.compile(r"^[ \t]*(?:\{\{\w+\}\}|<\w+>|[^\W\d_][\w' .-]{0,40}) ?[:：]", re.MULTILINE)  # of a third person
+_STAGE_DIRECTION = re.compile(r"\*[^*]*\*|\([^()]*\)")
+_TITLES = frozenset(("mr", "mrs", "ms", "miss", "dr", "doctor", "sir", "lady", "lord", "captain", "king", "queen",
+                     "prince", "princess", "the", "father", "mother", "old", "saint", "uncle", "aunt"))
+REFUSAL = re.compile(r"""
+    \bI(?:'m|\ am)?\ (?:cannot|can't|can\ not|unable\ to|not\ able\ to|won't\ be\ able\ to|will\ not\ be\ able\ to)\ (?:
+        assist\b|help\ (?:you\ )?with\ (?:that|this|your)\ request
+        |(?:fulfil+|comply\ with|process|answer|support|complete)\ (?:that|this|your|the|such)\ (?:request|prompt|task)
+        |(?:generate|create|write|produce|engage\ in|participate\ in|discuss|provide)\ (?:\w+\ ){0,3}
+            (?:content|conversations?|topics?|requests?|role-?play|assistance|(?:medical|legal)\ advice|information))
+    |^(?:oh,?\ )?I(?:'m|\ am)\ (?:\w+\ )?sorry,?\ but\ I\ ?
+        (?:cannot|can't|can\ not|am\ unable|'m\ unable|am\ not\ able)\b(?!\ let)
+    |\bI\ apologi[sz]e,?\ but\ I\ ?(?:cannot|can't|am\ unable|'m\ unable|am\ not\ able|do\ not|don't)\b
+    |\bI(?:'m|\ am)\ (?:sorry|afraid),?\ (?:but\ )?I\ (?:do\ not|don't)\ have\ (?:any\ |the\ )?(?:information|access)
+    |\bI(?:'m|\ am)\ not\ comfortable\ (?:discussing|creating|generating|writing|with\ this\ (?:request|topic))
+    |\b(?:against|violates?)\ (?:my|the|our)\ (?:\w+\ )?(?:programming|guidelines|polic(?:y|ies))
+    |\binappropriate\ (?:request|content)\b
+    """, re.IGNORECASE | re.VERBOSE)
+MANNERS = re.compile(r"""
+    \bas\ an?\ (?:AI|artificial\ intelligence|chatbot)\b(?!\ of)
+    |\b(?:as\ an?|I(?:'m|\ am)\ an?|your)\ (?:helpful|AI|virtual|digital|personal|AI-powered)\ (?:AI\ )?assistant\b
+    |\blanguage\ model\b|\bchatgpt\b|\bopenai\b|\bhugging\ ?face\b|\bI(?:'m|\ am)\ an\ AI\ (?:trained|model)
+    |\bhow\ (?:can|may|could)\ I\ (?:assist\ you|help\ you\ (?:today|further|with\ (?:that|your|this)))
+    |\bI(?:'m|\ am)\ here\ to\ (?:assist|help(?:\ you)?(?:[.!,;?]|$|\ with\ (?:any|your|whatever)|\ (?:answer|in\ any)))
+    |^(?:certainly|absolutely)[!,.]?\ here(?:'s|\ is|\ are)\b
+    |^(?:(?:sure|of\ course|okay|ok)[!,.]?\ )?here(?:'s|\ is|\ are)\ (?:an?|the|my|your|some)\ (?:\w+\ ){0,3}
+        (?:response|answer|reply|rewrite|version|example|list|summary|story|poem|essay)s?\b
+    |\bfeel\ free\ to\ (?:ask|reach\ out|let\ me\ know)
+    |\blet\ me\ know\ if\ (?:you\ (?:have|need)\ (?:any|more|further)|there(?:'s|\ is)\ anything)
+    |\banything\ else\ I\ can\ (?:help|assist)
+    |\b(?:happy|glad|pleased)\ to\ (?:assist|help\ you\ with\ (?:that|your|any))
+    |\bI\ hope\ this\ (?:helps|information|response)|\bprovide\ (?:me\ with\ )?more\ (?:context|information|details)
+    |\bI\ (?:do\ not|don't)\ have\ (?:any\ )?personal\ (?:opinions|feelings|experiences|beliefs|preferences|emotions)
+    |\b(?:rewritten|revised)\ (?:answer|response|version|text|line)|\bin\ character\ as\b
+    |\b(?:this|the)\ (?:response|answer|reply|rewrite)\ (?:captures|reflects|maintains|keeps|stays)|[(\[]note:
+    """, re.IGNORECASE | re.VERBOSE)
+_VERB = (r"(?:(?:then|also|always|never|just|only|simply|slowly|quietly|softly|often|still|not|no|\w{3,}ly) )?"
+         r"(?:is|was|are|were|am|be|has|had|have|do|does|did|would|will|could|can|cannot|might|may|must|should|shall"
+         r"|isn't|wasn't|won't|wouldn't|can't|couldn't|doesn't|didn't|hasn't"
+         r"|said|told|took|stood|went|felt|knew|thought|came|saw|gave|made|kept|held|sat|spoke|ran|left|grew|began|let"
+         r"|know|want|like|think|go|need|see|love|hate|say|make|take|eat|keep|come|give|find|feel|hear|get|help|tell|sleep"
+         r"|(?!(?:as|its|this|his|yes|us|thus|perhaps|besides|unless|towards|always|hers|theirs|ours|yours)\b)"
+         r"[a-z]{2,}(?:s|ed))\b(?! (?:my name|the name|what (?:they|people|folk|everyone) call|me\b))")
+_OF_THE_BODY = r"(?:face|eyes?|voice|hands?|smile|lips|gaze|heart|expression|mouth|fingers|head|brow|shoulders)"
+_BEFORE_SUBJECT = (r"(?:^|[.!?\u2026:;,\u2014\u2013\"\u201c\u201d)\n]\s*"
+                   r"|\b(?:and|but|then|so|that|because|when|if|while)\s+)")
 
 
 def writes_players_lines(text: str) -> bool:
@@ -142,58 +188,6 @@ def _narration(text: str) -> list[str]:
     if any(quoted[0][-2:-1] in ".,!?…-–—" for quoted in _SPEECH.finditer(text)):  # a sentence, and not a quoted word
         return [part.strip() for part in _SPEECH.split(text)]
     return []
-
-
-_OTHER_LABEL = re.compile(r"^[ \t]*(?:\{\{\w+\}\}|<\w+>|[^\W\d_][\w' .-]{0,40}) ?[:：]", re.MULTILINE)  # of a third person
-_STAGE_DIRECTION = re.compile(r"\*[^*]*\*|\([^()]*\)")
-_TITLES = frozenset(("mr", "mrs", "ms", "miss", "dr", "doctor", "sir", "lady", "lord", "captain", "king", "queen",
-                     "prince", "princess", "the", "father", "mother", "old", "saint", "uncle", "aunt"))
-
-REFUSAL = re.compile(r"""
-    \bI(?:'m|\ am)?\ (?:cannot|can't|can\ not|unable\ to|not\ able\ to|won't\ be\ able\ to|will\ not\ be\ able\ to)\ (?:
-        assist\b|help\ (?:you\ )?with\ (?:that|this|your)\ request
-        |(?:fulfil+|comply\ with|process|answer|support|complete)\ (?:that|this|your|the|such)\ (?:request|prompt|task)
-        |(?:generate|create|write|produce|engage\ in|participate\ in|discuss|provide)\ (?:\w+\ ){0,3}
-            (?:content|conversations?|topics?|requests?|role-?play|assistance|(?:medical|legal)\ advice|information))
-    |^(?:oh,?\ )?I(?:'m|\ am)\ (?:\w+\ )?sorry,?\ but\ I\ ?
-        (?:cannot|can't|can\ not|am\ unable|'m\ unable|am\ not\ able)\b(?!\ let)
-    |\bI\ apologi[sz]e,?\ but\ I\ ?(?:cannot|can't|am\ unable|'m\ unable|am\ not\ able|do\ not|don't)\b
-    |\bI(?:'m|\ am)\ (?:sorry|afraid),?\ (?:but\ )?I\ (?:do\ not|don't)\ have\ (?:any\ |the\ )?(?:information|access)
-    |\bI(?:'m|\ am)\ not\ comfortable\ (?:discussing|creating|generating|writing|with\ this\ (?:request|topic))
-    |\b(?:against|violates?)\ (?:my|the|our)\ (?:\w+\ )?(?:programming|guidelines|polic(?:y|ies))
-    |\binappropriate\ (?:request|content)\b
-    """, re.IGNORECASE | re.VERBOSE)
-
-MANNERS = re.compile(r"""
-    \bas\ an?\ (?:AI|artificial\ intelligence|chatbot)\b(?!\ of)
-    |\b(?:as\ an?|I(?:'m|\ am)\ an?|your)\ (?:helpful|AI|virtual|digital|personal|AI-powered)\ (?:AI\ )?assistant\b
-    |\blanguage\ model\b|\bchatgpt\b|\bopenai\b|\bhugging\ ?face\b|\bI(?:'m|\ am)\ an\ AI\ (?:trained|model)
-    |\bhow\ (?:can|may|could)\ I\ (?:assist\ you|help\ you\ (?:today|further|with\ (?:that|your|this)))
-    |\bI(?:'m|\ am)\ here\ to\ (?:assist|help(?:\ you)?(?:[.!,;?]|$|\ with\ (?:any|your|whatever)|\ (?:answer|in\ any)))
-    |^(?:certainly|absolutely)[!,.]?\ here(?:'s|\ is|\ are)\b
-    |^(?:(?:sure|of\ course|okay|ok)[!,.]?\ )?here(?:'s|\ is|\ are)\ (?:an?|the|my|your|some)\ (?:\w+\ ){0,3}
-        (?:response|answer|reply|rewrite|version|example|list|summary|story|poem|essay)s?\b
-    |\bfeel\ free\ to\ (?:ask|reach\ out|let\ me\ know)
-    |\blet\ me\ know\ if\ (?:you\ (?:have|need)\ (?:any|more|further)|there(?:'s|\ is)\ anything)
-    |\banything\ else\ I\ can\ (?:help|assist)
-    |\b(?:happy|glad|pleased)\ to\ (?:assist|help\ you\ with\ (?:that|your|any))
-    |\bI\ hope\ this\ (?:helps|information|response)|\bprovide\ (?:me\ with\ )?more\ (?:context|information|details)
-    |\bI\ (?:do\ not|don't)\ have\ (?:any\ )?personal\ (?:opinions|feelings|experiences|beliefs|preferences|emotions)
-    |\b(?:rewritten|revised)\ (?:answer|response|version|text|line)|\bin\ character\ as\b
-    |\b(?:this|the)\ (?:response|answer|reply|rewrite)\ (?:captures|reflects|maintains|keeps|stays)|[(\[]note:
-    """, re.IGNORECASE | re.VERBOSE)
-
-
-_VERB = (r"(?:(?:then|also|always|never|just|only|simply|slowly|quietly|softly|often|still|not|no|\w{3,}ly) )?"
-         r"(?:is|was|are|were|am|be|has|had|have|do|does|did|would|will|could|can|cannot|might|may|must|should|shall"
-         r"|isn't|wasn't|won't|wouldn't|can't|couldn't|doesn't|didn't|hasn't"
-         r"|said|told|took|stood|went|felt|knew|thought|came|saw|gave|made|kept|held|sat|spoke|ran|left|grew|began|let"
-         r"|know|want|like|think|go|need|see|love|hate|say|make|take|eat|keep|come|give|find|feel|hear|get|help|tell|sleep"
-         r"|(?!(?:as|its|this|his|yes|us|thus|perhaps|besides|unless|towards|always|hers|theirs|ours|yours)\b)"
-         r"[a-z]{2,}(?:s|ed))\b(?! (?:my name|the name|what (?:they|people|folk|everyone) call|me\b))")
-_OF_THE_BODY = r"(?:face|eyes?|voice|hands?|smile|lips|gaze|heart|expression|mouth|fingers|head|brow|shoulders)"
-_BEFORE_SUBJECT = (r"(?:^|[.!?\u2026:;,\u2014\u2013\"\u201c\u201d)\n]\s*"
-                   r"|\b(?:and|but|then|so|that|because|when|if|while)\s+)")
 
 
 def plain_text(text: str) -> str:
