@@ -13,8 +13,8 @@ from plotly.subplots import make_subplots
 
 from benchmarks.methods import DENSE, LADDER, OURS, PAPER, RECOVERED
 from benchmarks.summary import Row, key_of
-from engine.base.colours import BLUE, EMBER, GREY, GRID, INK
 from engine.base.files import explain_write_errors, write_atomic
+from studio.figures.theme import BLUE, EMBER, GREY, GRID, INK
 
 DISTANCE = "KL to the dense model, nats a token"
 _LOGARITHMIC = {"type": "log", "tickvals": [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]}

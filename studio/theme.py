@@ -6,7 +6,7 @@ Fonts are the system's own or files of the page itself: nothing is fetched from 
 
 import gradio as gr
 
-from engine.base.resources import resource
+from engine.base.files import resource
 from studio.figures.theme import STYLE as FIGURE_STYLE
 
 ASSETS = resource("assets")

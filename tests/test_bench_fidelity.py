@@ -60,7 +60,7 @@ def small() -> Iterator[pytest.MonkeyPatch]:
 def make_plan(folder: Path, model: Path, workdir: str = "work", **changes: Any) -> plan.Plan:
     """One character at one sparsity, its lines given."""
     card = read_card(write_card(folder))
-    knobs = {**QUICK, "recovery_epochs": 8, "answer_tokens": 16, **changes}  # with fewer passes a random model's layers read no better
+    knobs = {**QUICK, "recovery_epochs": 8, "answer_tokens": 16, **changes}  # with fewer a random model reads no better
     return plan.Plan(str(model), {"zoe": card}, (0.25,), 1, "standard", folder / workdir, knobs, "fp32", write_lines(folder))
 
 

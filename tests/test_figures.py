@@ -12,7 +12,6 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from engine.base import colours
 from engine.base.events import MaskSnapshot, Measured
 from studio import labels
 from studio.figures import distances, masks, sizes, theme, votes, words
@@ -231,7 +230,7 @@ def test_the_ladder_keeps_its_order_says_every_value_and_cuts_only_far_bars() ->
     assert list(trace.x) == pytest.approx([limit, limit, 0.36, 0.31, 0.23, 0.2])
     assert trace.marker.pattern.shape == ("/", "/", "", "", "", "")
     assert "<b>10.5</b>" in said and "<b>0.23</b>" in said and "On 48\u00a0lines" in said and "Striped" in said
-    assert trace.marker.color[-1] == colours.EMBER and set(trace.marker.color[:3]) == {colours.GREY}
+    assert trace.marker.color[-1] == theme.EMBER and set(trace.marker.color[:3]) == {theme.GREY}
 
 
 def test_the_ladder_says_each_count_where_they_differ_and_stands_on_baselines_alone() -> None:
@@ -280,7 +279,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize(("colour", "least"), [(colours.INK, 4.0), (colours.BLUE, 3.0), (colours.EMBER, 3.0), (colours.GREY, 3.0)])
+@pytest.mark.parametrize(("colour", "least"), [(theme.INK, 4.0), (theme.BLUE, 3.0), (theme.EMBER, 3.0), (theme.GREY, 3.0)])
 @pytest.mark.parametrize("page", ["#ffffff", "#1b1a19"])
 def test_every_colour_stands_out_in_light_and_dark_pages(colour: str, least: float, page: str) -> None:
     low, high = sorted((luminance(colour), luminance(page)))
@@ -298,5 +297,5 @@ def test_the_page_shows_a_figure_without_mode_bar_on_its_own_background() -> Non
 
 
 def test_the_style_finds_the_text_by_its_colour() -> None:
-    red, green, blue = (int(colours.INK[place:place + 2], 16) for place in (1, 3, 5))
+    red, green, blue = (int(theme.INK[place:place + 2], 16) for place in (1, 3, 5))
     assert f"rgb({red}, {green}, {blue})" in theme.STYLE  # the way a browser writes a colour of an element's style

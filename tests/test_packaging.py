@@ -82,7 +82,7 @@ def files_of(folder: Path) -> list[str]:
 
 
 def test_all_that_comes_with_the_program_is_found(installed: Path, tmp_path: Path) -> None:
-    code = "from engine.base.resources import resource\nfor name in ('assets', 'characters', 'LICENSE'): print(resource(name))"
+    code = "from engine.base.files import resource\nfor name in ('assets', 'characters', 'LICENSE'): print(resource(name))"
     assets, characters, licence = (Path(line) for line in run(installed, tmp_path, code).splitlines())
     assert files_of(assets) == files_of(ROOT / "assets") and files_of(characters) == files_of(ROOT / "characters")
     assert licence.is_file() and installed in licence.parents and installed in assets.parents

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.base.files import data_folder, staged_folder
-from engine.base.resources import PACKAGES
+from engine.base.files import PACKAGES, data_folder, staged_folder
 from studio import privacy
 from studio.privacy import keep_private
 from studio.services import Services

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.base.errors import UserError
-from engine.base.resources import PACKAGES
+from engine.base.files import PACKAGES
 from studio.settings import Settings
 
 

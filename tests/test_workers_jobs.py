@@ -18,7 +18,7 @@ from store_samples import card
 
 from engine.base import events
 from engine.base.errors import UserError
-from engine.base.resources import PACKAGES
+from engine.base.files import PACKAGES
 from studio.settings import Settings
 from studio.store import characters, lines, runs
 from studio.store.database import Store, open_store

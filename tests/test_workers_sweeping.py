@@ -10,7 +10,7 @@ import psutil
 import pytest
 from store_samples import card
 
-from engine.base.resources import PACKAGES
+from engine.base.files import PACKAGES
 from studio.settings import Settings
 from studio.store import characters, runs
 from studio.store.database import open_store

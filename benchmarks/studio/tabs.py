@@ -18,7 +18,7 @@ import psutil
 from benchmarks.studio.job import products_of
 from benchmarks.studio.pages import Audience
 from engine.base.events import Step, read
-from engine.base.resources import PACKAGES
+from engine.base.files import PACKAGES
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, runs

@@ -21,6 +21,7 @@ import platformdirs
 from engine.base.errors import UserError
 from engine.base.ids import ErrorCode
 
+PACKAGES = Path(__file__).resolve().parents[2]  # where `python -m engine` finds the engine
 MANIFEST = "manifest.json"
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
@@ -34,6 +35,15 @@ def data_folder() -> Path:
         raise UserError(f"The data folder {folder} cannot be made ({error.strerror}).",
                         "Set PERSONA_STUDIO_HOME to a folder that you may write to.") from error
     return folder
+
+
+def resource(name: str) -> Path:
+    """A file or folder that comes with Persona Studio, e.g. "characters" or "assets/icon.png".
+
+    They lie at the top of the source tree; in an installed package in `engine/resources` (`force-include` in pyproject.toml).
+    """
+    installed = PACKAGES / "engine" / "resources" / name
+    return installed if installed.exists() else PACKAGES / name
 
 
 def slug(name: str) -> str:

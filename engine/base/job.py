@@ -197,7 +197,8 @@ class ExportJob(Process):
     source: str = knob(..., "A folder that prune wrote", metavar="SOURCE", option="-")
     out: str = knob(..., "The folder to write; must not exist", metavar="DIR", group="What is made")
     name: str = knob("", "What the copy is called in its model card")
-    gguf: list[str] = knob([], f"Also a verified GGUF file for llama.cpp: {', '.join(WRITTEN)}; may be given several times", metavar="TYPE")
+    gguf: list[str] = knob([], f"Also a verified GGUF file for llama.cpp: {', '.join(WRITTEN)}; may be given several "
+                               "times", metavar="TYPE")
     engines: list[str] = knob([], "Also a folder for this program; brings a GGUF file, Q8_0 where --gguf names none; may be given "
                               "several times", option="for")
     measure: str = knob("", "Measure speed and memory of the copy and of MODEL, the dense model that it was pruned from",

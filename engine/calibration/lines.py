@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.files import write_atomic
+from engine.base.files import resource, write_atomic
 from engine.base.questions import Split, answer_of, normalise, question_of, read_records, split_of, text_of
-from engine.base.resources import resource
 from engine.cards.book import Entry
 from engine.cards.card import Card, read_book
 from engine.cards.keys import is_pattern

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.resources import resource
+from engine.base.files import resource
 from engine.cards import formats
 from engine.cards.book import Book, as_character_book, as_character_entry, entry_text, parse_book, raw_entries
 from engine.cards.fields import (

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.base.files import slug, write_atomic
-from engine.base.resources import resource
+from engine.base.files import resource, slug, write_atomic
 
 LEGAL_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")  # of a base model, to be copied
 LARGEST = 1_000_000  # bytes of such a file

@@ -10,16 +10,18 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from engine.base import shapes
 from engine.base.errors import UserError
 from engine.base.events import Warned
 from engine.base.files import explain_write_errors, read_json, sha256, write_atomic, write_json
@@ -28,6 +30,7 @@ from engine.base.process import is_out_of_memory
 from engine.base.questions import read_records
 from engine.calibration.lines import MAX_BYTES
 
+Size = Annotated[int, Field(gt=0, lt=2**31)]
 SEAL = "sha256"  # the name of the digest in the header of a file of tensors
 REFERENCE = "reference.safetensors"  # written and read by one process
 ANSWERS = re.compile(r"further-\d+\.jsonl")
@@ -112,7 +115,7 @@ def _is_damaged(file: Path, record: dict[str, Any]) -> bool:
         if file.suffix == ".safetensors":
             return file.name != REFERENCE and not is_sealed(file, required=bool(record.get("sealed")))
         if file.suffix == ".json":
-            return not SHAPES.get(file.name, lambda _: True)(read_json(file))
+            _adapter(file.name).validate_json(file.read_bytes(), strict=True)
         if file.name == "lines.jsonl":  # a person may edit it, see hold_answers
             return not read_records(file, MAX_BYTES)
         if ANSWERS.fullmatch(file.name):
@@ -159,33 +162,63 @@ def hold_answers(folder: Path) -> None:
     write_json(folder / "job.json", {**record, "answers": held})
 
 
-def _is_curve(value: Any) -> bool:
-    """Whether a value is the curve of learning: every step once, in order, and at least one validation reading."""
-    if not shapes.items(shapes.numbers("step"))(value):
-        return False
-    steps = [point["step"] for point in value if "loss" in point]
-    readings = [point["validation_kl"] for point in value if "validation_kl" in point]
-    return steps == list(range(1, len(steps) + 1)) and bool(readings) and all(map(shapes.is_number, readings))
+@with_config(ConfigDict(extra="forbid"))
+class _Reading(TypedDict):  # the fields of evaluation.fidelity.Reading
+    kl: float
+    top1: float
+    nll: float
+    lines: int
+    tokens: int
 
 
-def _is_sizes(value: Any) -> bool:
-    names = {"batch_lines", "row_tokens"}
-    return shapes.of(dict[str, int])(value) and value.keys() == names and all(0 < size < 2**31 for size in value.values())
+@with_config(ConfigDict(extra="forbid"))
+class _Sizes(TypedDict):
+    batch_lines: Size
+    row_tokens: Size
 
 
-def _is_scores(value: Any) -> bool:
-    return (shapes.fields(scores=shapes.of(list[float]), questions=shapes.of(list[str]))(value)
-            and len(value["scores"]) == len(value["questions"]))
+class _Spent(TypedDict):
+    seconds: float
+    tokens: int
 
 
-def _is_reading(value: Any) -> bool:
-    names = ("kl", "top1", "nll", "lines", "tokens")  # the fields of evaluation.fidelity.Reading
-    return shapes.numbers(*names)(value) and len(value) == len(names)
+class _Choice(TypedDict):
+    kl: float
+    used: bool
 
 
-SHAPES: dict[str, shapes.Check] = {
-    "learning.json": _is_curve, "less_at_once.json": _is_sizes, "sensitivity.json": _is_scores,
-    "rejected.json": shapes.of(dict[str, int]), "meter.json": shapes.each(shapes.numbers("seconds", "tokens")),
-    "readings.json": shapes.each(_is_reading),
-    **dict.fromkeys(("start.json", "columns.json", "tuned.json", "retuned.json"), shapes.fields(kl=shapes.is_number,
-                                                                                             used=shapes.of(bool)))}
+class _Scores(TypedDict):
+    scores: list[float]
+    questions: list[str]
+
+
+class _Point(TypedDict):
+    step: int
+    loss: NotRequired[float]
+    validation_kl: NotRequired[float]
+
+
+def _curve(points: list[_Point]) -> list[_Point]:
+    """The curve of learning has every step once, in order, and at least one validation reading."""
+    steps = [point["step"] for point in points if "loss" in point]
+    if steps != list(range(1, len(steps) + 1)) or not any("validation_kl" in point for point in points):
+        raise ValueError("steps are missing")
+    return points
+
+
+def _pairs(value: _Scores) -> _Scores:
+    if len(value["scores"]) != len(value["questions"]):
+        raise ValueError("a question has no score")
+    return value
+
+
+_SHAPES: dict[str, Any] = {
+    "learning.json": Annotated[list[_Point], AfterValidator(_curve)], "less_at_once.json": _Sizes,
+    "sensitivity.json": Annotated[_Scores, AfterValidator(_pairs)], "rejected.json": dict[str, int],
+    "meter.json": dict[str, _Spent], "readings.json": dict[str, _Reading],
+    **dict.fromkeys(("start.json", "columns.json", "tuned.json", "retuned.json"), _Choice)}
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_SHAPES.get(name, Any))

@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from engine.base.colours import BLUE, EMBER, GREY, INK
 from engine.base.events import Measured
 from engine.base.ids import BASELINES, ReadingId
 from studio import labels
 from studio.figures import words
-from studio.figures.theme import drawn, empty
+from studio.figures.theme import BLUE, EMBER, GREY, INK, drawn, empty
 
 CURVES = "How learning goes"
 HEIGHT = 260  # px, without the lines of the title

@@ -7,10 +7,9 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from engine.base.colours import BLUE, EMBER, INK
 from engine.base.events import MaskSnapshot
 from studio.figures import theme, words
-from studio.figures.theme import BLUES, EMBERS, drawn, empty, grid_of, some_of
+from studio.figures.theme import BLUE, BLUES, EMBER, EMBERS, INK, drawn, empty, grid_of, some_of
 
 KEPT, CHANGED = "What the mask keeps", "Where the mask changed"
 

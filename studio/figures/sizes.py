@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from engine.base.colours import BLUE, EMBER, GREY, GRID, INK
 from engine.base.memory import Needed
 from studio.figures import words
-from studio.figures.theme import drawn, empty
+from studio.figures.theme import BLUE, EMBER, GREY, GRID, INK, drawn, empty
 
 REMAINS = "What remains of the model"
 

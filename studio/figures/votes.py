@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from engine.base.colours import EMBER, INK
 from studio.figures import words
-from studio.figures.theme import drawn, empty
+from studio.figures.theme import EMBER, INK, drawn, empty
 
 TITLE = "Your votes"
 _BESIDE = 3.0  # per cent points between runs that removed the same

@@ -9,12 +9,14 @@ import logging
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy
+from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
 
-from engine.base import events, migrate, shapes
+from engine.base import events, migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Proved, ProvedFile, Saved, Stopped, Timed
 from engine.base.files import folder_size, read_json
@@ -41,9 +43,17 @@ BY_SYSTEM = ("The system ended this run, most likely because memory ran out. "
 CRASHED = "The run was ended from outside or crashed ({signal}). Press Resume to go on from the last step that was saved."
 NO_RESULT = "The run ended without a result. The details are in {log}."
 MOST_BYTES = 64_000_000  # of a set of lines
-_LINE = shapes.fields(**dict.fromkeys(("question", "answer"), lambda text: shapes.is_text(text) and bool(text.strip())))
 REPORTED = ("character", "base", "recipe", "lines", "readings", "choices", "before", "after", "stages", "dtype", "weights",
             "machine", "proof", "made")
+
+
+class _Line(TypedDict):
+    question: Annotated[str, Field(pattern=r"\S")]
+    answer: Annotated[str, Field(pattern=r"\S")]
+
+
+_RECORDS = TypeAdapter(Annotated[list[_Line], Field(min_length=1)])
+_REJECTED = TypeAdapter(dict[str, int])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +153,8 @@ def import_lines(store: Store, run: Run, work: Path) -> str:
         rejected = read_json(work / "rejected.json") if (work / "rejected.json").exists() else {}
     except UserError as error:  # unlike a library that is busy, it gets no better by waiting
         raise ValueError(str(error)) from error
-    if not records or not all(map(_LINE, records)) or not shapes.of(dict[str, int])(rejected):
-        raise ValueError(f"{work / 'lines.jsonl'} is damaged")
+    _RECORDS.validate_python(records, strict=True)
+    _REJECTED.validate_python(rejected, strict=True)
     return lines.add_set(store, run.character, run.version, records, rejected, run=run.id, name=run.name).id
 
 

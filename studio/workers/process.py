@@ -15,8 +15,8 @@ from typing import IO
 
 import psutil
 
+from engine.base.files import PACKAGES
 from engine.base.process import says_out_of_memory
-from engine.base.resources import PACKAGES
 from studio.settings import Settings
 
 log = logging.getLogger(__name__)
