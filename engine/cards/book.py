@@ -1,4 +1,4 @@
-"""A character's lorebook as it lies in a card, in any program's spelling: read with care, one form out, and edited.
+"""A character's lorebook: read from a card, or from any program's spelling, into one form, and edited.
 
 V2 and V3 keep it as "character_book", SillyTavern's world files as an object of entries with names of their own, others in
 further spellings, and some files hold two at once. What an entry says about itself in decorators (V3: lines that begin with
@@ -45,7 +45,7 @@ _FOREIGN = {"key", "keysecondary", "secondkey", "secondaryKeys", "keywords", "di
 _BOOK = {"scan_depth": "scanDepth", "token_budget": "tokenBudget", "recursive_scanning": "recursiveScanning"}
 _SLASHED = re.compile(r"/.+/[a-z]*", re.DOTALL)
 SCAN_DEPTH = 2  # messages, where neither book nor entry says how many: SillyTavern's own
-TOKEN_BUDGET = 512  # of all entries together, where the book names none: a quarter of what the starter can hold
+TOKEN_BUDGET = 512  # of all entries together, where the book gives none: a quarter of what the starter can hold
 RECURSIVE = True  # whether fired texts fire others, where the book does not say: SillyTavern's own
 Place = Literal["before_char", "after_char"]
 Logic = Literal["any", "not all", "none", "all"]  # how secondary keys count
@@ -58,7 +58,7 @@ _FIELDS = ("name", "keys", "secondary", "content", "order", "constant", "enabled
 
 
 def raw_entries(raw: dict[str, Any]) -> list[Any]:
-    """The entries of a book as they lie in it, whether in a list or (world files) in an object."""
+    """The entries of a book as they are in it, whether in a list or (world files) in an object."""
     entries = raw.get("entries")
     if isinstance(entries, dict):
         return list(entries.values())

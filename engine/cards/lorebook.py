@@ -2,7 +2,8 @@
 
 Activation as hosts do it (the V2 and V3 specifications, and SillyTavern where they are silent): keys in the last
 messages, secondary keys, constant entries, recursion through fired texts, a token budget from which the lowest priority
-goes first. Chance comes from a seed. Does not know where in the prompt the texts go.
+goes first. Chance comes from a seed. Where in the prompt the texts go,
+prompt.py decides.
 """
 
 import functools

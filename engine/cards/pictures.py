@@ -1,7 +1,7 @@
 """PNG files and portraits: the container of a card in a picture, and its pixels checked and made small.
 
 Chunks and texts are read here and not by Pillow, whose limits on texts leave some out without a word; Pillow decodes the
-pixels, after the size was checked. Whatever it says about a file becomes one sentence. Knows no cards.
+pixels, after the size was checked. Whatever it says about a file becomes one sentence.
 """
 
 import colorsys

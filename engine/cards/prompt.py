@@ -5,7 +5,7 @@ folders. What is the same for every line that is said to a character is at the
 beginning, word for word: the system prompt, the example dialogue as real turns, the
 greeting. What a lorebook adds to a single line goes with the player's last words.
 Chance comes from a seed, one a chat. How long a prompt is, the caller's counter says.
-Does not know a model's chat template.
+A model's chat template is applied elsewhere (models/chat_format.py).
 """
 
 import functools

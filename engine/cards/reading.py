@@ -1,7 +1,7 @@
 """Untrusted bytes as a JSON value: strict JSON, or the YAML in which some programs keep characters.
 
 What json.loads lets pass or dies of is refused: duplicate keys, NaN, 1e999, lone surrogates, deep nesting, endless numbers,
-more than MAX_BYTES. What was mended is described in sentences. Knows no card.
+more than MAX_BYTES. What was mended is described in sentences.
 """
 
 import json
