@@ -11,7 +11,6 @@ from tiny import find, make_tiny
 from transformers import DynamicCache
 
 from engine.base.families import FAMILIES
-from engine.models.device import quiet_transformers
 from engine.models.kv_cache import SPARE, growing_cache
 from engine.models.loading import load_model
 from engine.models.sampling import Sampled, Sampling, choose, sample_together
@@ -52,7 +51,7 @@ def make_prompts() -> tuple[list[int], list[list[int]]]:
 def generate(model: Any, tokens: list[int], endings: frozenset[int] = frozenset()) -> list[int]:
     """transformers' greedy answer behind some tokens."""
     ids = torch.tensor([tokens])
-    with quiet_transformers(), torch.inference_mode():
+    with torch.inference_mode():
         output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LIMIT,
                                 do_sample=False, eos_token_id=sorted(endings) or [10_000], pad_token_id=0)
     return output[0, len(tokens):].tolist()

@@ -14,7 +14,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from engine.base.families import FAMILIES
-from engine.models.device import quiet_transformers
 from engine.models.loading import ModelSource, locate
 from engine.models.packing import Example
 from engine.models.templates import CHATML
@@ -70,7 +69,7 @@ def make_tiny(folder: Path, family: str = "llama", **config_changes: Any) -> Pat
               "initializer_range": 0.2, "tie_word_embeddings": family in _TIED, "bos_token_id": None,
               "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
               **_OWN.get(family, {}), **config_changes}
-    with quiet_transformers(), torch.random.fork_rng():
+    with torch.random.fork_rng():
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **fields), dtype=torch.float32)
         for name, weights in model.named_parameters():

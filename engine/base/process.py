@@ -23,7 +23,10 @@ CHAT_SPINS = "3000"
 
 
 def prepare_libraries(spins: str = SPINS) -> None:
-    """Short waits and repeatable bits; call before torch is imported. What the user has set stays."""
+    """Short waits, repeatable bits, and no progress bars or warnings of libraries; call before torch and transformers are
+    imported. What the user has set stays."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars as well
     if not sys.platform.startswith("linux"):
         return
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -32,7 +32,6 @@ from torch import Tensor
 from engine.base.files import folder_size, write_json
 from engine.export.licence import copy_legal
 from engine.export.model_card import write_readme
-from engine.models.device import quiet_transformers
 
 MASK = "persona/mask.safetensors"
 FORMER = {"mask.safetensors": MASK}  # names of files in older versions' folders, and their names now
@@ -90,7 +89,7 @@ def _plain_write_errors() -> Iterator[None]:
 
 def write_folder(folder: Path, model: Any, tokenizer: Any, mask: Tensor, contents: Contents) -> None:
     """Write everything but report, model card and manifest."""
-    with quiet_transformers(), _plain_write_errors():
+    with _plain_write_errors():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / MASK).parent.mkdir()

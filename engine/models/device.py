@@ -1,15 +1,10 @@
-"""What this machine computes with: the device, the number format, and libraries that keep quiet.
-
-Importing this costs nothing: torch and transformers are imported on use.
-"""
+"""What this machine computes with: the device and the number format. torch is imported on use."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine.base.errors import UserError
@@ -71,22 +66,6 @@ def parse_dtype(name: str, device: torch.device | None = None, own: str | None =
     if name not in known:
         raise UserError(f"There is no number format {name[:40]!r}.", "Choose one of: auto, fp32, bf16, fp16.")
     return known[name]
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and warnings inside the block; errors still reach the log."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def quieten_bitsandbytes() -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,9 +44,7 @@ def fetch_model(name: str) -> Generator[Event, None, Path]:
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
-    from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()
     yield Stage(StageId.FETCH, subject=name)
     missing = 0
     with _hub_errors(name):
@@ -100,14 +98,13 @@ def _download(name: str, commit: str, missing: int) -> Generator[Event, None, No
     cache = Path(constants.HF_HUB_CACHE)
     folder = cache / repo_folder_name(repo_id=name, repo_type="model")
     require_space(cache, missing + 100_000_000)
-    wish = {"repo_id": name, "revision": commit, "allow_patterns": ALLOWED, "ignore_patterns": IGNORED,
-            "cache_dir": str(cache), "endpoint": constants.ENDPOINT}
-    environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    options = {"repo_id": name, "revision": commit, "allow_patterns": ALLOWED, "ignore_patterns": IGNORED,
+               "cache_dir": str(cache), "endpoint": constants.ENDPOINT}
     total = max(1, round(missing / 1e6))
     yield Stage(StageId.FETCH, total, subject=name)
     with tempfile.TemporaryFile() as log, subprocess.Popen(
-            [sys.executable, "-c", _DOWNLOAD, json.dumps(wish)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=log, env=environment) as process:
+            [sys.executable, "-c", _DOWNLOAD, json.dumps(options)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=log) as process:
         yield from watch(process, folder, total, Step(StageId.FETCH, 0, total, subject=name))
         if process.returncode:
             log.seek(0)
@@ -161,10 +158,8 @@ def watch(process: subprocess.Popen, folder: Path, total: int, begun: Step) -> G
 def growing_size(folder: Path) -> int:
     """Bytes of the plain files below a folder (links not followed) that another process is writing."""
     total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += 0 if (file := Path(place, name)).is_symlink() else file.stat().st_size
-            except OSError:
-                continue
+    for place, _, names in os.walk(folder):  # unlike rglob, it passes over folders that vanish
+        for file in (Path(place, name) for name in names):
+            with suppress(OSError):
+                total += 0 if file.is_symlink() else file.stat().st_size
     return total

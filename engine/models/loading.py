@@ -20,7 +20,7 @@ from engine.base.families import FAMILIES
 from engine.base.files import read_untrusted_json
 from engine.base.model_folder import STARTER, model_folder
 from engine.base.process import is_out_of_memory, return_freed_memory
-from engine.models.device import best_device, quiet_transformers, quieten_bitsandbytes
+from engine.models.device import best_device, quieten_bitsandbytes
 from engine.models.folders import check_folder, read_front_matter
 from engine.models.hub import fetch_model
 from engine.models.starter import fetch_starter
@@ -88,10 +88,9 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     }
     loaded: Any
     try:
-        with quiet_transformers():
-            loaded = AutoModelForCausalLM.from_pretrained(
-                source.folder, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
-                output_loading_info=True, **settings)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source.folder, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, **settings)
     except ImportError as error:
         raise UserError(f"The model cannot be loaded in {load_in}: {str(error).splitlines()[0]}") from error
     except Exception as error:  # of what others wrote, transformers raises anything
@@ -145,8 +144,7 @@ def load_config(source: ModelSource) -> Any:
     from transformers import AutoConfig
 
     try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # of what others wrote, transformers raises anything
         raise UserError(f"{source.folder / 'config.json'} is no valid config of a {source.config['model_type']} model.",
                         _AGAIN) from error
@@ -194,8 +192,7 @@ def load_tokenizer(source: ModelSource, day: date | None = None) -> PreTrainedTo
         raise UserError(f"{source.folder} has no tokenizer (no tokenizer.json).",
                         "Copy the model's tokenizer files there.")
     try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
         vocabulary = tokenizer.get_vocab()
         start = tokenizer("a")["input_ids"][:1]
     except Exception as error:  # the tokenizers library raises bare Exception

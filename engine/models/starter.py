@@ -32,7 +32,6 @@ from engine.base.files import (
     write_manifest,
 )
 from engine.base.ids import ArtifactId, StageId
-from engine.models.device import quiet_transformers
 from engine.models.hub import watch
 
 WHEEL_VARIABLE = "PERSONA_STUDIO_STARTER_WHEEL"
@@ -178,16 +177,15 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    with quiet_transformers():
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):  # its bar has no switch
-            read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-        # A fresh model: the one that was read refuses to be saved, because its config says that it is quantised.
-        model = LlamaForCausalLM(LlamaConfig(**_config_fields(read.config.to_dict()))).bfloat16()
-        model.load_state_dict(read.state_dict())
-        model.tie_weights()
-        model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
-        model.save_pretrained(folder)
-        _save_tokenizer(gguf, folder)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):  # its bar has no switch
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    # A fresh model: the one that was read refuses to be saved, because its config says that it is quantised.
+    model = LlamaForCausalLM(LlamaConfig(**_config_fields(read.config.to_dict()))).bfloat16()
+    model.load_state_dict(read.state_dict())
+    model.tie_weights()
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    model.save_pretrained(folder)
+    _save_tokenizer(gguf, folder)
     (folder / "README.md").write_text(_README, encoding="utf-8")
     write_manifest(folder)
 
