@@ -144,7 +144,7 @@ def serve(options: argparse.Namespace) -> NoReturn:
         while _take_all(worker, lines):
             worker.turn()
     except BrokenPipeError:
-        logging.info("no one reads the answers any more")
+        logging.info("nobody reads the answers any more")
     logging.shutdown()
     os._exit(0)  # taking torch down would take seconds on a busy machine
 

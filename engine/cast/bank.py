@@ -87,7 +87,7 @@ class Bank:
 
 
 def _place(name: str, described: Sequence[Mapping[str, Any]]) -> int:
-    """Where a character stands in a list of entries. Raises UserError for an unknown name."""
+    """The place of a character in a list of entries. Raises UserError for an unknown name."""
     wanted = name.strip().casefold()
     for place, one in enumerate(described):
         if wanted in (one["name"], str(one["card"].get("data", one["card"]).get("name", "")).casefold()):

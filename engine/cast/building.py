@@ -4,7 +4,7 @@ A bank holds a mask and a correction of W_down, so a folder whose other weights 
 a fine-tune after the cut) is refused. Where a run tuned its layers, W_gate and W_up differ as well: only its mask is taken, and
 the new correction replaces the tuning.
 
-The correction is found in one of two ways. With lines of the run the layers are refitted once more from the lowest up
+The correction is found in one of two ways. With lines of the run the layers are refitted again from the lowest up
 (pruning/reconstruction.py), each to what its correction can hold, so that the layers above correct what is left over below.
 Without them the folder's own W_down is decomposed: a refit on neutral lines alone came out worse, but they serve as well as the
 run's to say which activations count (docs/cast.md has the figures).
@@ -170,7 +170,7 @@ def _differs(dense: Dense, run: Run, where: str) -> UserError:
 
 
 def correction_rows(tokenizer: Any, card: Card, own: Sequence[Line], lines: int) -> list[Row]:
-    """Up to ROWS packed rows behind the card's prompt: the train lines of `own`, else player lines with neutral answers."""
+    """Up to ROWS packed rows after the card's prompt: the train lines of `own`, else player lines with neutral answers."""
     voice = Voice.of(card, tokenizer)
     if own:
         examples = [encode_line(tokenizer, voice, line.question, line.answer, line.complete)
@@ -185,13 +185,13 @@ def correct(dense: Any, cut: Any, mask: Tensor, rows: Sequence[Row], rank: int, 
         Event, None, tuple[Delta, float]]:
     """The delta of a mask (L, d_ff) at a rank, and the share of what a whole refit changes that it leaves out, over layers.
 
-    cut: the pruned model with its refitted W_down, which is taken apart; again: the layers are refitted, where the family
+    cut: the pruned model with its refitted W_down, which is decomposed; again: the layers are refitted, where the family
     allows it.
     """
     if again and can_propagate(dense):
         layers = yield from _refit(dense, mask, rows, rank)
     else:
-        layers = yield from _take_apart(dense, cut, mask, rows, rank)
+        layers = yield from _decompose(dense, cut, mask, rows, rank)
     return stack(mask, layers), sum(layer.left_out for layer in layers) / len(layers)
 
 
@@ -210,7 +210,7 @@ def _refit(dense: Any, mask: Tensor, rows: Sequence[Row], rank: int) -> Generato
     return found
 
 
-def _take_apart(dense: Any, cut: Any, mask: Tensor, rows: Sequence[Row], rank: int) -> Generator[Event, None, list[Fitted]]:
+def _decompose(dense: Any, cut: Any, mask: Tensor, rows: Sequence[Row], rank: int) -> Generator[Event, None, list[Fitted]]:
     ffns, refitted, kept = feed_forwards(dense), feed_forwards(cut), kept_indices(mask)
     found: list[Fitted] = []
     for group in layer_groups(len(ffns), refitted[0].size):

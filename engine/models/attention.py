@@ -1,4 +1,4 @@
-"""Attention over a shared prefix and over own keys: for packed rows, and for a batch of answers behind one prompt.
+"""Attention over a shared prefix and over own keys: for packed rows, and for a batch of answers to one prompt.
 
 What a query sees of the prefix and what it sees of its own keys are computed apart. The softmax over both is the mean of
 the two outputs, weighted by the sums of their exponentials, so the result is that of the whole sequence up to rounding.
@@ -182,7 +182,7 @@ def _seen(layout: Layout, heads: int, shared: int) -> Tensor:
     return layout.seen.repeat(1, 1, heads // shared, 1)
 
 
-# A batch behind one prompt (sampling.py): the prompt's keys and values are kept once, not once a row, and the queries of all
+# A batch after one prompt (sampling.py): the prompt's keys and values are kept once, not once a row, and the queries of all
 # rows meet them in one product.
 
 
@@ -211,12 +211,12 @@ class Prefix:
 _prefixes: list[Prefix] = []
 
 
-def behind(model: Any, prefix: Prefix) -> AbstractContextManager[None]:
+def after_prefix(model: Any, prefix: Prefix) -> AbstractContextManager[None]:
     """While the block runs, the model attends to `prefix` besides the keys of its cache."""
     return _attending(model, "shared_prefix", _prefixes, prefix)
 
 
-def _attend_behind(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+def _attend_after(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
                    scaling: float | None = None, softcap: float | None = None, sliding_window: int | None = None,
                    **_: Any) -> tuple[Tensor, None]:
     """Attention output (B, T, heads, D). query (B, heads, T, D); key, value (B, key heads, S, D)."""
@@ -262,4 +262,4 @@ def attend_once(prefix: Prefix, cache: Any, mask: Tensor) -> Attend:
 
 
 AttentionInterface.register("packed", _attend_packed)
-AttentionInterface.register("shared_prefix", _attend_behind)
+AttentionInterface.register("shared_prefix", _attend_after)

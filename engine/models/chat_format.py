@@ -1,9 +1,8 @@
 """Messages to token ids, through the chat template of the tokenizer.
 
-Templates are the models' own and differ: some refuse a system message, some an
-assistant who speaks first. What a template does is found out by rendering marks
-and looking for them, never by its family's name. The text of a message can
-never become one of the template's control tokens. This module knows no cards.
+Templates are the models' own and differ: some refuse a system message, some an assistant who speaks first. What a template does
+is found out by rendering marks and looking for them, never by its family's name. The text of a message can never become one of
+the template's control tokens.
 """
 
 from collections.abc import Callable
@@ -73,7 +72,7 @@ def encode_answer(tokenizer: Any, text: str, complete: bool) -> list[int]:
 
 
 def user_turn_opening(tokenizer: Any, opening: list[Message]) -> list[int]:
-    """The ids that stand directly before the user's next words, behind the messages `opening`.
+    """The ids directly before the user's next words, after the messages `opening`.
 
     A model that goes on from here writes what a user would say.
     """
@@ -151,7 +150,7 @@ def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool
 
 
 def _fold_system(messages: list[Message], keep_first: bool) -> list[Message]:
-    """Put system texts before the next user text; where none follows, behind the last one; else as a user turn."""
+    """Put system texts before the next user text; where none follows, after the last one; else as a user turn."""
     result: list[Message] = []
     waiting: list[str] = []
     for index, message in enumerate(messages):
@@ -160,7 +159,7 @@ def _fold_system(messages: list[Message], keep_first: bool) -> list[Message]:
         elif message["role"] == "user" and waiting:
             result.append({"role": "user", "content": "\n\n".join([*waiting, message["content"]])})
             waiting = []
-        elif waiting and not result:  # the assistant speaks first: what it is told stands before that
+        elif waiting and not result:  # the assistant speaks first: its instructions come before that
             result += [{"role": "user", "content": "\n\n".join(waiting)}, message]
             waiting = []
         else:

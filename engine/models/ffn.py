@@ -31,7 +31,7 @@ class FeedForward:
         return self.module.down_proj  # type: ignore[return-value]
 
     def down_weight(self) -> Tensor:
-        """W_down (d, d_ff) in fp32; of a quantised layer, what its numbers stand for."""
+        """W_down (d, d_ff) in fp32; of a quantised layer, dequantised."""
         weight: Any = self.down.weight
         if hasattr(self.down, "quant_state") or hasattr(self.down, "state"):  # bitsandbytes' 4-bit and 8-bit layers
             from transformers.integrations.bitsandbytes import dequantize_bnb_weight

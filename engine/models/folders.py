@@ -29,7 +29,7 @@ INDEX = "model.safetensors.index.json"
 _LARGEST_FILE = 100_000_000  # bytes of a JSON, template or tokenizer file; the largest tokenizers have a third of it
 _LARGEST_TEMPLATE = 1_000_000  # bytes
 _READ_WHOLE = {".json": _LARGEST_FILE, ".model": _LARGEST_FILE, ".txt": _LARGEST_FILE, ".jinja": _LARGEST_TEMPLATE}
-_TOLD = {"license": r"[\w.+-]{1,80}", "license_name": r"[\w.+-]{1,80}", "license_link": r"[^\s\"'<>]{1,300}",
+_FRONT_MATTER = {"license": r"[\w.+-]{1,80}", "license_name": r"[\w.+-]{1,80}", "license_link": r"[^\s\"'<>]{1,300}",
          "base_model": r"[\w.-]{1,96}/[\w.-]{1,96}"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _AGAIN = "Download or copy the model again."
@@ -66,7 +66,7 @@ def check_folder(folder: Path, whole: bool = True) -> dict[str, Any]:
 
 
 def _check_files(folder: Path) -> None:
-    """Raise UserError where a file is no plain one, or too large to be read whole, whoever would read it."""
+    """Raise UserError where a file is not a plain file, or too large to be read whole by any library."""
     try:
         files = sorted(file for place in (folder, folder / "additional_chat_templates") if place.is_dir()
                        for file in place.iterdir())
@@ -85,7 +85,7 @@ def read_licence(folder: Path) -> str | None:
 
 
 def read_front_matter(folder: Path) -> dict[str, str]:
-    """What README.md says of a model's licence and ancestry: of _TOLD what stands in its front matter on a line, as text."""
+    """A model's licence and ancestry: the fields of _FRONT_MATTER in the front matter of its README.md."""
     readme = folder / "README.md"
     try:
         if not readme.is_file():  # a pipe would never end
@@ -96,7 +96,7 @@ def read_front_matter(folder: Path) -> dict[str, str]:
         return {}
     front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
     found = {name: re.search(rf"^{name}:[ \t]*[\"']?({pattern})", front[1], re.MULTILINE) if front else None
-             for name, pattern in _TOLD.items()}
+             for name, pattern in _FRONT_MATTER.items()}
     return {name: match[1] for name, match in found.items() if match}
 
 
@@ -173,7 +173,7 @@ def _is_meant_as_model(folder: Path) -> bool:
     try:
         names = {file.name for file in folder.iterdir()}
     except OSError:
-        return True  # what cannot be looked into is told
+        return True  # an unreadable folder is listed with its fault
     return any(name == "config.json" or name.endswith((".safetensors", ".gguf")) for name in names)
 
 

@@ -45,9 +45,13 @@ class ModelSource:
     name: str  # what the user typed
     folder: Path
     config: dict[str, Any]  # the parsed config.json
-    licence: str | None = None  # as in the front matter of README.md
     revision: str = ""  # commit on the hub, or ""
-    told: dict[str, str] = field(default_factory=dict)  # of licence and ancestry, see folders.read_front_matter
+    front_matter: dict[str, str] = field(default_factory=dict)  # of README.md, see folders.read_front_matter
+
+    @property
+    def licence(self) -> str | None:
+        """The licence, as it is written in README.md."""
+        return self.front_matter.get("license")
 
     @property
     def own_dtype(self) -> str | None:
@@ -66,8 +70,7 @@ def locate(model: str) -> Generator[Event, None, ModelSource]:
     if folder is None:
         folder = yield from (fetch_starter() if name == STARTER else fetch_model(name))
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
-    told = read_front_matter(folder)
-    return ModelSource(name, folder, check_folder(folder), told.get("license"), revision, told)
+    return ModelSource(name, folder, check_folder(folder), revision, read_front_matter(folder))
 
 
 def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") -> PreTrainedModel:

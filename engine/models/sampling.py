@@ -1,4 +1,4 @@
-"""Sampling: many answers at once behind one shared prefix (calibration), and one answer's tokens (chat).
+"""Sampling: many answers at once after one shared prefix (calibration), and one answer's tokens (chat).
 
 For calibration the persona's prompt is computed once and its keys are kept once; the rows of the batch hold only what is
 their own. transformers' `generate` would copy the prompt's cache into every row, which on two cores costs more than the
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from engine.base.sampling import TOP_K, SamplingParams
-from engine.models.attention import Prefix, attend_once, behind
+from engine.models.attention import Prefix, after_prefix, attend_once
 from engine.models.ffn import compute_dtype, decoder, project_logits
 from engine.models.kv_cache import growing_cache
 from engine.models.packing import additive_mask
@@ -109,7 +109,7 @@ class _Batch:
 @torch.inference_mode()
 def sample_together(model: nn.Module, prefix: Sequence[int], prompts: Sequence[Sequence[int]],
                     sampling: Sampling) -> list[Sampled]:
-    """An answer to each prompt (token ids behind the shared, non-empty `prefix`; at least one each), in order.
+    """An answer to each prompt (token ids after the shared, non-empty `prefix`; at least one each), in order.
 
     Deterministic for equal arguments, thread count and device.
     """
@@ -123,7 +123,7 @@ def sample_together(model: nn.Module, prefix: Sequence[int], prompts: Sequence[S
     positions = torch.where(offsets >= 0, offsets + len(prefix), -1)
     answers = [Sampled() for _ in prompts]
     alive = list(range(len(prompts)))
-    with behind(model, batch.prefix):
+    with after_prefix(model, batch.prefix):
         hidden = batch.run(tokens, positions)[:, -1]
         while True:
             chosen = choose(project_logits(model, hidden), sampling, generator).tolist()

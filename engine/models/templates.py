@@ -108,7 +108,7 @@ _MACRO = "{%- macro strftime_now(format) -%}"
 
 
 def fix_settings(template: str, day: date) -> str:
-    """The template with its settings and the date written into it, so that whoever renders it gets the same text on every day.
+    """The template with its settings and the date written into it, so that every program renders the same text on every day.
 
     `strftime_now`, with which templates ask for today's date, gives the noon of `day`. A template that asks for nothing, or
     was fixed before, is returned as it is.
