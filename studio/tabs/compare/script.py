@@ -141,9 +141,9 @@ class Column:
 
 
 def script_html(columns: Sequence[Column], questions: int, progress: str, warnings: Sequence[str]) -> str:
-    """Counts by model, then every question with each model's verdict. `questions`: how many the card asks now."""
+    """Counts by model, then every question with each model's verdict. `questions`: how many the card asks now; `progress` is HTML."""
     notes = "".join(f'<p class="chat-note warn">{html.escape(one)}</p>' for one in warnings)
-    busy = f'<p class="quiet" role="status" id="compare-script-progress">{html.escape(progress)}</p>' if progress else ""
+    busy = f'<p class="quiet" role="status" id="compare-script-progress">{progress}</p>' if progress else ""
     if not columns:
         return (f'<div class="versus script-results">{notes}{busy}<p class="versus-invite">The script of this character has '
                 f"{count(questions, 'question')}. Tick models above and run it; you can read and change the questions in "
