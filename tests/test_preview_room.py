@@ -51,13 +51,13 @@ def mara(services: Services) -> str:
 
 
 def finished(room: Controller, chat: str) -> None:
-    under = room.answers.under_way(chat)
+    under = room.under_way(chat)
     assert under is None or under.reply.wait(60)
 
 
 def speaking(room: Controller, chat: str) -> Reply:
     """A long answer that has begun."""
-    under = room.answers.under_way(chat)
+    under = room.under_way(chat)
     assert under is not None
     eventually(lambda: under.reply.tokens > 3)
     return under.reply
@@ -138,7 +138,7 @@ def test_stop_ends_within_a_token_and_keeps_what_was_said(room: Controller, mara
     chat = talk(room, mara, model, LONG)
     reply = speaking(room, chat)
     before = reply.tokens
-    room.answers.stop(chat)
+    room.stop(chat)
     assert reply.wait(10) and reply.reason == "stopped" and reply.tokens < before + 100
     last = chats.messages(room.store, chat)[-1]
     assert last.text == reply.text.strip() and last.swipes[0].reason == "stopped"
@@ -201,7 +201,7 @@ def test_an_edit_counts_for_what_the_model_reads(room: Controller, mara: str, mo
     assert look.editing == question and "Is it open?</textarea>" in shown(room, look)
     assert act(room, look, "save", question, " Is it shut? ").editing == ""
     act(room, view(mara, model, chat), "regenerate")
-    under = room.answers.under_way(chat)
+    under = room.under_way(chat)
     assert under is None or under.reply.request["turns"][-1] == ["user", "Is it shut?"]
     finished(room, chat)
     assert chats.turns(room.store, chat)[1] == ("user", "Is it shut?")
@@ -314,7 +314,7 @@ def test_a_chat_has_its_own_chances_and_player(room: Controller, services: Servi
         told = render_greeting(card_of(characters.head(services.store, someone)), Setting("Ann", seed=kept.seed))
         openings.append(told)
         assert told in shown(room, view(someone, "starter", chat)) and told in before
-    under = room.answers.regenerate(chats.chat(room.store, chat), model)  # type: ignore[arg-type]
+    under = room.regenerate(chats.chat(room.store, chat), model)  # type: ignore[arg-type]
     assert (under.reply.request["about_player"], under.reply.request["chat_seed"]) == ("Ann owes {{char}} a rope.", 5)
     finished(room, chat)
     assert len(set(openings)) > 2
@@ -361,7 +361,7 @@ def test_what_one_character_knows_of_the_player_no_other_does(room: Controller, 
     talk(room, mara, model, about="Ann owes {{char}} a rope.")
     assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "")
     room.warm(other, "", model)
-    warming = room.answers.warming()
+    warming = room.warming()
     assert warming and warming.request["about_player"] == ""
     room.change_settings(other, "", "Ann", "A thief.", DEFAULTS.as_dict())
     assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "A thief.")
@@ -391,10 +391,10 @@ def test_what_was_known_before_it_was_kept_for_each_character_comes_from_its_own
 
 def test_reading_in_advance_makes_the_first_prompt_known(room: Controller, mara: str, model: str) -> None:
     room.warm(mara, "", model)
-    warming = room.answers.warming()
+    warming = room.warming()
     assert warming is not None and warming.wait(60) and warming.reason == "ended"
     room.warm(mara, "", model)
-    assert room.answers.warming() is warming  # once is enough
+    assert room.warming() is warming  # once is enough
     chat = talk(room, mara, model)
     measures = chats.messages(room.store, chat)[-1].swipes[0].measures
     assert measures["reused_tokens"] > measures["prompt_tokens"] / 2
@@ -410,7 +410,7 @@ def test_an_answer_under_way_is_shown_apart_from_the_rest_and_open_pages_are_tol
     growing, before = room.contents(look), len(touched)
     assert "data-speaks" in growing["preview-growing"] and "data-speaks" not in growing["preview-said"]
     eventually(lambda: len(touched) > before + 1)
-    room.answers.stop(chat)
+    room.stop(chat)
     finished(room, chat)
     whole = room.contents(look)
     assert whole["preview-growing"] == "" and "tokens" in whole["preview-foot"] and set(touched) == {"preview"}
@@ -478,7 +478,7 @@ def test_text_is_escaped_and_actions_are_italic(text: str, safe: str) -> None:
 def test_an_answer_is_read_while_one_types_the_next_question(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model, {**LONG, "limit": 200})
     finished(room, chat)
-    warming = room.answers.warming()
+    warming = room.warming()
     assert warming is not None and warming.wait(60)
     room.send(view(mara, model, chat), "And then?", Draft())
     finished(room, chat)

@@ -92,82 +92,14 @@ class AnswerOptions:
     about: str = ""
 
 
-class Asking:
-    """The answers under way. Thread-safe; `lock` is held while a round begins, so that a reader sees it whole."""
-
-    def __init__(self, services: Services) -> None:
-        self.services = services
-        self.lock = threading.RLock()
-        self._queues: dict[str, deque[Answer]] = {}  # round -> answers that wait for their turn
-
-    def replies(self, found: Round | None) -> list[Reply | None]:
-        """The replies under way, by side."""
-        return [self.services.speech.pending(_key(found, answer.side)) for answer in found.answers] if found else []
-
-    def waits(self, answer: Answer) -> bool:
-        """Whether the answer's turn is still to come."""
-        with self.lock:
-            return any(answer.id == other.id for queue in self._queues.values() for other in queue)
-
-    def check_idle(self, found: Round | None) -> None:
-        """Raises UserError while an answer of the round is under way."""
-        if any(self.replies(found)):
-            raise UserError("An answer is still being made.", BUSY)
-
-    def ask_all(self, found: Round, options: AnswerOptions) -> None:
-        """Ask for all answers at once, in the order in which they are shown."""
-        for answer in reversed(found.answers) if found.swapped else found.answers:
-            self._ask(found, answer, options)
-
-    def ask_in_turn(self, found: Round, options: AnswerOptions) -> None:
-        """Ask for one answer after another."""
-        with self.lock:
-            self._queues[found.id] = deque(found.answers)
-        self._next(found, options)
-
-    def stop(self, found: Round | None) -> None:
-        """End the round's answers under way; what was said is kept."""
-        if found is None:
-            return
-        with self.lock:
-            waiting = self._queues.pop(found.id, deque())
-        for answer in waiting:
-            self._write(answer, "", {}, FinishReason.STOPPED)
-        for reply in filter(None, self.replies(found)):
-            self.services.speech.stop(reply)
-
-    def _next(self, found: Round, options: AnswerOptions) -> None:
-        with self.lock:
-            queue = self._queues.get(found.id)
-            if queue:
-                self._ask(found, queue.popleft(), options, in_turn=True)
-            else:
-                self._queues.pop(found.id, None)
-
-    def _ask(self, found: Round, answer: Answer, options: AnswerOptions, in_turn: bool = False) -> None:
-        turns = [*history(found.turns, answer.side), ("user", found.message)]
-
-        def keep(reply: Reply) -> None:
-            measures = {**measures_of(reply), "sampling": options.sampling, "sentence": reply.sentence}
-            self._write(answer, reply.text.strip(), measures, reply.reason)
-            if in_turn:
-                self._next(found, options)
-
-        sampling = {**options.sampling, "seed": found.seed}
-        self.services.speech.ask(answer.model, options.card, turns, sampling, options.player, on_end=keep,
-                                 key=_key(found, answer.side), about=options.about)
-
-    def _write(self, answer: Answer, text: str, measures: dict[str, Any], reason: str) -> None:
-        write_down(lambda: rounds.set_answer(self.services.store, answer.id, text, measures, reason))
-
-
 class Controller:
-    """What a page can do. Every method reads the library first; those that change something raise UserError."""
+    """What a page can do. Every method reads the library first; those that change something raise UserError. Thread-safe."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
         self.store = services.store
-        self.asking = Asking(services)
+        self._lock = threading.RLock()  # held while a round begins, so that a reader sees it whole
+        self._queues: dict[str, deque[Answer]] = {}  # round -> answers that wait for their turn
         self._warm: tuple[Any, ...] = ()
 
     def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
@@ -209,7 +141,7 @@ class Controller:
         run = chosen_run(self.services, character, state.run, found)
         who = characters.get(store, character)
         card, fault = spoken_card(characters.version(store, character, run.version) if run else characters.head(store, character))
-        with self.asking.lock:
+        with self._lock:
             pair = self._present_round(character, run.id) if run and not grid else None
             newest = rounds.rounds(store, character, "grid", limit=GRIDS) if grid else []
             shown, *grids = [self._shown(one, found) if one else None for one in (pair, *newest)]
@@ -243,19 +175,19 @@ class Controller:
     def send(self, state: ViewState, text: str, blind: bool) -> Round:
         """Put a message to the dense and the pruned model."""
         run, message = self._run(state), message_of(text)
-        with self.asking.lock:
+        with self._lock:
             present = self._present_round(run.character, run.id)
-            self.asking.check_idle(present)
+            self._check_idle(present)
             return self._begin(run, message, self._turns(run, present), blind)
 
     def regenerate(self, state: ViewState, blind: bool) -> Round:
         """Ask both models for other answers to the last message; sides are drawn again."""
         run = self._run(state)
-        with self.asking.lock:
+        with self._lock:
             present = self._present_round(run.character, run.id)
             if present is None:
                 raise UserError("There is nothing to answer yet.", "Write a message first.")
-            self.asking.check_idle(present)
+            self._check_idle(present)
             return self._begin(run, present.message, present.turns, blind)
 
     def ask_grid(self, state: ViewState, picks: list[str], text: str) -> Round:
@@ -268,14 +200,14 @@ class Controller:
             raise UserError(f"A grid holds at most {MOST} pruned models.", "Untick some.")
         ordered = sorted((pruned_of(self.services, run) for run in chosen), key=lambda one: one.removed)
         dense = list({one.model: one for one in map(dense_of, chosen)}.values())
-        with self.asking.lock:
-            self.asking.check_idle(next(iter(rounds.rounds(self.store, character, "grid", limit=1)), None))
+        with self._lock:
+            self._check_idle(next(iter(rounds.rounds(self.store, character, "grid", limit=1)), None))
             version = chosen[0].version
             options = self._options(character, version)
             found = rounds.open_round(self.store, character, version, "grid", message, self._greeting(character, version),
                                       [(one.run, one.model) for one in [*dense, *ordered]], seed=_new_seed())
             values.set_value(self.store, _cleared_key(character, "", True), "")
-            self.asking.ask_in_turn(found, options)
+            self._ask_in_turn(found, options)
             return found
 
     def vote(self, round_id: str, verdict: str) -> None:
@@ -287,7 +219,7 @@ class Controller:
             raise UserError("This round was not blind, so it takes no vote.", "Turn on blind and ask again.")
         if any(answer.reason not in DONE for answer in found.answers):
             raise UserError("A vote needs two whole answers.", "Wait for them, or press Regenerate.")
-        with self.asking.lock:
+        with self._lock:
             if rounds.votes(self.store, found.id):
                 raise UserError("You have voted on this round already.")
             rounds.vote(self.store, found.id, verdict)
@@ -295,22 +227,22 @@ class Controller:
     def stop(self, state: ViewState) -> None:
         """End the answers under way."""
         shown = self.scene(state).shown
-        self.asking.stop(shown.round if shown else None)
+        self._stop(shown.round if shown else None)
 
     def start_conversation(self, state: ViewState) -> None:
         """End the conversation and start another; its rounds and votes stay."""
         run = self._run(state)
-        with self.asking.lock:
+        with self._lock:
             if present := self._present_round(run.character, run.id):
-                self.asking.stop(present)
+                self._stop(present)
                 values.set_value(self.store, _closed_key(run.id), present.id)
 
     def clear(self, state: ViewState) -> None:
         """Take away rounds with their votes: those of a pair, or the grids of the character."""
         grid = state.is_grid
-        with self.asking.lock:
+        with self._lock:
             shown = self.scene(state).shown
-            self.asking.stop(shown.round if shown else None)
+            self._stop(shown.round if shown else None)
             token = rounds.clear(self.store, state.character, None if grid else state.run, "grid" if grid else "pair")
         if not token:
             raise UserError("There is nothing to clear.")
@@ -329,7 +261,7 @@ class Controller:
         found = rounds.open_round(self.store, run.character, run.version, "pair", message, turns, sides, seed=_new_seed(),
                                   blind=blind, swapped=blind and bool(secrets.randbelow(2)))
         values.set_value(self.store, _cleared_key(run.character, run.id, False), "")
-        self.asking.ask_all(found, options)
+        self._ask_all(found, options)
         return found
 
     def _turns(self, run: Run, present: Round | None) -> list[list[str]]:
@@ -352,8 +284,8 @@ class Controller:
 
     def _shown(self, found: Round, known: list[Run]) -> Shown:
         """A round with what is under way. The replies are read first: an answer that ends now is in one of the two."""
-        waits = {answer.id for answer in found.answers if self.asking.waits(answer)}
-        replies = self.asking.replies(found)
+        waits = {answer.id for answer in found.answers if self._waits(answer)}
+        replies = self._replies(found)
         found = rounds.get(self.store, found.id) or found
         cells = [Cell(answer, self._contender(found, answer, known), reply, answer.id in waits)
                  for answer, reply in zip(found.answers, replies, strict=True)]
@@ -378,6 +310,66 @@ class Controller:
         if run := chosen_run(self.services, state.character, state.run, found):
             return run
         raise UserError("No pruned model is chosen.", "Make one in the Prune room.")
+
+    def _replies(self, found: Round | None) -> list[Reply | None]:
+        """The replies under way, by side."""
+        return [self.services.speech.pending(_key(found, answer.side)) for answer in found.answers] if found else []
+
+    def _waits(self, answer: Answer) -> bool:
+        """Whether the answer's turn is still to come."""
+        with self._lock:
+            return any(answer.id == other.id for queue in self._queues.values() for other in queue)
+
+    def _check_idle(self, found: Round | None) -> None:
+        """Raises UserError while an answer of the round is under way."""
+        if any(self._replies(found)):
+            raise UserError("An answer is still being made.", BUSY)
+
+    def _ask_all(self, found: Round, options: AnswerOptions) -> None:
+        """Ask for all answers at once, in the order in which they are shown."""
+        for answer in reversed(found.answers) if found.swapped else found.answers:
+            self._ask(found, answer, options)
+
+    def _ask_in_turn(self, found: Round, options: AnswerOptions) -> None:
+        """Ask for one answer after another."""
+        with self._lock:
+            self._queues[found.id] = deque(found.answers)
+        self._ask_next(found, options)
+
+    def _stop(self, found: Round | None) -> None:
+        """End the round's answers under way; what was said is kept."""
+        if found is None:
+            return
+        with self._lock:
+            waiting = self._queues.pop(found.id, deque())
+        for answer in waiting:
+            self._write(answer, "", {}, FinishReason.STOPPED)
+        for reply in filter(None, self._replies(found)):
+            self.services.speech.stop(reply)
+
+    def _ask_next(self, found: Round, options: AnswerOptions) -> None:
+        with self._lock:
+            queue = self._queues.get(found.id)
+            if queue:
+                self._ask(found, queue.popleft(), options, in_turn=True)
+            else:
+                self._queues.pop(found.id, None)
+
+    def _ask(self, found: Round, answer: Answer, options: AnswerOptions, in_turn: bool = False) -> None:
+        turns = [*history(found.turns, answer.side), ("user", found.message)]
+
+        def keep(reply: Reply) -> None:
+            measures = {**measures_of(reply), "sampling": options.sampling, "sentence": reply.sentence}
+            self._write(answer, reply.text.strip(), measures, reply.reason)
+            if in_turn:
+                self._ask_next(found, options)
+
+        sampling = {**options.sampling, "seed": found.seed}
+        self.services.speech.ask(answer.model, options.card, turns, sampling, options.player, on_end=keep,
+                                 key=_key(found, answer.side), about=options.about)
+
+    def _write(self, answer: Answer, text: str, measures: dict[str, Any], reason: str) -> None:
+        write_down(lambda: rounds.set_answer(self.store, answer.id, text, measures, reason))
 
 
 def settings_of(services: Services) -> dict[str, Any]:

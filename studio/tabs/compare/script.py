@@ -141,7 +141,7 @@ class Column:
 
 
 def script_html(columns: Sequence[Column], questions: int, progress: str, warnings: Sequence[str]) -> str:
-    """Counts by model, then every question with each model's verdict. `questions`: how many the card asks now; `progress` is HTML."""
+    """Counts by model, then every question with each model's verdict. `questions`: how many the card asks; `progress`: HTML."""
     notes = "".join(f'<p class="chat-note warn">{html.escape(one)}</p>' for one in warnings)
     busy = f'<p class="quiet" role="status" id="compare-script-progress">{progress}</p>' if progress else ""
     if not columns:

@@ -181,7 +181,7 @@ def _talking(controller: Controller, page: Page, controls: Controls) -> None:
               trigger_mode="once", **page.private)
     controls.log.click(changing(live, ROOM, act), [*view, *controls.draft], controls.painted, trigger_mode="multiple",
                        **page.private)
-    composer.stop.click(guarded(lambda state: controller.answers.stop(state.chat)), controls.state, None, **page.poll)
+    composer.stop.click(guarded(lambda state: controller.stop(state.chat)), controls.state, None, **page.poll)
 
 
 def _keeping(controller: Controller, page: Page, controls: Controls) -> None:

@@ -17,7 +17,6 @@ from engine.cards.card import Card
 from studio.figures.words import dedupe_labels
 from studio.services import Services
 from studio.store import characters, chats, values
-from studio.store.characters import Version
 from studio.store.chats import Chat, Message, Swipe
 from studio.store.records import whole
 from studio.tabs.answers import (
@@ -82,117 +81,16 @@ def chosen_sampling(fresh: bool, seed: float | None, *sliders: float) -> dict[st
     return read_params({**chosen(sliders), "seed": None if fresh else check_seed(seed)}).as_dict()
 
 
-class Answers:
-    """The answers under way, and why the last one of a chat failed. Thread-safe. `kept`: called with a chat when it got one."""
-
-    def __init__(self, services: Services, kept: Callable[[str, str], None]) -> None:
-        self.services = services
-        self._kept = kept
-        self.failures: dict[str, str] = {}  # chat -> sentence, until it is asked again
-        self._kinds: dict[str, UnderWay] = {}  # by reply
-        self._warm: tuple[tuple[Any, ...], Reply] | None = None
-        self._lock = threading.RLock()
-
-    def under_way(self, chat_id: str) -> UnderWay | None:
-        """The answer that this chat waits for, whichever page asked."""
-        with self._lock:
-            reply = self.services.speech.pending(_key(chat_id)) if chat_id else None
-            return self._kinds.get(reply.id) if reply else None
-
-    def send(self, chat: Chat, text: str, model: str) -> UnderWay:
-        """Keep the player's message and ask for the answer. Raises UserError while one is under way."""
-        with self._lock:
-            self.check_idle(chat.id)
-            card_of(characters.version(self.services.store, chat.character, chat.version))  # before anything is written
-            chats.say(self.services.store, chat.id, "user", text)
-            return self._ask(chat, model, chats.turns(self.services.store, chat.id), "new")
-
-    def regenerate(self, chat: Chat, model: str) -> UnderWay:
-        """Another answer beside the last one, or the one that is missing. With a fixed seed, each counts up from it."""
-        with self._lock:
-            self.check_idle(chat.id)
-            said = chats.messages(self.services.store, chat.id)
-            turns = [(message.role, message.text) for message in said]
-            if said and said[-1].role == "user":
-                return self._ask(chat, model, turns, "new")
-            if len(said) < 2:
-                raise UserError("There is nothing to answer yet.", "Write a message first.")
-            return self._ask(chat, model, turns[:-1], "swipe", said[-1])
-
-    def go_on(self, chat: Chat, model: str) -> UnderWay:
-        """Let the character go on with its last answer."""
-        with self._lock:
-            self.check_idle(chat.id)
-            said = chats.messages(self.services.store, chat.id)
-            if not said or said[-1].role != "assistant":
-                raise UserError("There is no answer to go on with.", "Write a message first.")
-            return self._ask(chat, model, chats.turns(self.services.store, chat.id), "more", said[-1])
-
-    def stop(self, chat_id: str) -> None:
-        """End the answer under way, if there is one; what was said is kept."""
-        if under := self.under_way(chat_id):
-            self.services.speech.stop(under.reply)
-
-    def check_idle(self, chat_id: str) -> None:
-        """Raises UserError while an answer is under way."""
-        if self.under_way(chat_id):
-            raise UserError("The character is still speaking.", BUSY)
-
-    def warm(self, version: Version, turns: list[tuple[str, str]], player: str, model: str, about: str, seed: int) -> None:
-        """Let the worker load the model and read the persona and the turns in advance; asked again only when they changed."""
-        wanted = (version.character, version.number, hash(str(version.card)), hash(tuple(turns)), player, model, about, seed)
-        with self._lock:
-            if self._warm and self._warm[0] == wanted and self._warm[1].reason != FinishReason.FAILED:
-                return
-            if self._warm:
-                self.services.speech.stop(self._warm[1])
-            self._warm = wanted, self.services.speech.warm(model, version.card, player, turns, about, seed)
-
-    def warming(self) -> Reply | None:
-        """The last reading in advance."""
-        return self._warm[1] if self._warm else None
-
-    def _ask(self, chat: Chat, model: str, turns: list[tuple[str, str]], kind: Kind, message: Message | None = None) -> UnderWay:
-        self.failures.pop(chat.id, None)
-        version = characters.version(self.services.store, chat.character, chat.version)
-        sampling = sampling_of(chat.sampling)
-        if kind == "swipe" and message and sampling["seed"] is not None:
-            sampling["seed"] = (int(sampling["seed"]) + len(message.swipes)) % (MAX_SEED + 1)
-        known, index = (message.id, message.chosen) if message else ("", 0)
-        reply = self.services.speech.ask(model, version.card, turns, sampling, chat.player, key=_key(chat.id),
-                                         on_end=lambda ended: self._keep(chat.id, ended, kind, known, index),
-                                         continue_=kind == "more", about=chat.about, seed=chat.seed)
-        under = UnderWay(reply, kind, known, index)
-        self._kinds = {id: other for id, other in self._kinds.items() if not other.reply.done} | {reply.id: under}
-        return under
-
-    def _keep(self, chat_id: str, reply: Reply, kind: Kind, message: str, index: int) -> None:
-        """In the thread that reads the worker: the answer goes into the library before any page sees it as done."""
-        store, measures, text = self.services.store, measures_of(reply), reply.text.strip()
-        seed = int(measures.get("seed") or 0)
-        if reply.reason == FinishReason.FAILED:
-            self.failures[chat_id] = reply.sentence
-        elif not text and reply.reason != FinishReason.STOPPED:
-            self.failures[chat_id] = "There was nothing to add." if kind == "more" else SILENT
-        if not text:
-            return
-        write: dict[Kind, Callable[[], Any]] = {
-            "new": lambda: chats.say(store, chat_id, "assistant", text, seed, measures, reply.reason),
-            "swipe": lambda: chats.add_swipe(store, message, text, seed, measures, reply.reason),
-            "more": lambda: chats.extend(store, message, index, reply.text, measures, reply.reason)}
-        if fault := write_down(write[kind]):
-            self.failures[chat_id] = f"The answer could not be kept. {fault}"
-        elif chat_id not in self.failures:
-            self._kept(chat_id, str(reply.request["model"]))
-
-
 class Controller:
-    """What a page can do. Every method reads the library first; those that change something raise UserError."""
+    """What a page can do. Every method reads the library first; those that change something raise UserError. Thread-safe."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
         self.store = services.store
-        self.answers = Answers(services, self._read_on)
+        self.failures: dict[str, str] = {}  # chat -> why its last answer failed, until it is asked again
+        self._kinds: dict[str, UnderWay] = {}  # by reply
+        self._warm: tuple[tuple[Any, ...], Reply] | None = None
+        self._lock = threading.RLock()
 
     def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
         """The live contents for a page that looks at `look`; none before its first look is known."""
@@ -227,16 +125,16 @@ class Controller:
         chat = chats.chat(self.store, state.chat) if state.chat else None
         head = characters.head(self.store, character)
         card, fault = spoken_card(characters.version(self.store, character, chat.version) if chat else head)
-        under = self.answers.under_way(state.chat)  # before the messages: an answer that ends now is in one of the two
+        under = self.under_way(state.chat)  # before the messages: an answer that ends now is in one of the two
         said = chats.messages(self.store, state.chat) if chat else opening_messages(card, state.opening)
         who = characters.get(self.store, character)
         return Scene(character, chat, card.char if card else who.char if who else "", card, fault,
                      chat.player if chat else player_of(self.store), said, under, self._newer_version(chat, head.number),
-                     self._notes(under), self.answers.failures.get(state.chat, ""), self._undoable(chat, len(said)),
+                     self._notes(under), self.failures.get(state.chat, ""), self._undoable(chat, len(said)),
                      self.chats_of(character), chat.seed if chat else chats.next_seed(self.store, character))
 
     def warm(self, character: str, chat_id: str, model: str) -> None:
-        """Let the worker read in advance what the next answer begins with."""
+        """Let the worker load the model and read in advance what the next answer begins with, once for the same."""
         chat = self._chat(chat_id) if chat_id else None
         version = characters.version(self.store, character, chat.version) if chat else characters.head(self.store, character)
         card, fault = spoken_card(version)
@@ -246,19 +144,65 @@ class Controller:
         turns = [(message.role, message.text) for message in said]
         player, about, seed = ((chat.player, chat.about, chat.seed) if chat else
                                (player_of(self.store), about_of(self.store, character), chats.next_seed(self.store, character)))
-        self.answers.warm(version, turns, player, model, about, seed)
-
-    def _read_on(self, chat_id: str, model: str) -> None:
-        """Let the worker read the answer that it gave while the player types, so that the next one comes sooner."""
-        if (chat := chats.chat(self.store, chat_id)) and not chat.deleted:
-            self.warm(chat.character, chat.id, model)
+        wanted = (character, version.number, hash(str(version.card)), hash(tuple(turns)), player, model, about, seed)
+        with self._lock:
+            if self._warm and self._warm[0] == wanted and self._warm[1].reason != FinishReason.FAILED:
+                return
+            if self._warm:
+                self.services.speech.stop(self._warm[1])
+            self._warm = wanted, self.services.speech.warm(model, version.card, player, turns, about, seed)
 
     def send(self, state: ViewState, text: str, draft: Draft) -> ViewState:
         """Say something, which may begin the chat. Raises UserError for nothing, and while the character speaks."""
         said = message_of(text)
         chat = self._chat(state.chat) if state.chat else self.begin(state, draft)
-        self.answers.send(chat, said, state.model)
+        with self._lock:
+            self.check_idle(chat.id)
+            card_of(characters.version(self.store, chat.character, chat.version))  # before anything is written
+            chats.say(self.store, chat.id, "user", said)
+            self._ask(chat, state.model, chats.turns(self.store, chat.id), "new")
         return replace(state, chat=chat.id)
+
+    def under_way(self, chat_id: str) -> UnderWay | None:
+        """The answer that this chat waits for, whichever page asked."""
+        with self._lock:
+            reply = self.services.speech.pending(_key(chat_id)) if chat_id else None
+            return self._kinds.get(reply.id) if reply else None
+
+    def regenerate(self, chat: Chat, model: str) -> UnderWay:
+        """Another answer beside the last one, or the one that is missing. With a fixed seed, each counts up from it."""
+        with self._lock:
+            self.check_idle(chat.id)
+            said = chats.messages(self.store, chat.id)
+            turns = [(message.role, message.text) for message in said]
+            if said and said[-1].role == "user":
+                return self._ask(chat, model, turns, "new")
+            if len(said) < 2:
+                raise UserError("There is nothing to answer yet.", "Write a message first.")
+            return self._ask(chat, model, turns[:-1], "swipe", said[-1])
+
+    def go_on(self, chat: Chat, model: str) -> UnderWay:
+        """Let the character go on with its last answer."""
+        with self._lock:
+            self.check_idle(chat.id)
+            said = chats.messages(self.store, chat.id)
+            if not said or said[-1].role != "assistant":
+                raise UserError("There is no answer to go on with.", "Write a message first.")
+            return self._ask(chat, model, chats.turns(self.store, chat.id), "more", said[-1])
+
+    def stop(self, chat_id: str) -> None:
+        """End the answer under way, if there is one; what was said is kept."""
+        if under := self.under_way(chat_id):
+            self.services.speech.stop(under.reply)
+
+    def check_idle(self, chat_id: str) -> None:
+        """Raises UserError while an answer is under way."""
+        if self.under_way(chat_id):
+            raise UserError("The character is still speaking.", BUSY)
+
+    def warming(self) -> Reply | None:
+        """The last reading in advance."""
+        return self._warm[1] if self._warm else None
 
     def begin(self, state: ViewState, draft: Draft) -> Chat:
         """A chat with the newest card and the chosen greeting; the others are its swipes."""
@@ -292,7 +236,7 @@ class Controller:
             chat = self.begin(state, draft)
             return replace(state, chat=chat.id, editing=chats.messages(self.store, chat.id)[0].id)
         chat = self._chat(state.chat)
-        self.answers.check_idle(chat.id)
+        self.check_idle(chat.id)
         if action == "edit":
             return replace(state, editing=self._message(chat, message).id)
         self._change(chat, state.model, action, message, text)
@@ -327,13 +271,46 @@ class Controller:
     def delete(self, chat_id: str) -> str:
         """Take the chat off the list, and end its answer; its title."""
         chat = self._chat(chat_id)
-        self.answers.stop(chat.id)
+        self.stop(chat.id)
         chats.delete(self.store, chat.id)
         return chat.title or "Untitled chat"
 
     def undelete(self, chat_id: str) -> str:
         """Put a deleted chat back; its id."""
         return chats.undelete(self.store, chat_id).id
+
+    def _ask(self, chat: Chat, model: str, turns: list[tuple[str, str]], kind: Kind, message: Message | None = None) -> UnderWay:
+        self.failures.pop(chat.id, None)
+        version = characters.version(self.store, chat.character, chat.version)
+        sampling = sampling_of(chat.sampling)
+        if kind == "swipe" and message and sampling["seed"] is not None:
+            sampling["seed"] = (int(sampling["seed"]) + len(message.swipes)) % (MAX_SEED + 1)
+        known, index = (message.id, message.chosen) if message else ("", 0)
+        reply = self.services.speech.ask(model, version.card, turns, sampling, chat.player, key=_key(chat.id),
+                                         on_end=lambda ended: self._keep(chat.id, ended, kind, known, index),
+                                         continue_=kind == "more", about=chat.about, seed=chat.seed)
+        under = UnderWay(reply, kind, known, index)
+        self._kinds = {id: other for id, other in self._kinds.items() if not other.reply.done} | {reply.id: under}
+        return under
+
+    def _keep(self, chat_id: str, reply: Reply, kind: Kind, message: str, index: int) -> None:
+        """In the thread that reads the worker: the answer goes into the library before any page sees it as done."""
+        store, measures, text = self.store, measures_of(reply), reply.text.strip()
+        seed = int(measures.get("seed") or 0)
+        if reply.reason == FinishReason.FAILED:
+            self.failures[chat_id] = reply.sentence
+        elif not text and reply.reason != FinishReason.STOPPED:
+            self.failures[chat_id] = "There was nothing to add." if kind == "more" else SILENT
+        if not text:
+            return
+        write: dict[Kind, Callable[[], Any]] = {
+            "new": lambda: chats.say(store, chat_id, "assistant", text, seed, measures, reply.reason),
+            "swipe": lambda: chats.add_swipe(store, message, text, seed, measures, reply.reason),
+            "more": lambda: chats.extend(store, message, index, reply.text, measures, reply.reason)}
+        if fault := write_down(write[kind]):
+            self.failures[chat_id] = f"The answer could not be kept. {fault}"
+        elif chat_id not in self.failures and (chat := chats.chat(store, chat_id)) and not chat.deleted:
+            self.warm(chat.character, chat.id, str(reply.request["model"]))  # while the player types the next message
 
     def _change(self, chat: Chat, model: str, action: str, message: str, text: str) -> None:
         match action:
@@ -348,14 +325,14 @@ class Controller:
                 position = self._message(chat, message).position
                 count = len(chats.messages(self.store, chat.id)) - position
                 self._remember_cut(chat, chats.cut_from(self.store, chat.id, position), position, count)
-                self.answers.failures.pop(chat.id, None)
+                self.failures.pop(chat.id, None)
             case "undo":
                 chats.undo(self.store, self._last_cut(chat).get("token", ""))
                 self._remember_cut(chat, "", 0, 0)
             case "regenerate":
-                self.answers.regenerate(chat, model)
+                self.regenerate(chat, model)
             case "continue":
-                self.answers.go_on(chat, model)
+                self.go_on(chat, model)
             case "newest":
                 chats.set_version(self.store, chat.id, characters.head(self.store, chat.character).number)
             case "keep":  # the older card; the next newer one is mentioned again
@@ -380,7 +357,7 @@ class Controller:
 
     def _notes(self, under: UnderWay | None) -> list[str]:
         found = [slower_words(self.store)]
-        if (warming := self.answers.warming()) and not under:
+        if (warming := self.warming()) and not under:
             found.append(warming.sentence or warming_words(warming))
         return [note for note in found if note]
 
