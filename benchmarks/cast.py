@@ -23,8 +23,7 @@ import torch
 from benchmarks.meter import drain
 from engine.base.errors import UserError
 from engine.base.files import write_json
-from engine.base.memory import BANK_BYTES, largest_rank
-from engine.base.sizes import ModelShape
+from engine.base.sizes import BANK_BYTES, ModelShape, largest_rank
 from engine.calibration.lines import held_out, read_lines
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import Card, bundled_cards

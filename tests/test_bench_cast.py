@@ -9,8 +9,7 @@ from small_job import run_job, work_of, write_card
 
 from benchmarks import cast
 from benchmarks.__main__ import main
-from engine.base.memory import bank_entry_bytes
-from engine.base.sizes import ModelShape
+from engine.base.sizes import ModelShape, bank_entry_bytes
 from engine.cards.files import read_card
 from engine.cast import building
 

@@ -15,7 +15,7 @@ from tiny import find, make_tiny
 
 from engine.__main__ import main
 from engine.base.files import check_manifest, write_manifest
-from engine.base.memory import BANK_BYTES
+from engine.base.sizes import BANK_BYTES
 from engine.cast import building, extracting
 from engine.cast.bank import read_bank
 from engine.cast.dense import gather

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import find, make_tiny
 
-from engine.base.memory import (
+from engine.base.model_folder import check_config
+from engine.base.sizes import (
     BANK_BYTES,
     WAYS,
     Cast,
     Decoder,
+    ModelShape,
     bank_entry_bytes,
     decoder_of,
     largest_rank,
@@ -21,8 +23,6 @@ from engine.base.memory import (
     most,
     plan,
 )
-from engine.base.model_folder import check_config
-from engine.base.sizes import ModelShape
 from engine.cast.bank import Entry
 from engine.cast.dense import gather
 from engine.models.kv_cache import SPARE, CachedPrompt

@@ -25,9 +25,8 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Saved, Stage, Step, Warned
 from engine.base.files import is_file, slug
 from engine.base.ids import ArtifactId, StageId
-from engine.base.memory import BANK_BYTES, largest_rank
 from engine.base.migrate import read_report
-from engine.base.sizes import ModelShape
+from engine.base.sizes import BANK_BYTES, ModelShape, largest_rank
 from engine.calibration.lines import Line, of_split, read_lines, read_queries, spread
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import Card, parse_card

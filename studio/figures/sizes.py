@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from engine.base.memory import Needed
+from engine.base.sizes import Needed
 from studio.figures import words
 from studio.figures.theme import BLUE, EMBER, GREY, GRID, INK, drawn, empty
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.base.files import read_json
-from engine.base.memory import Cast, Decoder, Needed, decoder_of, largest_rank, most, plan
+from engine.base.sizes import Cast, Decoder, Needed, decoder_of, largest_rank, most, plan
 from engine.cards.card import parse_card
 from engine.cards.prompt import render_system_prompt, rough_tokens
 from studio.figures import words

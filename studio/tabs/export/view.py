@@ -14,8 +14,7 @@ from urllib.parse import quote
 import plotly.graph_objects as go
 
 from engine.base import events
-from engine.base.memory import decoder_of
-from engine.base.sizes import COMMON_TYPES, WRITTEN, Shapes, count, expected_bytes, odd_rows, runtimes_that_like
+from engine.base.sizes import COMMON_TYPES, WRITTEN, Shapes, count, decoder_of, expected_bytes, odd_rows, runtimes_that_like
 from engine.export.engines import TARGETS
 from studio.figures import distances, words
 from studio.store.runs import Export, Run
