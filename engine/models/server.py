@@ -1,7 +1,6 @@
 """A language model behind an address: any server that speaks OpenAI's chat completions, as a teacher or a judge.
 
-Checks addresses, finds the key in the environment and opens the client. Does not ask anything. openai is imported on
-use: it takes half a second, and few jobs have a server.
+Checks addresses, finds the key in the environment and opens the client. openai is imported on use, for that takes half a second.
 """
 
 from __future__ import annotations
