@@ -106,11 +106,13 @@ const take = ({now, parts}) => {
   putAll();
 };
 
-// One stream while the page is seen. The browser connects again by itself, and says which revision it has.
+// One stream while the page is seen. The browser connects again by itself, and says which revision it has. It has six
+// connections for all of its windows, so only the one with the focus keeps its stream; the others come back each second.
 const shownRoom = () => window.personaStudioRoom() || "draft";
 const wanted = () => {
   const room = shownRoom(), character = new URLSearchParams(location.search).get("character") ?? "";
-  return `studio/live?${new URLSearchParams({token, room, character, ...looks[room]})}`;
+  const once = document.hasFocus() ? {} : {once: ""};
+  return `studio/live?${new URLSearchParams({token, room, character, ...looks[room], ...once})}`;
 };
 const connect = () => {
   const next = document.hidden || !element.isConnected ? "" : wanted();
@@ -118,7 +120,13 @@ const connect = () => {
   source?.close();
   address = next;
   source = next ? new EventSource(next) : null;
-  if (source) source.onmessage = ({data}) => take(JSON.parse(data));
+  if (!source) return;
+  source.onmessage = ({data}) => take(JSON.parse(data));
+  source.onerror = async ({target}) => {
+    if (target.readyState !== EventSource.CLOSED) return;
+    const refused = await fetch(target.url, {method: "HEAD"}).then(({status}) => [401, 403].includes(status), () => false);
+    if (refused) location.reload();  // the studio was started again, or the login has ended
+  };
 };
 
 window.personaStudioLive = {
@@ -143,6 +151,7 @@ document.addEventListener("input", ({target}) => {
   typed = setTimeout(() => look(target, target.value), target.matches("select") ? 0 : 300);
 });
 document.addEventListener("visibilitychange", connect);
+for (const event of ["focus", "blur"]) window.addEventListener(event, connect);
 window.addEventListener("studio-address", connect);
 // What fills the sidebar when a page opens comes through Gradio, and a busy page can lose it: then it is asked for again.
 const PATIENCE = 8000;

@@ -167,6 +167,7 @@ def _open(options: argparse.Namespace, settings: Any, login: tuple[str, str] | N
         blocks = build_page(services)
         _calm_queue(blocks)
         application, address, shared = _launch(blocks, _launch_settings(options, services, login))
+        blocks.config["connect_heartbeat"] = False  # it would keep one of a browser's six connections for each open page
         application.opened(shared)
         print(f"Persona Studio is open at {address}  (Ctrl-C ends it; jobs can be resumed)", flush=True)
         if options.listen and not is_here(options.listen):
@@ -202,7 +203,8 @@ def _launch_settings(options: argparse.Namespace, services: Any, login: tuple[st
     names = Names(options.listen, options.name)
     settings = services.settings
     return {"server_name": _server_name(options.listen), "server_port": options.port, "share": options.share, "auth": login,
-            "auth_message": MESSAGE, "inbrowser": options.open, "prevent_thread_lock": True, "quiet": True, "show_error": False,
+            "auth_message": MESSAGE, "state_session_capacity": 500,
+            "inbrowser": options.open, "prevent_thread_lock": True, "quiet": True, "show_error": False,
             "max_file_size": "256mb", "allowed_paths": [], "blocked_paths": [str(path) for path in settings.private],
             "strict_cors": True, "pwa": True, "ssr_mode": False, "enable_monitoring": False, "mcp_server": False,
             "run_history": False, "footer_links": [], "favicon_path": ICON, "theme": make_theme(), "css": styles(),

@@ -91,7 +91,8 @@ class Live:
         if self._loop and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake, room)
 
-    async def follow(self, look: Mapping[str, str], since: int = 0) -> AsyncIterator[tuple[int, dict[str, bytes]]]:
+    async def follow(self, look: Mapping[str, str], since: int = 0,
+                     once: bool = False) -> AsyncIterator[tuple[int, dict[str, bytes]]]:
         """The revision and the contents that have changed since the last time, or since revision `since`; none as heartbeat."""
         self._loop = asyncio.get_running_loop()
         changed, sent_at = asyncio.Event(), time.monotonic()
@@ -101,10 +102,12 @@ class Live:
                 changed.clear()
                 found = [one for name in (COMMON, look.get("room", "")) for one in await self._newest(name, look)]
                 fresh = {id: text for id, revision, text in found if revision > since}
-                if fresh or time.monotonic() - sent_at > HEARTBEAT:
+                if fresh or once or time.monotonic() - sent_at > HEARTBEAT:
                     since = max([since, *(revision for _, revision, _ in found)])
                     sent_at = time.monotonic()
                     yield since, fresh
+                    if once:
+                        return
                 await asyncio.sleep(LEAST)
                 try:
                     await asyncio.wait_for(changed.wait(), TICK - LEAST)
@@ -185,7 +188,9 @@ class LiveRoute:
                                  headers={"cache-control": "no-store"})
 
     async def _stream(self, look: Mapping[str, str], since: int) -> AsyncIterator[bytes]:
-        async for revision, contents in self.live.follow(look, since):
+        """Messages without an end; with `once`, one: the browser comes back for the next by itself."""
+        yield b"retry: %d\n\n" % (1000 * TICK)
+        async for revision, contents in self.live.follow(look, since, "once" in look):
             parts = b",".join(json.dumps(id).encode() + b":" + text for id, text in contents.items())
             yield b'id: %d\ndata: {"now":%.2f,"parts":{%b}}\n\n' % (revision, time.time(), parts) if contents else b":\n\n"
 

@@ -133,6 +133,19 @@ def test_one_part_that_fails_takes_nothing_from_the_others(caplog: pytest.LogCap
     assert "The library is busy" in caplog.text and "KeyError" in caplog.text
 
 
+def test_a_page_without_the_focus_gets_one_message_even_without_news() -> None:
+    found = channel(prune=lambda _: {"a": "1"})
+
+    async def ask(since: int) -> Any:
+        return [(revision, len(contents)) async for revision, contents in found.follow(LOOK, since, once=True)]
+
+    async def twice() -> Any:
+        (revision, count), = await ask(0)
+        return count, await ask(revision) == [(revision, 0)]
+
+    assert asyncio.run(twice()) == (1, True)
+
+
 def test_every_other_address_is_passed_on() -> None:
     passed: list[Any] = []
 
@@ -185,7 +198,7 @@ def test_a_studio_with_a_password_shows_nothing_to_anybody_without_it(guarded_st
         assert refused.status == 403 and "Nothing is running" not in refused.text
     assert get(f"{stream}&character={'x' * live.LONGEST}", cookie).status == 400
     assert get(stream, {**cookie, "origin": "http://elsewhere.example"}).status == 403
-    page = get(stream, cookie, lines=2)
+    page = get(stream, cookie, lines=4)
     assert page.status == 200 and page.headers["content-type"].startswith("text/event-stream")
     assert "Nothing is running" in json.loads(page.text.partition("data: ")[2])["parts"]["side-jobs"]
     assert page.headers["access-control-allow-origin"] is None and page.headers["cache-control"] == "no-store"

@@ -64,6 +64,19 @@ def test_progress_comes_by_the_stream_and_rests_while_nobody_looks(studio: Studi
     assert "live" in asked
 
 
+def test_many_windows_of_one_browser_are_all_served(studio: Studio, page: Any, run: Run) -> None:
+    path = Settings(studio.home).run_events(run.id)
+    windows = [page, *(page.context.new_page() for _ in range(7))]  # more than a browser has connections
+    for window in windows[1:]:
+        window.add_init_script("document.hasFocus = () => false")
+    for window in windows:
+        window.goto(studio.url("bodo-grumm", "prune"))
+        expect(window.locator("#prune-progress")).to_contain_text("1 of 50")
+    append(path, Step("learn_mask", 20, 50, {}))
+    for window in windows:
+        expect(window.locator("#prune-progress")).to_contain_text("20 of 50")
+
+
 def test_a_page_whose_stream_breaks_off_comes_back_to_the_newest(studio: Studio, page: Any, run: Run) -> None:
     page.route("**/studio/live*", lambda route: route.abort(), times=2)
     page.goto(studio.url("bodo-grumm", "prune"))
