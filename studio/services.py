@@ -47,6 +47,11 @@ class Services:
         found = (file.stat() for file in files if file.exists())
         return (*((one.st_mtime_ns, one.st_size) for one in found), int(time.monotonic() / 10))
 
+    def answers_stamp(self) -> tuple[Any, ...]:
+        """Changes with each write to the library, and all the time while a model answers or a test by a script is under way."""
+        testing = time.monotonic() if self.scripts.character() else 0.0
+        return (*self.library_stamp(), self.speech.stamp(), testing)
+
     def start(self) -> "Services":
         """Take up the queue."""
         self.jobs.start()

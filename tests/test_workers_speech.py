@@ -220,6 +220,17 @@ def test_a_worker_that_reads_late_does_not_hold_up_the_one_who_asks(speech: Spee
     assert replies[0].wait(20) and replies[0].text == "salt salt salt"
 
 
+def test_the_stamp_rests_while_nobody_is_answered(speech: Speech) -> None:
+    before = speech.stamp()
+    reply = ask(speech, "slow")
+    eventually(lambda: bool(reply.text))
+    assert len({before, speech.stamp(), speech.stamp()}) == 3
+    speech.stop(reply)
+    assert reply.wait(5)
+    eventually(lambda: speech.stamp() == speech.stamp())
+    assert speech.stamp() != before
+
+
 def test_prompt_and_models(speech: Speech) -> None:
     assert speech.prompt("starter", CARD, [("user", "hi")], "Player") == ("system: é", 7)
     with pytest.raises(UserError, match="There is no model none"):

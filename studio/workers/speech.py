@@ -137,6 +137,7 @@ class Speech:
         self._touch = touch
         self._lock = threading.Lock()
         self._line: _Line | None = None
+        self._asked = 0  # requests so far
         self._models: list[dict[str, Any]] | None = None
         self._asked_models: Reply | None = None
         self._closed = False
@@ -194,6 +195,12 @@ class Speech:
             line = self._line
         return line.newest(key) if line and key else None
 
+    def stamp(self) -> float:
+        """Changes all the time while an answer is under way, else with each that was asked for."""
+        with self._lock:
+            line = self._line
+        return time.monotonic() if line and line.owes else self._asked
+
     def close(self) -> None:
         """End the worker; replies under way end with a sentence. Nothing can be asked afterwards."""
         with self._lock:
@@ -202,6 +209,7 @@ class Speech:
             line.close()
 
     def _send(self, request: dict[str, Any], key: str = "", on_end: Callable[[Reply], None] | None = None) -> Reply:
+        self._asked += 1
         room = key.partition(":")[0]
         reply = Reply(request, key, on_end, (lambda: self._touch(room)) if room else lambda: None)
         try:
@@ -248,6 +256,11 @@ class _Line:
     def alive(self) -> bool:
         """Whether it can take requests on."""
         return self._replies is not None and self.worker.exit_code is None
+
+    @property
+    def owes(self) -> bool:
+        """Whether a reply is under way."""
+        return bool(self._replies)
 
     def take_on(self, reply: Reply) -> bool:
         """Send the request and owe its reply. False when the worker has ended."""
