@@ -136,7 +136,7 @@ def test_a_damaged_folder_is_not_given_away(damage: Any, words: str, pruned: Pat
     shown = capsys.readouterr()
     assert words in shown.err and shown.err.startswith("Error: ") and shown.err.count("\n") == 1
     failed = events.decode(shown.out.splitlines()[-1])
-    assert isinstance(failed, Failed) and f"Error: {failed.sentence}\n" == shown.err
+    assert isinstance(failed, Failed) and shown.err == f"Error: {f'{failed.sentence} {failed.hint}'.strip()}\n"
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.zip").exists() and leftovers(tmp_path) == []
 
 

@@ -1,5 +1,6 @@
 """The chat's samplers, by values worked out by hand from their definitions; and that calibration draws without them."""
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import MinPLogitsWarper
 
 from engine.base.errors import UserError
-from engine.base.sampling import DEFAULTS, KNOBS, SamplingParams, options_of, read_params
+from engine.base.sampling import DEFAULTS, KNOBS, SamplingParams, add_sampling_options, read_params
 from engine.models.loading import load_model
 from engine.models.sampling import Sampler, Sampling, choose, dry_lengths, sample_together
 
@@ -129,7 +130,9 @@ def test_settings_that_cannot_be_are_refused_by_name(given: Any) -> None:
 
 
 def test_every_sampler_has_a_slider_that_holds_its_default_and_an_option() -> None:
-    options = options_of(DEFAULTS.as_dict())
+    parser = argparse.ArgumentParser()
+    add_sampling_options(parser)
+    options = parser.format_help()
     for knob in KNOBS:
         low, high, step = knob.slider
         assert knob.least <= low <= getattr(DEFAULTS, knob.name) <= high <= knob.most and step > 0

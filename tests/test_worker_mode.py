@@ -162,4 +162,4 @@ def test_a_lasting_lack_of_memory_is_a_failure(llama: Path, tmp_path: Path, monk
     logged = log_of(work_of(tmp_path / "out"))
     assert isinstance(logged[-1], Failed) and "memory" in logged[-1].sentence
     assert sum(isinstance(event, Warned) for event in logged) == 1, "one more try, not more"
-    assert capsys.readouterr().err.strip().splitlines()[-1] == f"Error: {logged[-1].sentence}"
+    assert capsys.readouterr().err.strip().splitlines()[-1] == f"Error: {logged[-1].sentence} {logged[-1].hint}"

@@ -121,11 +121,6 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="The same seed gives the same answer. (default 0)")
 
 
-def options_of(params: Mapping[str, Any]) -> list[str]:
-    """The options with which a command answers by these settings; the seed is left to its caller."""
-    return [word for knob in KNOBS for word in (f"--{knob.name.replace('_', '-')}", str(params[knob.name]))]
-
-
 def params_of(options: argparse.Namespace) -> SamplingParams:
     """What `add_sampling_options` read. Raises UserError."""
     return read_params({**{knob.name: getattr(options, knob.name) for knob in KNOBS}, "seed": options.seed})
