@@ -15,8 +15,7 @@ from engine.calibration.lines import read_queries
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import find_bundled
 from engine.evaluation.fidelity import dense_states
-from engine.models.device import parse_dtype
-from engine.models.loading import load_model, load_tokenizer, locate
+from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
 from engine.models.memory_saving import narrowed, recomputed
 from engine.models.packing import Example, pack
 from engine.pruning import masks

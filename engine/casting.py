@@ -91,7 +91,7 @@ def _remove(options: argparse.Namespace) -> int:
 
 
 def _extract(options: argparse.Namespace) -> int:
-    from engine.cast.extracting import extract
+    from engine.cast.dense import extract
     from engine.running import Run
 
     out = Path(options.out)
@@ -103,8 +103,7 @@ def _extract(options: argparse.Namespace) -> int:
 def _chat(options: argparse.Namespace) -> int:
     """Each character speaks as a model gathered from the dense one; the models used last stay in memory."""
     from engine.cast.bank import read_bank
-    from engine.cast.dense import gather, load_dense
-    from engine.cast.extracting import card_of
+    from engine.cast.dense import card_of, gather, load_dense
     from engine.chat import Speaker, chat
     from engine.running import ProgressPrinter
     from engine.serving.model_cache import Loaded

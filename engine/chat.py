@@ -10,8 +10,7 @@ from typing import Any
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
 from engine.cards.prompt import render_greeting
-from engine.models.device import parse_dtype
-from engine.models.loading import load_model, load_tokenizer, locate
+from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
 from engine.running import ProgressPrinter
 from engine.serving.model_cache import Loaded
 from engine.serving.requests import Request

@@ -16,7 +16,7 @@ from tiny import find, make_tiny
 from engine.__main__ import main
 from engine.base.files import check_manifest, write_manifest
 from engine.base.sizes import BANK_BYTES
-from engine.cast import building, extracting
+from engine.cast import building, dense
 from engine.cast.bank import read_bank
 from engine.cast.dense import gather
 from engine.models.loading import load_model
@@ -95,7 +95,7 @@ def test_one_speaks_and_several_one_after_the_other(bank: Path, capsys: Any) -> 
 
 def test_an_extracted_folder_is_whole_proven_and_the_characters_own(bank: Path, tmp_path: Path, llama: Path, capsys: Any,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extracting, "prove", prove_here)
+    monkeypatch.setattr(dense, "prove", prove_here)
     out = tmp_path / "alone"
     assert main(["cast", "extract", str(bank), "zoe", "--out", str(out)]) == 0
     assert check_manifest(out) == []

@@ -19,10 +19,9 @@ from transformers import AutoModelForCausalLM
 from engine.base.errors import UserError
 from engine.base.families import FAMILIES
 from engine.base.files import write_manifest
-from engine.models import device
-from engine.models.device import parse_dtype
+from engine.models import loading
 from engine.models.folders import list_models
-from engine.models.loading import load_model, load_tokenizer
+from engine.models.loading import load_model, load_tokenizer, parse_dtype
 from engine.stages import context
 
 
@@ -61,7 +60,7 @@ def test_weights_take_the_dtype_asked_for(name: str, dtype: torch.dtype, tmp_pat
 def test_auto_dtype_follows_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for speedup, expected in ((0.5, torch.float32), (1.1, torch.float32), (3.0, torch.bfloat16)):
-        monkeypatch.setattr(device, "_probe_speedup", lambda value=speedup: value)
+        monkeypatch.setattr(loading, "_probe_speedup", lambda value=speedup: value)
         assert parse_dtype("auto", cpu) is expected
     assert parse_dtype("auto", torch.device("cuda")) is torch.bfloat16
 
@@ -74,7 +73,7 @@ def test_on_cuda_half_precision_stays_half_precision(field: str, own: str | None
     folder = make_tiny(tmp_path / "model")
     edit(folder / "config.json", dtype=None, torch_dtype=None)
     edit(folder / "config.json", **{field: own})
-    monkeypatch.setattr(device, "best_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(loading, "best_device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(context, "load_model", lambda source, dtype, load_in: dtype)
     bench = context.JobContext(dataclasses.replace(make_job(folder, tmp_path / "out"), dtype="auto"), tmp_path)
     (tmp_path / "job.json").write_text("{}")
@@ -84,16 +83,16 @@ def test_on_cuda_half_precision_stays_half_precision(field: str, own: str | None
 
 
 def test_a_cpu_takes_no_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_probe_speedup", lambda: 1.0)
+    monkeypatch.setattr(loading, "_probe_speedup", lambda: 1.0)
     assert parse_dtype("auto", torch.device("cpu"), "float16") is torch.float32
     with pytest.raises(UserError, match="int4"):
         parse_dtype("int4")
 
 
 def test_the_probe_is_short() -> None:
-    device._probe_speedup.cache_clear()
-    assert device._probe_speedup() > 0
-    assert device._probe_speedup.cache_info().misses == 1
+    loading._probe_speedup.cache_clear()
+    assert loading._probe_speedup() > 0
+    assert loading._probe_speedup.cache_info().misses == 1
 
 
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])

@@ -7,7 +7,10 @@ model is never run. Importing this does not import torch.
 from __future__ import annotations
 
 import copy
+import functools
+import logging
 import re
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import date
@@ -20,7 +23,6 @@ from engine.base.families import FAMILIES
 from engine.base.files import read_untrusted_json
 from engine.base.model_folder import STARTER, model_folder
 from engine.base.process import is_out_of_memory, return_freed_memory
-from engine.models.device import best_device, quieten_bitsandbytes
 from engine.models.folders import check_folder, read_front_matter
 from engine.models.hub import fetch_model
 from engine.models.starter import fetch_starter
@@ -35,6 +37,7 @@ _LAYER_WEIGHT = re.compile(r"layers\.\d+\.(mlp|self_attn)\..*(weight|bias)$")
 _REPORT_LIMIT = 100_000_000  # bytes of report.json
 _PIECE = 1 << 24  # weights looked at together
 _AGAIN = "Download or copy the model again."
+_FASTER = 1.2  # bf16 is taken on a CPU when it is at least this many times as fast as fp32
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -71,6 +74,65 @@ def locate(model: str) -> Generator[Event, None, ModelSource]:
         folder = yield from (fetch_starter() if name == STARTER else fetch_model(name))
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
     return ModelSource(name, folder, check_folder(folder), revision, read_front_matter(folder))
+
+
+def best_device() -> torch.device:
+    """The first CUDA device where there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def choose_dtype(device: torch.device | None = None, own: str | None = None) -> torch.dtype:
+    """The number format of the weights on `device` (default: the best one); `own` is the source's, where it is known.
+
+    On CUDA float16 where the weights came so (bf16 would cut three bits off), else bf16; on a CPU bf16 where a short
+    probe, made once a process, finds it clearly faster than fp32.
+    """
+    import torch
+
+    if (device or best_device()).type == "cuda":
+        return torch.float16 if own == "float16" else torch.bfloat16
+    return torch.bfloat16 if _probe_speedup() >= _FASTER else torch.float32
+
+
+@functools.cache
+def _probe_speedup() -> float:
+    """How many times as fast as fp32 this CPU multiplies (128, 1024) by (1024, 4096) in bf16; under half a second."""
+    import torch
+
+    best = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, weights = torch.ones(128, 1024, dtype=dtype), torch.ones(4096, 1024, dtype=dtype)
+        times: list[float] = []
+        limit = time.perf_counter() + 0.12
+        while len(times) < 2 or (len(times) < 8 and time.perf_counter() < limit):
+            start = time.perf_counter()
+            torch.nn.functional.linear(rows, weights)
+            times.append(time.perf_counter() - start)
+            if times[0] > 0.12:  # so slow that there is no need to measure again
+                break
+        best[dtype] = min(times)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def parse_dtype(name: str, device: torch.device | None = None, own: str | None = None) -> torch.dtype:
+    """The dtype of fp32, bf16 or fp16 (also float32, bfloat16, float16), or of "auto": see choose_dtype."""
+    import torch
+
+    if name == "auto":
+        return choose_dtype(device, own)
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    known |= {str(dtype).removeprefix("torch."): dtype for dtype in known.values()}
+    if name not in known:
+        raise UserError(f"There is no number format {name[:40]!r}.", "Choose one of: auto, fp32, bf16, fp16.")
+    return known[name]
+
+
+def quieten_bitsandbytes() -> None:
+    """Let it say errors only: it warns at every single product, and of a kernel that it would fetch from a hub."""
+    for name in ("autograd._functions", "backends.cpu.ops"):
+        logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
 
 
 def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") -> PreTrainedModel:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.models.device import quieten_bitsandbytes
 from engine.models.ffn import decoder
+from engine.models.loading import quieten_bitsandbytes
 from engine.models.packing import Row
 from engine.pruning.masks import Target, step_gradient
 

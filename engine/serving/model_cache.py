@@ -19,9 +19,8 @@ from engine.base.errors import UserError
 from engine.base.events import Step
 from engine.base.model_folder import count_parameters
 from engine.base.process import is_out_of_memory, return_freed_memory
-from engine.models.device import best_device, parse_dtype
 from engine.models.kv_cache import CachedPrompt
-from engine.models.loading import ModelSource, load_model, load_tokenizer, locate
+from engine.models.loading import ModelSource, best_device, load_model, load_tokenizer, locate, parse_dtype
 
 CONVERSATIONS = 4  # kept of each model
 Turn = dict[str, Any] | None  # what a task says at the end of a turn: an answer without its id, or nothing

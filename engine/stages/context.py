@@ -27,9 +27,8 @@ from engine.calibration.lines import Line, held_out, read_lines
 from engine.calibration.rewriting import Voice, encode_line
 from engine.calibration.teacher import OwnTeacher, Teacher, find_teacher
 from engine.cards.card import Card
-from engine.models.device import parse_dtype
 from engine.models.ffn import feed_forwards
-from engine.models.loading import ModelSource, load_model, load_tokenizer, locate
+from engine.models.loading import ModelSource, load_model, load_tokenizer, locate, parse_dtype
 from engine.models.packing import Example, shared_prefix
 from engine.pruning.reconstruction import can_propagate
 
