@@ -5,7 +5,7 @@ of what might have been read. The hierarchical bootstrap (Davison and Hinkley
 1997, section 3.8) draws characters with replacement, then, within each drawn
 one, lines with replacement, and takes the middle of the statistic's values
 (percentile interval). With few characters such intervals are somewhat too
-narrow. This module knows numbers only, not what they measure.
+narrow.
 """
 
 from collections.abc import Sequence

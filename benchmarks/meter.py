@@ -2,7 +2,7 @@
 
 Tokens are counted where they enter the model's embedding, as the main job's
 meter does. Costs are kept in a file beside what they paid for, so that a result
-that is found again still knows its price. Knows nothing of what is computed.
+that is found again still knows its price.
 """
 
 import time

@@ -3,8 +3,7 @@
 With g the gradient of the loss, |w * g| estimates how much the loss changes when
 the weight w becomes 0. A channel's score adds this up over row j of W_gate, row
 j of W_up and column j of W_down (their biases do not count). One pass forward
-and backward over the rows; weights are neither changed nor learned. This module
-knows rows of tokens, and nothing of which lines may calibrate.
+and backward over the rows; weights are neither changed nor learned.
 """
 
 from collections.abc import Generator, Iterator, Sequence

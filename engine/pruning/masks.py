@@ -4,8 +4,7 @@ Persona-Pruner, section "sub-network discovery" (arXiv 2606.14695): the weights
 are frozen, scores z (L, d_ff) learn; forward, the mask is the top k of z in each
 layer; backward, the gradient passes straight through (dM/dz = I). The paper's
 loss is cross entropy on the answers; ours is the KL to the dense model's cached
-top logits, from scores that start at an importance. This module knows rows of
-tokens, not lines; it neither loads nor writes anything.
+top logits, from scores that start at an importance.
 """
 
 from collections.abc import Mapping, Sequence
