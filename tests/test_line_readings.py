@@ -48,12 +48,13 @@ def test_the_reading_is_the_mean_of_its_lines(model: Any) -> None:
     with masked(model, mask):
         lines, reading = measure_lines(model, rows, dense), measure(model, rows, dense)
         states = [states_that_predict(model, row) for row in rows]
-        assert compare(model, rows, states, dense) == reading
-        assert torch.equal(compare_lines(model, rows, states, dense).kl, lines.kl)
+        # Products on several threads are not equal to the last bit.
+        assert vars(compare(model, rows, states, dense)) == pytest.approx(vars(reading), rel=1e-6)
+        torch.testing.assert_close(compare_lines(model, rows, states, dense).kl, lines.kl, rtol=1e-6, atol=1e-6)
     tokens = sum(SIZES)
     assert (reading.lines, reading.tokens) == (len(SIZES), tokens)
     for mean, sums in ((reading.kl, lines.kl), (reading.top1, lines.agreeing), (reading.nll, lines.nll)):
-        assert mean == pytest.approx(float(sums.sum()) / tokens, rel=1e-9)
+        assert mean == pytest.approx(float(sums.sum()) / tokens, rel=1e-6)
         assert mean > 0
 
 

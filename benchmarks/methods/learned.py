@@ -1,6 +1,5 @@
 """Masks that are learned: the paper's way, and the steps from it to ours."""
 
-import dataclasses
 from typing import Any
 
 from benchmarks.cells import Cell
@@ -20,7 +19,7 @@ LEARNED: dict[str, dict[str, Any]] = {
 
 def recipe_of(recipe: Recipe, name: str) -> Recipe:
     """The recipe by which a learned method, or the default one, finds its mask, from the cell's own."""
-    return dataclasses.replace(recipe, recover=False, **({**LEARNED[name], "ramp": 0.0} if name in LEARNED else {}))
+    return recipe.changed(recover=False, **({**LEARNED[name], "ramp": 0.0} if name in LEARNED else {}))
 
 
 @method(PAPER, "<b>The paper's learning</b>", Kind.LEARNED)

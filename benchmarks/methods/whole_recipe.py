@@ -36,7 +36,7 @@ STAYING = {CHOSEN, CURVE, "mask.safetensors", "learning.json", LEARNING}
 
 def folder_of(cell: Path, recipe: Recipe) -> Path:
     """Where, in a cell's folder, the stages of the whole recipe leave their results; recovery has the same one."""
-    knobs = {name: value for name, value in recipe.to_dict().items() if not name.startswith("recover")}
+    knobs = {name: value for name, value in recipe.former().items() if not name.startswith("recover")}
     return cell / "default" / fingerprint(knobs)
 
 
