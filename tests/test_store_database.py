@@ -16,7 +16,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from engine.base.errors import UserError
-from studio.store import characters, connection, lines, values
+from studio.store import characters, connection, lines, runs, values
 from studio.store.database import Store, backup, check, open_store, restore
 from studio.store.migrations import MIGRATIONS
 from tests.store_samples import card, library, smith
@@ -159,9 +159,15 @@ def test_a_library_of_the_first_version_is_opened_with_all_that_is_in_it(tmp_pat
                            "VALUES ('ann', 1, ?, '', 'saved', 0)",
                            [json.dumps(card())])
         connection.execute("INSERT INTO line_sets (id, character, version, name, state, rejected, made) "
-                           "VALUES ('x', 'ann', 1, 'mine', 'draft', '{}', 0)")
+                           "VALUES ('x', 'ann', 1, 'mine', 'draft', '{\"assistant manners\": 2}', 0)")
+        reading = {"kl": 0.1, "top1": 0.9, "nll": 2.0, "lines": 4, "tokens": 40}
+        connection.execute("INSERT INTO runs (id, character, version, kind, name, spec, state, made, sentence, summary, out, "
+                           "position) VALUES ('r', 'ann', 1, 'prune', 'first', '{}', 'done', 0, '', ?, '', 1)",
+                           [json.dumps({"readings": {"mask + least squares": reading}, "recipe": {"further_answers": 3}})])
     store = library(tmp_path)
-    assert [(one.name, one.deleted) for one in lines.sets(store, "ann")] == [("mine", None)]
+    assert [(one.name, one.deleted, one.rejected) for one in lines.sets(store, "ann")] == [("mine", None, {"assistant_manners": 2})]
+    [run] = runs.list_runs(store, "ann")
+    assert run.summary == {"readings": {"mask_reconstructed": reading}, "recipe": {"extra_samples": 3}}
     assert (characters.head(store, "ann").card, characters.head(store, "ann").files) == (card(), {})
     assert (check(store, tmp_path), len(list((tmp_path / "backups").iterdir()))) == ([], 1)
 
