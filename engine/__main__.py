@@ -85,15 +85,15 @@ def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Print what a user is told; a defect's traceback goes to the log."""
-    code, told = explain(error)
+    """Print the error for the user; a defect's traceback goes to the log."""
+    code, found = explain(error)
     if code == 1:
         try:
             logging.basicConfig(filename=log_file(), level=logging.INFO, format="%(asctime)s %(message)s", force=True)
             logging.error("defect", exc_info=error)
         except OSError:
             raise error from None
-    print(f"Error: {' '.join(str(told).splitlines())}", file=sys.stderr)
+    print(f"Error: {' '.join(str(found).splitlines())}", file=sys.stderr)
     return code
 
 

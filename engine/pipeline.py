@@ -1,7 +1,7 @@
 """The main job, stage by stage: prune(job, workdir) is a generator of events.
 
 Every stage leaves its result in the work folder, so a job that was killed goes
-on where it stopped (`resume`). What each stage does stands in engine/stages.
+on where it stopped (`resume`). What each stage does is in engine/stages.
 """
 
 import gc

@@ -75,7 +75,7 @@ class Run:
         self.begun = False
 
     def follow(self, stream: Iterator[events.Event], is_done: Callable[[], bool], stopped: str, how_to_go_on: str = "") -> None:
-        """Tell every event until the end. What ends the job early is told as Stopped or Failed, then raised.
+        """Show and write every event until the end. What ends the job early becomes Stopped or Failed, and is raised.
 
         A stop that comes once `is_done` is left alone. `stopped` is the sentence of Stopped; `how_to_go_on` is for the terminal.
         """
@@ -93,8 +93,8 @@ class Run:
             except BrokenPipeError:
                 raise
             except Exception as error:
-                told = explain(error)[1]
-                self._last_word(events.Failed(told.sentence, told.hint, told.code))
+                found = explain(error)[1]
+                self._last_word(events.Failed(found.sentence, found.hint, found.code))
                 raise
 
     def _tell(self, event: events.Event) -> None:

@@ -1,7 +1,7 @@
 """The test of a character by its script: every question to every model, exact checks, and a judge where there is one.
 
 Answers come about as in a chat: the greeting first, then the player's lines, each answered before the next. The same
-card, model, sampling and seed give the same answers. Knows no library; whoever runs it keeps the events.
+card, model, sampling and seed give the same answers. Nothing is stored here: the caller keeps the events.
 """
 
 import time
@@ -86,7 +86,7 @@ def _test_model(job: Test, model: str, questions: Sequence[Question], cache: Mod
 
 def _answer(job: Test, model: str, question: Question, cache: ModelCache, done: int,
             total: int) -> Stream[list[str]]:
-    """The answers to a question's lines. Signs of life in between let whoever runs this stop it within a second."""
+    """The answers to a question's lines. Steps in between let the caller stop it within a second."""
     turns = [("assistant", job.card.greeting)] if job.card.greeting.strip() else []
     answers: list[str] = []
     beat = time.monotonic()
@@ -106,7 +106,7 @@ def _answer(job: Test, model: str, question: Question, cache: ModelCache, done: 
 
 
 class _Judging:
-    """The judge of a job, or nobody. One that fails is asked no more; what it would have told stays open."""
+    """The judge of a job, if it has one. A judge that fails is not asked again; its questions stay open."""
 
     def __init__(self, job: Test) -> None:
         self.job = job
@@ -120,7 +120,7 @@ class _Judging:
         self.judge = None
 
     def score(self, question: Question, answers: Sequence[str], checks: list[Check]) -> tuple[float | None, list[Check], str]:
-        """The judge's points, the checks with its word, and what the user must be told ("" nothing)."""
+        """The judge's points, the checks with its verdict, and a warning for the user ("": none)."""
         if self.judge is None or not question.rules.judge or not answers[-1]:
             return None, checks, ""
         said = self._said(question, answers)

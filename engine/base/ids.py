@@ -1,6 +1,6 @@
 """The ids that the engine and the studio exchange: in events, reports, work folders and the library.
 
-An id never changes once it has been written to a disk; what people read for it stands in `engine/labels.py` (terminal) and
+An id never changes once it has been written to a disk; its label is in `engine/labels.py` (terminal) and
 `studio/labels.py` (page). An id of an older version is translated by `engine/base/migrate.py`.
 """
 

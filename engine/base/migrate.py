@@ -136,7 +136,7 @@ def read_report(file: Path) -> dict[str, Any]:
 def work_folder(folder: Path) -> None:
     """Bring the JSON files of an older work folder up to date; what they held before is kept in BACKUP.
 
-    A damaged file is left to whoever reads it. job.json comes last: without it, the next opening does all this again.
+    A damaged file stays as it is. job.json comes last: without it, the next opening does all this again.
     """
     record = folder / "job.json"
     try:

@@ -18,7 +18,7 @@ MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Knob:
-    """What a reader is told of a sampler, the values that are allowed, and where its slider begins, ends and how it steps."""
+    """A sampler's label and help, the values that are allowed, and where its slider begins, ends and how it steps."""
 
     name: str
     label: str

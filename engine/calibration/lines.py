@@ -211,7 +211,7 @@ class _Trial:
 
 def _questions(card: Card, entry: Entry, trial: _Trial) -> Iterator[Query]:
     spelled = (expand_macros(key, card, PLAYER).strip() for key in entry.keys if not is_pattern(key))
-    keys = [key for key in spelled if key and key != PLAYER]  # the player's own name stands before every message
+    keys = [key for key in spelled if key and key != PLAYER]  # the player's own name comes before every message
     second = expand_macros(entry.secondary[0], card, PLAYER) if entry.secondary else ""
     also = f" and {second}" if second and entry.selective and entry.logic in ("any", "all") else ""
     for number in range(len(_ABOUT) * min(len(keys), 4)):

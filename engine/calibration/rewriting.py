@@ -55,7 +55,7 @@ class Voice:
         return self.card.names
 
     def opening(self) -> list[Message]:
-        """What stands before the player's first words, the same for every line."""
+        """What comes before the player's first words, the same for every line."""
         return messages(self.card, [], self.setting)
 
     def asked(self, question: str) -> list[Message]:

@@ -3,7 +3,7 @@
 A stage is a generator of events that reads what earlier stages left in the work
 folder and leaves its own result there, whole or not at all; a result that is
 there already is used, not computed again. The work folder belongs to one
-specification: its fingerprint stands in job.json.
+specification: its fingerprint is in job.json.
 """
 
 import hashlib
@@ -120,7 +120,7 @@ class JobContext:
 
     @property
     def tunes_layers(self) -> bool:
-        """Whether the layers are tuned after the refit. Then tuning alone reads copies: the refit is where mask learning stands,
+        """Whether the layers are tuned after the refit. Then tuning alone reads copies: the reconstruction is what mask learning builds on,
         and what the tuned layers are compared with."""
         recipe = self.job.recipe
         return recipe.reconstruct and recipe.tuning_epochs > 0 and can_propagate(self.model)

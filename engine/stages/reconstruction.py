@@ -6,7 +6,7 @@ columns.safetensors (the mask, and W_down of its kept channels, a layer each, un
 read, in JSON. mask.safetensors then holds the mask that goes on.
 
 What it reads needs no label: beside the train lines it reads extra samples, player lines with their neutral answers behind the
-persona's prompt, and copies of all these rows with their tokens drawn anew (models/resampling.py): two forward passes each, and
+persona's prompt, and copies of all these rows with their tokens sampled again (models/resampling.py): two forward passes each, and
 nothing to write. Leaves the copies' tokens in resampled.safetensors."""
 
 from collections.abc import Iterator, Sequence
@@ -176,7 +176,7 @@ class ReconstructionRows:
 
 
 def make_rows(ctx: JobContext, train: Sequence[Example], stage: StageId, copied: bool) -> Stream[ReconstructionRows]:
-    """The written rows and, where `copied`, `recipe.resampled_copies` copies of them; a Step a row that is drawn anew."""
+    """The written rows and, where `copied`, `recipe.resampled_copies` copies of them; a Step for each row that is sampled again."""
     recipe = ctx.job.recipe
     written = written_rows(ctx, train)
     if not copied:
@@ -188,7 +188,7 @@ def make_rows(ctx: JobContext, train: Sequence[Example], stage: StageId, copied:
         drawn: dict[str, Tensor] = {}
         for number, row in enumerate(copies):
             drawn[f"{number:06d}"] = resample_tokens(ctx.model, row, control, recipe.seed * 1_000_003 + number)
-            yield Step(stage, 1, ctx.layers + 2, {"rows drawn anew": number + 1})
+            yield Step(stage, 1, ctx.layers + 2, {"rows sampled again": number + 1})
         save_tensors(saved, drawn)
     found = load_file(saved)
     fresh = [relabelled(row, found[f"{number:06d}"]) for number, row in enumerate(copies)]

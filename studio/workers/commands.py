@@ -48,7 +48,7 @@ def is_complete(settings: Settings, run: Run) -> bool:
 
 
 def job_file(settings: Settings, run_id: str) -> Path:
-    """What a run's process is told to do; its name on the command line tells whose process it is."""
+    """The job of a run's process; its name on the command line identifies the process."""
     return settings.run_folder(run_id) / "job.json"
 
 
@@ -90,7 +90,7 @@ def export_spec(settings: Settings, store: Store, run_id: str, name: str, zipped
         raise UserError("Only a finished pruned model can be exported.")
     source = result_folder(settings, run)
     if not is_whole(source):
-        raise UserError("The files of this pruned model are gone.", "Prune again to make them anew.")
+        raise UserError("The files of this pruned model are gone.", "Prune again.")
     if unknown := sorted(more.keys() - EXPORT_OPTIONS):
         raise ValueError(f"an export has no {', '.join(unknown)}")
     check_name(name)

@@ -115,7 +115,7 @@ def judge(settings: Settings, run: Run, ending: Ending, last: Event | None) -> t
 
 
 def _append(path: Path, state: str, sentence: str) -> None:
-    """The last word of a worker that could not say it itself, so that whoever reads the events sees how it ended."""
+    """Write the last event of a worker that could not, so that readers of the events see how it ended."""
     event = Finished("", 0.0) if state == "done" else Stopped(sentence) if state == "stopped" else Failed(sentence)
     try:
         if path.parent.is_dir():

@@ -53,7 +53,7 @@ def shape_of(services: Services, model: str, wait: bool = False) -> ModelShape |
         return None
     try:
         return ModelShape(found["layers"], found["hidden_size"], found["intermediate_size"], found["parameters"])
-    except ValueError:  # an FFN of another build: its sizes cannot be foretold
+    except ValueError:  # an FFN of another build: its sizes cannot be estimated
         return None
 
 

@@ -13,7 +13,7 @@ AGAIN = {"lines": "These lines are being made already.", "prune": "The same prun
 
 
 class Queueing:
-    """One for the studio, so that two pages at once are told apart too. Thread-safe."""
+    """One for the studio, so that it holds for two pages at once. Thread-safe."""
 
     def __init__(self, services: Services) -> None:
         self.store = services.store
@@ -31,5 +31,5 @@ class Queueing:
         with self._lock:
             twin = self.twin(kind, character, version, spec, line_set)
             if twin:
-                raise UserError(AGAIN[kind], f"The run is called {twin.name}; stop it to start anew." if twin.name else "")
+                raise UserError(AGAIN[kind], f"The run is called {twin.name}; stop it to start again." if twin.name else "")
             return submit()
