@@ -1,9 +1,8 @@
 // The page's end of the live channel (studio/live.py): puts what comes into place, and says what this page looks at.
 // Runs with `element` and `trigger` of the hidden component that holds the token. A content is HTML for [data-live=ID], a plotly figure for
-// it, true or false to show or hide #ID, or anything else for a script that asked for it with personaStudioLive.on(ID, take).
+// it, or true or false to show or hide #ID.
 const {token, plotly} = element.querySelector("[data-token]").dataset;
 const contents = new Map();   // id -> the newest content
-const takers = new Map();     // id -> function
 const looks = {};             // room -> what it looks at besides the character: name -> value
 let source = null, address = "", ahead = 0;  // ahead: seconds that the studio's clock is before this one's
 
@@ -15,7 +14,9 @@ const morph = (old, fresh) => {
   const kept = old.nodeName === "DETAILS" ? "open" : "";  // the reader's
   for (const {name} of [...old.attributes]) if (name !== kept && !fresh.hasAttribute(name)) old.removeAttribute(name);
   for (const {name, value} of fresh.attributes) {
-    if (name !== kept && old.getAttribute(name) !== value) old.setAttribute(name, value);
+    if (name === kept || old.getAttribute(name) === value) continue;
+    old.setAttribute(name, value);
+    if (name === "value" && old !== document.activeElement) old.value = value;
   }
   morphChildren(old, fresh);
   if (old.nodeName === "SELECT" && old !== document.activeElement) old.value = fresh.value;
@@ -75,12 +76,10 @@ const put = (id, content) => {
     document.getElementById(id)?.toggleAttribute("data-shown", content);
     return;
   }
-  const target = takers.has(id) ? takers : document.querySelector(`[data-live="${CSS.escape(id)}"]`);
-  const done = target && (target.done ??= new Map());
-  if (!target || done.get(id) === content) return;
-  done.set(id, content);
-  if (takers.has(id)) takers.get(id)(content);
-  else if (content?.layout) putFigure(target, content);
+  const target = document.querySelector(`[data-live="${CSS.escape(id)}"]`);
+  if (!target || target.done === content) return;
+  target.done = content;
+  if (content?.layout) putFigure(target, content);
   else { target.figure = null; putHtml(target, content ?? ""); }
 };
 const putAll = () => { for (const [id, content] of contents) put(id, content); };
@@ -132,11 +131,8 @@ const connect = () => {
 window.personaStudioLive = {
   // What the page looks at in a room, besides the character: by [data-look=NAME] with a value, or by a call.
   look: (values, room = shownRoom()) => { looks[room] = {...looks[room], ...values}; connect(); },
-  looks: (room) => looks[room] ?? {},
-  forget: (room) => { delete looks[room]; connect(); },
-  on: (id, taker) => { takers.set(id, taker); putAll(); },
   figure: putFigure,
-  again: (target) => { target.done = null; putAll(); },  // what was typed into it gives way to what the studio says
+  again: (target) => { target.done = undefined; putAll(); },  // what was typed into it gives way to what the studio says
 };
 const look = ({dataset}, value) => window.personaStudioLive.look({[dataset.look]: value});
 document.addEventListener("click", ({target}) => {

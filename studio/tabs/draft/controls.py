@@ -12,7 +12,7 @@ from engine.cards.files import Form
 from studio.tabs.draft import sections
 from studio.theme import ASSETS
 
-EMPTY = ("<h3>No character is open</h3><p>Choose one on the left, press <b>New</b>, or import a card that you have: "
+EMPTY = ("<h3>No character is open</h3><p>Choose a character on the left, press <b>New</b>, or import a card that you have: "
          "a PNG picture or a JSON file.</p><p>Three sentences are enough to begin with: who this is, how they talk, and what "
          "they want.</p>")
 _SECTIONS: dict[Section, str] = {"who": "Who", "where": "Where", "words": "Words"}  # the others are folded away

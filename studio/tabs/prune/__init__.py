@@ -6,7 +6,7 @@ restart show the same.
 
 import gradio as gr
 
-from studio.page import Page
+from studio.page import Page, looks
 from studio.services import Services
 from studio.tabs.prune import listeners
 from studio.tabs.prune.layout import Controls
@@ -14,13 +14,16 @@ from studio.tabs.prune.lines_controller import LinesController
 from studio.tabs.prune.queueing import Queueing
 from studio.tabs.prune.runs_controller import RunsController
 
+LINES_LOOKS, RUNS_LOOKS = ("set", "search", "about", "sort", "lines"), ("run", "runs", "other")
+
 
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners, and its parts of the live channel."""
     controls, queueing = Controls(), Queueing(services)
     lines, runs = LinesController(services, queueing), RunsController(services, queueing)
-    services.live.part("prune", lines.contents, "character", "set", "search", "about", "sort", "lines",
-                       stamp=services.library_stamp)
-    services.live.part("prune", runs.contents, "character", "run", "runs", "other")
+    services.live.part("prune", lines.contents, "character", *LINES_LOOKS, stamp=services.library_stamp)
+    services.live.part("prune", runs.contents, "character", *RUNS_LOOKS)
+    # What is looked at begins with a character.
+    page.character.change(lambda: looks(**dict.fromkeys((*LINES_LOOKS, *RUNS_LOOKS), "")), None, controls.looks, **page.private)
     listeners.listen_to_lines(services, lines, page, controls)
     listeners.listen_to_runs(services, runs, page, tab, controls)
