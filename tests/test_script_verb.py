@@ -112,7 +112,7 @@ def test_the_questions_can_be_looked_at_without_a_model(tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize(("more", "says"), [
     (["--judge", "http://127.0.0.1:9"], "name of its model"), (["--judge", "x", "--judge-model", "m"], "The judge's address"),
-    (["--temperature", "-1"], "temperature"), (["--max-tokens", "0"], "Longest answer"), (["--dtype", "fp1"], "number format"),
+    (["--temperature", "-1"], "temperature"), (["--max-tokens", "0"], "Longest answer"), (["--dtype", "fp1"], "dtype must be one of"),
 ])
 def test_wrong_options_get_one_sentence(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str],
                                         says: str) -> None:

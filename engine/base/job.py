@@ -104,7 +104,7 @@ class Recipe(Settings):
     extra_samples: int = knob(3, "More answers to each train line, for reconstruction and tuning", ge=0)
     neutral_lines: int = knob(256, "Unanswered player lines that reconstruction reads with their neutral answers", ge=0,
                               unit="lines")
-    resampled_copies: int = knob(1, "Copies of all these lines with their tokens sampled again, for tuning (else for reconstruction)",
+    resampled_copies: int = knob(1, "Copies of all these lines with their tokens sampled again, for tuning (else reconstruction)",
                                  ge=0)
     tuning_epochs: float = knob(4.0, "Passes over these tokens in which each layer's kept channels are tuned (0: none)", ge=0)
     tuning_rate: float = knob(0.01, "Adam, at the start of each layer, as a share of its weights' root mean square; it falls to 0",

@@ -120,8 +120,11 @@ class JobContext:
 
     @property
     def tunes_layers(self) -> bool:
-        """Whether the layers are tuned after the refit. Then tuning alone reads copies: the reconstruction is what mask learning builds on,
-        and what the tuned layers are compared with."""
+        """Whether the layers are tuned after reconstruction.
+
+        Then tuning alone reads copies: the reconstruction is what mask learning builds on, and what the tuned layers are
+        compared with.
+        """
         recipe = self.job.recipe
         return recipe.reconstruct and recipe.tuning_epochs > 0 and can_propagate(self.model)
 
