@@ -1,4 +1,4 @@
-"""The main job on the real starter model, as a user runs it: one quick prune at 25 %, then a chat with what it made.
+"""The main job on the real starter model, as a user runs it: a first try at 25 %, then a chat with what it made.
 
 With Chromium it is made in the studio, by the whole way of a writer (browser/whole_way.py); without, by the command
 line. Everything else here is about meaning: the learned mask must beat what costs nothing, on lines that it never saw.
@@ -28,12 +28,12 @@ def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def pruned(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The exported folder of one quick prune, and the data folder that holds the starter."""
+    """The exported folder of one prune, and the data folder that holds the starter."""
     place = tmp_path_factory.mktemp("main-job")
     if shutil.which("chromium") or os.environ.get("CI"):
         return by_the_studio(starter, place / "home"), place / "home"
     home = starter.parents[1]
-    result = run("prune", "pim-tuckett", "--preset", "quick", "--sparsity", "0.25", "--out", str(place / "pim"),
+    result = run("prune", "pim-tuckett", "--preset", "try", "--sparsity", "0.25", "--out", str(place / "pim"),
                  "--workdir", str(place / "work"), "--json", home=home)
     assert result.returncode == 0, result.stderr
     return place / "pim", home
@@ -47,7 +47,7 @@ def by_the_studio(starter: Path, home: Path) -> Path:
 
     (home / "models").mkdir(parents=True)
     (home / "models" / starter.name).symlink_to(starter)
-    studio = Studio(home, threads="").start()
+    studio = Studio(home).start()
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)

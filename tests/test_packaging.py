@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+COMES_ALONG = {"annotated-types", "anyio", "httpx", "jinja2", "pydantic-core", "pydantic_core", "starlette", "tokenizers",
+               "typing-extensions", "typing_extensions"}  # gradio, pydantic and transformers cannot be without
 OPTIONAL = {"webview"}  # of extras that the code asks for by itself
 
 
@@ -37,8 +39,7 @@ def test_what_is_pinned_is_what_may_be_installed() -> None:
 def test_everything_that_is_imported_is_declared() -> None:
     declared = {Requirement(one).name.lower() for one in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gguf"]]}
     of_module = importlib.metadata.packages_distributions()
-    # What gradio, pydantic and transformers cannot be without.
-    declared |= {"anyio", "httpx", "jinja2", "pydantic-core", "pydantic_core", "starlette", "tokenizers", "typing-extensions", "typing_extensions"}
+    declared |= COMES_ALONG
     missing = {}
     for file in [*(ROOT / "engine").rglob("*.py"), *(ROOT / "studio").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""The whole way of a writer through the five rooms, on the real starter model: one quick prune at 25 %, nothing stood in for.
+"""The whole way of a writer through the five rooms, on the real starter model: a first try at 25 %.
 
 `walk` looks at what a writer would look at on the way, and leaves the data folder for the tests of meaning.
 """
@@ -71,8 +71,9 @@ def preview(studio: Studio, page: Any, slug: str) -> None:
 
 
 def make_lines(studio: Studio, page: Any, slug: str) -> None:
-    """The quick preset's lines, read, one deleted, approved."""
+    """The lines of a first try, approved."""
     page.goto(studio.url(slug, "prune"))
+    page.locator("#prune-thorough label", has_text="First try").click()
     page.locator("#prune-lines").click()
     expect(page.locator("#prune-making")).to_contain_text("answers", ignore_case=True)
     expect(page.locator("#prune-approve")).to_be_visible(timeout=15 * MINUTES)

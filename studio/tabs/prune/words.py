@@ -8,8 +8,9 @@ from studio.figures import words as figure_words
 
 WHO = [("The model itself", "self"), ("A server", "server")]
 PRESETS = [(label, name) for name, label in PRESET_LABELS.items()]
-STEPS_NOTE = ("Steps of mask learning: {}, {} or {}; the first two learn a mask from {:.0f} % on, and read more text below.".format(
-    *(make_recipe(name).steps for _, name in PRESETS), 100 * make_recipe().mask_from))
+_STEPS = ", ".join(str(make_recipe(name).steps) for _, name in PRESETS)
+STEPS_NOTE = (f"Steps of mask learning: {_STEPS}. All but the last learn a mask only where {100 * make_recipe().mask_from:.0f} % or "
+              "more is removed; below that they read more text.")
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [(f"{name.removesuffix('bit')} bit", name) for name in knobs()["load_in"].choices]
 
