@@ -25,7 +25,8 @@ from studio.tabs.prune.queueing import Queueing
 
 COPY_SECONDS = 10  # for which edits of an approved set go into the copy that the first of them has made
 NOBODY = "No character is chosen."
-_PRESET_NAMES = {"try": "Lines of a first try", "quick": "Quick lines", "standard": "Standard lines", "paper": "Lines as in the paper"}
+_PRESET_NAMES = {"try": "Lines of a first try", "quick": "Quick lines", "standard": "Standard lines",
+                 "paper": "Lines as in the paper"}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from studio.figures import words as figure_words
 WHO = [("The model itself", "self"), ("A server", "server")]
 PRESETS = [(label, name) for name, label in PRESET_LABELS.items()]
 _STEPS = ", ".join(str(make_recipe(name).steps) for _, name in PRESETS)
-STEPS_NOTE = (f"Steps of mask learning: {_STEPS}. All but the last learn a mask only where {100 * make_recipe().mask_from:.0f} % or "
-              "more is removed; below that they read more text.")
+STEPS_NOTE = (f"Steps of mask learning: {_STEPS}. All but the last learn a mask only where "
+              f"{100 * make_recipe().mask_from:.0f} % or more is removed; below that they read more text.")
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [(f"{name.removesuffix('bit')} bit", name) for name in knobs()["load_in"].choices]
 
