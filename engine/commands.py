@@ -119,14 +119,14 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterator[events.Event]:
     from engine.evaluation.judge import Judge
-    from engine.script import Test, run_script
+    from engine.script import ScriptTest, run_script
 
     asked = ScriptJob(**values)
     if asked.judge and not asked.judge_model:
         raise UserError("A judge needs the name of its model.", "Add --judge-model NAME.")
     judge = Judge(asked.judge, asked.judge_model) if asked.judge else None
     models = list(dict.fromkeys(asked.models or ["starter"]))
-    for event in run_script(Test(_read(asked.card), models, read_params(asked.sampling), judge, asked.dtype)):
+    for event in run_script(ScriptTest(_read(asked.card), models, read_params(asked.sampling), judge, asked.dtype)):
         if isinstance(event, events.Graded):
             tally[event.model, event.verdict] += 1
         yield event

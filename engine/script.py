@@ -26,7 +26,7 @@ _BEAT = 1.0  # seconds between two signs of life while an answer is made
 
 
 @dataclass(frozen=True)
-class Test:
+class ScriptTest:
     """What is tested and how. `models`: as the chat worker names them; the first is what others are compared with."""
 
     card: Card
@@ -37,7 +37,7 @@ class Test:
     player: str = PLAYER
 
 
-def run_script(job: Test) -> Iterator[Event]:
+def run_script(job: ScriptTest) -> Iterator[Event]:
     """Graded for every question and model; Untested where a model cannot be used, Warned for what else is amiss.
 
     Raises UserError where the card has no question, or its only model cannot be used.
@@ -67,7 +67,7 @@ def run_script(job: Test) -> Iterator[Event]:
     yield Finished("", time.monotonic() - began)
 
 
-def _test_model(job: Test, model: str, questions: Sequence[Question], cache: ModelCache, judging: "_Judging",
+def _test_model(job: ScriptTest, model: str, questions: Sequence[Question], cache: ModelCache, judging: "_Judging",
                 found: dict[str, Graded]) -> Iterator[Event]:
     speaker = Speaker.of(job.card, job.player)
     yield Stage(StageId.SCRIPT, len(questions), subject=model)
@@ -84,7 +84,7 @@ def _test_model(job: Test, model: str, questions: Sequence[Question], cache: Mod
         yield Step(StageId.SCRIPT, done + 1, len(questions), subject=model)
 
 
-def _answer(job: Test, model: str, question: Question, cache: ModelCache, done: int,
+def _answer(job: ScriptTest, model: str, question: Question, cache: ModelCache, done: int,
             total: int) -> Stream[list[str]]:
     """The answers to a question's lines. Steps in between let the caller stop it within a second."""
     turns = [("assistant", job.card.greeting)] if job.card.greeting.strip() else []
@@ -108,7 +108,7 @@ def _answer(job: Test, model: str, question: Question, cache: ModelCache, done: 
 class _Judging:
     """The judge of a job, if it has one. A judge that fails is not asked again; its questions stay open."""
 
-    def __init__(self, job: Test) -> None:
+    def __init__(self, job: ScriptTest) -> None:
         self.job = job
         self.judge = JudgeClient(job.judge) if job.judge else None
         self._persona = render_description(job.card, Setting(job.player))

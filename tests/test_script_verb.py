@@ -17,7 +17,7 @@ from engine.cards.card import Card, parse_card
 from engine.cards.npc import KEY
 from engine.cards.script import read_script
 from engine.evaluation.judge import Judge
-from engine.script import Test, run_script
+from engine.script import ScriptTest, run_script
 from tests.store_samples import card
 
 OWN = {"script": {"removed": [], "added": [{"id": "two", "lines": ["Hm?", "And?"], "must_not_mention": ["zebra"], "language": ""}]}}
@@ -27,11 +27,11 @@ def smith(own: Any = OWN) -> Card:
     return parse_card(json.dumps(card(extensions={KEY: own}, first_mes="Hm?")).encode(), "card")
 
 
-def short(card: Card, *models: str, **settings: Any) -> Test:
-    return Test(card, models, SamplingParams(max_tokens=3, seed=7), dtype="fp32", **settings)
+def short(card: Card, *models: str, **settings: Any) -> ScriptTest:
+    return ScriptTest(card, models, SamplingParams(max_tokens=3, seed=7), dtype="fp32", **settings)
 
 
-def run(job: Test) -> list[Event]:
+def run(job: ScriptTest) -> list[Event]:
     return list(run_script(job))
 
 
@@ -112,7 +112,7 @@ def test_the_questions_can_be_looked_at_without_a_model(tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize(("more", "says"), [
     (["--judge", "http://127.0.0.1:9"], "name of its model"), (["--judge", "x", "--judge-model", "m"], "The judge's address"),
-    (["--temperature", "-1"], "temperature"), (["--max-tokens", "0"], "Longest answer"), (["--dtype", "fp1"], "dtype must be one of"),
+    (["--temperature", "-1"], "temperature"), (["--max-tokens", "0"], "Longest answer"), (["--dtype", "fp1"], "dtype must be"),
 ])
 def test_wrong_options_get_one_sentence(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str],
                                         says: str) -> None:
@@ -124,7 +124,7 @@ def test_wrong_options_get_one_sentence(llama: Path, tmp_path: Path, capsys: pyt
 def test_a_stop_comes_through_between_two_tokens(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job gives a sign of life within a second, also in a long answer: there it can be stopped."""
     monkeypatch.setattr("engine.script._BEAT", 0.0)
-    stream: Iterator[Event] = run_script(Test(smith(), [str(llama)], SamplingParams(max_tokens=50, seed=0), dtype="fp32"))
+    stream: Iterator[Event] = run_script(ScriptTest(smith(), [str(llama)], SamplingParams(max_tokens=50, seed=0), dtype="fp32"))
     kinds = []
     for event in stream:
         kinds.append(type(event).__name__)
