@@ -78,13 +78,12 @@ def export(options: argparse.Namespace, _arguments: list[str]) -> int:
 def _export(values: dict[str, Any]) -> Iterator[events.Event]:
     from engine.export.copying import Copy, copy_folder
     from engine.export.engines import TARGETS
-    from engine.export.gguf_tensors import parse_types
 
     asked = ExportJob(**values)
     if unknown := [one for one in asked.engines if one not in TARGETS]:
         raise UserError(f"There is no export target {unknown[0]!r}.", f"Choose from: {', '.join(TARGETS)}.")
     yield from copy_folder(Copy(Path(asked.source), Path(asked.out), " ".join(asked.name.split()), asked.zip,
-                                tuple(parse_types(asked.gguf)), tuple(dict.fromkeys(asked.engines)), asked.measure))
+                                tuple(asked.gguf), tuple(dict.fromkeys(asked.engines)), asked.measure))
 
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:

@@ -102,6 +102,34 @@ def test_a_copy_can_have_a_name_of_its_own(pruned: Path, tmp_path: Path) -> None
     assert changed == {"README.md", "report.json", MANIFEST}
 
 
+@pytest.mark.usefixtures("speaks_here")
+def test_without_the_packages_for_gguf_all_else_is_exported(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                            capsys: Any) -> None:
+    for package in ("gguf", "xllamacpp"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for module in [name for name in sys.modules if name.startswith("engine.export.gguf_")]:
+        monkeypatch.delitem(sys.modules, module)
+    for number, asked in enumerate((["--gguf", "F16"], ["--for", "ollama"])):
+        assert main(["export", str(pruned), "--out", str(tmp_path / str(number)), *asked]) == 2
+        assert 'pip install "persona-studio[gguf]"' in capsys.readouterr().err
+    assert main(["export", str(pruned), "--out", str(tmp_path / "out"), "--zip"]) == 0
+    assert check_manifest(tmp_path / "out") == [] and leftovers(tmp_path) == []
+
+
+HIDDEN = """
+import pathlib, sys
+sys.modules |= {"gguf": None, "xllamacpp": None}
+for file in sorted([*pathlib.Path("engine").rglob("*.py"), *pathlib.Path("studio").rglob("*.py")]):
+    if not file.stem.startswith(("gguf_", "__init__")):
+        __import__(".".join(file.with_suffix("").parts))
+"""
+
+
+@pytest.mark.slow
+def test_every_module_but_those_for_gguf_is_imported_without_its_packages() -> None:
+    subprocess.run([sys.executable, "-c", HIDDEN], cwd=ROOT, check=True)
+
+
 def flip(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 4

@@ -4,7 +4,9 @@ That may be GGUF files, folders for engines, two measured speeds, and a zip. The
 """
 
 import dataclasses
+import functools
 import hashlib
+import importlib.util
 import os
 import time
 import zipfile
@@ -38,9 +40,7 @@ from engine.cards.card import parse_card
 from engine.cards.prompt import messages
 from engine.export.engines import choose_file, needed_types, write_engine
 from engine.export.engines.target import make_pack
-from engine.export.folder import FORMER
-from engine.export.gguf_writer import FOLDER, add_gguf, plan_gguf
-from engine.export.gguf_writer import stages as gguf_stages
+from engine.export.folder import FORMER, GGUF
 from engine.export.model_card import write_readme
 from engine.export.verify import greet, measure_speed
 
@@ -61,10 +61,17 @@ class Copy:
     engines: tuple[str, ...] = ()  # ids of export targets; with one, there is a GGUF file even where no type was asked for
     dense: str = ""  # the dense model, where its speed and the copy's are to be measured
 
-    @property
-    def types(self) -> tuple[str, ...]:
-        """The types of GGUF files that the copy gets."""
-        return tuple(needed_types(self.engines, self.gguf))
+    @functools.cached_property
+    def types(self) -> list[str]:
+        """The types of GGUF files that the copy gets, most precise first. Raises UserError for what cannot be written here."""
+        if not (names := needed_types(self.engines, self.gguf)):
+            return []
+        if not all(importlib.util.find_spec(package) for package in ("gguf", "xllamacpp")):
+            raise UserError("GGUF files, which all engines need, are written and verified by packages that are not installed.",
+                            'Install them with: pip install "persona-studio[gguf]"')
+        from engine.export.gguf_tensors import parse_types
+
+        return parse_types(names)
 
     @property
     def archive(self) -> Path:
@@ -74,9 +81,11 @@ class Copy:
     @property
     def stages(self) -> list[tuple[StageId, str]]:
         """The stages, in order."""
-        return [(StageId.COPY, ""), (StageId.PROVE, ""), *gguf_stages(self.types),
-                *([(StageId.ENGINES, "")] if self.engines else []), *([(StageId.SPEED, "")] if self.dense else []),
-                *([(StageId.ZIP, "")] if self.zipped else [])]
+        ids = [StageId.GGUF_DECODE, StageId.GGUF_REFERENCE] if self.types else []
+        gguf = [*((StageId.GGUF_WRITE, type) for type in self.types), *((id, "") for id in ids),
+                *((StageId.GGUF_PROVE, type) for type in self.types)]
+        return [(StageId.COPY, ""), (StageId.PROVE, ""), *gguf, *([(StageId.ENGINES, "")] if self.engines else []),
+                *([(StageId.SPEED, "")] if self.dense else []), *([(StageId.ZIP, "")] if self.zipped else [])]
 
 
 def copy_folder(copy: Copy) -> Generator[Event, None, None]:
@@ -87,13 +96,16 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
     start = time.perf_counter()
     files, report = _read_source(copy)
     size = sum(entry["bytes"] for entry in files.values())
-    more = plan_gguf(copy.source, copy.types)
+    if copy.types:
+        from engine.export.gguf_writer import add_gguf, plan_gguf
+
+        size += plan_gguf(copy.source, copy.types)
     yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), copy.stages)
     dense = (yield from _find_dense(copy.dense)) if copy.dense else None
     partial = copy.archive.with_name(f".{copy.archive.name}.partial")
     with explain_write_errors(copy.out, "try again"), ExitStack() as at_end:
         at_end.callback(partial.unlink, missing_ok=True)
-        require_space(copy.out.parent, int((size + more) * (2.1 if copy.zipped else 1.05)) + 10_000_000)
+        require_space(copy.out.parent, int(size * (2.1 if copy.zipped else 1.05)) + 10_000_000)
         remove_leftovers(copy.out)
         with staged_folder(copy.out) as staging:
             yield from _copy_files(copy.source, staging, files)
@@ -113,7 +125,7 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
         if copy.zipped:
             partial.rename(copy.archive)
     yield Saved(ArtifactId.MODEL, str(copy.out), folder_size(copy.out))
-    for file in sorted((copy.out / FOLDER).glob("*.gguf")) if copy.types else []:
+    for file in sorted((copy.out / GGUF).glob("*.gguf")) if copy.types else []:
         yield Saved(ArtifactId.GGUF, str(file), file.stat().st_size, file.stem.rpartition("-")[2])
     if copy.zipped:
         yield Saved(ArtifactId.ZIP, str(copy.archive), copy.archive.stat().st_size)
@@ -185,7 +197,7 @@ def _add_engines(folder: Path, engines: Sequence[str]) -> Generator[Event, None,
 
     yield Stage(StageId.ENGINES, len(engines))
     source = yield from locate(str(folder))
-    pack = make_pack(folder, choose_file([file.name for file in (folder / FOLDER).glob("*.gguf")]), load_tokenizer(source))
+    pack = make_pack(folder, choose_file([file.name for file in (folder / GGUF).glob("*.gguf")]), load_tokenizer(source))
     written = {}
     for number, engine in enumerate(engines, 1):
         written[engine] = write_engine(folder, engine, pack)

@@ -34,6 +34,7 @@ from engine.export.licence import copy_legal
 from engine.export.model_card import write_readme
 
 MASK = "persona/mask.safetensors"
+GGUF = "gguf"  # the folder of an export with its GGUF files
 FORMER = {"mask.safetensors": MASK}  # names of files in older versions' folders, and their names now
 
 

@@ -82,9 +82,8 @@ class GgufProof:
 def prove_files(folder: Path, files: dict[str, Path]) -> Generator[Event, None, dict[str, GgufProof]]:
     """Prove the files of a folder, by type; yields stages, steps, and a ProvedFile each.
 
-    Raises UserError when llama.cpp is not there or does not load a file, or when a file contradicts the folder.
+    Raises UserError when llama.cpp does not load a file, or when a file contradicts the folder.
     """
-    require_llama_cpp()
     source = yield from locate(str(folder))
     tokenizer = load_tokenizer(source)
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in _prompts(source, tokenizer)]
@@ -111,15 +110,6 @@ def ask(program: str, request: dict[str, Any], stage: StageId, subject: str = ""
     total = len(request["prompts"])
     yield Stage(stage, total, subject=subject)
     return (yield from run(program, request, Step(stage, 0, total, subject=subject), "The proof failed"))
-
-
-def require_llama_cpp() -> None:
-    """Raise UserError when llama.cpp's Python package is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise UserError("GGUF files are verified by llama.cpp, and the package xllamacpp is not installed.",
-                        "Install what requirements.txt names.")
 
 
 def _announce(proof: GgufProof) -> Generator[Event, None, None]:

@@ -7,9 +7,8 @@ in the package xllamacpp (ggml_quantize_chunk of ggml.h). Builds that hide it wr
 
 import ctypes
 import functools
-import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def architecture_of(model_type: str) -> Gguf:
     return found
 
 
-def parse_types(names: list[str]) -> list[str]:
+def parse_types(names: Sequence[str]) -> list[str]:
     """The file types by their own names, each once, most precise first. Raises UserError for one that cannot be written here."""
     found = sorted({name.strip().upper() for name in names}, key=lambda name: WRITTEN.index(name) if name in WRITTEN else -1)
     for name in found:
@@ -169,8 +168,6 @@ def _converted(rows: Tensor, weight: Weight) -> NDArray[Any]:
 @functools.cache
 def _quantizer() -> Any:
     """size_t ggml_quantize_chunk(type, src, dst, start, nrows, n_per_row, imatrix), or None."""
-    if importlib.util.find_spec("xllamacpp") is None:
-        return None
     from xllamacpp import xllamacpp
 
     try:

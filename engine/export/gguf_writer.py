@@ -19,12 +19,11 @@ from engine.base.files import megabytes, read_json, slug, write_json, write_mani
 from engine.base.ids import StageId
 from engine.base.model_folder import check_config, known_shapes
 from engine.base.sizes import expected_bytes
+from engine.export.folder import GGUF
 from engine.export.gguf_metadata import add_origin, add_sizes, add_tokenizer, ends_of
-from engine.export.gguf_proof import prove_files, require_llama_cpp
+from engine.export.gguf_proof import prove_files
 from engine.export.gguf_tensors import Weight, architecture_of, blocks, parse_types, plan_weights
 from engine.models.loading import load_config, load_tokenizer, locate
-
-FOLDER = "gguf"
 
 
 @dataclass(frozen=True)
@@ -38,34 +37,23 @@ class GgufReport:
     notes: list[str] = field(default_factory=list)
 
 
-def stages(types: Sequence[str]) -> list[tuple[StageId, str]]:
-    """The stages of add_gguf, in order."""
-    if not types:
-        return []
-    return [*((StageId.GGUF_WRITE, type) for type in types), (StageId.GGUF_DECODE, ""), (StageId.GGUF_REFERENCE, ""),
-            *((StageId.GGUF_PROVE, type) for type in types)]
-
-
 def plan_gguf(source: Path, types: Sequence[str]) -> int:
-    """About how many bytes the files will take. Raises UserError, before any work, for what cannot be written or verified."""
-    if not types:
-        return 0
-    require_llama_cpp()
+    """About how many bytes the files will take. Raises UserError for a family that cannot be written."""
     architecture_of(check_config(source / "config.json")["model_type"])
     shapes = known_shapes(source)
-    return sum(expected_bytes(shapes, type) + 20_000_000 for type in parse_types(list(types)))
+    return sum(expected_bytes(shapes, type) + 20_000_000 for type in types)
 
 
 def add_gguf(folder: Path, types: Sequence[str]) -> Generator[Event, None, None]:
     """Write and verify the files of an exported folder, most precise first, and record them in report and manifest."""
     report = read_json(folder / "report.json")
     stem = slug(str(report.get("name") or report["character"]))
-    files = {type: folder / FOLDER / f"{stem}-{type}.gguf" for type in types}
+    files = {type: folder / GGUF / f"{stem}-{type}.gguf" for type in types}
     written = {}
     for type, file in files.items():
         written[type] = yield from write_gguf(folder, file, type)
     proofs = yield from prove_files(folder, files)
-    report["gguf"] = {**report.get("gguf", {}), **{type: {"file": f"{FOLDER}/{file.name}", **dataclasses.asdict(written[type]),
+    report["gguf"] = {**report.get("gguf", {}), **{type: {"file": f"{GGUF}/{file.name}", **dataclasses.asdict(written[type]),
                              "proof": dataclasses.asdict(proofs[type])} for type, file in files.items()}}
     write_json(folder / "report.json", report)
     write_manifest(folder)
