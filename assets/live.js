@@ -1,8 +1,9 @@
 // The page's end of the live channel (studio/live.py): puts what comes into place, and says what this page looks at.
 // Runs with `element` and `trigger` of the hidden component that holds the token. A content is HTML for [data-live=ID], a plotly figure for
-// it, or true or false to show or hide #ID.
+// it, true or false to show or hide #ID, or anything else for a script that asked for it with personaStudioLive.on(ID, take).
 const {token, plotly} = element.querySelector("[data-token]").dataset;
 const contents = new Map();   // id -> the newest content
+const takers = new Map();     // id -> function
 const looks = {};             // room -> what it looks at besides the character: name -> value
 let source = null, address = "", ahead = 0;  // ahead: seconds that the studio's clock is before this one's
 
@@ -101,7 +102,10 @@ const tick = (where) => {
 
 const take = ({now, parts}) => {
   ahead = now - Date.now() / 1000;
-  for (const [id, content] of Object.entries(parts)) contents.set(id, content);
+  for (const [id, content] of Object.entries(parts)) {
+    contents.set(id, content);
+    takers.get(id)?.(content);
+  }
   putAll();
 };
 
@@ -131,6 +135,7 @@ const connect = () => {
 window.personaStudioLive = {
   // What the page looks at in a room, besides the character: by [data-look=NAME] with a value, or by a call.
   look: (values, room = shownRoom()) => { looks[room] = {...looks[room], ...values}; connect(); },
+  on: (id, taker) => { takers.set(id, taker); if (contents.has(id)) taker(contents.get(id)); },
   figure: putFigure,
   again: (target) => { target.done = undefined; putAll(); },  // what was typed into it gives way to what the studio says
 };

@@ -359,7 +359,7 @@ def test_open_pages_are_shown_what_can_be_done_and_no_name_before_the_vote(room:
     look = ViewState(run.character, "starter").look()
     done = {"compare-votes", "compare-regenerate", "compare-new", "compare-clear"}
     shown = lambda: {id for id, value in room.contents(look).items() if value is True} & done
-    assert room.contents({**look, "of": ""}) == {} and shown() == set()
+    assert room.contents({**look, "of": "", "character": run.character}) == {} and shown() == set()
     made = room.send(on(run), "Hi", True)
     assert shown() == {"compare-new", "compare-clear"} and " data-speaks" in room.contents(look)["compare-arena"]
     answer_all(room, "One.", "Two.")

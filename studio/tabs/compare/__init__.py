@@ -112,7 +112,7 @@ def paint(controller: Controller, controls: Controls, state: ViewState, seen: di
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners."""
     controller, controls = Controller(services), Controls()
-    services.live.part(ROOM, controller.contents, *LOOKS, stamp=services.answers_stamp)
+    services.live.part(ROOM, controller.contents, "character", *LOOKS, stamp=services.answers_stamp)
     _opening(controller, page, tab, controls)
     _talking(controller, page, controls)
     _voting(controller, page, controls)

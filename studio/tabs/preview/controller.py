@@ -94,9 +94,9 @@ class Controller:
 
     def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
         """The live contents for a page that looks at `look`; none before its first look is known."""
-        if not look["of"]:
+        if not look["of"] and characters.get(self.store, look["character"]):
             return {}
-        if look["of"] == "-":
+        if look["of"] in ("", "-"):
             return nobody_contents()
         state = ViewState(look["of"], look["model"], look["chat"], look["editing"], int(look["shown"]), int(look["opening"]))
         scene = self.scene(state)
