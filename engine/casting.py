@@ -26,7 +26,7 @@ def add_subcommands(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentP
             parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
         return parser
 
-    build = add("build", "put the characters of exported folders into a bank, made where there is none",
+    build = add("build", "add the characters of exported folders to a bank; creates the bank if needed",
                 model="the dense model that they were pruned from (default starter)")
     build.add_argument("folders", nargs="+", metavar="RUN_FOLDER", help="folders that prune wrote")
     build.set_defaults(model="starter")
@@ -96,7 +96,7 @@ def _extract(options: argparse.Namespace) -> int:
 
     out = Path(options.out)
     stream = extract(Path(options.bank), options.character, out, options.model, options.dtype)
-    Run(process_of(vars(options))).follow(stream, out.exists, "Stopped; nothing was left behind.")
+    Run(process_of(vars(options))).follow(stream, out.exists, "Stopped; no files were kept.")
     return 0
 
 

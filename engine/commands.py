@@ -71,7 +71,7 @@ def _is_made(values: dict[str, Any], run: Run) -> bool:
 def export(options: argparse.Namespace, _arguments: list[str]) -> int:
     """A finished folder as a checked and proven copy, zipped where wanted."""
     values = read_options(options, ExportJob)
-    Run(process_of(values)).follow(_export(values), lambda: Path(values["out"]).exists(), "Stopped; nothing was left behind.")
+    Run(process_of(values)).follow(_export(values), lambda: Path(values["out"]).exists(), "Stopped; no files were kept.")
     return 0
 
 
@@ -151,7 +151,7 @@ def _card_of(options: argparse.Namespace) -> Card:
         return _read(options.card)
     own = Path(options.model).expanduser() / "character.json"
     if not is_file(own):
-        raise UserError("This model brings no character.", "Add --card CARD.json.")
+        raise UserError("This model comes without a character.", "Add --card CARD.json.")
     return parse_card(own.read_bytes(), str(own))
 
 

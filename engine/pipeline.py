@@ -78,7 +78,7 @@ def prune_persistently(job: Job, workdir: Path, resume: bool = False, until: Unt
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return_freed_memory()
-    yield Warned("The memory was not enough. The job goes on with half as much at once, which takes a little longer.")
+    yield Warned("Memory ran out. The job continues with half the batch size, which takes a little longer.")
     yield from prune(job, workdir, True, until)
 
 
@@ -133,7 +133,7 @@ def check_out(out: Path, workdir: Path) -> None:
     """Raise UserError when the folder cannot become the export, or holds the work folder."""
     check_target(out)
     if out.absolute() in (workdir.absolute(), *workdir.absolute().parents):
-        raise UserError(f"The work folder {workdir} must not lie in the output folder.", "Name another --workdir.")
+        raise UserError(f"The work folder {workdir} must not be inside the output folder.", "Give another --workdir.")
 
 
 def _weight_bytes(ctx: JobContext) -> int:

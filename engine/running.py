@@ -121,7 +121,7 @@ def explain(error: Exception) -> tuple[int, UserError]:
     if isinstance(error, UserError):
         return 2, error
     if is_out_of_memory(error):
-        return 2, UserError("The memory of this machine was not enough.", "Try --load-in 4bit, a smaller model, or close other "
+        return 2, UserError("This machine ran out of memory.", "Try --load-in 4bit, a smaller model, or close other "
                             "programs; then run the same command with --resume.", ErrorCode.MEMORY)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return 2, UserError("The disk is full.", "Free some space, then run the same command with --resume.", ErrorCode.DISK_FULL)

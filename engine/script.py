@@ -128,11 +128,11 @@ class _Judging:
             score = self.judge.score(self._persona, said, self._named(question.rules.judge))
         except UserError as error:
             self.close()
-            return None, checks, f"{error} What needs a judge stays open."
+            return None, checks, f"{error} What needs a judge is not judged."
         if score.points is None:
             judged = Check("judge", "open", score.reason)
         else:
-            words = f"The judge gives {score.points:.0f} of 100 points ({score.mass:.0%} of its probability stood on numbers)."
+            words = f"The judge gives {score.points:.0f} of 100 points ({score.mass:.0%} of its probability was on numbers)."
             judged = Check("judge", "pass" if score.points >= PASSING else "fail", words)
         return score.points, [judged if check.rule == "judge" else check for check in checks], ""
 
@@ -150,7 +150,7 @@ class _Judging:
                 score = self.judge.compare(self._persona, self._said(question, one[:-1]), two[-1], one[-1],
                                            self._named(question.rules.judge))
             except UserError as error:
-                yield Warned(f"{error} The answers were not compared to the end.")
+                yield Warned(f"{error} The comparison of the answers is incomplete.")
                 return
             if score.points is not None:
                 yield Preferred(question.id, other, first, score.points)

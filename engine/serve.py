@@ -106,7 +106,7 @@ def _sentence(error: Exception, request: Request) -> str:
     """The sentence for the user; a defect goes to the log with its traceback."""
     if is_out_of_memory(error) or is_out_of_memory(error.__cause__):
         logging.warning("out of memory: %s", error)
-        return (f"The memory of this machine was not enough for the model {request.model}. "
+        return (f"This machine ran out of memory for the model {request.model}. "
                 "Close other programs, or choose a smaller model.")
     if isinstance(error, UserError):
         return str(error)

@@ -1,4 +1,4 @@
-"""Gradio's web application behind the studio's own border."""
+"""Gradio's web application, with the studio's own border before it."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The engine's ids in plain words, for the page; what a terminal says stands in engine/labels.py. Everything is escaped."""
+"""The engine's ids in plain words, for the page; those for the terminal are in engine/labels.py. Everything is escaped."""
 
 import html
 
@@ -20,13 +20,13 @@ STAGES: dict[str, str] = {
     StageId.FETCH: "Fetch {}", StageId.FETCH_STARTER: "Fetch the starter model",
     StageId.CONVERT: "Convert the starter model", StageId.LOAD: "Load the model",
     StageId.SCORE: "Choose questions", StageId.ASK: "Make up more questions", StageId.ANSWERS: "Write the answers",
-    StageId.SAMPLES: "Write more answers to the same lines", StageId.DENSE: "Read the dense model",
+    StageId.SAMPLES: "Write more answers to the same lines", StageId.DENSE: "Run the dense model",
     StageId.LEARN_MASK: "Learn what to keep", StageId.RECONSTRUCT_START: "Refit the first choice",
     StageId.RECONSTRUCT: "Refit what remains", StageId.TUNE: "Tune what remains, layer by layer",
-    StageId.TUNE_AGAIN: "Tune it again, on more answers", StageId.RECOVER: "Recover: train the whole a little",
+    StageId.TUNE_AGAIN: "Tune it again, on more answers", StageId.RECOVER: "Recover: fine-tune the whole model",
     StageId.MEASURE: "Measure", StageId.EXPORT: "Write the smaller model", StageId.PROVE: "Check that it loads and speaks",
     StageId.COPY: "Copy the files", StageId.ZIP: "Pack the zip", StageId.GGUF_WRITE: "Write the GGUF file {}",
-    StageId.GGUF_DECODE: "Let llama.cpp speak", StageId.GGUF_REFERENCE: "Let transformers read the same",
+    StageId.GGUF_DECODE: "Decode with llama.cpp", StageId.GGUF_REFERENCE: "Read the same texts with transformers",
     StageId.GGUF_PROVE: "Compare the GGUF file {}", StageId.ENGINES: "Make the engines' folders",
     StageId.SPEED: "Measure the speed, dense and pruned", StageId.SCRIPT: "Answer the script: {}",
     StageId.COMPARE: "Compare the answers", StageId.CHECK: "Check the weights", StageId.MATCH: "Compare {}",
@@ -42,7 +42,7 @@ REJECTIONS: dict[str, str] = {
 # Why an answer is as it is, where it did not simply end.
 FINISHES: dict[str, str] = {
     FinishReason.LIMIT: "Cut off at the longest answer allowed.", FinishReason.STOPPED: "Stopped by you.",
-    FinishReason.LOOP: "Ended because the model began to repeat itself.", FinishReason.FAILED: "Broken off before the end.",
+    FinishReason.LOOP: "Ended because the model began to repeat itself.", FinishReason.FAILED: "Interrupted before the end.",
     "edited": "Edited by hand.",
 }
 VERDICTS: dict[str, str] = {Verdict.PASS: "pass", Verdict.FAIL: "fail", Verdict.OPEN: "not judged"}
@@ -52,9 +52,9 @@ SPLITS = {"train": "to learn from", "validation": "to choose", "test": "to repor
 ADVICE: dict[str, str] = {
     ErrorCode.MEMORY: "Load the model in 4 bit, choose a smaller model, or close other programs; then press Resume.",
     ErrorCode.DISK_FULL: "Free some space, then press Resume.",
-    ErrorCode.SERVER: "What was answered is kept; press Resume to go on.",
-    ErrorCode.LINES_DAMAGED: "Mend the file, or delete it to have the lines written again; then press Resume.",
-    ErrorCode.LINES_CHANGED: "Put the former file back, or queue the prune again.",
+    ErrorCode.SERVER: "The answers so far are kept; press Resume to continue.",
+    ErrorCode.LINES_DAMAGED: "Repair the file, or delete it to have the lines written again; then press Resume.",
+    ErrorCode.LINES_CHANGED: "Restore the original file, or queue the prune again.",
     ErrorCode.WORK_DAMAGED: "Delete the run, and make it again.",
     ErrorCode.NOTHING_LEFT: "Choose a smaller multiple, or remove less.",
     ErrorCode.NOTHING_REMOVED: "Choose a smaller multiple, or remove more.",

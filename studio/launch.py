@@ -31,17 +31,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, help=f"default: the first free one from {FIRST_PORT}")
     parser.add_argument("--listen", nargs="?", const="0.0.0.0", metavar="ADDRESS", help="also for other machines; needs a password")
     parser.add_argument("--name", action="append", default=[], type=_name, metavar="NAME[:PORT]",
-                        help="a further name by which browsers reach it, of a proxy for instance; may be repeated")
+                        help="another name by which browsers reach it, such as a proxy's; may be repeated")
     parser.add_argument("--share", action="store_true", help="a public link through Gradio's servers; needs a password")
     password = parser.add_mutually_exclusive_group()
     password.add_argument("--auth-file", metavar="FILE", help="ask for a name and a password: one line in this file, NAME:PASSWORD")
     password.add_argument("--auth", metavar="NAME:PASSWORD",
                           help=f"the same on the command line, where others can read it; the variable {VARIABLE} does it, too")
     parser.add_argument("--window", action="store_true", help="a window of its own (needs pywebview)")
-    parser.add_argument("--open", action="store_true", help="open the browser")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument("--home", metavar="DIR", help="the data folder (default: PERSONA_STUDIO_HOME, else the platform's)")
-    parser.add_argument("--check", action="store_true", help="check the library and its files, then end")
-    parser.add_argument("--restore", metavar="BACKUP", help="put a backup in the place of the library, then end")
+    parser.add_argument("--check", action="store_true", help="check the library and its files, then exit")
+    parser.add_argument("--restore", metavar="BACKUP", help="replace the library by a backup, then exit")
     return parser
 
 
@@ -101,7 +101,7 @@ def _restore(backup: Path) -> int:
     settings = Settings.of_environment()
     with only_studio(settings.home):
         kept = restore(Store(settings.database), backup)
-    print(f"{backup} is the library now.{f' What was there before is {kept}.' if kept else ''}")
+    print(f"{backup} is the library now.{f' The former library is kept as {kept}.' if kept else ''}")
     return 0
 
 
@@ -116,8 +116,8 @@ def _login(options: argparse.Namespace) -> tuple[str, str] | None:
     if login and readable_by_others(options.auth_file):
         _warn(f"other users of this machine can read {options.auth_file}. Better: chmod 600 {options.auth_file}")
     if login and options.listen and not is_here(options.listen):
-        _warn("over plain HTTP, the password and the cookie of the login can be read on the way. Use a network that you trust, or "
-              "put a proxy with HTTPS before it.")
+        _warn("over plain HTTP, others on the network can read the password and the login cookie. Use a network that you "
+              "trust, or put a proxy with HTTPS in front.")
     return login
 
 

@@ -2,7 +2,7 @@
 
 A client's first wrong passwords cost nothing, each further one makes it wait longer before the next is looked at. The wait
 has a limit and is forgotten after a while, so nobody can lock the owner out for ever. All clients that never logged in share
-one further wait, against guesses from many addresses; this machine and whoever has logged in before are spared that one.
+one further wait, against guesses from many addresses; this machine and clients that logged in before are spared that one.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def _split(text: str, source: str) -> tuple[str, str]:
     except UnicodeEncodeError as error:  # bytes of a command line that are no text
         raise UserError(f"{source} is not written in UTF-8.") from error
     if not name.strip() or len(password) < LEAST:
-        raise UserError(f"{source} wants NAME:PASSWORD, with a password of at least {LEAST} characters.")
+        raise UserError(f"{source} needs NAME:PASSWORD, with a password of at least {LEAST} characters.")
     return name.strip(), password  # the page strips the name, too
 
 

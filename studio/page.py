@@ -1,7 +1,7 @@
 """What the rooms of the page share: the chosen character, the settings of listeners, and the guard of handlers.
 
 `guarded` turns what goes wrong in a handler into a sentence; the log gets the
-rest. Knows no room.
+rest. Independent of any room.
 """
 
 import functools
@@ -27,7 +27,7 @@ FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return
 # Every listener of the studio: not part of a public API, and quiet. Without show_progress_on Gradio's page marks, at each event
 # of any listener, all components that were ever an output as pending, and looks for each of them in its whole tree.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "show_progress_on": []}
-# A listener that must not wait behind work.
+# A listener that must not wait for work in progress.
 POLL: dict[str, Any] = {**PRIVATE, "queue": False}
 
 

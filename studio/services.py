@@ -1,6 +1,6 @@
 """What the rooms of the studio work with, made once at the start and handed to each of them.
 
-Knows no page and no handler; closing it ends the worker processes' leashes.
+Independent of the page and its handlers; closing it ends the worker processes' leashes.
 """
 
 import time
@@ -21,7 +21,7 @@ from studio.workers.watch import Watcher
 
 @dataclass
 class Services:
-    """The library, the worker processes and the counters behind one studio."""
+    """The library, the worker processes and the counters of one studio."""
 
     settings: Settings
     store: Store

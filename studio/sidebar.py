@@ -2,7 +2,7 @@
 
 The list of characters is a radio group, so that the keyboard and a screen
 reader know what it is. It shows what the search found; which character is open
-is the page's to know. Knows no room; it sets the page's character, and the
+is the page's business. Independent of the rooms: it sets the page's character, and the
 rooms follow.
 """
 
@@ -33,7 +33,7 @@ _ADDRESSED = "(search) => [search, new URLSearchParams(location.search).get('cha
 
 
 def _in_sight(id: str) -> dict[str, Any]:
-    """A listener's arguments that bring what has just appeared into sight: in a low window the sidebar scrolls."""
+    """A listener's arguments that scroll what has just appeared into view: in a low window the sidebar scrolls."""
     return {"fn": None, "js": f"() => setTimeout(() => document.getElementById('{id}')?.scrollIntoView({{block: 'nearest'}}), 100)",
             **PRIVATE}
 
@@ -162,7 +162,7 @@ def _making(services: Services, page: Page, side: Side) -> None:
 
     @guarded
     def list_all(search: str) -> Any:
-        time.sleep(NEWS_SECONDS)  # an import that was stopped goes on until it would have told its next news
+        time.sleep(NEWS_SECONDS)  # an import that was stopped goes on until its next progress report
         return _listed(services, search)
 
     shown = _of_opened(page, side)
@@ -265,7 +265,7 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
         wanted = characters.get(services.store, address) if address else None
         gone = wanted if wanted and wanted.deleted else None
         if gone:
-            gr.Warning(f"{_bold(gone)} was deleted. Press Undo in the sidebar to have it back.", title="Not here")
+            gr.Warning(f"{_bold(gone)} was deleted. Press Undo in the sidebar to restore it.", title="Not here")
         elif address and not wanted:
             gr.Warning(f"There is no character at this address (“{html.escape(address[:80])}”). Pick one in the list.",
                        title="Not here")

@@ -23,7 +23,7 @@ from studio.border import refuse
 from studio.login import PATHS
 
 TOTAL = 1 << 30  # bytes of all uploads together
-LOGIN = 64 << 10  # bytes of a name and a password; whoever sends them is still a stranger
+LOGIN = 64 << 10  # bytes of a name and a password; the sender is still a stranger
 OTHER = 64 << 20  # bytes of a request that is no upload: the largest hold a card's lorebook
 OLD = 3_600.0  # seconds after which an upload may be removed where there is no room for another
 SPARE = 64 << 20  # bytes that must stay free on the disk
@@ -161,7 +161,7 @@ async def _finish(receive: Receive, send: Any, refusal: tuple[int, str]) -> None
 def servable(zip_file: Path) -> str:
     """A second name for a file of ours among the files that Gradio serves, so that it copies no gigabytes to serve it.
 
-    Whoever knows the page may fetch it from then on, so the caller decides which file that is: never a path from the page.
+    Anybody who can open the page may fetch it from then on, so the caller decides which file that is: never a path from the page.
     """
     changed = zip_file.stat().st_mtime
     name = _second_name(zip_file, changed)
@@ -173,7 +173,7 @@ def servable(zip_file: Path) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _second_name(zip_file: Path, changed: float) -> str:
-    del changed  # part of the cache's key only: a zip that was written anew is served anew
+    del changed  # part of the cache's key only: a zip that was written again is served again
     served = Path(get_upload_folder())
     served.mkdir(parents=True, exist_ok=True)
     target = Path(tempfile.mkdtemp(prefix="persona-studio-", dir=served)) / zip_file.name

@@ -1,6 +1,6 @@
 """A window of its own for the page, by pywebview, which not everybody has; the browser always works.
 
-pywebview finds its engine by itself: WebView2 on Windows, WebKit on a Mac, GTK or Qt elsewhere. Knows no page.
+pywebview finds its engine by itself: WebView2 on Windows, WebKit on a Mac, GTK or Qt elsewhere. Independent of the page.
 """
 
 import logging

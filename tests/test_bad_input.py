@@ -139,7 +139,7 @@ def test_an_output_that_cannot_be_made(arguments: list[str], tmp_path: Path, mon
         assert words.format(out) in refused(with_option(arguments, "--out", str(out)), capsys), name
     assert (tmp_path / "file").read_text() == "kept" and not (tmp_path / "out.work").exists()
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert "may not be written" in refused(arguments, capsys)
+    assert "is not writable" in refused(arguments, capsys)
 
 
 @pytest.fixture

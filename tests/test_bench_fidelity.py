@@ -247,7 +247,7 @@ def test_a_character_served_by_its_own_mask_reads_as_in_the_ladder(climbed: Clim
     monkeypatch.setattr(swap, "make_plan", lambda _: two)
     assert swap.run(argparse.Namespace(json=None, markdown=True)) == 0
     found = {(row["character"], row["served_by"]): row["kl"] for row in read_json(two.workdir / "swap.json")}
-    assert len(found) == 4 and found["zoe", "zoe"] > climbed.row("default")["kl"]  # no repair
+    assert len(found) == 4 and found["zoe", "zoe"] > climbed.row("default")["kl"]  # not reconstructed
     assert found["zoe", "odile"] != found["zoe", "zoe"] and "| odile | " in capsys.readouterr().out
     monkeypatch.setattr(swap, "load", lambda _: pytest.fail("the model was loaded"))
     assert swap.run(argparse.Namespace(json=None, markdown=True)) == 0

@@ -56,7 +56,7 @@ def test_readings_by_line_make_the_interval(paper_plan: plan.Plan) -> None:
     (found,), by_line = summary.groups(paper_plan, rows)
     assert by_line and [one.tolist() for one in found] == [[[2, 10], [8, 10]], [[7, 10], [7, 10]]]
     assert summary.methods_table(paper_plan, rows).rows[0][1].startswith("0.600 [0.3")  # characters alone: from 0.5
-    rows[0]["kl"] = 0.51  # measured anew elsewhere: the readings in the folder are not this row's
+    rows[0]["kl"] = 0.51  # measured again elsewhere: the readings in the folder are not this row's
     assert not summary.groups(paper_plan, rows)[1]
 
 

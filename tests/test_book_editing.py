@@ -131,4 +131,4 @@ def test_a_world_file_comes_in_as_entries() -> None:
     many = {"entries": [{"keys": ["a"], "content": "b"}] * (MOST_ENTRIES + 1)}
     assert f"and a lorebook has at most {MOST_ENTRIES:,} here." in read_world({"text": json.dumps(many), "name": "w"})["problem"]
     problem = read_world({"text": "{}", "name": "world.json"})["problem"]
-    assert problem == 'world.json is no lorebook (it has no "entries").'
+    assert problem == 'world.json is not a lorebook (it has no "entries").'

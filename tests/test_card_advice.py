@@ -110,7 +110,7 @@ def test_macros_that_work_and_others() -> None:
     assert said(scenario="{{char}}'s {box} and <user>.") == []
     assert said(system_prompt="{{original}} Rhyme.", post_history_instructions="{{Original}}") == []
     assert "works only in the fields" in str(only("hint", "personality", personality="{{original}}"))
-    assert "no known macro" in only("hint", "first_mes", first_mes="{{weather}} today. {{weather}} again.")
+    assert "not a known macro" in only("hint", "first_mes", first_mes="{{weather}} today. {{weather}} again.")
     assert find_macros("{{ original }}", original=True) == [Finding("{{ original }}", "misspelt", "{{original}}")]
 
 
@@ -134,7 +134,7 @@ def test_asterisks() -> None:
 
 def test_what_never_reaches_the_model() -> None:
     assert "“”" not in only("hint", "character_book", character_book={"entries": [{"keys": [], "content": "x"}]})
-    assert "is no entry" in only("hint", "character_book", character_book={"entries": [3]})
+    assert "is not an entry" in only("hint", "character_book", character_book={"entries": [3]})
     fine = {"entries": [{"keys": ["sea"]}, {"keys": [], "constant": True}, {"keys": [], "enabled": False}]}
     assert said(character_book=None) == said(character_book={"entries": []}) == said(character_book=fine) == []
     assert "never reach the model" in only("hint", "creator_notes", creator_notes="{{char}} hates rain.")
@@ -142,7 +142,7 @@ def test_what_never_reaches_the_model() -> None:
 
 
 def test_what_sillytavern_does_and_the_studio_does_not() -> None:
-    assert "which SillyTavern replaces, and this studio does not" in only("hint", "scenario", scenario="{{persona}} waits.")
+    assert "which SillyTavern replaces, but this studio does not" in only("hint", "scenario", scenario="{{persona}} waits.")
     assert "always Friday, July 26, 2024, 12:00 PM" in only("hint", "scenario", scenario="It is {{time}} on {{weekday}}.")
     assert said(scenario="{{roll 1d6}} {{newline}}{{trim}}") == []
     assert "names the lorebook “Mill & Sons”" in only("hint", "character_book", extensions={"world": " Mill &\nSons"})

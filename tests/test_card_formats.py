@@ -366,7 +366,7 @@ def test_a_card_offered_as_a_lorebook() -> None:
     for raw in (FLAT, json.loads(v2()), {**AGNAI, "characterBook": None}):
         assert "is a character without a lorebook" in said(raw, read_lorebook)
     for raw in ({}, [], 5, {"a": 1}):
-        assert 'is no lorebook (it has no "entries")' in said(raw, read_lorebook)
+        assert 'is not a lorebook (it has no "entries")' in said(raw, read_lorebook)
 
 
 SAMPLES = [AGNAI, AGNAI_BOOK, NOVELAI, RISU, RISU_BOOK, RISU_MODULE, JANITOR, CHUB, KOBOLD, KOBOLD_UNITED, FARADAY, WORLD]

@@ -73,7 +73,7 @@ def test_the_same_name_again_takes_its_place_and_removing_leaves_the_others(bank
 
 def test_another_dense_model_is_refused_and_nothing_is_lost(bank_file: Path) -> None:
     before = bank_file.read_bytes()
-    with pytest.raises(UserError, match="belongs to the dense model starter, and the weights of other are others"):
+    with pytest.raises(UserError, match="belongs to the dense model starter, but the weights of other differ"):
         add(bank_file, replace(BASE, name="other", sha256="cd" * 32), SHAPE, make_entry("cleo"))
     assert bank_file.read_bytes() == before
 
@@ -112,7 +112,7 @@ def test_a_flipped_bit_is_found_in_every_byte(tmp_path: Path, encoded: bytes) ->
 def test_any_cut_is_found(tmp_path_factory: pytest.TempPathFactory, encoded: bytes, length: int) -> None:
     file = tmp_path_factory.getbasetemp() / "cut.bank"
     file.write_bytes(encoded[: length % len(encoded)])
-    with pytest.raises(UserError, match=r"is no bank|was cut short"):
+    with pytest.raises(UserError, match=r"is not a bank|is truncated"):
         read_bank(file)
 
 
@@ -129,15 +129,15 @@ def test_the_list_tells_who_is_damaged_and_who_is_whole(bank_file: Path) -> None
 @pytest.mark.parametrize(("make", "sentence"), [
     (lambda file: None, "There is no bank"),
     (lambda file: file.mkdir(), "There is no bank"),
-    (lambda file: file.write_bytes(b""), "is no bank"),
-    (lambda file: file.write_text("a letter"), "is no bank"),
-    (lambda file: save_file({"a": torch.zeros(2)}, file), "is no bank of characters"),
+    (lambda file: file.write_bytes(b""), "is not a bank"),
+    (lambda file: file.write_text("a letter"), "is not a bank"),
+    (lambda file: save_file({"a": torch.zeros(2)}, file), "is not a bank of characters"),
     (lambda file: save_file({}, file, {"format": "persona-studio cast bank", "version": "2"}), "a bank of version 2"),
     (lambda file: save_file({}, file, {"format": "persona-studio cast bank", "version": "1"}), "is damaged"),
     (lambda file: save_file({}, file, {"format": "persona-studio cast bank", "version": "1", "bank": "{}", "sha256": ""}),
      "is damaged"),
 ])
-def test_what_is_no_bank_is_told_in_one_sentence(tmp_path: Path, make: Any, sentence: str) -> None:
+def test_what_is_not_a_bank_gets_one_sentence(tmp_path: Path, make: Any, sentence: str) -> None:
     make(tmp_path / "odd")
     with pytest.raises(UserError, match=sentence):
         read_bank(tmp_path / "odd")

@@ -168,7 +168,7 @@ def test_bad_chat_options_are_refused(options: list[str], word: str, exported: P
 @pytest.mark.parametrize("model", ["starter", "x" * 5000, "none\0such", "no/such"])
 def test_a_chat_needs_a_character(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", model, "--message", "Hello"]) == 2
-    assert capsys.readouterr().err == "Error: This model brings no character. Add --card CARD.json.\n"
+    assert capsys.readouterr().err == "Error: This model comes without a character. Add --card CARD.json.\n"
 
 
 def test_a_chat_with_an_unknown_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

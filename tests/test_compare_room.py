@@ -187,10 +187,10 @@ def test_votes_that_would_not_be_honest_are_refused(room: Controller) -> None:
     with pytest.raises(UserError, match="two whole answers"):
         room.vote(made.id, "left")
     end(talker(room).asked[0], "Hm.")
-    talker(room).asked[1].fail("The memory was not enough.")
+    talker(room).asked[1].fail("Memory ran out.")
     with pytest.raises(UserError, match="two whole answers"):
         room.vote(made.id, "left")
-    assert "The memory was not enough." in pair_html(room.scene(on(run)))
+    assert "Memory ran out." in pair_html(room.scene(on(run)))
     seen = room.send(on(run), "Hi", False)
     answer_all(room)
     with pytest.raises(UserError, match="not blind"):
@@ -235,7 +235,7 @@ def test_an_answer_outlives_its_page_and_a_reload_finds_it(room: Controller) -> 
     assert after.pair and after.pair.round.id == made.id and after.pair.whole
     room.send(on(run), "Lost", True)
     talker(room).asked.clear()  # the studio was killed
-    assert "Broken off when the studio was closed." in pair_html(room.scene(on(run)))
+    assert "Interrupted when the studio was closed." in pair_html(room.scene(on(run)))
 
 
 @pytest.mark.parametrize("blind", [False, True])

@@ -1,4 +1,4 @@
-"""Damaged work folders: what is damaged is made anew, with the same bits, or one sentence says what to delete."""
+"""Damaged work folders: what is damaged is made again, with the same bits, or one sentence says what to delete."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from engine.stages.lines import make_lines
 from engine.stages.work_folder import hold_answers, is_sealed, save_tensors, set_damaged_aside
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
-PRECIOUS = {"job.json", "lines.jsonl"}  # no stage can make them anew
+PRECIOUS = {"job.json", "lines.jsonl"}  # no stage can make them again
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_a_folder_of_a_version_without_digests_goes_on(finished: Path, tmp_path:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_job_or_damaged_lines_are_told(damage: Callable[[Path], None], finished: Path, llama: Path,
                                                  tmp_path: Path) -> None:
-    for name, advice in (("job.json", "Delete the folder"), ("lines.jsonl", "Mend it, or delete it")):
+    for name, advice in (("job.json", "Delete the folder"), ("lines.jsonl", "Repair it, or delete it")):
         job = make_job(llama, tmp_path / name / "out", recover=True, recovery_samples=1)
         work = work_of(job.out)
         shutil.copytree(work_of(finished), work)
@@ -199,7 +199,7 @@ def test_a_damaged_job_or_damaged_lines_are_told(damage: Callable[[Path], None],
         else:
             damage(work / name)
         if damage is replace_by_dead_link and name == "job.json":
-            advice = "Name an empty or a new one"  # to the system it is no file at all
+            advice = "Choose an empty or a new one"  # to the system it is no file at all
         with pytest.raises(UserError, match=advice) as caught:
             list(prune(job, work, resume=True))
         assert str(work) in str(caught.value) and len(str(caught.value)) < 600

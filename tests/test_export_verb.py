@@ -250,7 +250,7 @@ def test_a_dense_model_that_is_gone_is_said_before_anything_is_written(pruned: P
 
 
 PLACES = [("../../x", '".."'), ("CON", "every system"), ("nul.txt", "every system"), ("a\0b", "NUL"), ("x" * 300, "200 bytes"),
-          ("what?", "every system"), ("file/out", "is a file"), ("nowhere/out", "leads nowhere")]
+          ("what?", "every system"), ("file/out", "is a file"), ("nowhere/out", "is a broken link")]
 
 
 @pytest.mark.parametrize(("name", "words"), PLACES, ids=[name[:8] for name, _ in PLACES])

@@ -19,8 +19,8 @@ def test_the_table_in_the_docs_is_current() -> None:
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
-    ({"sparsity": 2}, "must lie between 0 and 0.9; 2 does not"), ({"steps": 0}, "must be at least 1; 0 is not"),
-    ({"keep_share": 0}, "must lie above 0 and be at most 1"), ({"steps": 1.5}, "must be a whole number; 1.5 is not"),
+    ({"sparsity": 2}, "must be between 0 and 0.9; 2 is not"), ({"steps": 0}, "must be at least 1; 0 is not"),
+    ({"keep_share": 0}, "must be above 0 and at most 1"), ({"steps": 1.5}, "must be a whole number; 1.5 is not"),
     ({"load_in": "3bit"}, "must be one of 16bit, 8bit, 4bit; 3bit is not"), ({"learning_rate": float("inf")}, "learning_rate"),
     ({"recover": "yes"}, "must be true or false"), ({"colour": 1}, "There is no setting colour")])
 def test_a_bad_value_is_one_sentence_that_names_the_setting(changes: dict, sentence: str) -> None:

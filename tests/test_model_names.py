@@ -35,9 +35,9 @@ NO_MODELS = [
     ("MODEL.GGUF", b"", "is a GGUF file"),
     ("sha256-abc", b"GGUF\3\0\0\0", "is a GGUF file"),  # as Ollama keeps them
     ("pytorch_model.bin", b"PK", "is a pickle file"),
-    ("model.safetensors", b"", "Give the folder that it lies in"),
-    ("config.json", b"{}", "Give the folder that it lies in"),
-    ("notes.txt", b"notes", "is a file, and no folder"),
+    ("model.safetensors", b"", "Give its folder"),
+    ("config.json", b"{}", "Give its folder"),
+    ("notes.txt", b"notes", "is a file, not a folder"),
 ]
 
 
@@ -78,7 +78,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="is a file, and no folder"):
+    with pytest.raises(UserError, match="is a file, not a folder"):
         model_folder(str(tmp_path / "pipe"))
 
 

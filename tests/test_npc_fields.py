@@ -63,7 +63,7 @@ def test_a_slider_writes_more_the_further_it_is_from_the_middle() -> None:
     ("a text", "are a text, where an object should be"), ([], "are a list"), ({"goals": "x"}, "goals is a text"),
     ({"secrets": ["ok", 7, {"text": 1}]}, "secrets is not readable at entry 2, 3"),
     ({"speech_habits": [{"text": "x", "always": "no list"}]}, "speech habits is not readable at entry 1"),
-    ({"mood": {"valence": 101}}, "mood is no number from 0 to 100 at valence"), ({"big_five": [1]}, "big five is a list"),
+    ({"mood": {"valence": 101}}, "mood is not a number from 0 to 100 at valence"), ({"big_five": [1]}, "big five is a list"),
     ({"mood": {"arousal": True}}, "at arousal"), ({"goals": ["x"] * 61}, "of which the first 60 are used"),
 ])
 def test_what_cannot_be_read_is_told_in_one_sentence_and_the_rest_is_used(own: Any, says: str) -> None:

@@ -133,7 +133,7 @@ def test_model_card_has_a_front_matter_and_a_harmless_heading(whole: tuple[list[
 
 
 def read_again(job: Job, out: Path) -> Reading:
-    """The exported folder, loaded anew, on the job's test lines."""
+    """The exported folder, loaded again, on the job's test lines."""
     bench = JobContext(job, work_of(out), find(job.model))
     bench.tokenizer = load_tokenizer(bench.source)  # type: ignore[arg-type]
     groups = [bench.encode(lines) for lines in bench.split_lines()[:3]]

@@ -124,8 +124,8 @@ def test_the_refit_serves_the_model(model_of: ModelOf) -> None:
         with masked(model, mask):
             sliced = torch.cat([run_row(model, row) for row in make_rows()])
             with with_columns(model, kept, columns):
-                repaired = torch.cat([run_row(model, row) for row in make_rows()])
-    assert float((repaired - dense).square().sum()) < 0.8 * float((sliced - dense).square().sum())
+                fitted = torch.cat([run_row(model, row) for row in make_rows()])
+    assert float((fitted - dense).square().sum()) < 0.8 * float((sliced - dense).square().sum())
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -1,4 +1,4 @@
-"""Rows drawn anew: what stays, what may be drawn, and that labels follow."""
+"""Rows drawn again: what stays, what may be drawn, and that labels follow."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -168,7 +168,7 @@ def test_a_folder_with_other_things_in_it_is_no_work_folder(llama: Path, tmp_pat
     job = make_job(llama, tmp_path / "out")
     with pytest.raises(UserError, match="not empty"):
         next(prune(job, tmp_path))
-    with pytest.raises(UserError, match="must not lie in the output folder"):
+    with pytest.raises(UserError, match="must not be inside the output folder"):
         next(prune(job, tmp_path / "out" / "work"))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):

@@ -107,11 +107,11 @@ def test_a_question_comes_back_from_its_plain_fields() -> None:
 
 @pytest.mark.parametrize(("script", "says"), [
     ([], "The test script in this card is a list"), ({"added": {}}, "added questions of the test script are an object"),
-    ({"changed": []}, "changed questions of the test script are a list"), ({"removed": [1]}, "no list of names"),
+    ({"changed": []}, "changed questions of the test script are a list"), ({"removed": [1]}, "not a list of names"),
     ({"added": [{"lines": []}]}, "has no line of the player"), ({"added": [7]}, "is a number"),
     ({"added": [{"lines": ["Hi"], "most_words": "x"}]}, "has a text as most_words"),
     ({"added": [{"lines": ["Hi"], "pattern": "x" * 501}]}, "pattern of more than 500"),
-    ({"added": [{"lines": ["Hi"], "language": "English"}]}, "language that is no code"),
+    ({"added": [{"lines": ["Hi"], "language": "English"}]}, "language that is not a code"),
 ])
 def test_what_cannot_be_read_is_told_and_the_rest_is_asked(script: Any, says: str) -> None:
     found = read_script(of({"script": script}))

@@ -72,7 +72,7 @@ def test_a_judge_that_fails_is_asked_once_and_everything_else_goes_on(llama: Pat
     with teacher_server(lambda number: "401") as server:
         seen = run(short(smith(), str(llama), judge=Judge(server.url, "m")))
     said = [event.sentence for event in seen if isinstance(event, Warned)]
-    assert len(server.asked) == 1 and len(said) == 1 and "refuses the API key" in said[0] and "stays open" in said[0]
+    assert len(server.asked) == 1 and len(said) == 1 and "refuses the API key" in said[0] and "is not judged" in said[0]
     assert len([event for event in seen if isinstance(event, Graded)]) == 5 and isinstance(seen[-1], Finished)
 
 

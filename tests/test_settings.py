@@ -25,7 +25,7 @@ def test_the_folders_lie_in_the_data_folder(own_home: Path) -> None:
 
 def test_a_data_folder_that_is_a_file(own_home: Path) -> None:
     own_home.write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         Settings.of_environment()
 
 
@@ -55,7 +55,7 @@ def read_only() -> Iterator[Path]:
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of another kind")
 def test_a_data_folder_without_permission(read_only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for home, words in ((read_only, "cannot be written to"), (read_only / "home", "cannot be made")):
+    for home, words in ((read_only, "cannot be written to"), (read_only / "home", "cannot be created")):
         monkeypatch.setenv("PERSONA_STUDIO_HOME", str(home))
         with pytest.raises(UserError, match=words) as caught:
             Settings.of_environment()

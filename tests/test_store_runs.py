@@ -200,4 +200,4 @@ def test_the_check_reads_what_lies_in_the_tables(tmp_path: Path, store: Store) -
     assert "portrait" in portrait and repr(ann.name) in head and "1 entries of versions cannot be read" in broken
     with store.write() as db:
         db.execute("DROP INDEX answers_of_run")
-    assert "other tables" in check(store, tmp_path)[0]
+    assert "different tables" in check(store, tmp_path)[0]

@@ -134,7 +134,7 @@ def test_a_job_that_goes_on_after_midnight_says_the_day_on_which_it_began(tmp_pa
         (bench.folder / "job.json").write_text(json.dumps(kept if day else {key: kept[key] for key in kept if key != "day"}))
         os.utime(bench.folder / "job.json", (date_seconds(2026, 1, 2),) * 2)
         if expected == "damaged":
-            with pytest.raises(UserError, match="its day is no date"):
+            with pytest.raises(UserError, match="its day is not a date"):
                 list(context.load_dense(bench, "16bit"))
         else:  # a job of an earlier version
             list(context.load_dense(bench, "16bit"))

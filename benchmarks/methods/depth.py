@@ -88,7 +88,7 @@ def blocks_for(model: nn.Module, k: int) -> int:
 
 
 class _Skipped(nn.Module):
-    """Stands in the place of a decoder layer and hands its input on."""
+    """Replaces a decoder layer and returns its input."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ from engine.stages.tuning import Weights, read_dense_again, recover, tune, tune_
 
 T = TypeVar("T")
 START, LEARNING, RECONSTRUCTION, TUNING, RETUNING, READING, RECOVERY = (f"{name}.cost.json" for name in (
-    "start", "learning", "repair", "tuning", "retuning", "reading", "recovery"))
+    "start", "learning", "reconstruction", "tuning", "retuning", "reading", "recovery"))
 CHOSEN, CURVE = "chosen.safetensors", "curve.json"
 STAYING = {CHOSEN, CURVE, "mask.safetensors", "learning.json", LEARNING}
 

@@ -1,4 +1,4 @@
-"""Stands for `python -m engine` in measurements: a job of fixed work on all cores that says as much as a real one.
+"""Replaces `python -m engine` in measurements: a job of fixed work on all cores that says as much as a real one.
 
 Environment: BENCH_PRODUCTS, the matrix products a step. It steps on until it is killed. As the chat worker it answers at
 once and computes nothing.

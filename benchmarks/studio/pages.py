@@ -1,5 +1,5 @@
 """Open tabs without a browser: each follows the studio's live channel as assets/live.js does. What a browser would draw is not
-drawn: this is the studio's side of a tab that is in sight."""
+drawn: this is the studio's side of a visible tab."""
 
 import http.client
 import json

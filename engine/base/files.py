@@ -32,7 +32,7 @@ def data_folder() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"The data folder {folder} cannot be made ({error.strerror}).",
+        raise UserError(f"The data folder {folder} cannot be created ({error.strerror}).",
                         "Set PERSONA_STUDIO_HOME to a folder that you may write to.") from error
     return folder
 
@@ -95,7 +95,7 @@ def read_json(path: Path) -> Any:
     """Read JSON that we wrote ourselves. Raises UserError when it is damaged."""
     try:
         if path.exists() and not path.is_file():  # reading a pipe would never end
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}).") from error
@@ -149,7 +149,7 @@ def check_manifest(folder: Path) -> list[str]:
         entries = [(name, int(entry["bytes"]), entry["sha256"])
                    for name, entry in read_json(folder / MANIFEST)["files"].items()]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / MANIFEST} is damaged: it is no list of files.") from error
+        raise UserError(f"{folder / MANIFEST} is damaged: it is not a list of files.") from error
     for name, size, digest in entries:
         file = folder / name
         if not file.is_file():
@@ -204,7 +204,7 @@ def check_target(out: Path) -> None:
     A parent that is a link to a folder is followed.
     """
     if ".." in out.parts:
-        raise UserError(f'The output folder {out} has ".." in its name.', "Name it plainly.")
+        raise UserError(f'The output folder {out} has ".." in its name.', "Choose a name without it.")
     if "\0" in str(out) or len(os.fsencode(out.name)) > LONGEST or not out.name:
         raise UserError(f"The output folder's name is empty, longer than {LONGEST} bytes or holds a NUL character.")
     if out.name.partition(".")[0].strip().casefold() in RESERVED or re.search(r'[\x00-\x1f<>:"|?*\\]|[. ]$', out.name):
@@ -216,17 +216,17 @@ def check_target(out: Path) -> None:
 def _check_place(out: Path) -> None:
     if out.is_symlink() or out.exists():
         kind = "folder" if out.is_dir() else "file"
-        raise UserError(f"The output {kind} {out} exists already.", "Name another one, or remove it first.")
+        raise UserError(f"The output {kind} {out} exists already.", "Choose another one, or remove it first.")
     parent = out.parent
     while not parent.exists():
         if parent.is_symlink():
-            raise UserError(f"The output folder {out} cannot be made: {parent} is a link that leads nowhere.",
-                            "Name another folder.")
+            raise UserError(f"The output folder {out} cannot be created: {parent} is a broken link.",
+                            "Choose another folder.")
         parent = parent.parent
     if not parent.is_dir():
-        raise UserError(f"The output folder {out} cannot be made: {parent} is a file.", "Name another folder.")
+        raise UserError(f"The output folder {out} cannot be created: {parent} is a file.", "Choose another folder.")
     if not os.access(parent, os.W_OK):
-        raise UserError(f"The output folder {out} cannot be made: {parent} may not be written to.", "Name another folder.")
+        raise UserError(f"The output folder {out} cannot be created: {parent} is not writable.", "Choose another folder.")
 
 
 def require_plain(path: Path, limit: int) -> None:
@@ -236,9 +236,9 @@ def require_plain(path: Path, limit: int) -> None:
     except (OSError, ValueError) as error:  # ValueError: a NUL character
         raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', '') or error}).") from error
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path} is no plain file, and is not read.", "Download or copy it again.")
+        raise UserError(f"{path} is not a regular file, so it is not read.", "Download or copy it again.")
     if found.st_size > limit:
-        raise UserError(f"{path} is larger than {limit:,} bytes, and is not read.")
+        raise UserError(f"{path} is larger than {limit:,} bytes, so it is not read.")
 
 
 def read_untrusted_json(path: Path, limit: int) -> dict[str, Any]:
@@ -249,5 +249,5 @@ def read_untrusted_json(path: Path, limit: int) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: it is not valid JSON ({str(error)[:100]}).") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} cannot be read: it is no JSON object.")
+        raise UserError(f"{path} cannot be read: it is not a JSON object.")
     return value

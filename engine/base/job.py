@@ -1,4 +1,4 @@
-"""Every setting of every long job, said once: name, type, unit, limits, default, label and help.
+"""Every setting of every long job, in one place: name, type, unit, limits, default, label and help.
 
 The command line's options, job files, checks, presets, the studio's form, the report and the table in docs/recipe.md all come
 from here. Adding a knob to the main job is one line in `Recipe` (and its place in the studio's form, if it gets one).
@@ -63,43 +63,43 @@ class Recipe(Settings):
 
     sparsity: float = knob(0.25, "Share of each layer's FFN channels that is removed", ge=0, le=0.9, group="What is removed",
                            label="How much is removed")
-    multiple: int = knob(128, "The kept intermediate size is a multiple of this. Programs that run models want round sizes",
+    multiple: int = knob(128, "The kept intermediate size is a multiple of this. Programs that run models prefer round sizes",
                          unit="channels", ge=1, label="Snap to a multiple of")
     seed: int = knob(0, "The same seed and lines give the same result", ge=0, le=MAX_SEED, label="Seed")
 
-    candidates: int = knob(640, "Player lines that come into question, evenly from all categories", unit="lines", ge=1,
+    candidates: int = knob(640, "Player lines to choose from, evenly from all categories", unit="lines", ge=1,
                            group="Stage 1: lines")
     references: int = knob(3, "Other characters that the persona sensitivity compares with (paper: all others)", ge=1)
     keep_share: float = knob(1.0, "Share of the candidates kept, by falling persona sensitivity (paper: 0.4; 1: none is scored)",
                              gt=0, le=1)
-    self_asked: int = knob(128, "Further questions that the model makes up behind the persona's prompt", ge=0)
-    validation_lines: int = knob(24, "Held-out lines that choose (which mask, what is reconstructed); they never teach", ge=1,
+    self_asked: int = knob(128, "Extra questions that the model makes up, given the persona's prompt", ge=0)
+    validation_lines: int = knob(24, "Held-out lines for choosing (the mask, what is reconstructed); never learned from", ge=1,
                                  unit="lines")
-    test_lines: int = knob(48, "Held-out lines that report; they never choose", unit="lines", ge=1)
-    answer_tokens: int = knob(64, "Longest answer sampled", unit="tokens", ge=1)
+    test_lines: int = knob(48, "Held-out lines for reporting; never used to choose", unit="lines", ge=1)
+    answer_tokens: int = knob(64, "Longest sampled answer", unit="tokens", ge=1)
     temperature: float = knob(0.8, "Temperature of sampled answers", ge=0)
-    top_p: float = knob(0.95, "Share of probability kept in sampled answers", gt=0, le=1)
-    batch_lines: int = knob(96, "Answers sampled at once; 64 take two cores almost as long", unit="lines", ge=1)
-    teacher_concurrency: int = knob(4, "Requests under way at once, with a teacher server", ge=1)
+    top_p: float = knob(0.95, "Probability mass that sampling keeps (nucleus sampling)", gt=0, le=1)
+    batch_lines: int = knob(96, "Answers sampled at once; on two cores, 64 take almost as long", unit="lines", ge=1)
+    teacher_concurrency: int = knob(4, "Concurrent requests to a teacher server", ge=1)
 
     loss: Loss = knob("kl", "kl: to the dense model's cached logits; ce: on the answers (the paper's)", group="Stage 2: mask")
-    teacher_top: int = knob(64, "Logits cached a token; the rest of the vocabulary is one bucket", ge=1)
+    teacher_top: int = knob(64, "Logits cached per token; the rest of the vocabulary is one bucket", ge=1)
     start: Start = knob("wanda", "Scores before the first step: rank-normalised importance, or random")
     mask_from: float = knob(0.4, "Sparsity from which the mask is learned. Below it the reconstructed start is used: there, what "
-                            "learning wins is within the noise, and more text wins more in the same time", ge=0, le=1)
+                            "learning gains is within the noise, and more text gains more in the same time", ge=0, le=1)
     steps: int = knob(30, "Steps of mask learning", ge=1)
-    step_lines: int = knob(16, "Lines a step", unit="lines", ge=1)
-    learning_rate: float = knob(0.01, "AdamW, on scores that are ranks from -1 to 1 in every layer, whatever the model", ge=0)
+    step_lines: int = knob(16, "Lines per step", unit="lines", ge=1)
+    learning_rate: float = knob(0.01, "AdamW's learning rate, on scores that are ranks from -1 to 1 in every layer", ge=0)
     ramp: float = knob(0.0, "Share of the steps over which the sparsity grows, cubic (0: full from the start)", ge=0, le=1)
     validate_every: int = knob(5, "Steps between readings on the validation lines", ge=1)
     row_tokens: int = knob(1536, "Longest packed row", unit="tokens", ge=1)
-    checkpointing: bool = knob(True, "Recompute layers in the backward pass where memory is short: a tenth of it, a third more "
+    checkpointing: bool = knob(True, "Recompute layers in the backward pass when memory is short: a tenth of it, a third more "
                                      "time")
     load_in: LoadIn = knob("16bit", "Fewer bits need less memory while learning. The result stays 16 bit",
                            label="Load the model in")
 
     reconstruct: bool = knob(True, "Reconstruct W_down on the kept channels by least squares", group="After the mask")
-    max_kl_ratio: float = knob(1.05, "Reconstruct the learned mask unless it reads worse than the start by more than this factor",
+    max_kl_ratio: float = knob(1.05, "Reconstruct the learned mask unless its KL is more than this many times the start's",
                                metavar="FACTOR", gt=0)
     extra_samples: int = knob(3, "More answers to each train line, for reconstruction and tuning", ge=0)
     neutral_lines: int = knob(256, "Unanswered player lines that reconstruction reads with their neutral answers", ge=0,
@@ -107,15 +107,15 @@ class Recipe(Settings):
     resampled_copies: int = knob(1, "Copies of all these lines with their tokens sampled again, for tuning (else reconstruction)",
                                  ge=0)
     tuning_epochs: float = knob(4.0, "Passes over these tokens in which each layer's kept channels are tuned (0: none)", ge=0)
-    tuning_rate: float = knob(0.01, "Adam, at the start of each layer, as a share of its weights' root mean square; it falls to 0",
-                              ge=0)
+    tuning_rate: float = knob(0.01, "Adam's learning rate at the start of a layer, as a share of its weights' root mean square; "
+                                    "decays to 0", ge=0)
     recover: bool = knob(False, "Learn from many more answers: tune the layers again, then fine-tune the whole (LoRA, merged). "
                                 "Comes closer, takes three times as long", label="Recover some of what was lost")
-    recovery_samples: int = knob(5, "Times as many answers as there are train lines, written for recovery", ge=0)
-    recovery_epochs: float = knob(2.0, "Passes over the first of them", ge=0)
+    recovery_samples: int = knob(5, "Answers written for recovery, as a multiple of the train lines", ge=0)
+    recovery_epochs: float = knob(2.0, "Passes over the first of them, to tune the layers again", ge=0)
     recovery_steps: int = knob(60, "Steps of the fine-tune", ge=1)
-    recovery_step_lines: int = knob(16, "Lines a step of the fine-tune", unit="lines", ge=1)
-    recovery_rate: float = knob(1e-3, "AdamW, of the fine-tune, as a share of the weights' root mean square", ge=0)
+    recovery_step_lines: int = knob(16, "Lines per step of the fine-tune", unit="lines", ge=1)
+    recovery_rate: float = knob(1e-3, "AdamW's learning rate in the fine-tune, as a share of the weights' root mean square", ge=0)
     recovery_rank: int = knob(16, "LoRA rank", ge=1)
 
     def changed(self, **values: Any) -> "Recipe":
@@ -123,7 +123,7 @@ class Recipe(Settings):
         return Recipe(**{**self.to_dict(), **values})
 
     def former(self) -> dict[str, Any]:
-        """All knobs by the names that they had first: what a work folder is known by does not change with a name."""
+        """All knobs by the names that they had first: the fingerprint of a work folder does not change with a name."""
         return {migrate.FORMER_KNOBS.get(name, name): value for name, value in self.to_dict().items()}
 
 
@@ -143,8 +143,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESET_LABELS = {"try": "First try: about 5 minutes", "quick": "Quick: about 10 minutes",
                  "standard": "Standard: about half an hour", "paper": "As in the paper: much longer"}
-PRESET_HELP = ("Lines and prune together, with the starter on two processor cores. Larger models take longer. The paper's way has "
-               "not been timed to its end.")
+PRESET_HELP = ("Lines and pruning together, with the starter on two processor cores. Larger models take longer. The paper's preset "
+               "has not been timed to the end.")
 
 
 def make_recipe(preset: str = "standard", **changes: Any) -> Recipe:
@@ -160,15 +160,15 @@ class Process(Settings):
     workdir: str = knob("", "Where to write events.jsonl and, for prune, the results of its stages (default: prune in the data "
                             "folder, other jobs nowhere)", metavar="DIR", group="How it runs")
     json_events: bool = knob(False, "Print events as JSON lines", option="json")
-    job: str = knob("", "Read the job from a JSON file; options that are given as well take precedence", metavar="FILE")
-    leash: bool = knob(False, "Stop when standard input ends, for then the program that started the job is gone")
+    job: str = knob("", "Read the job from a JSON file; options on the command line take precedence", metavar="FILE")
+    leash: bool = knob(False, "Stop when standard input ends: the program that started the job is then gone")
 
 
 class PruneJob(Process):
     """The main job: from a character card to a pruned model folder. Beside these it has every knob of Recipe."""
 
     card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-")
-    out: str = knob("", "The folder to write; must not exist (needed, except with --until)", metavar="DIR", group="What is made")
+    out: str = knob("", "The folder to write; must not exist (required, except with --until)", metavar="DIR", group="What is made")
     model: str = knob("starter", "starter, a hub id, or a folder")
     preset: str = knob("standard", ", ".join(PRESETS), label="How thorough")
     teacher: str = knob("self", "Who answers: the model itself, or a server", metavar="self|URL", label="Who answers")
@@ -176,7 +176,7 @@ class PruneJob(Process):
     queries: str = knob("", "Questions to use instead of the bundled player lines", metavar="FILE")
     lines: str = knob("", "Finished calibration lines (questions and answers) to use as they are", metavar="FILE")
     dtype: Dtype = knob("auto", DTYPE_HELP)
-    resume: bool = knob(False, "Go on where an earlier run stopped")
+    resume: bool = knob(False, "Continue where an earlier run stopped")
     until: Literal["", "lines"] = knob("", "lines: stop when the calibration lines are written", metavar="lines")
     recipe: Recipe = Field(default_factory=Recipe)
 
@@ -196,14 +196,14 @@ class PruneJob(Process):
 
 
 class ExportJob(Process):
-    """A finished folder as a checked and proven copy."""
+    """A finished folder as a verified copy."""
 
     source: str = knob(..., "A folder that prune wrote", metavar="SOURCE", option="-")
     out: str = knob(..., "The folder to write; must not exist", metavar="DIR", group="What is made")
-    name: str = knob("", "What the copy is called in its model card")
+    name: str = knob("", "Name of the copy, in its model card")
     gguf: list[str] = knob([], f"Also a verified GGUF file for llama.cpp: {', '.join(WRITTEN)}; may be given several "
                                "times", metavar="TYPE")
-    engines: list[str] = knob([], "Also a folder for this program; brings a GGUF file, Q8_0 where --gguf names none; may be given "
+    engines: list[str] = knob([], "Also a folder for this program; adds a GGUF file, Q8_0 unless --gguf names one; may be given "
                               "several times", option="for")
     measure: str = knob("", "Measure speed and memory of the copy and of MODEL, the dense model that it was pruned from",
                         metavar="MODEL")
@@ -217,7 +217,7 @@ class ScriptJob(Process):
     models: list[str] = knob([], "starter, a hub id, or a folder; may be given several times (default starter)", option="model",
                              metavar="MODEL", group="What is asked")
     questions: bool = knob(False, "Only print the questions and their rules, as JSON")
-    judge: str = knob("", "A server with log-probabilities that judges what no rule can tell", metavar="URL")
+    judge: str = knob("", "A server with log-probabilities, to judge what no rule can check", metavar="URL")
     judge_model: str = knob("", "The server's model", metavar="NAME")
     dtype: Dtype = knob("auto", DTYPE_HELP)
     sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
@@ -283,7 +283,7 @@ def _add_option(place: Any, name: str, field: FieldInfo) -> None:
         options |= {"type": kind if kind in (int, float) else str, "metavar": metavar or ("N" if kind in (int, float) else "NAME")}
         if get_args(kind):
             options["metavar"] = "|".join(filter(None, get_args(kind)))
-        if field.default not in ("", None):
+        if field.default not in ("", None) and not field.is_required():
             options["help"] += f" (default {field.default})"
     place.add_argument(*names, **options)
 
@@ -335,12 +335,12 @@ def _sentence(kind: type[Settings], error: ValidationError) -> str:
     if first["type"] in ("greater_than", "greater_than_equal", "less_than_equal", "finite_number"):
         if one.least is not None and one.most is not None:
             if first["type"] == "greater_than":
-                return f"The setting {name} must lie above {one.least:g} and be at most {one.most:.10g}; {value} does not."
-            return f"The setting {name} must lie between {one.least:g} and {one.most:.10g}; {value} does not."
+                return f"The setting {name} must be above {one.least:g} and at most {one.most:.10g}; {value} is not."
+            return f"The setting {name} must be between {one.least:g} and {one.most:.10g}; {value} is not."
         above = "above" if first["type"] == "greater_than" else "at least"
         return f"The setting {name} must be {above} {one.least:g}; {value} is not."
-    kinds: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return f"The setting {name} must be {kinds.get(field.annotation, 'a list of texts')}; {value} is not."
+    kinds: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return f"The setting {name} must be {kinds.get(field.annotation, 'a list of strings')}; {value} is not."
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def read_report(file: Path) -> dict[str, Any]:
     """The report of an exported folder. Raises UserError when it is damaged."""
     found = read_json(file)
     if not isinstance(found, dict):
-        raise UserError(f"{file} is no report.", "Prune the character again.")
+        raise UserError(f"{file} is not a report.", "Prune the character again.")
     return report(found)
 
 

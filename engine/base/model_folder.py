@@ -33,7 +33,7 @@ def read_shapes(file: Path) -> dict[str, Shape]:
     try:
         expected = 8 + length + max((_end_of(entry) for entry in tensors.values()), default=0)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"{file} is damaged: its header contradicts itself.", _AGAIN) from error
+        raise UserError(f"{file} is damaged: its header is inconsistent.", _AGAIN) from error
     if (size := file.stat().st_size) != expected:
         raise UserError(f"{file} is incomplete: it has {size:,} bytes instead of {expected:,}.", _AGAIN)
     return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
@@ -65,7 +65,7 @@ def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > min(size - 8, _HEADER_LIMIT):
-            raise UserError(f"{file} is truncated or no safetensors file.", _AGAIN)
+            raise UserError(f"{file} is truncated or not a safetensors file.", _AGAIN)
         header = stream.read(length)
     try:
         tensors = json.loads(header)
@@ -196,10 +196,10 @@ def check_config(path: Path) -> dict[str, Any]:
     if not isinstance(family, str) or family not in FAMILIES:
         reason = f": {REFUSED[family]}" if isinstance(family, str) and family in REFUSED else ""
         raise UserError(f"Models of the kind {str(family)[:40]!r} are not supported{reason}.",
-                        f"Supported are: {', '.join(sorted(FAMILIES))}.")
+                        f"Supported: {', '.join(sorted(FAMILIES))}.")
     if config.get("quantization_config"):
         raise UserError(f"The weights in {path.parent} are quantised already, and cannot be pruned.",
-                        "Take the 16-bit original; it can be loaded in 8 or 4 bit here.")
+                        "Use the 16-bit original; it can be loaded in 8 or 4 bit here.")
     if fault := _contradiction(_declared(Config, path, config)):
         raise UserError(f"{path} is damaged: {fault}.", _AGAIN)
     return config
@@ -314,7 +314,7 @@ def refuse_code(path: Path, value: Any) -> None:
         if isinstance(item, dict):
             if "auto_map" in item:
                 raise UserError(f"{path.parent} asks to run Python code of its own (auto_map in {path.name}).",
-                                "That is never done here: choose a model without custom code.")
+                                "Persona Studio never runs it: choose a model without custom code.")
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
@@ -347,7 +347,7 @@ def model_folder(name: str) -> Path | None:
     if _is_of_ollama(name):
         raise gguf_instead(repr(name[:200]), "is a name in Ollama, whose models are GGUF files")
     if name.lower().endswith(".gguf"):
-        raise UserError(f"There is no file {name[:200]}.", "A GGUF file could not be pruned: give a folder with the original.")
+        raise UserError(f"There is no file {name[:200]}.", "GGUF files cannot be pruned: give a folder with the original.")
     raise UserError(f"There is no model {name[:200]!r}.",
                     'Give "starter", a folder that holds a model, or a name on the hub like owner/name.')
 
@@ -372,8 +372,8 @@ def _no_folder(path: Path) -> UserError:
         return UserError(f"{path} is a pickle file, which can run code when it is read.",
                          "Only safetensors are loaded: choose a model that has *.safetensors files.")
     if path.suffix.lower() == ".safetensors" or path.name == "config.json":
-        return UserError(f"{path} is one file of a model.", f"Give the folder that it lies in: {path.resolve().parent}")
-    return UserError(f"{path} is a file, and no folder that holds a model.",
+        return UserError(f"{path} is one file of a model.", f"Give its folder: {path.resolve().parent}")
+    return UserError(f"{path} is a file, not a folder that holds a model.",
                      "Give a folder with config.json, *.safetensors and a tokenizer.")
 
 

@@ -52,6 +52,6 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def says_out_of_memory(text: str) -> bool:
-    """Whether a library's message, or what a process wrote before it died, says that the memory was not enough."""
+    """Whether a library's message, or what a process wrote before it died, says that memory ran out."""
     words = ("allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED", "bad_alloc", "MemoryError")
     return any(word in text for word in words)

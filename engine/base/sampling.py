@@ -1,4 +1,4 @@
-"""How a character answers: the samplers by llama.cpp's names, with their defaults, limits and words, said once.
+"""How a character answers: the samplers by llama.cpp's names, with their defaults, limits and words, in one place.
 
 The studio's controls, the command line, the chat worker and the exports all read SamplingParams.
 """

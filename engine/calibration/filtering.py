@@ -114,7 +114,7 @@ def tidy(answer: str, character_names: Sequence[str], complete: bool) -> tuple[s
     """
     text = answer.strip()
     label = "|".join(filter(None, [names_pattern(tuple(character_names)), r"\{\{char\}\}"]))
-    for _ in range(2):  # a label inside quotes, or quotes behind a label
+    for _ in range(2):  # a label inside quotes, or quotes after a label
         text = re.sub(rf"^[\[*]{{0,3}}(?:{label})[\]*]{{0,3}}\s*:[*]{{0,2}}\s*", "", text)
         text = _without_wrapping_quotes(text)
     if complete:

@@ -1,9 +1,9 @@
 """Answers in the character's voice, by the dense model itself.
 
-The dense model answers each question behind the persona's prompt, the one that
+The dense model answers each question after the persona's prompt, the one that
 chats have (engine.cards.prompt: system prompt, example dialogue, greeting),
 sampled in batches; it also makes up further questions by sampling the player's
-turn behind the same beginning (Magpie, Xu et al. 2024, arXiv 2406.08464). Bad
+turn after the same beginning (Magpie, Xu et al. 2024, arXiv 2406.08464). Bad
 answers are sampled again with another seed, then dropped and counted. Batches
 are the unit of resuming: their seeds depend on the job's seed and their number
 alone, so a batch that was interrupted gives the same answers again.
@@ -46,7 +46,7 @@ class Voice:
 
     @classmethod
     def of(cls, card: Card, tokenizer: Any) -> "Voice":
-        """The voice of a card behind a model's tokenizer."""
+        """The voice of a card, for a model's tokenizer."""
         return cls(card, Setting(count=token_counter(tokenizer)))
 
     @property
@@ -73,7 +73,7 @@ class Voice:
 
 
 def encode_line(tokenizer: Any, voice: Voice, question: str, answer: str, complete: bool) -> Example:
-    """Token ids of a line behind the persona's prompt; an answer that was cut short gets no ending token."""
+    """Token ids of a line after the persona's prompt; an answer that was cut short gets no ending token."""
     tokens = encode_chat(tokenizer, voice.asked(question))
     return Example(tuple(tokens), tuple(encode_answer(tokenizer, answer, complete)))
 

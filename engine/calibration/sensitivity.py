@@ -5,7 +5,7 @@ s(q; P) = 1 / (B r) * sum over blocks b and reference personas j of
 1 - cos(h_b_Pj(q), h_b_P(q)), with h the hidden state after block b at the last
 prompt token. High: the persona changes what the model is about to say. The
 public code encodes persona and query whole for every pair; here each persona's
-prompt is encoded once a row and all queries are packed behind it.
+prompt is encoded once a row and all queries are packed after it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""A teacher behind an address: neutral answers rewritten in a persona's voice by a server that speaks OpenAI's chat completions.
+"""A teacher at an address: neutral answers rewritten in a persona's voice by a server that speaks OpenAI's chat completions.
 
 Many chats are asked at once, with retries and patience. Every answer is on the disk before the next event is yielded, so
 nothing that was paid for is asked for twice. The API key comes from the environment and is never written, logged or shown. The
@@ -64,7 +64,7 @@ class ServerTeacher:
     def __post_init__(self) -> None:
         check_address(self.url, "teacher", KEY_VARIABLES[0])
         if not self.model.strip():
-            raise UserError("The teacher's model has no name.", "Name one that the server offers.")
+            raise UserError("The teacher's model has no name.", "Give the name of one that the server offers.")
         if self.concurrency < 1 or self.timeout <= 0 or self.patience < 0 or self.answer_tokens < 1:
             raise UserError("The teacher's concurrency, timeout and answer length must be positive.")
 
@@ -300,7 +300,7 @@ class TeacherClient:
         return min(pause, max(0.1, self._teacher.patience - waited))
 
     def _failure(self, sentence: str) -> UserError:
-        return UserError(sentence, "What was answered is kept; run the same command with --resume to go on.", ErrorCode.SERVER)
+        return UserError(sentence, "The answers so far are kept; run the same command with --resume to continue.", ErrorCode.SERVER)
 
     def _scrubbed(self, text: str) -> str:
         """The text without the key (a server may echo it) and without what UTF-8 cannot write."""

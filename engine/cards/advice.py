@@ -1,7 +1,7 @@
 """Advice for the writer of a card: what will not work, and what could work better.
 
-Plain rules over the card's texts, each a small function. They would rather miss
-something than cry wolf: a "problem" spoils the character for certain, a "hint"
+Plain rules over the card's texts, each a small function. They prefer missing
+something to a false alarm: a "problem" spoils the character for certain, a "hint"
 is worth a look. Does not judge style, and changes nothing.
 """
 
@@ -137,8 +137,8 @@ def _macros_in(field: str, what: str, text: str) -> Iterator[Advice]:
         if finding.kind == "misspelt":
             yield Advice(field, "problem", f"{what} contains {shown}, which is not replaced. Write {finding.meant} instead.")
             continue
-        why = {"elsewhere": "works only in the fields for instructions", "unknown": "is no known macro",
-               "foreign": "SillyTavern replaces, and this studio does not"}[finding.kind]
+        why = {"elsewhere": "works only in the fields for instructions", "unknown": "is not a known macro",
+               "foreign": "SillyTavern replaces, but this studio does not"}[finding.kind]
         yield Advice(field, "hint", f"{what} contains {shown}, which {why}. The model sees it unchanged.")
     if reads_the_clock(text):
         yield Advice(field, "hint", f"{what} asks for the time or the date. Here it is always {MOMENT}, so that the model reads "
@@ -199,10 +199,10 @@ def _unused(raw: Mapping[str, Any]) -> Iterator[Advice]:
     world, scripts = extensions.get("world"), extensions.get("regex_scripts")
     if isinstance(world, str) and (name := " ".join(world.split())) and not (isinstance(book, Mapping) and book.get("entries")):
         yield Advice("character_book", "hint", f"The card names the lorebook “{name[:60]}”, which is not in its file. Export that "
-                     "world in SillyTavern, and bring it in under Lorebook.")
+                     "world in SillyTavern, and import it under Lorebook.")
     if isinstance(scripts, list) and scripts:
         those = "a regular expression that changes" if len(scripts) == 1 else f"{len(scripts):,} regular expressions that change"
-        yield Advice("extensions", "hint", f"The card brings {those} texts in SillyTavern: kept in the card, and not carried out "
+        yield Advice("extensions", "hint", f"The card has {those} texts in SillyTavern. They are kept in the card, but not applied "
                      "here.")
 
 

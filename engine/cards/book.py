@@ -212,7 +212,7 @@ def parse_book(raw: Any) -> Book:
         if isinstance(value, dict):
             entries.append(_decorated(_entry(number, as_character_entry(value))))
         else:
-            faults.append(f"Entry {number + 1} of the book is no entry and was left out.")
+            faults.append(f"Entry {number + 1} of the lorebook is not an entry and was left out.")
     # Some programs write 0 for "not set".
     budget = _whole(raw.get("token_budget"), 0) or TOKEN_BUDGET
     depth = _whole(raw.get("scan_depth"), 0) or SCAN_DEPTH

@@ -133,15 +133,15 @@ def _book_of_card(raw: Any, found: Format | None) -> dict[str, Any]:
     card = card_of(raw).raw if found else raw
     data = card.get("data", card) if isinstance(card, dict) else None
     if not isinstance(data, dict):
-        raise CardFault('is no lorebook (it has no "entries")')
+        raise CardFault('is not a lorebook (it has no "entries")')
     book = data.get("character_book")
     if isinstance(book, dict | list) and book:
         return as_character_book(book if isinstance(book, dict) else {"entries": book})
     if isinstance(data.get("entries"), dict | list):
         return as_character_book(data)
     is_card = found or "spec" in card or "name" in data
-    raise CardFault("is a character without a lorebook (bring it in with “Import cards”)" if is_card
-                    else 'is no lorebook (it has no "entries")')
+    raise CardFault("is a character without a lorebook (import it with “Import cards”)" if is_card
+                    else 'is not a lorebook (it has no "entries")')
 
 
 def _check_whole(card: Card) -> None:
@@ -154,7 +154,7 @@ def _check_whole(card: Card) -> None:
 def _no_character(found: Format) -> str:
     """Why a file that somebody offers as a character is none, and where it goes."""
     if found.what == "lorebook":
-        return f"is {found.words}, not a character (open a character in Draft and bring it in there, under Lorebook)"
+        return f"is {found.words}, not a character (open a character in Draft and import it there, under Lorebook)"
     return f"is {found.words}, not a character ({found.instead})"
 
 

@@ -37,20 +37,20 @@ _NOT_IN_TEXTGEN = (*(key for key in LABELS if key not in ("name", "description",
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a host drops ("lost") or keeps in the file without using it ("unused"), as a sentence."""
+    """One thing that a program drops ("lost") or keeps in the file without using it ("unused"), as a sentence."""
 
-    host: str
+    program: str
     fate: Fate
     sentence: str
 
 
 def findings(raw: dict[str, Any], files: int = 0) -> list[Finding]:
-    """What each of HOSTS would not use of a card that brings this many files; in the order of HOSTS, losses first.
+    """What each of PROGRAMS would not use of a card that brings this many files; in the order of PROGRAMS, losses first.
 
     Only what the card has is mentioned.
     """
     fields = as_v3(raw)["data"]
-    return [Finding(host, fate, sentence) for host, rule in _RULES.items()
+    return [Finding(program, fate, sentence) for program, rule in _RULES.items()
             for fate, sentence in sorted(rule(fields, files), key=lambda found: found[0])]
 
 
@@ -106,7 +106,7 @@ def _textgen(fields: dict[str, Any], files: int) -> Report:
 
 _RULES: dict[str, Callable[[dict[str, Any], int], Report]] = {
     "SillyTavern": _sillytavern, "Chub": _chub, "text-generation-webui": _textgen}
-HOSTS = tuple(_RULES)
+PROGRAMS = tuple(_RULES)
 
 
 def _own_extensions(fields: dict[str, Any]) -> Report:

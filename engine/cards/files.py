@@ -1,6 +1,6 @@
 """Cards as files: whatever form one has, it is read whole; and every form can be written.
 
-| form  | holds                                              | leaves behind                     |
+| form  | holds                                              | leaves out                        |
 |-------|----------------------------------------------------|-----------------------------------|
 | json  | the card as V3                                     | the portrait, the card's files    |
 | v2    | the card as V2, V3's own fields in an extension    | the portrait, the card's files    |

@@ -1,6 +1,6 @@
 """Which entries of a lorebook fire in a conversation, and why: pure, but for the clock that ends an endless pattern.
 
-Activation as hosts do it (the V2 and V3 specifications, and SillyTavern where they are silent): keys in the last
+Activation as in other programs (the V2 and V3 specifications, and SillyTavern where they are silent): keys in the last
 messages, secondary keys, constant entries, recursion through fired texts, a token budget from which the lowest priority
 goes first. Chance comes from a seed. Where in the prompt the texts go,
 prompt.py decides.

@@ -1,6 +1,6 @@
 """Macros in a card's texts: carries out those of the V3 specification, finds the misspelt and the unknown ones.
 
-Chance comes from a seed and the clock stands still at MOMENT, so the same text, names and seed always give the same
+Chance comes from a seed and the time is always MOMENT, so the same text, names and seed always give the same
 result, also for a job that goes on another day. {{original}} is decided in prompt.py.
 """
 
@@ -103,7 +103,7 @@ def expand_macros(text: str, card: Card, user: str, seed: int = 0) -> str:
 
 
 def _options(listed: str) -> list[str]:
-    """The options of {{random:a,b}}, or of {{random::a::b}}, as some hosts write it; a macro inside one is one piece."""
+    """The options of {{random:a,b}}, or of {{random::a::b}}, as some programs write it; a macro inside one is one piece."""
     if listed.startswith(":"):
         return [option.strip() for option in listed[1:].split("::")]
     options = [""]

@@ -70,7 +70,8 @@ LIST_FIELDS = (
     ListField("goals", "Goals", "goal", "What the character wants, now and in the end.",
               (Part("text", "Goal", "To be paid before the tide turns", wide=True),)),
     ListField("secrets", "Secrets", "secret",
-              "Kept whatever is asked. The telling words never reach the model: the test script looks for them in the answers.",
+              "Kept, whatever is asked. The words that give it away never reach the model: the test script looks for them in the "
+              "answers.",
               (Part("text", "Secret", "She set the fire herself", wide=True),
                Part("words", "Telling words", "i set the fire, arson*", many=True),
                Part("may_learn", "Who may learn it", "nobody"))),
@@ -82,9 +83,9 @@ LIST_FIELDS = (
     ListField("forbidden_topics", "Does not talk about", "topic",
               "Subjects that the character turns away from. The test script looks for the words in the answers.",
               (Part("text", "Subject", "the fire in the archive", wide=True),
-               Part("words", "Words never said then", "burned, ashes", many=True))),
+               Part("words", "Words to avoid", "burned, ashes", many=True))),
     ListField("speech_habits", "Speech habits", "habit",
-              "How the character talks. Words in every answer, and in none, are tested. “a | b” is either, “a*” any ending.",
+              "How the character talks. The test script looks for the words. “a | b” is either, “a*” any ending.",
               (Part("text", "Habit", "Begins with “Hush.”", wide=True), Part("always", "In every answer", "hush", many=True),
                Part("never", "In no answer", "haha, okay", many=True))),
 )
@@ -240,7 +241,7 @@ def _levels(name: str, value: Any, faults: list[str]) -> dict[str, int]:
     if value is not None and not isinstance(value, dict):
         faults.append(_fault(name, f"{kind_of(value)}, where an object of numbers should be"))
     elif bad:
-        faults.append(_fault(name, f"no number from 0 to 100 at {', '.join(bad)}"))
+        faults.append(_fault(name, f"not a number from 0 to 100 at {', '.join(bad)}"))
     return {scale: round(given[scale]) for scale in SCALES[name] if _is_level(given.get(scale))}
 
 

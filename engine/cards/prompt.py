@@ -84,7 +84,7 @@ def render_system_prompt(card: Card, setting: Setting = USUAL) -> str:
 
     Entries of its lorebook that always fire come before and after what describes it (their position). The card's own
     system_prompt replaces CLOSING, and {{original}} in it puts CLOSING back in. Example dialogue in which no line says
-    who speaks is here as text; the rest of it becomes turns. An empty field leaves nothing behind.
+    who speaks is here as text; the rest of it becomes turns. An empty field leaves no trace.
     """
     full_name = f" Your full name is {card.name}." if card.name != card.char else ""
     loose = [text for text, turns in _dialogues(card, setting) if not turns]

@@ -170,7 +170,7 @@ def _object(loader: _Texts, node: yaml.MappingNode) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in node.value:
         if not isinstance(name, yaml.ScalarNode):
-            raise CardFault("is not a character card in YAML (a name in it is no text)")
+            raise CardFault("is not a character card in YAML (a name in it is not text)")
         if name.value in found:
             raise CardFault(f"has the key {short(name.value)} twice in one object")
         found[name.value] = loader.construct_object(value, deep=True)

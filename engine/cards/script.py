@@ -206,7 +206,7 @@ def read_script(card: Card) -> Script:
     changed = {one.id: one for one in _own(stored, "changed", {}, faults)}
     added, removed = _own(stored, "added", [], faults), stored.get("removed")
     if removed is not None and not _are_texts(removed):
-        faults.append("The removed questions of the test script are no list of names.")
+        faults.append("The removed questions of the test script are not a list of names.")
     gone = set(removed or []) if _are_texts(removed) else set()
     questions = [changed.get(id, question) for id, question in generated.items() if id not in gone][:MOST_QUESTIONS]
     origins: dict[str, Origin] = {one.id: "changed" if one.id in changed else "generated" for one in questions}
@@ -248,7 +248,7 @@ def _question(value: Any, id: str) -> Question | str:
     if len(rules.get("pattern", "")) > LONGEST_PATTERN:
         return f"has a pattern of more than {LONGEST_PATTERN} characters"
     if not _LANGUAGE.fullmatch(rules.get("language", "")):
-        return "has a language that is no code of two or three letters"
+        return "has a language that is not a code of two or three letters"
     kind = value.get("kind")
     return Question(id, kind if isinstance(kind, str) and kind else "own",
                     tuple(line.strip() for line in lines if line.strip()), Rules(**rules))

@@ -150,7 +150,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         with safe_open(path, framework="pt") as file:
             yield file, _words(path, file.metadata() or {})
     except SafetensorError as error:
-        raise UserError(f"{path} is no bank, or was cut short or damaged ({str(error).splitlines()[0][:120]}).",
+        raise UserError(f"{path} is not a bank, or is truncated or damaged ({str(error).splitlines()[0][:120]}).",
                         _AGAIN) from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(f"The bank {path} is damaged: its list of characters cannot be read.", _AGAIN) from error
@@ -159,7 +159,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 def _words(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """The parsed list of a bank file. Raises UserError."""
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} is no bank of characters.", "Make one with: python -m engine cast build.")
+        raise UserError(f"{path} is not a bank of characters.", "Make one with: python -m engine cast build.")
     if metadata.get("version") != VERSION:
         raise UserError(f"{path} is a bank of version {metadata.get('version', '?')[:20]}, and this program reads version "
                         f"{VERSION}.", "Build it again from the exported folders.")
@@ -225,6 +225,6 @@ def remove(path: Path, name: str) -> str:
 def require_base(path: Path, bank: Bank, digest: str, name: str) -> None:
     """Raise UserError unless the weights of the dense model `name` are the bank's, by their hash."""
     if digest != bank.base.sha256:
-        raise UserError(f"The bank {path} belongs to the dense model {bank.base.name}, and the weights of {name} are others "
+        raise UserError(f"The bank {path} belongs to the dense model {bank.base.name}, but the weights of {name} differ "
                         f"(sha256 {digest[:12]} instead of {bank.base.sha256[:12]}).",
                         "Give the bank's own model with --model, or make a bank for this one.")

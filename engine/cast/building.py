@@ -79,7 +79,7 @@ def read_run(folder: Path) -> Run:
     except (KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is damaged: its report or its mask cannot be read.", "Prune the character again.") from error
     if not bool((mask.sum(dim=1) == mask[0].sum()).all()):
-        raise UserError(f"The layers of {folder} keep unlike numbers of channels, which a bank cannot hold.",
+        raise UserError(f"The layers of {folder} keep different numbers of channels, which a bank cannot hold.",
                         "Prune the character with one width for all layers.")
     return Run(folder, card, report, mask)
 
@@ -94,7 +94,7 @@ def build(path: Path, model: str, folders: Sequence[Path], dtype: str = "auto", 
     start = time.perf_counter()
     runs = [read_run(folder) for folder in folders]  # says now rather than after all the work
     if (name or lines) and len(runs) > 1:
-        raise UserError("A name, or lines, go with one folder only.", "Build the others by a command of their own.")
+        raise UserError("--name and --lines can be used with one folder only.", "Build the others with separate commands.")
     own = read_lines(lines) if lines else []
     if lines and not any(line.split == "train" for line in own):
         raise UserError(f"{lines} has no line to learn from.", "Give lines.jsonl of the run's work folder, or none.")
@@ -122,7 +122,7 @@ def make_entry(dense: Dense, run: Run, name: str, lines: Sequence[Line] = ()) ->
     cut = load_model(source, dense.model.dtype)
     require_same_base(dense, cut, run)
     if run.tuned:
-        yield Warned(f"The layers of {run.folder} were tuned after the cut. A bank holds its mask and a correction, which comes "
+        yield Warned(f"The layers of {run.folder} were tuned after the cut. A bank holds its mask and a correction, which stays "
                      "less close to the dense model than the folder itself.")
     delta, rank, left_out = without_correction(run.mask, dense.shape[1]), 0, None
     words: dict[str, Any] = {"card": run.card.raw, "prompt": messages(run.card, []),

@@ -87,8 +87,8 @@ def load_dense(model: str | None, dtype: str = "auto", bank: tuple[Path, Bank] |
     except UserError as error:
         if model or not bank:
             raise
-        raise UserError(f"The dense model {bank[1].base.name} of the bank {bank[0]} is gone ({error})",
-                        "Name it with --model.") from error
+        raise UserError(f"The dense model {bank[1].base.name} of the bank {bank[0]} is missing ({error})",
+                        "Give it with --model.") from error
     digest = yield from hash_weights(source.folder)
     if bank:
         require_base(*bank, digest, source.name)
@@ -121,7 +121,7 @@ def extract(path: Path, name: str, out: Path, model: str | None = None, dtype: s
     start = time.perf_counter()
     (entry,) = read_bank(path, [name]).entries
     if out.is_symlink() or out.exists():
-        raise UserError(f"{out} exists already.", "Name another folder, or remove it first.")
+        raise UserError(f"{out} exists already.", "Choose another folder, or remove it first.")
     dense = yield from load_dense(model, dtype, (path, read_bank(path, [])))
     with explain_write_errors(out, "try again"):
         require_space(out.parent, int(2.2 * sum(weights.numel() for weights in dense.model.parameters()) + 50e6))

@@ -40,7 +40,7 @@ class Judge:
     def __post_init__(self) -> None:
         check_address(self.url, "judge", KEY_VARIABLES[0])
         if not self.model.strip():
-            raise UserError("The judge's model has no name.", "Name one that the server offers.")
+            raise UserError("The judge's model has no name.", "Give the name of one that the server offers.")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def read_score(alternatives: Iterable[tuple[str, float]]) -> Score:
     if not mass >= LEAST_MASS:
         return Score(None, mass, f"The judge did not answer with a number (only {mass:.0%} of its probability was on one).")
     if all(len(token) == 1 for token, _ in numbers):
-        return Score(None, mass, "The judge writes numbers digit by digit, so that one token is no score.")
+        return Score(None, mass, "The judge writes numbers digit by digit, so one token is not a score.")
     return Score(sum(int(token) * probability for token, probability in numbers) / mass, mass)
 
 

@@ -93,7 +93,7 @@ def answer_ending(tokenizer: Any) -> int:
         if token in control:
             return token
     if tokenizer.eos_token_id is None:
-        raise UserError("The model's tokenizer names no token that ends an answer.", "Choose another model.")
+        raise UserError("The model's tokenizer has no token that ends an answer.", "Choose another model.")
     return tokenizer.eos_token_id
 
 

@@ -58,7 +58,7 @@ def check_folder(folder: Path, whole: bool = True) -> dict[str, Any]:
         read_shapes(file)
     check_shapes(folder, config, shapes_of(folder))
     if (folder / "adapter_config.json").exists():  # transformers would load it on top, or the model that it names
-        raise UserError(f"{folder} holds an adapter (adapter_config.json) and no whole model.",
+        raise UserError(f"{folder} holds an adapter (adapter_config.json), not a whole model.",
                         "Merge the adapter into its model first, or remove adapter_config.json.")
     if whole:
         _check_our_manifest(folder)
@@ -74,7 +74,7 @@ def _check_files(folder: Path) -> None:
             if file.suffix in _READ_WHOLE:
                 require_plain(file, _READ_WHOLE[file.suffix])
             elif file.exists() and not (stat.S_ISDIR(mode := file.stat().st_mode) or stat.S_ISREG(mode)):
-                raise UserError(f"{file} is no plain file.", "Remove it, or copy the model again.")
+                raise UserError(f"{file} is not a regular file.", "Remove it, or copy the model again.")
     except OSError as error:
         raise UserError(f"{error.filename or folder} cannot be read ({error.strerror}).", _AGAIN) from error
 

@@ -110,7 +110,7 @@ def _download(name: str, commit: str, missing: int) -> Generator[Event, None, No
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
             raise UserError(f"The model {name} could not be fetched completely ({lines[0][:200]}).",
-                            "What has arrived is kept: try again.")
+                            "What was downloaded is kept: try again.")
     yield Step(StageId.FETCH, total, total, subject=name)
 
 
@@ -122,7 +122,7 @@ def _hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        raise UserError(f"The model {name} is gated: its owner wants its terms accepted first.",
+        raise UserError(f"The model {name} is gated: its owner asks you to accept its terms first.",
                         "Accept them on the model's page, then set HF_TOKEN to a token of your account.") from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(f"The hub has no model {name}, or it is private.",

@@ -144,7 +144,7 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     from transformers import AutoModelForCausalLM
 
     config = load_config(source)
-    return_freed_memory()  # the dtype's probe leaves some behind
+    return_freed_memory()  # the probe of the dtype leaves some
     settings: dict[str, Any] = {
         "dtype": dtype,
         "device_map": "auto" if best_device().type == "cuda" else "cpu",
@@ -181,7 +181,7 @@ def _check_numbers(source: ModelSource, model: Any) -> None:
         for name, weights in model.named_parameters():
             pieces = weights.flatten().split(_PIECE) if weights.is_floating_point() else ()
             if not all(torch.isfinite(piece).all() for piece in pieces):
-                raise UserError(f"The weights in {source.folder} are damaged: {name} holds values that are no numbers.", _AGAIN)
+                raise UserError(f"The weights in {source.folder} are damaged: {name} holds values that are not numbers.", _AGAIN)
         try:
             sound = torch.isfinite(model(torch.tensor([[0, 1 % model.config.vocab_size]], device=model.device)).logits).all()
         except Exception as error:
@@ -190,7 +190,7 @@ def _check_numbers(source: ModelSource, model: Any) -> None:
             raise UserError(f"The model in {source.folder} cannot compute with its config.json "
                             f"({' '.join(str(error).split())[:120]}).", _AGAIN) from error
     if not sound:
-        raise UserError(f"The model in {source.folder} is damaged: what it computes are no numbers.", _AGAIN)
+        raise UserError(f"The model in {source.folder} is damaged: it computes values that are not numbers.", _AGAIN)
 
 
 def _keep_packing(model: Any) -> None:
@@ -211,7 +211,7 @@ def load_config(source: ModelSource) -> Any:
     try:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # of what others wrote, transformers raises anything
-        raise UserError(f"{source.folder / 'config.json'} is no valid config of a {source.config['model_type']} model.",
+        raise UserError(f"{source.folder / 'config.json'} is not a valid config of a {source.config['model_type']} model.",
                         _AGAIN) from error
     for name in ("attention_dropout", "resid_pdrop", "embd_pdrop"):
         if hasattr(config, name):
@@ -276,7 +276,7 @@ def on_day(tokenizer: Any, day: date) -> Any:
     """The tokenizer, or where its template asks for the date a copy of it, with that of `day`. Raises UserError."""
     def fixed(template: Any) -> str:
         if not isinstance(template, str):
-            raise unusable("it is no text")
+            raise unusable("it is not text")
         if len(template) > LONGEST_TEMPLATE:
             raise unusable(f"it is longer than {LONGEST_TEMPLATE:,} characters")
         return fix_settings(template, day)

@@ -1,4 +1,4 @@
-"""A language model behind an address: any server that speaks OpenAI's chat completions, as a teacher or a judge.
+"""A language model at an address: any server that speaks OpenAI's chat completions, as a teacher or a judge.
 
 Checks addresses, finds the key in the environment and opens the client. openai is imported on use, for that takes half a second.
 """
@@ -48,7 +48,7 @@ def api_key(variables: Sequence[str]) -> str:
     """
     key = next(filter(None, (os.environ.get(name, "").strip() for name in variables)), "")
     if not (key.isascii() and (key + "x").isprintable()) or " " in key:
-        raise UserError("The API key in the environment has characters that no key has.", "Copy it again.")
+        raise UserError("The API key in the environment contains characters that a key cannot have.", "Copy it again.")
     return key
 
 

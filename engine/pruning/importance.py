@@ -16,7 +16,7 @@ from engine.models.packing import Row, states_that_predict
 
 
 def random_scores(layers: int, channels: int, seed: int) -> Tensor:
-    """Uniform noise: what any method must beat."""
+    """Uniform noise: every method must be better than this."""
     return torch.rand(layers, channels, generator=torch.Generator().manual_seed(seed))
 
 

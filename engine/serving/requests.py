@@ -43,9 +43,9 @@ def parse(line: str | bytes) -> Request:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError("The request is no JSON.") from error
+        raise UserError("The request is not JSON.") from error
     if not isinstance(fields, dict):
-        raise UserError("The request is no JSON object.")
+        raise UserError("The request is not a JSON object.")
     do, identity = fields.get("do"), fields.get("id")
     if not isinstance(identity, str | int) or isinstance(identity, bool):
         raise UserError("The request has no id.")

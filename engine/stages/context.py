@@ -135,7 +135,7 @@ class JobContext:
         return [line for line in lines if line.split == "train"], choosing, reporting, shared
 
     def encode(self, lines: Sequence[Line]) -> list[Example]:
-        """Token ids of lines behind the persona's prompt."""
+        """Token ids of lines after the persona's prompt."""
         voice = self.voice
         return [encode_line(self.tokenizer, voice, line.question, line.answer, line.complete) for line in lines]
 
@@ -156,12 +156,12 @@ def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
             raise UserError(f"The work folder {folder} belongs to a job with other settings.",
                             "Give the same settings as before, or another --workdir.")
         if not resume:
-            raise UserError(f"A job with these settings was begun in {folder}.",
-                            "Add --resume to go on where it stopped, or name another --workdir.")
+            raise UserError(f"A job with these settings was already started in {folder}.",
+                            "Add --resume to continue it, or give another --workdir.")
         return True
     folder.mkdir(parents=True, exist_ok=True)
     if any(file.name != "events.jsonl" for file in folder.iterdir()):  # an attempt that never began leaves its reason there
-        raise UserError(f"The work folder {folder} is not empty and holds no job.", "Name an empty or a new one.")
+        raise UserError(f"The work folder {folder} is not empty and holds no job.", "Choose an empty or a new one.")
     write_json(record, {"format": migrate.FORMAT, "fingerprint": job.fingerprint(), "model": job.model, "character": job.card.name,
                         "dtype": None, "day": date.today().isoformat(), "sealed": True, "recipe": job.recipe.to_dict(),
                         "card": job.card.raw})
@@ -230,7 +230,7 @@ def _day_of(ctx: JobContext, record: dict[str, Any]) -> date:
     try:
         return date.fromisoformat(record["day"])
     except (TypeError, ValueError) as error:
-        raise UserError(f"{file} is damaged: its day is no date.", "Delete the work folder and start again.") from error
+        raise UserError(f"{file} is damaged: its day is not a date.", "Delete the work folder and start again.") from error
 
 
 @torch.no_grad()

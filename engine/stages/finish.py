@@ -37,7 +37,7 @@ _RECOVERED = {ReadingId.MASK: ReadingId.RECOVERED, ReadingId.RECONSTRUCTED: Read
 
 def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights) -> Stream[
         tuple[list[Row], list[Tensor]]]:
-    """Read the dense model, the one-shot baselines, the mask and its repair on the test lines; returns rows and dense states."""
+    """Measure the dense model, the one-shot baselines, the mask and its reconstruction on the test lines: rows, dense states."""
     _, _, test, prefix = encode_lines(ctx)
     rows = pack(test, ctx.job.recipe.row_tokens, prefix)
     ladder: dict[ReadingId, Tensor] = {id: top_channels(one.score(ctx.model, data.norms, ctx.job.recipe.seed), ctx.kept)

@@ -62,7 +62,7 @@ def make_lines(ctx: JobContext) -> Stream[None]:
         require_enough([line.question for line in read_lines(target)], str(target))
     train, choosing, reporting, shared = ctx.split_lines()
     if shared:
-        yield Warned("Too few held-out lines to choose on some and report on others: both use the same ones.")
+        yield Warned("There are too few held-out lines to choose with some and report on others: both use the same ones.")
     yield Lines(str(target), len(train), len(choosing), len(reporting), read_json(summary))
 
 
@@ -201,7 +201,7 @@ def unanswered(ctx: JobContext) -> list[Query]:
 
 
 def extra_lines(ctx: JobContext) -> list[Line]:
-    """The further answers that the repair reads, round by round; none where none are wanted."""
+    """The extra samples that reconstruction reads, round by round; none where none are wanted."""
     return [line for file in answer_files(ctx)[: _rounds(ctx)] for line in read_lines(file)]
 
 
@@ -215,13 +215,13 @@ def recovery_lines(ctx: JobContext) -> tuple[list[Line], list[Line]]:
 
 
 def answer_files(ctx: JobContext) -> list[Path]:
-    """Where the answers of each round lie, those of the repair before those of recovery; no rounds where nothing reads them."""
+    """Where the answers of each round are, those of reconstruction before those of recovery; no rounds where nothing reads them."""
     recipe = ctx.job.recipe
     again = recipe.recovery_samples if recipe.recover and ctx.tunes_layers else 0
     return [ctx.path(f"further-{number}.jsonl") for number in range(_rounds(ctx) + again)]
 
 
 def _rounds(ctx: JobContext) -> int:
-    """How many of the rounds are the repair's."""
+    """How many of the rounds are for reconstruction."""
     recipe = ctx.job.recipe
     return recipe.extra_samples if recipe.reconstruct else 0

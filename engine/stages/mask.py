@@ -2,7 +2,7 @@
 
 First the dense model reads all lines once: activation norms and the likeliest
 tokens of each answer position are kept, so that every learning step needs the
-masked model alone. Then the mask is learned; where nothing repairs it, the
+masked model alone. Then the mask is learned; where nothing is reconstructed, the
 validation lines choose the best step. The learning state is written after every step.
 """
 
@@ -111,11 +111,12 @@ def start_scores(ctx: JobContext, data: DistillationData) -> Tensor:
     return rank_normalised(random_scores(ctx.layers, ctx.channels, ctx.job.recipe.seed))
 
 
-def find_mask(ctx: JobContext, data: DistillationData, repaired: tuple[Tensor, Sequence[Tensor]] | None = None) -> Stream[Tensor]:
+def find_mask(ctx: JobContext, data: DistillationData,
+              reconstructed: tuple[Tensor, Sequence[Tensor]] | None = None) -> Stream[Tensor]:
     """Learn the mask (L, d_ff); leaves mask.safetensors and learning.json.
 
-    Without `repaired` it is the mask with the lowest validation KL. With it, the start mask and its W_down columns (d, k)
-    a layer, the mask is learned knowing its repair: on a model that holds these columns. Then the last mask is taken: a
+    Without `reconstructed` it is the mask with the lowest validation KL. With it, the start mask and its W_down columns (d, k)
+    a layer, the mask is learned with its reconstruction: on a model that holds these columns. Then the last mask is taken: a
     channel that has come in still has its own column, so the mask reads worse than after a refit of its own.
     """
     target = ctx.path("mask.safetensors")
@@ -125,10 +126,10 @@ def find_mask(ctx: JobContext, data: DistillationData, repaired: tuple[Tensor, S
         ctx.notes["best_step"] = int(found["best_step"])
         return found["mask"].float()
     with ExitStack() as stack:
-        if repaired is not None:
-            stack.enter_context(with_columns(ctx.model, kept_indices(repaired[0]), repaired[1]))
+        if reconstructed is not None:
+            stack.enter_context(with_columns(ctx.model, kept_indices(reconstructed[0]), reconstructed[1]))
         stack.enter_context(narrowed(ctx.model, ctx.weight_dtype))
-        return (yield from _learn(ctx, data, takes_last=repaired is not None))
+        return (yield from _learn(ctx, data, takes_last=reconstructed is not None))
 
 
 def _learn(ctx: JobContext, data: DistillationData, takes_last: bool) -> Stream[Tensor]:

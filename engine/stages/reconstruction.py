@@ -5,7 +5,7 @@ and the better of the two on the validation lines goes on. All on the original 1
 columns.safetensors (the mask, and W_down of its kept channels, a layer each, unless the plain slice read better) and what was
 read, in JSON. mask.safetensors then holds the mask that goes on.
 
-What it reads needs no label: beside the train lines it reads extra samples, player lines with their neutral answers behind the
+What it reads needs no label: beside the train lines it reads extra samples, player lines with their neutral answers after the
 persona's prompt, and copies of all these rows with their tokens sampled again (models/resampling.py): two forward passes each, and
 nothing to write. Leaves the copies' tokens in resampled.safetensors."""
 

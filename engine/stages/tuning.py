@@ -58,7 +58,7 @@ class _Course:
 
 
 def tune(ctx: JobContext, data: DistillationData, mask: Tensor, columns: list[Tensor] | None) -> Stream[Weights]:
-    """The mask's tuned layers, or its refit `columns` where nothing is to be tuned or where they read better."""
+    """The mask's tuned layers, or its refitted `columns` where nothing is tuned or where they read better."""
     if columns is None or not ctx.tunes_layers:
         return Weights(columns)
     recipe = ctx.job.recipe
@@ -137,7 +137,7 @@ def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, course:
                 if result.after is None and not stopped:
                     stopped = True
                     yield Warned(f"Tuning made the last {LOSSES} layers no better on held-out lines. "
-                                 "The others keep what they have.")
+                                 "The remaining layers keep their weights.")
             done += 1
         yield Step(course.stage, done + 1, ctx.layers + 2)
 

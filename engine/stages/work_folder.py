@@ -85,7 +85,7 @@ def set_damaged_aside(folder: Path) -> Iterator[Warned]:
     damaged = {file for file in folder.iterdir() if _is_damaged(file, record)} | {folder / name for name in _lost(folder)}
     for file in sorted(damaged):
         if file.name == "lines.jsonl":
-            raise UserError(f"{file} is damaged.", "Mend it, or delete it to have the lines written again; then run the same "
+            raise UserError(f"{file} is damaged.", "Repair it, or delete it to have the lines written again; then run the same "
                             "command with --resume.", ErrorCode.LINES_DAMAGED)
         with explain_write_errors(folder):
             layer = LAYER.fullmatch(file.name)
@@ -94,7 +94,7 @@ def set_damaged_aside(folder: Path) -> Iterator[Warned]:
                     one.rename(_name_aside(one))
             if file.name == "rejected.json":  # a count for readers; the lines it counted are not to be written again for it
                 write_json(file, {})
-        yield Warned(f"{file} was damaged or gone. What it held is made again; a damaged file is kept, its name ending in .aside.")
+        yield Warned(f"{file} was damaged or missing, and is made again; a damaged file is kept under a name ending in .aside.")
 
 
 def _name_aside(file: Path) -> Path:
@@ -157,7 +157,7 @@ def hold_answers(folder: Path) -> None:
     changed = [name for name, digest in known.items() if held.get(name) != digest]
     if begun and changed:
         raise UserError(f"{folder / changed[0]} was changed after the job had learned from it.",
-                        "Put the former file back, or start over with --lines and another --workdir.",
+                        "Restore the original file, or start over with --lines and another --workdir.",
                         ErrorCode.LINES_CHANGED)
     write_json(folder / "job.json", {**record, "answers": held})
 

@@ -139,7 +139,7 @@ def ladder(readings: Iterable[Measured]) -> go.Figure:
                       "%{customdata[3]:,} lines, %{customdata[4]:,} word pieces<extra></extra>")
     lines = {one.lines for one in known}
     notes = [note for row, one in zip(rows, known, strict=True) for note in _row(row, one, len(lines) > 1)]
-    on = f"On {words.count(lines.pop(), 'line')} that taught nothing" if len(lines) == 1 else "On lines that taught nothing"
+    on = f"On {words.count(lines.pop(), 'line') if len(lines) == 1 else 'lines'} that it did not learn from"
     return drawn([trace], LADDER, [f"{on} · shorter is closer",
                                   "Striped bars are longer than the chart" if any(cut) else ""],
                  words.DISTANCE + " The coloured bars are this character's; grey are simpler ways to remove as much.",

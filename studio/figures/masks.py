@@ -61,9 +61,9 @@ def mask_changes(snapshots: Sequence[MaskSnapshot]) -> go.Figure:
                   "xpad": 6, "ypad": 0},
         hovertemplate=f"Layer %{{y}} of {layers}, step %{{x}}<br>%{{z:,}} channels exchanged<extra></extra>")
     axis = {"type": "category", "tickvals": some_of(names, 5), "title": {"text": "Learning step"}, "tickangle": 0}
-    return drawn([trace], CHANGED, [f"Channels exchanged since the check before · {words.count(len(steps), 'check')}"],
+    return drawn([trace], CHANGED, [f"Channels exchanged since the previous check · {words.count(len(steps), 'check')}"],
                  "Each column is one check while the mask was learned, each row a layer. The stronger the colour, the more "
-                 "channels came in for others there. A mask that has settled grows pale to the right.",
+                 "channels were exchanged there. A mask that has settled grows pale to the right.",
                  _height_of(layers), xaxis=axis, yaxis=_layers(layers), margin={"r": 48})
 
 
@@ -85,7 +85,7 @@ def _share(removed: float) -> str:
     return words.percent(removed) if theme.is_number(removed) else "an unknown share"
 
 
-EXCHANGED, RESCUED = "Channels exchanged last", "Little used, kept all the same"
+EXCHANGED, RESCUED = "Channels exchanged last", "Little used, but kept"
 HEIGHT = 190  # px, without the lines of the title
 
 
@@ -98,7 +98,7 @@ def changed_last(snapshots: Sequence[MaskSnapshot]) -> go.Figure:
     total = int(sum(value for value in values if math.isfinite(value)))
     return _bars(values, EMBER, EXCHANGED, [f"Step {last.step:,} · {words.count(total, 'channel')} in "
                                           f"{words.count(len(values), 'layer')}"],
-                 "How many channels of each layer came in for others at the newest check. Few means that the mask has settled.",
+                 "How many channels of each layer were exchanged at the latest check. Few means that the mask has settled.",
                  "%{y:,} channels exchanged")
 
 
@@ -152,8 +152,8 @@ def overlap(first: np.ndarray | None, second: np.ndarray | None, names: tuple[st
     by_chance = f'<span style="color:{EMBER}">━</span> by chance {chance:.0f}\u00a0%'
     return _bars(shares.tolist(), BLUE, title,
                  [f"{left} and {right}", f"{mean:.0f}\u00a0% of {int(smaller.sum()):,} channels · {by_chance}"],
-                 f"{words.count(layers, 'layer')}. Bars far above the line mean that the two characters lean on the same "
-                 "channels; bars at the line, that they agree no more than two masks drawn by lot.",
+                 f"{words.count(layers, 'layer')}. Bars far above the line mean that the two characters rely on the same "
+                 "channels; bars at the line, that they agree no more than two random masks.",
                  "%{y:.1f}\u00a0% in both: %{customdata[0]:,} of %{customdata[1]:,}", suffix="\u00a0%",
                  customdata=np.stack([both, smaller], axis=1).tolist(), level=chance, top=104)
 

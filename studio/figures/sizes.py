@@ -35,8 +35,8 @@ def remaining(parameters: int, ffn_parameters: int, removed: int, bytes_per_weig
     return drawn(traces, f"{words.percent(left / parameters)} of the model remains",
                  [f"{words.millions(left)} of {words.millions(parameters)} weights · {words.size(left * bytes_per_weight)} of "
                   f"{words.size(parameters * bytes_per_weight)}", legend],
-                 "Only channels of the feed-forward parts are removed, alike in every layer. Attention and the vocabulary stay as "
-                 "they are, so the model shrinks by less than the slider says.",
+                 "Only channels of the feed-forward parts are removed, equally in every layer. Attention and the vocabulary stay "
+                 "as they are, so the model shrinks by less than the slider says.",
                  38, barmode="stack", bargap=0.1, margin={"l": 8, "r": 8, "b": 10},
                  xaxis={"range": [0, parameters], "visible": False}, yaxis={"visible": False})
 
@@ -64,7 +64,7 @@ def memory_bars(needed: Sequence[Needed], card: int) -> go.Figure:
     fits = [one for one in needed if one.bytes <= card]
     title = f"{len(fits)} of {len(needed)} ways fit into {words.size(card)}" if card else f"{words.size(least.bytes)} at least"
     return drawn(traces, title, [legend, f"dotted: the memory of the card, {words.size(card)}" if card else ""],
-                 "Weights, characters and conversations (keys and values of what was said) in 16 bit. By arithmetic that was "
-                 "checked against measured memory.", 48 * len(needed) + 46, barmode="stack", bargap=0.35, shapes=line,
+                 "Weights, characters and conversations (keys and values of what was said) in 16 bit. Calculated; the formulas "
+                 "were checked against measured memory.", 48 * len(needed) + 46, barmode="stack", bargap=0.35, shapes=line,
                  margin={"l": 150, "r": 16, "b": 36}, yaxis={"autorange": "reversed", "showgrid": False},
                  xaxis={"range": [0, 1.06 * most / 1e9], "ticksuffix": " GB", "showgrid": True, "nticks": 5})

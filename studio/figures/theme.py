@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 INK = "#807b75"  # text and axes; at least 4 to 1 on white and on near-black
 GRID = "rgba(128,123,117,0.22)"
-# Told apart by readers with any of the common colour blindnesses, and by lightness. At least 3 to 1 on white and near-black.
+# Distinguishable for readers with any of the common colour blindnesses, and by lightness. At least 3 to 1 on white and near-black.
 BLUE, EMBER, GREY = "#3a86cf", "#d9661f", "#8f8a84"
 FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif'
 BLUES = [[0.0, "rgba(58,134,207,0.05)"], [0.5, "rgba(58,134,207,0.42)"], [1.0, "rgba(58,134,207,1)"]]

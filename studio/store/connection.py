@@ -109,5 +109,5 @@ def _explain(error: sqlite3.Error, path: Path) -> UserError | None:
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
         return UserError(f"The library {path} cannot be opened.", "Check that its folder exists and is yours.")
     if code == sqlite3.SQLITE_IOERR:
-        return UserError(f"The disk that holds {path} does not answer; nothing was changed.", "Check the disk and try again.")
+        return UserError(f"The disk that holds {path} does not respond; nothing was changed.", "Check the disk and try again.")
     return None

@@ -75,7 +75,7 @@ def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRAT
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"The folder {path.parent} cannot be made ({error.strerror}).") from error
+        raise UserError(f"The folder {path.parent} cannot be created ({error.strerror}).") from error
     was_there = path.exists()
     if not was_there and backups_of(path):
         raise UserError(f"The library {path} is gone.",
@@ -260,7 +260,7 @@ def _fault(db: Database, migrations: Migrations) -> str:
     if _is_newer(db, migrations):
         return "was made by a newer version of Persona Studio"
     if schema(db) != expected_schema(migrations, [migration.name for migration in migrations.applied(db)]):
-        return "has other tables than a library of Persona Studio"
+        return "has different tables from a library of Persona Studio"
     return ""
 
 

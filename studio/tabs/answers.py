@@ -195,7 +195,7 @@ def _seconds(seconds: float) -> str:
 
 
 def about_of(store: Store, character: str) -> str:
-    """What this character was told of the player last, in any room; another character's chats do not count."""
+    """What this character last learned of the player, in any room; another character's chats do not count."""
     kept = values.get_value(store, _about_key(character), None)
     if kept is None:  # said before it was kept for each character
         kept = next((chat.about for chat in chats.chats(store, character)), "")

@@ -89,7 +89,7 @@ def settle(settings: Settings, store: Store, run: Run, ending: Ending) -> Run:
 
 
 def last_word(path: Path, offset: int = 0) -> Event | None:
-    """The last event behind `offset` bytes."""
+    """The last event after `offset` bytes."""
     found = Tail(path, offset).read_new()
     return found[-1] if found else None
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 WORDS = {"queued": "waiting for its turn", "starting": "starting", "running": "running", "stopping": "stopping",
          "stopped": "stopped", "failed": "failed", "done": "done"}
 NOT_RESPONDING = "not responding"
-NOT_KEPT = "The run has ended, but what it made could not be put into the library. Press Resume to try again."
+NOT_KEPT = "The run has ended, but its result could not be added to the library. Press Resume to try again."
 TRIES = 5  # at bringing the library up to date, before a run is called failed
 
 
@@ -64,7 +64,7 @@ class Jobs:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """See to what a former studio left behind, then begin to work off the queue."""
+        """Clean up what an earlier studio left, then start on the queue."""
         self.adopt()
         self._look_after_all()
         still = (result_folder(self.settings, live.run) for live in self._live.values())
@@ -204,7 +204,7 @@ class Jobs:
             try:
                 self._start(run)
             except Exception as error:
-                if run.id in self._live:  # it runs, though the library could not be told; its end will be seen to
+                if run.id in self._live:  # it runs, though the library could not record that; its end will be handled
                     raise
                 if not isinstance(error, UserError | OSError):
                     log.exception("run %s could not be started", run.id)

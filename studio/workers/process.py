@@ -149,7 +149,7 @@ def _start_of(pid: int) -> float:
 
 
 def ran_out_of_memory(errors: Path, offset: int = 0) -> bool:
-    """Whether a process that died wrote, behind `offset` bytes of its standard error, that its memory was not enough."""
+    """Whether a process that died wrote, after `offset` bytes of its standard error, that it ran out of memory."""
     try:
         with errors.open("rb") as file:
             file.seek(max(offset, file.seek(0, os.SEEK_END) - LAST_WORDS))

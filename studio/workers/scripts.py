@@ -1,6 +1,6 @@
 """Tests of characters by their scripts: one process at a time, whose results go into the library as they come.
 
-The process is `python -m engine script`; on a leash, it ends with the studio. Knows no page.
+The process is `python -m engine script`; on a leash, it ends with the studio. Independent of the page.
 """
 
 import logging
@@ -46,7 +46,7 @@ class Scripts:
         self.warnings: list[str] = []
 
     def start(self) -> None:
-        """See to what a former studio left behind."""
+        """Clean up what an earlier studio left."""
         script_runs.end(self.store, [one.id for one in script_runs.running(self.store)], "stopped", CLOSED)
 
     def character(self) -> str:

@@ -50,7 +50,7 @@ def _dead_copies(settings: Settings) -> Iterator[Path]:
                 if named and file.is_file() and not file.is_symlink() and not process.may_have_written(
                         int(named[1]), file.stat().st_mtime):
                     yield file
-            except OSError:  # whoever made it has just removed it
+            except OSError:  # its owner has just removed it
                 continue
 
 
@@ -60,7 +60,7 @@ def _old_starters(settings: Settings, now: float) -> list[Path]:
     for folder in (settings.home / "models").glob(STARTER):
         try:
             changed = folder.stat(follow_symlinks=False).st_mtime
-        except OSError:  # whoever made it has just removed it
+        except OSError:  # its owner has just removed it
             continue
         if folder.is_dir() and not folder.is_symlink() and now - changed > OLD:
             old[folder] = changed
@@ -69,7 +69,7 @@ def _old_starters(settings: Settings, now: float) -> list[Path]:
 
 
 def _target_of(leftover: Path) -> Path | None:
-    """The result that a hidden name stands for; None for any other file or folder."""
+    """The result whose hidden name this is; None for any other file or folder."""
     if leftover.is_symlink():
         return None
     name = leftover.name.removeprefix(".")

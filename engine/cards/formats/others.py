@@ -59,7 +59,7 @@ FORMATS = (
     Format("other", "a chat", lambda raw: "messages" in raw and not raw.keys() & {"description", "persona", "data"},
            instead="export the character instead"),
     Format("other", "a manifest of a program", lambda raw: len(raw.keys() & _OF_A_PROGRAM) > 1 and not raw.keys() & _OF_A_CHARACTER,
-           instead="nothing in it speaks about a character"),
+           instead="nothing in it describes a character"),
     Format("other", "a preset of sampling or prompt settings",
            lambda raw: raw.keys() & {"input_sequence", "temp", "temperature", "story_string", "prompts"}
            and not raw.keys() & {"description", "first_mes", "persona", "data"},

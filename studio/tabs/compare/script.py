@@ -48,7 +48,7 @@ class Panel:
                                       elem_classes="live-shown")
                 self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=0, min_width=120,
                                       elem_id="compare-script-seed")
-            with gr.Accordion("A judge for what no rule can tell", open=False), gr.Row():
+            with gr.Accordion("A judge for what no rule can check", open=False), gr.Row():
                 self.url = gr.Textbox(label="Address", placeholder="http://127.0.0.1:8080/v1", elem_id="compare-judge-url",
                                       info="A server with OpenAI's chat completions and log-probabilities. Empty: no judge. Its "
                                            "key is taken from the environment (PERSONA_STUDIO_JUDGE_KEY) alone.")

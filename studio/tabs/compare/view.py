@@ -25,7 +25,7 @@ from studio.workers.speech import Reply
 SIDE = "side "
 """The role of an answer in a round's history: "side 0" was said by the model of side 0, and only that model reads it."""
 DONE = (FinishReason.ENDED, FinishReason.LIMIT, FinishReason.LOOP, FinishReason.STOPPED)
-LOST = "Broken off when the studio was closed."
+LOST = "Interrupted when the studio was closed."
 DENSE_MEANS = "Dense is the whole model, before anything was removed."
 FEWEST = 10  # decided votes before a preference is called one
 _NARROW = 0.2  # width of an interval around one half from which a difference, if any, is called small

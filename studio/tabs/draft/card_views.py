@@ -16,7 +16,7 @@ from engine.base.errors import UserError
 from engine.base.files import slug
 from engine.cards.advice import advice
 from engine.cards.card import unfinished
-from engine.cards.compatibility import HOSTS, findings
+from engine.cards.compatibility import PROGRAMS, findings
 from engine.cards.fields import FIELDS, LABELS, LISTS, fields_of
 from engine.cards.files import ENDINGS, Form, write_file
 from engine.cards.pictures import MAX_FILE, clean_portrait
@@ -104,16 +104,16 @@ def compatibility_html(store: Store, character: str) -> str:
                "Only the archive holds them.</p>") if files else ""
     found = findings(head.card, files)
     return f"{brought}<h4>In other programs</h4>" + "".join(
-        _host_html(host, [(one.fate, one.sentence) for one in found if one.host == host]) for host in HOSTS)
+        _program_html(program, [(one.fate, one.sentence) for one in found if one.program == program]) for program in PROGRAMS)
 
 
-def _host_html(host: str, found: list[tuple[Any, str]]) -> str:
+def _program_html(program: str, found: list[tuple[Any, str]]) -> str:
     if not found:
-        return f'<p class="draft-host"><b>{html.escape(host)}</b> <span class="quiet">uses everything</span></p>'
+        return f'<p class="draft-program"><b>{html.escape(program)}</b> <span class="quiet">uses everything</span></p>'
     counts = [f"{count} {words}" for fate, words in _FATES.items() if (count := sum(one == fate for one, _ in found))]
     lines = "".join(f'<li><span class="quiet">{_FATES[fate].capitalize()}:</span> {html.escape(sentence)}</li>'
                     for fate, sentence in found)
-    return (f'<details class="draft-host"><summary><b>{html.escape(host)}</b> <span class="quiet">{", ".join(counts)}</span>'
+    return (f'<details class="draft-program"><summary><b>{html.escape(program)}</b> <span class="quiet">{", ".join(counts)}</span>'
             f"</summary><ul>{lines}</ul></details>")
 
 

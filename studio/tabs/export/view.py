@@ -110,7 +110,7 @@ def past_html(found: Sequence[Export], chosen: Export | None) -> str:
 def export_html(export: Export, archive: str) -> str:
     """Where an export is, how to use it, and what was verified. `archive`: the zip among the files that are served, or ""."""
     if export.deleted is not None:
-        return (f"<p>{html.escape(export.name)} was taken off the list; its files are unchanged.</p>"
+        return (f"<p>{html.escape(export.name)} was removed from the list; its files are unchanged.</p>"
                 f'<div class="live-buttons">{_button(export, "undo", "Undo")}</div>')
     folder = Path(export.folder)
     path = html.escape(str(folder))
@@ -128,7 +128,7 @@ def export_html(export: Export, archive: str) -> str:
     facts.append(("In Python", f"<code>AutoModelForCausalLM.from_pretrained({html.escape(repr(str(folder)))})</code>"))
     facts.append(("In a terminal", f"<code>python -m engine chat {html.escape(str(folder))}</code>"))
     download = (f'<a id="export-download" href="gradio_api/file={quote(archive)}" download>Download the zip</a>' if archive else "")
-    return f'{_facts(facts)}<div class="live-buttons">{download}{_button(export, "forget", "Take off the list")}</div>'
+    return f'{_facts(facts)}<div class="live-buttons">{download}{_button(export, "forget", "Remove from the list")}</div>'
 
 
 def _button(export: Export, do: str, label: str) -> str:

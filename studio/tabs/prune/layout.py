@@ -1,4 +1,4 @@
-"""The Prune room's components. Knows no listener."""
+"""The Prune room's components; their listeners are in listeners.py."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ class Controls:
         with gr.Row(visible=False) as self.server:
             self.url = gr.Textbox(label="Address of the server", placeholder="http://127.0.0.1:8080/v1", max_length=500,
                                   elem_id="prune-server",
-                                  info="Any server that speaks like OpenAI's. Questions and the card go there.")
+                                  info="Any server with an API like OpenAI's. The questions and the card are sent to it.")
             self.server_model = gr.Textbox(label="Name of its model", max_length=200, elem_id="prune-server-model",
                                            info="A key is only ever read from the variable OPENAI_API_KEY.")
         with gr.Row(elem_classes=["tight", "prune-buttons"]):

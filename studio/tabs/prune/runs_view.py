@@ -161,10 +161,10 @@ def ending_html(run: Run, word: str) -> str:
     if run.state == "done" and run.kind == "prune":
         return f'<p class="prune-end done">{_done(run)}</p>'
     if word == "not responding":
-        return ('<p class="prune-end failed">Nothing was heard from this run for minutes. It may only be slow. '
+        return ('<p class="prune-end failed">This run has not reported anything for minutes. It may only be slow. '
                 'If nothing changes, end it at once; it can go on later from its last saved step.</p>')
     if run.state == "stopping":
-        return '<p class="prune-end">It stops after the step under way, and keeps what it has done.</p>'
+        return '<p class="prune-end">It stops after the current step and keeps what it has done.</p>'
     return f'<p class="prune-end {run.state}">{html.escape(run.sentence)}</p>' if run.sentence else ""
 
 
@@ -177,8 +177,8 @@ def _done(run: Run) -> str:
                      f"parameters: {figure_words.size(before['bytes'])} became {figure_words.size(after['bytes'])}.")
     reading = final_reading(run)
     if reading:
-        parts.append(f"On {figure_words.count(reading.lines, 'line')} that taught nothing, it picks the same next word piece as "
-                     f"the dense model {figure_words.percent(reading.top1)} of the time{_beside(run, reading)}.")
+        parts.append(f"On {figure_words.count(reading.lines, 'line')} that it did not learn from, it picks the same next word "
+                     f"piece as the dense model {figure_words.percent(reading.top1)} of the time{_beside(run, reading)}.")
     return " ".join(parts)
 
 
@@ -206,7 +206,7 @@ def about(run: Run, set_name: str) -> str:
 
 
 def measured(run: Run, view: RunView) -> dict[str, events.Measured]:
-    """A run's readings on the test lines: as told, or as its summary keeps them."""
+    """A run's readings on the test lines: as reported, or as its summary keeps them."""
     if view.readings or not run.summary.get("readings"):
         return view.readings
     return {name: events.Measured(name, "test", found["kl"], found["top1"], found["nll"], found["lines"], found["tokens"])

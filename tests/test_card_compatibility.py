@@ -8,11 +8,11 @@ from card_strategies import raw_cards
 from cards_corpus import ASSETS, BOOK, CARDS, v3
 from hypothesis import given, settings
 
-from engine.cards.compatibility import HOSTS, findings
+from engine.cards.compatibility import PROGRAMS, findings
 
 
-def told(raw: dict[str, Any], host: str, files: int = 0) -> str:
-    return "\n".join(f"{one.fate}: {one.sentence}" for one in findings(raw, files) if one.host == host)
+def told(raw: dict[str, Any], program: str, files: int = 0) -> str:
+    return "\n".join(f"{one.fate}: {one.sentence}" for one in findings(raw, files) if one.program == program)
 
 
 def test_a_plain_card_is_used_whole_where_cards_are_read() -> None:
@@ -31,8 +31,8 @@ def test_a_plain_card_is_used_whole_where_cards_are_read() -> None:
     (v3(character_book={"entries": [{"keys": ["a"], "content": "Lamp.", "use_regex": False}]}), ["", "", "lost: The lorebook."]),
 ])
 def test_each_host_by_its_own_ways(raw: dict[str, Any], words: list[str]) -> None:
-    for host, expected in zip(HOSTS, words, strict=True):
-        assert expected in told(raw, host) if expected else told(raw, host) == ""
+    for program, expected in zip(PROGRAMS, words, strict=True):
+        assert expected in told(raw, program) if expected else told(raw, program) == ""
 
 
 def test_what_happens_to_a_lorebook() -> None:
@@ -50,15 +50,15 @@ def test_what_happens_to_files() -> None:
     assert told(pictures, "SillyTavern", 1) == "lost: The card's files, in every form but the archive."
     sounds = v3(assets=[{"type": "x", "uri": "embeded://a/song.mp3", "name": "song"}])
     assert "no pictures, such as sounds" in told(sounds, "SillyTavern", 1)
-    for host in ("Chub", "text-generation-webui"):
-        assert "lost: All files but the portrait." in told(pictures, host, 1)
+    for program in ("Chub", "text-generation-webui"):
+        assert "lost: All files but the portrait." in told(pictures, program, 1)
     assert "All files" not in told(v3(assets=[ASSETS[2]]), "Chub")  # an address elsewhere is no file of the card
 
 
 def test_losses_come_first_and_hosts_in_order() -> None:
     found = findings(EVERYTHING, 3)
-    assert [one.host for one in found] == sorted((one.host for one in found), key=HOSTS.index)
-    fates = [one.fate for one in found if one.host == "SillyTavern"]
+    assert [one.program for one in found] == sorted((one.program for one in found), key=PROGRAMS.index)
+    fates = [one.fate for one in found if one.program == "SillyTavern"]
     assert fates == sorted(fates) and "lost" in fates and "unused" in fates
 
 
@@ -66,7 +66,7 @@ def test_losses_come_first_and_hosts_in_order() -> None:
 @given(raw_cards())
 def test_any_card_has_a_report(raw: dict[str, Any]) -> None:
     for one in findings(raw):
-        assert one.host in HOSTS and one.sentence.endswith(".")
+        assert one.program in PROGRAMS and one.sentence.endswith(".")
 
 
 @pytest.mark.parametrize("name", CARDS)

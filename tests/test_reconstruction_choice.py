@@ -1,4 +1,4 @@
-"""The repair around mask learning: learning knows the start's refit, and the better of start and learned mask goes on."""
+"""Reconstruction around mask learning: learning starts from the start's refit; the better of both masks goes on."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from engine.stages.reconstruction import neutral_lines
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 
-def test_learning_begins_on_the_repaired_start(llama: Path, tmp_path: Path) -> None:
+def test_learning_begins_on_the_reconstructed_start(llama: Path, tmp_path: Path) -> None:
     run_job(llama, tmp_path / "out", learning_rate=1e-9)  # so small that no channel changes
     work = work_of(tmp_path / "out")
     start, columns = load_file(work / "start.safetensors"), load_file(work / "columns.safetensors")

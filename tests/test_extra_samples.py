@@ -76,7 +76,7 @@ def test_more_rounds_begin_with_the_answers_of_fewer(llama: Path, tmp_path: Path
     assert len(extra_lines(more)) > len(extra_lines(fewer))
 
 
-def test_recovery_has_rounds_of_its_own_behind_those_of_the_repair(llama: Path, tmp_path: Path) -> None:
+def test_recovery_has_rounds_of_its_own_after_those_of_reconstruction(llama: Path, tmp_path: Path) -> None:
     plain = make_bench(llama, tmp_path, extra_samples=1, recovery_samples=2)
     write(plain)
     assert recovery_lines(plain) == ([], []) and not (plain.folder / "further-1.jsonl").exists()
@@ -142,7 +142,7 @@ def test_what_the_filter_rejects_is_not_asked_for_again(llama: Path, tmp_path: P
     assert [len(file.read_text().splitlines()) for file in bench.folder.glob("answers.further-*.jsonl")] == [1, 1]
 
 
-def test_repairs_read_them_and_jobs_without_repair_write_none(llama: Path, tmp_path: Path) -> None:
+def test_reconstruction_reads_them_and_jobs_without_it_write_none(llama: Path, tmp_path: Path) -> None:
     bench = make_bench(llama, tmp_path, extra_samples=1)
     train = bench.encode(bench.split_lines()[0])
     write(bench)
