@@ -21,7 +21,6 @@ from studio.live import PLOTLY_ADDRESS, Live
 
 DEFECT = "Something went wrong inside the studio; nothing of yours was lost. The details are in the log."
 _SHOWN_ROOM = "() => window.personaStudioAddress('room', window.personaStudioRoom())"
-ROOMS = ("draft", "preview", "prune", "compare", "export")
 # Before a listener: what was typed last in the draft room is saved first.
 FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"
 # Every listener of the studio: not part of a public API, and quiet. Without show_progress_on Gradio's page marks, at each event

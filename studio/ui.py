@@ -9,11 +9,12 @@ from typing import Any
 import gradio as gr
 
 from studio import sidebar
-from studio.page import PRIVATE, ROOMS, Page, follow_rooms
+from studio.page import PRIVATE, Page, follow_rooms
 from studio.services import Services
 from studio.tabs import compare, draft, export, preview, prune
 
-_BUILDERS: dict[str, Any] = {"draft": draft, "preview": preview, "prune": prune, "compare": compare, "export": export}
+# To add a room, add it here.
+ROOMS: dict[str, Any] = {"draft": draft, "preview": preview, "prune": prune, "compare": compare, "export": export}
 _CACHE = (3_600, 86_400)  # seconds: how often, and how old, files that Gradio copied for a page are removed
 
 
@@ -24,10 +25,10 @@ def build_page(services: Services) -> gr.Blocks:
         side = sidebar.build(services, page)
         rooms = []
         with gr.Tabs(elem_id="rooms") as tabs:
-            for number, name in enumerate(ROOMS, start=1):
+            for number, (name, room) in enumerate(ROOMS.items(), start=1):
                 with gr.Tab(f"{number} · {name.capitalize()}", id=name, elem_id=f"room-{name}") as tab:
                     gr.HTML(f'<h2 class="visually-hidden">{name.capitalize()}</h2>', elem_classes="room-title")
-                    _BUILDERS[name].build(services, page, tab)
+                    room.build(services, page, tab)
                 rooms.append(tab)
         follow_rooms(rooms)
         wanted = gr.Textbox(visible="hidden", label="Room")
@@ -40,4 +41,4 @@ def _room(wanted: str) -> Any:
     if wanted and wanted not in ROOMS:
         gr.Warning(f"There is no room “{html.escape(wanted[:80])}”. This is Draft.", title="Not here")
     # The first room is shown already; to select it again could undo a click made meanwhile.
-    return gr.Tabs(selected=wanted) if wanted in ROOMS[1:] else gr.skip()
+    return gr.Tabs(selected=wanted) if wanted in ROOMS and wanted != "draft" else gr.skip()

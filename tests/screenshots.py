@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOMS = ("draft", "preview", "prune", "compare", "export")
+from studio.ui import ROOMS
+
 # A part of a room: its room, what is clicked one after another until it is open, and the element in the picture.
 PARTS = {
     "lorebook": ("draft", [".book-entry summary"], ".draft-part:has(> #draft-character_book)"),

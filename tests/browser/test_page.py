@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.conftest import LOSE, PATIENCE, Studio
-from studio.page import ROOMS
+from studio.ui import ROOMS
 
 
 def choose(page: Any, name: str) -> None:
