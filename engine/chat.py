@@ -70,17 +70,12 @@ def chat(speakers: Sequence[Speaker], params: SamplingParams, options: argparse.
         return 0
     greetings = [f"{one.card.char}: {text}" for one in speakers if (text := render_greeting(one.card))]
     print("\n".join([*greetings, HOW_TO_END]))
-    while message := _typed():
-        _ask(speakers, message, params, options.json, named=True)
-    return 0
-
-
-def _typed() -> str:
     try:
-        return input("You: ").strip()
+        while message := input("You: ").strip():
+            _ask(speakers, message, params, options.json, named=True)
     except EOFError:
         print()
-        return ""
+    return 0
 
 
 def _ask(speakers: Sequence[Speaker], message: str, params: SamplingParams, as_json: bool, named: bool) -> None:

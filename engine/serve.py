@@ -30,6 +30,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from engine.base.errors import UserError
@@ -60,31 +61,28 @@ class Worker:
                 return
             if any(request.id == other.id for other, _ in self.tasks):
                 raise UserError("A request with this id is under way.")
-            self.tasks.append((request, self._task(request)))
+            match request.do:
+                case "speak":
+                    task = speak(request, self.cache)
+                case "warm":
+                    task = warm(request, self.cache, lambda model: any(
+                        other.do == "speak" and other.model == model for other, _ in self.tasks))
+                case "prompt":
+                    task = show_prompt(request, self.cache)
+                case _:
+                    task = self._at_once(request)
+            self.tasks.append((request, task))
         except UserError as error:
-            self.say({"event": "Failed", "id": _id_of(line), "sentence": str(error)})
-
-    def _task(self, request: Request) -> Task:
-        match request.do:
-            case "speak":
-                return speak(request, self.cache)
-            case "warm":
-                return warm(request, self.cache, self._is_wanted)
-            case "prompt":
-                return show_prompt(request, self.cache)
-            case _:
-                return self._at_once(request)
+            identity = None  # of a request that may be damaged
+            with suppress(ValueError, RecursionError, AttributeError):
+                identity = json.loads(line).get("id")
+            self.say({"event": "Failed", "id": identity if isinstance(identity, str | int) else None, "sentence": str(error)})
 
     def _at_once(self, request: Request) -> Task:
-        """A task of one turn."""
         if request.do == "models":
             yield {"event": "Models", "models": [one for one in list_models() if not one["fault"]]}
         else:
             yield {"event": "Forgotten", "model": request.model, "bytes": self.cache.forget(request.model)}
-
-    def _is_wanted(self, model: str) -> bool:
-        """Whether an answer of this model is waited for."""
-        return any(request.do == "speak" and request.model == model for request, _ in self.tasks)
 
     def turn(self) -> None:
         """One turn of every task."""
@@ -114,16 +112,6 @@ def _sentence(error: Exception, request: Request) -> str:
     return f"Something went wrong inside the chat worker ({type(error).__name__}). The details are in its log."
 
 
-def _id_of(line: bytes) -> Any:
-    """The id of a request that may be damaged; None where there is none."""
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    identity = fields.get("id") if isinstance(fields, dict) else None
-    return identity if isinstance(identity, str | int) else None
-
-
 def serve(options: argparse.Namespace) -> NoReturn:
     """Work until standard input ends, then end the process, with exit code 0."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
@@ -150,7 +138,7 @@ def serve(options: argparse.Namespace) -> NoReturn:
 
 
 def _take_all(worker: Worker, lines: "queue.SimpleQueue[bytes]") -> bool:
-    """Take the waiting requests, or wait for one where there is nothing to do; false at the end."""
+    """Take the waiting requests, or wait for one where there is nothing to do; False at the end."""
     while not worker.tasks or not lines.empty():
         line = lines.get()
         if line == _GONE:

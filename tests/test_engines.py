@@ -245,7 +245,7 @@ def test_lm_studio_gets_its_layout_a_preset_and_the_opening(tmp_path: Path) -> N
     assert model.read_bytes() == b"GGUF" and all((tmp_path / name).is_file() for name in written) and len(written) == 4
     fields = {one["key"]: one["value"] for one in json.loads(lmstudio.render_preset(pack))["operation"]["fields"]}
     assert fields["llm.prediction.systemPrompt"] == pack.system
-    assert json.loads(lmstudio.render_opening(pack)) == messages(find_bundled("whitlow-ashe"), [])
+    assert json.loads(lmstudio.render(pack)["opening.json"]) == messages(find_bundled("whitlow-ashe"), [])
 
 
 def test_engines_without_a_type_get_the_default_and_the_best_file_is_named() -> None:

@@ -332,7 +332,7 @@ def test_a_broken_starter_is_said_too(models: Path, own_home: Path, monkeypatch:
 def test_a_defect_of_ours_hides_no_model(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.models import folders
 
-    licence = folders.read_licence
-    monkeypatch.setattr(folders, "read_licence", lambda folder: 1 / 0 if folder.name == "good" else licence(folder))
+    read = folders.read_front_matter
+    monkeypatch.setattr(folders, "read_front_matter", lambda folder: 1 / 0 if folder.name == "good" else read(folder))
     good = next(one for one in list_models() if one["name"].endswith("good"))
     assert "ZeroDivisionError" in good["fault"] and not good["ready"]

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny import find, make_tiny, random_examples
 
-from engine.evaluation.fidelity import compare, compare_lines, dense_states, measure, measure_lines
+from engine.evaluation.fidelity import LineReadings, compare_lines, dense_states, measure
 from engine.models.ffn import masked
 from engine.models.loading import load_model
-from engine.models.packing import pack, states_that_predict
+from engine.models.packing import Row, answer_states, pack, states_that_predict
 from engine.pruning.importance import random_scores, top_channels
 
 SIZES = (2, 3, 0, 150, 9, 140, 1)  # answers: none, one token, more than one chunk of logits
@@ -19,6 +19,10 @@ SIZES = (2, 3, 0, 150, 9, 140, 1)  # answers: none, one token, more than one chu
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Tiny models: a plain one, and one with a soft cap."""
     return load_model(find(make_tiny(tmp_path_factory.mktemp("lines"), request.param)), torch.float32).cpu()
+
+
+def measure_lines(model: Any, rows: list[Row], dense: list[torch.Tensor]) -> LineReadings:
+    return compare_lines(model, rows, answer_states(model, rows), dense)
 
 
 @torch.inference_mode()
@@ -49,7 +53,7 @@ def test_the_reading_is_the_mean_of_its_lines(model: Any) -> None:
         lines, reading = measure_lines(model, rows, dense), measure(model, rows, dense)
         states = [states_that_predict(model, row) for row in rows]
         # Products on several threads are not equal to the last bit.
-        assert vars(compare(model, rows, states, dense)) == pytest.approx(vars(reading), rel=1e-6)
+        assert vars(compare_lines(model, rows, states, dense).reading()) == pytest.approx(vars(reading), rel=1e-6)
         torch.testing.assert_close(compare_lines(model, rows, states, dense).kl, lines.kl, rtol=1e-6, atol=1e-6)
     tokens = sum(SIZES)
     assert (reading.lines, reading.tokens) == (len(SIZES), tokens)

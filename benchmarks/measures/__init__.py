@@ -20,8 +20,9 @@ from engine.base.events import Event
 from engine.base.files import write_json
 from engine.base.ids import ReadingId
 from engine.calibration.rewriting import Voice
-from engine.evaluation.fidelity import LineReadings, Reading, compare_lines, measure_lines
+from engine.evaluation.fidelity import LineReadings, Reading, compare_lines
 from engine.models.chat_format import encode_chat, endings
+from engine.models.packing import answer_states
 from engine.models.sampling import Sampled
 from engine.stages.mask import measured
 
@@ -92,8 +93,8 @@ def read(cell: Cell, method: str, pruned: Pruned) -> Generator[Event, None, dict
 
     def look() -> tuple[Trial, dict[str, float]]:
         with pruned.standing(cell.model) as model:
-            lines = (compare_lines(cell.model, subject.test, subject.states, subject.states) if method == DENSE
-                     else measure_lines(model, subject.test, subject.states))
+            states = subject.states if method == DENSE else answer_states(model, subject.test)
+            lines = compare_lines(model, subject.test, states, subject.states)
             trial = Trial(cell, model, lines, questions, greedy_replies(model, prompts, REPLY_TOKENS, endings(tokenizer)))
             return trial, {name: one.read(trial) for name, one in MEASURES.items() if not one.by_dense}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.base import migrate
 from engine.base.errors import UserError
@@ -136,7 +136,11 @@ def _write(dense: Dense, entry: Entry, staging: Path, out: Path) -> Generator[Ev
     yield Stage(StageId.CUT)
     tokenizer = dense.tokenizer_of(entry.report)
     kind = torch.float16 if entry.report.get("weights") == "float16" else torch.bfloat16
-    mask, columns = entry.delta.mask.float(), _shipped(dense.model, entry, kind)
+    mask = entry.delta.mask.float()
+    with torch.no_grad():
+        for weights in dense.model.parameters():  # as they will be written
+            weights.copy_(weights.to(kind))
+        columns = [entry.delta.columns(ffn.index, ffn.down.weight).to(kind) for ffn in feed_forwards(dense.model)]
     reference = staging.with_name(f"{staging.name}.reference")
     try:
         with as_if_cut(dense.model, mask, columns):
@@ -152,14 +156,6 @@ def _write(dense: Dense, entry: Entry, staging: Path, out: Path) -> Generator[Ev
         contents.finish(staging, prove(staging, reference, arithmetic))
     finally:
         reference.unlink(missing_ok=True)
-
-
-@torch.no_grad()
-def _shipped(model: Any, entry: Entry, kind: torch.dtype) -> list[Tensor]:
-    """W_down (d, k) a layer as it will be written; the dense model's weights are rounded on the way."""
-    for weights in model.parameters():
-        weights.copy_(weights.to(kind))
-    return [entry.delta.columns(ffn.index, ffn.down.weight).to(kind) for ffn in feed_forwards(model)]
 
 
 def report_of(entry: Entry) -> dict[str, Any]:

@@ -60,23 +60,15 @@ def dense_states(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
 @torch.inference_mode()
 def measure(model: nn.Module, rows: Sequence[Row], dense: Sequence[Tensor]) -> Reading:
     """Read a model (masked, cut or whole) on `rows`, whose dense states are `dense`."""
-    return compare(model, rows, answer_states(model, rows), dense)
-
-
-def compare(model: nn.Module, rows: Sequence[Row], states: Iterable[Tensor], dense: Sequence[Tensor]) -> Reading:
-    """Read final states (N, d) of each row against the dense model's; `model` lends its head."""
-    return compare_lines(model, rows, states, dense).reading()
-
-
-@torch.inference_mode()
-def measure_lines(model: nn.Module, rows: Sequence[Row], dense: Sequence[Tensor]) -> LineReadings:
-    """As `measure`, line by line."""
-    return compare_lines(model, rows, answer_states(model, rows), dense)
+    return compare_lines(model, rows, answer_states(model, rows), dense).reading()
 
 
 @torch.inference_mode()
 def compare_lines(model: nn.Module, rows: Sequence[Row], states: Iterable[Tensor], dense: Sequence[Tensor]) -> LineReadings:
-    """As `compare`, line by line. Raises ValueError where rows, states and dense states differ in number."""
+    """Read final states (N, d) of each row against the dense model's, line by line; `model` gives its head.
+
+    Raises ValueError where rows, states and dense states differ in number.
+    """
     device = next(model.parameters()).device
     sums = [torch.zeros(0, 4, dtype=torch.float64)]
     for row, hidden, target in zip(rows, states, dense, strict=True):

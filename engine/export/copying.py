@@ -89,7 +89,7 @@ class Copy:
 
 
 def copy_folder(copy: Copy) -> Generator[Event, None, None]:
-    """Leave a copy of a finished folder at `copy.out`. Raises UserError when the source is damaged or does not answer.
+    """Write a copy of a finished folder to `copy.out`. Raises UserError when the source is damaged or does not answer.
 
     Closing the generator stops within one step and leaves no files.
     """
@@ -116,8 +116,10 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
                 yield from add_gguf(staging, copy.types)
             if copy.engines:
                 yield from _add_engines(staging, copy.engines)
-            if dense:
-                yield from _add_speed(staging, dense)
+            if dense:  # both models are measured, one after the other
+                timed = yield from measure_speed(dense, staging, str(read_json(staging / "report.json").get("dtype", "float32")))
+                update_report(staging, speed=[{name: value for name, value in dataclasses.asdict(one).items() if name != "time"}
+                                              for one in timed])
             if copy.name or copy.types or dense:
                 _rewrite_readme(staging)
             if copy.zipped:
@@ -151,17 +153,12 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
         report["character"], report["base"]["name"], float(report["recipe"]["sparsity"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source} is damaged: its manifest or its report cannot be read.", "Prune the character again.") from error
-    if not all(_is_plain(name) for name in files):
+    if not all(name and not Path(name).is_absolute() and ".." not in Path(name).parts and not {"\\", "\0"} & set(name)
+               for name in files):
         raise UserError(f"{source / MANIFEST} is damaged: it names a file outside the folder.", "Prune the character again.")
     if lost := [name for name in files if not os.access(source / name, os.R_OK)]:
         raise UserError(f"{source} is damaged: {lost[0]} cannot be read.", "Prune the character again.")
     return files, report
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name of the manifest stays inside the folder."""
-    path = Path(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
 
 
 def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[Event, None, None]:
@@ -215,14 +212,6 @@ def _find_dense(model: str) -> Generator[Event, None, Path]:
         raise UserError(f"The dense model {model} is not on this machine any more, so the two speeds cannot be compared.",
                         "Export without measuring, or put the model back.") from error
     return source.folder
-
-
-def _add_speed(folder: Path, dense: Path) -> Generator[Event, None, None]:
-    """Measure the dense model and the folder's own, one after the other."""
-    dtype = str(read_json(folder / "report.json").get("dtype", "float32"))
-    timed = yield from measure_speed(dense, folder, dtype)
-    update_report(folder, speed=[{name: value for name, value in dataclasses.asdict(one).items() if name != "time"}
-                                 for one in timed])
 
 
 def _rewrite_readme(folder: Path) -> None:

@@ -12,13 +12,11 @@ It is written into a folder that is not visible yet. Layout:
   manifest.json       size and sha256 of every other file
 
 Engines load every *.safetensors file next to config.json as weights, so the mask has a folder of its own. Older versions wrote
-mask.safetensors next to the weights; such folders can be read, and an export of one moves it.
+mask.safetensors next to the weights; such folders can be read, and an export moves the file.
 """
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,25 +74,17 @@ def read_mask(path: Path) -> Tensor:
     return torch.from_numpy(numpy.unpackbits(found["kept"].numpy(), axis=1)[:, :channels]).float()
 
 
-@contextmanager
-def _plain_write_errors() -> Iterator[None]:
-    """Turn safetensors' own error for a failed write into the OSError that caused it."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-
-
 def write_folder(folder: Path, model: Any, tokenizer: Any, mask: Tensor, contents: Contents) -> None:
     """Write everything but report, model card and manifest."""
-    with _plain_write_errors():
+    try:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / MASK).parent.mkdir()
         save_file(pack_mask(mask), folder / MASK)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
     write_json(folder / "character.json", contents.card)
     if contents.base:
         copy_legal(contents.base, folder)

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import psutil
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from engine.base.errors import UserError
 from engine.base.events import Event, ProvedFile, Stage, Step, Warned
 from engine.base.families import FAMILIES
 from engine.base.ids import StageId
+from engine.base.model_folder import count_parameters
 from engine.base.sizes import WRITTEN
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
@@ -90,7 +93,8 @@ def prove_files(folder: Path, files: dict[str, Path]) -> Generator[Event, None, 
     order = sorted(files, key=WRITTEN.index)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        banned = _special_tokens(source, tokenizer)
+        banned = sorted({*tokenizer.all_special_ids, *ends_of(source.folder, load_config(source)),  # they would end a text
+                         *(number for number, token in tokenizer.added_tokens_decoder.items() if token.special)})
         request = {"do": "speak", "file": str(files[order[0]].resolve()), "prompts": prompts, "tokens": TOKENS, "banned": banned}
         texts = (yield from ask("llama_cpp", request, StageId.GGUF_DECODE))["texts"]
         reference = yield from _read_reference(source, prompts, texts, work / "reference.safetensors")
@@ -101,7 +105,16 @@ def prove_files(folder: Path, files: dict[str, Path]) -> Generator[Event, None, 
                        "plain": tokenizer("a", add_special_tokens=False)["input_ids"][-1]}
             found = yield from ask("llama_cpp", request, StageId.GGUF_PROVE, type)
             proofs[type] = _judge(type, reference, json.loads((work / "top.json").read_text()), found, tokenizer)
-            yield from _announce(proofs[type])
+            proof = proofs[type]
+            if not proof.agrees:
+                raise UserError(f"The {type} file failed its proof, so it was not kept: llama.cpp gives the same token as "
+                                f"transformers {proof.same} of {proof.tokens} times (and {proof.ties} ties), KL {proof.kl:.3g}.",
+                                "Please report this with the model's config.json.")
+            if proof.spelled < proof.spellings:
+                yield Warned(f"llama.cpp splits {proof.spellings - proof.spelled} of {proof.spellings} awkward texts into other "
+                             "tokens than transformers does.")
+            yield ProvedFile(type, proof.prompts, proof.tokens, proof.same, proof.ties, proof.kl, proof.tokens_per_second,
+                             proof.memory_bytes)
     return proofs
 
 
@@ -110,18 +123,6 @@ def ask(program: str, request: dict[str, Any], stage: StageId, subject: str = ""
     total = len(request["prompts"])
     yield Stage(stage, total, subject=subject)
     return (yield from run(program, request, Step(stage, 0, total, subject=subject), "The proof failed"))
-
-
-def _announce(proof: GgufProof) -> Generator[Event, None, None]:
-    if not proof.agrees:
-        raise UserError(f"The {proof.type} file failed its proof, so it was not kept: llama.cpp gives the same token as "
-                        f"transformers {proof.same} of {proof.tokens} times (and {proof.ties} ties), KL {proof.kl:.3g}.",
-                        "Please report this with the model's config.json.")
-    if proof.spelled < proof.spellings:
-        yield Warned(f"llama.cpp splits {proof.spellings - proof.spelled} of {proof.spellings} awkward texts into other tokens "
-                     "than transformers does.")
-    yield ProvedFile(proof.type, proof.prompts, proof.tokens, proof.same, proof.ties, proof.kl, proof.tokens_per_second,
-                     proof.memory_bytes)
 
 
 def _prompts(source: ModelSource, tokenizer: Any) -> list[str]:
@@ -133,32 +134,15 @@ def _prompts(source: ModelSource, tokenizer: Any) -> list[str]:
     return [render_chat(tokenizer, one) for one in asked]
 
 
-def _special_tokens(source: ModelSource, tokenizer: Any) -> list[int]:
-    """Tokens that would end a text, or are no text."""
-    return sorted({*tokenizer.all_special_ids, *ends_of(source.folder, load_config(source)),
-                   *(number for number, token in tokenizer.added_tokens_decoder.items() if token.special)})
-
-
 def _read_reference(source: ModelSource, prompts: list[list[int]], texts: list[list[int]],
                     out: Path) -> Generator[Event, None, dict[str, Any]]:
-    """Tokens and log-probabilities (positions, kept) by transformers, and the texts in one row."""
-    from safetensors.numpy import load_file
-
-    dtype = _reference_dtype(source)
+    """Tokens and log-probabilities (positions, kept) by transformers, in fp32 where the weights fit into the free memory."""
+    fits = count_parameters(source.folder) * 4 * 1.2 < psutil.virtual_memory().available
+    dtype = "float32" if fits else source.own_dtype or "bfloat16"
     yield from ask("plain_transformers", {
         "do": "read", "folder": str(source.folder), "prompts": prompts, "texts": texts, "out": str(out), "dtype": dtype,
         "attention": FAMILIES[source.config["model_type"]].attention}, StageId.GGUF_REFERENCE)
     return {**load_file(out), "dtype": dtype, "prompts": len(prompts)}
-
-
-def _reference_dtype(source: ModelSource) -> str:
-    """float32 where the weights fit into the free memory in it, else the format that they have."""
-    import psutil
-
-    from engine.base.model_folder import count_parameters
-
-    fits = count_parameters(source.folder) * 4 * 1.2 < psutil.virtual_memory().available
-    return "float32" if fits else source.own_dtype or "bfloat16"
 
 
 def _judge(type: str, reference: dict[str, Any], top: list[list[list[list[float]]]], found: dict[str, Any],

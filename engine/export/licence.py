@@ -77,20 +77,13 @@ def hub_fields(base: dict[str, Any]) -> dict[str, Any]:
     licence = str(base.get("licence") or "")
     if not licence:
         return {}
-    known = licence in HUB_NAMES
-    fields = {"license": licence if known else "other"}
-    if fields["license"] == "other":
-        fields["license_name"] = slug(str(base.get("licence_name") or ("" if known else licence) or "see-licence-file"))
-        fields["license_link"] = _link(base)
-    return fields
-
-
-def _link(base: dict[str, Any]) -> str:
-    """Address of the text of a licence that the hub does not know; LICENSE is the file in the folder."""
+    if licence in HUB_NAMES and licence != "other":
+        return {"license": licence}
+    name = base.get("licence_name") or ("" if licence == "other" else licence) or "see-licence-file"
     link = str(base.get("licence_link") or "")
-    if re.fullmatch(r"https?://[^\s<>\"']{1,300}", link):
-        return link
-    return f"https://huggingface.co/{base['hub']}" if base.get("hub") else "LICENSE"
+    if not re.fullmatch(r"https?://[^\s<>\"']{1,300}", link):
+        link = f"https://huggingface.co/{base['hub']}" if base.get("hub") else "LICENSE"  # LICENSE: the file in the folder
+    return {"license": "other", "license_name": slug(str(name)), "license_link": link}
 
 
 def titled(base: dict[str, Any], name: str) -> str:

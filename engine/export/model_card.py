@@ -86,6 +86,7 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
     before, after, recipe = report["before"], report["after"], report["recipe"]
     share = 1 - after["parameters"] / before["parameters"]
     name = _quoted(report["character"])
+    lore = report["lines"].get("sources", {}).get("lore", 0)
     return [
         f"# {title}", "",
         f"This model plays one character, {name}. It is {base_name(report)} with {recipe['sparsity']:.0%} of every feed-forward "
@@ -97,7 +98,8 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         "## How close it stays to the dense model", "",
         _table(report["readings"]), "",
         "## How it was made", "",
-        f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {_lines(report['lines'])}, "
+        f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {report['lines']['train']} calibration "
+        f"lines{f', {lore} of them about its lorebook' if lore else ''}, "
         f"{_origin_of_mask(report)}, {_after_mask(report)}seed {recipe['seed']}. "
         "The system prompt is made from character.json; report.json has every figure. persona/ has the mask over the dense "
         "model's channels, which the model does not need.", "",
@@ -110,19 +112,16 @@ def _files(report: dict[str, Any]) -> list[str]:
     expected, written = report.get("expected_bytes", {}), report.get("gguf", {})
     if not expected:
         return []
-    rows = [f"| GGUF {kind} | {one['bytes'] / 1e6:,.1f} MB | {_proof(one['proof'])} |" for kind, one in written.items()]
+    rows = []
+    for kind, one in written.items():
+        proof = one["proof"]
+        found = (f"llama.cpp gave the same next token {proof['same']:,} of {proof['tokens']:,} times, KL {proof['kl']:.2g}, in "
+                 f"{proof['prompts']} texts") if {"same", "tokens"} <= proof.keys() else "loaded by llama.cpp"
+        rows.append(f"| GGUF {kind} | {one['bytes'] / 1e6:,.1f} MB | {found} |")
     rows += [f"| {kind} | about {size / 1e6:,.1f} MB | not written |" for kind, size in expected.items() if kind not in written]
     folders = [f"{TARGETS[id].label} (`{id}/{TARGETS[id].start}`)" for id in report.get("engines", {}) if id in TARGETS]
     ready = ["", f"Ready for: {', '.join(folders)}."] if folders else []
     return ["", "## Files and sizes", "", "| | on disk | proof |", "| --- | --- | --- |", *rows, *ready]
-
-
-def _proof(proof: dict[str, Any]) -> str:
-    """How far llama.cpp with the file agreed with transformers; what a proof lacks is left out."""
-    if "same" not in proof or "tokens" not in proof:
-        return "loaded by llama.cpp"
-    return (f"llama.cpp gave the same next token {proof['same']:,} of {proof['tokens']:,} times, KL {proof['kl']:.2g}, in "
-            f"{proof['prompts']} texts")
 
 
 def _speed(report: dict[str, Any]) -> list[str]:
@@ -135,11 +134,6 @@ def _speed(report: dict[str, Any]) -> list[str]:
     return ["", f"On the machine that made this folder it decodes {fast / slow:.2f} times as fast as the dense model ({fast:.1f} "
             f"and {slow:.1f} tokens a second, medians of {pruned['rounds']} rounds of {pruned['tokens']} tokens, "
             f"{pruned['dtype']}), in {pruned['memory'] / 1e6:,.0f} MB of memory instead of {dense['memory'] / 1e6:,.0f} MB."]
-
-
-def _lines(lines: dict[str, Any]) -> str:
-    lore = lines.get("sources", {}).get("lore", 0)
-    return f"{lines['train']} calibration lines{f', {lore} of them about its lorebook' if lore else ''}"
 
 
 def _origin_of_mask(report: dict[str, Any]) -> str:

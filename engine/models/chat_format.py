@@ -28,10 +28,8 @@ def render_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: 
     UserError when the template refuses the conversation even so.
     """
     clean = [{"role": message["role"], "content": disarm(tokenizer, message["content"])} for message in messages]
-    system = [index for index, message in enumerate(clean) if message["role"] == "system"]
-    if system:
-        keep_first = system[0] == 0 and _accepts_system(tokenizer)
-        clean = _fold_system(clean, keep_first)
+    if any(message["role"] == "system" for message in clean):
+        clean = _fold_system(clean, clean[0]["role"] == "system" and _accepts_system(tokenizer))
     try:
         return _render(tokenizer, clean, add_generation_prompt)
     except Refused:  # many templates demand that user and assistant alternate, the user first

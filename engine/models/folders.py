@@ -79,13 +79,8 @@ def _check_files(folder: Path) -> None:
         raise UserError(f"{error.filename or folder} cannot be read ({error.strerror}).", _AGAIN) from error
 
 
-def read_licence(folder: Path) -> str | None:
-    """The `license:` of the YAML front matter of README.md, as written there; None where there is none."""
-    return read_front_matter(folder).get("license")
-
-
 def read_front_matter(folder: Path) -> dict[str, str]:
-    """A model's licence and ancestry: the fields of _FRONT_MATTER in the front matter of its README.md."""
+    """A model's licence and ancestry: the fields of _FRONT_MATTER, as written in the front matter of its README.md."""
     readme = folder / "README.md"
     try:
         if not readme.is_file():  # a pipe would never end
@@ -158,8 +153,8 @@ def _entry(name: str, kind: str, folder: Path) -> dict[str, Any]:
         parameters = count(shapes.values())
         return _blank(name, kind, folder) | {
             "ready": True, "bytes": folder_size(folder), "family": config["model_type"], "parameters": parameters,
-            "licence": read_licence(folder), "layers": config["num_hidden_layers"], "hidden_size": config["hidden_size"],
-            "intermediate_size": config["intermediate_size"], "weight_bytes": 2 * parameters,
+            "licence": read_front_matter(folder).get("license"), "layers": config["num_hidden_layers"],
+            "hidden_size": config["hidden_size"], "intermediate_size": config["intermediate_size"], "weight_bytes": 2 * parameters,
             "ffn_parameters": count(shape for tensor, shape in shapes.items() if ".mlp." in tensor)}
     except UserError as error:
         return _blank(name, kind, folder, str(error))

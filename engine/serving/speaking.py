@@ -14,7 +14,6 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.process import is_out_of_memory
 from engine.calibration.filtering import before_loop, is_looping, last_whole_sentence
-from engine.cards.lorebook import Firing
 from engine.cards.prompt import Fitted, Message
 from engine.models.chat_format import encode_answer, encode_chat, endings, render_chat
 from engine.models.kv_cache import PIECE, CachedPrompt
@@ -28,8 +27,6 @@ _LOOK = 8  # tokens between two checks for repetition
 
 
 class _Clock:
-    """Seconds of computing."""
-
     def __init__(self) -> None:
         self.seconds = 0.0
 
@@ -97,8 +94,6 @@ def _unless_stopped(loading: Generator[Turn, None, Loaded], request: Request) ->
 
 
 class _Answer:
-    """One answer while it grows."""
-
     def __init__(self, request: Request, loaded: Loaded | None, prompt: list[int], limit: int, fitted: Fitted,
                  reused: int) -> None:
         self.request, self.loaded, self.prompt, self.fitted, self.reused = request, loaded, prompt, fitted, reused
@@ -203,19 +198,16 @@ class _Answer:
 
     def measures(self) -> dict[str, Any]:
         """The fields of Ended but its reason."""
+        lore = self.fitted.lore
+        fired = [{"name": one.entry.name, "reason": one.reason, "level": one.level, "tokens": one.tokens, "outcome": one.outcome,
+                  "number": one.entry.number} for one in lore.fired]
         count, seconds = len(self.tokens), self.clock.seconds
         speed = (count - 1) / max(seconds - self.first, 1e-9) if count > 1 else 0.0
         return {"text": self.text, "tokens": count, "prompt_tokens": len(self.prompt), "reused_tokens": self.reused,
                 "dropped_turns": self.fitted.turns_dropped, "dropped_examples": self.fitted.examples_dropped,
                 "seconds": seconds, "first_token": self.first, "tokens_per_second": speed,
-                "seed": self.request.sampling.seed, **_lore_facts(self.fitted.lore)}
-
-
-def _lore_facts(lore: Firing) -> dict[str, Any]:
-    """Which entries of a lorebook fired and why, for the reader; nothing where none did."""
-    fired = [{"name": one.entry.name, "reason": one.reason, "level": one.level, "tokens": one.tokens, "outcome": one.outcome,
-              "number": one.entry.number} for one in lore.fired]
-    return {**({"lore": fired} if fired else {}), **({"lore_faults": lore.faults} if lore.faults else {})}
+                "seed": self.request.sampling.seed, **({"lore": fired} if fired else {}),
+                **({"lore_faults": lore.faults} if lore.faults else {})}
 
 
 def warm(request: Request, cache: ModelCache, wanted: Callable[[str], bool]) -> Task:

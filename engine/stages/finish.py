@@ -19,7 +19,7 @@ from engine.base.files import (
     write_json,
 )
 from engine.base.ids import ArtifactId, ReadingId, StageId
-from engine.evaluation.fidelity import compare, dense_states, measure
+from engine.evaluation.fidelity import compare_lines, dense_states, measure
 from engine.export.folder import Contents, write_folder
 from engine.export.verify import prove, write_reference
 from engine.models.ffn import masked
@@ -45,7 +45,7 @@ def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weight
     yield Stage(StageId.MEASURE, len(ladder) + 4)
     dense = dense_states(ctx.model, rows)
     known = _known_readings(ctx)
-    yield from _read(ctx, known, ReadingId.DENSE, lambda: compare(ctx.model, rows, dense, dense))
+    yield from _read(ctx, known, ReadingId.DENSE, lambda: compare_lines(ctx.model, rows, dense, dense).reading())
     for name, baseline in {**ladder, ReadingId.MASK: mask}.items():
         with masked(ctx.model, baseline):
             yield from _read(ctx, known, name, lambda: measure(ctx.model, rows, dense))

@@ -9,7 +9,6 @@ import os
 import pkgutil
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from engine.base.files import write_atomic
@@ -19,14 +18,9 @@ DEFAULT_TYPE = "Q8_0"  # half of 16 bit, with hardly a difference; needs only ro
 _PREFERRED = (DEFAULT_TYPE, "Q6_K", "Q5_K_M", "Q4_K_M", "F16", "BF16", "Q4_1", "Q4_0", "F32")
 
 
-def _discover() -> dict[str, Target]:
-    """The targets of this package's files by id, in the order of their labels."""
-    files = [importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__)]
-    found: list[Target] = [file.TARGET for file in files if hasattr(file, "TARGET")]
-    return {one.id: one for one in sorted(found, key=lambda one: one.label)}
-
-
-TARGETS = _discover()
+_FILES = [importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__)]
+_FOUND: list[Target] = [file.TARGET for file in _FILES if hasattr(file, "TARGET")]
+TARGETS = {one.id: one for one in sorted(_FOUND, key=lambda one: one.label)}
 
 
 def needed_types(engines: Sequence[str], types: Sequence[str]) -> list[str]:
@@ -49,17 +43,13 @@ def write_engine(folder: Path, engine: str, pack: Pack) -> list[str]:
     names = [f"{engine}/{name}" for name in files]
     if target.place_gguf:
         names.append(f"{engine}/{target.place_gguf(pack)}")
-        _link(folder / "gguf" / pack.gguf, folder / names[-1])
+        file, second = folder / "gguf" / pack.gguf, folder / names[-1]
+        second.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, second)
+        except OSError:  # the file system has no second names
+            shutil.copyfile(file, second)
     return names
-
-
-def _link(file: Path, name: Path) -> None:
-    """Give a file a second name, where the file system supports that, else copy it."""
-    name.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
-        os.link(file, name)
-        return
-    shutil.copyfile(file, name)
 
 
 def table() -> str:

@@ -15,7 +15,9 @@ PUBLISHER = "persona-studio"
 
 def render(pack: Pack) -> dict[str, str]:
     """The folder's files."""
-    return {f"{pack.slug}.preset.json": render_preset(pack), "opening.json": render_opening(pack), "README.md": render_guide(pack)}
+    opening = [{"role": "system", "content": pack.system}, *pack.opening]  # for its server, /v1/chat/completions
+    return {f"{pack.slug}.preset.json": render_preset(pack), "README.md": render_guide(pack),
+            "opening.json": json.dumps(opening, ensure_ascii=False, indent=2) + "\n"}
 
 
 def render_preset(pack: Pack) -> str:
@@ -30,11 +32,6 @@ def render_preset(pack: Pack) -> str:
         "operation": {"fields": [{"key": f"llm.prediction.{name}", "value": value} for name, value in answers.items()]},
         "load": {"fields": [{"key": "llm.load.contextLength", "value": pack.context}]}}
     return json.dumps(preset, ensure_ascii=False, indent=2) + "\n"
-
-
-def render_opening(pack: Pack) -> str:
-    """The messages with which every conversation begins, for LM Studio's server (/v1/chat/completions)."""
-    return json.dumps([{"role": "system", "content": pack.system}, *pack.opening], ensure_ascii=False, indent=2) + "\n"
 
 
 def render_guide(pack: Pack) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.files import read_json, slug
-from engine.cards.card import Card, parse_card, read_book
+from engine.cards.card import parse_card, read_book
 from engine.cards.prompt import Message, messages
 from engine.export.engines.go_template import find_pieces
 from engine.export.licence import titled
@@ -75,15 +75,11 @@ def make_pack(folder: Path, gguf: str, tokenizer: Any) -> Pack:
     window = read_json(folder / "config.json").get("max_position_embeddings") or 2048
     licence = folder / "LICENSE"
     title = titled(report["base"], report.get("name") or card.char)
-    return Pack(slug(title), title, card.char, gguf, system["content"], opening, suffix_of(card),
+    suffix = messages(card, [("user", _MARK)])[-1]["content"].partition(_MARK)[2]  # what the card's closing instructions add
+    return Pack(slug(title), title, card.char, gguf, system["content"], opening, suffix,
                 sum(entry.enabled and not entry.steady for entry in read_book(card).entries), min(int(window), LONGEST_CONTEXT),
                 template, tuple(tokenizer.convert_ids_to_tokens(sorted(endings(tokenizer)))),
                 licence.read_text(encoding="utf-8", errors="replace") if licence.is_file() else "")
-
-
-def suffix_of(card: Card) -> str:
-    """What the card's closing instructions add after the player's words."""
-    return messages(card, [("user", _MARK)])[-1]["content"].partition(_MARK)[2]
 
 
 def _shaped(tokenizer: Any, opening: list[Message]) -> tuple[list[Message], str]:
