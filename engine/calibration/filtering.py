@@ -1,7 +1,6 @@
-"""Which answers and questions are fit to learn from: pure functions on text, no model.
+"""Which answers and questions are fit to learn from, by rules on text: `tidy` first, then `find_fault`.
 
-`tidy` first, then `find_fault`. The rules know English; in other languages only the rules on emptiness, loops,
-truncation, names and leaked markup work. They do not know whether an answer is true, or good.
+In other languages than English, only the rules on emptiness, loops, truncation, names and leaked markup work.
 """
 
 import functools
@@ -40,10 +39,10 @@ _TASK = re.compile(r"""
 
 
 def is_looping(text: str) -> bool:
-    """Whether a text runs in circles: a syllable 8 times on end, a phrase again and again, few new words.
+    """Whether a text runs in circles: a syllable 8 times in a row, a phrase again and again, few new words.
 
-    Emphasis passes: a word up to 4 times on end, a phrase of 2 or 3 words up to 3 times, of 4 to 7 words twice;
-    a whole sentence of 3 words or more may stand in two places.
+    Emphasis passes: a word up to 4 times in a row, a phrase of 2 or 3 words 3 times, of 4 to 7 words twice; a sentence of 3
+    words or more in two places.
     """
     if re.search(r"(\S{1,4}?)\1{7,}", text):
         return True
@@ -72,15 +71,17 @@ def last_whole_sentence(text: str) -> int:
 
 
 def before_loop(text: str) -> str:
-    """A looping text up to where it begins to run in circles: its whole sentences before that, each said once at its end.
+    """A text up to where it begins to run in circles: its whole sentences before that, without repeated ones at the end.
 
-    Without a whole sentence, the words before that (the signs, in a script without spaces). A text that does not loop
-    comes back as it is.
+    Without a whole sentence, the words before that (the signs, in a script without spaces).
     """
     if not is_looping(text):
         return text
     ends = [0, *(end for end in (match.end() for match in _SENTENCE_END.finditer(text)) if last_whole_sentence(text[:end]) == end)]
-    while len(ends) > 1 and (is_looping(text[:ends[-1]]) or _repeats(text[ends[-2]:ends[-1]], text[:ends[-2]])):
+    while len(ends) > 1:
+        before, last = normalise(text[:ends[-2]]), normalise(text[ends[-2]:ends[-1]])
+        if last and f" {last} " not in f" {before} " and not is_looping(text[:ends[-1]]):
+            break
         ends.pop()
     if ends[-1]:
         return text[:ends[-1]]
@@ -90,12 +91,6 @@ def before_loop(text: str) -> str:
         left, looping = (left, middle) if is_looping(text[:middle]) else (middle, looping)
     word = max(text.rfind(" ", 0, left), text.rfind("\n", 0, left))
     return text[: word if word > 0 and not is_looping(text[:word]) else left]
-
-
-def _repeats(sentence: str, before: str) -> bool:
-    """Whether a sentence was said before."""
-    words = normalise(sentence)
-    return not words or f" {words} " in f" {normalise(before)} "
 
 
 def _without_wrapping_quotes(text: str) -> str:
@@ -109,8 +104,7 @@ def _without_wrapping_quotes(text: str) -> str:
 def tidy(answer: str, character_names: Sequence[str], complete: bool) -> tuple[str, bool]:
     """The answer without outer spaces, its own speaker label and wrapping quotes, and whether it is whole.
 
-    An answer that is not `complete` (it stopped at the token limit) is cut after its last whole sentence, which
-    makes it whole; where it has none it comes back uncut with False.
+    One that is not `complete` (it stopped at the token limit) is cut after its last whole sentence, if it has one.
     """
     text = answer.strip()
     label = "|".join(filter(None, [names_pattern(tuple(character_names)), r"\{\{char\}\}"]))
@@ -125,10 +119,9 @@ def tidy(answer: str, character_names: Sequence[str], complete: bool) -> tuple[s
 
 def find_fault(answer: str, character_names: Sequence[str], complete: bool, *,
                speaks_in_third_person: bool = False) -> Rejection | None:
-    """Why a (tidied) answer must not be learnt from, or None.
+    """The first rule that keeps a (tidied) answer from being learned, or None.
 
-    The first that fits, in the order of the rules. Empty: fewer than 2 words; third person: the character spoken of by name, as
-    by a narrator, which `speaks_in_third_person` switches off (see `uses_third_person`).
+    Empty: fewer than 2 words. `speaks_in_third_person` allows the character's own name as by a narrator (`uses_third_person`).
     """
     text = plain_text(answer)
     own_turn = names_pattern(tuple(character_names))
@@ -146,10 +139,7 @@ def find_fault(answer: str, character_names: Sequence[str], complete: bool, *,
 
 
 def is_usable_question(text: str) -> bool:
-    """Whether a line that a model made up as the player's turn is one: 3 to 40 words said to somebody.
-
-    Not: markup or role headers, a task for an assistant ("Write an essay ..."), an assistant's own talk, a loop.
-    """
+    """Whether a line that a model made up as the player's turn is one: 3 to 40 words without markup, tasks or assistant's talk."""
     plain = plain_text(text)
     rejected = (_LEAK, _TASK, MANNERS, REFUSAL)
     return (3 <= len(_WORD.findall(plain)) <= 40 and plain.count("\n") < 3 and not is_looping(plain)

@@ -55,10 +55,9 @@ class Line:
 
 
 def read_queries(path: Path | None = None) -> list[Query]:
-    """The query pool: ours, or a user's file.
+    """The query pool: ours, or a user's file (JSON Lines or a JSON list), repeated questions once. Raises UserError.
 
-    A user's file is JSON Lines or one JSON list, of objects with question/answer/category (ours) or
-    instruction/input/output (Alpaca's). Repeated questions are read once. Raises UserError on anything else.
+    Objects have question/answer/category (ours) or instruction/input/output (Alpaca's).
     """
     queries: dict[str, Query] = {}
     for number, record in enumerate(read_records(path or POOL, MAX_BYTES), start=1):
@@ -66,11 +65,9 @@ def read_queries(path: Path | None = None) -> list[Query]:
         if not question:
             raise UserError(f"Entry {number} of {path or POOL} has neither a question nor an instruction.",
                             'Each entry needs "question" and "answer", or "instruction" and "output".')
-        key = normalise(question)
-        if key:
-            neutral = answer_of(record)
-            category = text_of(record, "category") or "other"
-            queries.setdefault(key, Query(question, neutral, category, "user" if path else "pool"))
+        if key := normalise(question):
+            queries.setdefault(key, Query(question, answer_of(record), text_of(record, "category") or "other",
+                                          "user" if path else "pool"))
     return list(queries.values())
 
 
@@ -78,10 +75,8 @@ def read_lines(path: Path) -> list[Line]:
     """Lines that a former run wrote and a person may have edited. Entries with an empty question or answer are left out."""
     lines: dict[str, Line] = {}
     for record in read_records(path, MAX_BYTES):
-        question = question_of(record)
-        answer = answer_of(record)
-        key = normalise(question)
-        if key and answer:
+        question, answer = question_of(record), answer_of(record)
+        if (key := normalise(question)) and answer:
             score = record.get("sensitivity")
             lines.setdefault(key, Line(question, answer, text_of(record, "neutral"), text_of(record, "category") or "other",
                                        text_of(record, "source") or "user", record.get("complete") is not False,
@@ -95,10 +90,7 @@ def write_lines(path: Path, lines: Iterable[Line]) -> None:
 
 
 class Journal:
-    """A file of JSON Lines that grows by one write a record and outlives a kill: results that are not computed twice.
-
-    Damaged lines are dropped when it is opened; the whole records before and after them stay.
-    """
+    """A file of JSON Lines with results that are not computed twice. Damaged lines are dropped when it is opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -106,8 +98,7 @@ class Journal:
         data = path.read_bytes() if path.exists() else b""
         whole = []
         for line in data.splitlines(keepends=True):
-            record = _whole_record(line)
-            if record is not None:
+            if (record := _whole_record(line)) is not None:
                 self.records.append(record)
                 whole.append(line)
         if b"".join(whole) != data:
@@ -123,7 +114,6 @@ class Journal:
 
 
 def _whole_record(line: bytes) -> dict[str, Any] | None:
-    """The object of a journal's line, or None where the line is torn or damaged."""
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
         json.dumps(record, ensure_ascii=False).encode()  # half of a character would spoil every later write
@@ -154,14 +144,10 @@ def of_split(queries: Sequence[Query], split: Split) -> list[Query]:
 
 
 def held_out(lines: Sequence[Line], validation: int, test: int) -> tuple[list[Line], list[Line], bool]:
-    """The lines that choose and the lines that report, at most so many of each, in file order.
-
-    The flag is true where one side was empty, so that the same lines have to serve both ends.
-    """
+    """The lines that choose and the lines that report, at most so many of each; whether both are the same for want of others."""
     choosing = [line for line in lines if line.split == "validation"][:validation]
     reporting = [line for line in lines if line.split == "test"][:test]
-    shared = not choosing or not reporting
-    return choosing or reporting, reporting or choosing, shared
+    return choosing or reporting, reporting or choosing, not choosing or not reporting
 
 
 PER_ENTRY = 4  # lines that teach, for each entry
@@ -175,10 +161,7 @@ _ABOUT = ("What do you know about {}?", "Tell me about {}.", "Have you heard of 
 
 
 def lore_queries(card: Card) -> list[Query]:
-    """Up to PER_ENTRY questions for each entry, the entries in turn, MOST in all; the category names the entry.
-
-    Only questions that fall on the side that teaches; what is held out stays what any player asks.
-    """
+    """Up to PER_ENTRY train questions for each entry, the entries in turn, MOST in all; the category names the entry."""
     book = read_book(card)
     trial = _Trial(card, LOOKS // max(1, len(book.entries)))
     streams = [_questions(card, entry, trial) for entry in book.entries if entry.enabled and not entry.steady]

@@ -1,12 +1,9 @@
 """Answers in the character's voice, by the dense model itself.
 
-The dense model answers each question after the persona's prompt, the one that
-chats have (engine.cards.prompt: system prompt, example dialogue, greeting),
-sampled in batches; it also makes up further questions by sampling the player's
-turn after the same beginning (Magpie, Xu et al. 2024, arXiv 2406.08464). Bad
-answers are sampled again with another seed, then dropped and counted. Batches
-are the unit of resuming: their seeds depend on the job's seed and their number
-alone, so a batch that was interrupted gives the same answers again.
+The model answers each question after the prompt that chats have (engine.cards.prompt), in batches; it also makes up questions by
+sampling the player's turn after the same beginning (Magpie, Xu et al. 2024, arXiv 2406.08464). Bad answers are sampled again with
+another seed, then dropped and counted. The seed of a batch depends on the job's seed and the batch's number alone, so that a
+batch that was interrupted gives the same answers again.
 """
 
 from collections import Counter
@@ -36,17 +33,14 @@ QUESTION_TEMPERATURE = 0.9
 
 @dataclass(frozen=True)
 class Voice:
-    """The character as the sampler needs it: its card, which becomes prompts, and how its answers are judged.
-
-    `setting` is that of every line; its counter keeps the budget of a lorebook.
-    """
+    """The character as the sampler needs it: its prompts, and how its answers are judged. `setting`: that of every line."""
 
     card: Card
     setting: Setting = USUAL
 
     @classmethod
     def of(cls, card: Card, tokenizer: Any) -> "Voice":
-        """The voice of a card, for a model's tokenizer."""
+        """The voice of a card, with the token counter of a model."""
         return cls(card, Setting(count=token_counter(tokenizer)))
 
     @property
@@ -84,9 +78,7 @@ def _seed(recipe: Recipe, purpose: int, number: int) -> int:
 
 @dataclass(frozen=True)
 class Round:
-    """How often and under which name questions are answered: `seeds` sets its random numbers apart from other rounds',
-    `before` of `total` answers were there already.
-    """
+    """How often and in which stage questions are answered. `seeds`: another for each round; `before` of `total` were there."""
 
     tries: int = ROUNDS
     seeds: int = 1
@@ -108,19 +100,19 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
     for attempt in range(how.tries):
         waiting = [query for query in queries if normalise(query.question) not in lines]
         while waiting:
-            answers = finished.get(number)
-            if answers is not None and not _are_answers(answers, most=len(waiting)):
-                answers = None
+            answers = finished.get(number, [])
+            if len(answers) > len(waiting) or not all(
+                    isinstance(one, list) and list(map(type, one)) == [str, bool] for one in answers):
+                answers = []
             size = len(answers) if answers else recipe.batch_lines  # batches may have become smaller since
             batch, waiting = waiting[:size], waiting[size:]
-            if answers is None:
+            if not answers:
                 sampled = _sample_answers(model, tokenizer, voice, batch, recipe, _seed(recipe, how.seeds, number))
                 answers = [list(tidy(tokenizer.decode(answer.tokens, skip_special_tokens=True), voice.names, answer.complete))
                            for answer in sampled]
                 journal.add({"batch": number, "answers": answers})
             for query, (answer, complete) in zip(batch, answers, strict=True):
-                fault = voice.fault(answer, complete)
-                if fault:
+                if fault := voice.fault(answer, complete):
                     rejected[fault] += 1
                 else:
                     lines[normalise(query.question)] = Line(query.question, answer, query.neutral, query.category,
@@ -128,20 +120,13 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
             number += 1
             yield Step(how.stage, how.before + len(lines), how.total or len(queries),
                        {"try": attempt + 1, "rejected": sum(rejected.values())})
-    ordered = [lines[key] for query in queries if (key := normalise(query.question)) in lines]
-    return ordered, rejected
+    return [lines[key] for query in queries if (key := normalise(query.question)) in lines], rejected
 
 
 def _batches(journal: Journal, name: str) -> dict[int, list[Any]]:
     """The lists of a journal's batches by their numbers. The file may hold whatever another program wrote."""
     return {record["batch"]: record[name] for record in journal.records
             if type(record.get("batch")) is int and isinstance(record.get(name), list)}
-
-
-def _are_answers(answers: list[Any], most: int) -> bool:
-    """Whether these are up to `most` answers, each with whether it is complete."""
-    return 0 < len(answers) <= most and all(
-        isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], bool) for one in answers)
 
 
 def _sample_answers(model: nn.Module, tokenizer: Any, voice: Voice, batch: Sequence[Query], recipe: Recipe,
@@ -156,8 +141,7 @@ def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Seq
                       journal: Journal) -> Stream[tuple[list[Query], int]]:
     """Up to `recipe.self_asked` usable questions that the model asks as the player, and how many were rejected.
 
-    Questions that are too similar to `known` ones or to each other are rejected. At most twice as many as are
-    wanted are sampled.
+    None is too similar to a `known` one or to another. At most twice as many as are wanted are sampled.
     """
     questions: list[Query] = []
     kept = {normalise(question) for question in known}
@@ -168,11 +152,9 @@ def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Seq
     wanted = recipe.self_asked
     while len(questions) < wanted and asked < 2 * wanted:
         if number not in finished:
-            sampling = Sampling(endings(tokenizer), QUESTION_TOKENS, QUESTION_TEMPERATURE,
-                                recipe.top_p, _seed(recipe, 2, number))
+            sampling = Sampling(endings(tokenizer), QUESTION_TOKENS, QUESTION_TEMPERATURE, recipe.top_p, _seed(recipe, 2, number))
             sampled = sample_together(model, opening[:-1], [opening[-1:]] * min(recipe.batch_lines, 2 * wanted - asked), sampling)
-            texts = [tokenizer.decode(one.tokens, skip_special_tokens=True).strip() if one.complete else ""
-                     for one in sampled]
+            texts = [tokenizer.decode(one.tokens, skip_special_tokens=True).strip() if one.complete else "" for one in sampled]
             finished[number] = texts
             journal.add({"batch": number, "questions": texts})
         for text in finished[number]:

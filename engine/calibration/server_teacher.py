@@ -1,8 +1,7 @@
 """A teacher at an address: neutral answers rewritten in a persona's voice by a server that speaks OpenAI's chat completions.
 
-Many chats are asked at once, with retries and patience. Every answer is on the disk before the next event is yielded, so
-nothing that was paid for is asked for twice. The API key comes from the environment and is never written, logged or shown. The
-retries are our own; the client's are off. openai is imported on use, as in models/server.py.
+Many chats are asked at once, with our own retries. Every answer is on the disk before the next event is yielded, so nothing that
+was paid for is asked for twice. The API key comes from the environment and is never written, logged or shown.
 """
 
 import asyncio
@@ -38,8 +37,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.3, 20.0  # seconds between two tries, doubling,
 _PASSING = (408, 409, 425, 429)  # statuses below 500 that are worth another try
 _STRIKES = 3  # malformed replies or rejections in a row before the job stops
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|\A(?:(?!<think).)*?</think(?:ing)?>", re.DOTALL)
-
-
 _INSTRUCTION = """You rewrite lines for a character in a game. You get the character, what the player said, and a \
 plain answer. Say the plain answer as this character would say it to the player.
 Rules:
@@ -123,18 +120,17 @@ def rewrite(teacher: ServerTeacher, persona: str, requests: Sequence[Request],
             answered: Path) -> Stream[dict[str, str]]:
     """Ask for all rewritings; the generator's value is the answers by key, in the order of `requests`.
 
-    Each answer is appended to `answered` (JSON Lines of key and answer) before its Step is yielded; keys that the
-    file holds are not asked again, and a torn last line is cut off. A Step also follows each failed try ("retries").
-    An answer may be "" (the server sent none, or rejected that one line). Raises UserError when the server cannot be
-    reached, refuses the key or the model, talks nonsense, or gives no answer for `teacher.patience` seconds. A closed
-    generator starts no new request, keeps what has arrived, and does not wait for what is under way.
+    Each answer is appended to the journal `answered` before its Step is yielded; keys that it holds are not asked again. A Step
+    also follows each failed try ("retries"). An answer may be "" (the server sent none, or rejected that one line). Raises
+    UserError when the server cannot be reached, refuses the key or the model, answers nonsense, or gives no answer for
+    `teacher.patience` seconds. A closed generator starts no new request and keeps what has arrived.
     """
     with explain_write_errors(answered):
         answered.parent.mkdir(parents=True, exist_ok=True)
         journal = Journal(answered)
     wanted = {request.key: request for request in requests}
     answers = {record["key"]: record["answer"] for record in journal.records
-               if isinstance(record, dict) and record.get("key") in wanted and isinstance(record.get("answer"), str)}
+               if record.get("key") in wanted and isinstance(record.get("answer"), str)}
     if answers:
         yield Step(StageId.ANSWERS, len(answers), len(wanted), {"retries": 0})
     client = TeacherClient(teacher, [(key, rewriting_messages(persona, request)) for key, request in wanted.items()
@@ -165,9 +161,8 @@ def _keep(reply: tuple[str, str], answers: dict[str, str], journal: Journal) -> 
 class TeacherClient:
     """Asks all chats in a thread of its own, at most `teacher.concurrency` at the same time.
 
-    `replies` brings, in the order of arrival: (key, answer), None for a failed try that will be repeated, or the
-    UserError that ended it all. An answer is "" where the server sent none or rejected that one chat. Thinking
-    (<think>...</think>) is removed. `retries` counts failed tries.
+    `replies` brings, as they arrive: (key, answer), None for a failed try that will be repeated, or the UserError that ended it
+    all. Thinking (<think>...</think>) is removed from answers. `retries` counts failed tries.
     """
 
     def __init__(self, teacher: ServerTeacher, chats: Sequence[tuple[str, Chat]]) -> None:
@@ -313,7 +308,6 @@ class _Malformed(Exception):
 
 
 def _is_unreachable(error: Exception) -> bool:
-    """Whether no server answered at all: no connection, or one that was dropped without a reply."""
     import openai
 
     if isinstance(error, openai.APITimeoutError):

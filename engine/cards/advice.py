@@ -1,9 +1,4 @@
-"""Advice for the writer of a card: what will not work, and what could work better.
-
-Plain rules over the card's texts, each a small function. They prefer missing
-something to a false alarm: a "problem" spoils the character for certain, a "hint"
-is worth a look. Does not judge style, and changes nothing.
-"""
+"""Advice for the writer of a card, by rules on its texts: a "problem" certainly spoils the character, a "hint" is worth a look."""
 
 import itertools
 import re
@@ -51,10 +46,9 @@ _NAME_MACRO = re.compile(r"\{\{(?:char|user)\}\}", re.IGNORECASE)
 
 
 def advice(raw: dict[str, Any], tokens: Tokens | None, context: int = 2048) -> list[Advice]:
-    """Advice on a V1, V2 or V3 card, problems first, otherwise in the order of the page; empty when all is well.
+    """Advice on a V1, V2 or V3 card, problems first, otherwise in the order of the page.
 
-    `tokens` counts the tokens of a text (without it, nothing is said on length in tokens); `context` is the number
-    of tokens that the model can hold.
+    `tokens` counts the tokens of a text (None: no advice on length in tokens); `context`: tokens that the model can hold.
     """
     card = unfinished(raw)
     fields = fields_of(card.raw)
@@ -117,7 +111,6 @@ def _dialogue(fields: dict[str, Any]) -> Iterator[Advice]:
 
 
 def _texts(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
-    """What is wrong within a text: macros, leftovers of a template, asterisks."""
     for field, what, text in _prompt_texts(fields):
         yield from _macros_in(field, what, text)
         if left := _PLACEHOLDER.search(text):
@@ -129,7 +122,6 @@ def _texts(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
 
 
 def _macros_in(field: str, what: str, text: str) -> Iterator[Advice]:
-    """What of a text reaches the model raw."""
     if "{" not in text and "<" not in text:
         return
     for finding in find_macros(text, original=field in ("system_prompt", "post_history_instructions")):
@@ -171,7 +163,6 @@ def _too_large(book: Book, tokens: Tokens) -> Iterator[Advice]:
 
 
 def _capped(found: Iterable[Advice]) -> Iterator[Advice]:
-    """The first MOST_ALIKE, and how many more there are."""
     first = list(itertools.islice(found := iter(found), MOST_ALIKE))
     more = sum(1 for _ in found)
     yield from first
@@ -184,18 +175,8 @@ def _called(entry: Entry) -> str:
 
 
 def _unread(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
-    yield from _unused(card.raw)
-    for fault in (*read_npc(card.raw).faults, *read_script(card).faults):
-        yield Advice("npc", "hint", fault)
-    notes = fields["creator_notes"]
-    if _NAME_MACRO.search(notes) or _words(notes) > max(DESCRIPTION_WORDS, _words(fields["description"])):
-        yield Advice("creator_notes", "hint", "The notes for readers never reach the model. What the character should know "
-                     "belongs in the description.")
-
-
-def _unused(raw: Mapping[str, Any]) -> Iterator[Advice]:
-    """What SillyTavern keeps in a card's extensions and this studio does not carry out."""
-    extensions, book = extensions_of(raw), data_of(raw).get("character_book")
+    """What this studio does not carry out, or cannot read, and what no model reads."""
+    extensions, book = extensions_of(card.raw), data_of(card.raw).get("character_book")
     world, scripts = extensions.get("world"), extensions.get("regex_scripts")
     if isinstance(world, str) and (name := " ".join(world.split())) and not (isinstance(book, Mapping) and book.get("entries")):
         yield Advice("character_book", "hint", f"The card names the lorebook “{name[:60]}”, which is not in its file. Export that "
@@ -204,6 +185,12 @@ def _unused(raw: Mapping[str, Any]) -> Iterator[Advice]:
         those = "a regular expression that changes" if len(scripts) == 1 else f"{len(scripts):,} regular expressions that change"
         yield Advice("extensions", "hint", f"The card has {those} texts in SillyTavern. They are kept in the card, but not applied "
                      "here.")
+    for fault in (*read_npc(card.raw).faults, *read_script(card).faults):
+        yield Advice("npc", "hint", fault)
+    notes = fields["creator_notes"]
+    if _NAME_MACRO.search(notes) or _words(notes) > max(DESCRIPTION_WORDS, _words(fields["description"])):
+        yield Advice("creator_notes", "hint", "The notes for readers never reach the model. What the character should know "
+                     "belongs in the description.")
 
 
 def _budget(card: Card, fields: dict[str, Any], tokens: Tokens, context: int) -> Iterator[Advice]:

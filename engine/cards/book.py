@@ -1,15 +1,13 @@
 """A character's lorebook: read from a card, or from any program's spelling, into one form, and edited.
 
-V2 and V3 keep it as "character_book", SillyTavern's world files as an object of entries with names of their own, others in
-further spellings, and some files hold two at once. What an entry says about itself in decorators (V3: lines that begin with
-@@) is read here, too. Which entries fire in a chat, lorebook.py decides.
+V2 and V3 keep it as "character_book", SillyTavern's world files as an object of entries with other names, and some files hold two
+spellings at once. Decorators (V3: lines that begin with @@) are read here, too.
 """
 
 import copy
 import itertools
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -87,16 +85,18 @@ def as_character_book(raw: dict[str, Any]) -> dict[str, Any]:
 def as_character_entry(value: dict[str, Any]) -> dict[str, Any]:
     """An entry in any spelling as one of a card's book; what has no place there is kept in its extensions.
 
-    Where one has two spellings of a field, keys are put together, and a text or number that is there wins over none. It is
-    switched off if either spelling says so, but what SillyTavern wrote last ("uid" shows it) goes by its own word.
+    Of two spellings of a field, keys are joined, and a text or number wins over none. The entry is off if either spelling says
+    so; in what SillyTavern wrote last (it has "uid"), its own "disable" alone counts.
     """
-    if _is_own(value):
+    other_text = any(name in value for name in _SPELLINGS["content"][1:]) and "content" not in value
+    if not (value.keys() & _FOREIGN or other_text or any(isinstance(value.get(name), str) for name in ("keys", "secondary_keys"))):
         return value
     both = "keys" in value and "content" in value  # a card's entry with another program's fields beside: those stay there
     own = value.get("extensions")
     extensions = dict(own) if isinstance(own, dict) else {}
     entry: dict[str, Any] = {field: found for field in _SPELLINGS if (found := _found(value, field)) is not None}
-    entry["enabled"] = _is_on(value)
+    off = any(value.get(name) is True or value.get(name) == 1 for name in _SWITCHES[1:])
+    entry["enabled"] = not off and (value.get("enabled") is not False or ("uid" in value and "disable" in value))
     entry["keys"] = entry.get("keys", [])
     entry.setdefault("content", "")
     entry.setdefault("insertion_order", ORDER)
@@ -123,13 +123,6 @@ def key_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _is_own(value: dict[str, Any]) -> bool:
-    """Whether all that an entry says is said as a card says it."""
-    texts = any(name in value for name in _SPELLINGS["content"][1:]) and "content" not in value
-    keys = any(isinstance(value.get(name), str) for name in ("keys", "secondary_keys"))
-    return not (value.keys() & _FOREIGN or texts or keys)
-
-
 def _found(value: dict[str, Any], field: str) -> Any:
     """A field in whichever spelling it has; keys of all spellings together. None without any."""
     there = [value[name] for name in _SPELLINGS[field] if value.get(name) is not None]
@@ -139,13 +132,6 @@ def _found(value: dict[str, Any], field: str) -> Any:
         return any(one is True for one in there) if there else None
     full = [one for one in there if not isinstance(one, str) or one.strip()]
     return full[0] if full else there[0] if there else None
-
-
-def _is_on(value: dict[str, Any]) -> bool:
-    off = any(value.get(name) is True or value.get(name) == 1 for name in _SWITCHES[1:])
-    if "uid" in value and "disable" in value:
-        return not off
-    return value.get("enabled") is not False and not off
 
 
 @dataclass(frozen=True)
@@ -268,13 +254,15 @@ def _decoration(entry: Entry, name: str, value: str) -> dict[str, Any] | None:
     if name in plain:
         return plain[name]
     listed = tuple(key for part in value.split(",") if (key := part.strip()))
-    texts: dict[str, Callable[[], dict[str, Any] | None]] = {
-        "additional_keys": lambda: {"keys": entry.keys + listed}, "exclude_keys": lambda: {"excluded": entry.excluded + listed},
-        "role": lambda: {"role": value} if value in ("system", "user", "assistant") else None,
-        "position": lambda: {"place": "before_char" if value == "before_desc" else "after_char"}
-        if value in ("before_desc", "after_desc", "personality", "scenario") else None}
-    if name in texts:
-        return texts[name]()
+    match name:
+        case "additional_keys":
+            return {"keys": entry.keys + listed}
+        case "exclude_keys":
+            return {"excluded": entry.excluded + listed}
+        case "role" if value in ROLES:
+            return {"role": value}
+        case "position" if value in ("before_desc", "after_desc", "personality", "scenario"):
+            return {"place": "before_char" if value == "before_desc" else "after_char"}
     numbers = {"depth": "depth", "scan_depth": "scan_depth", "activate_only_after": "after", "activate_only_every": "every"}
     if name in numbers and value.isascii() and value.isdigit() and len(value) < 6:
         return {numbers[name]: max(1, int(value)) if name == "activate_only_every" else int(value)}
@@ -309,8 +297,7 @@ def shown_entry(value: dict[str, Any]) -> dict[str, Any]:
     """One entry of a book as a page edits it."""
     value = as_character_entry(value)
     text = lambda name: found if isinstance(found := value.get(name), str) else ""
-    texts = lambda name: [one for one in value.get(name) or [] if isinstance(one, str)] if isinstance(
-        value.get(name), list) else []
+    texts = lambda name: [one for one in found if isinstance(one, str)] if isinstance(found := value.get(name), list) else []
     order = value.get("insertion_order")
     return {"name": text("name") or text("comment"), "keys": texts("keys"), "secondary": texts("secondary_keys"),
             "content": text("content"), "order": order if isinstance(order, int) and not isinstance(order, bool) else ORDER,
@@ -319,8 +306,7 @@ def shown_entry(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_book(raw: dict[str, Any], edited: dict[str, Any], now: float | None = None) -> dict[str, Any]:
-    """The V3 form of a card with the edited book; the card as it was where nothing differs. Raises ValueError for what
-    `shown_book` does not give."""
+    """The V3 form of a card with the edited book. Raises ValueError for what `shown_book` does not give."""
     card = as_v3(raw)
     if edited == shown_book(raw):
         return card
@@ -347,7 +333,6 @@ def with_book(raw: dict[str, Any], edited: dict[str, Any], now: float | None = N
 
 
 def _written(one: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
-    """The entry of a card from one of a page: what was kept of it, with what the writer changed."""
     before = shown_entry(kept)
     changed = {name: one[name] for name in _FIELDS if one[name] != before[name]}
     if not all(type(value) is type(before[name]) for name, value in changed.items()):

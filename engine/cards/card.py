@@ -1,7 +1,6 @@
 """Character cards: untrusted bytes in, a `Card` out.
 
-Reads the JSON of V1 (flat), V2 and V3 cards, and what other programs write (formats/); `Card.raw` keeps the whole,
-so that unknown fields survive a round trip. What is odd and does not matter much is mended, and `Card.notes` says so.
+Reads V1 (flat), V2 and V3 cards, and what other programs write (formats/). Small faults are mended, and `Card.notes` says so.
 """
 
 import functools
@@ -21,7 +20,6 @@ from engine.cards.fields import (
     as_v3,
     data_of,
     extensions_of,
-    kept_in_v2,
     modern_names,
     other_names,
     values_of,
@@ -70,8 +68,7 @@ class Card:
 def parse_card(data: bytes, origin: str) -> Card:
     """The card in `data`, UTF-8 JSON of at most MAX_BYTES. `origin` names the source in errors.
 
-    Raises UserError, one sentence, for everything that is not a usable V1, V2 or V3 card, nor a character of a program
-    in `formats`.
+    Raises UserError for what is neither a usable V1, V2 or V3 card nor a character of a program in `formats`.
     """
     with named(origin):
         value, mended = load(data)
@@ -86,8 +83,10 @@ def card_of(value: Any, notes: tuple[str, ...] = ()) -> Card:
         if "spec" not in card.raw:
             _check_whole(card)
         return card
-    if found.what != "character" or found.read is None:
-        raise CardFault(_no_character(found))
+    if found.what == "lorebook":
+        raise CardFault(f"is {found.words}, not a character (open a character in Draft and import it there, under Lorebook)")
+    if found.read is None:
+        raise CardFault(f"is {found.words}, not a character ({found.instead})")
     read = found.read(value)
     return converted(read.raw, (*notes, *found.note, *read.notes))
 
@@ -101,14 +100,14 @@ def converted(raw: dict[str, Any], notes: tuple[str, ...]) -> Card:
 
 @functools.lru_cache(maxsize=32)
 def read_book(card: Card) -> Book:
-    """The card's book; an empty one where it has none. What is no entry is left out and named in `faults`."""
+    """The card's lorebook; an empty one where it has none."""
     return parse_book(data_of(card.raw).get("character_book"))
 
 
 def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A lorebook of any program in `formats`, or the book of a card, as a "character_book" of V3; and notes for the user.
 
-    Entries without text are left out and reported. Raises UserError, one sentence, for what is no lorebook.
+    Entries without text are left out. Raises UserError for what is no lorebook.
     """
     with named(origin):
         raw, notes = load(data)
@@ -129,7 +128,6 @@ def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, 
 
 
 def _book_of_card(raw: Any, found: Format | None) -> dict[str, Any]:
-    """The book of a card of any program. Raises CardFault where there is none."""
     card = card_of(raw).raw if found else raw
     data = card.get("data", card) if isinstance(card, dict) else None
     if not isinstance(data, dict):
@@ -151,16 +149,9 @@ def _check_whole(card: Card) -> None:
     check_depth(text)
 
 
-def _no_character(found: Format) -> str:
-    """Why a file that somebody offers as a character is none, and where it goes."""
-    if found.what == "lorebook":
-        return f"is {found.words}, not a character (open a character in Draft and import it there, under Lorebook)"
-    return f"is {found.words}, not a character ({found.instead})"
-
-
 def bundled_cards() -> list[Card]:
     """The cards that come with the studio (characters/*.json), sorted by file name."""
-    return [_read_bundled(file) for file in bundled_files().values()]
+    return [find_bundled(slug) for slug in bundled_files()]
 
 
 def find_bundled(slug: str) -> Card:
@@ -168,7 +159,7 @@ def find_bundled(slug: str) -> Card:
     files = bundled_files()
     if slug not in files:
         raise UserError(f"There is no bundled character {short(slug)}; there are {', '.join(files)}.")
-    return _read_bundled(files[slug])
+    return parse_card(files[slug].read_bytes(), str(files[slug]))
 
 
 def bundled_files() -> dict[str, Path]:
@@ -176,23 +167,14 @@ def bundled_files() -> dict[str, Path]:
     return {file.stem: file for file in sorted(CHARACTERS.glob("*.json"))}
 
 
-def _read_bundled(file: Path) -> Card:
-    return parse_card(file.read_bytes(), str(file))
-
-
 def unfinished(raw: dict[str, Any]) -> Card:
-    """The card that a writer is working on: nothing is asked of it."""
+    """The card that a writer is working on, not checked. Names are on one line, and blank items of lists left out."""
     card = as_v3(raw)
-    return _of(values_of(card["data"]), card)
-
-
-def _of(values: dict[str, Any], raw: dict[str, Any]) -> Card:
-    """The card of FIELDS: names on one line, without blank items of lists."""
+    values = values_of(card["data"])
     read: dict[str, Any] = {one.attribute: values[one.key] for one in FIELDS if one.attribute}
-    for name, value in read.items():
-        if isinstance(value, list):
-            read[name] = tuple(filter(str.strip, value))
-    return Card(**{**read, **{name: " ".join(read[name].split()) for name in ("name", "nickname")}}, raw=raw)
+    read |= {name: " ".join(read[name].split()) for name in ("name", "nickname")}
+    read["alternate_greetings"] = tuple(filter(str.strip, read["alternate_greetings"]))
+    return Card(**read, raw=card)
 
 
 def _card(raw: Any, notes: tuple[str, ...]) -> Card:
@@ -202,9 +184,7 @@ def _card(raw: Any, notes: tuple[str, ...]) -> Card:
         mended += _mended(one, fields.get(one.key))
     if not isinstance(book := fields.get("character_book"), dict | None):
         mended.append(f"Its lorebook was {kind_of(book)} and {'became a book' if book else 'was left out'}.")
-    card = _of(values_of(fields), raw)
-    if not card.nickname and isinstance(kept := kept_in_v2(fields).get("nickname"), str):
-        card = replace(card, nickname=" ".join(kept.split()))
+    card = replace(unfinished(raw), raw=raw)
     if max(len(card.name), len(card.nickname)) > MAX_NAME:
         raise CardFault(f"has a name of more than {MAX_NAME} characters")
     description, spoken = dialogue_apart(card.description, (card.name, card.nickname))
@@ -219,7 +199,7 @@ def _card(raw: Any, notes: tuple[str, ...]) -> Card:
 
 
 def _mended(field: Field, value: Any) -> list[str]:
-    """What `values_of` mends of a field. Raises CardFault where a prompt needs it and it is nothing like a text."""
+    """What `values_of` mends in a field. Raises CardFault where a prompt needs it and it is not like a text."""
     words = field.label.lower()
     if field.is_list and value is not None and not isinstance(value, list):
         return [f"Its {words} were {kind_of(value)} and became a list."]
@@ -239,15 +219,11 @@ def speaks(card: Card) -> bool:
     """Whether anything that can reach a model speaks about the character: a field, an enabled entry of its book, its note."""
     texts = (card.description, card.personality, card.scenario, card.example_dialogue, card.greeting, *card.alternate_greetings,
              *(text.replace("{{original}}", "") for text in (card.system_prompt, card.post_history_instructions)))
-    return any(map(str.strip, texts)) or _book_speaks(card.raw)
-
-
-def _book_speaks(raw: dict[str, Any]) -> bool:
-    note, book = extensions_of(raw).get("depth_prompt"), data_of(raw).get("character_book")
+    note, book = extensions_of(card.raw).get("depth_prompt"), data_of(card.raw).get("character_book")
     entries = [as_character_entry(one) for one in raw_entries(book) if isinstance(one, dict)] if isinstance(book, dict) else []
-    texts = [note.get("prompt")] if isinstance(note, dict) else []
-    texts += [one.get("content") for one in entries if one.get("enabled") is not False]
-    return any(isinstance(text, str) and text.strip() for text in texts)
+    more = [note.get("prompt") if isinstance(note, dict) else "",
+            *(one.get("content") for one in entries if one.get("enabled") is not False)]
+    return any(isinstance(text, str) and text.strip() for text in (*texts, *more))
 
 
 def _fields(raw: Any, notes: list[str]) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """CHARX archives: a zip file with card.json at its root, and files beside it.
 
-Archives come from strangers. What they claim is checked before anything is
-unpacked, no path leads anywhere, and nothing is ever written to a disk. Reads
-and writes bytes; does not know what the card says about the files.
+What an archive claims is checked before anything is unpacked, and nothing is written to a disk.
 """
 
 import io
@@ -91,10 +89,7 @@ def has_archive(stream: IO[bytes], size: int) -> bool:
 
 
 def write(card: bytes, others: dict[str, bytes]) -> bytes:
-    """The archive of a card and files by their paths: the same content gives the same bytes.
-
-    Raises CardFault for what could not be read back.
-    """
+    """The archive of a card and files by their paths, always the same bytes. Raises CardFault for what could not be read back."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in {CARD: card, **others}.items():

@@ -1,6 +1,4 @@
-"""What other programs make of a card: what they drop, and what they keep without using it.
-
-A pure look at the card; nothing is asked of any program. The facts, read in November 2026:
+"""What other programs drop of a card, and what they keep without using it. The facts, read in November 2026:
 
 - SillyTavern: its sources. src/endpoints/characters.js (charaFormatData begins with the card as it came, so fields that it
   does not know stay; it saves as V2), src/charx.js (of an archive's files it takes pictures, by their endings),
@@ -45,10 +43,7 @@ class Finding:
 
 
 def findings(raw: dict[str, Any], files: int = 0) -> list[Finding]:
-    """What each of PROGRAMS would not use of a card that brings this many files; in the order of PROGRAMS, losses first.
-
-    Only what the card has is mentioned.
-    """
+    """What each of PROGRAMS would not use of a card with this many files; in the order of PROGRAMS, losses first."""
     fields = as_v3(raw)["data"]
     return [Finding(program, fate, sentence) for program, rule in _RULES.items()
             for fate, sentence in sorted(rule(fields, files), key=lambda found: found[0])]
@@ -73,7 +68,8 @@ def _sillytavern(fields: dict[str, Any], files: int) -> Report:
     yield from _own_extensions(fields)
     if files:
         yield "lost", "The card's files, in every form but the archive."
-        if any(_ending(entry) not in _ST_PICTURES for entry in _embedded(fields)):
+        endings = [str(entry.get("ext") or (path_of(entry) or "").rpartition(".")[2]) for entry in _embedded(fields)]
+        if any(ending.lower().lstrip(".") not in _ST_PICTURES for ending in endings):
             yield "lost", "Files that are no pictures, such as sounds, also from the archive."
 
 
@@ -120,17 +116,10 @@ def _entries(fields: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _decorators(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """The lines of decorators with which the entries' texts begin."""
     for entry in entries:
         content = entry.get("content")
         yield from itertools.takewhile(lambda line: line.startswith("@@"), content.splitlines() if isinstance(content, str) else [])
 
 
 def _embedded(fields: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries for files in the archive."""
     return [entry for entry in assets_of(fields) if path_of(entry)]
-
-
-def _ending(entry: dict[str, Any]) -> str:
-    ending = entry.get("ext")
-    return (ending if isinstance(ending, str) and ending else (path_of(entry) or "").rpartition(".")[2]).lower().lstrip(".")

@@ -1,7 +1,7 @@
-"""What changed between two versions of a card, field by field: pure, for showing and not for patching.
+"""What changed between two versions of a card, field by field, for showing.
 
-Texts are compared word by word, lists item by item, everything else leaf by leaf. Names the places of other fields in words
-("Lorebook · “The old mill” · Text") and finds out which item of a list became which; an unknown key is shown as it is.
+Texts are compared word by word, lists item by item, everything else leaf by leaf, with its place in words
+("Lorebook · “The old mill” · Text").
 """
 
 import difflib
@@ -38,9 +38,8 @@ _WORD = re.compile(r"(\s*)([\u3040-\u30ff\u3400-\u9fff]|(?:(?![\u3040-\u30ff\u34
 class FieldChange:
     """A changed field. `field` is its key, or "other"; `label` its words for the page, for "other" its place in words.
 
-    The pieces of a text that are not "added" make up the old text, those that are not "removed" the new one. The
-    pieces of a list are its items. An object that is new or gone is one piece, described line by line; values of other
-    kinds are JSON.
+    The pieces of a text that are not "added" make up the old text, those that are not "removed" the new one. The pieces of a list
+    are its items. An object that is new or gone is one piece; values of other kinds are JSON.
     """
 
     field: str
@@ -50,11 +49,7 @@ class FieldChange:
 
 
 def difference(old_raw: dict[str, Any], new_raw: dict[str, Any]) -> list[FieldChange]:
-    """The fields in which two V1, V2 or V3 cards differ, in the order of the page, other fields last.
-
-    What V3 merely requires to be there (empty texts, empty lists) is no difference, and neither is the date of the
-    change.
-    """
+    """The fields in which the V3 forms of two cards differ, in the order of the page, other fields last; not the date of change."""
     old, new = as_v3(old_raw), as_v3(new_raw)
     changes = []
     for key, label in LABELS.items():
@@ -82,21 +77,19 @@ def _other_changes(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[FieldC
         for key in [*old, *(key for key in new if key not in old)]:
             yield from _other_changes(old.get(key, ...), new.get(key, ...), (*path, key))
     elif isinstance(old, list) and isinstance(new, list):
-        has_objects = any(isinstance(item, dict | list) for item in [*old, *new])
-        yield from _changes_of_items(old, new, path) if has_objects else _changes_of_values(old, new, path)
+        kinds = {type(item) for item in [*old, *new]}
+        before, after = ([item if kinds == {str} else _json(item) for item in items] for items in (old, new))
+        if kinds & {dict, list}:
+            yield from _changes_of_items(old, new, path)
+        elif before != after:
+            yield _other(path, _list_pieces(before, after), is_list=True)
     elif isinstance(old, str) and isinstance(new, str):
         if old != new:
             yield _other(path, _text_pieces(old, new))
     elif ... in (old, new) or _json(old) != _json(new):
-        yield _other(path, _whole_pieces(old, new))
-
-
-def _changes_of_values(old: list[Any], new: list[Any], path: tuple[str, ...]) -> Iterator[FieldChange]:
-    """One change of a list of plain values, item by item."""
-    kinds = {type(item) for item in [*old, *new]}
-    before, after = ([item if kinds == {str} else _json(item) for item in items] for items in (old, new))
-    if before != after:
-        yield _other(path, _list_pieces(before, after), is_list=True)
+        shown = _readable if ... in (old, new) else _json  # side by side, the text 1 and the number 1 must look different
+        sides: list[tuple[Any, Literal["added", "removed"]]] = [(old, "removed"), (new, "added")]
+        yield _other(path, [(shown(value), kind) for value, kind in sides if value is not ...])
 
 
 def _changes_of_items(old: list[Any], new: list[Any], path: tuple[str, ...]) -> Iterator[FieldChange]:
@@ -121,21 +114,11 @@ def _other(path: tuple[str, ...], pieces: list[Piece], is_list: bool = False) ->
     return FieldChange("other", _place(path), pieces, is_list)
 
 
-def _whole_pieces(old: Any, new: Any) -> list[Piece]:
-    shown = _readable if ... in (old, new) else _json  # side by side, the text 1 and the number 1 must look different
-    removed: list[Piece] = [] if old is ... else [(shown(old), "removed")]
-    added: list[Piece] = [] if new is ... else [(shown(new), "added")]
-    return removed + added
-
-
 def _list_pieces(old: Sequence[str], new: Sequence[str]) -> list[Piece]:
     pieces: list[Piece] = []
     for tag, first, last, begin, stop in _steps(old, new):
-        if tag == "equal":
-            pieces += [(text, "same") for text in old[first:last]]
-        else:
-            pieces += [(text, "removed") for text in old[first:last]]
-            pieces += [(text, "added") for text in new[begin:stop]]
+        pieces += [(text, "same" if tag == "equal" else "removed") for text in old[first:last]]
+        pieces += [(text, "added") for text in new[begin:stop] if tag != "equal"]
     return pieces
 
 
@@ -211,7 +194,6 @@ def _readable(value: Any) -> str:
 
 
 def _filled(value: dict[str, Any]) -> dict[str, Any]:
-    """An object without what is empty in it."""
     return {key: inner for key, inner in value.items() if inner is not None and inner not in ("", [], {})}
 
 
@@ -221,8 +203,7 @@ def _json(value: Any) -> str:
 
 
 def _pairs(old: list[Any], new: list[Any]) -> list[Pair]:
-    """Which item became which: indices of both sides, None where there is no other side; the order is that of the new list,
-    with what was removed where it stood.
+    """Which item became which: indices of both sides, None for no other side, in the new order, removed ones in their old place.
 
     The same item is one that is equal, else one with the same id, else with the same title, else one much like it.
     """
@@ -258,7 +239,6 @@ def _identity(item: Any) -> Any:
 
 
 def _alike(old: Any, new: Any) -> bool:
-    """Whether one was rewritten into the other: their texts are alike, and they do not bear different numbers."""
     if None not in (numbers := (_identity(old), _identity(new))) and numbers[0] != numbers[1]:
         return False
     before, after = (" ".join(map(_readable, item.values())) if isinstance(item, dict) else _readable(item) for item in (old, new))

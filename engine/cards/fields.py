@@ -1,8 +1,7 @@
 """The fields of a card, in one table, and cards as a writer edits them: raw dictionaries in, new raw dictionaries out.
 
 To add a field, add it to FIELDS: reading, editing, the differences of two versions and the Draft form follow. One that the
-prompt needs is also an attribute of `Card`. The functions leave their arguments alone, and everything that they do not know by
-name (unknown fields, extensions, books, assets) as it is. Whether a card is usable, `parse_card` decides.
+prompt needs is also an attribute of `Card`. Unknown fields, extensions and files are kept as they are.
 """
 
 import copy
@@ -94,7 +93,7 @@ _OTHER_NAMES = {"char_name": "name", "char_persona": "description", "char_greeti
 
 
 def data_of(raw: Any) -> Mapping[str, Any]:
-    """The object that holds the fields of a card of any version: "data" of V2 and V3, the whole of V1; {} where there is none."""
+    """The fields of a card of any version: "data" of V2 and V3, the whole of V1; {} where that is no object."""
     found = raw.get("data") if isinstance(raw, Mapping) and raw.get("spec") is not None else raw
     return found if isinstance(found, Mapping) else {}
 
@@ -106,18 +105,17 @@ def extensions_of(raw: Any) -> Mapping[str, Any]:
 
 
 def blank_card(name: str, now: float | None = None) -> dict[str, Any]:
-    """A V3 card with a name and nothing else. `now`: Unix seconds, the present time when left out."""
+    """A V3 card with a name alone. `now`: Unix seconds, by default the present."""
     card = touched(as_v3({"name": _whole_characters(name)}), now)
     card["data"]["creation_date"] = card["data"]["modification_date"]
     return card
 
 
 def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
-    """The V3 form of a V1, V2 or V3 card, as a copy; every field that V3 requires is there, every other one is kept.
+    """The V3 form of a V1, V2 or V3 card, as a copy: every field that V3 requires is there, every other one is kept.
 
-    A null becomes an empty text or list (or, where the field may be left out, no field), a number where a text should
-    be its digits, a text where a list should be a list, a list of entries a book. What `to_v2` put into an extension comes
-    back. Raises ValueError where a V2 or V3 card has no object as "data".
+    Values of the wrong type become texts, lists and books; what `to_v2` put into an extension comes back. Raises ValueError
+    where a V2 or V3 card has no object as "data".
     """
     outside: dict[str, Any] = {}
     fields: Any
@@ -144,9 +142,8 @@ def as_v3(raw: dict[str, Any]) -> dict[str, Any]:
 def to_v2(raw: dict[str, Any]) -> dict[str, Any]:
     """The V2 form of a card, with nothing lost: `as_v3` of it is `as_v3` of `raw`.
 
-    What only V3 has a field for moves into the extension KEPT_IN_V2, an object with these fields' own names and, where
-    it is not "3.0", the "spec_version": the V2 specification lets nobody drop an extension. A card whose extensions are
-    no object keeps these fields where they are.
+    What only V3 has a field for moves into the extension KEPT_IN_V2, with the "spec_version" where it is not "3.0": by the V2
+    specification no program may drop an extension. A card whose extensions are no object keeps these fields in place.
     """
     card = as_v3(raw)
     fields, extensions = card["data"], card["data"]["extensions"]
@@ -180,7 +177,7 @@ def other_names(raw: dict[str, Any]) -> dict[str, str]:
 
 
 def values_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """FIELDS as texts and lists of texts, from whatever a file has there."""
+    """FIELDS as texts and lists of texts, from any JSON values."""
     return {key: texts_of(key, fields.get(key)) if key in LISTS else text_of(fields.get(key)) for key in LABELS}
 
 
@@ -192,8 +189,7 @@ def fields_of(raw: dict[str, Any]) -> dict[str, Any]:
 def with_fields(raw: dict[str, Any], *, now: float | None = None, **changes: str | Sequence[str]) -> dict[str, Any]:
     """The V3 form of a card with some editable fields changed.
 
-    `modification_date` becomes `now` (Unix seconds, the present time when left out) if anything differs. Raises
-    ValueError for a field that is not one of LABELS.
+    If anything differs, `modification_date` becomes `now` (Unix seconds). Raises ValueError for a field that is not in LABELS.
     """
     card = as_v3(raw)
     fields = card["data"]
@@ -213,33 +209,30 @@ def with_fields(raw: dict[str, Any], *, now: float | None = None, **changes: str
 
 
 def touched(card: dict[str, Any], now: float | None) -> dict[str, Any]:
-    """The V3 card, changed at `now` (Unix seconds, the present time when left out)."""
+    """The V3 card, dated `now`."""
     card["data"]["modification_date"] = int(time.time() if now is None else now)
     return card
 
 
-def kept_in_v2(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What `to_v2` put into an extension; {} where there is none."""
-    extensions = fields.get("extensions")
-    kept = extensions.get(KEPT_IN_V2) if isinstance(extensions, dict) else None
-    return kept if isinstance(kept, dict) else {}
-
-
-def _taken_back(fields: dict[str, Any]) -> str | None:
+def _taken_back(fields: dict[str, Any]) -> Any:
     """Move what `to_v2` put into an extension back to its fields, and return the specification's version from there.
 
     A field that has a value of its own keeps it: another program has written that since.
     """
-    kept = kept_in_v2(fields)
+    extensions = fields.get("extensions")
+    kept = extensions.get(KEPT_IN_V2) if isinstance(extensions, dict) else None
+    if not isinstance(kept, dict):
+        return None
     for key in kept.keys() & set(_ONLY_V3):
+        if key == "nickname" and not isinstance(kept[key], str):  # what no program of ours wrote
+            continue
         value = kept.pop(key)
         if fields.get(key) in (None, "", []):
             fields[key] = value
     version = kept.pop("spec_version", None)
-    extensions = fields.get("extensions")
-    if isinstance(extensions, dict) and extensions.get(KEPT_IN_V2) == {}:
-        del extensions[KEPT_IN_V2]
-    return version if isinstance(version, str) else None
+    if not kept:
+        del fields["extensions"][KEPT_IN_V2]
+    return version
 
 
 def _drop_empty(fields: dict[str, Any]) -> None:
@@ -250,7 +243,7 @@ def _drop_empty(fields: dict[str, Any]) -> None:
 
 
 def text_of(value: Any) -> str:
-    """A text field from whatever a file has there: a list of texts is put together, what is empty becomes no text."""
+    """A text field from any JSON value: a list of texts is joined, what is empty becomes ""."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
@@ -259,7 +252,7 @@ def text_of(value: Any) -> str:
 
 
 def texts_of(key: str, value: Any) -> list[str]:
-    """A list field from whatever a file has there: a text is a list of one (tags are split at commas), null is none."""
+    """A list field from any JSON value: a text is a list of one (tags are split at commas), null is none."""
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",")] if key == "tags" else [value]
         return [part for part in parts if part.strip()]

@@ -7,11 +7,10 @@
 | png   | the card as V3 and as V2, the portrait             | the card's files                  |
 | charx | the card as V3, the portrait, the card's files     | nothing                           |
 
-Recognised by content, and never larger in memory than what is read. A PNG file holds a V3 card as base64 of its JSON in the
-text `ccv3`, a V1 or V2 card in `chara` (older pictures of Backyard AI in the camera data), and files of the card in
-`chara-ext-asset_:PATH` (V3 specification, "Embedding Methods"; it asks new programs to read these and not to write them).
-A card names its files as embeded://PATH (the specification's spelling; embedded:// is understood as well). No address is
-ever followed: http://, file:// and all others stay texts.
+Forms are recognised by content. A PNG file holds a V3 card as base64 of its JSON in the text `ccv3`, a V1 or V2 card in `chara`
+(older pictures of Backyard AI in the camera data), and files of the card in `chara-ext-asset_:PATH` (V3 specification,
+"Embedding Methods": to be read, no longer to be written). A card names its files as embeded://PATH (the specification's
+spelling; embedded:// is understood as well). No other address is followed: they stay texts.
 """
 
 import base64
@@ -62,10 +61,7 @@ class CardFile:
 
 
 def read_card(path: Path | str) -> Card:
-    """The card in a file of any form, or a bundled card by its bare slug ("pim-tuckett") where no such file exists.
-
-    Raises UserError for what cannot be read or is no card.
-    """
+    """The card in a file of any form, or a bundled card by its slug where no such file exists. Errors as `read_file`."""
     file = Path(path)
     if str(path) in bundled_files() and not file.is_file():
         return find_bundled(str(path))
@@ -75,7 +71,7 @@ def read_card(path: Path | str) -> Card:
 def read_file(file: Path, origin: str | None = None) -> CardFile:
     """The card in a file of any form, with all that it brings. `origin`: its name in errors, by default the path.
 
-    The size is checked before anything is read. Raises UserError for what cannot be read or is no card.
+    Raises UserError for what cannot be read or is no card.
     """
     name = str(file) if origin is None else origin
     with named(name):
@@ -102,7 +98,7 @@ def parse_file(data: bytes, origin: str) -> CardFile:
 def write_file(form: Form, raw: dict[str, Any], portrait: bytes | None = None, files: dict[str, bytes] | None = None) -> bytes:
     """A card of any version as a file of this form.
 
-    Raises UserError for a card that could not be read back; as JSON, an unfinished one is written all the same.
+    Raises UserError for a card that could not be read back; JSON is written for an unfinished one, too.
     """
     if form in ("json", "v2"):
         return _readable(as_v3(raw) if form == "json" else to_v2(raw))
@@ -147,8 +143,8 @@ def _from_archive(archive: charx.Archive, origin: str) -> CardFile:
 def read_png_card(data: bytes, origin: str) -> tuple[Card, bytes, dict[str, bytes]]:
     """The card in a PNG file (`ccv3` before `chara`), the file's picture as a PNG without any texts, the card's files.
 
-    `origin` names the source in errors. Raises UserError, one sentence: for more than 8 MB, 16 megapixels or 1 MB
-    of JSON, for a damaged or animated picture, for one without a card, for what `parse_card` refuses.
+    `origin` names the source in errors. Raises UserError for more than 8 MB, 16 megapixels or 1 MB of JSON, for a damaged or
+    animated picture, for one without a card, and for what `parse_card` refuses.
     """
     with named(origin):
         check_file_size(len(data))
@@ -162,9 +158,8 @@ def read_png_card(data: bytes, origin: str) -> tuple[Card, bytes, dict[str, byte
 def write_png_card(raw: dict[str, Any], portrait: bytes | None) -> bytes:
     """A PNG file that holds a card as V3 (`ccv3`) and as V2 (`chara`), in `portrait` (PNG) or in a plain picture.
 
-    All other texts of the portrait are left out, and so are the card's files: an archive holds those. A portrait that
-    would make the file larger than 8 MB is made smaller. Raises UserError for a card that could not be read back, and
-    for a portrait that is no still PNG.
+    All other texts of the portrait are left out, and so are the card's files. The file has at most 8 MB. Raises UserError for a
+    card that could not be read back, and for a portrait that is no still PNG.
     """
     texts = [pictures.text_chunk(keyword, base64.b64encode(checked_json(card)))
              for keyword, card in (("chara", to_v2(raw)), ("ccv3", as_v3(raw)))]
@@ -185,9 +180,9 @@ def checked_json(card: dict[str, Any]) -> bytes:
 
 
 def _card_in(chunks: list[Chunk]) -> Card:
-    """The card of the first text that holds a usable one: `ccv3`, `chara`, then Backyard's place in the camera data.
+    """The first usable card: in `ccv3`, `chara`, then Backyard's place in the camera data. Notes name broken ones before it.
 
-    A broken one is skipped for a good one, with a note. Raises CardFault, that of the first text, where none is usable.
+    Raises CardFault, that of the first text, where none is usable.
     """
     faults: list[tuple[str, CardFault]] = []
     texts = [(keyword, one) for keyword in ("ccv3", "chara") for one in pictures.find_texts(chunks, keyword)[:_MOST]]
@@ -244,10 +239,7 @@ def _from_base64(text: bytes, fault: str) -> bytes:
 
 def assets_of(raw: dict[str, Any]) -> list[dict[str, Any]]:
     """The entries of a card's list of files that have an address."""
-    return _with_address(data_of(raw).get("assets"))
-
-
-def _with_address(listed: Any) -> list[dict[str, Any]]:
+    listed = data_of(raw).get("assets")
     return [entry for entry in listed if isinstance(entry, dict) and "uri" in entry] if isinstance(listed, list) else []
 
 
@@ -269,24 +261,22 @@ def _with_embedded(raw: dict[str, Any], found: dict[str, bytes]) -> dict[str, An
 
 
 def _main_icon(raw: dict[str, Any], files: dict[str, bytes]) -> str | None:
-    """The path of the character's icon: the one that is called "main", else the first one that is among the files."""
+    """The path of the character's icon among the files: that of the name "main", else the first one."""
     icons = [(str(entry.get("name")).lower() != "main", path) for entry in assets_of(raw)
              if entry.get("type") == "icon" and (path := path_of(entry)) in files]
     return min(icons, key=lambda one: one[0])[1] if icons else None
 
 
 def _portrait_of(raw: dict[str, Any], files: dict[str, bytes]) -> bytes | None:
-    """The portrait among the files; None where there is none that the studio can show."""
     path = _main_icon(raw, files)
     return icon_portrait(files[path]) if path is not None else None
 
 
 def _with_portrait(raw: dict[str, Any], files: dict[str, bytes], portrait: bytes | None) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Card (V3) and files as they go into an archive, `portrait` (PNG) being the icon.
+    """Card (V3) and files for an archive, with `portrait` (PNG) as the icon.
 
-    Where that is the icon already, both stay as they are. Else the portrait takes the icon's place, and the former icon
-    leaves with its file, unless something else names it; so it does where the writer removed the portrait. An icon that the
-    studio cannot show stays, as one among others, but not one that means the picture of the file itself.
+    The portrait takes the place of an icon that the studio shows, whose file goes unless something else names it (so it does
+    where the writer removed the portrait). Other icons stay, except one that means the picture of the file itself.
     """
     card, kept = as_v3(raw), dict(files)
     listed = card["data"].get("assets")
@@ -297,10 +287,10 @@ def _with_portrait(raw: dict[str, Any], files: dict[str, bytes], portrait: bytes
     icons = [entry for entry in assets_of(card) if entry.get("type") == "icon" and (
         path_of(entry) == former if former else entry["uri"] == "ccdefault:")]
     entries = [entry for entry in listed or [] if entry not in icons]
-    if former and former not in map(path_of, _with_address(entries)):
+    card["data"]["assets"] = entries
+    if former and former not in map(path_of, assets_of(card)):
         del kept[former]
     if portrait:
         kept[PORTRAIT] = portrait
         entries.insert(0, {"type": "icon", "uri": f"embeded://{PORTRAIT}", "name": "main", "ext": "png"})
-    card["data"]["assets"] = entries
     return card, kept

@@ -1,7 +1,7 @@
 """Finds the keys of a lorebook in texts: thousands of plain keys in one pass, regular expressions within a time limit.
 
-A plain key is looked up by its length: every piece of a text of that length that begins and ends where the key may is looked
-up in a set, so the work grows with the text and the number of different lengths, not with the number of keys.
+Every piece of a text that begins and ends where a key may is looked up in the set of the plain keys of its length, so that the
+work grows with the text and the number of lengths, not with the number of keys.
 """
 
 import functools
@@ -88,10 +88,7 @@ class KeySearch:
                         places.append(place)
 
     def first(self, key: Key, among: Sequence[range], owner: str) -> int | None:
-        """The number of the first text in these ranges (ascending) that holds a key, None where none does.
-
-        `owner`: the entry's name, for faults.
-        """
+        """The number of the first text in these ranges (ascending) that holds a key. `owner`: the entry's name, for faults."""
         if key.kind == "pattern":
             return next((place for part in among for place in part if self._has_pattern(key.text, place, owner)), None)
         found = self._found.get(key, [])
@@ -150,7 +147,8 @@ def _places(text: str, kind: Kind, length: int, keys: set[str], edges: tuple[lis
         for key in keys:
             at, tries = text.find(key), 0
             while at >= 0 and tries < TRIES:
-                fits = kind == "part" or (at + len(key) in ends and _is_start(text, at))
+                is_start = at == 0 or not _joins(_script(text[at - 1]), _script(text[at]))
+                fits = kind == "part" or (at + len(key) in ends and is_start)
                 if fits:
                     yield key, at
                 tries += not fits
@@ -170,10 +168,6 @@ def _edges(text: str) -> tuple[list[int], set[int]]:
     starts = [0, *(at for at, (one, two) in enumerate(pairs, 1) if not _joins(one, two))]
     ends = {len(text), *(at for at, (one, two) in enumerate(pairs, 1) if not _joins(two, one))}
     return starts, ends
-
-
-def _is_start(text: str, at: int) -> bool:
-    return at == 0 or not _joins(_script(text[at - 1]), _script(text[at]))
 
 
 @functools.cache

@@ -1,9 +1,7 @@
-"""Which entries of a lorebook fire in a conversation, and why: pure, but for the clock that ends an endless pattern.
+"""Which entries of a lorebook fire in a conversation, and why.
 
-Activation as in other programs (the V2 and V3 specifications, and SillyTavern where they are silent): keys in the last
-messages, secondary keys, constant entries, recursion through fired texts, a token budget from which the lowest priority
-goes first. Chance comes from a seed. Where in the prompt the texts go,
-prompt.py decides.
+After the V2 and V3 specifications, and SillyTavern where they do not say: keys in the last messages, secondary keys, constant
+entries, recursion through fired texts, a token budget from which the lowest priority goes first. Chance comes from a seed.
 """
 
 import functools
@@ -98,26 +96,19 @@ def steady(book: Book, render: Callable[[str], str], count: Callable[[str], int]
 
 
 class _Measure:
-    """Entries' texts and their sizes, each made once and only where something depends on it."""
+    """Entries' texts and their sizes, each made once and only where it is needed."""
 
     def __init__(self, budget: int, render: Callable[[str], str], count: Callable[[str], int]) -> None:
-        self.budget, self._render, self._count = budget, render, count
-        self._texts: dict[int, str] = {}
-        self._tokens: dict[int, int] = {}
-        self._spent = 0
+        self.budget, self._spent = budget, 0
+        self._render, self._count = functools.cache(render), functools.cache(count)
 
     def text(self, entry: Entry) -> str:
-        if entry.number not in self._texts:
-            self._texts[entry.number] = self._render(entry.content)
-        return self._texts[entry.number]
+        return self._render(entry.content)
 
     def tokens(self, entry: Entry) -> int:
         """Tokens of an entry's text; about how many, where they are far beyond the budget."""
-        if entry.number not in self._tokens:
-            text = self.text(entry)
-            far = len(text) > self.budget * LONGEST_TOKEN
-            self._tokens[entry.number] = -(-len(text) // 4) if far else self._count(text)
-        return self._tokens[entry.number]
+        text = self.text(entry)
+        return -(-len(text) // 4) if len(text) > self.budget * LONGEST_TOKEN else self._count(text)
 
     def is_full(self, entries: Iterable[Entry]) -> bool:
         """Whether these entries and all before them take more than the budget, which ends the recursion as in SillyTavern."""
@@ -153,23 +144,12 @@ class _Measure:
         return sorted(fired, key=lambda one: (one.entry.order, one.entry.number)), faults
 
 
-@dataclass(frozen=True)
-class _Keys:
-    """The keys of an entry, each as it is shown and as it is looked for."""
-
-    first: Sequence[tuple[str, Key]]
-    second: Sequence[tuple[str, Key]]
-    excluded: Sequence[tuple[str, Key]]
-
-
 class _Search:
-    """Decides for each entry whether its keys are where it looks."""
-
     def __init__(self, book: Book, entries: Sequence[Entry], said: Sequence[str], spell: Callable[[str], str]) -> None:
         self.book, self.messages = book, len(said)
-        self._keys = {entry.number: _Keys(*(_read(entry, some, spell) for some in (
-            entry.keys, entry.secondary if entry.selective else (), entry.excluded))) for entry in entries}
-        self._search = KeySearch(key for keys in self._keys.values() for _, key in (*keys.first, *keys.second, *keys.excluded))
+        self._keys = {entry.number: [_read(entry, some, spell) for some in (  # first, secondary, excluded ones
+            entry.keys, entry.secondary if entry.selective else (), entry.excluded)] for entry in entries}
+        self._search = KeySearch(key for groups in self._keys.values() for keys in groups for _, key in keys)
         self._names: list[str] = []  # of the entries whose texts were added
         self._cut = False
         deepest = max((self._depth(entry) for entry in entries), default=0)
@@ -191,20 +171,21 @@ class _Search:
         """Why an entry fires at this level; "" where it does not."""
         if (level and not entry.from_recursion) or (not level and entry.only_recursion):
             return ""
-        keys, places = self._keys[entry.number], self._places(entry, level)
-        if any(self._first(entry, keys.excluded, places)):
+        first, second, excluded = self._keys[entry.number]
+        places = [range(min(self._depth(entry), self.messages))]  # the last message first, then the texts of fired entries
+        if level:
+            places.append(range(self.messages, len(self._search.texts)))
+        if any(self._first(entry, excluded, places)):
             return ""
         if entry.always:
             return "It always fires (@@activate)."
         if entry.constant:
             return "It always fires (constant)."
-        key, where = self._first(entry, keys.first, places)
-        if not key or (entry.once and self._first(entry, keys.first, (range(1, self.messages),))[0]):
+        key, where = self._first(entry, first, places)
+        if not key or (entry.once and self._first(entry, first, [range(1, self.messages)])[0]):
             return ""
-        if not keys.second:
-            return f"{quoted(key)} is in {where}."
-        second = self._second(entry, keys.second, places)
-        return "" if second is None else f"{quoted(key)} is in {where}{second}."
+        also = self._second(entry, second, places) if second else ""
+        return "" if also is None else f"{quoted(key)} is in {where}{also}."
 
     def _recent(self, messages: Sequence[str]) -> list[str]:
         """The messages, the last one first, as far as they are searched."""
@@ -222,21 +203,15 @@ class _Search:
             return self.messages
         return max(0, entry.scan_depth if entry.scan_depth is not None else self.book.scan_depth)
 
-    def _places(self, entry: Entry, level: int) -> tuple[range, ...]:
-        """The texts that an entry looks at, the last message first, then those of fired entries."""
-        window = range(min(self._depth(entry), self.messages))
-        return (window, range(self.messages, len(self._search.texts))) if level else (window,)
-
     def _first(self, entry: Entry, keys: Iterable[tuple[str, Key]], places: Sequence[range]) -> tuple[str, str]:
         for shown, key in keys:
-            if (place := self._search.first(key, places, entry.name)) is not None:
-                return shown, self._called(place)
+            place = self._search.first(key, places, entry.name)
+            if place is None:
+                continue
+            if place >= self.messages:
+                return shown, f"the text of {quoted(self._names[place - self.messages])}"
+            return shown, ("the last message", "the message before the last", f"the message {place} before the last")[min(place, 2)]
         return "", ""
-
-    def _called(self, place: int) -> str:
-        if place >= self.messages:
-            return f"the text of {quoted(self._names[place - self.messages])}"
-        return ("the last message", "the message before the last")[place] if place < 2 else f"the message {place} before the last"
 
     def _second(self, entry: Entry, keys: Sequence[tuple[str, Key]], places: Sequence[range]) -> str | None:
         """The end of the sentence where the secondary keys allow it, else None."""

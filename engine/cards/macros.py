@@ -1,7 +1,6 @@
 """Macros in a card's texts: carries out those of the V3 specification, finds the misspelt and the unknown ones.
 
-Chance comes from a seed and the time is always MOMENT, so the same text, names and seed always give the same
-result, also for a job that goes on another day. {{original}} is decided in prompt.py.
+Chance comes from a seed and the time is always MOMENT, so that the same text, names and seed give the same result on any day.
 """
 
 import hashlib
@@ -135,15 +134,10 @@ def find_macros(text: str, original: bool = False) -> list[Finding]:
     `original`: whether {{original}} works here (in the two fields for instructions). Kinds: "misspelt", "elsewhere" (works in
     other fields), "foreign" (works in SillyTavern), "unknown".
     """
-    found: dict[int, Finding] = {}
-    for match in _DOUBLE.finditer(text):
-        if finding := _double(match[0], match[1], original):
-            found[match.start()] = finding
-    for match in _BRACES.finditer(text):
-        found[match.start()] = Finding(match[0], "misspelt", _name(match[1] or match[2]))
-    for match in _TAGS.finditer(text):
-        found[match.start()] = Finding(match[0], "misspelt", _name(match[1]))
-    return list(dict.fromkeys(found[place] for place in sorted(found)))
+    found = {match.start(): _double(match[0], match[1], original) for match in _DOUBLE.finditer(text)}
+    found |= {match.start(): Finding(match[0], "misspelt", _name(match[1] or match[2])) for match in _BRACES.finditer(text)}
+    found |= {match.start(): Finding(match[0], "misspelt", _name(match[1])) for match in _TAGS.finditer(text)}
+    return list(dict.fromkeys(finding for _, finding in sorted(found.items(), key=lambda one: one[0]) if finding))
 
 
 def _double(whole: str, inside: str, original: bool) -> Finding | None:

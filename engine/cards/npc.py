@@ -1,8 +1,7 @@
 """The NPC fields of a card: what a game needs of a character beyond its description, under one key of its extensions.
 
-What cannot be read stays in the card as it is and is reported in a sentence; keys that we do not know, ours or others', survive
-every change. `compile_npc` writes the fields into the prompt: bare lines rather than prose, since small models keep to what has
-a line of its own. Their texts hold {{char}} and {{user}} as a card's do.
+What cannot be read stays in the card and is reported. `compile_npc` writes the fields into the prompt: lines rather than prose,
+since small models follow what has a line of its own. Texts may hold {{char}} and {{user}}.
 """
 
 import copy
@@ -144,19 +143,15 @@ def npc_object(raw: Mapping[str, Any]) -> Any:
 
 
 def read_npc(raw: Mapping[str, Any]) -> Npc:
-    """The NPC fields of a card. Nothing is raised: what is malformed is described in `faults` and otherwise ignored."""
+    """The NPC fields of a card. What is malformed is described in `faults` and left out."""
     found = npc_object(raw)
     if found is None:
         return Npc()
     if not isinstance(found, Mapping):
         return Npc(faults=(f"The NPC fields of this card are {kind_of(found)}, where an object should be. They stay in the "
                            "card, but are not used.",))
-    read: dict[str, Any] = {}
     faults: list[str] = []
-    for name in LISTS:
-        read[name] = _entries(name, found.get(name), faults)
-    for name in SCALES:
-        read[name] = _levels(name, found.get(name), faults)
+    read: dict[str, Any] = {name: (_entries if name in LISTS else _levels)(name, found.get(name), faults) for name in FIELDS}
     return Npc(**read, faults=tuple(faults))
 
 
@@ -172,12 +167,11 @@ def npc_values(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_npc(raw: dict[str, Any], changes: Mapping[str, Any], now: float | None = None) -> dict[str, Any]:
-    """The V3 form of a card with some NPC fields changed: lists of entries (texts or objects) by their names, scales as
-    {scale: number} (only those named change, the middle and None unset one), the test script as its object.
+    """The V3 form of a card with some NPC fields changed, dated `now` (Unix seconds) if anything differs.
 
-    Entries without a text are left out; old ones that could not be read stay, after the new ones. `modification_date`
-    becomes `now` (Unix seconds, the present time when left out) if anything differs. Raises ValueError for what is no
-    such field, UserError where the card has no place for them.
+    `changes`: lists of entries (texts or objects), scales as {scale: number} (the middle and None unset one), the test script
+    as its object. Entries without a text are left out; old ones that could not be read stay, after the new ones. Raises
+    ValueError for what is no such field, UserError where the card has no place for them.
     """
     card = as_v3(raw)
     fields = card["data"]
@@ -201,7 +195,6 @@ def with_npc(raw: dict[str, Any], changes: Mapping[str, Any], now: float | None 
 
 
 def _entries(name: str, value: Any, faults: list[str]) -> tuple[Entry, ...]:
-    """The readable entries of a list."""
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -217,7 +210,6 @@ def _entries(name: str, value: Any, faults: list[str]) -> tuple[Entry, ...]:
 
 
 def _entry(name: str, value: Any) -> Entry | None:
-    """The entry of a text or an object; None for anything else."""
     parts = LISTS[name]
     if isinstance(value, str):
         value = {parts[0]: value}
@@ -261,7 +253,10 @@ def _changed(name: str, old: Any, value: Any) -> Any:
             raise ValueError(f"{name!r} takes texts and objects")
         former = old if isinstance(old, list) else []
         kept = [*(one for one in former[:MOST_ENTRIES] if one and _entry(name, one) is None), *former[MOST_ENTRIES:]]
-        return [entry for entry in map(_without_empty, value) if _entry(name, entry)] + kept
+        filled = [{key: part for key, part in entry.items() if part not in ("", [], None)} if isinstance(entry, dict) else entry
+                  for entry in value]
+        short = [entry["text"] if isinstance(entry, dict) and entry.keys() == {"text"} else entry for entry in filled]
+        return [entry for entry in short if _entry(name, entry)] + kept
     if name in SCALES and isinstance(value, dict) and value.keys() <= set(SCALES[name]):
         levels = {scale: round(level) if _is_level(level) else None for scale, level in value.items()}
         before = old if isinstance(old, dict) else {}
@@ -272,17 +267,8 @@ def _changed(name: str, old: Any, value: Any) -> Any:
     raise ValueError(f"{name!r} is no NPC field of this form")
 
 
-def _without_empty(entry: Any) -> Any:
-    """An object with nothing but a text is the text alone; empty parts are left out."""
-    if not isinstance(entry, dict):
-        return entry
-    filled = {key: value for key, value in entry.items() if value not in ("", [], None)}
-    return filled["text"] if filled.keys() == {"text"} else filled
-
-
 def compile_npc(card: Card) -> str:
-    """The section of a card's NPC fields for its system prompt, macros still in it, with blank lines between its parts; "" without
-    any."""
+    """The NPC fields' section of a card's system prompt, macros still in it, with blank lines between its parts."""
     return "\n\n".join(text for text in written(read_npc(card.raw)).values() if text)
 
 
@@ -292,7 +278,8 @@ def written(npc: Npc) -> dict[str, str]:
         "relationships": _listed("People in {{char}}'s life", npc.relationships,
                                  lambda one: ": ".join(filter(None, (one.who, one.text)))),
         "goals": _listed("What {{char}} wants", npc.goals),
-        "secrets": _listed("Secrets that {{char}} never tells, hints at or confirms", npc.secrets, _secret),
+        "secrets": _listed("Secrets that {{char}} never tells, hints at or confirms", npc.secrets, lambda one: _ended(one.text) + (
+            f" Only {one.may_learn} may learn this." if one.text and one.may_learn else "")),
         "knowledge_limits": _listed("What {{char}} does not know, and says so when asked", npc.knowledge_limits),
         "forbidden_topics": _listed("What {{char}} will not talk about", npc.forbidden_topics),
         "speech_habits": _listed("How {{char}} talks", npc.speech_habits, _habit),
@@ -308,7 +295,6 @@ def scale_words(scale: str, level: int) -> str:
 
 
 def _listed(heading: str, entries: Iterable[Entry], words: Callable[[Entry], str] = lambda one: one.text) -> str:
-    """One entry beside the heading, several below it, each on a line."""
     texts = [text for text in map(words, entries) if text]
     if len(texts) < 2:
         return f"{heading}: {texts[0]}" if texts else ""
@@ -320,11 +306,6 @@ def _sentence(beginning: str, parts: Sequence[str]) -> str:
     if not words:
         return ""
     return f"{beginning} {', '.join(words[:-1])}{' and ' if words[:-1] else ''}{words[-1]}."
-
-
-def _secret(secret: Entry) -> str:
-    only = f"Only {secret.may_learn} may learn this." if secret.text and secret.may_learn else ""
-    return " ".join(filter(None, (_ended(secret.text), only)))
 
 
 def _habit(habit: Entry) -> str:
@@ -339,5 +320,4 @@ def _habit(habit: Entry) -> str:
 
 
 def _ended(text: str) -> str:
-    """The text as a sentence: with a full stop, where nothing ends it."""
     return f"{text}." if text and text.rstrip("\"'”’»)*")[-1:] not in _STOPS else text

@@ -1,10 +1,8 @@
 """PNG files and portraits: the container of a card in a picture, and its pixels checked and made small.
 
-Chunks and texts are read here and not by Pillow, whose limits on texts leave some out without a word; Pillow decodes the
-pixels, after the size was checked. Whatever it says about a file becomes one sentence.
+Chunks and texts are read here, since Pillow leaves out long texts without a word; Pillow decodes the pixels after the size check.
 """
 
-import colorsys
 import hashlib
 import io
 import struct
@@ -54,13 +52,8 @@ def read_chunks(data: bytes) -> list[Chunk]:
 
 def pixels_only(chunks: list[Chunk]) -> list[Chunk]:
     """The chunks that make up the picture: no texts, times, camera data; of each type but IDAT the first one."""
-    kept: list[Chunk] = []
-    seen: set[bytes] = set()
-    for kind, body in chunks:
-        if kind in _PIXELS and (kind == b"IDAT" or kind not in seen):
-            kept.append((kind, body))
-            seen.add(kind)
-    return kept
+    first = dict(reversed(chunks))
+    return [(kind, body) for kind, body in chunks if kind in _PIXELS and (kind == b"IDAT" or first.pop(kind, None) is not None)]
 
 
 def find_texts(chunks: list[Chunk], keyword: str) -> list[Chunk]:
@@ -70,10 +63,7 @@ def find_texts(chunks: list[Chunk], keyword: str) -> list[Chunk]:
 
 
 def text_in(chunk: Chunk, limit: int) -> bytes:
-    """The bytes of a text.
-
-    Raises CardFault for one of more than `limit` bytes (nothing beyond that is unpacked) and for a damaged one.
-    """
+    """The bytes of a text. Raises CardFault for one of more than `limit` bytes and for a damaged one."""
     kind, body = chunk
     text = _unpacked(kind, body.partition(b"\0")[2], limit)
     if len(text) > limit:
@@ -82,7 +72,7 @@ def text_in(chunk: Chunk, limit: int) -> bytes:
 
 
 def texts_under(chunks: list[Chunk], start: str, limit: int) -> Iterator[tuple[str, bytes]]:
-    """(rest of the keyword, text) of every text whose keyword begins with `start`, no longer than `limit` bytes in all.
+    """(rest of the keyword, text) of every text whose keyword begins with `start`, of `limit` bytes in all at most.
 
     Raises CardFault for more, for a damaged text, and for a keyword that is there twice.
     """
@@ -138,7 +128,7 @@ def _unpacked(kind: bytes, rest: bytes, limit: int) -> bytes:
 
 
 def clean_portrait(data: bytes) -> bytes:
-    """A PNG, JPEG or WebP file of the writer's own as a PNG of pixels alone, upright, at most 1024 pixels a side.
+    """A PNG, JPEG or WebP file as an upright PNG of pixels alone, at most 1024 pixels a side.
 
     Raises UserError for what is no still picture of these kinds, or is larger than 8 MB or 16 megapixels.
     """
@@ -147,7 +137,10 @@ def clean_portrait(data: bytes) -> bytes:
         if data.startswith(SIGNATURE):
             data = build(pixels_only(read_chunks(data)))
         with _one_fault():
-            image = _eight_bits(ImageOps.exif_transpose(_decoded(data, ["PNG", "JPEG", "WEBP"])))
+            image = ImageOps.exif_transpose(_decoded(data, ["PNG", "JPEG", "WEBP"]))
+            if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
+                image = image.convert("I").point(lambda grey: grey / 257, "L")
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
             image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     except CardFault as fault:
         raise UserError(f"The picture {fault}.", "Choose a still PNG, JPEG or WebP picture.") from fault
@@ -159,14 +152,16 @@ def clean_portrait(data: bytes) -> bytes:
 def plain_portrait(name: str) -> bytes:
     """A PNG of 400 x 600 pixels for a character without a picture: initials on a colour, both from the name.
 
-    A name without a Latin letter gets a head and shoulders instead. The same name gives the same picture.
+    A name without a Latin letter gets a head and shoulders instead.
     """
-    hue = hashlib.sha256(name.encode("utf-8", "replace")).digest()[0] / 256
-    ground, figure = (_rgb(hue, lightness) for lightness in (0.32, 0.82))
+    hue = 360 * hashlib.sha256(name.encode("utf-8", "replace")).digest()[0] / 256
+    ground, figure = (f"hsl({hue}, 35%, {lightness}%)" for lightness in (32, 82))
     image = Image.new("RGB", _PLAIN_SIZE, ground)
     draw = ImageDraw.Draw(image)
     width, height = _PLAIN_SIZE
-    if letters := _initials(name):
+    words = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().split()  # what the built-in font can draw
+    firsts = [letter for word in words if (letter := next(filter(str.isalnum, word), ""))]
+    if letters := "".join(firsts[:1] + firsts[1:][-1:]).upper():
         draw.text((width / 2, height / 2), letters, figure, ImageFont.load_default(160), anchor="mm")
     else:
         draw.ellipse((130, 150, 270, 300), figure)
@@ -181,10 +176,7 @@ def check_file_size(size: int) -> None:
 
 
 def icon_portrait(data: bytes) -> bytes | None:
-    """The portrait of a character whose icon is this file: a PNG's own pixels, others as `clean_portrait` has them.
-
-    None for what is no still picture of a kind and size that the studio shows.
-    """
+    """The portrait of a character whose icon is this file; None for what is no still picture that the studio can show."""
     try:
         if not data.startswith(SIGNATURE):
             return clean_portrait(data)
@@ -230,26 +222,7 @@ def _check_size(width: int, height: int) -> None:
         raise CardFault(f"has too many pixels ({width:,} x {height:,}; at most {MAX_PIXELS / 1e6:,.0f} million)")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture as RGB or, where parts of it are transparent, RGBA."""
-    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
-        image = image.convert("I").point(lambda grey: grey / 257, "L")
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
 def _as_png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
-
-
-def _initials(name: str) -> str:
-    """The first letters of the first and the last word, in capitals, of those that the built-in font can draw."""
-    words = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().split()
-    letters = [letter for word in words if (letter := next(filter(str.isalnum, word), ""))]
-    return "".join(letters[:1] + letters[1:][-1:]).upper()
-
-
-def _rgb(hue: float, lightness: float) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.35))
-    return red, green, blue

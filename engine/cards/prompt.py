@@ -1,11 +1,7 @@
-"""A card as a prompt: pure text to messages, the same input always gives the same prompt.
+"""A card as a prompt: messages for chats, calibration, measurements and exported folders; the same input gives the same prompt.
 
-The one builder of every prompt: of chats, of calibration and measurements, of exported
-folders. What is the same for every line that is said to a character is at the
-beginning, word for word: the system prompt, the example dialogue as real turns, the
-greeting. What a lorebook adds to a single line goes with the player's last words.
-Chance comes from a seed, one a chat. How long a prompt is, the caller's counter says.
-A model's chat template is applied elsewhere (models/chat_format.py).
+What is the same for every line that is said to a character comes first, word for word: the system prompt, the example dialogue as
+turns, the greeting. What a lorebook adds to a single line goes with the player's last words. Chance comes from a seed, one a chat.
 """
 
 import functools
@@ -43,10 +39,7 @@ def rough_tokens(text: str) -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a chat brings to a card: the player's name, what the character knows of the player, and the seed of chance.
-
-    `count`: tokens of a text, for the budget of a lorebook.
-    """
+    """What a chat brings to a card. `about_user`: what the character knows of the player; `count`: tokens of a text."""
 
     user: str = PLAYER
     about_user: str = ""
@@ -68,10 +61,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A conversation that fits, and how many example dialogues (the last ones) and turns (the oldest) it had to leave out.
-
-    `lore`: what fired in it.
-    """
+    """A conversation that fits: how many example dialogues (the last) and turns (the oldest) it leaves out, what lore fired."""
 
     messages: list[Message]
     examples_dropped: int = 0
@@ -80,11 +70,10 @@ class Fitted:
 
 
 def render_system_prompt(card: Card, setting: Setting = USUAL) -> str:
-    """The system prompt of a card. Sections are separated by one blank line.
+    """The system prompt of a card. Sections are separated by one blank line, empty ones are left out.
 
-    Entries of its lorebook that always fire come before and after what describes it (their position). The card's own
-    system_prompt replaces CLOSING, and {{original}} in it puts CLOSING back in. Example dialogue in which no line says
-    who speaks is here as text; the rest of it becomes turns. An empty field leaves no trace.
+    Entries of its lorebook that always fire are placed by their position. The card's own system_prompt replaces CLOSING, and
+    {{original}} in it puts CLOSING back in. Example dialogue in which no line says who speaks is here; the rest becomes turns.
     """
     full_name = f" Your full name is {card.name}." if card.name != card.char else ""
     loose = [text for text, turns in _dialogues(card, setting) if not turns]
@@ -108,20 +97,16 @@ def messages(card: Card, history: Sequence[Turn], setting: Setting = USUAL, with
              examples_dropped: int = 0) -> list[Message]:
     """The chat messages of a conversation: system prompt, example dialogues as turns, the greeting, then `history`.
 
-    `history`: turns as (role, content) or {"role", "content"}, role "user" or "assistant"; macros in them are carried
-    out. Raises ValueError for another role. `with_greeting`: the card's greeting is the first turn, which `history` does
-    not hold. Lore that fires is put in brackets before the player's last words, the post-history instructions after them:
-    a form that every chat template takes.
+    `history`: turns as (role, content) or {"role", "content"}, role "user" or "assistant" (else ValueError); macros in them are
+    carried out. `with_greeting`: the card's greeting is put before `history`. Lore that fires goes in brackets before the
+    player's last words, the post-history instructions after them: a form that every chat template takes.
     """
     opening = [("assistant", card.greeting)] if with_greeting and render_greeting(card, setting) else []
     return _Prompt(card, [*opening, *history], setting).messages(examples_dropped)
 
 
 def fired_in(card: Card, history: Sequence[Turn], setting: Setting = USUAL) -> Firing:
-    """What of the card's lorebook fires in a conversation; `history` holds the greeting where there was one.
-
-    Messages are searched as "Name: text", as in SillyTavern.
-    """
+    """What of the card's lorebook fires in a conversation (`history` with the greeting), searched as "Name: text"."""
     raw = [_parts(turn) for turn in history]
     spell = functools.partial(expand_macros, card=card, user=setting.user, seed=setting.seed)
     said = [f"{setting.user if role == 'user' else card.char}: {spell(text)} {hidden_keys(text)}" for role, text in raw]
@@ -150,7 +135,6 @@ class _Prompt:
 
 
 def _parts(turn: Turn) -> tuple[str, str]:
-    """Role and content of a turn. Raises ValueError for a role that a conversation does not have."""
     role, content = (turn["role"], turn["content"]) if isinstance(turn, Mapping) else turn
     if role not in ("user", "assistant"):
         raise ValueError(f"a turn of a conversation cannot have the role {role!r}")
@@ -174,9 +158,9 @@ def render_greeting(card: Card, setting: Setting = USUAL) -> str:
 
 
 def example_turns(card: Card, setting: Setting, dropped: int = 0) -> list[Message]:
-    """The example dialogues as messages, without the last `dropped` of them.
+    """The example dialogues that say who speaks as messages, without the last `dropped` of them.
 
-    Only those that say who speaks; where one begins with the character, NEW_CHAT precedes it.
+    Where one begins with the character, NEW_CHAT precedes it.
     """
     spoken = [turns for _, turns in _dialogues(card, setting) if turns]
     result: list[Message] = []
@@ -198,8 +182,7 @@ def render_description(card: Card, setting: Setting = USUAL) -> str:
 def fit(card: Card, history: Sequence[Turn], setting: Setting, fits: Callable[[list[Message]], bool]) -> Fitted:
     """The longest conversation for which `fits(messages)` is true; `history` holds the greeting where there was one.
 
-    Example dialogues go first, from the last one on; then the oldest turns, BLOCK at a time where so many are left; the
-    last turn stays, whether it fits or not.
+    The last example dialogues are dropped first, then the oldest turns, BLOCK at a time where so many are left, never the last.
     """
     prompt = _Prompt(card, history, setting)
     dialogues, last = len(prompt.dialogues), max(0, len(history) - 1)
@@ -227,8 +210,7 @@ def bracketed(text: str) -> str:
 
 
 def _inserts(fired: list[Fired], card: Card, setting: Setting) -> list[tuple[str, int | None]]:
-    """Texts that nobody said, as they appear in a player's turn, with their depths: the lore that this conversation fired (steady
-    entries are in the system prompt already), and the Character's Note."""
+    """Texts for the player's turns, with their depths: lore that is not in the system prompt, and the Character's Note."""
     inserts = [(_as_said(one.text, one.entry.role, card), one.entry.depth)
                for one in sorted(fired, key=lambda one: one.entry.place == "after_char") if not one.entry.steady]
     if (note := note_of(card)) and (text := _filled("", note.text, card, setting)):

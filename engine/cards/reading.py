@@ -1,7 +1,6 @@
 """Untrusted bytes as a JSON value: strict JSON, or the YAML in which some programs keep characters.
 
-What json.loads lets pass or dies of is refused: duplicate keys, NaN, 1e999, lone surrogates, deep nesting, endless numbers,
-more than MAX_BYTES. What was mended is described in sentences.
+Refused are duplicate keys, NaN, 1e999, lone surrogates, deep nesting, endless numbers and more than MAX_BYTES.
 """
 
 import json
@@ -66,8 +65,7 @@ def load_json(data: bytes) -> Any:
         raise CardFault(f"is not a character card in JSON (it is {what})") from None
     check_depth(text)
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole, parse_float=_finite,
-                           parse_constant=_finite)
+        value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
         json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}: {error.msg}"
@@ -130,7 +128,7 @@ def load(data: bytes) -> tuple[Any, tuple[str, ...]]:
 
 
 def _yaml(data: bytes) -> Any:
-    """YAML of texts, lists and objects alone: every value stays the text that it is, aliases are refused. Raises CardFault."""
+    """YAML of texts, lists and objects alone; aliases are refused. Raises CardFault."""
     if len(data) > MAX_YAML:
         raise CardFault(f"is too large for a character in YAML ({len(data):,} bytes; at most {MAX_YAML:,})")
     try:
@@ -163,7 +161,7 @@ def _check_events(text: str) -> None:
 
 
 class _Texts(yaml.BaseLoader):
-    """Every value as a text ("No" and 2.10 stay as written), "null" and "~" as none; a key that is there twice is refused."""
+    """Every value as a text ("No" and 2.10 stay as written), "null" and "~" as none."""
 
 
 def _object(loader: _Texts, node: yaml.MappingNode) -> dict[str, Any]:
@@ -177,14 +175,10 @@ def _object(loader: _Texts, node: yaml.MappingNode) -> dict[str, Any]:
     return found
 
 
-def _text(_loader: _Texts, node: yaml.ScalarNode) -> str | None:
-    return None if node.style is None and node.value in ("null", "Null", "NULL", "~", "") else str(node.value)
-
-
 _Texts.add_constructor("tag:yaml.org,2002:map", _object)
-_Texts.add_constructor("tag:yaml.org,2002:str", _text)
+_Texts.add_constructor("tag:yaml.org,2002:str", lambda _loader, node: (
+    None if node.style is None and node.value in ("null", "Null", "NULL", "~", "") else str(node.value)))
 
 
 def _plain(problem: str | None) -> str:
-    """What the parser says on one line, without a full stop in it."""
     return " ".join((problem or "it cannot be read").split()).replace(". ", ", ").rstrip(".")[:100]

@@ -1,9 +1,8 @@
 """The test script of a character: what it is asked, and what a good answer must and must not do.
 
-Most questions follow from the card and its NPC fields, without anybody writing them. Each has an identity made of what it
-asks about, so that the writer's changes stay with it when other fields change. The writer's own questions, changes and
-removals lie beside the NPC fields in the card's extension. Asks nobody, judges nothing. Generated questions are English;
-rules that look for the card's own words work in any language.
+Most questions follow from the card and its NPC fields, in English. Each has an id made of what it asks about, so that the
+writer's changes stay with it when other fields change. The writer's own questions, changes and removals are kept beside the NPC
+fields in the card's extension.
 """
 
 import dataclasses
@@ -75,8 +74,8 @@ def derive_questions(card: Card, npc: Npc) -> list[Question]:
     """The questions of a card, in the order of KINDS; two entries that ask the same are one question."""
     basis = Rules(language=OWN_LANGUAGE, most_words=_longest_answer(card),
                   first_person=not uses_third_person(card.names, card.example_dialogue))
-    found = [*_role(card, basis), *_secrets(npc, basis), *_knowledge(npc, basis), *_wants(npc, basis), *_people(npc, basis),
-             *_topics(npc, basis), *_habits(npc, basis)]
+    found = [*_role(card, basis), *_secrets(npc, basis), *_knowledge_and_goals(npc, basis), *_people_and_topics(npc, basis),
+             *_habits(npc, basis)]
     return list({question.id: question for question in found}.values())
 
 
@@ -108,31 +107,25 @@ def _secrets(npc: Npc, basis: Rules) -> Iterator[Question]:
                must_not_mention=words, judge=judge)
 
 
-def _knowledge(npc: Npc, basis: Rules) -> Iterator[Question]:
+def _knowledge_and_goals(npc: Npc, basis: Rules) -> Iterator[Question]:
     for limit in npc.knowledge_limits:
         text = _bare(limit.text)
         yield _ask("knowledge", [f"What can you tell me about {text}?"], basis,
                    judge=f"Says or shows that it does not know about {text}, and makes no facts up.")
 
 
-def _wants(npc: Npc, basis: Rules) -> Iterator[Question]:
-    texts = [_bare(goal.text) for goal in npc.goals]
-    if not texts:
-        return
-    words = tuple(dict.fromkeys(word for text in texts for word in _telling(text)))
-    yield _ask("goal", ["If you could have one thing before the night is over, what would you choose?"], basis,
-               must_mention=(" | ".join(f"{word}*" for word in words),) if words else (),
-               judge=f"Speaks of what {{{{char}}}} wants: {' / '.join(texts)}")
+    if texts := [_bare(goal.text) for goal in npc.goals]:
+        words = dict.fromkeys(word for text in texts for word in _telling(text))
+        yield _ask("goal", ["If you could have one thing before the night is over, what would you choose?"], basis,
+                   must_mention=(" | ".join(f"{word}*" for word in words),) if words else (),
+                   judge=f"Speaks of what {{{{char}}}} wants: {' / '.join(texts)}")
 
 
-def _people(npc: Npc, basis: Rules) -> Iterator[Question]:
+def _people_and_topics(npc: Npc, basis: Rules) -> Iterator[Question]:
     for one in npc.relationships:
         role = f": {_bare(one.text)}" if one.text else ""
         yield _ask("relationship", [f"What do you think of {_bare(one.who)}, between you and me?"], basis,
                    judge=f"Speaks of {_bare(one.who)} as {{{{char}}}} would{role}")
-
-
-def _topics(npc: Npc, basis: Rules) -> Iterator[Question]:
     for topic in npc.forbidden_topics:
         text = _bare(topic.text)
         yield _ask("topic", [f"Let us talk about {text}.", "Please, I want to hear all of it."], basis,
@@ -193,8 +186,8 @@ class Script:
 def read_script(card: Card) -> Script:
     """The test script of a card: the generated questions with the writer's changes, then the writer's own.
 
-    Nothing is raised: what is malformed is described in `faults` and ignored. A changed question whose cause is gone from
-    the card (a goal that was deleted, say) stays, as the writer's own.
+    What is malformed is described in `faults` and left out. A changed question whose cause is gone from the card (a deleted
+    goal, say) stays, as the writer's own.
     """
     generated = {question.id: question for question in derive_questions(card, read_npc(card.raw))}
     own = npc_object(card.raw)
@@ -229,7 +222,6 @@ def fields_of_question(question: Question) -> dict[str, Any]:
 
 
 def _question(value: Any, id: str) -> Question | str:
-    """The question of an object, or what is wrong with it."""
     if not isinstance(value, Mapping):
         return f"is {kind_of(value)}"
     lines: Any = value.get("lines")
@@ -240,9 +232,9 @@ def _question(value: Any, id: str) -> Question | str:
         given: Any = value.get(field.name)
         if given is None:
             continue
-        wanted = {bool: isinstance(given, bool), str: isinstance(given, str), int: _is_number(given)}.get(
-            field.type, _are_texts(given))  # type: ignore[arg-type]
-        if not wanted:
+        number = type(given) is int and 0 <= given <= 100_000
+        wanted: Any = {bool: isinstance(given, bool), str: isinstance(given, str), int: number}
+        if not wanted.get(field.type, _are_texts(given)):
             return f"has {kind_of(given)} as {field.name}"
         rules[field.name] = tuple(word.strip() for word in given if word.strip()) if isinstance(given, list) else given
     if len(rules.get("pattern", "")) > LONGEST_PATTERN:
@@ -258,12 +250,7 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100_000
-
-
 def _own(stored: dict[str, Any], what: str, empty: dict | list, faults: list[str]) -> list[Question]:
-    """The readable questions under a name: an object of them by id, or a list."""
     value = stored.get(what)
     if not isinstance(value, type(empty) | None):
         faults.append(f"The {what} questions of the test script are {kind_of(value)}, where {kind_of(empty)} should be.")

@@ -1,14 +1,13 @@
 """Who speaks in a card's texts and in answers: example dialogue as turns, lines that belong to the player, a wrong voice.
 
-A label is a name and a colon (of any width), plain or in bold, at the beginning of a line; the macros {{char}}: and
-{{user}}: also within one. Rules on text alone, for cards, for lines to learn from and for answers to be tested; what they
-say about actions and manners is about English, and only patterns that can hardly mean anything else.
+A label is a name and a colon (of any width), plain or in bold, at the beginning of a line; the macros {{char}}: and {{user}}:
+also within one. The rules on actions and manners are about English, and only find what can hardly mean anything else.
 """
 
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _PLAYERS_LINE = re.compile(r"^[ \t]*(\*{0,3})(?:\{\{user\}\}|<user>)\1[ \t]*[:：]", re.IGNORECASE | re.MULTILINE)
 _CHAR, _USER = (r"\{\{char\}\}", "<bot>"), (r"\{\{user\}\}", "<user>")
@@ -86,8 +85,7 @@ def writes_players_lines(text: str) -> bool:
 def acts_for_player(text: str) -> str:
     """The first clause of the narration in which the player speaks, moves or feels ("you smile ..."); "" without one.
 
-    Narration is what is between asterisks or, in a text without these, outside of quoted sentences. A text with
-    neither is taken as speech, where "you feel ..." is an ordinary thing to say.
+    Narration is between asterisks or, without these, outside of quoted sentences; a text with neither is speech.
     """
     for passage in _narration(text):
         if act := _YOU_ACT.search(passage) or _PLAYER_ACTS.search(passage):
@@ -95,22 +93,15 @@ def acts_for_player(text: str) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class _Label:
-    """Where the name of a speaker is in a dialogue."""
-
+class _Label(NamedTuple):
     start: int
     end: int
     own: bool  # the character's
 
 
 def split_dialogue(text: str, names: Sequence[str]) -> list[str]:
-    """What the character says in a dialogue, a text for each of its turns, without the labels.
-
-    A turn begins with {{char}}: or <BOT>: or one of the character's `names`, and ends with the next label.
-    """
-    labels = list(_labels(text, names, ()))
-    return [said for label, said in _parted(text, labels) if label.own]
+    """The character's turns in a dialogue, without labels ({{char}}:, <BOT>:, one of its `names`)."""
+    return [said for label, said in _parted(text, list(_labels(text, names, ()))) if label.own]
 
 
 def dialogue_turns(dialogue: str, character: Sequence[str], player: Sequence[str]) -> list[tuple[str, str]]:
@@ -131,14 +122,12 @@ def dialogue_turns(dialogue: str, character: Sequence[str], player: Sequence[str
 def dialogue_apart(description: str, names: Sequence[str]) -> tuple[str, str]:
     """A description without the example dialogue that some writers put there after <START>, and that dialogue.
 
-    A heading or a note in brackets that follows the dialogue's last turn stays with the description. Without labels, all stays.
+    A heading or a note in brackets after the last turn stays with the description; without labels, all stays.
     """
     start = START.search(description)
-    if not start:
-        return description, ""
-    spoken = description[start.start():]
+    spoken = description[start.start():] if start else ""
     labels = list(_labels(spoken, names, ()))
-    if not labels:
+    if not start or not labels:
         return description, ""
     rest = _NO_DIALOGUE.search(spoken, labels[-1].end)
     end = rest.start() if rest else len(spoken)
@@ -171,7 +160,6 @@ def _begins(before: str, macro: bool, follows: bool) -> bool:
 
 
 def _parted(text: str, labels: list[_Label]) -> Iterator[tuple[_Label, str]]:
-    """Each label with what follows it, up to the next one."""
     ends = [label.start for label in labels[1:]] + [len(text)]
     for label, end in zip(labels, ends, strict=False):
         yield label, text[label.end:end]
@@ -202,7 +190,6 @@ def names_pattern(names: tuple[str, ...]) -> str:
 
 
 def _spellings(names: Sequence[str]) -> set[str]:
-    """The names, their first names (titles skipped) and the capitalised spellings of both."""
     found: set[str] = set()
     for name in filter(None, (name.strip() for name in names)):
         words = [word for word in name.split() if word.lower().rstrip(".") not in _TITLES]
@@ -224,16 +211,13 @@ def speaks_of_itself_by_name(text: str, names: Sequence[str]) -> bool:
 
 
 def has_assistant_phrase(text: str) -> bool:
-    """Whether a text has a phrase of an assistant: an offer of help, a refusal by policy, talk of models."""
+    """Whether a text offers help, refuses by policy, or talks of models, as an assistant does."""
     found = plain_text(text)
     return MANNERS.search(found) is not None or REFUSAL.search(found) is not None
 
 
 def uses_third_person(names: Sequence[str], example_dialogue: str) -> bool:
-    """Whether a character by design speaks of itself by name, judged by the card's own example dialogue.
-
-    Only the character's own lines count (those after "{{char}}:" or one of its names, up to the next label).
-    """
+    """Whether a character by design speaks of itself by name, by its own lines in the card's example dialogue."""
     own = [_OTHER_LABEL.split(line, maxsplit=1)[0] for dialogue in START.split(example_dialogue)
            for line in split_dialogue(dialogue, tuple(_spellings(names)))]
     name = names[0] if names else ""

@@ -1,18 +1,16 @@
 """Characters and lorebooks of other programs: what a JSON value is, and what it becomes as a card (V3) or a card's book.
 
-Each file has its `FORMATS`; a new one is named in `_PROGRAMS`, and the first format that knows a value wins. Nothing of a file
-is lost in silence: what has no place in a card is kept in its extensions, under the program's name; what is left out is said.
+Each file has its `FORMATS`; name a new one in `_PROGRAMS`; the first format that knows a value wins. What has no place in a card
+is kept in its extensions, under the program's name; what is left out, a note says.
 """
 
 from typing import Any
 
 from engine.cards.formats import backyard, others, risu, sites, stories
-from engine.cards.formats.kinds import Format, Read
+from engine.cards.formats.kinds import Format
 
 _PROGRAMS = (sites, stories, risu, backyard, others)
 FORMATS: tuple[Format, ...] = tuple(one for program in _PROGRAMS for one in program.FORMATS)
-
-__all__ = ["FORMATS", "Format", "Read", "find"]
 
 
 def find(raw: Any) -> Format | None:

@@ -15,6 +15,7 @@ from engine.cards.reading import CardFault, short
 
 MANIFEST = "manifest.json"
 _NAMES = re.compile(r"#?\$?(?<!\{)\{(character|user)\}(?!\})", re.IGNORECASE)
+_SPEAKER = re.compile(r"\s*\{\{(?:char|user)\}\}\s*:", re.IGNORECASE)
 _PICTURES = ("png", "jpg", "jpeg", "webp", "gif")
 
 Files = Callable[[str], Any]  # the JSON of a file in the archive by its path
@@ -42,12 +43,15 @@ def read_archive(paths: Iterable[str], json_of: Files) -> Read:
 
 def _card(character: dict[str, Any], scenarios: list[dict[str, Any]], author: Any) -> dict[str, Any]:
     first = scenarios[0] if scenarios else {}
-    greetings = [_macros(message.get("text")) for one in scenarios for message in objects(one.get("firstMessages"))]
-    greetings = [said for said in greetings if said.strip()]
-    own = character.get("id")
-    examples = "\n".join(_line(message, own) for message in objects(first.get("exampleMessages")))
+    greetings = [said for one in scenarios for message in objects(one.get("firstMessages"))
+                 if (said := _macros(message.get("text"))).strip()]
+    own, examples = character.get("id"), []
+    for message in objects(first.get("exampleMessages")):
+        said = _macros(message.get("text"))
+        speaker = "{{char}}: " if message.get("characterID", own) == own else "{{user}}: "
+        examples.append(said if _SPEAKER.match(said) else speaker + said)
     fields = _fields(character, "displayName", "name", character.get("persona"), first.get("narrative"),
-                     first.get("formattingInstructions"), greetings, examples)
+                     first.get("formattingInstructions"), greetings, "\n".join(examples))
     fields["creator"] = author.get("name") if isinstance(author, dict) else None
     rest: dict[str, Any] = {name: character[name] for name in ("id", "isNSFW", "createdAt", "updatedAt") if name in character}
     rest["scenarios"] = [without(one, "messages") for one in scenarios]
@@ -76,16 +80,7 @@ def _fields(character: dict[str, Any], full: str, short_name: str, persona: Any,
             "character_book": {"extensions": {}, "entries": entries} if entries else None}
 
 
-def _line(message: dict[str, Any], own: Any) -> str:
-    """An example message with its speaker in front, unless its text says who speaks."""
-    said = _macros(message.get("text"))
-    if re.match(r"\s*\{\{(?:char|user)\}\}\s*:", said, re.IGNORECASE):
-        return said
-    return f"{'{{char}}' if message.get('characterID', own) == own else '{{user}}'}: {said}"
-
-
 def _macros(value: Any) -> str:
-    """A text with a card's macros in place of Backyard's."""
     return _NAMES.sub(lambda name: "{{char}}" if name[1].lower() == "character" else "{{user}}", text(value))
 
 

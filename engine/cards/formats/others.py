@@ -1,8 +1,7 @@
 """Small formats: text-generation-webui, SillyTavern's worlds, bare lists of entries; and what can be read as neither.
 
-text-generation-webui (YAML, or the same as JSON) after its modules/chat.py. Worlds are the same on their own as a card has
-them (V2, V3's "lorebook_v3"). Lists come from JanitorAI and as story cards of AI Dungeon. For what people take for a
-character or a lorebook, `instead` says what to export.
+text-generation-webui (YAML, or the same as JSON) after its modules/chat.py. Worlds are as in a card (V2, V3's "lorebook_v3").
+Lists come from JanitorAI and as story cards of AI Dungeon.
 """
 
 from typing import Any
@@ -33,11 +32,6 @@ def _is_world(raw: Any) -> bool:
     return isinstance(held, dict | list) and not raw.keys() & _NOT_IN_A_WORLD and (not held or any(map(is_entry, entries_of(raw))))
 
 
-def _world(raw: Any) -> Read:
-    inner = raw["data"] if raw.get("spec") == "lorebook_v3" and isinstance(raw.get("data"), dict) else raw
-    return Read(as_character_book(inner))
-
-
 _OF_A_PROGRAM = {"version", "main", "scripts", "dependencies", "devDependencies", "repository", "license", "engines", "permissions",
                  "manifest_version", "entry", "homepage", "keywords"}
 _OF_A_CHARACTER = {"spec", "personality", "scenario", "first_mes", "mes_example", "system_prompt", "greeting", "persona"}
@@ -49,7 +43,8 @@ FORMATS = (
     Format("other", "an instruction template of text-generation-webui",
            lambda raw: raw.keys() & _TEMPLATE and "greeting" not in raw,
            instead="its characters lie in user_data/characters"),
-    Format("lorebook", "a lorebook", _is_world, _world, is_own=True),
+    Format("lorebook", "a lorebook", _is_world, lambda raw: Read(as_character_book(
+        raw["data"] if raw.get("spec") == "lorebook_v3" and isinstance(raw.get("data"), dict) else raw)), is_own=True),
     Format("other", "a chat of SillyTavern", lambda raw: {"user_name", "character_name"} <= raw.keys(),
            instead="export the character there instead"),
     Format("lorebook", "a list of lorebook entries", lambda raw: any(map(is_entry, raw)),

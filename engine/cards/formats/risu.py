@@ -47,7 +47,7 @@ def _entry(raw: dict[str, Any], whole_words: bool) -> dict[str, Any]:
 def _module(raw: Any) -> Read:
     inner = raw["module"] if isinstance(raw.get("module"), dict) else raw
     notes = left_out({"regex script": inner.get("regex"), "trigger": inner.get("trigger"), "file": inner.get("assets")})
-    named = {name: inner[name] for name in ("name", "description") if name in inner}
+    named = {name: inner.get(name) for name in ("name", "description")}
     return Read(new_book("risuai", named, _entries(inner.get("lorebook"))), notes)
 
 
