@@ -50,7 +50,7 @@ def test_what_is_typed_as_a_model_may_be_no_path_at_all(services: Services) -> N
 
 
 def seen(services: Services, character: str) -> str:
-    return str(versions.newest(services.store, character)["print"])
+    return versions.print_of(characters.head(services.store, character))
 
 
 def test_only_what_was_typed_is_changed(services: Services, mara: str) -> None:
@@ -167,8 +167,8 @@ def test_differences_are_marked_without_colour_and_escaped(services: Services, m
 
 def test_long_unchanged_text_is_shortened_between_words() -> None:
     long = "word " * 200
-    shown = versions._shortened(long)
-    assert len(shown) < 260 and re.fullmatch(r"(word )+… (word )+", shown)
+    shown = versions._piece_html((long, "same"))
+    assert len(shown) < 280 and re.fullmatch(r"<span>(word )+… (word )+</span>", shown)
 
 
 def test_versions_have_times_and_remarks(services: Services, mara: str) -> None:

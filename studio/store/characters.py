@@ -1,8 +1,7 @@
 """Characters, and the versions of their cards with portraits and files.
 
-A version never changes once something refers to it; only an autosave that nothing refers to is written over.
-A card is kept as it came (engine.cards reads it); here only its names and tags are read, and its texts searched. Portraits and
-files are kept once for each content, by its sha256.
+Only an autosave that nothing refers to is written over; every other version stays as it is. Cards are kept as they came; portraits
+and files once for each content, by its sha256.
 """
 
 import hashlib
@@ -29,9 +28,9 @@ _REFERRING = ("chats", "runs", "line_sets", "rounds", "script_runs")  # tables w
 
 @dataclass(frozen=True)
 class Character:
-    """A character. `version`: the number of the newest version. Times are Unix seconds; `deleted`: when, or None.
+    """A character. `version`: the number of the newest version; `char`: what {{char}} means. Times are Unix seconds, or None.
 
-    `slug` is unique and follows the name; former slugs still lead here. `char` is what {{char}} stands for.
+    `slug` is unique and follows the name; former slugs still lead here.
     """
 
     id: str
@@ -53,8 +52,9 @@ class Character:
 
 @dataclass(frozen=True)
 class Version:
-    """A character's card at one time. `portrait`: its sha256; `files`: the sha256 of each file that the card brings, by
-    its path; `origin`: saved, autosaved or bundled; `damaged`: the columns that could not be read.
+    """A character's card at one time. `portrait`: its sha256; `files`: the sha256 of each file of the card, by its path.
+
+    `origin`: saved, autosaved or bundled; `damaged`: the columns that could not be read.
     """
 
     character: str
@@ -76,14 +76,14 @@ def create(store: Store, card: dict[str, Any], portrait: bytes | None = None, bu
            files: dict[str, bytes] | None = None) -> Character:
     """A new character whose first version is `card`; `files` by their paths. Raises UserError for what is no card's object."""
     with store.write() as db:
-        kept = {path: _keep(db, "files", data) for path, data in (files or {}).items()}
-        return _create(db, card, _keep_portrait(db, portrait), kept, bundled)
+        kept = {path: str(_keep(db, "files", data)) for path, data in (files or {}).items()}
+        return _create(db, card, _keep(db, "portraits", portrait or None), kept, bundled)
 
 
 def list_characters(store: Store, search: str = "", deleted: bool = False) -> list[Character]:
-    """Characters, the last changed first; those whose names, tags and texts hold every word of `search`, in any case.
+    """Characters, the last changed first, or those whose names, tags and texts (in this order) hold every word of `search`.
 
-    Names and tags come before texts. `deleted`: the deleted ones instead.
+    `deleted`: the deleted ones instead.
     """
     words = search.casefold().split()
     with store.read() as db:
@@ -140,15 +140,14 @@ def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Literal[
          autosave: bool = True) -> Version:
     """The version that holds this content: the newest one when it is equal, else a new one.
 
-    An autosave within AUTOSAVE_SECONDS of a newest version that is itself an autosave, and that no chat, run,
-    line set or round refers to, replaces it (its time stays, so that long writing leaves a version each half minute).
-    A save by hand of equal content only puts the note on the newest version, and no autosave replaces that one then.
-    `portrait`: a picture, None for none, or "keep" for the present one. Raises UserError for what is no card's object, and for
-    an unknown character.
+    An autosave replaces the newest version if that one is an autosave of the last AUTOSAVE_SECONDS to which nothing refers (its
+    time stays, so that long writing leaves a version each half minute). A save by hand of equal content puts its note on the
+    newest version, which no autosave replaces then. `portrait`: a picture, None for none, or "keep" for the present one. Raises
+    UserError for what is no card's object, and for an unknown character.
     """
     with store.write() as db:
         newest, card = _head(db, id), _checked(card)
-        picture = newest.portrait if isinstance(portrait, str) else _keep_portrait(db, portrait)
+        picture = newest.portrait if isinstance(portrait, str) else _keep(db, "portraits", portrait or None)
         if _same(newest, card, picture):
             if not autosave:
                 _change(db, newest, origin="saved", note=note or newest.note)
@@ -177,10 +176,7 @@ def duplicate(store: Store, id: str) -> Character:
 
 
 def sync_bundled(store: Store, cards: list[dict[str, Any]]) -> None:
-    """Bring the characters that come with the studio up to date: new ones are added, changed cards become versions.
-
-    A character that the user has changed or deleted is left alone.
-    """
+    """Add new characters of the studio, and changed cards as versions, unless the user has changed the character."""
     with store.write() as db:
         for card in cards:
             id = scalar(db, "SELECT id FROM characters WHERE bundled_as = ? ORDER BY made", [slug(_names_and_tags(card)[0])])
@@ -219,7 +215,6 @@ def _append(db: Database, id: str, card: dict[str, Any], picture: str | None, fi
 
 
 def _refresh(db: Database, id: str, number: int, card: dict[str, Any]) -> None:
-    """Let the character follow its newest version."""
     name, char, tags = _names_and_tags(card)
     stem, before = slug(name), _CHARACTERS.need(db, id).slug
     after = before if re.fullmatch(rf"{stem}(-\d+)?", before) else _free_slug(db, stem, id)
@@ -268,19 +263,16 @@ def _replaceable(db: Database, newest: Version) -> bool:
     return not any(exists(db, table, character=newest.character, version=newest.number) for table in _REFERRING)
 
 
-def _keep_portrait(db: Database, data: bytes | None) -> str | None:
-    return _keep(db, "portraits", data) if data else None
-
-
-def _keep(db: Database, table: str, data: bytes) -> str:
-    """The sha256 under which the content is kept."""
+def _keep(db: Database, table: str, data: bytes | None) -> str | None:
+    if data is None:
+        return None
     digest = hashlib.sha256(data).hexdigest()
     db.table(table).insert({"sha256": digest, "data": data}, ignore=True)
     return digest
 
 
 def _checked(card: dict[str, Any]) -> dict[str, Any]:
-    """The card, if JSON can hold it. One that is not finished yet may be kept, so nothing else is asked of it."""
+    """The card, if JSON can hold it; it may be unfinished."""
     try:
         size = len(to_json(card).encode())
     except UnicodeEncodeError:
@@ -307,9 +299,7 @@ def _name_texts(character: Character) -> str:
 
 
 def _card_texts(card: str) -> str:
-    """Everything that somebody wrote into a card, in lower case: the lorebook and the studio's own fields too, but no
-    addresses, no settings, and nothing of other programs. "" where the card is damaged.
-    """
+    """All that somebody wrote into a card, in lower case, without addresses, settings and other programs' extensions."""
     try:
         waiting: list[Any] = [from_json(card)]
     except ValueError:

@@ -1,7 +1,4 @@
-"""Chats with a model: messages in order, each with its swipes (answers to choose from).
-
-No message is ever lost: cut ones keep their place under a token.
-"""
+"""Chats with a model: messages in order, each with its swipes (answers to choose from); cut ones are kept under a token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +19,7 @@ _TITLE = 60  # characters of the first question
 class Chat:
     """A chat with one version of a character. `run`: the pruned model's, or None: the dense model. Times are Unix seconds.
 
-    `about`: what the character knows of the player; `seed`: decides what the card leaves to chance.
+    `about`: what the character knows of the player; `seed`: for what the card leaves to chance.
     """
 
     id: str
@@ -76,9 +73,9 @@ def start(store: Store, character: str, version: int, model: str, run: str | Non
           sampling: dict[str, Any] | None = None, greeting: str = "", about: str = "") -> Chat:
     """A new chat; the greeting, if there is one, is its first message. Raises UserError for an unknown version or run."""
     with store.write() as db:
-        time = now()
+        time, seed = now(), db.table("chats").count_where("character = ?", [character])
         made = _CHATS.insert(db, character=character, version=version, run=run, model=model, title="", player=player, about=about,
-                             sampling=sampling or {}, made=time, updated=time, seed=_chats_of(db, character))
+                             sampling=sampling or {}, made=time, updated=time, seed=seed)
         if greeting:
             _say(db, made.id, "assistant", Swipe(greeting, 0, {}, "greeting"))
         return _CHATS.need(db, made.id)
@@ -106,9 +103,9 @@ def set_player(store: Store, id: str, player: str, about: str = "") -> Chat:
 
 
 def next_seed(store: Store, character: str) -> int:
-    """The seed that the character's next chat will have: each has another, so that each draws its own chances."""
+    """The seed of the character's next chat (each has another): how many it ever had, deleted ones counted."""
     with store.read() as db:
-        return _chats_of(db, character)
+        return db.table("chats").count_where("character = ?", [character])
 
 
 def set_version(store: Store, id: str, version: int) -> Chat:
@@ -192,11 +189,6 @@ def undo(store: Store, token: str) -> str:
         db.execute("UPDATE messages SET cut = NULL WHERE cut = ?", [token])
         db.table("chats").update(row[0], {"updated": now()})
         return displaced
-
-
-def _chats_of(db: Database, character: str) -> int:
-    """How many chats a character ever had, deleted ones counted."""
-    return db.table("chats").count_where("character = ?", [character])
 
 
 def _cut(db: Database, chat_id: str, position: int) -> str:

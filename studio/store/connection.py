@@ -22,8 +22,7 @@ _PAUSE = 0.01  # seconds between two tries where SQLite does not wait by itself
 def connect(path: Path, timeout: float, mode: str = "rw") -> sqlite3.Connection:
     """An autocommit connection that waits `timeout` seconds for a lock; `mode`: ro, rw (never makes a file) or rwc.
 
-    sqlite3 must begin no transactions of its own: a deferred one that reads and then writes fails at once
-    when another has written in between.
+    A deferred transaction of sqlite3's own would fail at once when another writes between its reading and its writing.
     """
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", timeout=timeout, isolation_level=None, uri=True)
     connection.execute("PRAGMA foreign_keys = ON")
@@ -39,10 +38,7 @@ def opened(path: Path, timeout: float, mode: str = "rw") -> Iterator[Database]:
 
 
 def keep_log(db: Database, timeout: float) -> None:
-    """Have the file keep a write-ahead log, as soon as no other connection is writing to it.
-
-    SQLite does not wait for a lock while it changes the journal, so this waits, `timeout` seconds.
-    """
+    """Turn on the write-ahead log, waiting `timeout` seconds for a lock: here SQLite itself does not wait."""
     end = time.monotonic() + timeout
     while True:
         try:
@@ -55,8 +51,7 @@ def keep_log(db: Database, timeout: float) -> None:
 
 
 def backups_of(path: Path) -> list[Path]:
-    """The copies of a library in the folder "backups" beside it, newest first: by the names that database.py gives them, no
-    links, and not what was set aside as damaged."""
+    """The copies of a library in the folder "backups" beside it, newest first; no links, and nothing that was set aside."""
     named = re.compile(rf"{re.escape(path.stem)}-\d{{8}}-\d{{6}}-(?:{'|'.join(REASONS)})(?:-\d+)?\.db")
     found = [file for file in (path.parent / "backups").glob("*.db")
              if named.fullmatch(file.name) and not file.is_symlink() and file.is_file() and file.stat().st_size]

@@ -1,6 +1,6 @@
-"""The library's file: opened, brought up to date, checked, backed up, restored. Every access goes through a `Store`.
+"""The library's file: opened, brought up to date, checked, backed up, restored.
 
-One connection an operation, because handlers run in many threads.
+Every access goes through a `Store`: one connection an operation, because handlers run in many threads.
 """
 
 import hashlib
@@ -69,8 +69,7 @@ class Store:
 def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRATIONS) -> Store:
     """The library in `path`: made when absent, and brought up to date after a copy was put into "backups".
 
-    Raises UserError when the file is no library, a newer one, damaged or busy, or cannot be brought up to date; and when it is
-    empty or gone though there is something left of one.
+    Raises UserError when the file is no library, a newer one, damaged, busy, or empty or gone although its folder is not.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,10 +83,15 @@ def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRAT
         raise UserError(f"The library {path} is damaged: its end is missing.", how_to_restore(path))
     with opened(path, timeout, "rwc") as db:
         is_new = not db.execute("SELECT 1 FROM sqlite_master").fetchone()
-        if is_new and was_there:
-            _require_nothing_left(path)
-        if not is_new:
-            _require_library(db, path, migrations)
+        left = [name for name in LEFT if any((path.parent / name).glob("*"))]
+        if is_new and was_there and left:
+            raise UserError(f"The library {path} is empty, but there is something in the folders {', '.join(left)} beside it.",
+                            f"{how_to_restore(path)} To begin an empty one, delete {path.name}.")
+        if not is_new and not _is_library(db):
+            raise UserError(f"{path} is not a library of Persona Studio.", f"Move it away, or choose another data folder. "
+                            f"{how_to_restore(path) if backups_of(path) else ''}".strip())
+        if not is_new and _is_newer(db, migrations):
+            raise UserError(f"{path} was made by a newer version of Persona Studio.", "Update the studio to open it.")
         keep_log(db, timeout)
         if migrations.pending(db):
             _migrate(db, path, migrations, None if is_new else _copy_to_backups(path, timeout, "before-update"))
@@ -100,10 +104,9 @@ def backup(store: Store) -> Path:
 
 
 def restore(store: Store, file: Path, migrations: Migrations = MIGRATIONS) -> Path | None:
-    """Replace the library by a copy of `file`. Returns where the present one was kept, None when there was none.
+    """Replace the library, also a damaged one, by a copy of `file`. Returns where the present one was kept, None without one.
 
-    The file is examined and brought up to date before the library is touched. Works for a library that is damaged,
-    too. Raises UserError, nothing changed, when the file is damaged, foreign or newer, or the library is busy.
+    Raises UserError, nothing changed, when the file is damaged, foreign or newer, or the library is busy.
     """
     try:
         with _private_copy(file, store.path) as copy:
@@ -119,9 +122,9 @@ def restore(store: Store, file: Path, migrations: Migrations = MIGRATIONS) -> Pa
 
 
 def check(store: Store, home: Path) -> list[str]:
-    """A sentence for each fault of a library, its contents and the files that it names; empty when all is well.
+    """A sentence for each fault of a library, its contents and the files that it names, relative to `home`.
 
-    Relative paths in the library begin at `home`. Reads only. The files of models are hashed, so many gigabytes take minutes.
+    The files of models are hashed, so many gigabytes take minutes.
     """
     try:
         with store.read() as db:
@@ -135,10 +138,7 @@ def check(store: Store, home: Path) -> list[str]:
 
 
 def _is_cut_short(path: Path) -> bool:
-    """Whether the file is shorter than its header says; SQLite itself sees that only when it reads what is missing.
-
-    Not asked while there is a write-ahead log, whose pages may not be in the file yet.
-    """
+    """Whether a file without a write-ahead log is shorter than its header says, which SQLite sees only when it reads there."""
     log = path.with_name(f"{path.name}-wal")
     if not path.is_file() or (log.is_file() and log.stat().st_size):
         return False
@@ -149,24 +149,11 @@ def _is_cut_short(path: Path) -> bool:
     return header.startswith(_HEADER) and pages * (65_536 if size == 1 else size) > path.stat().st_size
 
 
-def _require_nothing_left(path: Path) -> None:
-    """Raise UserError when an empty file is in the place of a library that had runs, exports or backups."""
-    left = [name for name in LEFT if any((path.parent / name).glob("*"))]
-    if left:
-        raise UserError(f"The library {path} is empty, but there is something in the folders {', '.join(left)} beside it.",
-                        f"{how_to_restore(path)} To begin an empty one, delete {path.name}.")
-
-
-def _require_library(db: Database, path: Path, migrations: Migrations) -> None:
-    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise UserError(f"{path} is not a library of Persona Studio.", f"Move it away, or choose another data folder. "
-                        f"{how_to_restore(path) if backups_of(path) else ''}".strip())
-    if _is_newer(db, migrations):
-        raise UserError(f"{path} was made by a newer version of Persona Studio.", "Update the studio to open it.")
+def _is_library(db: Database) -> bool:
+    return db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
 
 
 def _is_newer(db: Database, migrations: Migrations) -> bool:
-    """Whether the file has migrations that this version does not know."""
     with closing(sqlite3.connect(":memory:")) as nothing:
         known = {migration.name for migration in migrations.pending(Database(nothing, execute_plugins=False))}
     return any(migration.name not in known for migration in migrations.applied(db))
@@ -199,7 +186,8 @@ def _copy_to_backups(path: Path, timeout: float, reason: str) -> Path:
         try:
             with opened(path, timeout) as db:
                 db.execute("VACUUM INTO ?", [str(partial)])
-            _flush(partial)
+            with partial.open("rb+") as written:
+                os.fsync(written.fileno())
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -215,11 +203,6 @@ def _free_name(path: Path, reason: str) -> Path:
     stem = f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}-{reason}"
     names = (f"{stem}.db", *(f"{stem}-{number}.db" for number in range(2, 10_000)))
     return next(folder / name for name in names if not (folder / name).exists())
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb+") as written:
-        os.fsync(written.fileno())
 
 
 @contextmanager
@@ -252,8 +235,7 @@ def _examine(copy: Path, file: Path, migrations: Migrations) -> None:
 
 
 def _fault(db: Database, migrations: Migrations) -> str:
-    """What is wrong with a file, as the end of a sentence; empty when nothing is."""
-    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+    if not _is_library(db):
         return "is not a library of Persona Studio"
     if found := _page_faults(db):
         return f"is damaged: {'; '.join(found)}"
@@ -265,7 +247,6 @@ def _fault(db: Database, migrations: Migrations) -> str:
 
 
 def _page_faults(db: Database) -> list[str]:
-    """What SQLite finds wrong: broken pages, and references that lead nowhere."""
     pages = [row[0] for row in db.execute("PRAGMA integrity_check(20)").fetchall() if row[0] != "ok"]
     references = [f"an entry of {row[0]} refers to a missing entry of {row[2]}"
                   for row in db.execute("PRAGMA foreign_key_check").fetchmany(20)]
@@ -322,24 +303,21 @@ def _folder_faults(what: str, folder: Path) -> list[str]:
 
 
 def _install(store: Store, copy: Path) -> Path | None:
-    """Put an examined copy in the library's place, and the library into "backups"."""
-    if not store.path.exists():
-        copy.replace(store.path)
-        return None
-    if not _is_sound(store):
+    kept = None
+    if store.path.exists() and _is_sound(store):
+        kept = _copy_to_backups(store.path, store.timeout, "before-restore")
+        _put_in_place(copy, store)
+        return kept
+    if store.path.exists():
         kept = _free_name(store.path, "damaged")
         for ending in ("", *_SIDE_FILES):
             if (part := store.path.with_name(store.path.name + ending)).exists():
                 os.replace(part, kept.with_name(kept.name + ending))
-        copy.replace(store.path)
-        return kept
-    kept = _copy_to_backups(store.path, store.timeout, "before-restore")
-    _put_in_place(copy, store)
+    copy.replace(store.path)
     return kept
 
 
 def _is_sound(store: Store) -> bool:
-    """Whether there is a library whose pages can be read."""
     if not store.path.is_file() or not store.path.stat().st_size:
         return False
     with explained(store.path):

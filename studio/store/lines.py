@@ -1,7 +1,6 @@
 """Sets of calibration lines: what a player asks and how the character answers, as a person reads and approves them.
 
-The lines of a set that a run learns from never change: copy_set makes a set whose lines may. Removed lines and deleted
-sets are kept.
+The lines of a set that a run learns from never change; a copy of the set can. Removed lines and deleted sets are kept.
 """
 
 from collections.abc import Sequence
@@ -103,14 +102,16 @@ def change(store: Store, line_id: str, question: str | None = None, answer: str 
                              sensitivity=line.sensitivity if question == line.question else None)
 
 
-def remove(store: Store, ids: Sequence[str]) -> None:
+def remove(store: Store, ids: Sequence[str], removed: bool = True) -> None:
     """Take lines out of their set. Raises UserError for a set that a run learns from."""
-    _set_removed(store, ids, True)
+    with store.write() as db:
+        for id in ids:
+            db.table("lines").update(_changeable(db, id).id, {"removed": removed})
 
 
 def put_back(store: Store, ids: Sequence[str]) -> None:
     """Put removed lines back in their places. Raises UserError for a set that a run learns from."""
-    _set_removed(store, ids, False)
+    remove(store, ids, removed=False)
 
 
 def approve(store: Store, set_id: str) -> LineSet:
@@ -172,9 +173,3 @@ def _changeable(db: Database, line_id: str) -> CalibrationLine:
     if _is_fixed(db, line.line_set):
         raise UserError("A run learns from these lines, so they stay as they are.", "Make a copy of the set to change it.")
     return line
-
-
-def _set_removed(store: Store, ids: Sequence[str], removed: bool) -> None:
-    with store.write() as db:
-        for id in ids:
-            db.table("lines").update(_changeable(db, id).id, {"removed": removed})

@@ -1,7 +1,4 @@
-"""The tables of the library, as steps that are only ever appended: each runs once, in order, in one transaction.
-
-The modules that read the columns say what they mean.
-"""
+"""The tables of the library, as steps that are only ever appended: each runs once, in order, in one transaction."""
 
 import json
 import sqlite3

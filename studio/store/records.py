@@ -1,7 +1,7 @@
 """Rows as frozen dataclasses: a field is a column of the same name, and one annotated with Json or `stored` holds JSON there.
 
-Pydantic checks what is read. JSON that is damaged is left out of its record, whole or in part, so that one bad row takes no
-page down; the record's field `damaged`, where it has one, names the columns.
+Damaged JSON is left out of its record, whole or in part, so that one bad row takes no page down; its field `damaged`, if it has
+one, names the columns.
 """
 
 import json
@@ -80,17 +80,13 @@ def read(kind: type[Record], row: dict[str, Any]) -> Record:
     damaged = tuple(dict.fromkeys(str(fault[0]) for fault in faults))
     _log.warning("%s %s is damaged: %s", kind.__name__, row.get("id", ""), ", ".join(damaged))
     hints = get_type_hints(kind, include_extras=True)
-    sound = {column: _without(row[column], [fault[1] for fault in faults if fault[0] == column and len(fault) > 1], hints[column])
-             for column in damaged}
+    sound = {}
+    for column in damaged:  # an object keeps its sound parts, a list none
+        shown, bad = get_args(hints[column])[0], [fault[1] for fault in faults if fault[0] == column and len(fault) > 1]
+        value = from_json(row[column]) if bad else {}
+        is_object = (get_origin(shown) or shown) is dict
+        sound[column] = to_json({name: part for name, part in value.items() if name not in bad} if is_object else [])
     return adapter.validate_python({**row, **sound, "damaged": damaged})
-
-
-def _without(text: str, parts: list[int | str], hint: Any) -> str:
-    """The JSON of an object without its damaged parts; an empty object or list where that is not enough."""
-    kind = get_args(hint)[0]
-    if (get_origin(kind) or kind) is not dict:
-        return "[]"
-    return to_json({name: value for name, value in from_json(text).items() if name not in parts} if parts else {})
 
 
 @cache

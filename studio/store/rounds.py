@@ -1,6 +1,6 @@
 """Rounds of comparison: the same message to several models, and what a person thought of the answers.
 
-A vote is kept by what it was given to (the dense model or the pruned one), never by the side of the screen.
+A vote is kept by its model (dense or pruned), never by the side of the screen.
 """
 
 import math
@@ -62,8 +62,7 @@ class Vote:
 class Tally:
     """Votes on pairs of one pruned model with the dense one. `total`: all votes, those for both_bad too.
 
-    `share`: wins of the pruned model and half of the ties, among the decided votes (all but both_bad); None while there
-    are none. `low`, `high`: its 95 % interval (see wilson).
+    `share`: wins of the pruned model and half of the ties, among all votes but both_bad, or None; `low`, `high`: its 95 % interval.
     """
 
     pruned: int
@@ -82,10 +81,7 @@ _ANSWERS = Table("answers", Answer, "answer")
 
 def open_round(store: Store, character: str, version: int, kind: str, message: str, turns: Sequence[Sequence[str]],
                models: Sequence[tuple[str | None, str]], seed: int = 0, blind: bool = False, swapped: bool = False) -> Round:
-    """A new round with an empty answer for each of `models`: (run or None, model), in order of their sides.
-
-    Raises ValueError for a pair that is not one dense and one pruned model.
-    """
+    """A new round with an empty answer for each of `models`: (run or None, model), in order of their sides."""
     if not models or (kind == "pair" and sorted(run is None for run, _ in models) != [False, True]):
         raise ValueError("a pair is one dense and one pruned model, and a grid has at least one")
     with store.write() as db:
@@ -174,10 +170,7 @@ def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]
 
 
 def clear(store: Store, character: str, run: str | None = None, kind: str | None = None) -> str:
-    """Take away the rounds of a character (with `run`: those it took part in; with `kind`: those of one kind), votes too.
-
-    Returns undo's token; "" when there were none.
-    """
+    """Take away the rounds of a character (with `run`: those it took part in), votes too. Returns undo's token; "" without any."""
     token = new_id()
     with store.write() as db:
         cleared = db.execute("UPDATE rounds SET cleared = ? WHERE character = ? AND cleared IS NULL AND "

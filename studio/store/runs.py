@@ -1,7 +1,4 @@
-"""Runs: long jobs waiting, under way and ended, with all that is left of them when their files are gone, and exports.
-
-Which run is alive is what the workers write here.
-"""
+"""Runs (long jobs waiting, under way and ended, with what is left of them when their files are gone) and exports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +19,6 @@ _CHANGEABLE = {"name", "spec", "state", "line_set", "pid", "process_started", "b
 _NEWEST = "made DESC, position DESC"
 _NOT_STARTED = {"ended": None, "sentence": "", "pid": None, "process_started": None}
 _Whole = Annotated[int, Field(lt=2**63, gt=-2**63)]
-
-
 _SPEC = parts(**dict.fromkeys(("model", "preset", "load_in", "dtype", "teacher", "teacher_model", "queries", "folder", "source",
                                   "run", "measure"), str | None), **dict.fromkeys(("multiple", "seed", "steps"), _Whole | None),
               sparsity=Number | None, engines=list[str], gguf=list[str])
@@ -39,9 +34,8 @@ _PROOF = parts(text=str, seconds=Number, tokens=Number, engines=list[str], files
 class Run:
     """A job of one version of a character. Times are Unix seconds, None while they have not come.
 
-    `spec`: what was asked for. `process_started`: the start time of process `pid`, since pids are used again.
-    `sentence`: why it ended, for the user. `summary`: its readings. `out`: the folder it made. `position`: in the queue.
-    `damaged`: the columns that could not be read, whole or in part.
+    `process_started`: of process `pid`, since pids are used again. `sentence`: why it ended, for the user. `out`: the folder it
+    made. `position`: in the queue. `damaged`: the columns that could not be read, whole or in part.
     """
 
     id: str
@@ -74,8 +68,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Export:
-    """A folder of `bytes` bytes, made from the model of a pruning run; `zip` beside it, or "". `proof`: what it said;
-    `damaged`: the columns that could not be read."""
+    """A folder of `bytes` bytes, made from the model of a pruning run; `zip` beside it, or ""; `damaged`: as of a run."""
 
     id: str
     run: str
@@ -148,10 +141,7 @@ def foremost(found: Sequence[Run]) -> Run | None:
 
 
 def claim_next(store: Store, at_once: int = 1) -> Run | None:
-    """The first run of the queue, now "starting"; None when none waits or `at_once` are active.
-
-    Of many callers, threads or processes, exactly one gets a run.
-    """
+    """The first run of the queue, now "starting", for one caller only; None when none waits or `at_once` are active."""
     with store.write() as db:
         active = db.table("runs").count_where("state IN (?, ?, ?)", ACTIVE)
         id = scalar(db, "SELECT id FROM runs WHERE state = 'queued' AND deleted IS NULL ORDER BY position LIMIT 1")
@@ -211,10 +201,7 @@ def mask(store: Store, id: str) -> numpy.ndarray | None:
 
 
 def set_events(store: Store, id: str, events: Sequence[dict[str, Any]]) -> None:
-    """Keep the history of a run, in place of the one before.
-
-    Of its steps only those with a loss are kept (the learning curve) and the last of each stage.
-    """
+    """Replace the history of a run. Of its steps, those with a loss (the learning curve) and the last of each stage are kept."""
     stage_of = lambda event: (event.get("stage"), event.get("subject"))
     last = {stage_of(event): number for number, event in enumerate(events) if event.get("event") == "Step"}
     kept = [event for number, event in enumerate(events)

@@ -1,7 +1,4 @@
-"""Tests of characters by their scripts: which card version was asked on which model, and every answer with its verdict.
-
-One row a model and test; a new test never changes an old one.
-"""
+"""Tests of characters by their scripts: a card version on a model, and every answer with its verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -48,24 +48,24 @@ class Controller:
         self.services, self.store = services, services.store
 
     def save(self, records: list[dict[str, Any]]) -> dict[str, Any]:
-        """Called by the page's script, without an event of the page, so that no field is set while one types: the answer to each
-        character's typed fields, which is the version that holds them, or the problem as a sentence."""
-        return {str(one["character"]): self._saved(one) for one in records}
-
-    def _saved(self, record: dict[str, Any]) -> dict[str, Any]:
-        character = str(record["character"])
-        try:
-            return versions.save_typed(self.store, character, str(record.get("print", "")), record["fields"])
-        except UserError as error:
-            return {"problem": str(error), "gone": characters.get(self.store, character) is None}
-        except Exception:
-            logging.getLogger("studio").exception("draft")
-            return {"problem": DEFECT, "gone": False}
+        """The version that holds each character's typed fields, or the problem. For the page's script, not an event of the page,
+        so that no field is set while one types."""
+        answers: dict[str, Any] = {}
+        for one in records:
+            character = str(one["character"])
+            try:
+                answers[character] = versions.save_typed(self.store, character, str(one.get("print", "")), one["fields"])
+            except UserError as error:
+                answers[character] = {"problem": str(error), "gone": characters.get(self.store, character) is None}
+            except Exception:
+                logging.getLogger("studio").exception("draft")
+                answers[character] = {"problem": DEFECT, "gone": False}
+        return answers
 
     def newest(self, character: str) -> dict[str, Any]:
-        """Called by the page's script: the newest version as a page remembers it; {} for an unknown character."""
+        """For the page's script: the newest version as a page remembers it; {} for an unknown character."""
         try:
-            return versions.newest(self.store, character)
+            return versions.seen_as(characters.head(self.store, character))
         except UserError:
             return {}
 
@@ -150,7 +150,6 @@ class Controller:
 
 
 def _listen_to_card(controller: Controller, page: Page, controls: Controls) -> None:
-    """Filling the fields, and what follows a save; portrait, files, prompt."""
     portrait = [controls.status, controls.portrait, controls.no_portrait, controls.remove]
     shown = [*portrait, controls.empty, controls.editor, controls.for_model, controls.npc_part, controls.npc, controls.script,
              controls.book, *controls.fields.values(), *controls.lists.values()]
@@ -190,17 +189,11 @@ def _listen_to_versions(controller: Controller, page: Page, controls: Controls) 
     picked = [page.character, controls.versions, controls.other]
 
     @guarded
-    def fill(character: str) -> Any:
-        return [*controller.versions(character), True]
-
-    @guarded
-    def fill_open(character: str, is_open: bool) -> Any:
-        return controller.versions(character) if is_open else gr.skip()
-
-    @guarded
     def choose(character: str, chosen: int | None, other: int | None) -> Any:
         return controller.versions(character, chosen, other if other != chosen else None)
 
+    fill = guarded(lambda character: [*controller.versions(character), True])
+    fill_open = guarded(lambda character, is_open: controller.versions(character) if is_open else gr.skip())
     controls.versions_part.expand(fill, page.character, [*panel, opened], js=FLUSH, **page.private)
     controls.versions_part.collapse(lambda: False, None, opened, **page.private)
     for event in (page.character.change, page.revision.change):

@@ -1,4 +1,4 @@
-"""What the draft room shows about a card: its size, advice, portrait, what other programs make of it; and the card as a file."""
+"""What the draft room shows of a card: size, advice, portrait, what other programs drop; and the card as a file."""
 
 import html
 import io
@@ -16,7 +16,7 @@ from engine.base.errors import UserError
 from engine.base.files import slug
 from engine.cards.advice import advice
 from engine.cards.card import unfinished
-from engine.cards.compatibility import PROGRAMS, findings
+from engine.cards.compatibility import PROGRAMS, Finding, findings
 from engine.cards.fields import FIELDS, LABELS, LISTS, fields_of
 from engine.cards.files import ENDINGS, Form, write_file
 from engine.cards.pictures import MAX_FILE, clean_portrait
@@ -104,15 +104,15 @@ def compatibility_html(store: Store, character: str) -> str:
                "Only the archive holds them.</p>") if files else ""
     found = findings(head.card, files)
     return f"{brought}<h4>In other programs</h4>" + "".join(
-        _program_html(program, [(one.fate, one.sentence) for one in found if one.program == program]) for program in PROGRAMS)
+        _program_html(program, [one for one in found if one.program == program]) for program in PROGRAMS)
 
 
-def _program_html(program: str, found: list[tuple[Any, str]]) -> str:
+def _program_html(program: str, found: list[Finding]) -> str:
     if not found:
         return f'<p class="draft-program"><b>{html.escape(program)}</b> <span class="quiet">uses everything</span></p>'
-    counts = [f"{count} {words}" for fate, words in _FATES.items() if (count := sum(one == fate for one, _ in found))]
-    lines = "".join(f'<li><span class="quiet">{_FATES[fate].capitalize()}:</span> {html.escape(sentence)}</li>'
-                    for fate, sentence in found)
+    counts = [f"{count} {words}" for fate, words in _FATES.items() if (count := sum(one.fate == fate for one in found))]
+    lines = "".join(f'<li><span class="quiet">{_FATES[one.fate].capitalize()}:</span> {html.escape(one.sentence)}</li>'
+                    for one in found)
     return (f'<details class="draft-program"><summary><b>{html.escape(program)}</b> <span class="quiet">{", ".join(counts)}</span>'
             f"</summary><ul>{lines}</ul></details>")
 
@@ -136,10 +136,7 @@ def shown_portrait(store: Store, sha256: str | None) -> Image.Image | None:
 
 
 def card_file(store: Store, character: str, form: Form) -> Path:
-    """The newest version as a file of this form, named after the character, in a temporary folder that goes with the studio.
-
-    Raises UserError.
-    """
+    """The newest version as a file of this form, named after the character, in a temporary folder. Raises UserError."""
     head = characters.head(store, character)
     portrait = characters.portrait(store, head.portrait) if head.portrait else None
     data = write_file(form, head.card, portrait, characters.files(store, head) if form == "charx" else {})

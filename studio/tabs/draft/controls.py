@@ -58,7 +58,6 @@ class Controls:
             self._section("about")
 
     def _npc(self) -> None:
-        """What a game needs to know of the character, and what it is tested by."""
         with gr.Accordion("In the game", open=False, elem_classes="draft-part", elem_id="draft-npc") as self.npc_part:
             self.npc = gr.HTML({}, html_template="", js_on_load="personaStudioForms.drawNpc({element, props, server, watch})",
                                lists=sections.LIST_FORMS, scales=sections.SCALE_FORMS, apply_default_css=False,
@@ -69,7 +68,6 @@ class Controls:
                                   elem_id="draft-script-questions")
 
     def _section(self, section: Section) -> None:
-        """The fields of a section of FIELDS, those that say so beside each other."""
         for beside, fields in itertools.groupby((one for one in FIELDS if one.section == section), key=lambda one: one.beside):
             with gr.Row() if beside else contextlib.nullcontext():
                 for one in fields:

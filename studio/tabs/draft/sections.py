@@ -1,7 +1,4 @@
-"""The sections of the draft room that a script draws in the browser: NPC fields, test script, lorebook.
-
-What each script is given, and what it asks while one types: what a field writes into the prompt, what entries would fire.
-"""
+"""The sections of the draft room that a script draws in the browser (NPC fields, test script, lorebook) and what they ask for."""
 
 import dataclasses
 import json
@@ -32,8 +29,7 @@ assert set(KIND_WORDS) == set(KINDS)
 def npc_value(raw: dict[str, Any]) -> dict[str, Any]:
     """What the section shows of a card."""
     values = npc_values(raw)
-    return {"fields": values, "faults": list(read_npc(raw).faults),
-            **preview(values, unfinished(raw).char)}
+    return {"fields": values, "faults": list(read_npc(raw).faults), **preview(values, unfinished(raw).char)}
 
 
 def has_fields(raw: dict[str, Any]) -> bool:
@@ -82,7 +78,7 @@ def look_at_book(asked: dict[str, Any]) -> dict[str, Any]:
         return {"tokens": tokens, "html": ""}
     firing = fired_in(card, [("user", message)])
     fired = [{"name": one.entry.name, "reason": one.reason, "level": one.level, "tokens": one.tokens, "outcome": one.outcome}
-            for one in firing.fired]
+             for one in firing.fired]
     return {"tokens": tokens, "html": lore_html({"lore": fired, "lore_faults": firing.faults}, opened=True) or NOTHING}
 
 
@@ -98,4 +94,3 @@ def read_world(file: dict[str, Any]) -> dict[str, Any]:
     count = len(book["entries"])
     brought = f"{count} {'entry' if count == 1 else 'entries'} came from {file['name']}."
     return {"entries": [shown_entry(value) for value in book["entries"]], "notes": " ".join([brought, *mended])}
-

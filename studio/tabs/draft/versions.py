@@ -1,7 +1,7 @@
 """Versions of a character: what the writer types becomes one, and what changed from one to another.
 
-The page sends only the fields that were typed in, and the print of the card that it saw; they are put onto the newest
-version. Where that one has another print, another window has written it: it stays as it is, and a version follows it.
+The page sends the fields that were typed in, and the print of the card that it saw. Where the newest version has another print,
+another window has written it: it is kept, and a version follows it.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from engine.cards.book import shown_book, with_book
 from engine.cards.difference import FieldChange, Piece, difference
@@ -41,16 +41,11 @@ def seen_as(version: Version) -> dict[str, Any]:
             "words": f"Saved · version {version.number}"}
 
 
-def newest(store: Store, character: str) -> dict[str, Any]:
-    """The newest version as a page remembers it. Raises UserError for an unknown character."""
-    return seen_as(characters.head(store, character))
-
-
 def save_typed(store: Store, character: str, seen: str, typed: dict[str, Any]) -> dict[str, Any]:
     """Put the typed fields onto the newest version; `seen` is the print of the version that the writer saw.
 
-    Returns what the page remembers, and as `elsewhere` the number of the version that another window has written meanwhile, or
-    None. Raises UserError for an unknown character and for a card that has become too large, ValueError for unknown fields.
+    Returns what the page remembers, and as `elsewhere` the number of a version that another window has written meanwhile. Raises
+    UserError for an unknown character and for a card that has become too large, ValueError for unknown fields.
     """
     with _ONE_AT_A_TIME:
         head = characters.head(store, character)
@@ -66,19 +61,17 @@ def save_portrait(store: Store, character: str, portrait: bytes | None) -> Versi
     """A version with this portrait, or without one."""
     with _ONE_AT_A_TIME:
         head = characters.head(store, character)
-        kept: bytes | Literal["keep"] | None = portrait or (None if head.portrait else "keep")
         note = "New portrait" if portrait else "Portrait removed"
-        return characters.save(store, character, head.card, portrait=kept, note=note, autosave=False)
+        return characters.save(store, character, head.card, portrait=portrait, note=note, autosave=False)
 
 
 def restore(store: Store, character: str, number: int) -> Version:
-    """Version `number` again, as the newest one."""
+    """Version `number` as the newest one."""
     with _ONE_AT_A_TIME:
         return characters.restore(store, character, number)
 
 
 def _with_typed(raw: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
-    """The card with what was typed: fields, the lorebook, NPC fields. Raises ValueError for what is no field."""
     fields: dict[str, str | Sequence[str]] = {}
     of_npc: dict[str, Any] = {}
     for name, value in typed.items():
@@ -97,7 +90,6 @@ def _with_typed(raw: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _editable(raw: dict[str, Any]) -> tuple[Any, ...]:
-    """Everything of a card that can be typed."""
     return fields_of(raw), npc_object(raw), shown_book(raw)
 
 
@@ -133,26 +125,19 @@ def changes_html(store: Store, character: str, first: int, second: int) -> str:
 
 
 def _change_html(change: FieldChange) -> str:
-    if change.is_list:
-        body = "<ul>" + "".join(f"<li>{_piece_html(piece, sign=True)}</li>" for piece in change.pieces) + "</ul>"
-    else:
-        body = "<p>" + "".join(_piece_html(piece) for piece in change.pieces) + "</p>"
+    pieces = [_piece_html(piece, sign=change.is_list) for piece in change.pieces]
+    body = f"<ul><li>{'</li><li>'.join(pieces)}</li></ul>" if change.is_list else f"<p>{''.join(pieces)}</p>"
     return f"<section><h4>{html.escape(change.label)}</h4>{body}</section>"
 
 
 def _piece_html(piece: Piece, sign: bool = False) -> str:
     text, kind = piece
     if kind == "same":
-        return f"<span>{html.escape(_shortened(text))}</span>"
+        if len(text) > _LONGEST:
+            beginning, end = text[:_LONGEST // 2].rsplit(None, 1)[0], text[-_LONGEST // 2:].split(None, 1)[-1]
+            text = f"{beginning} … {end}"
+        return f"<span>{html.escape(text)}</span>"
     word, tag, mark = _MARKS[kind]
     shown = f"{mark} " if sign else ""
     return (f'<{tag}><span class="visually-hidden">[{word}: </span>{shown}{html.escape(text)}'
             f'<span class="visually-hidden">]</span></{tag}>')
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= _LONGEST:
-        return text
-    beginning, end = text[:_LONGEST // 2].rsplit(None, 1)[0], text[-_LONGEST // 2:].split(None, 1)[-1]
-    trailing = text[len(text.rstrip()):]
-    return f"{beginning} … {end.rstrip()}{trailing}"
