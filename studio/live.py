@@ -12,6 +12,7 @@ import gzip
 import hmac
 import json
 import logging
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -58,6 +59,7 @@ class _Made:
 
     at: float = -1e9
     stamp: Any = None
+    fault: str = ""  # what kept it from being made the last time, for the log to have it once
     contents: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
 
@@ -132,6 +134,7 @@ class Live:
                 if not self._is_fresh(room, made):
                     made.at = time.monotonic()
                     await anyio.to_thread.run_sync(self._make, room, part, asked, made)
+            self._made[key] = made  # meanwhile others may have taken its place
             self._made.move_to_end(key)
             found += [(id, *one) for id, one in made.contents.items()]
         while len(self._made) > REMEMBERED:
@@ -148,11 +151,12 @@ class Live:
             if (stamp := part.stamp()) != made.stamp:
                 self._take(made, {id: value if isinstance(value, Ready) else json.dumps(value).encode()
                                   for id, value in part.make(asked).items()})
-                made.stamp = stamp
-        except UserError as error:  # the library is busy
-            log.info("the live part of %s: %s", room, error)
-        except Exception:
-            log.exception("the live part of %s", room)
+                made.stamp, made.fault = stamp, ""
+        except Exception as error:
+            if repr(error) != made.fault:
+                made.fault = repr(error)
+                known = isinstance(error, UserError)  # the library is busy
+                log.info("the live part of %s: %s", room, error) if known else log.exception("the live part of %s", room)
 
     def _take(self, made: _Made, contents: dict[str, bytes]) -> None:
         """Keep new contents; one that is gone becomes null, so that pages hear of it."""
@@ -183,8 +187,8 @@ class LiveRoute:
             return PlainTextResponse("This page is of an earlier start of the studio. Reload it.", 403)
         if request.method != "GET" or len(request.scope["query_string"]) > LONGEST:
             return PlainTextResponse("The live channel takes no such request.", 400)
-        since = request.headers.get("last-event-id", "")
-        return StreamingResponse(self._stream(look, int(since) if since.isdecimal() else 0), media_type="text/event-stream",
+        known = re.fullmatch("[0-9]{1,18}", request.headers.get("last-event-id", ""))
+        return StreamingResponse(self._stream(look, int(known[0]) if known else 0), media_type="text/event-stream",
                                  headers={"cache-control": "no-store"})
 
     async def _stream(self, look: Mapping[str, str], since: int) -> AsyncIterator[bytes]:

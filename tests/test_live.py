@@ -122,6 +122,28 @@ def test_a_quiet_channel_beats_and_old_looks_are_forgotten(monkeypatch: pytest.M
     assert len(found._made) <= live.REMEMBERED
 
 
+def test_more_looks_at_once_than_are_remembered_all_get_theirs() -> None:
+    found = channel(prune=lambda look: {"a": look["character"]})
+    looks = [{"room": "prune", "character": str(number)} for number in range(3 * live.REMEMBERED)]
+
+    async def all_look() -> list[Any]:
+        return await asyncio.gather(*(messages(found, 1, look=look) for look in looks))
+
+    assert [page[0][1] for page in asyncio.run(all_look())] == [{"a": look["character"]} for look in looks]
+
+
+def test_what_keeps_failing_is_logged_once_and_again_after_it_has_worked(caplog: pytest.LogCaptureFixture) -> None:
+    works = iter([False, False, False, True, False, False])
+
+    def make(_: Any) -> Any:
+        return {"a": "here"} if next(works) else {}["x"]
+
+    found, made = channel(prune=make), live._Made()
+    for _ in range(6):
+        found._make("prune", found._parts["prune"][0], {}, made)
+    assert len(caplog.records) == 2
+
+
 def test_one_part_that_fails_takes_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
     def busy(_: Any) -> Any:
         raise UserError("The library is busy; nothing was lost.")
@@ -198,6 +220,8 @@ def test_a_studio_with_a_password_shows_nothing_to_anybody_without_it(guarded_st
         assert refused.status == 403 and "Nothing is running" not in refused.text
     assert get(f"{stream}&character={'x' * live.LONGEST}", cookie).status == 400
     assert get(stream, {**cookie, "origin": "http://elsewhere.example"}).status == 403
+    for known in ("9" * 5_000, "-1", "\u00b2"):
+        assert get(f"{stream}&once=", {**cookie, "last-event-id": known}).status == 200
     page = get(stream, cookie, lines=4)
     assert page.status == 200 and page.headers["content-type"].startswith("text/event-stream")
     assert "Nothing is running" in json.loads(page.text.partition("data: ")[2])["parts"]["side-jobs"]
