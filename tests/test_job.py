@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.__main__ import build_parser
+from engine.__main__ import build_parser, main
 from engine.base.errors import UserError
 from engine.base.job import PRESETS, PruneJob, Recipe, knobs, make_recipe, read_options, write_table
 from engine.base.migrate import FORMER_KNOBS
@@ -19,13 +19,29 @@ def test_the_table_in_the_docs_is_current() -> None:
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
-    ({"sparsity": 2}, "must be between 0 and 0.9; 2 is not"), ({"steps": 0}, "must be at least 1; 0 is not"),
+    ({"sparsity": 2}, "sparsity must be between 0 and 0.9; 2 is"), ({"steps": 0}, "steps must be between 1 and 1000000000; 0 is"),
     ({"keep_share": 0}, "must be above 0 and at most 1"), ({"steps": 1.5}, "must be a whole number; 1.5 is not"),
-    ({"load_in": "3bit"}, "must be one of 16bit, 8bit, 4bit; 3bit is not"), ({"learning_rate": float("inf")}, "learning_rate"),
-    ({"recover": "yes"}, "must be true or false"), ({"colour": 1}, "There is no setting colour")])
+    ({"load_in": "3bit"}, 'must be one of 16bit, 8bit, 4bit; "3bit" is not'), ({"learning_rate": float("inf")}, "learning_rate"),
+    ({"steps": "3"}, 'steps must be a whole number; "3" is not'), ({"steps": 10**30}, "steps must be between"),
+    ({"tuning_epochs": 1e308}, "tuning_epochs must be between"), ({"seed": None}, "seed must be a whole number; null is not"),
+    ({"recover": "yes"}, "must be true or false"), ({"stepz": 1}, "There is no setting stepz. Did you mean steps")])
 def test_a_bad_value_is_one_sentence_that_names_the_setting(changes: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         make_recipe(**changes)
+
+
+@pytest.mark.parametrize(("text", "sentence"), [
+    ('{"preset": []}', "There is no preset"), ('{"recipe": {"steps": 3}}', "no setting recipe. Write its knobs beside"),
+    ('{"recipe": null}', "no setting recipe"), ('{"self": 1, "card": "x"}', "no setting self"),
+    (r'{"\ud800": 1}', "half a character"),
+    (r'{"out": "\ud800"}', "half a character"), (r'{"workdir": "a\u0000b"}', "workdir holds a NUL"),
+    ('{"card": ""}', "setting card"),
+    ('{"steps":', "not valid JSON"), ("[]", "a JSON object"), ('{"card": null}', "card must be text; null")])
+def test_a_job_file_that_cannot_be_meant_is_one_sentence(text: str, sentence: str, tmp_path: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "job.json").write_text(text, encoding="utf-8")
+    assert main(["prune", "--job", str(tmp_path / "job.json")]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_every_knob_is_an_option_and_a_job_file_gives_the_same_job(tmp_path: Path) -> None:

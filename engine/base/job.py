@@ -8,6 +8,7 @@ channels is decided where the model is known: sizes.channels_kept.
 """
 
 import argparse
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from engine.base.sampling import MAX_SEED
 from engine.base.sizes import WRITTEN
 
 JOB_BYTES = 1_000_000  # of a job file
+MOST = 10**9  # of any number that has no limit of its own: beyond it, arithmetic overflows long after the job has begun
 Loss = Literal["kl", "ce"]
 Start = Literal["wanda", "random"]
 LoadIn = Literal["16bit", "8bit", "4bit"]
@@ -38,6 +40,8 @@ def knob(default: Any, help: str, *, label: str = "", unit: str = "", metavar: s
 
     `limits`: ge, gt and le, as pydantic has them. `label`: its name on the page, for those that the form shows.
     """
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        limits.setdefault("le", MOST)
     return Field(default, title=label or None, description=help, json_schema_extra={
         "unit": unit, "metavar": metavar, "option": option, "group": group}, **limits)
 
@@ -47,11 +51,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise UserError(_sentence(type(self), error)) from error
+            raise _refusal(type(self), error) from error
+        for name, value in values.items():
+            if isinstance(value, str) and "\0" in value:
+                raise UserError(f"The setting {name} holds a NUL character.", "Write it again.")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, as plain JSON values."""
@@ -149,8 +156,8 @@ PRESET_HELP = ("Lines and pruning together, with the starter on two processor co
 
 def make_recipe(preset: str = "standard", **changes: Any) -> Recipe:
     """The recipe of a preset with some knobs changed. Raises UserError for an unknown preset or a bad value."""
-    if preset not in PRESETS:
-        raise UserError(f"There is no preset {preset!r}.", f"Choose one of: {', '.join(PRESETS)}.")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise UserError(f"There is no preset {str(preset)[:60]!r}.", f"Choose one of: {', '.join(PRESETS)}.")
     return Recipe(**{**PRESETS[preset], **changes})
 
 
@@ -167,7 +174,8 @@ class Process(Settings):
 class PruneJob(Process):
     """The main job: from a character card to a pruned model folder. Beside these it has every knob of Recipe."""
 
-    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-")
+    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
+                     min_length=1)
     out: str = knob("", "The folder to write; must not exist (required, except with --until)", metavar="DIR", group="What is made")
     model: str = knob("starter", "starter, a hub id, or a folder")
     preset: str = knob("standard", ", ".join(PRESETS), label="How thorough")
@@ -186,6 +194,8 @@ class PruneJob(Process):
         values = migrate.knobs(values)
         changes = {name: value for name, value in values.items() if name in Recipe.model_fields}
         others = {name: value for name, value in values.items() if name not in Recipe.model_fields}
+        if "recipe" in others:
+            raise UserError("There is no setting recipe.", "Write its knobs beside the other settings.")
         job = cls(**others, recipe=make_recipe(others.get("preset", "standard"), **changes))
         if not job.out and not job.until:
             raise UserError("The following arguments are required: --out.", "See python -m engine prune --help.")
@@ -198,8 +208,8 @@ class PruneJob(Process):
 class ExportJob(Process):
     """A finished folder as a verified copy."""
 
-    source: str = knob(..., "A folder that prune wrote", metavar="SOURCE", option="-")
-    out: str = knob(..., "The folder to write; must not exist", metavar="DIR", group="What is made")
+    source: str = knob(..., "A folder that prune wrote", metavar="SOURCE", option="-", min_length=1)
+    out: str = knob(..., "The folder to write; must not exist", metavar="DIR", min_length=1, group="What is made")
     name: str = knob("", "Name of the copy, in its model card")
     gguf: list[str] = knob([], f"Also a verified GGUF file for llama.cpp: {', '.join(WRITTEN)}; may be given several "
                                "times", metavar="TYPE")
@@ -213,7 +223,8 @@ class ExportJob(Process):
 class ScriptJob(Process):
     """The test script of a character on one or more models."""
 
-    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-")
+    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
+                     min_length=1)
     models: list[str] = knob([], "starter, a hub id, or a folder; may be given several times (default starter)", option="model",
                              metavar="MODEL", group="What is asked")
     questions: bool = knob(False, "Only print the questions and their rules, as JSON")
@@ -290,9 +301,18 @@ def _add_option(place: Any, name: str, field: FieldInfo) -> None:
 
 def read_options(options: argparse.Namespace, *kinds: type[Settings]) -> dict[str, Any]:
     """What was asked for: the job file's values, with the options that were given in their place. Raises UserError."""
-    values = read_untrusted_json(Path(options.job), JOB_BYTES) if getattr(options, "job", "") else {}
+    values = _read_job(Path(options.job)) if getattr(options, "job", "") else {}
     names = {name for kind in kinds for name in kind.model_fields}
     return {**values, **{name: value for name, value in vars(options).items() if name in names}}
+
+
+def _read_job(file: Path) -> dict[str, Any]:
+    values = read_untrusted_json(file, JOB_BYTES)
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{file} cannot be read: it holds half a character.", "Look for \\ud8 to \\udf in it.") from error
+    return values
 
 
 def process_of(values: Mapping[str, Any]) -> Process:
@@ -316,31 +336,39 @@ def write_table() -> str:
 def _bounds(one: Knob) -> Iterator[str]:
     if one.least is not None:
         yield f"from {one.least:g}"
-    if one.most is not None:
+    if one.most not in (None, MOST):
         yield f"to {one.most:g}"
 
 
-def _sentence(kind: type[Settings], error: ValidationError) -> str:
-    """One sentence about the first fault."""
+def _refusal(kind: type[Settings], error: ValidationError) -> UserError:
+    """What is wrong with the first faulty setting, and what it may be."""
     first = error.errors(include_url=False)[0]
-    name, value = str(first["loc"][0]), str(first["input"])[:60]
+    name = "".join(map(str, first["loc"][:1]))[:60]
     if first["type"] == "missing":
-        return f"The setting {name} is missing. See --help."
-    field = kind.model_fields.get(name)
-    if field is None:
-        return f"There is no setting {name}."
-    one = _knob_of(name, field)
+        return UserError(f"The setting {name} is missing.", "See --help.")
+    if name not in kind.model_fields:
+        similar = difflib.get_close_matches(name, (*Recipe.model_fields, *kind.model_fields), 1)
+        return UserError(f"There is no setting {name}.", f"Did you mean {similar[0]}?" if similar else "See --help.")
+    return UserError(f"The setting {name} must {_wanted(kind, name, first['type'])}; {_written(first['input'])} is not.")
+
+
+def _wanted(kind: type[Settings], name: str, fault: str) -> str:
+    """What a setting must be, to follow "must"."""
+    one = _knob_of(name, kind.model_fields[name])
     if one.choices:
-        return f"The setting {name} must be one of {', '.join(one.choices)}; {value} is not."
-    if first["type"] in ("greater_than", "greater_than_equal", "less_than_equal", "finite_number"):
-        if one.least is not None and one.most is not None:
-            if first["type"] == "greater_than":
-                return f"The setting {name} must be above {one.least:g} and at most {one.most:.10g}; {value} is not."
-            return f"The setting {name} must be between {one.least:g} and {one.most:.10g}; {value} is not."
-        above = "above" if first["type"] == "greater_than" else "at least"
-        return f"The setting {name} must be {above} {one.least:g}; {value} is not."
+        return f"be {'one of ' if len(one.choices) > 1 else ''}{', '.join(one.choices)}"
+    if fault in ("greater_than", "greater_than_equal", "less_than_equal", "finite_number"):
+        most = f"{one.most:.10g}"
+        above = fault == "greater_than"
+        return f"be above {one.least:g} and at most {most}" if above else f"be between {one.least:g} and {most}"
     kinds: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return f"The setting {name} must be {kinds.get(field.annotation, 'a list of strings')}; {value} is not."
+    return f"be {kinds.get(kind.model_fields[name].annotation, 'a list of strings')}"
+
+
+def _written(value: Any) -> str:
+    """A value as a job file has it, its beginning."""
+    text = json.dumps(value, default=str)
+    return f"{text[:60]}…" if len(text) > 60 else text
 
 
 if __name__ == "__main__":
