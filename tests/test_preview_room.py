@@ -414,7 +414,8 @@ def test_an_answer_under_way_is_shown_apart_from_the_rest_and_open_pages_are_tol
     finished(room, chat)
     whole = room.contents(look)
     assert whole["preview-growing"] == "" and "tokens" in whole["preview-foot"] and set(touched) == {"preview"}
-    assert room.contents({**look, "of": "", "character": mara}) == {} and "Choose a character" in room.contents({**look, "of": "-"})["preview-said"]
+    assert room.contents({**look, "of": "", "character": mara}) == {}
+    assert "Choose a character" in room.contents({**look, "of": "-"})["preview-said"]
 
 
 def test_lists_and_fields_are_painted_where_they_differ_from_what_the_page_shows(room: Controller, mara: str, model: str) -> None:

@@ -56,8 +56,8 @@ class Controls:
 
     def _cutting(self) -> None:
         gr.HTML('<h3><i>2</i> Prune</h3><p class="quiet">The model keeps the channels that this character needs and loses the '
-                'others. Remove little for a close likeness, much for a small and fast model. The '
-                'whole model, before it loses any, is called dense.</p>')
+                'others. Remove little to stay close to the whole model, or much for a small and fast one. The '
+                'whole model, before anything is removed, is called dense.</p>')
         live_html("prune-from")
         with gr.Row(elem_classes="figure-row"):
             with gr.Column(scale=3, min_width=300):
@@ -77,6 +77,7 @@ class Controls:
                 self.bits = gr.Dropdown(words.BITS, **_asked("load_in"), elem_id="prune-bits", filterable=False, min_width=160)
                 self.seed = gr.Number(**_asked("seed"), precision=0, minimum=0, elem_id="prune-seed", min_width=120)
             self.recover = gr.Checkbox(**_asked("recover"), elem_id="prune-recover")
+        self.plan = [self.percent, self.multiple, self.prune_preset, self.bits, self.recover, self.seed]  # in the order of cut.Plan
         with gr.Row(elem_classes=["tight", "prune-buttons"]):
             self.name = gr.Textbox(show_label=False, label="Name of the run", placeholder="Name of the run (made up when empty)",
                                    container=False, max_length=80, elem_id="prune-name", min_width=200)

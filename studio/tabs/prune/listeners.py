@@ -182,9 +182,8 @@ def _starting(services: Services, room: RunsController, page: Page, controls: Co
         services.live.touch()
         return looks(run="")
 
-    plan = [controls.percent, controls.multiple, controls.prune_preset, controls.bits, controls.recover, controls.seed]
     chosen = [page.character, controls.shown_set, page.model]
     for begin in (controls.start.click, controls.name.submit):
-        begin(start, [*chosen, controls.name, *plan], [controls.looks, controls.name], trigger_mode="once", js=_WITH_SET,
+        begin(start, [*chosen, controls.name, *controls.plan], [controls.looks, controls.name], trigger_mode="once", js=_WITH_SET,
               **page.private)
-    controls.ladder.click(queue_three, [*chosen, *plan], controls.looks, trigger_mode="once", js=_WITH_SET, **page.private)
+    controls.ladder.click(queue_three, [*chosen, *controls.plan], controls.looks, trigger_mode="once", js=_WITH_SET, **page.private)
