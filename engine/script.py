@@ -17,7 +17,7 @@ from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, Setting, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
-from engine.evaluation.judge import PASSING, Judge, JudgeClient
+from engine.evaluation.judge import PASSING, Judge
 from engine.serving.model_cache import ModelCache
 from engine.serving.requests import Request
 from engine.serving.speaking import speak
@@ -110,7 +110,7 @@ class _Judging:
 
     def __init__(self, job: ScriptTest) -> None:
         self.job = job
-        self.judge = JudgeClient(job.judge) if job.judge else None
+        self.judge = job.judge
         self._persona = render_description(job.card, Setting(job.player))
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from teacher_server import TeacherServer, teacher_server
 
 from engine.base.errors import UserError
-from engine.evaluation.judge import Judge, JudgeClient, Score, read_score
+from engine.evaluation.judge import Judge, Score, read_score
 
 KEY = "sk-very-secret-0123456789"
 SAID = [("Player", "Who are you?"), ("Pim", "I'm the guard!")]
@@ -46,8 +46,8 @@ def test_a_judge_that_writes_digit_by_digit_is_no_judge() -> None:
     assert scored({"8": 0.7, "10": 0.2}).points == pytest.approx((8 * 0.7 + 10 * 0.2) / 0.9)
 
 
-def ask(server: TeacherServer, do: Callable[[JudgeClient], Score]) -> Score:
-    client = JudgeClient(Judge(server.url, "m"))
+def ask(server: TeacherServer, do: Callable[[Judge], Score]) -> Score:
+    client = Judge(server.url, "m")
     try:
         return do(client)
     finally:
@@ -106,7 +106,7 @@ def test_a_server_without_log_probabilities_cannot_judge() -> None:
 
 def test_nobody_there() -> None:
     with pytest.raises(UserError, match="cannot be reached"):
-        JudgeClient(Judge("http://127.0.0.1:9", "m")).score("P", SAID, "x")
+        Judge("http://127.0.0.1:9", "m").score("P", SAID, "x")
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "nonsense", "http://", "http://a:b@c/v1", "http://a/v1?key=1"])
@@ -126,6 +126,6 @@ def test_a_real_server_gives_log_probabilities_that_can_be_read(starter_gguf: Pa
     settings.port, settings.warmup, settings.verbosity = 0, False, 0
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(settings)
-    client = JudgeClient(Judge(server.listening_address, "m"))
+    client = Judge(server.listening_address, "m")
     score = client.score("Pim is a boy who keeps watch.", SAID, "Introduces itself.")
     assert score.points is None and 0 <= score.mass <= 1 and score.reason

@@ -31,19 +31,6 @@ _PAIR = "How much better is reply A than reply B? 0 means B is far better, 50 th
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A server and its model. Raises UserError for an address that cannot be one. The key comes from the environment."""
-
-    url: str
-    model: str
-
-    def __post_init__(self) -> None:
-        check_address(self.url, "judge", KEY_VARIABLES[0])
-        if not self.model.strip():
-            raise UserError("The judge's model has no name.", "Give the name of one that the server offers.")
-
-
-@dataclass(frozen=True)
 class Score:
     """`points`, 0 to 100; None where the judge's answer was rejected, and `reason` says why. `mass`: probability on numbers."""
 
@@ -52,12 +39,15 @@ class Score:
     reason: str = ""
 
 
-class JudgeClient:
-    """A connection to a judge."""
+class Judge:
+    """A model of a server. The key comes from the environment. Raises UserError for an address that cannot be one."""
 
-    def __init__(self, judge: Judge) -> None:
-        self.judge = judge
-        self._client = open_client(judge.url, api_key(KEY_VARIABLES), _TIMEOUT, _RETRIES)
+    def __init__(self, url: str, model: str) -> None:
+        check_address(url, "judge", KEY_VARIABLES[0])
+        if not model.strip():
+            raise UserError("The judge's model has no name.", "Give the name of one that the server offers.")
+        self.url, self.model = url, model
+        self._client = open_client(url, api_key(KEY_VARIABLES), _TIMEOUT, _RETRIES)
 
     def score(self, persona: str, said: Sequence[tuple[str, str]], criterion: str) -> Score:
         """How well the last reply does what `criterion` says. `said`: (name, text) in order, the character's reply last.
@@ -80,15 +70,15 @@ class JudgeClient:
 
     def _ask(self, text: str) -> Score:
         messages: Any = [{"role": "system", "content": _GRADER}, {"role": "user", "content": text}]
-        server = f"The judge at {self.judge.url}"
+        server = f"The judge at {self.url}"
         try:
-            reply = self._client.chat.completions.create(model=self.judge.model, messages=messages, temperature=0, max_tokens=1,
+            reply = self._client.chat.completions.create(model=self.model, messages=messages, temperature=0, max_tokens=1,
                                                          logprobs=True, top_logprobs=ALTERNATIVES)
             logprobs = reply.choices[0].logprobs
             found = logprobs.content[0].top_logprobs if logprobs and logprobs.content else None
             pairs = [(str(one.token), float(one.logprob)) for one in found] if found else []
         except openai.APIError as error:
-            raise _explained(server, self.judge.model, error) from None  # the error holds the request, and with it the key
+            raise _explained(server, self.model, error) from None  # the error holds the request, and with it the key
         except (ValueError, AttributeError, LookupError, TypeError):
             raise UserError(f"{server} does not answer like a chat completion server.",
                             "Check the address; it usually ends in /v1.") from None

@@ -194,7 +194,10 @@ def resample_tokens(model: nn.Module, row: Row, control: Collection[int], seed: 
     hidden = run_row(model, row)
     drawn = torch.cat([_draw(project_logits(model, part), control, seed * 1_009 + number)
                        for number, part in enumerate(hidden[:-1].split(CHUNK))])
-    fresh = torch.where(_open_positions(row, control)[1:], drawn, row.tokens[0, 1:])
+    fixed = torch.isin(row.tokens[0], torch.tensor(sorted(control), dtype=torch.long))
+    inside = (row.segments > 0) & (row.segments == row.segments.roll(1))  # the first token's state is in the prefix
+    open_positions = inside & ~fixed & ~fixed.roll(1)
+    fresh = torch.where(open_positions[1:], drawn, row.tokens[0, 1:])
     return torch.cat([row.tokens[:, :1], fresh[None]], dim=1)
 
 
@@ -203,13 +206,6 @@ def relabelled(row: Row, tokens: Tensor) -> Row:
     following = (row.predict + 1).clamp_max(row.size - 1)
     inside = (following > row.predict) & (row.segments[following] == row.segments[row.predict])
     return replace(row, tokens=tokens, labels=torch.where(inside, tokens[0, following], row.labels))
-
-
-def _open_positions(row: Row, control: Collection[int]) -> Tensor:
-    """Which positions (T,) get a new token."""
-    fixed = torch.isin(row.tokens[0], torch.tensor(sorted(control), dtype=torch.long))
-    inside = (row.segments > 0) & (row.segments == row.segments.roll(1))  # the first token's state lies in the prefix
-    return inside & ~fixed & ~fixed.roll(1)
 
 
 def _draw(logits: Tensor, control: Collection[int], seed: int) -> Tensor:

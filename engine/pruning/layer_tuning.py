@@ -113,7 +113,12 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], 
             before.append(stream_before)
             found[held].append(_tokens(stream, entering, wanted))
             yield None
-        start = _like(ffn, given[ffn.index]) if given is not None else _least_squares(ffn, index, regression, tuning.ridge)
+        if regression is None:
+            assert given is not None
+            start = TunedLayer(**{name: part.to(ffn.down.weight) for name, part in vars(given[ffn.index]).items()})
+        else:
+            gate, up = (part[index] for part in ffn.gate_and_up())
+            start = TunedLayer(gate, up, regression.columns(tuning.ridge))
         if ffn.index < len(known):
             result = LayerResult(start, known[ffn.index].before, known[ffn.index].after)
         else:
@@ -165,17 +170,6 @@ def plain_layers(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Ten
         own = (ffn.gate_and_up() for ffn in feed_forwards(model))
         gates = [(gate[index], up[index]) for (gate, up), index in zip(own, kept, strict=True)]
     return [TunedLayer(gate, up, down) for (gate, up), down in zip(gates, columns, strict=True)]
-
-
-def _least_squares(ffn: FeedForward, index: Tensor, regression: Regression | None, ridge: float) -> TunedLayer:
-    assert regression is not None
-    gate, up = (part[index] for part in ffn.gate_and_up())
-    return TunedLayer(gate, up, regression.columns(ridge))
-
-
-def _like(ffn: FeedForward, layer: TunedLayer) -> TunedLayer:
-    """The layer in the dtype and on the device of the model's own weights."""
-    return TunedLayer(**{name: part.to(ffn.down.weight) for name, part in vars(layer).items()})
 
 
 def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, tokens: _Tokens, tuning: Tuning) -> Generator[None, None, TunedLayer]:

@@ -189,18 +189,6 @@ def _layout(model: nn.Module, row: Row) -> Layout:
     return lay_out(row.segments, compute_dtype(model))
 
 
-def _compact(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The calls with every additive mask as the truth values of what is seen; layers that share a mask go on sharing it."""
-    seen: dict[int, Tensor] = {}
-    compact = []
-    for call in calls:
-        mask = call.get("attention_mask")
-        if mask is not None and mask.dtype.is_floating_point:
-            call = call | {"attention_mask": seen.setdefault(id(mask), mask == 0)}
-        compact.append(call)
-    return compact
-
-
 def advance(model: nn.Module, ffn: FeedForward, layer: nn.Module, stream: Streams, factor: float, share: float) -> tuple[
         Tensor, Tensor, Tensor]:
     """Move the dense stream over one layer; returns the pruned stream before the FFN's output and what enters the FFN there,
@@ -261,4 +249,9 @@ def _layer_inputs(model: nn.Module, row: Row) -> tuple[Tensor, list[dict[str, An
     finally:
         for layer, forward in zip(layers, own, strict=True):
             put_back(layer, forward)
-    return first[0], _compact(calls)
+    seen: dict[int, Tensor] = {}  # every additive mask as the truth values of what is seen; layers go on sharing one
+    for number, call in enumerate(calls):
+        mask = call.get("attention_mask")
+        if mask is not None and mask.dtype.is_floating_point:
+            calls[number] = call | {"attention_mask": seen.setdefault(id(mask), mask == 0)}
+    return first[0], calls

@@ -19,7 +19,7 @@ from studio.live import figure
 from studio.page import Page, guarded, live_html
 from studio.services import Services
 from studio.store import characters, runs
-from studio.store.runs import Export, Run
+from studio.store.runs import Run
 from studio.tabs.export import view
 from studio.tabs.export.planner import Planner, listen
 from studio.tabs.models import choices_of, removed_by
@@ -151,18 +151,13 @@ def library_parts(services: Services, look: Mapping[str, str]) -> dict[str, Any]
     found = runs.list_exports(services.store, character=character.id)
     deleted = runs.list_exports(services.store, character=character.id, deleted=True)
     chosen = next((one for one in [*found, *deleted] if one.id == look["export"]), found[0] if found else None)
-    parts = {"export-past": view.past_html(found, chosen), "export-detail": _detail(chosen)}
+    packed = Path(chosen.zip) if chosen and chosen.zip else None
+    archive = servable(packed) if packed and packed.is_file() else ""
+    parts = {"export-past": view.past_html(found, chosen), "export-detail": view.export_html(chosen, archive) if chosen else ""}
     if run is None:
         return parts
     return {**parts, "export-report": view.report_html(run), "export-figure": figure(view.readings_figure(run)),
             "export-sizes": _sizes(services, run)}
-
-
-def _detail(export: Export | None) -> str:
-    if export is None:
-        return ""
-    packed = Path(export.zip) if export.zip else None
-    return view.export_html(export, servable(packed) if packed and packed.is_file() else "")
 
 
 def _sizes(services: Services, run: Run) -> str:
@@ -178,9 +173,9 @@ def _sizes(services: Services, run: Run) -> str:
     for one in reversed(runs.list_exports(services.store, run=run.id)):  # the newest figure of each kind counts
         proof = {**proof, **{name: one.proof[name] for name in ("timed", "files") if one.proof.get(name)}}
     before = run.summary.get("before", {})
-    sizes = view.Sizes(shapes, config, int(before.get("parameters", 0)), int(before.get("intermediate_size", 0)),
-                       view.measured_of(run.summary, proof))
-    return view.sizes_html(sizes) + view.badges_html(sizes)
+    kept, dense_channels = int(config.get("intermediate_size") or 0), int(before.get("intermediate_size", 0))
+    return (view.sizes_html(shapes, config, int(before.get("parameters", 0)), view.measured_of(run.summary, proof))
+            + view.badges_html(kept, dense_channels))
 
 
 def progress(services: Services, character: str) -> str:
@@ -188,6 +183,3 @@ def progress(services: Services, character: str) -> str:
     found = characters.get(services.store, character)
     run = runs.foremost(runs.list_runs(services.store, character=found.id, kinds=["export"])) if found else None
     return view.progress_html(run, services.watcher.view(run.id), services.jobs.state_word(run)) if run else ""
-
-
-__all__ = ["build"]

@@ -58,16 +58,8 @@ class Planner:
                     self.figure = figure_box(elem_id="planner-figure")
             self.ways = gr.HTML(elem_id="planner-ways")
             self.basis = gr.HTML(elem_id="planner-basis")
-
-    @property
-    def asked(self) -> list[Any]:
-        """What the plan depends on."""
-        return [self.runs, self.count, self.players, self.card, self.context, self.held]
-
-    @property
-    def shown(self) -> list[Any]:
-        """What shows the plan."""
-        return [self.figure, self.ways, self.basis]
+        self.asked: list[Any] = [self.runs, self.count, self.players, self.card, self.context, self.held]  # what the plan depends on
+        self.shown = [self.figure, self.ways, self.basis]
 
 
 def listen(services: Services, page: Page, planner: Planner, begins: Sequence[Any], view: gr.Radio) -> None:

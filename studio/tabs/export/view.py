@@ -6,7 +6,8 @@ Pure functions from the library's records and a run's view. In the table of size
 import html
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,8 +40,7 @@ def report_html(run: Run) -> str:
         share = 1 - after["parameters"] / before["parameters"]
         facts.append(("Parameters", f"{words.millions(before['parameters'])} → {words.millions(after['parameters'])} "
                                     f"({words.percent(share, 1)} of all removed)"))
-    final = list(summary.get("readings", {}).values())[-1:]
-    for reading in final:
+    for reading in list(summary.get("readings", {}).values())[-1:]:
         facts.append(("Says the same next word piece", f"{words.percent(reading['top1'])} of the time, on {reading['lines']} lines "
                                                        f"({reading['tokens']:,} word pieces) that it did not learn from"))
     if base:
@@ -139,7 +139,6 @@ def _button(export: Export, do: str, label: str) -> str:
 
 
 def _engine_facts(export: Export) -> list[tuple[str, str]]:
-    """The GGUF files with their proofs, and the engines' folders with the file to open first."""
     facts = []
     for one in export.proof.get("files", []):
         facts.append((f"GGUF {html.escape(one['type'])}", f"{words.size(one['bytes'])} · loaded by llama.cpp, which gave "
@@ -174,65 +173,52 @@ class Measured:
     rests_on: str = ""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """A run's figures. `shapes` and `config` are the pruned model's; `measured` by form: "dense", "pruned", or a file type."""
-
-    shapes: Shapes
-    config: Mapping[str, Any]
-    dense_parameters: int = 0
-    dense_channels: int = 0
-    measured: Mapping[str, Measured] = field(default_factory=dict)
-
-
-def sizes_html(sizes: Sizes) -> str:
-    """The table of sizes, a row a form; "" where the model's files are gone."""
-    if not sizes.shapes:
-        return ""
-    parameters = count(sizes.shapes.values())
-    rows = [_row("Dense, 16 bit", 2 * sizes.dense_parameters, _cache(sizes), sizes.measured.get("dense"))
-            ] if sizes.dense_parameters else []
-    rows.append(_row("Pruned, 16 bit", 2 * parameters, _cache(sizes), sizes.measured.get("pruned")))
-    kinds = [kind for kind in WRITTEN if kind in COMMON_TYPES or kind in sizes.measured]
+def sizes_html(shapes: Shapes, config: Mapping[str, Any], dense_parameters: int, measured: Mapping[str, Measured]) -> str:
+    """The table of sizes, a row a form of the model. `shapes` and `config` are the pruned model's; `measured`: see measured_of."""
+    parameters, cache = count(shapes.values()), 0  # bytes of keys and values; 0 for a config that does not say
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+        cache = CONTEXT * decoder_of(config, parameters).token_bytes
+    rows = [_row("Dense, 16 bit", 2 * dense_parameters, cache, measured.get("dense"))] if dense_parameters else []
+    rows.append(_row("Pruned, 16 bit", 2 * parameters, cache, measured.get("pruned")))
+    kinds = [kind for kind in WRITTEN if kind in COMMON_TYPES or kind in measured]
+    odd = {kind: odd_rows(shapes, kind) for kind in kinds}
     for kind in kinds:
-        note = " *" if odd_rows(sizes.shapes, kind) else ""
-        rows.append(_row(f'<span class="wide-only">GGUF </span>{kind}{note}', expected_bytes(sizes.shapes, kind), _cache(sizes),
-                         sizes.measured.get(kind)))
-    odd = {kind: odd_rows(sizes.shapes, kind) for kind in kinds}
+        rows.append(_row(f'<span class="wide-only">GGUF </span>{kind}{" *" if odd[kind] else ""}', expected_bytes(shapes, kind),
+                         cache, measured.get(kind)))
     notes = [f"* Rows of {', '.join(f'{size:,}' for size in lengths)} weights do not fill the blocks of {kind}: a larger format is "
              "used for them." for kind, lengths in odd.items() if lengths]
-    rests = sorted({one.rests_on for one in sizes.measured.values() if one.rests_on})
+    rests = sorted({one.rests_on for one in measured.values() if one.rests_on})
+    before = f" of the dense model's {words.millions(dense_parameters)}" if dense_parameters else ""
     head = "".join(f"<th>{name}</th>" for name in ("", "On disk", "Memory", "Tokens"))
     return (f'<div class="size-scroll"><table class="size-table"><thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(rows)}</tbody></table></div>"
-            f'<p class="quiet">{_weights(sizes, parameters)} Plain figures are expected, by arithmetic: memory is weights and a '
-            f"conversation of {CONTEXT:,} tokens. <b>Bold</b> ones were measured on this machine"
+            f'<p class="quiet">{words.millions(parameters)}{before} weights. Plain figures are expected, by arithmetic: memory is '
+            f"weights and a conversation of {CONTEXT:,} tokens. <b>Bold</b> ones were measured on this machine"
             f"{': ' + html.escape('; '.join(rests)) + '; memory is the whole program' if rests else ''}. "
             f"{html.escape(' '.join(notes))}</p>")
 
 
-def badges_html(sizes: Sizes) -> str:
-    """A badge for each way to run the model: whether it likes the width that was chosen."""
-    kept = int(sizes.config.get("intermediate_size") or 0)
+def badges_html(kept: int, dense_channels: int) -> str:
+    """A badge for each way to run the model: whether it likes the width that was chosen, of the dense model's (0: unknown)."""
     if not kept:
         return ""
     badges = "".join(
         f'<li class="{"yes" if fits else "no"}" title="{html.escape(why)}"><i aria-hidden="true">{"✓" if fits else NOTHING}</i>'
         f'{html.escape(name)}<span class="visually-hidden">: {"fits" if fits else "does not fit"}. {html.escape(why)}</span></li>'
         for name, fits, why in runtimes_that_like(kept))
-    before = f" of {sizes.dense_channels:,}" if sizes.dense_channels else ""
+    before = f" of {dense_channels:,}" if dense_channels else ""
     factors = ", ".join(str(size) for size in (8, 32, 64, 128, 256) if kept % size == 0) or "no round number"
     return (f'<p class="prune-label">{kept:,}{before} channels were kept in each layer: a multiple of {factors}</p>'
             f'<ul class="prune-likes">{badges}</ul>')
 
 
 def measured_of(summary: Mapping[str, Any], proof: Mapping[str, Any]) -> dict[str, Measured]:
-    """What an export measured, by form; `summary` is the pruning run's, `proof` the export's as the library keeps it."""
-    found: dict[str, Measured] = {}
-    if weights := summary.get("before", {}).get("bytes"):
-        found["dense"] = Measured(bytes=int(weights))
-    if weights := summary.get("after", {}).get("bytes"):
-        found["pruned"] = Measured(bytes=int(weights))
+    """What an export measured, by form ("dense", "pruned", or a file type).
+
+    `summary` is the pruning run's, `proof` the export's as the library keeps it.
+    """
+    found = {form: Measured(int(summary[field]["bytes"])) for form, field in (("dense", "before"), ("pruned", "after"))
+             if summary.get(field, {}).get("bytes")}
     for one in proof.get("timed", []):
         former = found.get(one["what"], Measured())
         found[one["what"]] = Measured(former.bytes, int(one["memory"]), float(one["tokens_per_second"]),
@@ -243,23 +229,9 @@ def measured_of(summary: Mapping[str, Any], proof: Mapping[str, Any]) -> dict[st
     return found
 
 
-def _weights(sizes: Sizes, parameters: int) -> str:
-    """How many weights there are, and were."""
-    before = f" of the dense model's {words.millions(sizes.dense_parameters)}" if sizes.dense_parameters else ""
-    return f"{words.millions(parameters)}{before} weights."
-
-
 def _row(name: str, size: int, cache: int, found: Measured | None) -> str:
     found = found or Measured()
     disk = f"<b>{words.size(found.bytes)}</b>" if found.bytes else words.size(size)
     memory = f"<b>{words.size(found.memory)}</b>" if found.memory else words.size(size + cache)
     speed = f"<b>{found.tokens_per_second:.0f}</b>/s" if found.tokens_per_second else NOTHING
     return f"<tr><th>{name}</th><td>{disk}</td><td>{memory}</td><td>{speed}</td></tr>"
-
-
-def _cache(sizes: Sizes) -> int:
-    """Bytes of keys and values of CONTEXT tokens in 16 bit; 0 for a config that does not say."""
-    try:
-        return CONTEXT * decoder_of(sizes.config, count(sizes.shapes.values())).token_bytes
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return 0
