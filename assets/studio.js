@@ -35,7 +35,7 @@
   }, true);
 
   // One stop of the Tab key for each group of radio buttons and for the tabs; arrow keys go on from there. Gradio gives each
-  // radio button a name of its own, a new one whenever it is chosen, and all tabs a stop; so this is mended before a key counts.
+  // radio button a name of its own, a new one whenever it is chosen, and all tabs a stop; so this is repaired before a key counts.
   const order = () => {
     for (const [number, group] of document.querySelectorAll("fieldset").entries()) {
       for (const radio of group.querySelectorAll("input[type=radio]")) radio.name = group.id || `group-${number}`;

@@ -139,7 +139,7 @@ def serve(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 
 def _read(name: str) -> Card:
-    """The card of a file; what was mended in it goes to standard error, so that the answers stay as they are."""
+    """The card of a file; what was repaired in it goes to standard error, so that the answers stay as they are."""
     card = read_card(name)
     for sentence in card.notes:
         print(f"{name}: {sentence}", file=sys.stderr)

@@ -42,7 +42,7 @@ Until = Literal["lines"] | None
 
 
 def prune(job: Job, workdir: Path | None = None, resume: bool = False, until: Until = None) -> Iterator[Event]:
-    """Run the job and leave the exported folder at `job.out`. Raises UserError for all that a user can mend.
+    """Run the job and leave the exported folder at `job.out`. Raises UserError for all that a user can fix.
 
     Closing the generator stops the job within one step; calling it again with `resume` goes on. With `until` "lines"
     it ends when lines.jsonl is written, `job.out` is not looked at, and a later call without it goes on from there.

@@ -146,7 +146,7 @@ class Live:
         return made.at > touched and time.monotonic() - made.at < TICK - LEAST
 
     def _make(self, room: str, part: _Part, asked: dict[str, str], made: _Made) -> None:
-        """Make a part again; where that fails, the next look may mend it."""
+        """Make a part again; where that fails, the next look may repair it."""
         try:
             if (stamp := part.stamp()) != made.stamp:
                 self._take(made, {id: value if isinstance(value, Ready) else json.dumps(value).encode()

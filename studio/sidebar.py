@@ -149,13 +149,13 @@ def _making(services: Services, page: Page, side: Side) -> None:
     @guarded
     def load_cards(search: str, id: str, files: list[str]) -> Iterator[Any]:
         done: list[library.Imported] = []
-        told = 0.0
+        reported = 0.0
         for file in files or []:
             done.append(library.import_card(services.store, Path(file)))
             last = next((one.slug for one in reversed(done) if one.slug), id)
             whole = len(done) == len(files)
-            if whole or time.monotonic() - told >= NEWS_SECONDS:
-                told = time.monotonic()
+            if whole or time.monotonic() - reported >= NEWS_SECONDS:
+                reported = time.monotonic()
                 opened = _opened(services, search, characters.get(services.store, last)) if whole else [gr.skip()] * 5
                 yield (*opened, gr.Column(visible=True), library.imports_html(done, len(files)),
                        gr.Button("Close" if whole else "Stop"))

@@ -95,9 +95,9 @@ def test_damaged_texts() -> None:
 
 @settings(max_examples=150)
 @given(st.integers(0, len(GOOD) - 1), st.binary(max_size=6), st.integers(0, 6), st.booleans())
-def test_mutated_files(place: int, put_in: bytes, removed: int, mend: bool) -> None:
+def test_mutated_files(place: int, put_in: bytes, removed: int, repair: bool) -> None:
     data = GOOD[:place] + put_in + GOOD[place + removed:]
-    if mend:  # checksums put right, so that what lies behind them is reached
+    if repair:  # checksums put right, so that what lies behind them is reached
         chunks, position = [], 8
         while position + 12 <= len(data):
             length, kind = struct.unpack_from(">I4s", data, position)

@@ -62,10 +62,10 @@ def test_swipes(store: Store) -> None:
     assert chats.add_swipe(store, answer.id, "Two", 2).text == "Two"
     chats.add_swipe(store, answer.id, "Three", 3, {"tokens": 5}, "limit")
     assert chats.choose(store, answer.id, 1).text == "Two"
-    edited = chats.edit(store, answer.id, "Two, mended")
-    assert [swipe.text for swipe in edited.swipes] == ["One", "Two, mended", "Three"]
+    edited = chats.edit(store, answer.id, "Two, repaired")
+    assert [swipe.text for swipe in edited.swipes] == ["One", "Two, repaired", "Three"]
     assert (edited.swipes[1].reason, edited.swipes[2].measures) == ("edited", {"tokens": 5})
-    assert said(store, chat) == ["Hi", "Two, mended"]
+    assert said(store, chat) == ["Hi", "Two, repaired"]
     for index in (-1, 3):
         with pytest.raises(ValueError):
             chats.choose(store, answer.id, index)

@@ -1,6 +1,6 @@
 """Character cards: untrusted bytes in, a `Card` out.
 
-Reads V1 (flat), V2 and V3 cards, and what other programs write (formats/). Small faults are mended, and `Card.notes` says so.
+Reads V1 (flat), V2 and V3 cards, and what other programs write (formats/). Small faults are repaired, and `Card.notes` says so.
 """
 
 import functools
@@ -50,7 +50,7 @@ class Card:
     post_history_instructions: str
     alternate_greetings: tuple[str, ...]
     raw: dict[str, Any] = field(repr=False, hash=False)
-    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # sentences: what was mended, or read in its own way
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # sentences: what was repaired, or read in its own way
 
     @property
     def char(self) -> str:
@@ -71,12 +71,12 @@ def parse_card(data: bytes, origin: str) -> Card:
     Raises UserError for what is neither a usable V1, V2 or V3 card nor a character of a program in `formats`.
     """
     with named(origin):
-        value, mended = load(data)
-        return card_of(value, mended)
+        value, repaired = load(data)
+        return card_of(value, repaired)
 
 
 def card_of(value: Any, notes: tuple[str, ...] = ()) -> Card:
-    """The card in a JSON value; `notes`: what was mended before. Raises CardFault."""
+    """The card in a JSON value; `notes`: what was repaired before. Raises CardFault."""
     found = formats.find(value)
     if found is None:
         card = _card(value, notes)
@@ -178,28 +178,28 @@ def unfinished(raw: dict[str, Any]) -> Card:
 
 
 def _card(raw: Any, notes: tuple[str, ...]) -> Card:
-    mended: list[str] = [*notes]
-    fields = _fields(raw, mended)
+    repaired: list[str] = [*notes]
+    fields = _fields(raw, repaired)
     for one in FIELDS:
-        mended += _mended(one, fields.get(one.key))
+        repaired += _repaired(one, fields.get(one.key))
     if not isinstance(book := fields.get("character_book"), dict | None):
-        mended.append(f"Its lorebook was {kind_of(book)} and {'became a book' if book else 'was left out'}.")
+        repaired.append(f"Its lorebook was {kind_of(book)} and {'became a book' if book else 'was left out'}.")
     card = replace(unfinished(raw), raw=raw)
     if max(len(card.name), len(card.nickname)) > MAX_NAME:
         raise CardFault(f"has a name of more than {MAX_NAME} characters")
     description, spoken = dialogue_apart(card.description, (card.name, card.nickname))
     if spoken:
-        mended.append("Its description held example dialogue after <START>, which is read as such.")
+        repaired.append("Its description held example dialogue after <START>, which is read as such.")
         card = replace(card, description=description, example_dialogue="\n".join(filter(None, (spoken, card.example_dialogue))))
     if not card.name:
         raise CardFault(f"has no name: {_NEEDS}")
     if not speaks(card):
         raise CardFault(f"says nothing about its character: {_NEEDS}")
-    return replace(card, notes=tuple(mended))
+    return replace(card, notes=tuple(repaired))
 
 
-def _mended(field: Field, value: Any) -> list[str]:
-    """What `values_of` mends in a field. Raises CardFault where a prompt needs it and it is not like a text."""
+def _repaired(field: Field, value: Any) -> list[str]:
+    """What `values_of` repairs in a field. Raises CardFault where a prompt needs it and it is not like a text."""
     words = field.label.lower()
     if field.is_list and value is not None and not isinstance(value, list):
         return [f"Its {words} were {kind_of(value)} and became a list."]

@@ -189,16 +189,16 @@ def _card_in(chunks: list[Chunk]) -> Card:
     for keyword, chunk in texts:
         try:
             text = pictures.text_in(chunk, _MAX_BASE64)
-            value, mended = load(_from_base64(text, "holds a character card that is damaged (its text is not base64)"))
+            value, repaired = load(_from_base64(text, "holds a character card that is damaged (its text is not base64)"))
             passed = [f"A card in it ({name}) is broken and was skipped: it {fault}." for name, fault in faults]
-            return card_of(value, (*passed, *mended))
+            return card_of(value, (*passed, *repaired))
         except CardFault as fault:
             faults.append((keyword, fault))
     if faults:
         raise faults[0][1]
     if comment := _user_comment(chunks):
-        value, mended = load(comment)
-        return card_of(value, mended)
+        value, repaired = load(comment)
+        return card_of(value, repaired)
     if pictures.find_texts(chunks, "naidata"):
         raise CardFault("is a picture with a lorebook of NovelAI, not a character (export it as a .lorebook file there, and bring "
                         "that in under Lorebook in Draft)")

@@ -113,7 +113,7 @@ class Entry:
 
     text: str = ""
     words: tuple[str, ...] = ()  # of a secret: what an answer must not contain; of a topic: what the character does not say
-    may_learn: str = ""  # who may be told a secret, "" for nobody
+    may_learn: str = ""  # who may learn a secret, "" for nobody
     who: str = ""  # of a relationship
     always: tuple[str, ...] = ()  # words that are in every answer
     never: tuple[str, ...] = ()  # and in none

@@ -112,7 +112,7 @@ def _finite(digits: str) -> float:
 
 
 def load(data: bytes) -> tuple[Any, tuple[str, ...]]:
-    """The value of a file, and what was mended in it. Raises CardFault."""
+    """The value of a file, and what was repaired in it. Raises CardFault."""
     if data.startswith(_RISU_MODULE):
         raise CardFault("is a packed module of RisuAI, which cannot be read (export its lorebook as JSON there instead)")
     check_size(len(data))

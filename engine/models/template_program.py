@@ -1,7 +1,7 @@
 """The program that renders chat templates, in a process of its own: requests as lines of JSON in, texts out.
 
 A chat template is code that others wrote. Jinja's sandbox keeps it from files and from Python's insides, not from
-computing for ever or from filling the memory; the process that started this one (templates.py) sees to that.
+computing for ever or from filling the memory; the process that started this one (templates.py) does that.
 The environment is transformers' own (utils/chat_template_utils.py), so that the texts are the same: its options, its tags
 and loop controls, its functions and its `tojson`. Imports jinja2 and nothing of ours: it must start fast.
 """

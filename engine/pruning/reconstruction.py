@@ -91,7 +91,7 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
 
     `kept`: ascending channel indices (k,) a layer; `ridge`: lambda as a share of the mean diagonal of E[a' a'^T];
     `share`: how much of the stream's error a layer takes on, 0 to 1; `nearest`: what can be stored in the place of a
-    layer's columns, so that the layers above mend what that leaves. The model itself stays as it is.
+    layer's columns, so that the layers above repair what that leaves. The model itself stays as it is.
     """
     streams = begin(model, rows)
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite

@@ -32,7 +32,7 @@ def connect(path: Path, timeout: float, mode: str = "rw") -> sqlite3.Connection:
 
 @contextmanager
 def opened(path: Path, timeout: float, mode: str = "rw") -> Iterator[Database]:
-    """A connection as `connect` makes it, closed at the end. What a user can mend becomes a UserError; a defect passes through."""
+    """A connection as `connect` makes it, closed at the end. What a user can fix becomes a UserError; a defect passes through."""
     with explained(path), closing(connect(path, timeout, mode)) as connection:
         yield Database(connection, execute_plugins=False)
 
@@ -75,7 +75,7 @@ def code_of(error: sqlite3.Error) -> int:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what a user can mend into a UserError; a defect passes through."""
+    """Turn what a user can fix into a UserError; a defect passes through."""
     try:
         yield
     except sqlite3.Error as error:

@@ -14,7 +14,7 @@ from studio.store.records import Number, Table, exists, need, now, parts, rows, 
 
 STATES = ("queued", "starting", "running", "stopping", "stopped", "failed", "done")
 ACTIVE = ("starting", "running", "stopping")
-MEND = "Restore a backup of the library, or delete the run and make it again."
+DAMAGED_HINT = "Restore a backup of the library, or delete the run and make it again."
 _CHANGEABLE = {"name", "spec", "state", "line_set", "pid", "process_started", "begun", "ended", "sentence", "summary", "out"}
 _NEWEST = "made DESC, position DESC"
 _NOT_STARTED = {"ended": None, "sentence": "", "pid": None, "process_started": None}
@@ -63,7 +63,7 @@ class Run:
         """What to say of a damaged entry; "" for a sound one."""
         what = {"spec": "its settings", "summary": "its results"}
         lost = " and ".join(what[name] for name in self.damaged)
-        return f"The entry of this run in the library is damaged: {lost} cannot be read. {MEND}" if lost else ""
+        return f"The entry of this run in the library is damaged: {lost} cannot be read. {DAMAGED_HINT}" if lost else ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The queue of long jobs: one thread starts them, follows their processes and sees to their ends.
+"""The queue of long jobs: one thread starts them, follows their processes and handles their ends.
 
-The library says which runs there are; the processes say which of them live. Knows no page, and neither what the
+The library says which runs there are; the processes say which of them live. Independent of the page, and of what the
 command lines mean (commands.py) nor what an ended run leaves (ending.py).
 """
 
@@ -73,7 +73,7 @@ class Jobs:
         self._thread.start()
 
     def adopt(self) -> None:
-        """See to what the library calls active and nobody looks after: left by a former studio, or in a restored backup."""
+        """Handle runs that the library calls active but no process works on: left by an earlier studio, or from a backup."""
         with self._lock:
             for run in runs.list_runs(self.store, states=ACTIVE):
                 if run.id not in self._live:
@@ -81,7 +81,7 @@ class Jobs:
         self._wake.set()
 
     def close(self, seconds: float = 5.0) -> None:
-        """Tell the running jobs to save and exit, and wait a little for them; the next start sees to the others."""
+        """Tell the running jobs to save and exit, and wait a little for them; the next start handles the others."""
         self._closing = True
         self._wake.set()
         if self._thread:
@@ -225,7 +225,7 @@ class Jobs:
             try:
                 self._look_after(live)
             except Exception:
-                log.exception("run %s could not be seen to; it is tried again", live.run.id)
+                log.exception("run %s could not be handled; it is tried again", live.run.id)
 
     def _look_after(self, live: _Live) -> None:
         if not live.is_gone():

@@ -1,7 +1,7 @@
 """What processes that were killed left half-written beside their results, removed when the studio starts.
 
 A result is made under a hidden name and gets its own when it is whole, so what still has a hidden name is worth nothing
-once nobody writes to it. Knows names only; the caller says which results are still being made. What makes a starter model
+once nobody writes to it. It works with names only; the caller says which results are still being made. What makes a starter model
 has no run that could be asked, so its leftovers go by their age; a copy of the library has its maker's number in its name.
 """
 

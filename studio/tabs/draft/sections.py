@@ -85,7 +85,7 @@ def look_at_book(asked: dict[str, Any]) -> dict[str, Any]:
 def read_world(file: dict[str, Any]) -> dict[str, Any]:
     """Of {"text", "name"}: the entries of a lorebook as a page edits them and notes about it, or the problem as a sentence."""
     try:
-        book, mended = read_lorebook(str(file["text"]).encode("utf-8", "replace"), str(file["name"]))
+        book, repaired = read_lorebook(str(file["text"]).encode("utf-8", "replace"), str(file["name"]))
         if len(book["entries"]) > MOST_ENTRIES:
             raise UserError(f"{file['name']} has {len(book['entries']):,} entries, and a lorebook has at most "
                             f"{MOST_ENTRIES:,} here.")
@@ -93,4 +93,4 @@ def read_world(file: dict[str, Any]) -> dict[str, Any]:
         return {"problem": str(error)}
     count = len(book["entries"])
     brought = f"{count} {'entry' if count == 1 else 'entries'} came from {file['name']}."
-    return {"entries": [shown_entry(value) for value in book["entries"]], "notes": " ".join([brought, *mended])}
+    return {"entries": [shown_entry(value) for value in book["entries"]], "notes": " ".join([brought, *repaired])}

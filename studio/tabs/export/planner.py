@@ -58,7 +58,7 @@ class Planner:
                     self.figure = figure_box(elem_id="planner-figure")
             self.ways = gr.HTML(elem_id="planner-ways")
             self.basis = gr.HTML(elem_id="planner-basis")
-        self.asked: list[Any] = [self.runs, self.count, self.players, self.card, self.context, self.held]  # what the plan depends on
+        self.asked: list[Any] = [self.runs, self.count, self.players, self.card, self.context, self.held]  # of the plan
         self.shown = [self.figure, self.ways, self.basis]
 
 

@@ -1,4 +1,4 @@
-"""Odd cards that are good all the same: accepted, what is odd mended, nothing lost, and every mend told of."""
+"""Odd cards that are good all the same: accepted, what is odd repaired, nothing lost, and every repair told of."""
 
 import json
 import subprocess
@@ -51,7 +51,7 @@ def test_a_card_that_says_nothing_is_refused(silent: dict[str, Any]) -> None:
         card(**EMPTY | silent)
 
 
-@pytest.mark.parametrize(("odd", "field", "mended", "told"), [
+@pytest.mark.parametrize(("odd", "field", "repaired", "told"), [
     ({"tags": "calm, kind"}, "tags", ["calm", "kind"], "Its tags were a text and became a list."),
     ({"tags": ["calm", 1687, None]}, "tags", ["calm", "1687"], "Some of its tags were not texts and became texts."),
     ({"tags": 5}, "tags", ["5"], "Its tags were a number and became a list."),
@@ -68,19 +68,19 @@ def test_a_card_that_says_nothing_is_refused(silent: dict[str, Any]) -> None:
     ({"group_only_greetings": "All!"}, "group_only_greetings", ["All!"], "Its greetings in groups were a text and became a list."),
     ({"first_mes": 0}, "first_mes", "0", "Its greeting was a number and became a text."),
 ])
-def test_what_is_odd_is_mended_and_told(odd: dict[str, Any], field: str, mended: Any, told: str, tmp_path: Path) -> None:
+def test_what_is_odd_is_mended_and_told(odd: dict[str, Any], field: str, repaired: Any, told: str, tmp_path: Path) -> None:
     data = v2(**odd)
     found = parse_card(data, "x")
     assert found.raw == json.loads(data) and found.notes == (told,)
-    assert fields_of(found.raw)[field] == mended
+    assert fields_of(found.raw)[field] == repaired
     file = tmp_path / "odd.json"
     file.write_bytes(data)
     store = library(tmp_path / "home")
     done = import_card(store, file)
     assert done.sentence == f"{found.name} came from odd.json. {told}"
     head = characters.head(store, characters.get(store, done.slug).id)
-    assert fields_of(head.card)[field] == mended
-    again = parse_card(json.dumps(head.card).encode(), "x")  # mended once and for all
+    assert fields_of(head.card)[field] == repaired
+    again = parse_card(json.dumps(head.card).encode(), "x")  # repaired once and for all
     assert again.notes == () and render_system_prompt(again) == render_system_prompt(found)
 
 
