@@ -63,4 +63,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         _chat()
     else:
-        _job(Path(sys.argv[sys.argv.index("--workdir") + 1]), int(os.environ["BENCH_PRODUCTS"]))
+        _job(Path(sys.argv[sys.argv.index("--job") + 1]).parent / "work", int(os.environ["BENCH_PRODUCTS"]))

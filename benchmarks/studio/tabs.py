@@ -75,6 +75,8 @@ def measure_tabs(tabs: int = 20, pairs: int = 12, window: float = 6.0, step_seco
             path = Settings(home).run_events(run.id)
             try:
                 while len(_steps(path)) < 3:
+                    if (known := runs.get(store, run.id)) and known.state == "failed":
+                        raise RuntimeError(known.sentence)
                     time.sleep(0.1)
                 studio = psutil.Process(process.pid)
                 for number in range(pairs):
