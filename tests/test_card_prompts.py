@@ -116,8 +116,7 @@ def test_history() -> None:
     assert found[-2:] == [{"role": "assistant", "content": "*He bows.* I am {{user}} the Odd, Ada."},
                           {"role": "user", "content": "Hello, {{user}} the Odd\n\n[Never leave the tower, whatever Ada says.]"}]
     assert render_greeting(everything(), Setting("Ada")) == found[-2]["content"]
-    same = messages(everything(), [{"role": "user", "content": "Hello, {{char}}"}], Setting("Ada"), with_greeting=False)
-    assert same == [*found[:-3], found[-1]]
+    assert messages(everything(), [{"role": "user", "content": "Hello, {{char}}"}], Setting("Ada")) == found
     with pytest.raises(ValueError, match="system"):
         messages(everything(), [("system", "obey")])
 

@@ -123,7 +123,7 @@ def test_answers_to_the_page_say_what_is_wrong(services: Services, mara: str) ->
 
 
 def test_a_bundled_character_keeps_its_first_version(services: Services) -> None:
-    bundled = next(one for one in characters.list_characters(services.store) if one.bundled)
+    bundled = next(one for one in characters.list_characters(services.store) if one.bundled_as)
     versions.save_typed(services.store, bundled.id, seen(services, bundled.id), {"description": "Changed."})
     assert characters.head(services.store, bundled.id).number == 2
     back = versions.restore(services.store, bundled.id, 1)

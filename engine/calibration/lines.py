@@ -50,7 +50,6 @@ class Line:
 
     @property
     def split(self) -> Split:
-        """train, validation or test."""
         return split_of(self.question)
 
 

@@ -45,7 +45,6 @@ class Voice:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the character is called."""
         return self.card.names
 
     def opening(self) -> list[Message]:
@@ -61,7 +60,6 @@ class Voice:
         return self.asked(question)[-1]["content"]
 
     def fault(self, answer: str, complete: bool) -> Rejection | None:
-        """Why an answer is rejected, or None."""
         own_manner = uses_third_person(self.names, self.card.example_dialogue)
         return find_fault(answer, self.names, complete, speaks_in_third_person=own_manner)
 

@@ -74,7 +74,6 @@ class ServerTeacher:
 
     @property
     def identity(self) -> list[str]:
-        """What shapes the answers."""
         return [self.url, self.model]
 
     def answers(self, _model: Any, _tokenizer: Any, voice: Voice, queries: Sequence[Query], _recipe: Recipe,

@@ -294,7 +294,6 @@ def shown_book(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown_entry(value: dict[str, Any]) -> dict[str, Any]:
-    """One entry of a book as a page edits it."""
     value = as_character_entry(value)
     text = lambda name: found if isinstance(found := value.get(name), str) else ""
     texts = lambda name: [one for one in found if isinstance(one, str)] if isinstance(found := value.get(name), list) else []

@@ -29,7 +29,6 @@ class Archive:
     """An opened archive whose list of files has been checked. Raises CardFault for what is none or is not safe."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
-        """`stream` can be read anywhere; `size` in bytes."""
         if size > MAX_ARCHIVE:
             raise CardFault(f"is too large for a character's archive ({size / 1e6:,.1f} MB; at most {MAX_ARCHIVE / 1e6:,.0f} MB)")
         _check_directory(stream, size)
@@ -42,11 +41,9 @@ class Archive:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of all files."""
         return tuple(self._files)
 
     def card(self) -> bytes:
-        """The JSON of the card, at most MAX_BYTES of it."""
         if CARD not in self._files:
             raise CardFault(f"is an archive without a character in it (it has no {CARD})")
         return self.text(CARD)
@@ -61,7 +58,6 @@ class Archive:
         return self.file(path)
 
     def others(self) -> dict[str, bytes]:
-        """All files but the card, by their paths."""
         return {name: self.file(name) for name in self._files if name != CARD}
 
     def file(self, name: str) -> bytes:

@@ -104,9 +104,9 @@ def extensions_of(raw: Any) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def blank_card(name: str, now: float | None = None) -> dict[str, Any]:
-    """A V3 card with a name alone. `now`: Unix seconds, by default the present."""
-    card = touched(as_v3({"name": _whole_characters(name)}), now)
+def blank_card(name: str) -> dict[str, Any]:
+    """A V3 card with a name alone."""
+    card = touched(as_v3({"name": _whole_characters(name)}), None)
     card["data"]["creation_date"] = card["data"]["modification_date"]
     return card
 

@@ -46,7 +46,6 @@ class Firing:
 
     @property
     def kept(self) -> list[Fired]:
-        """Those that are in the prompt."""
         return [one for one in self.fired if one.outcome == "fired"]
 
 

@@ -56,8 +56,6 @@ class Scale:
 
 @dataclass(frozen=True)
 class ScaleField:
-    """Several scales of one kind."""
-
     key: str
     label: str
     hint: str

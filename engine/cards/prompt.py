@@ -93,16 +93,15 @@ def render_system_prompt(card: Card, setting: Setting = USUAL) -> str:
     return "\n\n".join([f"You are {card.char}.{full_name}", *filled])
 
 
-def messages(card: Card, history: Sequence[Turn], setting: Setting = USUAL, with_greeting: bool = True,
-             examples_dropped: int = 0) -> list[Message]:
+def messages(card: Card, history: Sequence[Turn], setting: Setting = USUAL) -> list[Message]:
     """The chat messages of a conversation: system prompt, example dialogues as turns, the greeting, then `history`.
 
     `history`: turns as (role, content) or {"role", "content"}, role "user" or "assistant" (else ValueError); macros in them are
-    carried out. `with_greeting`: the card's greeting is put before `history`. Lore that fires goes in brackets before the
-    player's last words, the post-history instructions after them: a form that every chat template takes.
+    carried out. Lore that fires goes in brackets before the player's last words, the post-history instructions after them: a
+    form that every chat template takes.
     """
-    opening = [("assistant", card.greeting)] if with_greeting and render_greeting(card, setting) else []
-    return _Prompt(card, [*opening, *history], setting).messages(examples_dropped)
+    opening = [("assistant", card.greeting)] if render_greeting(card, setting) else []
+    return _Prompt(card, [*opening, *history], setting).messages()
 
 
 def fired_in(card: Card, history: Sequence[Turn], setting: Setting = USUAL) -> Firing:

@@ -44,11 +44,6 @@ class Character:
     updated: float
     deleted: float | None
 
-    @property
-    def bundled(self) -> bool:
-        """Whether it came with the studio."""
-        return self.bundled_as is not None
-
 
 @dataclass(frozen=True)
 class Version:
@@ -72,22 +67,19 @@ _CHARACTERS = Table("characters", Character, "character")
 delete, undelete = _CHARACTERS.delete, _CHARACTERS.undelete
 
 
-def create(store: Store, card: dict[str, Any], portrait: bytes | None = None, bundled: bool = False,
+def create(store: Store, card: dict[str, Any], portrait: bytes | None = None,
            files: dict[str, bytes] | None = None) -> Character:
     """A new character whose first version is `card`; `files` by their paths. Raises UserError for what is no card's object."""
     with store.write() as db:
         kept = {path: str(_keep(db, "files", data)) for path, data in (files or {}).items()}
-        return _create(db, card, _keep(db, "portraits", portrait or None), kept, bundled)
+        return _create(db, card, _keep(db, "portraits", portrait or None), kept, False)
 
 
-def list_characters(store: Store, search: str = "", deleted: bool = False) -> list[Character]:
-    """Characters, the last changed first, or those whose names, tags and texts (in this order) hold every word of `search`.
-
-    `deleted`: the deleted ones instead.
-    """
+def list_characters(store: Store, search: str = "") -> list[Character]:
+    """Characters, the last changed first, or those whose names, tags and texts (in this order) hold every word of `search`."""
     words = search.casefold().split()
     with store.read() as db:
-        found = _CHARACTERS.all(db, "(deleted IS NOT NULL) = ?", [deleted], "updated DESC, name")
+        found = _CHARACTERS.all(db, "deleted IS NULL", order="updated DESC, name")
         if not words:
             return found
         cards = dict(db.execute(_CARDS).fetchall())
@@ -124,13 +116,11 @@ def versions(store: Store, id: str) -> list[Version]:
 
 
 def portrait(store: Store, sha256: str) -> bytes | None:
-    """The picture of this sha256."""
     with store.read() as db:
         return scalar(db, "SELECT data FROM portraits WHERE sha256 = ?", [sha256])
 
 
 def files(store: Store, version: Version) -> dict[str, bytes]:
-    """The files that a version brings, by their paths."""
     with store.read() as db:
         found = {path: scalar(db, "SELECT data FROM files WHERE sha256 = ?", [digest]) for path, digest in version.files.items()}
     return {path: data for path, data in found.items() if data is not None}
@@ -162,14 +152,12 @@ def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Literal[
 
 
 def restore(store: Store, id: str, number: int) -> Version:
-    """A new version with the content of version `number`."""
     with store.write() as db:
         old = _version(db, id, number)
         return _append(db, id, old.card, old.portrait, old.files, f"Version {number} restored", "saved")
 
 
 def duplicate(store: Store, id: str) -> Character:
-    """A new character with the newest card, portrait and files of another."""
     with store.write() as db:
         newest = _head(db, id)
         return _create(db, newest.card, newest.portrait, newest.files, False)

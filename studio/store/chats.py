@@ -60,7 +60,6 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The text that counts."""
         return self.swipes[self.chosen].text
 
 
@@ -81,19 +80,17 @@ def start(store: Store, character: str, version: int, model: str, run: str | Non
         return _CHATS.need(db, made.id)
 
 
-def chats(store: Store, character: str, deleted: bool = False) -> list[Chat]:
-    """The chats of a character, last used first; `deleted`: the deleted ones instead."""
+def chats(store: Store, character: str) -> list[Chat]:
+    """The chats of a character, last used first."""
     with store.read() as db:
-        return _CHATS.all(db, "character = ? AND (deleted IS NOT NULL) = ?", [character, deleted], "updated DESC, rowid DESC")
+        return _CHATS.all(db, "character = ? AND deleted IS NULL", [character], "updated DESC, rowid DESC")
 
 
 def rename(store: Store, id: str, title: str) -> Chat:
-    """Give a chat a title."""
     return _CHATS.change(store, id, title=" ".join(title.split()))
 
 
 def set_sampling(store: Store, id: str, sampling: dict[str, Any]) -> Chat:
-    """Change how the next answers are sampled."""
     return _CHATS.change(store, id, sampling=sampling)
 
 
@@ -144,7 +141,6 @@ def add_swipe(store: Store, message_id: str, text: str, seed: int = 0, measures:
 
 
 def choose(store: Store, message_id: str, index: int) -> Message:
-    """Choose a swipe, counted from 0."""
     with store.write() as db:
         message = _message(db, message_id)
         if not 0 <= index < len(message.swipes):

@@ -130,7 +130,6 @@ def is_fixed(store: Store, set_id: str) -> bool:
 
 
 def copy_set(store: Store, set_id: str, name: str = "") -> LineSet:
-    """A new draft with the lines of a set, removed ones too."""
     with store.write() as db:
         old = _SETS.need(db, set_id)
         rows = list(db.query(f"SELECT position, removed, {', '.join(_WRITTEN)} FROM lines WHERE line_set = ?", [set_id]))

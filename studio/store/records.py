@@ -56,7 +56,6 @@ def new_id() -> str:
 
 
 def now() -> float:
-    """Unix seconds."""
     return time.time()
 
 
@@ -129,12 +128,10 @@ class Table(Generic[Record]):
     # Whole operations, which the modules of the tables hand on under their own names.
 
     def get(self, store: Store, id: str) -> Record | None:
-        """The record of this id, deleted or not."""
         with store.read() as db:
             return self.find(db, id)
 
     def change(self, store: Store, id: str, **fields: Any) -> Record:
-        """The record with some fields changed. Raises UserError when there is none."""
         with store.write() as db:
             return self.update(db, id, **fields)
 
@@ -149,7 +146,6 @@ class Table(Generic[Record]):
         return self.change(store, id, deleted=now())
 
     def undelete(self, store: Store, id: str) -> Record:
-        """Put it back on the lists."""
         return self.change(store, id, deleted=None)
 
 
@@ -160,7 +156,6 @@ def rows(db: Database, table: str, kind: type[Record], where: str = "1", values:
 
 
 def exists(db: Database, table: str, **columns: Any) -> bool:
-    """Whether a table has a row with these values."""
     return db.table(table).count_where(" AND ".join(f"{name} = ?" for name in columns), list(columns.values())) > 0
 
 

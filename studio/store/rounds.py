@@ -109,7 +109,6 @@ def rounds(store: Store, character: str, kind: str | None = None, run: str | Non
 
 
 def set_answer(store: Store, answer_id: str, text: str, measures: dict[str, Any] | None = None, reason: str = "") -> Answer:
-    """Keep what a model said."""
     return _ANSWERS.change(store, answer_id, text=text, measures=measures or {}, reason=reason)
 
 

@@ -60,7 +60,6 @@ class Run:
 
     @property
     def fault(self) -> str:
-        """What to say of a damaged entry; "" for a sound one."""
         what = {"spec": "its settings", "summary": "its results"}
         lost = " and ".join(what[name] for name in self.damaged)
         return f"The entry of this run in the library is damaged: {lost} cannot be read. {DAMAGED_HINT}" if lost else ""
@@ -91,7 +90,7 @@ class _Event:
 _RUNS = Table("runs", Run, "run")
 _EXPORTS = Table("exports", Export, "export")
 get, rename, put_back = _RUNS.get, _RUNS.rename, _RUNS.undelete
-get_export, delete_export, undelete_export = _EXPORTS.get, _EXPORTS.delete, _EXPORTS.undelete
+delete_export, undelete_export = _EXPORTS.delete, _EXPORTS.undelete
 
 
 def add(store: Store, character: str, version: int, kind: str, name: str, spec: dict[str, Any],
@@ -105,13 +104,13 @@ def add(store: Store, character: str, version: int, kind: str, name: str, spec: 
 
 
 def list_runs(store: Store, character: str | None = None, kinds: Sequence[str] | None = None,
-              states: Sequence[str] | None = None, deleted: bool = False, limit: int = -1) -> list[Run]:
-    """Runs, newest first, at most `limit`; `deleted`: the removed ones instead."""
-    where, values = ["(deleted IS NOT NULL) = ?"], [deleted]
+              states: Sequence[str] | None = None, limit: int = -1) -> list[Run]:
+    """Runs, newest first, at most `limit`."""
+    where, values = ["deleted IS NULL"], list[str]()
     for column, allowed in (("character", None if character is None else [character]), ("kind", kinds), ("state", states)):
         if allowed is not None:
             where.append(f"{column} IN ({', '.join('?' * len(allowed))})")
-            values.extend(allowed)  # type: ignore[arg-type]
+            values.extend(allowed)
     with store.read() as db:
         return _RUNS.all(db, " AND ".join(where), values, _NEWEST, limit)
 

@@ -35,7 +35,6 @@ class Format:
 
     @property
     def note(self) -> tuple[str, ...]:
-        """A note on a file that was read so."""
         return () if self.is_own else (f"It was {self.words}.",)
 
 
@@ -62,7 +61,6 @@ def objects(raw: Any) -> list[dict[str, Any]]:
 
 
 def entries_of(raw: Any) -> list[dict[str, Any]]:
-    """The entries of a book that are objects."""
     return objects(raw_entries(raw)) if isinstance(raw, dict) else []
 
 
@@ -77,7 +75,6 @@ def text(value: Any) -> str:
 
 
 def without(raw: dict[str, Any], *known: str) -> dict[str, Any]:
-    """An object without some of its fields."""
     return {name: value for name, value in raw.items() if name not in known}
 
 

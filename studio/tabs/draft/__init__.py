@@ -27,7 +27,6 @@ _FETCH = "() => setTimeout(() => document.querySelector('#draft-file, #draft-fil
 
 
 def build(services: Services, page: Page, tab: gr.Tab) -> None:
-    """The room inside its tab."""
     controller = Controller(services)
 
     def save(records: list[dict[str, Any]]) -> dict[str, Any]:  # Gradio takes functions here, and no methods
@@ -93,12 +92,10 @@ class Controller:
                 controls.remove: gr.Button(visible=there)}
 
     def change_portrait(self, controls: Controls, character: str, file: str | None) -> dict[Any, Any]:
-        """Keep a picture file, or none, as the portrait."""
         version = versions.save_portrait(self.store, character, card_views.read_picture(Path(file)) if file else None)
         return {controls.status: versions.seen_as(version), **self.portrait(controls, version.portrait)}
 
     def measure(self, character: str, model: str) -> tuple[str, str]:
-        """The meter and the advice of the newest version."""
         if not character:
             return "", ""
         raw = characters.head(self.store, character).card
@@ -141,7 +138,6 @@ class Controller:
                 gr.Button(f"Restore version {first}" if old else "This is the newest version", interactive=old)]
 
     def restore(self, character: str, number: int | None) -> Any:
-        """Make a version the newest one again."""
         if number is None:
             raise UserError("No version is chosen.", "Choose one in the list.")
         version = versions.restore(self.store, character, number)

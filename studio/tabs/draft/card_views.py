@@ -51,12 +51,10 @@ class Size:
 
     @property
     def about(self) -> str:
-        """The word before a number that is not exact."""
         return "" if self.exact else "about "
 
 
 def size_of(services: Services, model: str, raw: dict[str, Any]) -> Size:
-    """The size of a card in the tokens of a model."""
     card, fields = unfinished(raw), fields_of(raw)
     texts = {key: "\n".join(fields[key]) if key in LISTS else fields[key] for key in READ}
     counts = {key: services.tokens.count(model, text) for key, text in texts.items() if text.strip()}
@@ -125,7 +123,6 @@ def read_picture(file: Path) -> bytes:
 
 
 def shown_portrait(store: Store, sha256: str | None) -> Image.Image | None:
-    """The portrait as the page shows it; None without one."""
     data = characters.portrait(store, sha256) if sha256 else None
     if data is None:
         return None

@@ -33,7 +33,6 @@ def npc_value(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def has_fields(raw: dict[str, Any]) -> bool:
-    """Whether a card has any NPC field."""
     return any(npc_values(raw).values())
 
 

@@ -58,7 +58,6 @@ def save_typed(store: Store, character: str, seen: str, typed: dict[str, Any]) -
 
 
 def save_portrait(store: Store, character: str, portrait: bytes | None) -> Version:
-    """A version with this portrait, or without one."""
     with _ONE_AT_A_TIME:
         head = characters.head(store, character)
         note = "New portrait" if portrait else "Portrait removed"
@@ -66,7 +65,6 @@ def save_portrait(store: Store, character: str, portrait: bytes | None) -> Versi
 
 
 def restore(store: Store, character: str, number: int) -> Version:
-    """Version `number` as the newest one."""
     with _ONE_AT_A_TIME:
         return characters.restore(store, character, number)
 
@@ -93,18 +91,18 @@ def _editable(raw: dict[str, Any]) -> tuple[Any, ...]:
     return fields_of(raw), npc_object(raw), shown_book(raw)
 
 
-def version_choices(store: Store, character: str, now: float | None = None) -> list[tuple[str, int]]:
+def version_choices(store: Store, character: str) -> list[tuple[str, int]]:
     """(label, number) of all versions, newest first: number, time and what is special about each."""
     found = characters.versions(store, character)
-    remarks = [(f"Version {one.number}", when(one.made, now), "newest" if one is found[0] else "",
+    remarks = [(f"Version {one.number}", when(one.made), "newest" if one is found[0] else "",
                 "damaged: it cannot be read" if one.damaged else "", one.note or _ORIGINS.get(one.origin, "")) for one in found]
     return [(" · ".join(filter(None, parts)), one.number) for one, parts in zip(found, remarks, strict=True)]
 
 
-def when(made: float, now: float | None = None) -> str:
+def when(made: float) -> str:
     """A time of this machine's clock in words."""
-    then, present = time.localtime(made), time.localtime(time.time() if now is None else now)
-    if then[:3] == present[:3]:
+    then = time.localtime(made)
+    if then[:3] == time.localtime()[:3]:
         return time.strftime("today, %H:%M", then)
     return f"{then.tm_mday} {time.strftime('%b %Y, %H:%M', then)}"
 
