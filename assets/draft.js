@@ -1,6 +1,5 @@
-// Keeps what is typed in the draft room: sends it when typing pauses, and keeps it in the browser until the studio has it.
-// Runs as the status line's script (element, trigger, props, server, watch); the line itself shows what was saved.
-// It sends only what was typed in; it sets no field, so that the cursor stays where it is.
+// Sends what is typed in the draft room when typing pauses, and keeps it in the browser until the studio has it. Runs as the
+// script of the status line. It sets no field, so that the cursor stays where it is.
 
 const begin = () => {
   const KEY = "persona-studio-draft:";
@@ -90,11 +89,8 @@ const begin = () => {
 
   const flush = async () => {
     clearTimeout(timer);
-    if (underWay) await underWay;
-    if (Object.keys(typed).length) {
-      underWay ??= send();
-      await underWay;
-    }
+    await underWay;
+    if (Object.keys(typed).length) await (underWay ??= send());
   };
 
   const send = async () => {

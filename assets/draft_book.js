@@ -1,6 +1,5 @@
-// The lorebook: entries that open on a click, with their tokens; delete with undo, files of other programs, and what a message
-// would fire. The value of its component is the book as JSON, since the page makes every object of
-// a value watchable, one by one, which takes a large book ten seconds.
+// The lorebook: entries that open on a click, and what a message would fire. The value of its component is the book as JSON,
+// since the page makes every object of a value watchable, which takes ten seconds for a large book.
 
 const {make, filled, marked, button, area, line, number, checkbox, labelled, parts, same, send} = window.personaStudioForms;
 const rows = make("div", "book-rows");
@@ -53,14 +52,13 @@ const head = (row) => {
 
 const remove = (row) => {
   const entry = row.entry;
-  const gone = make("div", "book-gone", `“${title(entry)}” was deleted. `);
   const undo = button("Undo", () => {
     const back = rowOf(entry);
     gone.replaceWith(back);
     changed();
     back.querySelector("summary").focus();
   });
-  gone.append(undo);
+  const gone = filled(make("div", "book-gone", `“${title(entry)}” was deleted. `), undo);
   row.replaceWith(gone);
   changed();
   undo.focus();

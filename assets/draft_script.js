@@ -1,6 +1,5 @@
-// The test script: what the character is asked and by which rules; each question opens for changes. The
-// value of its component is {questions, removed, originals, kinds, faults}. The room gets what the writer
-// changed, added and removed; generated questions are not stored.
+// The test script: what the character is asked and by which rules. The value of its component is {questions, removed, originals,
+// kinds, faults}; the room gets what the writer changed, added and removed.
 
 const {make, filled, button, area, line, number, checkbox, labelled, parts, send} = window.personaStudioForms;
 const plain = ({origin, ...question}) => question;

@@ -102,10 +102,8 @@ def _without_wrapping_quotes(text: str) -> str:
 
 
 def tidy(answer: str, character_names: Sequence[str], complete: bool) -> tuple[str, bool]:
-    """The answer without outer spaces, its own speaker label and wrapping quotes, and whether it is whole.
-
-    One that is not `complete` (it stopped at the token limit) is cut after its last whole sentence, if it has one.
-    """
+    """The answer without outer spaces, speaker label and wrapping quotes, cut after its last whole sentence unless `complete`;
+    and whether it is whole."""
     text = answer.strip()
     label = "|".join(filter(None, [names_pattern(tuple(character_names)), r"\{\{char\}\}"]))
     for _ in range(2):  # a label inside quotes, or quotes after a label

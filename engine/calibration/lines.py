@@ -54,10 +54,7 @@ class Line:
 
 
 def read_queries(path: Path | None = None) -> list[Query]:
-    """The query pool: ours, or a user's file (JSON Lines or a JSON list), repeated questions once. Raises UserError.
-
-    Objects have question/answer/category (ours) or instruction/input/output (Alpaca's).
-    """
+    """The query pool: ours, or a user's file of question/answer/category or instruction/input/output. Raises UserError."""
     queries: dict[str, Query] = {}
     for number, record in enumerate(read_records(path or POOL, MAX_BYTES), start=1):
         question = question_of(record)

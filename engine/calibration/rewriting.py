@@ -87,10 +87,7 @@ class Round:
 
 def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Sequence[Query], recipe: Recipe,
                      journal: Journal, how: Round = Round()) -> Stream[tuple[list[Line], Counter[Rejection]]]:
-    """A line for every query whose answer passes the filter within `how.tries`, and a count of rejections.
-
-    The journal holds one record a batch; batches that it holds already are not sampled again.
-    """
+    """A line for every query whose answer passes the filter within `how.tries`, and a count of rejections."""
     lines: dict[str, Line] = {}
     rejected: Counter[Rejection] = Counter()
     finished = _batches(journal, "answers")
@@ -122,7 +119,7 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
 
 
 def _batches(journal: Journal, name: str) -> dict[int, list[Any]]:
-    """The lists of a journal's batches by their numbers. The file may hold whatever another program wrote."""
+    """The lists of a journal's batches by their numbers. The values are unchecked."""
     return {record["batch"]: record[name] for record in journal.records
             if type(record.get("batch")) is int and isinstance(record.get(name), list)}
 

@@ -25,10 +25,7 @@ class Teacher(Protocol):
 
     def answers(self, model: Any, tokenizer: Any, voice: Voice, queries: Sequence[Query], recipe: Recipe,
                 folder: Path) -> Stream[tuple[list[Line], Counter[Rejection]]]:
-        """A line for every query whose answer passes the filter, and a count of rejections.
-
-        `model`: the dense model. What was answered lies in a file of the work folder, and is not asked for again.
-        """
+        """A line for every query whose answer passes the filter, and a count of rejections; `folder` keeps all answers."""
 
 
 class OwnTeacher:

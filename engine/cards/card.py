@@ -66,10 +66,7 @@ class Card:
 
 
 def parse_card(data: bytes, origin: str) -> Card:
-    """The card in `data`, UTF-8 JSON of at most MAX_BYTES. `origin` names the source in errors.
-
-    Raises UserError for what is neither a usable V1, V2 or V3 card nor a character of a program in `formats`.
-    """
+    """The card in `data`, JSON of at most MAX_BYTES or YAML. `origin` names the source in errors. Raises UserError."""
     with named(origin):
         value, repaired = load(data)
         return card_of(value, repaired)
@@ -105,10 +102,7 @@ def read_book(card: Card) -> Book:
 
 
 def read_lorebook(data: bytes, origin: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A lorebook of any program in `formats`, or the book of a card, as a "character_book" of V3; and notes for the user.
-
-    Entries without text are left out. Raises UserError for what is no lorebook.
-    """
+    """A lorebook of any program, or of a card, as a "character_book" of V3, and notes on it. Raises UserError for what is none."""
     with named(origin):
         raw, notes = load(data)
         found = formats.find(raw)

@@ -61,7 +61,7 @@ class Archive:
         return {name: self.file(name) for name in self._files if name != CARD}
 
     def file(self, name: str) -> bytes:
-        """The bytes of a file. Never more than the file's claimed size is unpacked, whatever its data unpack to."""
+        """The bytes of a file. No more than its claimed size is unpacked."""
         pieces: list[bytes] = []
         try:
             with self._zip.open(name) as file:

@@ -187,10 +187,7 @@ def fields_of(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_fields(raw: dict[str, Any], *, now: float | None = None, **changes: str | Sequence[str]) -> dict[str, Any]:
-    """The V3 form of a card with some editable fields changed.
-
-    If anything differs, `modification_date` becomes `now` (Unix seconds). Raises ValueError for a field that is not in LABELS.
-    """
+    """The V3 form of a card with some editable fields changed, dated `now` (Unix seconds). Raises ValueError for unknown ones."""
     card = as_v3(raw)
     fields = card["data"]
     before = copy.deepcopy(fields)
@@ -215,10 +212,7 @@ def touched(card: dict[str, Any], now: float | None) -> dict[str, Any]:
 
 
 def _taken_back(fields: dict[str, Any]) -> Any:
-    """Move what `to_v2` put into an extension back to its fields, and return the specification's version from there.
-
-    A field that has a value of its own keeps it: another program has written that since.
-    """
+    """Move what `to_v2` put into an extension back to empty fields. Returns the specification's version from there."""
     extensions = fields.get("extensions")
     kept = extensions.get(KEPT_IN_V2) if isinstance(extensions, dict) else None
     if not isinstance(kept, dict):

@@ -1,4 +1,4 @@
-"""Cards as files: whatever form one has, it is read whole; and every form can be written.
+"""Cards as files: every form is read whole, and every form can be written.
 
 | form  | holds                                              | leaves out                        |
 |-------|----------------------------------------------------|-----------------------------------|
@@ -69,10 +69,7 @@ def read_card(path: Path | str) -> Card:
 
 
 def read_file(file: Path, origin: str | None = None) -> CardFile:
-    """The card in a file of any form, with all that it brings. `origin`: its name in errors, by default the path.
-
-    Raises UserError for what cannot be read or is no card.
-    """
+    """The card in a file of any form, with all that it brings. `origin`: its name in errors. Raises UserError."""
     name = str(file) if origin is None else origin
     with named(name):
         try:
@@ -96,10 +93,7 @@ def parse_file(data: bytes, origin: str) -> CardFile:
 
 
 def write_file(form: Form, raw: dict[str, Any], portrait: bytes | None = None, files: dict[str, bytes] | None = None) -> bytes:
-    """A card of any version as a file of this form.
-
-    Raises UserError for a card that could not be read back; JSON is written for an unfinished one, too.
-    """
+    """A card of any version as a file. Raises UserError for a card that could not be read back, except as JSON."""
     if form in ("json", "v2"):
         return _readable(as_v3(raw) if form == "json" else to_v2(raw))
     if form == "png":
@@ -180,10 +174,7 @@ def checked_json(card: dict[str, Any]) -> bytes:
 
 
 def _card_in(chunks: list[Chunk]) -> Card:
-    """The first usable card: in `ccv3`, `chara`, then Backyard's place in the camera data. Notes name broken ones before it.
-
-    Raises CardFault, that of the first text, where none is usable.
-    """
+    """The first usable card: in `ccv3`, `chara`, then the camera data. Raises CardFault, that of the first text, without any."""
     faults: list[tuple[str, CardFault]] = []
     texts = [(keyword, one) for keyword in ("ccv3", "chara") for one in pictures.find_texts(chunks, keyword)[:_MOST]]
     for keyword, chunk in texts:
@@ -215,7 +206,7 @@ def _user_comment(chunks: list[Chunk]) -> bytes:
             exif = Image.Exif()
             exif.load(data)
             comment = exif.get_ifd(_EXIF).get(_USER_COMMENT)
-    except Exception:  # whatever Pillow trips over: a picture with odd camera data is a plain picture
+    except Exception:  # a picture whose camera data Pillow cannot read is a plain picture
         return b""
     text = bytes(comment[8:] if isinstance(comment, bytes) else b"").strip(b"\0 ")  # after eight bytes that name an encoding
     return text if text.startswith(b"{") or not text else base64.b64decode(text) if _BASE64.fullmatch(text) else b""

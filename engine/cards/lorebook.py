@@ -14,7 +14,7 @@ from engine.cards.keys import Key, KeySearch, quoted, read_key
 from engine.cards.macros import chance
 
 LEVELS = 8  # of recursion
-MOST_TOKENS = 32_768  # of lore in one prompt, whatever budget a book names
+MOST_TOKENS = 32_768  # of lore in one prompt, also for a book with a larger budget
 MOST_SEARCHED = 100_000  # characters of a conversation that are searched for keys, from its end on: more than a model reads
 MISFITS = 50  # entries without room that are measured and listed; what comes after them is only counted
 LONGEST_TOKEN = 16  # characters; a text that is longer than these times the budget is not counted exactly

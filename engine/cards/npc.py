@@ -119,10 +119,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Npc:
-    """The fields that could be read. Scales hold whole numbers from 0 to 100; one that is not set is missing there.
-
-    `faults`: a sentence for each part of the extension that could not be read, in the order of FIELDS.
-    """
+    """The fields that could be read; scales hold whole numbers from 0 to 100. `faults`: a sentence for each part that could not."""
 
     goals: tuple[Entry, ...] = ()
     secrets: tuple[Entry, ...] = ()
@@ -136,7 +133,7 @@ class Npc:
 
 
 def npc_object(raw: Mapping[str, Any]) -> Any:
-    """Our object in the extensions of a V1, V2 or V3 card as it is, whatever it is; None where there is none."""
+    """Our object in the extensions of a V1, V2 or V3 card, unchecked; None where there is none."""
     return extensions_of(raw).get(KEY)
 
 

@@ -72,10 +72,7 @@ def text_in(chunk: Chunk, limit: int) -> bytes:
 
 
 def texts_under(chunks: list[Chunk], start: str, limit: int) -> Iterator[tuple[str, bytes]]:
-    """(rest of the keyword, text) of every text whose keyword begins with `start`, of `limit` bytes in all at most.
-
-    Raises CardFault for more, for a damaged text, and for a keyword that is there twice.
-    """
+    """(rest of the keyword, text) of every text whose keyword begins with `start`, `limit` bytes in all. Raises CardFault."""
     seen: set[str] = set()
     for kind, body in chunks:
         name, separator, rest = body.partition(b"\0")
@@ -128,10 +125,7 @@ def _unpacked(kind: bytes, rest: bytes, limit: int) -> bytes:
 
 
 def clean_portrait(data: bytes) -> bytes:
-    """A PNG, JPEG or WebP file as an upright PNG of pixels alone, at most 1024 pixels a side.
-
-    Raises UserError for what is no still picture of these kinds, or is larger than 8 MB or 16 megapixels.
-    """
+    """A PNG, JPEG or WebP file as an upright PNG of pixels alone, at most 1024 a side. Raises UserError for what is none."""
     try:
         check_file_size(len(data))
         if data.startswith(SIGNATURE):
@@ -150,10 +144,7 @@ def clean_portrait(data: bytes) -> bytes:
 
 
 def plain_portrait(name: str) -> bytes:
-    """A PNG of 400 x 600 pixels for a character without a picture: initials on a colour, both from the name.
-
-    A name without a Latin letter gets a head and shoulders instead.
-    """
+    """A PNG for a character without a picture: its initials (else head and shoulders) on a colour from its name."""
     hue = 360 * hashlib.sha256(name.encode("utf-8", "replace")).digest()[0] / 256
     ground, figure = (f"hsl({hue}, 35%, {lightness}%)" for lightness in (32, 82))
     image = Image.new("RGB", _PLAIN_SIZE, ground)

@@ -157,10 +157,7 @@ def render_greeting(card: Card, setting: Setting = USUAL) -> str:
 
 
 def example_turns(card: Card, setting: Setting, dropped: int = 0) -> list[Message]:
-    """The example dialogues that say who speaks as messages, without the last `dropped` of them.
-
-    Where one begins with the character, NEW_CHAT precedes it.
-    """
+    """The example dialogues that say who speaks as messages, without the last `dropped`; NEW_CHAT before {{char}}'s turns."""
     spoken = [turns for _, turns in _dialogues(card, setting) if turns]
     result: list[Message] = []
     for turns in spoken[:max(0, len(spoken) - dropped)]:

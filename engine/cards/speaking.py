@@ -120,10 +120,7 @@ def dialogue_turns(dialogue: str, character: Sequence[str], player: Sequence[str
 
 
 def dialogue_apart(description: str, names: Sequence[str]) -> tuple[str, str]:
-    """A description without the example dialogue that some writers put there after <START>, and that dialogue.
-
-    A heading or a note in brackets after the last turn stays with the description; without labels, all stays.
-    """
+    """A description without the example dialogue that some writers put there after <START>, and that dialogue."""
     start = START.search(description)
     spoken = description[start.start():] if start else ""
     labels = list(_labels(spoken, names, ()))

@@ -273,7 +273,7 @@ def _checked(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names_and_tags(card: dict[str, Any]) -> tuple[str, str, list[str]]:
-    """Name, what {{char}} stands for, and tags. Raises UserError when the card has no object of fields."""
+    """Name, what {{char}} means, and tags. Raises UserError when the card has no object of fields."""
     fields = card.get("data") if isinstance(card, dict) and "spec" in card else card
     if not isinstance(fields, dict):
         raise UserError("This is not a character card: its fields are missing.")

@@ -95,7 +95,7 @@ def set_sampling(store: Store, id: str, sampling: dict[str, Any]) -> Chat:
 
 
 def set_player(store: Store, id: str, player: str, about: str = "") -> Chat:
-    """Change what {{user}} stands for in this chat, and what the character knows of the player."""
+    """Change what {{user}} means in this chat, and what the character knows of the player."""
     return _CHATS.change(store, id, player=" ".join(player.split()) or "Player", about=about.strip())
 
 
@@ -173,10 +173,7 @@ def cut_from(store: Store, chat_id: str, position: int) -> str:
 
 
 def undo(store: Store, token: str) -> str:
-    """Put cut messages back. What was said in their place is cut: its token is returned, "" when nothing was.
-
-    Raises UserError for a token that was used already.
-    """
+    """Put cut messages back, and cut what was said in their place: its token is returned. Raises UserError for a used token."""
     with store.write() as db:
         row = db.execute("SELECT chat, min(position) FROM messages WHERE cut = ? GROUP BY chat", [token]).fetchone()
         if row is None:

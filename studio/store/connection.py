@@ -20,10 +20,8 @@ _PAUSE = 0.01  # seconds between two tries where SQLite does not wait by itself
 
 
 def connect(path: Path, timeout: float, mode: str = "rw") -> sqlite3.Connection:
-    """An autocommit connection that waits `timeout` seconds for a lock; `mode`: ro, rw (never makes a file) or rwc.
-
-    A deferred transaction of sqlite3's own would fail at once when another writes between its reading and its writing.
-    """
+    """An autocommit connection that waits `timeout` seconds for a lock; `mode`: ro, rw (never makes a file) or rwc."""
+    # no transactions of sqlite3's own: a deferred one fails where another writes between its reading and its writing
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", timeout=timeout, isolation_level=None, uri=True)
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")

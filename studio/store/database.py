@@ -51,10 +51,7 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Database]:
-        """One transaction: kept whole when the block ends well, undone on any exception.
-
-        Raises UserError when another holds the lock for longer than `timeout`, or the disk is full.
-        """
+        """One transaction, undone on any exception. Raises UserError when another holds the lock, or the disk is full."""
         with opened(self.path, self.timeout) as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -122,10 +119,7 @@ def restore(store: Store, file: Path, migrations: Migrations = MIGRATIONS) -> Pa
 
 
 def check(store: Store, home: Path) -> list[str]:
-    """A sentence for each fault of a library, its contents and the files that it names, relative to `home`.
-
-    The files of models are hashed, so many gigabytes take minutes.
-    """
+    """A sentence for each fault of a library, its contents and the files that it names, relative to `home`. Takes minutes."""
     try:
         with store.read() as db:
             if fault := _fault(db, MIGRATIONS):  # nothing that is read from broken pages can be trusted

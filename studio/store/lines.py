@@ -85,10 +85,7 @@ def lines(store: Store, set_id: str, removed: bool = False) -> list[CalibrationL
 
 
 def change(store: Store, line_id: str, question: str | None = None, answer: str | None = None) -> CalibrationLine:
-    """Change a line's texts; a changed answer counts as complete, a changed question loses its score.
-
-    Raises UserError for an empty text, a question that the set has already, and a set that a run learns from.
-    """
+    """Change a line; a changed answer counts as complete, a changed question loses its score. Raises UserError."""
     with store.write() as db:
         line = _changeable(db, line_id)
         question = line.question if question is None else question
