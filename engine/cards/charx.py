@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from typing import IO
 
-from engine.cards.reading import MAX_BYTES, CardFault, short
+from engine.cards.reading import CardFault, check_size, short
 
 CARD = "card.json"
 MAX_ARCHIVE = 32_000_000  # bytes of the file
@@ -37,28 +37,15 @@ class Archive:
         except _DAMAGED as error:
             raise CardFault("is a damaged archive (its list of files cannot be read)") from error
         _check_files(self._zip.infolist())
-        self._files = {one.filename: one for one in self._zip.infolist() if not one.filename.endswith("/")}
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return tuple(self._files)
-
-    def card(self) -> bytes:
-        if CARD not in self._files:
-            raise CardFault(f"is an archive without a character in it (it has no {CARD})")
-        return self.text(CARD)
+        self.sizes = {one.filename: one.file_size for one in self._zip.infolist() if not one.filename.endswith("/")}  # by path
 
     def text(self, path: str) -> bytes:
         """A file of JSON, at most MAX_BYTES of it."""
-        if path not in self._files:
-            raise CardFault(f"is a damaged archive (it has no {short(path)})")
-        claimed = self._files[path].file_size
-        if claimed > MAX_BYTES:
-            raise CardFault(f"is too large for a character card ({claimed:,} bytes of JSON; at most {MAX_BYTES:,})")
+        if path not in self.sizes:
+            raise CardFault(f"is an archive without a character in it (it has no {CARD})" if path == CARD else
+                            f"is a damaged archive (it has no {short(path)})")
+        check_size(self.sizes[path])
         return self.file(path)
-
-    def others(self) -> dict[str, bytes]:
-        return {name: self.file(name) for name in self._files if name != CARD}
 
     def file(self, name: str) -> bytes:
         """The bytes of a file. No more than its claimed size is unpacked."""
@@ -69,7 +56,7 @@ class Archive:
                     pieces.append(piece)
         except _DAMAGED as error:
             raise CardFault(f"is a damaged archive (its file {short(name)} cannot be unpacked)") from error
-        if sum(map(len, pieces)) != self._files[name].file_size:
+        if sum(map(len, pieces)) != self.sizes[name]:
             raise CardFault(f"is a damaged archive (its file {short(name)} breaks off)")
         return b"".join(pieces)
 

@@ -124,11 +124,11 @@ def _read(stream: IO[bytes], size: int, origin: str) -> CardFile:
 
 def _from_archive(archive: charx.Archive, origin: str) -> CardFile:
     """The card of a CHARX archive, or of one of Backyard AI with the pictures that it lists."""
-    if charx.CARD in archive.paths or backyard.MANIFEST not in archive.paths:
-        card = parse_card(archive.card(), origin)
-        files = archive.others()
+    if charx.CARD in archive.sizes or backyard.MANIFEST not in archive.sizes:
+        card = parse_card(archive.text(charx.CARD), origin)
+        files = {path: archive.file(path) for path in archive.sizes if path != charx.CARD}
     else:
-        read = backyard.read_archive(archive.paths, lambda path: load_json(archive.text(path)))
+        read = backyard.read_archive(archive.sizes, lambda path: load_json(archive.text(path)))
         card = converted(read.raw, ("It was an archive of Backyard AI.", *read.notes))
         files = {path: archive.file(path) for path in map(path_of, assets_of(card.raw)) if path}
     return CardFile(card, _portrait_of(card.raw, files), files)
