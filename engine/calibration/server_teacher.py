@@ -62,8 +62,6 @@ class ServerTeacher:
         check_address(self.url, "teacher", KEY_VARIABLES[0])
         if not self.model.strip():
             raise UserError("The teacher's model has no name.", "Give the name of one that the server offers.")
-        if self.concurrency < 1 or self.timeout <= 0 or self.patience < 0 or self.answer_tokens < 1:
-            raise UserError("The teacher's concurrency, timeout and answer length must be positive.")
 
     @classmethod
     def named(cls, value: str, model: str | None, recipe: Recipe) -> "ServerTeacher":

@@ -155,13 +155,11 @@ def tally(store: Store, run_id: str) -> Tally:
     return Tally(pruned, dense, tie, both_bad, decided + both_bad, points / decided if decided else None, low, high)
 
 
-def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The score interval of a share (Wilson 1927), good for few samples; z = 1.96: 95 %. (0, 1) without samples."""
-    if not 0 <= successes <= total:
-        raise ValueError(f"{successes} successes of {total}")
+def wilson(successes: float, total: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927), good for few samples; (0, 1) without samples."""
     if total == 0:
         return 0.0, 1.0
-    share = successes / total
+    z, share = 1.96, successes / total
     centre = share + z * z / (2 * total)
     reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total

@@ -15,7 +15,6 @@ from engine.cards.prompt import PLAYER, fired_in, rough_tokens
 from engine.cards.script import KINDS, derive_questions, fields_of_question, read_script
 from studio.tabs.answers import lore_html
 
-# What the script of the NPC section draws.
 LIST_FORMS = [dataclasses.asdict(one) for one in LIST_FIELDS]
 SCALE_FORMS = [dataclasses.asdict(one) for one in SCALE_FIELDS]
 NOTHING = '<p class="quiet">Nothing would fire.</p>'
