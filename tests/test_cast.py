@@ -65,7 +65,7 @@ def test_the_correction_is_the_best_in_the_activations_norm() -> None:
     activations = torch.randn(500, 4, generator=draw) @ few.T + 0.01 * torch.randn(500, 40, generator=draw)
     wanted = own + 0.3 * torch.randn(24, 40, generator=draw)
     gram = activations.T @ activations
-    weighted, plain = (fit_layer(wanted, own, one, 4) for one in (gram, None))
+    weighted, plain = (fit_layer(wanted, own, one, 4) for one in (gram, torch.eye(40)))
 
     def error(fitted: Any) -> float:
         scales = 1 + fitted.scale_step * fitted.scales.float()

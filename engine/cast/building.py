@@ -127,7 +127,8 @@ def make_entry(dense: Dense, run: Run, name: str, lines: Sequence[Line] = ()) ->
     delta, rank, left_out = without_correction(run.mask, dense.shape[1]), 0, None
     words: dict[str, Any] = {"card": run.card.raw, "prompt": messages(run.card, []),
                              "report": {key: run.report[key] for key in _KEPT if key in run.report}}
-    if is_refitted(dense.model, cut, run.mask):
+    if any(not torch.equal(ffn.down.weight[:, index].to(own.down.weight), own.down.weight) for ffn, own, index in zip(
+            feed_forwards(dense.model), feed_forwards(cut), kept_indices(run.mask), strict=True)):  # W_down was refitted
         parameters = sum(weights.numel() for weights in dense.model.parameters())
         rank = largest_rank(ModelShape(*dense.shape, parameters), delta.kept, len(json.dumps(words)) + 2000)
         if not rank:
@@ -222,10 +223,3 @@ def _decompose(dense: Any, cut: Any, mask: Tensor, rows: Sequence[Row], rank: in
             found.append(fit_layer(refitted[layer].down_weight(), own, grams.pop(layer), rank))
             yield Step(StageId.CORRECT, len(found), len(ffns))
     return found
-
-
-@torch.no_grad()
-def is_refitted(dense: Any, cut: Any, mask: Tensor) -> bool:
-    """Whether any layer's W_down is more than the dense model's kept columns."""
-    return any(not torch.equal(ffn.down.weight[:, index].to(own.down.weight), own.down.weight)
-               for ffn, own, index in zip(feed_forwards(dense), feed_forwards(cut), kept_indices(mask), strict=True))

@@ -54,11 +54,9 @@ class Delta:
 
 
 def without_correction(mask: Tensor, hidden_size: int) -> Delta:
-    """The delta that only masks: (L, d_ff), as many ones in all layers. Raises ValueError where layers differ."""
+    """The delta that only masks: (L, d_ff), as many ones in all layers."""
     mask = mask.bool()
     layers, kept = len(mask), int(mask[0].sum())
-    if not bool((mask.sum(dim=1) == kept).all()):
-        raise ValueError("every layer must keep the same number of channels")
     return Delta(mask, torch.zeros(layers, kept, dtype=torch.int8), torch.zeros(layers),
                  torch.zeros(layers, 0, hidden_size, dtype=torch.int8), torch.zeros(layers, 0, kept, dtype=torch.int8),
                  torch.zeros(layers, 0))
@@ -82,13 +80,11 @@ class Fitted:
 
 
 @torch.no_grad()
-def fit_layer(wanted: Tensor, own: Tensor, gram: Tensor | None, rank: int) -> Fitted:
-    """Scales and factors that bring `own` W_K (d, k) closest to the `wanted` W_down (d, k).
-
-    gram: C (k, k), any multiple of it; None: all channels count alike, which is the plain SVD.
-    """
-    wanted, own = wanted.double(), own.double()
-    root, gram = _root(gram, own.shape[1], own.device)
+def fit_layer(wanted: Tensor, own: Tensor, gram: Tensor, rank: int) -> Fitted:
+    """Scales and factors that bring `own` W_K (d, k) closest to the `wanted` W_down (d, k). gram: C (k, k), any multiple of it."""
+    wanted, own, gram = wanted.double(), own.double(), gram.double()
+    gram = gram + _RIDGE * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    root = torch.linalg.cholesky(gram)
     step, codes = _quantise(_scales(wanted, own, gram) - 1)
     scaled = own * (1 + step * codes)
     left, right = _factors((wanted - scaled) @ root, root, rank)
@@ -99,16 +95,6 @@ def fit_layer(wanted: Tensor, own: Tensor, gram: Tensor | None, rank: int) -> Fi
     whole = ((wanted - own) @ root).square().sum()
     left_out = float((rest @ root).square().sum() / whole) if whole > 0 else 0.0
     return Fitted(codes.to(torch.int8), step.float(), left.to(torch.int8), right.to(torch.int8), factor_step.float(), left_out)
-
-
-def _root(gram: Tensor | None, kept: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The lower Cholesky factor of C plus the ridge, and C plus the ridge, (k, k) each."""
-    identity = torch.eye(kept, dtype=torch.float64, device=device)
-    if gram is None:
-        return identity, identity
-    gram = gram.double()
-    gram = gram + _RIDGE * gram.diagonal().mean().clamp_min(1e-12) * identity
-    return torch.linalg.cholesky(gram), gram
 
 
 def _scales(wanted: Tensor, own: Tensor, gram: Tensor) -> Tensor:

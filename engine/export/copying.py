@@ -34,7 +34,7 @@ from engine.base.files import (
 )
 from engine.base.ids import ArtifactId, StageId
 from engine.base.migrate import read_report
-from engine.base.model_folder import known_shapes
+from engine.base.model_folder import check_config, known_shapes
 from engine.base.sizes import COMMON_TYPES, expected_bytes
 from engine.cards.card import parse_card
 from engine.cards.prompt import messages
@@ -97,9 +97,12 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
     files, report = _read_source(copy)
     size = sum(entry["bytes"] for entry in files.values())
     if copy.types:
-        from engine.export.gguf_writer import add_gguf, plan_gguf
+        from engine.export.gguf_tensors import architecture_of
+        from engine.export.gguf_writer import add_gguf
 
-        size += plan_gguf(copy.source, copy.types)
+        architecture_of(check_config(copy.source / "config.json")["model_type"])  # refuses a family before any work
+        shapes = known_shapes(copy.source)
+        size += sum(expected_bytes(shapes, type) + 20_000_000 for type in copy.types)
     yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), copy.stages)
     dense = (yield from _find_dense(copy.dense)) if copy.dense else None
     partial = copy.archive.with_name(f".{copy.archive.name}.partial")

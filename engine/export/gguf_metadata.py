@@ -168,7 +168,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, rows: int, ends: list
         for rank, pair in enumerate(merges):
             first.setdefault("".join(pair), -float(rank))
         writer.add_token_scores([first.get(token, _NO_MERGE) for token in tokens])
-        writer.add_add_space_prefix(_prepends_space(parsed))
+        writer.add_add_space_prefix(any(part["type"] == "Prepend" for part in _parts(parsed["normalizer"])) or any(
+            part["type"] == "Metaspace" and part["prepend_scheme"] != "never" for part in _parts(parsed["pre_tokenizer"])))
     _add_special_tokens(writer, tokenizer, rows, ends)
     template = tokenizer.chat_template
     writer.add_chat_template(template["default"] if isinstance(template, dict) else template)
@@ -224,13 +225,6 @@ def _tokens(parsed: dict[str, Any], unknown: str | None, rows: int) -> tuple[lis
     if unknown in parsed["model"]["vocab"]:
         kinds[parsed["model"]["vocab"][unknown]] = int(TokenType.UNKNOWN)
     return tokens, kinds
-
-
-def _prepends_space(parsed: dict[str, Any]) -> bool:
-    """Whether a text gets a space before its first word."""
-    if any(part["type"] == "Prepend" for part in _parts(parsed["normalizer"])):
-        return True
-    return any(part["type"] == "Metaspace" and part["prepend_scheme"] != "never" for part in _parts(parsed["pre_tokenizer"]))
 
 
 def _add_special_tokens(writer: gguf.GGUFWriter, tokenizer: Any, rows: int, ends: list[int]) -> None:

@@ -17,8 +17,6 @@ import numpy
 from engine.base.events import Event, Stage, Step, Warned
 from engine.base.files import megabytes, read_json, slug, write_json, write_manifest
 from engine.base.ids import StageId
-from engine.base.model_folder import check_config, known_shapes
-from engine.base.sizes import expected_bytes
 from engine.export.folder import GGUF
 from engine.export.gguf_metadata import add_origin, add_sizes, add_tokenizer, ends_of
 from engine.export.gguf_proof import prove_files
@@ -35,13 +33,6 @@ class GgufReport:
     seconds: float
     tensors: dict[str, int]
     notes: list[str] = field(default_factory=list)
-
-
-def plan_gguf(source: Path, types: Sequence[str]) -> int:
-    """About how many bytes the files will take. Raises UserError for a family that cannot be written."""
-    architecture_of(check_config(source / "config.json")["model_type"])
-    shapes = known_shapes(source)
-    return sum(expected_bytes(shapes, type) + 20_000_000 for type in types)
 
 
 def add_gguf(folder: Path, types: Sequence[str]) -> Generator[Event, None, None]:

@@ -86,6 +86,7 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
     before, after, recipe = report["before"], report["after"], report["recipe"]
     share = 1 - after["parameters"] / before["parameters"]
     name = _quoted(report["character"])
+    reading = next(iter(report["readings"].values()))
     lore = report["lines"].get("sources", {}).get("lore", 0)
     return [
         f"# {title}", "",
@@ -96,7 +97,10 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         f"| parameters | {before['parameters'] / 1e6:,.1f} M | {after['parameters'] / 1e6:,.1f} M |",
         f"| bytes of weights | {before['bytes'] / 1e6:,.1f} MB | {after.get('bytes', 0) / 1e6:,.1f} MB |", "",
         "## How close it stays to the dense model", "",
-        _table(report["readings"]), "",
+        f"On {reading['lines']} held-out lines ({reading['tokens']} answer tokens) of this character; KL and NLL in nats a token.",
+        "", "| | KL to dense | same next token | NLL |", "| --- | --- | --- | --- |",
+        *(f"| {labels.reading(id)} | {one['kl']:.3f} | {one['top1']:.1%} | {one['nll']:.3f} |"
+          for id, one in report["readings"].items()), "",
         "## How it was made", "",
         f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {report['lines']['train']} calibration "
         f"lines{f', {lore} of them about its lorebook' if lore else ''}, "
@@ -170,12 +174,3 @@ def base_name(report: dict[str, Any]) -> str:
     """What the base model is called: for a folder whose name on the hub is not known, what its own card says it came from."""
     base = report["base"]
     return str(base["origin"] if base.get("origin") and not base.get("hub") else base["name"])
-
-
-def _table(readings: dict[str, dict[str, Any]]) -> str:
-    any_reading = next(iter(readings.values()))
-    rows = [f"On {any_reading['lines']} held-out lines ({any_reading['tokens']} answer tokens) of this character; "
-            "KL and NLL in nats a token.", "", "| | KL to dense | same next token | NLL |", "| --- | --- | --- | --- |"]
-    for id, one in readings.items():
-        rows.append(f"| {labels.reading(id)} | {one['kl']:.3f} | {one['top1']:.1%} | {one['nll']:.3f} |")
-    return "\n".join(rows)

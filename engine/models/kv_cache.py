@@ -143,19 +143,15 @@ class CachedPrompt:
         start = len(self.tokens)
         for layer in self.cache.layers:
             layer.truncate(start)  # an earlier call may have failed half-way
-        logits = project_logits(self.model, self._last_state(fresh, start))
+        ids = torch.tensor([list(fresh)], device=next(self.model.parameters()).device)
+        positions = torch.arange(start, start + len(fresh), device=ids.device)[None]
+        if self.steps and len(fresh) == 1 and start:
+            hidden = self.steps.step(ids[0], positions[0], attend_cached(self.cache))
+        else:
+            output = decoder(self.model)(input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True)
+            hidden = output.last_hidden_state[0, -1:]
+        logits = project_logits(self.model, hidden)
         self.tokens += fresh
         if len(fresh) == PIECE and self.whole == start:
             self.whole = len(self.tokens)
         return logits
-
-    def _last_state(self, tokens: Sequence[int], start: int) -> Tensor:
-        """Append tokens to the cache, which holds `start`: one by steps, where the model allows it, several by its own
-        forward pass. The last one's final hidden state (1, d)."""
-        device = next(self.model.parameters()).device
-        ids = torch.tensor([list(tokens)], device=device)
-        positions = torch.arange(start, start + len(tokens), device=device)[None]
-        if self.steps and len(tokens) == 1 and start:
-            return self.steps.step(ids[0], positions[0], attend_cached(self.cache))
-        output = decoder(self.model)(input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True)
-        return output.last_hidden_state[0, -1:]

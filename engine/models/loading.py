@@ -84,19 +84,6 @@ def best_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def choose_dtype(device: torch.device | None = None, own: str | None = None) -> torch.dtype:
-    """The number format of the weights on `device` (default: the best one); `own` is the source's, where it is known.
-
-    On CUDA float16 where the weights came so (bf16 would cut three bits off), else bf16; on a CPU bf16 where a short
-    probe, made once a process, finds it clearly faster than fp32.
-    """
-    import torch
-
-    if (device or best_device()).type == "cuda":
-        return torch.float16 if own == "float16" else torch.bfloat16
-    return torch.bfloat16 if _probe_speedup() >= _FASTER else torch.float32
-
-
 @functools.cache
 def _probe_speedup() -> float:
     """How many times as fast as fp32 this CPU multiplies (128, 1024) by (1024, 4096) in bf16; under half a second."""
@@ -118,11 +105,17 @@ def _probe_speedup() -> float:
 
 
 def parse_dtype(name: str, device: torch.device | None = None, own: str | None = None) -> torch.dtype:
-    """The dtype of fp32, bf16 or fp16 (also float32, bfloat16, float16), or of "auto": see choose_dtype."""
+    """The dtype of fp32, bf16 or fp16 (also float32, bfloat16, float16), or of "auto": the best one on `device`.
+
+    That is on CUDA float16 where the weights are in it (`own`; bf16 would cut three bits off), else bf16; on a CPU bf16 where a
+    short probe, made once a process, finds it clearly faster than fp32.
+    """
     import torch
 
     if name == "auto":
-        return choose_dtype(device, own)
+        if (device or best_device()).type == "cuda":
+            return torch.float16 if own == "float16" else torch.bfloat16
+        return torch.bfloat16 if _probe_speedup() >= _FASTER else torch.float32
     known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     known |= {str(dtype).removeprefix("torch."): dtype for dtype in known.values()}
     if name not in known:

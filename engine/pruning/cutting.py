@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from engine.models.ffn import FeedForward, feed_forwards, masked
+from engine.models.ffn import feed_forwards, masked
 
 Gates = Sequence[tuple[Tensor, Tensor]]  # W_gate and W_up of a layer's kept channels, (k, d) each
 
@@ -34,7 +34,14 @@ def cut(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Tensor] | No
         raise ValueError("every layer must keep the same number of channels")
     for ffn, index in zip(ffns, kept, strict=True):
         index = index.to(ffn.down.weight.device)
-        _keep_rows(ffn, index)
+        rows = torch.cat([index, index + ffn.size]) if ffn.fused else index  # a fused layer has gate's rows first, then up's
+        for projection in ffn.row_projections():
+            projection.weight = nn.Parameter(projection.weight.data[rows].clone(), requires_grad=False)
+            if projection.bias is not None:
+                projection.bias = nn.Parameter(projection.bias.data[rows].clone(), requires_grad=False)
+            projection.out_features = len(rows)
+        if hasattr(ffn.module, "intermediate_size"):
+            ffn.module.intermediate_size = len(index)  # type: ignore[assignment]
         weight = ffn.down.weight.data[:, index] if columns is None else columns[ffn.index].to(ffn.down.weight)
         ffn.down.weight = nn.Parameter(weight.contiguous().clone(), requires_grad=False)
         ffn.down.in_features = len(index)
@@ -43,17 +50,6 @@ def cut(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Tensor] | No
                 part.data.copy_(rows)
     model.config.intermediate_size = len(kept[0])  # type: ignore[union-attr]
     return model
-
-
-def _keep_rows(ffn: FeedForward, index: Tensor) -> None:
-    rows = torch.cat([index, index + ffn.size]) if ffn.fused else index  # a fused layer holds gate's rows first, then up's
-    for projection in ffn.row_projections():
-        projection.weight = nn.Parameter(projection.weight.data[rows].clone(), requires_grad=False)
-        if projection.bias is not None:
-            projection.bias = nn.Parameter(projection.bias.data[rows].clone(), requires_grad=False)
-        projection.out_features = len(rows)
-    if hasattr(ffn.module, "intermediate_size"):
-        ffn.module.intermediate_size = len(index)  # type: ignore[assignment]
 
 
 @contextmanager

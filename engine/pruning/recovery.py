@@ -31,11 +31,6 @@ def attach_adapter(model: nn.Module, rank: int, seed: int) -> Any:
         return get_peft_model(model, settings)
 
 
-def adapter_parameters(adapted: Any) -> list[nn.Parameter]:
-    """The adapters' parameters, in a fixed order."""
-    return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-
-
 def recovery_step(adapted: Any, optimizer: torch.optim.Optimizer, rows: Sequence[Row], targets: Sequence[Target] | None,
                   checkpointing: bool) -> float:
     """One optimiser step on a step's rows; returns the mean loss before it, in nats a token.

@@ -55,7 +55,14 @@ class Loaded:
     @contextmanager
     def conversation(self, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
         """The conversation in which least of `prompt` has to be read; no other task gets it while the block runs."""
-        talk = self._best(prompt)
+        ranked = [(talk.reusable(prompt), talk not in self.busy, talk) for talk in [*reversed(self.talks), *self.busy]]
+        known, idle, best = max(ranked, key=lambda one: one[:2], default=(0, False, None))
+        if best is None or not known:
+            talk = CachedPrompt(self.model)
+        elif idle and known >= best.whole:
+            talk = best  # the same conversation goes on: nothing is lost by using it
+        else:
+            talk = best.copy(min(known, best.whole))
         self.busy.append(talk)
         try:
             yield talk
@@ -63,15 +70,6 @@ class Loaded:
             self.busy.remove(talk)
             self.talks = [*(other for other in self.talks if other is not talk), talk]
             self.trim(CONVERSATIONS)
-
-    def _best(self, prompt: Sequence[int]) -> CachedPrompt:
-        ranked = [(talk.reusable(prompt), talk not in self.busy, talk) for talk in [*reversed(self.talks), *self.busy]]
-        known, idle, best = max(ranked, key=lambda one: one[:2], default=(0, False, None))
-        if best is None or not known:
-            return CachedPrompt(self.model)
-        if idle and known >= best.whole:
-            return best  # the same conversation goes on: nothing is lost by using it
-        return best.copy(min(known, best.whole))
 
     def trim(self, most: int) -> None:
         """Drop idle conversations, least recently used first, until `most` are left."""

@@ -66,7 +66,11 @@ def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Reque
         raise UserError('The turns must be pairs of a role ("user" or "assistant") and a text.')
     turns = tuple((role, _clean(text)) for role, text in said)
     goes_on = fields.get("continue") is True
-    request = Request(do, identity, _text(fields, "model"), card, turns, _setting(fields), goes_on,
+    name, about, seed = fields.get("player"), fields.get("about_player"), fields.get("chat_seed")
+    setting = Setting(" ".join(_clean(name).split()) or PLAYER if isinstance(name, str) else PLAYER,
+                      _clean(about) if isinstance(about, str) else "",
+                      seed if isinstance(seed, int) and not isinstance(seed, bool) else 0)
+    request = Request(do, identity, _text(fields, "model"), card, turns, setting, goes_on,
                       read_params(fields.get("sampling") or {}).with_seed())
     if do == "speak" and not turns:
         raise UserError("There is nothing to answer yet.", "Write a message first.")
@@ -80,13 +84,6 @@ def _text(fields: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"The request has no {name}.")
     return value
-
-
-def _setting(fields: dict[str, Any]) -> Setting:
-    name, about, seed = fields.get("player"), fields.get("about_player"), fields.get("chat_seed")
-    return Setting(" ".join(_clean(name).split()) or PLAYER if isinstance(name, str) else PLAYER,
-                   _clean(about) if isinstance(about, str) else "",
-                   seed if isinstance(seed, int) and not isinstance(seed, bool) else 0)
 
 
 def _clean(text: str) -> str:

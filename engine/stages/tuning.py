@@ -190,7 +190,7 @@ def recover(ctx: JobContext, data: DistillationData) -> Stream[None]:
     data = _recovery_data(ctx, data)
     adapted = recovery.attach_adapter(ctx.model, recipe.recovery_rank, recipe.seed)
     optimizer = recovery.make_optimizer(adapted)
-    parameters = recovery.adapter_parameters(adapted)
+    parameters = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     run = _Run(ctx, parameters, optimizer)
     if run.step == 0:
         yield from _check_recovery(run, adapted, data)
