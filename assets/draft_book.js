@@ -8,7 +8,7 @@ const empty = make("p", "quiet", "No entries yet. The model reads an entry only 
 const problem = marked(make("p", "book-problem"), {role: "alert"});
 const news = marked(make("p", "book-news quiet"), {role: "status"});
 const found = marked(make("div", "book-found"), {role: "status"});
-const message = marked(line("", "Type a message of the player"), {id: "draft-book-message", "aria-label": "Message to try out"});
+const message = marked(line("", "Type what the player says"), {id: "draft-book-message", "aria-label": "Message to try out"});
 const file = marked(make("input"), {type: "file", accept: ".json,.lorebook,.story,.scenario,application/json", hidden: "",
                                     "aria-label": "Lorebook file"});
 const settings = {scan_depth: 2, token_budget: 512, recursive: true};
@@ -86,7 +86,7 @@ const open = (row, opened = true) => {
   const keys = area(listed(entry.keys)), secondary = area(listed(entry.secondary));
   row.append(
     field("name", "Name", line(entry.name, "For you; the model never reads it")),
-    field("keys", "Keys: one of them must come up (commas between them)", keys, () => keysIn(keys.value)),
+    field("keys", "Keys: one of them must come up (separated by commas)", keys, () => keysIn(keys.value)),
     field("secondary", "And one of these, if there are any", secondary, () => keysIn(secondary.value)),
     field("content", "What the model then reads", area(entry.content, 4)),
     filled(make("div", "book-line"), field("order", "Order", order, () => Math.round(order.valueAsNumber) || 0),
@@ -139,9 +139,9 @@ const fill = () => {
   look();
 };
 
-const rules = filled(make("details", "book-rules"), make("summary", "", "How entries are looked for"),
-  rule("scan_depth", "Messages that are searched for keys", number(2, 1)),
-  rule("token_budget", "Tokens of all entries together, at most", number(512, 1)),
+const rules = filled(make("details", "book-rules"), make("summary", "", "How entries are found"),
+  rule("scan_depth", "Messages searched for keys", number(2, 1)),
+  rule("token_budget", "Most tokens for all entries together", number(512, 1)),
   rule("recursive", "The text of one entry can fire another", checkbox(true)));
 const test = filled(make("div", "book-test"), make("span", "draft-list-hint", "What would fire for this message?"), message, found);
 const tools = filled(make("div", "book-tools"), button("+ Add an entry", add, "draft-list-add"),

@@ -132,7 +132,7 @@ window.personaStudioForms = (() => {
       writes[form.key] = make("p", "npc-written");
       return filled(make("section", "npc-part"),
         filled(make("div", "npc-left"), make("h4", "", form.label), make("p", "npc-hint", form.hint), ...inputs),
-        filled(make("div", "npc-right"), make("span", "npc-label", "Writes"), writes[form.key]));
+        filled(make("div", "npc-right"), make("span", "npc-label", "In the prompt"), writes[form.key]));
     };
     const listPart = (form) => {
       lists[form.key] = make("div", "npc-rows");

@@ -24,7 +24,7 @@ const usualInWords = () => {
   const rules = [usual("language") === "card" && "in the card's language",
                  usual("most_words") && `at most ${usual("most_words")} words long`,
                  usual("first_person") && "not in the third person", usual("no_assistant_phrases") && "without assistant phrases"];
-  return `Unless said otherwise, every answer is to be ${rules.filter(Boolean).join(", ")}.`;
+  return `Unless a question says otherwise, every answer should be ${rules.filter(Boolean).join(", ")}.`;
 };
 const rulesInWords = (one) => {
   const differs = (name) => one[name] !== usual(name);
@@ -49,9 +49,9 @@ const text = (placeholder) => ({read: (control) => control.value.trim(), show: (
 // Part of a question: how it is shown and read, its label, its hint.
 const FIELDS = {
   lines: [{read: (control) => parts(control.value, "\n"),
-           show: (value) => area(value.join("\n"), 2, "What the player says. One line after another, each is answered.")},
-          "The player says", "A line each. With several, the rules are for the last answer."],
-  must_mention: [words, "Must mention", "Commas between them, all are needed. “a | b”: either. “a*”: any ending."],
+           show: (value) => area(value.join("\n"), 2, "What the player says, line after line; each is answered.")},
+          "The player says", "One line each. With several, the rules apply to the last answer."],
+  must_mention: [words, "Must mention", "Separated by commas; all are needed. “a | b”: either. “a*”: any ending."],
   must_not_mention: [words, "Must not mention", "In none of the answers."],
   pattern: [{read: text().read, show: line}, "Must match", "A regular expression."],
   language: [lowerCase, "Language", "“card”: the card's own. Or a code such as en, de, ja."],

@@ -43,8 +43,9 @@ def shoot(browser: Any, address: str, folder: Path, character: str) -> int:
                 count += 1
             for part, (room, clicks, shown) in PARTS.items():
                 _open(page, f"{address}/?character={RICH if room == 'draft' else character}&room={room}", clicks)
-                page.locator(shown).screenshot(path=folder / f"{room}-{part}-{theme}-{width_name}.png")
-                count += 1
+                if page.locator(shown).is_visible():  # some need a finished run
+                    page.locator(shown).screenshot(path=folder / f"{room}-{part}-{theme}-{width_name}.png")
+                    count += 1
             page.close()
     return count
 

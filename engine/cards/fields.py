@@ -63,7 +63,7 @@ FIELDS = (
           hint="How to play the role. When empty, the studio's own sentence is used; {{original}} puts it in here."),
     Field("post_history_instructions", "Closing instructions", "model", "post_history_instructions", lines=(2, 12),
           hint="The last thing that the model reads about the character."),
-    Field("tags", "Tags", "about", is_list=True, hint="With commas between them.", example="fantasy, keeper, mystery"),
+    Field("tags", "Tags", "about", is_list=True, hint="Separated by commas.", example="fantasy, keeper, mystery"),
     Field("creator", "Author", "about", beside=True),
     Field("character_version", "Version of the card", "about", beside=True,
           hint="Your own name for it. The studio counts its versions by itself."),

@@ -70,7 +70,7 @@ LIST_FIELDS = (
               "Kept, whatever is asked. The words that give it away never reach the model: the test script looks for them in the "
               "answers.",
               (Part("text", "Secret", "She set the fire herself", wide=True),
-               Part("words", "Telling words", "i set the fire, arson*", many=True),
+               Part("words", "Words that give it away", "i set the fire, arson*", many=True),
                Part("may_learn", "Who may learn it", "nobody"))),
     ListField("knowledge_limits", "Does not know", "limit",
               "Where the character's knowledge ends: it says so instead of making things up.",
@@ -89,7 +89,7 @@ LIST_FIELDS = (
 SCALE_FIELDS = (
     ScaleField("mood", "Mood", "How the character feels as the story begins.",  # the circumplex model of affect (Russell 1980)
                (Scale("valence", "Feeling", "gloomy", "cheerful"), Scale("arousal", "Energy", "calm", "agitated"))),
-    ScaleField("big_five", "Temper", "The five traits of research (Big Five). In the middle a slider writes nothing.",
+    ScaleField("big_five", "Temperament", "The Big Five personality traits. In the middle, a slider adds nothing to the prompt.",
                (Scale("openness", "Openness", "set in old ways", "curious about new things"),
                 Scale("conscientiousness", "Conscientiousness", "careless and spontaneous", "careful and orderly"),
                 Scale("extraversion", "Extraversion", "quiet and reserved", "outgoing and talkative"),

@@ -46,7 +46,7 @@ class Controls:
         for section, title in _SECTIONS.items():
             with _part(title):
                 self._section(section)
-        with _part("What comes up"), gr.Column(elem_id="draft-character_book", elem_classes="draft-list"):
+        with _part("World"), gr.Column(elem_id="draft-character_book", elem_classes="draft-list"):
             gr.HTML('<span class="draft-list-title">Lorebook</span><span class="draft-list-hint">Knowledge that comes into the '
                     "chat when its keys are mentioned. {{char}} and {{user}} work here, too.</span>", apply_default_css=False)
             self.book = gr.HTML("", html_template="", js_on_load=_script("draft_book"), elem_id="draft-book",
@@ -97,7 +97,7 @@ class Controls:
                 self.remove = gr.Button("Remove", size="sm", min_width=70, elem_id="draft-remove", visible=False)
         with gr.Column(elem_classes="draft-part"):
             self.advice = gr.HTML("", elem_id="draft-advice", apply_default_css=False)
-        with _part("Take it with you"):
+        with _part("Download the card"):
             gr.HTML('<p class="quiet">The archive holds everything, the picture the card and its portrait, a text the card '
                     "alone.</p>")
             with gr.Row(elem_classes="tight"):

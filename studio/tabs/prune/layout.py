@@ -79,7 +79,7 @@ class Controls:
             self.recover = gr.Checkbox(**_asked("recover"), elem_id="prune-recover")
         self.plan = [self.percent, self.multiple, self.prune_preset, self.bits, self.recover, self.seed]  # in the order of cut.Plan
         with gr.Row(elem_classes=["tight", "prune-buttons"]):
-            self.name = gr.Textbox(show_label=False, label="Name of the run", placeholder="Name of the run (made up when empty)",
+            self.name = gr.Textbox(show_label=False, label="Name of the run", placeholder="Name of the run (optional)",
                                    container=False, max_length=80, elem_id="prune-name", min_width=200)
             self.start = gr.Button("Prune", variant="primary", elem_id="prune-start", scale=0, min_width=120)
             self.ladder = gr.Button("Queue 10, 25 and 50\u00a0%", elem_id="prune-ladder", scale=0, min_width=190)

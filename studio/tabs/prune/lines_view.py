@@ -13,8 +13,8 @@ from studio.store.lines import CalibrationLine, LineSet
 from studio.tabs.prune import words
 
 PAGE = 200  # lines shown at first, and more by each press
-EMPTY = ('<p class="prune-empty" id="prune-no-lines">No lines yet. Make some, or bring your own: a JSON or JSONL file with '
-         'question and answer in each entry.</p>')
+EMPTY = ('<p class="prune-empty" id="prune-no-lines">No lines yet. Make some, or use your own: a JSON or JSONL file with '
+         'a question and an answer in each entry.</p>')
 # Name and heading of each column, and what a line has in it.
 COLUMNS: dict[str, tuple[str, Callable[[CalibrationLine], Any]]] = {
     "number": ("No.", lambda line: line.position), "question": ("Question", lambda line: line.question),

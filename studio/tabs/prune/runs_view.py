@@ -279,5 +279,5 @@ def others_html(others: Sequence[tuple[str, str]], chosen: str) -> str:
     if not others:
         return ""
     options = options_html([("None", ""), *others], chosen)
-    return (f'<div class="live-fields"><label>Lay another run\'s mask beside this one<select id="prune-other" data-look="other">'
+    return (f'<div class="live-fields"><label>Compare with another run\'s mask<select id="prune-other" data-look="other">'
             f'{options}</select></label></div>')
