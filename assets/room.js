@@ -4,7 +4,7 @@ const LATE = 600, LOST = 4000;  // ms: a change that is on its way already; an u
 let newest = "", since = 0;
 
 const said = () => element.querySelector("[data-room]").dataset;
-const tell = () => window.personaStudioLive?.look(JSON.parse(said().look), said().room);
+const send = () => window.personaStudioLive?.look(JSON.parse(said().look), said().room);
 const check = () => {
   const {room, painted} = said();
   if (document.hidden || window.personaStudioRoom() !== room || (painted ? !newest || newest === painted : false)) since = Date.now();
@@ -12,6 +12,6 @@ const check = () => {
 };
 
 window.personaStudioLive?.on(`${said().room}-controls`, (content) => { newest = content; });
-watch("value", tell);
-tell();
+watch("value", send);
+send();
 const clock = setInterval(() => { if (element.isConnected) check(); else clearInterval(clock); }, 200);

@@ -83,7 +83,7 @@ class Run:
             try:
                 for event in stream:
                     self.begun = True
-                    self._tell(event)
+                    self._print(event)
                     if stop.asked and not is_done():
                         stream.close()  # type: ignore[attr-defined]
                         raise Interrupted(f"{stopped} {how_to_go_on}".strip())
@@ -97,7 +97,7 @@ class Run:
                 self._last_word(events.Failed(found.sentence, found.hint, found.code))
                 raise
 
-    def _tell(self, event: events.Event) -> None:
+    def _print(self, event: events.Event) -> None:
         if self.workdir and (self.begun or self.leash):
             file = self.workdir / "events.jsonl"
             with explain_write_errors(file):
@@ -108,7 +108,7 @@ class Run:
     def _last_word(self, event: events.Event) -> None:
         if isinstance(self.printer, JsonPrinter) or self.workdir:
             with contextlib.suppress(OSError, UserError):  # a full disk must not hide what went wrong before
-                self._tell(event)
+                self._print(event)
 
 
 def log_file() -> Path:

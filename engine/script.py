@@ -22,7 +22,7 @@ from engine.serving.model_cache import ModelCache
 from engine.serving.requests import Request
 from engine.serving.speaking import speak
 
-_BEAT = 1.0  # seconds between two signs of life while an answer is made
+_HEARTBEAT = 1.0  # seconds between two signs of life while an answer is made
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _answer(job: ScriptTest, model: str, question: Question, cache: ModelCache, 
     """The answers to a question's lines. Steps in between let the caller stop it within a second."""
     turns = [("assistant", job.card.greeting)] if job.card.greeting.strip() else []
     answers: list[str] = []
-    beat = time.monotonic()
+    last = time.monotonic()
     for line in question.lines:
         turns.append(("user", line))
         request = Request("speak", question.id, model, job.card, tuple(turns), Setting(job.player), sampling=job.sampling)
@@ -98,8 +98,8 @@ def _answer(job: ScriptTest, model: str, question: Question, cache: ModelCache, 
                 answers.append(turn["text"].strip())
             elif turn and turn["event"] == "Loading" and turn.get("total"):
                 yield Step(StageId.FETCH, int(turn["done"]), int(turn["total"]), subject=model)
-            elif time.monotonic() - beat > _BEAT:
-                beat = time.monotonic()
+            elif time.monotonic() - last > _HEARTBEAT:
+                last = time.monotonic()
                 yield Step(StageId.SCRIPT, done, total, subject=model)
         turns.append(("assistant", answers[-1] or "..."))
     return answers

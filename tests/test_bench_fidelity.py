@@ -210,7 +210,7 @@ def test_a_cell_is_measured_in_one_number_format(climbed: Climbed, tmp_path: Pat
     (["--methods", "magic"], "no method 'magic'"), (["--seeds", "0"], "fewer than one"), (["--sparsity", "1.5"], "0 and 0.9"),
     (["--characters", "99"], "12 bundled"), (["--characters", "nobody-here"], "nobody-here"), (["--again", "magic"], "no method"),
     (["--characters", "pim-tuckett", "pim-tuckett"], "same name"), (["--table"], "no rows")])
-def test_bad_options_are_told_in_a_sentence(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options_get_one_sentence(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fidelity", *options]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1

@@ -106,7 +106,7 @@ def with_book(*entries: dict[str, Any], **book: Any) -> dict[str, Any]:
     return {**FLAT, "character_book": {"entries": list(entries), **book}}
 
 
-def test_a_lorebook_is_told_entry_by_entry() -> None:
+def test_a_lorebook_is_compared_entry_by_entry() -> None:
     mill, lamp, harbour = copy.deepcopy(ENTRIES)
     old = with_book(mill, lamp, harbour, scan_depth=4)
     new_mill = {**mill, "name": "The old mill", "content": "It burned down twice.", "insertion_order": 5}
@@ -124,7 +124,7 @@ def test_a_lorebook_is_told_entry_by_entry() -> None:
     }
 
 
-def test_the_first_entry_of_a_book_is_all_that_is_told_of() -> None:
+def test_the_first_entry_of_a_book_is_all_that_is_reported() -> None:
     book = {"extensions": {}, "name": "", "entries": [{"keys": ["sea"], "content": "It rises."}]}
     bare, full = blank_card("Ann"), blank_card("Ann")
     full["data"]["character_book"] = book

@@ -338,7 +338,7 @@ def test_entries_without_text_never_count() -> None:
     (RISU_MODULE, "a module of RisuAI"), (KOBOLD, "a saved story of KoboldAI"), ([RISU_ENTRY], "a list of lorebook entries"),
     (WORLD, "a lorebook"), ({"spec": "lorebook_v3", "data": WORLD}, "a lorebook"),
     ({"name": "Mill", "description": "Of the mill.", "entries": [{"keys": ["a"], "content": "b"}]}, "a lorebook")])
-def test_a_lorebook_offered_as_a_card_is_told_where_to_go(raw: Any, words: str) -> None:
+def test_a_lorebook_offered_as_a_card_hears_where_to_go(raw: Any, words: str) -> None:
     assert f"x is {words}, not a character (open a character in Draft" in said(raw)
     assert book(raw)[0]["entries"]
 

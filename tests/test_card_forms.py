@@ -147,7 +147,7 @@ def test_a_picture_that_is_an_archive_as_well() -> None:
         parse_file(picture(kind="JPEG"), "x")
 
 
-def test_forms_are_told_apart_by_content() -> None:
+def test_forms_are_distinguished_by_content() -> None:
     for data, said in ((picture(kind="JPEG"), "a JPEG"), (picture(kind="WEBP"), "a WebP"), (picture(kind="GIF", mode="L"), "a GIF"),
                        (b"PK\3\4...", "a damaged archive"), (b"", "is empty"), (picture(), "plain picture without a character"),
                        (bytes(range(256)), "not UTF-8")):

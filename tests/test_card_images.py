@@ -128,7 +128,7 @@ def test_long_cards_come_whole_where_pillow_gives_up() -> None:
     (b"{not base64}", "its text is not base64"), (encoded(b"{"), "is not a character card in JSON"),
     (encoded(b" " * (MAX_BYTES + 1)), "too large"), (encoded(json.dumps({**FLAT, "name": ""}).encode()), "has no name"),
 ])
-def test_a_broken_newer_card_gives_way_to_a_good_older_one_and_that_is_told(broken: bytes, said: str) -> None:
+def test_a_broken_newer_card_gives_way_to_a_good_older_one_and_this_is_reported(broken: bytes, said: str) -> None:
     newer = pictures.text_chunk("ccv3", broken)
     card, _, _ = read_png_card(with_chunks(newer, pictures.text_chunk("chara", encoded(CARD))), "x.png")
     assert card.raw == EVERYTHING
@@ -143,7 +143,7 @@ def test_the_first_good_one_of_several_cards_is_taken() -> None:
     assert card.raw == EVERYTHING and len(card.notes) == 1 and "(chara) is broken" in card.notes[0]
 
 
-def test_zero_bytes_behind_a_card_are_passed_over_and_told() -> None:
+def test_zero_bytes_after_a_card_are_passed_over_and_reported() -> None:
     for text in (encoded(CARD) + b"\0\0", encoded(CARD + b"\0")):
         card, _, _ = read_png_card(with_chunks(pictures.text_chunk("chara", text)), "x.png")
         assert card.raw == EVERYTHING

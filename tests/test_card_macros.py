@@ -70,7 +70,7 @@ def test_macros_of_sillytavern(text: str, expanded: str, ann: Card) -> None:
     assert expand_macros("{{user}}", ann, "\n{{trim}}\n") == "\n{{trim}}\n"
 
 
-def test_time_stands_still_and_dice_with_a_space_are_drawn_like_others(ann: Card) -> None:
+def test_time_does_not_pass_and_dice_with_a_space_are_drawn_like_others(ann: Card) -> None:
     days = date(2024, 7, 26)
     assert expand_macros("{{weekday}}, {{date}}, {{time}}", ann, "Bo") == MOMENT == f"{days:%A, %B %d, %Y}, 12:00 PM"
     rolls = {expand_macros("{{roll 1d6}}", ann, "Bo", seed) for seed in range(100)}

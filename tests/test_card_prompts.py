@@ -52,7 +52,7 @@ def test_golden_messages_of_everything_at_once() -> None:
     assert written(messages(everything(), history, setting)) == (GOLDEN / "everything.txt").read_text(encoding="utf-8")
 
 
-def test_empty_fields_leave_nothing_behind() -> None:
+def test_empty_fields_leave_nothing() -> None:
     assert render_system_prompt(card()) == (
         "You are Ann Lee.\n\nA smith.\n\n"
         "Stay in character as Ann Lee. Answer in one to three short sentences, in Ann Lee's own voice.")
@@ -101,7 +101,7 @@ def test_the_beginning_is_the_same_whatever_is_said() -> None:
     assert len(systems) > 10
 
 
-def test_instructions_stand_behind_the_players_last_words() -> None:
+def test_instructions_follow_the_players_last_words() -> None:
     one = card(post_history_instructions="{{original}}Rhyme, {{char}}.")
     said = [message["content"] for message in messages(one, [("user", "A?"), ("assistant", "B."), ("user", "C?")])[1:]]
     assert said == ["Hm?", "A?", "B.", "C?\n\n[Rhyme, Ann Lee.]"]
@@ -147,7 +147,7 @@ def note(prompt: object = "{{char}} never lies.", **more: object) -> Card:
     ({"depth": "1", "role": "judge"}, 3, "[Ann Lee never lies.]\n\nC?"),
     ({"depth": 999}, 1, "[Ann Lee never lies.]\n\nA?"),
 ])
-def test_the_characters_note_stands_at_its_depth(more: dict[str, object], turn: int, shown: str) -> None:
+def test_the_characters_note_is_at_its_depth(more: dict[str, object], turn: int, shown: str) -> None:
     history = [("user", "A?"), ("assistant", "B."), ("user", "C?")]
     found, plain = messages(note(**more), history), messages(card(), history)
     assert found[turn + 1]["content"] == shown

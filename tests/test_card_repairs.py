@@ -68,7 +68,7 @@ def test_a_card_that_says_nothing_is_refused(silent: dict[str, Any]) -> None:
     ({"group_only_greetings": "All!"}, "group_only_greetings", ["All!"], "Its greetings in groups were a text and became a list."),
     ({"first_mes": 0}, "first_mes", "0", "Its greeting was a number and became a text."),
 ])
-def test_what_is_odd_is_mended_and_told(odd: dict[str, Any], field: str, repaired: Any, told: str, tmp_path: Path) -> None:
+def test_what_is_odd_is_repaired_and_reported(odd: dict[str, Any], field: str, repaired: Any, told: str, tmp_path: Path) -> None:
     data = v2(**odd)
     found = parse_card(data, "x")
     assert found.raw == json.loads(data) and found.notes == (told,)
@@ -113,7 +113,7 @@ def test_the_nickname_is_read_from_every_form() -> None:
         assert parse_card(json.dumps(changed).encode(), "x").char == "Captain Ada Vale"
 
 
-def test_a_zero_byte_behind_a_card(tmp_path: Path) -> None:
+def test_a_zero_byte_after_a_card(tmp_path: Path) -> None:
     found = parse_card(v2() + b"\0\0", "x")
     assert found.notes == ("A zero byte at its end was ignored.",)
     with pytest.raises(UserError, match=r"^x is empty\.$"):
@@ -121,7 +121,7 @@ def test_a_zero_byte_behind_a_card(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_tells_what_was_mended(tmp_path: Path) -> None:
+def test_the_command_line_says_what_was_repaired(tmp_path: Path) -> None:
     file = tmp_path / "odd.json"
     file.write_bytes(v2(tags="calm"))
     done = subprocess.run([sys.executable, "-m", "engine", "script", str(file), "--questions"], capture_output=True, text=True,

@@ -137,7 +137,7 @@ def test_a_run_of_another_model_is_refused(home: Path, bank: Path, tmp_path: Pat
     assert not (tmp_path / "x").exists()
 
 
-def test_bad_input_is_told_in_one_sentence(home: Path, bank: Path, tmp_path: Path, llama: Path, capsys: Any) -> None:
+def test_bad_input_gets_one_sentence(home: Path, bank: Path, tmp_path: Path, llama: Path, capsys: Any) -> None:
     run, model = str(home / "out"), ["--model", str(llama)]
     assert "no character 'nobody'" in refused(["cast", "chat", str(bank), "nobody", "--message", "Hi"], capsys)
     assert "There is no bank" in refused(["cast", "list", str(tmp_path / "none")], capsys)
@@ -162,7 +162,7 @@ def test_a_bank_whose_dense_model_is_gone_says_so(home: Path, tmp_path: Path, ll
     assert main(["cast", "build", str(own), str(home / "out"), "--model", str(moved)]) == 0
     shutil.move(moved, tmp_path / "elsewhere")
     words = ["cast", "chat", str(own), "zoe-of-the-mill", "--message", "Hi", "--limit", "4"]
-    assert f"The dense model {moved} of the bank {own} is gone" in refused(words, capsys)
+    assert f"The dense model {moved} of the bank {own} is missing" in refused(words, capsys)
     assert main([*words, "--model", str(tmp_path / "elsewhere")]) == 0
 
 

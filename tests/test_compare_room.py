@@ -160,7 +160,7 @@ def test_before_the_vote_nothing_on_the_page_tells_the_sides_apart(room: Control
         assert room.scene(on(run)).pair.can_vote  # type: ignore[union-attr]
 
 
-def test_lore_that_fired_is_told_once_the_names_are_known_and_in_grids_at_once(room: Controller) -> None:
+def test_lore_that_fired_is_shown_once_the_names_are_known_and_in_grids_at_once(room: Controller) -> None:
     run = finished_run(room)
     fired = [{"name": "<b>The gate", "reason": "“gate” is in the last message.", "level": 0, "tokens": 12, "outcome": "fired"},
              {"name": "The moat", "reason": "“moat” is in an entry.", "level": 1, "tokens": 900, "outcome": "over budget"}]

@@ -132,7 +132,7 @@ ALWAYS = {"load_model", "measure", "export", "prove"}
 
 
 @pytest.mark.parametrize(("names", "stages"), [*(([name], stages) for name, stages in AGAIN), (None, None)])
-def test_what_is_made_anew_has_the_same_bits(names: list[str] | None, stages: set[str] | None, finished: Path, llama: Path,
+def test_what_is_made_again_has_the_same_bits(names: list[str] | None, stages: set[str] | None, finished: Path, llama: Path,
                                              tmp_path: Path) -> None:
     job = make_job(llama, tmp_path / "out", recover=True, recovery_samples=1)
     work = work_of(job.out)
@@ -154,7 +154,7 @@ def test_what_is_made_anew_has_the_same_bits(names: list[str] | None, stages: se
 
 @pytest.mark.parametrize("name", ["start.safetensors", "columns.safetensors", "learning.json", "tuned-0000.safetensors",
                                   "tuned-0001.safetensors", "retuned-0001.safetensors", "rejected.json"])
-def test_a_result_that_is_gone_is_made_anew(name: str, finished: Path, llama: Path, tmp_path: Path) -> None:
+def test_a_result_that_is_gone_is_made_again(name: str, finished: Path, llama: Path, tmp_path: Path) -> None:
     job = make_job(llama, tmp_path / "out", recover=True, recovery_samples=1)
     shutil.copytree(work_of(finished), work_of(job.out))
     (work_of(job.out) / name).unlink()
@@ -188,7 +188,7 @@ def test_a_folder_of_a_version_without_digests_goes_on(finished: Path, tmp_path:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_job_or_damaged_lines_are_told(damage: Callable[[Path], None], finished: Path, llama: Path,
+def test_a_damaged_job_or_damaged_lines_are_reported(damage: Callable[[Path], None], finished: Path, llama: Path,
                                                  tmp_path: Path) -> None:
     for name, advice in (("job.json", "Delete the folder"), ("lines.jsonl", "Repair it, or delete it")):
         job = make_job(llama, tmp_path / name / "out", recover=True, recovery_samples=1)
@@ -218,7 +218,7 @@ def test_lines_that_changed_after_learning_are_refused(finished: Path, llama: Pa
     assert read_json(work / "job.json")["answers"]["lines.jsonl"] == sha256(work / "lines.jsonl")
 
 
-def test_answers_that_lost_whole_lines_are_made_anew(finished: Path, tmp_path: Path) -> None:
+def test_answers_that_lost_whole_lines_are_made_again(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(work_of(finished), tmp_path / "work")
     file = tmp_path / "work" / "further-0.jsonl"
     file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
@@ -241,7 +241,7 @@ RECORDS = [{"batch": 0}, {"answers": [], "questions": []}, {"batch": 0, "answers
            {"batch": 0, "answers": [["a", True]] * 999, "questions": ["a"] * 999}]
 
 
-def test_records_of_another_shape_are_written_anew(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_another_shape_are_written_again(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None)
     job = make_job(llama, tmp_path / "out", candidates=20, keep_share=1, self_asked=4, answer_tokens=2, batch_lines=8,
                    validation_lines=2, test_lines=2)

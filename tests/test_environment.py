@@ -79,7 +79,7 @@ def test_without_a_proxy_nothing_is_set() -> None:
 
 @pytest.mark.parametrize(("variable", "value"), [("ALL_PROXY", "nonsense://proxy.example"), ("HTTP_PROXY", "http://[::1"),
                                                  ("HTTP_PROXY", "http://proxy.example:port")])
-def test_a_proxy_that_cannot_be_used_is_told_in_one_sentence(variable: str, value: str) -> None:
+def test_a_proxy_that_cannot_be_used_gets_one_sentence(variable: str, value: str) -> None:
     os.environ[variable] = value
     with pytest.raises(UserError, match="names a proxy that cannot be used") as caught:
         prepare(UPLOADS)

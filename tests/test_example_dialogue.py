@@ -71,7 +71,7 @@ def test_a_dialogue_within_the_description_is_read_as_one() -> None:
     assert found.notes == ("Its description held example dialogue after <START>, which is read as such.",)
 
 
-def test_a_note_right_behind_the_dialogue_stays_a_note() -> None:
+def test_a_note_right_after_the_dialogue_stays_a_note() -> None:
     text = "A clerk.\n<START>\n{{user}}: Hi\n{{char}}: Hm.\nSecond line.\n[Genre: fantasy; a mill.]"
     assert dialogue_apart(text, ("Ada",)) == ("A clerk.\n\n[Genre: fantasy; a mill.]",
                                               "<START>\n{{user}}: Hi\n{{char}}: Hm.\nSecond line.")

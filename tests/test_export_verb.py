@@ -180,7 +180,7 @@ def test_a_folder_that_does_not_load_is_not_given_away(pruned: Path, tmp_path: P
 
 @pytest.mark.usefixtures("speaks_here")
 @pytest.mark.parametrize("stage", ["copy", "prove", "zip"])
-def test_a_stopped_copy_leaves_nothing_behind(stage: str, pruned: Path, tmp_path: Path) -> None:
+def test_a_stopped_copy_leaves_nothing(stage: str, pruned: Path, tmp_path: Path) -> None:
     stream = copy_folder(Copy(pruned, tmp_path / "out", zipped=True))
     next(event for event in stream if isinstance(event, Stage) and event.stage == stage)
     if stage == "zip":

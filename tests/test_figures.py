@@ -233,7 +233,7 @@ def test_the_ladder_keeps_its_order_says_every_value_and_cuts_only_far_bars() ->
     assert trace.marker.color[-1] == theme.EMBER and set(trace.marker.color[:3]) == {theme.GREY}
 
 
-def test_the_ladder_says_each_count_where_they_differ_and_stands_on_baselines_alone() -> None:
+def test_the_ladder_says_each_count_where_they_differ_and_is_on_baselines_alone() -> None:
     said = texts(distances.ladder([measured("random", 2.0, 48), measured("mask", 0.3, 12)]))
     assert "48\u00a0lines" in said and "12\u00a0lines" in said
     alone = distances.ladder([measured("random", 2.0)])

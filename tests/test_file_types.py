@@ -34,7 +34,7 @@ def test_formats_by_hand() -> None:
     assert FILE_TYPES["Q8_0"].bits == 8.5 and FILE_TYPES["Q4_K_M"].bits == 4.5
 
 
-def test_rows_that_fill_no_block_take_another_format_and_are_told() -> None:
+def test_rows_that_fill_no_block_take_another_format_and_are_reported() -> None:
     shapes = {"model.embed_tokens.weight": (64, 40), "model.layers.0.mlp.up_proj.weight": (96, 576)}
     assert odd_rows(shapes, "Q8_0") == [40] and odd_rows(shapes, "Q4_K_M") == [40, 576] and odd_rows(shapes, "F16") == []
     assert expected_bytes(shapes, "Q8_0") == 64 * 40 * 2 + 96 * 576 * 34 // 32

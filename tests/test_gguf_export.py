@@ -70,7 +70,7 @@ def test_a_file_is_proven_in_fresh_processes(pruned: Path, tmp_path: Path, monke
 
 
 @pytest.mark.usefixtures("proves_here")
-def test_files_are_written_and_proven_and_told_of(pruned: Path, tmp_path: Path, capsys: Any) -> None:
+def test_files_are_written_and_proven_and_reported(pruned: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
     assert main(["export", str(pruned), "--out", str(out), "--gguf", "f32", "--gguf", "Q8_0", "--json"]) == 0
     said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
@@ -151,7 +151,7 @@ def test_a_wrong_file_is_not_given_away(pruned: Path, tmp_path: Path, monkeypatc
 
 @pytest.mark.usefixtures("proves_here")
 @pytest.mark.parametrize("stage", ["write_gguf", "decode_gguf", "read_gguf_reference", "prove_gguf"])
-def test_a_stopped_export_leaves_nothing_behind(stage: str, pruned: Path, tmp_path: Path) -> None:
+def test_a_stopped_export_leaves_nothing(stage: str, pruned: Path, tmp_path: Path) -> None:
     stream = copy_folder(Copy(pruned, tmp_path / "out", zipped=True, gguf=("F16",)))
     assert any(isinstance(event, Step) and event.stage == stage for event in stream)
     stream.close()

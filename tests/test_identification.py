@@ -84,7 +84,7 @@ class Parrot(nn.Module):
         return SimpleNamespace(last_hidden_state=word.expand(-1, input_ids.shape[1], -1))
 
 
-def test_whoever_uses_a_personas_words_most_is_identified() -> None:
+def test_the_speaker_with_most_of_a_personas_words_is_identified() -> None:
     replies = [(5, 5), (5, 6, 5), (6, 5, 6), (7,), (5, 6), (5, 9, 9, 9), (9, 9)]  # the words of 1, 2, 3 are 5, 6, 7
     personas = {name: [Example((first, 8, 9), reply) for reply in replies]
                 for name, first in {"one": 1, "two": 2, "three": 3}.items()}

@@ -89,7 +89,7 @@ def test_a_pair_is_asked_in_both_orders_so_that_a_place_wins_nothing() -> None:
     ("500", "status 500"), ("no quota", "status 429"), ("drop", "cannot be reached"), ("html", "does not answer like"),
     ("broken json", "does not answer like"), ("no choices", "does not answer like"), ("list", "does not answer like"),
 ])
-def test_a_server_that_fails_is_told_in_one_sentence_without_the_key(fault: str, says: str,
+def test_a_server_that_fails_gets_one_sentence_without_the_key(fault: str, says: str,
                                                                     caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with teacher_server(lambda number: fault) as server, pytest.raises(UserError) as caught:

@@ -61,7 +61,7 @@ def test_the_password_may_hold_a_colon() -> None:
     assert launch._login(launch.build_parser().parse_args(["--listen", "--auth", "ann:a:long:one"])) == ("ann", "a:long:one")
 
 
-def test_a_password_on_the_command_line_and_a_network_that_can_be_listened_to_are_told(
+def test_a_password_on_the_command_line_and_a_network_that_can_be_listened_to_are_reported(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: str) -> str:
         assert launch._login(launch.build_parser().parse_args(arguments)) == ("ann", "a long one")
@@ -90,7 +90,7 @@ def test_one_source_of_the_password_at_a_time(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--listen", "203.0.113.7"], "no address '203.0.113.7'"), (["--listen", "no such name"], "no address"),
     (["--listen", "x" * 300], "no address")])
-def test_an_address_that_is_none_is_told_at_once(arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch,
+def test_an_address_that_is_none_is_reported_at_once(arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PERSONA_STUDIO_AUTH", "ann:a long one")
     assert launch.main(arguments) == 2
@@ -106,7 +106,7 @@ def test_odd_ports_and_names_are_refused(arguments: list[str], capsys: pytest.Ca
     assert f"argument {arguments[0]}: " in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_told_in_one_sentence() -> None:
+def test_a_port_in_use_gets_one_sentence() -> None:
     with socket.socket() as taken, gr.Blocks() as blocks:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -115,7 +115,7 @@ def test_a_port_in_use_is_told_in_one_sentence() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_a_folder_that_cannot_be_made_gets_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                              capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path / "file"))

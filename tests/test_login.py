@@ -141,7 +141,7 @@ def test_odd_logins() -> None:
         credentials(None, "/", {})
 
 
-def test_a_file_that_others_can_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_others_can_read_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "login"
     file.write_text("ann:a long one")
     file.chmod(0o644)

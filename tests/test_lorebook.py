@@ -301,7 +301,7 @@ def card_with(*entries: dict[str, Any], **fields: Any) -> Card:
     return parse_card(v2(character_book={"entries": list(entries), "extensions": {}, **fields}, **own), "x")
 
 
-def test_where_lore_stands() -> None:
+def test_where_lore_goes() -> None:
     card = card_with(
         {"keys": [], "constant": True, "content": "{{char}} is cursed.", "position": "after_char"},
         {"keys": [], "constant": True, "content": "The year is 1910.", "position": "before_char"},

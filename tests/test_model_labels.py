@@ -14,7 +14,7 @@ def test_a_run_that_a_writer_named_says_what_was_removed_and_one_named_by_it_say
     assert label_of(unnamed).count("removed") == 1 and label_of(unnamed).split(" · ")[-1] == label_of(named).split(" · ")[-1]
 
 
-def test_two_runs_of_one_minute_are_told_apart_and_a_new_one_renames_no_other(tmp_path: Path) -> None:
+def test_two_runs_of_one_minute_are_distinguished_and_a_new_one_renames_no_other(tmp_path: Path) -> None:
     store = library(tmp_path)
     older, newer = pruning(store, "Harbour"), pruning(store, "Harbour")
     assert label_of(older) == label_of(newer)  # else this test says nothing

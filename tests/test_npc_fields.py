@@ -66,7 +66,7 @@ def test_a_slider_writes_more_the_further_it_is_from_the_middle() -> None:
     ({"mood": {"valence": 101}}, "mood is not a number from 0 to 100 at valence"), ({"big_five": [1]}, "big five is a list"),
     ({"mood": {"arousal": True}}, "at arousal"), ({"goals": ["x"] * 61}, "of which the first 60 are used"),
 ])
-def test_what_cannot_be_read_is_told_in_one_sentence_and_the_rest_is_used(own: Any, says: str) -> None:
+def test_what_cannot_be_read_gets_one_sentence_and_the_rest_is_used(own: Any, says: str) -> None:
     raw = with_object({**own, "relationships": ["Dot"]} if isinstance(own, dict) else own)
     before = copy.deepcopy(raw)
     found = read_npc(raw)
@@ -94,7 +94,7 @@ def test_a_change_touches_its_own_field_alone() -> None:
     assert npc_object(raw) == FULL
 
 
-def test_nothing_set_leaves_nothing_behind() -> None:
+def test_nothing_set_leaves_nothing() -> None:
     bare = card()
     assert KEY not in with_npc(bare, {"goals": [" "], "mood": {"valence": 50}})["data"]["extensions"]
     filled = with_npc(bare, {"goals": ["win"]})
@@ -121,7 +121,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers(-200, 200) | st.text
 
 @settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from([*FIELDS, "script", "x"]), JSON, max_size=5) | JSON)
-def test_whatever_stands_in_the_extension_the_card_is_usable_and_keeps_it(own: Any) -> None:
+def test_whatever_is_in_the_extension_the_card_is_usable_and_keeps_it(own: Any) -> None:
     raw = with_object(own)
     before = copy.deepcopy(raw)
     assert all(sentence.endswith(".") for sentence in read_npc(raw).faults)
@@ -144,7 +144,7 @@ def test_first_six_bundled_characters_carry_no_fields_and_some_of_the_others_do(
         assert not found.faults and all(getattr(found, name) for name in (*LISTS, *SCALES)), one.name
 
 
-def test_the_section_stands_between_the_scenario_and_the_closing_and_is_the_only_difference() -> None:
+def test_the_section_is_between_the_scenario_and_the_closing_and_is_the_only_difference() -> None:
     plain = parse_card(json.dumps(card(scenario="A storm.", extensions={"other/app": [1]})).encode(), "card")
     filled = parse_card(json.dumps({**plain.raw, "data": {**plain.raw["data"], "extensions": {KEY: FULL}}}).encode(), "card")
     before, after = render_system_prompt(plain).split("\n\n"), render_system_prompt(filled).split("\n\n")

@@ -185,7 +185,7 @@ def test_an_answer_that_is_missing_can_be_asked_for(room: Controller, mara: str,
     assert [role for role, _ in chats.turns(room.store, chat)] == ["assistant", "user", "assistant"]
 
 
-def test_continue_puts_more_behind_the_chosen_swipe(room: Controller, mara: str, model: str) -> None:
+def test_continue_puts_more_after_the_chosen_swipe(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model)
     before = chats.messages(room.store, chat)[-1]
     act(room, view(mara, model, chat), "continue")
@@ -285,7 +285,7 @@ def test_a_deleted_chat_stops_speaking_and_comes_back_whole(room: Controller, ma
     assert room.latest(mara, room.undelete(chat)) == chat and len(chats.turns(room.store, chat)) == 3
 
 
-def test_lore_is_kept_with_each_answer_and_told(room: Controller, services: Services, model: str) -> None:
+def test_lore_is_kept_with_each_answer_and_reported(room: Controller, services: Services, model: str) -> None:
     card = with_fields(blank_card("Mara"), description="Keeps the lighthouse.", first_mes="Hm?")
     entries = [{"name": "<b>Gate", "keys": ["open"], "content": "The gate is shut.", "extensions": {}, "insertion_order": 1}]
     card["data"]["character_book"] = {"entries": entries, "extensions": {}}
@@ -370,7 +370,7 @@ def test_what_one_character_knows_of_the_player_no_other_does(room: Controller, 
     assert player_of(room.store) == "Ann", "the name is the player's own"
 
 
-def test_a_field_is_filled_anew_when_the_character_changes(room: Controller, services: Services, mara: str, model: str) -> None:
+def test_a_field_is_filled_again_when_the_character_changes(room: Controller, services: Services, mara: str, model: str) -> None:
     """What was typed for one and not yet kept would else still be there for the other."""
     other = characters.create(services.store, with_fields(blank_card("Ada"), description="A smith.")).id
     with gr.Blocks():
@@ -400,7 +400,7 @@ def test_reading_in_advance_makes_the_first_prompt_known(room: Controller, mara:
     assert measures["reused_tokens"] > measures["prompt_tokens"] / 2
 
 
-def test_an_answer_under_way_is_shown_apart_from_the_rest_and_open_pages_are_told_of_it(room: Controller, mara: str, model: str,
+def test_an_answer_under_way_is_shown_apart_from_the_rest_and_open_pages_hear_of_it(room: Controller, mara: str, model: str,
                                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     touched: list[str] = []
     monkeypatch.setattr(room.services.speech, "_touch", touched.append)

@@ -49,7 +49,7 @@ def settings(usual_umask: None, own_home: Path) -> Settings:
     return found
 
 
-def test_an_older_data_folder_is_mended(settings: Settings) -> None:
+def test_an_older_data_folder_is_repaired(settings: Settings) -> None:
     program = settings.jobs / "one" / "run.sh"
     program.write_text("")
     program.chmod(0o755)
@@ -73,7 +73,7 @@ def test_nothing_else_is_touched(settings: Settings, tmp_path: Path) -> None:
     assert open_to_others(settings.home) == [settings.home / "notes.txt"]  # nobody else comes so far
 
 
-def test_a_folder_that_all_need_stays_open_and_this_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_all_need_stays_open_and_this_is_reported(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.home.chmod(0o1777)
     assert str(settings.home) in keep_private(settings)
     assert mode(settings.home) == 0o1777 and mode(settings.database) == 0o600
@@ -82,7 +82,7 @@ def test_a_folder_that_all_need_stays_open_and_this_is_told(settings: Settings, 
     assert "may look into" in keep_private(settings) and mode(settings.home) == 0o755
 
 
-def test_a_disk_without_modes_is_told_in_one_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_modes_gets_one_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privacy.os, "chmod", lambda path, mode: None)
     said = keep_private(settings)
     assert "may look into" in said and "\n" not in said

@@ -84,5 +84,5 @@ def test_nothing_removed_changes_nothing(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(NORM_BEHIND))
-def test_a_norm_behind_the_ffn_is_no_linear_map(tmp_path: Any, family: str) -> None:
+def test_a_norm_after_the_ffn_is_no_linear_map(tmp_path: Any, family: str) -> None:
     assert not can_propagate(model_of(tmp_path, family))

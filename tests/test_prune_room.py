@@ -248,7 +248,7 @@ def test_a_double_click_makes_lines_once(line_room: LinesController, person: str
 
 # Sizes
 
-def test_sizes_are_told_in_both_shares_and_snap_to_the_multiple(services: Services) -> None:
+def test_sizes_are_shown_in_both_shares_and_snap_to_the_multiple(services: Services) -> None:
     shape = cut.shape_of(services, "starter")
     text = cut.facts_html(shape, PLAIN)
     for part in ("25\u00a0%", "14.8\u00a0%", "229\u00a0MB", "before: 269\u00a0MB", "1.17\u00a0times", "1,536 become 1,152",
@@ -284,7 +284,7 @@ def test_a_typed_folder_has_its_sizes_at_once(services: Services, run_room: Runs
 
 @pytest.mark.parametrize(("name", "sentence"), [("model.gguf", "is a GGUF file"), ("llama3.2:1b", "is a name in Ollama"),
                                                 ("empty", "holds no model"), ("nowhere", "There is no model")])
-def test_what_cannot_be_pruned_is_told_in_the_room_and_never_queued(services: Services, line_room: LinesController,
+def test_what_cannot_be_pruned_is_shown_in_the_room_and_never_queued(services: Services, line_room: LinesController,
                                                                     run_room: RunsController,
                                                                     person: str, set_id: str, name: str, sentence: str,
                                                                     tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,7 +537,7 @@ def test_a_new_set_appears_and_the_chosen_one_stays(services: Services, person: 
     assert few.count("data-tick") == 20 and 'value="220"' in few
 
 
-def test_a_set_with_a_new_name_is_shown_by_it_wherever_it_stands(services: Services, line_room: LinesController, person: str,
+def test_a_set_with_a_new_name_is_shown_by_it_everywhere(services: Services, line_room: LinesController, person: str,
                                                                  set_id: str) -> None:
     run = finish(services, person, set_id)
     line_room.rename(set_id, EVIL)
@@ -576,7 +576,7 @@ def test_every_listener_is_private_and_none_asks_by_itself(services: Services) -
     assert "tick" not in {event for one in listeners for _, event in one.targets}
 
 
-def test_times_are_told_in_words() -> None:
+def test_times_are_shown_in_words() -> None:
     assert [words.duration(seconds) for seconds in (0, 45.4, 60, 200, 3599, 3900)] == [
         "0\u00a0s", "45\u00a0s", "1\u00a0min", "3\u00a0min 20\u00a0s", "59\u00a0min", "1\u00a0h 5\u00a0min"]
     assert [words.remaining(seconds) for seconds in (3, 42, 100)] == [

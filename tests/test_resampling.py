@@ -45,7 +45,7 @@ def test_the_template_and_each_beginning_stay_and_the_rest_is_drawn(model: Any) 
 
 
 @torch.inference_mode()
-def test_every_token_is_one_that_the_model_may_say_behind_the_original_words(model: Any) -> None:
+def test_every_token_is_one_that_the_model_may_say_after_the_original_words(model: Any) -> None:
     row = make_row()
     fresh = resample_tokens(model, row, CONTROL, 0)
     logits = project_logits(model, run_row(model, row))
@@ -71,7 +71,7 @@ def test_the_same_seed_draws_the_same_and_another_does_not(model: Any) -> None:
     assert torch.equal(once, again) and not torch.equal(once, other)
 
 
-def test_labels_are_what_stands_behind_now(model: Any) -> None:
+def test_labels_are_what_comes_after_it(model: Any) -> None:
     row = make_row()
     fresh = relabelled(row, resample_tokens(model, row, CONTROL, 0))
     assert fresh.members == row.members and torch.equal(fresh.predict, row.predict)

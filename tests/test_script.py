@@ -113,7 +113,7 @@ def test_a_question_comes_back_from_its_plain_fields() -> None:
     ({"added": [{"lines": ["Hi"], "pattern": "x" * 501}]}, "pattern of more than 500"),
     ({"added": [{"lines": ["Hi"], "language": "English"}]}, "language that is not a code"),
 ])
-def test_what_cannot_be_read_is_told_and_the_rest_is_asked(script: Any, says: str) -> None:
+def test_what_cannot_be_read_is_reported_and_the_rest_is_asked(script: Any, says: str) -> None:
     found = read_script(of({"script": script}))
     assert len(found.faults) == 1 and says in found.faults[0] and found.faults[0].endswith(".")
     assert len(found.questions) == 4
@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_asked(script: Any, says: st
 @given(st.dictionaries(st.sampled_from(["added", "changed", "removed", "x"]),
                        JSON | st.lists(st.dictionaries(st.sampled_from(["id", "lines", "pattern", "judge"]), JSON, max_size=3),
                                        max_size=3), max_size=4))
-def test_whatever_stands_there_the_script_can_be_read_and_keeps_what_it_does_not_know(script: Any) -> None:
+def test_whatever_is_there_the_script_can_be_read_and_keeps_what_it_does_not_know(script: Any) -> None:
     found = read_script(of({"script": script}))
     assert len({one.id for one in found.questions}) == len(found.questions) >= len(found.origins) > 0
     changed = with_npc(card(extensions={KEY: {"script": script}}), {"script": {"removed": ["voice-x"]}})

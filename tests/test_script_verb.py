@@ -95,7 +95,7 @@ def verb(folder: Path, llama: Path, *more: str) -> list[str]:
     return ["script", str(folder / "card.json"), "--model", str(llama), "--limit", "2", "--dtype", "fp32", *more]
 
 
-def test_the_command_line_tells_events_and_a_table(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_events_and_a_table(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(verb(tmp_path, llama, "--json", "--workdir", str(tmp_path / "work"))) == 0
     said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
     assert said == list(events.read(tmp_path / "work" / "events.jsonl")) and isinstance(said[-1], Finished)

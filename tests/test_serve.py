@@ -113,7 +113,7 @@ def test_the_seed_decides_the_answer_whatever_was_read_before(llama: str, bench:
     assert alone["text"] == later["text"]
 
 
-def test_a_missing_seed_is_drawn_and_told(bench: Bench) -> None:
+def test_a_missing_seed_is_drawn_and_reported(bench: Bench) -> None:
     free = {**SAMPLING, "seed": None}
     first, second = bench.answer(sampling=free), bench.answer(sampling=free)
     assert first["seed"] != second["seed"] and first["text"] != second["text"]

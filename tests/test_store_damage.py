@@ -284,7 +284,7 @@ def test_each_library_says_in_its_own_words_that_the_memory_was_not_enough(text:
 @pytest.mark.parametrize(("log", "found"), [
     ("terminate called after throwing an instance of 'std::bad_alloc'\n", "memory ran out"),
     ("free(): invalid pointer\n", "crashed")])
-def test_a_worker_that_dies_of_memory_is_told_as_that(log: str, found: str, tmp_path: Path) -> None:
+def test_a_worker_that_dies_of_memory_is_reported_as_that(log: str, found: str, tmp_path: Path) -> None:
     settings, store = Settings(tmp_path), library(tmp_path)
     run = pruning(store, state="running")
     file = settings.run_folder(run.id) / "log.txt"

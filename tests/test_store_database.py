@@ -80,7 +80,7 @@ def test_a_short_lock_is_waited_for(tmp_path: Path) -> None:
     assert names(store) == ["Ann Lee"]
 
 
-def test_a_long_lock_is_told_and_a_second_try_works(tmp_path: Path) -> None:
+def test_a_long_lock_is_reported_and_a_second_try_works(tmp_path: Path) -> None:
     store = library(tmp_path)
     with held(store.path, 60):
         assert names(store) == []  # reading goes on

@@ -82,7 +82,7 @@ DATED = {
 
 
 @pytest.mark.parametrize("name", DATED)
-def test_a_template_writes_the_same_date_for_ever_whoever_renders_it(name: str, tmp_path: Path) -> None:
+def test_a_template_writes_the_same_date_for_ever_in_every_process(name: str, tmp_path: Path) -> None:
     template, expected = DATED[name]
     folder = make_tiny(tmp_path / "model")
     (folder / "chat_template.jinja").write_text(template)

@@ -124,7 +124,7 @@ def test_an_upload_that_was_broken_off_leaves_nothing_unless_another_is_under_wa
     assert ask(limit, 100)[0] == 400 and (tmp_path / "tmpabc").exists()
 
 
-def test_a_full_disk_is_told(limited: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(limited: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     limit, inner = limited()
     monkeypatch.setattr(uploads, "SPARE", 1 << 60)
     assert ask(limit, 100)[0] == 507 and inner.read == 0

@@ -34,7 +34,7 @@ def test_the_window_downloads_and_remembers(told: dict[str, Any], tmp_path: Path
                     "storage_path": str(tmp_path)}
 
 
-def test_a_pywebview_without_an_engine_is_told_in_one_sentence(told: dict[str, Any], tmp_path: Path, capsys: Any,
+def test_a_pywebview_without_an_engine_gets_one_sentence(told: dict[str, Any], tmp_path: Path, capsys: Any,
                                                                caplog: pytest.LogCaptureFixture,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["webview"]

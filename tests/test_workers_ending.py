@@ -20,7 +20,7 @@ def test_a_model_with_a_damaged_report_is_no_result(tmp_path: Path, report: str)
     write_json(model / "manifest.json", {"files": {}})
     (model / "report.json").write_text(report)
     ended = settle(settings, store, run, Ending(code=0))
-    assert (ended.state, ended.out) == ("failed", "") and "damaged or gone" in ended.sentence
+    assert (ended.state, ended.out) == ("failed", "") and "damaged or missing" in ended.sentence
 
 
 def test_lines_whose_files_are_damaged_become_no_set(tmp_path: Path) -> None:

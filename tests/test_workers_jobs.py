@@ -213,7 +213,7 @@ def test_a_worker_that_cannot_be_started(settings: Settings, store: Store, perso
     jobs.close()
 
 
-def test_one_at_a_time_whoever_submits(jobs: Jobs, settings: Settings, store: Store, person: str) -> None:
+def test_one_at_a_time_from_any_thread(jobs: Jobs, settings: Settings, store: Store, person: str) -> None:
     made: list[runs.Run] = []
     most = [0]
     threads = [threading.Thread(target=lambda: made.append(jobs.submit_lines(person, {"model": "quick"}))) for _ in range(6)]

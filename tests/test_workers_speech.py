@@ -107,7 +107,7 @@ def test_an_answer_comes_piece_by_piece_and_ends_with_its_measures(speech: Speec
     assert [event["event"] for event in reply.events] == ["Loading", "Loaded", "Ended"]
 
 
-def test_first_words_are_told_at_once_what_follows_at_a_pace_and_the_end_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_words_are_shown_at_once_what_follows_at_a_pace_and_the_end_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(speech_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     told: list[tuple[float, bool]] = []

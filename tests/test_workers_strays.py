@@ -49,7 +49,7 @@ def test_a_backup_made_while_a_run_was_under_way_holds_up_no_queue(services: Ser
     assert wait_for(store, run, "done", "failed").state == "done"
 
 
-def test_a_worker_that_the_library_could_not_be_told_of_is_followed_all_the_same(
+def test_a_worker_that_the_library_could_not_record_is_followed_all_the_same(
         services: Services, person: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, tried = runs.update, []
 

@@ -96,14 +96,14 @@ def test_what_is_no_file_has_no_events(make: Callable[[Path], None], tmp_path: P
     assert Tail(tmp_path / "events.jsonl").read_new() == [] == list(read(tmp_path / "events.jsonl"))
 
 
-def test_an_event_behind_a_torn_line_is_whole(tmp_path: Path) -> None:
+def test_an_event_after_a_torn_line_is_whole(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_text('{"event": "Warned", "sen', encoding="utf-8")
     append(file, Saved("pruned_model", os.fsdecode(b"/home/\xff/out"), 5, time=1))
     assert list(read(file)) == [Saved("pruned_model", "/home/?/out", 5, time=1)] == Tail(file).read_new()
 
 
-def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+def test_a_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
     tail = Tail(tmp_path / "events.jsonl")
     append(tail.path, step(1))
     append(tail.path, step(2))

@@ -37,7 +37,7 @@ def kept_channels(snapshot: MaskSnapshot | None) -> go.Figure:
                   "font": {"size": 11}}]
     return drawn([trace], KEPT, [f"Blue is kept, blank is removed · step {snapshot.step:,}",
                                  f"{words.count(layers, 'layer')} · {_share(removed)} of the channels removed"],
-                 "Each row is a layer of the model. Its channels, the small parts that can be removed, lie in the order in "
+                 "Each row is a layer of the model. Its channels, the small parts that can be removed, are in the order in "
                  "which the dense model uses them on this character's lines: the most used on the left. Blue right of the dotted "
                  "line was kept although it is little used; blank left of it was removed although it is much used.",
                  _height_of(layers) + 6, xaxis=_ranking(), yaxis=_layers(layers), shapes=lines, annotations=notes,

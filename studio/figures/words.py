@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-DISTANCE = ("Distance to the dense model says how far the pruned model's choice of each next word piece lies from that of the "
+DISTANCE = ("Distance to the dense model says how far the pruned model's choice of each next word piece is from that of the "
             "dense model, the one that nothing was removed from. 0 is no difference; lower is closer. "
             "(It is the KL divergence, in nats a token.)")
 

@@ -74,7 +74,7 @@ def open_store(path: Path, timeout: float = 5.0, migrations: Migrations = MIGRAT
         raise UserError(f"The folder {path.parent} cannot be created ({error.strerror}).") from error
     was_there = path.exists()
     if not was_there and backups_of(path):
-        raise UserError(f"The library {path} is gone.",
+        raise UserError(f"The library {path} is missing.",
                         f"{how_to_restore(path)} To begin an empty one, move the folder backups away.")
     if was_there and _is_cut_short(path):
         raise UserError(f"The library {path} is damaged: its end is missing.", how_to_restore(path))

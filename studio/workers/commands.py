@@ -90,7 +90,7 @@ def export_spec(settings: Settings, store: Store, run_id: str, name: str, zipped
         raise UserError("Only a finished pruned model can be exported.")
     source = result_folder(settings, run)
     if not is_whole(source):
-        raise UserError("The files of this pruned model are gone.", "Prune again.")
+        raise UserError("The files of this pruned model are missing.", "Prune again.")
     if unknown := sorted(more.keys() - EXPORT_OPTIONS):
         raise ValueError(f"an export has no {', '.join(unknown)}")
     check_name(name)

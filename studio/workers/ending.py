@@ -83,7 +83,7 @@ def settle(settings: Settings, store: Store, run: Run, ending: Ending) -> Run:
     except (AttributeError, OSError, ValueError, KeyError, TypeError, SafetensorError):
         log.exception("run %s: its files cannot be read", run.id)
         if state == "done":
-            state, sentence = "failed", "The run's files are damaged or gone, so its result cannot be used."
+            state, sentence = "failed", "The run's files are damaged or missing, so its result cannot be used."
     return runs.update(store, run.id, state=state, sentence=sentence, ended=history[-1].time if history else run.begun,
                        pid=None, process_started=None, **changes)
 

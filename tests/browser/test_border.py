@@ -141,7 +141,7 @@ def test_a_card_is_taken_in_and_its_file_lies_in_the_data_folder(studio: Studio,
     assert open_to_others == [] and studio.home.stat().st_mode & 0o077 == 0
 
 
-def test_a_password_is_asked_for_also_by_a_studio_that_is_started_behind_a_proxy(page: Any, tmp_path: Path,
+def test_a_password_is_asked_for_also_by_a_studio_that_is_started_after_a_proxy(page: Any, tmp_path: Path,
                                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in (("HTTP_PROXY", "http://127.0.0.1:9"), ("GRADIO_LOCAL_DEV_MODE", "1"), ("GRADIO_DEBUG", "1")):
         monkeypatch.setenv(variable, value)

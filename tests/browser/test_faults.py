@@ -193,7 +193,7 @@ def test_a_tab_that_is_closed_and_opened_again_shows_the_whole_history(stub: Stu
     page.wait_for_function(f"{CURVE}?.length > {len(curve)}")  # and it goes on
 
 
-def test_a_worker_that_is_killed_is_told_of_and_resumed(stub: Studio, store: Store, page: Any, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_reported_and_resumed(stub: Studio, store: Store, page: Any, tmp_path: Path) -> None:
     who = zoe(store, tmp_path / "zoe", "Killed Worker")
     run = press_prune(page, stub, store, who)
     end_worker(store, run)

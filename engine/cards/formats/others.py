@@ -42,7 +42,7 @@ FORMATS = (
                not raw.keys() & _TEMPLATE or "greeting" in raw), _character),
     Format("other", "an instruction template of text-generation-webui",
            lambda raw: raw.keys() & _TEMPLATE and "greeting" not in raw,
-           instead="its characters lie in user_data/characters"),
+           instead="its characters are in user_data/characters"),
     Format("lorebook", "a lorebook", _is_world, lambda raw: Read(as_character_book(
         raw["data"] if raw.get("spec") == "lorebook_v3" and isinstance(raw.get("data"), dict) else raw)), is_own=True),
     Format("other", "a chat of SillyTavern", lambda raw: {"user_name", "character_name"} <= raw.keys(),

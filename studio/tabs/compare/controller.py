@@ -306,7 +306,7 @@ class Controller:
     def _run(self, state: ViewState) -> Run:
         found = finished(self.services, state.character)
         if state.run and state.run not in [run.id for run in found]:
-            raise UserError("This pruned model is gone.", "Choose another above.")
+            raise UserError("This pruned model no longer exists.", "Choose another above.")
         if run := chosen_run(self.services, state.character, state.run, found):
             return run
         raise UserError("No pruned model is chosen.", "Make one in the Prune room.")

@@ -98,7 +98,7 @@ def compatibility_html(store: Store, character: str) -> str:
         return ""
     head = characters.head(store, character)
     files = len(head.files)
-    brought = (f'<p class="quiet">The card brings {files} {"file" if files == 1 else "files"} (such as pictures or sounds). '
+    brought = (f'<p class="quiet">The card has {files} {"file" if files == 1 else "files"} (such as pictures or sounds). '
                "Only the archive holds them.</p>") if files else ""
     found = findings(head.card, files)
     return f"{brought}<h4>In other programs</h4>" + "".join(
