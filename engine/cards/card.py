@@ -76,10 +76,7 @@ def card_of(value: Any, notes: tuple[str, ...] = ()) -> Card:
     """The card in a JSON value; `notes`: what was repaired before. Raises CardFault."""
     found = formats.find(value)
     if found is None:
-        card = _card(value, notes)
-        if "spec" not in card.raw:
-            _check_whole(card)
-        return card
+        return _card(value, notes) if not isinstance(value, dict) or "spec" in value else converted(value, notes)
     if found.what == "lorebook":
         raise CardFault(f"is {found.words}, not a character (open a character in Draft and import it there, under Lorebook)")
     if found.read is None:
@@ -89,9 +86,11 @@ def card_of(value: Any, notes: tuple[str, ...] = ()) -> Card:
 
 
 def converted(raw: dict[str, Any], notes: tuple[str, ...]) -> Card:
-    """The card of a V3 form that was made from something else. Raises CardFault, also for one that could not be read back."""
+    """The card of a flat or made V3 form. Raises CardFault, also where its V3 form is too large or deep to be read back."""
     card = _card(raw, notes)
-    _check_whole(card)
+    text = json.dumps(as_v3(card.raw), ensure_ascii=False)
+    check_size(len(text.encode()))
+    check_depth(text)
     return card
 
 
@@ -134,13 +133,6 @@ def _book_of_card(raw: Any, found: Format | None) -> dict[str, Any]:
     is_card = found or "spec" in card or "name" in data
     raise CardFault("is a character without a lorebook (import it with “Import cards”)" if is_card
                     else 'is not a lorebook (it has no "entries")')
-
-
-def _check_whole(card: Card) -> None:
-    """Raise CardFault for a card whose V3 form would be larger or deeper than what can be read."""
-    text = json.dumps(as_v3(card.raw), ensure_ascii=False)
-    check_size(len(text.encode()))
-    check_depth(text)
 
 
 def bundled_cards() -> list[Card]:

@@ -122,8 +122,8 @@ def portrait(store: Store, sha256: str) -> bytes | None:
 
 def files(store: Store, version: Version) -> dict[str, bytes]:
     with store.read() as db:
-        found = {path: scalar(db, "SELECT data FROM files WHERE sha256 = ?", [digest]) for path, digest in version.files.items()}
-    return {path: data for path, data in found.items() if data is not None}
+        kept = {path: scalar(db, "SELECT data FROM files WHERE sha256 = ?", [digest]) for path, digest in version.files.items()}
+        return {path: data for path, data in kept.items() if data is not None}
 
 
 def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Literal["keep"] | None = "keep", note: str = "",
@@ -262,12 +262,10 @@ def _keep(db: Database, table: str, data: bytes | None) -> str | None:
 def _checked(card: dict[str, Any]) -> dict[str, Any]:
     """The card, if JSON can hold it; it may be unfinished."""
     try:
-        size = len(to_json(card).encode())
-    except UnicodeEncodeError:
-        raise
+        text = to_json(card)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError("This is not a character card: it contains something that JSON cannot hold.") from error
-    if size > MAX_BYTES:
+    if (size := len(text.encode())) > MAX_BYTES:
         raise UserError(f"The card is too large ({size:,} bytes; at most {MAX_BYTES:,}).", "Shorten its texts.")
     return card
 
