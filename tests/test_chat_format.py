@@ -137,7 +137,7 @@ def test_the_ending_is_the_templates_own() -> None:
 @pytest.mark.parametrize("template", [CHATML, PLAIN, REFUSES])
 def test_prompt_and_answer_make_the_whole_conversation(template: str) -> None:
     tokenizer = make_tokenizer(template=template.replace("<|im_start|>model", "<|im_start|>assistant"))
-    whole = encode_chat(tokenizer, [USER, ANSWER], add_generation_prompt=False)
+    whole = tokenizer.encode(render_chat(tokenizer, [USER, ANSWER], False), add_special_tokens=False)
     answer = encode_answer(tokenizer, ANSWER["content"], complete=True)
     parts = encode_chat(tokenizer, [USER]) + answer
     assert whole[: len(parts)] == parts

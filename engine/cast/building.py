@@ -1,13 +1,12 @@
 """From an exported folder to a character of a bank: does it belong to this dense model, what differs, and the correction.
 
 A bank holds a mask and a correction of W_down, so a folder whose other weights differ from the dense model's (another base, or
-a fine-tune after the cut) is refused. Where a run tuned its layers, W_gate and W_up differ as well: only its mask is taken, and
-the new correction replaces the tuning.
+a fine-tune after the cut) is refused. Where a run tuned its layers, only its mask is taken, and the correction replaces the
+tuning.
 
-The correction is found in one of two ways. With lines of the run the layers are refitted again from the lowest up
-(pruning/reconstruction.py), each to what its correction can hold, so that the layers above correct what is left over below.
-Without them the folder's own W_down is decomposed: a refit on neutral lines alone came out worse, but they serve as well as the
-run's to say which activations count (docs/cast.md has the figures).
+With lines of the run the layers are refitted again from the lowest up (pruning/reconstruction.py), each to what its correction
+can hold. Without them the folder's own W_down is decomposed, and neutral lines say which activations count (docs/cast.md has
+the figures).
 """
 
 import json

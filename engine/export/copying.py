@@ -68,7 +68,7 @@ class Copy:
             return []
         if not all(importlib.util.find_spec(package) for package in ("gguf", "xllamacpp")):
             raise UserError("GGUF files, which all engines need, are written and verified by packages that are not installed.",
-                            "Install them with: pip install gguf xllamacpp")
+                            'Install them with: pip install "persona-studio[gguf]"')
         from engine.export.gguf_tensors import parse_types
 
         return parse_types(names)

@@ -2,10 +2,9 @@ r"""What a GGUF file contains besides its weights: sizes, rotary embedding, orig
 
 Refuses models that llama.cpp's fixed rules for a family would compute differently from transformers.
 
-Of llama.cpp's tokenizers two matter here, and both start from tokenizer.json. Byte-level BPE (its "gpt2") takes the merges
-and the name of the rule that splits a text into words. BPE over characters with a fallback to bytes (its "llama", made for
-SentencePiece) merges by the score of the result, so a token's score is the falling rank of its first merge. Special tokens
-are those that the tokenizer of transformers really uses; gguf.SpecialVocab guesses them from its configuration files.
+Of llama.cpp's tokenizers two are written, both from tokenizer.json. Byte-level BPE (its "gpt2") takes the merges and the name
+of the rule that splits a text into words. BPE over characters with a fallback to bytes (its "llama") merges by the score of
+the result, so a token's score is the falling rank of its first merge. Special tokens are those that transformers uses.
 """
 
 import json

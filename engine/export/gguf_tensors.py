@@ -101,7 +101,6 @@ def plan_weights(folder: Path, config: Any, type: str) -> list[Weight]:
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
-    """Name, file and shape of every tensor in a model folder."""
     whole = folder / "model.safetensors"
     for file in [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors")):
         with safe_open(file, "pt") as tensors:

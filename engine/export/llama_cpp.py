@@ -95,20 +95,17 @@ def speed(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def measure_speed(file: str, prompt: Sequence[int]) -> dict[str, float]:
     """Tokens a second of one conversation, and by how many bytes it makes the process grow, the mapped file included."""
+    import psutil
     import xllamacpp  # noqa: F401 - its own size is not the model's
 
-    before, start = _resident(), time.perf_counter()
+    process = psutil.Process()
+    before, start = process.memory_info().rss, time.perf_counter()
     server = Server(file, len(prompt) + SPEED_TOKENS + 8, 1, exact=False)
     loaded = time.perf_counter() - start
     timings = server.complete(prompt, SPEED_TOKENS, ignore_eos=True)["timings"]
     return {"load_seconds": loaded, "tokens_per_second": timings["predicted_per_second"], "speed_tokens": timings["predicted_n"],
-            "prompt_tokens_per_second": timings["prompt_per_second"], "memory_bytes": _resident() - before, "threads": _THREADS}
-
-
-def _resident() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
+            "prompt_tokens_per_second": timings["prompt_per_second"], "memory_bytes": process.memory_info().rss - before,
+            "threads": _THREADS}
 
 
 def _side_by_side(work: Callable[[int], Any], count: int) -> Generator[dict[str, Any], None, list[Any]]:

@@ -82,7 +82,8 @@ def read(request: Found) -> Iterator[Found]:
     model, _ = _load(request, attn_implementation=request["attention"], device_map=None)
     kept = min(KEPT, model.config.vocab_size)
     tokens, logprobs = [], []
-    shared = _shared(request["prompts"])
+    columns = zip(*(prompt[:-1] for prompt in request["prompts"]), strict=False)
+    shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]  # computed once
     with torch.inference_mode():
         begun = model(input_ids=torch.tensor([shared]), use_cache=True, logits_to_keep=1).past_key_values if shared else None
     for done, (prompt, text) in enumerate(zip(request["prompts"], request["texts"], strict=True), start=1):
@@ -118,12 +119,6 @@ def _generate(model: Any, tokenizer: Any, tokens: Any, attention_mask: Any, most
     answer = model.generate(input_ids=tokens, attention_mask=attention_mask, max_new_tokens=most, do_sample=False,
                             pad_token_id=tokenizer.eos_token_id)[0, tokens.shape[1]:]
     return str(tokenizer.decode(answer, skip_special_tokens=True)).strip(), len(answer)
-
-
-def _shared(prompts: list[list[int]]) -> list[int]:
-    """The tokens with which all prompts begin, which are computed once; at least one token of each prompt is left."""
-    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
-    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 def _peak_memory(info: Any) -> int:

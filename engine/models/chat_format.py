@@ -40,9 +40,9 @@ def render_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: 
         raise UserError(f"The model's chat template refuses this conversation ({error}).", "Choose another model.") from None
 
 
-def encode_chat(tokenizer: Any, messages: list[Message], add_generation_prompt: bool = True) -> list[int]:
+def encode_chat(tokenizer: Any, messages: list[Message]) -> list[int]:
     """The token ids of `render_chat`. A beginning-of-sequence token is there only where the template writes it."""
-    return tokenizer.encode(render_chat(tokenizer, messages, add_generation_prompt), add_special_tokens=False)
+    return tokenizer.encode(render_chat(tokenizer, messages), add_special_tokens=False)
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:

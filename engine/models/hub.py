@@ -37,7 +37,7 @@ except Exception as error:
 
 
 def fetch_model(name: str) -> Generator[Event, None, Path]:
-    """Fetch `owner/name` and return its folder in the hub's cache, which is called after the commit.
+    """Fetch `owner/name` and return its folder in the hub's cache, named after the commit.
 
     Yields steps in MB. Without a network, a complete copy in the cache is used. A token is taken from where the
     hub's library looks for one (HF_TOKEN). Raises UserError with what is wrong; a closed generator ends the download.

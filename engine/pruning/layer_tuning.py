@@ -2,18 +2,16 @@
 
 Least squares (reconstruction.py) can only mix what the kept channels compute; here what they compute changes as well. From
 the least-squares W_down and the dense rows of W_gate and W_up, a few passes of Adam minimise the error of the stream after
-the layer, on the same two streams of hidden states. No gradient leaves the layer, so a pass costs what three passes
-through one FFN cost and needs no memory beyond it. Training each block of a pruned model by itself is EBFT's
-(arXiv 2402.12419), there on the block's own output and with all its matrices; ours trains the FFN alone, on the stream
-that the pruned layers below really leave.
+the layer, on the same two streams of hidden states. No gradient leaves the layer. Training each block of a pruned model by
+itself is EBFT's (arXiv 2402.12419), there with all its matrices; ours trains the FFN alone, on the stream that the pruned
+layers below really give.
 
-Nothing here has the scale of one model. A step changes a weight by a share of its matrix's root mean square, as
-Adafactor's relative step sizes do (arXiv 1804.04235). A token's squared error counts relative to the mean square of the
-dense stream there, which is what the next layer's RMSNorm divides by: without that, the few tokens with massive
-activations (arXiv 2402.17762), whose squares are 10,000 times those of the others, would be all that is fitted.
+Nothing here has the scale of one model. A step changes a weight by a share of its matrix's root mean square, as Adafactor's
+do (arXiv 1804.04235). A token's squared error counts relative to the mean square of the dense stream there, by which the
+next layer's RMSNorm divides: otherwise the few tokens with massive activations (arXiv 2402.17762) would be all that is fitted.
 
-Held-out rows decide layer by layer: a layer that reads no better on them than what it began with keeps that, and after
-LOSSES such layers in a row the others are not tried.
+Held-out rows decide layer by layer: a layer that reads no better on them keeps what it began with, and after LOSSES such
+layers in a row the others are not tried.
 """
 
 from collections.abc import Generator, Iterator, Sequence

@@ -171,22 +171,19 @@ def begin(model: nn.Module, rows: Sequence[Row]) -> list[Streams]:
         return [make(row) for row in rows]
     streams: list[Streams] = []
     prefix: Row | None = None
+    dtype = compute_dtype(model)
     for row in rows:
         head, rest = split_prefix(row)
         if prefix is None or not torch.equal(prefix.tokens, head.tokens):
             prefix, first = head, make(head)
-            first.layouts, first.weight = (_layout(model, head), _layout(model, head)), 0
+            first.layouts, first.weight = (lay_out(head.segments, dtype), lay_out(head.segments, dtype)), 0
             streams.append(first)
         first.weight += 1
         own = make(rest)
-        own.layouts = tuple(replace(_layout(model, rest), keys=lent.keys, values=lent.values)
+        own.layouts = tuple(replace(lay_out(rest.segments, dtype), keys=lent.keys, values=lent.values)
                             for lent in first.layouts or ())  # type: ignore[assignment]
         streams.append(own)
     return streams
-
-
-def _layout(model: nn.Module, row: Row) -> Layout:
-    return lay_out(row.segments, compute_dtype(model))
 
 
 def advance(model: nn.Module, ffn: FeedForward, layer: nn.Module, stream: Streams, factor: float, share: float) -> tuple[
