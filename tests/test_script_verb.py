@@ -123,7 +123,7 @@ def test_wrong_options_get_one_sentence(llama: Path, tmp_path: Path, capsys: pyt
 
 def test_a_stop_comes_through_between_two_tokens(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job gives a sign of life within a second, also in a long answer: there it can be stopped."""
-    monkeypatch.setattr("engine.script._BEAT", 0.0)
+    monkeypatch.setattr("engine.script._HEARTBEAT", 0.0)
     stream: Iterator[Event] = run_script(ScriptTest(smith(), [str(llama)], SamplingParams(max_tokens=50, seed=0), dtype="fp32"))
     kinds = []
     for event in stream:
