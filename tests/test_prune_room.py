@@ -257,13 +257,16 @@ def test_sizes_are_shown_in_both_shares_and_snap_to_the_multiple(services: Servi
     badges = cut.likes_html(shape, PLAIN)
     assert badges.count('class="yes"') == 4 and badges.count('class="no"') == 1
     assert cut.likes_html(None, PLAIN) == cut.likes_html(shape, Plan(multiple=1024, percent=75)) == ""
+    assert "Between 5 and 75" in cut.facts_html(shape, Plan(percent=None)) and cut.likes_html(shape, Plan(percent=None)) == ""
+    assert cut.remaining_figure(shape, Plan(percent=None)).data
     assert "You asked for 20\u00a0%; the nearest step is 16.7\u00a0%" in cut.facts_html(shape, Plan(percent=20))
     assert "You asked" not in text
     assert cut.facts_html(shape, Plan(multiple=1024, percent=75)).count("No multiple of 1024") == 1
     assert cut.UNKNOWN in cut.facts_html(cut.shape_of(services, "some/other"), PLAIN)
 
 
-@pytest.mark.parametrize("plan", [Plan(seed=None), Plan(seed=-1), Plan(seed=0.5), Plan(percent=4), Plan(percent=80)])
+@pytest.mark.parametrize("plan", [Plan(seed=None), Plan(seed=-1), Plan(seed=0.5), Plan(percent=4), Plan(percent=80),
+                                  Plan(percent=None)])
 def test_a_plan_that_no_run_takes_is_refused(plan: Plan) -> None:
     with pytest.raises(UserError):
         plan.spec("starter")

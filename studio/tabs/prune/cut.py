@@ -22,18 +22,22 @@ UNKNOWN = "The sizes show as soon as this model is on this machine. It is fetche
 class Plan:
     """What the writer asked for. `percent`: of the feed-forward channels, to be removed."""
 
-    percent: float = 25
+    percent: float | None = 25  # None: the field was cleared
     multiple: int = 128
     preset: str = "quick"
     load_in: str = "16bit"
     recover: bool = False
     seed: float | None = 0
 
+    def share(self) -> float:
+        """The share to be removed. Raises UserError for a field that was cleared, and beyond the slider's ends."""
+        if not isinstance(self.percent, int | float) or not 5 <= self.percent <= 75:
+            raise UserError("Between 5 and 75 % can be removed.")
+        return self.percent / 100
+
     def spec(self, model: str) -> dict[str, Any]:
         """The plan as a run keeps it. Raises UserError for values that no run takes."""
-        if not 5 <= self.percent <= 75:
-            raise UserError("Between 5 and 75 % can be removed.")
-        asked = {"sparsity": round(self.percent / 100, 4), "multiple": int(self.multiple), "seed": self.seed,
+        asked = {"sparsity": round(self.share(), 4), "multiple": int(self.multiple), "seed": self.seed,
                  "load_in": self.load_in, "recover": bool(self.recover)}
         make_recipe(self.preset, **asked)
         return {"model": model, "preset": self.preset, **asked}
@@ -59,8 +63,9 @@ def shape_of(services: Services, model: str, wait: bool = False) -> ModelShape |
 
 def cut_of(shape: ModelShape, plan: Plan) -> Cut:
     """The cut that a plan comes to. Raises UserError, in this room's words, where no multiple fits."""
+    share = plan.share()
     try:
-        return after_cut(shape, plan.percent / 100, int(plan.multiple))
+        return after_cut(shape, share, int(plan.multiple))
     except UserError as error:
         raise UserError(f"No multiple of {plan.multiple} fits here: this model has {shape.intermediate_size:,} channels a layer.",
                         "Choose a smaller multiple under More, or move the slider.") from error
@@ -116,7 +121,8 @@ def remaining_figure(shape: ModelShape | None, plan: Plan) -> go.Figure:
 
 
 def _snap(cut: Cut, plan: Plan) -> str:
-    exact = abs(100 * cut.removed_share_ffn - plan.percent) < 0.05
-    asked = "" if exact else (f"You asked for {plan.percent:g}\u00a0%; the nearest step is "
+    percent = 100 * plan.share()
+    exact = abs(100 * cut.removed_share_ffn - percent) < 0.05
+    asked = "" if exact else (f"You asked for {percent:g}\u00a0%; the nearest step is "
                               f"{words.removed(cut.removed_share_ffn)}. ")
     return f'<p class="quiet">{asked}{cut.kept:,} channels stay in each layer, a multiple of {plan.multiple}.</p>'

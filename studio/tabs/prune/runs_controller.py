@@ -151,7 +151,7 @@ class RunsController:
         return masks.overlap(first, second, (run.name, other.name), of)
 
     def _free_name(self, character: str, plan: Plan) -> str:
-        name = f"{words.removed(plan.percent / 100)} removed"
+        name = f"{words.removed(plan.share())} removed"
         taken = {called for _, called, _ in runs.names(self.store, character, "prune")}
         number = 1
         while (found := name if number == 1 else f"{name} ({number})") in taken:
