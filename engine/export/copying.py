@@ -67,8 +67,8 @@ class Copy:
         if not (names := needed_types(self.engines, self.gguf)):
             return []
         if not all(importlib.util.find_spec(package) for package in ("gguf", "xllamacpp")):
-            raise UserError("GGUF files, which all engines need, are written and verified by packages that are not installed.",
-                            'Install them with: pip install "persona-studio[gguf]"')
+            raise UserError("GGUF files, which all engines need, are written and verified with llama.cpp, which is not installed.",
+                            "Install it with: pip install gguf xllamacpp")
         from engine.export.gguf_tensors import parse_types
 
         return parse_types(names)
