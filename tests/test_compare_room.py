@@ -1,6 +1,7 @@
 """The Compare room without a browser: sides are shuffled and unnamed until the vote, votes count for the right model,
 answers are kept, and the sentence about the votes claims no more than they say."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +250,26 @@ def test_a_side_that_is_done_first_just_waits_for_the_other(room: Controller, bl
     page = pair_html(scene)
     assert "Well, yes." in page and "Cut off at the longest answer allowed." in page and "warn" not in page
     assert ("11.5 tokens/s" in page) != blind and not scene.pair.can_vote  # type: ignore[union-attr]
+
+
+def test_what_pages_are_sent_of_a_blind_round_is_the_same_whichever_model_is_where(room: Controller) -> None:
+    run = finished_run(room)
+    sent: dict[bool, list[str]] = {}
+    room.send(on(run), "Hi", True)
+    answer_all(room)
+    for _ in range(40):
+        room.clear(on(run))
+        made = room.send(on(run), "Hi", True)
+        left, right = talker(room).asked[-2:]
+        told = []
+        for act, *what in ((say, left, "Well"), (say, right, "Well"), (end, left, "Well.", "limit"), (end, right, "Well.")):
+            contents = {id: text for id, text in room.contents(on(run).look()).items() if id != "compare-controls"}
+            told.append(json.dumps(contents).replace(made.id, "ID"))
+            act(*what)
+        told.append(pair_html(room.scene(on(run))).replace(made.id, "ID"))
+        sent.setdefault(made.swapped, told)
+        assert told == sent[made.swapped]
+    assert sent[True] == sent[False]
 
 
 def test_stop_new_conversation_clear_and_undo(room: Controller) -> None:
