@@ -361,7 +361,7 @@ def test_no_preference_is_claimed_while_the_interval_holds_one_half_or_votes_are
 def test_another_character_or_a_lost_folder_leaves_no_run_of_the_first_on_the_page(room: Controller) -> None:
     run, elsewhere = finished_run(room), finished_run(room)
     assert room.scene(ViewState(elsewhere.character, run=run.id)).run == elsewhere
-    with pytest.raises(UserError, match="gone"):
+    with pytest.raises(UserError, match="no longer exists"):
         room.send(ViewState(elsewhere.character, run=run.id), "Hi", True)
     (room.services.settings.run_folder(run.id) / "model" / "manifest.json").unlink()
     assert room.scene(on(run)).runs == []
