@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -16,6 +17,7 @@ from store_samples import card
 from engine.base import events
 from engine.base.errors import UserError
 from engine.base.ids import Rejection, StageId
+from engine.base.job import knobs
 from engine.base.questions import split_of
 from studio import library
 from studio.page import Page
@@ -222,6 +224,14 @@ def test_the_summary_counts_each_kind_and_says_why_answers_went(services: Servic
     sides = [split_of(one["question"]) for one in records()]
     assert f"{sides.count('train')} to learn from, {60 - sides.count('train')} held out" in text
     assert "4 broke off, 2 &lt;b&gt;" in text and "now at version 2" in text
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("seed", 3, ["Seed: 3"]), ("recover", True, [knobs()["recover"].label]), ("seed", 0, []), ("a setting of long ago", 9, [])])
+def test_a_run_says_each_setting_that_was_changed_and_no_other(name: str, value: Any, said: list[str]) -> None:
+    spec = {"model": "some/model", "preset": "quick", "sparsity": 0.25, name: value}
+    run: Any = SimpleNamespace(spec=spec, version=2, summary={})
+    assert runs_view.about(run, "").split(" · ") == ["25\u00a0% removed", "model", "quick", *said, "card version 2"]
 
 
 # Making lines

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from engine.base import events
 from engine.base.ids import BASELINES
-from engine.base.job import PRESETS
+from engine.base.job import PRESETS, knobs
 from studio import labels
 from studio.figures import distances, masks
 from studio.figures import words as figure_words
@@ -196,12 +196,12 @@ def _warnings(view: RunView) -> str:
 
 
 def about(run: Run, set_name: str) -> str:
-    """What a run was asked for, as one line of plain text."""
+    """What a run was asked for, as one line of plain text: the settings that differ from their defaults, by their labels."""
     spec: dict[str, Any] = run.spec
+    changed = [one.label if spec[name] is True else f"{one.label}: {spec[name]}" for name, one in knobs().items()
+               if name != "sparsity" and spec.get(name, one.default) != one.default]
     parts = [f"{words.removed(removed_share(run))} removed", str(spec.get("model", "")).rsplit("/", 1)[-1],
-             str(spec.get("preset", "")), "" if spec.get("load_in", "16bit") == "16bit" else f"learned in {spec['load_in']}",
-             "recovered" if spec.get("recover") else "", f"seed {spec.get('seed', 0)}",
-             f"card version {run.version}", f"lines: {set_name}" if set_name else ""]
+             str(spec.get("preset", "")), *changed, f"card version {run.version}", f"lines: {set_name}" if set_name else ""]
     return " · ".join(filter(None, parts))
 
 
