@@ -1,14 +1,16 @@
 """The real studio in a process of its own, with a tiny model in a fresh data folder, and Debian's Chromium before it."""
 
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +67,15 @@ def chromium() -> str:
     return str(found)
 
 
+def free_port() -> int:
+    """One that nobody else takes while the studio of a test is down: neither another studio, nor a connection going out."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 @dataclass
 class Studio:
     """A running studio. `address` ends without a slash; `program`: what Python runs."""
@@ -78,7 +89,8 @@ class Studio:
 
     def start(self, seconds: float = 90) -> "Studio":
         """Start (again) on the same data folder, and wait until it answers."""
-        command = [sys.executable, *self.program, "--home", str(self.home), *(["--port", str(self.port)] if self.port else [])]
+        self.port = self.port or free_port()
+        command = [sys.executable, *self.program, "--home", str(self.home), "--port", str(self.port)]
         output = self.home / "studio.txt"
         with output.open("w") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
@@ -86,8 +98,8 @@ class Studio:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             said = output.read_text()
-            if found := re.search(r"open at (http://127\.0\.0\.1:(\d+))", said):
-                self.address, self.port = found[1], int(found[2])
+            if found := re.search(r"open at (http://127\.0\.0\.1:\d+)", said):
+                self.address = found[1]
                 return self
             assert self.process.poll() is None, said
             time.sleep(0.1)
