@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from engine.base.errors import Interrupted, UserError
+from engine.base.files import PROGRAM
 from engine.base.job import ExportJob, Process, PruneJob, Recipe, ScriptJob, add_options
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.sampling import add_sampling_options
@@ -27,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    parser = _Parser(prog="python -m engine", description="Prune a language model down to one character.")
+    parser = _Parser(prog=PROGRAM, description="Prune a language model down to one character.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     models = verbs.add_parser("models", help="what can be loaded, what is on disk, sizes")
     models.add_argument("--json", action="store_true", help="print JSON")

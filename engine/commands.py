@@ -12,7 +12,7 @@ from typing import Any
 from engine import labels
 from engine.base import events, migrate
 from engine.base.errors import UserError
-from engine.base.files import MANIFEST, check_manifest, folder_size, is_file, read_json
+from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json
 from engine.base.ids import Verdict
 from engine.base.job import ExportJob, PruneJob, Recipe, ScriptJob, process_of, read_options
 from engine.base.sampling import params_of, read_params
@@ -45,9 +45,9 @@ def prune(options: argparse.Namespace, arguments: list[str]) -> int:
     run = Run(process_of(values))
     again = shlex.join([*[one for one in arguments if one != "--resume"], "--resume"])
     run.follow(_prune(values, run), lambda: _is_made(values, run), "Stopped; what was done is kept.",
-               f"Go on with:\n  python -m engine {again}")
+               f"Go on with:\n  {PROGRAM} {again}")
     if not values.get("until") and not values.get("json_events"):
-        print(f"Talk to it:  python -m engine chat {shlex.quote(values['out'])}")
+        print(f"Talk to it:  {PROGRAM} chat {shlex.quote(values['out'])}")
     return 0
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from engine.base.errors import UserError
 from engine.base.ids import ErrorCode
 
 PACKAGES = Path(__file__).resolve().parents[2]  # where `python -m engine` finds the engine
+PROGRAM = "persona" if Path(sys.argv[0]).stem in ("persona", "persona-studio") else "python -m engine"  # as the user calls it
 MANIFEST = "manifest.json"
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 

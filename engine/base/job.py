@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from engine.base import migrate
 from engine.base.errors import UserError
-from engine.base.files import is_file, read_untrusted_json
+from engine.base.files import PROGRAM, is_file, read_untrusted_json
 from engine.base.sampling import MAX_SEED
 from engine.base.sizes import WRITTEN
 
@@ -198,7 +198,7 @@ class PruneJob(Process):
             raise UserError("There is no setting recipe.", "Write its knobs beside the other settings.")
         job = cls(**others, recipe=make_recipe(others.get("preset", "standard"), **changes))
         if not job.out and not job.until:
-            raise UserError("The following arguments are required: --out.", "See python -m engine prune --help.")
+            raise UserError("The following arguments are required: --out.", f"See {PROGRAM} prune --help.")
         for name in filter(None, (job.queries, job.lines)):
             if not is_file(name):
                 raise UserError(f"There is no file {name}.")

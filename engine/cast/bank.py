@@ -28,7 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.base.errors import UserError
-from engine.base.files import explain_write_errors, is_file, write_atomic
+from engine.base.files import PROGRAM, explain_write_errors, is_file, write_atomic
 from engine.cast.delta import Delta
 
 FORMAT = "persona-studio cast bank"
@@ -145,7 +145,7 @@ def list_bank(path: Path) -> tuple[Bank, list[str]]:
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     """A bank file and its parsed list, while the block reads it. Raises UserError for what is no intact bank."""
     if not is_file(path):
-        raise UserError(f"There is no bank {path}.", "Make one with: python -m engine cast build.")
+        raise UserError(f"There is no bank {path}.", f"Make one with: {PROGRAM} cast build.")
     try:
         with safe_open(path, framework="pt") as file:
             yield file, _words(path, file.metadata() or {})
@@ -159,7 +159,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 def _words(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """The parsed list of a bank file. Raises UserError."""
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} is not a bank of characters.", "Make one with: python -m engine cast build.")
+        raise UserError(f"{path} is not a bank of characters.", f"Make one with: {PROGRAM} cast build.")
     if metadata.get("version") != VERSION:
         raise UserError(f"{path} is a bank of version {metadata.get('version', '?')[:20]}, and this program reads version "
                         f"{VERSION}.", "Build it again from the exported folders.")

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import plotly.graph_objects as go
 
 from engine.base import events
+from engine.base.files import PROGRAM
 from engine.base.sizes import COMMON_TYPES, WRITTEN, Shapes, count, decoder_of, expected_bytes, odd_rows, runtimes_that_like
 from engine.export.engines import TARGETS
 from studio.figures import distances, words
@@ -126,7 +127,7 @@ def export_html(export: Export, archive: str) -> str:
                                           f"<q>{html.escape(proof['text'])}</q>"))
     facts += _engine_facts(export)
     facts.append(("In Python", f"<code>AutoModelForCausalLM.from_pretrained({html.escape(repr(str(folder)))})</code>"))
-    facts.append(("In a terminal", f"<code>python -m engine chat {html.escape(str(folder))}</code>"))
+    facts.append(("In a terminal", f"<code>{PROGRAM} chat {html.escape(str(folder))}</code>"))
     download = (f'<a id="export-download" href="gradio_api/file={quote(archive)}" download>Download the zip</a>' if archive else "")
     return f'{_facts(facts)}<div class="live-buttons">{download}{_button(export, "forget", "Remove from the list")}</div>'
 
