@@ -122,7 +122,7 @@ def test_a_lack_of_memory_is_tried_once_more_with_shorter_rows(llama: Path, tmp_
     monkeypatch.setattr(masks, "learn_step", fail_while(too_large, masks.learn_step))
     seen = list(prune_persistently(job, work_of(job.out)))
     assert isinstance(seen[-1], Finished) and [event.resumed for event in seen if isinstance(event, Started)] == [False, True]
-    assert sum("memory" in event.sentence for event in seen if isinstance(event, Warned)) == 1
+    assert sum("Memory" in event.sentence for event in seen if isinstance(event, Warned)) == 1
     assert max(lengths[:3]) > 320 >= max(lengths[3:])
     learnt = [event.done for event in seen if isinstance(event, Step) and event.stage == "learn_mask"]
     assert learnt == list(range(1, QUICK["steps"] + 1)), "it goes on where it stopped"

@@ -104,7 +104,7 @@ def test_a_copy_of_the_library_goes_with_the_process_that_was_killed_over_it(set
     """By a real process, killed while SQLite has written the copy and it has not got its name yet."""
     open_store(settings.database)
     program = ("import os, sys, time; from pathlib import Path; from studio.store import database; "
-               "database._flush = lambda _: (print(flush=True), time.sleep(60)); "
+               "database.os.fsync = lambda _: (print(flush=True), time.sleep(60)); "
                "database._copy_to_backups(Path(sys.argv[1]), 5.0, 'backup')")
     maker = subprocess.Popen([sys.executable, "-c", program, str(settings.database)], stdout=subprocess.PIPE, cwd=PACKAGES)
     try:

@@ -159,9 +159,9 @@ def own_studio(tmp_path: Path) -> Iterator[Studio]:
     running.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium."""
+    """Headless Chromium. One a file: as long as Playwright runs, no other test of this process can use asyncio.run."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=PATIENCE)

@@ -108,9 +108,9 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
          "undo": lambda id: runs.undelete_export(services.store, id)}[do](id)
         services.live.touch(ROOM)
 
-    for begin in (page.character.change, tab.select):
-        begin(open_room, [page.character, controls.run], [controls.empty, controls.whole, controls.run, controls.name],
-              **page.private)
+    # One after the other: the second finds the run that the first has chosen, and leaves a name that was typed meanwhile.
+    gr.on([page.character.change, tab.select], open_room, [page.character, controls.run],
+          [controls.empty, controls.whole, controls.run, controls.name], trigger_mode="always_last", **page.private)
     controls.run.change(None, controls.run, None, js=_LOOK, **page.private)
     controls.run.input(propose, controls.run, controls.name, **page.private)
     controls.view.change(lambda view: (gr.Row(visible=view == ROOM), gr.Column(visible=view != ROOM)), controls.view,
