@@ -71,9 +71,15 @@ def test_escape_stops_both_and_a_reload_in_the_middle_goes_on(studio: Studio, pa
     values.set_value(open_store(studio.home / "studio.db"), "compare-settings", {"limit": 1500})  # the tiny models are quick
     page.set_default_timeout(SLOW)
     page.goto(studio.url("pim-tuckett", "compare"))
-    page.locator("#compare-message textarea").fill("Speak at length.")
-    page.locator("#compare-send").click()
-    expect(page.locator("#compare-stop")).to_be_visible(timeout=SLOW)
+    stop, tie = page.locator("#compare-stop"), page.locator("#compare-vote-tie")
+    for _ in range(5):  # a random model may end at once, going round in circles
+        page.locator("#compare-message textarea").fill("Speak at length.")
+        page.locator("#compare-send").click()
+        expect(stop.or_(tie).first).to_be_visible(timeout=SLOW)
+        if stop.is_visible():
+            break
+        tie.click()
+        expect(page.locator("#compare-revealed")).to_be_visible(timeout=SLOW)
     page.reload()
     expect(page.locator("#compare-said")).to_have_text("Speak at length.", timeout=SLOW)
     page.locator("#compare-message textarea").press("Escape")

@@ -37,7 +37,7 @@ def test_a_long_list_of_runs_grows_when_asked(studio: Studio, page: Any) -> None
     for count in (20, 40, 45):
         expect(rows).to_have_count(count)
         if count < 45:
-            page.locator("#prune-runs button[data-more]").click()
-    expect(page.locator("#prune-runs button[data-more]")).to_have_count(0)
+            page.locator("#prune-runs").get_by_role("button", name="Show more").click()
+    expect(page.locator("#prune-runs").get_by_role("button", name="Show more")).to_have_count(0)
     rows.last.locator("button").click()
     expect(page.locator("#prune-progress")).to_contain_text("run 0")
