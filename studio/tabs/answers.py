@@ -258,7 +258,8 @@ class Composer:
     """The row in which the player writes. Style sheets show Send or Stop by whether the room has a [data-speaks]."""
 
     def __init__(self, room: str) -> None:
-        with gr.Row(elem_id=f"{room}-composer", elem_classes="tight"):
+        # Shown when the page's own state is filled: what was sent before that would go to nobody.
+        with gr.Row(elem_id=f"{room}-composer", elem_classes="tight", visible=False) as self.row:
             self.message = gr.Textbox(placeholder="Write as the player; Enter sends",
                                       label="Your message", show_label=False, lines=1, max_lines=8, scale=5, container=False,
                                       elem_id=f"{room}-message", max_length=20_000)

@@ -83,8 +83,8 @@ class Controls:
     @property
     def painted(self) -> list[Any]:
         """What `paint` sets."""
-        return [self.link.component, self.state, self.seen, self.run, self.picks, *self.settings, self.script.models,
-                self.script.url, self.script.judge]
+        return [self.composer.row, self.link.component, self.state, self.seen, self.run, self.picks, *self.settings,
+                self.script.models, self.script.url, self.script.judge]
 
 
 def paint(controller: Controller, controls: Controls, state: ViewState, seen: dict[str, Any]) -> dict[Any, Any]:
@@ -95,6 +95,8 @@ def paint(controller: Controller, controls: Controls, state: ViewState, seen: di
     state = replace(state, run=now["run"] or "")
     changed = {name for name in now if now["character"] != seen.get("character") or now[name] != seen.get(name)}
     found = {controls.state: state, controls.seen: now, **controls.link.shows(state.look(), now)}
+    if not seen.get("character"):
+        found[controls.composer.row] = gr.Row(visible=True)
     if changed & {"runs", "run"}:
         found[controls.run] = gr.Dropdown(now["runs"], value=now["run"])
     if changed & {"runs", "picks"}:

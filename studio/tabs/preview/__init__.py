@@ -78,7 +78,7 @@ class Controls:
     @property
     def painted(self) -> list[Any]:
         """What `paint` sets."""
-        return [self.link.component, self.state, self.seen, self.choice, self.opening, *self.draft]
+        return [self.composer.row, self.link.component, self.state, self.seen, self.choice, self.opening, *self.draft]
 
 
 def paint(controller: Controller, controls: Controls, state: ViewState, seen: dict[str, Any]) -> dict[Any, Any]:
@@ -87,7 +87,8 @@ def paint(controller: Controller, controls: Controls, state: ViewState, seen: di
         return {controls.state: state, controls.seen: {}, **controls.link.shows(state.look(), {})}
     now = controller.settings(controller.scene(state))
     shown = {**now, "opening": state.opening}
-    return {controls.state: state, controls.seen: shown, **controls.link.shows(state.look(), now),
+    first = {} if seen.get("character") else {controls.composer.row: gr.Row(visible=True)}
+    return {**first, controls.state: state, controls.seen: shown, **controls.link.shows(state.look(), now),
             **_changes(controls, shown, seen)}
 
 
