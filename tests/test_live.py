@@ -4,9 +4,10 @@ import asyncio
 import http.client
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,43 +37,39 @@ def channel(**makers: Any) -> Live:
     return found
 
 
-async def messages(found: Live, count: int, since: int = 0, look: dict[str, str] = LOOK) -> list[tuple[int, dict[str, Any]]]:
-    """The first messages that a page gets."""
+async def messages(found: Live, count: int, since: int = 0, look: dict[str, str] = LOOK,
+                   then: Sequence[Callable[[], Any]] = ()) -> list[tuple[int, dict[str, Any]]]:
+    """The first messages that a page gets; `then`: what is done after the first of them, the second, ..."""
     got: list[tuple[int, dict[str, Any]]] = []
     async with asyncio.timeout(20):
         async for revision, contents in found.follow(look, since):
             got.append((revision, {id: json.loads(text) for id, text in contents.items()}))
             if len(got) == count:
                 break
+            for change in then[len(got) - 1:len(got)]:
+                change()
     return got
 
 
 def test_a_page_gets_its_room_and_the_sidebar_and_then_only_what_has_changed() -> None:
-    told = {"a": "<b>1</b>", "b": True, "c": live.Ready(b'{"data":[]}')}
-    found = channel(prune=lambda look: {**told, "who": look["character"]}, sidebar=lambda _: {"jobs": ""},
+    shown = {"a": "<b>1</b>", "b": True, "c": live.Ready(b'{"data":[]}')}
+    found = channel(prune=lambda look: {**shown, "who": look["character"]}, sidebar=lambda _: {"jobs": ""},
                     draft=lambda _: pytest.fail("not shown"))
 
-    async def follow() -> list[Any]:
-        page = asyncio.create_task(messages(found, 3))
-        await asyncio.sleep(0.2)
-        told["a"] = "<b>2</b>"
-        await asyncio.sleep(0.2)
-        del told["b"]
-        return await page
-
-    first, second, third = asyncio.run(follow())
+    changes = [lambda: shown.update(a="<b>2</b>"), lambda: shown.pop("b")]
+    first, second, third = asyncio.run(messages(found, 3, then=changes))
     assert first[1] == {"a": "<b>1</b>", "b": True, "c": {"data": []}, "who": "zoe", "jobs": ""}
     assert second[1] == {"a": "<b>2</b>"} and third[1] == {"b": None}
     assert first[0] < second[0] < third[0]
 
 
 def test_a_page_that_comes_back_gets_what_is_newer_than_its_revision() -> None:
-    told = {"a": "1", "b": "1"}
-    found = channel(prune=lambda _: dict(told))
+    shown = {"a": "1", "b": "1"}
+    found = channel(prune=lambda _: dict(shown))
 
     async def come_back() -> Any:
         (revision, whole), = await messages(found, 1)
-        told["a"] = "2"
+        shown["a"] = "2"
         return whole, (await messages(found, 1, since=revision))[0][1]
 
     assert asyncio.run(come_back()) == ({"a": "1", "b": "1"}, {"a": "2"})
@@ -99,14 +96,8 @@ def test_a_touch_is_seen_at_once_and_only_its_part_is_made_again(monkeypatch: py
         return {name: made[name]}
 
     found = channel(prune=lambda _: make("prune"), sidebar=lambda _: make("sidebar"))
-
-    async def touch() -> Any:
-        page = asyncio.create_task(messages(found, 2))
-        await asyncio.sleep(0.2)
-        await asyncio.to_thread(found.touch, "prune")  # as a worker's thread does
-        return await page
-
-    assert asyncio.run(touch())[1][1] == {"prune": 2} and made == {"prune": 2, "sidebar": 1}
+    touch = Timer(0.1, found.touch, ("prune",))  # from a thread, as a worker does
+    assert asyncio.run(messages(found, 2, then=[touch.start]))[1][1] == {"prune": 2} and made == {"prune": 2, "sidebar": 1}
 
 
 def test_a_quiet_channel_beats_and_old_looks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,11 +135,11 @@ class Recipe(Settings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # To see the whole way: about five minutes on two laptop cores with the starter model, a third of the text of "quick".
+    # To see the whole way: a third of the text of "quick", and about six minutes of processor time with the starter model.
     "try": {"candidates": 112, "references": 2, "self_asked": 16, "steps": 8, "step_lines": 8, "validation_lines": 12,
             "test_lines": 32, "answer_tokens": 40, "extra_samples": 1, "neutral_lines": 64, "tuning_epochs": 1.0,
             "recovery_samples": 6, "recovery_steps": 20},
-    # About ten minutes there.
+    # About ten minutes on two idle cores.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
               "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "tuning_epochs": 1.25,
               "recovery_samples": 12, "recovery_steps": 40},
@@ -150,8 +150,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESET_LABELS = {"try": "First try: about 5 minutes", "quick": "Quick: about 10 minutes",
                  "standard": "Standard: about half an hour", "paper": "As in the paper: much longer"}
-PRESET_HELP = ("Lines and pruning together, with the starter on two processor cores. Larger models take longer. The paper's preset "
-               "has not been timed to the end.")
+PRESET_HELP = ("Lines and pruning together, estimated for the starter on two idle processor cores. Larger models take longer. The "
+               "paper's preset has not been timed to the end.")
 
 
 def make_recipe(preset: str = "standard", **changes: Any) -> Recipe:
@@ -337,7 +337,7 @@ def _bounds(one: Knob) -> Iterator[str]:
     if one.least is not None:
         yield f"from {one.least:g}"
     if one.most not in (None, MOST):
-        yield f"to {one.most:g}"
+        yield f"to {one.most:.10g}"
 
 
 def _refusal(kind: type[Settings], error: ValidationError) -> UserError:
