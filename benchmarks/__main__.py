@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine.base.errors import Interrupted, UserError
-from engine.base.job import PRESETS
+from engine.base.job import DTYPE_HELP, PRESETS
 from engine.base.process import CHAT_SPINS, prepare_libraries
 
 MODULES = {"studio": "studio.costs"}  # those not named like their verb
@@ -83,7 +83,7 @@ def _add_cells(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1 (default 1)")
     parser.add_argument("--preset", default="standard", help=f"{', '.join(PRESETS)} (default standard)")
     parser.add_argument("--steps", type=int, help="steps of mask learning (default: the preset's)")
-    parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    parser.add_argument("--dtype", default="auto", help=DTYPE_HELP)
     parser.add_argument("--workdir", metavar="DIR", help="where everything is kept (default: bench/fidelity in the data folder)")
 
 

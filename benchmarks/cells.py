@@ -28,8 +28,9 @@ from engine.evaluation.fidelity import dense_states
 from engine.models.packing import Row, pack
 from engine.stages.context import Job, JobContext, load_dense
 from engine.stages.lines import answer_files, make_lines, write_extra_samples
-from engine.stages.mask import DistillationData, encode_lines, find_mask, read_dense, save_tensors
+from engine.stages.mask import DistillationData, encode_lines, find_mask, read_dense
 from engine.stages.reconstruction import written_rows
+from engine.stages.work_folder import save_tensors
 
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
 AFTER_THE_MASK = ("reconstruct", "max_kl_ratio", "extra_samples", "neutral_lines", "resampled_copies",

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import PROGRAM
-from engine.base.job import ExportJob, Process, PruneJob, Recipe, ScriptJob, add_options
+from engine.base.job import DTYPE_HELP, ExportJob, Process, PruneJob, Recipe, ScriptJob, add_options
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.casting import add_subcommands
@@ -41,12 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--message", help="one message instead of an interactive chat")
     chat.add_argument("--json", action="store_true", help="print JSON")
     add_sampling_options(chat)
-    chat.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    chat.add_argument("--dtype", default="auto", help=DTYPE_HELP)
     script = verbs.add_parser("script", help="the test script of a character on one or more models")
     add_options(script, ScriptJob, Process)
     add_sampling_options(script)
     serve = verbs.add_parser("serve", help="the chat worker: requests as JSON lines in, answers as JSON lines out")
-    serve.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    serve.add_argument("--dtype", default="auto", help=DTYPE_HELP)
     serve.add_argument("--keep", type=int, default=3, metavar="N", help="models kept in memory (default 3)")
     inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
     inspect.add_argument("folder", metavar="DIR")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from engine.base.errors import UserError
-from engine.base.job import Process, add_options, process_of
+from engine.base.job import DTYPE_HELP, Process, add_options, process_of
 from engine.base.sampling import add_sampling_options, params_of
 
 HELD = 4  # gathered models kept in memory at once
@@ -23,7 +23,7 @@ def add_subcommands(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentP
             parser.add_argument("character", metavar="CHARACTER")
         if model:
             parser.add_argument("--model", help=model)
-            parser.add_argument("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+            parser.add_argument("--dtype", default="auto", help=DTYPE_HELP)
         return parser
 
     build = add("build", "add the characters of exported folders to a bank; creates the bank if needed",

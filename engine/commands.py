@@ -15,7 +15,7 @@ from engine.base.errors import UserError
 from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json
 from engine.base.ids import Verdict
 from engine.base.job import ExportJob, PruneJob, Recipe, ScriptJob, process_of, read_options
-from engine.base.sampling import params_of, read_params
+from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
 from engine.running import Run, print_table
@@ -76,14 +76,9 @@ def export(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 
 def _export(values: dict[str, Any]) -> Iterator[events.Event]:
-    from engine.export.copying import Copy, copy_folder
-    from engine.export.engines import TARGETS
+    from engine.export.copying import copy_folder
 
-    asked = ExportJob(**values)
-    if unknown := [one for one in asked.engines if one not in TARGETS]:
-        raise UserError(f"There is no export target {unknown[0]!r}.", f"Choose from: {', '.join(TARGETS)}.")
-    yield from copy_folder(Copy(Path(asked.source), Path(asked.out), " ".join(asked.name.split()), asked.zip,
-                                tuple(asked.gguf), tuple(dict.fromkeys(asked.engines)), asked.measure))
+    yield from copy_folder(ExportJob(**values))
 
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
@@ -100,7 +95,9 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
     from engine.cards.script import fields_of_question, read_script
 
     values = read_options(options, ScriptJob)
-    values.setdefault("sampling", params_of(options).as_dict())
+    if isinstance(asked := values.get("sampling", {}), dict):
+        asked = {name: value for name, value in asked.items() if value is not None}
+        values["sampling"] = {"seed": 0, **asked, **given_params(options)}
     if values.get("questions"):
         card = _read(values["card"])
         print(json.dumps([fields_of_question(one) for one in read_script(card).questions], ensure_ascii=False, indent=2))

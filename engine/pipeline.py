@@ -17,7 +17,7 @@ import torch
 from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Stream, Warned
-from engine.base.files import check_target, explain_write_errors, folder_size, read_json, slug, write_json
+from engine.base.files import check_target, explain_write_errors, read_json, slug, write_json
 from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
@@ -211,5 +211,3 @@ class _Meter:
         if not isinstance(event, Measured | Saved):
             write_json(self.path, self.stages)
 
-
-__all__ = ["Job", "check_out", "folder_size", "prune"]

@@ -14,7 +14,7 @@ from engine.base.ids import StageId
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
-from engine.cards.prompt import PLAYER, Setting, render_description
+from engine.cards.prompt import PLAYER, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
 from engine.evaluation.judge import PASSING, Judge
@@ -34,7 +34,6 @@ class ScriptTest:
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(seed=0))
     judge: Judge | None = None
     dtype: str = "auto"
-    player: str = PLAYER
 
 
 def run_script(job: ScriptTest) -> Iterator[Event]:
@@ -69,7 +68,7 @@ def run_script(job: ScriptTest) -> Iterator[Event]:
 
 def _test_model(job: ScriptTest, model: str, questions: Sequence[Question], cache: ModelCache, judging: "_Judging",
                 found: dict[str, Graded]) -> Iterator[Event]:
-    speaker = Speaker.of(job.card, job.player)
+    speaker = Speaker.of(job.card, PLAYER)
     yield Stage(StageId.SCRIPT, len(questions), subject=model)
     for done, question in enumerate(questions):
         answers = yield from _answer(job, model, question, cache, done, len(questions))
@@ -92,7 +91,7 @@ def _answer(job: ScriptTest, model: str, question: Question, cache: ModelCache, 
     last = time.monotonic()
     for line in question.lines:
         turns.append(("user", line))
-        request = Request("speak", question.id, model, job.card, tuple(turns), Setting(job.player), sampling=job.sampling)
+        request = Request("speak", question.id, model, job.card, tuple(turns), sampling=job.sampling)
         for turn in speak(request, cache):
             if turn and turn["event"] == "Ended":
                 answers.append(turn["text"].strip())
@@ -111,7 +110,7 @@ class _Judging:
     def __init__(self, job: ScriptTest) -> None:
         self.job = job
         self.judge = job.judge
-        self._persona = render_description(job.card, Setting(job.player))
+        self._persona = render_description(job.card)
 
     def close(self) -> None:
         """Ask no more."""
@@ -159,10 +158,10 @@ class _Judging:
     def _said(self, question: Question, answers: Sequence[str]) -> list[tuple[str, str]]:
         said: list[tuple[str, str]] = []
         for number, line in enumerate(question.lines):
-            said.append((self.job.player, self._named(line)))
+            said.append((PLAYER, self._named(line)))
             if number < len(answers):
                 said.append((self.job.card.char, answers[number]))
         return said
 
     def _named(self, text: str) -> str:
-        return expand_macros(text, self.job.card, self.job.player)
+        return expand_macros(text, self.job.card, PLAYER)

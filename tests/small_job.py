@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from engine.__main__ import main
 from engine.base.events import Event
-from engine.base.job import make_recipe
+from engine.base.job import ExportJob, make_recipe
 from engine.calibration.lines import POOL
 from engine.cards.files import read_card
 from engine.export import plain_transformers, verify
@@ -65,6 +65,11 @@ def run_job(model: Path, out: Path, preset: str = "standard", **changes: Any) ->
     """All events of a whole job by `make_job`, whose work folder is `out` with .work behind it; the proof without its process."""
     with mock.patch.object(finish, "prove", prove_here):
         return list(prune(make_job(model, out, preset, **changes), work_of(out)))
+
+
+def copy_of(source: Path, out: Path, **more: Any) -> ExportJob:
+    """A copy of a finished folder."""
+    return ExportJob(source=str(source), out=str(out), **more)
 
 
 def work_of(out: Path) -> Path:

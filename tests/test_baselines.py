@@ -15,18 +15,23 @@ from torch import Tensor
 from benchmarks.methods import taylor
 from benchmarks.methods.brain_surgeon import remove_greedily
 from benchmarks.methods.flap import flap_scores, read_variances
+from engine.base import ids
 from engine.base.families import FAMILIES
 from engine.models.ffn import feed_forwards, hooked, masked
 from engine.models.loading import load_model
 from engine.models.memory_saving import narrowed
 from engine.models.packing import Example, Row, pack, run_row
 from engine.pruning.cutting import kept_indices
-from engine.pruning.importance import random_scores, top_channels
+from engine.pruning.importance import BASELINES, random_scores, top_channels
 from engine.pruning.masks import backward_in_chunks
 from engine.pruning.reconstruction import refit
 
 ModelOf = Callable[..., Any]
 EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
+
+
+def test_the_page_knows_every_baseline_that_is_measured() -> None:
+    assert tuple(BASELINES) == ids.BASELINES
 
 
 @pytest.fixture(scope="session")

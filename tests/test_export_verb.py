@@ -17,7 +17,7 @@ import pytest
 import torch
 from modelfile_grammar import read_modelfile
 from safetensors.torch import load_file
-from small_job import ROOT, Process, refused, run_job
+from small_job import ROOT, Process, copy_of, refused, run_job
 from test_gguf_export import ask_here, greet_here
 from tiny import make_tiny
 from transformers import AutoModelForCausalLM
@@ -31,7 +31,7 @@ from engine.cards.files import read_card
 from engine.cards.prompt import messages
 from engine.cast.building import read_run
 from engine.export import copying, gguf_proof, plain_transformers, verify
-from engine.export.copying import Copy, copy_folder
+from engine.export.copying import copy_folder
 from engine.export.engines import TARGETS
 from engine.export.folder import MASK
 
@@ -80,7 +80,7 @@ def test_a_copy_is_equal_and_proven_in_a_fresh_process(pruned: Path, tmp_path: P
 
 @pytest.mark.usefixtures("speaks_here")
 def test_the_zip_holds_the_folder(pruned: Path, tmp_path: Path) -> None:
-    list(copy_folder(Copy(pruned, tmp_path / "zoë", zipped=True)))
+    list(copy_folder(copy_of(pruned, tmp_path / "zoë", zip=True)))
     with zipfile.ZipFile(tmp_path / "zoë.zip") as archive:
         assert archive.testzip() is None
         archive.extractall(tmp_path / "there")
@@ -174,14 +174,14 @@ def test_a_folder_that_does_not_load_is_not_given_away(pruned: Path, tmp_path: P
     rewrite(source, "config.json", lambda value: value.update(hidden_act="no such function"))
     write_manifest(source)
     with pytest.raises(UserError, match="failed its proof of loading") as caught:
-        list(copy_folder(Copy(source, tmp_path / "out")))
+        list(copy_folder(copy_of(source, tmp_path / "out")))
     assert "no such function" in str(caught.value) and not (tmp_path / "out").exists() and leftovers(tmp_path) == []
 
 
 @pytest.mark.usefixtures("speaks_here")
 @pytest.mark.parametrize("stage", ["copy", "prove", "zip"])
 def test_a_stopped_copy_leaves_nothing(stage: str, pruned: Path, tmp_path: Path) -> None:
-    stream = copy_folder(Copy(pruned, tmp_path / "out", zipped=True))
+    stream = copy_folder(copy_of(pruned, tmp_path / "out", zip=True))
     next(event for event in stream if isinstance(event, Stage) and event.stage == stage)
     if stage == "zip":
         assert isinstance(next(stream), Step) and ".out.zip.partial" in leftovers(tmp_path)
@@ -224,7 +224,7 @@ def test_an_export_for_engines_has_their_folders_and_tells_of_them(pruned: Path,
         return {"tokens_per_second": 30.0 if request["folder"] == str(model) else 40.0, "memory": 9}
 
     monkeypatch.setattr(verify, "run", run_here)
-    said = list(copy_folder(Copy(pruned, tmp_path / "zoe", "Zoë", True, (), tuple(TARGETS), str(model))))
+    said = list(copy_folder(copy_of(pruned, tmp_path / "zoe", name="Zoë", zip=True, engines=[*TARGETS], measure=str(model))))
     started = next(event for event in said if isinstance(event, Started))
     assert [(event.stage, event.subject) for event in said if isinstance(event, Stage)] == started.stages
     out = tmp_path / "zoe"
@@ -266,7 +266,7 @@ def test_places_that_no_export_can_have(name: str, words: str, pruned: Path, tmp
 def test_a_parent_that_is_a_link_is_followed(pruned: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    list(copy_folder(Copy(pruned, tmp_path / "link" / "out")))
+    list(copy_folder(copy_of(pruned, tmp_path / "link" / "out")))
     assert check_manifest(tmp_path / "real" / "out") == [] and [file.name for file in (tmp_path / "real").iterdir()] == ["out"]
 
 
@@ -274,7 +274,7 @@ def test_a_parent_that_is_a_link_is_followed(pruned: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("nth", [1, 4, 9])
 def test_a_disk_that_fills_at_the_nth_write_leaves_the_old_export_whole(nth: int, pruned: Path, tmp_path: Path,
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    list(copy_folder(Copy(pruned, tmp_path / "old", zipped=True)))
+    list(copy_folder(copy_of(pruned, tmp_path / "old", zip=True)))
     before = files_of(tmp_path)
     writes = iter(range(1, 1000))
 
@@ -291,7 +291,7 @@ def test_a_disk_that_fills_at_the_nth_write_leaves_the_old_export_whole(nth: int
     monkeypatch.setattr(Path, "open", lambda self, mode="r", *more, **named: FullDisk(self, mode) if mode == "wb" else
                         opened(self, mode, *more, **named))
     with pytest.raises(UserError, match="is full; nothing half-written was kept"):
-        list(copy_folder(Copy(pruned, tmp_path / "new", zipped=True)))
+        list(copy_folder(copy_of(pruned, tmp_path / "new", zip=True)))
     monkeypatch.undo()
     assert files_of(tmp_path) == before and sorted(file.name for file in tmp_path.iterdir()) == ["old", "old.zip"]
 
@@ -345,7 +345,7 @@ def test_every_engine_finds_the_tensors_of_the_model_and_no_others(made: str, pr
     if made == "pruned":
         folder = source
     else:
-        list(copy_folder(Copy(source, folder)))
+        list(copy_folder(copy_of(source, folder)))
     for files in (all_listed(folder), named_model(folder)):
         found = [name for file in files for name in load_file(folder / file)]
         assert sorted(found) == sorted(set(model.state_dict()) - set(model.all_tied_weights_keys))

@@ -12,7 +12,7 @@ import gguf
 import numpy
 import pytest
 from safetensors.numpy import load_file
-from small_job import run_job
+from small_job import copy_of, run_job
 from test_gguf import result_of
 from tiny import make_tiny
 
@@ -23,7 +23,7 @@ from engine.base.events import ProvedFile, Saved, Stage, Started, Step
 from engine.base.files import check_manifest, read_json
 from engine.base.ids import StageId
 from engine.export import copying, gguf_proof, gguf_tensors, llama_cpp, plain_transformers
-from engine.export.copying import Copy, copy_folder
+from engine.export.copying import copy_folder
 from engine.export.gguf_writer import write_gguf
 
 pytest.importorskip("xllamacpp")
@@ -91,7 +91,7 @@ def test_files_are_written_and_proven_and_reported(pruned: Path, tmp_path: Path,
 
 @pytest.mark.usefixtures("proves_here")
 def test_the_file_carries_the_character(pruned: Path, tmp_path: Path) -> None:
-    list(copy_folder(Copy(pruned, tmp_path / "out", "The miller", gguf=("Q4_0",))))
+    list(copy_folder(copy_of(pruned, tmp_path / "out", name="The miller", gguf=["Q4_0"])))
     fields = gguf.GGUFReader(tmp_path / "out" / "gguf" / "the-miller-Q4_0.gguf").fields
     read = lambda key: fields[key].contents()
     assert read("general.name") == "The miller" and read("persona_studio.character.name") == "Zoë *of* the [Mill]"
@@ -145,14 +145,14 @@ def test_a_system_without_the_quantizer_says_so(monkeypatch: pytest.MonkeyPatch)
 def test_a_wrong_file_is_not_given_away(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proves_here: None) -> None:
     monkeypatch.setattr(gguf_tensors, "interleave", lambda rows, heads: rows)
     with pytest.raises(UserError, match="F32 file failed its proof"):
-        list(copy_folder(Copy(pruned, tmp_path / "out", gguf=("F32",))))
+        list(copy_folder(copy_of(pruned, tmp_path / "out", gguf=["F32"])))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("proves_here")
 @pytest.mark.parametrize("stage", ["write_gguf", "decode_gguf", "read_gguf_reference", "prove_gguf"])
 def test_a_stopped_export_leaves_nothing(stage: str, pruned: Path, tmp_path: Path) -> None:
-    stream = copy_folder(Copy(pruned, tmp_path / "out", zipped=True, gguf=("F16",)))
+    stream = copy_folder(copy_of(pruned, tmp_path / "out", zip=True, gguf=["F16"]))
     assert any(isinstance(event, Step) and event.stage == stage for event in stream)
     stream.close()
     assert list(tmp_path.iterdir()) == []
@@ -164,7 +164,7 @@ def test_a_disk_that_fills_up(pruned: Path, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("gguf.GGUFWriter.write_padding", fail)
     with pytest.raises(UserError, match="is full; nothing half-written was kept"):
-        list(copy_folder(Copy(pruned, tmp_path / "out", gguf=("F16",))))
+        list(copy_folder(copy_of(pruned, tmp_path / "out", gguf=["F16"])))
     assert list(tmp_path.iterdir()) == []
 
 

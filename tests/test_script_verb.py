@@ -104,6 +104,16 @@ def test_the_command_line_says_events_and_a_table(llama: Path, tmp_path: Path, c
     assert "not judged" in capsys.readouterr().out
 
 
+def test_options_take_precedence_over_the_samplers_of_a_job_file(llama: Path, tmp_path: Path,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = verb(tmp_path, llama, "--json", "--job", str(tmp_path / "job.json"))
+    for sampling, more, seed in (({"seed": 4}, [], 4), ({"seed": 4}, ["--seed", "5"], 5), ({"seed": None}, [], 0)):
+        (tmp_path / "job.json").write_text(json.dumps({"sampling": sampling}))
+        assert main([*arguments, *more]) == 0
+        said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
+        assert {event.seed for event in said if isinstance(event, Graded)} == {seed}
+
+
 def test_the_questions_can_be_looked_at_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(verb(tmp_path, tmp_path / "none", "--questions")) == 0
     shown = json.loads(capsys.readouterr().out)

@@ -23,9 +23,10 @@ from engine.base.ids import StageId
 from engine.base.job import Recipe
 from engine.pruning.cutting import cut, kept_indices
 from engine.stages.context import JobContext, round_weights
-from engine.stages.mask import DistillationData, find_mask, save_tensors
+from engine.stages.mask import DistillationData, find_mask
 from engine.stages.reconstruction import Reconstructed, learns_mask, reconstruct_learned, reconstruct_start, take_start
 from engine.stages.tuning import Weights, read_dense_again, recover, tune, tune_again
+from engine.stages.work_folder import save_tensors
 
 T = TypeVar("T")
 START, LEARNING, RECONSTRUCTION, TUNING, RETUNING, READING, RECOVERY = (f"{name}.cost.json" for name in (

@@ -71,6 +71,7 @@ class ReadingId(StrEnum):
     BENCHMARK = "benchmark"  # the event's `subject` says of what
 
 
+# The readings of the one-shot methods in engine/pruning/importance.py, for those that import no torch.
 BASELINES = (ReadingId.RANDOM, ReadingId.MAGNITUDE, ReadingId.WANDA)
 
 

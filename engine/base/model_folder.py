@@ -39,10 +39,14 @@ def read_shapes(file: Path) -> dict[str, Shape]:
     return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The one file of a model's weights, or its shards in order; empty where there are none."""
+    return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model-*.safetensors"))
+
+
 def shapes_of(folder: Path) -> dict[str, Shape]:
     """The shapes of all tensors of a model folder; empty where it has no weights. Raises UserError."""
-    files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model-*.safetensors"))
-    return {name: shape for file in files for name, shape in read_shapes(file).items()}
+    return {name: shape for file in weight_files(folder) for name, shape in read_shapes(file).items()}
 
 
 def known_shapes(folder: Path) -> dict[str, Shape]:

@@ -116,11 +116,15 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     for knob in KNOBS:
         names = [f"--{knob.name.replace('_', '-')}", *(["--limit"] if knob.name == "max_tokens" else [])]
         default = getattr(DEFAULTS, knob.name)
-        group.add_argument(*names, type=type(default), default=default, dest=knob.name, metavar="N",
-                           help=f"{knob.help} (default {default:g})")
-    group.add_argument("--seed", type=int, default=0, help="The same seed gives the same answer. (default 0)")
+        group.add_argument(*names, type=type(default), dest=knob.name, metavar="N", help=f"{knob.help} (default {default:g})")
+    group.add_argument("--seed", type=int, help="The same seed gives the same answer. (default 0)")
+
+
+def given_params(options: argparse.Namespace) -> dict[str, Any]:
+    """The samplers that were given of those of `add_sampling_options`, unchecked."""
+    return {one.name: value for one in fields(SamplingParams) if (value := getattr(options, one.name)) is not None}
 
 
 def params_of(options: argparse.Namespace) -> SamplingParams:
     """What `add_sampling_options` read. Raises UserError."""
-    return read_params({**{knob.name: getattr(options, knob.name) for knob in KNOBS}, "seed": options.seed})
+    return read_params({"seed": 0, **given_params(options)})

@@ -38,13 +38,12 @@ from engine.models.ffn import feed_forwards
 from engine.models.loading import load_model, locate
 from engine.models.packing import Example, Row, pack
 from engine.pruning.cutting import kept_indices
-from engine.pruning.reconstruction import can_propagate, gram_matrices, layer_groups, refit_propagated
+from engine.pruning.reconstruction import RIDGE, SHARE, can_propagate, gram_matrices, layer_groups, refit_propagated
 
 LINES = 48  # as many as a refit reads in the quick preset
 ANSWER = 40  # tokens of an answer at most
 ROW = 1536  # tokens
 ROWS = 3
-RIDGE, SHARE = 0.03, 0.7  # of the refit, as in stages/reconstruction.py
 _KEPT = ("format", "character", "slug", "base", "recipe", "lines", "readings", "choices", "before", "after", "dtype", "weights",
          "day", "made", "versions")  # of a report
 

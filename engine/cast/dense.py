@@ -21,9 +21,9 @@ from torch import nn
 from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Saved, Stage, Step
-from engine.base.files import explain_write_errors, folder_size, remove_leftovers, require_space, staged_folder
-from engine.base.ids import ArtifactId, ReadingId, StageId
-from engine.base.model_folder import STARTER, WEIGHTS
+from engine.base.files import explain_write_errors, folder_size, megabytes, remove_leftovers, require_space, staged_folder
+from engine.base.ids import BASELINES, ArtifactId, ReadingId, StageId
+from engine.base.model_folder import STARTER, weight_files
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import messages
 from engine.cast.bank import Bank, Base, Entry, read_bank, require_base
@@ -62,8 +62,8 @@ class Dense:
 
 def hash_weights(folder: Path) -> Generator[Event, None, str]:
     """sha256 of a model's weights: of the one file's bytes, or, of shards, over their hashes in the order of their names."""
-    files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("model-*.safetensors"))
-    total = max(1, round(sum(file.stat().st_size for file in files) / 1e6))
+    files = weight_files(folder)
+    total = megabytes(sum(file.stat().st_size for file in files))
     yield Stage(StageId.CHECK, total)
     digests, done = [], 0
     for path in files:
@@ -72,7 +72,7 @@ def hash_weights(folder: Path) -> Generator[Event, None, str]:
             while piece := file.read(_PIECE):
                 digest.update(piece)
                 done += len(piece)
-                yield Step(StageId.CHECK, min(total, round(done / 1e6)), total)
+                yield Step(StageId.CHECK, min(total, megabytes(done)), total)
         digests.append(digest.hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -162,7 +162,7 @@ def report_of(entry: Entry) -> dict[str, Any]:
     """The report of a folder from the bank. Readings that depend on the run's own W_down move to `run_readings`."""
     found = migrate.report(entry.report)
     readings = {id: found["readings"][id] for id in ReadingId if id in found["readings"]}  # a bank sorts them by name
-    own = (ReadingId.DENSE, ReadingId.RANDOM, ReadingId.MAGNITUDE, ReadingId.WANDA, ReadingId.MASK)
+    own = (ReadingId.DENSE, *BASELINES, ReadingId.MASK)
     return {**found, "readings": {id: one for id, one in readings.items() if id in own},
             "run_readings": {id: one for id, one in readings.items() if id not in own},
             "stages": {}, "learning": [], "after": {"intermediate_size": entry.delta.kept}}

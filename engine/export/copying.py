@@ -33,12 +33,13 @@ from engine.base.files import (
     write_json,
 )
 from engine.base.ids import ArtifactId, StageId
+from engine.base.job import ExportJob
 from engine.base.migrate import read_report
 from engine.base.model_folder import check_config, known_shapes
 from engine.base.sizes import COMMON_TYPES, expected_bytes
 from engine.cards.card import parse_card
 from engine.cards.prompt import messages
-from engine.export.engines import choose_file, needed_types, write_engine
+from engine.export.engines import TARGETS, choose_file, needed_types, write_engine
 from engine.export.engines.target import make_pack
 from engine.export.folder import FORMER, GGUF
 from engine.export.model_card import write_readme
@@ -51,20 +52,36 @@ QUESTION = "Hello. Who are you?"  # not from the example dialogue, which is in t
 
 @dataclass(frozen=True)
 class Copy:
-    """What the user asked for: the folder `out`, with "" or a name of its own, and what to add to it."""
+    """An export as it was asked for, and what follows from that."""
 
-    source: Path
-    out: Path
-    name: str = ""
-    zipped: bool = False
-    gguf: tuple[str, ...] = ()  # types of GGUF files to write and verify, in the folder gguf
-    engines: tuple[str, ...] = ()  # ids of export targets; with one, there is a GGUF file even where no type was asked for
-    dense: str = ""  # the dense model, where its speed and the copy's are to be measured
+    asked: ExportJob
+
+    @property
+    def source(self) -> Path:
+        """The folder that is copied."""
+        return Path(self.asked.source)
+
+    @property
+    def out(self) -> Path:
+        """The folder to write."""
+        return Path(self.asked.out)
+
+    @property
+    def name(self) -> str:
+        """The copy's own name, on one line; "" for none."""
+        return " ".join(self.asked.name.split())
+
+    @property
+    def engines(self) -> list[str]:
+        """The ids of export targets, each once. Raises UserError for an unknown one."""
+        if unknown := [one for one in self.asked.engines if one not in TARGETS]:
+            raise UserError(f"There is no export target {unknown[0]!r}.", f"Choose from: {', '.join(TARGETS)}.")
+        return list(dict.fromkeys(self.asked.engines))
 
     @functools.cached_property
     def types(self) -> list[str]:
         """The types of GGUF files that the copy gets, most precise first. Raises UserError for what cannot be written here."""
-        if not (names := needed_types(self.engines, self.gguf)):
+        if not (names := needed_types(self.engines, self.asked.gguf)):
             return []
         if not all(importlib.util.find_spec(package) for package in ("gguf", "xllamacpp")):
             raise UserError("GGUF files, which all engines need, are written and verified with llama.cpp, which is not installed.",
@@ -85,15 +102,15 @@ class Copy:
         gguf = [*((StageId.GGUF_WRITE, type) for type in self.types), *((id, "") for id in ids),
                 *((StageId.GGUF_PROVE, type) for type in self.types)]
         return [(StageId.COPY, ""), (StageId.PROVE, ""), *gguf, *([(StageId.ENGINES, "")] if self.engines else []),
-                *([(StageId.SPEED, "")] if self.dense else []), *([(StageId.ZIP, "")] if self.zipped else [])]
+                *([(StageId.SPEED, "")] if self.asked.measure else []), *([(StageId.ZIP, "")] if self.asked.zip else [])]
 
 
-def copy_folder(copy: Copy) -> Generator[Event, None, None]:
-    """Write a copy of a finished folder to `copy.out`. Raises UserError when the source is damaged or does not answer.
+def copy_folder(asked: ExportJob) -> Generator[Event, None, None]:
+    """Write the copy of a finished folder that was asked for. Raises UserError when the source is damaged or does not answer.
 
     Closing the generator stops within one step and leaves no files.
     """
-    start = time.perf_counter()
+    start, copy = time.perf_counter(), Copy(asked)
     files, report = _read_source(copy)
     size = sum(entry["bytes"] for entry in files.values())
     if copy.types:
@@ -104,11 +121,11 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
         shapes = known_shapes(copy.source)
         size += sum(expected_bytes(shapes, type) + 20_000_000 for type in copy.types)
     yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), copy.stages)
-    dense = (yield from _find_dense(copy.dense)) if copy.dense else None
+    dense = (yield from _find_dense(copy.asked.measure)) if copy.asked.measure else None
     partial = copy.archive.with_name(f".{copy.archive.name}.partial")
     with explain_write_errors(copy.out, "try again"), ExitStack() as at_end:
         at_end.callback(partial.unlink, missing_ok=True)
-        require_space(copy.out.parent, int(size * (2.1 if copy.zipped else 1.05)) + 10_000_000)
+        require_space(copy.out.parent, int(size * (2.1 if copy.asked.zip else 1.05)) + 10_000_000)
         remove_leftovers(copy.out)
         with staged_folder(copy.out) as staging:
             yield from _copy_files(copy.source, staging, files)
@@ -125,14 +142,14 @@ def copy_folder(copy: Copy) -> Generator[Event, None, None]:
                                               for one in timed])
             if copy.name or copy.types or dense:
                 _rewrite_readme(staging)
-            if copy.zipped:
+            if copy.asked.zip:
                 yield from _zip(staging, partial, copy.out.name)
-        if copy.zipped:
+        if copy.asked.zip:
             partial.rename(copy.archive)
     yield Saved(ArtifactId.MODEL, str(copy.out), folder_size(copy.out))
     for file in sorted((copy.out / GGUF).glob("*.gguf")) if copy.types else []:
         yield Saved(ArtifactId.GGUF, str(file), file.stat().st_size, file.stem.rpartition("-")[2])
-    if copy.zipped:
+    if copy.asked.zip:
         yield Saved(ArtifactId.ZIP, str(copy.archive), copy.archive.stat().st_size)
     yield Finished(str(copy.out), time.perf_counter() - start)
 
@@ -143,7 +160,7 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
     if not is_file(source / "report.json") or not is_file(source / MANIFEST):
         raise UserError(f"{source} is not a folder that Persona Studio exported (report.json or {MANIFEST} is missing).")
     check_target(copy.out)
-    if copy.zipped and (copy.archive.is_symlink() or copy.archive.exists()):
+    if copy.asked.zip and (copy.archive.is_symlink() or copy.archive.exists()):
         raise UserError(f"{copy.archive} exists already.", "Choose another folder, or remove it first.")
     if len(copy.name) > LONGEST_NAME:
         raise UserError(f"The name is longer than {LONGEST_NAME} characters.", "Choose a shorter one.")

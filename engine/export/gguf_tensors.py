@@ -24,6 +24,7 @@ from torch import Tensor
 
 from engine.base.errors import UserError
 from engine.base.families import FAMILIES, Gguf
+from engine.base.model_folder import weight_files
 from engine.base.sizes import FILE_TYPES, WRITTEN, FileType, format_of
 
 _BLOCK = 1 << 24  # elements that are converted at once: 64 MiB in fp32
@@ -101,8 +102,7 @@ def plan_weights(folder: Path, config: Any, type: str) -> list[Weight]:
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, Path, tuple[int, ...]]]:
-    whole = folder / "model.safetensors"
-    for file in [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors")):
+    for file in weight_files(folder):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a dictionary
                 yield name, file, tuple(tensors.get_slice(name).get_shape())

@@ -30,6 +30,8 @@ from engine.models.ffn import FeedForward, compute_dtype, decoder, feed_forwards
 from engine.models.packing import Row, run_row, split_prefix
 
 Nearest = Callable[[int, Tensor, Tensor], Tensor]  # from a layer's number, columns (d, k) and E[a' a'^T] (k, k), unscaled
+RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (benchmarks/readings.md)
+SHARE = 0.7  # of the stream's error that a layer takes on; .5 and 1 read alike, 0 much worse
 GRAM_BYTES = 1_500_000_000  # of Gram matrices held at once; more layers take more passes over the rows
 
 

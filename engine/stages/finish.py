@@ -31,6 +31,7 @@ from engine.stages.context import JobContext, round_weights
 from engine.stages.mask import DistillationData, encode_lines
 from engine.stages.tuning import Weights, recover
 
+RUNGS = len(BASELINES) + 4  # the dense model, the mask, reconstructed, tuned
 _RECOVERED = {ReadingId.MASK: ReadingId.RECOVERED, ReadingId.RECONSTRUCTED: ReadingId.RECONSTRUCTED_RECOVERED,
               ReadingId.TUNED: ReadingId.TUNED_RECOVERED}
 
@@ -42,7 +43,7 @@ def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weight
     rows = pack(test, ctx.job.recipe.row_tokens, prefix)
     ladder: dict[ReadingId, Tensor] = {id: top_channels(one.score(ctx.model, data.norms, ctx.job.recipe.seed), ctx.kept)
                                  for id, one in BASELINES.items()}
-    yield Stage(StageId.MEASURE, len(ladder) + 4)
+    yield Stage(StageId.MEASURE, RUNGS)
     dense = dense_states(ctx.model, rows)
     known = _known_readings(ctx)
     yield from _read(ctx, known, ReadingId.DENSE, lambda: compare_lines(ctx.model, rows, dense, dense).reading())
@@ -76,7 +77,7 @@ def _read(ctx: JobContext, known: dict[str, dict], name: ReadingId, read) -> Str
         known[name] = vars(read())
         write_json(ctx.path("readings.json"), known)
     yield Measured(name, "test", **known[name])
-    yield Step(StageId.MEASURE, len(known), max(len(known), 7))
+    yield Step(StageId.MEASURE, len(known), max(len(known), RUNGS))
 
 
 def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, rows: list[Row],

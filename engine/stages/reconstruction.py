@@ -6,7 +6,7 @@ columns.safetensors (the mask, and W_down of its kept channels, a layer each, un
 read, in JSON. mask.safetensors then holds the mask that goes on.
 
 What it reads needs no label: beside the train lines it reads extra samples, player lines with their neutral answers after the
-persona's prompt, and copies of all these rows with their tokens sampled again (models/resampling.py): two forward passes each, and
+persona's prompt, and copies of all these rows with their tokens sampled again (models/packing.py): two forward passes each, and
 nothing to write. Leaves the copies' tokens in resampled.safetensors."""
 
 from collections.abc import Iterator, Sequence
@@ -28,13 +28,11 @@ from engine.models.ffn import feed_forwards, masked
 from engine.models.packing import Example, Row, pack, relabelled, resample_tokens
 from engine.pruning import cutting, masks, reconstruction
 from engine.pruning.importance import top_channels
-from engine.pruning.reconstruction import can_propagate, refit_propagated
+from engine.pruning.reconstruction import RIDGE, SHARE, can_propagate, refit_propagated
 from engine.stages.context import RESAMPLED, JobContext
 from engine.stages.lines import extra_lines, unanswered
-from engine.stages.mask import DistillationData, measured, save_tensors, start_scores
-
-RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (benchmarks/readings.md)
-SHARE = 0.7  # of the stream's error that a layer takes on; .5 and 1 read alike, 0 much worse
+from engine.stages.mask import DistillationData, measured, start_scores
+from engine.stages.work_folder import save_tensors
 
 _READINGS = {StageId.RECONSTRUCT_START: (ReadingId.START_BEFORE, ReadingId.START_AFTER),
              StageId.RECONSTRUCT: (ReadingId.MASK_BEFORE, ReadingId.MASK_AFTER)}

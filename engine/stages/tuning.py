@@ -25,10 +25,12 @@ from engine.models.packing import answer_states, pack
 from engine.pruning import masks, recovery
 from engine.pruning.cutting import Gates, as_if_cut, kept_indices
 from engine.pruning.layer_tuning import LOSSES, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
+from engine.pruning.reconstruction import RIDGE, SHARE
 from engine.stages.context import JobContext
 from engine.stages.lines import recovery_lines
-from engine.stages.mask import DistillationData, kept_targets, measured, rows_of_step, save_tensors, targets_of
-from engine.stages.reconstruction import RIDGE, SHARE, ReconstructionRows, make_rows
+from engine.stages.mask import DistillationData, kept_targets, measured, rows_of_step, targets_of
+from engine.stages.reconstruction import ReconstructionRows, make_rows
+from engine.stages.work_folder import save_tensors
 
 _READINGS = {StageId.TUNE: (ReadingId.TUNING_BEFORE, ReadingId.TUNING_AFTER),
              StageId.TUNE_AGAIN: (ReadingId.TUNING_AGAIN_BEFORE, ReadingId.TUNING_AGAIN_AFTER)}
