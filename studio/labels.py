@@ -45,6 +45,9 @@ FINISHES: dict[str, str] = {
     FinishReason.LOOP: "Ended because the model began to repeat itself.", FinishReason.FAILED: "Interrupted before the end.",
     "edited": "Edited by hand.",
 }
+# A run, as Jobs.shown_state says; "damaged": its entry in the library cannot be read.
+RUN_STATES = {"queued": "waiting for its turn", "starting": "starting", "running": "running", "stopping": "stopping",
+              "stopped": "stopped", "failed": "failed", "done": "done", "silent": "not responding", "damaged": "damaged"}
 VERDICTS: dict[str, str] = {Verdict.PASS: "pass", Verdict.FAIL: "fail", Verdict.OPEN: "not judged"}
 SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file", "lore": "about the lorebook"}
 SPLITS = {"train": "to learn from", "validation": "to choose", "test": "to report"}

@@ -122,8 +122,8 @@ def jobs_html(services: Services) -> str:
         stage = view.current_stage
         share = stage.done / stage.total if stage and stage.total else 0.0
         what = f"{KINDS.get(run.kind, run.kind)} · {who.char if who else '?'}"
-        working = run.state == "running" and not services.jobs.is_silent(run)
-        detail = labels.stage(*stage.key) if stage and working else html.escape(services.jobs.state_word(run))
+        state = services.jobs.shown_state(run)
+        detail = labels.stage(*stage.key) if stage and state == "running" else labels.RUN_STATES[state]
         rows.append(f'<li data-run="{html.escape(run.id)}"><b>{html.escape(what)}</b> <span>{html.escape(run.name)}</span>'
                     f'<div class="bar" role="progressbar" aria-label="{detail}" '
                     f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'

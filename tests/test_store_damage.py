@@ -262,7 +262,7 @@ def test_a_run_whose_wish_is_damaged_does_not_run(text: str, services: Services)
     assert found and found.damaged == ("spec",) and "its settings cannot be read" in found.fault
     with pytest.raises(UserError, match="damaged"):
         prepare(services.settings, services.store, found)
-    painted = runs_view.table_html([found], {found.id: "waiting for its turn"}, "") + runs_view.ending_html(found, "failed")
+    painted = runs_view.table_html([found], {found.id: "queued"}, "") + runs_view.ending_html(found, "failed")
     assert ">damaged<" in painted and "Restore a backup" in painted
 
 

@@ -19,12 +19,13 @@ from store_samples import card
 from engine.base import events
 from engine.base.errors import UserError
 from engine.base.files import PACKAGES
+from studio import labels
 from studio.settings import Settings
 from studio.store import characters, lines, runs
 from studio.store.database import Store, open_store
 from studio.workers import ending, process
 from studio.workers.commands import prepare
-from studio.workers.jobs import NOT_KEPT, NOT_RESPONDING, Jobs
+from studio.workers.jobs import NOT_KEPT, Jobs
 from studio.workers.process import Identity
 from studio.workers.watch import Watcher
 
@@ -93,7 +94,7 @@ def kinds(settings: Settings, run: runs.Run) -> list[str]:
 def test_a_run_is_stopped_and_resumed_to_its_end(jobs: Jobs, settings: Settings, store: Store, person: str) -> None:
     run = jobs.submit_lines(person, {"model": "slow", "seed": 3})
     worker = under_way(settings, store, run)
-    assert get(store, run).state == "running" and jobs.state_word(get(store, run)) == "running"
+    assert get(store, run).state == "running" and jobs.shown_state(get(store, run)) == "running"
     assert psutil.Process(worker.pid).nice() == 5 + psutil.Process().nice()
     jobs.stop(run.id)
     jobs.stop(run.id)  # a second click is no second signal
@@ -168,15 +169,19 @@ def test_kill_ends_at_once(jobs: Jobs, settings: Settings, store: Store, person:
     assert wait_for(store, run, "stopped", "failed").sentence == ending.KILLED
 
 
+def test_every_state_has_a_label() -> None:
+    assert labels.RUN_STATES.keys() == {*runs.STATES, runs.SILENT, "damaged"}
+
+
 def test_a_silent_run_is_called_so_and_left_alone(jobs: Jobs, settings: Settings, store: Store, person: str) -> None:
     run = jobs.submit_lines(person, {"model": "slow"})
     worker = under_way(settings, store, run)
     os.kill(worker.pid, signal.SIGSTOP)
-    eventually(lambda: jobs.state_word(get(store, run)) == NOT_RESPONDING)
+    eventually(lambda: jobs.shown_state(get(store, run)) == runs.SILENT)
     time.sleep(0.3)
     assert process.is_alive(worker) and get(store, run).state == "running"
     os.kill(worker.pid, signal.SIGCONT)
-    eventually(lambda: jobs.state_word(get(store, run)) == "running")
+    eventually(lambda: jobs.shown_state(get(store, run)) == "running")
     os.kill(worker.pid, signal.SIGSTOP)
     jobs.stop(run.id)  # a process that is held gets no signal but the last
     assert "did not stop" in wait_for(store, run, "stopped").sentence
@@ -235,7 +240,7 @@ def test_a_run_that_waits_is_stopped_before_it_begins(jobs: Jobs, settings: Sett
     first = jobs.submit_lines(person, {"model": "slow"})
     second = jobs.submit_lines(person, {"model": "quick"})
     under_way(settings, store, first)
-    assert jobs.state_word(get(store, second)) == "waiting for its turn"
+    assert jobs.shown_state(get(store, second)) == "queued"
     jobs.stop(second.id)
     assert get(store, second).state == "stopped" and not settings.run_folder(second.id).exists()
     jobs.resume(second.id)
@@ -268,6 +273,7 @@ def test_a_strange_process_with_the_same_number_is_never_touched(settings: Setti
 STUDIO = """
 import sys, time
 from pathlib import Path
+from studio import labels
 from studio.settings import Settings
 from studio.store.database import open_store
 from studio.workers.jobs import Jobs

@@ -14,6 +14,7 @@ from studio.store.records import Number, Table, exists, need, now, parts, rows, 
 
 STATES = ("queued", "starting", "running", "stopping", "stopped", "failed", "done")
 ACTIVE = ("starting", "running", "stopping")
+SILENT = "silent"  # as a page shows an active run whose process gives no sign of life; never stored
 DAMAGED_HINT = "Restore a backup of the library, or delete the run and make it again."
 _CHANGEABLE = {"name", "spec", "state", "line_set", "pid", "process_started", "begun", "ended", "sentence", "summary", "out"}
 _NEWEST = "made DESC, position DESC"

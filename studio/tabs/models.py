@@ -1,11 +1,13 @@
-"""The models of a character: its finished pruned ones, the dense (whole) ones they come from, and their labels in lists."""
+"""The models of a character: its finished pruned ones, the dense (whole) ones they come from, and how rooms show them."""
 
+import html
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.base.sizes import runtimes_that_like
 from studio.figures.words import dedupe_labels, percent, size
 from studio.services import Services
 from studio.store import runs, values
@@ -30,6 +32,15 @@ def label_of(run: Run) -> str:
     removed = f"{percent(removed_by(run))} removed"
     day = time.strftime("%d %b, %H:%M", time.localtime(run.ended or run.made))
     return " · ".join(part for part in (run.name, "" if removed in run.name else removed, day) if part)
+
+
+def runtimes_html(kept: int) -> str:
+    """A badge for each way to run a model: whether it likes so many kept channels a layer, and why."""
+    badges = "".join(
+        f'<li class="{"yes" if fits else "no"}" title="{html.escape(why)}"><i aria-hidden="true">{"✓" if fits else "–"}</i>'
+        f'{html.escape(name)}<span class="visually-hidden">: {"fits" if fits else "does not fit"}. {html.escape(why)}</span></li>'
+        for name, fits, why in runtimes_that_like(kept))
+    return f'<ul class="prune-likes">{badges}</ul>'
 
 
 DENSE = "Dense model"

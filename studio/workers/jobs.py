@@ -14,7 +14,7 @@ from engine.base.errors import UserError
 from studio.settings import Settings
 from studio.store import characters, lines, runs
 from studio.store.database import Store
-from studio.store.runs import ACTIVE, Run
+from studio.store.runs import ACTIVE, SILENT, Run
 from studio.workers import process
 from studio.workers.commands import check_spec, export_spec, job_file, prepare, result_folder
 from studio.workers.ending import Cause, Ending, settle
@@ -22,9 +22,6 @@ from studio.workers.process import Identity, Worker
 from studio.workers.sweeping import sweep
 
 log = logging.getLogger(__name__)
-WORDS = {"queued": "waiting for its turn", "starting": "starting", "running": "running", "stopping": "stopping",
-         "stopped": "stopped", "failed": "failed", "done": "done"}
-NOT_RESPONDING = "not responding"
 NOT_KEPT = "The run has ended, but its result could not be added to the library. Press Resume to try again."
 TRIES = 5  # at bringing the library up to date, before a run is called failed
 
@@ -132,13 +129,10 @@ class Jobs:
         """Queue a stopped or failed run again; it goes on where it was. Raises UserError for any other."""
         return self._queued(runs.requeue(self.store, run_id))
 
-    def state_word(self, run: Run) -> str:
-        """One of WORDS, or "not responding" for a process without a sign of life for settings.silence_seconds."""
-        return NOT_RESPONDING if self.is_silent(run) else WORDS[run.state]
-
-    def is_silent(self, run: Run) -> bool:
-        """Whether a run that should be working has given no sign of life for settings.silence_seconds."""
-        return run.state in ("running", "stopping") and self.silent_seconds(run) > self.settings.silence_seconds
+    def shown_state(self, run: Run) -> str:
+        """The run's state; SILENT where one that should be working has given no sign of life for settings.silence_seconds."""
+        silent = run.state in ("running", "stopping") and self.silent_seconds(run) > self.settings.silence_seconds
+        return SILENT if silent else run.state
 
     def silent_seconds(self, run: Run) -> float:
         """Seconds since the run's last event or line in its log, or its beginning."""

@@ -182,4 +182,4 @@ def progress(services: Services, character: str) -> str:
     """The character's export under way, else the next one, else how the last one ended."""
     found = characters.get(services.store, character)
     run = runs.foremost(runs.list_runs(services.store, character=found.id, kinds=["export"])) if found else None
-    return view.progress_html(run, services.watcher.view(run.id), services.jobs.state_word(run)) if run else ""
+    return view.progress_html(run, services.watcher.view(run.id), services.jobs.shown_state(run)) if run else ""

@@ -16,10 +16,12 @@ import plotly.graph_objects as go
 
 from engine.base import events
 from engine.base.files import PROGRAM
-from engine.base.sizes import COMMON_TYPES, WRITTEN, Shapes, count, decoder_of, expected_bytes, odd_rows, runtimes_that_like
+from engine.base.sizes import COMMON_TYPES, WRITTEN, Shapes, count, decoder_of, expected_bytes, odd_rows
 from engine.export.engines import TARGETS
+from studio import labels
 from studio.figures import distances, words
 from studio.store.runs import Export, Run
+from studio.tabs.models import runtimes_html
 from studio.tabs.prune.runs_view import stages_html
 from studio.workers.view import RunView
 
@@ -60,11 +62,11 @@ def readings_figure(run: Run) -> go.Figure:
                           for name, one in run.summary.get("readings", {}).items() if name != "dense"])
 
 
-def progress_html(run: Run, view: RunView, word: str) -> str:
+def progress_html(run: Run, view: RunView, state: str) -> str:
     """An export under way, or how the last one ended: its stages with what is done, and a log of what was found."""
     stop = (f'<div class="live-buttons"><button id="export-stop" data-do="stop" data-id="{html.escape(run.id)}">Stop</button></div>'
             if run.state in ("queued", "starting", "running") else "")
-    return (f'<div role="status"><b>{html.escape(run.name)}</b>{stages_html(run, view)}<p>{html.escape(_ending(run, word))}</p>'
+    return (f'<div role="status"><b>{html.escape(run.name)}</b>{stages_html(run, view)}<p>{html.escape(_ending(run, state))}</p>'
             f"</div>{stop}{_log(view)}")
 
 
@@ -90,14 +92,14 @@ def _agreement(proof: dict[str, Any]) -> str:
             f"{proof['kl']:.2g} nats a word piece")
 
 
-def _ending(run: Run, word: str) -> str:
+def _ending(run: Run, state: str) -> str:
     if run.state == "done":
         return "Done. It is in the list of past exports."
     if run.state == "stopped":  # an export cannot be resumed
         return "It was stopped; no files were kept."
     if run.state == "failed":
         return run.sentence
-    return f"{word[:1].upper()}{word[1:]}."
+    return f"{labels.RUN_STATES[state].capitalize()}."
 
 
 def past_html(found: Sequence[Export], chosen: Export | None) -> str:
@@ -200,17 +202,13 @@ def sizes_html(shapes: Shapes, config: Mapping[str, Any], dense_parameters: int,
 
 
 def badges_html(kept: int, dense_channels: int) -> str:
-    """A badge for each way to run the model: whether it likes the width that was chosen, of the dense model's (0: unknown)."""
+    """How many of the dense model's channels (0: unknown) were kept in each layer, and which ways to run the model that suits."""
     if not kept:
         return ""
-    badges = "".join(
-        f'<li class="{"yes" if fits else "no"}" title="{html.escape(why)}"><i aria-hidden="true">{"✓" if fits else NOTHING}</i>'
-        f'{html.escape(name)}<span class="visually-hidden">: {"fits" if fits else "does not fit"}. {html.escape(why)}</span></li>'
-        for name, fits, why in runtimes_that_like(kept))
     before = f" of {dense_channels:,}" if dense_channels else ""
     factors = ", ".join(str(size) for size in (8, 32, 64, 128, 256) if kept % size == 0) or "no round number"
     return (f'<p class="prune-label">{kept:,}{before} channels were kept in each layer: a multiple of {factors}</p>'
-            f'<ul class="prune-likes">{badges}</ul>')
+            f"{runtimes_html(kept)}")
 
 
 def measured_of(summary: Mapping[str, Any], proof: Mapping[str, Any]) -> dict[str, Measured]:

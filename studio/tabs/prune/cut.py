@@ -9,10 +9,11 @@ import plotly.graph_objects as go
 from engine.base.errors import UserError
 from engine.base.job import make_recipe
 from engine.base.model_folder import folder_shape, model_folder
-from engine.base.sizes import Cut, ModelShape, after_cut, runtimes_that_like
+from engine.base.sizes import Cut, ModelShape, after_cut
 from studio.figures import sizes
 from studio.figures import words as figure_words
 from studio.services import Services
+from studio.tabs.models import runtimes_html
 from studio.tabs.prune import words
 
 UNKNOWN = "The sizes show as soon as this model is on this machine. It is fetched when it is first used."
@@ -100,13 +101,7 @@ def likes_html(shape: ModelShape | None, plan: Plan) -> str:
         kept = cut_of(shape, plan).kept if shape else 0
     except UserError:
         kept = 0
-    if not kept:
-        return ""
-    badges = "".join(
-        f'<li class="{"yes" if ok else "no"}" title="{html.escape(why)}"><i aria-hidden="true">{"✓" if ok else "–"}</i>'
-        f'{html.escape(name)}<span class="visually-hidden">: {"fits" if ok else "does not fit"}. {html.escape(why)}</span></li>'
-        for name, ok, why in runtimes_that_like(kept))
-    return f'<p class="prune-label">Fits these ways to run it</p><ul class="prune-likes">{badges}</ul>'
+    return f'<p class="prune-label">Fits these ways to run it</p>{runtimes_html(kept)}' if kept else ""
 
 
 def remaining_figure(shape: ModelShape | None, plan: Plan) -> go.Figure:

@@ -40,11 +40,11 @@ class RunsController:
         most = int(look["runs"]) if look["runs"].isdecimal() else runs_view.PAGE
         making, newest, run = self.making(character.id), self.newest(character.id, most), self.chosen(character.id, look["run"])
         listed = newest if run is None or run.id in [one.id for one in newest] else [*newest, run]
-        state = {one.id: self.services.jobs.state_word(one) for one in listed}
+        states = {one.id: self.services.jobs.shown_state(one) for one in listed}
         total = len(runs.names(self.store, character.id, "prune"))
         return {"prune-making": self._making_html(making), "prune-runs":
-                runs_view.table_html(listed, state, run.id if run else "", total), "prune-run": run is not None,
-                **(self._shown(run, state[run.id], look["other"]) if run else {})}
+                runs_view.table_html(listed, states, run.id if run else "", total), "prune-run": run is not None,
+                **(self._shown(run, states[run.id], look["other"]) if run else {})}
 
     def making(self, character: str) -> Run | None:
         """The run that makes lines now, or waits to; else the last one, where it ended without lines."""
@@ -53,9 +53,9 @@ class RunsController:
 
     def _making_html(self, run: Run | None) -> str:
         view = self.services.watcher.view(run.id) if run else None
-        return runs_view.progress_html(run, view, self.services.jobs.state_word(run)) if run and view else ""
+        return runs_view.progress_html(run, view, self.services.jobs.shown_state(run)) if run and view else ""
 
-    def _shown(self, run: Run, word: str, other: str) -> dict[str, Any]:
+    def _shown(self, run: Run, state: str, other: str) -> dict[str, Any]:
         """The run looked at, with its figures."""
         view = self.services.watcher.view(run.id)
         learned = lines.line_set(self.store, run.line_set) if run.line_set else None
@@ -64,7 +64,7 @@ class RunsController:
                    for name, key, draw in runs_view.figures_of(run, view)}
         others = self.others(run)
         chosen = other if other in [id for _, id in others] else ""
-        return {"prune-progress": runs_view.run_html(run, view, word, runs_view.about(run, learned.name if learned else "")),
+        return {"prune-progress": runs_view.run_html(run, view, state, runs_view.about(run, learned.name if learned else "")),
                 "prune-others": runs_view.others_html(others, chosen), **runs_view.rows_shown(run, view), **figures,
                 **(self._overlap_figures(run, chosen) if chosen else {})}
 

@@ -19,14 +19,13 @@ from studio import labels
 from studio.figures import distances, masks
 from studio.figures import words as figure_words
 from studio.live import Ready, figure
-from studio.store.runs import ACTIVE, Run
+from studio.store.runs import ACTIVE, SILENT, Run
 from studio.tabs.prune import words
 from studio.tabs.prune.lines_view import options_html, rename_html
-from studio.workers.jobs import NOT_RESPONDING
 from studio.workers.view import LEARNING, RunView, StageView
 
 PILLS = {"done": "done", "failed": "failed", "stopped": "stopped", "running": "running", "starting": "running",
-         "stopping": "running", "not responding": "failed", "damaged": "failed"}
+         "stopping": "running", SILENT: "failed", "damaged": "failed"}  # colours
 PAGE = 20  # runs in the list at first, and more at each asking
 REMEMBERED = 48  # figures: eight runs that somebody looks at
 PAUSE = 3.0  # seconds between two drawings of a figure that grows
@@ -55,11 +54,14 @@ def removed_share(run: Run) -> float:
     return 1 - after / before if before and after else float(run.spec.get("sparsity", 0.0))
 
 
-def table_html(found: Sequence[Run], words_of: dict[str, str], chosen: str, total: int = 0) -> str:
-    """Runs, each with a button that chooses it; where there are more of them in all, a button that asks for more."""
+def table_html(found: Sequence[Run], states: dict[str, str], chosen: str, total: int = 0) -> str:
+    """Runs, each with a button that chooses it; where there are more of them in all, a button that asks for more.
+
+    `states`: by the run's id, as Jobs.shown_state says.
+    """
     if not found:
         return '<p class="prune-empty">Nothing pruned yet. Approve the lines, choose how much to remove, and press Prune.</p>'
-    body = "".join(_row(run, words_of[run.id], run.id == chosen) for run in found)
+    body = "".join(_row(run, states[run.id], run.id == chosen) for run in found)
     heads = "".join(f"<th scope='col'>{name}</th>" for name in ("Name", "Removed", "State", "Distance", "Size", "Made"))
     more = (f'<p><button data-look="runs" value="{len(found) // PAGE * PAGE + PAGE}">Show more</button> '
             f'<span class="quiet">{len(found):,} of {total:,} runs</span></p>' if total > len(found) else "")
@@ -68,7 +70,7 @@ def table_html(found: Sequence[Run], words_of: dict[str, str], chosen: str, tota
             f'<p class="quiet">{figure_words.DISTANCE}</p>')
 
 
-def _row(run: Run, word: str, chosen: bool) -> str:
+def _row(run: Run, state: str, chosen: bool) -> str:
     reading, after = final_reading(run), run.summary.get("after", {})
     distance = "–"
     if reading:
@@ -77,48 +79,48 @@ def _row(run: Run, word: str, chosen: bool) -> str:
     button = f'<button data-look="run" value="{html.escape(run.id)}" aria-pressed="{json.dumps(chosen)}">'
     return (f'<tr class="{"chosen" if chosen else ""}"><td>{button}{html.escape(run.name)}</button></td>'
             f'<td>{words.removed(removed_share(run))}</td>'
-            f'<td>{pill("damaged" if run.damaged else word)}</td>'
+            f'<td>{pill("damaged" if run.damaged else state)}</td>'
             f'<td>{distance}</td><td>{size}</td><td>{words.moment(run.made)}</td></tr>')
 
 
-def pill(word: str) -> str:
+def pill(state: str) -> str:
     """A state in its colour."""
-    return f'<i class="pill {PILLS.get(word, "")}">{html.escape(word)}</i>'
+    return f'<i class="pill {PILLS.get(state, "")}">{labels.RUN_STATES[state]}</i>'
 
 
-def run_html(run: Run, view: RunView, word: str, about: str) -> str:
+def run_html(run: Run, view: RunView, state: str, about: str) -> str:
     """One run: name, state, what it is about, stages, warnings, end. `about` is plain text."""
-    head = (f'<div class="prune-head"><h4>{html.escape(run.name)}</h4> {pill(word)}</div>'
+    head = (f'<div class="prune-head"><h4>{html.escape(run.name)}</h4> {pill(state)}</div>'
             f'<p class="quiet">{html.escape(about)}</p>')
-    return (f'<div class="prune-run" data-run-shown="{html.escape(run.id)}">{head}{ending_html(run, word)}{stages_html(run, view)}'
-            f'{_warnings(view)}</div>{_buttons(run, word)}')
+    return (f'<div class="prune-run" data-run-shown="{html.escape(run.id)}">{head}{ending_html(run, state)}{stages_html(run, view)}'
+            f'{_warnings(view)}</div>{_buttons(run, state)}')
 
 
-def _buttons(run: Run, word: str) -> str:
+def _buttons(run: Run, state: str) -> str:
     """What can be done with a run now."""
     id = html.escape(run.id)
     disabled = " disabled" if run.state in ACTIVE else ""
-    can_be_killed = run.state in ACTIVE and word in ("stopping", NOT_RESPONDING)
     buttons = [f'<button id="prune-stop-run" data-do="stop" data-id="{id}">Stop</button>'
                if run.state in ("queued", "starting", "running") else "",
                f'<button id="prune-resume" class="primary" data-do="resume" data-id="{id}">Resume</button>'
                if run.state in ("stopped", "failed") else "",
-               f'<button id="prune-kill" class="stop" data-do="kill" data-id="{id}">End at once</button>' if can_be_killed else "",
+               f'<button id="prune-kill" class="stop" data-do="kill" data-id="{id}">End at once</button>'
+               if state in ("stopping", SILENT) else "",
                rename_html("run", run.id, run.name, "Rename", ("prune-rename", "prune-title")),
                f'<button id="prune-delete" data-do="remove" data-id="{id}"{disabled}>Delete</button>']
     return f'<div class="live-buttons">{"".join(buttons)}</div>'
 
 
-def progress_html(run: Run, view: RunView, word: str) -> str:
+def progress_html(run: Run, view: RunView, state: str) -> str:
     """A run that makes lines: its state and stages."""
-    return (f'<div class="prune-run"><div class="prune-head"><b>{html.escape(run.name)}</b> {pill(word)}</div>'
-            f'{ending_html(run, word)}{stages_html(run, view)}{_warnings(view)}</div>{_making_buttons(run, word)}')
+    return (f'<div class="prune-run"><div class="prune-head"><b>{html.escape(run.name)}</b> {pill(state)}</div>'
+            f'{ending_html(run, state)}{stages_html(run, view)}{_warnings(view)}</div>{_making_buttons(run, state)}')
 
 
-def _making_buttons(run: Run, word: str) -> str:
-    id, ended = html.escape(run.id), word in ("stopped", "failed")
-    buttons = [("stop", "Stop", word in ("waiting for its turn", "starting", "running")), ("resume", "Resume", ended),
-               ("kill", "End at once", word in ("stopping", NOT_RESPONDING)), ("drop", "Dismiss", ended)]
+def _making_buttons(run: Run, state: str) -> str:
+    id, ended = html.escape(run.id), state in ("stopped", "failed")
+    buttons = [("stop", "Stop", state in ("queued", "starting", "running")), ("resume", "Resume", ended),
+               ("kill", "End at once", state in ("stopping", SILENT)), ("drop", "Dismiss", ended)]
     shown = "".join(f'<button id="prune-lines-{action}" data-do="{action}" data-id="{id}">{title}</button>'
                     for action, title, wanted in buttons if wanted)
     return f'<div class="live-buttons">{shown}</div>'
@@ -154,13 +156,13 @@ def _stage(stage: StageView, alive: bool) -> str:
     return (f'<li class="{state}"><span>{labels.stage(*stage.key)}</span><small>{" · ".join(notes)}</small>{bar}</li>')
 
 
-def ending_html(run: Run, word: str) -> str:
+def ending_html(run: Run, state: str) -> str:
     """The last sentence of a run; for one that does not respond, or whose entry is damaged, what can be done."""
     if run.damaged:
         return f'<p class="prune-end failed">{html.escape(run.fault)}</p>'
     if run.state == "done" and run.kind == "prune":
         return f'<p class="prune-end done">{_done(run)}</p>'
-    if word == "not responding":
+    if state == SILENT:
         return ('<p class="prune-end failed">This run has not reported anything for minutes. It may only be slow. '
                 'If nothing changes, end it at once; it can go on later from its last saved step.</p>')
     if run.state == "stopping":
