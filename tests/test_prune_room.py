@@ -20,13 +20,14 @@ from engine.base.ids import Rejection, StageId
 from engine.base.job import knobs
 from engine.base.questions import split_of
 from studio import library
+from studio.figures import words
 from studio.page import Page
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, connection, lines, runs
 from studio.store import records as records_of_store
 from studio.tabs import prune
-from studio.tabs.prune import cut, lines_view, own_lines, runs_view, words
+from studio.tabs.prune import cut, lines_view, own_lines, runs_view
 from studio.tabs.prune.cut import Plan
 from studio.tabs.prune.lines_controller import Edit, LinesController, LinesOptions
 from studio.tabs.prune.lines_view import Filter

@@ -273,7 +273,6 @@ def test_a_strange_process_with_the_same_number_is_never_touched(settings: Setti
 STUDIO = """
 import sys, time
 from pathlib import Path
-from studio import labels
 from studio.settings import Settings
 from studio.store.database import open_store
 from studio.workers.jobs import Jobs

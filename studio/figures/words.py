@@ -1,6 +1,7 @@
-"""Words and numbers as the figures show them to people who write characters."""
+"""Words and numbers as figures and rooms show them to people who write characters."""
 
 import html
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,34 @@ def dedupe_labels(choices: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
 def percent(share: float, digits: int = 0) -> str:
     """A share (0 to 1) as "25 %", with a space that does not break."""
     return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def removed(share: float) -> str:
+    """A share as "25 %", with a digit where it is no whole number."""
+    return percent(share, 0 if abs(100 * share - round(100 * share)) < 0.05 else 1)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "45 s", "3 min 20 s", "1 h 5 min"."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole}\u00a0s"
+    if whole < 3600:
+        return f"{whole // 60}\u00a0min" + (f" {whole % 60}\u00a0s" if whole % 60 and whole < 600 else "")
+    return f"{whole // 3600}\u00a0h" + (f" {whole % 3600 // 60}\u00a0min" if whole % 3600 >= 60 else "")
+
+
+def remaining(seconds: float) -> str:
+    """Seconds to go, rounded, for they are an estimate."""
+    if seconds < 10:
+        return "a few seconds left"
+    step = 5 if seconds < 60 else 30 if seconds < 600 else 60
+    return f"about {duration(round(seconds / step) * step)} left"
+
+
+def moment(seconds: float) -> str:
+    """A time of Unix seconds as a date, in this machine's zone."""
+    return time.strftime("%d %b, %H:%M", time.localtime(seconds))
 
 
 def count(number: int, one: str, many: str = "") -> str:

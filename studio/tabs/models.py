@@ -1,14 +1,13 @@
 """The models of a character: its finished pruned ones, the dense (whole) ones they come from, and how rooms show them."""
 
 import html
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.base.sizes import runtimes_that_like
-from studio.figures.words import dedupe_labels, percent, size
+from studio.figures.words import dedupe_labels, moment, percent, size
 from studio.services import Services
 from studio.store import runs, values
 from studio.store.runs import Run
@@ -30,8 +29,8 @@ def choices_of(runs: Sequence[Run]) -> list[tuple[str, str]]:
 def label_of(run: Run) -> str:
     """The run's label. What was removed is not said twice: a run that nobody named is called by it."""
     removed = f"{percent(removed_by(run))} removed"
-    day = time.strftime("%d %b, %H:%M", time.localtime(run.ended or run.made))
-    return " · ".join(part for part in (run.name, "" if removed in run.name else removed, day) if part)
+    when = moment(run.ended or run.made)
+    return " · ".join(part for part in (run.name, "" if removed in run.name else removed, when) if part)
 
 
 def runtimes_html(kept: int) -> str:

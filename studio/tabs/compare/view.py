@@ -6,7 +6,6 @@ a pair is always the dense model; `places` says where each side is shown.
 """
 
 import html
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from engine.base.ids import FinishReason
 from engine.cards.card import Card
 from studio.figures.votes import RunVotes
-from studio.figures.words import count, percent
+from studio.figures.words import count, moment, percent
 from studio.labels import FINISHES
 from studio.store.rounds import Answer, Round, Tally, Vote
 from studio.store.runs import Run
@@ -348,7 +347,7 @@ def _sums(scene: Scene) -> str:
 def _grid(scene: Scene, shown: Shown) -> str:
     verdicts = {vote.answer: vote.verdict for vote in shown.votes}
     cells = "".join(_grid_cell(scene, shown, cell, verdicts.get(cell.answer.id, "")) for cell in shown.cells)
-    when = time.strftime("%d %b, %H:%M", time.localtime(shown.round.made))
+    when = moment(shown.round.made)
     basis = f"card version {shown.round.version} · seed {shown.round.seed} · {count(len(shown.cells), 'answer')} · {when}"
     line = text_html(shown.round.message, scene.card, scene.player)
     return (f'<section class="grid-round"><header><p class="grid-line">{line}</p>'

@@ -106,7 +106,7 @@ def past_html(found: Sequence[Export], chosen: Export | None) -> str:
     """The past exports, each as a button that shows it."""
     rows = "".join(
         f'<tr class="{"chosen" if one == chosen else ""}"><td>{_button(one, "", html.escape(one.name))}</td>'
-        f'<td>{words.size(one.bytes)}</td><td>{time.strftime("%d %b %H:%M", time.localtime(one.made))}</td></tr>' for one in found)
+        f'<td>{words.size(one.bytes)}</td><td>{words.moment(one.made)}</td></tr>' for one in found)
     return f'<p class="prune-label">Past exports</p><table class="prune-runs"><tbody>{rows}</tbody></table>' if found else ""
 
 

@@ -5,7 +5,6 @@ time, whichever page asked for it; the answer is written into the library at its
 """
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ from engine.base.errors import UserError
 from engine.base.ids import FinishReason
 from engine.base.sampling import MAX_SEED, check_seed, read_params
 from engine.cards.card import Card
-from studio.figures.words import dedupe_labels
+from studio.figures.words import dedupe_labels, moment
 from studio.services import Services
 from studio.store import characters, chats, values
 from studio.store.chats import Chat, Message, Swipe
@@ -378,7 +377,7 @@ class Controller:
 
 def label_of(chat: Chat) -> str:
     """A chat in the list."""
-    return chat.title.replace("*", "") or f"Untitled, {time.strftime('%d %b, %H:%M', time.localtime(chat.made))}"
+    return chat.title.replace("*", "") or f"Untitled, {moment(chat.made)}"
 
 
 def opening_choices(scene: Scene) -> list[tuple[str, int]]:

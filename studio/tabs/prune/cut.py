@@ -10,11 +10,9 @@ from engine.base.errors import UserError
 from engine.base.job import make_recipe
 from engine.base.model_folder import folder_shape, model_folder
 from engine.base.sizes import Cut, ModelShape, after_cut
-from studio.figures import sizes
-from studio.figures import words as figure_words
+from studio.figures import sizes, words
 from studio.services import Services
 from studio.tabs.models import runtimes_html
-from studio.tabs.prune import words
 
 UNKNOWN = "The sizes show as soon as this model is on this machine. It is fetched when it is first used."
 
@@ -83,8 +81,8 @@ def facts_html(shape: ModelShape | None, plan: Plan) -> str:
     facts = [("of the feed-forward channels", words.removed(cut.removed_share_ffn),
               f"{shape.intermediate_size:,} become {cut.kept:,} in each of {shape.layers} layers"),
              ("of all parameters", words.removed(cut.removed_share_all),
-              f"{figure_words.millions(shape.parameters)} become {figure_words.millions(cut.parameters)}"),
-             ("on disk", figure_words.size(cut.bytes), f"before: {figure_words.size(shape.bytes)}"),
+              f"{words.millions(shape.parameters)} become {words.millions(cut.parameters)}"),
+             ("on disk", words.size(cut.bytes), f"before: {words.size(shape.bytes)}"),
              ("as fast, at best", f"{cut.expected_speedup:.2f}\u00a0times", "expected from the size, not measured")]
     items = "".join(f"<li><b>{value}</b><span>{name}</span><small>{note}</small></li>" for name, value, note in facts)
     return f'<ul class="prune-facts">{items}</ul>{_snap(cut, plan)}'

@@ -4,12 +4,18 @@ from typing import Any
 
 import gradio as gr
 
-from engine.base.job import PRESET_HELP, knobs
+from engine.base.job import PRESET_HELP, PRESET_LABELS, PRESET_TIMES, knobs, make_recipe
 from studio.page import Notice, figure_box, live_html, look_box
-from studio.tabs.prune import runs_view, words
+from studio.tabs.prune import runs_view
 from studio.theme import ASSETS
 
 KNOBS = knobs()
+WHO = [("The model itself", "self"), ("A server", "server")]
+_STEPS = ", ".join(str(make_recipe(name).steps) for name in PRESET_LABELS)
+STEPS_NOTE = (f"Steps of mask learning: {_STEPS}. All but the last learn a mask only where "
+              f"{100 * make_recipe().mask_from:.0f} % or more is removed; below that they read more text.")
+MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
+BITS = [(f"{name.removesuffix('bit')} bit", name) for name in KNOBS["load_in"].choices]
 HELP = "The model answers player questions as the character. The smaller model learns from these answers, so read them."
 
 
@@ -39,9 +45,10 @@ class Controls:
     def _making(self) -> None:
         gr.HTML(f'<h3><i>1</i> Make the lines</h3><p class="quiet">{HELP}</p>')
         with gr.Row():
-            self.who = gr.Radio(words.WHO, value="self", label="Who answers", elem_id="prune-who", min_width=220)
-            self.preset = gr.Radio(words.PRESETS, value="quick", label="How thorough", info=PRESET_HELP, scale=2,
-                                   elem_id="prune-thorough", min_width=280)
+            self.who = gr.Radio(WHO, value="self", label="Who answers", elem_id="prune-who", min_width=220)
+            self.preset = gr.Radio([(f"{label}: {PRESET_TIMES[name]}", name) for name, label in PRESET_LABELS.items()],
+                                   value="quick", label="How thorough", info=PRESET_HELP, scale=2, min_width=280,
+                                   elem_id="prune-thorough")
         with gr.Row(visible=False) as self.server:
             self.url = gr.Textbox(label="Address of the server", placeholder="http://127.0.0.1:8080/v1", max_length=500,
                                   elem_id="prune-server",
@@ -69,12 +76,12 @@ class Controls:
                 self.facts = gr.HTML(elem_id="prune-cut")
         with gr.Accordion("More", open=False, elem_id="prune-more"):
             with gr.Row():
-                self.multiple = gr.Dropdown(words.MULTIPLES, **_asked("multiple"), elem_id="prune-multiple", filterable=False,
+                self.multiple = gr.Dropdown(MULTIPLES, **_asked("multiple"), elem_id="prune-multiple", filterable=False,
                                             min_width=160)
-                self.prune_preset = gr.Dropdown([(name.partition(":")[0], value) for name, value in words.PRESETS], value="quick",
-                                                label="How thorough", info=words.STEPS_NOTE, filterable=False,
+                self.prune_preset = gr.Dropdown([(label, name) for name, label in PRESET_LABELS.items()], value="quick",
+                                                label="How thorough", info=STEPS_NOTE, filterable=False,
                                                 elem_id="prune-preset", min_width=160)
-                self.bits = gr.Dropdown(words.BITS, **_asked("load_in"), elem_id="prune-bits", filterable=False, min_width=160)
+                self.bits = gr.Dropdown(BITS, **_asked("load_in"), elem_id="prune-bits", filterable=False, min_width=160)
                 self.seed = gr.Number(**_asked("seed"), precision=0, minimum=0, elem_id="prune-seed", min_width=120)
             self.recover = gr.Checkbox(**_asked("recover"), elem_id="prune-recover")
         self.plan = [self.percent, self.multiple, self.prune_preset, self.bits, self.recover, self.seed]  # in the order of cut.Plan

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from engine.base.errors import UserError
+from engine.base.job import PRESET_LABELS
 from engine.base.questions import normalise, require_enough
 from studio.services import Services
 from studio.store import characters, lines
@@ -25,8 +26,6 @@ from studio.tabs.prune.queueing import Queueing
 
 COPY_SECONDS = 10  # for which edits of an approved set go into the copy that the first of them has made
 NOBODY = "No character is chosen."
-_PRESET_NAMES = {"try": "Lines of a first try", "quick": "Quick lines", "standard": "Standard lines",
-                 "paper": "Lines as in the paper"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class LinesController:
         spec = options.spec(model)
         shape_of(self.services, model)
         version = self._head(character)
-        name = f"{_PRESET_NAMES[options.preset]}, version {version}"
+        name = f"Lines ({PRESET_LABELS[options.preset].lower()}), version {version}"
         return self.queueing.once("lines", character, version, spec, None,
                                   lambda: self.services.jobs.submit_lines(character, spec, name))
 

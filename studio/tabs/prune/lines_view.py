@@ -8,9 +8,8 @@ from typing import Any
 
 from engine.base.questions import split_of
 from studio import labels
-from studio.figures.words import dedupe_labels
+from studio.figures import words
 from studio.store.lines import CalibrationLine, LineSet
-from studio.tabs.prune import words
 
 PAGE = 200  # lines shown at first, and more by each press
 EMPTY = ('<p class="prune-empty" id="prune-no-lines">No lines yet. Make some, or use your own: a JSON or JSONL file with '
@@ -18,7 +17,7 @@ EMPTY = ('<p class="prune-empty" id="prune-no-lines">No lines yet. Make some, or
 # Name and heading of each column, and what a line has in it.
 COLUMNS: dict[str, tuple[str, Callable[[CalibrationLine], Any]]] = {
     "number": ("No.", lambda line: line.position), "question": ("Question", lambda line: line.question),
-    "answer": ("Answer", lambda line: line.answer), "about": ("About", lambda line: words.category(line.category)),
+    "answer": ("Answer", lambda line: line.answer), "about": ("About", lambda line: category(line.category)),
     "from": ("From", lambda line: labels.source(line.source)),
     "used": ("Used", lambda line: labels.SPLITS[split_of(line.question)])}
 EDITABLE = ("question", "answer")
@@ -84,8 +83,19 @@ def rename_html(kind: str, id: str, name: str, title: str, ids: tuple[str, str])
             f'</form></details>')
 
 
+def category(name: str) -> str:
+    """A category as the table shows it."""
+    return name.replace("_", " ")
+
+
+def reasons(rejected: Mapping[str, int]) -> str:
+    """Counts by reason, most frequent first; "" for none. Escaped."""
+    found = sorted(rejected.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count:,} {labels.rejection(reason)}" for reason, count in found if count)
+
+
 def _head(sets: Sequence[LineSet], chosen: LineSet, lines: Sequence[CalibrationLine], wanted: Filter) -> str:
-    named = dedupe_labels([(label(one), one.id) for one in sets])
+    named = words.dedupe_labels([(label(one), one.id) for one in sets])
     id = html.escape(chosen.id)
     return (f'<div class="live-fields"><label>Lines<select id="prune-sets" data-look="set">{options_html(named, chosen.id)}'
             f'</select></label>'
@@ -132,7 +142,7 @@ def _cell(name: str, title: str, text: str) -> str:
 def categories(lines: Sequence[CalibrationLine]) -> list[tuple[str, str]]:
     """(label with its count, category), most frequent first."""
     counts = sorted(Counter(line.category for line in lines).items(), key=lambda one: (-one[1], one[0]))
-    return [(f"All · {len(lines):,}", ""), *((f"{words.category(name)} · {count:,}", name) for name, count in counts)]
+    return [(f"All · {len(lines):,}", ""), *((f"{category(name)} · {count:,}", name) for name, count in counts)]
 
 
 def summary_html(found: LineSet, lines: Sequence[CalibrationLine], shown: int, matches: int, version: int) -> str:
@@ -147,7 +157,7 @@ def summary_html(found: LineSet, lines: Sequence[CalibrationLine], shown: int, m
     broken = sum(not line.complete for line in lines)
     if broken:
         parts.append(f"{broken:,} {'answer was' if broken == 1 else 'answers were'} too long and cut at a sentence")
-    if rejected := words.reasons(found.rejected):
+    if rejected := reasons(found.rejected):
         parts.append(f"Answers that were thrown away: {rejected}" if found.run else f"Left out of the file: {rejected}")
     if version != found.version:
         parts.append(f"Made for version {found.version} of the card, which is now at version {version}")

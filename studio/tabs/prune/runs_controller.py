@@ -11,12 +11,11 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from engine.base.errors import UserError
-from studio.figures import masks
-from studio.figures.words import dedupe_labels
+from studio.figures import masks, words
 from studio.services import Services
 from studio.store import characters, lines, runs
 from studio.store.runs import ACTIVE, Run
-from studio.tabs.prune import runs_view, words
+from studio.tabs.prune import runs_view
 from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
 
@@ -103,7 +102,7 @@ class RunsController:
         """Queue one run for each of LADDER; what was left out, as a sentence. Raises UserError when nothing was queued."""
         shape = shape_of(self.services, model)
         queued: list[Run] = []
-        faults: list[str] = []
+        faults: dict[float, str] = {}
         seen: set[int] = set()
         for percent in LADDER:
             step = dataclasses.replace(plan, percent=percent)
@@ -114,11 +113,12 @@ class RunsController:
                 queued.append(self.prune(character, set_id, model, step))
                 seen.add(kept)
             except UserError as error:
-                faults.append(f"{percent:g}\u00a0%: {error}")
+                faults[percent] = str(error)
+        left = " ".join(f"{percent:g}\u00a0%: {fault}" for percent, fault in faults.items())
         if not queued:
-            raise UserError(faults[0].partition(": ")[2] if len({fault.partition(": ")[2] for fault in faults}) == 1
-                            else " ".join(faults))
-        return queued, " ".join(faults)
+            reasons = set(faults.values())
+            raise UserError(reasons.pop() if len(reasons) == 1 else left)
+        return queued, left
 
     def rename(self, run_id: str, name: str) -> Run:
         """Give a run another name. Raises UserError for an empty one."""
@@ -137,7 +137,7 @@ class RunsController:
         if run is None or run.state != "done":
             return []
         names = {one.id: one.char for one in characters.list_characters(self.store)}
-        return dedupe_labels([(f"{names[character]} · {name}", id) for id, character, name in
+        return words.dedupe_labels([(f"{names[character]} · {name}", id) for id, character, name in
                            runs.pruned(self.store, run.spec.get("model")) if id != run.id and character in names])
 
     def overlap(self, run: Run, other_id: str, of: Literal["kept", "removed"]) -> go.Figure:

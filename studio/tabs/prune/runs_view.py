@@ -16,11 +16,9 @@ from engine.base import events
 from engine.base.ids import BASELINES
 from engine.base.job import PRESETS, knobs
 from studio import labels
-from studio.figures import distances, masks
-from studio.figures import words as figure_words
+from studio.figures import distances, masks, words
 from studio.live import Ready, figure
 from studio.store.runs import ACTIVE, SILENT, Run
-from studio.tabs.prune import words
 from studio.tabs.prune.lines_view import options_html, rename_html
 from studio.workers.view import LEARNING, RunView, StageView
 
@@ -67,15 +65,15 @@ def table_html(found: Sequence[Run], states: dict[str, str], chosen: str, total:
             f'<span class="quiet">{len(found):,} of {total:,} runs</span></p>' if total > len(found) else "")
     return (f'<div class="prune-scroll"><table class="prune-runs"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
             f'</div>{more}'
-            f'<p class="quiet">{figure_words.DISTANCE}</p>')
+            f'<p class="quiet">{words.DISTANCE}</p>')
 
 
 def _row(run: Run, state: str, chosen: bool) -> str:
     reading, after = final_reading(run), run.summary.get("after", {})
     distance = "–"
     if reading:
-        distance = f"{figure_words.figure(reading.kl)} <small>on {figure_words.count(reading.lines, 'line')}</small>"
-    size = figure_words.size(after["bytes"]) if after.get("bytes") else "–"
+        distance = f"{words.figure(reading.kl)} <small>on {words.count(reading.lines, 'line')}</small>"
+    size = words.size(after["bytes"]) if after.get("bytes") else "–"
     button = f'<button data-look="run" value="{html.escape(run.id)}" aria-pressed="{json.dumps(chosen)}">'
     return (f'<tr class="{"chosen" if chosen else ""}"><td>{button}{html.escape(run.name)}</button></td>'
             f'<td>{words.removed(removed_share(run))}</td>'
@@ -176,11 +174,11 @@ def _done(run: Run) -> str:
     if before.get("parameters") and after.get("parameters"):
         share = 1 - after["parameters"] / before["parameters"]
         parts.append(f"{words.removed(removed_share(run))} of the feed-forward channels are gone, {words.removed(share)} of all "
-                     f"parameters: {figure_words.size(before['bytes'])} became {figure_words.size(after['bytes'])}.")
+                     f"parameters: {words.size(before['bytes'])} became {words.size(after['bytes'])}.")
     reading = final_reading(run)
     if reading:
-        parts.append(f"On {figure_words.count(reading.lines, 'line')} that it did not learn from, it picks the same next word "
-                     f"piece as the dense model {figure_words.percent(reading.top1)} of the time{_beside(run, reading)}.")
+        parts.append(f"On {words.count(reading.lines, 'line')} that it did not learn from, it picks the same next word "
+                     f"piece as the dense model {words.percent(reading.top1)} of the time{_beside(run, reading)}.")
     return " ".join(parts)
 
 
@@ -189,7 +187,7 @@ def _beside(run: Run, reading: Reading) -> str:
     if not simple:
         return ""
     best = max(simple, key=lambda one: one["top1"])
-    return f"; the best of the simpler cuts manages {figure_words.percent(best['top1'])}"
+    return f"; the best of the simpler cuts manages {words.percent(best['top1'])}"
 
 
 def _warnings(view: RunView) -> str:
