@@ -8,25 +8,19 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from engine.base.errors import Interrupted, UserError
-from engine.base.job import DTYPE_HELP, PRESETS
+from engine.base.job import DTYPE_HELP, PRESETS, Parser
 from engine.base.process import CHAT_SPINS, prepare_libraries
 
 MODULES = {"studio": "studio.costs"}  # those not named like their verb
 STUDIO_PARTS = ("start", "polling", "tabs", "speech")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    parser = _Parser(prog="python -m benchmarks", description="Measure this machine, and the methods of pruning.")
-    verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=_Parser)
+    parser = Parser(prog="python -m benchmarks", description="Measure this machine, and the methods of pruning.")
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=Parser)
     speed = verbs.add_parser("speed", help="how much faster the engine is than the straightforward way, on this machine")
     _add_model(speed)
     _add_json(speed)

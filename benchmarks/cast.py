@@ -1,9 +1,9 @@
 """python -m benchmarks cast: what one more character costs in a bank, and gather over copying, as ratios.
 
 Sixteen characters are made in seconds: masks by Wanda on the bundled cards' own
-text, and corrections of the rank that a real one has, with random numbers, for
-bytes and times do not ask what a number says. How good a correction is tells
---run, an exported folder with the lines of its run: KL to the dense model of the
+text, and corrections of the rank that a real one has, with random numbers, which
+bytes and times do not depend on. How good a correction is, --run measures: an
+exported folder, with the lines of its run; KL to the dense model of the
 folder itself, of its character in a bank, and of the mask without a correction.
 """
 

@@ -26,7 +26,7 @@ SVG = """async () => {
 
 
 def whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of cells that were measured to the end, and of methods that stand in all of these of their sparsity."""
+    """The rows of cells that were measured to the end, and of methods that were measured in all of these of their sparsity."""
     cell = lambda row: (row["character"], row["seed"], row["sparsity"])
     ended = {cell(row) for row in rows if row["method"] == RECOVERED}
     kept = [row for row in rows if cell(row) in ended]

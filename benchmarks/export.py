@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.meter import drain
-from benchmarks.speed import decode_seconds
+from benchmarks.speed import CONTEXT, decode_seconds
 from engine.base.files import folder_size, write_json
 from engine.base.ids import StageId
 from engine.cards.card import bundled_files
@@ -32,7 +32,6 @@ from engine.running import print_table
 
 WANTED_SECONDS = 180  # for all types with their proofs, of the starter
 CHARACTER = "pim-tuckett"
-CONTEXT = 384  # tokens before those whose speed is read, as in speed.py
 
 
 def run(options: argparse.Namespace) -> int:
@@ -133,7 +132,7 @@ def _speeds(one: dict[str, float]) -> list[str]:
 
 
 def _processor_seconds() -> float:
-    """What this process and its ended children have computed, over all cores; on a busy machine it tells more than the clock."""
+    """What this process and its ended children have computed, over all cores; on a busy machine it says more than the clock."""
     return sum(os.times()[:4])
 
 

@@ -1,7 +1,7 @@
 """What `fidelity` is asked to measure: its cells, and where the results of each are kept.
 
 A cell is a model, a character, a sparsity and a seed. The preset and its number
-of steps belong to every cell's identity: rows of two presets never stand in one
+of steps belong to every cell's identity: rows of two presets are never in one
 table.
 """
 
@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def label(self) -> str:
-        """The preset and its steps, as they stand in every row."""
+        """The preset and its steps, as every row has them."""
         return f"{self.preset}, {self.recipe(0.25, 0).steps} steps"
 
     @property

@@ -31,7 +31,7 @@ class Pruned:
     model: Any = None
 
     @contextmanager
-    def standing(self, dense: Any) -> Iterator[Any]:
+    def applied_to(self, dense: Any) -> Iterator[Any]:
         """The pruned model; where it has none of its own, `dense` is it while the block runs."""
         if self.model is not None:
             yield self.model

@@ -10,26 +10,20 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from engine.base.errors import Interrupted, UserError
+from engine.base.errors import Interrupted
 from engine.base.files import PROGRAM
-from engine.base.job import DTYPE_HELP, ExportJob, Process, PruneJob, Recipe, ScriptJob, add_options
+from engine.base.job import DTYPE_HELP, ExportJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.casting import add_subcommands
 from engine.running import explain, log_file
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    parser = _Parser(prog=PROGRAM, description="Prune a language model down to one character.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    parser = Parser(prog=PROGRAM, description="Prune a language model down to one character.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     models = verbs.add_parser("models", help="what can be loaded, what is on disk, sizes")
     models.add_argument("--json", action="store_true", help="print JSON")
     add_options(verbs.add_parser("prune", help="the whole job: from a character card to a pruned model folder"), PruneJob, Recipe,
@@ -51,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
     inspect.add_argument("folder", metavar="DIR")
     inspect.add_argument("--json", action="store_true", help="print JSON")
-    add_subcommands(verbs.add_parser("cast", help="many characters on one dense model, as masks and small corrections"), _Parser)
+    add_subcommands(verbs.add_parser("cast", help="many characters on one dense model, as masks and small corrections"), Parser)
     return parser
 
 

@@ -265,7 +265,7 @@ def test_shortened_blocks_are_gone_and_come_back(deep: Path, climbed: Climbed) -
     cell = Cell(subject, 0.25)
     pruned = drain(LADDER["depth"].prune(cell))
     assert len(pruned.dropped) == 1
-    with pruned.standing(dense.model) as model:
+    with pruned.applied_to(dense.model) as model:
         assert len(model.model.layers) == model.config.num_hidden_layers == 5
         inside = measure(model, subject.test, subject.states)
     with skipped(dense.model, pruned.dropped):

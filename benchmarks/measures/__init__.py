@@ -92,7 +92,7 @@ def read(cell: Cell, method: str, pruned: Pruned) -> Generator[Event, None, dict
     size = sum(row.size for row in subject.test) + len(questions) * (REPLY_TOKENS + 30)
 
     def look() -> tuple[Trial, dict[str, float]]:
-        with pruned.standing(cell.model) as model:
+        with pruned.applied_to(cell.model) as model:
             states = subject.states if method == DENSE else answer_states(model, subject.test)
             lines = compare_lines(model, subject.test, states, subject.states)
             trial = Trial(cell, model, lines, questions, greedy_replies(model, prompts, REPLY_TOKENS, endings(tokenizer)))

@@ -1,4 +1,4 @@
-"""The two ends of every comparison: the dense model itself, and the one-shot baselines that stand in every report."""
+"""The two ends of every comparison: the dense model itself, and the one-shot baselines in every report."""
 
 from collections.abc import Callable
 

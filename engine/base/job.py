@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -263,6 +263,14 @@ def _knob_of(name: str, field: FieldInfo) -> Knob:
 def _extra(field: FieldInfo, name: str) -> str:
     extra = field.json_schema_extra
     return str(extra.get(name, "")) if isinstance(extra, dict) else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are UserErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
 
 
 def add_options(parser: argparse.ArgumentParser, *kinds: type[Settings]) -> None:

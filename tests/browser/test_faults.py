@@ -110,7 +110,7 @@ def steps(studio: Studio, run: Run) -> list[int]:
 
 def went_on(found: list[int], seen: int) -> bool:
     """Whether a run that was ended after `seen` steps went on where it was, for three; a step that was saved in the moment of
-    its end may not have been told of."""
+    its end may not have been reported."""
     three = [[seen + gap + step for step in (1, 2, 3)] for gap in (0, 1)]
     return found[:seen] == list(range(1, seen + 1)) and found[seen:] in three
 

@@ -18,11 +18,11 @@ def test_a_backup_is_made_and_fetched(studio: Studio, page: Any, tmp_path: Path)
     page.locator("#side-backup").click()
     expect(page.locator("#side-library-note")).to_contain_text("Saved as")
     expect(page.locator("#side-backups")).to_be_visible()
-    with page.expect_download() as told:
+    with page.expect_download() as download:
         page.locator("#side-download").click()
-    told.value.save_as(tmp_path / "fetched.db")
+    download.value.save_as(tmp_path / "fetched.db")
     [kept] = (studio.home / "backups").glob("*-backup.db")
-    assert (tmp_path / "fetched.db").read_bytes() == kept.read_bytes() and told.value.suggested_filename == kept.name
+    assert (tmp_path / "fetched.db").read_bytes() == kept.read_bytes() and download.value.suggested_filename == kept.name
     with closing(sqlite3.connect(tmp_path / "fetched.db")) as connection:
         assert connection.execute("SELECT count(*) FROM characters").fetchone()[0] > 5
 

@@ -22,11 +22,11 @@ HIDE = """hidden => {
 
 @pytest.fixture
 def run(studio: Studio) -> Iterator[Run]:
-    """A run that the library calls running; no process of it is there, so that the test tells its events."""
+    """A run that the library calls running; no process of it is there, so that the test writes its events."""
     store = Services.open(Settings(studio.home)).store
     person = characters.get(store, "bodo-grumm")
     assert person
-    made = add_run(store, person.id, "Told", {"model": "tiny", "preset": "quick", "sparsity": 0.25}, state="running")
+    made = add_run(store, person.id, "A run", {"model": "tiny", "preset": "quick", "sparsity": 0.25}, state="running")
     path = Settings(studio.home).run_events(made.id)
     path.parent.mkdir(parents=True)
     for event in (Started("Bodo", "tiny", 0.25, [("learn_mask", "")]), Stage("learn_mask", 50),
