@@ -91,7 +91,7 @@ def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 
 def script(options: argparse.Namespace, _arguments: list[str]) -> int:
-    """The test script of a character on one or more models; with --questions what would be asked, asking nobody."""
+    """The test script of a character on one or more models; with --questions only the questions are printed."""
     from engine.cards.script import fields_of_question, read_script
 
     values = read_options(options, ScriptJob)

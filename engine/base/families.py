@@ -22,7 +22,7 @@ class Gguf:
     shifted: bool = False
     windows: bool = False
     activation: str = "silu"
-    scaled_by_width: int = 0  # models with so many layers (the largest) scale attention by hidden size / heads
+    scaled_by_width: int = 0  # models with this many layers (the largest) scale attention by hidden size / heads
     no_rope_step: int = 0  # every n-th layer has no rotary embedding
 
 

@@ -104,7 +104,7 @@ class ArtifactId(StrEnum):
 class FinishReason(StrEnum):
     """Why an answer ended."""
 
-    ENDED = "ended"  # the character said all
+    ENDED = "ended"  # the character had finished
     LIMIT = "limit"  # the longest answer allowed
     LOOP = "loop"  # the model repeated itself
     STOPPED = "stopped"  # the user stopped it

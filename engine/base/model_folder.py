@@ -328,7 +328,7 @@ STARTER = "starter"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _HUB_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)/?(?:[?#].*|/(?:tree|blob)/.*)?")
 _OLLAMA = re.compile(r"(?:[\w.-]+/)*[\w.-]{2,}:[\w.-]+")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def model_folder(name: str) -> Path | None:
@@ -372,7 +372,7 @@ def _no_folder(path: Path) -> UserError:
     """What to say of a file that was named as a model."""
     if path.suffix.lower() == ".gguf" or _is_gguf(path):
         return gguf_instead(path, "is a GGUF file")
-    if path.suffix.lower() in _PICKLES:
+    if path.suffix.lower() in PICKLES:
         return UserError(f"{path} is a pickle file, which can run code when it is read.",
                          "Only safetensors are loaded: choose a model that has *.safetensors files.")
     if path.suffix.lower() == ".safetensors" or path.name == "config.json":

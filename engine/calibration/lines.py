@@ -172,7 +172,7 @@ def lore_queries(card: Card) -> list[Query]:
 
 
 class _Trial:
-    """Finds out which entries a question fires, as in a chat; each question once, and only so many."""
+    """Finds out which entries a question fires, as in a chat; each question once, at most `most` of them."""
 
     def __init__(self, card: Card, most: int) -> None:
         self.card, self.left = card, most

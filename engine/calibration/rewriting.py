@@ -26,7 +26,7 @@ from engine.models.chat_format import encode_answer, encode_chat, endings, token
 from engine.models.packing import Example, shared_prefix
 from engine.models.sampling import Sampled, Sampling, sample_together
 
-ROUNDS = 3  # an answer is sampled at most so often
+ROUNDS = 3  # times that an answer is sampled at most
 QUESTION_TOKENS = 40
 QUESTION_TEMPERATURE = 0.9
 

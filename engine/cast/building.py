@@ -133,7 +133,7 @@ def make_entry(dense: Dense, run: Run, name: str, lines: Sequence[Line] = ()) ->
             yield Warned(f"The card of {name} fills the {BANK_BYTES / 1e6:g} MB of a character: no room is left for factors.")
         yield Stage(StageId.CORRECT)
         rows = correction_rows(dense.tokenizer_of(run.report), run.card, lines, LINES)
-        # A W_down that was tuned belongs to gates that were, and is of no use with the dense model's.
+        # A tuned W_down goes with tuned gates, and is useless with the dense model's.
         delta, left_out = yield from correct(dense.model, cut, run.mask, rows, rank, bool(lines) or run.tuned)
     words["report"]["bank"] = {"rank": rank, "left_out": left_out}
     return Entry(name, **words, delta=delta)

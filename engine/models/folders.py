@@ -13,6 +13,7 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest, data_folder, folder_size, read_untrusted_json, require_plain
 from engine.base.model_folder import (
+    PICKLES,
     WEIGHTS,
     check_config,
     check_generation,
@@ -31,7 +32,6 @@ _LARGEST_TEMPLATE = 1_000_000  # bytes
 _READ_WHOLE = {".json": _LARGEST_FILE, ".model": _LARGEST_FILE, ".txt": _LARGEST_FILE, ".jinja": _LARGEST_TEMPLATE}
 _FRONT_MATTER = {"license": r"[\w.+-]{1,80}", "license_name": r"[\w.+-]{1,80}", "license_link": r"[^\s\"'<>]{1,300}",
          "base_model": r"[\w.-]{1,96}/[\w.-]{1,96}"}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _AGAIN = "Download or copy the model again."
 
 
@@ -49,7 +49,7 @@ def check_folder(folder: Path, whole: bool = True) -> dict[str, Any]:
         check_generation(file)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise no_safetensors(str(folder), any(any(folder.glob(pattern)) for pattern in _PICKLES))
+        raise no_safetensors(str(folder), any(file.suffix in PICKLES for file in folder.iterdir()))
     if (folder / INDEX).is_file():
         _check_index(folder)
     elif not (folder / WEIGHTS).is_file():

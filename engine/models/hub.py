@@ -17,9 +17,9 @@ from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
-from engine.base.files import require_space
+from engine.base.files import megabytes, require_space
 from engine.base.ids import StageId
-from engine.base.model_folder import check_config, no_safetensors
+from engine.base.model_folder import PICKLES, check_config, no_safetensors
 
 ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*",
            "NOTICE*", "USE_POLICY*"]
@@ -85,7 +85,7 @@ def _missing(name: str, sizes: dict[str, int], folder: Path) -> int:
     from huggingface_hub.utils import filter_repo_objects
 
     if not any(path.endswith(".safetensors") for path in sizes):
-        raise no_safetensors(name, any(path.endswith((".bin", ".pt", ".pth")) for path in sizes))
+        raise no_safetensors(name, any(path.endswith(PICKLES) for path in sizes))
     wanted = filter_repo_objects(sizes, allow_patterns=ALLOWED, ignore_patterns=IGNORED)
     return sum(sizes[path] for path in wanted if not (folder / path).exists())
 
@@ -100,7 +100,7 @@ def _download(name: str, commit: str, missing: int) -> Generator[Event, None, No
     require_space(cache, missing + 100_000_000)
     options = {"repo_id": name, "revision": commit, "allow_patterns": ALLOWED, "ignore_patterns": IGNORED,
                "cache_dir": str(cache), "endpoint": constants.ENDPOINT}
-    total = max(1, round(missing / 1e6))
+    total = megabytes(missing)
     yield Stage(StageId.FETCH, total, subject=name)
     with tempfile.TemporaryFile() as log, subprocess.Popen(
             [sys.executable, "-c", _DOWNLOAD, json.dumps(options)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -169,7 +169,7 @@ def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
 
 
 def _read_record(file: Path) -> dict[str, Any]:
-    """What job.json holds. Raises UserError when it is damaged: nobody knows then whose results these are."""
+    """What job.json holds. Raises UserError when it is damaged: it no longer says whose results these are."""
     try:
         record = read_json(file)
     except UserError:

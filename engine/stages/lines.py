@@ -161,7 +161,7 @@ SEEDS = 3  # the first round's; 1 and 2 are those of the lines
 
 
 def write_extra_samples(ctx: JobContext) -> Stream[None]:
-    """So many rounds of answers as the recipe says, without those that the filter rejects."""
+    """Write the rounds of answers that the recipe asks for, without those that the filter rejects."""
     files = answer_files(ctx)
     if all(file.exists() for file in files):
         if files:
@@ -206,8 +206,8 @@ def extra_lines(ctx: JobContext) -> list[Line]:
 
 
 def recovery_lines(ctx: JobContext) -> tuple[list[Line], list[Line]]:
-    """The further answers that only recovery reads: those for tuning the layers again, and those, as many as it has time for
-    and no more than half, for the fine-tune. What one has read the other would learn little from: it is known by heart."""
+    """The extra samples that only recovery reads: those for tuning the layers again, and those for the fine-tune, as many as
+    it has time for and at most half. The two share none: from what has been learned already there is little left to learn."""
     recipe = ctx.job.recipe
     lines = [line for file in answer_files(ctx)[_rounds(ctx):] for line in read_lines(file)]
     kept = len(lines) - min(recipe.recovery_steps * recipe.recovery_step_lines, len(lines) // 2)

@@ -88,7 +88,7 @@ def targets_of(ctx: JobContext, row: Row, hidden: Tensor) -> dict[str, Tensor]:
 
 
 def kept_targets(found: dict[str, Tensor], lines: int) -> list[Target]:
-    """The targets of so many lines, in their order."""
+    """The targets of the first `lines` lines, in order."""
     return [Target(found[f"ids.{index}"], found[f"logs.{index}"]) for index in range(lines)]
 
 

@@ -194,10 +194,10 @@ def make_rows(ctx: JobContext, train: Sequence[Example], stage: StageId, copied:
 
 
 def written_rows(ctx: JobContext, train: Sequence[Example]) -> ReconstructionRows:
-    """The rows of train lines, further answers and neutral lines."""
-    further, neutral = ctx.encode(extra_lines(ctx)), neutral_examples(ctx)
-    return ReconstructionRows(pack([*train, *further, *neutral], ctx.job.recipe.row_tokens),
-                     {"extra_samples": len(further), "neutral_lines": len(neutral), "copied_rows": 0})
+    """The rows of train lines, extra samples and neutral lines."""
+    extra, neutral = ctx.encode(extra_lines(ctx)), neutral_examples(ctx)
+    return ReconstructionRows(pack([*train, *extra, *neutral], ctx.job.recipe.row_tokens),
+                              {"extra_samples": len(extra), "neutral_lines": len(neutral), "copied_rows": 0})
 
 
 def neutral_lines(ctx: JobContext) -> list[Line]:

@@ -1,7 +1,7 @@
 """What a work folder holds from earlier processes: written so that damage shows, and looked through before it is used.
 
 A job that goes on relies on every file of its work folder. Tensors carry the sha256 of their content in the file's header;
-JSON must have the shape that its stage wrote. What is damaged is set aside, together with whatever is of no use without it,
+JSON must have the shape that its stage wrote. What is damaged is set aside, together with whatever depends on it,
 so that its stage makes it once more: with the same bits, because a stage depends on nothing but its seed and what came before.
 """
 
@@ -35,7 +35,7 @@ SEAL = "sha256"  # the name of the digest in the header of a file of tensors
 REFERENCE = "reference.safetensors"  # written and read by one process
 ANSWERS = re.compile(r"further-\d+\.jsonl")
 LAYER = re.compile(r"((?:re)?tuned)-\d+\.safetensors")
-# What is of no use without a file: it belongs to what the file said, or its stage takes it for a sign that all is there.
+# What depends on a file: it was made from what the file held, or its stage takes it for a sign that all is there.
 VOID = {"learning.json": ("learning.safetensors", "mask.safetensors"),
         "less_at_once.json": ("dense.safetensors", "resampled.safetensors"),  # their rows have its sizes
         "start.safetensors": ("start.json",),
