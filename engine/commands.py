@@ -99,7 +99,7 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
         asked = {name: value for name, value in asked.items() if value is not None}
         values["sampling"] = {"seed": 0, **asked, **given_params(options)}
     if values.get("questions"):
-        card = _read(values["card"])
+        card = _read(ScriptJob(**values).card)
         print(json.dumps([fields_of_question(one) for one in read_script(card).questions], ensure_ascii=False, indent=2))
         return 0
     tally: Counter[tuple[str, str]] = Counter()

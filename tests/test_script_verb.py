@@ -118,6 +118,7 @@ def test_the_questions_can_be_looked_at_without_a_model(tmp_path: Path, capsys: 
     assert main(verb(tmp_path, tmp_path / "none", "--questions")) == 0
     shown = json.loads(capsys.readouterr().out)
     assert [one["id"] for one in shown] == [question.id for question in read_script(smith()).questions]
+    assert main(["script", "--questions"]) == 2 and "The setting card is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("more", "says"), [

@@ -1,6 +1,6 @@
 """What each weight of a model becomes in a GGUF file: its name, the order of its rows, its number format, its bytes.
 
-Reads safetensors a tensor at a time, and large ones in blocks of rows. engine/base/file_types.py says which format a tensor
+Reads safetensors a tensor at a time, and large ones in blocks of rows. engine/base/sizes.py says which format a tensor
 gets. The gguf package converts to the plain formats; the K formats are made by llama.cpp's own quantizer, a plain C function
 in the package xllamacpp (ggml_quantize_chunk of ggml.h). Builds that hide it write no K formats.
 """
