@@ -10,6 +10,7 @@ never finds another's.
 import dataclasses
 import os
 from collections.abc import Generator
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,7 @@ from engine.stages.reconstruction import written_rows
 from engine.stages.work_folder import save_tensors
 
 SHARED = ("lines.jsonl", "rejected.json", "dense.safetensors")
-AFTER_THE_MASK = ("reconstruct", "max_kl_ratio", "extra_samples", "neutral_lines", "resampled_copies",
-                  "tuning_epochs", "tuning_rate", "recover", "recovery_samples", "recovery_epochs", "recovery_steps",
-                  "recovery_step_lines", "recovery_rate", "recovery_rank")
+AFTER_THE_MASK = tuple(dropwhile(lambda name: name != "reconstruct", Recipe.model_fields))  # that knob and all below it
 
 
 @dataclasses.dataclass

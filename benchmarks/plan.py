@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from engine.base.job import Recipe, make_recipe
 from engine.cards.card import CHARACTERS, Card
 from engine.cards.files import read_card
 
-# The knobs of stage 1. A new one belongs here; the others leave the lines, which are expensive to write, as they are.
-LINE_KNOBS = ("seed", "candidates", "references", "keep_share", "self_asked", "validation_lines", "test_lines",
-              "answer_tokens", "temperature", "top_p", "batch_lines")
+# The knobs that shape the lines: those above the mask's, but for the size that is kept and a teacher's speed.
+LINE_KNOBS = [name for name in takewhile(lambda name: name != "loss", Recipe.model_fields)
+              if name not in ("sparsity", "multiple", "teacher_concurrency")]
 
 
 @dataclasses.dataclass(frozen=True)
