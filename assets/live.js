@@ -1,6 +1,6 @@
 // The page's end of the live channel (studio/live.py): puts what comes into place, and says what this page looks at.
-// Runs with `element` and `trigger` of the hidden component that holds the token. A content is HTML for [data-live=ID], a plotly figure for
-// it, true or false to show or hide #ID, or anything else for a script that asked for it with personaStudioLive.on(ID, take).
+// Runs with `element` and `trigger` of the hidden component that holds the token. The content ID is HTML or a plotly figure for
+// [data-live=ID], true or false to show or hide #ID, or anything else for a script that takes it (personaStudioLive.on).
 const {token, plotly} = element.querySelector("[data-token]").dataset;
 const contents = new Map();   // id -> the newest content
 const takers = new Map();     // id -> function
@@ -10,7 +10,7 @@ let source = null, address = "", ahead = 0;  // ahead: seconds that the studio's
 // HTML is put in place node by node, so that focus, open details, scrolled boxes and half-typed fields stay.
 const same = (old, fresh) => old.nodeName === fresh.nodeName && old.dataset?.key === fresh.dataset?.key && old.id === fresh.id;
 const morph = (old, fresh) => {
-  if (old === document.activeElement && old.isContentEditable) return;  // somebody types
+  if (old === document.activeElement && old.isContentEditable) return;  // it is being edited
   if (old.nodeType !== Node.ELEMENT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
   const kept = old.nodeName === "DETAILS" ? "open" : "";  // the reader's
   for (const {name} of [...old.attributes]) if (name !== kept && !fresh.hasAttribute(name)) old.removeAttribute(name);
@@ -109,8 +109,8 @@ const take = ({now, parts}) => {
   putAll();
 };
 
-// One stream while the page is seen. The browser connects again by itself, and says which revision it has. It has six
-// connections for all of its windows, so only the one with the focus keeps its stream; the others come back each second.
+// One stream while the page is visible. The browser reconnects by itself and sends the revision that it has. It allows six
+// connections for all of its windows, so only the one with the focus keeps its stream; the others ask once a second.
 const shownRoom = () => window.personaStudioRoom() || "draft";
 const wanted = () => {
   const room = shownRoom(), character = new URLSearchParams(location.search).get("character") ?? "";
@@ -133,7 +133,7 @@ const connect = () => {
 };
 
 window.personaStudioLive = {
-  // What the page looks at in a room, besides the character: by [data-look=NAME] with a value, or by a call.
+  // Sets what the page looks at in a room besides the character; a [data-look=NAME] does so with its value.
   look: (values, room = shownRoom()) => { looks[room] = {...looks[room], ...values}; connect(); },
   on: (id, taker) => { takers.set(id, taker); if (contents.has(id)) taker(contents.get(id)); },
   figure: putFigure,

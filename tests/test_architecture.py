@@ -70,8 +70,7 @@ def test_the_rule_would_notice() -> None:
 
 
 STUDIO_FLOORS = [{"settings", "figures", "labels"}, {"store"},
-                 {"workers", "tokens", "live", "serving", "single", "theme", "window", "addresses", "border", "environment",
-                  "headers", "login", "privacy", "uploads"},
+                 {"workers", "tokens", "live", "theme", "window", "border", "environment", "login", "privacy", "uploads"},
                  {"application", "services"}, {"page", "library"}, {"sidebar", "tabs"}, {"ui"}, {"launch"}]
 
 

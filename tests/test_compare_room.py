@@ -402,12 +402,12 @@ def test_lists_and_fields_are_painted_where_they_differ_from_what_the_page_shows
     state = ViewState(run.character, "starter")
     first = paint(room, controls, state, {})
     assert first[controls.run].value == run.id and first[controls.blind] is True
-    again = paint(room, controls, state, first[controls.seen])
-    assert set(again) == {controls.state, controls.seen, controls.link.component}
+    again = paint(room, controls, state, first[controls.link.seen])
+    assert set(again) == {controls.state, controls.link.seen, controls.link.component}
     assert f'data-painted="{room.contents(state.look())["compare-controls"]}"' in again[controls.link.component]
     other = finished_run(room, 0.4, of=run.character)
     assert f'data-painted="{room.contents(state.look())["compare-controls"]}"' not in again[controls.link.component]
-    later = paint(room, controls, state, again[controls.seen])
+    later = paint(room, controls, state, again[controls.link.seen])
     assert [id for _, id in later[controls.run].choices] == [other.id, run.id] and controls.blind not in later
 
 

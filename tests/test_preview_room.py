@@ -92,7 +92,7 @@ def shown(room: Controller, state: ViewState) -> str:
 
 
 def settings_of(room: Controller, state: ViewState) -> dict[str, Any]:
-    return room.settings(room.scene(state))
+    return room.settings(room.scene(state), state.opening)
 
 
 def test_an_answer_is_kept_with_its_measures(room: Controller, mara: str, model: str) -> None:
@@ -377,7 +377,7 @@ def test_a_field_is_filled_again_when_the_character_changes(room: Controller, se
         controls = Controls()
     room.change_settings(mara, "", "Ann", "", DEFAULTS.as_dict())
     first = paint(room, controls, view(mara, model), {})
-    second = paint(room, controls, view(other, model), first[controls.seen])
+    second = paint(room, controls, view(other, model), first[controls.link.seen])
     assert first[controls.about] == second[controls.about] == ""
 
 
@@ -425,15 +425,32 @@ def test_lists_and_fields_are_painted_where_they_differ_from_what_the_page_shows
     fresh, old = (settings_of(room, view(mara, model, one)) for one in ("", chat))
     assert fresh["openings"][-1][1] == NO_GREETING and old["openings"] == [] and old["chats"] == [("Is it open?", chat)]
     empty = paint(room, controls, view(mara, model), {})
-    painted = paint(room, controls, view(mara, model, chat), empty[controls.seen])
+    painted = paint(room, controls, view(mara, model, chat), empty[controls.link.seen])
     assert painted[controls.samplers.sliders["max_tokens"]] == 6 and painted[controls.fresh] is False
     assert painted[controls.choice].value == chat
-    again = paint(room, controls, view(mara, model, chat), painted[controls.seen])
-    assert set(again) == {controls.state, controls.seen, controls.link.component}  # what one types in stays
+    again = paint(room, controls, view(mara, model, chat), painted[controls.link.seen])
+    assert set(again) == {controls.state, controls.link.seen, controls.link.component}  # what one types in stays
     known = room.contents(view(mara, model, chat).look())["preview-controls"]
     assert f'data-painted="{known}"' in again[controls.link.component]
     room.rename(chat, "Storm")
     assert room.contents(view(mara, model, chat).look())["preview-controls"] != known
+
+
+def test_a_list_that_changed_while_a_field_was_kept_is_still_painted(room: Controller, mara: str, model: str) -> None:
+    with gr.Blocks():
+        controls = Controls()
+    state = view(mara, model)
+    seen = paint(room, controls, state, {})[controls.link.seen]
+    look = state.look()
+
+    def painted() -> bool:
+        kept = controls.link.keeps(look, seen, settings_of(room, state), "player", "about", "sampling", "openings")
+        return f'data-painted="{room.contents(look)["preview-controls"]}"' in kept[controls.link.component]
+
+    room.change_settings(mara, "", "Ann", "", DEFAULTS.as_dict())
+    assert painted()
+    room.begin(state, Draft())  # in another tab
+    assert not painted()
 
 
 def test_a_page_shows_what_another_one_does(room: Controller, mara: str, model: str) -> None:

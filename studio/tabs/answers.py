@@ -18,7 +18,7 @@ from engine.cards.card import Card, parse_card
 from engine.cards.macros import expand_macros
 from studio.live import Live
 from studio.page import guarded
-from studio.store import chats, runs, values
+from studio.store import characters, chats, runs, values
 from studio.store.characters import Version
 from studio.store.database import Store
 from studio.theme import ASSETS
@@ -222,19 +222,35 @@ class ViewLink:
 
     Answers and all else that is only read come by the channel. Lists and fields are Gradio's: a listener paints them, and
     the page asks for it (`component.click`) when the channel's content "ROOM-controls" is not the fingerprint of what it shows.
+    `seen`: what the lists and fields of the page show.
     """
 
     def __init__(self, room: str) -> None:
         self.room = room
         script = (ASSETS / "room.js").read_text(encoding="utf-8")
+        self.seen = gr.State({})
         self.component = gr.HTML(self._value({}, ""), visible="hidden", elem_id=f"{room}-view", js_on_load=script)
 
-    def shows(self, look: Mapping[str, str], controls: Any) -> dict[Any, str]:
-        """Component update: the page looks at `look`, and its lists and fields show `controls`."""
-        return {self.component: self._value(look, fingerprint(controls))}
+    def shows(self, look: Mapping[str, str], seen: dict[str, Any]) -> dict[Any, Any]:
+        """Component updates: the page looks at `look`, and its lists and fields show `seen`."""
+        return {self.seen: seen, self.component: self._value(look, fingerprint(seen))}
+
+    def keeps(self, look: Mapping[str, str], seen: dict[str, Any], now: Mapping[str, Any], *fields: str) -> dict[Any, Any]:
+        """As shows, once what was entered in `fields` is kept: what else differs from `now` is still to be painted."""
+        return self.shows(look, {**seen, **{name: now[name] for name in fields}})
 
     def _value(self, look: Mapping[str, str], painted: str) -> str:
         return f'<i data-room="{self.room}" data-look="{html.escape(json.dumps(look))}" data-painted="{painted}"></i>'
+
+
+NOBODY = "-"  # what a page looks at where no character is chosen
+
+
+def looked_at(store: Store, look: Mapping[str, str]) -> str | None:
+    """The character that a page looks at in a room: `of`, or "" for none; None before the page has said so."""
+    if not look["of"] and characters.get(store, look["character"]):
+        return None
+    return "" if look["of"] == NOBODY else look["of"]
 
 
 def fingerprint(controls: Any) -> str:

@@ -29,7 +29,6 @@ class Controls:
 
     def __init__(self) -> None:
         self.state = gr.State(ViewState())
-        self.seen = gr.State({})  # what the lists and fields show
         self.shown_round = gr.Textbox(visible="hidden", label="Round that is shown")
         self.link = ViewLink(ROOM)
         with gr.Column(elem_id="compare-empty-box", elem_classes="live-shown"):
@@ -83,18 +82,18 @@ class Controls:
     @property
     def painted(self) -> list[Any]:
         """What `paint` sets."""
-        return [self.composer.row, self.link.component, self.state, self.seen, self.run, self.picks, *self.settings,
+        return [self.composer.row, self.link.component, self.link.seen, self.state, self.run, self.picks, *self.settings,
                 self.script.models, self.script.url, self.script.judge]
 
 
 def paint(controller: Controller, controls: Controls, state: ViewState, seen: dict[str, Any]) -> dict[Any, Any]:
     """Component updates for what the page looks at; lists and fields only where they differ from what is `seen`."""
     if not state.character:
-        return {controls.state: state, controls.seen: {}, **controls.link.shows(state.look(), {})}
+        return {controls.state: state, **controls.link.shows(state.look(), {})}
     now = controller.settings(controller.scene(state), state.model)
     state = replace(state, run=now["run"] or "")
     changed = {name for name in now if now["character"] != seen.get("character") or now[name] != seen.get(name)}
-    found = {controls.state: state, controls.seen: now, **controls.link.shows(state.look(), now)}
+    found = {controls.state: state, **controls.link.shows(state.look(), now)}
     if not seen.get("character"):
         found[controls.composer.row] = gr.Row(visible=True)
     if changed & {"runs", "run"}:
@@ -146,10 +145,9 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
         values.set_value(controller.store, f"compare-picks:{state.character}", picks)
         controller.change_settings(*settings)
         now = controller.settings(controller.scene(state), state.model)
-        return {controls.seen: {**seen, "picks": now["picks"], "blind": now["blind"], "sampling": now["sampling"]},
-                **controls.link.shows(state.look(), now)}
+        return controls.link.keeps(state.look(), seen, now, "picks", "blind", "sampling")
 
-    view = [controls.state, controls.seen]
+    view = [controls.state, controls.link.seen]
     opened = [*view, page.character, page.model]
     for begin in (page.character.change, page.model.change, page.revision.change, tab.select):
         begin(open_room, opened, controls.painted, **page.private)
@@ -161,7 +159,7 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
     sliders = controls.samplers.components
     for begin in (controls.picks.input, controls.blind.input, *(one.release for one in sliders), *(one.input for one in sliders)):
         begin(changing(live, ROOM, keep), [*view, controls.picks, *controls.settings],
-              [controls.seen, controls.link.component], trigger_mode="always_last", **page.private)
+              [controls.link.seen, controls.link.component], trigger_mode="always_last", **page.private)
 
 
 def _talking(controller: Controller, page: Page, controls: Controls) -> None:

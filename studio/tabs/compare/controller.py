@@ -25,10 +25,12 @@ from studio.store.rounds import Answer, Round
 from studio.store.runs import Run
 from studio.tabs.answers import (
     BUSY,
+    NOBODY,
     about_of,
     card_of,
     chosen,
     fingerprint,
+    looked_at,
     measures_of,
     message_of,
     player_of,
@@ -57,7 +59,8 @@ PAIR, GRID, SCRIPT = "pair", "grid", "script"  # the views
 LOOKS = ("of", "run", "view", "model")
 MOST = 6  # pruned models in a grid
 GRIDS = 6  # rounds of a grid on the page
-NOBODY = '<div class="empty"><p>Choose a character on the left.</p></div>'
+NOBODY_CONTENTS = {"compare-empty-box": True, "compare-empty": '<div class="empty"><p>Choose a character on the left.</p></div>',
+                   "compare-to-prune": False, "compare-work": False, "compare-script": False}
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ class ViewState:
         return self.view == GRID
 
     def look(self) -> dict[str, str]:
-        """As the live channel knows it, by the names in LOOKS; `of` is "-" where no character is chosen."""
-        return {"of": self.character or "-", "run": self.run, "view": self.view, "model": self.model}
+        """As the live channel knows it, by the names in LOOKS."""
+        return {"of": self.character or NOBODY, "run": self.run, "view": self.view, "model": self.model}
 
 
 @dataclass(frozen=True)
@@ -104,12 +107,10 @@ class Controller:
 
     def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
         """The live contents for a page that looks at `look`; none before its first look is known."""
-        if not look["of"] and characters.get(self.store, look["character"]):
-            return {}
-        if look["of"] in ("", "-"):
-            return {"compare-empty-box": True, "compare-empty": NOBODY, "compare-to-prune": False, "compare-work": False,
-                    "compare-script": False}
-        state = ViewState(look["of"], look["model"], look["run"], look["view"])
+        character = looked_at(self.store, look)
+        if not character:
+            return {} if character is None else NOBODY_CONTENTS
+        state = ViewState(character, look["model"], look["run"], look["view"])
         grid, is_script = state.is_grid, state.view == SCRIPT
         scene = self.scene(state)
         pair, votes = scene.pair, run_votes(scene.runs, scene.tallies)
@@ -125,8 +126,8 @@ class Controller:
             "compare-clear": bool(scene.grids if grid else pair or (tally and tally.total)),
             "compare-tally-row": is_pair, "compare-tally-box": tally_html(scene),
             "compare-figure": _figure(*votes) if any(one.decided for one in votes) else "",
-            **(script.contents(self.services, look["of"]) if is_script or not scene.runs else {}),
-            "compare-controls": fingerprint(self.settings(scene, look["model"]))}
+            **(script.contents(self.services, character) if is_script or not scene.runs else {}),
+            "compare-controls": fingerprint(self.settings(scene, state.model))}
 
     def settings(self, scene: Scene, model: str) -> dict[str, Any]:
         """What the lists and fields are to show."""

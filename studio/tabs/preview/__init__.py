@@ -31,7 +31,6 @@ class Controls:
 
     def __init__(self) -> None:
         self.state = gr.State(ViewState())
-        self.seen = gr.State({})  # what the lists and fields show
         self.named = gr.State("")  # the chat whose title is asked for
         self.link = ViewLink(ROOM)
         with gr.Row(elem_id="preview-row"):
@@ -78,18 +77,16 @@ class Controls:
     @property
     def painted(self) -> list[Any]:
         """What `paint` sets."""
-        return [self.composer.row, self.link.component, self.state, self.seen, self.choice, self.opening, *self.draft]
+        return [self.composer.row, self.link.component, self.link.seen, self.state, self.choice, self.opening, *self.draft]
 
 
 def paint(controller: Controller, controls: Controls, state: ViewState, seen: dict[str, Any]) -> dict[Any, Any]:
     """Component updates for what the page looks at; lists and fields only where they differ from what is `seen`."""
     if not state.character:
-        return {controls.state: state, controls.seen: {}, **controls.link.shows(state.look(), {})}
-    now = controller.settings(controller.scene(state))
-    shown = {**now, "opening": state.opening}
+        return {controls.state: state, **controls.link.shows(state.look(), {})}
+    now = controller.settings(controller.scene(state), state.opening)
     first = {} if seen.get("character") else {controls.composer.row: gr.Row(visible=True)}
-    return {**first, controls.state: state, controls.seen: shown, **controls.link.shows(state.look(), now),
-            **_changes(controls, shown, seen)}
+    return {**first, controls.state: state, **controls.link.shows(state.look(), now), **_changes(controls, now, seen)}
 
 
 def _changes(controls: Controls, now: dict[str, Any], before: dict[str, Any]) -> dict[Any, Any]:
@@ -154,7 +151,7 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
     def greet(state: ViewState, seen: dict[str, Any], opening: int | None) -> Any:
         return paint(controller, controls, replace(state, opening=opening or 0), {**seen, "opening": opening})
 
-    view = [controls.state, controls.seen]
+    view = [controls.state, controls.link.seen]
     chosen = [*view, page.character, page.model]
     for begin in (page.character.change, page.model.change, page.revision.change):
         begin(guarded(open_room), chosen, controls.painted, **page.private)
@@ -176,7 +173,7 @@ def _talking(controller: Controller, page: Page, controls: Controls) -> None:
         action, message, text = (str(said.get(name, "")) for name in ("do", "message", "text"))
         return paint(controller, controls, controller.act(state, _draft(*draft), action, message, text), seen)
 
-    view = [controls.state, controls.seen]
+    view = [controls.state, controls.link.seen]
     for begin in (composer.message.submit, composer.send.click):
         begin(changing(live, ROOM, send), [*view, composer.message, *controls.draft], [composer.message, *controls.painted],
               trigger_mode="once", **page.private)
@@ -193,11 +190,12 @@ def _keeping(controller: Controller, page: Page, controls: Controls) -> None:
         controller.change_settings(seen.get("character", ""), seen.get("chat", ""), player, about, chosen_sampling(*sampling))
         if (state.character, state.chat) != (seen.get("character"), seen.get("chat")) or not state.character:
             return gr.skip()
-        now = controller.settings(controller.scene(state))
-        return {controls.seen: {**now, "opening": state.opening}, **controls.link.shows(state.look(), now)}
+        now = controller.settings(controller.scene(state), state.opening)
+        # The list of greetings names the player; to paint it now would take away what is being typed.
+        return controls.link.keeps(state.look(), seen, now, "player", "about", "sampling", "openings")
 
-    keep, changed = changing(live, ROOM, change), [controls.state, controls.seen, *controls.draft]
-    kept = [controls.seen, controls.link.component]
+    keep, changed = changing(live, ROOM, change), [controls.state, controls.link.seen, *controls.draft]
+    kept = [controls.link.seen, controls.link.component]
     for control in controls.draft[2:]:
         control.change(keep, changed, kept, trigger_mode="always_last", **page.private)
     for begin in (controls.player.blur, controls.player.submit, controls.about.blur):
@@ -233,7 +231,7 @@ def _deleting(controller: Controller, page: Page, controls: Controls) -> None:
         after = replace(state, chat=controller.undelete(chat), editing="", shown=SHOWN)
         return {**paint(controller, controls, after, seen), **gone.hidden()}
 
-    live, view = controller.services.live, [controls.state, controls.seen]
+    live, view = controller.services.live, [controls.state, controls.link.seen]
     controls.delete.click(changing(live, ROOM, delete), view, [*controls.painted, *gone.parts], **page.private)
     gone.undo.click(changing(live, ROOM, undelete), [*view, gone.gone], [*controls.painted, *gone.parts], **page.private)
     page.character.change(lambda: {**gone.hidden(), controls.rename_box: gr.Column(visible=False)}, None,

@@ -20,6 +20,7 @@ from studio.store.chats import Chat, Message, Swipe
 from studio.store.records import whole
 from studio.tabs.answers import (
     BUSY,
+    NOBODY,
     PLAYER,
     about_of,
     card_of,
@@ -27,6 +28,7 @@ from studio.tabs.answers import (
     fingerprint,
     greetings,
     keep_about,
+    looked_at,
     measures_of,
     message_of,
     player_of,
@@ -70,8 +72,8 @@ class ViewState:
     visited: bool = False
 
     def look(self) -> dict[str, str]:
-        """As the live channel knows it, by the names in LOOKS; `of` is "-" where no character is chosen."""
-        return {"of": self.character or "-", "model": self.model, "chat": self.chat, "editing": self.editing,
+        """As the live channel knows it, by the names in LOOKS."""
+        return {"of": self.character or NOBODY, "model": self.model, "chat": self.chat, "editing": self.editing,
                 "shown": str(self.shown), "opening": str(self.opening)}
 
 
@@ -93,18 +95,18 @@ class Controller:
 
     def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
         """The live contents for a page that looks at `look`; none before its first look is known."""
-        if not look["of"] and characters.get(self.store, look["character"]):
-            return {}
-        if look["of"] in ("", "-"):
-            return nobody_contents()
-        state = ViewState(look["of"], look["model"], look["chat"], look["editing"], int(look["shown"]), int(look["opening"]))
+        character = looked_at(self.store, look)
+        if not character:
+            return {} if character is None else nobody_contents()
+        state = ViewState(character, look["model"], look["chat"], look["editing"], int(look["shown"]), int(look["opening"]))
         scene = self.scene(state)
-        return {**chat_contents(scene, state.editing, state.shown), "preview-controls": fingerprint(self.settings(scene))}
+        return {**chat_contents(scene, state.editing, state.shown),
+                "preview-controls": fingerprint(self.settings(scene, state.opening))}
 
-    def settings(self, scene: Scene) -> dict[str, Any]:
-        """What the lists and fields beside the chat are to show."""
+    def settings(self, scene: Scene, opening: int) -> dict[str, Any]:
+        """What the lists and fields beside the chat are to show. `opening`: the chosen greeting's number."""
         chat = scene.chat
-        return {"character": scene.character, "chat": scene.id, "player": scene.player,
+        return {"character": scene.character, "chat": scene.id, "player": scene.player, "opening": opening,
                 "about": chat.about if chat else about_of(self.store, scene.character),
                 "sampling": sampling_of(chat.sampling if chat else None),
                 "chats": [(label_of(one), one.id) for one in scene.chats], "openings": [] if chat else opening_choices(scene)}
