@@ -48,12 +48,25 @@ const load = () => loading ??= new Promise((done, failed) => {
   Object.assign(script, {src: plotly, onload: done, onerror: () => { loading = null; failed(new Error("plotly")); }});
   document.head.append(script);
 });
+const figures = new Set();  // the elements that hold one
 const draw = async (target) => {
-  const {data, layout, config} = structuredClone(target.figure);
   await load();
-  await Plotly.react(target.firstElementChild, data, {...layout, autosize: true}, {...config, responsive: true});
+  if (!target.figure) return;
+  const {data, layout, config} = structuredClone(target.figure);
+  // Plotly lets a height that only the template has collapse when it draws again.
+  const height = layout.height ?? layout.template?.layout?.height;
+  await Plotly.react(target.firstElementChild, data, {...layout, height, autosize: true}, {...config, responsive: true});
 };
-const tryToDraw = (target) => { target.waits = false; draw(target).catch(() => { target.waits = true; }); };
+const tryToDraw = (target) => {  // one after the other; what fails waits for the clock
+  target.waits = false;
+  target.drawing = (target.drawing ?? Promise.resolve()).then(() => draw(target)).catch(() => { target.waits = true; });
+};
+const drawWaiting = () => {
+  for (const target of figures) {
+    if (!target.isConnected) figures.delete(target);
+    else if (target.waits && target.inView) tryToDraw(target);
+  }
+};
 const inView = new IntersectionObserver((entries) => {
   for (const {isIntersecting, target} of entries) {
     target.inView = isIntersecting;
@@ -65,6 +78,7 @@ const putFigure = (target, figure) => {
     target.innerHTML = '<div></div><details class="figure-caption"><summary>What this shows</summary><p></p></details>';
     inView.observe(target);
   }
+  figures.add(target);
   target.figure = figure;
   target.waits = true;
   target.querySelector(".figure-caption p").textContent = figure.layout.meta?.caption ?? "";
@@ -164,6 +178,7 @@ const clock = setInterval(() => {
   if (document.hidden) return;
   connect();
   putAll();
+  drawWaiting();
   tick(document);
 }, 1000);
 connect();

@@ -59,7 +59,8 @@ const figure = document.createElement("div");  // beside the element, whose cont
 element.after(figure);
 const draw = () => {
   const json = element.querySelector("script")?.textContent;
-  if (json) personaStudioLive.figure(figure, JSON.parse(json));
+  if (json && window.personaStudioLive) personaStudioLive.figure(figure, JSON.parse(json));
+  else if (json) setTimeout(draw, 100);  // the page's other end of the live channel is still being made
 };
 watch("value", draw);
 draw();

@@ -97,3 +97,23 @@ def test_what_is_open_chosen_and_typed_stays_while_the_page_changes(studio: Stud
     page.keyboard.press("Enter")
     expect(page.locator("#prune-progress h4")).to_have_text("Half a name")
     expect(title).to_be_hidden()
+
+
+def test_a_figure_that_is_drawn_again_is_the_newest_and_keeps_its_height(studio: Studio, page: Any) -> None:
+    page.goto(studio.url("bodo-grumm", "draft"))
+    page.wait_for_function("window.personaStudioLive")
+    page.evaluate("""() => {
+      const target = document.createElement("div");
+      target.id = "drawn-here";
+      document.querySelector("#room-draft").prepend(target);
+      window.drawBar = (last) => personaStudioLive.figure(target, {
+        data: [{type: "bar", x: [last], y: [""], orientation: "h"}],
+        layout: {template: {layout: {height: 120}}}, config: {staticPlot: last === 1}});
+    }""")
+    newest = "document.querySelector('#drawn-here .js-plotly-plot')?.data?.[0].x[0] === {}"
+    page.evaluate("drawBar(1)")
+    page.wait_for_function(newest.format(1))
+    page.evaluate("drawBar(2); drawBar(3)")
+    page.wait_for_function(newest.format(3))
+    expect(page.locator("#drawn-here .js-plotly-plot")).to_be_visible()
+    assert page.locator("#drawn-here .js-plotly-plot").bounding_box()["height"] == 120
