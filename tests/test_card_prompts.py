@@ -101,6 +101,17 @@ def test_the_beginning_is_the_same_whatever_is_said() -> None:
     assert len(systems) > 10
 
 
+def test_memory_goes_with_the_last_words_so_that_all_before_stays_the_same() -> None:
+    one = card(post_history_instructions="Be brief.")
+    history = [("user", "Hello."), ("assistant", "Well met."), ("user", "Do you know me?")]
+    setting = Setting("Ada", memory=("Ada's name is {{char}}.\r\n", " ", "Ada likes tea."))
+    plain, found = messages(one, history, Setting("Ada")), messages(one, history, setting)
+    assert found[:-1] == plain[:-1]
+    assert found[-1]["content"] == ("[Ann Lee remembers from earlier conversations with Ada: Ada's name is {{char}}. Ada likes tea.]"
+                                    "\n\nDo you know me?\n\n[Be brief.]")
+    assert messages(one, [], setting) == messages(one, [], Setting("Ada"))
+
+
 def test_instructions_follow_the_players_last_words() -> None:
     one = card(post_history_instructions="{{original}}Rhyme, {{char}}.")
     said = [message["content"] for message in messages(one, [("user", "A?"), ("assistant", "B."), ("user", "C?")])[1:]]

@@ -1,7 +1,8 @@
 """A card as a prompt: messages for chats, calibration, measurements and exported folders; the same input gives the same prompt.
 
 What is the same for every line that is said to a character comes first, word for word: the system prompt, the example dialogue as
-turns, the greeting. What a lorebook adds to a single line goes with the player's last words. Chance comes from a seed, one a chat.
+turns, the greeting. What a lorebook or the memory of a player adds to a single line goes with the player's last words, so that all
+before them need not be read again. Chance comes from a seed, one a chat.
 """
 
 import functools
@@ -22,6 +23,7 @@ CLOSING = "Stay in character as {{char}}. Answer in one to three short sentences
 # Parts the example dialogue from a chat in which the character speaks first; chat templates want turns to alternate.
 NEW_CHAT = "(A new conversation begins.)"
 PLAYER = "Player"
+REMEMBERED = "{{char}} remembers from earlier conversations with {{user}}:"
 NOTE_DEPTH = 4  # messages, where a note does not say
 BLOCK = 8  # turns dropped together, so that the prompt's beginning stays the same for a while and need not be read again
 
@@ -39,12 +41,14 @@ def rough_tokens(text: str) -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a chat brings to a card. `about_user`: what the character knows of the player; `count`: tokens of a text."""
+    """What a chat brings to a card. `about_user`: what the character knows of the player; `count`: tokens of a text; `memory`:
+    sentences from earlier conversations, already chosen for the player's last words and cut to a budget."""
 
     user: str = PLAYER
     about_user: str = ""
     seed: int = 0
     count: Callable[[str], int] = rough_tokens
+    memory: tuple[str, ...] = ()
 
 
 USUAL = Setting()  # what calibration, measurements and exported folders use
@@ -97,8 +101,8 @@ def messages(card: Card, history: Sequence[Turn], setting: Setting = USUAL) -> l
     """The chat messages of a conversation: system prompt, example dialogues as turns, the greeting, then `history`.
 
     `history`: turns as (role, content) or {"role", "content"}, role "user" or "assistant" (else ValueError); macros in them are
-    carried out. Lore that fires goes in brackets before the player's last words, the post-history instructions after them: a
-    form that every chat template takes.
+    carried out. Memory of the player and lore that fires go in brackets before the player's last words, the post-history
+    instructions after them: a form that every chat template takes.
     """
     opening = [("assistant", card.greeting)] if render_greeting(card, setting) else []
     return _Prompt(card, [*opening, *history], setting).messages()
@@ -206,12 +210,19 @@ def bracketed(text: str) -> str:
 
 
 def _inserts(fired: list[Fired], card: Card, setting: Setting) -> list[tuple[str, int | None]]:
-    """Texts for the player's turns, with their depths: lore that is not in the system prompt, and the Character's Note."""
-    inserts = [(_as_said(one.text, one.entry.role, card), one.entry.depth)
-               for one in sorted(fired, key=lambda one: one.entry.place == "after_char") if not one.entry.steady]
+    """Texts for the player's turns, with their depths: memory, lore that is not in the system prompt, and the Character's Note."""
+    inserts: list[tuple[str, int | None]] = [(text, None)] if (text := _remembered(card, setting)) else []
+    inserts += [(_as_said(one.text, one.entry.role, card), one.entry.depth)
+                for one in sorted(fired, key=lambda one: one.entry.place == "after_char") if not one.entry.steady]
     if (note := note_of(card)) and (text := _filled("", note.text, card, setting)):
         inserts.append((_as_said(text, note.role, card), note.depth))
     return inserts
+
+
+def _remembered(card: Card, setting: Setting) -> str:
+    """The memory of the player as one text in brackets; macros are not carried out in what a player once said."""
+    said = " ".join(tidy for one in setting.memory if (tidy := _tidy(one)))
+    return f"[{expand_macros(REMEMBERED, card, setting.user)} {said}]" if said else ""
 
 
 def _as_said(text: str, role: Role, card: Card) -> str:

@@ -69,7 +69,8 @@ def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Reque
     name, about, seed = fields.get("player"), fields.get("about_player"), fields.get("chat_seed")
     setting = Setting(" ".join(_clean(name).split()) or PLAYER if isinstance(name, str) else PLAYER,
                       _clean(about) if isinstance(about, str) else "",
-                      seed if isinstance(seed, int) and not isinstance(seed, bool) else 0)
+                      seed if isinstance(seed, int) and not isinstance(seed, bool) else 0,
+                      memory=_memory(fields.get("memory")))
     request = Request(do, identity, _text(fields, "model"), card, turns, setting, goes_on,
                       read_params(fields.get("sampling") or {}).with_seed())
     if do == "speak" and not turns:
@@ -77,6 +78,12 @@ def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Reque
     if do != "warm" and turns and goes_on != (turns[-1][0] == "assistant"):
         raise UserError("The last turn of the conversation must be the character's to be continued, else the player's.")
     return request
+
+
+def _memory(said: Any) -> tuple[str, ...]:
+    if said is not None and not (isinstance(said, list) and all(isinstance(one, str) for one in said)):
+        raise UserError("The memory must be a list of sentences.")
+    return tuple(_clean(one) for one in said or ())
 
 
 def _text(fields: dict[str, Any], name: str) -> str:
