@@ -88,6 +88,20 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("llama"))
 
 
+@pytest.fixture(scope="session")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny llama with its GGUF files, F16 and Q8_0, so that llama.cpp can speak for it at once."""
+    from tiny import add_files, make_tiny
+
+    return add_files(make_tiny(tmp_path_factory.mktemp("speaking") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(speaking: Path) -> Path:
+    """The Q8_0 file of that folder."""
+    return speaking / "gguf" / "tiny-Q8_0.gguf"
+
+
 @pytest.fixture
 def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs in this process prove their folder without a fresh process, which takes seconds to start."""

@@ -14,6 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from engine.base.families import FAMILIES
+from engine.base.files import write_manifest
+from engine.export.folder import GGUF
+from engine.export.gguf_writer import write_gguf
 from engine.models.loading import ModelSource, locate
 from engine.models.packing import Example
 from engine.models.templates import CHATML
@@ -78,6 +81,15 @@ def make_tiny(folder: Path, family: str = "llama", **config_changes: Any) -> Pat
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def add_files(folder: Path, *types: str) -> Path:
+    """Write GGUF files into a model folder, F16 and Q8_0 unless others are named, as a run has them; about a tenth of a second."""
+    for type in types or ("F16", "Q8_0"):
+        for _ in write_gguf(folder, folder / GGUF / f"{folder.name}-{type}.gguf", type):
+            pass
+    write_manifest(folder)
+    return folder
 
 
 def find(model: Path | str) -> ModelSource:
