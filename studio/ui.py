@@ -13,8 +13,9 @@ from studio.page import PRIVATE, Page, follow_rooms
 from studio.services import Services
 from studio.tabs import compare, draft, export, preview, prune
 
-# To add a room, add it here.
+# To add a room, add it here. The id is in addresses and stays; LABELS has a room's name where the id is not.
 ROOMS: dict[str, Any] = {"draft": draft, "preview": preview, "prune": prune, "compare": compare, "export": export}
+LABELS = {"preview": "Play"}
 _CACHE = (3_600, 86_400)  # seconds: how often, and how old, files that Gradio copied for a page are removed
 
 
@@ -26,8 +27,9 @@ def build_page(services: Services) -> gr.Blocks:
         rooms = []
         with gr.Tabs(elem_id="rooms") as tabs:
             for number, (name, room) in enumerate(ROOMS.items(), start=1):
-                with gr.Tab(f"{number} · {name.capitalize()}", id=name, elem_id=f"room-{name}") as tab:
-                    gr.HTML(f'<h2 class="visually-hidden">{name.capitalize()}</h2>', elem_classes="room-title")
+                label = LABELS.get(name, name.capitalize())
+                with gr.Tab(f"{number} · {label}", id=name, elem_id=f"room-{name}") as tab:
+                    gr.HTML(f'<h2 class="visually-hidden">{label}</h2>', elem_classes="room-title")
                     room.build(services, page, tab)
                 rooms.append(tab)
         follow_rooms(rooms)

@@ -147,7 +147,7 @@ def test_before_the_vote_nothing_on_the_page_tells_the_sides_apart(room: Control
     for _ in range(4):
         room.send(on(run), "And now?", True)
         dense, pruned = sorted(talker(room).asked[-2:], key=lambda one: one.request["model"] != "big")
-        dense.take({"event": "Loading", "model": "big", "stage": "fetch", "done": 3, "total": 90})
+        dense.take({"event": "Loading", "model": "big", "stage": "fetch_model", "done": 3, "total": 90})
         say(pruned, "One ")
         early = pair_html(room.scene(on(run)))
         assert "One" not in early and "3 of 90" in early  # shown once both have begun

@@ -1,7 +1,10 @@
-"""The Preview room without a browser, over the real chat worker on a tiny random model. What it says means nothing."""
+"""The Play room without a browser, over the real chat worker on a tiny random model. What it says means nothing."""
 
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -9,6 +12,7 @@ import pytest
 from tiny import make_tiny
 
 from engine.base.errors import UserError
+from engine.base.files import write_manifest
 from engine.base.sampling import DEFAULTS, KNOBS, MAX_SEED
 from engine.cards.fields import blank_card, with_fields
 from engine.cards.prompt import Setting, render_greeting
@@ -16,6 +20,7 @@ from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, chats, runs, values
 from studio.tabs.answers import about_of, card_of, measures_words, player_of, sampling_of, text_html, waiting_words, warming_words
+from studio.tabs.models import WHOLE
 from studio.tabs.preview import Controls, paint
 from studio.tabs.preview.controller import Controller, Draft, ViewState, chosen_sampling
 from studio.tabs.preview.view import NO_GREETING, SHOWN
@@ -502,3 +507,72 @@ def test_an_answer_is_read_while_one_types_the_next_question(room: Controller, m
     finished(room, chat)
     measures = chats.messages(room.store, chat)[-1].swipes[0].measures
     assert measures["prompt_tokens"] - measures["reused_tokens"] < 150  # of which the answer before had 200
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A maker of finished runs of a character, each with a tiny model of its own."""
+    folder = make_tiny(tmp_path_factory.mktemp("pruned") / "tiny", max_position_embeddings=8192, intermediate_size=32)
+    write_manifest(Path(folder))
+
+    def make(services: Services, character: str, name: str) -> runs.Run:
+        made = runs.add(services.store, character, 1, "prune", name, {"sparsity": 0.5})
+        shutil.copytree(folder, services.settings.run_folder(made.id) / "model")
+        return runs.update(services.store, made.id, state="done", summary={"after": {"bytes": 3_000_000}})
+
+    return make
+
+
+def marks(page: str) -> list[str]:
+    return re.findall(r'<span class="chat-voice">(.*?)</span>', page)
+
+
+def test_another_model_goes_on_with_the_same_conversation(room: Controller, services: Services, mara: str, model: str,
+                                                          pruned: Any) -> None:
+    run = pruned(services, mara, "Half of it")
+    look = view(mara, model, talk(room, mara, model))
+    now = settings_of(room, look)
+    assert now["voices"] == [("Dense model · tiny", WHOLE), ("Half of it · 50\u00a0% removed · 3\u00a0MB", run.id)]
+    assert now["voice"] == WHOLE
+    assert marks(shown(room, look)) == []
+    room.choose_voice(look, run.id)
+    room.send(look, "And now?", Draft())
+    finished(room, look.chat)
+    said = chats.messages(room.store, look.chat)
+    assert [one.swipes[0].measures.get("run") for one in said if one.role == "assistant"] == [None, None, run.id]
+    assert said[-1].swipes[0].measures["model"] == str(services.settings.run_folder(run.id) / "model")
+    assert marks(shown(room, look)) == ["Dense model · tiny", "Half of it · 50\u00a0% removed"]
+    room.choose_voice(look, WHOLE)
+    act(room, look, "continue")
+    finished(room, look.chat)
+    assert marks(shown(room, look))[-1] == "Half of it · 50\u00a0% removed, then Dense model · tiny"
+
+
+def test_a_model_that_is_gone_gives_way_to_the_dense_one(room: Controller, services: Services, mara: str, model: str,
+                                                        pruned: Any) -> None:
+    run = pruned(services, mara, "Lost")
+    look = view(mara, model)
+    room.choose_voice(look, run.id)
+    assert settings_of(room, look)["voice"] == run.id
+    runs.remove(services.store, run.id)
+    sentence = "The pruned model “Lost” is no longer there, so the dense model speaks."
+    assert sentence in shown(room, look) and settings_of(room, look)["voice"] == WHOLE
+    with pytest.raises(UserError, match="no longer there"):
+        room.choose_voice(look, run.id)
+    look = view(mara, model, talk(room, mara, model))
+    assert chats.messages(room.store, look.chat)[-1].swipes[0].measures["model"] == model
+    assert sentence not in shown(room, look)
+
+
+def test_making_a_models_file_says_how_far_it_is_and_can_be_stopped(room: Controller, services: Services, mara: str, model: str,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[Reply] = []
+    monkeypatch.setattr(services.speech, "stop", stopped.append)
+    reply = Reply({"do": "warm", "id": "1", "model": "m"})
+    monkeypatch.setattr(services.speech, "warm", lambda *given: reply)
+    room.warm(mara, "", model)
+    reply.take({"event": "Loading", "id": "1", "stage": "convert", "done": 40, "total": 100})
+    assert "Preparing the model: 40\u00a0%. This happens only once." in shown(room, view(mara, model))
+    assert 'data-do="unprepare"' in shown(room, view(mara, model))
+    act(room, view(mara, model), "unprepare")
+    assert stopped == [reply]

@@ -28,7 +28,7 @@ from studio.tabs.compare.controller import Controller as Compare
 from studio.tabs.compare.controller import ViewState as CompareState
 from studio.tabs.draft import versions
 from studio.tabs.export import library_parts, view
-from studio.tabs.preview.controller import Controller as Preview
+from studio.tabs.preview.controller import Controller as Play
 from studio.tabs.preview.controller import ViewState as ChatState
 from studio.tabs.prune import runs_view
 from studio.tabs.prune.lines_controller import LinesController
@@ -203,7 +203,7 @@ def look_everywhere(services: Services, person: str) -> dict[str, int]:
         assert view.export_html(one, "")
     said = []
     for chat in chats.chats(store, person):
-        found = Preview(services).contents(ChatState(person, "starter", chat.id, shown=5).look())
+        found = Play(services).contents(ChatState(person, "starter", chat.id, shown=5).look())
         assert found["preview-said"] and sampling_of(chat.sampling)["temperature"]
         said += chats.messages(store, chat.id)
     assert all(message.text for message in said)

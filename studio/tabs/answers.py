@@ -13,9 +13,11 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
+from engine.base.ids import StageId
 from engine.base.sampling import DEFAULTS, KNOBS, Knob, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.macros import expand_macros
+from studio.figures.words import percent
 from studio.live import Live
 from studio.page import guarded
 from studio.store import characters, chats, runs, values
@@ -25,6 +27,7 @@ from studio.theme import ASSETS
 from studio.workers.speech import Reply
 
 log = logging.getLogger(__name__)
+FETCHES = (StageId.FETCH, StageId.FETCH_STARTER)
 QUIET = 1.0  # seconds without a sign of the chat engine, before that is worth a word
 PLAYER = "Player"  # before the player gives a name
 BUSY = "Press Stop first, or wait for the end."
@@ -136,8 +139,8 @@ def wait_of(reply: Reply) -> Wait:
         return Wait.NOTHING
     last = reply.events[-1] if reply.events else {}
     if last.get("event") == "Loading":
-        total = last.get("total", 0)
-        return Wait.FETCH if total > 1 else Wait.CONVERT if total else Wait.LOAD  # a conversion has no size
+        stage = last.get("stage", "")
+        return Wait.FETCH if stage in FETCHES else Wait.CONVERT if stage else Wait.LOAD
     return Wait.READ if last else Wait.ENGINE
 
 
@@ -149,8 +152,10 @@ def waiting_words(*replies: Reply) -> str:
         case Wait.FETCH if first:
             last = first.events[-1]
             return f"Fetching the model: {last.get('done', 0):,.0f} of {last['total']:,.0f} MB. This happens only once."
-        case Wait.CONVERT:
-            return "Preparing the model. This happens only once."
+        case Wait.CONVERT if first:
+            last = first.events[-1]
+            share = f": {percent(last.get('done', 0) / last['total'])}" if last.get("total", 0) > 1 else ""
+            return f"Preparing the model{share}. This happens only once."
         case Wait.LOAD:
             return "Loading the model…"
         case Wait.ENGINE:
@@ -173,6 +178,11 @@ def measures_of(reply: Reply) -> dict[str, Any]:
     return {**reply.measures, "model": reply.request["model"], **({"loading": loading} if loading else {})}
 
 
+def engine_words(measures: Mapping[str, Any]) -> str:
+    """The type of the weights that spoke, and the program; "" where an older studio did not keep that."""
+    return ", ".join(filter(None, (str(measures.get("type") or ""), str(measures.get("engine") or ""))))
+
+
 def measures_words(measures: dict[str, Any]) -> str:
     """One line on how an answer came about, with what each figure rests on; "" where nothing was measured."""
     tokens = measures.get("tokens", 0)
@@ -186,7 +196,7 @@ def measures_words(measures: dict[str, Any]) -> str:
              f"{reused:,} of {prompt:,} prompt tokens reused" if prompt else "",
              f"model loaded in {measures['loading']:.1f} s" if measures.get("loading") else "",
              f"{dropped:,} oldest messages no longer fit" if dropped else "",
-             f"seed {measures['seed']}" if measures.get("seed") is not None else ""]
+             f"seed {measures['seed']}" if measures.get("seed") is not None else "", engine_words(measures)]
     return " · ".join(filter(None, parts))
 
 

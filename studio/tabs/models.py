@@ -44,6 +44,7 @@ def runtimes_html(kept: int) -> str:
 
 DENSE = "Dense model"
 STARTER = "starter"
+WHOLE = "dense"  # the dense model in a list of voices
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,19 @@ class Contender:
     def size_words(self) -> str:
         """Its size on disk; "" where that is not known."""
         return f"{size(self.bytes)} on disk" if self.bytes else ""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """The model that speaks next in a chat. `lost`: a sentence, where the pruned model that was chosen is gone."""
+
+    contender: Contender
+    lost: str = ""
+
+    @property
+    def id(self) -> str:
+        """As the list of voices knows it."""
+        return self.contender.run or WHOLE
 
 
 def finished(services: Services, character: str) -> list[Run]:
@@ -88,6 +102,42 @@ def short_name(contender: Contender) -> str:
     return "the starter" if contender.model == STARTER else Path(contender.model).name
 
 
+def voice_of(services: Services, character: str, model: str, found: Sequence[Run]) -> Voice:
+    """The model that was chosen to speak as a character: one of its finished runs `found`, else the dense model `model`."""
+    dense = Contender(None, model, DENSE, 0.0, 0)
+    chosen = str(values.get_value(services.store, _voice_key(character), WHOLE))
+    if chosen == WHOLE:
+        return Voice(dense)
+    if run := next((run for run in found if run.id == chosen), None):
+        return Voice(pruned_of(services, run))
+    gone = runs.get(services.store, chosen)
+    name = f" “{gone.name}”" if gone else ""
+    return Voice(dense, f"The pruned model{name} is no longer there, so the dense model speaks.")
+
+
+def choose_voice(services: Services, character: str, id: str) -> None:
+    """Let a run's model, or the dense one (WHOLE), speak as the character from now on."""
+    values.set_value(services.store, _voice_key(character), id)
+
+
+def voice_choices(found: Sequence[Run], model: str) -> list[tuple[str, str]]:
+    """(label, id) of the models that can speak: the dense one, then the runs `found`, newest first, with their sizes."""
+    bytes_of = {run.id: int(_part(run, "after").get("bytes", 0)) for run in found}
+    pruned = [(" · ".join([pruned_name(run), *([size(bytes_of[run.id])] if bytes_of[run.id] else [])]), run.id) for run in found]
+    return [(dense_name(model), WHOLE), *dedupe_labels(pruned)]
+
+
+def dense_name(model: str) -> str:
+    """A dense model among others, for a reader."""
+    return f"{DENSE} · {short_name(Contender(None, model, DENSE, 0.0, 0))}"
+
+
+def pruned_name(run: Run) -> str:
+    """A run among other models, for a reader."""
+    removed = f"{percent(removed_by(run))} removed"
+    return run.name if removed in run.name else f"{run.name} · {removed}"
+
+
 def chosen_run(services: Services, character: str, run_id: str, found: list[Run]) -> Run | None:
     """The run that a page has chosen; where it has none of this character's, the one compared last, else the newest."""
     known = {run.id: run for run in found}
@@ -100,6 +150,10 @@ def remembered_picks(services: Services, character: str, found: list[Run]) -> li
     known = values.get_value(services.store, f"compare-picks:{character}", None)
     ids = [run.id for run in found]
     return [id for id in known if id in ids] if isinstance(known, list) else ids[:4]
+
+
+def _voice_key(character: str) -> str:
+    return f"voice:{character}"
 
 
 def _part(run: Run, name: str) -> dict[str, Any]:

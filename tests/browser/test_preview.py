@@ -1,4 +1,4 @@
-"""The Preview room in a real browser: an answer outlives a reload, another window sees the same, and text stays text."""
+"""The Play room in a real browser: an answer outlives a reload, another window sees the same, and text stays text."""
 
 import re
 from typing import Any

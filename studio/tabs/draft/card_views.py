@@ -31,7 +31,7 @@ READ = tuple(field.key for field in FIELDS if field.attribute)  # by the model
 GUIDE = ("<h3>Begin with three sentences</h3><p>Who is this? How do they talk? What do they want right now?</p>"
          "<p>Write them into the description. A greeting and a few lines of example dialogue do more for a voice than any "
          "list of traits.</p><p>Everything is saved while you write.</p>")
-FINE = "<h3>Nothing to fix</h3><p>The card reads well. Talk to the character in the Preview room.</p>"
+FINE = "<h3>Nothing to fix</h3><p>The card reads well. Talk to the character in the Play room.</p>"
 _METER_HINT = ("Tokens are pieces of words. The model reads these before every answer: all that describes the character, and the "
                "greeting. More than the limit makes answers slow and leaves little room for the conversation.")
 _LEVELS = {"problem": "Problem", "hint": "Hint"}

@@ -1,4 +1,4 @@
-"""Preview: chatting with the dense base model in character, before anything is pruned.
+"""Play: talking with a character, on the dense model or on a pruned one, which can change under the same conversation.
 
 The chat comes by the live channel. Listeners change the library or what this page looks at, and paint the lists and
 fields beside the chat; the page asks for that too when something changed elsewhere.
@@ -13,6 +13,7 @@ from engine.base.sampling import MAX_SEED
 from studio.page import Notice, Page, guarded
 from studio.services import Services
 from studio.tabs.answers import PLAYER, Composer, SamplingControls, ViewLink, changing
+from studio.tabs.models import WHOLE
 from studio.tabs.preview.controller import LOOKS, Controller, Draft, ViewState, chosen_sampling
 from studio.tabs.preview.view import SHOWN
 from studio.theme import ASSETS
@@ -35,6 +36,10 @@ class Controls:
         self.link = ViewLink(ROOM)
         with gr.Row(elem_id="preview-row"):
             with gr.Column(scale=3, min_width=320, elem_id="preview-main"):
+                with gr.Row(elem_id="preview-voices", elem_classes="live-shown"):
+                    gr.HTML('<span class="quiet">Speaks with</span>', elem_id="preview-voices-label")
+                    self.voice = gr.Dropdown([("", WHOLE)], value=WHOLE, label="Speaks with", show_label=False, container=False,
+                                             filterable=False, elem_id="preview-voice")
                 self.log = gr.HTML(_CHAT, elem_id="preview-log", js_on_load=(ASSETS / "chat_log.js").read_text(encoding="utf-8"),
                                    apply_default_css=False)
                 self.composer = Composer(ROOM)
@@ -77,7 +82,8 @@ class Controls:
     @property
     def painted(self) -> list[Any]:
         """What `paint` sets."""
-        return [self.composer.row, self.link.component, self.link.seen, self.state, self.choice, self.opening, *self.draft]
+        return [self.composer.row, self.link.component, self.link.seen, self.state, self.voice, self.choice, self.opening,
+                *self.draft]
 
 
 def paint(controller: Controller, controls: Controls, state: ViewState, seen: dict[str, Any]) -> dict[Any, Any]:
@@ -97,6 +103,8 @@ def _changes(controls: Controls, now: dict[str, Any], before: dict[str, Any]) ->
     if changed & {"chat", "chats"}:
         choices = now["chats"] if now["chat"] else [(NEW, ""), *now["chats"]]
         found[controls.choice] = gr.Radio(choices, value=now["chat"])
+    if changed & {"voice", "voices"}:
+        found[controls.voice] = gr.Dropdown(now["voices"], value=now["voice"])
     if changed & {"opening", "openings"} and now["openings"]:
         known = [number for _, number in now["openings"]]
         found[controls.opening] = gr.Dropdown(now["openings"], value=now["opening"] if now["opening"] in known else known[0])
@@ -147,6 +155,10 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
     def start_new(state: ViewState, seen: dict[str, Any]) -> Any:
         return paint(controller, controls, replace(state, chat="", editing="", shown=SHOWN), seen)
 
+    def choose_voice(state: ViewState, seen: dict[str, Any], voice: str) -> Any:
+        controller.choose_voice(state, voice)
+        return paint(controller, controls, state, seen)
+
     @guarded
     def greet(state: ViewState, seen: dict[str, Any], opening: int | None) -> Any:
         return paint(controller, controls, replace(state, opening=opening or 0), {**seen, "opening": opening})
@@ -158,6 +170,8 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
     tab.select(visit, chosen, controls.painted, **page.private)
     controls.link.component.click(repaint, chosen, controls.painted, **page.private)
     controls.choice.input(choose, [*view, controls.choice], controls.painted, **page.private)
+    controls.voice.input(changing(controller.services.live, ROOM, choose_voice), [*view, controls.voice], controls.painted,
+                         **page.private)
     controls.new.click(start_new, view, controls.painted, **page.private)
     controls.opening.input(greet, [*view, controls.opening], controls.painted, **page.private)
 

@@ -1,4 +1,4 @@
-"""What the Preview room does: chats in the library, and the answers that the chat worker makes for them.
+"""What the Play room does: chats in the library, and the answers that the chat worker makes for them.
 
 A chat that has not begun has the id "" and is kept once something is said in it. A chat has one answer under way at a
 time, whichever page asked for it; the answer is written into the library at its end, whether or not a page still looks.
@@ -15,13 +15,14 @@ from engine.base.sampling import MAX_SEED, check_seed, read_params
 from engine.cards.card import Card
 from studio.figures.words import dedupe_labels, moment
 from studio.services import Services
-from studio.store import characters, chats, values
+from studio.store import characters, chats, runs, values
 from studio.store.chats import Chat, Message, Swipe
 from studio.store.records import whole
 from studio.tabs.answers import (
     BUSY,
     NOBODY,
     PLAYER,
+    Wait,
     about_of,
     card_of,
     chosen,
@@ -35,10 +36,30 @@ from studio.tabs.answers import (
     sampling_of,
     slower_words,
     spoken_card,
+    wait_of,
     warming_words,
     write_down,
 )
-from studio.tabs.preview.view import NO_GREETING, SHOWN, Kind, Scene, UnderWay, chat_contents, nobody_contents
+from studio.tabs.models import (
+    WHOLE,
+    Voice,
+    choose_voice,
+    dense_name,
+    finished,
+    pruned_name,
+    voice_choices,
+    voice_of,
+)
+from studio.tabs.preview.view import (
+    NO_GREETING,
+    SHOWN,
+    Kind,
+    Scene,
+    UnderWay,
+    chat_contents,
+    nobody_contents,
+    speakers_of,
+)
 from studio.workers.speech import Reply
 
 LOOKS = ("of", "model", "chat", "editing", "shown", "opening")
@@ -109,11 +130,23 @@ class Controller:
         return {"character": scene.character, "chat": scene.id, "player": scene.player, "opening": opening,
                 "about": chat.about if chat else about_of(self.store, scene.character),
                 "sampling": sampling_of(chat.sampling if chat else None),
-                "chats": [(label_of(one), one.id) for one in scene.chats], "openings": [] if chat else opening_choices(scene)}
+                "chats": [(label_of(one), one.id) for one in scene.chats], "openings": [] if chat else opening_choices(scene),
+                "voices": scene.voices, "voice": scene.voice.id if scene.voice else WHOLE}
 
     def chats_of(self, character: str) -> list[Chat]:
-        """The character's chats with dense models, the last used first."""
+        """The character's chats, the last used first."""
         return [chat for chat in chats.chats(self.store, character) if chat.run is None]
+
+    def voice(self, character: str, model: str) -> Voice:
+        """Which model speaks next as the character; `model` is the dense one."""
+        return voice_of(self.services, character, model, finished(self.services, character))
+
+    def choose_voice(self, state: ViewState, id: str) -> None:
+        """Let another model speak from the next answer on; the conversation stays. Raises UserError for one that is gone."""
+        if id != WHOLE and id not in [run.id for run in finished(self.services, state.character)]:
+            raise UserError("This pruned model is no longer there.", "Choose another one.")
+        choose_voice(self.services, state.character, id)
+        self.warm(state.character, state.chat, state.model)
 
     def latest(self, character: str, present: str = "") -> str:
         """The chat to show when a character is opened: the present one if it is this character's, else the last used."""
@@ -129,13 +162,20 @@ class Controller:
         under = self.under_way(state.chat)  # before the messages: an answer that ends now is in one of the two
         said = chats.messages(self.store, state.chat) if chat else opening_messages(card, state.opening)
         who = characters.get(self.store, character)
+        found = finished(self.services, character)
+        voice = voice_of(self.services, character, state.model, found)
         return Scene(character, chat, card.char if card else who.char if who else "", card, fault,
                      chat.player if chat else player_of(self.store), said, under, self._newer_version(chat, head.number),
-                     self._notes(under), self.failures.get(state.chat, ""), self._undoable(chat, len(said)),
-                     self.chats_of(character), chat.seed if chat else chats.next_seed(self.store, character))
+                     self._notes(under, voice.lost), self.failures.get(state.chat, ""), self._undoable(chat, len(said)),
+                     self.chats_of(character), chat.seed if chat else chats.next_seed(self.store, character),
+                     voice, voice_choices(found, state.model), self._speakers(said, under),
+                     under is None and self._is_preparing())
 
     def warm(self, character: str, chat_id: str, model: str) -> None:
-        """Let the worker load the model and read in advance what the next answer begins with, once for the same."""
+        """Let the worker load the model that speaks next and read in advance what its answer begins with, once for the same.
+
+        `model`: the dense one.
+        """
         chat = self._chat(chat_id) if chat_id else None
         version = characters.version(self.store, character, chat.version) if chat else characters.head(self.store, character)
         card, fault = spoken_card(version)
@@ -145,6 +185,7 @@ class Controller:
         turns = [(message.role, message.text) for message in said]
         player, about, seed = ((chat.player, chat.about, chat.seed) if chat else
                                (player_of(self.store), about_of(self.store, character), chats.next_seed(self.store, character)))
+        model = self.voice(character, model).contender.model
         wanted = (character, version.number, hash(str(version.card)), hash(tuple(turns)), player, model, about, seed)
         with self._lock:
             if self._warm and self._warm[0] == wanted and self._warm[1].reason != FinishReason.FAILED:
@@ -227,6 +268,10 @@ class Controller:
 
     def act(self, state: ViewState, draft: Draft, action: str, message: str, text: str) -> ViewState:
         """Do what a button in the chat says; what the page looks at afterwards. Raises UserError."""
+        if action == "unprepare":
+            if warming := self.warming():
+                self.services.speech.stop(warming)
+            return state
         if action == "earlier":
             return replace(state, shown=state.shown + SHOWN)
         if action == "cancel":
@@ -287,16 +332,26 @@ class Controller:
         if kind == "swipe" and message and sampling["seed"] is not None:
             sampling["seed"] = (int(sampling["seed"]) + len(message.swipes)) % (MAX_SEED + 1)
         known, index = (message.id, message.chosen) if message else ("", 0)
-        reply = self.services.speech.ask(model, version.card, turns, sampling, chat.player, key=_key(chat.id),
-                                         on_end=lambda ended: self._keep(chat.id, ended, kind, known, index),
+        voice = self.voice(chat.character, model)
+        if voice.lost:
+            choose_voice(self.services, chat.character, WHOLE)
+        speaker: dict[str, Any] = {"model": voice.contender.model, "run": voice.contender.run}
+        if kind == "more" and message:  # what another model began
+            speaker["begun_by"] = [one for one in speakers_of(message.swipes[index].measures) if one not in speakers_of(speaker)]
+        reply = self.services.speech.ask(voice.contender.model, version.card, turns, sampling, chat.player, key=_key(chat.id),
+                                         on_end=lambda ended: self._keep(chat.id, ended, kind, known, index, model, speaker),
                                          continue_=kind == "more", about=chat.about, seed=chat.seed)
-        under = UnderWay(reply, kind, known, index)
+        under = UnderWay(reply, kind, known, index, speaker)
         self._kinds = {id: other for id, other in self._kinds.items() if not other.reply.done} | {reply.id: under}
         return under
 
-    def _keep(self, chat_id: str, reply: Reply, kind: Kind, message: str, index: int) -> None:
-        """In the thread that reads the worker: the answer goes into the library before any page sees it as done."""
-        store, measures, text = self.store, measures_of(reply), reply.text.strip()
+    def _keep(self, chat_id: str, reply: Reply, kind: Kind, message: str, index: int, model: str,
+              speaker: dict[str, Any]) -> None:
+        """In the thread that reads the worker: the answer goes into the library before any page sees it as done.
+
+        `model`: the dense one; `speaker`: what the measures keep of the model that spoke.
+        """
+        store, measures, text = self.store, {**measures_of(reply), **speaker}, reply.text.strip()
         seed = int(measures.get("seed") or 0)
         if reply.reason == FinishReason.FAILED:
             self.failures[chat_id] = reply.sentence
@@ -311,7 +366,7 @@ class Controller:
         if fault := write_down(write[kind]):
             self.failures[chat_id] = f"The answer could not be kept. {fault}"
         elif chat_id not in self.failures and (chat := chats.chat(store, chat_id)) and not chat.deleted:
-            self.warm(chat.character, chat.id, str(reply.request["model"]))  # while the player types the next message
+            self.warm(chat.character, chat.id, model)  # while the player types the next message
 
     def _change(self, chat: Chat, model: str, action: str, message: str, text: str) -> None:
         match action:
@@ -356,11 +411,23 @@ class Controller:
             return 0
         return newest if newest > int(values.get_value(self.store, f"chat-version:{chat.id}", 0)) else 0
 
-    def _notes(self, under: UnderWay | None) -> list[str]:
-        found = [slower_words(self.store)]
+    def _notes(self, under: UnderWay | None, lost: str) -> list[str]:
+        found = [lost, slower_words(self.store)]
         if (warming := self.warming()) and not under:
             found.append(warming.sentence or warming_words(warming))
         return [note for note in found if note]
+
+    def _is_preparing(self) -> bool:
+        """Whether reading in advance makes a model's file, which takes long and can be stopped."""
+        warming = self.warming()
+        return warming is not None and wait_of(warming) is Wait.CONVERT
+
+    def _speakers(self, said: list[Message], under: UnderWay | None) -> dict[str, str]:
+        """The names of the models that speak in a chat, by speaker; {} where one alone does."""
+        measured = [swipe.measures for message in said for swipe in message.swipes] + ([under.speaker] if under else [])
+        found = dict.fromkeys(one for measures in measured for one in speakers_of(measures))
+        return {one: pruned_name(run) if (run := runs.get(self.store, one)) else dense_name(one)
+                for one in found} if len(found) > 1 else {}
 
     def _chat(self, id: str) -> Chat:
         found = chats.chat(self.store, id) if id else None

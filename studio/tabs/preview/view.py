@@ -4,6 +4,7 @@ Buttons carry their action in data-do; assets/chat_log.js hands it to the room. 
 """
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from engine.cards.card import Card
 from studio.labels import FINISHES
 from studio.store.chats import Chat, Message
 from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_words, text_html, waiting_words
+from studio.tabs.models import Voice
 from studio.workers.speech import Reply
 
 SHOWN = 40  # messages; earlier ones on request
@@ -21,18 +23,32 @@ Kind = Literal["new", "swipe", "more"]
 
 @dataclass(frozen=True)
 class UnderWay:
-    """An answer that is being made: a new message, another swipe of `message`, or more of its swipe `index`."""
+    """An answer that is being made: a new message, another swipe of `message`, or more of its swipe `index`.
+
+    `speaker`: what its measures will keep of the model that speaks.
+    """
 
     reply: Reply
     kind: Kind
     message: str = ""
     index: int = 0
+    speaker: Mapping[str, Any] = field(default_factory=dict)
+
+
+def speakers_of(measures: Mapping[str, Any]) -> list[str]:
+    """The models that said an answer, in their order: a run's id, or a dense model's name. [] for a greeting."""
+    last = measures.get("run") or measures.get("model")
+    return [*measures.get("begun_by", []), last] if last else []
 
 
 @dataclass(frozen=True)
 class Scene:
     """One chat as it is now. `fault`: why the card cannot speak; `newest`: number of a newer card that the page mentions,
-    else 0; `undo`: how many messages can be put back."""
+    else 0; `undo`: how many messages can be put back.
+
+    `voice`: the model that speaks next, one of `voices` (label, id); `speakers`: names of those that have spoken, by what
+    `speakers_of` says, where there are several; `preparing`: a model's file is being made, which can be stopped.
+    """
 
     character: str
     chat: Chat | None
@@ -48,6 +64,10 @@ class Scene:
     undo: int = 0
     chats: list[Chat] = field(default_factory=list)
     seed: int = 0
+    voice: Voice | None = None
+    voices: list[tuple[str, str]] = field(default_factory=list)
+    speakers: dict[str, str] = field(default_factory=dict)
+    preparing: bool = False
 
     @property
     def id(self) -> str:
@@ -59,12 +79,13 @@ def chat_contents(scene: Scene, editing: str = "", shown: int = SHOWN) -> dict[s
     """The live contents of a chat. The growing answer is one of its own, so that the rest is not sent again with each word."""
     begun = scene.chat is not None
     return {"preview-top": _top(scene), "preview-said": _said(scene, editing, shown), "preview-growing": _growing(scene),
-            "preview-foot": _foot(scene), "preview-rename": begun, "preview-delete": begun, "preview-greeting": not begun}
+            "preview-foot": _foot(scene), "preview-rename": begun, "preview-delete": begun, "preview-greeting": not begun,
+            "preview-voices": len(scene.voices) > 1}
 
 
 def nobody_contents() -> dict[str, Any]:
     """The live contents while no character is chosen."""
-    return {**dict.fromkeys(("preview-top", "preview-growing", "preview-foot"), ""), "preview-said":
+    return {**dict.fromkeys(("preview-top", "preview-growing", "preview-foot"), ""), "preview-voices": False, "preview-said":
             '<p class="chat-empty">Choose a character on the left.</p>'}
 
 
@@ -93,8 +114,9 @@ def _message(scene: Scene, message: Message, last: bool, editing: str) -> str:
         return _bubble(scene, message.role, words, f'<div class="chat-tools stay">{tools}</div>')
     words = text_html(message.text, scene.card, scene.player, scene.seed)
     tools = "" if scene.under else _tools(scene, message, last and not editing)
-    lore = lore_html(message.swipes[message.chosen].measures) if message.role == "assistant" else ""
-    return _bubble(scene, message.role, f'<div class="chat-words">{words}</div>{lore}', tools, message.id)
+    measures = message.swipes[message.chosen].measures
+    lore = lore_html(measures) if message.role == "assistant" else ""
+    return _bubble(scene, message.role, f'<div class="chat-words">{words}</div>{lore}', tools, message.id, measures)
 
 
 def _tools(scene: Scene, message: Message, last: bool) -> str:
@@ -134,13 +156,15 @@ def _growing(scene: Scene) -> str:
     note = f'<p class="quiet chat-waiting" id="preview-waiting">{waiting}</p>' if waiting else ""
     place = f'<span class="quiet">{count + 1} of {count + 1}</span>' if under.kind == "swipe" else ""
     return _bubble(scene, "assistant", f'<div class="chat-words" id="preview-live" data-speaks>{words}{CURSOR}</div>{note}',
-                   f'<div class="chat-tools stay">{place}</div>' if place else "")
+                   f'<div class="chat-tools stay">{place}</div>' if place else "", measures=under.speaker)
 
 
-def _bubble(scene: Scene, role: str, words: str, tools: str, id: str = "") -> str:
+def _bubble(scene: Scene, role: str, words: str, tools: str, id: str = "", measures: Mapping[str, Any] | None = None) -> str:
     name = html.escape(scene.char if role == "assistant" else scene.player)
+    speakers = [scene.speakers[one] for one in speakers_of(measures or {}) if one in scene.speakers]
+    mark = f' <span class="chat-voice">{html.escape(", then ".join(speakers))}</span>' if speakers else ""
     return (f'<article class="chat-said {role}" data-key="{html.escape(id)}" aria-label="{name} says">'
-            f'<h4 class="chat-who">{name}</h4>{words}{tools}</article>')
+            f'<h4 class="chat-who">{name}{mark}</h4>{words}{tools}</article>')
 
 
 def _top(scene: Scene) -> str:
@@ -158,6 +182,8 @@ def _top(scene: Scene) -> str:
 
 def _foot(scene: Scene) -> str:
     found = [f'<div class="chat-note quiet" role="status">{html.escape(note)}</div>' for note in scene.notes]
+    if scene.preparing:
+        found.append(f'<div class="chat-note quiet">{_button("unprepare", "Stop preparing", "", "preview-unprepare")}</div>')
     if scene.under:
         return "".join(found)
     last = scene.messages[-1] if scene.messages else None
