@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
 from engine.base.errors import UserError
 from studio.services import Services
@@ -32,8 +34,10 @@ class Talker:
         self.stopped: list[Reply] = []
 
     def ask(self, model: str, card: dict[str, Any], turns: Any, sampling: dict[str, Any], player: str,
-            on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "", about: str = "") -> Reply:
-        self.asked.append(Reply(speak_request(str(len(self.asked)), model, card, turns, sampling, player, continue_), key, on_end))
+            on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "", about: str = "",
+            type: str = "") -> Reply:
+        request = speak_request(str(len(self.asked)), model, card, turns, sampling, player, continue_, type=type)
+        self.asked.append(Reply(request, key, on_end))
         return self.asked[-1]
 
     def pending(self, key: str) -> Reply | None:
@@ -43,7 +47,7 @@ class Talker:
         self.stopped.append(reply)
         end(reply, reply.text, "stopped")
 
-    def warm(self, *_: Any) -> None:
+    def warm(self, *_: Any, **__: Any) -> None:
         return None
 
 
@@ -53,7 +57,7 @@ def say(reply: Reply, text: str) -> None:
 
 def end(reply: Reply, text: str, reason: str = "ended") -> None:
     reply.take({"event": "Ended", "reason": reason, "text": text, "tokens": 7, "tokens_per_second": 11.5, "first_token": 0.25,
-                "seed": reply.request["sampling"]["seed"]})
+                "seed": reply.request["sampling"]["seed"], "type": reply.request["type"], "engine": "llama.cpp"})
 
 
 @pytest.fixture
@@ -106,6 +110,21 @@ def test_both_models_get_the_same_question_with_the_same_seed_and_their_answers_
     assert kept and [(one.run, one.text, one.reason) for one in kept.answers] == [
         (None, "Dense says.", "ended"), (run.id, "Pruned says.", "ended")]
     assert kept.version == run.version and kept.answers[0].measures["tokens_per_second"] == 11.5
+
+
+def test_both_models_are_compared_at_the_same_type_which_is_said_once(room: Controller) -> None:
+    run = finished_run(room)
+    voted(room, run, "tie")
+    assert [one.request["type"] for one in talker(room).asked] == ["Q8_0", "Q8_0"]
+    page = pair_html(room.scene(on(run)))
+    assert page.count("Q8_0") == 1 and "Both answered with Q8_0, llama.cpp." in page
+    folder = room.services.settings.run_folder(run.id) / "model"
+    save_file({"model.layers.0.mlp.down_proj.weight": numpy.zeros((8, 40), numpy.float32)}, folder / "model.safetensors")
+    room.ask_grid(on(run, "grid"), [run.id], "Hi")  # rows of 40 weights do not fill blocks of 32
+    answer_all(room)
+    answer_all(room)
+    assert [one.request["type"] for one in talker(room).asked[2:]] == ["F16", "F16"]
+    assert grids_html(room.scene(on(run, "grid"))).count("F16, llama.cpp") == 1
 
 
 def test_sides_are_shuffled_and_stored_only_when_blind(room: Controller) -> None:

@@ -183,8 +183,11 @@ def engine_words(measures: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (str(measures.get("type") or ""), str(measures.get("engine") or ""))))
 
 
-def measures_words(measures: dict[str, Any]) -> str:
-    """One line on how an answer came about, with what each figure rests on; "" where nothing was measured."""
+def measures_words(measures: dict[str, Any], engine: bool = True) -> str:
+    """One line on how an answer came about, with what each figure rests on; "" where nothing was measured.
+
+    `engine`: with the weights and the program that spoke.
+    """
     tokens = measures.get("tokens", 0)
     if not tokens:
         return ""
@@ -196,7 +199,7 @@ def measures_words(measures: dict[str, Any]) -> str:
              f"{reused:,} of {prompt:,} prompt tokens reused" if prompt else "",
              f"model loaded in {measures['loading']:.1f} s" if measures.get("loading") else "",
              f"{dropped:,} oldest messages no longer fit" if dropped else "",
-             f"seed {measures['seed']}" if measures.get("seed") is not None else "", engine_words(measures)]
+             f"seed {measures['seed']}" if measures.get("seed") is not None else "", engine_words(measures) if engine else ""]
     return " · ".join(filter(None, parts))
 
 

@@ -1,12 +1,14 @@
 """The models of a character: its finished pruned ones, the dense (whole) ones they come from, and how rooms show them."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.base.sizes import runtimes_that_like
+from engine.base.errors import UserError
+from engine.base.model_folder import known_shapes, model_folder
+from engine.base.sizes import odd_rows, runtimes_that_like
 from studio.figures.words import dedupe_labels, moment, percent, size
 from studio.services import Services
 from studio.store import runs, values
@@ -44,6 +46,7 @@ def runtimes_html(kept: int) -> str:
 
 DENSE = "Dense model"
 STARTER = "starter"
+COMPARED = "Q8_0"  # the type at which models are compared
 WHOLE = "dense"  # the dense model in a list of voices
 
 
@@ -136,6 +139,18 @@ def pruned_name(run: Run) -> str:
     """A run among other models, for a reader."""
     removed = f"{percent(removed_by(run))} removed"
     return run.name if removed in run.name else f"{run.name} · {removed}"
+
+
+def common_type(models: Iterable[str]) -> str:
+    """The type of GGUF file with which these models are compared: Q8_0, or F16 where a model's rows do not fill its blocks."""
+    for name in models:
+        try:
+            folder = model_folder(name)
+        except UserError:  # the answer will say so
+            continue
+        if folder and odd_rows(known_shapes(folder), COMPARED):
+            return "F16"
+    return COMPARED
 
 
 def chosen_run(services: Services, character: str, run_id: str, found: list[Run]) -> Run | None:

@@ -52,7 +52,17 @@ from studio.tabs.compare.view import (
     run_votes,
     tally_html,
 )
-from studio.tabs.models import DENSE, Contender, choices_of, chosen_run, dense_of, finished, pruned_of, remembered_picks
+from studio.tabs.models import (
+    DENSE,
+    Contender,
+    choices_of,
+    chosen_run,
+    common_type,
+    dense_of,
+    finished,
+    pruned_of,
+    remembered_picks,
+)
 from studio.workers.speech import Reply
 
 PAIR, GRID, SCRIPT = "pair", "grid", "script"  # the views
@@ -84,7 +94,7 @@ class ViewState:
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """How a round is answered; the seed is the round's own.
+    """How a round is answered; the seed is the round's own. `type`: of the weights, the same for all its models.
 
     The card is here, so that the next answer of a grid can be asked for while the library is busy.
     """
@@ -93,6 +103,7 @@ class AnswerOptions:
     player: str
     sampling: dict[str, Any]
     about: str = ""
+    type: str = ""
 
 
 class Controller:
@@ -169,9 +180,10 @@ class Controller:
         if wanted != self._warm:
             self._warm = wanted
             card = characters.version(self.store, character, run.version).card
-            for side, one in enumerate((dense_of(run), pruned_of(self.services, run))):
+            sides = dense_of(run), pruned_of(self.services, run)
+            for side, one in enumerate(sides):
                 self.services.speech.warm(one.model, card, player_of(self.store), history(turns, side),
-                                          about_of(self.store, character))
+                                          about_of(self.store, character), type=common_type(other.model for other in sides))
 
     def send(self, state: ViewState, text: str, blind: bool) -> Round:
         """Put a message to the dense and the pruned model."""
@@ -204,9 +216,10 @@ class Controller:
         with self._lock:
             self._check_idle(next(iter(rounds.rounds(self.store, character, "grid", limit=1)), None))
             version = chosen[0].version
-            options = self._options(character, version)
+            sides = [*dense, *ordered]
+            options = self._options(character, version, sides)
             found = rounds.open_round(self.store, character, version, "grid", message, self._greeting(character, version),
-                                      [(one.run, one.model) for one in [*dense, *ordered]], seed=_new_seed())
+                                      [(one.run, one.model) for one in sides], seed=_new_seed())
             values.set_value(self.store, _cleared_key(character, "", True), "")
             self._ask_in_turn(found, options)
             return found
@@ -257,10 +270,11 @@ class Controller:
 
     def _begin(self, run: Run, message: str, turns: list[list[str]], blind: bool) -> Round:
         card_of(characters.version(self.store, run.character, run.version))  # before anything is written
-        options = self._options(run.character, run.version)
-        sides = [(one.run, one.model) for one in (dense_of(run), pruned_of(self.services, run))]
-        found = rounds.open_round(self.store, run.character, run.version, "pair", message, turns, sides, seed=_new_seed(),
-                                  blind=blind, swapped=blind and bool(secrets.randbelow(2)))
+        sides = [dense_of(run), pruned_of(self.services, run)]
+        options = self._options(run.character, run.version, sides)
+        found = rounds.open_round(self.store, run.character, run.version, "pair", message, turns,
+                                  [(one.run, one.model) for one in sides], seed=_new_seed(), blind=blind,
+                                  swapped=blind and bool(secrets.randbelow(2)))
         values.set_value(self.store, _cleared_key(run.character, run.id, False), "")
         self._ask_all(found, options)
         return found
@@ -300,9 +314,10 @@ class Controller:
             return Contender(None, answer.model, DENSE, 0.0, 0)
         return pruned_of(self.services, run) if answer.run else dense_of(run)
 
-    def _options(self, character: str, version: int) -> AnswerOptions:
+    def _options(self, character: str, version: int, sides: Sequence[Contender]) -> AnswerOptions:
         card = characters.version(self.store, character, version).card
-        return AnswerOptions(card, player_of(self.store), settings_of(self.services)["sampling"], about_of(self.store, character))
+        return AnswerOptions(card, player_of(self.store), settings_of(self.services)["sampling"], about_of(self.store, character),
+                             common_type(one.model for one in sides))
 
     def _run(self, state: ViewState) -> Run:
         found = finished(self.services, state.character)
@@ -367,7 +382,7 @@ class Controller:
 
         sampling = {**options.sampling, "seed": found.seed}
         self.services.speech.ask(answer.model, options.card, turns, sampling, options.player, on_end=keep,
-                                 key=_key(found, answer.side), about=options.about)
+                                 key=_key(found, answer.side), about=options.about, type=options.type)
 
     def _write(self, answer: Answer, text: str, measures: dict[str, Any], reason: str) -> None:
         write_down(lambda: rounds.set_answer(self.store, answer.id, text, measures, reason))

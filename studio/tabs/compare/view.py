@@ -17,7 +17,7 @@ from studio.figures.words import count, moment, percent
 from studio.labels import FINISHES
 from studio.store.rounds import Answer, Round, Tally, Vote
 from studio.store.runs import Run
-from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_of, measures_words, text_html, waiting_words
+from studio.tabs.answers import BASIS, CURSOR, engine_words, lore_html, measures_of, measures_words, text_html, waiting_words
 from studio.tabs.models import DENSE, Contender, removed_by, short_name
 from studio.workers.speech import Reply
 
@@ -96,6 +96,12 @@ class Shown:
     def replies(self) -> list[Reply]:
         """What is under way."""
         return [cell.reply for cell in self.cells if cell.reply]
+
+    @property
+    def engine(self) -> str:
+        """With which weights and program all sides have answered; "" where they differ, or none has answered."""
+        words = {engine_words(cell.measures) for cell in self.cells if cell.over and cell.measures}
+        return next(iter(words)) if len(words) == 1 else ""
 
     @property
     def busy(self) -> bool:
@@ -248,7 +254,8 @@ def _measures(shown: Shown, cell: Cell) -> str:
     if not cell.over:
         return lines_html([waiting_words(cell.reply)] if cell.reply and not shown.round.blind else [])
     lore = lore_html(cell.measures) if shown.named else ""
-    return lore + lines_html([FINISHES.get(cell.reason, ""), measures_words(cell.measures) if shown.named else ""])
+    measures = measures_words(cell.measures, not shown.engine) if shown.named else ""
+    return lore + lines_html([FINISHES.get(cell.reason, ""), measures])
 
 
 def _earlier(scene: Scene, shown: Shown) -> str:
@@ -298,6 +305,8 @@ def _foot(scene: Scene, shown: Shown) -> str:
         found.append(f'<p class="versus-revealed" role="status" id="compare-revealed">{words}</p>')
     if not shown.round.blind and not shown.busy:
         found.append('<p class="versus-open quiet">You knew who said what, so this round takes no vote.</p>')
+    if shown.engine and not shown.busy:
+        found.append(f'<p class="quiet versus-open" id="compare-engine">Both answered with {html.escape(shown.engine)}.</p>')
     if shown.named and shown.whole:
         found.append(f'<details class="chat-measures"><summary>What the figures mean</summary><p>{html.escape(BASIS)} '
                      "Both sides had the same seed and took turns, one token each.</p></details>")
@@ -349,6 +358,7 @@ def _grid(scene: Scene, shown: Shown) -> str:
     cells = "".join(_grid_cell(scene, shown, cell, verdicts.get(cell.answer.id, "")) for cell in shown.cells)
     when = moment(shown.round.made)
     basis = f"card version {shown.round.version} · seed {shown.round.seed} · {count(len(shown.cells), 'answer')} · {when}"
+    basis = html.escape(" · ".join(filter(None, (basis, shown.engine))))
     line = text_html(shown.round.message, scene.card, scene.player)
     return (f'<section class="grid-round"><header><p class="grid-line">{line}</p>'
             f'<span class="quiet measure">{basis}</span></header><div class="grid-cells">{cells}</div></section>')
@@ -359,7 +369,7 @@ def _grid_cell(scene: Scene, shown: Shown, cell: Cell, verdict: str) -> str:
         words, foot = '<span class="quiet">Waiting for its turn.</span>', []
     else:
         words = words_html(scene, cell, cell.text)
-        over = [cell.fault or FINISHES.get(cell.reason, ""), measures_words(cell.measures)]
+        over = [cell.fault or FINISHES.get(cell.reason, ""), measures_words(cell.measures, not shown.engine)]
         foot = over if cell.over else [waiting_words(cell.reply) if cell.reply else ""]
     lore = lore_html(cell.measures) if cell.over else ""
     votes = _votes(cell, verdict) if cell.good and cell.answer.text else ""
