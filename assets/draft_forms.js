@@ -78,10 +78,11 @@ window.personaStudioForms = (() => {
   };
 
   // The NPC fields: lists of short entries, sliders, and beside each what it writes into the prompt. props: value {fields,
-  // written, words, faults}, lists and scales (their forms). Parts of an entry that have no input here are kept.
+  // written, words, problems, faults}, lists and scales (their forms). Parts of an entry that have no input here are kept.
   const drawNpc = ({element, props, server, watch}) => {
     const SOON = 150;    // ms after a key until the prompt is shown again
     const writes = {};   // field -> the element that shows what it writes
+    const problems = {}; // field -> the element that shows what of it is not used
     const levels = {};   // scale -> {set, level, words}
     const lists = {};    // field -> the element that holds its rows
     const faults = make("div");
@@ -105,7 +106,10 @@ window.personaStudioForms = (() => {
       const found = await server.preview_typed({fields, char}).catch(() => null);
       if (found && turn === asked) show(found);
     };
-    const show = ({written = {}, words = {}}) => {
+    const show = ({written = {}, words = {}, problems: found = {}}) => {
+      for (const [field, place] of Object.entries(problems)) {
+        place.replaceChildren(...(found[field] ?? []).map((text) => make("p", "npc-fault", text)));
+      }
       for (const [field, place] of Object.entries(writes)) {
         place.textContent = written[field] || "";
         place.dataset.empty = written[field] ? "" : "true";
@@ -130,13 +134,14 @@ window.personaStudioForms = (() => {
     };
     const partOf = (form, ...inputs) => {
       writes[form.key] = make("p", "npc-written");
+      problems[form.key] = make("div");
       return filled(make("section", "npc-part"),
-        filled(make("div", "npc-left"), make("h4", "", form.label), make("p", "npc-hint", form.hint), ...inputs),
+        filled(make("div", "npc-left"), make("h4", "", form.label), make("p", "npc-hint", form.hint), problems[form.key], ...inputs),
         filled(make("div", "npc-right"), make("span", "npc-label", "In the prompt"), writes[form.key]));
     };
     const listPart = (form) => {
       lists[form.key] = make("div", "npc-rows");
-      return partOf(form, lists[form.key], button(`+ Add a ${form.item}`, () => {
+      return partOf(form, lists[form.key], button(`+ Add ${/^[aeiou]/.test(form.item) ? "an" : "a"} ${form.item}`, () => {
         lists[form.key].append(rowOf(form, {}));
         lists[form.key].lastElementChild.querySelector("textarea").focus();
       }, "draft-list-add"));

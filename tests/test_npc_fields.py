@@ -22,6 +22,7 @@ FULL = {
     "relationships": [{"who": "Edric", "text": "a boy-king whom she pretends to love"}],
     "forbidden_topics": [{"text": "her childhood", "words": ["mother"]}],
     "speech_habits": [{"text": 'Calls everyone "my dear"', "always": ["my dear"], "never": ["sorry"]}],
+    "actions": [{"name": "bow", "when": "{{user}} kneels"}],
     "mood": {"valence": 20, "arousal": 50}, "big_five": {"openness": 90, "agreeableness": 0},
     "someone": {"else": [1, None]},
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.base.questions import count_words
+from engine.cards.actions import read_actions
 from engine.cards.book import Book, Entry, parse_book
 from engine.cards.card import MAX_NAME, Card, unfinished
 from engine.cards.fields import FIELDS, LABELS, data_of, extensions_of, fields_of
@@ -185,7 +186,8 @@ def _unread(card: Card, fields: dict[str, Any]) -> Iterator[Advice]:
         those = "a regular expression that changes" if len(scripts) == 1 else f"{len(scripts):,} regular expressions that change"
         yield Advice("extensions", "hint", f"The card has {those} texts in SillyTavern. They are kept in the card, but not applied "
                      "here.")
-    for fault in (*read_npc(card.raw).faults, *read_script(card).faults):
+    npc = read_npc(card.raw)
+    for fault in (*npc.faults, *read_actions(npc).faults, *read_script(card).faults):
         yield Advice("npc", "hint", fault)
     notes = fields["creator_notes"]
     if _NAME_MACRO.search(notes) or _words(notes) > max(DESCRIPTION_WORDS, _words(fields["description"])):

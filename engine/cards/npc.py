@@ -62,7 +62,7 @@ class ScaleField:
     scales: tuple[Scale, ...]
 
 
-# In the order of the page. To add one, add it here and to `Npc`, and say in `written` what it writes.
+# In the order of the page. To add one, add it here and to `Npc`, and say in `written` what it writes (actions: actions.py).
 LIST_FIELDS = (
     ListField("goals", "Goals", "goal", "What the character wants, now and in the end.",
               (Part("text", "Goal", "To be paid before the tide turns", wide=True),)),
@@ -85,6 +85,11 @@ LIST_FIELDS = (
               "How the character talks. The test script looks for the words. “a | b” is either, “a*” any ending.",
               (Part("text", "Habit", "Begins with “Hush.”", wide=True), Part("always", "In every answer", "hush", many=True),
                Part("never", "In no answer", "haha, okay", many=True))),
+    ListField("actions", "Actions", "action",
+              "What the character can do in a game that asks for actions (docs/npc.md). Arguments: text, number, whole number, "
+              "yes/no, a range, or choices. Plain chats do not see them.",
+              (Part("name", "Name", "give_coins"), Part("arguments", "Arguments", "to: guard | smith; coins: 1..20"),
+               Part("when", "When", "{{char}} pays for silence or for work", wide=True))),
 )
 SCALE_FIELDS = (
     ScaleField("mood", "Mood", "How the character feels as the story begins.",  # the circumplex model of affect (Russell 1980)
@@ -115,6 +120,9 @@ class Entry:
     who: str = ""  # of a relationship
     always: tuple[str, ...] = ()  # words that are in every answer
     never: tuple[str, ...] = ()  # and in none
+    name: str = ""  # of an action; see actions.py for how it and its arguments are read
+    arguments: str = ""
+    when: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,7 @@ class Npc:
     relationships: tuple[Entry, ...] = ()
     forbidden_topics: tuple[Entry, ...] = ()
     speech_habits: tuple[Entry, ...] = ()
+    actions: tuple[Entry, ...] = ()
     mood: Mapping[str, int] = field(default_factory=dict)
     big_five: Mapping[str, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()

@@ -11,12 +11,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from engine.cards.actions import reply_instructions
 from engine.cards.book import ROLES, Role
 from engine.cards.card import Card, read_book
 from engine.cards.fields import extensions_of
 from engine.cards.lorebook import Fired, Firing, fire, steady
 from engine.cards.macros import expand_macros, hidden_keys
-from engine.cards.npc import compile_npc
+from engine.cards.npc import compile_npc, read_npc
 from engine.cards.speaking import START, dialogue_turns
 
 CLOSING = "Stay in character as {{char}}. Answer in one to three short sentences, in {{char}}'s own voice."
@@ -42,13 +43,15 @@ def rough_tokens(text: str) -> int:
 @dataclass(frozen=True)
 class Setting:
     """What a chat brings to a card. `about_user`: what the character knows of the player; `count`: tokens of a text; `memory`:
-    sentences from earlier conversations, already chosen for the player's last words and cut to a budget."""
+    sentences from earlier conversations, already chosen for the player's last words and cut to a budget; `actions`: the reply is
+    asked for in the form of `reply_schema` (actions.py), of which the end of the prompt tells."""
 
     user: str = PLAYER
     about_user: str = ""
     seed: int = 0
     count: Callable[[str], int] = rough_tokens
     memory: tuple[str, ...] = ()
+    actions: bool = False
 
 
 USUAL = Setting()  # what calibration, measurements and exported folders use
@@ -251,13 +254,15 @@ def _with_inserts(talk: list[Message], inserts: Sequence[tuple[str, int | None]]
 
 
 def _with_instructions(talk: list[Message], card: Card, setting: Setting) -> list[Message]:
-    """The turns with the post-history instructions after the player's last; we have none of our own."""
-    own = _ORIGINAL.sub("", card.post_history_instructions)
+    """The turns with the post-history instructions after the player's last, then the form of a reply that holds actions; we have
+    no others of our own."""
     place = max((index for index, message in enumerate(talk) if message["role"] == "user"), default=-1)
-    text = _filled("", own, card, setting)
-    if not text or place < 0:
+    own = _filled("", _ORIGINAL.sub("", card.post_history_instructions), card, setting)
+    form = _filled("", reply_instructions(read_npc(card.raw)), card, setting) if setting.actions else ""
+    texts = [bracketed(text) for text in (own, form) if text]
+    if not texts or place < 0:
         return talk
-    changed = _message("user", f"{talk[place]['content']}\n\n{bracketed(text)}")
+    changed = _message("user", "\n\n".join([talk[place]["content"], *texts]))
     return [*talk[:place], changed, *talk[place + 1:]]
 
 

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.cards.actions import read_actions, reply_instructions
 from engine.cards.book import MOST_ENTRIES, shown_entry, with_book
 from engine.cards.card import MAX_NAME, parse_card, read_lorebook, unfinished
 from engine.cards.fields import blank_card
@@ -36,13 +37,18 @@ def has_fields(raw: dict[str, Any]) -> bool:
 
 
 def preview(fields: dict[str, Any], char: str) -> dict[str, Any]:
-    """What fields write into the prompt: `written` by field, `words` by scale; {} for what no section of ours sends."""
+    """What fields write into the prompt: `written` by field, `words` by scale; `problems` by field: sentences on what is not used.
+
+    {} for what no section of ours sends.
+    """
     try:
         raw = with_npc({"name": char, "description": "x"}, fields)
     except (UserError, ValueError):
         return {}
     npc, card = read_npc(raw), unfinished(raw)
-    return {"written": {name: expand_macros(text, card, PLAYER) for name, text in written(npc).items()},
+    texts = {**written(npc), **({"actions": reply_instructions(npc)} if npc.actions else {})}
+    return {"written": {name: expand_macros(text, card, PLAYER) for name, text in texts.items()},
+            "problems": {"actions": list(read_actions(npc).faults)},
             "words": {scale: scale_words(scale, level) for levels in (npc.mood, npc.big_five) for scale, level in levels.items()}}
 
 
