@@ -1,4 +1,4 @@
-"""The command line: python -m engine models | prune | export | chat | script | serve | inspect | cast.
+"""The command line: python -m engine models | prune | export | gguf | chat | script | serve | inspect | cast.
 
 A user's mistake prints one sentence and exits with 2; an interrupted job exits
 with 130 and says how to go on; a defect of ours writes its traceback to the log
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from engine.base.errors import Interrupted
 from engine.base.files import PROGRAM
-from engine.base.job import DTYPE_HELP, ExportJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
+from engine.base.job import DTYPE_HELP, ExportJob, GgufJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.casting import add_subcommands
@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_options(verbs.add_parser("prune", help="the whole job: from a character card to a pruned model folder"), PruneJob, Recipe,
                 Process)
     add_options(verbs.add_parser("export", help="a finished folder as a checked and proven copy"), ExportJob, Process)
+    add_options(verbs.add_parser("gguf", help="a model as a GGUF file, with which llama.cpp speaks"), GgufJob, Process)
     chat = verbs.add_parser("chat", help="talk to a character on a model")
     chat.add_argument("model", metavar="MODEL", help="starter, a hub id, or a folder")
     chat.add_argument("--card", help="character card (default: the one in an exported folder)")

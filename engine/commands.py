@@ -14,7 +14,7 @@ from engine.base import events, migrate
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json
 from engine.base.ids import Verdict
-from engine.base.job import ExportJob, PruneJob, Recipe, ScriptJob, process_of, read_options
+from engine.base.job import ExportJob, GgufJob, PruneJob, Recipe, ScriptJob, process_of, read_options
 from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
@@ -79,6 +79,20 @@ def _export(values: dict[str, Any]) -> Iterator[events.Event]:
     from engine.export.copying import copy_folder
 
     yield from copy_folder(ExportJob(**values))
+
+
+def gguf(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """A model as a GGUF file."""
+    values = read_options(options, GgufJob)
+    is_made = lambda: bool(values.get("out")) and Path(values["out"]).exists()
+    Run(process_of(values)).follow(_gguf(values), is_made, "Stopped; no file was kept.")
+    return 0
+
+
+def _gguf(values: dict[str, Any]) -> Iterator[events.Event]:
+    from engine.serving.making import make
+
+    yield from make(GgufJob(**values))
 
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:

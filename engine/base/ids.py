@@ -132,3 +132,4 @@ class ErrorCode(StrEnum):
     WORK_DAMAGED = "work_damaged"
     NOTHING_LEFT = "nothing_left"  # the cut would remove every channel
     NOTHING_REMOVED = "nothing_removed"
+    NO_GGUF = "no_gguf"  # llama.cpp cannot take the model

@@ -220,6 +220,15 @@ class ExportJob(Process):
     zip: bool = knob(False, "Also write DIR.zip beside it")
 
 
+class GgufJob(Process):
+    """A model as one GGUF file."""
+
+    model: str = knob(..., "starter, a hub id, or a folder", metavar="MODEL", option="-", min_length=1)
+    type: str = knob("", f"Of the file: {', '.join(WRITTEN)} (default: Q8_0 where the model allows it, else F16)", metavar="TYPE",
+                     group="What is made")
+    out: str = knob("", "The file to write; must not exist (default: in the data folder, where chat looks for it)", metavar="FILE")
+
+
 class ScriptJob(Process):
     """The test script of a character on one or more models."""
 

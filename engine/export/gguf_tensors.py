@@ -24,6 +24,7 @@ from torch import Tensor
 
 from engine.base.errors import UserError
 from engine.base.families import FAMILIES, Gguf
+from engine.base.ids import ErrorCode
 from engine.base.model_folder import weight_files
 from engine.base.sizes import FILE_TYPES, WRITTEN, FileType, format_of
 
@@ -160,7 +161,7 @@ def _converted(rows: Tensor, weight: Weight) -> NDArray[Any]:
     with numpy.errstate(over="ignore"):
         data = quantize(values, weight.type)
     if weight.type == GGMLQuantizationType.F16 and not numpy.isfinite(data).all():
-        raise UserError(f"Some values of {weight.source} are too large for F16.", "Write BF16 or F32.")
+        raise UserError(f"Some values of {weight.source} are too large for F16.", "Write BF16 or F32.", ErrorCode.NO_GGUF)
     return data
 
 

@@ -14,14 +14,15 @@ from pathlib import Path
 import gguf
 import numpy
 
+from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step, Warned
-from engine.base.files import megabytes, read_json, slug, write_json, write_manifest
-from engine.base.ids import StageId
+from engine.base.files import is_file, megabytes, read_json, slug, write_json, write_manifest
+from engine.base.ids import ErrorCode, StageId
 from engine.export.folder import GGUF
 from engine.export.gguf_metadata import add_origin, add_sizes, add_tokenizer, ends_of
 from engine.export.gguf_proof import prove_files
 from engine.export.gguf_tensors import Weight, architecture_of, blocks, parse_types, plan_weights
-from engine.models.loading import load_config, load_tokenizer, locate
+from engine.models.loading import ModelSource, load_config, load_tokenizer, locate
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,16 @@ def write_gguf(folder: Path, out_file: Path, type: str) -> Generator[Event, None
     """Write the model in `folder` (any checked model folder) to `out_file`; the generator's value is the report.
 
     Yields a stage and steps in MB. Needs memory for one block of rows (64 MiB in fp32), the
-    largest query projection, and the tokenizer. Raises UserError for a family, a tokenizer or a type that GGUF does not
-    support, and OSError when writing fails; then, or when closed, it leaves no file.
+    largest query projection, and the tokenizer. Raises UserError (ErrorCode.NO_GGUF) for a family or a tokenizer that llama.cpp
+    does not support, and OSError when writing fails; then, or when closed, it leaves no file.
     """
     start = time.perf_counter()
     [type] = parse_types([type])
     source = yield from locate(str(folder))
-    rules = architecture_of(source.config["model_type"])
-    config, tokenizer = load_config(source), load_tokenizer(source)
-    weights = plan_weights(source.folder, config, type)
-    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH[rules.architecture]])
-    add_origin(writer, source.folder)
-    notes = add_sizes(writer, config, type) + _fallbacks(weights, type)
-    rows = next(weight.shape[0] for weight in weights if weight.name == "token_embd.weight")
-    add_tokenizer(writer, tokenizer, rows, ends_of(source.folder, config))
+    try:
+        writer, weights, notes = _plan(source, type)
+    except UserError as error:
+        raise UserError(error.sentence, error.hint, ErrorCode.NO_GGUF) from error
     for note in notes:
         yield Warned(note)
     out_file.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +76,21 @@ def write_gguf(folder: Path, out_file: Path, type: str) -> Generator[Event, None
         partial.unlink(missing_ok=True)
     counts = Counter(weight.type.name for weight in weights)
     return GgufReport(type, out_file.stat().st_size, time.perf_counter() - start, dict(counts), notes)
+
+
+def _plan(source: ModelSource, type: str) -> tuple[gguf.GGUFWriter, list[Weight], list[str]]:
+    """A writer with all metadata, the tensors to write, and notes. Raises UserError for what GGUF or llama.cpp does not support."""
+    rules = architecture_of(source.config["model_type"])
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    if not is_file(source.folder / "report.json"):  # an export's template has the day of its job, any other must not keep today's
+        tokenizer.chat_template = tokenizer.own_template
+    weights = plan_weights(source.folder, config, type)
+    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH[rules.architecture]])
+    add_origin(writer, source.folder)
+    notes = add_sizes(writer, config, type) + _fallbacks(weights, type)
+    rows = next(weight.shape[0] for weight in weights if weight.name == "token_embd.weight")
+    add_tokenizer(writer, tokenizer, rows, ends_of(source.folder, config))
+    return writer, weights, notes
 
 
 def _fallbacks(weights: list[Weight], type: str) -> list[str]:
