@@ -112,6 +112,12 @@ def test_memory_goes_with_the_last_words_so_that_all_before_stays_the_same() -> 
     assert messages(one, [], setting) == messages(one, [], Setting("Ada"))
 
 
+def test_the_scene_comes_after_all_that_the_card_says_of_the_character() -> None:
+    plain, scene = (render_system_prompt(card(), Setting("Ada", scene=text)) for text in ("", "{{user}} bleeds.\n"))
+    before, closing = plain.rsplit("\n\n", 1)
+    assert scene == f"{before}\n\nThe scene now: Ada bleeds.\n\n{closing}"
+
+
 def test_instructions_follow_the_players_last_words() -> None:
     one = card(post_history_instructions="{{original}}Rhyme, {{char}}.")
     said = [message["content"] for message in messages(one, [("user", "A?"), ("assistant", "B."), ("user", "C?")])[1:]]

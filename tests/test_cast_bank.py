@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 from engine.base.errors import UserError
 from engine.cast.bank import Bank, Base, Entry, add, encode_bank, list_bank, read_bank, remove, write_bank
 from engine.cast.delta import Delta
+from engine.cast.listing import list_characters
 
 BASE = Base("starter", "ab" * 32, "llama")
 SHAPE = (2, 32, 60)  # 60 channels: the last byte of a packed row is not full
@@ -147,3 +150,17 @@ def test_a_name_that_holds_half_a_character_is_kept(tmp_path: Path) -> None:
     entry = replace(make_entry("ada"), card=json.loads(r'{"name": "\ud83d broken"}'))
     write_bank(tmp_path / "cast.bank", Bank(BASE, SHAPE, (entry,)))
     assert same(read_bank(tmp_path / "cast.bank").entries[0], entry)
+
+
+def test_the_list_of_a_bank_needs_no_torch_and_its_keys_change_with_what_a_character_says(bank_file: Path) -> None:
+    first = list_characters(bank_file)
+    assert [one.name for one in first] == ["ada", "bert"]
+    assert [json.loads(one.card) for one in first] == [one.card for one in read_bank(bank_file).entries]
+    for base, seed in ((replace(BASE, sha256="cd" * 32), 0), (BASE, 7)):
+        other = bank_file.with_name("other.bank")
+        write_bank(other, Bank(base, SHAPE, (make_entry("ada", seed),)))
+        assert list_characters(other)[0].key not in {one.key for one in first}
+    code = f"import sys, pathlib; from engine.cast.listing import list_characters as list; list(pathlib.Path({str(bank_file)!r}))"
+    result = subprocess.run([sys.executable, "-c", f"{code}; print('torch' in sys.modules)"], cwd=Path(__file__).parents[1],
+                            capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

@@ -44,7 +44,8 @@ def rough_tokens(text: str) -> int:
 class Setting:
     """What a chat brings to a card. `about_user`: what the character knows of the player; `count`: tokens of a text; `memory`:
     sentences from earlier conversations, already chosen for the player's last words and cut to a budget; `actions`: the reply is
-    asked for in the form of `reply_schema` (actions.py), of which the end of the prompt tells."""
+    asked for in the form of `reply_schema` (actions.py), of which the end of the prompt tells; `scene`: what a game says of the
+    moment, after all that the card says."""
 
     user: str = PLAYER
     about_user: str = ""
@@ -52,6 +53,7 @@ class Setting:
     count: Callable[[str], int] = rough_tokens
     memory: tuple[str, ...] = ()
     actions: bool = False
+    scene: str = ""
 
 
 USUAL = Setting()  # what calibration, measurements and exported folders use
@@ -93,6 +95,7 @@ def render_system_prompt(card: Card, setting: Setting = USUAL) -> str:
         ("", compile_npc(card)),
         *(("", one.text) for one in lore if one.entry.place == "after_char"),
         ("About {{user}}: ", setting.about_user),
+        ("The scene now: ", setting.scene),
         ("Example dialogue:\n", "\n\n".join(loose)),
         ("", _ORIGINAL.sub(lambda _: CLOSING, card.system_prompt) if card.system_prompt.strip() else CLOSING),
     ]

@@ -23,19 +23,16 @@ from typing import Any
 import numpy
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from engine.base.errors import UserError
-from engine.base.files import PROGRAM, explain_write_errors, is_file, write_atomic
+from engine.base.files import explain_write_errors, write_atomic
 from engine.cast.delta import Delta
+from engine.cast.listing import AGAIN, FORMAT, VERSION, opened
 
-FORMAT = "persona-studio cast bank"
-VERSION = "1"
-_AGAIN = "Restore a backup, or build it again from the exported folders."
 _TENSORS = ("kept", "scales", "scale_step", "left", "right", "factor_step")
-_LIMIT = 100_000  # characters of a bank; far more than a game has
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def encode_bank(bank: Bank) -> bytes:
 def read_bank(path: Path, names: Sequence[str] | None = None) -> Bank:
     """A bank with all its characters, or only those of `names`; each is checked. Raises UserError for a file that is not an
     intact bank, and for an unknown name."""
-    with _opened(path) as (file, words):
+    with opened(path, "pt") as (file, words):
         listed = words["characters"]
         places = range(len(listed)) if names is None else sorted({_place(name, listed) for name in names})
         entries = tuple(_entry(path, file, listed[place], words["shape"]) for place in places)
@@ -132,44 +129,13 @@ def list_bank(path: Path) -> tuple[Bank, list[str]]:
     """All intact characters, and a sentence for each damaged one. Raises UserError where the file is no bank."""
     found: list[Entry] = []
     faults = []
-    with _opened(path) as (file, words):
+    with opened(path, "pt") as (file, words):
         for one in words["characters"]:
             try:
                 found.append(_entry(path, file, one, words["shape"]))
             except UserError as error:
                 faults.append(str(error))
         return Bank(Base(**words["base"]), tuple(words["shape"]), tuple(found)), faults
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A bank file and its parsed list, while the block reads it. Raises UserError for what is no intact bank."""
-    if not is_file(path):
-        raise UserError(f"There is no bank {path}.", f"Make one with: {PROGRAM} cast build.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file, _words(path, file.metadata() or {})
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a bank, or is truncated or damaged ({str(error).splitlines()[0][:120]}).",
-                        _AGAIN) from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"The bank {path} is damaged: its list of characters cannot be read.", _AGAIN) from error
-
-
-def _words(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The parsed list of a bank file. Raises UserError."""
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} is not a bank of characters.", f"Make one with: {PROGRAM} cast build.")
-    if metadata.get("version") != VERSION:
-        raise UserError(f"{path} is a bank of version {metadata.get('version', '?')[:20]}, and this program reads version "
-                        f"{VERSION}.", "Build it again from the exported folders.")
-    text = metadata["bank"]
-    if hashlib.sha256(text.encode()).hexdigest() != metadata.get("sha256"):
-        raise UserError(f"The bank {path} is damaged: its list of characters was changed since it was written.", _AGAIN)
-    words: dict[str, Any] = json.loads(text)
-    if len(words["shape"]) != 3 or len(words["characters"]) > _LIMIT:
-        raise ValueError("shape")
-    return words
 
 
 def _entry(path: Path, file: Any, described: dict[str, Any], shape: Sequence[int]) -> Entry:
@@ -179,9 +145,9 @@ def _entry(path: Path, file: Any, described: dict[str, Any], shape: Sequence[int
     try:
         tensors = {part: file.get_tensor(f"{name}.{part}") for part in _TENSORS}
     except SafetensorError as error:
-        raise UserError(f"The bank {path} is damaged: {name} is incomplete.", _AGAIN) from error
+        raise UserError(f"The bank {path} is damaged: {name} is incomplete.", AGAIN) from error
     if _hash(words, tensors) != described["sha256"]:
-        raise UserError(f"The bank {path} is damaged: {name} was changed since it was written (its sha256 differs).", _AGAIN)
+        raise UserError(f"The bank {path} is damaged: {name} was changed since it was written (its sha256 differs).", AGAIN)
     bits = numpy.unpackbits(tensors["kept"].numpy(), axis=1)[:, : int(shape[2])]
     return Entry(**words, delta=Delta(torch.from_numpy(bits).bool(), *(tensors[part] for part in _TENSORS[1:])))
 

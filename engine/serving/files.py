@@ -9,12 +9,9 @@ folder:
   models/gguf/KEY/refused.json        why llama.cpp cannot take the model
 """
 
-import asyncio
 import hashlib
 import os
 import shutil
-import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,14 +20,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Failed, Saved, decode
+from engine.base.events import Event, Saved
 from engine.base.families import FAMILIES
-from engine.base.files import MANIFEST, PACKAGES, data_folder, is_file, read_json, read_untrusted_json
+from engine.base.files import MANIFEST, data_folder, is_file, read_json, read_untrusted_json
 from engine.base.ids import ArtifactId
 from engine.base.model_folder import STARTER, check_config, known_shapes, model_folder, weight_files
-from engine.base.process import says_out_of_memory
 from engine.base.sizes import WRITTEN, odd_rows
 from engine.models.starter import starter_folder
+from engine.serving.child import run_engine
 
 OWN = "gguf"  # a folder's own files
 REFUSED = "refused.json"
@@ -82,47 +79,17 @@ async def make_gguf(name: str, type: str = "", tell: Callable[[Event], None] = l
     """
     if found := gguf_file(name, type):
         return found
-    command = [sys.executable, "-m", "engine", "gguf", str(model_folder(name) or name), "--json", "--leash"]
-    command += ["--type", type] if type else []
-    made, failed = None, None
-    with tempfile.TemporaryFile() as errors:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors, cwd=PACKAGES, limit=1 << 20)
-        try:
-            assert process.stdout
-            async for line in process.stdout:
-                event = decode(line.decode(errors="replace"))
-                if isinstance(event, Saved) and event.what == ArtifactId.GGUF:
-                    made = Path(event.path)
-                elif isinstance(event, Failed):
-                    failed = event
-                tell(event)
-            await process.wait()
-        finally:
-            await _end(process)
-        errors.seek(0)
-        last_words = errors.read().decode(errors="replace")[-2000:]
-    if failed:
-        raise UserError(failed.sentence, failed.hint, failed.code)
-    if made is None or process.returncode:
-        lacked = process.returncode == -9 or says_out_of_memory(last_words)
-        raise UserError(f"The GGUF file of {name} was not made: its process ended with code {process.returncode}.",
-                        "The memory was probably not enough: close other programs, or choose a smaller model." if lacked else "")
-    return made
+    made: list[str] = []
 
+    def seen(event: Event) -> None:
+        if isinstance(event, Saved) and event.what == ArtifactId.GGUF:
+            made.append(event.path)
+        tell(event)
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the process if it runs: by closing its standard input, so that it can clear up, and after ten seconds by force."""
-    if process.returncode is not None:
-        return
-    assert process.stdin
-    process.stdin.close()
-    try:
-        await asyncio.wait_for(asyncio.shield(process.wait()), 10)
-    except (TimeoutError, asyncio.CancelledError):
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    await run_engine(["gguf", str(model_folder(name) or name), *(["--type", type] if type else [])], seen)
+    if not made:
+        raise UserError(f"The GGUF file of {name} was not made.", "Try again.")
+    return Path(made[0])
 
 
 def folder_of(name: str) -> Path | None:
