@@ -1,4 +1,4 @@
-"""The command line: python -m engine models | prune | export | gguf | chat | script | serve | inspect | cast.
+"""The command line: python -m engine models | prune | export | gguf | chat | script | chat-worker | inspect | cast.
 
 A user's mistake prints one sentence and exits with 2; an interrupted job exits
 with 130 and says how to go on; a defect of ours writes its traceback to the log
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from engine.base.errors import Interrupted
 from engine.base.files import PROGRAM
-from engine.base.job import DTYPE_HELP, ExportJob, GgufJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
+from engine.base.job import TYPE_HELP, ExportJob, GgufJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.casting import add_subcommands
@@ -36,13 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--message", help="one message instead of an interactive chat")
     chat.add_argument("--json", action="store_true", help="print JSON")
     add_sampling_options(chat)
-    chat.add_argument("--dtype", default="auto", help=DTYPE_HELP)
+    chat.add_argument("--type", default="", help=TYPE_HELP)
     script = verbs.add_parser("script", help="the test script of a character on one or more models")
     add_options(script, ScriptJob, Process)
     add_sampling_options(script)
-    serve = verbs.add_parser("serve", help="the chat worker: requests as JSON lines in, answers as JSON lines out")
-    serve.add_argument("--dtype", default="auto", help=DTYPE_HELP)
-    serve.add_argument("--keep", type=int, default=3, metavar="N", help="models kept in memory (default 3)")
+    worker = verbs.add_parser("chat-worker", help="what the studio's chats ask: JSON lines in, JSON lines out")
+    worker.add_argument("--keep", type=int, default=3, metavar="N", help="models kept in memory (default 3)")
     inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
     inspect.add_argument("folder", metavar="DIR")
     inspect.add_argument("--json", action="store_true", help="print JSON")
@@ -53,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    talks = arguments[:1] in (["chat"], ["serve"]) or arguments[:2] == ["cast", "chat"]
+    talks = arguments[:1] in (["chat"], ["chat-worker"]) or arguments[:2] == ["cast", "chat"]
     prepare_libraries(CHAT_SPINS if talks else SPINS)
     try:
         options = build_parser().parse_args(arguments)
@@ -77,7 +76,7 @@ def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
         return casting.run(options)
     from engine import commands
 
-    return getattr(commands, options.verb)(options, arguments)
+    return getattr(commands, options.verb.replace("-", "_"))(options, arguments)
 
 
 def _report(error: Exception) -> int:

@@ -1,12 +1,11 @@
 """`python -m engine cast`: build a bank, list, remove, chat with and extract its characters. Imports nothing heavy at the top."""
 
 import argparse
-import functools
 import json
 from pathlib import Path
 
 from engine.base.errors import UserError
-from engine.base.job import DTYPE_HELP, Process, add_options, process_of
+from engine.base.job import DTYPE_HELP, TYPE_HELP, Process, add_options, process_of
 from engine.base.sampling import add_sampling_options, params_of
 
 HELD = 4  # gathered models kept in memory at once
@@ -23,7 +22,8 @@ def add_subcommands(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentP
             parser.add_argument("character", metavar="CHARACTER")
         if model:
             parser.add_argument("--model", help=model)
-            parser.add_argument("--dtype", default="auto", help=DTYPE_HELP)
+            if name != "chat":
+                parser.add_argument("--dtype", default="auto", help=DTYPE_HELP)
         return parser
 
     build = add("build", "add the characters of exported folders to a bank; creates the bank if needed",
@@ -40,6 +40,7 @@ def add_subcommands(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentP
     chat.add_argument("characters", nargs="+", metavar="CHARACTER", help="each answers every message, one after the other")
     chat.add_argument("--message", help="one message instead of an interactive chat")
     chat.add_argument("--json", action="store_true", help="print JSON")
+    chat.add_argument("--type", default="", help=TYPE_HELP)
     add_sampling_options(chat)
     extract = add("extract", "a character as a standalone folder, verified like any other", character=True, model=moved)
     extract.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
@@ -101,21 +102,18 @@ def _extract(options: argparse.Namespace) -> int:
 
 
 def _chat(options: argparse.Namespace) -> int:
-    """Each character speaks as a model gathered from the dense one; the models used last stay in memory."""
+    """Each character speaks from a GGUF file of its own, made when it first speaks; those used last stay in memory."""
     from engine.cast.bank import read_bank
-    from engine.cast.dense import card_of, gather, load_dense
+    from engine.cast.dense import card_of, keep_gathered
     from engine.chat import Speaker, chat
     from engine.running import ProgressPrinter
-    from engine.serving.model_cache import Loaded
+    from engine.serving.steps import Loop
+    from engine.serving.voices import Voices
 
     path, params = Path(options.bank), params_of(options)
     bank = read_bank(path, options.characters)
     entries = {entry.name: entry for entry in map(bank.find, options.characters)}
-    dense = ProgressPrinter().finish(load_dense(options.model, options.dtype, (path, bank)))
-
-    @functools.lru_cache(maxsize=HELD)
-    def gathered(name: str) -> Loaded:
-        entry = entries[name]
-        return Loaded(name, gather(dense.model, entry.delta), dense.tokenizer_of(entry.report))
-
-    return chat([Speaker(card_of(entry), functools.partial(gathered, name)) for name, entry in entries.items()], params, options)
+    folders = ProgressPrinter().finish(keep_gathered(path, bank, list(entries.values()), options.model))
+    voices, loop = Voices(HELD, slots=1), Loop()
+    return chat([Speaker(card_of(entry), str(folder), options.type, voices, loop)
+                 for entry, folder in zip(entries.values(), folders, strict=True)], params, options)

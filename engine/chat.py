@@ -3,38 +3,59 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
+from engine.base.events import Step
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
 from engine.cards.prompt import render_greeting
-from engine.models.loading import load_model, load_tokenizer, locate, parse_dtype
 from engine.running import ProgressPrinter
-from engine.serving.model_cache import Loaded
 from engine.serving.requests import Request
-from engine.serving.speaking import answer
+from engine.serving.speaking import speak
+from engine.serving.steps import Loop
+from engine.serving.voices import Voices
 
 HOW_TO_END = "(An empty line or Ctrl-D ends the chat.)"
 
 
-@dataclass
 class Speaker:
-    """A character that answers with the model that `load` gives; `history` holds the turns so far as (role, text)."""
+    """A character that answers with a model. The models of a program's speakers are in `voices`, whose work `loop` does."""
 
-    card: Card
-    load: Callable[[], Loaded]
-    history: list[tuple[str, str]] = field(default_factory=list)
+    def __init__(self, card: Card, model: str, type: str, voices: Voices, loop: Loop) -> None:
+        self.card, self.model, self.type, self.voices, self.loop = card, model, type, voices, loop
+        self.history: list[tuple[str, str]] = []  # the turns so far, as (role, text)
+
+    def load(self) -> None:
+        """Load the model, fetching it and making its file where needed, with progress."""
+        told: list[dict[str, Any]] = []
+
+        async def get() -> AsyncGenerator[None, None]:
+            await self.voices.get(self.model, self.type, told.append)
+            return
+            yield
+
+        with ProgressPrinter() as printer:
+            for _ in self.loop.each(get()):
+                for event in told:
+                    if event.get("total"):
+                        printer.show(Step(event["stage"], event["done"], event["total"]))
+                told.clear()
 
     def events(self, message: str, params: SamplingParams) -> Iterator[dict[str, Any]]:
-        """The events of the reply, Said ... and Ended, as the chat worker yields them. The turn is kept when it ends."""
+        """The events of the reply, Said ... and Ended, as the chat worker tells them. The turn is kept when it ends."""
         message = message.encode("utf-8", "replace").decode()  # bytes that were no UTF-8 are surrogates here
         opening = [("assistant", self.card.greeting)] if render_greeting(self.card) else []
-        loaded = self.load()
-        request = Request("speak", "chat", loaded.name, self.card, (*opening, *self.history, ("user", message)),
-                          sampling=params.with_seed())
-        for event in filter(None, answer(request, loaded)):
+
+        async def reply() -> AsyncGenerator[dict[str, Any], None]:
+            request = Request("speak", "chat", self.model, self.card, (*opening, *self.history, ("user", message)),
+                              sampling=params.with_seed(), type=self.type)
+            async with aclosing(speak(request, self.voices)) as events:
+                async for event in events:
+                    yield event
+
+        for event in filter(None, self.loop.each(reply())):
             yield event
             if event["event"] == "Ended":
                 self.history += [("user", message), ("assistant", event["text"].strip())]
@@ -56,15 +77,10 @@ class Speaker:
                 "tokens_per_second": last["tokens_per_second"] if last["tokens"] else None, "ended": last["reason"]}
 
 
-def load_once(model: str, dtype: str) -> Callable[[], Loaded]:
-    """Load a model, fetching it if need be, with progress; returns what a Speaker loads from."""
-    source = ProgressPrinter().finish(locate(model))
-    loaded = Loaded(source.name, load_model(source, parse_dtype(dtype, own=source.own_dtype)), load_tokenizer(source))
-    return lambda: loaded
-
-
 def chat(speakers: Sequence[Speaker], params: SamplingParams, options: argparse.Namespace) -> int:
     """Answer --message, or whatever is typed until an empty line or the end of input; every speaker answers each message."""
+    for one in speakers:
+        one.load()
     if options.message is not None:
         _ask(speakers, options.message, params, options.json, named=len(speakers) > 1)
         return 0

@@ -97,11 +97,13 @@ def _gguf(values: dict[str, Any]) -> Iterator[events.Event]:
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
     """Talk to a character: one message, or line by line until end of input."""
-    from engine.chat import Speaker, load_once
+    from engine.chat import Speaker
     from engine.chat import chat as run
+    from engine.serving.steps import Loop
+    from engine.serving.voices import Voices
 
     card, params = _card_of(options), params_of(options)
-    return run([Speaker(card, load_once(options.model, options.dtype))], params, options)
+    return run([Speaker(card, options.model, options.type, Voices(keep=1, slots=1), Loop())], params, options)
 
 
 def script(options: argparse.Namespace, _arguments: list[str]) -> int:
@@ -136,15 +138,15 @@ def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterat
         raise UserError("A judge needs the name of its model.", "Add --judge-model NAME.")
     judge = Judge(asked.judge, asked.judge_model) if asked.judge else None
     models = list(dict.fromkeys(asked.models or ["starter"]))
-    for event in run_script(ScriptTest(_read(asked.card), models, read_params(asked.sampling), judge, asked.dtype)):
+    for event in run_script(ScriptTest(_read(asked.card), models, read_params(asked.sampling), judge, asked.type)):
         if isinstance(event, events.Graded):
             tally[event.model, event.verdict] += 1
         yield event
 
 
-def serve(options: argparse.Namespace, _arguments: list[str]) -> int:
-    """The chat worker; see engine/serve.py for what it is asked and what it answers."""
-    from engine.serve import serve as run
+def chat_worker(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """See engine/chat_worker.py for what it is asked and what it answers."""
+    from engine.chat_worker import serve as run
 
     run(options)
 

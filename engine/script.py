@@ -7,6 +7,7 @@ card, model, sampling and seed give the same answers. Nothing is stored here: th
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Stream, Untested, Warned
@@ -18,11 +19,10 @@ from engine.cards.prompt import PLAYER, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
 from engine.evaluation.judge import PASSING, Judge
-from engine.serving.model_cache import ModelCache
 from engine.serving.requests import Request
 from engine.serving.speaking import speak
-
-_HEARTBEAT = 1.0  # seconds between two signs of life while an answer is made
+from engine.serving.steps import HEARTBEAT, Loop
+from engine.serving.voices import Voices
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ScriptTest:
     models: Sequence[str]
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(seed=0))
     judge: Judge | None = None
-    dtype: str = "auto"
+    type: str = "Q8_0"
 
 
 def run_script(job: ScriptTest) -> Iterator[Event]:
@@ -49,29 +49,32 @@ def run_script(job: ScriptTest) -> Iterator[Event]:
         yield Warned(fault)
     judging = _Judging(job)
     answers: dict[str, dict[str, Graded]] = {}
+    loop = Loop()
     try:
         for model in job.models:
             answers[model] = {}
-            cache = ModelCache(job.dtype, keep=1)
+            voices = Voices(keep=1, slots=1)
             try:
-                yield from _test_model(job, model, script.questions, cache, judging, answers[model])
+                yield from _test_model(job, model, script.questions, (voices, loop), judging, answers[model])
             except UserError as error:
                 if len(job.models) == 1:
                     raise
                 yield Untested(model, str(error))
-            cache.forget(model)
+            finally:
+                voices.close()
         yield from judging.compare(script.questions, answers)
     finally:
         judging.close()
+        loop.close()
     yield Finished("", time.monotonic() - began)
 
 
-def _test_model(job: ScriptTest, model: str, questions: Sequence[Question], cache: ModelCache, judging: "_Judging",
+def _test_model(job: ScriptTest, model: str, questions: Sequence[Question], spoken: tuple[Voices, Loop], judging: "_Judging",
                 found: dict[str, Graded]) -> Iterator[Event]:
     speaker = Speaker.of(job.card, PLAYER)
     yield Stage(StageId.SCRIPT, len(questions), subject=model)
     for done, question in enumerate(questions):
-        answers = yield from _answer(job, model, question, cache, done, len(questions))
+        answers = yield from _answer(job, model, question, spoken, done, len(questions))
         checks = check_answers(question, answers, speaker)
         score, checks, words = judging.score(question, answers, checks)
         if words:
@@ -83,23 +86,26 @@ def _test_model(job: ScriptTest, model: str, questions: Sequence[Question], cach
         yield Step(StageId.SCRIPT, done + 1, len(questions), subject=model)
 
 
-def _answer(job: ScriptTest, model: str, question: Question, cache: ModelCache, done: int,
+def _answer(job: ScriptTest, model: str, question: Question, spoken: tuple[Voices, Loop], done: int,
             total: int) -> Stream[list[str]]:
     """The answers to a question's lines. Steps in between let the caller stop it within a second."""
     turns = [("assistant", job.card.greeting)] if job.card.greeting.strip() else []
     answers: list[str] = []
+    voices, loop = spoken
+    told: list[dict[str, Any]] = []
     last = time.monotonic()
     for line in question.lines:
         turns.append(("user", line))
-        request = Request("speak", question.id, model, job.card, tuple(turns), sampling=job.sampling)
-        for turn in speak(request, cache):
-            if turn and turn["event"] == "Ended":
-                answers.append(turn["text"].strip())
-            elif turn and turn["event"] == "Loading" and turn.get("total"):
-                yield Step(StageId.FETCH, int(turn["done"]), int(turn["total"]), subject=model)
-            elif time.monotonic() - last > _HEARTBEAT:
+        request = Request("speak", question.id, model, job.card, tuple(turns), sampling=job.sampling, type=job.type)
+        for event in loop.each(speak(request, voices, told.append)):
+            if event and event["event"] == "Ended":
+                answers.append(event["text"].strip())
+            elif loading := [one for one in told if one.get("total")]:
+                yield Step(StageId.FETCH, int(loading[-1]["done"]), int(loading[-1]["total"]), subject=model)
+            elif time.monotonic() - last > HEARTBEAT:
                 last = time.monotonic()
                 yield Step(StageId.SCRIPT, done, total, subject=model)
+            told.clear()
         turns.append(("assistant", answers[-1] or "..."))
     return answers
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 arguments = sys.argv[1:]
-if arguments[0] == "serve":
+if arguments[0] == "chat-worker":
     for line in sys.stdin:
         asked_for = json.loads(line)
         if asked_for["do"] in ("models", "warm"):

@@ -60,7 +60,7 @@ def _chat() -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    if sys.argv[1] == "serve":
+    if sys.argv[1] == "chat-worker":
         _chat()
     else:
         _job(Path(sys.argv[sys.argv.index("--job") + 1]).parent / "work", int(os.environ["BENCH_PRODUCTS"]))

@@ -32,6 +32,7 @@ Start = Literal["wanda", "random"]
 LoadIn = Literal["16bit", "8bit", "4bit"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPE_HELP = "Number format of the arithmetic: auto, fp32, bf16 or fp16"
+TYPE_HELP = "Type of the GGUF file that speaks, like Q8_0 or F16 (default: the best at hand)"
 
 
 def knob(default: Any, help: str, *, label: str = "", unit: str = "", metavar: str = "", option: str = "", group: str = "",
@@ -239,7 +240,7 @@ class ScriptJob(Process):
     questions: bool = knob(False, "Only print the questions and their rules, as JSON")
     judge: str = knob("", "A server with log-probabilities, to judge what no rule can check", metavar="URL")
     judge_model: str = knob("", "The server's model", metavar="NAME")
-    dtype: Dtype = knob("auto", DTYPE_HELP)
+    type: Literal["Q8_0", "F16"] = knob("Q8_0", "Type of the GGUF files, the same for all models: Q8_0, or F16")
     sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
 
 

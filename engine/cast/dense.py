@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -21,7 +21,15 @@ from torch import nn
 from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Saved, Stage, Step
-from engine.base.files import explain_write_errors, folder_size, megabytes, remove_leftovers, require_space, staged_folder
+from engine.base.files import (
+    data_folder,
+    explain_write_errors,
+    folder_size,
+    megabytes,
+    remove_leftovers,
+    require_space,
+    staged_folder,
+)
 from engine.base.ids import BASELINES, ArtifactId, ReadingId, StageId
 from engine.base.model_folder import STARTER, weight_files
 from engine.cards.card import Card, parse_card
@@ -106,6 +114,31 @@ def gather(model: nn.Module, delta: Delta) -> Any:
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # torch selects columns on one core only
         columns = list(pool.map(lambda ffn: delta.columns(ffn.index, ffn.down.weight.detach()), feed_forwards(model)))
     return cut(copy.deepcopy(model, shared), kept_indices(delta.mask), columns)
+
+
+def keep_gathered(path: Path, bank: Bank, entries: Sequence[Entry],
+                  model: str | None = None) -> Generator[Event, None, list[Path]]:
+    """Folders of characters as models of their own, in the data folder; those that are there are used as they are.
+
+    A folder belongs to one character as the bank has it now, and to one dense model. Raises UserError as load_dense does.
+    """
+    kept = data_folder() / "cache" / "cast"
+    named = [f"{bank.base.sha256} {entry.described()['sha256']}" for entry in entries]
+    folders = [kept / hashlib.sha256(name.encode()).hexdigest()[:20] for name in named]
+    missing = [(folder, entry) for folder, entry in zip(folders, entries, strict=True) if not folder.is_dir()]
+    if not missing:
+        return folders
+    dense = yield from load_dense(model, bank=(path, bank))
+    for folder, entry in missing:
+        yield Stage(StageId.CUT, subject=entry.name)
+        kind = torch.float16 if entry.report.get("weights") == "float16" else torch.bfloat16
+        with explain_write_errors(folder, "try again"):
+            kept.mkdir(parents=True, exist_ok=True)
+            require_space(kept, int(2.2 * sum(weights.numel() for weights in dense.model.parameters()) + 50e6))
+            with staged_folder(folder) as staging:
+                gather(dense.model, entry.delta).to(kind).save_pretrained(staging)
+                dense.tokenizer_of(entry.report).save_pretrained(staging)
+    return folders
 
 
 def card_of(entry: Entry) -> Card:

@@ -1,8 +1,10 @@
-"""Requests to the chat worker: a line of JSON in, a checked request out. engine/serve.py documents their fields."""
+"""Requests to the chat worker: a line of JSON in, a checked request out. engine/chat_worker.py documents their fields."""
 
+import asyncio
 import json
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.base.errors import UserError
@@ -16,7 +18,8 @@ ROLES = ("user", "assistant")
 
 @dataclass
 class Request:
-    """One request. `stopped` is set when its owner wants no more of it."""
+    """One request. `schema`: a JSON schema that the answer must satisfy. `type`: of the GGUF file that is to speak ("": the best
+    at hand)."""
 
     do: str
     id: str | int
@@ -26,7 +29,18 @@ class Request:
     setting: Setting = USUAL
     goes_on: bool = False  # the last turn is the assistant's, and is continued
     sampling: SamplingParams = DEFAULTS
-    stopped: bool = False
+    schema: dict[str, Any] | None = None
+    type: str = ""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its owner wants no more of it."""
+        return self.stopping.is_set()
+
+    def stop(self) -> None:
+        """Its owner wants no more of it."""
+        self.stopping.set()
 
     def fitted(self, fits: Callable[[list[Message]], bool] = lambda _: True, tokenizer: Any = None) -> Fitted:
         """The chat messages, without the example dialogues and oldest turns for which `fits(messages)` leaves no room.
@@ -72,12 +86,18 @@ def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Reque
                       seed if isinstance(seed, int) and not isinstance(seed, bool) else 0,
                       memory=_memory(fields.get("memory")))
     request = Request(do, identity, _text(fields, "model"), card, turns, setting, goes_on,
-                      read_params(fields.get("sampling") or {}).with_seed())
+                      read_params(fields.get("sampling") or {}).with_seed(), type=_type(fields.get("type")))
     if do == "speak" and not turns:
         raise UserError("There is nothing to answer yet.", "Write a message first.")
     if do != "warm" and turns and goes_on != (turns[-1][0] == "assistant"):
         raise UserError("The last turn of the conversation must be the character's to be continued, else the player's.")
     return request
+
+
+def _type(given: Any) -> str:
+    if given is not None and not (isinstance(given, str) and re.fullmatch(r"\w{0,20}", given)):
+        raise UserError("The type must be that of a GGUF file, like Q8_0.")
+    return given or ""
 
 
 def _memory(said: Any) -> tuple[str, ...]:

@@ -1,59 +1,46 @@
-"""The chat worker's tasks: generators that do a little (a piece of a prompt, a token) between two yields.
+"""Answers in character: what a request asks of a voice, as events.
 
-A task yields an answer without its id, or None where a turn brought nothing to say. Time is counted only while a task
-computes, never during the turns of others.
+An answer is Said piece by piece, then Ended with the whole text and its measures. It is shorter than what was said where that
+repeated itself, or stopped at the limit within a sentence. Seconds are of the request's own turn, without waiting for others.
 """
 
-import logging
+import asyncio
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.base.errors import UserError
-from engine.base.process import is_out_of_memory
 from engine.calibration.filtering import before_loop, is_looping, last_whole_sentence
 from engine.cards.prompt import Fitted, Message
-from engine.models.chat_format import encode_answer, encode_chat, endings, render_chat
-from engine.models.kv_cache import PIECE, CachedPrompt
-from engine.models.sampling import Sampler
-from engine.serving.model_cache import Loaded, ModelCache, Turn
+from engine.models.chat_format import encode_answer, encode_chat, render_chat
 from engine.serving.requests import Request
+from engine.serving.voice import Piece, Timings, Voice
+from engine.serving.voices import Tell, Voices
 
-Task = Generator[Turn, None, None]
+Event = dict[str, Any]
+T = TypeVar("T")
 FEWEST = 16  # tokens of an answer: with less room than this, the prompt is too long
+WARM_PIECE = 256  # tokens of an opening that are read in one go; an answer waits no longer than for these
 _LOOK = 8  # tokens between two checks for repetition
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - start
-
-
-def encode(tokenizer: Any, request: Request, messages: list[Message]) -> list[int]:
+def encode(vocabulary: Any, request: Request, messages: list[Message]) -> list[int]:
     """Token ids of a request's messages, up to where the character is to speak."""
     if not request.goes_on:
-        return encode_chat(tokenizer, messages)
-    return [*encode_chat(tokenizer, messages[:-1]), *encode_answer(tokenizer, messages[-1]["content"].rstrip(), False)]
+        return encode_chat(vocabulary, messages)
+    return [*encode_chat(vocabulary, messages[:-1]), *encode_answer(vocabulary, messages[-1]["content"].rstrip(), False)]
 
 
-def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], Fitted, int]:
+def fit(vocabulary: Any, request: Request, window: int) -> tuple[list[int], Fitted, int]:
     """The prompt's ids, what was left out of it, and the longest answer, in tokens, that `window` allows.
 
     Raises UserError where the card and the last turn alone are too long.
     """
     limit = min(request.sampling.max_tokens, window // 2)
-    fitted = request.fitted(lambda messages: len(encode(tokenizer, request, messages)) + limit <= window, tokenizer)
-    prompt = encode(tokenizer, request, fitted.messages)
+    fitted = request.fitted(lambda messages: len(encode(vocabulary, request, messages)) + limit <= window, vocabulary)
+    prompt = encode(vocabulary, request, fitted.messages)
     room = window - len(prompt)
     if room < min(limit, FEWEST):
         raise UserError(f"The card and the last message are too long for this model: {len(prompt):,} tokens, and it reads "
@@ -61,115 +48,131 @@ def fit(tokenizer: Any, request: Request, window: int) -> tuple[list[int], Fitte
     return prompt, fitted, min(limit, room)
 
 
-def speak(request: Request, cache: ModelCache) -> Task:
-    """Answer: Said for every new piece of text, then Ended."""
-    loaded = yield from _unless_stopped(cache.load(request.model), request)
-    if loaded is None:
-        yield {"event": "Ended", "reason": "stopped", **_Answer(request, None, [], 0, Fitted([]), 0).measures()}
-        return
-    with loaded.in_use():
-        yield from answer(request, loaded, cache.free)
+class Stopped(Exception):
+    """The request was stopped."""
 
 
-def answer(request: Request, loaded: Loaded, free: Callable[[], None] = lambda: None) -> Task:
-    """Answer with a model in memory: Said for every new piece of text, then Ended. `free` makes room when memory runs out.
-
-    The text of Ended is the answer. It is shorter than what was said where that repeated itself, or stopped at the limit
-    within a sentence.
-    """
-    prompt, fitted, limit = fit(loaded.tokenizer, request, loaded.window)
-    with loaded.conversation(prompt) as talk:
-        yield from _Answer(request, loaded, prompt, limit, fitted, talk.reusable(prompt)).stream(talk, free)
-
-
-def _unless_stopped(loading: Generator[Turn, None, Loaded], request: Request) -> Generator[Turn, None, Loaded | None]:
-    """The value of `loading`, or None when the request was stopped meanwhile."""
+async def unless_stopped(work: Awaitable[T], request: Request) -> T:
+    """The value of `work`; it is cancelled, and Stopped is raised, as soon as the request is stopped."""
+    task, stop = asyncio.ensure_future(work), asyncio.ensure_future(request.stopping.wait())
     try:
-        while not request.stopped:
-            yield next(loading)
-    except StopIteration as end:
-        return end.value
-    loading.close()
-    return None
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Stopped
+        return task.result()
+    finally:
+        stop.cancel()
+        if not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
 
 
-class _Answer:
-    def __init__(self, request: Request, loaded: Loaded | None, prompt: list[int], limit: int, fitted: Fitted,
-                 reused: int) -> None:
-        self.request, self.loaded, self.prompt, self.fitted, self.reused = request, loaded, prompt, fitted, reused
-        self.limit = limit
-        self.clock = _Clock()
-        self.tokens: list[int] = []
-        self.text = ""
-        self.first = 0.0
-        self.second_try = False
+@asynccontextmanager
+async def voice_for(request: Request, voices: Voices, tell: Tell) -> AsyncIterator[Voice]:
+    """The voice that a request names, loaded where needed. Raises Stopped, UserError."""
+    use = voices.use(request.model, request.type, tell)
+    voice = await unless_stopped(use.__aenter__(), request)
+    try:
+        yield voice
+    finally:
+        await use.__aexit__(None, None, None)
+
+
+async def speak(request: Request, voices: Voices, tell: Tell = lambda event: None) -> AsyncGenerator[Event, None]:
+    """Answer with the model that the request names; `tell` hears of its loading. Raises UserError."""
+    try:
+        async with voice_for(request, voices, tell) as voice, aclosing(answer(request, voice)) as events:
+            async for event in events:
+                yield event
+    except Stopped:  # while it was loaded
+        yield Answer(request, reason="stopped").ended()
+
+
+async def answer(request: Request, voice: Voice) -> AsyncGenerator[Event, None]:
+    """Said for every new piece of text, then Ended. Breaking it off stops the computing. Raises UserError."""
+    prompt, fitted, limit = await asyncio.to_thread(fit, voice.vocabulary, request, voice.window)
+    said = Answer(request, voice, len(prompt), limit, fitted)
+    try:
+        async with AsyncExitStack() as stack:
+            await unless_stopped(stack.enter_async_context(voice.turn(len(prompt) + limit)), request)
+            said.begin()
+            pieces = await stack.enter_async_context(
+                aclosing(voice.complete(prompt, request.sampling, limit, request.schema)))
+            while not said.reason:
+                try:
+                    piece = await unless_stopped(anext(pieces), request)
+                except StopAsyncIteration:
+                    said.reason = "limit"
+                    break
+                if text := said.take(piece):
+                    yield said.heard(text)
+    except Stopped:
+        said.reason = "stopped"
+    if text := said.rest():
+        yield said.heard(text)
+    yield said.ended()
+
+
+class Answer:
+    """An answer as it grows: what of it is said, when it is over, and what is kept of it."""
+
+    def __init__(self, request: Request, voice: Voice | None = None, prompt_tokens: int = 0, limit: int = 0,
+                 fitted: Fitted | None = None, reason: str = "") -> None:
+        self.request, self.voice, self.limit, self.fitted = request, voice, limit, fitted or Fitted([])
+        self.timings = Timings(prompt_tokens)
+        self.tokens = 0
+        self.raw = self.text = ""
+        self.reason = reason
+        self.began = 0.0
+        self.first = self.seconds = 0.0
         before = request.turns[-1][1].rstrip() if request.goes_on else ""
         self.before = "" if is_looping(before) else before  # the beginning of a turn that is continued
 
-    def stream(self, talk: CachedPrompt, free: Callable[[], None]) -> Task:
-        """Read the prompt, then say token after token."""
-        assert self.loaded
-        tokenizer = self.loaded.tokenizer
-        sampler = Sampler(self.request.sampling, tokenizer, endings(tokenizer), self.prompt)
-        reason = ""
-        while not reason:
-            logits = yield from self._logits(talk, free)
-            if logits is None or self.request.stopped:
-                reason = "stopped"
-                break
-            with self.clock.running():
-                token = sampler.choose(logits)
-                self.first = self.first or self.clock.seconds
-                if token in sampler.endings:
-                    reason = "ended"
-                    break
-                self.tokens.append(token)
-                piece = self._piece(last=len(self.tokens) == self.limit)
-                reason = self._over(piece)
-            yield self._said(piece) if piece else None
-        if piece := self._piece(last=True):
-            yield self._said(piece)
-        self._cut(reason)
-        yield {"event": "Ended", "reason": reason, **self.measures()}
+    def begin(self) -> None:
+        """Its time begins."""
+        self.began = time.perf_counter()
 
-    def _logits(self, talk: CachedPrompt, free: Callable[[], None]) -> Generator[Turn, None, Any]:
-        """The logits after the prompt and the tokens so far; None when stopped before.
+    def take(self, piece: Piece) -> str:
+        """Take a piece in; what can be said now. Sets `reason` where the answer is over."""
+        self.seconds = time.perf_counter() - self.began
+        self.first = self.first or self.seconds
+        self.timings = piece.timings if piece.timings.prompt_tokens else self.timings
+        self.raw += piece.text
+        grown, self.tokens = piece.tokens > self.tokens, piece.tokens
+        if piece.ended:
+            self.tokens -= 1 if grown else 0  # the ending is no word
+            self.reason = "ended"
+            return ""
+        text = self._sayable()
+        self.reason = self._over(text) if grown and self.request.schema is None else ""
+        return text
 
-        When memory runs out, once an answer, all else is freed and everything is read again.
-        """
-        reading = None if self.tokens else talk.read(self.prompt)
-        while not self.request.stopped:
-            failed = False
-            try:
-                with self.clock.running():
-                    if reading is None:
-                        return talk.advance(self.tokens[-1])
-                    next(reading)
-            except StopIteration as end:
-                return end.value
-            except Exception as error:
-                if self.second_try or not is_out_of_memory(error):
-                    raise
-                logging.warning("out of memory in %s; trying once more", self.request.id)
-                self.second_try = failed = True
-            if failed:  # outside the except block, where the error still holds what was computed
-                talk.clear()
-                free()
-                reading = talk.read([*self.prompt, *self.tokens])
-            yield None
-        return None
+    def rest(self) -> str:
+        """What was held back, at the end. Removes repetition from the text, and at the limit half a sentence."""
+        text = self._sayable()
+        if self.request.schema is not None:
+            return text
+        if self.reason != "stopped" and is_looping(self.before + self.text):
+            self.text = before_loop(self.before + self.text)[len(self.before):]
+        elif self.reason == "limit":
+            self.text = self.text[: self._whole() or len(self.text)]
+        return text
 
-    def _said(self, piece: str) -> dict[str, Any]:
-        return {"event": "Said", "text": piece, "tokens": len(self.tokens), "seconds": self.clock.seconds,
-                "first_token": self.first}
+    def _sayable(self) -> str:
+        """What is new: white space only once something follows it."""
+        text = (self.raw if self.request.goes_on else self.raw.lstrip()).rstrip()
+        new = text[len(self.text):]
+        self.text = text if new else self.text
+        return new
 
-    def _over(self, piece: str) -> str:
+    def _over(self, new: str) -> str:
         """Why the answer ends here although the model would go on; "" where it does not."""
-        count = len(self.tokens)
-        if count % _LOOK == 0 and is_looping(self.before + self.text):
+        if self.tokens % _LOOK == 0 and is_looping(self.before + self.text):
             return "loop"
-        near = count >= self.limit - self.limit // 5
-        if count == self.limit or (near and piece and self._whole() == len(self.text) and not self.text[-2:-1].isdigit()):
+        near = self.tokens >= self.limit - self.limit // 5
+        if self.tokens >= self.limit or (near and new and self._whole() == len(self.text)
+                                         and not self.text[-2:-1].isdigit()):
             return "limit"
         return ""
 
@@ -177,69 +180,48 @@ class _Answer:
         """Where the last whole sentence ends in what was said; 0: nowhere."""
         return max(last_whole_sentence(self.before + self.text) - len(self.before), 0)
 
-    def _cut(self, reason: str) -> None:
-        """Remove repetition, and at the limit half a sentence."""
-        if reason != "stopped" and is_looping(self.before + self.text):
-            self.text = before_loop(self.before + self.text)[len(self.before):]
-        elif reason == "limit":
-            self.text = self.text[: self._whole() or len(self.text)]
+    def heard(self, text: str) -> Event:
+        """The event for a piece."""
+        return {"event": "Said", "text": text, "tokens": self.tokens, "seconds": self.seconds, "first_token": self.first}
 
-    def _piece(self, last: bool) -> str:
-        """What can be said now: whole characters, white space only once something follows it."""
-        assert self.loaded
-        text = self.loaded.tokenizer.decode(self.tokens, skip_special_tokens=True)
-        text = text if self.request.goes_on else text.lstrip()
-        if text.endswith("\ufffd") and not last:
-            return ""
-        text = text.rstrip()
-        piece = text[len(self.text):]
-        self.text = text if piece else self.text
-        return piece
-
-    def measures(self) -> dict[str, Any]:
-        """The fields of Ended but its reason."""
-        lore = self.fitted.lore
+    def ended(self) -> Event:
+        """The last event."""
+        lore, voice = self.fitted.lore, self.voice
         fired = [{"name": one.entry.name, "reason": one.reason, "level": one.level, "tokens": one.tokens, "outcome": one.outcome,
                   "number": one.entry.number} for one in lore.fired]
-        count, seconds = len(self.tokens), self.clock.seconds
-        speed = (count - 1) / max(seconds - self.first, 1e-9) if count > 1 else 0.0
-        return {"text": self.text, "tokens": count, "prompt_tokens": len(self.prompt), "reused_tokens": self.reused,
+        speed = (self.tokens - 1) / max(self.seconds - self.first, 1e-9) if self.tokens > 1 else 0.0
+        return {"event": "Ended", "reason": self.reason, "text": self.text, "tokens": self.tokens,
+                "prompt_tokens": self.timings.prompt_tokens, "reused_tokens": self.timings.reused,
                 "dropped_turns": self.fitted.turns_dropped, "dropped_examples": self.fitted.examples_dropped,
-                "seconds": seconds, "first_token": self.first, "tokens_per_second": speed,
-                "seed": self.request.sampling.seed, **({"lore": fired} if fired else {}),
-                **({"lore_faults": lore.faults} if lore.faults else {})}
+                "seconds": self.seconds, "first_token": self.first, "tokens_per_second": speed,
+                "seed": self.request.sampling.seed, "type": voice.type if voice else "", "engine": voice.engine if voice else "",
+                **({"lore": fired} if fired else {}), **({"lore_faults": lore.faults} if lore.faults else {})}
 
 
-def warm(request: Request, cache: ModelCache, wanted: Callable[[str], bool]) -> Task:
-    """Load the model and read what every prompt of this card begins with; gives way as soon as `wanted(model)`."""
-    loaded = yield from _unless_stopped(cache.load(request.model), request)
-    clock, reached, known = _Clock(), 0, 0
-    if loaded is not None:
-        with loaded.in_use():
-            prompt, target = _common_beginning(loaded, request)
-            with loaded.conversation(prompt) as talk:
-                reached = known = talk.reusable(prompt)
-                reading = talk.read(prompt)
-                while reached < target and not request.stopped and not wanted(request.model):
-                    with clock.running():
-                        next(reading, None)
-                    reached = len(talk.tokens)
-                    yield None
-    yield {"event": "Warmed", "model": request.model, "tokens": reached, "reused_tokens": known, "seconds": clock.seconds}
+async def warm(request: Request, voice: Voice, wanted: Callable[[], bool] = lambda: False) -> Event:
+    """Read what every prompt of this card begins with, piece by piece; gives way as soon as it is `wanted`, or stopped."""
+    prompt, target = await asyncio.to_thread(_common_beginning, voice, request)
+    start, known, reached = time.perf_counter(), None, 0
+    while reached < target and not request.stopped and not wanted():
+        reached = min(reached + WARM_PIECE, target)
+        async with voice.turn(reached, alone=True):
+            reused = await voice.read(prompt[:reached])
+        known = reused if known is None else known
+    return {"event": "Warmed", "model": request.model, "tokens": reached, "reused_tokens": known or 0,
+            "seconds": time.perf_counter() - start}
 
 
-def _common_beginning(loaded: Loaded, request: Request) -> tuple[list[int], int]:
-    """A prompt of this card, and how many of its tokens, in whole pieces, are the same whatever the player says next."""
+def _common_beginning(voice: Voice, request: Request) -> tuple[list[int], int]:
+    """A prompt of this card, and how many of its tokens are the same whatever the player says next."""
     asked = [replace(request, do="speak", turns=(*request.turns, ("user", said)), goes_on=False) for said in ("a", "0")]
-    first, second = (encode(loaded.tokenizer, one, one.fitted(tokenizer=loaded.tokenizer).messages) for one in asked)
+    first, second = (encode(voice.vocabulary, one, one.fitted(tokenizer=voice.vocabulary).messages) for one in asked)
     same = next((place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), len(first))
-    return first, min(same, loaded.window // 2) // PIECE * PIECE
+    return first, min(same, voice.window // 2)
 
 
-def show_prompt(request: Request, cache: ModelCache) -> Task:
+def show_prompt(request: Request, voice: Voice) -> Event:
     """The exact text that the model gets, and its number of tokens."""
-    tokenizer = yield from cache.tokenizer(request.model)
-    messages = request.fitted(tokenizer=tokenizer).messages
-    text = render_chat(tokenizer, messages[:-1] if request.goes_on else messages)
+    messages = request.fitted(tokenizer=voice.vocabulary).messages
+    text = render_chat(voice.vocabulary, messages[:-1] if request.goes_on else messages)
     text += messages[-1]["content"].rstrip() if request.goes_on else ""
-    yield {"event": "Prompt", "text": text, "tokens": len(encode(tokenizer, request, messages))}
+    return {"event": "Prompt", "text": text, "tokens": len(encode(voice.vocabulary, request, messages))}

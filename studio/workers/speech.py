@@ -246,7 +246,7 @@ class _Line:
         if settings.chat_log.exists() and settings.chat_log.stat().st_size > LARGEST_LOG:
             settings.chat_log.unlink()
         self._log, self._log_offset = settings.chat_log, settings.chat_log.stat().st_size if settings.chat_log.exists() else 0
-        self.worker: Worker = process.spawn(settings, ("serve",), settings.chat_log, subprocess.PIPE, background=False)
+        self.worker: Worker = process.spawn(settings, ("chat-worker",), settings.chat_log, subprocess.PIPE, background=False)
         self._lock = threading.Lock()
         self._replies: dict[str, Reply] | None = {}  # None once the worker has ended
         self._farewell = ""  # for replies under way, when it is us who end the worker

@@ -1,0 +1,154 @@
+"""A voice by llama.cpp: one GGUF file in its server, which listens on this machine alone, with a key that only this process has.
+
+The server's slots keep the conversations that were read last, so that a known opening is not read again, and its own memory
+keeps some more. Its samplers are the samplers, in its order.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from engine.base.errors import UserError
+from engine.base.sampling import MAX_SEED, TOP_K, SamplingParams
+from engine.models.chat_format import endings
+from engine.serving.gguf_header import read_header
+from engine.serving.turns import Turns
+from engine.serving.vocabulary import Vocabulary
+from engine.serving.voice import Piece, Timings
+
+LONGEST = 8192  # tokens of one prompt and answer
+A_SLOT = 4096  # tokens of memory for each slot; all slots share them
+MOST_KEPT = 512  # MB of conversations that no slot has any more
+_ALIKE = 0.1  # share of a prompt that a slot must know to be chosen for it
+_CONNECTING = 10.0  # seconds
+_DATA, _ERROR = "data: ", "error: "
+
+
+class LlamaVoice:
+    """A GGUF file in memory; see Voice. Loading it takes seconds, and blocks."""
+
+    engine = "llama.cpp"
+
+    def __init__(self, name: str, file: Path, turns: Turns, slots: int = 4, gpu_layers: int = -1) -> None:
+        header = read_header(file)
+        self.name, self.type, self.bytes = name, header.type, file.stat().st_size
+        self.window = min(header.context_length or 2048, LONGEST)
+        self.tokens = max(self.window, A_SLOT * slots if self.window > A_SLOT else self.window * slots)
+        self._turns = turns
+        key = secrets.token_urlsafe(24)
+        self._server: Any = _start(file, key, self.tokens, slots, gpu_layers)
+        # A connection that has been idle may be closed by the server just when it is used again: each request has its own.
+        shape: dict[str, Any] = {
+            "base_url": self._server.listening_address, "headers": {"Authorization": f"Bearer {key}"}, "trust_env": False,
+            "timeout": httpx.Timeout(_CONNECTING, read=None), "limits": httpx.Limits(max_keepalive_connections=0)}
+        self._client, self._loopless = httpx.AsyncClient(**shape), httpx.Client(**shape)
+        self.vocabulary: Any = Vocabulary.of(header, self._split)
+        self._endings = endings(self.vocabulary)
+
+    def _split(self, text: str) -> list[int]:
+        answer = self._loopless.post("/tokenize", json={"content": text, "add_special": False, "parse_special": True})
+        return _checked(answer.status_code, answer.text)["tokens"]
+
+    def count(self, text: str) -> int:
+        """The number of tokens of a text."""
+        return len(self._split(text))
+
+    def turn(self, tokens: int, alone: bool = False) -> AbstractAsyncContextManager[None]:
+        """See Voice."""
+        return self._turns.of(object() if alone else self, tokens, self.tokens)
+
+    async def complete(self, prompt: Sequence[int], params: SamplingParams, limit: int,
+                       schema: dict[str, Any] | None = None) -> AsyncGenerator[Piece, None]:
+        """See Voice. Raises UserError where no grammar can hold the schema."""
+        body = {"prompt": list(prompt), "n_predict": limit, "stream": True, "return_tokens": True, "timings_per_token": True,
+                "cache_prompt": True, **_samplers(params), **({"json_schema": schema} if schema is not None else {})}
+        async with self._client.stream("POST", "/completion", json=body) as answer:
+            if answer.status_code != httpx.codes.OK:
+                _checked(answer.status_code, (await answer.aread()).decode("utf-8", "replace"))
+            async for line in answer.aiter_lines():
+                if line.startswith(_ERROR):
+                    _checked(500, f'{{"error": {line.removeprefix(_ERROR)}}}')
+                if line.startswith(_DATA):
+                    piece = self._piece(json.loads(line.removeprefix(_DATA)))
+                    yield piece
+                    if piece.ended:
+                        return
+
+    def _piece(self, said: dict[str, Any]) -> Piece:
+        if "error" in said:
+            _checked(500, json.dumps(said))
+        took = said.get("timings") or {}
+        timings = Timings(took.get("cache_n", 0) + took.get("prompt_n", 0), took.get("cache_n", 0), took.get("prompt_ms", 0) / 1000,
+                          took.get("predicted_n", 0), (took.get("prompt_ms", 0) + took.get("predicted_ms", 0)) / 1000)
+        ended = said.get("stop_type") == "eos" or not self._endings.isdisjoint(said.get("tokens") or [])
+        return Piece(said.get("content", ""), timings.tokens, ended, timings)
+
+    async def read(self, prompt: Sequence[int]) -> int:
+        """See Voice."""
+        answer = await self._client.post("/completion", json={"prompt": list(prompt), "n_predict": 0, "cache_prompt": True})
+        return int(_checked(answer.status_code, answer.text)["timings"]["cache_n"])
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._loopless.close()
+        self._server = None
+
+
+def _samplers(params: SamplingParams) -> dict[str, Any]:
+    """The samplers by llama.cpp's names."""
+    assert params.seed is not None
+    known = {name: value for name, value in params.as_dict().items() if name not in ("max_tokens", "seed")}
+    return {**known, "top_k": TOP_K, "seed": params.seed % MAX_SEED}  # the largest number means "a random one" there
+
+
+def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int) -> Any:
+    """llama.cpp's server of a file. Raises UserError where it cannot be loaded."""
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path, settings.port, settings.api_keys = str(file), 0, [key]
+    settings.n_ctx, settings.n_parallel, settings.kv_unified = tokens, slots, True
+    settings.slot_prompt_similarity = _ALIKE
+    settings.cache_ram_mib = min(MOST_KEPT, psutil.virtual_memory().available // 8 >> 20)
+    settings.warmup, settings.verbosity, settings.swa_full, settings.ui = False, -1, True, False
+    settings.endpoint_slots = settings.endpoint_props = settings.endpoint_metrics = False
+    on_gpu = any(one["type"] != xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU for one in xllamacpp.get_device_info())
+    settings.n_gpu_layers, settings.fit_params = (gpu_layers, gpu_layers < 0) if on_gpu else (0, False)
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads()
+    settings.cpuparams.poll = settings.cpuparams_batch.poll = 0  # spinning threads would take the cores from a job
+    try:
+        return xllamacpp.Server(settings)
+    except RuntimeError as error:
+        raise UserError(f"llama.cpp cannot load {file}: it is damaged, or the memory is not enough.",
+                        "Delete the file, so that it is made again, or choose a smaller model.") from error
+
+
+def threads() -> int:
+    """How many threads compute: one a physical core that this process may use, unless OMP_NUM_THREADS says otherwise."""
+    if (given := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(given):
+        return int(given)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
+def _checked(status: int, text: str) -> dict[str, Any]:
+    """The server's answer. Raises UserError for what it refuses, RuntimeError for what went wrong in it."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = {"error": {"message": text[:200]}}
+    if status == httpx.codes.OK and "error" not in found:
+        return found
+    message = str(found.get("error", {}).get("message", text[:200]))
+    if found.get("error", {}).get("type") == "invalid_request_error":
+        raise UserError(f"llama.cpp refuses the request: {' '.join(message.split())[:200].rstrip('.')}.")
+    raise RuntimeError(f"llama.cpp: {message[:500]}")
+
+
