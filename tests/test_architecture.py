@@ -13,7 +13,9 @@ ENGINE = ROOT / "engine"
 FLOORS = [{"base"}, {"cards", "models", "labels"}, {"calibration", "pruning", "evaluation", "export"}, {"cast"},
           {"pipeline", "stages", "commands", "running", "chat", "script", "chat_worker", "serving", "casting",
            "__main__", "__init__"}]
-STRANGERS = {"gradio", "sqlite3", "sqlite_utils", "studio", "app", "benchmarks"}
+SQLITE = {"sqlite3", "sqlite_utils"}
+STRANGERS = {"gradio", *SQLITE, "studio", "app", "benchmarks"}
+MEMORY = ENGINE / "serving" / "memory"  # of players: the engine's only SQLite file, and never the studio's library
 
 
 def files() -> list[Path]:
@@ -55,7 +57,8 @@ def faults(file: Path, source: str) -> list[str]:
 @pytest.mark.parametrize("file", files(), ids=lambda file: str(file.relative_to(ENGINE)))
 def test_imports_run_downwards_and_never_to_the_app(file: Path) -> None:
     source = file.read_text(encoding="utf-8")
-    assert not {name.split(".")[0] for name in imported(source)} & STRANGERS
+    allowed = SQLITE if file.is_relative_to(MEMORY) else set()
+    assert not {name.split(".")[0] for name in imported(source)} & (STRANGERS - allowed)
     assert faults(file, source) == []
 
 
@@ -69,6 +72,7 @@ def test_the_rule_would_notice() -> None:
     assert len(files()) > 30
 
 
+STUDIO_MAY_NOT = r"engine\.(?!base\b|cards\b|export$|export\.engines\b|serving$|serving\.memory\b)"
 STUDIO_FLOORS = [{"settings", "figures", "labels"}, {"store"},
                  {"workers", "tokens", "live", "theme", "window", "border", "environment", "login", "privacy", "uploads"},
                  {"application", "services"}, {"page", "library"}, {"sidebar", "tabs"}, {"ui"}, {"launch"}]
@@ -79,14 +83,15 @@ def studio_files() -> list[Path]:
 
 
 def studio_faults(file: Path, source: str) -> list[str]:
-    """What a file of the studio may not import: the engine above cards (export targets excepted), heavy libraries, floors above."""
+    """What a file of the studio may not import: the engine above cards (export targets and the memory of players excepted),
+    heavy libraries, floors above."""
     own = file.relative_to(ROOT / "studio").parts[0].removesuffix(".py")
     if own == "__init__":
         return []
     floor_of_room = {room: number for number, floor in enumerate(STUDIO_FLOORS) for room in floor}
     assert own in floor_of_room, f"{own} has no floor: name it in STUDIO_FLOORS"
     names = imported(source)
-    engine = [name for name in names if re.match(r"engine\.(?!base\b|cards\b|export$|export\.engines\b)", name)]
+    engine = [name for name in names if re.match(STUDIO_MAY_NOT, name)]
     heavy = [name for name in names
              if name.split(".")[0] in {"torch", "transformers", "accelerate", "peft", "bitsandbytes", "benchmarks"}]
     above = [name for name in names if name.startswith("studio.") and floor_of_room[name.split(".")[1]] > floor_of_room[own]]
@@ -103,6 +108,12 @@ def test_the_studios_rule_would_notice() -> None:
     for source in ("from engine.models.loading import load_model", "import torch", "from studio.ui import build_page"):
         assert studio_faults(page, source), source
     assert studio_faults(page, "from engine.cards.card import Card\nfrom studio.store import runs") == []
+
+
+def test_the_memory_of_players_never_opens_the_library() -> None:
+    sources = [file.read_text(encoding="utf-8") for file in sorted(MEMORY.glob("*.py"))]
+    assert sum("players.db" in source for source in sources) and not any("studio.db" in source for source in sources)
+    assert all(rooms(source) <= {"base", "cards", "serving"} for source in sources)
 
 
 def test_only_the_store_opens_sqlite() -> None:
@@ -140,6 +151,7 @@ def test_the_programs_of_the_proofs_load_nothing_of_ours(program: str) -> None:
 
 HEAVY = """
 import importlib, pathlib, sys
+import engine.serving.memory
 for part in ("base", "cards"):
     for file in sorted(pathlib.Path("engine", part).glob("*.py")):
         importlib.import_module(f"engine.{part}.{file.stem}".removesuffix(".__init__"))
