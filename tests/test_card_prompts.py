@@ -107,8 +107,8 @@ def test_memory_goes_with_the_last_words_so_that_all_before_stays_the_same() -> 
     setting = Setting("Ada", memory=("Ada's name is {{char}}.\r\n", " ", "Ada likes tea."))
     plain, found = messages(one, history, Setting("Ada")), messages(one, history, setting)
     assert found[:-1] == plain[:-1]
-    assert found[-1]["content"] == ("[Ann Lee remembers from earlier conversations with Ada: Ada's name is {{char}}. Ada likes tea.]"
-                                    "\n\nDo you know me?\n\n[Be brief.]")
+    assert found[-1]["content"] == ("[Ann Lee remembers from earlier conversations with Ada: Ada's name is {{char}}. "
+                                    "Ada likes tea.]\n\nDo you know me?\n\n[Be brief.]")
     assert messages(one, [], setting) == messages(one, [], Setting("Ada"))
 
 

@@ -28,7 +28,8 @@ def pins(name: str) -> dict[str, str]:
 
 def test_what_is_pinned_is_what_may_be_installed() -> None:
     extras = PROJECT["optional-dependencies"]
-    of_file = {"requirements.txt": [*PROJECT["dependencies"], *extras["gguf"], *extras["memory"]], "requirements-dev.txt": extras["dev"]}
+    of_file = {"requirements.txt": [*PROJECT["dependencies"], *extras["gguf"], *extras["memory"]],
+               "requirements-dev.txt": extras["dev"]}
     for file, allowed in of_file.items():
         wanted = {one.name.lower(): one for one in map(Requirement, allowed)}
         pinned = pins(file)
