@@ -12,6 +12,10 @@ const check = () => {
 };
 
 window.personaStudioLive?.on(`${said().room}-controls`, (content) => { newest = content; });
+// Nor is anything painted over what is being typed: that is on its way to the studio first.
+document.addEventListener("input", ({target}) => {
+  if (element.isConnected && target.closest?.(`#room-${said().room}`)) since = Date.now();
+}, true);
 watch("value", send);
 send();
 const clock = setInterval(() => { if (element.isConnected) check(); else clearInterval(clock); }, 200);

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -30,6 +30,12 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 POLL: dict[str, Any] = {**PRIVATE, "queue": False}
 
 
+def in_turn(room: str) -> dict[str, Any]:
+    """PRIVATE for quick listeners that run one after the other, in the order of the page's events. Side by side, one that began
+    early could end late and overwrite what was typed and kept meanwhile."""
+    return {**PRIVATE, "concurrency_id": room, "concurrency_limit": 1}
+
+
 @dataclass
 class Page:
     """What the rooms share. `character`: id of the chosen one ("": none); `revision` grows when a card was saved."""
@@ -39,6 +45,10 @@ class Page:
     model: gr.State
     private: dict[str, Any] = field(default_factory=lambda: dict(PRIVATE))
     poll: dict[str, Any] = field(default_factory=lambda: dict(POLL))
+
+    def in_turn(self, room: str) -> "Page":
+        """The same for listeners of a room that read and set the same fields: see `in_turn`."""
+        return replace(self, private=in_turn(room))
 
 
 # Hands on what a button or a form in live HTML is to do: its data, of which `do` names the action, and a form's fields.

@@ -18,7 +18,7 @@ from engine.base.errors import UserError
 from engine.cards import fields
 from studio import library
 from studio.live import COMMON
-from studio.page import FLUSH, PRIVATE, Page, guarded, live_html, live_script
+from studio.page import FLUSH, PRIVATE, Page, guarded, in_turn, live_html, live_script
 from studio.services import Services
 from studio.store import characters, database, values
 from studio.store.characters import Character
@@ -28,6 +28,7 @@ from studio.uploads import servable
 MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
 NEWS_SECONDS = 0.4  # between two looks at a long import
 UNNAMED = "Unnamed"
+_TURN = in_turn("sidebar")
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
 _ADDRESSED = "(search) => [search, new URLSearchParams(location.search).get('character') ?? '']"
 
@@ -77,6 +78,7 @@ class Side:
                 self.backups = gr.Dropdown([], label="Backups", elem_id="side-backups", filterable=False, visible=False)
                 self.download = gr.DownloadButton("Download this backup", size="sm", elem_id="side-download", visible=False)
                 self.library_note = gr.Markdown(elem_id="side-library-note")
+            self.asked = gr.State("")  # the character that the question before deleting names
             self.deleted = gr.State("")
             self.address = gr.Textbox(visible="hidden", label="Address of the character")
             self.live = gr.HTML(live_script(services.live), visible="hidden", elem_id="live",
@@ -131,10 +133,10 @@ def _choosing(services: Services, page: Page, side: Side) -> None:
         return *_listed(services, search), found.slug if found else ""  # no value: another may have been clicked meanwhile
 
     listing = [side.search, page.character]
-    side.choice.input(choose, side.choice, [page.character, side.address], trigger_mode="always_last", **PRIVATE)
+    side.choice.input(choose, side.choice, [page.character, side.address], trigger_mode="always_last", **_TURN)
     side.address.change(None, side.address, None, js=_ADDRESS, **PRIVATE)
-    side.search.change(refresh, listing, [side.choice, side.nothing, side.address], trigger_mode="always_last", **PRIVATE)
-    page.revision.change(refresh, listing, [side.choice, side.nothing, side.address], **PRIVATE)
+    side.search.change(refresh, listing, [side.choice, side.nothing, side.address], trigger_mode="always_last", **_TURN)
+    page.revision.change(refresh, listing, [side.choice, side.nothing, side.address], **_TURN)
 
 
 def _making(services: Services, page: Page, side: Side) -> None:
@@ -167,8 +169,8 @@ def _making(services: Services, page: Page, side: Side) -> None:
 
     shown = _of_opened(page, side)
     listing = [side.search, page.character]
-    side.new.click(new, side.search, shown, **PRIVATE)
-    side.duplicate.click(duplicate, listing, shown, js=FLUSH, **PRIVATE)
+    side.new.click(new, side.search, shown, **_TURN)
+    side.duplicate.click(duplicate, listing, shown, js=FLUSH, **_TURN)
     loading = side.load.upload(load_cards, [*listing, side.load], [*shown, side.imports, side.imported, side.close], **PRIVATE)
     loading.then(**_in_sight("side-imported"))
     side.close.click(lambda: gr.Column(visible=False), None, side.imports, cancels=[loading], **PRIVATE).then(
@@ -178,11 +180,11 @@ def _making(services: Services, page: Page, side: Side) -> None:
 def _deleting(services: Services, page: Page, side: Side) -> None:
     @guarded
     def ask(id: str) -> Any:
-        return gr.Column(visible=True), f"Delete {_bold(_chosen(services, id))} with its chats and runs? You can undo it."
+        return id, gr.Column(visible=True), f"Delete {_bold(_chosen(services, id))} with its chats and runs? You can undo it."
 
     @guarded
-    def delete(search: str, id: str) -> Any:
-        gone = _chosen(services, id)
+    def delete(search: str, asked: str) -> Any:
+        gone = _chosen(services, asked)
         characters.delete(services.store, gone.id)
         left = characters.list_characters(services.store, search=search) or characters.list_characters(services.store)
         return (*_opened(services, search, left[0] if left else None), gone.id, gr.Column(visible=False),
@@ -193,12 +195,12 @@ def _deleting(services: Services, page: Page, side: Side) -> None:
         return *_opened(services, search, characters.undelete(services.store, gone)), gr.Column(visible=False)
 
     shown = _of_opened(page, side)
-    side.delete.click(ask, page.character, [side.confirm, side.question], **PRIVATE).then(**_in_sight("side-confirm"))
-    side.keep.click(lambda: gr.Column(visible=False), None, side.confirm, **PRIVATE)
-    side.really.click(delete, [side.search, page.character],
-                      [*shown, side.deleted, side.confirm, side.undo_box, side.undo_text], **PRIVATE).then(
+    side.delete.click(ask, page.character, [side.asked, side.confirm, side.question], **_TURN).then(**_in_sight("side-confirm"))
+    side.keep.click(lambda: gr.Column(visible=False), None, side.confirm, **_TURN)
+    side.really.click(delete, [side.search, side.asked],
+                      [*shown, side.deleted, side.confirm, side.undo_box, side.undo_text], **_TURN).then(
                           **_in_sight("side-undo-box"))
-    side.undo.click(undo, [side.search, side.deleted], [*shown, side.undo_box], **PRIVATE)
+    side.undo.click(undo, [side.search, side.deleted], [*shown, side.undo_box], **_TURN)
 
 
 def _bold(character: Character) -> str:
@@ -278,4 +280,4 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
 
     gr.on([blocks.load, side.live.click], begin, [side.search, side.address],
           [*_of_opened(page, side), side.deleted, side.undo_box, side.undo_text, side.model, side.model_note, side.live],
-          js=_ADDRESSED, **PRIVATE)
+          js=_ADDRESSED, **_TURN)

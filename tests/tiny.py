@@ -5,7 +5,7 @@ clearly. They know no language: tests may rely on shapes, formats and arithmetic
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,16 @@ def make_tokenizer(special: tuple[str, ...] = SPECIAL, template: str | None = CH
     return tokenizer
 
 
-def make_tiny(folder: Path, family: str = "llama", **config_changes: Any) -> Path:
-    """Write a tiny model of a family into `folder` (made if need be) and return the folder. Always the same weights."""
+def make_tiny(folder: Path, family: str = "llama", endless: bool = False, **config_changes: Any) -> Path:
+    """Write a tiny model of a family into `folder` (made if need be) and return the folder. Always the same weights.
+
+    `endless`: a llama that never says a special token, so that only a limit ends what it says; in bfloat16.
+    """
     assert family in FAMILIES
     tokenizer = make_tokenizer()
     fields = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
               "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
-              "initializer_range": 0.2, "tie_word_embeddings": family in _TIED, "bos_token_id": None,
+              "initializer_range": 0.2, "tie_word_embeddings": family in _TIED and not endless, "bos_token_id": None,
               "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
               **_OWN.get(family, {}), **config_changes}
     with torch.random.fork_rng():
@@ -78,6 +81,9 @@ def make_tiny(folder: Path, family: str = "llama", **config_changes: Any) -> Pat
         for name, weights in model.named_parameters():
             if "norm" in name:  # unlike one another, so that a mistake in their order shows
                 weights.data += torch.randn_like(weights) * 0.1
+        if endless:
+            _silence(model, range(len(SPECIAL)))
+            model.to(torch.bfloat16)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return Path(folder)
@@ -90,6 +96,18 @@ def add_files(folder: Path, *types: str) -> Path:
             pass
     write_manifest(folder)
     return folder
+
+
+def _silence(model: Any, tokens: Iterable[int]) -> None:
+    """Make tokens unsayable: channel 0 is the same positive number everywhere, which the head turns into their no."""
+    loud = 50.0
+    model.model.embed_tokens.weight.data[:, 0] = loud
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.data[0] = 0
+        layer.mlp.down_proj.weight.data[0] = 0
+    model.model.norm.weight.data[0] = 1
+    model.lm_head.weight.data[:, 0] = 0
+    model.lm_head.weight.data[list(tokens), 0] = -1000
 
 
 def find(model: Path | str) -> ModelSource:

@@ -242,7 +242,7 @@ class ViewLink:
         self.room = room
         script = (ASSETS / "room.js").read_text(encoding="utf-8")
         self.seen = gr.State({})
-        self.component = gr.HTML(self._value({}, ""), visible="hidden", elem_id=f"{room}-view", js_on_load=script)
+        self.component = gr.HTML(self._value({}, ""), visible="hidden", elem_id=f"{room}-link", js_on_load=script)
 
     def shows(self, look: Mapping[str, str], seen: dict[str, Any]) -> dict[Any, Any]:
         """Component updates: the page looks at `look`, and its lists and fields show `seen`."""

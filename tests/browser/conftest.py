@@ -27,6 +27,9 @@ PATIENCE = 30_000  # ms for what a page should show: a busy machine is slow, not
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--no-first-run"]
 
+# A model that speaks for seconds, whichever engine reads its many weights, and never ends by itself.
+SLOW_MODEL: dict[str, Any] = {"endless": True, "max_position_embeddings": 8192, "intermediate_size": 196_608}
+
 # A page that is busy with itself can lose what it is sent: here, all that holds one of window.lost, until window.losing is false.
 LOSE = """window.losing = true; const parse = JSON.parse;
 JSON.parse = (text, ...more) => {
@@ -37,6 +40,24 @@ JSON.parse = (text, ...more) => {
   }
   return found;
 };"""
+
+
+# Whether a page shows a character in a room, the room's own fields and lists included.
+FILLED = """([character, room]) => {
+  const shown = (selector) => document.querySelector(selector)?.getClientRects().length > 0;
+  const filled = {
+    draft: () => document.querySelector("#draft-name input, #draft-name textarea")?.value
+      && /^Saved/.test(document.querySelector("#draft-status").innerText),
+    preview: () => document.querySelector("#preview-link [data-painted]")?.dataset.painted && shown("#preview-log .chat-said"),
+    prune: () => shown("#prune-who") && document.querySelector("#prune-from")?.innerText,
+    compare: () => document.querySelector("#compare-link [data-painted]")?.dataset.painted,
+    export: () => shown("#export-view") || shown("#export-empty"),
+  };
+  const address = new URLSearchParams(location.search);
+  return document.querySelector("#live [data-filled]") && document.querySelector("#side-characters label.selected")
+    && window.personaStudioRoom?.() === room && address.get("character") && (!character || address.get("character") === character)
+    && filled[room]();
+}"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -113,6 +134,11 @@ class Studio:
         """The address of a character in a room."""
         return f"{self.address}/?character={character}&room={room}"
 
+    def open(self, page: Any, character: str = "", room: str = "draft") -> None:
+        """Open a character, or the first, in a room, and wait until the page is filled: what is done before that may be lost."""
+        page.goto(self.url(character, room) if character else self.address)
+        page.wait_for_function(FILLED, arg=[character, room])
+
     def kill(self) -> None:
         """End it as a power cut would."""
         self.process.kill()
@@ -129,13 +155,13 @@ class Studio:
 
 
 def prepare_home(folder: Path) -> Path:
-    """A data folder whose base model is a tiny random one that can hold a whole card."""
+    """A data folder whose base model is a random one that can hold a whole card and never ends by itself."""
     from studio.services import Services
     from studio.settings import Settings
     from studio.store import values
 
     folder.mkdir(parents=True, exist_ok=True)
-    model = make_tiny(folder / "models" / "tiny", max_position_embeddings=8192)
+    model = make_tiny(folder / "models" / "tiny", **SLOW_MODEL)
     services = Services.open(Settings(folder))
     values.set_value(services.store, "model", str(model))
     return folder

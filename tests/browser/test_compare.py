@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 from tiny import make_tiny
 
-from browser.conftest import LOSE, Studio, add_run
+from browser.conftest import LOSE, SLOW_MODEL, Studio, add_run
 from engine.base.files import write_manifest
 from studio.store import characters, rounds, runs, values
 from studio.store.database import Store, open_store
@@ -28,7 +28,7 @@ def run(studio: Studio) -> runs.Run:
     assert pim
     made = add_run(store, pim.id, "tiny", {"model": str(studio.home / "models" / "tiny"), "sparsity": 0.5}, state="done", summary={
         "before": {"bytes": 200_000_000}, "after": {"bytes": 100_000_000}, "recipe": {"sparsity": 0.5}})
-    folder = make_tiny(studio.home / "jobs" / made.id / "model", max_position_embeddings=8192, intermediate_size=32)
+    folder = make_tiny(studio.home / "jobs" / made.id / "model", **{**SLOW_MODEL, "intermediate_size": 98_304})
     write_manifest(Path(folder))
     return runs.update(store, made.id, out=str(folder))
 
@@ -41,7 +41,7 @@ def test_blind_until_the_vote_and_the_vote_goes_to_the_right_model(studio: Studi
     store = open_store(studio.home / "studio.db")
     page.add_init_script(LISTEN)
     page.set_default_timeout(SLOW)
-    page.goto(studio.url("pim-tuckett", "compare"))
+    studio.open(page, "pim-tuckett", "compare")
     message = page.locator("#compare-message textarea")
     expect(message).to_be_visible(timeout=SLOW)
     expect(page.locator("#compare-vote-left")).to_be_hidden()
@@ -71,7 +71,7 @@ def test_escape_stops_both_and_a_reload_in_the_middle_goes_on(studio: Studio, pa
     values.set_value(open_store(studio.home / "studio.db"), "compare-settings",
                      {"limit": 1500, "temperature": 2.0})  # the tiny models are quick, and go round in circles when cold
     page.set_default_timeout(SLOW)
-    page.goto(studio.url("pim-tuckett", "compare"))
+    studio.open(page, "pim-tuckett", "compare")
     page.locator("#compare-message textarea").fill("Speak at length.")
     page.locator("#compare-send").click()
     expect(page.locator("#compare-stop")).to_be_visible(timeout=SLOW)
@@ -85,7 +85,7 @@ def test_escape_stops_both_and_a_reload_in_the_middle_goes_on(studio: Studio, pa
 
 def test_without_a_pruned_model_the_room_says_what_to_do(studio: Studio, page: Any) -> None:
     page.set_default_timeout(SLOW)
-    page.goto(studio.url("edith-crowle", "compare"))
+    studio.open(page, "edith-crowle", "compare")
     expect(page.locator("#compare-empty")).to_contain_text("Make a pruned model first", timeout=SLOW)
     page.locator("#compare-to-prune").click()
     expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true", timeout=SLOW)
@@ -126,10 +126,10 @@ def test_a_room_where_nothing_happens_asks_for_nothing(studio: Studio, page: Any
                 return
         raise AssertionError(asked)
 
-    page.goto(studio.url("edith-crowle", "compare"))
+    studio.open(page, "edith-crowle", "compare")
     expect(page.locator("#compare-empty")).to_be_visible(timeout=SLOW)
     is_quiet()
-    page.goto(studio.url("pim-tuckett", "compare"))
+    studio.open(page, "pim-tuckett", "compare")
     expect(page.locator("#compare-send")).to_be_visible(timeout=SLOW)
     is_quiet()
     expect(page.locator("#compare-stop")).to_be_hidden()

@@ -14,9 +14,8 @@ def field(page: Any, key: str) -> Any:
 
 
 def open_room(page: Any, studio: Any, character: str) -> None:
-    page.goto(studio.url(character, "draft"))
-    page.wait_for_function("document.querySelector('#draft-description textarea')?.value && "
-                           "document.querySelector('#draft-status').innerText.startsWith('Saved')")
+    studio.open(page, character)
+    page.wait_for_function("document.querySelector('#draft-description textarea')?.value")
 
 
 def saved(page: Any) -> None:
@@ -135,7 +134,7 @@ def test_greetings_portrait_and_files(studio: Any, page: Any, tmp_path: Path) ->
         assert fields_of(card.raw)["tags"] == ["sea", "lamp"]
     with Image.open(tmp_path / "card.png") as picture:
         assert picture.size == (300, 400)
-    page.goto(studio.url(slug, "draft"))
+    studio.open(page, slug)
     page.wait_for_selector("#draft-alternate_greetings textarea")
     assert [one.input_value() for one in page.locator("#draft-alternate_greetings textarea").all()] == ["Second", "First"]
 
@@ -184,7 +183,7 @@ def test_npc_fields_show_what_they_write_and_the_script_follows(studio: Any, pag
     page.locator(".script-row[open] textarea").first.fill("Are you made of wires?")
     page.wait_for_selector(".script-row[open] small:has-text('changed by you')")
     saved(page)
-    page.goto(studio.url(slug, "draft"))
+    studio.open(page, slug)
     page.wait_for_selector("#draft-npc textarea:visible")  # open, for there is something in it
     assert page.locator("#draft-npc textarea").first.input_value() == "to see the ninth ship"
     page.click("#draft-script > button")

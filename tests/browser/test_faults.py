@@ -116,7 +116,7 @@ def went_on(found: list[int], seen: int) -> bool:
 
 
 def open_prune(page: Any, studio: Studio, who: characters.Character) -> None:
-    page.goto(studio.url(who.slug, "prune"))
+    studio.open(page, who.slug, "prune")
     expect(page.locator("#prune-from")).to_contain_text("Learns from")
 
 

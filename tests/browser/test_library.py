@@ -13,7 +13,7 @@ from studio.store.database import open_store
 
 
 def test_a_backup_is_made_and_fetched(studio: Studio, page: Any, tmp_path: Path) -> None:
-    page.goto(studio.url())
+    studio.open(page)
     page.get_by_role("button", name="Library").click()
     page.locator("#side-backup").click()
     expect(page.locator("#side-library-note")).to_contain_text("Saved as")
@@ -32,7 +32,7 @@ def test_a_long_list_of_runs_grows_when_asked(studio: Studio, page: Any) -> None
     lantern = characters.list_characters(store)[-1]
     for number in range(45):
         add_run(store, lantern.id, f"run {number}", {"model": "starter", "sparsity": 0.25}, state="stopped")
-    page.goto(studio.url(lantern.slug, "prune"))
+    studio.open(page, lantern.slug, "prune")
     rows = page.locator("#prune-runs tbody tr")
     for count in (20, 40, 45):
         expect(rows).to_have_count(count)

@@ -1,5 +1,6 @@
 """Sets of lines in a real browser: another name, deleted and brought back; and a table that a narrow page holds whole."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,19 +21,21 @@ def store(studio: Studio) -> Store:
 
 
 @pytest.fixture
-def sets(store: Store) -> tuple[LineSet, LineSet]:
+def sets(store: Store) -> Iterator[tuple[LineSet, LineSet]]:
     """Two sets of Bodo's, the newer one last."""
     bodo = characters.get(store, "bodo-grumm")
     assert bodo
     records = [{"question": f"Where is door number {number}?", "answer": f"Behind barrel {number}, as it ever was. " * 3}
                for number in range(40)]
     first, second = (lines.add_set(store, bodo.id, 1, records, {}, name=name) for name in ("First", "Second"))
-    return first, second
+    yield first, second
+    for made in lines.sets(store, bodo.id):  # the next tests find the room as it was
+        lines.delete_set(store, made.id)
 
 
 def test_a_set_gets_another_name_is_deleted_and_comes_back(studio: Studio, page: Any, store: Store,
                                                            sets: tuple[LineSet, LineSet]) -> None:
-    page.goto(studio.url("bodo-grumm", "prune"))
+    studio.open(page, "bodo-grumm", "prune")
     source = page.locator("#prune-from")
     expect(source).to_contain_text("Second")
     page.locator("#prune-rename-set").click()
@@ -64,7 +67,7 @@ def test_an_edit_of_approved_lines_makes_one_copy_and_the_next_edit_none(studio:
                                                                          sets: tuple[LineSet, LineSet]) -> None:
     before = len(lines.sets(store, sets[1].character))
     lines.approve(store, sets[1].id)
-    page.goto(studio.url("bodo-grumm", "prune"))
+    studio.open(page, "bodo-grumm", "prune")
     expect(page.locator("#prune-from")).to_contain_text("Second")
     answers = page.locator("#prune-table td.answer")
     type_into(page, answers.nth(1), "In the cellar.")
@@ -81,7 +84,7 @@ def test_an_edit_of_approved_lines_makes_one_copy_and_the_next_edit_none(studio:
 def test_a_narrow_page_shows_questions_with_their_whole_answers(studio: Studio, page: Any, store: Store,
                                                                 sets: tuple[LineSet, LineSet]) -> None:
     page.set_viewport_size({"width": NARROW, "height": 900})
-    page.goto(studio.url("bodo-grumm", "prune"))
+    studio.open(page, "bodo-grumm", "prune")
     answer = page.locator("#prune-table td.answer").nth(1)
     expect(answer).to_contain_text("Behind barrel 1, as it ever was.")
     answer.scroll_into_view_if_needed()

@@ -38,9 +38,10 @@ def run(studio: Studio) -> Iterator[Run]:
 
 
 def test_progress_comes_by_the_stream_and_rests_while_nobody_looks(studio: Studio, page: Any, run: Run) -> None:
-    page.goto(studio.url("bodo-grumm", "prune"))
+    studio.open(page, "bodo-grumm", "prune")
     progress, jobs = page.locator("#prune-progress"), page.locator("#side-jobs")
     expect(progress).to_contain_text("1 of 50")
+    page.locator("#prune-percent").scroll_into_view_if_needed()  # a figure is drawn when it comes into view
     expect(page.locator("#prune-remains ~ .figure .js-plotly-plot, #prune-remains .js-plotly-plot")).to_be_attached()
     path = Settings(studio.home).run_events(run.id)
     asked: list[str] = []
@@ -84,7 +85,7 @@ def test_a_page_whose_stream_breaks_off_comes_back_to_the_newest(studio: Studio,
 
 
 def test_what_is_open_chosen_and_typed_stays_while_the_page_changes(studio: Studio, page: Any, run: Run) -> None:
-    page.goto(studio.url("bodo-grumm", "prune"))
+    studio.open(page, "bodo-grumm", "prune")
     path = Settings(studio.home).run_events(run.id)
     page.locator("#prune-rename").click()
     title = page.locator("#prune-title input")
@@ -100,8 +101,7 @@ def test_what_is_open_chosen_and_typed_stays_while_the_page_changes(studio: Stud
 
 
 def test_a_figure_that_is_drawn_again_is_the_newest_and_keeps_its_height(studio: Studio, page: Any) -> None:
-    page.goto(studio.url("bodo-grumm", "draft"))
-    page.wait_for_function("window.personaStudioLive")
+    studio.open(page, "bodo-grumm")
     page.evaluate("""() => {
       const target = document.createElement("div");
       target.id = "drawn-here";

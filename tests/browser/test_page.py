@@ -18,7 +18,7 @@ def choose(page: Any, name: str) -> None:
 
 
 def test_a_reload_comes_back_to_the_character_and_the_room(studio: Studio, page: Any) -> None:
-    page.goto(studio.address)
+    studio.open(page)
     choose(page, "Edith Crowle")
     page.get_by_role("tab", name="4 · Compare").click()
     expect(page).to_have_url(re.compile("(?=.*character=edith-crowle)(?=.*room=compare)"))
@@ -53,8 +53,7 @@ def test_a_filling_that_comes_late_leaves_the_room_that_was_chosen_meanwhile(stu
 
 
 def test_the_live_channel_follows_the_room_that_was_chosen_last(studio: Studio, page: Any) -> None:
-    page.goto(studio.url("edith-crowle", "draft"))
-    expect(page.locator("#side-characters label.selected")).to_have_text("Edith Crowle")
+    studio.open(page, "edith-crowle")
     with page.expect_request(re.compile("/studio/live.*room=compare&character=edith-crowle")):
         page.get_by_role("tab", name="3 · Prune").click()
         page.get_by_role("tab", name="4 · Compare").click()
@@ -62,17 +61,19 @@ def test_the_live_channel_follows_the_room_that_was_chosen_last(studio: Studio, 
 
 
 def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
-    page.goto(studio.address)
+    studio.open(page)
     names = page.locator("#side-characters label")
-    expect(page.locator("#side-characters label.selected")).to_have_count(1)  # the page is filled
     page.locator("#side-search textarea, #side-search input").fill("pim")
     expect(names.filter(has_text="Pim Tuckett")).to_be_visible()
     expect(names.filter(has_text="Bodo Grumm")).to_have_count(0)
     page.locator("#side-search textarea, #side-search input").fill("")
     expect(names.filter(has_text="Bodo Grumm")).to_be_visible()
     choose(page, "Bodo Grumm")
-    page.locator("#side-delete").click()
-    page.locator("#side-delete-yes").click()
+    page.locator("#side-delete").click()  # at once: the question is about the one that was chosen last
+    expect(page.locator("#side-confirm")).to_contain_text("Bodo Grumm")
+    choose(page, "Edith Crowle")
+    page.locator("#side-delete-yes").click()  # and the one that the question names is deleted
+    expect(page.locator("#side-undo-box")).to_contain_text("Bodo Grumm was deleted.")
     expect(names.filter(has_text="Bodo Grumm")).to_have_count(0)
     page.locator("#side-undo").click()
     expect(page.locator("#side-characters label.selected")).to_have_text("Bodo Grumm")
@@ -85,8 +86,7 @@ CHOSEN = "#side-characters label.selected"
 
 
 def test_a_search_without_a_hit_shows_nobody_and_the_open_character_stays_open(studio: Studio, page: Any) -> None:
-    page.goto(studio.url("edith-crowle", "draft"))
-    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    studio.open(page, "edith-crowle")
     page.locator(SEARCH).fill("no such <b>word</b>")
     expect(page.locator("#side-nothing")).to_have_text("Nothing matches “no such <b>word</b>”.")
     expect(page.locator("#side-characters label")).to_have_count(0)
@@ -120,8 +120,7 @@ def test_an_unknown_room_is_said_to_be_none(studio: Studio, page: Any) -> None:
 
 
 def test_the_address_follows_a_new_name_and_that_of_a_deleted_character_brings_it_back(studio: Studio, page: Any) -> None:
-    page.goto(studio.url("edith-crowle", "draft"))
-    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    studio.open(page, "edith-crowle")
     page.locator("#side-new").click()
     expect(page).to_have_url(re.compile("character=new-character"))
     before = page.url
@@ -145,8 +144,7 @@ def test_the_address_follows_a_new_name_and_that_of_a_deleted_character_brings_i
 
 def test_the_question_before_deleting_is_in_sight_in_a_low_window(studio: Studio, page: Any) -> None:
     page.set_viewport_size({"width": 1280, "height": 480})
-    page.goto(studio.url("edith-crowle", "draft"))
-    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    studio.open(page, "edith-crowle")
     page.locator("#side-delete").click()
     expect(page.locator("#side-delete-no")).to_be_in_viewport(ratio=1)
     page.locator("#side-delete-no").click()
@@ -172,9 +170,7 @@ def tab_stops(page: Any) -> list[str]:
 
 
 def test_the_list_and_the_rooms_are_one_stop_each_and_arrow_keys_go_on_from_there(studio: Studio, page: Any) -> None:
-    page.goto(studio.url("edith-crowle", "prune"))
-    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
-    expect(page.get_by_role("tab", name="3 · Prune")).to_have_attribute("aria-selected", "true")
+    studio.open(page, "edith-crowle", "prune")
     stops = tab_stops(page)
     for group in ("side-characters", "prune-who", "prune-thorough"):
         assert stops.count(group) == 1, stops
@@ -196,7 +192,7 @@ def test_the_list_and_the_rooms_are_one_stop_each_and_arrow_keys_go_on_from_ther
 
 def test_a_closed_sidebar_is_no_stop(studio: Studio, page: Any) -> None:
     page.set_viewport_size({"width": 400, "height": 860})
-    page.goto(studio.url("edith-crowle", "prune"))
+    studio.open(page, "edith-crowle", "prune")
     expect(page.locator(".sidebar.open")).to_have_count(0)
     expect(page.locator("#prune-lines")).to_be_visible()
     expect(page.locator("#side-search")).to_be_hidden()
@@ -205,8 +201,7 @@ def test_a_closed_sidebar_is_no_stop(studio: Studio, page: Any) -> None:
 
 @pytest.mark.parametrize("room", ["draft", "prune", "compare", "export"])
 def test_headings_are_an_outline_without_gaps(studio: Studio, page: Any, room: str) -> None:
-    page.goto(studio.url("edith-crowle", room))
-    expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
+    studio.open(page, "edith-crowle", room)
     expect(page.locator(f"#room-{room} h3:visible").first).to_be_visible()
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].filter((one) => one.getClientRects().length)"
                            ".map((one) => Number(one.tagName[1]))")
@@ -218,8 +213,7 @@ def test_headings_are_an_outline_without_gaps(studio: Studio, page: Any, room: s
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_scrollbars_have_the_pages_theme(studio: Studio, page: Any, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
-    page.goto(studio.address)
-    expect(page.locator(CHOSEN)).to_have_count(1)
+    studio.open(page)
     assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == scheme
 
 

@@ -47,8 +47,7 @@ def walk(studio: Studio, page: Any) -> Run:
 def create(studio: Studio, page: Any) -> str:
     """An empty page becomes a card by typing; a reload finds it again. Returns its slug."""
     card = json.loads(CARD.read_text(encoding="utf-8"))["data"]
-    page.goto(studio.address)
-    expect(page.locator("#side-characters label.selected")).to_have_count(1)
+    studio.open(page)
     page.locator("#side-new").click()
     page.wait_for_function("document.querySelector('#draft-name input, #draft-name textarea')?.value === 'New character'")
     for name, key in FIELDS.items():
@@ -62,7 +61,7 @@ def create(studio: Studio, page: Any) -> str:
 
 def preview(studio: Studio, page: Any, slug: str) -> None:
     """One message, one answer, with its measures."""
-    page.goto(studio.url(slug, "preview"))
+    studio.open(page, slug, "preview")
     message = page.locator("#preview-message textarea")
     message.fill("Who are you?")
     message.press("Enter")
@@ -72,7 +71,7 @@ def preview(studio: Studio, page: Any, slug: str) -> None:
 
 def make_lines(studio: Studio, page: Any, slug: str) -> None:
     """The lines of a first try, approved."""
-    page.goto(studio.url(slug, "prune"))
+    studio.open(page, slug, "prune")
     page.locator("#prune-thorough label", has_text="First try").click()
     page.locator("#prune-lines").click()
     expect(page.locator("#prune-making")).to_contain_text("answers", ignore_case=True)
@@ -98,7 +97,7 @@ def prune(studio: Studio, page: Any, slug: str) -> None:
 
 def compare(studio: Studio, page: Any, slug: str) -> None:
     """Blind, one message to both; the names only after the vote."""
-    page.goto(studio.url(slug, "compare"))
+    studio.open(page, slug, "compare")
     message = page.locator("#compare-message textarea")
     message.fill("Have you seen the sea?")
     message.press("Enter")
@@ -111,7 +110,7 @@ def compare(studio: Studio, page: Any, slug: str) -> None:
 
 def export(studio: Studio, page: Any, slug: str) -> None:
     """A named folder with its zip; the proof is shown."""
-    page.goto(studio.url(slug, "export"))
+    studio.open(page, slug, "export")
     name = page.locator("#export-name textarea, #export-name input")
     expect(name).to_have_value("pim-25")
     name.fill("pim-quarter")

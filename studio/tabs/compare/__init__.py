@@ -114,10 +114,11 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners."""
     controller, controls = Controller(services), Controls()
     services.live.part(ROOM, controller.contents, "character", *LOOKS, stamp=services.answers_stamp)
+    script.listen(services, page, controls.script)
+    page = page.in_turn(ROOM)
     _opening(controller, page, tab, controls)
     _talking(controller, page, controls)
     _voting(controller, page, controls)
-    script.listen(services, page, controls.script)
 
 
 def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:

@@ -120,6 +120,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners."""
     controller, controls = Controller(services), Controls()
     services.live.part(ROOM, controller.contents, "character", *LOOKS, stamp=services.answers_stamp)
+    page = page.in_turn(ROOM)
     _opening(controller, page, tab, controls)
     _talking(controller, page, controls)
     _keeping(controller, page, controls)
