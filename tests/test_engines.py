@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,11 +237,22 @@ def test_scripts_for_games_parse_and_hold_the_prompt(hard: bool, tmp_path: Path)
     assert all(("lorebook" in guide) == bool(pack.lore) and pack.gguf in guide for guide in guides)
 
 
+def write(folder: Path, id: str, pack: Pack) -> list[str]:
+    """The files of a target's folder, once what it needs is fetched."""
+    list(fetch() if (fetch := TARGETS[id].fetch) else [])
+    writing = write_engine(folder, id, pack)
+    try:
+        while True:
+            next(writing)
+    except StopIteration as end:
+        return end.value
+
+
 def test_lm_studio_gets_its_layout_a_preset_and_the_opening(tmp_path: Path) -> None:
     _, pack = pack_for(templates.CHATML, tmp_path)
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / pack.gguf).write_bytes(b"GGUF")
-    written = write_engine(tmp_path, "lmstudio", pack)
+    written = write(tmp_path, "lmstudio", pack)
     model = tmp_path / "lmstudio" / lmstudio.PUBLISHER / "the-miller" / pack.gguf
     assert model.read_bytes() == b"GGUF" and all((tmp_path / name).is_file() for name in written) and len(written) == 4
     fields = {one["key"]: one["value"] for one in json.loads(lmstudio.render_preset(pack))["operation"]["fields"]}
@@ -256,17 +268,21 @@ def test_engines_without_a_type_get_the_default_and_the_best_file_is_named() -> 
 
 @pytest.mark.parametrize("id", TARGETS)
 @pytest.mark.parametrize("hard", [False, True])
-def test_every_target_writes_a_folder_that_can_be_used(id: str, hard: bool, tmp_path: Path) -> None:
+def test_every_target_writes_a_folder_that_can_be_used(id: str, hard: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if TARGETS[id].needs:
+        request.getfixturevalue(TARGETS[id].needs)
     _, pack = pack_for(templates.CHATML, tmp_path)
     if hard:
-        pack = Pack("9-lives", 'A "title"\n', "Zoë", pack.gguf, HARD, [{"role": "user", "content": HARD}], HARD, 2)
+        pack = replace(pack, slug="9-lives", title='A "title"\n', char="Zoë", system=HARD, suffix=HARD, lore=2,
+                       opening=[{"role": "user", "content": HARD}])
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / pack.gguf).write_bytes(b"GGUF")
-    written = write_engine(tmp_path, id, pack)
+    written = write(tmp_path, id, pack)
     assert f"{id}/{TARGETS[id].start}" in written and TARGETS[id].id == id
     assert set(written) == {f"{id}/{file.relative_to(tmp_path / id).as_posix()}" for file in (tmp_path / id).rglob("*")
                             if file.is_file()}
-    assert any(pack.gguf in (tmp_path / name).read_text() for name in written) or TARGETS[id].place_gguf
+    assert any(pack.gguf in name or (name.endswith((".md", ".gd", "Modelfile")) and pack.gguf in (tmp_path / name).read_text())
+               for name in written)
 
 
 def test_the_docs_list_every_target() -> None:

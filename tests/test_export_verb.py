@@ -212,7 +212,7 @@ def test_nothing_is_written_over(pruned: Path, tmp_path: Path, capsys: Any) -> N
 
 
 def test_an_export_for_engines_has_their_folders_and_tells_of_them(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                   speaks_here: None) -> None:
+                                                                   speaks_here: None, wllama: Path) -> None:
     monkeypatch.setattr(gguf_proof, "ask", ask_here)
     monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
     model = pruned.parent / "llama"

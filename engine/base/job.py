@@ -216,6 +216,8 @@ class ExportJob(Process):
                                "times", metavar="TYPE")
     engines: list[str] = knob([], "Also a folder for this program; adds a GGUF file, Q8_0 unless --gguf names one; may be given "
                               "several times", option="for")
+    portrait: str = knob("", "The character's picture (PNG, JPEG or WebP; a card in a PNG file is one), for the web page",
+                         metavar="FILE")
     measure: str = knob("", "Measure speed and memory of the copy and of MODEL, the dense model that it was pruned from",
                         metavar="MODEL")
     zip: bool = knob(False, "Also write DIR.zip beside it")

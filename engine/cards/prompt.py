@@ -166,15 +166,32 @@ def render_greeting(card: Card, setting: Setting = USUAL) -> str:
     return _filled("", card.greeting, card, setting)
 
 
+def render_instructions(card: Card, setting: Setting = USUAL) -> str:
+    """What comes after the player's last words: the post-history instructions, then the form of a reply that holds actions.
+
+    We have no others of our own; "" for neither.
+    """
+    own = render_text(_ORIGINAL.sub("", card.post_history_instructions), card, setting)
+    form = render_text(reply_instructions(read_npc(card.raw)), card, setting) if setting.actions else ""
+    return "\n\n".join(bracketed(text) for text in (own, form) if text)
+
+
+def render_text(text: str, card: Card, setting: Setting = USUAL) -> str:
+    """A text of a card, tidied, with its macros carried out."""
+    return _filled("", text, card, setting)
+
+
+def render_dialogues(card: Card, setting: Setting) -> list[list[Message]]:
+    """Each example dialogue that says who speaks, as messages; NEW_CHAT before one that {{char}} begins."""
+    return [[*([_message("user", NEW_CHAT)] if turns[0][0] == "assistant" else []),
+             *(_message(role, tidy) for role, text in turns if (tidy := _filled("", text, card, setting)))]
+            for _, turns in _dialogues(card, setting) if turns]
+
+
 def example_turns(card: Card, setting: Setting, dropped: int = 0) -> list[Message]:
-    """The example dialogues that say who speaks as messages, without the last `dropped`; NEW_CHAT before {{char}}'s turns."""
-    spoken = [turns for _, turns in _dialogues(card, setting) if turns]
-    result: list[Message] = []
-    for turns in spoken[:max(0, len(spoken) - dropped)]:
-        if turns[0][0] == "assistant":
-            result.append(_message("user", NEW_CHAT))
-        result += [_message(role, tidy) for role, text in turns if (tidy := _filled("", text, card, setting))]
-    return result
+    """The example dialogues as messages, without the last `dropped`."""
+    spoken = render_dialogues(card, setting)
+    return [turn for dialogue in spoken[:max(0, len(spoken) - dropped)] for turn in dialogue]
 
 
 def render_description(card: Card, setting: Setting = USUAL) -> str:
@@ -218,10 +235,10 @@ def bracketed(text: str) -> str:
 def _inserts(fired: list[Fired], card: Card, setting: Setting) -> list[tuple[str, int | None]]:
     """Texts for the player's turns, with their depths: memory, lore that is not in the system prompt, and the Character's Note."""
     inserts: list[tuple[str, int | None]] = [(text, None)] if (text := _remembered(card, setting)) else []
-    inserts += [(_as_said(one.text, one.entry.role, card), one.entry.depth)
+    inserts += [(as_said(one.text, one.entry.role, card), one.entry.depth)
                 for one in sorted(fired, key=lambda one: one.entry.place == "after_char") if not one.entry.steady]
     if (note := note_of(card)) and (text := _filled("", note.text, card, setting)):
-        inserts.append((_as_said(text, note.role, card), note.depth))
+        inserts.append((as_said(text, note.role, card), note.depth))
     return inserts
 
 
@@ -231,8 +248,8 @@ def _remembered(card: Card, setting: Setting) -> str:
     return f"[{expand_macros(REMEMBERED, card, setting.user)} {said}]" if said else ""
 
 
-def _as_said(text: str, role: Role, card: Card) -> str:
-    """A text of this role inside a player's turn; what is the character's says so."""
+def as_said(text: str, role: Role, card: Card) -> str:
+    """A rendered text of this role inside a player's turn; what is the character's says so."""
     return text if role == "user" else bracketed(text if role == "system" else f"{card.char}: {text}")
 
 
@@ -257,15 +274,12 @@ def _with_inserts(talk: list[Message], inserts: Sequence[tuple[str, int | None]]
 
 
 def _with_instructions(talk: list[Message], card: Card, setting: Setting) -> list[Message]:
-    """The turns with the post-history instructions after the player's last, then the form of a reply that holds actions; we have
-    no others of our own."""
+    """The turns with the instructions after the player's last."""
     place = max((index for index, message in enumerate(talk) if message["role"] == "user"), default=-1)
-    own = _filled("", _ORIGINAL.sub("", card.post_history_instructions), card, setting)
-    form = _filled("", reply_instructions(read_npc(card.raw)), card, setting) if setting.actions else ""
-    texts = [bracketed(text) for text in (own, form) if text]
-    if not texts or place < 0:
+    text = render_instructions(card, setting)
+    if not text or place < 0:
         return talk
-    changed = _message("user", "\n\n".join([talk[place]["content"], *texts]))
+    changed = _message("user", f"{talk[place]['content']}\n\n{text}")
     return [*talk[:place], changed, *talk[place + 1:]]
 
 

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import time
 import zipfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from engine.base.migrate import read_report
 from engine.base.model_folder import check_config, known_shapes
 from engine.base.sizes import COMMON_TYPES, expected_bytes
 from engine.cards.card import parse_card
+from engine.cards.pictures import clean_portrait
 from engine.cards.prompt import messages
 from engine.export.engines import TARGETS, choose_file, needed_types, write_engine
 from engine.export.engines.target import make_pack
@@ -90,6 +91,16 @@ class Copy:
 
         return parse_types(names)
 
+    @functools.cached_property
+    def portrait(self) -> bytes:
+        """The character's picture, as a PNG of pixels alone; b"" for none. Raises UserError for what is no picture."""
+        if not self.asked.portrait:
+            return b""
+        try:
+            return clean_portrait(Path(self.asked.portrait).read_bytes())
+        except OSError as error:
+            raise UserError(f"The picture {self.asked.portrait} cannot be read ({error.strerror}).") from error
+
     @property
     def archive(self) -> Path:
         """Where the zip file goes."""
@@ -98,10 +109,11 @@ class Copy:
     @property
     def stages(self) -> list[tuple[StageId, str]]:
         """The stages, in order."""
+        fetched = [(StageId.FETCH, needed) for one in self.engines if (needed := TARGETS[one].needs)]
         ids = [StageId.GGUF_DECODE, StageId.GGUF_REFERENCE] if self.types else []
         gguf = [*((StageId.GGUF_WRITE, type) for type in self.types), *((id, "") for id in ids),
                 *((StageId.GGUF_PROVE, type) for type in self.types)]
-        return [(StageId.COPY, ""), (StageId.PROVE, ""), *gguf, *([(StageId.ENGINES, "")] if self.engines else []),
+        return [*fetched, (StageId.COPY, ""), (StageId.PROVE, ""), *gguf, *([(StageId.ENGINES, "")] if self.engines else []),
                 *([(StageId.SPEED, "")] if self.asked.measure else []), *([(StageId.ZIP, "")] if self.asked.zip else [])]
 
 
@@ -112,6 +124,7 @@ def copy_folder(asked: ExportJob) -> Generator[Event, None, None]:
     """
     start, copy = time.perf_counter(), Copy(asked)
     files, report = _read_source(copy)
+    copy.portrait  # noqa: B018 - refused before any work
     size = sum(entry["bytes"] for entry in files.values())
     if copy.types:
         from engine.export.gguf_tensors import architecture_of
@@ -122,6 +135,9 @@ def copy_folder(asked: ExportJob) -> Generator[Event, None, None]:
         size += sum(expected_bytes(shapes, type) + 20_000_000 for type in copy.types)
     yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), copy.stages)
     dense = (yield from _find_dense(copy.asked.measure)) if copy.asked.measure else None
+    for engine in copy.engines:
+        if fetch := TARGETS[engine].fetch:
+            yield from fetch()
     partial = copy.archive.with_name(f".{copy.archive.name}.partial")
     with explain_write_errors(copy.out, "try again"), ExitStack() as at_end:
         at_end.callback(partial.unlink, missing_ok=True)
@@ -135,7 +151,7 @@ def copy_folder(asked: ExportJob) -> Generator[Event, None, None]:
             if copy.types:
                 yield from add_gguf(staging, copy.types)
             if copy.engines:
-                yield from _add_engines(staging, copy.engines)
+                yield from _add_engines(staging, copy)
             if dense:  # both models are measured, one after the other
                 timed = yield from measure_speed(dense, staging, str(read_json(staging / "report.json").get("dtype", "float32")))
                 update_report(staging, speed=[{name: value for name, value in dataclasses.asdict(one).items() if name != "time"}
@@ -208,18 +224,30 @@ def update_report(folder: Path, **more: object) -> None:
     update_manifest(folder, "report.json")
 
 
-def _add_engines(folder: Path, engines: Sequence[str]) -> Generator[Event, None, None]:
+def _add_engines(folder: Path, copy: Copy) -> Generator[Event, None, None]:
     """Write the engines' folders; the GGUF files are there already."""
     from engine.models.loading import load_tokenizer, locate
 
-    yield Stage(StageId.ENGINES, len(engines))
+    yield Stage(StageId.ENGINES, len(copy.engines))
     source = yield from locate(str(folder))
-    pack = make_pack(folder, choose_file([file.name for file in (folder / GGUF).glob("*.gguf")]), load_tokenizer(source))
+    best = choose_file([file.name for file in (folder / GGUF).glob("*.gguf")])
+    pack = make_pack(folder, best, load_tokenizer(source), copy.portrait)
     written = {}
-    for number, engine in enumerate(engines, 1):
-        written[engine] = write_engine(folder, engine, pack)
-        yield Step(StageId.ENGINES, number, len(engines))
+    for number, engine in enumerate(copy.engines, 1):
+        writing = write_engine(folder, engine, pack)
+        written[engine] = yield from _counted(writing, Step(StageId.ENGINES, number - 1, len(copy.engines)))
+        yield Step(StageId.ENGINES, number, len(copy.engines))
     update_report(folder, engines=written)
+
+
+def _counted(writing: Generator[None, None, list[str]], so_far: Step) -> Generator[Event, None, list[str]]:
+    """The value of `writing`; yields `so_far` wherever it can be stopped."""
+    try:
+        while True:
+            next(writing)
+            yield so_far
+    except StopIteration as end:
+        return end.value
 
 
 def _find_dense(model: str) -> Generator[Event, None, Path]:

@@ -117,9 +117,14 @@ def _control_tokens(tokenizer: Any) -> dict[str, int]:
     return found
 
 
+def control_texts(tokenizer: Any) -> list[str]:
+    """The control tokens, the longest first."""
+    return sorted(_control_tokens(tokenizer), key=len, reverse=True)
+
+
 def disarm(tokenizer: Any, text: str) -> str:
     """A text with a space inside every control token, so that it is read as plain characters."""
-    tokens = sorted(_control_tokens(tokenizer), key=len, reverse=True)
+    tokens = control_texts(tokenizer)
     found = True
     while found:  # breaking one may complete another only in odd vocabularies; then it is broken, too
         found = False

@@ -5,10 +5,8 @@ docs/export.md come from TARGETS.
 """
 
 import importlib
-import os
 import pkgutil
-import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from engine.base.files import write_atomic
@@ -34,22 +32,17 @@ def choose_file(files: Sequence[str]) -> str:
     return min(files, key=lambda name: _PREFERRED.index(kind(name)) if kind(name) in _PREFERRED else len(_PREFERRED))
 
 
-def write_engine(folder: Path, engine: str, pack: Pack) -> list[str]:
-    """Write the folder of one of TARGETS into an export; the names of its files, relative to the export."""
-    target = TARGETS[engine]
-    files = target.render(pack)
-    for name, text in files.items():
-        write_atomic(folder / engine / name, text)
-    names = [f"{engine}/{name}" for name in files]
-    if target.place_gguf:
-        names.append(f"{engine}/{target.place_gguf(pack)}")
-        file, second = folder / "gguf" / pack.gguf, folder / names[-1]
-        second.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, second)
-        except OSError:  # the file system has no second names
-            shutil.copyfile(file, second)
-    return names
+def write_engine(folder: Path, engine: str, pack: Pack) -> Generator[None, None, list[str]]:
+    """Write the folder of one of TARGETS into an export; the generator's value: its files, relative to the export.
+
+    Yields where it can be stopped.
+    """
+    target, own = TARGETS[engine], folder / engine
+    for name, text in target.render(pack).items():
+        write_atomic(own / name, text)
+    if target.add:
+        yield from target.add(own, pack)
+    return sorted(file.relative_to(folder).as_posix() for file in own.rglob("*") if file.is_file())
 
 
 def table() -> str:

@@ -4,10 +4,12 @@ Written for LM Studio 0.3.15 and newer, which import presets from files (https:/
 """
 
 import json
+from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 from engine.base.sampling import DEFAULTS, TOP_K
-from engine.export.engines.target import Pack, Target
+from engine.export.engines.target import Pack, Target, place
 
 VERSION = "LM Studio 0.3.15 or newer"
 PUBLISHER = "persona-studio"
@@ -47,5 +49,11 @@ server you can send them: `opening.json` holds the messages that come before the
 """
 
 
+def place_gguf(folder: Path, pack: Pack) -> Generator[None, None, None]:
+    """Put the GGUF file into the layout."""
+    place(pack.file, folder / PUBLISHER / pack.slug / pack.gguf)
+    yield from ()
+
+
 TARGET = Target("lmstudio", "LM Studio", VERSION, "the file in LM Studio's layout, a preset, the opening messages for its server",
-                render, place_gguf=lambda pack: f"{PUBLISHER}/{pack.slug}/{pack.gguf}")
+                render, add=place_gguf)

@@ -4,16 +4,20 @@ The prompt comes from an exported folder, by the project's one prompt builder, a
 """
 
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.base.events import Event
 from engine.base.files import read_json, slug
 from engine.cards.card import parse_card, read_book
 from engine.cards.prompt import Message, messages
-from engine.export.engines.go_template import find_pieces
+from engine.export.engines.conversation import describe, format_of
+from engine.export.engines.go_template import ChatPieces, find_pieces
 from engine.export.licence import titled
 
 LONGEST_CONTEXT = 8192  # tokens: an engine allocates memory for all of them, and no chat with one character needs more
@@ -25,10 +29,10 @@ _BREAKS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029\u200b\
 class Pack:
     """A character for other programs.
 
-    `gguf`: the name of the file, in the folder `gguf`. `opening`: the turns before the player's first line, as the model's
-    chat format takes them. `suffix`: text after each of the player's lines. `lore`: number of lorebook entries that the
-    player's words trigger, which no target supports. `template`: the chat format in Go's template language, "" where it has
-    no translation. `stops`: texts that end an answer.
+    `gguf`: the name of the file, in the folder `gguf` of the export, which is `folder`. `opening`: the turns before the
+    player's first line, as the model's chat format takes them. `suffix`: text after each of the player's lines. `lore`: number
+    of lorebook entries that the player's words trigger, which only the web page supports. `template`: the chat format in
+    Go's template language, "" where it has no translation. `stops`: texts that end an answer.
     """
 
     slug: str
@@ -43,6 +47,14 @@ class Pack:
     template: str = ""
     stops: tuple[str, ...] = ()
     licence: str = ""
+    folder: Path = Path()
+    conversation: Mapping[str, Any] = field(default_factory=dict)
+    portrait: bytes = b""
+
+    @property
+    def file(self) -> Path:
+        """The GGUF file."""
+        return self.folder / "gguf" / self.gguf
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,8 @@ class Target:
 
     `id`: the folder's name, and the value of --for. `contents` and `written_for` (program and version) are for the docs.
     `render`: names of the folder's files -> text. `start`: the file to open first; `hint`: what it does, as in "README.md
-    explains how to use it". `place_gguf`: where in the folder the GGUF file must also be, for programs that need it there.
+    explains how to use it". `add`: writes into the folder what is no text, or takes time, and yields where it
+    can be stopped. `fetch`: fetches what it needs from elsewhere, called `needs`, before anything is exported.
     """
 
     id: str
@@ -61,29 +74,34 @@ class Target:
     render: Callable[[Pack], dict[str, str]]
     start: str = "README.md"
     hint: str = "explains how to use it"
-    place_gguf: Callable[[Pack], str] | None = None
+    add: Callable[[Path, Pack], Generator[None, None, None]] | None = None
+    fetch: Callable[[], Generator[Event, None, Any]] | None = None
+    needs: str = ""
 
 
-def make_pack(folder: Path, gguf: str, tokenizer: Any) -> Pack:
+def make_pack(folder: Path, gguf: str, tokenizer: Any, portrait: bytes = b"") -> Pack:
     """The pack of an exported folder whose GGUF file has the name `gguf`; `tokenizer` is the folder's."""
-    from engine.models.chat_format import disarm, endings
+    from engine.models.chat_format import disarm, endings, token_counter
 
     report, card_file = read_json(folder / "report.json"), folder / "character.json"
     card = parse_card(card_file.read_bytes(), str(card_file))
     system, *opening = [{**one, "content": disarm(tokenizer, one["content"])} for one in messages(card, [])]
-    opening, template = _shaped(tokenizer, [system, *opening])
+    opening, pieces = _shaped(tokenizer, [system, *opening])
+    conversation = describe(card, token_counter(tokenizer))
+    if pieces:
+        conversation["format"] = _format(tokenizer, pieces)
     window = read_json(folder / "config.json").get("max_position_embeddings") or 2048
     licence = folder / "LICENSE"
     title = titled(report["base"], report.get("name") or card.char)
     suffix = messages(card, [("user", _MARK)])[-1]["content"].partition(_MARK)[2]  # what the card's closing instructions add
     return Pack(slug(title), title, card.char, gguf, system["content"], opening, suffix,
                 sum(entry.enabled and not entry.steady for entry in read_book(card).entries), min(int(window), LONGEST_CONTEXT),
-                template, tuple(tokenizer.convert_ids_to_tokens(sorted(endings(tokenizer)))),
-                licence.read_text(encoding="utf-8", errors="replace") if licence.is_file() else "")
+                pieces.to_go() if pieces else "", tuple(tokenizer.convert_ids_to_tokens(sorted(endings(tokenizer)))),
+                licence.read_text(encoding="utf-8", errors="replace") if licence.is_file() else "", folder, conversation, portrait)
 
 
-def _shaped(tokenizer: Any, opening: list[Message]) -> tuple[list[Message], str]:
-    """The turns after the system text, as the chat format takes them, and the format as a Go template."""
+def _shaped(tokenizer: Any, opening: list[Message]) -> tuple[list[Message], ChatPieces | None]:
+    """The turns after the system text, as the chat format takes them, and the pieces of the format."""
     from engine.models.chat_format import alternate, render_chat
 
     question = {"role": "user", "content": _MARK}
@@ -94,8 +112,26 @@ def _shaped(tokenizer: Any, opening: list[Message]) -> tuple[list[Message], str]
         talk = [*shape, question]
         pieces = find_pieces(lambda turns, asked: render_chat(tokenizer, turns, asked), added, [talk])
         if pieces and render_chat(tokenizer, talk) == text:
-            return list(shape[1:]), pieces.to_go()
-    return opening[1:], ""
+            return list(shape[1:]), pieces
+    return opening[1:], None
+
+
+def _format(tokenizer: Any, pieces: ChatPieces) -> dict[str, Any]:
+    """The chat format of a conversation; whether its turns must alternate is found out by rendering some that do not."""
+    from engine.models.chat_format import alternate, control_texts, render_chat
+
+    odd = [{"role": role, "content": _MARK} for role in ("system", "assistant", "user", "user")]
+    return format_of(pieces, control_texts(tokenizer), not render_chat(tokenizer, odd).endswith(pieces.render(odd)),
+                     alternate(odd[1:2])[0]["content"])
+
+
+def place(file: Path, second: Path) -> None:
+    """Give a file a second name; a second copy where the file system has no second names."""
+    second.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, second)
+    except OSError:
+        shutil.copyfile(file, second)
 
 
 def literal(text: str, indent: str) -> str:
