@@ -10,6 +10,7 @@ STAGES: dict[StageId, str] = {
     StageId.RECONSTRUCT_START: "reconstruct the start", StageId.LEARN_MASK: "learn the mask",
     StageId.RECONSTRUCT: "reconstruct the mask", StageId.TUNE: "tune the layers", StageId.TUNE_AGAIN: "tune the layers again",
     StageId.RECOVER: "recover", StageId.MEASURE: "measure", StageId.EXPORT: "export", StageId.PROVE: "prove",
+    StageId.GGUF_FILES: "write the GGUF files",
     StageId.COPY: "copy", StageId.GGUF_WRITE: "write {}", StageId.GGUF_DECODE: "decode with llama.cpp",
     StageId.GGUF_REFERENCE: "read with transformers", StageId.GGUF_PROVE: "prove {}",
     StageId.ENGINES: "make folders for engines", StageId.SPEED: "measure the speed", StageId.ZIP: "zip",

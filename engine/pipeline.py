@@ -23,7 +23,7 @@ from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
 from engine.models.ffn import count_tokens
 from engine.stages.context import LINES_STAGES, STAGES, Job, JobContext, halve, load_dense, open_workdir, with_less_at_once
-from engine.stages.finish import export, finish_model, measure_ladder, require_export_space
+from engine.stages.finish import deliver, export, finish_model, is_proven, measure_ladder, require_export_space
 from engine.stages.lines import make_lines, write_extra_samples
 from engine.stages.mask import DistillationData, find_mask, read_dense
 from engine.stages.reconstruction import (
@@ -90,9 +90,18 @@ def _lines(ctx: JobContext, meter: "_Meter") -> Stream[None]:
 
 
 def _stages(ctx: JobContext, meter: "_Meter") -> Stream[None]:
+    if is_proven(ctx):
+        for stage, subject in STAGES[:-1]:
+            yield Stage(stage, reused=True, subject=subject)
+    else:
+        yield from _make_folder(ctx, meter)
+    yield from deliver(ctx)
+
+
+def _make_folder(ctx: JobContext, meter: "_Meter") -> Stream[None]:
     recipe = ctx.job.recipe
     yield from load_dense(ctx, recipe.load_in)
-    require_export_space(ctx)  # said now rather than after all the work
+    require_export_space(ctx, ctx.removed)  # said now rather than after all the work
     meter.count_tokens_of(ctx.model)
     yield from make_lines(ctx)
     yield from write_extra_samples(ctx)

@@ -25,6 +25,7 @@ STAGES: dict[str, str] = {
     StageId.RECONSTRUCT: "Refit what remains", StageId.TUNE: "Tune what remains, layer by layer",
     StageId.TUNE_AGAIN: "Tune it again, on more answers", StageId.RECOVER: "Recover: fine-tune the whole model",
     StageId.MEASURE: "Measure", StageId.EXPORT: "Write the smaller model", StageId.PROVE: "Check that it loads and speaks",
+    StageId.GGUF_FILES: "Write the GGUF files that speak",
     StageId.COPY: "Copy the files", StageId.ZIP: "Pack the zip", StageId.GGUF_WRITE: "Write the GGUF file {}",
     StageId.GGUF_DECODE: "Decode with llama.cpp", StageId.GGUF_REFERENCE: "Read the same texts with transformers",
     StageId.GGUF_PROVE: "Compare the GGUF file {}", StageId.ENGINES: "Make the engines' folders",

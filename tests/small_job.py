@@ -149,7 +149,7 @@ def _run(arguments: Sequence[str], folder: Path, leash: Any, output: Any, errors
 
 @dataclass
 class Life:
-    """What one process said and left. `hidden`: unfinished folders beside the output when it had ended."""
+    """What one process said and left. `hidden`: unfinished folders when it had ended."""
 
     code: int
     errors: str
@@ -175,7 +175,7 @@ class Story:
             if not ended and until(event):
                 ended = True
                 end(process.pid)
-        hidden = [file.name for file in self.folder.glob(".out.*")]
+        hidden = [file.name for file in (*self.folder.glob(".out.*"), *(self.folder / "out.work").glob(".proven.*"))]
         self.lives.append(Life(*process.end(), seen, hidden, (self.folder / "out").exists()))
 
 

@@ -53,7 +53,7 @@ def interrupt_all_while_proving(process: int) -> None:
 
 @pytest.fixture(scope="module")
 def story(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """One job: interrupted, killed while learning, solving, recovering and proving, and at last left to end."""
+    """One job: interrupted, killed while learning, solving, recovering and proving, interrupted once more, and left to end."""
     folder = tmp_path_factory.mktemp("story")
     arguments = prune_arguments(folder, llama, steps=5, json=True, **SETTINGS)
     story = Story(folder, [word.replace(f"{folder}/", "") for word in arguments])
@@ -65,12 +65,13 @@ def story(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
         story.live(is_step("recover", 2), kill)
         story.live(is_stage("prove"), kill)
         story.live(is_stage("prove"), interrupt_all_while_proving, forked=False)
+        story.live(lambda event: False, kill)
     return story
 
 
 @pytest.mark.usefixtures("quick_proof")
 def test_a_job_killed_in_every_stage_ends_with_the_same_bits(story: Story, llama: Path, tmp_path: Path) -> None:
-    assert [life.code for life in story.lives] == [130, -9, -9, -9, -9, 0], [life.errors for life in story.lives]
+    assert [life.code for life in story.lives] == [130, -9, -9, -9, -9, 130, 0], [life.errors for life in story.lives]
     assert main(prune_arguments(tmp_path, llama, steps=5, json=True, **SETTINGS)) == 0
     for name in ("mask.safetensors", "columns.safetensors", "recovered.safetensors"):
         assert sha256(story.folder / "out.work" / name) == sha256(tmp_path / "out.work" / name), name
@@ -90,7 +91,7 @@ def test_each_process_goes_on_where_the_last_one_stopped(story: Story) -> None:
     assert [done for life in learnt[2:] for done in life] in ([4, 5], [5], [])
     recovered = [[done for stage, done in life if stage == "recover"] for life in steps]
     assert recovered[3][0] == 1 and recovered[4][0] == recovered[3][-1] + 1 and recovered[4][-1] == 40
-    assert recovered[5] == [] and [life.seen[0]["resumed"] for life in story.lives] == [False] + [True] * 5
+    assert recovered[5] == [] and [life.seen[0]["resumed"] for life in story.lives] == [False] + [True] * 6
     stages = [event["stage"] for event in story.lives[5].seen if event["event"] == "Stage" and event["reused"]]
     assert stages == ["write_answers", "write_extra_samples", "read_dense", "reconstruct_start", "learn_mask",
                       "reconstruct", "tune_layers", "tune_layers_again", "recover"]
@@ -104,14 +105,16 @@ def test_an_interrupted_job_says_how_to_go_on(story: Story) -> None:
 
 
 def test_no_half_folder_is_ever_seen_and_leftovers_go(story: Story) -> None:
-    assert [life.out_there for life in story.lives] == [False] * 5 + [True]
-    assert [len(life.hidden) for life in story.lives] == [0, 0, 0, 0, 1, 0]
+    assert [life.out_there for life in story.lives] == [False] * 6 + [True]
+    assert [len(life.hidden) for life in story.lives] == [0, 0, 0, 0, 1, 0, 0]
     assert (story.folder / "out" / "manifest.json").is_file()
 
 
-def test_an_interrupt_during_the_proof_lets_the_job_end(story: Story) -> None:
-    last = story.lives[-1]
-    assert last.seen[-1]["event"] == "Finished" and "Stopping after this step" in last.errors
+def test_an_interrupt_during_the_proof_lets_it_end_and_the_job_goes_on_after_it(story: Story) -> None:
+    *_, interrupted, last = story.lives
+    assert interrupted.seen[-1]["event"] == "Stopped" and "Stopping after this step" in interrupted.errors
+    worked = [event["stage"] for event in last.seen if event["event"] == "Stage" and not event["reused"]]
+    assert worked == ["write_gguf_files"] and last.seen[-1]["event"] == "Finished"
     proof = read_json(story.folder / "out" / "report.json")["proof"]
     assert proof["agrees"] and proof["positions"] == 48 and proof["seconds"] > 0
 

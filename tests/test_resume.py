@@ -14,7 +14,7 @@ from small_job import is_step, make_job, prune_arguments, run_job, same_tensors,
 from engine.__main__ import main
 from engine.base import events
 from engine.base.errors import UserError
-from engine.base.files import read_json, sha256
+from engine.base.files import check_manifest, read_json, sha256
 from engine.base.questions import normalise
 from engine.calibration.rewriting import Voice
 from engine.pipeline import prune
@@ -186,3 +186,28 @@ def test_a_torn_last_event_is_passed_over(tmp_path: Path) -> None:
         assert list(events.read(file)) == written[:1]
     file.write_bytes(whole)
     assert list(events.read(file)) == written and list(events.read(tmp_path / "none")) == []
+
+
+def test_a_job_that_was_stopped_while_it_wrote_gguf_files_goes_on_there(llama: Path, tmp_path: Path, undisturbed: Path) -> None:
+    job = make_job(llama, tmp_path / "out", recover=True)
+    stream = prune(job, work_of(job.out))
+    assert any(is_step("write_gguf_files", 1)(json.loads(events.encode(event))) for event in stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert not job.out.exists() and (work_of(job.out) / "proven" / "manifest.json").is_file()
+    seen = list(prune(job, work_of(job.out), resume=True))
+    assert [event.stage for event in seen if isinstance(event, events.Stage) and not event.reused] == ["write_gguf_files"]
+    assert check_manifest(job.out) == [] and not (work_of(job.out) / "proven").exists()
+    assert [file.name for file in sorted((job.out / "gguf").iterdir())] == ["zoe-of-the-mill-F16.gguf"]
+    assert same_tensors(job.out / "model.safetensors", undisturbed / "model.safetensors")
+
+
+def test_a_proven_folder_that_was_damaged_is_made_again(llama: Path, tmp_path: Path, undisturbed: Path) -> None:
+    job = make_job(llama, tmp_path / "out", recover=True)
+    stream = prune(job, work_of(job.out))
+    assert any(isinstance(event, events.Stage) and event.stage == "write_gguf_files" for event in stream)
+    stream.close()  # type: ignore[attr-defined]
+    with (work_of(job.out) / "proven" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"!")
+    list(prune(job, work_of(job.out), resume=True))
+    assert check_manifest(job.out) == [] and same_tensors(job.out / "model.safetensors", undisturbed / "model.safetensors")

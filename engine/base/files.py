@@ -187,14 +187,36 @@ def staged_folder(target: Path) -> Iterator[Path]:
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
     try:
         yield staging
-        hidden = os.umask(0o077)  # temporary files are made for their owner alone: let it be as the user wants it
-        os.umask(hidden)
-        for file in (staging, *staging.rglob("*")):
-            file.chmod((0o777 if file.is_dir() else 0o666) & ~hidden)
+        _open_to_others(staging)
         os.rename(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def move_folder(folder: Path, target: Path) -> None:
+    """Give a whole folder another name, on another disk if need be; `target` is never there in part."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _open_to_others(folder)
+    try:
+        os.rename(folder, target)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    with staged_folder(target) as staging:
+        for file in sorted(folder.rglob("*")):
+            copied = staging / file.relative_to(folder)
+            copied.mkdir() if file.is_dir() else shutil.copyfile(file, copied)
+    shutil.rmtree(folder)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Temporary files are made for their owner alone; give a folder's files the permissions that the user wants."""
+    hidden = os.umask(0o077)
+    os.umask(hidden)
+    for file in (folder, *folder.rglob("*")):
+        file.chmod((0o777 if file.is_dir() else 0o666) & ~hidden)
 
 
 LONGEST = 200  # bytes of a name: file systems take 255, and hidden names beside it are longer than it

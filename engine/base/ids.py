@@ -28,6 +28,7 @@ class StageId(StrEnum):
     MEASURE = "measure"
     EXPORT = "export"
     PROVE = "prove"
+    GGUF_FILES = "write_gguf_files"
     COPY = "copy"
     GGUF_WRITE = "write_gguf"  # subject: the file type
     GGUF_DECODE = "decode_gguf"

@@ -36,7 +36,7 @@ SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp
 STAGES = [(stage, "") for stage in (
     StageId.LOAD, StageId.SCORE, StageId.ASK, StageId.ANSWERS, StageId.SAMPLES, StageId.DENSE, StageId.RECONSTRUCT_START,
     StageId.LEARN_MASK, StageId.RECONSTRUCT, StageId.TUNE, StageId.TUNE_AGAIN, StageId.RECOVER, StageId.MEASURE, StageId.EXPORT,
-    StageId.PROVE)]
+    StageId.PROVE, StageId.GGUF_FILES)]
 LINES_STAGES = STAGES[:4]
 RESAMPLED = "resampled.safetensors"
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits
@@ -111,6 +111,11 @@ class JobContext:
     def kept(self) -> int:
         """k, the channels each layer keeps."""
         return channels_kept(self.channels, self.job.recipe.sparsity, self.job.recipe.multiple)
+
+    @property
+    def removed(self) -> int:
+        """Parameters of the dense model that the cut removes."""
+        return 3 * self.layers * int(self.model.config.hidden_size) * (self.channels - self.kept)
 
     @property
     def weight_dtype(self) -> torch.dtype:

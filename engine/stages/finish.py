@@ -1,21 +1,26 @@
-"""From final weights to a folder that is proven to load: measure, cut, export, prove.
+"""From final weights to a folder that is proven to load: measure, cut, export, prove, and write as GGUF.
 
-The test lines are read here for the first time. The folder gets its name only
+The test lines are read here for the first time. The folder gets its place and its name only
 after a fresh process has loaded it with plain transformers.
 """
 
-from pathlib import Path
+import shutil
+from contextlib import suppress
 
 from torch import Tensor
 
+from engine.base.errors import UserError
 from engine.base.events import Measured, Saved, Stage, Step, Stream
 from engine.base.files import (
+    check_manifest,
     explain_write_errors,
     folder_size,
+    move_folder,
     read_json,
     remove_leftovers,
     require_space,
     staged_folder,
+    update_manifest,
     write_json,
 )
 from engine.base.ids import ArtifactId, ReadingId, StageId
@@ -28,9 +33,12 @@ from engine.pruning import cutting
 from engine.pruning.cutting import cut
 from engine.pruning.importance import BASELINES, top_channels
 from engine.stages.context import JobContext, round_weights
+from engine.stages.gguf_files import write_files
 from engine.stages.mask import DistillationData, encode_lines
 from engine.stages.tuning import Weights, recover
 
+PROVEN = "proven"  # in the work folder: the folder to be delivered
+BYTES_WRITTEN = 5.2  # a parameter: 16 bit twice, 8 bit once
 RUNGS = len(BASELINES) + 4  # the dense model, the mask, reconstructed, tuned
 _RECOVERED = {ReadingId.MASK: ReadingId.RECOVERED, ReadingId.RECONSTRUCTED: ReadingId.RECONSTRUCTED_RECOVERED,
               ReadingId.TUNED: ReadingId.TUNED_RECOVERED}
@@ -98,24 +106,47 @@ def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights:
     cut(ctx.model, kept, weights.columns, weights.gates)
 
 
-def require_export_space(ctx: JobContext) -> None:
-    """Raise UserError when the disk of `out` cannot hold the model in `ctx` in 16 bit."""
-    require_space(ctx.job.out.parent, int(2.2 * sum(parameter.numel() for parameter in ctx.model.parameters()) + 50e6))
+def require_export_space(ctx: JobContext, removed: int = 0) -> None:
+    """Raise UserError when the disks cannot hold the model in `ctx` without `removed` parameters: in 16 bit, and as GGUF."""
+    parameters = sum(parameter.numel() for parameter in ctx.model.parameters()) - removed
+    for folder in (ctx.job.out.parent, ctx.folder):
+        require_space(folder, int(BYTES_WRITTEN * parameters) + 60_000_000)
 
 
-def export(ctx: JobContext, mask: Tensor, contents: Contents) -> Stream[Path]:
-    """Write the folder under a hidden name, prove it in a fresh process, then give it its name."""
-    out = ctx.job.out
-    with explain_write_errors(out):
+def export(ctx: JobContext, mask: Tensor, contents: Contents) -> Stream[None]:
+    """Write the folder into the work folder, and prove it in a fresh process."""
+    proven = ctx.path(PROVEN)
+    with explain_write_errors(ctx.job.out):
         require_export_space(ctx)
-        remove_leftovers(out)
-        with staged_folder(out) as staging:
+        remove_leftovers(proven)
+        shutil.rmtree(proven, ignore_errors=True)  # damaged, see is_proven
+        with staged_folder(proven) as staging:
             yield Stage(StageId.EXPORT)
             write_folder(staging, ctx.model.to(ctx.weight_dtype), ctx.tokenizer, mask, contents)
             ctx.model = None  # the proof needs the memory
             yield Stage(StageId.PROVE)
             proof = prove(staging, ctx.path("reference.safetensors"), ctx.dtype)
             contents.finish(staging, proof)
-    yield Saved(ArtifactId.MODEL, str(out), folder_size(out))
-    return out
 
+
+def is_proven(ctx: JobContext) -> bool:
+    """Whether an earlier process left the proven folder: what remains is to write the GGUF files."""
+    folder = ctx.path(PROVEN)
+    with suppress(UserError):
+        return folder.is_dir() and not check_manifest(folder)
+    return False
+
+
+def deliver(ctx: JobContext) -> Stream[None]:
+    """Add the GGUF files to the proven folder, and give it its place and name."""
+    proven, out = ctx.path(PROVEN), ctx.job.out
+    with explain_write_errors(out):
+        yield from write_files(proven)
+        report = read_json(proven / "report.json")
+        report["stages"] = read_json(ctx.path("meter.json"))
+        report["after"]["folder_bytes"] = folder_size(proven)
+        write_json(proven / "report.json", report)
+        update_manifest(proven, "report.json")
+        remove_leftovers(out)
+        move_folder(proven, out)
+    yield Saved(ArtifactId.MODEL, str(out), folder_size(out))
