@@ -3,6 +3,7 @@
 Its texts are split by llama.cpp; what is known here are the control tokens and the chat template of the file's header.
 """
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -11,6 +12,9 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.models.loading import on_day
 from engine.serving.gguf_header import Header
+
+
+_COMPOSED = {"qwen2"}  # by tokenizer.ggml.pre: their tokenizers compose characters (NFC), which llama.cpp leaves out
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Vocabulary:
         self.eos_token_id = ids.get(header.special.get("eos_token", ""), min(header.eos_ids, default=None))
         self.bos_token_id = header.bos_id
         self._split = split
+        self._composes = header.metadata.get("tokenizer.ggml.pre") in _COMPOSED
 
     @classmethod
     def of(cls, header: Header, split: Callable[[str], Sequence[int]]) -> Any:
@@ -52,4 +57,4 @@ class Vocabulary:
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Token ids of a text. Control tokens in it are read as such; none is added."""
         assert not add_special_tokens
-        return list(self._split(text)) if text else []
+        return list(self._split(unicodedata.normalize("NFC", text) if self._composes else text)) if text else []
