@@ -1,4 +1,4 @@
-"""The command line: python -m engine models | prune | export | gguf | chat | script | chat-worker | inspect | cast.
+"""The command line: python -m engine models | prune | export | gguf | chat | script | serve | chat-worker | inspect | cast.
 
 A user's mistake prints one sentence and exits with 2; an interrupted job exits
 with 130 and says how to go on; a defect of ours writes its traceback to the log
@@ -18,6 +18,7 @@ from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.casting import add_subcommands
 from engine.running import explain, log_file
+from engine.server.settings import add_options as add_server_options
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     script = verbs.add_parser("script", help="the test script of a character on one or more models")
     add_options(script, ScriptJob, Process)
     add_sampling_options(script)
+    add_server_options(verbs.add_parser("serve", help="characters that a game can talk to, by OpenAI's API"))
     worker = verbs.add_parser("chat-worker", help="what the studio's chats ask: JSON lines in, JSON lines out")
     worker.add_argument("--keep", type=int, default=3, metavar="N", help="models kept in memory (default 3)")
     inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
@@ -52,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    talks = arguments[:1] in (["chat"], ["chat-worker"]) or arguments[:2] == ["cast", "chat"]
+    talks = arguments[:1] in (["chat"], ["chat-worker"], ["serve"]) or arguments[:2] == ["cast", "chat"]
     prepare_libraries(CHAT_SPINS if talks else SPINS)
     try:
         options = build_parser().parse_args(arguments)

@@ -144,6 +144,13 @@ def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterat
         yield event
 
 
+def serve(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """Characters that a game can talk to; see docs/server.md."""
+    from engine.server.command import run
+
+    return run(options)
+
+
 def chat_worker(options: argparse.Namespace, _arguments: list[str]) -> int:
     """See engine/chat_worker.py for what it is asked and what it answers."""
     from engine.chat_worker import serve as run

@@ -40,7 +40,7 @@ class LlamaVoice:
         header = read_header(file)
         self.name, self.type, self.bytes = name, header.type, file.stat().st_size
         self.window = min(header.context_length or 2048, LONGEST)
-        self.tokens = max(self.window, A_SLOT * slots if self.window > A_SLOT else self.window * slots)
+        self.tokens = tokens_in_memory(self.window, slots)
         self._turns = turns
         key = secrets.token_urlsafe(24)
         self._server: Any = _start(file, key, self.tokens, slots, gpu_layers)
@@ -128,6 +128,12 @@ def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int) -> An
     except RuntimeError as error:
         raise UserError(f"llama.cpp cannot load {file}: it is damaged, or the memory is not enough.",
                         "Delete the file, so that it is made again, or choose a smaller model.") from error
+
+
+def tokens_in_memory(window: int, slots: int) -> int:
+    """How many tokens the keys and values of a model are kept for, its slots together."""
+    window = min(window, LONGEST)
+    return max(window, min(window, A_SLOT) * slots)
 
 
 def threads() -> int:

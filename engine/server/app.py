@@ -1,0 +1,116 @@
+"""The web application: OpenAI's chat completions, with the characters of a cast as its models.
+
+`create_app` starts nothing: whatever runs it (uvicorn, Ray Serve, a test) starts and ends it by ASGI's lifespan.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from engine.cards.prompt import PLAYER
+from engine.server.answering import Reply, understand
+from engine.server.border import Border, address
+from engine.server.cast import Cast, Character
+from engine.server.errors import ApiError
+from engine.server.limits import read_body
+from engine.server.schema import ChatRequest, read_chat
+from engine.server.service import Service
+from engine.server.settings import Settings
+
+log = logging.getLogger(__name__)
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}}
+
+
+def create_app(cast: Cast, settings: Settings) -> FastAPI:
+    """The application; its `state.service` holds what requests share."""
+    service = Service(cast, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(title="Persona Studio", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.service = service
+    app.add_middleware(Border, service=service)
+    if settings.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST", "DELETE", "PATCH"],
+                           allow_headers=["authorization", "content-type"])
+    app.add_exception_handler(ApiError, _explain)
+    app.add_exception_handler(HTTPException, _explain)
+    app.add_exception_handler(Exception, _explain)
+    _add_chat(app, service)
+    _add_models(app, service)
+    _add_state(app, service)
+    return app
+
+
+def _add_chat(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions", openapi_extra=_BODY, summary="Say something to a character")
+    async def complete(request: Request) -> Response:
+        chat = read_chat(await read_body(request, service.settings.body_bytes))
+        character = service.cast.find(chat.model)
+        record = request.scope["persona"]
+        record["model"] = character.id
+        character.check()
+        conversation = service.conversation(chat, character)
+        try:
+            asked = understand(chat, character, conversation)
+        except BaseException:
+            conversation.release()
+            raise
+        return Reply(service, asked, f"{address(request.scope)} {conversation.player}", record)
+
+    @app.delete("/v1/sessions/{session}", summary="Forget a conversation")
+    async def forget(session: str, model: str, user: str = "") -> dict[str, Any]:
+        key = (user.strip(), service.cast.find(model).id, session)
+        return {"id": session, "object": "session", "deleted": service.sessions.forget(key)}
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    started = int(time.time())
+
+    def entry(one: Character, player: str) -> dict[str, Any]:
+        return {"id": one.id, "object": "model", "created": started, "owned_by": "persona-studio", "persona": one.described(player)}
+
+    @app.get("/v1/models", summary="The characters")
+    async def models(player: str = PLAYER) -> dict[str, Any]:
+        return {"object": "list", "data": [entry(one, player) for one in service.cast]}
+
+    @app.get("/v1/models/{id}", summary="A character")
+    async def model(id: str, player: str = PLAYER) -> dict[str, Any]:
+        return entry(service.cast.find(id), player)
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/health", summary="Whether the server answers")
+    async def health() -> Response:
+        ready = not service.closed.is_set()
+        more = {} if service.settings.key else {
+            "characters": len(service.cast), "models_loaded": service.voices.names, "answering": service.line.taken,
+            "waiting": service.line.waiting}
+        return JSONResponse({"status": "ok" if ready else "closing", **more}, 200 if ready else 503)
+
+    @app.get("/metrics", summary="What was counted, for Prometheus")
+    async def metrics() -> Response:
+        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    """Every error in OpenAI's form."""
+    if isinstance(error, HTTPException):
+        code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        error = ApiError(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}.", code,
+                         headers=error.headers)
+    if not isinstance(error, ApiError):
+        log.error("request %s", request.url.path, exc_info=error)
+        error = ApiError(500, f"Something went wrong inside the server ({type(error).__name__}). The details are in its log.",
+                         "internal_error")
+    return JSONResponse(error.body(), error.status, error.headers)

@@ -1,0 +1,166 @@
+"""Before the first request: every model as a GGUF file, made once where there is none; and what all of it will take.
+
+A character of a bank is gathered once: extracted by a process of its own, written as a GGUF file and kept in the data folder,
+cache/cast/KEY/ with character.json, gguf/NAME-TYPE.gguf and manifest.json. KEY is of the bank's entry and its dense model.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine.base.errors import UserError
+from engine.base.events import Event
+from engine.base.files import MANIFEST, data_folder, remove_leftovers, staged_folder, write_json, write_manifest
+from engine.server.cast import CARD, Cast, Character
+from engine.serving import files
+from engine.serving.child import run_engine
+from engine.serving.gguf_header import Header, read_header
+from engine.serving.llama import tokens_in_memory
+
+Tell = Callable[[Event], None]
+GATHERED = "Q8_0"  # the type of a bank's characters, where none is asked for
+_KV_BYTES = 2 * 2  # keys and values in 16 bit
+
+
+async def prepare(cast: Cast, base: str = "", tell: Tell = lambda event: None) -> Cast:
+    """The cast with every model's file made and looked at; what is wrong with one is its character's fault."""
+    made: dict[tuple[str, str], Path | UserError | None] = {}
+    return Cast([await _prepare(one, base, tell, made) for one in cast])
+
+
+async def _prepare(one: Character, base: str, tell: Tell, made: dict[tuple[str, str], Path | UserError | None]) -> Character:
+    try:
+        if one.entry:
+            one = replace(one, model=str(await _gather(one, base, tell)))
+        key = (one.model, one.type)
+        if key not in made:  # characters share models
+            try:
+                made[key] = await _file_of(*key, tell)
+            except UserError as error:
+                made[key] = error
+        found = made[key]
+        if isinstance(found, UserError):
+            raise found
+    except UserError as error:
+        return replace(one, fault=str(error))
+    return one.watching(*(file for file, _ in one.seen), *([found] if found else []))
+
+
+async def _file_of(model: str, type: str, tell: Tell) -> Path | None:
+    """The GGUF file of a model, checked; None where transformers speaks for it."""
+    file = await asyncio.to_thread(files.gguf_file, model, type)
+    if file is None and await asyncio.to_thread(files.speaks_by_llama, model):
+        file = await files.make_gguf(model, type, tell)
+    if file:
+        await asyncio.to_thread(read_header, file)
+    return file
+
+
+def gathered_folder(one: Character) -> Path:
+    """Where the model of a bank's character is, or will be."""
+    assert one.entry
+    return data_folder() / "cache" / "cast" / f"{one.entry[2][:20]}-{one.type or GATHERED}"
+
+
+async def _gather(one: Character, base: str, tell: Tell) -> Path:
+    """The folder of a bank's character, made where it is not there."""
+    target = gathered_folder(one)
+    if (target / MANIFEST).is_file():
+        return target
+    assert one.entry
+    bank, name, _ = one.entry
+    remove_leftovers(target)
+    with staged_folder(target) as staging:
+        whole = staging / "whole"
+        await run_engine(["cast", "extract", str(bank), name, "--out", str(whole), *(["--model", base] if base else [])], tell)
+        (staging / files.OWN).mkdir()
+        type = one.type or GATHERED
+        await run_engine(["gguf", str(whole), "--type", type, "--out", str(staging / files.OWN / f"{name}-{type}.gguf")], tell)
+        shutil.rmtree(whole)
+        write_json(staging / CARD, one.card.raw)
+        write_manifest(staging)
+    return target
+
+
+@dataclass(frozen=True)
+class Row:
+    """A character in a plan."""
+
+    id: str
+    source: str
+    file: str
+    type: str
+    state: str
+    fault: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model in a plan; `slot_bytes`: of the keys and values of one reply, at its longest."""
+
+    file: str
+    bytes: int
+    slot_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be served, and the memory for it. Models that are still to be made are not counted."""
+
+    rows: list[Row]
+    models: list[Model]
+    parallel: int
+
+    @property
+    def bytes(self) -> int:
+        """Of all models, with all replies at a time."""
+        return sum(model.bytes + self.parallel * model.slot_bytes for model in self.models)
+
+    @property
+    def free(self) -> int:
+        """Memory of this machine that is free now."""
+        return int(psutil.virtual_memory().available)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {"characters": [vars(row) for row in self.rows], "models": [vars(model) for model in self.models],
+                "parallel": self.parallel, "bytes": self.bytes, "free": self.free}
+
+
+def plan(cast: Cast, parallel: int) -> Plan:
+    """What would be served; makes and loads nothing."""
+    rows, models = [], {}
+    for one in cast:
+        file, type, state, fault = "", one.type, "ready", one.fault
+        try:
+            model = str(gathered_folder(one)) if one.entry else one.model
+            found = files.gguf_file(model, one.type) if not one.entry or Path(model).is_dir() else None
+            if found:
+                header = read_header(found)
+                file, type = str(found), header.type
+                models[file] = Model(file, header.weight_bytes, slot_bytes(header, parallel))
+            elif one.entry or files.speaks_by_llama(model):
+                state = "its GGUF file is made at the first start"
+            else:
+                state = "spoken by transformers"
+        except UserError as error:
+            fault = str(error)
+        rows.append(Row(one.id, one.source, file, type, "cannot speak" if fault else state, fault))
+    return Plan(rows, list(models.values()), parallel)
+
+
+def slot_bytes(header: Header, parallel: int) -> int:
+    """Bytes of keys and values of one of `parallel` replies at a time."""
+    def number(name: str, otherwise: int) -> int:
+        value = header.metadata.get(f"{header.architecture}.{name}", otherwise)
+        return max(map(int, value)) if isinstance(value, list) and value else int(value) if isinstance(value, int) else otherwise
+
+    heads = number("attention.head_count", 1)
+    size = number("attention.key_length", number("embedding_length", 0) // max(1, heads))
+    tokens = tokens_in_memory(header.context_length, parallel)
+    return number("block_count", 0) * number("attention.head_count_kv", heads) * size * _KV_BYTES * tokens // parallel

@@ -1,0 +1,86 @@
+"""The settings of a server, and the options of `persona serve`. Imports nothing heavy."""
+
+import argparse
+import os
+from dataclasses import dataclass
+
+from engine.base.errors import UserError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server answers. `parallel`: replies at a time, over all models; `waiting`: how many may wait, each `patience` seconds.
+
+    `keep`: models in memory (0: all of the cast, where memory allows); `rate`: requests a minute of one address (0: any);
+    `origins`: pages of a browser that may ask. A host beyond this machine needs a key.
+    """
+
+    host: str = "127.0.0.1"
+    key: str = ""
+    origins: tuple[str, ...] = ()
+    parallel: int = 4
+    keep: int = 0
+    waiting: int = 100
+    patience: float = 120.0
+    rate: int = 600
+    body_bytes: int = 1_000_000
+    memory: bool = False
+    log_texts: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("parallel", "waiting", "patience", "body_bytes"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"The setting {name} must be above 0.")
+        if min(self.keep, self.rate) < 0:
+            raise UserError("The settings keep and rate must not be below 0.")
+        if self.host not in LOOPBACK and not self.key:
+            raise UserError(f"At {self.host} others can reach the server, so it needs a key.",
+                            "Put a long random text into an environment variable and name it with --api-key-env.")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    usual = Settings()
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder that prune or export wrote, a bank of a cast, a "
+                        "character card, or the name of a bundled character")
+    which = parser.add_argument_group("who speaks")
+    which.add_argument("--model", default="starter", metavar="NAME", help="the model that speaks for cards (default starter)")
+    which.add_argument("--base", default="", metavar="MODEL", help="the dense model of a bank, if it has moved")
+    which.add_argument("--type", default="", metavar="T", help="of the GGUF files, e.g. Q8_0 (default: the best at hand)")
+    where = parser.add_argument_group("where, and for whom")
+    where.add_argument("--host", default=usual.host, help="(default 127.0.0.1, this machine alone; any other needs a key)")
+    where.add_argument("--port", type=int, default=8080, metavar="N", help="0: a free one (default 8080)")
+    where.add_argument("--api-key-env", default="", metavar="NAME", help="the environment variable that holds the key")
+    where.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help="a web page that may ask, e.g. "
+                       "https://game.example; may be given several times")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--parallel", type=int, default=usual.parallel, metavar="N", help="replies at a time (default 4)")
+    limits.add_argument("--keep", type=int, default=0, metavar="N", help="models in memory (default: all, where memory allows)")
+    limits.add_argument("--waiting", type=int, default=usual.waiting, metavar="N", help="requests that may wait (default 100)")
+    limits.add_argument("--patience", type=float, default=usual.patience, metavar="SECONDS",
+                        help="how long each waits (default 120)")
+    limits.add_argument("--rate", type=int, default=usual.rate, metavar="N", help="requests a minute of one address; 0: any number "
+                        "(default 600)")
+    more = parser.add_argument_group("what is kept, and shown")
+    more.add_argument("--memory", action="store_true", help="remember players (docs/memory.md)")
+    more.add_argument("--log-texts", action="store_true", help="log what is said, not only that something was")
+    more.add_argument("--check", action="store_true", help="only say what would be served, and what is wrong with it")
+    more.add_argument("--json", action="store_true", help="print JSON lines instead of sentences")
+    more.add_argument("--leash", action="store_true", help="end when standard input ends")
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """What the options ask for. Raises UserError."""
+    return Settings(options.host, _key(options.api_key_env), tuple(options.allow_origin), options.parallel, options.keep,
+                    options.waiting, options.patience, options.rate, memory=options.memory, log_texts=options.log_texts)
+
+
+def _key(variable: str) -> str:
+    if not variable:
+        return ""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UserError(f"The environment variable {variable} is not set, or empty.", "Put the key into it.")
+    return key
