@@ -19,6 +19,7 @@ from engine.base.errors import UserError
 from engine.base.sampling import MAX_SEED, TOP_K, SamplingParams
 from engine.models.chat_format import endings
 from engine.serving.gguf_header import read_header
+from engine.serving.schemas import grammar_of
 from engine.serving.turns import Turns
 from engine.serving.vocabulary import Vocabulary
 from engine.serving.voice import Piece, Timings
@@ -66,9 +67,9 @@ class LlamaVoice:
 
     async def complete(self, prompt: Sequence[int], params: SamplingParams, limit: int,
                        schema: dict[str, Any] | None = None) -> AsyncGenerator[Piece, None]:
-        """See Voice. Raises UserError where no grammar can hold the schema."""
+        """See Voice. The schema must have passed `check_schema`: llama.cpp forgets one that it cannot compile, without a word."""
         body = {"prompt": list(prompt), "n_predict": limit, "stream": True, "return_tokens": True, "timings_per_token": True,
-                "cache_prompt": True, **_samplers(params), **({"json_schema": schema} if schema is not None else {})}
+                "cache_prompt": True, **_samplers(params), **({"grammar": grammar_of(schema)} if schema is not None else {})}
         async with self._client.stream("POST", "/completion", json=body) as answer:
             if answer.status_code != httpx.codes.OK:
                 _checked(answer.status_code, (await answer.aread()).decode("utf-8", "replace"))

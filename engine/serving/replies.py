@@ -12,6 +12,7 @@ from engine.cards.reading import kind_of
 from engine.serving.schemas import DEEPEST, Schema, is_of_type, step_to, target_of
 
 SECONDS = 1.0  # for one pattern
+UNBOUNDED = 1024  # tokens, where a reply can be of any length
 
 
 def fault_in(reply: str, schema: Schema) -> str:
@@ -23,10 +24,13 @@ def fault_in(reply: str, schema: Schema) -> str:
     return next(_faults(value, schema, schema, ""), "")
 
 
-def most_tokens(schema: Schema) -> int | None:
-    """Tokens that are enough for any reply of words: one for each two of its characters. None: it can be of any length."""
+def most_tokens(schema: Schema) -> int:
+    """The limit of tokens for a reply: enough for any of words, at one for each two characters, or UNBOUNDED.
+
+    A reply that is cut at its limit is no JSON, so the limit of a chat's answers does not suit.
+    """
     longest = _longest(schema, schema, 0)
-    return None if longest is None else longest // 2 + 16
+    return UNBOUNDED if longest is None else min(longest // 2 + 16, UNBOUNDED)
 
 
 def _faults(value: Any, schema: Schema, root: Schema, place: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from engine.base.errors import UserError
 from engine.calibration.filtering import before_loop, is_looping, last_whole_sentence
 from engine.cards.prompt import Fitted, Message
 from engine.models.chat_format import encode_answer, encode_chat, render_chat
+from engine.serving.replies import fault_in
 from engine.serving.requests import Request
 from engine.serving.voice import Piece, Timings, Voice
 from engine.serving.voices import Tell, Voices
@@ -111,6 +112,8 @@ async def answer(request: Request, voice: Voice) -> AsyncGenerator[Event, None]:
         said.reason = "stopped"
     if text := said.rest():
         yield said.heard(text)
+    if request.schema is not None and said.reason == "ended" and (fault := fault_in(said.text, request.schema)):
+        raise UserError(f"The model could not be held to the JSON schema. {fault}", "Use a simpler schema.")
     yield said.ended()
 
 
