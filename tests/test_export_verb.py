@@ -30,10 +30,11 @@ from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, 
 from engine.cards.files import read_card
 from engine.cards.prompt import messages
 from engine.cast.building import read_run
-from engine.export import copying, gguf_proof, plain_transformers, verify
+from engine.export import copying, gguf_proof, gguf_writer, plain_transformers, verify
 from engine.export.copying import copy_folder
 from engine.export.engines import TARGETS
 from engine.export.folder import MASK
+from engine.serving.gguf_header import read_header
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,14 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that a whole job wrote."""
     folder = tmp_path_factory.mktemp("pruned")
     run_job(make_tiny(folder / "llama"), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def speaking_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose rows can be Q8_0."""
+    folder = tmp_path_factory.mktemp("speaking")
+    run_job(make_tiny(folder / "llama"), folder / "out", multiple=32, sparsity=0.5)
     return folder / "out"
 
 
@@ -69,7 +78,8 @@ def test_a_copy_is_equal_and_proven_in_a_fresh_process(pruned: Path, tmp_path: P
     assert isinstance(said[-1], Finished) and said[-1].out == str(out)
     proved = next(event for event in said if isinstance(event, Proved))
     assert 0 < proved.tokens <= plain_transformers.ANSWER_TOKENS and proved.seconds > 0
-    assert files_of(out).keys() == files_of(pruned).keys() and check_manifest(out) == []
+    of_run = {name for name in files_of(pruned) if name.startswith("gguf/")}
+    assert of_run and files_of(out).keys() == files_of(pruned).keys() - of_run and check_manifest(out) == []
     assert {name for name, data in files_of(out).items() if data != files_of(pruned)[name]} <= {MANIFEST}
     saved = {event.what: event for event in said if isinstance(event, Saved)}
     assert saved["pruned_model"].bytes == folder_size(out) and saved["zip_file"].bytes == out.with_name("zoë.zip").stat().st_size
@@ -103,31 +113,43 @@ def test_a_copy_can_have_a_name_of_its_own(pruned: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("speaks_here")
-def test_without_the_packages_for_gguf_all_else_is_exported(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                            capsys: Any) -> None:
-    for package in ("gguf", "xllamacpp"):
-        monkeypatch.setitem(sys.modules, package, None)
-    for module in [name for name in sys.modules if name.startswith("engine.export.gguf_")]:
-        monkeypatch.delitem(sys.modules, module)
-    for number, asked in enumerate((["--gguf", "F16"], ["--for", "ollama"])):
-        assert main(["export", str(pruned), "--out", str(tmp_path / str(number)), *asked]) == 2
-        assert "pip install gguf xllamacpp" in capsys.readouterr().err
-    assert main(["export", str(pruned), "--out", str(tmp_path / "out"), "--zip"]) == 0
-    assert check_manifest(tmp_path / "out") == [] and leftovers(tmp_path) == []
+def test_files_of_the_run_are_taken_over_where_asked_for_and_else_left_out(speaking_run: Path, tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {name for name in files_of(speaking_run) if name.startswith("gguf/")} == {
+        "gguf/zoe-of-the-mill-F16.gguf", "gguf/zoe-of-the-mill-Q8_0.gguf"}
+    monkeypatch.setattr(gguf_proof, "ask", ask_here)
+    monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
+    write = lambda out, **more: list(copy_folder(copy_of(speaking_run, tmp_path / out, **more)))
+    write("plain")
+    assert not (tmp_path / "plain" / "gguf").exists() and check_manifest(tmp_path / "plain") == []
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf_writer, "blocks", lambda _: pytest.fail("converted again"))
+        write("same", gguf=["q8_0"])
+        write("named", name="Zoë", gguf=["F16", "Q8_0"])
+    name = "gguf/zoe-of-the-mill-Q8_0.gguf"
+    assert files_of(tmp_path / "same")[name] == files_of(speaking_run)[name]
+    assert read_json(tmp_path / "same" / "report.json")["gguf"]["Q8_0"]["proof"] and check_manifest(tmp_path / "same") == []
+    assert [one for one in sorted(files_of(tmp_path / "named")) if "gguf/" in one] == ["gguf/zoe-F16.gguf", "gguf/zoe-Q8_0.gguf"]
+    header = read_header(tmp_path / "named" / "gguf" / "zoe-Q8_0.gguf")
+    assert header.metadata["general.name"] == "Zoë"
+    data = files_of(tmp_path / "named")["gguf/zoe-Q8_0.gguf"][-header.weight_bytes:]
+    assert files_of(speaking_run)[name].endswith(data)
+    list(copy_folder(copy_of(tmp_path / "named", tmp_path / "of a copy")))  # proven files are part of an export
+    assert files_of(tmp_path / "of a copy").keys() >= {"gguf/zoe-F16.gguf", "gguf/zoe-Q8_0.gguf"}
 
 
-HIDDEN = """
-import pathlib, sys
-sys.modules |= {"gguf": None, "xllamacpp": None}
-for file in sorted([*pathlib.Path("engine").rglob("*.py"), *pathlib.Path("studio").rglob("*.py")]):
-    if not file.stem.startswith(("gguf_", "__init__")):
-        __import__(".".join(file.with_suffix("").parts))
-"""
-
-
-@pytest.mark.slow
-def test_every_module_but_those_for_gguf_is_imported_without_its_packages() -> None:
-    subprocess.run([sys.executable, "-c", HIDDEN], cwd=ROOT, check=True)
+@pytest.mark.usefixtures("speaks_here")
+def test_a_file_of_the_run_with_a_changed_bit_is_not_taken_over(speaking_run: Path, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(shutil.copytree(speaking_run, tmp_path / "source"))
+    with (source / "gguf" / "zoe-of-the-mill-Q8_0.gguf").open("r+b") as file:
+        file.seek(-100, 2)
+        file.write(b"!")
+    monkeypatch.setattr(gguf_proof, "ask", ask_here)
+    monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
+    with pytest.raises(UserError, match="was changed since it was made"):
+        list(copy_folder(copy_of(source, tmp_path / "out", gguf=["Q8_0"])))
+    assert not (tmp_path / "out").exists() and leftovers(tmp_path) == []
 
 
 def flip(folder: Path, name: str) -> None:

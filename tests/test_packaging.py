@@ -28,7 +28,7 @@ def pins(name: str) -> dict[str, str]:
 
 def test_what_is_pinned_is_what_may_be_installed() -> None:
     extras = PROJECT["optional-dependencies"]
-    of_file = {"requirements.txt": [*PROJECT["dependencies"], *extras["gguf"], *extras["memory"]],
+    of_file = {"requirements.txt": [*PROJECT["dependencies"], *extras["memory"]],
                "requirements-dev.txt": extras["dev"]}
     for file, allowed in of_file.items():
         wanted = {one.name.lower(): one for one in map(Requirement, allowed)}
@@ -38,7 +38,7 @@ def test_what_is_pinned_is_what_may_be_installed() -> None:
 
 
 def test_everything_that_is_imported_is_declared() -> None:
-    declared = {Requirement(one).name.lower() for one in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gguf"]]}
+    declared = {Requirement(one).name.lower() for one in PROJECT["dependencies"]}
     of_module = importlib.metadata.packages_distributions()
     declared |= COMES_ALONG
     missing = {}

@@ -6,7 +6,6 @@ That may be GGUF files, folders for engines, two measured speeds, and a zip. The
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import os
 import time
 import zipfile
@@ -84,9 +83,6 @@ class Copy:
         """The types of GGUF files that the copy gets, most precise first. Raises UserError for what cannot be written here."""
         if not (names := needed_types(self.engines, self.asked.gguf)):
             return []
-        if not all(importlib.util.find_spec(package) for package in ("gguf", "xllamacpp")):
-            raise UserError("GGUF files, which all engines need, are written and verified with llama.cpp, which is not installed.",
-                            "Install it with: pip install gguf xllamacpp")
         from engine.export.gguf_tensors import parse_types
 
         return parse_types(names)
@@ -123,16 +119,19 @@ def copy_folder(asked: ExportJob) -> Generator[Event, None, None]:
     Closing the generator stops within one step and leaves no files.
     """
     start, copy = time.perf_counter(), Copy(asked)
-    files, report = _read_source(copy)
+    listed, report = _read_source(copy)
+    own = _files_of_run(listed, report)  # taken over where they are asked for, and otherwise left out
+    files = {name: entry for name, entry in listed.items() if name not in own.values()}
     copy.portrait  # noqa: B018 - refused before any work
     size = sum(entry["bytes"] for entry in files.values())
     if copy.types:
         from engine.export.gguf_tensors import architecture_of
-        from engine.export.gguf_writer import add_gguf
+        from engine.export.gguf_writer import Former, add_gguf
 
         architecture_of(check_config(copy.source / "config.json")["model_type"])  # refuses a family before any work
         shapes = known_shapes(copy.source)
         size += sum(expected_bytes(shapes, type) + 20_000_000 for type in copy.types)
+        former = {type: Former(copy.source / name, listed[name]["sha256"]) for type, name in own.items()}
     yield Started(str(report["character"]), str(report["base"]["name"]), float(report["recipe"]["sparsity"]), copy.stages)
     dense = (yield from _find_dense(copy.asked.measure)) if copy.asked.measure else None
     for engine in copy.engines:
@@ -149,7 +148,7 @@ def copy_folder(asked: ExportJob) -> Generator[Event, None, None]:
                 update_report(staging, name=copy.name)
             yield from _prove(staging)
             if copy.types:
-                yield from add_gguf(staging, copy.types)
+                yield from add_gguf(staging, copy.types, former)
             if copy.engines:
                 yield from _add_engines(staging, copy)
             if dense:  # both models are measured, one after the other
@@ -195,6 +194,12 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
     if lost := [name for name in files if not os.access(source / name, os.R_OK)]:
         raise UserError(f"{source} is damaged: {lost[0]} cannot be read.", "Prune the character again.")
     return files, report
+
+
+def _files_of_run(files: dict[str, Any], report: dict[str, Any]) -> dict[str, str]:
+    """The GGUF files with which a run ended, by type; those of an export are in its report, proven, and part of it."""
+    proven = {one.get("file") for one in report.get("gguf", {}).values()}
+    return {Path(name).stem.rpartition("-")[2]: name for name in files if name.startswith(f"{GGUF}/") and name not in proven}
 
 
 def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[Event, None, None]:

@@ -5,9 +5,10 @@ is not visible yet, so that a file without its proof is never seen.
 """
 
 import dataclasses
+import hashlib
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from engine.export.gguf_proof import prove_files
 from engine.export.gguf_tensors import Weight, architecture_of, blocks, parse_types, plan_weights
 from engine.models.loading import ModelSource, load_config, load_tokenizer, locate
 
+_PIECE = 8 << 20  # bytes copied between two steps
+
 
 @dataclass(frozen=True)
 class GgufReport:
@@ -36,14 +39,25 @@ class GgufReport:
     notes: list[str] = field(default_factory=list)
 
 
-def add_gguf(folder: Path, types: Sequence[str]) -> Generator[Event, None, None]:
-    """Write and verify the files of an exported folder, most precise first, and record them in report and manifest."""
+@dataclass(frozen=True)
+class Former:
+    """A file of the same weights that was written earlier, as its manifest knows it."""
+
+    file: Path
+    sha256: str
+
+
+def add_gguf(folder: Path, types: Sequence[str], former: Mapping[str, Former]) -> Generator[Event, None, None]:
+    """Write and verify the files of an exported folder, most precise first, and record them in report and manifest.
+
+    The weights of types in `former` are copied from there.
+    """
     report = read_json(folder / "report.json")
     stem = slug(str(report.get("name") or report["character"]))
     files = {type: folder / GGUF / f"{stem}-{type}.gguf" for type in types}
     written = {}
     for type, file in files.items():
-        written[type] = yield from write_gguf(folder, file, type)
+        written[type] = yield from write_gguf(folder, file, type, former.get(type))
     proofs = yield from prove_files(folder, files)
     report["gguf"] = {**report.get("gguf", {}), **{type: {"file": f"{GGUF}/{file.name}", **dataclasses.asdict(written[type]),
                              "proof": dataclasses.asdict(proofs[type])} for type, file in files.items()}}
@@ -51,7 +65,7 @@ def add_gguf(folder: Path, types: Sequence[str]) -> Generator[Event, None, None]
     write_manifest(folder)
 
 
-def write_gguf(folder: Path, out_file: Path, type: str) -> Generator[Event, None, GgufReport]:
+def write_gguf(folder: Path, out_file: Path, type: str, former: Former | None = None) -> Generator[Event, None, GgufReport]:
     """Write the model in `folder` (any checked model folder) to `out_file`; the generator's value is the report.
 
     Yields a stage and steps in MB. Needs memory for one block of rows (64 MiB in fp32), the
@@ -70,7 +84,7 @@ def write_gguf(folder: Path, out_file: Path, type: str) -> Generator[Event, None
     out_file.parent.mkdir(parents=True, exist_ok=True)
     partial = out_file.with_name(f".{out_file.name}.partial")
     try:
-        yield from _write(writer, partial, weights, type)
+        yield from _write(writer, partial, weights, type, former)
         partial.replace(out_file)
     finally:
         partial.unlink(missing_ok=True)
@@ -105,8 +119,9 @@ def _fallbacks(weights: list[Weight], type: str) -> list[str]:
     return notes
 
 
-def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], type: str) -> Generator[Event, None, None]:
-    """Header, metadata and the table of tensors by the library, then the tensors in blocks, each aligned."""
+def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], type: str,
+           former: Former | None) -> Generator[Event, None, None]:
+    """Header, metadata and the table of tensors by the library, then the tensors, each aligned."""
     total = megabytes(sum(weight.bytes for weight in weights))
     yield Stage(StageId.GGUF_WRITE, total, subject=type)
     for weight in weights:
@@ -115,15 +130,48 @@ def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], type: str
     try:
         writer.write_header_to_file(file)
         writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
         assert writer.fout
         [out] = writer.fout
+        start = out.tell()
+        writer.write_ti_data_to_file()
         writer.write_padding(out, out.tell())
-        for weight in weights:
-            for block in blocks(weight):
-                out.write(block.tobytes())
-                done += block.nbytes
-                yield Step(StageId.GGUF_WRITE, min(megabytes(done), total), total, subject=type)
-            writer.write_padding(out, weight.bytes)
+        out.flush()
+        with file.open("rb") as written:
+            written.seek(start)
+            table = written.read()
+        for piece in _taken_over(former, table, weights) if former else _converted(weights):
+            out.write(piece)
+            done += len(piece)
+            yield Step(StageId.GGUF_WRITE, min(megabytes(done), total), total, subject=type)
     finally:
         writer.close()
+
+
+def _converted(weights: list[Weight]) -> Iterator[bytes]:
+    """The data of all tensors, in blocks, each tensor aligned."""
+    for weight in weights:
+        for block in blocks(weight):
+            yield block.tobytes()
+        yield bytes(_padded(weight.bytes) - weight.bytes)
+
+
+def _padded(size: int) -> int:
+    return gguf.GGUFWriter.ggml_pad(size, gguf.GGUF_DEFAULT_ALIGNMENT)
+
+
+def _taken_over(former: Former, table: bytes, weights: list[Weight]) -> Iterator[bytes]:
+    """The data of all tensors, copied from a file that has the same ones, else converted. Raises UserError for a damaged file."""
+    begin = former.file.stat().st_size - sum(_padded(weight.bytes) for weight in weights)
+    digest = hashlib.sha256()
+    with former.file.open("rb") as file:
+        head = file.read(max(begin, 0))
+        # Zeros at the end are padding, and their number depends on what the header says before.
+        if begin <= 0 or not head.rstrip(b"\0").endswith(table.rstrip(b"\0")):
+            yield from _converted(weights)
+            return
+        digest.update(head)
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            yield piece
+    if digest.hexdigest() != former.sha256:
+        raise UserError(f"{former.file} was changed since it was made.", "Prune the character again.")
