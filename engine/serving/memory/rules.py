@@ -51,7 +51,8 @@ _PATTERNS = [(re.compile(pattern, re.IGNORECASE), fact) for pattern, fact in (
      rf"(?!(?:\w+ )?{_PASSING}\b).+)", r"The player has \g<x>."),
     (rf"(?:I am|I'm) (?P<x>(?:not )?(?:an?|the) (?!(?:\w+ )?{_PASSING}\b).+)", r"The player is \g<x>."),
     (r"(?:I am|I'm) (?P<x>(?:very |really )?(?:afraid of|allergic to|fond of|looking for|searching for|hunting|married"
-     r"|in love with|engaged to|blind|deaf|left-handed|wanted|hiding|trying to|learning) ?.*)", r"The player is \g<x>."),
+     r"|in love with|engaged to|blind|deaf|left-handed|wanted|hiding|trying to|learning|saving|training|studying"
+     r"|building)(?: .+)?)", r"The player is \g<x>."),
     (r"(?-i:I(?: a|')m (?P<x>[A-Z][\w'-]+(?: (?:of |the )*[A-Z][\w'-]+)*))", r"The player is \g<x>."),
     (r"I (?P<v>want|need|plan|intend|hope) (?P<x>(?:to (?!go\b|know|ask|see\b|talk|leave|hear|say\b|tell|think|be clear)|an? |the "
      rf"|my |some )(?!{_PASSING}\b).+)", r"The player \g<v>s \g<x>."),
@@ -89,17 +90,19 @@ def statements(text: str) -> list[str]:
 
 
 def supported(fact: str, turn: str) -> str:
-    """The statement of a player's turn that supports a fact; "" where none does.
+    """The statement of a player's turn, or the part of one, that supports a fact; "" where none does.
 
     It must be of the first person and not supposed, deny exactly what the fact denies, and have at least two in three of the
     fact's words, among them its numbers and names: small models make things up.
     """
+    names = re.findall(r"(?<!^)\b(?:[A-Z][\w'-]*|\d[\d.,]*)", fact.removeprefix("The player"))
     for sentence in statements(turn):
-        if not FIRST_PERSON.search(sentence) or _SUPPOSED.search(sentence) or denies(fact) != denies(sentence):
+        if len(sentence) > _LONGEST_SENTENCE or _SUPPOSED.search(sentence):
             continue
-        names = re.findall(r"(?<!^)\b(?:[A-Z][\w'-]*|\d[\d.,]*)", fact.removeprefix("The player"))
-        if share(fact, sentence) >= 2 / 3 and all(re.search(rf"\b{re.escape(name)}", sentence, re.I) for name in names):
-            return sentence
+        for part in (sentence, *_CLAUSE.split(sentence)):
+            if (FIRST_PERSON.search(part) and denies(fact) == denies(part) and share(fact, part) >= 2 / 3
+                    and all(re.search(rf"\b{re.escape(name)}", part, re.IGNORECASE) for name in names)):
+                return part
     return ""
 
 
