@@ -64,6 +64,16 @@ element.addEventListener("submit", (event) => {
   event.target.closest("details")?.removeAttribute("open");
 });
 """
+# Puts what a button holds in data-copy on the clipboard.
+COPY = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-copy]");
+  if (!button) return;
+  navigator.clipboard.writeText(button.dataset.copy).then(() => {
+    const former = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = former; }, 1500);
+  });
+});
+"""
 _FIGURE = """
 const figure = document.createElement("div");  // beside the element, whose content Gradio makes again each time
 element.after(figure);

@@ -13,6 +13,7 @@ from studio.settings import Settings
 from studio.store import characters
 from studio.store.database import Store, open_store
 from studio.tokens import TokenCounter
+from studio.workers.game_server import GameServer
 from studio.workers.jobs import Jobs
 from studio.workers.scripts import Scripts
 from studio.workers.speech import Speech
@@ -30,6 +31,7 @@ class Services:
     speech: Speech
     tokens: TokenCounter
     scripts: Scripts
+    server: GameServer
     live: Live = field(default_factory=Live)
 
     @classmethod
@@ -39,7 +41,8 @@ class Services:
         characters.sync_bundled(store, [card.raw for card in bundled_cards()])
         live = Live()
         return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings, live.touch),
-                   TokenCounter(settings.home), Scripts(settings, store, live.touch), live=live)
+                   TokenCounter(settings.home), Scripts(settings, store, live.touch), GameServer(settings, live.touch),
+                   live=live)
 
     def library_stamp(self) -> tuple[Any, ...]:
         """Changes with each write to the library, and every ten seconds, in case two writes leave the file alike."""
@@ -59,7 +62,8 @@ class Services:
         return self
 
     def close(self) -> None:
-        """End the chat worker and let running jobs checkpoint."""
+        """End the chat worker and the server, and let running jobs checkpoint."""
         self.jobs.close()
         self.scripts.close()
+        self.server.close()
         self.speech.close()

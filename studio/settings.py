@@ -41,6 +41,7 @@ class Settings:
     script = _Inside("script")  # the folder of the test by a script that is under way
     log = _Inside("studio.log")  # the studio's own log
     chat_log = _Inside("chat.log")  # what the chat worker writes to its standard error
+    server_log = _Inside("server.log")  # ... and the server that games talk to
 
     @classmethod
     def of_environment(cls) -> "Settings":
@@ -66,7 +67,8 @@ class Settings:
     @property
     def private(self) -> tuple[Path, ...]:
         """What is never served, whatever else is: everything beside the uploads."""
-        return (self.database, self.jobs, self.exports, self.backups, self.script, self.log, self.chat_log, self.home / "models")
+        return (self.database, self.jobs, self.exports, self.backups, self.script, self.log, self.chat_log, self.server_log,
+                self.home / "models")
 
     def run_folder(self, run_id: str) -> Path:
         """The folder of one run: card.json, lines.jsonl, work/, model/ and log.txt."""

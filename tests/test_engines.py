@@ -1,7 +1,9 @@
 """What other programs get of a character: the chat format in Go, the Modelfile read back, and scripts that parse."""
 
+import ast
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ from tiny import make_tokenizer
 from engine.cards.card import find_bundled
 from engine.cards.prompt import messages
 from engine.export.engines import TARGETS, choose_file, godot, lmstudio, needed_types, table, unity, write_engine
+from engine.export.engines.clients import CLIENTS, KEY_NAME, Endpoint
 from engine.export.engines.go_template import find_pieces
 from engine.export.engines.ollama import printable, quoted, render_modelfile
 from engine.export.engines.target import Pack, make_pack
@@ -288,3 +291,18 @@ def test_every_target_writes_a_folder_that_can_be_used(id: str, hard: bool, tmp_
 def test_the_docs_list_every_target() -> None:
     text = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
     assert table() in text, f"docs/export.md: its table of targets should be\n{table()}"
+
+
+@pytest.mark.parametrize("key", [False, True])
+@pytest.mark.parametrize("id", ["pim-tuckett", "9-lives", 'it\'s "q" \\ \u2028'])
+def test_code_to_paste_parses_and_asks_the_character(id: str, key: bool) -> None:
+    endpoint = Endpoint("http://127.0.0.1:8080", id, key)
+    code = {name: client.render(endpoint) for name, client in CLIENTS.items()}
+    ast.parse(code["python"])
+    for language, name, before in ((tree_sitter_c_sharp.language(), "unity", "string Model ="),
+                                   (tree_sitter_gdscript.language(), "godot", "const MODEL :=")):
+        assert faults_of(language, code[name]) == 0 and faults_of(language, code[name].replace(before, f'{before} "', 1)) > 0
+        assert texts_of(code[name], before).startswith(id)
+    words = shlex.split(code["curl"])
+    assert words[1] == "http://127.0.0.1:8080/v1/chat/completions" and json.loads(words[words.index("-d") + 1])["model"] == id
+    assert all((KEY_NAME in text) == key for text in code.values())

@@ -4,15 +4,13 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
-from tiny import make_tiny
+from tiny import add_files, make_talkative, make_tiny
 
 from engine.base.errors import UserError
-from engine.base.files import write_manifest
 from engine.base.sampling import DEFAULTS, KNOBS, MAX_SEED
 from engine.cards.fields import blank_card, with_fields
 from engine.cards.prompt import Setting, render_greeting
@@ -33,7 +31,7 @@ EVIL = '<img src="http://192.0.2.1/x.png" onerror=alert(1)> ![x](http://192.0.2.
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_tiny(tmp_path_factory.mktemp("model") / "tiny", max_position_embeddings=8192))
+    return str(add_files(make_talkative(tmp_path_factory.mktemp("model") / "tiny", max_position_embeddings=8192)))
 
 
 @pytest.fixture(scope="module")
@@ -414,7 +412,7 @@ def test_an_answer_under_way_is_shown_apart_from_the_rest_and_open_pages_hear_of
     look = view(mara, model, chat).look()
     growing, before = room.contents(look), len(touched)
     assert "data-speaks" in growing["preview-growing"] and "data-speaks" not in growing["preview-said"]
-    eventually(lambda: len(touched) > before + 1)
+    eventually(lambda: len(touched) > before)
     room.stop(chat)
     finished(room, chat)
     whole = room.contents(look)
@@ -512,8 +510,7 @@ def test_an_answer_is_read_while_one_types_the_next_question(room: Controller, m
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A maker of finished runs of a character, each with a tiny model of its own."""
-    folder = make_tiny(tmp_path_factory.mktemp("pruned") / "tiny", max_position_embeddings=8192, intermediate_size=32)
-    write_manifest(Path(folder))
+    folder = add_files(make_tiny(tmp_path_factory.mktemp("pruned") / "tiny", max_position_embeddings=8192, intermediate_size=32))
 
     def make(services: Services, character: str, name: str) -> runs.Run:
         made = runs.add(services.store, character, 1, "prune", name, {"sparsity": 0.5})

@@ -30,6 +30,7 @@ from engine.models.starter import starter_folder
 from engine.serving.child import run_engine
 
 OWN = "gguf"  # a folder's own files
+COMPARED = "Q8_0"  # the type at which models are compared, where they can have it
 REFUSED = "refused.json"
 SOURCE = "source.json"
 _VERSION = 1  # of the files that are made; part of every key
@@ -66,9 +67,9 @@ def speaks_by_llama(name: str) -> bool:
 
 
 def common_type(*names: str) -> str:
-    """The type at which these models are compared: Q8_0, or F16 where the rows of one do not fill its blocks."""
+    """The type at which these models are compared: COMPARED, or F16 where the rows of one do not fill its blocks."""
     folders = [folder for name in names if (folder := folder_of(name))]
-    return "F16" if any(odd_rows(known_shapes(folder), "Q8_0") for folder in folders) else "Q8_0"
+    return "F16" if any(odd_rows(known_shapes(folder), COMPARED) for folder in folders) else COMPARED
 
 
 async def make_gguf(name: str, type: str = "", tell: Callable[[Event], None] = lambda event: None) -> Path:

@@ -34,8 +34,8 @@ BUSY = "Press Stop first, or wait for the end."
 CURSOR = '<span class="chat-cursor" aria-hidden="true"></span>'
 SLOWER = "A job is running on this machine, so answers come more slowly."
 BASIS = ("A token is a word or a part of one. All of this was measured on this one answer. Speed counts the tokens after the "
-         "first; time counts only what this answer itself took, without loading the model and without other answers made "
-         "meanwhile. Text that the model had read before is not read again.")
+         "first; time is counted from this answer’s turn on, without loading the model. Text that the model had read before is "
+         "not read again. The last words are the type of the weights and the program that ran them.")
 _TRIES = 3  # of writing an answer down
 _ACTION = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+?)(?<=\S)\1(?![\w*])")
 _UNFINISHED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+)\Z")  # an action that is still being written

@@ -2,13 +2,14 @@
 
 import html
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.model_folder import known_shapes, model_folder
-from engine.base.sizes import odd_rows, runtimes_that_like
+from engine.base.sizes import runtimes_that_like
+from engine.serving import files
 from studio.figures.words import dedupe_labels, moment, percent, size
 from studio.services import Services
 from studio.store import runs, values
@@ -46,7 +47,6 @@ def runtimes_html(kept: int) -> str:
 
 DENSE = "Dense model"
 STARTER = "starter"
-COMPARED = "Q8_0"  # the type at which models are compared
 WHOLE = "dense"  # the dense model in a list of voices
 
 
@@ -142,15 +142,12 @@ def pruned_name(run: Run) -> str:
 
 
 def common_type(models: Iterable[str]) -> str:
-    """The type of GGUF file with which these models are compared: Q8_0, or F16 where a model's rows do not fill its blocks."""
+    """The type of GGUF file at which these models are compared. One that is gone counts for nothing: its answer will say so."""
+    found = {files.COMPARED}
     for name in models:
-        try:
-            folder = model_folder(name)
-        except UserError:  # the answer will say so
-            continue
-        if folder and odd_rows(known_shapes(folder), COMPARED):
-            return "F16"
-    return COMPARED
+        with suppress(UserError):
+            found.add(files.common_type(name))
+    return max(found, key=lambda type: type != files.COMPARED)
 
 
 def chosen_run(services: Services, character: str, run_id: str, found: list[Run]) -> Run | None:

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -55,17 +55,19 @@ class Worker:
 
 
 def spawn(settings: Settings, arguments: Sequence[str], errors: Path, output: IO[bytes] | int = subprocess.DEVNULL,
-          leash: bool = True, background: bool = True) -> Worker:
+          leash: bool = True, background: bool = True, environment: Mapping[str, str] | None = None) -> Worker:
     """Start `python -m engine ARGUMENTS` in a session of its own, its standard error appended to `errors`.
 
     `leash`: standard input is a pipe that stays open as long as the studio lives. `background`: yield the processor
-    to other programs. `output` may be subprocess.PIPE. Raises OSError when the process cannot be started.
+    to other programs. `output` may be subprocess.PIPE. `environment`: further variables. Raises OSError when the process
+    cannot be started.
     """
     errors.parent.mkdir(parents=True, exist_ok=True)
     with errors.open("ab") as log_file:
         process = subprocess.Popen(
             [*settings.command, *arguments], stdin=subprocess.PIPE if leash else subprocess.DEVNULL, stdout=output,
-            stderr=log_file, cwd=PACKAGES, start_new_session=True, env={**os.environ, "PERSONA_STUDIO_HOME": str(settings.home)})
+            stderr=log_file, cwd=PACKAGES, start_new_session=True, env={**os.environ, "PERSONA_STUDIO_HOME": str(settings.home),
+                                                                 **(environment or {})})
     if background:
         try:
             lower = min(19, psutil.Process().nice() + JOB_NICENESS) if os.name == "posix" else psutil.BELOW_NORMAL_PRIORITY_CLASS

@@ -55,8 +55,11 @@ class Scripts:
             return self._runs[0].character if self._worker else ""
 
     def begin(self, character: str, models: Sequence[tuple[str | None, str]], sampling: dict[str, Any], seed: int,
-              judge: tuple[str, str] | None = None) -> list[ScriptRun]:
-        """Ask a character's present version all of its script on each of `models`: (run or None, model). Raises UserError."""
+              judge: tuple[str, str] | None = None, type: str = "Q8_0") -> list[ScriptRun]:
+        """Ask a character's present version all of its script on each of `models`: (run or None, model). Raises UserError.
+
+        `type`: of the GGUF files, the same for all models.
+        """
         with self._lock:
             if self._worker:
                 raise UserError("A test is under way already.", "Stop it first, or wait for its end.")
@@ -71,7 +74,7 @@ class Scripts:
             write_json(folder / "job.json", {
                 "card": str(folder / "card.json"), "models": [model for _, model in models], "judge": url, "judge_model": name,
                 "sampling": {**read_params(sampling).as_dict(), "seed": seed}, "workdir": str(folder / "work"),
-                "json_events": True, "leash": True})
+                "type": type, "json_events": True, "leash": True})
             self.progress, self.warnings = ("", 0, 0), []
             try:
                 arguments = ["script", "--job", str(folder / "job.json")]

@@ -1,8 +1,8 @@
 """What the Compare room does: rounds in the library, and the answers that the chat worker makes for them.
 
 Every question is a round of its own that holds what was said before it; a conversation is nothing more than its newest
-round. Both answers of a pair are asked for at once, and the worker lets them take turns; those of a grid come one after
-another, so that no more models are in memory than need be.
+round. Both answers of a pair are asked for at once, and the worker gives one after the other; those of a grid are asked for
+one by one, so that no more models are in memory than need be.
 """
 
 import functools

@@ -23,7 +23,7 @@ from studio.store import characters, runs, script_runs, values
 from studio.store.runs import Run
 from studio.store.script_runs import ScriptAnswer, ScriptRun
 from studio.tabs.answers import card_of, changing, text_html
-from studio.tabs.models import DENSE, Contender, dense_of, finished, pruned_of, removed_by, short_name
+from studio.tabs.models import DENSE, Contender, common_type, dense_of, finished, pruned_of, removed_by, short_name
 from studio.tabs.models import choices_of as labels_of
 
 MOST_MODELS = 7
@@ -99,7 +99,7 @@ def begin(services: Services, character: str, model: str, chosen: list[str], see
     card_of(characters.head(services.store, character))  # before anything is written: it must be able to speak
     values.set_value(services.store, "compare-judge", [url.strip(), judge.strip()])
     services.scripts.begin(character, [(one.run, one.model) for one in wanted], DEFAULTS.as_dict(), int(seed or 0),
-                           (url.strip(), judge.strip()) if url.strip() else None)
+                           (url.strip(), judge.strip()) if url.strip() else None, common_type(one.model for one in wanted))
 
 
 def listen(services: Services, page: Page, panel: Panel) -> None:

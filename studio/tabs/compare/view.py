@@ -309,7 +309,7 @@ def _foot(scene: Scene, shown: Shown) -> str:
         found.append(f'<p class="quiet versus-open" id="compare-engine">Both answered with {html.escape(shown.engine)}.</p>')
     if shown.named and shown.whole:
         found.append(f'<details class="chat-measures"><summary>What the figures mean</summary><p>{html.escape(BASIS)} '
-                     "Both sides had the same seed and took turns, one token each.</p></details>")
+                     "Both sides had the same seed. One answered after the other, so neither slowed the other down.</p></details>")
     if scene.note:
         found.append(f'<p class="quiet">{html.escape(scene.note)}</p>')
     return f'<div class="versus-foot">{"".join(found)}</div>'

@@ -1,4 +1,4 @@
-"""Room 5, Export: a finished run becomes a folder with a name, proven to load, ready for engines; and the plan of a cast.
+"""Room 5, Export: a finished run becomes a folder with a name, proven to load, ready for engines; a server; a cast's plan.
 
 The form goes through Gradio. What it shows of the run that is chosen, of an export under way and of past exports comes
 through the live channel.
@@ -16,25 +16,17 @@ from engine.base.model_folder import known_shapes
 from engine.base.sizes import FILE_TYPES, WRITTEN
 from engine.export.engines import DEFAULT_TYPE, TARGETS
 from studio.live import figure
-from studio.page import Page, guarded, live_html
+from studio.page import COPY, Page, guarded, live_html
 from studio.services import Services
 from studio.store import characters, runs
 from studio.store.runs import Run
-from studio.tabs.export import view
+from studio.tabs.export import serving, view
 from studio.tabs.export.planner import Planner, listen
 from studio.tabs.models import choices_of, removed_by
 from studio.uploads import servable
 from studio.workers.commands import result_folder
 
-ROOM, CAST = "export", "cast"
-_COPY = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-copy]");
-  if (!button) return;
-  navigator.clipboard.writeText(button.dataset.copy).then(() => {
-    const former = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = former; }, 1500);
-  });
-});"""
+ROOM, SERVE, CAST = "export", "serve", "cast"
 _LOOK = f"(run) => {{ personaStudioLive.look({{run: run ?? ''}}, '{ROOM}'); return []; }}"
 
 
@@ -44,15 +36,16 @@ class Controls:
     def __init__(self) -> None:
         self.empty = gr.HTML(view.NO_RUN, visible=False, elem_id="export-empty")
         with gr.Column(visible=False) as self.whole:
-            self.view = gr.Radio([("Export", ROOM), ("Plan a cast", CAST)], value=ROOM, label="View", show_label=False,
-                                 container=False, elem_id="export-view", elem_classes="views")
+            self.view = gr.Radio([("Export", ROOM), ("Serve", SERVE), ("Plan a cast", CAST)], value=ROOM, label="View",
+                                 show_label=False, container=False, elem_id="export-view", elem_classes="views")
             with gr.Row(equal_height=False) as self.making:
                 with gr.Column(scale=3, min_width=320):
                     self._form()
                 with gr.Column(scale=3, min_width=320):
                     live_html("export-figure")
                     live_html("export-past")
-                    self.detail = live_html("export-detail", _COPY)
+                    self.detail = live_html("export-detail", COPY)
+            self.serving = serving.Panel()
             self.planner = Planner()
 
     def _form(self) -> None:
@@ -113,12 +106,14 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
           [controls.empty, controls.whole, controls.run, controls.name], trigger_mode="always_last", **page.private)
     controls.run.change(None, controls.run, None, js=_LOOK, **page.private)
     controls.run.input(propose, controls.run, controls.name, **page.private)
-    controls.view.change(lambda view: (gr.Row(visible=view == ROOM), gr.Column(visible=view != ROOM)), controls.view,
-                         [controls.making, controls.planner.whole], **page.private)
+    controls.view.change(lambda view: (gr.Row(visible=view == ROOM), gr.Column(visible=view == SERVE),
+                                       gr.Column(visible=view == CAST)), controls.view,
+                         [controls.making, controls.serving.whole, controls.planner.whole], **page.private)
     asked = [controls.run, controls.name, controls.zip, controls.engines, controls.gguf, controls.measure]
     controls.start.click(start, asked, None, **page.private)
     for element in (controls.detail, controls.progress):
         element.click(act, None, None, **page.private)
+    serving.listen(services, page, controls.serving, [controls.view.change, tab.select], controls.view, controls.run)
     listen(services, page, controls.planner, [controls.view.change, tab.select], controls.view)
 
 
