@@ -31,6 +31,8 @@ class Server:
         settings.model.path, settings.n_ctx, settings.n_parallel = file, context * slots, slots
         settings.port, settings.warmup, settings.verbosity, settings.n_gpu_layers = 0, False, -1, 0
         settings.swa_full, settings.fit_params, settings.cache_ram_mib = True, False, 0
+        # The file's chat template is a program that others may have written, and would be tried out.
+        settings.use_jinja, settings.enable_chat_template, settings.chat_template = False, False, "chatml"
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = _THREADS
         if exact:
             settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

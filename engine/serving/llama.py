@@ -88,8 +88,8 @@ class LlamaVoice:
         took = said.get("timings") or {}
         timings = Timings(took.get("cache_n", 0) + took.get("prompt_n", 0), took.get("cache_n", 0), took.get("prompt_ms", 0) / 1000,
                           took.get("predicted_n", 0), (took.get("prompt_ms", 0) + took.get("predicted_ms", 0)) / 1000)
-        ended = said.get("stop_type") == "eos" or not self._endings.isdisjoint(said.get("tokens") or [])
-        return Piece(said.get("content", ""), timings.tokens, ended, timings)
+        ending = not self._endings.isdisjoint(said.get("tokens") or [])  # one that the file does not mark as such has a text
+        return Piece("" if ending else said.get("content", ""), timings.tokens, ending or said.get("stop_type") == "eos", timings)
 
     async def read(self, prompt: Sequence[int]) -> int:
         """See Voice."""
@@ -119,6 +119,8 @@ def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int) -> An
     settings.slot_prompt_similarity = _ALIKE
     settings.cache_ram_mib = min(MOST_KEPT, psutil.virtual_memory().available // 8 >> 20)
     settings.warmup, settings.verbosity, settings.swa_full, settings.ui = False, -1, True, False
+    # It would try the file's chat template out, which is a program that others wrote; here templates.py renders it, with limits.
+    settings.use_jinja, settings.enable_chat_template, settings.chat_template = False, False, "chatml"
     settings.endpoint_slots = settings.endpoint_props = settings.endpoint_metrics = False
     on_gpu = any(one["type"] != xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU for one in xllamacpp.get_device_info())
     settings.n_gpu_layers, settings.fit_params = (gpu_layers, gpu_layers < 0) if on_gpu else (0, False)
