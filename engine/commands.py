@@ -24,19 +24,35 @@ from engine.running import Run, print_table
 def models(options: argparse.Namespace, _arguments: list[str]) -> int:
     """List the models on this machine."""
     from engine.models.folders import list_models
+    from engine.serving.files import gguf_file
 
     found = list_models()
+    for one in found:  # the type of the file that speaks; "": none yet, or transformers speaks
+        file = gguf_file(one["name"]) if one["ready"] else None
+        one["speaks"] = file.stem.rpartition("-")[2] if file else ""
     if options.json:
         print(json.dumps(found, indent=2))
         return 0
     rows = [[one["name"], one["kind"], one["licence"] or "", f"{one['bytes'] / 1e6:,.0f} MB",
-             "cannot be used" if one["fault"] else "on disk" if one["ready"] else "fetched on first use"] for one in found]
-    print_table("Models", ["name", "kind", "licence", "size", "state"], rows)
+             "cannot be used" if one["fault"] else "on disk" if one["ready"] else "fetched on first use", _speaker(one)]
+            for one in found]
+    print_table("Models", ["name", "kind", "licence", "size", "state", "speaks by"], rows)
     for one in found:
         if one["fault"]:
             print(" ".join(one["fault"].split()))
     print("Any folder or hub id with safetensors of a supported family can be named as well.")
     return 0
+
+
+def _speaker(model: dict[str, Any]) -> str:
+    """What speaks for a model of the list."""
+    from engine.serving.files import speaks_by_llama
+
+    if model["fault"]:
+        return ""
+    if model["speaks"]:
+        return f"llama.cpp, {model['speaks']}"
+    return "llama.cpp" if speaks_by_llama(model["name"]) else "transformers"
 
 
 def prune(options: argparse.Namespace, arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from small_job import run_job, write_card
-from tiny import make_tiny
+from tiny import add_files, make_tiny
 
 from engine.__main__ import build_parser, main
 from engine.base.files import MANIFEST, data_folder, read_json
@@ -56,6 +56,17 @@ def test_models_lists_the_starter_and_folders(capsys: pytest.CaptureFixture[str]
     assert main(["models"]) == 0
     table = capsys.readouterr().out
     assert "fetched on first use" in table and "on disk" in table
+
+
+def test_models_says_what_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [make_tiny(data_folder() / "models" / name, family) for name, family in (("one", "llama"), ("two", "olmo2"))]
+    add_files(folders[0], "F16")
+    assert main(["models", "--json"]) == 0
+    found = {Path(one["name"]).name: one["speaks"] for one in json.loads(capsys.readouterr().out)}
+    assert found == {"starter": "", "one": "F16", "two": ""}
+    assert main(["models"]) == 0
+    table = capsys.readouterr().out
+    assert "llama.cpp, F16" in table and "transformers" in table
 
 
 def test_tables_show_cells_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
