@@ -13,7 +13,6 @@ from engine.base.errors import UserError
 from engine.models.loading import on_day
 from engine.serving.gguf_header import Header
 
-
 _COMPOSED = {"qwen2"}  # by tokenizer.ggml.pre: their tokenizers compose characters (NFC), which llama.cpp leaves out
 
 
