@@ -16,7 +16,7 @@ from engine.cards.prompt import Message, rough_tokens
 from engine.models.chat_format import encode_chat
 from engine.serving.memory import Fact, PlayerMemory, Recalled, recall
 from engine.serving.memory.recall import BUDGET
-from engine.serving.memory.records import Session
+from engine.serving.memory.records import Missing, Session
 from engine.serving.memory.writing import Ask, remember
 from engine.serving.voice import Voice
 
@@ -73,9 +73,9 @@ class Remembering:
             self._start(found)
 
     async def end(self, player: str, character: str, session: str) -> list[Fact]:
-        """The conversation is over: write what it brought; the facts that are new. Raises UserError where there is none."""
+        """The conversation is over: write what it brought; the facts that are new. Raises Missing where there is none."""
         if not await asyncio.to_thread(self.memory.end, player, character, session):
-            raise UserError("There is no such session of this player and character.")
+            raise Missing("There is no such session of this player and character.")
         found = await asyncio.to_thread(self._session, player, character, session)
         return await self._write(found) if found else []
 

@@ -10,7 +10,6 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,10 +31,14 @@ def embedder() -> "Callable[[Sequence[str]], np.ndarray] | None":
     table = load_file(folder / _WEIGHTS)["embedding.weight"]  # (V, d), float16
     tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
 
-    @functools.lru_cache(maxsize=4_096)
-    def one(text: str) -> Any:
-        ids = tokenizer.encode(text[:_LONGEST], add_special_tokens=False).ids
-        mean = table[ids].astype(np.float32).mean(axis=0) if ids else np.zeros(table.shape[1], np.float32)  # (d,)
-        return mean / max(float(np.linalg.norm(mean)), 1e-9)
+    tokenizer.no_padding()
 
-    return lambda texts: np.stack([one(text) for text in texts])
+    def vectors(texts: Sequence[str]) -> np.ndarray:
+        found = np.zeros((len(texts), table.shape[1]), np.float32)  # (n, d)
+        for place, coded in enumerate(tokenizer.encode_batch([text[:_LONGEST] for text in texts], add_special_tokens=False)):
+            if coded.ids:
+                mean = table[coded.ids].astype(np.float32).mean(axis=0)  # (T, d) -> (d,)
+                found[place] = mean / max(float(np.linalg.norm(mean)), 1e-9)
+        return found
+
+    return vectors

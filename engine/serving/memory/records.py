@@ -20,6 +20,14 @@ PERSON, RULES, MODEL = "person", "rules", "model"  # who wrote a fact
 _BAD_ID = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\ud800-\udfff]")
 
 
+class Missing(UserError):
+    """What was named is not in the memory."""
+
+
+class Unavailable(UserError):
+    """The file cannot be read or written now: it is busy, damaged, foreign or newer, or the disk is full."""
+
+
 @dataclass(frozen=True)
 class Player:
     """A player. `facts`: how many are known, over all characters; `last_seen`: UTC, as 2026-11-29T12:00:00Z."""

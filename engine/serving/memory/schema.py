@@ -2,7 +2,7 @@
 
 from sqlite_utils import Database
 
-from engine.base.errors import UserError
+from engine.serving.memory.records import Unavailable
 
 APPLICATION_ID = 0x50534D45  # in the file's header: tells a memory of players from any other SQLite file
 
@@ -33,12 +33,12 @@ STEPS: tuple[tuple[str, ...], ...] = (_FIRST,)  # step n makes version n
 
 
 def bring_up_to_date(db: Database, path: object) -> None:
-    """Take the steps that a file has not had, all or none; it may be empty. Raises UserError for a foreign or newer one."""
+    """Take the steps that a file has not had, all or none; it may be empty. Raises Unavailable for a foreign or newer one."""
     id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     if id != APPLICATION_ID and (id or version or db.execute("SELECT 1 FROM sqlite_master").fetchone()):
-        raise UserError(f"{path} is not a memory of players.", "Move it away.")
+        raise Unavailable(f"{path} is not a memory of players.", "Move it away.")
     if version > len(STEPS):
-        raise UserError(f"{path} was made by a newer version of Persona Studio.", "Update this one to open it.")
+        raise Unavailable(f"{path} was made by a newer version of Persona Studio.", "Update this one to open it.")
     for step in STEPS[version:]:
         for statement in step:
             db.execute(statement)

@@ -31,10 +31,12 @@ from engine.serving.memory.records import (
     PERSON,
     Fact,
     Found,
+    Missing,
     Player,
     Session,
     Summary,
     Turn,
+    Unavailable,
     check_id,
     one_line,
     whole_text,
@@ -62,11 +64,14 @@ class PlayerMemory:
     # Conversations
 
     def append(self, player: str, character: str, session: str, turns: Sequence[tuple[str, str]], name: str = "") -> None:
-        """Add turns, (role, text), to a conversation, which begins with its first and is open again after it ended."""
+        """Add turns, (role, text), to a conversation, which begins with its first; after it ended, it begins anew."""
         with self._write() as db:
             number = self._session(db, player, character, session, name)
+            db.execute("DELETE FROM turns WHERE session = ? AND n <= (SELECT read FROM sessions WHERE number = ? AND ended"
+                       " IS NOT NULL)", [number, number])
             db.execute("UPDATE sessions SET ended = NULL WHERE number = ?", [number])
-            last = db.execute("SELECT ifnull(max(n), 0) FROM turns WHERE session = ?", [number]).fetchone()[0]
+            last = db.execute("SELECT max(read, (SELECT ifnull(max(n), 0) FROM turns WHERE session = number)) FROM sessions"
+                              " WHERE number = ?", [number]).fetchone()[0]
             for place, (role, text) in enumerate(turns, start=last + 1):
                 db.execute("INSERT INTO turns (session, n, role, text, time) VALUES (?, ?, ?, ?, ?)",
                            [number, place, role, whole_text(text, LONGEST_TURN), now()])
@@ -78,6 +83,12 @@ class PlayerMemory:
             if number := _number(db, player, character, session):
                 db.execute("DELETE FROM turns WHERE session = ? AND n > (SELECT max(n) - ? FROM turns WHERE session = ?)",
                            [number, max(0, count), number])
+
+    def forget_session(self, player: str, character: str, session: str) -> bool:
+        """Forget a conversation, but not what it brought; whether there was one."""
+        with self._write(erases=True) as db:
+            return bool(db.execute("DELETE FROM sessions WHERE player = ? AND character = ? AND id = ?",
+                                   [player, character, session]).rowcount)
 
     def turns(self, player: str, character: str, session: str) -> list[Turn]:
         """The turns of a conversation in order; [] where there is none."""
@@ -115,12 +126,14 @@ class PlayerMemory:
 
         A fact that is known already gets the present time. One with the slot of another (engine/serving/memory/slots.py), or of
         the same words and the opposite, takes its place; the former stays, no longer active. `before`: None is returned, and
-        nothing kept, where the conversation is no longer read just that far, because another process was faster.
+        nothing kept, where the conversation is no longer read just that far: another process was faster, or it was forgotten.
         """
         with self._write() as db:
+            if before is not None:
+                is_so = "SELECT 1 FROM sessions WHERE number = ? AND read = ?"
+                if not db.execute(is_so, [_number(db, player, character, session), before]).fetchone():
+                    return None
             number = self._session(db, player, character, session, name)
-            if before is not None and before != db.execute("SELECT read FROM sessions WHERE number = ?", [number]).fetchone()[0]:
-                return None
             new = [fact for one in found if (fact := _merge(db, player, character, session, one))]
             if summary := one_line(summary, LONGEST_SUMMARY):
                 _put_summary(db, player, character, summary, session)
@@ -173,7 +186,7 @@ class PlayerMemory:
         with self._write(erases=True) as db:
             row = db.execute("SELECT session FROM summaries WHERE player = ? AND character = ?", [player, character]).fetchone()
             if row is None:
-                raise UserError("There is no summary of this player and character.")
+                raise Missing("There is no summary of this player and character.")
             db.execute("DELETE FROM summaries WHERE player = ? AND character = ?", [player, character])
             if tidy := one_line(text, LONGEST_SUMMARY):
                 _put_summary(db, player, character, tidy, row[0])
@@ -265,7 +278,7 @@ class PlayerMemory:
                 return
         except sqlite3.OperationalError as error:
             why = str(error)
-        raise UserError(f"It is deleted, but traces of it are still in the file {self.path} ({why}).", "Try again in a moment.")
+        raise Unavailable(f"It is deleted, but traces of it are still in the file {self.path} ({why}).", "Try again in a moment.")
 
     @contextmanager
     def _opened(self) -> Iterator[Database]:
@@ -275,7 +288,7 @@ class PlayerMemory:
             with closing(self._connect()) as connection:
                 yield Database(connection, execute_plugins=False)
         except OSError as error:
-            raise UserError(f"The memory of players {self.path} cannot be opened ({error.strerror}).") from error
+            raise Unavailable(f"The memory of players {self.path} cannot be opened ({error.strerror}).") from error
         except sqlite3.Error as error:
             if sentence := _sentence(error, self.path):
                 raise sentence from error
@@ -319,16 +332,16 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _sentence(error: sqlite3.Error, path: Path) -> UserError | None:
+def _sentence(error: sqlite3.Error, path: Path) -> Unavailable | None:
     code = _code(error)
     if code in _BUSY:
-        return UserError("The memory of players is busy; nothing was changed.", "Try again.")
+        return Unavailable("The memory of players is busy; nothing was changed.", "Try again.")
     if code == sqlite3.SQLITE_FULL:
-        return UserError(f"The disk that holds {path} is full; nothing was changed.", "Free some space and try again.")
+        return Unavailable(f"The disk that holds {path} is full; nothing was changed.", "Free some space and try again.")
     if code in _DAMAGED:
-        return UserError(f"The memory of players {path} is damaged.", "Move it away to begin an empty one.")
+        return Unavailable(f"The memory of players {path} is damaged.", "Move it away to begin an empty one.")
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
-        return UserError(f"The memory of players {path} cannot be opened.", "Check its folder, and that it is yours.")
+        return Unavailable(f"The memory of players {path} cannot be opened.", "Check its folder, and that it is yours.")
     return None
 
 
@@ -349,7 +362,7 @@ def _fact(row: Sequence[Any]) -> Fact:
 def _need(db: Database, player: str, id: int) -> Fact:
     row = db.execute(f"SELECT {_FACT} FROM facts WHERE id = ? AND player = ?", [id, player]).fetchone()
     if row is None:
-        raise UserError("There is no such fact of this player.", "It may have been deleted meanwhile.")
+        raise Missing("There is no such fact of this player.", "It may have been deleted meanwhile.")
     return _fact(row)
 
 
