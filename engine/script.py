@@ -6,7 +6,8 @@ card, model, sampling and seed give the same answers. Nothing is stored here: th
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from engine.base.errors import UserError
@@ -19,6 +20,7 @@ from engine.cards.prompt import PLAYER, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
 from engine.evaluation.judge import PASSING, Judge
+from engine.serving.files import common_type, folder_of
 from engine.serving.requests import Request
 from engine.serving.speaking import speak
 from engine.serving.steps import HEARTBEAT, Loop
@@ -27,13 +29,14 @@ from engine.serving.voices import Voices
 
 @dataclass(frozen=True)
 class ScriptTest:
-    """What is tested and how. `models`: as the chat worker names them; the first is what others are compared with."""
+    """What is tested and how. `models`: as the chat worker names them; the first is what others are compared with.
+    `type`: of the GGUF files, the same for all models; "": Q8_0 where all can have it."""
 
     card: Card
     models: Sequence[str]
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(seed=0))
     judge: Judge | None = None
-    type: str = "Q8_0"
+    type: str = ""
 
 
 def run_script(job: ScriptTest) -> Iterator[Event]:
@@ -50,6 +53,7 @@ def run_script(job: ScriptTest) -> Iterator[Event]:
     judging = _Judging(job)
     answers: dict[str, dict[str, Graded]] = {}
     loop = Loop()
+    job = replace(job, type=job.type or _common_type(job.models))
     try:
         for model in job.models:
             answers[model] = {}
@@ -67,6 +71,16 @@ def run_script(job: ScriptTest) -> Iterator[Event]:
         judging.close()
         loop.close()
     yield Finished("", time.monotonic() - began)
+
+
+def _common_type(models: Sequence[str]) -> str:
+    """The type at which all models speak; those that are not there are asked later, and say so themselves."""
+    known = []
+    for model in models:
+        with suppress(UserError):
+            folder_of(model)
+            known.append(model)
+    return common_type(*known)
 
 
 def _test_model(job: ScriptTest, model: str, questions: Sequence[Question], spoken: tuple[Voices, Loop], judging: "_Judging",

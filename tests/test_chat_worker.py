@@ -58,7 +58,7 @@ class Bench:
             while not any(one["event"] == event and one.get("tokens", 0) >= tokens for one in self.of(identity)):
                 await asyncio.sleep(0.001)
 
-    def answer(self, do: str = "speak", **fields: Any) -> dict[str, Any]:
+    def answer(self, do: Any = "speak", **fields: Any) -> dict[str, Any]:
         """The last answer to a request that is made alone."""
         identity = f"request {len(self.said)}"
         self.run(self.take(self.line(do, identity, **fields)))

@@ -137,8 +137,7 @@ def test_inspect_refuses_a_report_of_another_kind(copied: Path, capsys: pytest.C
 def test_a_message_is_answered_as_json(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = []
     for seed in ("1", "1", "2"):
-        assert main(["chat", str(exported), "--message", "Who goes \udcff?", "--json", "--limit", "12", "--seed", seed,
-                     "--dtype", "fp32"]) == 0
+        assert main(["chat", str(exported), "--message", "Who goes \udcff?", "--json", "--limit", "12", "--seed", seed]) == 0
         answers.append(json.loads(capsys.readouterr().out))
     assert answers[0]["message"] == "Who goes ??"
     assert answers[0]["character"] == "Zoë *of* the [Mill]" and 0 < answers[0]["tokens"] <= 12
@@ -165,7 +164,7 @@ def test_a_chat_runs_until_an_empty_line_or_the_end(typed: str, exported: Path, 
 
 
 BAD_CHATS = [(["--temperature", "-1"], "temperature"), (["--temperature", "nan"], "temperature"),
-             (["--limit", "0"], "Longest answer"), (["--seed", str(10**30)], "seed"), (["--dtype", "int3"], "number format")]
+             (["--limit", "0"], "Longest answer"), (["--seed", str(10**30)], "seed"), (["--type", "Q9"], "type")]
 
 
 @pytest.mark.parametrize(("options", "word"), BAD_CHATS, ids=[" ".join(options)[:20] for options, _ in BAD_CHATS])

@@ -28,19 +28,19 @@ def smith(own: Any = OWN) -> Card:
 
 
 def short(card: Card, *models: str, **settings: Any) -> ScriptTest:
-    return ScriptTest(card, models, SamplingParams(max_tokens=3, seed=7), dtype="fp32", **settings)
+    return ScriptTest(card, models, SamplingParams(max_tokens=3, seed=7), **settings)
 
 
 def run(job: ScriptTest) -> list[Event]:
     return list(run_script(job))
 
 
-def test_every_question_is_asked_of_every_model_and_the_same_seed_says_the_same(llama: Path) -> None:
+def test_every_question_is_asked_of_every_model_and_the_same_seed_says_the_same(speaking: Path) -> None:
     one = smith()
-    again = llama.parent / f"{llama.name}-again"
+    again = speaking.parent / f"{speaking.name}-again"
     if not again.exists():
-        again.symlink_to(llama)
-    seen = run(short(one, str(llama), str(again)))
+        again.symlink_to(speaking)
+    seen = run(short(one, str(speaking), str(again)))
     tested = [event for event in seen if isinstance(event, Graded)]
     questions = [question.id for question in read_script(one).questions]
     assert [event.question for event in tested] == questions * 2 and {event.seed for event in tested} == {7}
@@ -53,12 +53,12 @@ def test_every_question_is_asked_of_every_model_and_the_same_seed_says_the_same(
     assert isinstance(seen[-1], Finished) and list(map(events.decode, map(events.encode, seen))) == seen
 
 
-def test_a_judge_scores_what_rules_leave_open_and_compares_the_models(llama: Path) -> None:
-    again = llama.parent / f"{llama.name}-again"
+def test_a_judge_scores_what_rules_leave_open_and_compares_the_models(speaking: Path) -> None:
+    again = speaking.parent / f"{speaking.name}-again"
     if not again.exists():
-        again.symlink_to(llama)
+        again.symlink_to(speaking)
     with teacher_server(alternatives=lambda message: {"80": 0.9, "x": 0.1}) as server:
-        seen = run(short(smith(), str(llama), str(again), judge=Judge(server.url, "m")))
+        seen = run(short(smith(), str(speaking), str(again), judge=Judge(server.url, "m")))
     tested = [event for event in seen if isinstance(event, Graded)]
     judged = [event for event in tested if any(check["rule"] == "judge" for check in event.checks)]
     assert len(judged) == 8 and {round(event.score or 0) for event in judged} == {80}
@@ -68,16 +68,16 @@ def test_a_judge_scores_what_rules_leave_open_and_compares_the_models(llama: Pat
     assert len(server.bodies) == 8 + 2 * 4
 
 
-def test_a_judge_that_fails_is_asked_once_and_everything_else_goes_on(llama: Path) -> None:
+def test_a_judge_that_fails_is_asked_once_and_everything_else_goes_on(speaking: Path) -> None:
     with teacher_server(lambda number: "401") as server:
-        seen = run(short(smith(), str(llama), judge=Judge(server.url, "m")))
+        seen = run(short(smith(), str(speaking), judge=Judge(server.url, "m")))
     said = [event.sentence for event in seen if isinstance(event, Warned)]
     assert len(server.asked) == 1 and len(said) == 1 and "refuses the API key" in said[0] and "is not judged" in said[0]
     assert len([event for event in seen if isinstance(event, Graded)]) == 5 and isinstance(seen[-1], Finished)
 
 
-def test_one_model_that_is_not_there_does_not_keep_the_others(llama: Path, tmp_path: Path) -> None:
-    seen = run(short(smith(), str(tmp_path / "none"), str(llama)))
+def test_one_model_that_is_not_there_does_not_keep_the_others(speaking: Path, tmp_path: Path) -> None:
+    seen = run(short(smith(), str(tmp_path / "none"), str(speaking)))
     assert [event.model for event in seen if isinstance(event, Untested)] == [str(tmp_path / "none")]
     assert len([event for event in seen if isinstance(event, Graded)]) == 5
     with pytest.raises(UserError):
@@ -90,23 +90,23 @@ def test_a_script_without_questions_says_what_to_do() -> None:
         run(short(smith({"script": {"removed": removed}}), "starter"))
 
 
-def verb(folder: Path, llama: Path, *more: str) -> list[str]:
+def verb(folder: Path, speaking: Path, *more: str) -> list[str]:
     (folder / "card.json").write_text(json.dumps(smith().raw), encoding="utf-8")
-    return ["script", str(folder / "card.json"), "--model", str(llama), "--limit", "2", "--dtype", "fp32", *more]
+    return ["script", str(folder / "card.json"), "--model", str(speaking), "--limit", "2", *more]
 
 
-def test_the_command_line_says_events_and_a_table(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(verb(tmp_path, llama, "--json", "--workdir", str(tmp_path / "work"))) == 0
+def test_the_command_line_says_events_and_a_table(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(verb(tmp_path, speaking, "--json", "--workdir", str(tmp_path / "work"))) == 0
     said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
     assert said == list(events.read(tmp_path / "work" / "events.jsonl")) and isinstance(said[-1], Finished)
     assert len([event for event in said if isinstance(event, Graded)]) == 5
-    assert main(verb(tmp_path, llama)) == 0
+    assert main(verb(tmp_path, speaking)) == 0
     assert "not judged" in capsys.readouterr().out
 
 
-def test_options_take_precedence_over_the_samplers_of_a_job_file(llama: Path, tmp_path: Path,
+def test_options_take_precedence_over_the_samplers_of_a_job_file(speaking: Path, tmp_path: Path,
                                                                  capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = verb(tmp_path, llama, "--json", "--job", str(tmp_path / "job.json"))
+    arguments = verb(tmp_path, speaking, "--json", "--job", str(tmp_path / "job.json"))
     for sampling, more, seed in (({"seed": 4}, [], 4), ({"seed": 4}, ["--seed", "5"], 5), ({"seed": None}, [], 0)):
         (tmp_path / "job.json").write_text(json.dumps({"sampling": sampling}))
         assert main([*arguments, *more]) == 0
@@ -123,19 +123,19 @@ def test_the_questions_can_be_looked_at_without_a_model(tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize(("more", "says"), [
     (["--judge", "http://127.0.0.1:9"], "name of its model"), (["--judge", "x", "--judge-model", "m"], "The judge's address"),
-    (["--temperature", "-1"], "temperature"), (["--max-tokens", "0"], "Longest answer"), (["--dtype", "fp1"], "dtype must be"),
+    (["--temperature", "-1"], "temperature"), (["--max-tokens", "0"], "Longest answer"), (["--type", "Q9"], "type must be"),
 ])
-def test_wrong_options_get_one_sentence(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str],
+def test_wrong_options_get_one_sentence(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str],
                                         says: str) -> None:
-    assert main(verb(tmp_path, llama, *more)) == 2
+    assert main(verb(tmp_path, speaking, *more)) == 2
     said = capsys.readouterr().err
     assert says in said and "Traceback" not in said
 
 
-def test_a_stop_comes_through_between_two_tokens(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_comes_through_between_two_tokens(speaking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job gives a sign of life within a second, also in a long answer: there it can be stopped."""
-    monkeypatch.setattr("engine.script._HEARTBEAT", 0.0)
-    stream: Iterator[Event] = run_script(ScriptTest(smith(), [str(llama)], SamplingParams(max_tokens=50, seed=0), dtype="fp32"))
+    monkeypatch.setattr("engine.script.HEARTBEAT", 0.0)
+    stream: Iterator[Event] = run_script(ScriptTest(smith(), [str(speaking)], SamplingParams(max_tokens=50, seed=0)))
     kinds = []
     for event in stream:
         kinds.append(type(event).__name__)

@@ -242,7 +242,8 @@ class ScriptJob(Process):
     questions: bool = knob(False, "Only print the questions and their rules, as JSON")
     judge: str = knob("", "A server with log-probabilities, to judge what no rule can check", metavar="URL")
     judge_model: str = knob("", "The server's model", metavar="NAME")
-    type: Literal["Q8_0", "F16"] = knob("Q8_0", "Type of the GGUF files, the same for all models: Q8_0, or F16")
+    type: Literal["", "Q8_0", "F16"] = knob("", "Type of the GGUF files, the same for all models: Q8_0 or F16 (default: Q8_0 where "
+                                                "all models can have it)")
     sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
 
 
