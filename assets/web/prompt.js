@@ -110,7 +110,7 @@ export function render(character, conversation) {
   return text + format.prompt;
 }
 
-/** Neighbours of one role joined, and a user's turn before a character who speaks first. */
+/** Neighbours of one role joined, and `begins`, unless it is empty, as a user's turn before a character who speaks first. */
 function alternate(conversation, begins) {
   const result = [];
   for (const { role, content } of conversation) {
@@ -118,7 +118,7 @@ function alternate(conversation, begins) {
       result.push({ role, content: `${result.pop().content}\n\n${content}` });
       continue;
     }
-    if (role === "assistant" && (!result.length || result.at(-1).role === "system")) result.push({ role: "user", content: begins });
+    if (begins && role === "assistant" && (!result.length || result.at(-1).role === "system")) result.push({ role: "user", content: begins });
     result.push({ role, content });
   }
   return result;

@@ -4,6 +4,7 @@ The page for browsers is one: assets/web/prompt.js and lore.js are its half of t
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from engine.cards.book import Book, Entry
@@ -29,12 +30,13 @@ from engine.export.engines.go_template import ChatPieces
 
 def describe(card: Card, count: Callable[[str], int]) -> dict[str, Any]:
     """What the prompts of a card are made of. `count`: tokens of a text."""
+    setting = replace(USUAL, count=count)
     greeting, note = render_greeting(card), note_of(card)
-    text = "\n".join(one["content"] for one in messages(card, []))
+    text = "\n".join(one["content"] for one in messages(card, [], setting))
     said = f"{card.char}: {expand_macros(card.greeting, card, PLAYER)} {hidden_keys(card.greeting)}"
     shown = as_said(noted, note.role, card) if note and (noted := render_text(note.text, card)) else ""
     return {
-        "char": card.char, "player": PLAYER, "newChat": NEW_CHAT, "system": render_system_prompt(card),
+        "char": card.char, "player": PLAYER, "newChat": NEW_CHAT, "system": render_system_prompt(card, setting),
         "greeting": [{"role": "assistant", "content": greeting}] if greeting else [], "greetingSearched": said,
         "examples": render_dialogues(card, USUAL), "instructions": render_instructions(card),
         "note": {"text": shown, "depth": note.depth} if note and shown else None,
@@ -42,8 +44,8 @@ def describe(card: Card, count: Callable[[str], int]) -> dict[str, Any]:
 
 
 def format_of(pieces: ChatPieces, controls: list[str], alternates: bool, begins: str) -> dict[str, Any]:
-    """A chat format. `controls`: texts that no message may hold; `alternates`: whether the turns must, and then `begins` is what
-    a player says before a character who speaks first."""
+    """A chat format. `controls`: texts that no message may hold; `alternates`: whether the turns must, and then `begins`, unless
+    it is empty, is what a player says before a character who speaks first."""
     return {"place": pieces.place, "begin": pieces.begin, "systemHead": pieces.system_head, "systemTail": pieces.system_tail,
             "userHead": pieces.user_head, "userTail": pieces.user_tail, "answerHead": pieces.answer_head,
             "answerTail": pieces.answer_tail, "prompt": pieces.prompt, "controls": controls, "alternates": alternates,

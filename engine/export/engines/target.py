@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.base.events import Event
 from engine.base.files import read_json, slug
-from engine.cards.card import parse_card, read_book
+from engine.cards.card import Card, parse_card, read_book
 from engine.cards.prompt import Message, messages
 from engine.export.engines.conversation import describe, format_of
 from engine.export.engines.go_template import ChatPieces, find_pieces
@@ -81,15 +81,12 @@ class Target:
 
 def make_pack(folder: Path, gguf: str, tokenizer: Any, portrait: bytes = b"") -> Pack:
     """The pack of an exported folder whose GGUF file has the name `gguf`; `tokenizer` is the folder's."""
-    from engine.models.chat_format import disarm, endings, token_counter
+    from engine.models.chat_format import disarm, endings
 
     report, card_file = read_json(folder / "report.json"), folder / "character.json"
     card = parse_card(card_file.read_bytes(), str(card_file))
     system, *opening = [{**one, "content": disarm(tokenizer, one["content"])} for one in messages(card, [])]
     opening, pieces = _shaped(tokenizer, [system, *opening])
-    conversation = describe(card, token_counter(tokenizer))
-    if pieces:
-        conversation["format"] = _format(tokenizer, pieces)
     window = read_json(folder / "config.json").get("max_position_embeddings") or 2048
     licence = folder / "LICENSE"
     title = titled(report["base"], report.get("name") or card.char)
@@ -97,7 +94,8 @@ def make_pack(folder: Path, gguf: str, tokenizer: Any, portrait: bytes = b"") ->
     return Pack(slug(title), title, card.char, gguf, system["content"], opening, suffix,
                 sum(entry.enabled and not entry.steady for entry in read_book(card).entries), min(int(window), LONGEST_CONTEXT),
                 pieces.to_go() if pieces else "", tuple(tokenizer.convert_ids_to_tokens(sorted(endings(tokenizer)))),
-                licence.read_text(encoding="utf-8", errors="replace") if licence.is_file() else "", folder, conversation, portrait)
+                licence.read_text(encoding="utf-8", errors="replace") if licence.is_file() else "", folder,
+                describe_conversation(card, tokenizer), portrait)
 
 
 def _shaped(tokenizer: Any, opening: list[Message]) -> tuple[list[Message], ChatPieces | None]:
@@ -106,23 +104,36 @@ def _shaped(tokenizer: Any, opening: list[Message]) -> tuple[list[Message], Chat
 
     question = {"role": "user", "content": _MARK}
     text = render_chat(tokenizer, [*opening, question])
-    begins = tokenizer.bos_token or ""
-    added = begins if begins and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""
     for shape in (opening, alternate(opening)):
         talk = [*shape, question]
-        pieces = find_pieces(lambda turns, asked: render_chat(tokenizer, turns, asked), added, [talk])
+        pieces = find_pieces(lambda turns, asked: render_chat(tokenizer, turns, asked), _begin_added(tokenizer), [talk])
         if pieces and render_chat(tokenizer, talk) == text:
             return list(shape[1:]), pieces
     return opening[1:], None
 
 
-def _format(tokenizer: Any, pieces: ChatPieces) -> dict[str, Any]:
-    """The chat format of a conversation; whether its turns must alternate is found out by rendering some that do not."""
-    from engine.models.chat_format import alternate, control_texts, render_chat
+def describe_conversation(card: Card, tokenizer: Any) -> dict[str, Any]:
+    """A character for a program that writes every prompt by itself; "format" is missing where the chat format has no pieces.
 
+    Where the system text goes, and whether turns must alternate, is found out by rendering some that do not.
+    """
+    from engine.models.chat_format import alternate, control_texts, render_chat, token_counter
+
+    described = describe(card, token_counter(tokenizer))
     odd = [{"role": role, "content": _MARK} for role in ("system", "assistant", "user", "user")]
-    return format_of(pieces, control_texts(tokenizer), not render_chat(tokenizer, odd).endswith(pieces.render(odd)),
-                     alternate(odd[1:2])[0]["content"])
+    render = lambda turns, asked: render_chat(tokenizer, turns, asked)
+    for probe in (odd[:3], alternate(odd[:3])):
+        if pieces := find_pieces(render, _begin_added(tokenizer), [probe]):
+            alternates = not render_chat(tokenizer, odd).endswith(pieces.render(odd))
+            begins = "" if pieces.place == "first turn" else alternate(odd[1:2])[0]["content"]
+            return {**described, "format": format_of(pieces, control_texts(tokenizer), alternates, begins)}
+    return described
+
+
+def _begin_added(tokenizer: Any) -> str:
+    """The token that llama.cpp puts before every text, which stays out of the prompts that it gets; "" for none."""
+    begin = tokenizer.bos_token or ""
+    return begin if begin and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""
 
 
 def place(file: Path, second: Path) -> None:
