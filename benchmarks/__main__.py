@@ -1,4 +1,5 @@
-"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | studio | drawings.
+"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | speech | soak | studio |
+drawings.
 
 Exit codes as for the engine: 2 for a user's mistake, 130 for an interrupted run. Heavy imports wait until a benchmark runs.
 """
@@ -14,6 +15,7 @@ from engine.base.job import DTYPE_HELP, PRESETS, Parser
 from engine.base.process import CHAT_SPINS, prepare_libraries
 
 MODULES = {"studio": "studio.costs"}  # those not named like their verb
+SPEECH_PARTS = ("speed", "first", "cold", "replies", "page")
 STUDIO_PARTS = ("start", "polling", "tabs", "speech")
 
 
@@ -41,6 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
                         help="default F32 F16 BF16 Q8_0 Q4_1 Q4_0")
     export.add_argument("--rounds", type=int, default=3, help="dense and pruned in turn, so many times (default 3)")
     _add_json(export)
+    _add_speech(verbs.add_parser("speech", help="chats, the server and the page that speaks, beside llama.cpp alone"))
+    _add_soak(verbs.add_parser("soak", help="many players on one server: whether a reply is lost or another's; its memory"))
     studio = verbs.add_parser("studio", help="what the studio itself costs")
     studio.add_argument("--only", nargs="+", choices=STUDIO_PARTS, default=STUDIO_PARTS)
     _add_json(studio)
@@ -55,6 +59,28 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+
+
+def _add_speech(speech: argparse.ArgumentParser) -> None:
+    _add_model(speech)
+    speech.add_argument("--only", nargs="+", choices=SPEECH_PARTS, default=SPEECH_PARTS)
+    speech.add_argument("--rounds", type=int, default=3, metavar="N", help="of every measurement (default 3)")
+    speech.add_argument("--tokens", type=int, default=96, metavar="N", help="longest reply (default 96)")
+    speech.add_argument("--replies", type=int, default=0, metavar="N", help="replies with game actions to check (default 0)")
+    speech.add_argument("--before", type=Path, metavar="CHECKOUT", help="also measure the chat worker of another checkout")
+    speech.add_argument("--page", type=Path, metavar="FOLDER", help="the folder web of an export --for web, measured in Chromium")
+    _add_json(speech)
+
+
+def _add_soak(soak: argparse.ArgumentParser) -> None:
+    _add_model(soak)
+    soak.add_argument("--players", type=int, default=64, metavar="N", help="default 64")
+    soak.add_argument("--characters", type=int, default=12, metavar="N", help="default 12")
+    soak.add_argument("--minutes", type=float, default=10, metavar="M", help="default 10")
+    soak.add_argument("--tokens", type=int, default=24, metavar="N", help="longest reply (default 24)")
+    soak.add_argument("--break-off", action="store_true", help="players break off at random")
+    soak.add_argument("--kill", action="store_true", help="end with kill -9 under load, and a restart")
+    _add_json(soak)
 
 
 def _add_fidelity(fidelity: argparse.ArgumentParser) -> None:

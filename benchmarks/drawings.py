@@ -34,11 +34,16 @@ def whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in kept if having(row) == {one for one in ended if one[2] == row["sparsity"]}]
 
 
+def chromium() -> str:
+    """The path of Chromium. Raises UserError where there is none."""
+    if (found := next(filter(None, map(shutil.which, PROGRAMS)), None)) is None:
+        raise UserError("This needs Chromium.", "Install it (Debian: apt-get install chromium).")
+    return found
+
+
 def run(options: argparse.Namespace) -> int:
     """Draw both pictures."""
-    browser_path = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if browser_path is None:
-        raise UserError("Drawing needs Chromium.", "Install it (Debian: apt-get install chromium).")
+    browser_path = chromium()
     rows, curves = (read_json(ROWS / name) for name in ("fidelity.json", "fidelity_curves.json"))
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ class LlamaVoice:
                        schema: dict[str, Any] | None = None) -> AsyncGenerator[Piece, None]:
         """See Voice. The schema must have passed `check_schema`: llama.cpp forgets one that it cannot compile, without a word."""
         body = {"prompt": list(prompt), "n_predict": limit, "stream": True, "return_tokens": True, "timings_per_token": True,
-                "cache_prompt": True, **_samplers(params), **({"grammar": grammar_of(schema)} if schema is not None else {})}
+                "cache_prompt": True, **samplers(params), **({"grammar": grammar_of(schema)} if schema is not None else {})}
         async with self._client.stream("POST", "/completion", json=body) as answer:
             if answer.status_code != httpx.codes.OK:
                 _checked(answer.status_code, (await answer.aread()).decode("utf-8", "replace"))
@@ -102,8 +102,8 @@ class LlamaVoice:
         self._server = None
 
 
-def _samplers(params: SamplingParams) -> dict[str, Any]:
-    """The samplers by llama.cpp's names."""
+def samplers(params: SamplingParams) -> dict[str, Any]:
+    """Sampling parameters with a seed, by the names of llama.cpp's server."""
     assert params.seed is not None
     known = {name: value for name, value in params.as_dict().items() if name not in ("max_tokens", "seed")}
     return {**known, "top_k": TOP_K, "seed": params.seed % MAX_SEED}  # the largest number means "a random one" there
