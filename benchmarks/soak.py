@@ -182,7 +182,8 @@ async def _watch(pid: int, sizes: list[tuple[float, int]]) -> None:
     start, process = time.monotonic(), psutil.Process(pid)
     with suppress(psutil.Error):
         while True:
-            sizes.append((time.monotonic() - start, process.memory_info().rss))
+            if size := process.memory_info().rss:  # none where the process was just killed
+                sizes.append((time.monotonic() - start, size))
             await asyncio.sleep(SAMPLES)
 
 
