@@ -143,8 +143,8 @@ def test_a_person_corrects_deletes_and_takes_that_back(memory: PlayerMemory) -> 
     for text in ("", " \n", "\0"):
         with pytest.raises(UserError, match="needs a text"):
             memory.edit("mara", fact.id, text)
-    with pytest.raises(UserError, match="no summary"):
-        memory.set_summary("mara", "pim", "Anew.")
+    with pytest.raises(UserError, match="no such player"):
+        memory.set_summary("tom", "pim", "Hm.")
 
 
 def bytes_of(memory: PlayerMemory) -> bytes:

@@ -25,10 +25,12 @@ from engine.server.conversation import StopTexts, last_turns, read_messages, wit
 from engine.server.errors import ApiError, bad_request, refused, unavailable
 from engine.server.schema import ChatRequest
 from engine.server.service import Conversation, Service
+from engine.serving.memory import Recalled
 from engine.serving.replies import most_tokens
 from engine.serving.requests import Request
 from engine.serving.schemas import check_schema
 from engine.serving.speaking import answer
+from engine.serving.voice import Voice
 
 log = logging.getLogger(__name__)
 _FINISH = {"limit": "length"}  # by the engine's reason; all others are "stop"
@@ -52,14 +54,15 @@ class Asked:
     request: Request
     conversation: Conversation
     said: str  # the player's words, as the conversation keeps them
-    memory: list[dict[str, Any]] = field(default_factory=list)
+    recalled: Recalled = field(default_factory=Recalled)
     left_out: int = 0  # turns, before the engine saw them
 
     def facts(self, ended: Event) -> dict[str, Any]:
         """What a reply says of itself beside OpenAI's fields."""
         found = {name: ended[name] for name in _FACTS if name in ended}
         found["dropped_turns"] = found.get("dropped_turns", 0) + self.left_out
-        return {**found, **({"memory": self.memory} if self.memory else {}),
+        memory = {**self.recalled.as_dict(), **({"fault": self.conversation.fault} if self.conversation.fault else {})}
+        return {**found, **({"memory": memory} if self.conversation.remembering else {}),
                 **({"session": self.chat.persona.session} if self.chat.persona.session else {}),
                 **({"ignored": ignored} if (ignored := self.chat.ignored) else {})}
 
@@ -163,20 +166,19 @@ class Reply(Response):
         async with AsyncExitStack() as held:
             waited = await held.enter_async_context(self.service.line.place(self.who))
             self.service.metrics.waited.add(waited)
-            await self._remember()
             try:
                 voice = await held.enter_async_context(self.service.voices.use(
                     self.asked.request.model, self.asked.request.type, self.service.tell))
             except UserError as error:
                 raise unavailable(error) from error
+            await self._remember(voice)
             events = await held.enter_async_context(aclosing(answer(self.asked.request, voice)))
             await (self._stream if self.asked.chat.stream else self._whole)(self._until_stop(events), send)
 
-    async def _remember(self) -> None:
+    async def _remember(self, voice: Voice) -> None:
         """Put what the character knows of the player into the prompt."""
-        found = await self.asked.conversation.recall(self.asked.said)
-        self.asked.memory = [one.as_dict() for one in found]
-        self.asked.request.setting = replace(self.asked.request.setting, memory=tuple(one.text for one in found))
+        self.asked.recalled = await self.asked.conversation.recall(self.asked.said, voice)
+        self.asked.request.setting = replace(self.asked.request.setting, memory=self.asked.recalled.sentences)
 
     async def _until_stop(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         """Said and Ended, up to a text that ends the reply."""

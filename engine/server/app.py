@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -18,8 +19,9 @@ from engine.cards.prompt import PLAYER
 from engine.server.answering import Reply, understand
 from engine.server.border import Border, address
 from engine.server.cast import Cast, Character
-from engine.server.errors import ApiError
+from engine.server.errors import ApiError, bad_request
 from engine.server.limits import read_body
+from engine.server.memory_api import memory_routes
 from engine.server.schema import ChatRequest, read_chat
 from engine.server.service import Service
 from engine.server.settings import Settings
@@ -34,8 +36,8 @@ def create_app(cast: Cast, settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        service.close()
+        async with service.running():
+            yield
 
     app = FastAPI(title="Persona Studio", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
@@ -45,10 +47,12 @@ def create_app(cast: Cast, settings: Settings) -> FastAPI:
                            allow_headers=["authorization", "content-type"])
     app.add_exception_handler(ApiError, _explain)
     app.add_exception_handler(HTTPException, _explain)
+    app.add_exception_handler(RequestValidationError, _explain)
     app.add_exception_handler(Exception, _explain)
     _add_chat(app, service)
     _add_models(app, service)
     _add_state(app, service)
+    app.include_router(memory_routes(service))
     return app
 
 
@@ -67,11 +71,6 @@ def _add_chat(app: FastAPI, service: Service) -> None:
             conversation.release()
             raise
         return Reply(service, asked, f"{address(request.scope)} {conversation.player}", record)
-
-    @app.delete("/v1/sessions/{session}", summary="Forget a conversation")
-    async def forget(session: str, model: str, user: str = "") -> dict[str, Any]:
-        key = (user.strip(), service.cast.find(model).id, session)
-        return {"id": session, "object": "session", "deleted": service.sessions.forget(key)}
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
@@ -109,6 +108,9 @@ async def _explain(request: Request, error: Exception) -> Response:
         code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         error = ApiError(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}.", code,
                          headers=error.headers)
+    if isinstance(error, RequestValidationError):  # of the address
+        first = error.errors()[0]
+        error = bad_request(f"{first['loc'][-1]}: {first['msg'][:1].lower()}{first['msg'][1:]}.", str(first["loc"][-1]))
     if not isinstance(error, ApiError):
         log.error("request %s", request.url.path, exc_info=error)
         error = ApiError(500, f"Something went wrong inside the server ({type(error).__name__}). The details are in its log.",

@@ -41,6 +41,11 @@ class Sessions:
             self.bytes -= _size(key, turns)
         return turns is not None
 
+    def forget_player(self, player: str, character: str = "") -> None:
+        """Forget the sessions of a player; `character`: with this one alone."""
+        for key in [key for key in self._kept if key[0] == player and character in ("", key[1])]:
+            self.forget(key)
+
     def __len__(self) -> int:
         return len(self._kept)
 

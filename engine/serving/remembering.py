@@ -65,6 +65,12 @@ class Remembering:
         """What matters for the player's last words; `sentences` go into Setting.memory. Raises UserError."""
         return await asyncio.to_thread(recall, self.memory, player, character, said, budget, count)
 
+    def turns(self, player: str, character: str, session: str) -> list[tuple[str, str]]:
+        """The turns of a conversation that goes on, (role, text); [] for one that ended. Raises UserError."""
+        found = self._session(player, character, session)
+        turns = self.memory.turns(player, character, session) if found and not found.ended else []
+        return [(one.role, one.text) for one in turns]
+
     async def after(self, player: str, character: str, session: str, said: str, reply: str, name: str = "") -> None:
         """Keep a turn and its reply; what a long conversation has brought so far is written beside. Raises UserError."""
         await asyncio.to_thread(self.memory.append, player, character, session, [("user", said), ("assistant", reply)], name)

@@ -182,14 +182,14 @@ class PlayerMemory:
             return _need(db, player, id)
 
     def set_summary(self, player: str, character: str, text: str) -> None:
-        """Correct a summary; an empty text deletes it. Raises UserError where there is none."""
+        """Write or correct a summary; an empty text deletes it. Raises Missing for an unknown player."""
         with self._write(erases=True) as db:
+            if not db.execute("SELECT 1 FROM players WHERE id = ?", [player]).fetchone():
+                raise Missing("There is no such player.")
             row = db.execute("SELECT session FROM summaries WHERE player = ? AND character = ?", [player, character]).fetchone()
-            if row is None:
-                raise Missing("There is no summary of this player and character.")
             db.execute("DELETE FROM summaries WHERE player = ? AND character = ?", [player, character])
             if tidy := one_line(text, LONGEST_SUMMARY):
-                _put_summary(db, player, character, tidy, row[0])
+                _put_summary(db, player, character, tidy, row[0] if row else "")
 
     def delete(self, player: str, id: int) -> Fact:
         """Delete a fact; with it go the turn in which it was said, the reply to that, and a summary that repeats it.
