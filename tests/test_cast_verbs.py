@@ -84,7 +84,7 @@ def test_a_bank_of_runs(bank: Path, home: Path, llama: Path, capsys: Any) -> Non
 
 
 def test_one_speaks_and_several_one_after_the_other(bank: Path, capsys: Any) -> None:
-    words = ["--message", "What do you sell?", "--temperature", "0", "--limit", "8", "--dtype", "fp32",
+    words = ["--message", "What do you sell?", "--temperature", "0", "--limit", "8",
              "--repeat-penalty", "1", "--dry-multiplier", "0"]
     alone = asked(["cast", "chat", str(bank), "zoe", *words], capsys)
     both = asked(["cast", "chat", str(bank), "zoe", "twin", "zoe", *words], capsys)

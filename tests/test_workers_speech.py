@@ -254,10 +254,10 @@ def test_closing_ends_the_worker_and_every_answer(settings: Settings) -> None:
 
 @pytest.mark.slow
 def test_the_real_worker_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tiny import make_tiny
+    from tiny import add_files, make_tiny
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    model = str(make_tiny(tmp_path / "llama"))
+    model = str(add_files(make_tiny(tmp_path / "llama")))
     home = tmp_path / "home"
     home.mkdir()
     speech = Speech(Settings(home))
@@ -268,7 +268,7 @@ def test_the_real_worker_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Mon
     replies = [speech.ask(model, card, turns, {"temperature": 0.8, "limit": 12, "seed": 5}, "Ann",
                           on_end=lambda reply: kept.append(reply.text)) for _ in range(2)]
     assert warm.wait(120) and warm.reason == "ended" and warm.sentence == ""
-    assert all(reply.wait(60) for reply in replies) and kept[0] == kept[1] == replies[0].text
+    assert all(reply.wait(60) for reply in replies) and sorted(kept) == sorted(reply.text for reply in replies)
     first = replies[0]
     assert first.reason in ("ended", "limit") and first.measures["seed"] == 5 and 0 < first.measures["tokens"] <= 12
     text, tokens = speech.prompt(model, card, turns, "Ann")
