@@ -26,7 +26,7 @@ from engine.base.files import MANIFEST, data_folder, is_file, read_json, read_un
 from engine.base.ids import ArtifactId
 from engine.base.model_folder import STARTER, check_config, known_shapes, model_folder, weight_files
 from engine.base.sizes import WRITTEN, odd_rows
-from engine.models.starter import starter_folder
+from engine.models.starter import GGUF_FILE, starter_folder
 from engine.serving.child import run_engine
 
 OWN = "gguf"  # a folder's own files
@@ -37,7 +37,7 @@ _VERSION = 1  # of the files that are made; part of every key
 _LARGEST_MANIFEST = 10_000_000  # bytes
 _BESIDE_WEIGHTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _LIKED = ("Q8_0", "F16", "BF16", *WRITTEN)  # the first one at hand speaks
-_LIKED_BY_STARTER = ("Q4_1", *_LIKED)  # all that its weights hold is in its original
+_LIKED_BY_STARTER = ("Q4_1", *_LIKED)  # its original: its weights hold nothing more
 
 
 def gguf_file(name: str, type: str = "") -> Path | None:
@@ -49,7 +49,7 @@ def gguf_file(name: str, type: str = "") -> Path | None:
     if folder is None:
         return None
     own, made = _own_files(folder), cache_folder(folder)
-    for one in [type] if type else _LIKED_BY_STARTER if folder == starter_folder().resolve() else _LIKED:
+    for one in [type] if type else _LIKED_BY_STARTER if (folder / GGUF_FILE).is_file() else _LIKED:
         for file in (own.get(one), made and made / f"model-{one}.gguf"):
             if file and file.is_file():
                 return file
