@@ -126,20 +126,35 @@ def _ids(wanted: str) -> Iterator[str]:
 
 
 def read_cast(sources: Sequence[str], model: str = "starter", type: str = "") -> Cast:
-    """The characters of all sources; `model` speaks for those that are cards. Raises UserError for what is none of these."""
+    """The characters of all sources; `model` speaks for those that are cards. Raises UserError: all that cannot be
+    read."""
     found: list[Character] = []
+    faults: list[UserError] = []
     for source in sources:
-        path = Path(source).expanduser()
-        if path.is_dir():
-            found.append(_of_folder(path, source, type))
-        elif _is_bank(path):
-            found += _of_bank(path, source, type)
-        else:
-            card = read_card(source)
-            found.append(Character(slug(card.name), card, source, model, type))
+        try:
+            found += _of(source, model, type)
+        except UserError as error:
+            faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise UserError(" ".join(error.sentence for error in faults))
     if not found:
         raise UserError("There is no character to serve.", "Name a folder, a bank or a character card.")
     return Cast(found)
+
+
+def _of(source: str, model: str, type: str) -> list[Character]:
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return [_of_folder(path, source, type)]
+        if _is_bank(path):
+            return _of_bank(path, source, type)
+    except OSError as error:
+        raise UserError(f"{source} cannot be read ({error.strerror or error}).") from error
+    card = read_card(path if is_file(path) else source)
+    return [Character(slug(card.name), card, source, model, type)]
 
 
 def _of_folder(folder: Path, source: str, type: str) -> Character:

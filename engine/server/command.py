@@ -35,7 +35,6 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, _interrupt)
     with _listen(options.host, options.port) as listener, contextlib.suppress(KeyboardInterrupt):
         printer = JsonPrinter() if options.json else ProgressPrinter()
         with printer:
@@ -44,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
         server = _Server(cast, settings, options, listener)
         if options.leash:
             threading.Thread(target=server.hold, daemon=True).start()
+        signal.signal(signal.SIGTERM, _interrupt)
         server.run(sockets=[listener])
     return 0
 

@@ -94,30 +94,33 @@ class Line:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(who, deque()).append(turn)
         try:
-            await asyncio.wait_for(asyncio.shield(turn), self.patience)
+            async with asyncio.timeout(self.patience):  # wait_for loses a cancellation that comes together with the place
+                await turn
         except BaseException as error:
-            if turn.done():  # the place came as the wait ended
-                self._hand_on()
-            else:
-                turn.cancel()
+            if turn.cancelled():
                 self._leave(who, turn)
+            else:  # the place came as the wait ended
+                self._hand_on()
             if isinstance(error, TimeoutError):
                 raise ApiError(503, f"No place became free within {self.patience:.0f} seconds. Try again a little later.",
                                "overloaded") from None
             raise
 
     def _leave(self, who: str, turn: "asyncio.Future[None]") -> None:
-        self._waiting[who].remove(turn)
-        if not self._waiting[who]:
-            del self._waiting[who]
+        turns = self._waiting.get(who, deque())
+        if turn in turns:
+            turns.remove(turn)
+        if not turns:
+            self._waiting.pop(who, None)
 
     def _hand_on(self) -> None:
         """Give a place to whoever is next, or back."""
-        if not self._waiting:
-            self.taken -= 1
-            return
-        who, turns = self._waiting.popitem(last=False)
-        turn = turns.popleft()
-        if turns:
-            self._waiting[who] = turns  # behind the other players
-        turn.set_result(None)
+        while self._waiting:
+            who, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[who] = turns  # behind the other players
+            if not turn.done():  # whose task was not cancelled just now
+                turn.set_result(None)
+                return
+        self.taken -= 1
