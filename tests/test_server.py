@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,19 @@ def test_one_answer_at_a_time_in_a_session(server: Running) -> None:
     assert error["code"] == "session_busy"
     server.service.busy.release(key)
     assert say(server, model="bob", extra_body={"persona": {"session": "busy"}}).choices
+
+
+def test_the_next_thing_can_be_said_as_soon_as_the_end_is_seen(server: Running) -> None:
+    body = {"model": "bob", "messages": [{"role": "user", "content": "Who are you?"}], "stream": True, "max_tokens": 4,
+            "persona": {"session": "quick"}}
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if '"finish_reason": "' in line:
+                server.service.busy.claim(("", "bob", "quick"))  # raises where the session is still taken
+                break
+    time.sleep(0.2)  # the first reply has ended in every way, and did not free the session for a third
+    assert refused(server, 409, model="bob", persona={"session": "quick"})["code"] == "session_busy"
+    server.service.busy.release(("", "bob", "quick"))
 
 
 def test_a_reply_in_the_form_of_a_schema(server: Running) -> None:
@@ -268,7 +282,7 @@ def test_who_breaks_off_frees_the_place_and_said_nothing(model: Path, stream: bo
             if stream:
                 next(answer.iter_bytes())
             else:
-                client.post(f"{server.url}/v1/chat/completions", json=body, timeout=0.5)
+                client.post(f"{server.url}/v1/chat/completions", json=body, timeout=httpx.Timeout(20, read=0.1))
         until(lambda: server.service.line.taken == 0)
         assert server.service.metrics.broken_off.values == {(): 1}
         assert say(server, extra_body={"persona": {"session": "s"}}).usage.prompt_tokens == say(server).usage.prompt_tokens

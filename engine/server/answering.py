@@ -41,7 +41,6 @@ _ANY_OBJECT: dict[str, Any] = {
     "type": "object", "additionalProperties": _VALUE,
     "$defs": {"value": {"anyOf": [*({"type": kind} for kind in ("string", "number", "boolean", "null")),
                                   {"type": "array", "items": _VALUE}, {"type": "object", "additionalProperties": _VALUE}]}}}
-_SCHEMA_TOKENS = 1_024  # of a reply whose schema has no longest one, where the client sets no limit
 Event = dict[str, Any]
 
 
@@ -105,7 +104,7 @@ def understand(chat: ChatRequest, character: Character, conversation: Conversati
     setting = Setting(name, persona.about_player, persona.chat_seed, actions=wants_actions(chat), scene=scene)
     schema, sampling = schema_of(chat, character), chat.sampling
     if schema is not None and not chat.has_limit:  # half an object would be of no use
-        sampling = replace(sampling, max_tokens=max(sampling.max_tokens, most_tokens(schema) or _SCHEMA_TOKENS))
+        sampling = replace(sampling, max_tokens=max(sampling.max_tokens, most_tokens(schema)))
     request = Request("speak", uuid.uuid4().hex, character.model, card, turns, setting, False, sampling, schema=schema,
                       type=character.type)
     return Asked(chat, character, request, conversation, given[-1][1], left_out=left_out)
@@ -200,6 +199,7 @@ class Reply(Response):
                     yield {"event": "Said", "text": rest}
                 self._count(event)
                 await self.asked.conversation.keep(self.asked.said, event["text"].strip(), self.asked.request)
+                self.asked.conversation.release()  # a client may say the next thing as soon as it sees the end
                 yield event
 
     def _count(self, ended: Event) -> None:

@@ -103,6 +103,7 @@ class Conversation:
         if chat.persona.remember and not self.remembering:
             raise bad_request("Memory needs the player's id in the field user." if service.settings.memory else
                               "This server remembers no players: it was started without --memory.", "persona.remember")
+        self.claimed = bool(self.key)
         if self.key:
             service.busy.claim(self.key)
 
@@ -144,8 +145,9 @@ class Conversation:
             self.fault = str(error)
 
     def release(self) -> None:
-        """The reply has ended, in whatever way."""
-        if self.key:
+        """The reply has ended, in whatever way; may be called again, when the session may be claimed by the next one."""
+        if self.key and self.claimed:
+            self.claimed = False
             self.service.busy.release(self.key)
 
 
