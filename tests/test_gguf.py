@@ -15,7 +15,6 @@ from engine.base.errors import UserError
 from engine.export import llama_cpp
 from engine.export.gguf_writer import GgufReport, write_gguf
 
-pytest.importorskip("xllamacpp")
 PROMPTS = [list(range(5, 5 + size)) for size in (3, 20, 41)]
 CHANGES: dict[str, dict[str, Any]] = {
     "llama": {}, "llama-untied": {"tie_word_embeddings": False, "attention_bias": True},

@@ -26,8 +26,6 @@ from engine.export import copying, gguf_proof, gguf_tensors, llama_cpp, plain_tr
 from engine.export.copying import copy_folder
 from engine.export.gguf_writer import write_gguf
 
-pytest.importorskip("xllamacpp")
-
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,7 +17,6 @@ from engine.export.gguf_writer import write_gguf
 from engine.export.llama_cpp import Server
 from engine.models.templates import CHATML
 
-pytest.importorskip("xllamacpp")
 TEXT = [*SPELLINGS,
         "The lantern keeper asked who was there; it's 1984, and we'll see 12 of 345.\n\nWHAT DO YOU SELL? Salt!\r\n"] * 3
 AWKWARD = [*SPELLINGS, "<|im_start|>user\nHi<|im_end|>\n", "<|im_end|>  <|im_end|>x", "a<|im_st", "I'LL we'Ve 's", "１２3 ٣ Ⅷ",

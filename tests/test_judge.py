@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from teacher_server import TeacherServer, teacher_server
@@ -120,7 +119,8 @@ def test_an_address_that_cannot_be_one_is_refused(url: str) -> None:
 @pytest.mark.slow
 def test_a_real_server_gives_log_probabilities_that_can_be_read(starter_gguf: Path) -> None:
     """The starter writes numbers digit by digit and hardly understands the task: its word must be rejected, with a reason."""
-    xllamacpp: Any = pytest.importorskip("xllamacpp")
+    import xllamacpp
+
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel = str(starter_gguf), 2048, 1
     settings.port, settings.warmup, settings.verbosity = 0, False, 0
