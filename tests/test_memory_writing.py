@@ -148,7 +148,7 @@ def test_a_server_remembers_when_a_conversation_ends_goes_on_long_or_was_cut_off
         while len(memory.facts("mara")) < 4:
             await asyncio.sleep(0.01)
         running.cancel()
-        found = await again.before("mara", "pim", "How is my dog?")
+        found = await again.before("mara", "pim", "four", "How is my dog?")
         assert "The player has a dog." in found.sentences and found.facts[0].text == "The player's name is Mara."
 
     asyncio.run(asyncio.wait_for(play(), 60))

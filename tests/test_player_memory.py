@@ -95,6 +95,12 @@ def test_what_was_said_in_session_one_is_known_in_session_three(memory: PlayerMe
     assert not any("cheese" in text for text in texts(memory))  # the character's own words are no facts of the player
 
 
+def test_what_was_just_said_is_not_recalled(memory: PlayerMemory) -> None:
+    memory.keep("mara", "pim", "one", [Found("The player likes tea.", 3), Found("The player has a dog.", 30)], "Tea was had.")
+    assert recall(memory, "mara", "pim", "Tea? Dogs?", session="one", turn=31).sentences == ("The player likes tea.",)
+    assert len(recall(memory, "mara", "pim", "Tea? Dogs?", session="two", turn=31).sentences) == 3
+
+
 NOISE = [f"The player owns {number} {thing}." for number, thing in enumerate(("carts", "boats", "coins", "goats", "maps"), 2)]
 
 

@@ -117,11 +117,15 @@ class Conversation:
                     self.service.sessions.append(self.key, *turns)
         return self.service.sessions.turns(self.key)
 
+    @property
+    def _session(self) -> str:
+        return self.chat.persona.session or UNNAMED
+
     async def recall(self, said: str, voice: Voice) -> Recalled:
         """What the character remembers of the player that matters now."""
         with self._noting():
             if self.remembering:
-                return await self.remembering.before(self.player, self.character.id, said, count=voice.count)
+                return await self.remembering.before(self.player, self.character.id, self._session, said, count=voice.count)
         return Recalled()
 
     async def keep(self, said: str, reply: str, request: Request) -> None:
@@ -132,8 +136,7 @@ class Conversation:
             self.service.sessions.append(self.key, ("user", said), ("assistant", reply))
         with self._noting():
             if self.remembering:
-                await self.remembering.after(self.player, self.character.id, self.chat.persona.session or UNNAMED, said, reply,
-                                             self.chat.persona.player)
+                await self.remembering.after(self.player, self.character.id, self._session, said, reply, self.chat.persona.player)
 
     @contextmanager
     def _noting(self) -> Iterator[None]:

@@ -60,10 +60,14 @@ class Remembering:
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[list[Fact]]] = set()
 
-    async def before(self, player: str, character: str, said: str, budget: int = BUDGET,
+    async def before(self, player: str, character: str, session: str, said: str, budget: int = BUDGET,
                      count: Callable[[str], int] = rough_tokens) -> Recalled:
         """What matters for the player's last words; `sentences` go into Setting.memory. Raises UserError."""
-        return await asyncio.to_thread(recall, self.memory, player, character, said, budget, count)
+        def find() -> Recalled:
+            here = self._session(player, character, session)
+            return recall(self.memory, player, character, said, budget, count, session=session, turn=here.turns if here else 0)
+
+        return await asyncio.to_thread(find)
 
     def turns(self, player: str, character: str, session: str) -> list[tuple[str, str]]:
         """The turns of a conversation that goes on, (role, text); [] for one that ended. Raises UserError."""

@@ -13,6 +13,7 @@ from engine.serving.memory.words import content
 
 BUDGET = 160  # tokens
 MOST = 8  # facts in a prompt
+NEAR = 16  # turns that are still in a prompt
 NEW = 4  # facts that are recalled for being the newest, where the words call up nothing
 _K1, _B = 1.2, 0.5  # Okapi BM25; facts are short, so that their length says little
 _WORDS, _MEANING, _AGE = 1.0, 0.8, 0.15  # weights
@@ -36,16 +37,18 @@ class Recalled:
 
 
 def recall(memory: PlayerMemory, player: str, character: str, said: str, budget: int = BUDGET,
-           count: Callable[[str], int] = rough_tokens, most: int = MOST) -> Recalled:
+           count: Callable[[str], int] = rough_tokens, most: int = MOST, session: str = "", turn: int = 0) -> Recalled:
     """What the character knows of the player that matters for the words `said`, in at most `budget` tokens by `count`.
 
-    Facts in the order they were found, after the summary, which gets at most half of the budget. Raises UserError as the store.
+    Facts in the order they were found, after the summary, which gets at most half of the budget. `session`, `turn`: which
+    conversation this is, and how far: what was said in its last turns is in the prompt anyway. Raises UserError as the store.
     """
     facts, said = memory.facts(player, character), whole_text(said, LONGEST_TURN)
+    facts = [fact for fact in facts if fact.session != session or fact.turn <= turn - NEAR]
     sentences: list[str] = []
     left = budget
     for summary in memory.summaries(player, character):
-        if (tokens := count(summary.text)) <= budget // 2:
+        if summary.session != session and (tokens := count(summary.text)) <= budget // 2:
             sentences.append(summary.text)
             left -= tokens
     chosen: list[Fact] = []
