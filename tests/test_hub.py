@@ -15,11 +15,15 @@ from hub_server import Hub
 from huggingface_hub import constants
 from tiny import make_tiny
 
+from engine.__main__ import main
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
+from engine.base.files import data_folder
 from engine.models import hub as hub_module
 from engine.models.folders import list_models
 from engine.models.loading import ModelSource, locate
+from engine.serving.files import gguf_file, speaks_by_llama
+from engine.serving.gguf_header import read_header
 
 
 def run(generator: Any) -> tuple[list[Event], Any]:
@@ -60,6 +64,15 @@ def add_model(server: Hub, folder: Path, name: str = "someone/small") -> Path:
     (folder / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\nA model.\n")
     server.repositories[name] = folder
     return folder
+
+
+def test_a_hub_model_speaks_from_a_file_that_is_made_when_it_is_here(hub: Hub, tmp_path: Path) -> None:
+    add_model(hub, tmp_path / "repository")
+    assert gguf_file("someone/small") is None and speaks_by_llama("someone/small")
+    assert main(["gguf", "someone/small", "--json"]) == 0
+    file = gguf_file("someone/small")
+    assert file and file.is_relative_to(data_folder()) and read_header(file).type == "Q8_0"
+    assert hub.delivered.count("model.safetensors") == 1
 
 
 def test_a_hub_model_is_fetched_without_pickles_and_code(hub: Hub, tmp_path: Path) -> None:
