@@ -62,6 +62,7 @@ ADVICE: dict[str, str] = {
     ErrorCode.WORK_DAMAGED: "Delete the run, and make it again.",
     ErrorCode.NOTHING_LEFT: "Choose a smaller multiple, or remove less.",
     ErrorCode.NOTHING_REMOVED: "Choose a smaller multiple, or remove more.",
+    ErrorCode.PORT: "Choose another port, or 0 for any free one.",
 }
 
 

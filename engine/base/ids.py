@@ -133,4 +133,5 @@ class ErrorCode(StrEnum):
     WORK_DAMAGED = "work_damaged"
     NOTHING_LEFT = "nothing_left"  # the cut would remove every channel
     NOTHING_REMOVED = "nothing_removed"
+    PORT = "port"  # a server cannot listen there
     NO_GGUF = "no_gguf"  # llama.cpp cannot take the model

@@ -21,6 +21,7 @@ from engine.server.settings import LOOPBACK
 
 log = logging.getLogger("persona.server")
 _OPEN = ("/health",)  # without a key
+_WATCHED = ("/health", "/metrics")  # asked every few seconds by whoever watches the server: they would fill the log
 
 
 class Border:
@@ -75,7 +76,8 @@ class Border:
         status = record.pop("status", 500)
         self.service.metrics.requests.add(route, str(status))
         facts = " ".join(f"{name}={value}" for name, value in record.items())
-        log.info("%s %s %s %s %.3fs %s %s", address(scope), scope["method"], route, status, seconds, id[:8], facts)
+        level = logging.DEBUG if route in _WATCHED else logging.INFO
+        log.log(level, "%s %s %s %s %.3fs %s %s", address(scope), scope["method"], route, status, seconds, id[:8], facts)
 
 
 def address(scope: Scope) -> str:

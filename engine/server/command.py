@@ -15,7 +15,9 @@ from typing import NoReturn
 
 import uvicorn
 
+from engine.base import events
 from engine.base.errors import UserError
+from engine.base.ids import ErrorCode
 from engine.running import JsonPrinter, ProgressPrinter, print_table
 from engine.server.app import create_app
 from engine.server.cast import Cast, read_cast
@@ -27,7 +29,16 @@ _QUIET = ("httpx", "httpcore", "uvicorn")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until Ctrl-C; the exit code."""
+    """Serve until Ctrl-C; the exit code. For programs (--json), what keeps it from serving is an event, too."""
+    try:
+        return _serve(options)
+    except UserError as error:
+        if options.json:
+            JsonPrinter().show(events.Failed(error.sentence, error.hint, error.code))
+        raise
+
+
+def _serve(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     cast = read_cast(options.sources, options.model, options.type)
     if options.check:
@@ -69,7 +80,8 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"The server cannot listen at {host}:{port} ({reason}).",
-                        "Choose another --port (0: a free one) or --host.") from error
+                        "Choose another --port (0: a free one) or --host.",
+                        ErrorCode.PORT) from error
 
 
 def _report_faults(cast: Cast) -> None:

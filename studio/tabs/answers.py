@@ -141,7 +141,7 @@ def wait_of(reply: Reply) -> Wait:
     if last.get("event") == "Loading":
         stage = last.get("stage", "")
         return Wait.FETCH if stage in FETCHES else Wait.CONVERT if stage else Wait.LOAD
-    return Wait.READ if last else Wait.ENGINE
+    return Wait.READ if last or reply.engine_is_up else Wait.ENGINE
 
 
 def waiting_words(*replies: Reply) -> str:
@@ -169,7 +169,7 @@ def warming_words(reply: Reply) -> str:
     """Why reading in advance takes long, for a reader; "" where it only reads, for which nobody has to wait."""
     if wait_of(reply) in (Wait.FETCH, Wait.CONVERT, Wait.LOAD):
         return waiting_words(reply)
-    return "Starting the chat engine…" if not reply.events and reply.silent_seconds > QUIET else ""
+    return "Starting the chat engine…" if wait_of(reply) is Wait.ENGINE and reply.silent_seconds > QUIET else ""
 
 
 def measures_of(reply: Reply) -> dict[str, Any]:

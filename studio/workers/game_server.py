@@ -20,6 +20,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.export.engines.clients import KEY_NAME
+from studio import labels
 from studio.settings import Settings
 from studio.workers import process
 from studio.workers.process import Worker
@@ -32,7 +33,8 @@ LARGEST_LOG = 1_000_000  # bytes, before a new one is begun
 LOG_LINES = 8  # of its log that a page shows
 _LOOK = 2.0  # seconds between two looks at what was counted
 _PATIENCE = 2.0  # seconds for the answer to such a look
-_COUNTED = re.compile(r'^persona_requests_total\{route="/v1/chat/completions",status="(\d+)"\} (\d+)', re.MULTILINE)
+_COUNTED = re.compile(r'^persona_requests_total\{route="([^"]*)",status="(\d+)"\} (\d+)', re.MULTILINE)
+_CHAT = "/v1/chat/completions"
 _ROOM = "export"
 
 
@@ -48,8 +50,8 @@ class State(StrEnum):
 @dataclass(frozen=True)
 class Serving:
     """The server as it is now. `sentence`: why it ended, where it did so by itself; `stage`, `done`, `total`: of what it does
-    before it answers; `answered` and `refused`: requests by their end; `since`: Unix seconds. `faults`: by character, why it
-    cannot speak."""
+    before it answers; `answered`: requests that got an answer of a character, `refused`: those of any kind that got an error;
+    `since`: Unix seconds. `faults`: by character, why it cannot speak."""
 
     state: State = State.OFF
     address: str = ""
@@ -82,6 +84,12 @@ class GameServer:
     def now(self) -> Serving:
         """What it does now."""
         return self._now
+
+    @property
+    def identity(self) -> process.Identity | None:
+        """The process; None while there is none."""
+        worker = self._worker
+        return worker.identity if worker else None
 
     def start(self, sources: Sequence[str], port: int, everyone: bool = False) -> str:
         """Serve folders of characters; returns at once. `everyone`: also for other machines, with a new key.
@@ -116,7 +124,10 @@ class GameServer:
             worker = self._worker
             if worker is None:
                 return
+            is_starting = self._now.state is State.STARTING
             self._now = replace(self._now, state=State.STOPPING)
+        if is_starting:  # it makes a model's file, and does not look at its input
+            process.interrupt(worker.identity)
         worker.let_go()
         self._touch(_ROOM)
 
@@ -174,7 +185,8 @@ class GameServer:
         worker.let_go()
         with self._lock:
             asked = self._now.state is State.STOPPING or code in (0, -15)
-            self._now, self._worker, self._key = Serving(sentence="" if asked else self._why(code)), None, ""
+            sentence = "" if asked else self._now.sentence or self._why(code)
+            self._now, self._worker, self._key = Serving(sentence=sentence), None, ""
         self._touch(_ROOM)
 
     def _take(self, event: dict[str, Any]) -> None:
@@ -184,16 +196,14 @@ class GameServer:
             if event["event"] in ("Stage", "Step"):
                 self._now = replace(self._now, stage=(event["stage"], event.get("subject", "")), done=event.get("done", 0),
                                     total=event.get("total", 0))
+            elif event["event"] == "Failed":
+                self._now = replace(self._now, sentence=labels.error(event["sentence"], event["hint"], event["code"]))
             elif event["event"] == "Serving":
                 self._now = replace(self._now, state=State.ON, address=event["address"], since=time.time(),
                                     characters=tuple(event["characters"]), faults=dict(event.get("faults", {})))
         self._touch(_ROOM)
 
     def _why(self, code: int) -> str:
-        """Why it ended by itself: a mistake of the user is the last sentence of its log."""
-        lines = self.log_lines()
-        if code == 2 and lines:
-            return lines[-1].strip()
         by_system = code == -9 or process.ran_out_of_memory(self.settings.server_log, self._log_offset)
         return BY_SYSTEM if by_system else DIED
 
@@ -211,9 +221,9 @@ class GameServer:
             time.sleep(_LOOK)
 
     def _keep_counts(self, text: str) -> None:
-        counts = [(int(status), int(number)) for status, number in _COUNTED.findall(text)]
-        answered = sum(number for status, number in counts if status < 400)
-        refused = sum(number for status, number in counts if status >= 400)
+        counts = [(route, int(status), int(number)) for route, status, number in _COUNTED.findall(text)]
+        answered = sum(number for route, status, number in counts if route == _CHAT and status < 400)
+        refused = sum(number for _, status, number in counts if status >= 400)
         with self._lock:
             changed = (answered, refused) != (self._now.answered, self._now.refused)
             if self._now.state is State.ON:

@@ -53,6 +53,7 @@ class Reply:
         self.events: list[dict[str, Any]] = []
         self.result: dict[str, Any] = {}
         self.heard = time.monotonic()
+        self.engine_is_up = False  # the worker had said something when this was asked
         self._on_end, self._on_news = on_end, on_news
         self._told = -PACE
         self._news = threading.Condition()
@@ -249,6 +250,7 @@ class _Line:
         self.worker: Worker = process.spawn(settings, ("chat-worker",), settings.chat_log, subprocess.PIPE, background=False)
         self._lock = threading.Lock()
         self._replies: dict[str, Reply] | None = {}  # None once the worker has ended
+        self._heard = False  # whether it has said anything
         self._farewell = ""  # for replies under way, when it is us who end the worker
         # A worker that is busy reads late, and a page must not wait for it: requests queue here.
         self._outgoing: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -271,6 +273,7 @@ class _Line:
             if self._replies is None:
                 return False
             self._replies[reply.id] = reply
+            reply.engine_is_up = self._heard
         self.send(reply.request)
         return True
 
@@ -319,6 +322,7 @@ class _Line:
             except (ValueError, KeyError, TypeError):
                 log.warning("the chat worker wrote a line that is not an event: %r", line[:200])
                 continue
+            self._heard = True
             self._hand_on(reply_id, event)
         self._fail_the_rest(self.worker.process.wait())
 
