@@ -43,7 +43,9 @@ def process(*options: str, **environment: str) -> Iterator[Any]:
         yield child
     finally:
         child.kill()
-        child.communicate()
+        child.wait()
+        for stream in (child.stdin, child.stdout, child.stderr):
+            stream.close()
 
 
 @pytest.mark.slow
@@ -102,7 +104,7 @@ def test_what_cannot_start_says_why_in_one_sentence(folder: Path, capsys: pytest
         taken.listen()
         port = str(taken.getsockname()[1])
         for options, words in ((["--port", port], f"cannot listen at 127.0.0.1:{port} (Address already in use)"),
-                               (["--port", "70000"], "cannot listen at 127.0.0.1:70000"),
+                               (["--port", "70000"], "a number from 0 to 65535; 70000 is not"),
                                (["--host", "203.0.113.7", "--api-key-env", "PATH"], "cannot listen at 203.0.113.7:8080"),
                                (["--host", "0.0.0.0"], "so it needs a key"),
                                (["--api-key-env", "EMPTY_KEY"], "is not set, or empty"),

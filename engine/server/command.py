@@ -65,6 +65,8 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket of the address. Raises UserError where it is taken, or not this machine's."""
+    if not 0 <= port <= 65_535:  # the system would take the remainder
+        raise UserError(f"The port must be a number from 0 to 65535; {port} is not.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
@@ -77,7 +79,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
         return listener
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"The server cannot listen at {host}:{port} ({reason}).",
                         "Choose another --port (0: a free one) or --host.",
