@@ -137,7 +137,7 @@ window.personaStudioForms = (() => {
       problems[form.key] = make("div");
       return filled(make("section", "npc-part"),
         filled(make("div", "npc-left"), make("h4", "", form.label), make("p", "npc-hint", form.hint), problems[form.key], ...inputs),
-        filled(make("div", "npc-right"), make("span", "npc-label", "In the prompt"), writes[form.key]));
+        filled(make("div", "npc-right"), make("span", "npc-label", form.where ?? "In the prompt"), writes[form.key]));
     };
     const listPart = (form) => {
       lists[form.key] = make("div", "npc-rows");

@@ -293,6 +293,13 @@ def test_what_a_setting_writes_is_what_the_prompt_will_hold(services: Services, 
     assert sections.preview({"goals": 7}, "Mara") == {}
 
 
+def test_an_action_is_shown_as_a_game_gets_it_or_with_what_is_wrong() -> None:
+    shown = sections.preview({"actions": [{"name": "wave", "when": "{{user}} leaves"}, {"name": "give coins"}]}, "Mara")
+    assert shown["written"]["actions"].endswith("Actions:\n- wave(): Player leaves")
+    assert len(shown["problems"]["actions"]) == 1 and "give coins" in shown["problems"]["actions"][0]
+    assert sections.preview({"actions": [{"name": "give coins"}]}, "Mara")["written"]["actions"] == ""
+
+
 def test_the_section_shows_what_can_be_read_and_tells_the_rest(services: Services, mara: str) -> None:
     raw = characters.head(services.store, mara).card
     own = {"goals": ["Rest", {"text": "Sleep", "weight": 2}, 7], "mood": "gloomy"}

@@ -35,13 +35,14 @@ class Part:
 
 @dataclass(frozen=True)
 class ListField:
-    """A list of entries, one of which is called `item`. What a bare text means is the first of `parts`."""
+    """A list of entries, one of which is called `item`. What a bare text means is the first of `parts`. `where` it is written."""
 
     key: str
     label: str
     item: str
     hint: str
     parts: tuple[Part, ...]
+    where: str = "In the prompt"
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,10 @@ LIST_FIELDS = (
               (Part("text", "Habit", "Begins with “Hush.”", wide=True), Part("always", "In every answer", "hush", many=True),
                Part("never", "In no answer", "haha, okay", many=True))),
     ListField("actions", "Actions", "action",
-              "What the character can do in a game that asks for actions (docs/npc.md). Arguments: text, number, whole number, "
-              "yes/no, a range, or choices. Plain chats do not see them.",
-              (Part("name", "Name", "give_coins"), Part("arguments", "Arguments", "to: guard | smith; coins: 1..20"),
-               Part("when", "When", "{{char}} pays for silence or for work", wide=True))),
+              "What the character can do in a game. An argument is text, number, whole number, yes/no, a range, or choices.",
+              (Part("name", "Name", "give_coins"), Part("arguments", "Arguments", "to: guard | smith; coins: 1..20", wide=True),
+               Part("when", "When", "{{char}} pays for silence or for work", wide=True)),
+              "In the prompt, if a game asks for actions"),
 )
 SCALE_FIELDS = (
     ScaleField("mood", "Mood", "How the character feels as the story begins.",  # the circumplex model of affect (Russell 1980)

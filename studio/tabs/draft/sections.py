@@ -46,9 +46,10 @@ def preview(fields: dict[str, Any], char: str) -> dict[str, Any]:
     except (UserError, ValueError):
         return {}
     npc, card = read_npc(raw), unfinished(raw)
-    texts = {**written(npc), **({"actions": reply_instructions(npc)} if npc.actions else {})}
+    found = read_actions(npc)
+    texts = {**written(npc), "actions": reply_instructions(npc) if found.actions else ""}
     return {"written": {name: expand_macros(text, card, PLAYER) for name, text in texts.items()},
-            "problems": {"actions": list(read_actions(npc).faults)},
+            "problems": {"actions": list(found.faults)},
             "words": {scale: scale_words(scale, level) for levels in (npc.mood, npc.big_five) for scale, level in levels.items()}}
 
 
