@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import pytest
-from tiny import make_tiny
+from tiny import add_files, make_tiny
 
 from benchmarks.__main__ import main
 from benchmarks.studio import costs
 from benchmarks.studio.polling import measure_polling
 from benchmarks.studio.tabs import measure_tabs
 from engine.base.files import read_json
-from engine.models.kv_cache import PIECE
 
 
 def test_polling_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -37,8 +36,8 @@ def test_a_job_is_watched_and_left_alone() -> None:
 @pytest.mark.slow
 def test_the_second_turn_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    model = make_tiny(tmp_path / "tiny", max_position_embeddings=8192)
+    model = add_files(make_tiny(tmp_path / "tiny", max_position_embeddings=8192))
     found = costs.measure_speech(pairs=1, limit=4, model=str(model))
     first, second = found["pairs"][0]["first"], found["pairs"][0]["second"]
-    assert first["reused"] == 0 and second["reused"] > first["prompt"] - PIECE > 1000  # the card was not read again
+    assert first["reused"] == 0 and second["reused"] >= first["prompt"] - 1 > 1000  # the card was not read again
     assert "tiny (a random model)" in costs._speech_words(found)

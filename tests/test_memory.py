@@ -25,7 +25,7 @@ from engine.base.sizes import (
 )
 from engine.cast.bank import Entry
 from engine.cast.dense import gather
-from engine.models.kv_cache import SPARE, CachedPrompt
+from engine.models.kv_cache import SPARE, growing_cache
 from engine.models.loading import load_model
 
 STARTER = Decoder(ModelShape(30, 576, 1536, 134_515_008), 3, 64, 49_152)
@@ -75,10 +75,11 @@ def test_the_formulas_are_what_real_models_and_banks_hold(small: tuple[Any, Deco
 
 def test_a_conversation_holds_as_many_keys(small: tuple[Any, Decoder]) -> None:
     model, decoder = small
-    talk = CachedPrompt(model)
-    assert list(talk.read([5] * CONTEXT))
+    cache: Any = growing_cache()
+    with torch.inference_mode():
+        model(input_ids=torch.tensor([[5] * CONTEXT]), past_key_values=cache, use_cache=True)
     wanted = memory_of("gather", decoder, Cast(1, 1, CONTEXT, 40)).key_values
-    assert wanted <= held(talk.cache) <= wanted + SPARE * decoder.token_bytes
+    assert wanted <= held(cache) <= wanted + SPARE * decoder.token_bytes
 
 
 def test_a_character_stays_within_its_megabytes() -> None:

@@ -1,4 +1,4 @@
-"""Generation: many rows behind one prefix, and one growing conversation, against transformers' own generate."""
+"""Generation: many rows behind one prefix, against transformers' own generate."""
 
 import functools
 from collections.abc import Callable
@@ -125,6 +125,4 @@ def test_the_growing_cache_equals_the_dynamic_one_beyond_its_first_buffer(model_
         torch.testing.assert_close(mine.keys, theirs.keys, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(mine.values, theirs.values, atol=1e-5, rtol=1e-5)
         mine.keep_rows(torch.tensor([2, 0]))
-        mine.truncate(70)
-        assert torch.equal(mine.keys, mine.key_buffer[:, :, :70])
-        torch.testing.assert_close(mine.keys, theirs.keys[[2, 0], :, :70], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(mine.keys, theirs.keys[[2, 0]], atol=1e-5, rtol=1e-5)

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 from tiny import find, make_tiny
+from torch import Tensor
 
 from engine.base.families import FAMILIES
 from engine.models.ffn import decoder, masked
 from engine.models.kv_cache import growing_cache
 from engine.models.loading import load_model
-from engine.models.steps import TokenSteps, attend_cached, can_step
+from engine.models.steps import Attend, TokenSteps, can_step
 
 CHANGES: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True, "mlp_bias": True,
@@ -19,6 +20,17 @@ CHANGES: dict[str, dict[str, Any]] = {
                                   "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
     "qwen3": {"head_dim": 16}, "smollm3": {"no_rope_layers": [1, 0]}}
 WORDS = torch.randint(3, 290, (3, 30), generator=torch.Generator().manual_seed(3))
+
+
+def attend_cached(cache: Any) -> Attend:
+    """Attention of rows that see all of their own keys in `cache`, the new ones included."""
+
+    def attend(index: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        grown = cache.layers[index].update(keys[:, :, None], values[:, :, None])
+        grouped = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])  # a key head's queries as its rows
+        return torch.nn.functional.scaled_dot_product_attention(grouped, *grown).reshape(len(queries), -1)
+
+    return attend
 
 
 STEPPED = {name for name, family in FAMILIES.items() if family.stepped}

@@ -136,17 +136,6 @@ class TokenSteps:
         return self.cosines[positions], self.sines[positions]
 
 
-def attend_cached(cache: Any) -> Attend:
-    """Attention of rows that see all of their own keys in `cache` (transformers' kind), the new ones included."""
-
-    def attend(index: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        grown = cache.layers[index].update(keys[:, :, None], values[:, :, None])
-        grouped = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])  # a key head's queries as its rows
-        return functional.scaled_dot_product_attention(grouped, *grown).reshape(len(queries), -1)
-
-    return attend
-
-
 def _layer_of(layer: Any, heads: int, key_heads: int) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     norms = None
