@@ -28,6 +28,8 @@ import psutil
 from benchmarks.speakers import Server
 from engine.base.files import data_folder, write_json
 from engine.running import print_table
+from engine.serving.memory import PlayerMemory
+from engine.serving.memory.store import FILE
 
 # Words that a model does not say by itself.
 _BEGINNINGS = ("quil", "zeph", "brax", "thorn", "mirz", "olv", "vex", "kesp", "drum", "yarb", "plin", "goss", "wend", "jask",
@@ -73,10 +75,20 @@ def write_cards(folder: Path, count: int) -> list[str]:
     return files
 
 
+def own_home(folder: Path) -> None:
+    """From now on, a data folder with the models of the usual one, and without its memory of players."""
+    folder.mkdir(mode=0o700)
+    for name in ("models", "cache"):
+        if (data_folder() / name).exists():
+            (folder / name).symlink_to(data_folder() / name)
+    os.environ["PERSONA_STUDIO_HOME"] = str(folder)
+
+
 def run(options: argparse.Namespace) -> int:
     """Play, print what happened, and write the figures if asked to."""
     with tempfile.TemporaryDirectory() as folder:
         sources = write_cards(Path(folder), options.characters)
+        own_home(Path(folder) / "home")
         more = ("--model", options.model, "--waiting", str(2 * options.players), "--patience", str(PATIENCE),
                 *(["--memory"] if options.kill else []))
         server = Server(sources, *more)
@@ -189,9 +201,7 @@ async def _watch(pid: int, sizes: list[tuple[float, int]]) -> None:
 
 async def _after(server: Server, kept: Counter[tuple[str, str, str]]) -> dict[str, Any]:
     """What a new server knows of what the killed one kept."""
-    from engine.serving.memory import PlayerMemory
-
-    memory = PlayerMemory(data_folder() / "players.db")
+    memory = PlayerMemory(data_folder() / FILE)
     lost = sum(max(0, count - sum(turn.role == "assistant" for turn in memory.turns(*key))) for key, count in kept.items())
     async with httpx.AsyncClient(base_url=server.address, timeout=PATIENCE, trust_env=False) as client:
         healthy = (await client.get("/health")).status_code == httpx.codes.OK
