@@ -2,11 +2,13 @@
 
 Requests, each with an "id" that its answers repeat:
 
-  {"do": "speak", "model", "card", "turns": [[role, text], ...], "player", "continue": false, "sampling": {...}, "type": ""}
+  {"do": "speak", "model", "card", "turns": [[role, text], ...], "player", "continue": false, "sampling": {...}, "type": "",
+   "memory": []}
       turns: the whole conversation, the greeting as the assistant's first turn where it was used; macros in them are
       filled in. "continue": the last turn, the assistant's, is continued. sampling: fields of SamplingParams
       (engine/base/sampling.py); seed (none: a random one). type: of the GGUF file that speaks ("Q8_0"; "": the best at hand).
-      Answers: Said (a new piece of text) ..., Ended (with the type and the engine that spoke).
+      memory: sentences on the player from earlier conversations. Answers: Said (a new piece of text) ..., Ended (with the
+      type and the engine that spoke).
   {"do": "warm", "model", "card", "turns", "player"}   load the model and read the prompt's beginning; Warmed
   {"do": "prompt", "model", "card", "turns", "player"} the exact text and its tokens; Prompt
   {"do": "models"}                                     what can be loaded; Models

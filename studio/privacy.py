@@ -35,8 +35,8 @@ def keep_private(settings: Settings) -> str:
 def _ours(settings: Settings) -> Iterator[str]:
     """The studio's own files and folders, the folders before what is in them."""
     home = settings.home
-    for top in [*home.glob("studio.*"), settings.chat_log, settings.jobs, settings.exports, settings.backups, settings.uploads,
-                settings.script, home / "models", home / "cache", home / "window"]:
+    for top in [*home.glob("studio.*"), *home.glob("players.*"), settings.chat_log, settings.jobs, settings.exports,
+                settings.backups, settings.uploads, settings.script, home / "models", home / "cache", home / "window"]:
         if not top.is_symlink() and top.exists():
             yield str(top)
             for place, folders, files in os.walk(top):  # of a file: nothing

@@ -34,6 +34,7 @@ class Settings:
     command: tuple[str, ...] = (sys.executable, "-m", "engine")  # what starts a worker
 
     database = _Inside("studio.db")  # the library: characters, lines, runs, chats and votes
+    players = _Inside("players.db")  # what characters remember of players (engine/serving/memory)
     jobs = _Inside("jobs")  # a folder for each run
     exports = _Inside("exports")  # the models that were exported for use elsewhere
     backups = _Inside("backups")  # copies of the library
@@ -67,8 +68,8 @@ class Settings:
     @property
     def private(self) -> tuple[Path, ...]:
         """What is never served, whatever else is: everything beside the uploads."""
-        return (self.database, self.jobs, self.exports, self.backups, self.script, self.log, self.chat_log, self.server_log,
-                self.home / "models")
+        return (self.database, self.players, self.jobs, self.exports, self.backups, self.script, self.log, self.chat_log,
+                self.server_log, self.home / "models")
 
     def run_folder(self, run_id: str) -> Path:
         """The folder of one run: card.json, lines.jsonl, work/, model/ and log.txt."""

@@ -575,3 +575,47 @@ def test_making_a_models_file_says_how_far_it_is_and_can_be_stopped(room: Contro
     assert 'data-do="unprepare"' in shown(room, view(mara, model))
     act(room, view(mara, model), "unprepare")
     assert stopped == [reply]
+
+
+def test_players_are_remembered_from_chat_to_chat_only_when_asked(room: Controller, mara: str, model: str) -> None:
+    def says(text: str, player: str = "Kit") -> dict[str, Any]:
+        chat = room.send(view(mara, model), text, Draft(player=player, sampling=SHORT)).chat
+        finished(room, chat)
+        reply = chats.messages(room.store, chat)[-1]
+        return reply.swipes[0].measures
+
+    slug = characters.get(room.store, mara).slug  # type: ignore[union-attr]
+    assert not room.memories.on
+    says("My name is Kit. I like pears.")
+    assert room.memories.memory.known_by(slug) == []
+    room.memories.switch(True)
+    try:
+        assert "memory" not in says("I have a dog called Bruno. I like pears.")
+        assert says("How is my dog?")["memory"] == ["The player has a dog called Bruno.", "The player likes pears."]
+        assert "memory" not in says("How is my dog?", player="Tom")
+        panel = room.memories.contents({"of": mara, "character": mara})["preview-memory"]
+        assert "Kit" in panel and "The player likes pears." in panel and "Tom" not in panel
+        dog, pears = room.memories.memory.known_by(slug)
+        corrected = {"do": "correct", "player": dog.player, "fact": str(dog.id), "text": "The player's dog is Rex. <b>"}
+        room.memories.act(mara, corrected)
+        assert "Rex. &lt;b&gt;" in room.memories.contents({"of": mara, "character": mara})["preview-memory"]
+        gone = room.memories.act(mara, {"do": "delete", "player": pears.player, "fact": str(pears.id)})
+        assert gone == pears and says("What do I like?")["memory"] == ["The player's dog is Rex. <b>"]
+        room.memories.memory.put_back(pears)
+        room.memories.act(mara, {"do": "forget", "player": pears.player})
+        assert room.memories.memory.known_by(slug) == [] and "Nothing yet" in room.memories.contents(
+            {"of": mara, "character": mara})["preview-memory"]
+    finally:
+        room.memories.switch(False)
+
+
+def test_a_damaged_memory_is_a_sentence_and_costs_no_chat(room: Controller, mara: str, model: str) -> None:
+    path = room.memories.memory.path
+    path.unlink(missing_ok=True)
+    path.write_bytes(b"nonsense" * 1000)
+    try:
+        assert "damaged" in room.memories.contents({"of": mara, "character": mara})["preview-memory"]
+        finished(room, chat := talk(room, mara, model))
+        assert len(chats.messages(room.store, chat)) == 3
+    finally:
+        path.unlink()

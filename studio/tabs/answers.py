@@ -122,6 +122,14 @@ def lore_html(measures: dict[str, Any], opened: bool = False) -> str:
     return (f'<details class="chat-lore"{" open" if opened else ""}><summary>{word}</summary><ul>{"".join(rows)}</ul></details>')
 
 
+def memory_html(measures: dict[str, Any]) -> str:
+    """What of the player was remembered for an answer; "" where nothing was."""
+    said = [str(one) for one in measures.get("memory") or []]
+    rows = "".join(f"<li>{html.escape(one)}</li>" for one in said)
+    word = f"{len(said)} {'memory' if len(said) == 1 else 'memories'} of the player"
+    return f'<details class="chat-lore"><summary>{word}</summary><ul>{rows}</ul></details>' if said else ""
+
+
 class Wait(StrEnum):
     """What an answer waits for before it begins; of several answers, what comes first here is what they all wait for."""
 

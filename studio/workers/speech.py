@@ -125,10 +125,12 @@ class Reply:
 
 def speak_request(reply_id: str, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]],
                   sampling: dict[str, Any], player: str, continued: bool, about: str = "", seed: int = 0,
-                  type: str = "") -> dict[str, Any]:
-    """The worker's request for one answer. `about` the player; `seed` of the chat, not of the sampling; `type` of the weights."""
+                  type: str = "", memory: Sequence[str] = ()) -> dict[str, Any]:
+    """The worker's request for one answer. `about` the player; `seed` of the chat, not of the sampling; `type` of the weights;
+    `memory`: what the character remembers of the player."""
     return {"do": "speak", "id": reply_id, "model": model, "card": card, "turns": [list(turn) for turn in turns],
-            "player": player, "about_player": about, "chat_seed": seed, "continue": continued, "sampling": sampling, "type": type}
+            "player": player, "about_player": about, "chat_seed": seed, "continue": continued, "sampling": sampling, "type": type,
+            "memory": list(memory)}
 
 
 class Speech:
@@ -146,14 +148,14 @@ class Speech:
 
     def ask(self, model: str, card: dict[str, Any], turns: Sequence[tuple[str, str]], sampling: dict[str, Any],
             player: str, on_end: Callable[[Reply], None] | None = None, continue_: bool = False, key: str = "",
-            about: str = "", seed: int = 0, type: str = "") -> Reply:
+            about: str = "", seed: int = 0, type: str = "", memory: Sequence[str] = ()) -> Reply:
         """Ask for one answer; returns at once. `key`, "ROOM:...", lets a reloaded page find the reply (see `pending`).
 
         `type`: of the GGUF file that is to speak, "Q8_0" for instance; "": the best one at hand.
         The reply always ends: with the answer, or with a sentence. `on_end(reply)` runs once, in the reading thread,
         before `reply.done` is true; it must be quick.
         """
-        return self._send(speak_request(_new_id(), model, card, turns, sampling, player, continue_, about, seed, type),
+        return self._send(speak_request(_new_id(), model, card, turns, sampling, player, continue_, about, seed, type, memory),
                           key, on_end)
 
     def warm(self, model: str, card: dict[str, Any], player: str, turns: Sequence[tuple[str, str]] = (),

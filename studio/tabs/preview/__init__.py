@@ -15,6 +15,7 @@ from studio.services import Services
 from studio.tabs.answers import PLAYER, Composer, SamplingControls, ViewLink, changing
 from studio.tabs.models import WHOLE
 from studio.tabs.preview.controller import LOOKS, Controller, Draft, ViewState, chosen_sampling
+from studio.tabs.preview.memory import MemoryPanel, connect
 from studio.tabs.preview.view import SHOWN
 from studio.theme import ASSETS
 
@@ -46,6 +47,7 @@ class Controls:
             with gr.Column(scale=1, min_width=260, elem_id="preview-side"):
                 self._chats()
                 self._settings()
+                self.memory = MemoryPanel()
 
     def _chats(self) -> None:
         self.choice = gr.Radio([(NEW, "")], value="", label="Chats", elem_id="preview-chats", elem_classes="plain-list")
@@ -126,6 +128,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     _keeping(controller, page, controls)
     _renaming(controller, page, controls)
     _deleting(controller, page, controls)
+    connect(controller.memories, controls.memory, page, tab)
 
 
 def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:

@@ -50,6 +50,7 @@ from studio.tabs.models import (
     voice_choices,
     voice_of,
 )
+from studio.tabs.preview.memory import Memories
 from studio.tabs.preview.view import (
     NO_GREETING,
     SHOWN,
@@ -109,6 +110,7 @@ class Controller:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.store = services.store
+        self.memories = Memories(services)
         self.failures: dict[str, str] = {}  # chat -> why its last answer failed, until it is asked again
         self._kinds: dict[str, UnderWay] = {}  # by reply
         self._warm: tuple[tuple[Any, ...], Reply] | None = None
@@ -336,11 +338,14 @@ class Controller:
         if voice.lost:
             choose_voice(self.services, chat.character, WHOLE)
         speaker: dict[str, Any] = {"model": voice.contender.model, "run": voice.contender.run}
+        memory = self.memories.recall(chat.character, chat.player, chat.id, turns)
+        if memory:
+            speaker["memory"] = list(memory)
         if kind == "more" and message:  # what another model began
             speaker["begun_by"] = [one for one in speakers_of(message.swipes[index].measures) if one not in speakers_of(speaker)]
         reply = self.services.speech.ask(voice.contender.model, version.card, turns, sampling, chat.player, key=_key(chat.id),
                                          on_end=lambda ended: self._keep(chat.id, ended, kind, known, index, model, speaker),
-                                         continue_=kind == "more", about=chat.about, seed=chat.seed)
+                                         continue_=kind == "more", about=chat.about, seed=chat.seed, memory=memory)
         under = UnderWay(reply, kind, known, index, speaker)
         self._kinds = {id: other for id, other in self._kinds.items() if not other.reply.done} | {reply.id: under}
         return under
@@ -366,7 +371,15 @@ class Controller:
         if fault := write_down(write[kind]):
             self.failures[chat_id] = f"The answer could not be kept. {fault}"
         elif chat_id not in self.failures and (chat := chats.chat(store, chat_id)) and not chat.deleted:
+            if kind == "new":
+                self._remember(chat)
             self.warm(chat.character, chat.id, model)  # while the player types the next message
+
+    def _remember(self, chat: Chat) -> None:
+        try:
+            self.memories.keep(chat.character, chat.player, chat.id, chats.turns(self.store, chat.id))
+        except UserError as error:
+            self.failures[chat.id] = f"What was said could not be remembered. {error}"
 
     def _change(self, chat: Chat, model: str, action: str, message: str, text: str) -> None:
         match action:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from engine.cards.card import Card
 from studio.labels import FINISHES
 from studio.store.chats import Chat, Message
-from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_words, text_html, waiting_words
+from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_words, memory_html, text_html, waiting_words
 from studio.tabs.models import Voice
 from studio.workers.speech import Reply
 
@@ -115,7 +115,7 @@ def _message(scene: Scene, message: Message, last: bool, editing: str) -> str:
     words = text_html(message.text, scene.card, scene.player, scene.seed)
     tools = "" if scene.under else _tools(scene, message, last and not editing)
     measures = message.swipes[message.chosen].measures
-    lore = lore_html(measures) if message.role == "assistant" else ""
+    lore = memory_html(measures) + lore_html(measures) if message.role == "assistant" else ""
     return _bubble(scene, message.role, f'<div class="chat-words">{words}</div>{lore}', tools, message.id, measures)
 
 
