@@ -42,15 +42,18 @@ def add_subcommands(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentP
     chat.add_argument("--json", action="store_true", help="print JSON")
     chat.add_argument("--type", default="", help=TYPE_HELP)
     add_sampling_options(chat)
+    gather = add("gather", "make the models of characters in the data folder, where chat and serve look for them", model=moved)
+    gather.add_argument("characters", nargs="*", metavar="CHARACTER", help="(default: all)")
     extract = add("extract", "a character as a standalone folder, verified like any other", character=True, model=moved)
     extract.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not exist")
-    for parser in (build, extract):
+    for parser in (build, gather, extract):
         add_options(parser, Process)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run a subcommand; returns the exit code."""
-    return {"build": _build, "list": _list, "remove": _remove, "chat": _chat, "extract": _extract}[options.what](options)
+    what = {"build": _build, "list": _list, "remove": _remove, "chat": _chat, "gather": _gather, "extract": _extract}
+    return what[options.what](options)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -98,6 +101,18 @@ def _extract(options: argparse.Namespace) -> int:
     out = Path(options.out)
     stream = extract(Path(options.bank), options.character, out, options.model, options.dtype)
     Run(process_of(vars(options))).follow(stream, out.exists, "Stopped; no files were kept.")
+    return 0
+
+
+def _gather(options: argparse.Namespace) -> int:
+    from engine.cast.bank import read_bank
+    from engine.cast.dense import keep_gathered
+    from engine.running import Run
+
+    path = Path(options.bank)
+    bank = read_bank(path, options.characters or None)
+    Run(process_of(vars(options))).follow(keep_gathered(path, bank, bank.entries, options.model), lambda: False,
+                                          "Stopped; the models made so far are kept.")
     return 0
 
 

@@ -1,5 +1,6 @@
 """python -m engine cast: from exported folders to a bank, to chats, and back to a folder; and what it refuses."""
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from server_samples import running
 from small_job import prove_here, run_job
 from tiny import find, make_tiny
 
@@ -20,6 +22,8 @@ from engine.cast import building, dense
 from engine.cast.bank import read_bank
 from engine.cast.dense import gather
 from engine.models.loading import load_model
+from engine.server.cast import read_cast
+from engine.server.preparing import prepare
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,20 @@ def change_run(home: Path, folder: Path, file: str, change: Any) -> Path:
     change(run / file)
     write_manifest(run)
     return run
+
+
+@pytest.mark.slow
+def test_the_characters_of_a_bank_are_served(bank: Path, llama: Path) -> None:
+    moved = shutil.copytree(llama, bank.with_name("moved"))
+    cast = asyncio.run(prepare(read_cast([str(bank)]), str(moved)))
+    assert [(one.id, one.fault) for one in cast] == [("zoe", ""), ("twin", "")]
+    with running(cast) as server:
+        for one in cast:
+            asked: Any = [{"role": "user", "content": "Hm?"}]
+            reply = server.client().chat.completions.create(model=one.id, messages=asked, max_tokens=4)
+            assert reply.model_extra and reply.model_extra["persona"]["engine"] == "llama.cpp"
+    shutil.rmtree(moved)
+    assert asyncio.run(prepare(read_cast([str(bank)]), str(moved))).models() == cast.models()  # made once
 
 
 def test_a_bank_of_runs(bank: Path, home: Path, llama: Path, capsys: Any) -> None:

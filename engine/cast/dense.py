@@ -22,7 +22,6 @@ from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Saved, Stage, Step
 from engine.base.files import (
-    data_folder,
     explain_write_errors,
     folder_size,
     megabytes,
@@ -36,6 +35,7 @@ from engine.cards.card import Card, parse_card
 from engine.cards.prompt import messages
 from engine.cast.bank import Bank, Base, Entry, read_bank, require_base
 from engine.cast.delta import Delta
+from engine.cast.listing import gathered_folder, key_of
 from engine.export.copying import QUESTION
 from engine.export.folder import Contents, write_folder
 from engine.export.verify import prove, write_reference
@@ -122,9 +122,7 @@ def keep_gathered(path: Path, bank: Bank, entries: Sequence[Entry],
 
     A folder belongs to one character as the bank has it now, and to one dense model. Raises UserError as load_dense does.
     """
-    kept = data_folder() / "cache" / "cast"
-    named = [f"{bank.base.sha256} {entry.described()['sha256']}" for entry in entries]
-    folders = [kept / hashlib.sha256(name.encode()).hexdigest()[:20] for name in named]
+    folders = [gathered_folder(key_of(bank.base.sha256, entry.described()["sha256"])) for entry in entries]
     missing = [(folder, entry) for folder, entry in zip(folders, entries, strict=True) if not folder.is_dir()]
     if not missing:
         return folders
@@ -133,8 +131,8 @@ def keep_gathered(path: Path, bank: Bank, entries: Sequence[Entry],
         yield Stage(StageId.CUT, subject=entry.name)
         kind = torch.float16 if entry.report.get("weights") == "float16" else torch.bfloat16
         with explain_write_errors(folder, "try again"):
-            kept.mkdir(parents=True, exist_ok=True)
-            require_space(kept, int(2.2 * sum(weights.numel() for weights in dense.model.parameters()) + 50e6))
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            require_space(folder.parent, int(2.2 * sum(weights.numel() for weights in dense.model.parameters()) + 50e6))
             with staged_folder(folder) as staging:
                 gather(dense.model, entry.delta).to(kind).save_pretrained(staging)
                 dense.tokenizer_of(entry.report).save_pretrained(staging)

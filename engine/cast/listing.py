@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from engine.base.errors import UserError
-from engine.base.files import PROGRAM, is_file
+from engine.base.files import PROGRAM, data_folder, is_file
 
 FORMAT = "persona-studio cast bank"
 VERSION = "1"
@@ -30,13 +30,28 @@ class Listed:
     card: bytes
     key: str
 
+    @property
+    def folder(self) -> Path:
+        """Where the character is kept as a model of its own, once it was gathered."""
+        return gathered_folder(self.key)
+
+
+def key_of(base: str, entry: str) -> str:
+    """The key of a character, from the sha256 of the dense model and of its entry."""
+    return hashlib.sha256(f"{base} {entry}".encode()).hexdigest()
+
+
+def gathered_folder(key: str) -> Path:
+    """The folder in the data folder for a key."""
+    return data_folder() / "cache" / "cast" / key[:20]
+
 
 def list_characters(path: Path) -> list[Listed]:
     """The characters of a bank. Raises UserError for a file that is no bank, or whose list is damaged."""
     with opened(path, "numpy") as (_, words):
         base = str(words["base"]["sha256"])
-        return [Listed(str(one["name"]), json.dumps(one["card"]).encode(),
-                       hashlib.sha256(f"{base} {one['sha256']}".encode()).hexdigest()) for one in words["characters"]]
+        return [Listed(str(one["name"]), json.dumps(one["card"]).encode(), key_of(base, str(one["sha256"])))
+                for one in words["characters"]]
 
 
 @contextmanager

@@ -43,8 +43,8 @@ def create_app(cast: Cast, settings: Settings) -> FastAPI:
     app.state.service = service
     app.add_middleware(Border, service=service)
     if settings.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST", "DELETE", "PATCH"],
-                           allow_headers=["authorization", "content-type"])
+        app.add_middleware(CORSMiddleware, allow_origins=list(settings.origins),
+                           allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"], allow_headers=["authorization", "content-type"])
     app.add_exception_handler(ApiError, _explain)
     app.add_exception_handler(HTTPException, _explain)
     app.add_exception_handler(RequestValidationError, _explain)

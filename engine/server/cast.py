@@ -29,8 +29,8 @@ Signature = tuple[int, int, int]
 class Character:
     """A character that is served. `model` and `type`: what engine/serving/voices.py loads; `fault`: why it cannot speak.
 
-    `entry`: its place in a bank, as (file, name, sha256), from which its model is still to be made. `seen`: the files that it
-    depends on, as they were when it was read.
+    `entry`: its place in a bank, as (file, name), from which its model is made where it is not there yet. `seen`: the files that
+    it depends on, as they were when it was read.
     """
 
     id: str
@@ -39,7 +39,7 @@ class Character:
     model: str = ""
     type: str = ""
     fault: str = ""
-    entry: tuple[Path, str, str] | None = None
+    entry: tuple[Path, str] | None = None
     seen: tuple[tuple[Path, Signature], ...] = field(default=(), repr=False)
 
     @cached_property
@@ -169,8 +169,8 @@ def _of_folder(folder: Path, source: str, type: str) -> Character:
 def _of_bank(path: Path, source: str, type: str) -> list[Character]:
     from engine.cast.listing import list_characters
 
-    return [Character(one.name, parse_card(one.card, f"{source}: {one.name}"), source, "", type,
-                      entry=(path.resolve(), one.name, one.key)) for one in list_characters(path)]
+    return [Character(one.name, parse_card(one.card, f"{source}: {one.name}"), source, str(one.folder), type,
+                      entry=(path.resolve(), one.name)) for one in list_characters(path)]
 
 
 def _is_bank(path: Path) -> bool:

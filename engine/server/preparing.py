@@ -1,12 +1,11 @@
 """Before the first request: every model as a GGUF file, made once where there is none; and what all of it will take.
 
-A character of a bank is gathered once: extracted by a process of its own, written as a GGUF file and kept in the data folder,
-cache/cast/KEY/ with character.json, gguf/NAME-TYPE.gguf and manifest.json. KEY is of the bank's entry and its dense model.
+What needs torch is done by processes of their own: a bank's characters are gathered, and GGUF files are written.
 """
 
 import asyncio
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,36 @@ import psutil
 
 from engine.base.errors import UserError
 from engine.base.events import Event
-from engine.base.files import MANIFEST, data_folder, remove_leftovers, staged_folder, write_json, write_manifest
-from engine.server.cast import CARD, Cast, Character
+from engine.server.cast import Cast, Character
 from engine.serving import files
 from engine.serving.child import run_engine
 from engine.serving.gguf_header import Header, read_header
 from engine.serving.llama import tokens_in_memory
 
 Tell = Callable[[Event], None]
-GATHERED = "Q8_0"  # the type of a bank's characters, where none is asked for
 _KV_BYTES = 2 * 2  # keys and values in 16 bit
 
 
 async def prepare(cast: Cast, base: str = "", tell: Tell = lambda event: None) -> Cast:
     """The cast with every model's file made and looked at; what is wrong with one is its character's fault."""
+    for bank in {one.entry[0] for one in cast if one.entry}:
+        missing = [one.entry[1] for one in cast if one.entry and one.entry[0] == bank and not Path(one.model).is_dir()]
+        with suppress(UserError):  # of one character: each is tried by itself then
+            await _gather(bank, missing, base, tell)
     made: dict[tuple[str, str], Path | UserError | None] = {}
     return Cast([await _prepare(one, base, tell, made) for one in cast])
 
 
+async def _gather(bank: Path, names: Sequence[str], base: str, tell: Tell) -> None:
+    """Make the models of characters of a bank, in one process: their dense model is loaded once."""
+    if names:
+        await run_engine(["cast", "gather", str(bank), *names, *(["--model", base] if base else [])], tell)
+
+
 async def _prepare(one: Character, base: str, tell: Tell, made: dict[tuple[str, str], Path | UserError | None]) -> Character:
     try:
-        if one.entry:
-            one = replace(one, model=str(await _gather(one, base, tell)))
+        if one.entry and not Path(one.model).is_dir():
+            await _gather(one.entry[0], [one.entry[1]], base, tell)
         key = (one.model, one.type)
         if key not in made:  # characters share models
             try:
@@ -59,32 +66,6 @@ async def _file_of(model: str, type: str, tell: Tell) -> Path | None:
     if file:
         await asyncio.to_thread(read_header, file)
     return file
-
-
-def gathered_folder(one: Character) -> Path:
-    """Where the model of a bank's character is, or will be."""
-    assert one.entry
-    return data_folder() / "cache" / "cast" / f"{one.entry[2][:20]}-{one.type or GATHERED}"
-
-
-async def _gather(one: Character, base: str, tell: Tell) -> Path:
-    """The folder of a bank's character, made where it is not there."""
-    target = gathered_folder(one)
-    if (target / MANIFEST).is_file():
-        return target
-    assert one.entry
-    bank, name, _ = one.entry
-    remove_leftovers(target)
-    with staged_folder(target) as staging:
-        whole = staging / "whole"
-        await run_engine(["cast", "extract", str(bank), name, "--out", str(whole), *(["--model", base] if base else [])], tell)
-        (staging / files.OWN).mkdir()
-        type = one.type or GATHERED
-        await run_engine(["gguf", str(whole), "--type", type, "--out", str(staging / files.OWN / f"{name}-{type}.gguf")], tell)
-        shutil.rmtree(whole)
-        write_json(staging / CARD, one.card.raw)
-        write_manifest(staging)
-    return target
 
 
 @dataclass(frozen=True)
@@ -138,13 +119,13 @@ def plan(cast: Cast, parallel: int) -> Plan:
     for one in cast:
         file, type, state, fault = "", one.type, "ready", one.fault
         try:
-            model = str(gathered_folder(one)) if one.entry else one.model
-            found = files.gguf_file(model, one.type) if not one.entry or Path(model).is_dir() else None
+            absent = one.entry is not None and not Path(one.model).is_dir()
+            found = None if absent else files.gguf_file(one.model, one.type)
             if found:
                 header = read_header(found)
                 file, type = str(found), header.type
                 models[file] = Model(file, header.weight_bytes, slot_bytes(header, parallel))
-            elif one.entry or files.speaks_by_llama(model):
+            elif absent or files.speaks_by_llama(one.model):
                 state = "its GGUF file is made at the first start"
             else:
                 state = "spoken by transformers"
