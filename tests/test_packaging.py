@@ -17,19 +17,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 COMES_ALONG = {"annotated-types", "anyio", "httpx", "jinja2", "pydantic-core", "pydantic_core", "starlette", "tokenizers",
                "typing-extensions", "typing_extensions"}  # gradio, pydantic and transformers cannot be without
-OPTIONAL = {"webview"}  # of extras that the code asks for by itself
+OPTIONAL = {"webview", "ray"}  # of extras that the code asks for by itself
 
 
 def pins(name: str) -> dict[str, str]:
     """Package -> version of a requirements file, without the files that it includes."""
     lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
-    return {package.lower(): version for line in lines if "==" in line for package, _, version in [line.partition("==")]}
+    return {package.partition("[")[0].lower(): version for line in lines if "==" in line
+            for package, _, version in [line.partition("==")]}
 
 
 def test_what_is_pinned_is_what_may_be_installed() -> None:
     extras = PROJECT["optional-dependencies"]
     of_file = {"requirements.txt": [*PROJECT["dependencies"], *extras["memory"]],
-               "requirements-dev.txt": extras["dev"]}
+               "requirements-dev.txt": [*extras["dev"], *extras["ray"]]}
     for file, allowed in of_file.items():
         wanted = {one.name.lower(): one for one in map(Requirement, allowed)}
         pinned = pins(file)

@@ -22,15 +22,14 @@ from engine.base.errors import UserError
 from engine.cards.prompt import PLAYER, Setting
 from engine.server.cast import Character
 from engine.server.conversation import StopTexts, last_turns, read_messages, with_greeting
-from engine.server.errors import ApiError, bad_request, refused, unavailable
+from engine.server.errors import ApiError, bad_request, refused
 from engine.server.schema import ChatRequest
 from engine.server.service import Conversation, Service
+from engine.server.speakers import Speaker
 from engine.serving.memory import Recalled
 from engine.serving.replies import most_tokens
 from engine.serving.requests import Request
 from engine.serving.schemas import check_schema
-from engine.serving.speaking import answer
-from engine.serving.voice import Voice
 
 log = logging.getLogger(__name__)
 _FINISH = {"limit": "length"}  # by the engine's reason; all others are "stop"
@@ -165,18 +164,15 @@ class Reply(Response):
         async with AsyncExitStack() as held:
             waited = await held.enter_async_context(self.service.line.place(self.who))
             self.service.metrics.waited.add(waited)
-            try:
-                voice = await held.enter_async_context(self.service.voices.use(
-                    self.asked.request.model, self.asked.request.type, self.service.tell))
-            except UserError as error:
-                raise unavailable(error) from error
-            await self._remember(voice)
-            events = await held.enter_async_context(aclosing(answer(self.asked.request, voice)))
+            speaker = await held.enter_async_context(self.service.speakers.use(self.asked.character))
+            await self._remember(speaker)
+            events = await held.enter_async_context(aclosing(
+                speaker.speak(self.asked.request, self.asked.chat.stops, lambda: not self.started)))
             await (self._stream if self.asked.chat.stream else self._whole)(self._until_stop(events), send)
 
-    async def _remember(self, voice: Voice) -> None:
+    async def _remember(self, speaker: Speaker) -> None:
         """Put what the character knows of the player into the prompt."""
-        self.asked.recalled = await self.asked.conversation.recall(self.asked.said, voice)
+        self.asked.recalled = await self.asked.conversation.recall(self.asked.said, speaker)
         self.asked.request.setting = replace(self.asked.request.setting, memory=self.asked.recalled.sentences)
 
     async def _until_stop(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
@@ -201,6 +197,8 @@ class Reply(Response):
                 await self.asked.conversation.keep(self.asked.said, event["text"].strip(), self.asked.request)
                 self.asked.conversation.release()  # a client may say the next thing as soon as it sees the end
                 yield event
+            elif event["event"] == "Again":
+                stops, said = StopTexts(self.asked.chat.stops), ""
 
     def _count(self, ended: Event) -> None:
         metrics = self.service.metrics

@@ -25,14 +25,15 @@ from engine.server.memory_api import memory_routes
 from engine.server.schema import ChatRequest, read_chat
 from engine.server.service import Service
 from engine.server.settings import Settings
+from engine.server.speakers import Speakers
 
 log = logging.getLogger(__name__)
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}}
 
 
-def create_app(cast: Cast, settings: Settings) -> FastAPI:
-    """The application; its `state.service` holds what requests share."""
-    service = Service(cast, settings)
+def create_app(cast: Cast, settings: Settings, speakers: Speakers | None = None) -> FastAPI:
+    """The application; its `state.service` holds what requests share. Without `speakers` its own process speaks."""
+    service = Service(cast, settings, speakers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -93,7 +94,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def health() -> Response:
         ready = not service.closed.is_set()
         more = {} if service.settings.key else {
-            "characters": len(service.cast), "models_loaded": service.voices.names, "answering": service.line.taken,
+            "characters": len(service.cast), **service.speakers.state(), "answering": service.line.taken,
             "waiting": service.line.waiting}
         return JSONResponse({"status": "ok" if ready else "closing", **more}, 200 if ready else 503)
 

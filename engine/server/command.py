@@ -11,18 +11,22 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 import uvicorn
+from fastapi import FastAPI
 
 from engine.base import events
 from engine.base.errors import UserError
 from engine.base.ids import ErrorCode
+from engine.cluster.connection import check_ray
 from engine.running import JsonPrinter, ProgressPrinter, print_table
 from engine.server.app import create_app
 from engine.server.cast import Cast, read_cast
 from engine.server.preparing import Plan, plan, prepare
-from engine.server.settings import LOOPBACK, Settings, settings_of
+from engine.server.settings import LOOPBACK, Scale, Settings, scale_of, settings_of
+from engine.server.speakers import Speakers
 
 GRACE = 4.0  # seconds that replies under way have when the server ends
 _QUIET = ("httpx", "httpcore", "uvicorn")
@@ -39,8 +43,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = settings_of(options)
+    settings, scale = settings_of(options), scale_of(options)
     cast = read_cast(options.sources, options.model, options.type)
+    if scale.ray:
+        check_ray(scale.ray)
     if options.check:
         return _check(plan(cast, settings.parallel), options.json)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
@@ -51,12 +57,25 @@ def _serve(options: argparse.Namespace) -> int:
         with printer:
             cast = asyncio.run(prepare(cast, options.base, printer.show))
         _report_faults(cast)
-        server = _Server(cast, settings, options, listener)
-        if options.leash:
-            threading.Thread(target=server.hold, daemon=True).start()
-        signal.signal(signal.SIGTERM, _interrupt)
-        server.run(sockets=[listener])
+        with _speakers(cast, settings, scale, listener.getsockname()[1]) as speakers:
+            server = _Server(create_app(cast, settings, speakers), cast, options, listener)
+            if options.leash:
+                threading.Thread(target=server.hold, daemon=True).start()
+            signal.signal(signal.SIGTERM, _interrupt)  # not before: Ray sets its own
+            server.run(sockets=[listener])
     return 0
+
+
+@contextlib.contextmanager
+def _speakers(cast: Cast, settings: Settings, scale: Scale, port: int) -> Iterator[Speakers | None]:
+    """The replicas that speak; None where this process does."""
+    if not scale.ray:
+        yield None
+        return
+    from engine.cluster.speakers import replicas
+
+    with replicas(cast, settings, scale, f"persona-{port}") as speakers:
+        yield speakers
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -98,8 +117,8 @@ def _report_faults(cast: Cast) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, which says where it listens, and gives replies under way GRACE seconds when it ends."""
 
-    def __init__(self, cast: Cast, settings: Settings, options: argparse.Namespace, listener: socket.socket) -> None:
-        self.app = create_app(cast, settings)
+    def __init__(self, app: FastAPI, cast: Cast, options: argparse.Namespace, listener: socket.socket) -> None:
+        self.app = app
         self.cast, self.options, self.listener = cast, options, listener
         super().__init__(uvicorn.Config(self.app, log_config=None, access_log=False, ws="none", server_header=False,
                                         timeout_keep_alive=75, timeout_graceful_shutdown=int(GRACE) + 2))

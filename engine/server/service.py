@@ -17,6 +17,7 @@ from engine.server.metrics import Metrics
 from engine.server.schema import ChatRequest
 from engine.server.sessions import Busy, Key, Sessions
 from engine.server.settings import Settings
+from engine.server.speakers import OwnVoices, Speaker, Speakers
 from engine.serving.memory import PlayerMemory, Recalled
 from engine.serving.memory.records import check_id
 from engine.serving.memory.store import FILE
@@ -32,10 +33,11 @@ UNNAMED = "unnamed"  # the session, for the memory, of clients that name none
 class Service:
     """One server's state."""
 
-    def __init__(self, cast: Cast, settings: Settings) -> None:
+    def __init__(self, cast: Cast, settings: Settings, speakers: Speakers | None = None) -> None:
         self.cast, self.settings = cast, settings
         self.voices = Voices(settings.keep or max(1, len(cast.models())), settings.parallel)
-        self.line = Line(settings.parallel, settings.waiting, settings.patience)
+        self.speakers = speakers or OwnVoices(self.voices, self.tell)
+        self.line = Line(settings.parallel * self.speakers.replicas, settings.waiting, settings.patience)
         self.rate = Rate(settings.rate)
         self.metrics = Metrics()
         self.sessions, self.busy = Sessions(), Busy()
@@ -121,11 +123,11 @@ class Conversation:
     def _session(self) -> str:
         return self.chat.persona.session or UNNAMED
 
-    async def recall(self, said: str, voice: Voice) -> Recalled:
+    async def recall(self, said: str, speaker: Speaker) -> Recalled:
         """What the character remembers of the player that matters now."""
         with self._noting():
             if self.remembering:
-                return await self.remembering.before(self.player, self.character.id, self._session, said, count=voice.count)
+                return await self.remembering.before(self.player, self.character.id, self._session, said, count=speaker.count)
         return Recalled()
 
     async def keep(self, said: str, reply: str, request: Request) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from engine.base.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MOST_REPLICAS = 1_000
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,24 @@ class Settings:
                             "Put a long random text into an environment variable and name it with --api-key-env.")
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Replicas on a cluster. `ray`: its address ("": none); from `least` to `most` replicas, each with `cpus`
+    cores (0: as many as one process would take) and `gpus` GPUs."""
+
+    ray: str = ""
+    least: int = 1
+    most: int = 1
+    cpus: int = 0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.most <= MOST_REPLICAS:
+            raise UserError(f"The replicas must be from 1 to {MOST_REPLICAS:,}, as MIN..MAX or one number.")
+        if self.cpus < 0 or not 0 <= self.gpus <= MOST_REPLICAS:
+            raise UserError("The cores and GPUs of a replica must not be below 0.")
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
     usual = Settings()
@@ -63,6 +82,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="how long each waits (default 120)")
     limits.add_argument("--rate", type=int, default=usual.rate, metavar="N", help="requests a minute of one address; 0: any number "
                         "(default 600)")
+    wide = parser.add_argument_group("on several machines (docs/scale.md)")
+    wide.add_argument("--ray", nargs="?", const="local", default="", metavar="ADDRESS", help="speak by replicas under Ray Serve: "
+                      "local (the default: this machine alone), auto (the cluster that runs here), or HOST:PORT")
+    wide.add_argument("--replicas", default="1..4", metavar="MIN..MAX", help="how many, by need (default 1..4); one number: always "
+                      "so many")
+    wide.add_argument("--replica-cpus", type=int, default=0, metavar="N", help="cores of each (default: all, or a share)")
+    wide.add_argument("--replica-gpus", type=float, default=0.0, metavar="N", help="GPUs of each (default 0)")
     more = parser.add_argument_group("what is kept, and shown")
     more.add_argument("--memory", action="store_true", help="remember players (docs/memory.md)")
     more.add_argument("--log-texts", action="store_true", help="log what is said, not only that something was")
@@ -75,6 +101,17 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """What the options ask for. Raises UserError."""
     return Settings(options.host, _key(options.api_key_env), tuple(options.allow_origin), options.parallel, options.keep,
                     options.waiting, options.patience, options.rate, memory=options.memory, log_texts=options.log_texts)
+
+
+def scale_of(options: argparse.Namespace) -> Scale:
+    """The cluster that the options ask for. Raises UserError."""
+    if not options.ray:
+        return Scale()
+    least, dots, most = options.replicas.partition("..")
+    try:
+        return Scale(options.ray, int(least), int(most if dots else least), options.replica_cpus, options.replica_gpus)
+    except ValueError:
+        raise UserError(f"{options.replicas[:40]!r} is no number of replicas.", "Write 2, or 1..4.") from None
 
 
 def _key(variable: str) -> str:
