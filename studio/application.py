@@ -1,5 +1,6 @@
 """Gradio's web application, with the studio's own border before it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,20 @@ from starlette.requests import Request
 from studio.border import Border, Names, SafeHeaders
 from studio.live import Live, LiveRoute
 from studio.login import SlowLogin
+from studio.trial import TrialRoute
 from studio.uploads import UploadLimit
 
 
 class Application(App):
-    """What Gradio serves. The border comes before all of Gradio's middleware, some of which answers requests by itself."""
+    """What Gradio serves. The border comes before all of Gradio's middleware, some of which answers requests by itself.
 
-    def __init__(self, names: Names, uploads: Path, live: Live, policy: str) -> None:
+    `export`: the folder of an export by its id.
+    """
+
+    def __init__(self, names: Names, uploads: Path, live: Live, policy: str, export: Callable[[str], Path | None]) -> None:
         super().__init__(default_response_class=ORJSONResponse, openapi_url=None)
-        self.border = Border(LiveRoute(UploadLimit(SlowLogin(super().__call__), uploads), live), names, self.has_logged_in)
+        routes = TrialRoute(LiveRoute(UploadLimit(SlowLogin(super().__call__), uploads), live), export)
+        self.border = Border(routes, names, self.has_logged_in)
         self.guarded = SafeHeaders(self.border, policy)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -208,7 +208,8 @@ def _launch_settings(options: argparse.Namespace, services: Any, login: tuple[st
             "max_file_size": "256mb", "allowed_paths": [], "blocked_paths": [str(path) for path in settings.private],
             "strict_cors": True, "pwa": True, "ssr_mode": False, "enable_monitoring": False, "mcp_server": False,
             "run_history": False, "footer_links": [], "favicon_path": ICON, "theme": make_theme(), "css": styles(),
-            "head": script(), "_app": Application(names, settings.uploads, services.live, CONTENT_POLICY)}
+            "head": script(), "_app": Application(names, settings.uploads, services.live, CONTENT_POLICY,
+                                                  services.export_folder)}
 
 
 def _server_name(listen: str | None) -> str:

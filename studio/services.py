@@ -5,12 +5,13 @@ Independent of the page and its handlers; closing it ends the worker processes' 
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from engine.cards.card import bundled_cards
 from studio.live import Live
 from studio.settings import Settings
-from studio.store import characters
+from studio.store import characters, runs
 from studio.store.database import Store, open_store
 from studio.tokens import TokenCounter
 from studio.workers.game_server import GameServer
@@ -49,6 +50,11 @@ class Services:
         files = (self.settings.database, self.settings.database.with_name(f"{self.settings.database.name}-wal"))
         found = (file.stat() for file in files if file.exists())
         return (*((one.st_mtime_ns, one.st_size) for one in found), int(time.monotonic() / 10))
+
+    def export_folder(self, id: str) -> Path | None:
+        """The folder of an export; None for an unknown one."""
+        found = runs.get_export(self.store, id)
+        return Path(found.folder) if found else None
 
     def answers_stamp(self) -> tuple[Any, ...]:
         """Changes with each write to the library, and all the time while a model answers or a test by a script is under way."""

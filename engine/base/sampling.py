@@ -79,6 +79,11 @@ KNOBS = tuple(Knob(one.name, **one.metadata) for one in fields(SamplingParams) i
 DEFAULTS = SamplingParams()
 
 
+def llama_samplers(params: SamplingParams) -> dict[str, float]:
+    """The samplers by llama.cpp's names, without length and seed."""
+    return {"top_k": TOP_K, **{name: value for name, value in params.as_dict().items() if name not in ("max_tokens", "seed")}}
+
+
 def read_params(given: Any) -> SamplingParams:
     """Settings from a request, a command or the library. What is left out, or None, gets its default.
 

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from engine.base.errors import UserError
-from engine.base.sampling import MAX_SEED, TOP_K, SamplingParams
+from engine.base.sampling import MAX_SEED, SamplingParams, llama_samplers
 from engine.models.chat_format import endings
 from engine.serving.gguf_header import read_header
 from engine.serving.schemas import grammar_of
@@ -105,8 +105,7 @@ class LlamaVoice:
 def samplers(params: SamplingParams) -> dict[str, Any]:
     """Sampling parameters with a seed, by the names of llama.cpp's server."""
     assert params.seed is not None
-    known = {name: value for name, value in params.as_dict().items() if name not in ("max_tokens", "seed")}
-    return {**known, "top_k": TOP_K, "seed": params.seed % MAX_SEED}  # the largest number means "a random one" there
+    return {**llama_samplers(params), "seed": params.seed % MAX_SEED}  # the largest number means "a random one" there
 
 
 def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int) -> Any:

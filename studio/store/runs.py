@@ -91,7 +91,7 @@ class _Event:
 _RUNS = Table("runs", Run, "run")
 _EXPORTS = Table("exports", Export, "export")
 get, rename, put_back = _RUNS.get, _RUNS.rename, _RUNS.undelete
-delete_export, undelete_export = _EXPORTS.delete, _EXPORTS.undelete
+get_export, delete_export, undelete_export = _EXPORTS.get, _EXPORTS.delete, _EXPORTS.undelete
 
 
 def add(store: Store, character: str, version: int, kind: str, name: str, spec: dict[str, Any],

@@ -64,6 +64,7 @@ def prepare(settings: Settings, store: Store, run: Run) -> list[str]:
     with explain_write_errors(folder):
         (folder / "work").mkdir(parents=True, exist_ok=True)
         if run.kind == "export":
+            job |= _portrait(store, run, folder / "portrait.png")
             write_json(file, {**job, "source": run.spec["source"], "out": run.spec["folder"], "name": run.name,
                               **{name: run.spec[name] for name in ("engines", "gguf", "measure", "zip") if run.spec.get(name)}})
             return ["export", "--job", str(file)]
@@ -77,6 +78,15 @@ def prepare(settings: Settings, store: Store, run: Run) -> list[str]:
         job |= {"until": "lines"} if run.kind == "lines" else {"out": str(result_folder(settings, run)), "lines": str(given)}
         write_json(file, job)
     return ["prune", "--job", str(file)]
+
+
+def _portrait(store: Store, run: Run, file: Path) -> dict[str, str]:
+    """The job's field for the picture of the character, which is written to `file`; none where it has none."""
+    digest = characters.version(store, run.character, run.version).portrait
+    if data := characters.portrait(store, digest) if digest else None:
+        write_atomic(file, data)
+        return {"portrait": str(file)}
+    return {}
 
 
 def export_spec(settings: Settings, store: Store, run_id: str, name: str, zipped: bool,

@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.files import resource, sha256, write_atomic, write_json
-from engine.base.sampling import DEFAULTS, TOP_K
+from engine.base.sampling import DEFAULTS, llama_samplers
 from engine.cards.card import parse_card, read_book
 from engine.export.engines.conversation import has_patterns
 from engine.export.engines.target import Pack, Target, place
@@ -71,9 +71,7 @@ def add(folder: Path, pack: Pack) -> Generator[None, None, None]:
 
 def sampling() -> dict[str, float]:
     """How the page's answers are drawn, by llama.cpp's names."""
-    names = ("temperature", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "dry_multiplier", "dry_base",
-             "dry_allowed_length", "dry_penalty_last_n")
-    return {"n_predict": DEFAULTS.max_tokens, "top_k": TOP_K, **{name: getattr(DEFAULTS, name) for name in names}}
+    return {"n_predict": DEFAULTS.max_tokens, **llama_samplers(DEFAULTS)}
 
 
 def render_guide(pack: Pack) -> str:

@@ -18,7 +18,7 @@ from engine.base import events
 from engine.base.files import PROGRAM
 from engine.base.sizes import COMMON_TYPES, WRITTEN, Shapes, count, decoder_of, expected_bytes, odd_rows
 from engine.export.engines import TARGETS
-from studio import labels
+from studio import labels, trial
 from studio.figures import distances, words
 from studio.store.runs import Export, Run
 from studio.tabs.models import runtimes_html
@@ -149,6 +149,8 @@ def _engine_facts(export: Export) -> list[tuple[str, str]]:
     for engine in export.proof.get("engines", []):
         target = TARGETS.get(engine)  # the library may have exports for a target that is gone
         text = f"<code>{html.escape(engine)}/{target.start}</code> {target.hint}" if target else html.escape(engine)
+        if engine == trial.FOLDER and Path(export.folder).is_dir():
+            text += f" {trial.link(export.id)}"
         facts.append((target.label if target else html.escape(engine), text))
     speeds = {one["what"]: one for one in export.proof.get("timed", [])}
     if {"dense", "pruned"} <= speeds.keys():
