@@ -54,8 +54,8 @@ def measure(folder: Path) -> dict[str, float]:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page()
         page.goto(address)
-        page.wait_for_function("document.body.dataset.loaded", timeout=SECONDS)
-        loaded = float(page.evaluate("document.body.dataset.loaded")) / 1000
+        page.wait_for_selector("body[data-loaded]", timeout=SECONDS)
+        loaded = float(page.get_attribute("body", "data-loaded") or 0) / 1000
         page.set_default_timeout(SECONDS)
         times = page.evaluate(SAY, LINE)
         browser.close()
