@@ -20,7 +20,7 @@ from engine.serving.turns import Turns
 
 pytestmark = pytest.mark.slow
 LINES = ("Who are you?", "Give me ten coins.", "I hear somebody at the door.", "Tell me a secret, quickly.", "{}[]\"\n\\")
-CAST = ("whitlow-ashe", "quentin-fipps", "vessaline-korr", "pim-tuckett")  # Pim has no actions
+CAST = ("quentin-fipps", "pim-tuckett")  # Pim has no actions
 
 
 def request_of(name: str, line: str, seed: int, **sampling: Any) -> Request:
@@ -40,7 +40,7 @@ async def replies(voice: LlamaVoice, requests: list[Request]) -> list[dict[str, 
 
 def test_twenty_replies_are_json_with_what_a_character_can_do(starter_gguf: Path) -> None:
     voice = LlamaVoice("starter", starter_gguf, Turns())
-    requests = [request_of(name, line, seed) for seed, name in enumerate(CAST) for line in LINES]
+    requests = [request_of(name, line, seed) for name in CAST for line in LINES for seed in (1, 2)]
     ended = asyncio.run(replies(voice, requests))
     for request, event in zip(requests, ended, strict=True):
         assert event["reason"] == "ended" and request.schema and fault_in(event["text"], request.schema) == "", event["text"]

@@ -12,7 +12,7 @@ from engine.base.errors import UserError
 from engine.cards.actions import reply_schema
 from engine.cards.card import bundled_cards
 from engine.cards.npc import read_npc
-from engine.serving.replies import UNBOUNDED, fault_in, most_tokens
+from engine.serving.replies import UNBOUNDED, fault_in, most_tokens, said_in
 from engine.serving.schemas import DEEPEST, FORMATS, MOST_ITEMS, check_schema, grammar_of
 
 TEXT = {"type": "string", "maxLength": 12}
@@ -164,3 +164,11 @@ def test_a_cut_reply_is_not_json_and_one_without_bounds_can_be_of_any_length() -
     assert most_tokens(of({"type": "string"})) == UNBOUNDED
     assert most_tokens({"$ref": "#/$defs/tree", "$defs": {"tree": TREE}}) == UNBOUNDED
     assert most_tokens(of({"type": "string", "maxLength": 300})) in range(150, 190)
+
+
+@pytest.mark.parametrize(("reply", "said"), [
+    ('{"say": "A \\"rope\\",\\nyes.", "action": null}', 'A "rope",\nyes.'), ('{"say": "Half a wo', "Half a wo"),
+    ('{"say": "a\\', "a"),
+    ('{"say": "a\\u00e', "a"), ('{"say": "\\u00e9\\ud800"', "é?"), ('{"sa', '{"sa'), ("Hello.", "Hello.")])
+def test_what_is_said_in_a_reply_with_actions(reply: str, said: str) -> None:
+    assert said_in(reply) == said

@@ -133,9 +133,10 @@ def test_a_reply_in_the_form_of_a_schema(server: Running) -> None:
 def test_a_characters_own_actions(server: Running) -> None:
     reply = server.client().chat.completions.create(
         model="ann", messages=[{"role": "user", "content": "Rope?"}], seed=5, max_tokens=2_000,  # of one byte each
-        extra_body={"persona": {"actions": True}})
+        extra_body={"persona": {"actions": True, "session": "rope"}})
     value = json.loads(reply.choices[0].message.content or "")
     assert set(value) == {"say", "action", "mood"}
+    assert server.service.sessions.turns(("", "ann", "rope"))[-1] == ("assistant", value["say"].strip())  # it goes on in words
     assert value["action"] is None or 1 <= value["action"]["arguments"]["metres"] <= 20
     assert refused(server, 400, model="bob", response_format={"type": "actions"})["code"] == "no_actions"
 

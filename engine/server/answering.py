@@ -27,7 +27,7 @@ from engine.server.schema import ChatRequest
 from engine.server.service import Conversation, Service
 from engine.server.speakers import Speaker
 from engine.serving.memory import Recalled
-from engine.serving.replies import most_tokens
+from engine.serving.replies import most_tokens, said_in
 from engine.serving.requests import Request
 from engine.serving.schemas import check_schema
 
@@ -194,7 +194,8 @@ class Reply(Response):
                 elif rest := stops.rest():
                     yield {"event": "Said", "text": rest}
                 self._count(event)
-                await self.asked.conversation.keep(self.asked.said, event["text"].strip(), self.asked.request)
+                reply = said_in(event["text"]) if wants_actions(self.asked.chat) else event["text"]
+                await self.asked.conversation.keep(self.asked.said, reply.strip(), self.asked.request)
                 self.asked.conversation.release()  # a client may say the next thing as soon as it sees the end
                 yield event
             elif event["event"] == "Again":

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,7 @@ from engine.serving.schemas import DEEPEST, Schema, is_of_type, step_to, target_
 
 SECONDS = 1.0  # for one pattern
 UNBOUNDED = 1024  # tokens, where a reply can be of any length
+_SAY = re.compile(r'\{"say": "((?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*)')  # the first property of `reply_schema`
 
 
 def fault_in(reply: str, schema: Schema) -> str:
@@ -22,6 +24,13 @@ def fault_in(reply: str, schema: Schema) -> str:
     except (ValueError, RecursionError):
         return "The reply is not JSON."
     return next(_faults(value, schema, schema, ""), "")
+
+
+def said_in(reply: str) -> str:
+    """What the character says in a reply with game actions, also in one that was cut: conversations go on in words."""
+    found = _SAY.match(reply)
+    said = json.loads(f'"{found[1]}"') if found else reply
+    return str(said.encode("utf-8", "replace").decode())  # half a surrogate pair is possible in JSON
 
 
 def most_tokens(schema: Schema) -> int:
