@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,39 @@ def test_a_damaged_file_is_one_sentence(tiny_gguf: Path, tmp_path: Path) -> None
         with pytest.raises(UserError) as caught:
             LlamaVoice(name, tmp_path / name, Turns())
         assert "\n" not in str(caught.value)
+
+
+def test_the_same_prompt_and_seed_say_the_same_whatever_was_said_between(voice: LlamaVoice) -> None:
+    opening, params = list(range(5, 105)), replace(WILD, temperature=1.0)
+
+    async def say(end: list[int], seed: int) -> str:
+        return "".join([piece.text async for piece in voice.complete([*opening, *end], replace(params, seed=seed), 30)])
+
+    async def talk() -> None:
+        await voice.read(opening)
+        first = await say([9, 8, 7], 1)
+        second = await say([9, 8, 7, 5, 5, 5, 6], 2)
+        assert await say([9, 8, 7], 3) != first
+        assert await say([9, 8, 7], 1) == first and await say([9, 8, 7, 5, 5, 5, 6], 2) == second
+
+    asyncio.run(talk())
+
+
+def test_more_conversations_than_its_memory_holds_are_all_answered(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.serving.llama.A_SLOT", 256)
+    voice = LlamaVoice("tiny", tiny_gguf, Turns(), slots=4)
+    assert voice.tokens == 1024 and voice.window == 512
+
+    async def one(number: int) -> int:
+        prompt = [5 + (number * 31 + place * 7) % 200 for place in range((30, 380, 400)[number % 3])]
+        async with voice.turn(len(prompt) + 50):
+            return [piece async for piece in voice.complete(prompt, WILD, 50)][-1].tokens
+
+    async def all_of_them() -> list[int]:
+        return await asyncio.gather(*map(one, range(15)))
+
+    assert min(asyncio.run(all_of_them())) > 0
+    voice.close()
 
 
 def test_turns_come_in_order_one_model_at_a_time_within_its_memory() -> None:
