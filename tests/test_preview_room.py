@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from tiny import add_files, make_talkative, make_tiny
+from tiny import add_files, make_tiny
 
 from engine.base.errors import UserError
 from engine.base.sampling import DEFAULTS, KNOBS, MAX_SEED
@@ -31,7 +31,7 @@ EVIL = '<img src="http://192.0.2.1/x.png" onerror=alert(1)> ![x](http://192.0.2.
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(add_files(make_talkative(tmp_path_factory.mktemp("model") / "tiny", max_position_embeddings=8192)))
+    return str(add_files(make_tiny(tmp_path_factory.mktemp("model") / "tiny", endless=True, max_position_embeddings=8192)))
 
 
 @pytest.fixture(scope="module")

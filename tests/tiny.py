@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -87,16 +86,6 @@ def make_tiny(folder: Path, family: str = "llama", endless: bool = False, **conf
             model.to(torch.bfloat16)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    return Path(folder)
-
-
-def make_talkative(folder: Path, **config_changes: Any) -> Path:
-    """Write a tiny llama that goes on up to the longest answer allowed: it hardly ever chooses a token that ends one."""
-    make_tiny(folder, tie_word_embeddings=False, **config_changes)
-    weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"] *= 2  # so that a logit of 0 is far below the highest ones
-    weights["lm_head.weight"][:len(SPECIAL)] = 0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return Path(folder)
 
 
