@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import uvicorn
 
+from engine.base.files import slug
 from engine.cards.card import Card, parse_card
 from engine.server.app import create_app
 from engine.server.cast import Cast, Character, read_cast
@@ -29,7 +30,7 @@ def card_of(name: str, *, lore: dict[str, str] | None = None, npc: dict[str, Any
 
 def cast_of(model: Path | str, *cards: Card, type: str = "") -> Cast:
     """Characters that share a model."""
-    return Cast([Character(card.name.lower(), card, card.name, str(model), type) for card in cards])
+    return Cast([Character(slug(card.name), card, card.name, str(model), type) for card in cards])
 
 
 class Running:

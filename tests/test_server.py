@@ -138,6 +138,7 @@ def test_a_characters_own_actions(server: Running) -> None:
     assert set(value) == {"say", "action", "mood"}
     assert server.service.sessions.turns(("", "ann", "rope"))[-1] == ("assistant", value["say"].strip())  # it goes on in words
     assert value["action"] is None or 1 <= value["action"]["arguments"]["metres"] <= 20
+    assert server.service.sessions.turns(("", "ann", "rope")) == (("user", "Rope?"), ("assistant", value["say"]))
     assert refused(server, 400, model="bob", response_format={"type": "actions"})["code"] == "no_actions"
 
 

@@ -1,5 +1,6 @@
 """The verb `serve`: what it prints, how it starts and ends."""
 
+import _thread
 import argparse
 import asyncio
 import contextlib
@@ -53,14 +54,14 @@ def _serve(options: argparse.Namespace) -> int:
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     with _listen(options.host, options.port) as listener, contextlib.suppress(KeyboardInterrupt):
+        if options.leash:
+            threading.Thread(target=_hold, daemon=True).start()
         printer = JsonPrinter() if options.json else ProgressPrinter()
         with printer:
             cast = asyncio.run(prepare(cast, options.base, printer.show))
         _report_faults(cast)
         with _speakers(cast, settings, scale, listener.getsockname()[1]) as speakers:
             server = _Server(create_app(cast, settings, speakers), cast, options, listener)
-            if options.leash:
-                threading.Thread(target=server.hold, daemon=True).start()
             signal.signal(signal.SIGTERM, _interrupt)  # not before: Ray sets its own
             server.run(sockets=[listener])
     return 0
@@ -76,6 +77,14 @@ def _speakers(cast: Cast, settings: Settings, scale: Scale, port: int) -> Iterat
 
     with replicas(cast, settings, scale, f"persona-{port}") as speakers:
         yield speakers
+
+
+def _hold() -> None:
+    """End as by Ctrl-C when standard input ends, whatever is under way."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    _thread.interrupt_main()
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -122,13 +131,6 @@ class _Server(uvicorn.Server):
         self.cast, self.options, self.listener = cast, options, listener
         super().__init__(uvicorn.Config(self.app, log_config=None, access_log=False, ws="none", server_header=False,
                                         timeout_keep_alive=75, timeout_graceful_shutdown=int(GRACE) + 2))
-
-    def hold(self) -> None:
-        """End when standard input does."""
-        with contextlib.suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin, and print the address."""
