@@ -27,8 +27,6 @@ from engine.serving.voice import Piece, Timings
 LONGEST = 8192  # tokens of one prompt and answer
 A_SLOT = 4096  # tokens of memory for each slot; all slots share them
 MOST_KEPT = 512  # MB of conversations that no slot has any more
-_AGAIN = 64  # tokens of a prompt that are read again to get the same bits
-_REMEMBERED = 100  # prompts
 _ALIKE = 0.1  # share of a prompt that a slot must know to be chosen for it
 _CONNECTING = 10.0  # seconds
 _DATA, _ERROR = "data: ", "error: "
@@ -44,7 +42,6 @@ class LlamaVoice:
         self.name, self.type, self.bytes = name, header.type, file.stat().st_size
         self.window = min(header.context_length, LONGEST)
         self.tokens = max(self.window, min(tokens_in_memory(self.window, slots), _affordable(header)))
-        self._reused: dict[tuple[int, ...], int] = {}  # of the prompts read last: how much of each was in memory
         self._turns = turns
         key = secrets.token_urlsafe(24)
         self._server: Any = _start(file, key, self.tokens, slots, gpu_layers)
@@ -71,7 +68,6 @@ class LlamaVoice:
     async def complete(self, prompt: Sequence[int], params: SamplingParams, limit: int,
                        schema: dict[str, Any] | None = None) -> AsyncGenerator[Piece, None]:
         """See Voice. The schema must have passed `check_schema`: llama.cpp forgets one that it cannot compile, without a word."""
-        await self._as_before(prompt)
         body = {"prompt": list(prompt), "n_predict": limit, "stream": True, "return_tokens": True, "timings_per_token": True,
                 "cache_prompt": True, **samplers(params), **({"grammar": grammar_of(schema)} if schema is not None else {})}
         async with self._client.stream("POST", "/completion", json=body) as answer:
@@ -82,29 +78,9 @@ class LlamaVoice:
                     _checked(500, f'{{"error": {line.removeprefix(_ERROR)}}}')
                 if line.startswith(_DATA):
                     piece = self._piece(json.loads(line.removeprefix(_DATA)))
-                    self._note(prompt, piece.timings)
                     yield piece
                     if piece.ended:
                         return
-
-    async def _as_before(self, prompt: Sequence[int]) -> None:
-        """Where a prompt comes again, bring the memory back to what it was when the prompt was first read.
-
-        The last bits of a token's numbers depend on how many tokens are computed at once, and they can decide which word is
-        drawn. So the same part of the prompt is read once more, and the same seed gives the same text again; unless that part
-        is long, or was forgotten meanwhile.
-        """
-        known = self._reused.get(tuple(prompt), 0)
-        if known and 1 < len(prompt) - known <= _AGAIN:
-            other = 0 if prompt[known] else 1  # llama.cpp keeps what two prompts share, and drops what follows it
-            await self.read([*prompt[:known], other])
-
-    def _note(self, prompt: Sequence[int], timings: Timings) -> None:
-        key = tuple(prompt)
-        if timings.prompt_tokens and key not in self._reused:
-            self._reused[key] = timings.reused
-            if len(self._reused) > _REMEMBERED:
-                del self._reused[next(iter(self._reused))]
 
     def _piece(self, said: dict[str, Any]) -> Piece:
         if "error" in said:
