@@ -117,7 +117,7 @@ def test_both_models_are_compared_at_the_same_type_which_is_said_once(room: Cont
     voted(room, run, "tie")
     assert [one.request["type"] for one in talker(room).asked] == ["Q8_0", "Q8_0"]
     page = pair_html(room.scene(on(run)))
-    assert page.count("Q8_0") == 1 and "Both answered with Q8_0, llama.cpp." in page
+    assert page.count("Q8_0") == 1 and "Both answered in the same precision: Q8_0, llama.cpp." in page
     folder = room.services.settings.run_folder(run.id) / "model"
     save_file({"model.layers.0.mlp.down_proj.weight": numpy.zeros((8, 40), numpy.float32)}, folder / "model.safetensors")
     room.ask_grid(on(run, "grid"), [run.id], "Hi")  # rows of 40 weights do not fill blocks of 32

@@ -112,7 +112,7 @@ def _tabs_words(found: Figures) -> str:
 
 
 def _speech_words(found: Figures) -> str:
-    rows = [f"first token of Preview, {found['model']}, a fresh worker for each pair, loading left out"]
+    rows = [f"first token in Play, {found['model']}, a fresh worker for each pair, loading left out"]
     for pair in found["pairs"]:
         rows.append("  " + ", ".join(f"{name} turn {one['first_token']:.2f} s ({one['reused']:,} of {one['prompt']:,} tokens "
                                      "reused)" for name, one in pair.items()))

@@ -1,7 +1,7 @@
 """What a GGUF file says of itself, read in milliseconds: family, window, chat template, special tokens, type; and is it whole?
 
 This is code of our own because the reader in the package gguf makes an array of every token and merge, which takes two seconds
-for a vocabulary of 49,152, and the user of a cold Preview would wait for it. This one steps over them. The file may come from
+for a vocabulary of 49,152, and the first answer in Play would wait for it. This one steps over them. The file may come from
 anywhere, so every number in it is compared with the size of the file before it is used.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md

@@ -306,7 +306,8 @@ def _foot(scene: Scene, shown: Shown) -> str:
     if not shown.round.blind and not shown.busy:
         found.append('<p class="versus-open quiet">You knew who said what, so this round takes no vote.</p>')
     if shown.engine and not shown.busy:
-        found.append(f'<p class="quiet versus-open" id="compare-engine">Both answered with {html.escape(shown.engine)}.</p>')
+        same = f"Both answered in the same precision: {html.escape(shown.engine)}."
+        found.append(f'<p class="quiet versus-open" id="compare-engine">{same}</p>')
     if shown.named and shown.whole:
         found.append(f'<details class="chat-measures"><summary>What the figures mean</summary><p>{html.escape(BASIS)} '
                      "Both sides had the same seed. One answered after the other, so neither slowed the other down.</p></details>")
