@@ -50,16 +50,14 @@ def _serve(options: argparse.Namespace) -> int:
         check_ray(scale.ray)
     if options.check:
         return _check(plan(cast, settings.parallel), options.json)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
     with _listen(options.host, options.port) as listener, contextlib.suppress(KeyboardInterrupt):
         if options.leash:
             threading.Thread(target=_hold, daemon=True).start()
         printer = JsonPrinter() if options.json else ProgressPrinter()
         with printer:
             cast = asyncio.run(prepare(cast, options.base, printer.show))
-        _report_faults(cast)
+        _require_one(cast)
+        _log(cast)
         with _speakers(cast, settings, scale, listener.getsockname()[1]) as speakers:
             server = _Server(create_app(cast, settings, speakers), cast, options, listener)
             signal.signal(signal.SIGTERM, _interrupt)  # not before: Ray sets its own
@@ -114,13 +112,21 @@ def _listen(host: str, port: int) -> socket.socket:
                         ErrorCode.PORT) from error
 
 
-def _report_faults(cast: Cast) -> None:
-    """Log what cannot speak. Raises UserError where nothing can."""
+def _require_one(cast: Cast) -> None:
+    """Raise UserError where no character can speak."""
     faults = [f"{one.id}: {one.fault}" for one in cast if one.fault]
     if len(faults) == len(cast):
         raise UserError(faults[0] if len(faults) == 1 else f"No character can speak. {faults[0]}", "See --check.")
-    for fault in faults:
-        logging.warning("%s", fault)
+
+
+def _log(cast: Cast) -> None:
+    """Begin the log, on standard error, with what cannot speak."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for one in cast:
+        if one.fault:
+            logging.warning("%s: %s", one.id, one.fault)
 
 
 class _Server(uvicorn.Server):

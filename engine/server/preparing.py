@@ -18,10 +18,9 @@ from engine.server.cast import Cast, Character
 from engine.serving import files
 from engine.serving.child import run_engine
 from engine.serving.gguf_header import Header, read_header
-from engine.serving.llama import tokens_in_memory
+from engine.serving.llama import token_bytes, tokens_in_memory
 
 Tell = Callable[[Event], None]
-_KV_BYTES = 2 * 2  # keys and values in 16 bit
 
 
 async def prepare(cast: Cast, base: str = "", tell: Tell = lambda event: None) -> Cast:
@@ -137,11 +136,4 @@ def plan(cast: Cast, parallel: int) -> Plan:
 
 def slot_bytes(header: Header, parallel: int) -> int:
     """Bytes of keys and values of one of `parallel` replies at a time."""
-    def number(name: str, otherwise: int) -> int:
-        value = header.metadata.get(f"{header.architecture}.{name}", otherwise)
-        return max(map(int, value)) if isinstance(value, list) and value else int(value) if isinstance(value, int) else otherwise
-
-    heads = number("attention.head_count", 1)
-    size = number("attention.key_length", number("embedding_length", 0) // max(1, heads))
-    tokens = tokens_in_memory(header.context_length, parallel)
-    return number("block_count", 0) * number("attention.head_count_kv", heads) * size * _KV_BYTES * tokens // parallel
+    return token_bytes(header) * tokens_in_memory(header.context_length, parallel) // parallel

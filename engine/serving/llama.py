@@ -138,15 +138,21 @@ def tokens_in_memory(window: int, slots: int) -> int:
     return max(window, min(window, A_SLOT) * slots)
 
 
-def _affordable(header: Header) -> int:
-    """How many tokens have their keys and values in a quarter of the free memory, in steps of 256."""
-    about = lambda name, default=0: header.metadata.get(f"{header.architecture}.{name}", default)
+def token_bytes(header: Header) -> int:
+    """Bytes of the keys and values of a token, in 16 bit."""
+    def about(name: str, default: Any = 0) -> Any:
+        return header.metadata.get(f"{header.architecture}.{name}", default)
+
     heads = about("attention.head_count", 1)
     size = about("embedding_length") // (heads if isinstance(heads, int) else max(heads))
     key_heads = about("attention.head_count_kv", heads)
     key_heads = key_heads * about("block_count") if isinstance(key_heads, int) else sum(key_heads)
-    a_token = 2 * key_heads * (about("attention.key_length", size) + about("attention.value_length", size))  # in 16 bit
-    return int(psutil.virtual_memory().available // 4 // max(a_token, 1) // 256 * 256)
+    return int(2 * key_heads * (about("attention.key_length", size) + about("attention.value_length", size)))
+
+
+def _affordable(header: Header) -> int:
+    """How many tokens have their keys and values in a quarter of the free memory, in steps of 256."""
+    return int(psutil.virtual_memory().available // 4 // max(token_bytes(header), 1) // 256 * 256)
 
 
 def threads() -> int:
