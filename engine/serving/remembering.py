@@ -23,7 +23,7 @@ from engine.serving.voice import Voice
 IDLE = 600.0  # seconds without a word, after which a conversation is over
 EVERY = 24  # turns, after which one that goes on is taken into the memory all the same
 _LOOK = 30.0  # seconds between two looks for conversations that are over
-SMALLEST = 300_000_000  # bytes of weights: smaller models never wrote notes that the conversation bore out
+SMALLEST = 300_000_000  # bytes of weights: no note of a smaller model was true when tried
 _GREEDY = SamplingParams(temperature=0, repeat_penalty=1, dry_multiplier=0, seed=0)
 
 # A voice for a character's id, held while the block runs, with the character's name; None: by rules alone.

@@ -6,7 +6,6 @@ alone: the models are in the chat worker.
 """
 
 import html
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,11 +22,12 @@ from studio.store import characters, values
 from studio.tabs.answers import changing, looked_at
 
 ROOM = "preview"
+_HERE = "studio:"  # what the ids of players begin with who play here
+_MOST = 50  # players in the panel, the last seen; the API has the others
 _KEY = "memory"  # of the switch, in the library
 _BY = {PERSON: "corrected", MODEL: "by the model"}
 _NOTHING = ('<p class="quiet">Nothing yet. What players say of themselves, in chats with the switch on or with persona serve '
             "--memory, is kept here as short facts.</p>")
-_log = logging.getLogger(__name__)
 
 
 class Memories:
@@ -106,12 +106,9 @@ class Memories:
         return who.slug if who else character
 
 
-_MOST = 50  # players in the panel, the last seen; the API has the others
-
-
 def player_id(name: str) -> str:
     """The id in the memory of whoever plays here under a name."""
-    return f"studio:{slug(name)}"
+    return f"{_HERE}{slug(name)}"
 
 
 def panel_html(players: list[tuple[str, str, list[Fact], list[Summary]]], char: str) -> str:
@@ -129,7 +126,8 @@ def _player_html(id: str, name: str, facts: list[Fact], summaries: list[Summary]
     forget = (f'<details class="memory-forget"><summary>Forget {person}</summary><p>All that {html.escape(char)} remembers of '
               f'{person} is deleted, from the file as well. This cannot be undone. Chats stay.</p><div class="live-buttons">'
               f'<button class="stop" data-do="forget" data-player="{html.escape(id)}">Forget</button></div></details>')
-    return f'<section class="memory-player"><h4>{person}</h4>{told}<ul>{rows}</ul>{old}{forget}</section>'
+    place = ' <span class="quiet">in this studio</span>' if id.startswith(_HERE) else ""
+    return f'<section class="memory-player"><h4>{person}{place}</h4>{told}<ul>{rows}</ul>{old}{forget}</section>'
 
 
 def _fact_html(fact: Fact) -> str:
@@ -139,7 +137,7 @@ def _fact_html(fact: Fact) -> str:
     attributes = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in data.items())
     return (f"<li>{_edit(fact.text, 'correct', data, 'Fact', LONGEST_FACT)}"
             f'<button data-do="delete" {attributes} aria-label="Delete: {html.escape(fact.text)}" title="Delete">✕</button>'
-            f'<span class="quiet">{said}{html.escape(fact.time[:10])}{by}</span></li>')
+            f'<span class="quiet">{said}<time>{html.escape(fact.time[:10])}</time>{by}</span></li>')
 
 
 def _edit(text: str, do: str, data: Mapping[str, str], label: str, longest: int) -> str:
