@@ -1,4 +1,4 @@
-"""The command line: python -m engine models | prune | export | gguf | chat | script | serve | chat-worker | inspect | cast.
+"""The command line: python -m engine VERB, by build_parser.
 
 A user's mistake prints one sentence and exits with 2; an interrupted job exits
 with 130 and says how to go on; a defect of ours writes its traceback to the log
@@ -17,6 +17,7 @@ from engine.base.job import TYPE_HELP, ExportJob, GgufJob, Parser, Process, Prun
 from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.casting import add_subcommands
+from engine.cluster.options import add_cast_options
 from engine.running import explain, log_file
 from engine.server.settings import add_options as add_server_options
 
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="print JSON")
     add_options(verbs.add_parser("prune", help="the whole job: from a character card to a pruned model folder"), PruneJob, Recipe,
                 Process)
+    add_cast_options(verbs.add_parser("prune-cast", help="the same for many characters, here or on a Ray cluster"))
     add_options(verbs.add_parser("export", help="a finished folder as a checked and proven copy"), ExportJob, Process)
     add_options(verbs.add_parser("gguf", help="a model as a GGUF file, with which llama.cpp speaks"), GgufJob, Process)
     chat = verbs.add_parser("chat", help="talk to a character on a model")

@@ -84,6 +84,13 @@ def _is_made(values: dict[str, Any], run: Run) -> bool:
     return (run.workdir / "lines.jsonl" if values.get("until") else Path(values["out"])).exists()
 
 
+def prune_cast(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Many characters, each as by `prune`. Ctrl-C stops all after their step."""
+    from engine.cluster.prune_cast import run
+
+    return run(options, arguments)
+
+
 def export(options: argparse.Namespace, _arguments: list[str]) -> int:
     """A finished folder as a checked and proven copy, zipped where wanted."""
     values = read_options(options, ExportJob)

@@ -10,7 +10,7 @@ channels is decided where the model is known: sizes.channels_kept.
 import argparse
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
@@ -286,13 +286,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
 
 
-def add_options(parser: argparse.ArgumentParser, *kinds: type[Settings]) -> None:
+def add_options(parser: argparse.ArgumentParser, *kinds: type[Settings], leave_out: Collection[str] = ()) -> None:
     """The fields of jobs, without those of their bases, as options; what is not given stays out of the namespace."""
     for kind in kinds:
         place: Any = parser
         for name in kind.__annotations__:
             field = kind.model_fields.get(name)
-            if field is None or not field.description:
+            if field is None or not field.description or name in leave_out:
                 continue
             if group := _extra(field, "group"):
                 place = parser.add_argument_group(group)
