@@ -51,7 +51,10 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def plan(cards: Sequence[str], values: dict[str, Any], lines_in: str = "") -> list[CastJob]:
-    """A job for each card, its file written. `lines_in`: a folder with NAME.jsonl of some. Raises UserError where one cannot be, or is not the one that was begun."""
+    """A job for each card, its file written. `lines_in`: a folder with NAME.jsonl of some.
+
+    Raises UserError where a job cannot be done, or was begun with other settings.
+    """
     values = {name: value for name, value in values.items() if name not in Process.model_fields and name not in OWN}
     if not values.get("out"):
         raise UserError("The following arguments are required: --out.", f"See {PROGRAM} prune-cast --help.")
