@@ -90,7 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     wide.add_argument("--replica-cpus", type=int, default=0, metavar="N", help="cores of each (default: all, or a share)")
     wide.add_argument("--replica-gpus", type=float, default=0.0, metavar="N", help="GPUs of each (default 0)")
     more = parser.add_argument_group("what is kept, and shown")
-    more.add_argument("--memory", action="store_true", help="remember players (docs/memory.md)")
+    more.add_argument("--memory", action="store_true", help="remember players (docs/server.md)")
     more.add_argument("--log-texts", action="store_true", help="log what is said, not only that something was")
     more.add_argument("--check", action="store_true", help="only say what would be served, and what is wrong with it")
     more.add_argument("--json", action="store_true", help="print JSON lines instead of sentences")
