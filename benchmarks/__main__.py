@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.base.errors import Interrupted, UserError
 from engine.base.job import DTYPE_HELP, PRESETS, Parser
-from engine.base.process import CHAT_SPINS, prepare_libraries
+from engine.base.process import prepare_libraries
 
 MODULES = {"studio": "studio.costs"}  # those not named like their verb
 SPEECH_PARTS = ("speed", "first", "cold", "replies", "page")
@@ -109,7 +109,7 @@ def _add_cells(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark; returns the exit code."""
-    prepare_libraries(CHAT_SPINS)
+    prepare_libraries()
     try:
         options = build_parser().parse_args(arguments)
         module = MODULES.get(options.what, options.what)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from engine.base.errors import Interrupted
 from engine.base.files import PROGRAM
 from engine.base.job import TYPE_HELP, ExportJob, GgufJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
-from engine.base.process import CHAT_SPINS, SPINS, prepare_libraries
+from engine.base.process import prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.casting import add_subcommands
 from engine.cluster.options import add_cast_options
@@ -56,8 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    talks = arguments[:1] in (["chat"], ["chat-worker"], ["serve"]) or arguments[:2] == ["cast", "chat"]
-    prepare_libraries(CHAT_SPINS if talks else SPINS)
+    prepare_libraries()
     try:
         options = build_parser().parse_args(arguments)
         return _dispatch(options, arguments)

@@ -1,7 +1,8 @@
 """The test of a character by its script: every question to every model, exact checks, and a judge where there is one.
 
 Answers come about as in a chat: the greeting first, then the player's lines, each answered before the next. The same
-card, model, sampling and seed give the same answers. Nothing is stored here: the caller keeps the events.
+card, files, sampling and seed give the same answers on one machine: each model is loaded for the test alone, and asked in one
+order. Nothing is stored here: the caller keeps the events.
 """
 
 import time

@@ -1,6 +1,7 @@
 """The chat worker: what is said and by whom, that requests do not disturb each other, and that it lives on."""
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -133,7 +134,7 @@ def test_answers_of_one_model_are_made_side_by_side_and_those_of_two_one_after_t
     bench.said.clear()
     bench.run(bench.take(bench.line("speak", "one", sampling=long), bench.line("speak", "qwen", sampling=long, model=str(qwen))))
     said = [one["id"] for one in bench.said if one["event"] == "Said"]
-    assert sum(one != other for one, other in zip(said, said[1:], strict=False)) == 1, "one after the other"
+    assert sum(one != other for one, other in itertools.pairwise(said)) == 1, "one after the other"
 
 
 def test_what_two_prompts_share_is_read_once(bench: Bench) -> None:

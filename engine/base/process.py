@@ -16,13 +16,12 @@ import sys
 # Turns of the waiting loop before a thread sleeps; GNU OpenMP's own default is about 300,000. A step of tuning a layer, on two
 # cores, took 12.1 ms with 1,000, 11.2 with 4,000 and 10.8 with the default (5 runs each, in turn); beside a busy process 21 ms
 # with 1,000 and 23 with 3,000, beside another job 21 and 24 (4 runs each), and with 100,000 above 100 (one run).
+# llama.cpp's threads wait in the same way: beside eight busy processes it said 36, 9 and 10 tokens a second with 1,000, 8, 6 and 10
+# with 3,000, and 1 to 8 with 20,000 (3 runs each, in turn).
 SPINS = "1000"
-# Of a process that makes one token after the other: hundreds of short products each, between which a thread that slept is
-# woken. A token of the starter took 40 ms with 1,000 turns, 28 with 3,000 and 26 with 10,000; beside a job 53, 67 and 71.
-CHAT_SPINS = "3000"
 
 
-def prepare_libraries(spins: str = SPINS) -> None:
+def prepare_libraries() -> None:
     """Short waits, repeatable bits, and no progress bars or warnings of libraries; call before torch and transformers are
     imported. What the user has set stays."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -30,7 +29,7 @@ def prepare_libraries(spins: str = SPINS) -> None:
     if not sys.platform.startswith("linux"):
         return
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", spins)
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 

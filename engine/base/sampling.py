@@ -122,7 +122,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         names = [f"--{knob.name.replace('_', '-')}", *(["--limit"] if knob.name == "max_tokens" else [])]
         default = getattr(DEFAULTS, knob.name)
         group.add_argument(*names, type=type(default), dest=knob.name, metavar="N", help=f"{knob.help} (default {default:g})")
-    group.add_argument("--seed", type=int, help="The same seed gives the same answer. (default 0)")
+    group.add_argument("--seed", type=int, help="The same seed usually gives the same answer. (default 0)")
 
 
 def given_params(options: argparse.Namespace) -> dict[str, Any]:

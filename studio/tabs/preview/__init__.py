@@ -73,7 +73,7 @@ class Controls:
             self.samplers = SamplingControls(ROOM)
             self.fresh = gr.Checkbox(True, label="A new seed each time", elem_id="preview-fresh")
             self.seed = gr.Number(1, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, visible=False, elem_id="preview-seed",
-                                  info="The same seed gives the same answer; Regenerate counts up from it.")
+                                  info="The same seed usually gives the same answer; Regenerate counts up from it.")
             self.samplers.more()
 
     @property
