@@ -7,7 +7,7 @@ keeps some more. Its samplers are the samplers, in its order.
 import json
 import os
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
