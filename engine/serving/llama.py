@@ -7,7 +7,7 @@ keeps some more. Its samplers are the samplers, in its order.
 import json
 import os
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ _DATA, _ERROR = "data: ", "error: "
 
 
 class LlamaVoice:
-    """A GGUF file in memory; see Voice. Loading it takes seconds, and blocks."""
+    """A GGUF file in memory; see Voice. Loading it blocks all threads of the process, for half a second or, large files, a few."""
 
     engine = "llama.cpp"
 

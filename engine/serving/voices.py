@@ -88,34 +88,35 @@ class Voices:
         if file is None:
             from engine.serving.transformers_voice import load
 
-            self._make_room(0)
+            await self._make_room(0)
             return await load(name, self._turns, tell)
-        self._make_room(file.stat().st_size + _MARGIN)
+        await self._make_room(file.stat().st_size + _MARGIN)
         return await asyncio.to_thread(LlamaVoice, name, file, self._turns, self.slots, self.gpu_layers)
 
-    def _make_room(self, needed: int) -> None:
-        while len(self._held) >= self.keep and self._drop_oldest():
+    async def _make_room(self, needed: int) -> None:
+        while len(self._held) >= self.keep and await self._drop_oldest():
             pass
-        while psutil.virtual_memory().available < needed and self._drop_oldest():
+        while psutil.virtual_memory().available < needed and await self._drop_oldest():
             pass
 
-    def _drop_oldest(self) -> bool:
+    async def _drop_oldest(self) -> bool:
         idle = next((key for key, held in self._held.items() if not held.users), None)
         if idle:
-            self._drop(idle)
+            await self._drop(idle)
         return idle is not None
 
-    def _drop(self, key: tuple[str, str]) -> int:
+    async def _drop(self, key: tuple[str, str]) -> int:
         logging.info("forgetting %s %s", *key)
         voice = self._held.pop(key).voice
-        voice.close()
+        await asyncio.to_thread(voice.close)  # its server may take a second to end
         return voice.bytes
 
     async def forget(self, name: str) -> int:
         """Drop a model that nobody uses, in all its types; the bytes of its weights."""
-        return sum(self._drop(key) for key, held in list(self._held.items()) if key[0] == name and not held.users)
+        idle = [key for key, held in self._held.items() if key[0] == name and not held.users]
+        return sum([await self._drop(key) for key in idle])
 
     def close(self) -> None:
         """Drop all."""
-        for key in list(self._held):
-            self._drop(key)
+        while self._held:
+            self._held.popitem()[1].voice.close()
