@@ -96,6 +96,19 @@ def test_a_folder_that_changes_or_goes_while_it_is_served(folder: Callable[..., 
         assert not faults["ann"] and "was changed" in faults["bob"]
 
 
+def test_a_folder_of_a_card_and_a_gguf_file_is_enough(folder: Callable[..., Path]) -> None:
+    shipped = folder("Ann")
+    for file in shipped.iterdir():
+        if file.is_file() and file.name != CARD:
+            file.unlink()
+    cast = ready(shipped)
+    assert not cast.find("ann").fault
+    with running(cast) as server:
+        assert said(server.url, "ann").status_code == 200
+    shutil.rmtree(shipped / "gguf")
+    assert "holds no model" in ready(shipped).find("ann").fault
+
+
 def test_check_says_what_it_would_take(folder: Callable[..., Path], tiny_gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(folder("Ann")), "--check", "--json", "--parallel", "2"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -129,7 +129,10 @@ def cache_folder(folder: Path) -> Path | None:
 
 
 def _own_files(folder: Path) -> dict[str, Path]:
-    """The GGUF files of a folder that its manifest names, by type; none where the weights are not those of the manifest."""
+    """The GGUF files of a folder, by type: those that its manifest names where it has other weights, which must be those of the
+    manifest too; else all, for they are the model."""
+    if not any(folder.glob("*.safetensors")):
+        return {file.stem.rpartition("-")[2]: file for file in sorted((folder / OWN).glob("*.gguf"))}
     if not is_file(folder / MANIFEST) or not (folder / OWN).is_dir():
         return {}
     try:
