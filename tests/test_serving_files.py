@@ -108,6 +108,12 @@ def test_a_family_that_llama_cpp_lacks_is_known_before_and_a_model_it_cannot_tak
     assert not speaks_by_llama(str(folder)) and made() == []
 
 
+def test_a_model_that_has_a_file_of_its_own_gets_no_other(speaking: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gguf", str(speaking), "--json"]) == 0
+    saved = json.loads(capsys.readouterr().out.splitlines()[-2])
+    assert (saved["path"], saved["subject"]) == (str(speaking / "gguf" / "tiny-Q8_0.gguf"), "Q8_0") and made() == []
+
+
 def test_sweeping_leaves_models_that_are_there_and_files_in_the_making(tmp_path: Path) -> None:
     folder = make_tiny(tmp_path / "model")
     for number, source in enumerate((folder, tmp_path / "gone", tmp_path / "at work")):

@@ -17,6 +17,7 @@ from engine.export.gguf_tensors import parse_types
 from engine.export.gguf_writer import write_gguf
 from engine.models.loading import locate
 from engine.serving.files import REFUSED, SOURCE, cache_folder, gguf_file, lock_of, sweep
+from engine.serving.gguf_header import read_header
 
 _BESIDES = 20_000_000  # bytes of a file that are no weights: the tokenizer
 
@@ -32,9 +33,12 @@ def make(job: GgufJob) -> Generator[Event, None, None]:
     if out:
         check_target(out)
     folder = (yield from locate(job.model)).folder
+    at_hand = None if types or out else gguf_file(str(folder))  # the starter comes with its own
     types = types or default_types(folder)
     if out:
         made, type = yield from _write(folder, types, lambda type: out)
+    elif at_hand:
+        made, type = at_hand, read_header(at_hand).type
     else:
         made, type = yield from _make_once(folder, types)
         sweep()
