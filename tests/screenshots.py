@@ -24,6 +24,7 @@ PARTS = {
     "npc": ("draft", ["#draft-npc > button:not(.open)"], "#draft-npc"),
     "script": ("draft", ["#draft-script > button:not(.open)", ".script-row summary"], "#draft-script"),
     "more": ("export", ["#export-more > button:not(.open)"], "#export-more"),
+    "serve": ("export", ["#export-view label:has-text('Serve')"], "#serve"),
     "cast": ("export", ["#export-view label:has-text('Plan a cast')"], "#planner"),
     "script-results": ("compare", ["#compare-view label:has-text('Test script')", ".script-cell summary"], "#room-compare")}
 RICH = "whitlow-ashe"

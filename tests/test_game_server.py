@@ -15,7 +15,6 @@ import pytest
 from store_samples import card
 
 from engine.base.errors import UserError
-from engine.base.files import write_manifest
 from engine.cards.card import find_bundled
 from engine.export.engines.clients import CLIENTS, KEY_NAME, Endpoint
 from studio.services import Services
@@ -82,7 +81,7 @@ def test_pasted_code_gets_an_answer_and_the_server_ends_when_it_is_told(server: 
 
 
 def test_other_machines_need_the_key_that_only_the_start_tells(server: GameServer, folder: Path) -> None:
-    key = server.start([str(folder)], 0, everyone=True)
+    key = server.start([str(folder)], 0, everyone=True, memory=True)
     now = server.wait(State.ON, SECONDS)
     assert len(key) > 20 and now.key and key not in str(now) and not any(key in line for line in server.log_lines())
     endpoint = Endpoint(now.address, now.characters[0], key=True)
@@ -109,10 +108,11 @@ def test_a_port_in_use_and_a_folder_without_a_character_get_a_sentence(server: G
 
 
 def test_making_a_models_file_is_shown_and_can_be_stopped(server: GameServer, folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path / "pim")
-    shutil.rmtree(tmp_path / "pim" / "gguf")
-    write_manifest(tmp_path / "pim")
-    server.start([str(tmp_path / "pim")], 0)
+    from tiny import make_tiny
+
+    made = make_tiny(tmp_path / "pim", intermediate_size=196_608)  # takes a moment to convert
+    shutil.copy(folder / "character.json", made)
+    server.start([str(made)], 0)
     end = time.monotonic() + SECONDS
     while not server.now.stage[0]:
         assert time.monotonic() < end, server.now
@@ -120,7 +120,6 @@ def test_making_a_models_file_is_shown_and_can_be_stopped(server: GameServer, fo
     assert "A model’s file is made only once." in serving.state_html(server.now, [])
     server.stop()
     assert server.wait(State.OFF, SECONDS) == Serving()
-    assert not list((server.settings.home / "models").rglob("*.gguf"))
 
 
 def test_a_server_that_dies_says_so(server: GameServer, folder: Path) -> None:
@@ -148,10 +147,11 @@ def test_the_room_offers_what_is_there_and_remembers_the_form(own_home: Path, fo
                                                ("Export · Ann for Godot", f"export:{kept.id}")]
         started: list[Any] = []
         monkeypatch.setattr(services.server, "start", lambda *asked: started.append(asked) or "")
-        serving.begin(services, [made[0].id, f"export:{kept.id}"], 0, False)
+        serving.begin(services, [made[0].id, f"export:{kept.id}"], 0, memory=True)
         assert started[0][0] == [str(services.settings.run_folder(made[0].id) / "model"), str(folder)]
-        assert values.get_value(services.store, "serve", {})["sources"] == [made[0].id, f"export:{kept.id}"]
+        assert values.get_value(services.store, "serve", {}) == {
+            "sources": [made[0].id, f"export:{kept.id}"], "port": 0, "everyone": False, "memory": True}
         with pytest.raises(UserError, match="no longer there"):
-            serving.begin(services, [made[1].id], 0, False)
+            serving.begin(services, [made[1].id], 0)
     finally:
         services.close()

@@ -91,8 +91,9 @@ class GameServer:
         worker = self._worker
         return worker.identity if worker else None
 
-    def start(self, sources: Sequence[str], port: int, everyone: bool = False) -> str:
-        """Serve folders of characters; returns at once. `everyone`: also for other machines, with a new key.
+    def start(self, sources: Sequence[str], port: int, everyone: bool = False, memory: bool = False) -> str:
+        """Serve folders of characters; returns at once. `everyone`: also for other machines, with a new key. `memory`: players
+        are remembered.
 
         Returns the key, which is not kept anywhere else; "" without one. Raises UserError.
         """
@@ -104,7 +105,7 @@ class GameServer:
             if self._now.state is not State.OFF:
                 raise UserError("The server is running already.", "Stop it first.")
             self._key = secrets.token_urlsafe(24) if everyone else ""
-            arguments = ["serve", *sources, "--port", str(port), "--json", "--leash",
+            arguments = ["serve", *sources, "--port", str(port), "--json", "--leash", *(["--memory"] if memory else []),
                          *(["--host", EVERYWHERE, "--api-key-env", KEY_NAME] if everyone else [])]
             self._begin_log()
             try:

@@ -45,6 +45,9 @@ class Panel:
                                           info="The address ends with it. 0: any free one.")
                     self.everyone = gr.Checkbox(False, label="Also for other machines", elem_id="serve-everyone",
                                                 info="They need a key, which is made at the start and shown once.")
+                    self.memory = gr.Checkbox(False, label="Remember players", elem_id="serve-memory",
+                                              info="What a player tells a character is kept on this machine. Play shows it, "
+                                                   "under “What it remembers”.")
                     with gr.Row(elem_classes="tight"):
                         self.start = gr.Button("Start the server", variant="primary", elem_id="serve-start",
                                                elem_classes="live-shown")
@@ -63,33 +66,34 @@ def listen(services: Services, page: Page, panel: Panel, begins: Sequence[Any], 
     @guarded
     def open_(shown: str, run: str | None) -> Any:
         if shown != "serve":
-            return (gr.skip(),) * 3
+            return (gr.skip(),) * len(form)
         choices, kept = choices_of(services), values.get_value(services.store, _KEPT, {})
         known = [id for _, id in choices]
         chosen = [id for id in kept.get("sources", []) if id in known] or [id for id in [run] if id in known]
-        return gr.Dropdown(choices, value=chosen), int(kept.get("port", PORT)), bool(kept.get("everyone", False))
+        return (gr.Dropdown(choices, value=chosen), int(kept.get("port", PORT)), bool(kept.get("everyone", False)),
+                bool(kept.get("memory", False)))
 
     @guarded
-    def start(chosen: list[str], port: float | None, everyone: bool) -> str:
-        return key_html(begin(services, chosen, int(PORT if port is None else port), everyone))
+    def start(chosen: list[str], port: float | None, everyone: bool, memory: bool) -> str:
+        return key_html(begin(services, chosen, int(PORT if port is None else port), everyone, memory))
 
     @guarded
     def stop() -> str:
         services.server.stop()
         return ""
 
-    form = [panel.sources, panel.port, panel.everyone]
+    form = [panel.sources, panel.port, panel.everyone, panel.memory]
     for begin_ in begins:
         begin_(open_, [view, run], form, **page.private)
     panel.start.click(start, form, panel.key, trigger_mode="once", **page.private)
     panel.stop.click(stop, None, panel.key, **page.poll)
 
 
-def begin(services: Services, chosen: Sequence[str], port: int, everyone: bool) -> str:
+def begin(services: Services, chosen: Sequence[str], port: int, everyone: bool = False, memory: bool = False) -> str:
     """Start the server for what was chosen, and remember the form; the key, "" without one. Raises UserError."""
     folders = [folder_of(services, one) for one in chosen]
-    key = services.server.start([str(folder) for folder in folders], port, everyone)
-    values.set_value(services.store, _KEPT, {"sources": list(chosen), "port": port, "everyone": everyone})
+    key = services.server.start([str(folder) for folder in folders], port, everyone, memory)
+    values.set_value(services.store, _KEPT, {"sources": list(chosen), "port": port, "everyone": everyone, "memory": memory})
     return key
 
 
