@@ -10,7 +10,7 @@ import pytest
 from server_samples import Running, card_of, cast_of, running, until
 from tiny import add_files, make_tiny
 
-from engine.server import answering
+from engine.server import speakers
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,13 @@ def server(model: Path) -> Iterator[Running]:
 def prompts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The last message of each prompt that the engine is asked with."""
     seen: list[str] = []
-    real = answering.answer
+    real = speakers.answer
 
     def answer(request: Any, voice: Any) -> Any:
         seen.append(request.fitted().messages[-1]["content"])
         return real(request, voice)
 
-    monkeypatch.setattr(answering, "answer", answer)
+    monkeypatch.setattr(speakers, "answer", answer)
     return seen
 
 
