@@ -4,15 +4,17 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import regex
 
 from engine.cards.reading import kind_of
+from engine.serving.patterns import plain_pattern
 from engine.serving.schemas import DEEPEST, Schema, is_of_type, step_to, target_of
 
 SECONDS = 1.0  # for one pattern
+PRECISION = 2**-50  # of a number with a point, when multiples are checked
 UNBOUNDED = 1024  # tokens, where a reply can be of any length
 _SAY = re.compile(r'\{"say": "((?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*)')  # the first property of `reply_schema`
 
@@ -20,10 +22,11 @@ _SAY = re.compile(r'\{"say": "((?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*)')  # the fi
 def fault_in(reply: str, schema: Schema) -> str:
     """What is wrong in a reply, as a sentence with its place; "" if it is JSON that satisfies the schema (formats aside)."""
     try:
-        value = json.loads(reply)
-    except (ValueError, RecursionError):
+        return next(_faults(json.loads(reply), schema, schema, ""), "")
+    except ValueError:
         return "The reply is not JSON."
-    return next(_faults(value, schema, schema, ""), "")
+    except RecursionError:
+        return "The reply is nested too deeply."
 
 
 def said_in(reply: str) -> str:
@@ -51,8 +54,9 @@ def _faults(value: Any, schema: Schema, root: Schema, place: str) -> Iterator[st
         if not any(next(_faults(value, option, root, place), "") == "" for option in schema["anyOf"]):
             yield f"The value at {at} is none of the possible ones."
     elif "enum" in schema or "const" in schema:
-        # As JSON, since for Python 1 and true are equal.
-        if json.dumps(value) not in map(json.dumps, schema.get("enum", [schema.get("const")])):
+        # For Python 1 and true are equal, too.
+        possible = schema.get("enum", [schema.get("const")])
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in possible):
             yield f"The value at {at} is none of the possible ones."
     else:
         types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
@@ -83,7 +87,7 @@ def _inner_faults(value: Any, schema: Schema, root: Schema, place: str) -> Itera
 
 
 def _fits_text(value: str, schema: Schema) -> bool:
-    pattern = schema.get("pattern", "")
+    pattern = plain_pattern(schema.get("pattern", ""))
     if pattern.endswith("$") and not pattern.endswith("\\$"):  # for Python, $ also matches before a last line end
         pattern = f"{pattern[:-1]}\\Z"
     return (schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", math.inf)
@@ -91,11 +95,11 @@ def _fits_text(value: str, schema: Schema) -> bool:
 
 
 def _fits_number(value: float, schema: Schema) -> bool:
-    exact = Decimal(str(value))
-    step = Decimal(str(schema.get("multipleOf", 0)))
+    step = Fraction(str(schema.get("multipleOf", 0)))
+    rest = Fraction(str(value)) % step if step else Fraction(0)
     return (schema.get("minimum", -math.inf) <= value <= schema.get("maximum", math.inf)
             and schema.get("exclusiveMinimum", -math.inf) < value < schema.get("exclusiveMaximum", math.inf)
-            and (not step or exact % step == 0))
+            and min(rest, abs(step - rest)) <= abs(value) * PRECISION)
 
 
 def _fits_list(value: list[Any], schema: Schema) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from engine.base.errors import UserError
 from engine.cards.reading import kind_of
+from engine.serving.patterns import pattern_fault, plain_pattern
 
 Schema = Mapping[str, Any]
 
@@ -25,9 +26,7 @@ MOST_VALUES = 500  # of all enums together
 LONGEST_TEXT = 4_000  # largest minLength and maxLength
 MOST_ITEMS = 200  # largest minItems and maxItems
 MOST_ITEMS_TOGETHER = 1_000  # of all lists
-LONGEST_PATTERN = 200
-MOST_REPEATS = 400  # the counts of a pattern, multiplied
-LARGEST_NUMBER = 1e15
+LARGEST_NUMBER = 10**15
 LARGEST_STEP = 1_000  # of multipleOf, without its decimal point
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
 
@@ -41,10 +40,6 @@ _OF_TYPE: dict[str, tuple[str, ...]] = {
 _SHAPES = ("type", "enum", "const", "anyOf", "$ref")
 _KNOWN = {*_SHAPES, *(word for words in _OF_TYPE.values() for word in words)}
 _REFERENCE = re.compile(r"#(?:/(\$defs|definitions)/([^/~%]+))?")
-# One piece of a pattern; what counts is also looked at by itself. Python and Rust read these in the same way.
-_ESCAPE = r"\\(?:[dwsDWSntr]|[!-/:;=?@\[-`{-~])"
-_PIECE = re.compile(rf"{_ESCAPE}|\[\^?(?:{_ESCAPE}|(?!--|&&|~~)[^\[\]\\])+\]|\((?:\?:)?(?!\?)|\)|\||"
-                    r"(?:[*+?]|\{(\d{1,3})(,?)(\d{0,3})\})\??(?![*+?{])|[^\\()\[\]{}*+?|^$]")
 
 
 def check_schema(schema: Any) -> None:
@@ -63,7 +58,7 @@ def check_schema(schema: Any) -> None:
 def grammar_of(schema: Schema) -> str:
     """The grammar, for llama.cpp's `grammar`, of the replies that satisfy a checked schema, without white space at will.
 
-    Where a schema leaves properties open, the grammar has none but those it names.
+    Where a schema leaves properties or the bounds of numbers open, the grammar does not.
     """
     import xllamacpp
 
@@ -192,7 +187,7 @@ class _Check:
         if sum((lengths, "format" in schema, "pattern" in schema)) > 1:
             _fail(place, "a text can have lengths, a pattern or a format, not two of them; a pattern can count: ^.{2,20}$")
         if "pattern" in schema:
-            fault = _pattern_fault(schema["pattern"])
+            fault = pattern_fault(schema["pattern"])
             if fault:
                 _fail(f"{place}/pattern", fault)
 
@@ -200,13 +195,17 @@ class _Check:
         for word in _OF_TYPE["number"]:
             value = schema.get(word, 1)
             if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST_NUMBER:
-                _fail(f"{place}/{word}", f"it must be a number of at most {LARGEST_NUMBER:,.0f}")
+                _fail(f"{place}/{word}", f"it must be a number of at most {LARGEST_NUMBER:,}")
         if "multipleOf" in schema:
             step = Decimal(str(schema["multipleOf"])).normalize()
             if step <= 0 or int("".join(map(str, step.as_tuple().digits))) > LARGEST_STEP or abs(step.adjusted()) > 6:
                 _fail(f"{place}/multipleOf", f"it must be above 0, such as 5 or 0.25, with digits of at most {LARGEST_STEP:,}")
-        if not _has_number(schema, whole):
+        bounded = _bounded(schema)
+        if not _has_number(bounded, whole):
             _fail(place, "no number is within these bounds")
+        if "multipleOf" in schema and min(bounded.get(word, 0) for word in ("maximum", "exclusiveMaximum")) <= 0 and not (
+                _has_number({**bounded, "minimum": 0, "exclusiveMinimum": -1}, whole)):
+            _fail(f"{place}/multipleOf", "it cannot be enforced where all numbers are below 0")
 
     def _counts(self, schema: Schema, place: str, low: str, high: str, most: int) -> tuple[int, int | None]:
         for word in (low, high):
@@ -222,9 +221,15 @@ class _Check:
             _fail(place, f"it is {kind_of(value)}, where an object should be")
 
     def _ends(self) -> None:
-        """Every definition has a value that ends: a schema may contain itself, but not always."""
+        """A schema may contain itself, but only within an object or a list, and not always: else no value of it would end."""
         places = {"#": self.root, **{f"#/{where}/{name}": inner for where in _DEFINITIONS
                                      for name, inner in self.root.get(where, {}).items()}}
+        for place in places:
+            reached: set[str] = set()
+            while more := {found for one in reached or {place} for found in _direct(places[one])} - reached:
+                reached |= more
+            if place in reached:
+                _fail(place.lstrip("#"), "it refers to itself with nothing between")
         ending: set[str] = set()
         while more := {place for place, inner in places.items() if place not in ending and _ends(inner, ending)}:
             ending |= more
@@ -249,6 +254,13 @@ def target_of(root: Schema, reference: str) -> Any:
     return root.get(found[1], {}).get(found[2]) if found[1] else root
 
 
+def _direct(schema: Schema) -> set[str]:
+    """The references that stand for the whole value of a schema."""
+    if "$ref" in schema:
+        return {schema["$ref"]}
+    return {found for option in schema.get("anyOf", ()) for found in _direct(option)}
+
+
 def _ends(schema: Schema, ending: set[str]) -> bool:
     """Whether a schema has a value that ends, if those of the references in `ending` have."""
     if "$ref" in schema:
@@ -264,16 +276,23 @@ def _ends(schema: Schema, ending: set[str]) -> bool:
     return all(_ends(one, ending) for one in inner)
 
 
+def _bounded(schema: Schema) -> dict[str, Any]:
+    """The schema of a number with both bounds."""
+    result = dict(schema)
+    for bound, other, most in (("minimum", "exclusiveMinimum", -1), ("maximum", "exclusiveMaximum", 1)):
+        if bound not in schema and other not in schema:
+            result[bound] = most * LARGEST_NUMBER
+    return result
+
+
 def _has_number(schema: Schema, whole: bool) -> bool:
-    """Whether a number is within the bounds of a schema."""
+    """Whether a number is within the bounds of a schema, which has both."""
     exact = {word: Fraction(str(schema[word])) for word in _OF_TYPE["number"] if word in schema}
     step = exact.get("multipleOf")
     if whole:  # multiples of a fraction that are whole are multiples of its numerator
         step = Fraction(step.numerator if step else 1)
     lows = [(exact[word], word == "exclusiveMinimum") for word in ("minimum", "exclusiveMinimum") if word in exact]
     highs = [(exact[word], word == "exclusiveMaximum") for word in ("maximum", "exclusiveMaximum") if word in exact]
-    if not lows or not highs:
-        return True
     (low, above), (high, below) = max(lows), min(highs, key=lambda one: (one[0], not one[1]))
     if not step:
         return low < high or (low == high and not above and not below)
@@ -282,36 +301,11 @@ def _has_number(schema: Schema, whole: bool) -> bool:
     return first < high or (first == high and not below)
 
 
-def _pattern_fault(pattern: Any) -> str:
-    """What is wrong with a pattern, to follow a comma; "" for nothing."""
-    if not isinstance(pattern, str) or len(pattern) > LONGEST_PATTERN:
-        return f"it must be a text of at most {LONGEST_PATTERN} characters"
-    body = pattern.removeprefix("^")
-    anchored = body != pattern
-    if body.endswith("$") and not body.endswith("\\$"):
-        body, anchored = body[:-1], True
-    place, level, repeats = 0, 0, 1
-    while place < len(body):
-        piece = _PIECE.match(body, place)
-        if piece is None:
-            return (f"“{body[place:place + 12]}” in the pattern cannot be enforced; what can is texts, classes, groups, "
-                    "|, * + ? {m,n}, \\d \\w \\s, ^ at the beginning and $ at the end")
-        level += (piece[0] in ("(", "(?:")) - (piece[0] == ")")
-        if piece[0] == "|" and not level and anchored:
-            return "beside ^ or $, alternatives must be in a group: ^(a|b)$"
-        repeats *= max(1, *(int(count or 0) for count in (piece[1], piece[3])))
-        place = piece.end()
-    if repeats > MOST_REPEATS:
-        return f"its counts multiply to {repeats:,}, and can to {MOST_REPEATS}"
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        return f"it is no regular expression ({error})"
-    return ""
-
-
 def _bare(schema: Schema) -> dict[str, Any]:
-    """A checked schema without annotations, and without properties that it does not name."""
+    """A checked schema without annotations, without properties that it does not name, and with bounds for every number.
+
+    Without bounds, a model may write digits for ever, or a number that programs cannot hold.
+    """
     result: dict[str, Any] = {}
     for word, value in schema.items():
         if word in ("properties", *_DEFINITIONS):
@@ -321,9 +315,12 @@ def _bare(schema: Schema) -> dict[str, Any]:
         elif word == "items" or (word == "additionalProperties" and isinstance(value, dict)):
             result[word] = _bare(value)
         elif word not in _ANNOTATIONS:
-            result[word] = value
+            result[word] = plain_pattern(value) if word == "pattern" else value
     if "properties" in schema and not isinstance(schema.get("additionalProperties"), dict):
         result["additionalProperties"] = False
+    types = schema["type"] if isinstance(schema.get("type"), list) else [schema.get("type")]
+    if {"number", "integer"} & set(types) and "enum" not in schema and "const" not in schema:
+        return _bounded(result)
     return result
 
 
