@@ -337,6 +337,24 @@ def test_a_worker_process_answers_without_torch_until_its_input_ends(process: su
     assert all(json.loads(line)["id"] == "never ended" for line in process.stdout)
 
 
+CHAT = """
+import sys
+from engine.__main__ import main
+assert main(["chat", sys.argv[1], "--card", "pim-tuckett", "--message", "Hello", "--max-tokens", "3"]) == 2  # 512 tokens are few
+assert main(["chat", sys.argv[1], "--card", sys.argv[2], "--message", "Hello", "--max-tokens", "3"]) == 0
+print([name for name in ("torch", "transformers") if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_a_chat_in_the_terminal_needs_no_torch(speaking: Path, tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text(json.dumps(CARD))
+    command = [sys.executable, "-c", CHAT, str(speaking), str(tmp_path / "card.json")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]" and "too long for this model" in result.stderr
+
+
 @pytest.mark.slow
 def test_a_worker_outlives_hostile_templates(process: subprocess.Popen[str], tmp_path: Path) -> None:
     assert process.stdin and process.stdout
