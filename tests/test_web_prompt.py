@@ -27,7 +27,7 @@ const { characters, cases, keys } = JSON.parse(readFileSync(0));
 console.log(JSON.stringify({
   prompts: cases.map(({ character, turns, limit }) =>
     fitPrompt(characters[character], turns, 0, (text) => text.length <= limit)),
-  openings: characters.map(openingPrompt),
+  openings: characters.map((character) => openingPrompt(character, () => true)),
   held: keys.map(({ text, key }) => holds(text, key)),
 }));
 """

@@ -19,14 +19,18 @@ self.addEventListener("activate", (event) => event.waitUntil((async () => {
 })()));
 
 self.addEventListener("fetch", (event) => {
-  const url = new URL(event.request.url);
-  if (event.request.method === "GET" && url.href.startsWith(self.registration.scope)) event.respondWith(answer(event.request, url));
+  const { scope } = self.registration, { method, url } = event.request;
+  if (method === "GET" && url.startsWith(scope)) event.respondWith(answer(event.request, url.slice(scope.length).split(/[?#]/)[0]));
 });
 
-async function answer(request, url) {
-  const cache = await caches.open(mine + CACHE);
-  const response = await cache.match(url.pathname.endsWith("/") ? "index.html" : url.pathname) ?? await fetch(request);
-  if (response.type === "opaque" || response.status === 0) return response;
+async function answer(request, path) {
+  const name = path || "index.html", cache = await caches.open(mine + CACHE);
+  let response = await cache.match(name);
+  if (!response) {
+    response = await fetch(request);
+    if (response.ok && FILES.includes(name)) await cache.put(name, response.clone()); // it was removed from the cache
+  }
+  if (response.status === 0) return response; // a redirection, which the browser follows
   const headers = new Headers(response.headers);
   for (const [name, value] of Object.entries(APART)) headers.set(name, value);
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });

@@ -15,7 +15,7 @@ main().catch(fail);
 
 async function main() {
   character = await (await fetch("character.json")).json();
-  rate = character.promptTokens / Math.max(1, openingPrompt(character).length);
+  rate = character.tokensPerCharacter;
   show();
   if (!trial) await settle();
   if (!supports64bit()) throw new Sentence("This browser is too old for the page. Use a current Chrome, Edge or Firefox.");
@@ -40,8 +40,18 @@ async function readOpening() {
   const stopped = new AbortController();
   readOpening.stop = () => stopped.abort();
   status("Reading the character…");
-  await complete(openingPrompt(character), { n_predict: 1, temperature: 0 }, () => {}, stopped.signal);
-  status("");
+  try {
+    await complete(openingPrompt(character, fits), { n_predict: 1, temperature: 0 }, () => {}, stopped.signal);
+    status("");
+  } catch (error) {
+    fail(error);
+  }
+}
+
+/** Whether a prompt, and an answer to it, have room; by the tokens that a character of the last prompt took. */
+function fits(prompt) {
+  const { context, sampling } = character;
+  return prompt.length * rate * 1.1 + Math.min(sampling.n_predict, context / 2) + 16 <= context;
 }
 
 /** The service worker, which keeps the page; the first time, the page is loaded anew with its headers. */
@@ -67,7 +77,7 @@ async function fetchModel() {
   const parts = [];
   for (const file of files) {
     const kept = await cache?.match(file.name);
-    const response = kept ?? await fetch(file.name);
+    const response = kept ?? await fetch(file.name, { cache: "no-store" }); // one copy in the browser is enough
     if (!response.ok) throw new Sentence(`The server does not give ${file.name} (${response.status}).`);
     const counted = response.body.pipeThrough(new TransformStream({
       transform(piece, controller) {
@@ -119,7 +129,7 @@ async function complete(prompt, sampling, said, signal) {
 
 /** The character's answer to the turns so far. */
 async function answer() {
-  const bubble = add("assistant", ""), limit = character.sampling.n_predict;
+  const bubble = add("assistant", "");
   bubble.classList.add("waiting");
   $("log").setAttribute("aria-busy", "true");
   speaking = new AbortController();
@@ -127,8 +137,7 @@ async function answer() {
   try {
     readOpening.stop?.();
     await reading;
-    const room = (text) => text.length * rate * 1.1 + limit + 16 <= character.context;
-    const prompt = fitPrompt(character, state.turns, state.seed, room);
+    const prompt = fitPrompt(character, state.turns, state.seed, fits);
     const sampling = { seed: Math.floor(Math.random() * 2 ** 32), ...character.sampling };
     const { text, reason } = await complete(prompt, sampling, (text) => {
       bubble.textContent = text.trim();

@@ -23,8 +23,8 @@ export function fitPrompt(character, turns, seed, fits) {
 }
 
 /** What every prompt begins with, whatever is said: read in advance, so that the first answer comes sooner. */
-export function openingPrompt(character) {
-  const [one, two] = ["a", "0"].map((content) => fitPrompt(character, [...character.greeting, { role: "user", content }], 0, () => true));
+export function openingPrompt(character, fits) {
+  const [one, two] = ["a", "0"].map((content) => fitPrompt(character, [...character.greeting, { role: "user", content }], 0, fits));
   let same = 0;
   while (same < one.length && one[same] === two[same]) same++;
   return one.slice(0, same);
