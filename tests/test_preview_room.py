@@ -20,7 +20,8 @@ from studio.store import characters, chats, runs, values
 from studio.tabs.answers import about_of, card_of, measures_words, player_of, sampling_of, text_html, waiting_words, warming_words
 from studio.tabs.models import WHOLE
 from studio.tabs.preview import Controls, paint
-from studio.tabs.preview.controller import Controller, Draft, ViewState, chosen_sampling
+from studio.tabs.preview.controller import Controller
+from studio.tabs.preview.looks import Draft, ViewState, chosen_sampling
 from studio.tabs.preview.view import NO_GREETING, SHOWN
 from studio.workers.speech import Reply
 

@@ -29,7 +29,7 @@ from studio.tabs.compare.controller import ViewState as CompareState
 from studio.tabs.draft import versions
 from studio.tabs.export import library_parts, view
 from studio.tabs.preview.controller import Controller as Play
-from studio.tabs.preview.controller import ViewState as ChatState
+from studio.tabs.preview.looks import ViewState as ChatState
 from studio.tabs.prune import runs_view
 from studio.tabs.prune.lines_controller import LinesController
 from studio.tabs.prune.queueing import Queueing

@@ -14,7 +14,8 @@ from studio.page import Notice, Page, guarded
 from studio.services import Services
 from studio.tabs.answers import PLAYER, Composer, SamplingControls, ViewLink, changing
 from studio.tabs.models import WHOLE
-from studio.tabs.preview.controller import LOOKS, Controller, Draft, ViewState, chosen_sampling
+from studio.tabs.preview.controller import Controller
+from studio.tabs.preview.looks import LOOKS, Draft, ViewState, chosen_sampling
 from studio.tabs.preview.memory import MemoryPanel, connect
 from studio.tabs.preview.view import SHOWN
 from studio.theme import ASSETS

@@ -6,28 +6,23 @@ time, whichever page asked for it; the answer is written into the library at its
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.ids import FinishReason
-from engine.base.sampling import MAX_SEED, check_seed, read_params
-from engine.cards.card import Card
-from studio.figures.words import dedupe_labels, moment
+from engine.base.sampling import MAX_SEED
 from studio.services import Services
-from studio.store import characters, chats, runs, values
-from studio.store.chats import Chat, Message, Swipe
+from studio.store import characters, chats, values
+from studio.store.chats import Chat, Message
 from studio.store.records import whole
 from studio.tabs.answers import (
     BUSY,
-    NOBODY,
     PLAYER,
     Wait,
     about_of,
     card_of,
-    chosen,
     fingerprint,
-    greetings,
     keep_about,
     looked_at,
     measures_of,
@@ -44,15 +39,20 @@ from studio.tabs.models import (
     WHOLE,
     Voice,
     choose_voice,
-    dense_name,
     finished,
-    pruned_name,
     voice_choices,
     voice_of,
 )
+from studio.tabs.preview.looks import (
+    Draft,
+    ViewState,
+    label_of,
+    opening_choices,
+    opening_messages,
+    speakers_among,
+)
 from studio.tabs.preview.memory import Memories
 from studio.tabs.preview.view import (
-    NO_GREETING,
     SHOWN,
     Kind,
     Scene,
@@ -63,45 +63,8 @@ from studio.tabs.preview.view import (
 )
 from studio.workers.speech import Reply
 
-LOOKS = ("of", "model", "chat", "editing", "shown", "opening")
 SILENT = "The model said nothing this time. Press Regenerate to ask again."
-_LONGEST = 40  # characters of a greeting in the list
 _CUT = whole(token=str, position=int, count=int)
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What the controls say, for a chat that has not begun yet."""
-
-    player: str = PLAYER
-    about: str = ""
-    sampling: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class ViewState:
-    """What one page looks at: the chat ("": not begun), the message being edited, how many are shown, the greeting's number.
-
-    `visited`: whether this page has opened the room at all; before that, no model is loaded for it.
-    """
-
-    character: str = ""
-    model: str = ""
-    chat: str = ""
-    editing: str = ""
-    shown: int = SHOWN
-    opening: int = 0
-    visited: bool = False
-
-    def look(self) -> dict[str, str]:
-        """As the live channel knows it, by the names in LOOKS."""
-        return {"of": self.character or NOBODY, "model": self.model, "chat": self.chat, "editing": self.editing,
-                "shown": str(self.shown), "opening": str(self.opening)}
-
-
-def chosen_sampling(fresh: bool, seed: float | None, *sliders: float) -> dict[str, Any]:
-    """The controls as a chat keeps them. Raises UserError for an invalid seed."""
-    return read_params({**chosen(sliders), "seed": None if fresh else check_seed(seed)}).as_dict()
 
 
 class Controller:
@@ -170,7 +133,7 @@ class Controller:
                      chat.player if chat else player_of(self.store), said, under, self._newer_version(chat, head.number),
                      self._notes(under, voice.lost), self.failures.get(state.chat, ""), self._undoable(chat, len(said)),
                      self.chats_of(character), chat.seed if chat else chats.next_seed(self.store, character),
-                     voice, voice_choices(found, state.model), self._speakers(said, under),
+                     voice, voice_choices(found, state.model), speakers_among(self.store, said, under),
                      under is None and self._is_preparing())
 
     def warm(self, character: str, chat_id: str, model: str) -> None:
@@ -435,13 +398,6 @@ class Controller:
         warming = self.warming()
         return warming is not None and wait_of(warming) is Wait.CONVERT
 
-    def _speakers(self, said: list[Message], under: UnderWay | None) -> dict[str, str]:
-        """The names of the models that speak in a chat, by speaker; {} where one alone does."""
-        measured = [swipe.measures for message in said for swipe in message.swipes] + ([under.speaker] if under else [])
-        found = dict.fromkeys(one for measures in measured for one in speakers_of(measures))
-        return {one: pruned_name(run) if (run := runs.get(self.store, one)) else dense_name(one)
-                for one in found} if len(found) > 1 else {}
-
     def _chat(self, id: str) -> Chat:
         found = chats.chat(self.store, id) if id else None
         if found is None:
@@ -455,26 +411,6 @@ class Controller:
             if message.id == id:
                 return message
         raise UserError("This message is no longer in the chat.", "It may have been deleted in another window.")
-
-
-def label_of(chat: Chat) -> str:
-    """A chat in the list."""
-    return chat.title.replace("*", "") or f"Untitled, {moment(chat.made)}"
-
-
-def opening_choices(scene: Scene) -> list[tuple[str, int]]:
-    """(beginning of the text, number) of the greetings, and none at all."""
-    found = greetings(scene.card) if scene.card else []
-    texts = [" ".join(text.replace("{{char}}", scene.char).replace("{{user}}", scene.player).split()) for text in found]
-    short = [(text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + "…", number) for number, text in enumerate(texts)]
-    return [*dedupe_labels(short[::-1])[::-1], ("None: the player speaks first", NO_GREETING)]
-
-
-def opening_messages(card: Card | None, opening: int) -> list[Message]:
-    """The greetings as the message that a chat begins with; [] where the player speaks first."""
-    found = greetings(card) if card and opening != NO_GREETING else []
-    swipes = [Swipe(text, 0, {}, "greeting") for text in found]
-    return [Message("", "", 0, "assistant", swipes, min(opening, len(found) - 1))] if found else []
 
 
 def _key(chat_id: str) -> str:
