@@ -177,6 +177,13 @@ def test_npc_fields_show_what_they_write_and_the_script_follows(studio: Any, pag
     for _ in range(6):
         page.keyboard.press("ArrowLeft")
     page.wait_for_selector(".npc-scale output:has-text('rather gloomy')")
+    page.click("#draft-npc >> text=+ Add an action")
+    page.keyboard.type("light lamp")
+    page.wait_for_selector(".npc-fault:has-text('Action 1 (light lamp) is not used')")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("light_lamp")
+    page.wait_for_selector(".npc-written:has-text('- light_lamp()')")
+    page.wait_for_selector(".npc-fault", state="detached")
     saved(page)
     page.click("#draft-script > button")
     page.wait_for_selector(".script-row:has-text('If you could have one thing')")
