@@ -1,6 +1,7 @@
 """The cast server by the real openai client, with characters on a tiny random model. What they say means nothing."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -314,5 +315,13 @@ def test_what_is_counted_and_logged_has_no_texts(server: Running, caplog: pytest
 def test_errors_of_routes_have_the_same_form(server: Running) -> None:
     assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["code"] == "unknown_route"
     assert httpx.get(f"{server.url}/v1/chat/completions").json()["error"]["code"] == "method_not_allowed"
-    body = httpx.get(f"{server.url}/openapi.json").json()["paths"]["/v1/chat/completions"]["post"]["requestBody"]
-    assert "persona" in json.dumps(body)
+
+
+def test_the_description_of_all_routes_is_whole(server: Running) -> None:
+    described = httpx.get(f"{server.url}/openapi.json").json()
+    assert "persona" in json.dumps(described["paths"]["/v1/chat/completions"]["post"]["requestBody"])
+    for reference in re.findall(r'"\$ref": "#/(.*?)"', json.dumps(described)):
+        part = described
+        for step in reference.split("/"):
+            part = part[step]
+        assert part

@@ -83,12 +83,13 @@ def test_one_file_that_is_cut_short_disturbs_nobody_else(folder: Callable[..., P
 
 
 def test_a_folder_that_changes_or_goes_while_it_is_served(folder: Callable[..., Path]) -> None:
-    kept, changed, gone = folder("Ann"), folder("Bob"), folder("Cid")
-    with running(ready(kept, changed, gone)) as server:
-        assert [said(server.url, one).status_code for one in ("ann", "bob", "cid")] == [200, 200, 200]
+    kept, changed, gone, cut = folder("Ann"), folder("Bob"), folder("Cid"), folder("Dan")
+    with running(ready(kept, changed, gone, cut)) as server:
+        assert [said(server.url, one).status_code for one in ("ann", "bob", "cid", "dan")] == [200] * 4
+        os.truncate(cut / "gguf" / "tiny-Q8_0.gguf", 4096)
         (changed / CARD).write_text(json.dumps(card_of("Bob", description="Someone else.").raw))
         shutil.rmtree(gone)
-        for id, word in (("bob", "was changed"), ("cid", "is gone")):
+        for id, word in (("bob", "was changed"), ("cid", "is gone"), ("dan", "was changed")):
             answer = said(server.url, id)
             assert answer.status_code == 503 and word in answer.json()["error"]["message"]
         assert said(server.url, "ann").status_code == 200

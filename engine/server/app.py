@@ -28,7 +28,9 @@ from engine.server.settings import Settings
 from engine.server.speakers import Speakers
 
 log = logging.getLogger(__name__)
-_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}}
+_SCHEMA = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+_PARTS = _SCHEMA.pop("$defs")
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
 
 def create_app(cast: Cast, settings: Settings, speakers: Speakers | None = None) -> FastAPI:
@@ -54,7 +56,20 @@ def create_app(cast: Cast, settings: Settings, speakers: Speakers | None = None)
     _add_models(app, service)
     _add_state(app, service)
     app.include_router(memory_routes(service))
+    _describe_body(app)
     return app
+
+
+def _describe_body(app: FastAPI) -> None:
+    """Put what the body of a chat is made of into /openapi.json: FastAPI does not know it, since the body is read with limits."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        found = described()
+        found.setdefault("components", {}).setdefault("schemas", {}).update(_PARTS)
+        return found
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _add_chat(app: FastAPI, service: Service) -> None:
