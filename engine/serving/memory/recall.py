@@ -62,7 +62,7 @@ def recall(memory: PlayerMemory, player: str, character: str, said: str, budget:
 
 def ranked(facts: Sequence[Fact], said: str) -> list[Fact]:
     """The facts that matter for the words `said`, the most important first: the player's name, what the words call up by
-    their stems (BM25) and their meaning, then the newest few."""
+    their stems (BM25) and their meaning; where that is nothing, the newest few."""
     if not facts:
         return []
     newest = {fact.id: place for place, fact in enumerate(sorted(facts, key=lambda fact: (fact.time, fact.id), reverse=True))}
@@ -70,7 +70,9 @@ def ranked(facts: Sequence[Fact], said: str) -> list[Fact]:
                  for word, meaning in zip(_by_words(facts, said), _by_meaning(facts, said), strict=True)]
     scored = [(fact.slot in _ALWAYS, score, score + _AGE * 0.9 ** newest[fact.id], fact)
               for fact, score in zip(facts, relevance, strict=True)]
-    wanted = [one for one in scored if one[0] or one[1] >= _RELEVANT or newest[one[3].id] < NEW]
+    called = any(one[1] >= _RELEVANT and not one[0] for one in scored)
+    # A small model answers from whatever it is given: where something matters, nothing else comes along.
+    wanted = [one for one in scored if one[0] or one[1] >= _RELEVANT or (not called and newest[one[3].id] < NEW)]
     return [fact for *_, fact in sorted(wanted, key=lambda one: (not one[0], -one[2], -one[3].id))]
 
 
