@@ -304,7 +304,9 @@ def test_a_closing_server_says_so_in_the_stream(model: Path) -> None:
 def test_what_is_counted_and_logged_has_no_texts(server: Running, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         say(server, "A secret word: xylophone.", user="player-seven")
-    line = next(one.getMessage() for one in caplog.records if one.name == "persona.server")
+        lines = lambda: [one.getMessage() for one in caplog.records if one.name == "persona.server"]
+        until(lines)  # it is written when the client has its answer
+    line = lines()[0]
     assert "POST /v1/chat/completions 200" in line and "model=ann" in line and "reason=limit" in line
     assert "xylophone" not in caplog.text and "player-seven" not in caplog.text
     text = httpx.get(f"{server.url}/metrics").text
