@@ -305,9 +305,8 @@ def test_what_is_counted_and_logged_has_no_texts(server: Running, caplog: pytest
     with caplog.at_level("INFO"):
         say(server, "A secret word: xylophone.", user="player-seven")
         lines = lambda: [one.getMessage() for one in caplog.records if one.name == "persona.server"]
-        until(lines)  # it is written when the client has its answer
-    line = lines()[0]
-    assert "POST /v1/chat/completions 200" in line and "model=ann" in line and "reason=limit" in line
+        wanted = ("POST /v1/chat/completions 200", "model=ann", "reason=limit")
+        until(lambda: any(all(word in line for word in wanted) for line in lines()))  # written when the client has its answer
     assert "xylophone" not in caplog.text and "player-seven" not in caplog.text
     text = httpx.get(f"{server.url}/metrics").text
     assert 'persona_requests_total{route="/v1/chat/completions",status="200"}' in text and "persona_models_loaded 1" in text
