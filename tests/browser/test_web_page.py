@@ -30,7 +30,7 @@ from studio.store.database import open_store
 
 LONG = 240_000  # ms: WebAssembly on a busy machine
 HOSTILE = '<img src=x onerror="window.hacked = 1"></p><script>window.hacked = 1</script> & {{user}}'
-QUESTION = "What is the Big Brown?"
+QUESTION = "Tell me about the sea."  # to which the starter's first words are sure, and no sentence ends within them
 TOKENS = 12
 LETTERS = {"ignore_eos": True, "grammar": "root ::= [a-z ]+"}  # else a random model says nothing, or parts of characters
 GREEDY = {"n_predict": TOKENS, "temperature": 0, "repeat_penalty": 1, "dry_multiplier": 0}
@@ -132,24 +132,21 @@ def test_it_says_what_llama_cpp_says(page: Any, serve: Callable[[Path], Site], s
     assert len(list((site.folder / "model").glob("*.gguf"))) == 3
     site.sample(**GREEDY)
     prompt = encode_chat(tokenizer_of(starter), messages(card, [("user", QUESTION)]))
-    native = llama_cpp.Server(str(starter_q8), len(prompt) + TOKENS + 8, 1, exact=False).complete(prompt, TOKENS, n_probs=2)
+    native = llama_cpp.Server(str(starter_q8), len(prompt) + TOKENS + 8, 1, exact=False).complete(
+        prompt, TOKENS, n_probs=2)["completion_probabilities"]
     page.goto(site.address)
     wait_until_loaded(page)
     assert page.evaluate("crossOriginIsolated")
     say(page, QUESTION)
     said = wait_for_answer(page)
-    assert _sure(native) >= 4, "llama.cpp itself is undecided too soon; ask another question"
-    assert said and "".join(_pieces(native)).strip().startswith(said[:len("".join(_pieces(native)[:_sure(native)]).strip())])
-    assert len(said) >= len("".join(_pieces(native)[:_sure(native)]).strip())
+    sure = _sure(native)
+    assert sure >= 8, "llama.cpp itself is undecided too soon: ask another question"
+    assert said.startswith("".join(one["token"] for one in native[:sure]).strip())
 
 
-def _pieces(native: dict[str, Any]) -> list[str]:
-    return [one["token"] for one in native["completion_probabilities"]]
-
-
-def _sure(native: dict[str, Any]) -> int:
+def _sure(native: list[dict[str, Any]]) -> int:
     """Tokens before the first at which the two likeliest are so close that another order of sums may choose the other."""
-    gaps = [one["top_logprobs"][0]["logprob"] - one["top_logprobs"][1]["logprob"] for one in native["completion_probabilities"]]
+    gaps = [one["top_logprobs"][0]["logprob"] - one["top_logprobs"][1]["logprob"] for one in native]
     return next((place for place, gap in enumerate(gaps) if gap < 0.1), len(gaps))
 
 
