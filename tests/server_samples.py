@@ -16,6 +16,7 @@ from engine.cards.card import Card, parse_card
 from engine.server.app import create_app
 from engine.server.cast import Cast, Character, read_cast
 from engine.server.settings import Settings
+from engine.server.speakers import Speakers
 
 
 def card_of(name: str, *, lore: dict[str, str] | None = None, npc: dict[str, Any] | None = None, **fields: Any) -> Card:
@@ -36,8 +37,8 @@ def cast_of(model: Path | str, *cards: Card, type: str = "") -> Cast:
 class Running:
     """A server in a thread of this process."""
 
-    def __init__(self, cast: Cast, **settings: Any) -> None:
-        self.app = create_app(cast, Settings(**{"rate": 0, **settings}))
+    def __init__(self, cast: Cast, speakers: Speakers | None = None, **settings: Any) -> None:
+        self.app = create_app(cast, Settings(**{"rate": 0, **settings}), speakers)
         self.service = self.app.state.service
         self.server = uvicorn.Server(uvicorn.Config(self.app, port=0, log_config=None, ws="none", timeout_graceful_shutdown=2))
         self.thread = threading.Thread(target=self.server.run, daemon=True)
@@ -60,9 +61,9 @@ class Running:
 
 
 @contextmanager
-def running(cast: Cast, **settings: Any) -> Iterator[Running]:
+def running(cast: Cast, speakers: Speakers | None = None, **settings: Any) -> Iterator[Running]:
     """A server while the block runs."""
-    server = Running(cast, **settings)
+    server = Running(cast, speakers, **settings)
     try:
         yield server
     finally:

@@ -6,8 +6,10 @@ Ray itself is imported by the functions that need it: it is an extra, and most c
 import logging
 import os
 import re
+import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from engine.base.errors import UserError
@@ -16,6 +18,7 @@ from engine.base.files import PACKAGES, data_folder
 LOCAL = "local"
 ADDRESS_HELP = "local (a cluster of this machine alone, for this command), auto (the one that runs here), or HOST:PORT"
 STORE_BYTES = 200_000_000  # of a local cluster's shared memory: only small messages pass through it
+_KNOCKING = 5.0  # seconds
 _MEANT = re.compile(r"local|auto|(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}")
 
 
@@ -41,6 +44,7 @@ def connected(address: str) -> Iterator[None]:
     check_ray(address)
     import ray
 
+    _knock(address)
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == LOCAL else {}
     try:
         ray.init(address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR, runtime_env=environment(),
@@ -51,9 +55,22 @@ def connected(address: str) -> Iterator[None]:
         raise UserError(f"There is no Ray cluster at {address}, or it refuses this machine.", "Start Ray here as well, with: ray "
                         "start --address HOST:PORT. The same version of Ray and its token are needed.") from error
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # Ray prints there what befalls its machines; standard output is for our lines
+            yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise UserError where nothing listens at HOST:PORT: Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCKING).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"Nothing answers at {address}.",
+                        "Is this the address of the first machine of a running cluster?") from error
 
 
 def environment(**more: str) -> dict[str, Any]:

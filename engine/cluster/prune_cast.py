@@ -198,11 +198,11 @@ class _JsonWatch(_Watch):
 
     def __init__(self) -> None:
         super().__init__()
-        self.progress.disable = True
+        self.progress.disable, self.output = True, sys.stdout
 
     def show(self, id: str, event: events.Event) -> None:
         """See _Watch."""
-        print(json.dumps({**json.loads(events.encode(event)), "of": id}, ensure_ascii=False), flush=True)
+        print(json.dumps({**json.loads(events.encode(event)), "of": id}, ensure_ascii=False), file=self.output, flush=True)
 
     def end(self, rows: list[dict[str, Any]], model: str) -> None:
         """See _Watch."""
