@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import uvicorn
 from fastapi import FastAPI
@@ -58,8 +58,9 @@ def _serve(options: argparse.Namespace) -> int:
             cast = asyncio.run(prepare(cast, options.base, printer.show))
         _require_one(cast)
         _log(cast)
+        output = sys.stdout  # while Ray runs, what is printed goes to standard error
         with _speakers(cast, settings, scale, listener.getsockname()[1]) as speakers:
-            server = _Server(create_app(cast, settings, speakers), cast, options, listener)
+            server = _Server(create_app(cast, settings, speakers), cast, options, listener, output)
             signal.signal(signal.SIGTERM, _interrupt)  # not before: Ray sets its own
             server.run(sockets=[listener])
     return 0
@@ -132,8 +133,9 @@ def _log(cast: Cast) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, which says where it listens, and gives replies under way GRACE seconds when it ends."""
 
-    def __init__(self, app: FastAPI, cast: Cast, options: argparse.Namespace, listener: socket.socket) -> None:
-        self.app = app
+    def __init__(self, app: FastAPI, cast: Cast, options: argparse.Namespace, listener: socket.socket,
+                 output: TextIO) -> None:
+        self.app, self.output = app, output
         self.cast, self.options, self.listener = cast, options, listener
         super().__init__(uvicorn.Config(self.app, log_config=None, access_log=False, ws="none", server_header=False,
                                         timeout_keep_alive=75, timeout_graceful_shutdown=int(GRACE) + 2))
@@ -142,7 +144,8 @@ class _Server(uvicorn.Server):
         """Begin, and print the address."""
         await super().startup(sockets)
         if self.started:
-            self._announce()
+            with contextlib.redirect_stdout(self.output):
+                self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End."""
