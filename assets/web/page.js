@@ -19,7 +19,6 @@ async function main() {
   show();
   if (!trial) await settle();
   if (!supports64bit()) throw new Sentence("This browser is too old for the page. Use a current Chrome, Edge or Firefox.");
-  const began = performance.now();
   const parts = await fetchModel();
   const { Wllama, LoggerWithoutDebug } = await import("./wllama/index.js");
   status("Starting…");
@@ -28,7 +27,7 @@ async function main() {
   engine.setCompat(null); // else it would fetch a build for older browsers from elsewhere
   await engine.loadModel(parts, { n_ctx: character.context, n_batch: 128, n_threads: threads(), n_gpu_layers: 0, n_parallel: 1,
     warmup: false });
-  document.body.dataset.loaded = Math.round(performance.now() - began); // milliseconds
+  document.body.dataset.loaded = Math.round(performance.now()); // milliseconds since the page was opened
   $("bar").hidden = true;
   reading = readOpening();
   offer();
@@ -98,8 +97,8 @@ async function fetchModel() {
 }
 
 function threads() {
-  const cores = navigator.hardwareConcurrency || 1;
-  return cores <= 4 ? cores : Math.min(8, Math.ceil(cores / 2)); // half of them are usually the second halves of cores
+  const cores = navigator.hardwareConcurrency || 1; // threads wait in loops: more of them than free cores are ten times slower
+  return Math.max(1, Math.min(8, Math.floor(cores / 2)));
 }
 
 function supports64bit() {
