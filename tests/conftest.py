@@ -29,7 +29,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a worker; inherited by the processes that tests start
 FIRST = ["test_main_job", "test_faults", "test_compare", "test_workers_whole_job", "test_draft", "test_page", "test_web_page",
          "test_code_style", "test_border", "test_chat_worker", "test_export_verb", "test_processes", "test_preview",
-         "test_pipeline", "test_resume", "test_full_disk", "test_workers_speech", "test_preview_room", "test_damaged_work", "test_ray"]
+         "test_pipeline", "test_resume", "test_full_disk", "test_workers_speech", "test_preview_room", "test_damaged_work",
+         "test_ray"]
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
