@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -238,15 +239,18 @@ def test_a_cast_is_pruned_to_the_same_bits_though_a_node_is_lost(nodes: Nodes, l
     assert again == 0 and all(one["state"] == "done" for one in last["characters"]) and time.monotonic() - start < 60
 
 
-def test_a_stopped_cast_goes_on(llama: Path, tmp_path: Path) -> None:
+def test_a_cast_that_was_stopped_on_the_cluster_goes_on_here(nodes: Nodes, llama: Path, tmp_path: Path) -> None:
+    nodes.add()
     arguments = prune_cast(tmp_path, llama)
 
-    def stop(event: dict[str, Any]) -> None:
-        if event["event"] == "Stage" and event["stage"] == "read_dense":
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(event["pid"], 2)  # as Ctrl-C in a terminal does
+    stopped = threading.Event()
 
-    code, last = follow(arguments, tmp_path, stop)
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "Stage" and event["stage"] == "read_dense" and not stopped.is_set():
+            stopped.set()
+            os.killpg(event["pid"], signal.SIGINT)  # as Ctrl-C in a terminal does
+
+    code, last = follow([*arguments, "--ray", nodes.address, "--threads", "1"], tmp_path, stop)
     assert code == 130 and [one["state"] for one in last["characters"]] == ["stopped", "stopped"]
     resumed = []
     code, last = follow(arguments, tmp_path, lambda event: resumed.append(event.get("resumed")))

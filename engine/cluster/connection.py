@@ -26,9 +26,7 @@ def check_ray(address: str) -> None:
     """Raise UserError where Ray is not installed, or the address is none."""
     if not _MEANT.fullmatch(address):
         raise UserError(f"{address!r} is no address of a Ray cluster.", f"Give {ADDRESS_HELP}.")
-    # Before Ray is imported: it would report its use, and write down every step of its own beside our lines.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it reports its use, unless told not to
     try:
         import ray  # noqa: F401
     except ImportError as error:

@@ -67,8 +67,9 @@ class Child:
             self.process.stdin.close()
 
     def outcome(self) -> Outcome:
-        """How it ended."""
-        code = self.process.wait()
+        """How it ended. Looks now and then: Ray's way of cancelling a task does not interrupt a wait."""
+        while (code := self.process.poll()) is None:
+            time.sleep(_LOOK)
         if code in (0, STOPPED) or self.job.is_done:
             return Outcome(0 if self.job.is_done else STOPPED)
         return Outcome(code, _last_words(self.job))

@@ -115,6 +115,7 @@ def replicas(cast: Cast, settings: Settings, scale: Scale, name: str) -> Iterato
                             f"Begin with fewer: --replicas {room}..{max(room, scale.most)}.")
         if scale.ray == LOCAL:  # no machine will join
             scale = replace(scale, most=min(scale.most, room))
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it writes down every step of its own
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
         try:
             handle = serve.run(make_application(cast, settings, scale, cpus), name=name, route_prefix=None,
