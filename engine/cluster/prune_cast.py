@@ -67,7 +67,7 @@ def plan(cards: Sequence[str], values: dict[str, Any], lines_in: str = "") -> li
         card = read_card(name)
         for sentence in card.notes:
             print(f"{name}: {sentence}", file=sys.stderr)
-        id, work = slug(card.char), out / WORK
+        id, work = slug(card.name), out / WORK
         if id in found:
             raise UserError(f"Two of the cards are called {id}.", "Leave one out, or give it another name.")
         path = Path(name).expanduser()
