@@ -54,6 +54,7 @@ def test_on_a_leash_with_json_and_without_torch(folder: Path) -> None:
         told = json.loads(child.stdout.readline())
         assert (told["event"], told["characters"], told["faults"]) == ("Serving", ["ann"], {})
         client = openai.OpenAI(base_url=f"{told['address']}/v1", api_key="none")
+        assert (client.models.retrieve("ann").model_extra or {})["persona"]["type"] == "Q8_0"
         assert client.chat.completions.create(model="ann", messages=[{"role": "user", "content": "Hm?"}], max_tokens=4).choices
         if Path("/proc").is_dir():
             maps = Path(f"/proc/{child.pid}/maps").read_text()

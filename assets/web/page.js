@@ -5,6 +5,7 @@ import { fitPrompt, openingPrompt } from "./prompt.js";
 
 const $ = (id) => document.getElementById(id);
 const trial = new URLSearchParams(location.search).has("try"); // the studio shows it once: nothing is kept
+const ACTION = /(?<![\w*])\*{1,3}(?=[^\s*])([^*\n]+)(?:(?<=\S)\*{1,3}(?![\w*])|$)/; // the last one may be unfinished
 const ANSWERED = /^(.*[.!?…。！？]["'”’»)*_]*)(?=\s|$)/s; // up to the last whole sentence
 
 let character, engine, speaking = null, reading = null;
@@ -53,7 +54,7 @@ function fits(prompt) {
   return prompt.length * rate * 1.1 + Math.min(sampling.n_predict, context / 2) + 16 <= context;
 }
 
-/** The service worker, which keeps the page; the first time, the page is loaded anew with its headers. */
+/** The service worker, which keeps the page; the first time, the page is loaded again, with its headers. */
 async function settle() {
   if (!navigator.serviceWorker) return;
   try {
@@ -139,11 +140,11 @@ async function answer() {
     const prompt = fitPrompt(character, state.turns, state.seed, fits);
     const sampling = { seed: Math.floor(Math.random() * 2 ** 32), ...character.sampling };
     const { text, reason } = await complete(prompt, sampling, (text) => {
-      bubble.textContent = text.trim();
+      write(bubble, text.trim());
       scroll();
     }, speaking.signal);
     const whole = reason === "length" ? (text.match(ANSWERED)?.[1] ?? text) : text;
-    bubble.textContent = whole.trim();
+    write(bubble, whole.trim());
     if (whole.trim()) state.turns.push({ role: "assistant", content: whole.trim() });
     else bubble.remove();
     status("");
@@ -191,10 +192,20 @@ function draw() {
 function add(role, text) {
   const bubble = document.createElement("p");
   bubble.className = role;
-  bubble.textContent = text;
+  write(bubble, text);
   $("log").append(bubble);
   scroll();
   return bubble;
+}
+
+/** Put a turn's text into its bubble; what is *between asterisks* is in italics, without them. */
+function write(bubble, text) {
+  bubble.replaceChildren(...text.split(ACTION).map((part, index) => {
+    if (index % 2 === 0) return part;
+    const action = document.createElement("em");
+    action.textContent = part;
+    return action;
+  }));
 }
 
 function scroll() {

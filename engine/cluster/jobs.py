@@ -47,7 +47,7 @@ class Outcome:
 
 
 class Child:
-    """The process of a job. It holds the job's lock as long as it lives, even when whoever started it is gone."""
+    """The process of a job. It holds the job's lock as long as it lives, even when the process that started it is gone."""
 
     def __init__(self, job: CastJob, threads: int) -> None:
         """`threads`: that compute; 0: as many as there are cores. Raises BlockingIOError where another process has the job."""
@@ -61,7 +61,7 @@ class Child:
                 start_new_session=True, pass_fds=(lock.fileno(),) if os.name == "posix" else ())
 
     def stop(self) -> None:
-        """Ask it to end after the step under way; it also asks itself, when whoever started it is gone."""
+        """Ask it to end after the step under way; it also does so by itself when the process that started it is gone."""
         assert self.process.stdin
         with suppress(OSError):
             self.process.stdin.close()

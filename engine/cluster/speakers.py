@@ -56,7 +56,7 @@ class Held:
                     if event["event"] == "Said":
                         ending.take(event["text"])
                         if ending.found:
-                            request.stop()  # the engine ends the reply, and tells its measures
+                            request.stop()  # the engine ends the reply, and reports its figures
                     yield event
         except UserError as error:
             yield refusal(error, loaded=True)

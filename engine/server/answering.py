@@ -185,7 +185,7 @@ class Reply(Response):
                 piece = stops.take(event["text"])
                 said += piece
                 if stops.found:
-                    self.asked.request.stop()  # the engine ends the reply, and tells its measures
+                    self.asked.request.stop()  # the engine ends the reply, and reports its figures
                 if piece:
                     yield {"event": "Said", "text": piece}
             elif event["event"] == "Ended":

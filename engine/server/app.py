@@ -122,8 +122,9 @@ async def _explain(request: Request, error: Exception) -> Response:
     """Every error in OpenAI's form."""
     if isinstance(error, HTTPException):
         code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        error = ApiError(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}.", code,
-                         headers=error.headers)
+        what = f"{request.method} {request.url.path[:200]}"
+        message = f"There is no route {what}. /openapi.json lists all." if error.status_code == 404 else f"{what}: {error.detail}."
+        error = ApiError(error.status_code, message, code, headers=error.headers)
     if isinstance(error, RequestValidationError):  # of the address
         first = error.errors()[0]
         error = bad_request(f"{first['loc'][-1]}: {first['msg'][:1].lower()}{first['msg'][1:]}.", str(first["loc"][-1]))

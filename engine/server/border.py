@@ -21,7 +21,7 @@ from engine.server.settings import LOOPBACK
 
 log = logging.getLogger("persona.server")
 _OPEN = ("/health",)  # without a key
-_WATCHED = ("/health", "/metrics")  # asked every few seconds by whoever watches the server: they would fill the log
+_WATCHED = ("/health", "/metrics")  # polled every few seconds by monitoring: they would fill the log
 
 
 class Border:
@@ -81,7 +81,7 @@ class Border:
 
 
 def address(scope: Scope) -> str:
-    """The address of whoever asks."""
+    """The client's address."""
     return scope["client"][0] if scope.get("client") else "-"
 
 

@@ -27,7 +27,8 @@ Signature = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Character:
-    """A character that is served. `model` and `type`: what engine/serving/voices.py loads; `fault`: why it cannot speak.
+    """A character that is served. `model` and `type`: what engine/serving/voices.py loads; `file_type`: the type of the
+    file that speaks, once it is known; `fault`: why it cannot speak.
 
     `entry`: its place in a bank, as (file, name), from which its model is made where it is not there yet. `seen`: the files that
     it depends on, as they were when it was read.
@@ -38,6 +39,7 @@ class Character:
     source: str
     model: str = ""
     type: str = ""
+    file_type: str = ""
     fault: str = ""
     entry: tuple[Path, str] | None = None
     seen: tuple[tuple[Path, Signature], ...] = field(default=(), repr=False)
@@ -58,8 +60,8 @@ class Character:
 
     def described(self, player: str = PLAYER) -> dict[str, Any]:
         """What GET /v1/models says of it."""
-        return {"name": self.card.name, "greeting": render_greeting(self.card, Setting(player)), "type": self.type,
-                "actions": self.has_actions, "fault": self.fault or self.changed()}
+        return {"name": self.card.name, "greeting": render_greeting(self.card, Setting(player)), "actions": self.has_actions,
+                "type": self.file_type or self.type, "fault": self.fault or self.changed()}
 
     def changed(self) -> str:
         """What happened to its files since it was read, as a sentence; "" where they are the same."""
@@ -80,7 +82,7 @@ class Character:
 
 
 def sign(file: Path) -> Signature | None:
-    """What tells that a file is another than before; None where it is gone."""
+    """A file's signature: another one means that the file was changed; None where it is gone."""
     try:
         status = file.stat()
     except (OSError, ValueError):

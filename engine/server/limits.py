@@ -18,8 +18,8 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The body of a request. Raises ApiError (413) as soon as it is longer than `limit` bytes, and (408) where it does not come."""
     too_long = ApiError(413, f"The body is larger than {limit:,} bytes, the most that this server reads.", "body_too_large",
                         headers={"connection": "close"})
-    told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told) > limit:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
         raise too_long
     parts, size = [], 0
     try:
@@ -61,8 +61,7 @@ class Rate:
 
 
 class Line:
-    """`places` at once; the others wait. Whoever waits gets the next place in turn, one player after the other, so that one with
-    many requests does not keep the others waiting."""
+    """`places` at once; the others wait. Players take turns, so that one with many requests does not keep the others waiting."""
 
     def __init__(self, places: int, most: int, patience: float) -> None:
         self.places, self.most, self.patience = places, most, patience
@@ -114,12 +113,12 @@ class Line:
             self._waiting.pop(who, None)
 
     def _hand_on(self) -> None:
-        """Give a place to whoever is next, or back."""
+        """Give a place to the next in line; without one, it is free again."""
         while self._waiting:
             who, turns = self._waiting.popitem(last=False)
             turn = turns.popleft()
             if turns:
-                self._waiting[who] = turns  # behind the other players
+                self._waiting[who] = turns  # after the other players
             if not turn.done():  # whose task was not cancelled just now
                 turn.set_result(None)
                 return

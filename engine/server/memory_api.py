@@ -1,7 +1,7 @@
 """The routes for sessions and for what characters remember of players: to see, correct, delete, and forget it.
 
-A player is the id that a client sends in the field `user`. Whoever has the server's key reads and changes what is remembered of
-everyone: games call these routes from their own server, not from a player's machine.
+A player is the id that a client sends in the field `user`. Anyone who has the server's key can read and change what is
+remembered of every player: games call these routes from their own server, not from a player's machine.
 """
 
 import asyncio

@@ -21,6 +21,7 @@ from engine.serving.gguf_header import Header, read_header
 from engine.serving.llama import token_bytes, tokens_in_memory
 
 Tell = Callable[[Event], None]
+_File = tuple[Path, str]  # with its type
 
 
 async def prepare(cast: Cast, base: str = "", tell: Tell = lambda event: None) -> Cast:
@@ -29,7 +30,7 @@ async def prepare(cast: Cast, base: str = "", tell: Tell = lambda event: None) -
         missing = [one.entry[1] for one in cast if one.entry and one.entry[0] == bank and not Path(one.model).is_dir()]
         with suppress(UserError):  # of one character: each is tried by itself then
             await _gather(bank, missing, base, tell)
-    made: dict[tuple[str, str], Path | UserError | None] = {}
+    made: dict[tuple[str, str], _File | UserError | None] = {}
     return Cast([await _prepare(one, base, tell, made) for one in cast])
 
 
@@ -39,7 +40,7 @@ async def _gather(bank: Path, names: Sequence[str], base: str, tell: Tell) -> No
         await run_engine(["cast", "gather", str(bank), *names, *(["--model", base] if base else [])], tell)
 
 
-async def _prepare(one: Character, base: str, tell: Tell, made: dict[tuple[str, str], Path | UserError | None]) -> Character:
+async def _prepare(one: Character, base: str, tell: Tell, made: dict[tuple[str, str], _File | UserError | None]) -> Character:
     try:
         if one.entry and not Path(one.model).is_dir():
             await _gather(one.entry[0], [one.entry[1]], base, tell)
@@ -54,17 +55,18 @@ async def _prepare(one: Character, base: str, tell: Tell, made: dict[tuple[str, 
             raise found
     except UserError as error:
         return replace(one, fault=str(error))
-    return one.watching(*(file for file, _ in one.seen), *([found] if found else []))
+    if found is None:
+        return one.watching(*(file for file, _ in one.seen))
+    file, type = found
+    return replace(one, file_type=type).watching(*(file for file, _ in one.seen), file)
 
 
-async def _file_of(model: str, type: str, tell: Tell) -> Path | None:
-    """The GGUF file of a model, checked; None where transformers speaks for it."""
+async def _file_of(model: str, type: str, tell: Tell) -> _File | None:
+    """The GGUF file of a model, checked, and its type; None where transformers speaks for it."""
     file = await asyncio.to_thread(files.gguf_file, model, type)
     if file is None and await asyncio.to_thread(files.speaks_by_llama, model):
         file = await files.make_gguf(model, type, tell)
-    if file:
-        await asyncio.to_thread(read_header, file)
-    return file
+    return (file, (await asyncio.to_thread(read_header, file)).type) if file else None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The memory of players beside a running chat: before a reply what is recalled, after it what was said, later what is kept.
 
-For the cast server and whoever else holds voices in one process. SQLite and the rules run in threads: no reply waits for them
+For programs that hold their voices in one process, as the server does. SQLite and the rules run in threads: no reply waits for them
 but for `before`. Notes by the model are written one conversation at a time, once nobody speaks in it any more.
 """
 

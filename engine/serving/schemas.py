@@ -255,7 +255,7 @@ def target_of(root: Schema, reference: str) -> Any:
 
 
 def _direct(schema: Schema) -> set[str]:
-    """The references that stand for the whole value of a schema."""
+    """The references that are the whole value of a schema."""
     if "$ref" in schema:
         return {schema["$ref"]}
     return {found for option in schema.get("anyOf", ()) for found in _direct(option)}

@@ -1,5 +1,5 @@
 """Who computes when. One model computes at a time: two that share the cores of a machine take longer than one after the other,
-and neither's speed could be told. Requests to one model go side by side, as many as its memory of tokens holds."""
+and neither's speed could be measured. Requests to one model go side by side, as many as its memory of tokens holds."""
 
 import asyncio
 from collections import deque

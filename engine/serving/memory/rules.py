@@ -1,6 +1,6 @@
 """Facts about a player by rules on what the player says: sentences of the first person, in English only.
 
-Names, tastes, home, trade, what the player has, is, wants, promised and has done. What is asked, supposed, quoted, or told of
+Names, tastes, home, trade, what the player has, is, wants, promised and has done. What is asked, supposed, quoted, or said of
 others is left alone: the rules would rather miss a fact than make one up. "You" in a fact is the character.
 """
 

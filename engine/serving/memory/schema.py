@@ -4,7 +4,7 @@ from sqlite_utils import Database
 
 from engine.serving.memory.records import Unavailable
 
-APPLICATION_ID = 0x50534D45  # in the file's header: tells a memory of players from any other SQLite file
+APPLICATION_ID = 0x50534D45  # in the file's header: distinguishes players.db from any other SQLite file
 
 _FIRST = (
     """CREATE TABLE players (

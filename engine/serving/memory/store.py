@@ -64,7 +64,7 @@ class PlayerMemory:
     # Conversations
 
     def append(self, player: str, character: str, session: str, turns: Sequence[tuple[str, str]], name: str = "") -> None:
-        """Add turns, (role, text), to a conversation, which begins with its first; after it ended, it begins anew."""
+        """Add turns, (role, text), to a conversation, which begins with its first; after it ended, it starts over."""
         with self._write() as db:
             number = self._session(db, player, character, session, name)
             db.execute("DELETE FROM turns WHERE session = ? AND n <= (SELECT read FROM sessions WHERE number = ? AND ended"
@@ -265,7 +265,7 @@ class PlayerMemory:
                 self._erase(db)
 
     def _erase(self, db: Database) -> None:
-        """Build the file anew without what was deleted, and empty its log."""
+        """Rebuild the file without what was deleted, and empty its log."""
         end = time.monotonic() + self.timeout
         why = "another program is reading it"
         try:

@@ -50,8 +50,8 @@ async def remember(memory: PlayerMemory, session: Session, ask: Ask | None = Non
     found, summary = find_facts(turns), summary_by_rules(turns)
     if ask and any(turn.role == "user" for turn in turns):
         before = next((one.text for one in memory.summaries(session.player, session.character)), "")
-        more, told = await _by_model(ask, turns, before, char or "the character", count, min(_READ, window // 2))
-        found, summary = [*found, *more], told or summary
+        more, noted = await _by_model(ask, turns, before, char or "the character", count, min(_READ, window // 2))
+        found, summary = [*found, *more], noted or summary
     return memory.keep(session.player, session.character, session.id, found, summary, turns[-1].n, session.read) or []
 
 
@@ -75,12 +75,12 @@ async def _by_model(ask: Ask, turns: Sequence[Turn], before: str, char: str, cou
     try:
         notes = json.loads(await ask(messages, notes_schema(sorted(said)), LIMIT))
         stated = [(int(one["line"]), one_line(str(one["fact"]), LONGEST_FACT)) for one in notes["facts"]]
-        told = one_line(str(notes["summary"]), LONGEST_SUMMARY)
+        noted = one_line(str(notes["summary"]), LONGEST_SUMMARY)
     except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
         logging.info("the model wrote no notes (%s); what the rules found is kept", type(error).__name__)
         return [], ""
     found = [fact for line, text in stated if (fact := _borne_out(text, line, said))]
-    return found, told if _true_summary(told, [before, *said.values()], f"{before} {conversation}") else ""
+    return found, noted if _true_summary(noted, [before, *said.values()], f"{before} {conversation}") else ""
 
 
 def _borne_out(text: str, line: int, said: dict[int, str]) -> Found | None:

@@ -40,7 +40,7 @@ class Panel:
             with gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=300):
                     self.sources = gr.Dropdown([], multiselect=True, label="Characters", elem_id="serve-sources",
-                                               info="Pruned models and exports. One server answers as all of them.")
+                                               info="Pruned models and exports. One server speaks for all of them.")
                     self.port = gr.Number(PORT, label="Port", precision=0, minimum=0, maximum=65_535, elem_id="serve-port",
                                           info="The address ends with it. 0: any free one.")
                     self.everyone = gr.Checkbox(False, label="Also for other machines", elem_id="serve-everyone",
@@ -133,7 +133,7 @@ def state_html(now: Serving, lines: Sequence[str]) -> str:
         case State.OFF if now.sentence:
             text = f'<p class="chat-note warn" role="alert">{html.escape(now.sentence)}</p>'
         case State.OFF:
-            text = '<p class="quiet">The server is off. Once it runs, its address and code to paste are here.</p>'
+            text = '<p class="quiet">The server is off. Once it runs, you find its address and code to paste here.</p>'
         case State.STARTING:
             text = f'<p role="status">Starting… {html.escape(_progress(now))}</p>'
         case State.STOPPING:
