@@ -138,7 +138,7 @@ def serve(options: argparse.Namespace) -> NoReturn:
     os.dup2(2, 1)  # what a library prints must not come between the answers
 
     def say(event: Event) -> None:
-        output.write(json.dumps(event, ensure_ascii=False) + "\n")
+        output.write(json.dumps(event) + "\n")  # in ASCII: an id may hold half of a character, and gets its answer
         output.flush()
 
     try:

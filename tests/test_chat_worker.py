@@ -319,6 +319,9 @@ def test_a_worker_process_answers_without_torch_until_its_input_ends(process: su
     wild = {**PLAIN, "temperature": 5.0, "seed": 1}
     ask("speak", "bad", model="no-such-model")
     assert "no model" in until("bad", "Failed")["sentence"]
+    half = "half \ud83d"  # of a character: what was asked gets its answer all the same
+    ask("speak", half, model="no-such-model")
+    assert "no model" in until(half, "Failed")["sentence"]
     ask("models", "list")
     until("list", "Models")
     ask("speak", "long", sampling={**wild, "max_tokens": 250})

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import openai
 import pytest
 from server_samples import Running, card_of, cast_of, running, until
 from tiny import add_files, make_tiny
+
+from engine.server import answering
 
 KEY = "a-long-random-text"
 ACTIONS = {"actions": [{"name": "give_rope", "arguments": "metres: 1..20", "when": "{{char}} is asked for rope"}]}
@@ -318,6 +321,12 @@ def test_errors_of_routes_have_the_same_form(server: Running) -> None:
     assert httpx.get(f"{server.url}/v1/chat/completions").json()["error"]["code"] == "method_not_allowed"
 
 
+def test_a_host_that_is_none(model: Path) -> None:
+    with running(cast_of(model, card_of("Ann")), host="0.0.0.0", key=KEY) as server:
+        answer = httpx.get(f"{server.url}/v1/nothing", headers={"Authorization": f"Bearer {KEY}", "Host": "[::1"})
+        assert answer.json()["error"]["code"] == "unknown_route"
+
+
 def test_the_description_of_all_routes_is_whole(server: Running) -> None:
     described = httpx.get(f"{server.url}/openapi.json").json()
     assert "persona" in json.dumps(described["paths"]["/v1/chat/completions"]["post"]["requestBody"])
@@ -326,3 +335,17 @@ def test_the_description_of_all_routes_is_whole(server: Running) -> None:
         for step in reference.split("/"):
             part = part[step]
         assert part
+
+
+def test_who_stops_reading_does_not_keep_the_place(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "_TAKING", 0.5)
+    schema = {"type": "string", "minLength": 2000, "maxLength": 2100}  # in pieces, more than the buffers between the two hold
+    body = json.dumps({"model": "ann", "messages": [{"role": "user", "content": "Hm?"}], "stream": True, "response_format": {
+        "type": "json_schema", "json_schema": {"name": "long", "schema": schema}}}).encode()
+    with running(cast_of(model, card_of("Ann")), parallel=1) as server, socket.socket() as client:
+        server.server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        until(lambda: server.service.metrics.broken_off.values == {(): 1}, 60)
+        assert say(server).choices

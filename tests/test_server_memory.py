@@ -158,3 +158,25 @@ def test_bad_requests(server: Running, method: str, path: str, body: Any, status
     answer = httpx.request(method, f"{server.url}{path}", json=body)
     assert answer.status_code == status, answer.text
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_session_is_not_forgotten_while_it_is_answered(server: Running) -> None:
+    key, where = ("kit", "ann", "one"), f"{server.url}/v1/sessions/one"
+    server.service.busy.claim(key)
+    assert httpx.delete(where, params={"model": "ann", "user": "kit"}).json()["error"]["code"] == "session_busy"
+    server.service.busy.release(key)
+    say(server, "Hm?")
+    typo = httpx.put(f"{server.url}/v1/players/kit/summary", params={"model": "an"}, json={"text": "A courier."})
+    assert typo.status_code == 404 and typo.json()["error"]["code"] == "model_not_found"
+    assert httpx.delete(where, params={"model": "ann", "user": "kit"}).json()["deleted"] is True
+
+
+def test_ids_that_no_address_can_name_are_refused_at_once(server: Running) -> None:
+    for id in ("..", ".", "a/b", "a\0b", " "):
+        with pytest.raises(openai.BadRequestError, match="The id of a session must be") as error:
+            say(server, "Hm?", session=id)
+        assert error.value.param == "persona.session"
+    for id in ("..", "a/b"):
+        with pytest.raises(openai.BadRequestError, match="The id of a player must be"):
+            say(server, "Hm?", user=id)
+    assert say(server, "Hm?", user="...", session="v1.2").choices

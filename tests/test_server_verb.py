@@ -109,7 +109,9 @@ def test_what_cannot_start_says_why_in_one_sentence(folder: Path, capsys: pytest
                                (["--host", "203.0.113.7", "--api-key-env", "PATH"], "cannot listen at 203.0.113.7:8080"),
                                (["--host", "0.0.0.0"], "so it needs a key"),
                                (["--api-key-env", "EMPTY_KEY"], "is not set, or empty"),
-                               (["--parallel", "0"], "parallel must be above 0"), (["--rate", "-1"], "must not be below 0")):
+                               (["--parallel", "0"], "parallel must be above 0"), (["--patience", "nan"], "patience must be"),
+                               (["--patience", "inf"], "patience must be"),
+                               (["--parallel", "257"], "at most 256 replies"), (["--rate", "-1"], "must not be below 0")):
             assert main(["serve", str(folder), *options]) == 2
             output = capsys.readouterr()
             assert words in output.err and output.err.count("\n") == 1 and not output.out

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _FINISH = {"limit": "length"}  # by the engine's reason; all others are "stop"
 _FACTS = ("seed", "type", "engine", "reason", "lore", "lore_faults", "dropped_turns", "dropped_examples", "seconds", "first_token",
           "tokens_per_second")
+_TAKING = 30.0  # seconds within which a client must take what it is sent: one that stops reading would keep its place for ever
 _VALUE = {"$ref": "#/$defs/value"}
 _ANY_OBJECT: dict[str, Any] = {
     "type": "object", "additionalProperties": _VALUE,
@@ -121,7 +122,7 @@ class Reply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, until done, the client is gone, or the server closes."""
-        work = asyncio.ensure_future(self._work(send))
+        work = asyncio.ensure_future(self._work(_taken(send)))
         gone = asyncio.ensure_future(_client_gone(receive))
         closed = asyncio.ensure_future(self.service.closed.wait())
         try:
@@ -136,7 +137,7 @@ class Reply(Response):
             self.asked.conversation.release()
         if not isinstance(error, BaseException):
             return
-        if gone.done() and not gone.cancelled() and isinstance(error, asyncio.CancelledError):
+        if isinstance(error, _NotTaken) or (gone.done() and not gone.cancelled() and isinstance(error, asyncio.CancelledError)):
             self.service.metrics.broken_off.add()
             self.record["status"] = 499
             return
@@ -247,6 +248,23 @@ class Reply(Response):
     def _chunk(self, delta: dict[str, Any] | None, finish: str | None = None, **more: Any) -> bytes:
         choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
         return _event({**self.same, "object": "chat.completion.chunk", "choices": choices, **more})
+
+
+class _NotTaken(Exception):
+    """The client does not read what it is sent."""
+
+
+def _taken(send: Send) -> Send:
+    """`send`, which raises _NotTaken where the client does not make room in time."""
+
+    async def sent(message: Message) -> None:
+        try:
+            async with asyncio.timeout(_TAKING):
+                await send(message)
+        except TimeoutError:
+            raise _NotTaken from None
+
+    return sent
 
 
 async def _client_gone(receive: Receive) -> None:

@@ -122,14 +122,14 @@ async def _explain(request: Request, error: Exception) -> Response:
     """Every error in OpenAI's form."""
     if isinstance(error, HTTPException):
         code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        what = f"{request.method} {request.url.path[:200]}"
+        what = f"{request.method} {request.scope['path'][:200]}"
         message = f"There is no route {what}. /openapi.json lists all." if error.status_code == 404 else f"{what}: {error.detail}."
         error = ApiError(error.status_code, message, code, headers=error.headers)
     if isinstance(error, RequestValidationError):  # of the address
         first = error.errors()[0]
         error = bad_request(f"{first['loc'][-1]}: {first['msg'][:1].lower()}{first['msg'][1:]}.", str(first["loc"][-1]))
     if not isinstance(error, ApiError):
-        log.error("request %s", request.url.path, exc_info=error)
+        log.error("request %s", request.scope["path"], exc_info=error)
         error = ApiError(500, f"Something went wrong inside the server ({type(error).__name__}). The details are in its log.",
                          "internal_error")
     return JSONResponse(error.body(), error.status, error.headers)

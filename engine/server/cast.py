@@ -109,7 +109,7 @@ class Cast:
         """A character. Raises ApiError (404) that names others."""
         if found := self.characters.get(id):
             return found
-        near = difflib.get_close_matches(id.lower(), self.characters, 1)
+        near = difflib.get_close_matches(id[:200].lower(), self.characters, 1)
         names = ", ".join([*self.characters][:_NAMED]) + (", ..." if len(self) > _NAMED else "")
         hint = f"Did you mean {near[0]}?" if near else f"There are: {names}."
         raise ApiError(404, f"There is no character {id[:80]!r}. {hint}", "model_not_found", "model")

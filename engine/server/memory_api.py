@@ -44,9 +44,13 @@ def _add_sessions(router: APIRouter, service: Service) -> None:
     @router.delete("/v1/sessions/{session}", summary="Forget a conversation, but not what it brought")
     async def forget(session: str, model: str, user: str = "") -> dict[str, Any]:
         key = (user.strip(), service.cast.find(model).id, session)
-        there = service.sessions.forget(key)
-        if service.remembering and key[0]:
-            there = await _done(service.remembering.memory.forget_session, *key) or there
+        service.busy.claim(key)  # a reply under way would bring it back
+        try:
+            there = service.sessions.forget(key)
+            if service.remembering and key[0]:
+                there = await _done(service.remembering.memory.forget_session, *key) or there
+        finally:
+            service.busy.release(key)
         return {"id": session, "object": "session", "deleted": there}
 
     @router.post("/v1/sessions/{session}/end", summary="End a conversation: what the player said becomes memory")
@@ -99,9 +103,9 @@ def _add_facts(router: APIRouter, service: Service) -> None:
 
     @router.put("/v1/players/{player}/summary", summary="Correct a summary; an empty text deletes it")
     async def summarise(player: str, model: str, request: Request) -> dict[str, Any]:
-        text = await _text(request)
-        await _done(_of(service).memory.set_summary, player, model, text)
-        return {"object": "summary", "player": player, "model": model, "text": text}
+        store, character, text = _of(service).memory, service.cast.find(model).id, await _text(request)
+        await _done(store.set_summary, player, character, text)
+        return {"object": "summary", "player": player, "model": character, "text": text}
 
 
 def shown(fact: Fact) -> dict[str, Any]:

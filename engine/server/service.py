@@ -100,8 +100,10 @@ class Conversation:
         self.remembering = service.remembering if chat.persona.remember is not False and self.player else None
         self.fault = ""  # why the memory could not be read or written
         self.forgotten = service.forgotten[self.player]
-        if self.remembering:
-            _check_player(self.player)
+        for id, what, param in ((self.player if self.remembering else "", "player", "user"),
+                                (chat.persona.session, "session", "persona.session")):
+            if id:
+                _check(id, what, param)
         if chat.persona.remember and not self.remembering:
             raise bad_request("Memory needs the player's id in the field user." if service.settings.memory else
                               "This server remembers no players: it was started without --memory.", "persona.remember")
@@ -156,8 +158,8 @@ class Conversation:
             self.service.busy.release(self.key)
 
 
-def _check_player(player: str) -> None:
+def _check(id: str, what: str, param: str) -> None:
     try:
-        check_id(player, "player")
+        check_id(id, what)
     except UserError as error:
-        raise refused(error, "user") from error
+        raise refused(error, param) from error

@@ -8,6 +8,8 @@ from engine.base.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MOST_REPLICAS = 1_000
+_MOST_PARALLEL = 256  # conversations that llama.cpp keeps of a model
+_MOST = 2**31  # no clock counts on for NaN or infinite seconds
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("parallel", "waiting", "patience", "body_bytes"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"The setting {name} must be above 0.")
+            if not 0 < getattr(self, name) < _MOST:
+                raise UserError(f"The setting {name} must be above 0, and below {_MOST:,}.")
+        if self.parallel > _MOST_PARALLEL:
+            raise UserError(f"A server speaks at most {_MOST_PARALLEL:,} replies at a time; the setting parallel is more.")
         if min(self.keep, self.rate) < 0:
             raise UserError("The settings keep and rate must not be below 0.")
         if self.host not in LOOPBACK and not self.key:

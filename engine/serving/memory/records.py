@@ -17,7 +17,7 @@ MOST_SESSIONS = 10  # whose turns are kept, of a player with a character
 
 PERSON, RULES, MODEL = "person", "rules", "model"  # who wrote a fact
 
-_BAD_ID = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\ud800-\udfff]")
+_BAD_ID = re.compile(r"[\x00-\x1f\x7f-\x9f/\\\ud800-\udfff]|^\.{1,2}\Z")  # in an address, ".." is the folder above
 
 
 class Missing(UserError):
@@ -104,9 +104,11 @@ class Session:
 
 
 def check_id(id: str, what: str) -> str:
-    """An id of a player, a character or a session as it is. Raises UserError unless it is 1 to 200 plain characters."""
+    """An id of a player, a character or a session as it is. Raises UserError unless it is 1 to 200 plain characters that an
+    address can name."""
     if not isinstance(id, str) or not id.strip() or len(id) > 200 or _BAD_ID.search(id):
-        raise UserError(f"The id of a {what} must be 1 to 200 characters, without slashes and control characters.")
+        raise UserError(f"The id of a {what} must be 1 to 200 characters, without slashes and control characters, and not "
+                        "dots alone.")
     return id
 
 
