@@ -15,6 +15,7 @@ from engine.base.files import slug
 from engine.cards.card import Card, parse_card
 from engine.server.app import create_app
 from engine.server.cast import Cast, Character, read_cast
+from engine.server.protocol import HEADERS_BYTES, LimitedProtocol
 from engine.server.settings import Settings
 from engine.server.speakers import Speakers
 
@@ -40,7 +41,9 @@ class Running:
     def __init__(self, cast: Cast, speakers: Speakers | None = None, **settings: Any) -> None:
         self.app = create_app(cast, Settings(**{"rate": 0, **settings}), speakers)
         self.service = self.app.state.service
-        self.server = uvicorn.Server(uvicorn.Config(self.app, port=0, log_config=None, ws="none", timeout_graceful_shutdown=2))
+        self.server = uvicorn.Server(uvicorn.Config(
+            self.app, port=0, log_config=None, ws="none", timeout_graceful_shutdown=2, http=LimitedProtocol,
+            h11_max_incomplete_event_size=HEADERS_BYTES))
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         while not self.server.started:

@@ -15,7 +15,7 @@ import pytest
 from server_samples import Running, card_of, cast_of, running, until
 from tiny import add_files, make_tiny
 
-from engine.server import answering
+from engine.server import answering, protocol
 
 KEY = "a-long-random-text"
 ACTIONS = {"actions": [{"name": "give_rope", "arguments": "metres: 1..20", "when": "{{char}} is asked for rope"}]}
@@ -349,3 +349,30 @@ def test_who_stops_reading_does_not_keep_the_place(model: Path, monkeypatch: pyt
         client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         until(lambda: server.service.metrics.broken_off.values == {(): 1}, 60)
         assert say(server).choices
+
+
+def test_headers_without_end_are_not_read(server: Running) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client, pytest.raises(OSError):
+        client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: ")
+        for _ in range(1_000):
+            client.sendall(b"a" * 100_000)
+    assert say(server).choices
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /v1/mod"], ids=repr)
+def test_a_connection_without_a_request_is_closed(server: Running, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
+    monkeypatch.setattr(protocol, "HEADERS_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(start)
+        assert client.recv(1) == b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:  # the same for its second request
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(1_000).startswith(b"HTTP/1.1 200")
+        client.sendall(b"GET /v1/mod")
+        while client.recv(1_000):
+            pass
+    with httpx.Client() as client:  # a connection that has asked may rest, and its requests have all their time
+        assert client.get(f"{server.url}/v1/models").status_code == 200
+        time.sleep(0.5)
+        body = {"model": "ann", "max_tokens": 4, "messages": [{"role": "user", "content": "Hm?"}]}
+        assert client.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).status_code == 200

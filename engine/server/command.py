@@ -26,6 +26,7 @@ from engine.running import JsonPrinter, ProgressPrinter, print_table
 from engine.server.app import create_app
 from engine.server.cast import Cast, read_cast
 from engine.server.preparing import Plan, plan, prepare
+from engine.server.protocol import HEADERS_BYTES, LimitedProtocol
 from engine.server.settings import LOOPBACK, Scale, Settings, scale_of, settings_of
 from engine.server.speakers import Speakers
 
@@ -137,7 +138,8 @@ class _Server(uvicorn.Server):
                  output: TextIO) -> None:
         self.app, self.output = app, output
         self.cast, self.options, self.listener = cast, options, listener
-        super().__init__(uvicorn.Config(self.app, log_config=None, access_log=False, ws="none", server_header=False,
+        super().__init__(uvicorn.Config(self.app, http=LimitedProtocol, h11_max_incomplete_event_size=HEADERS_BYTES,
+                                        log_config=None, access_log=False, ws="none", server_header=False,
                                         timeout_keep_alive=75, timeout_graceful_shutdown=int(GRACE) + 2))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
