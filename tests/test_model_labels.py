@@ -11,6 +11,7 @@ def test_a_run_that_a_writer_named_says_what_was_removed_and_one_named_by_it_say
     store = library(tmp_path)
     named, unnamed = pruning(store, "For the harbour"), pruning(store, "30\u00a0% removed")
     assert label_of(named).split(" · ")[:2] == ["For the harbour", "30\u00a0% removed"] and removed_by(named) == 0.3
+    assert label_of(pruning(store, "30 % removed")).count("removed") == 1  # renamed by hand, with a plain space
     assert label_of(unnamed).count("removed") == 1 and label_of(unnamed).split(" · ")[-1] == label_of(named).split(" · ")[-1]
 
 

@@ -31,9 +31,7 @@ def choices_of(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def label_of(run: Run) -> str:
     """The run's label. What was removed is not said twice: a run that nobody named is called by it."""
-    removed = f"{percent(removed_by(run))} removed"
-    when = moment(run.ended or run.made)
-    return " · ".join(part for part in (run.name, "" if removed in run.name else removed, when) if part)
+    return f"{pruned_name(run)} · {moment(run.ended or run.made)}"
 
 
 def runtimes_html(kept: int) -> str:
@@ -138,7 +136,8 @@ def dense_name(model: str) -> str:
 def pruned_name(run: Run) -> str:
     """A run among other models, for a reader."""
     removed = f"{percent(removed_by(run))} removed"
-    return run.name if removed in run.name else f"{run.name} · {removed}"
+    said = removed.replace("\u00a0", " ") in run.name.replace("\u00a0", " ")  # a renamed run has plain spaces
+    return " · ".join(part for part in (run.name, "" if said else removed) if part)
 
 
 def common_type(models: Iterable[str]) -> str:

@@ -130,6 +130,7 @@ def export_html(export: Export, archive: str) -> str:
     facts += _engine_facts(export)
     facts.append(("In Python", f"<code>AutoModelForCausalLM.from_pretrained({html.escape(repr(str(folder)))})</code>"))
     facts.append(("In a terminal", f"<code>{PROGRAM} chat {html.escape(str(folder))}</code>"))
+    facts.append(("For a game", f"<code>{PROGRAM} serve {html.escape(str(folder))}</code>, or Serve above"))
     download = (f'<a id="export-download" href="gradio_api/file={quote(archive)}" download>Download the zip</a>' if archive else "")
     return f'{_facts(facts)}<div class="live-buttons">{download}{_button(export, "forget", "Remove from the list")}</div>'
 
