@@ -326,3 +326,19 @@ def test_a_file_that_was_removed_is_made_again(memory: PlayerMemory) -> None:
     assert memory.facts("mara") == []
     keep(memory, "The player likes tea.")
     assert texts(memory) == ["The player likes tea."]
+
+
+def test_a_file_that_is_emptied_or_exchanged_while_it_is_used(tmp_path: Path) -> None:
+    memory = PlayerMemory(tmp_path / "players.db")
+    memory.append("kit", "pim", "one", [("user", "Hm?")])
+    (tmp_path / "players.db").write_bytes(b"")
+    assert memory.players() == []
+    memory.append("kit", "pim", "two", [("user", "Hm?")])
+    assert [one.id for one in memory.sessions()] == ["two"]
+    (tmp_path / "players.db").unlink()
+    with sqlite3.connect(tmp_path / "players.db") as other:
+        other.execute("CREATE TABLE things (id)")
+        other.execute(f"PRAGMA user_version = {len(STEPS)}")
+    other.close()
+    with pytest.raises(UserError, match="is not a memory of players"):
+        memory.players()

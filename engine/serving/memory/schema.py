@@ -34,7 +34,7 @@ STEPS: tuple[tuple[str, ...], ...] = (_FIRST,)  # step n makes version n
 
 def bring_up_to_date(db: Database, path: object) -> None:
     """Take the steps that a file has not had, all or none; it may be empty. Raises Unavailable for a foreign or newer one."""
-    id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    id, version = _marks(db)
     if id != APPLICATION_ID and (id or version or db.execute("SELECT 1 FROM sqlite_master").fetchone()):
         raise Unavailable(f"{path} is not a memory of players.", "Move it away.")
     if version > len(STEPS):
@@ -44,3 +44,13 @@ def bring_up_to_date(db: Database, path: object) -> None:
             db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {len(STEPS)}")
+
+
+def is_up_to_date(db: Database) -> bool:
+    """Whether a file is a memory of players that has had all steps."""
+    return _marks(db) == (APPLICATION_ID, len(STEPS))
+
+
+def _marks(db: Database) -> tuple[int, int]:
+    id, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    return id, version

@@ -41,7 +41,7 @@ from engine.serving.memory.records import (
     one_line,
     whole_text,
 )
-from engine.serving.memory.schema import bring_up_to_date
+from engine.serving.memory.schema import bring_up_to_date, is_up_to_date
 from engine.serving.memory.slots import slot_of
 from engine.serving.memory.words import alike, share
 
@@ -286,7 +286,10 @@ class PlayerMemory:
             if not (self._ready and self.path.exists()):
                 self._prepare()
             with closing(self._connect()) as connection:
-                yield Database(connection, execute_plugins=False)
+                db = Database(connection, execute_plugins=False)
+                if not is_up_to_date(db):  # another file is in its place, perhaps an empty one
+                    self._prepare()
+                yield db
         except OSError as error:
             raise Unavailable(f"The memory of players {self.path} cannot be opened ({error.strerror}).") from error
         except sqlite3.Error as error:
