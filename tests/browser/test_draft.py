@@ -214,9 +214,9 @@ def test_a_huge_lorebook_opens_like_a_small_one(studio: Any, page: Any) -> None:
         "name": "Atlas", "description": "She knows every place.", "first_mes": "Where to?",
         "character_book": {"entries": entries, "extensions": {}}}}
     services = Services.open(Settings(studio.home))
-    slug = characters.create(services.store, card).id
+    made = characters.create(services.store, card)
     page.set_default_timeout(4 * PATIENCE)
-    open_room(page, studio, slug)
+    open_room(page, studio, made.slug)
     page.wait_for_function("document.querySelectorAll('#draft-book .book-entry').length === 4000")
     assert page.locator("#draft-book .book-entry textarea").count() == 0  # an entry's fields are made when it is opened
     page.fill("#draft-book-message", "The mill?")
@@ -227,6 +227,6 @@ def test_a_huge_lorebook_opens_like_a_small_one(studio: Any, page: Any) -> None:
     last.fill("Nobody comes back from there.")
     page.wait_for_function("document.querySelector('#draft-status').innerText.startsWith('Writing')")
     saved(page)
-    book = characters.head(services.store, slug).card["data"]["character_book"]
+    book = characters.head(services.store, made.id).card["data"]["character_book"]
     assert book["entries"] == [*entries[:-1], {**entries[-1], "content": "Nobody comes back from there."}]
-    characters.delete(services.store, slug)  # pages that open the newest character are quick again
+    characters.delete(services.store, made.id)  # pages that open the newest character are quick again

@@ -268,7 +268,7 @@ def test_a_hostile_card_is_plain_text_everywhere(stub: Studio, store: Store, pag
     shown = {"draft": "#draft-name textarea, #draft-name input", "preview": "#preview-log .chat-words",
              "prune": "#prune-runs tbody", "compare": "#compare-arena", "export": "#export-report"}
     for number, (room, element) in enumerate(shown.items(), start=1):
-        page.get_by_role("tab", name=f"{number} · {room.capitalize()}").click()
+        page.get_by_role("tab", name=f"{number} · {'Play' if room == 'preview' else room.capitalize()}").click()
         place = page.locator(element).first
         expect(place).to_be_visible()
         page.wait_for_function("([element, room]) => { const found = document.querySelector(element); "
