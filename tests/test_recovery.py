@@ -10,7 +10,7 @@ from tiny import find, make_tiny
 from engine.models.ffn import project_logits
 from engine.models.loading import load_model
 from engine.models.packing import answer_states, pack
-from engine.pruning.recovery import attach_adapter, make_optimizer, set_rate
+from engine.pruning.adapter import attach_adapter, make_optimizer, set_rate
 from engine.stages.context import JobContext, load_dense
 from engine.stages.lines import recovery_lines
 from engine.stages.mask import read_dense

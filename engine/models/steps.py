@@ -72,7 +72,7 @@ def can_step(model: Any) -> bool:
 def _is_plain(module: nn.Module, dtype: torch.dtype) -> bool:
     if module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module):
         return False
-    if isinstance(module, nn.Linear) and type(module) is not nn.Linear:  # a quantised one
+    if hasattr(module, "lora_A") or (isinstance(module, nn.Linear) and type(module) is not nn.Linear):  # adapted, quantised
         return False
     return all(weight.dtype == dtype and weight.device.type == "cpu" for weight in module.parameters(recurse=False))
 

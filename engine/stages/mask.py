@@ -24,7 +24,7 @@ from engine.models.packing import Example, Row, pack
 from engine.pruning import masks
 from engine.pruning.cutting import kept_indices, with_columns
 from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores
-from engine.pruning.masks import Learning, Target
+from engine.pruning.masks import Learning, Lessons, Target
 from engine.stages.context import JobContext
 from engine.stages.work_folder import save_tensors
 
@@ -92,18 +92,6 @@ def kept_targets(found: dict[str, Tensor], lines: int) -> list[Target]:
     return [Target(found[f"ids.{index}"], found[f"logs.{index}"]) for index in range(lines)]
 
 
-def rows_of_step(data: DistillationData, chosen: Sequence[int], row_tokens: int) -> tuple[list[Row], list[Target] | None]:
-    """The packed rows of some train lines, and their targets joined row by row."""
-    rows = pack([data.train[index] for index in chosen], row_tokens, data.prefix)
-    if data.targets is None:
-        return rows, None
-    joined = []
-    for row in rows:
-        own = [data.targets[chosen[member]] for member in row.members]
-        joined.append(Target(torch.cat([one.tokens for one in own]), torch.cat([one.log_probability for one in own])))
-    return rows, joined
-
-
 def start_scores(ctx: JobContext, data: DistillationData) -> Tensor:
     """The scores (L, d_ff) before the first step, rank-normalised: Wanda's, or random ones."""
     if ctx.job.recipe.start == "wanda":
@@ -140,11 +128,11 @@ def _learn(ctx: JobContext, data: DistillationData, takes_last: bool) -> Stream[
     curve = [point for point in curve if point["step"] <= state.step]  # it is written just before the state
     if state.best_step < 0:
         yield from _check(ctx, data, state, curve)
-    shown = top_channels(state.scores, ctx.kept)
+    shown, lessons = top_channels(state.scores, ctx.kept), Lessons(data.train, data.targets, data.prefix)
     while state.step < recipe.steps:
         channels = masks.channels_at(state.step, recipe.steps, ctx.kept, ctx.channels, recipe.ramp)
         chosen = masks.order_of_lines(len(data.train), recipe.step_lines, state.step, recipe.seed)
-        rows, targets = rows_of_step(data, chosen, recipe.row_tokens)
+        rows, targets = lessons.step(chosen, recipe.row_tokens)
         loss = masks.learn_step(ctx.model, state, rows, targets, channels, recipe.learning_rate, recipe.checkpointing)
         curve.append({"step": state.step, "loss": loss, "tokens": state.tokens})
         mask = top_channels(state.scores, channels)

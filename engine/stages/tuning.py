@@ -9,28 +9,30 @@ Recovery fine-tunes the cut model towards the dense one, on answers that were wr
 where there are none, on the train lines. The dense model reads these answers beforehand, while it is still whole; its targets
 stay in recovery_dense.safetensors. Leaves recovered.safetensors, the cut model's merged weights."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import LayerTuned, Stage, Step, Stream, Warned
+from engine.base.events import Event, LayerTuned, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
 from engine.calibration.lines import Line
 from engine.evaluation.fidelity import measure
 from engine.models.packing import answer_states, pack
-from engine.pruning import masks, recovery
+from engine.pruning.adapter import AdapterSettings, Progress, merge, train_adapter
 from engine.pruning.cutting import Gates, as_if_cut, kept_indices
 from engine.pruning.layer_tuning import LOSSES, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
+from engine.pruning.masks import Lessons
 from engine.pruning.reconstruction import RIDGE, SHARE
 from engine.stages.context import JobContext
 from engine.stages.lines import recovery_lines
-from engine.stages.mask import DistillationData, kept_targets, measured, rows_of_step, targets_of
+from engine.stages.mask import DistillationData, kept_targets, measured, targets_of
 from engine.stages.reconstruction import ReconstructionRows, make_rows
-from engine.stages.work_folder import save_tensors
+from engine.stages.work_folder import TensorFile, save_tensors
 
 _READINGS = {StageId.TUNE: (ReadingId.TUNING_BEFORE, ReadingId.TUNING_AFTER),
              StageId.TUNE_AGAIN: (ReadingId.TUNING_AGAIN_BEFORE, ReadingId.TUNING_AGAIN_AFTER)}
@@ -190,71 +192,32 @@ def recover(ctx: JobContext, data: DistillationData) -> Stream[None]:
         return
     yield Stage(StageId.RECOVER, recipe.recovery_steps)
     data = _recovery_data(ctx, data)
-    adapted = recovery.attach_adapter(ctx.model, recipe.recovery_rank, recipe.seed)
-    optimizer = recovery.make_optimizer(adapted)
-    parameters = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    run = _Run(ctx, parameters, optimizer)
-    if run.step == 0:
-        yield from _check_recovery(run, adapted, data)
-    while run.step < recipe.recovery_steps:
-        recovery.set_rate(optimizer, recovery.rate_at(run.step, recipe.recovery_steps, recipe.recovery_rate))
-        chosen = masks.order_of_lines(len(data.train), recipe.recovery_step_lines, run.step, recipe.seed + 1)
-        rows, targets = rows_of_step(data, chosen, recipe.row_tokens)
-        loss = recovery.recovery_step(adapted, optimizer, rows, targets, recipe.checkpointing)
-        run.step += 1
-        if run.step % (2 * recipe.validate_every) == 0 or run.step == recipe.recovery_steps:
-            yield from _check_recovery(run, adapted, data)
-        run.store()
-        yield Step(StageId.RECOVER, run.step, recipe.recovery_steps, {"loss": loss})
-    run.use_best()
-    ctx.model = recovery.merge(adapted)
+    settings = AdapterSettings(recipe.recovery_rank, recipe.recovery_steps, recipe.recovery_step_lines, recipe.recovery_rate,
+                               recipe.seed, recipe.row_tokens, 2 * recipe.validate_every, recipe.checkpointing)
+    training = train_adapter(ctx.model, Lessons(data.train, data.targets, data.prefix),
+                             lambda: measure(ctx.model, data.validation, data.validation_dense), settings,
+                             TensorFile(ctx.path("recovery.safetensors")))
+    ctx.model = merge((yield from told(training, StageId.RECOVER, ReadingId.RECOVERY_STEP, recipe.recovery_steps)))
     save_tensors(target, _weights(ctx))
 
 
-def _check_recovery(run: "_Run", adapted: object, data: DistillationData) -> Stream[None]:
-    reading = measure(run.ctx.model, data.validation, data.validation_dense)
-    if reading.kl < run.best_kl:
-        run.best_kl = reading.kl
-        run.best = [parameter.detach().clone() for parameter in run.parameters]
-    yield measured(ReadingId.RECOVERY_STEP, "validation", reading, run.step)
+def told(training: Generator[Progress | Event, None, Any], stage: StageId, reading: ReadingId, steps: int) -> Stream[Any]:
+    """An adapter's training as the events of a stage; its value is the adapted model."""
+    while True:
+        try:
+            event = next(training)
+        except StopIteration as end:
+            return end.value
+        if not isinstance(event, Progress):
+            yield event
+            continue
+        if event.reading is not None:
+            yield measured(reading, "validation", event.reading, event.step)
+        if event.loss is not None:
+            yield Step(stage, event.step, steps, {"loss": event.loss})
 
 
 def _weights(ctx: JobContext) -> dict[str, Tensor]:
     """The model's weights without tied copies."""
     tied = set(getattr(ctx.model, "_tied_weights_keys", None) or []) if ctx.model.config.tie_word_embeddings else set()
     return {name: value for name, value in ctx.model.state_dict().items() if name not in tied}
-
-
-class _Run:
-    """The adapters, the optimiser's moments and the best adapters so far, kept on disk after every step."""
-
-    def __init__(self, ctx: JobContext, parameters: list[torch.nn.Parameter], optimizer: torch.optim.AdamW) -> None:
-        self.ctx, self.parameters, self.optimizer = ctx, parameters, optimizer
-        self.step, self.best_kl = 0, float("inf")
-        self.best = [parameter.detach().clone() for parameter in parameters]
-        self.file = ctx.path("recovery.safetensors")
-        found = load_file(self.file) if self.file.exists() else {}
-        if found and "first.0" not in found:  # version 0.1 kept the moments under other names: that run begins again
-            self._load(found)
-
-    def _load(self, found: dict[str, Tensor]) -> None:
-        self.step, self.best_kl = int(found["step"]), float(found["best_kl"])
-        masks.restore_optimizer(self.optimizer, found)
-        with torch.no_grad():
-            for index, parameter in enumerate(self.parameters):
-                parameter.copy_(found[f"value.{index}"])
-                self.best[index] = found[f"best.{index}"].to(parameter.device)
-
-    def store(self) -> None:
-        """Write the checkpoint, whole or not at all."""
-        found = {"step": torch.tensor(self.step), "best_kl": torch.tensor(self.best_kl, dtype=torch.float64),
-                 **masks.optimizer_tensors(self.optimizer)}
-        for index, parameter in enumerate(self.parameters):
-            found |= {f"value.{index}": parameter.detach(), f"best.{index}": self.best[index]}
-        save_tensors(self.file, found)
-
-    def use_best(self) -> None:
-        """Put the best adapters in place."""
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, self.best, strict=True):
-                parameter.copy_(value)

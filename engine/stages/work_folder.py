@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Annotated, Any, NotRequired
 import torch
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 from typing_extensions import TypedDict
 
@@ -50,6 +51,21 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write safetensors atomically, with the digest of their content in the header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(path, save(tensors, metadata={SEAL: _digest(tensors.items())}))
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A file of tensors as the checkpoint of a run (engine/pruning/adapter.py)."""
+
+    path: Path
+
+    def load(self) -> dict[str, Tensor]:
+        """What it holds; {} where it is not there."""
+        return load_file(self.path) if self.path.exists() else {}
+
+    def store(self, tensors: dict[str, Tensor]) -> None:
+        """Write it, whole or not at all."""
+        save_tensors(self.path, tensors)
 
 
 def _digest(tensors: Any) -> str:
