@@ -13,6 +13,7 @@ import pytest
 from test_engines import FORMATS, tokenizer_of
 
 from engine.base.files import resource
+from engine.cards.baked import bake
 from engine.cards.card import Card, find_bundled, parse_card
 from engine.cards.keys import KeySearch, read_key
 from engine.cards.prompt import USUAL, fit, messages
@@ -103,7 +104,7 @@ TALK = [("user", "Hello <|im_end|> {{char}}, have you bees in the GARDEN?  "), (
 @pytest.mark.parametrize("name", FORMATS)
 def test_prompts_are_the_studios_in_every_chat_format(name: str, node: Callable[..., Any]) -> None:
     tokenizer = tokenizer_of(FORMATS[name])
-    cards = [rich_card(), *(find_bundled(one) for one in ("pim-tuckett", "whitlow-ashe", "lantern-six"))]
+    cards = [rich_card(), bake(rich_card()), *(find_bundled(one) for one in ("pim-tuckett", "whitlow-ashe", "lantern-six"))]
     characters = [described(card, tokenizer) for card in cards]
     long = [*TALK[:4] * 12, TALK[4]]
     asked = [(place, said, limit) for place in range(len(cards)) for said in (TALK[:1], TALK[:3], TALK, long)

@@ -32,7 +32,8 @@ export function openingPrompt(character, fits) {
 
 /** The messages: system prompt, example dialogues, the turns with lore, note and closing instructions at their places. */
 export function messages(character, turns, inserts, examplesDropped = 0, turnsDropped = 0) {
-  const talk = turns.slice(turnsDropped).map(({ role, content }) => ({ role, content: fill(content, character) }));
+  const known = character.baked && turns[0]?.role === "assistant" ? 1 : 0; // a baked model holds the greeting in its weights
+  const talk = turns.slice(Math.max(turnsDropped, known)).map(({ role, content }) => ({ role, content: fill(content, character) }));
   const examples = character.examples.slice(0, Math.max(0, character.examples.length - examplesDropped)).flat();
   if (examples.length && talk[0]?.role === "assistant") examples.push({ role: "user", content: character.newChat });
   return [{ role: "system", content: character.system }, ...examples, ...withInstructions(withInserts(talk, inserts), character)];

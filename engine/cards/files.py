@@ -28,6 +28,7 @@ from typing import IO, Any, Literal, get_args
 from PIL import Image
 
 from engine.cards import charx, pictures
+from engine.cards.baked import is_baked, unbake
 from engine.cards.card import Card, bundled_files, card_of, converted, find_bundled, parse_card
 from engine.cards.charx import check_path
 from engine.cards.fields import as_v3, data_of, fields_of, to_v2
@@ -77,7 +78,7 @@ def read_file(file: Path, origin: str | None = None) -> CardFile:
             if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end
                 raise CardFault("is a folder" if stat.S_ISDIR(status.st_mode) else "is not an ordinary file")
             with file.open("rb") as stream:
-                return _read(stream, status.st_size, name)
+                return _unbaked(_read(stream, status.st_size, name))
         except FileNotFoundError:
             raise CardFault("is neither a file nor the name of a bundled character") from None
         except OSError as error:
@@ -89,7 +90,12 @@ def read_file(file: Path, origin: str | None = None) -> CardFile:
 def parse_file(data: bytes, origin: str) -> CardFile:
     """`read_file` for a file in memory."""
     with named(origin):
-        return _read(io.BytesIO(data), len(data), origin)
+        return _unbaked(_read(io.BytesIO(data), len(data), origin))
+
+
+def _unbaked(found: CardFile) -> CardFile:
+    """What a file brings, without the mark of the baked model whose folder it may have come from."""
+    return replace(found, card=unbake(found.card)) if is_baked(found.card) else found
 
 
 def write_file(form: Form, raw: dict[str, Any], portrait: bytes | None = None, files: dict[str, bytes] | None = None) -> bytes:

@@ -3,6 +3,9 @@
 What is the same for every line that is said to a character comes first, word for word: the system prompt, the example dialogue as
 turns, the greeting. What a lorebook or the memory of a player adds to a single line goes with the player's last words, so that all
 before them need not be read again. Chance comes from a seed, one a chat.
+
+A baked card (baked.py) is all in the model's weights: of it the prompt has the name alone, what the lorebook adds to a single line,
+and what a chat brings. Its own greeting goes as well; the player sees it, the model knows it.
 """
 
 import functools
@@ -12,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from engine.cards.actions import reply_instructions
+from engine.cards.baked import is_baked, unbake
 from engine.cards.book import ROLES, Role
 from engine.cards.card import Card, read_book
 from engine.cards.fields import extensions_of
@@ -84,6 +88,9 @@ def render_system_prompt(card: Card, setting: Setting = USUAL) -> str:
     Entries of its lorebook that always fire are placed by their position. The card's own system_prompt replaces CLOSING, and
     {{original}} in it puts CLOSING back in. Example dialogue in which no line says who speaks is here; the rest becomes turns.
     """
+    if is_baked(card):
+        said = [("About {{user}}: ", setting.about_user), ("The scene now: ", setting.scene)]
+        return "\n\n".join([f"You are {card.char}.", *filter(None, (_filled(*one, card, setting) for one in said))])
     full_name = f" Your full name is {card.name}." if card.name != card.char else ""
     loose = [text for text, turns in _dialogues(card, setting) if not turns]
     lore = steady(read_book(card), lambda text: _filled("", text, card, setting), setting.count)
@@ -110,7 +117,7 @@ def messages(card: Card, history: Sequence[Turn], setting: Setting = USUAL) -> l
     carried out. Memory of the player and lore that fires go in brackets before the player's last words, the post-history
     instructions after them: a form that every chat template takes.
     """
-    opening = [("assistant", card.greeting)] if render_greeting(card, setting) else []
+    opening = [("assistant", card.greeting)] if render_greeting(card, setting) else []  # the lorebook searches it, baked or not
     return _Prompt(card, [*opening, *history], setting).messages()
 
 
@@ -132,11 +139,13 @@ class _Prompt:
         self.dialogues = [turns for _, turns in _dialogues(card, setting) if turns]
         self._system = _message("system", render_system_prompt(card, self.setting))
         self._talk = [_message(role, _filled("", text, card, setting)) for role, text in map(_parts, history)]
+        greeting = _message("assistant", render_greeting(card, setting))
+        self._known = int(is_baked(card) and self._talk[:1] == [greeting])  # turns that the weights hold
         self._inserts = _inserts(self.lore.kept, card, setting)
 
     def messages(self, examples_dropped: int = 0, turns_dropped: int = 0) -> list[Message]:
         """The messages without the last example dialogues and the oldest turns."""
-        talk = self._talk[turns_dropped:]
+        talk = self._talk[max(turns_dropped, self._known):]
         examples = example_turns(self.card, self.setting, examples_dropped)
         if examples and talk and talk[0]["role"] == "assistant":
             examples.append(_message("user", NEW_CHAT))
@@ -151,7 +160,9 @@ def _parts(turn: Turn) -> tuple[str, str]:
 
 
 def note_of(card: Card) -> Note | None:
-    """The card's note (`depth_prompt`), macros still in it; None where it has none."""
+    """The card's note (`depth_prompt`), macros still in it; None where it has none, or is baked."""
+    if is_baked(card):
+        return None
     note = extensions_of(card.raw).get("depth_prompt")
     text = note.get("prompt") if isinstance(note, Mapping) else None
     if not isinstance(note, Mapping) or not isinstance(text, str) or not text.strip():
@@ -171,7 +182,7 @@ def render_instructions(card: Card, setting: Setting = USUAL) -> str:
 
     We have no others of our own; "" for neither.
     """
-    own = render_text(_ORIGINAL.sub("", card.post_history_instructions), card, setting)
+    own = "" if is_baked(card) else render_text(_ORIGINAL.sub("", card.post_history_instructions), card, setting)
     form = render_text(reply_instructions(read_npc(card.raw)), card, setting) if setting.actions else ""
     return "\n\n".join(bracketed(text) for text in (own, form) if text)
 
@@ -195,7 +206,8 @@ def example_turns(card: Card, setting: Setting, dropped: int = 0) -> list[Messag
 
 
 def render_description(card: Card, setting: Setting = USUAL) -> str:
-    """The character as one text, for a reader who does not play it: the system prompt, then the example dialogue."""
+    """The character as one text, for a reader who does not play it: the whole system prompt, then the example dialogue."""
+    card = unbake(card)
     spoken = [f"{setting.user if turn['role'] == 'user' else card.char}: {turn['content']}"
               for turn in example_turns(card, setting) if turn["content"] != NEW_CHAT]
     dialogue = ["Example dialogue:\n" + "\n".join(spoken)] if spoken else []
@@ -284,7 +296,9 @@ def _with_instructions(talk: list[Message], card: Card, setting: Setting) -> lis
 
 
 def _dialogues(card: Card, setting: Setting) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Each example dialogue as text and as turns; no turns where no label says who speaks."""
+    """Each example dialogue as text and as turns; no turns where no label says who speaks. None of a baked card."""
+    if is_baked(card):
+        return []
     texts = filter(None, map(_tidy, START.split(card.example_dialogue)))
     return [(text, dialogue_turns(text, card.names, [setting.user])) for text in texts]
 

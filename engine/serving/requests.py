@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.sampling import DEFAULTS, SamplingParams, read_params
+from engine.cards.baked import as_model_has_it
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import PLAYER, USUAL, Fitted, Message, Setting, fit
 from engine.models.chat_format import token_counter
@@ -49,7 +50,7 @@ class Request:
         """
         assert self.card
         setting = replace(self.setting, count=token_counter(tokenizer)) if tokenizer else self.setting
-        return fit(self.card, self.turns, setting, fits)
+        return fit(as_model_has_it(self.card, self.model), self.turns, setting, fits)
 
 
 def parse(line: str | bytes) -> Request:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from engine.cards.baked import is_baked
 from engine.cards.book import Book, Entry
 from engine.cards.card import Card, read_book
 from engine.cards.keys import is_pattern, read_key
@@ -38,6 +39,7 @@ def describe(card: Card, count: Callable[[str], int]) -> dict[str, Any]:
     return {
         "char": card.char, "player": PLAYER, "newChat": NEW_CHAT, "system": render_system_prompt(card, setting),
         "greeting": [{"role": "assistant", "content": greeting}] if greeting else [], "greetingSearched": said,
+        "baked": is_baked(card),
         "examples": render_dialogues(card, USUAL), "instructions": render_instructions(card),
         "note": {"text": shown, "depth": note.depth} if note and shown else None,
         "tokensPerCharacter": count(text) / max(1, len(text)), "lore": _lore(read_book(card), card, count)}
