@@ -23,8 +23,9 @@ _THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 class Server:
     """llama.cpp's own server within this process, on a local port."""
 
-    def __init__(self, file: str, context: int, slots: int, exact: bool) -> None:
-        """`context`: tokens a slot. `exact`: keys and values of the cache in fp32, not in llama.cpp's usual fp16."""
+    def __init__(self, file: str, context: int, slots: int, exact: bool, adapters: Sequence[str] = ()) -> None:
+        """`context`: tokens a slot. `exact`: keys and values of the cache in fp32, not in llama.cpp's usual fp16. `adapters`: GGUF
+        files of LoRA adapters, all at scale 1."""
         import xllamacpp
 
         settings = xllamacpp.CommonParams()
@@ -34,6 +35,7 @@ class Server:
         # The file's chat template is a program that others may have written, and would be tried out.
         settings.use_jinja, settings.enable_chat_template, settings.chat_template = False, False, "chatml"
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = _THREADS
+        settings.lora_adapters = [_adapter(xllamacpp.CommonAdapterLoraInfo(), one) for one in adapters]
         if exact:
             settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
             settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -52,10 +54,15 @@ class Server:
                                          "return_tokens": True, **more})
 
 
+def _adapter(settings: Any, file: str) -> Any:
+    settings.path, settings.scale = file, 1.0
+    return settings
+
+
 def speak(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Greedy text of `tokens` tokens after each prompt, never one of `banned`."""
+    """Greedy text of `tokens` tokens after each prompt, never one of `banned`; under LoRA `adapters`, if any are given."""
     context = max(map(len, request["prompts"])) + request["tokens"] + 8
-    server = Server(request["file"], context, SLOTS, exact=True)
+    server = Server(request["file"], context, SLOTS, exact=True, adapters=request.get("adapters", ()))
     bias = [[token, False] for token in request["banned"]]
     work = lambda index: server.complete(request["prompts"][index], request["tokens"], id_slot=index % SLOTS,
                                          logit_bias=bias)["tokens"]
