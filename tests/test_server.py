@@ -28,6 +28,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that never ends a reply by itself."""
+    return add_files(make_tiny(tmp_path_factory.mktemp("serving") / "endless", endless=True, max_position_embeddings=8192))
+
+
+@pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Running]:
     ann = card_of("Ann", lore={"rope": "The rope hangs in the cellar.", "storm": "The storm took the bridge."}, npc=ACTIONS)
     with running(cast_of(model, ann, card_of("Bob"), card_of("Ann"))) as found:
@@ -279,10 +285,10 @@ def test_the_line_is_full_or_too_slow(model: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_breaks_off_frees_the_place_and_said_nothing(model: Path, stream: bool) -> None:
-    with running(cast_of(model, card_of("Ann")), parallel=1) as server:
-        body = {"model": "ann", "messages": [{"role": "user", "content": "Hm?"}], "max_tokens": 2_000, "stream": stream,
-                "repeat_penalty": 1.5, "persona": {"session": "s"}}
+def test_who_breaks_off_frees_the_place_and_said_nothing(endless: Path, stream: bool) -> None:
+    with running(cast_of(endless, card_of("Ann")), parallel=1) as server:
+        body = {"model": "ann", "messages": [{"role": "user", "content": "Hm?"}], "max_tokens": 4_000, "stream": stream,
+                "temperature": 1.5, "repeat_penalty": 1.5, "persona": {"session": "s"}}
         with httpx.Client() as client, client.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) if stream \
                 else pytest.raises(httpx.ReadTimeout) as answer:
             if stream:
@@ -294,9 +300,9 @@ def test_who_breaks_off_frees_the_place_and_said_nothing(model: Path, stream: bo
         assert say(server, extra_body={"persona": {"session": "s"}}).usage.prompt_tokens == say(server).usage.prompt_tokens
 
 
-def test_a_closing_server_says_so_in_the_stream(model: Path) -> None:
-    with running(cast_of(model, card_of("Ann"))) as server:
-        stream = say(server, max_tokens=2_000, stream=True, temperature=1, extra_body={"repeat_penalty": 1.5})
+def test_a_closing_server_says_so_in_the_stream(endless: Path) -> None:
+    with running(cast_of(endless, card_of("Ann"))) as server:
+        stream = say(server, max_tokens=4_000, stream=True, temperature=1.5, extra_body={"repeat_penalty": 1.5})
         next(stream)
         server.service.closed.set()
         with pytest.raises(openai.APIError, match="The server is closing"):
