@@ -1,4 +1,4 @@
-"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | speech | soak | studio |
+"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | squeeze | speech | soak | studio |
 drawings.
 
 Exit codes as for the engine: 2 for a user's mistake, 130 for an interrupted run. Heavy imports wait until a benchmark runs.
@@ -43,6 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
                         help="default F32 F16 BF16 Q8_0 Q4_1 Q4_0")
     export.add_argument("--rounds", type=int, default=3, help="dense and pruned in turn, so many times (default 3)")
     _add_json(export)
+    squeeze = verbs.add_parser("squeeze", help="what an importance matrix is worth to a character's GGUF files")
+    squeeze.add_argument("--run", nargs=2, action="append", metavar=("FOLDER", "WORK_FOLDER"),
+                         help="a finished folder and the work folder of its run; may be given several times")
+    squeeze.add_argument("--name", default="", help="of a single run among the figures (default: its folder's)")
+    squeeze.add_argument("--types", nargs="+", metavar="TYPE", default=["Q5_0", "Q4_1", "IQ4_NL", "Q4_0"],
+                         help="default Q5_0 Q4_1 IQ4_NL Q4_0")
+    _add_json(squeeze)
     _add_speech(verbs.add_parser("speech", help="chats, the server and the page that speaks, beside llama.cpp alone"))
     _add_soak(verbs.add_parser("soak", help="many players on one server: whether a reply is lost or another's; its memory"))
     studio = verbs.add_parser("studio", help="what the studio itself costs")

@@ -23,7 +23,7 @@ from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
 from engine.models.ffn import count_tokens
 from engine.stages.context import LINES_STAGES, STAGES, Job, JobContext, halve, load_dense, open_workdir, with_less_at_once
-from engine.stages.finish import deliver, export, finish_model, is_proven, measure_ladder, require_export_space
+from engine.stages.finish import deliver, export, finish_model, is_proven, measure_ladder, read_importance, require_export_space
 from engine.stages.lines import make_lines, write_extra_samples
 from engine.stages.mask import DistillationData, find_mask, read_dense
 from engine.stages.reconstruction import (
@@ -121,10 +121,11 @@ def _make_folder(ctx: JobContext, meter: "_Meter") -> Stream[None]:
     if recipe.recover:
         weights = yield from tune_again(ctx, data, mask, weights)
     yield from finish_model(ctx, data, mask, weights, rows, dense)
+    importance = yield from read_importance(ctx, data)
     yield from _warn_when_worse(ctx)
     assert ctx.source
     contents = Contents(ctx.job.card.raw, _report(ctx, meter, before), ctx.source.folder)
-    yield from export(ctx, mask, contents)
+    yield from export(ctx, mask, contents, importance)
 
 
 def _learn_mask(ctx: JobContext, meter: "_Meter", data: DistillationData, start: Reconstructed | None) -> Stream[MaskedWeights]:

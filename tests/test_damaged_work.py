@@ -128,7 +128,7 @@ AGAIN = [("mask.safetensors", {"learn_mask"}), ("learning.json", {"learn_mask"})
          ("tuned-0001.safetensors", {"tune_layers"}), ("retuned.json", {"tune_layers_again"}),
          ("recovered.safetensors", {"recover"}), ("dense.safetensors", {"read_dense"}),
          ("further-1.jsonl", {"write_extra_samples"})]
-ALWAYS = {"load_model", "measure", "export", "prove", "write_gguf_files"}
+ALWAYS = {"load_model", "measure", "read_importance", "export", "prove", "write_gguf_files"}
 
 
 @pytest.mark.parametrize(("names", "stages"), [*(([name], stages) for name, stages in AGAIN), (None, None)])

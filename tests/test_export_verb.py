@@ -346,7 +346,7 @@ def named_model(folder: Path) -> set[str]:
 def to_former_layout(folder: Path) -> None:
     """What versions before this one wrote."""
     (folder / MASK).rename(folder / "mask.safetensors")
-    (folder / "persona").rmdir()
+    shutil.rmtree(folder / "persona")
     write_manifest(folder)
 
 

@@ -49,7 +49,8 @@ def test_events_come_in_order_and_survive_a_file(whole: tuple[list[Event], Path]
     assert seen[-1] == Finished(str(out), seen[-1].seconds, time=seen[-1].time)  # type: ignore[attr-defined]
     stages = [event.stage for event in seen if isinstance(event, Stage)]
     assert stages == ["load_model", "write_extra_samples", "read_dense", "reconstruct_start",
-                      "learn_mask", "reconstruct", "tune_layers", "measure", "export", "prove", "write_gguf_files"]
+                      "learn_mask", "reconstruct", "tune_layers", "measure", "read_importance",
+                      "export", "prove", "write_gguf_files"]
     assert all((event.stage, "") in seen[0].stages and not event.reused for event in seen if isinstance(event, Stage))
     assert [event.time for event in seen] == sorted(event.time for event in seen)
     assert [events.decode(events.encode(event)) for event in seen] == seen
@@ -88,7 +89,8 @@ def test_report_is_complete(whole: tuple[list[Event], Path], llama: Path) -> Non
     assert {name: (one["kl"], one["lines"], one["tokens"]) for name, one in report["readings"].items()} == {
         name: (event.kl, event.lines, event.tokens) for name, event in told.items()}
     assert list(report["stages"]) == ["load_model", "write_extra_samples", "read_dense", "reconstruct_start",
-                                      "learn_mask", "reconstruct", "tune_layers", "measure", "export", "prove", "write_gguf_files"]
+                                      "learn_mask", "reconstruct", "tune_layers", "measure", "read_importance",
+                      "export", "prove", "write_gguf_files"]
     assert all(one["seconds"] >= 0 and one["tokens"] >= 0 for one in report["stages"].values())
     learnt = [point["tokens"] for point in report["learning"] if "loss" in point]
     assert len(learnt) == 4 and report["stages"]["learn_mask"]["tokens"] > learnt[-1] > 0

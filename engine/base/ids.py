@@ -26,6 +26,7 @@ class StageId(StrEnum):
     TUNE_AGAIN = "tune_layers_again"
     RECOVER = "recover"
     MEASURE = "measure"
+    IMPORTANCE = "read_importance"
     EXPORT = "export"
     PROVE = "prove"
     GGUF_FILES = "write_gguf_files"

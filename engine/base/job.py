@@ -230,6 +230,8 @@ class GgufJob(Process):
     type: str = knob("", f"Of the file: {', '.join(WRITTEN)} (default: Q8_0 where the model allows it, else F16)", metavar="TYPE",
                      group="What is made")
     out: str = knob("", "The file to write; must not exist (default: in the data folder, where chat looks for it)", metavar="FILE")
+    imatrix: str = knob("", "An importance matrix of this model in llama.cpp's GGUF format, for types below 8 bit (default: the "
+                            "folder's own, where it has one); needs --out", metavar="FILE")
 
 
 class ScriptJob(Process):

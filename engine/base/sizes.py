@@ -128,22 +128,31 @@ class FileType:
     otherwise: str = "F16"
     logits: str = ""
     better: str = ""
-    whole: bool = True  # a file can be of it; else it is of some of a file's weights only
+    needs_matrix: bool = False  # llama.cpp makes it with an importance matrix alone
 
     @property
     def bits(self) -> float:
         """Bits a weight."""
         return 8 * self.block_bytes / self.block
 
+    @property
+    def takes_matrix(self) -> bool:
+        """Whether an importance matrix makes it better: below 8 bit."""
+        return self.bits < 8
+
 
 # https://github.com/ggml-org/llama.cpp: ggml-common.h (blocks), llama-quant.cpp (mixtures, and what is taken otherwise).
 _ALL = (FileType("F32", 1, 4), FileType("F16", 1, 2), FileType("BF16", 1, 2), FileType("Q8_0", 32, 34),
-        FileType("Q6_K", 256, 210, "Q8_0"), FileType("Q5_K_M", 256, 176, "Q5_1", "Q6_K", "Q6_K"),
+        FileType("Q6_K", 256, 210, "Q8_0"), FileType("Q5_1", 32, 24, logits="Q8_0"),
+        FileType("Q5_K_M", 256, 176, "Q5_1", "Q6_K", "Q6_K"), FileType("Q5_0", 32, 22, logits="Q8_0"),
         FileType("Q4_1", 32, 20, logits="Q8_0"), FileType("Q4_K_M", 256, 144, "Q5_0", "Q6_K", "Q6_K"),
-        FileType("Q4_0", 32, 18, logits="Q8_0"), FileType("Q5_0", 32, 22, whole=False), FileType("Q5_1", 32, 24, whole=False))
+        FileType("IQ4_NL", 32, 18, logits="Q8_0"), FileType("Q4_0", 32, 18, logits="Q8_0"),
+        FileType("IQ4_XS", 256, 136, "IQ4_NL", "Q6_K"), FileType("Q3_K_M", 256, 110, "IQ4_NL", "Q6_K", "Q4_K_M"),
+        FileType("IQ3_S", 256, 110, "IQ4_NL", "Q6_K", "Q4_K_M"),
+        FileType("IQ2_XS", 256, 74, "IQ4_NL", "Q6_K", "IQ3_S", needs_matrix=True))
 FILE_TYPES = {one.name: one for one in _ALL}
-WRITTEN = tuple(one.name for one in _ALL if one.whole)
-COMMON_TYPES = ("F16", "Q8_0", "Q4_1", "Q4_0", "Q4_K_M")  # what a reader chooses between
+WRITTEN = tuple(FILE_TYPES)
+COMMON_TYPES = ("F16", "Q8_0", "Q5_0", "Q4_1", "Q4_K_M", "IQ4_NL", "Q4_0")  # what a reader chooses between
 
 
 def expected_bytes(shapes: Shapes, name: str) -> int:
@@ -166,10 +175,11 @@ def format_of(tensor: str, shape: tuple[int, ...], name: str, head: str, layers:
     if len(shape) < 2:
         return FILE_TYPES["F32"], FILE_TYPES["F32"]
     wanted, layer = FILE_TYPES[name], _layer(tensor)
+    unread = wanted.needs_matrix and ".embed_tokens." in tensor  # nothing is multiplied with it, so no matrix has it
     better = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
     if tensor == head and wanted.logits:
         wanted = FILE_TYPES[wanted.logits]
-    elif wanted.better and better and (".v_proj." in tensor or ".down_proj." in tensor):
+    elif unread or (wanted.better and better and (".v_proj." in tensor or ".down_proj." in tensor)):
         wanted = FILE_TYPES[wanted.better]
     used = wanted
     while shape[-1] % used.block:

@@ -6,6 +6,8 @@ It is written into a folder that is not visible yet. Layout:
   character.json      the card as it came
   persona/mask.safetensors
                       kept: (L, ceil(d_ff / 8)) packed bits, high bit first; scales: (L, k); shape: [L, d_ff]
+  persona/imatrix.gguf
+                      llama.cpp's importance matrix from the character's lines, see importance_matrix.py; not of every family
   report.json         everything measured
   README.md           the hub's model card
   LICENSE, NOTICE     of the base model, and what its licence asks for

@@ -1,14 +1,16 @@
 """What each weight of a model becomes in a GGUF file: its name, the order of its rows, its number format, its bytes.
 
 Reads safetensors a tensor at a time, and large ones in blocks of rows. engine/base/sizes.py says which format a tensor
-gets. The gguf package converts to the plain formats; the K formats are made by llama.cpp's own quantizer, a plain C function
-in the package xllamacpp (ggml_quantize_chunk of ggml.h). Builds that hide it write no K formats.
+gets. The gguf package converts to the plain formats; K and IQ formats, and all that an importance matrix helps, are made by
+llama.cpp's own quantizer, a plain C function in the package xllamacpp (ggml_quantize_chunk of ggml.h). Builds that hide it write
+no K and IQ formats, and use no matrix.
 """
 
 import ctypes
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import gguf
 import numpy
 import torch
-from gguf import MODEL_ARCH, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, MODEL_ARCH, GGMLQuantizationType
 from gguf.quants import quant_shape_to_byte_shape, quantize
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -29,6 +31,7 @@ from engine.base.model_folder import weight_files
 from engine.base.sizes import FILE_TYPES, WRITTEN, FileType, format_of
 
 _BLOCK = 1 << 24  # elements that are converted at once: 64 MiB in fp32
+_SHARE = 1 << 18  # elements that a thread quantises at once
 
 
 def architecture_of(model_type: str) -> Gguf:
@@ -45,10 +48,20 @@ def parse_types(names: Sequence[str]) -> list[str]:
     for name in found:
         if name not in WRITTEN:
             raise UserError(f"There is no GGUF type {name[:40]!r}.", f"Choose one of: {', '.join(WRITTEN)}.")
-        if "K" in name and _quantizer() is None:
+        if _needs_quantizer(name) and _quantizer() is None:
             raise UserError(f"The type {name} needs llama.cpp's quantizer, which this system's xllamacpp does not offer.",
-                            f"Choose one of: {', '.join(one for one in WRITTEN if 'K' not in one)}.")
+                            f"Choose one of: {', '.join(one for one in WRITTEN if not _needs_quantizer(one))}.")
     return found
+
+
+def _needs_quantizer(name: str) -> bool:
+    """Whether the gguf package cannot make a format."""
+    return "K" in name or name.startswith("IQ")
+
+
+def gguf_type(format: FileType) -> GGMLQuantizationType:
+    """A format as the gguf package names it."""
+    return GGMLQuantizationType[format.name.removesuffix("_M")]
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class Weight:
     @property
     def type(self) -> GGMLQuantizationType:
         """The format as the gguf package names it."""
-        return GGMLQuantizationType[self.format.name.removesuffix("_M")]
+        return gguf_type(self.format)
 
     @property
     def bytes(self) -> int:
@@ -136,33 +149,61 @@ def interleave(rows: Tensor, heads: int) -> Tensor:
     return halves.transpose(1, 2).reshape(rows.shape)
 
 
-def blocks(weight: Weight) -> Iterator[NDArray[Any]]:
-    """The tensor's data in its format, in blocks of rows. Raises UserError where a value is too large for F16."""
+def blocks(weight: Weight, columns: NDArray[Any] | None = None) -> Iterator[NDArray[Any]]:
+    """The tensor's data in its format, in blocks of rows. Raises UserError where a value is too large for F16.
+
+    `columns`: the importance of each column, in fp32; None for a tensor that no importance matrix has.
+    """
     if weight.computed is not None:
         yield weight.computed.float().numpy()
         return
     with safe_open(weight.file, "pt") as tensors:
         if weight.heads or len(weight.shape) < 2:
             whole = tensors.get_tensor(weight.source).float()
-            yield _converted(interleave(whole, weight.heads) if weight.heads else whole + weight.shift, weight)
+            yield _converted(interleave(whole, weight.heads) if weight.heads else whole + weight.shift, weight, columns)
             return
         part = tensors.get_slice(weight.source)
         step = max(1, _BLOCK // weight.shape[-1])
         for start in range(0, weight.shape[0], step):
-            yield _converted(part[start:start + step].float(), weight)
+            yield _converted(part[start:start + step].float(), weight, columns)
 
 
-def _converted(rows: Tensor, weight: Weight) -> NDArray[Any]:
+def _converted(rows: Tensor, weight: Weight, columns: NDArray[Any] | None) -> NDArray[Any]:
     values: NDArray[numpy.float32] = rows.contiguous().numpy()
-    if "K" in weight.type.name:
-        out = numpy.empty(quant_shape_to_byte_shape(values.shape, weight.type), numpy.uint8)
-        _quantizer()(int(weight.type), values.ctypes.data, out.ctypes.data, 0, values.shape[0], values.shape[1], None)
-        return out
-    with numpy.errstate(over="ignore"):
-        data = quantize(values, weight.type)
+    data = quantized(values, weight.type, columns)
     if weight.type == GGMLQuantizationType.F16 and not numpy.isfinite(data).all():
         raise UserError(f"Some values of {weight.source} are too large for F16.", "Write BF16 or F32.", ErrorCode.NO_GGUF)
     return data
+
+
+def quantized(values: NDArray[numpy.float32], type: GGMLQuantizationType, columns: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Rows of weights (rows, columns) in a format; with the importance of each column (fp32), errors in these count for more."""
+    uses_matrix = columns is not None and takes_matrix(type)
+    if not uses_matrix and not _needs_quantizer(type.name):
+        with numpy.errstate(over="ignore"):
+            return quantize(values, type)
+    out = numpy.empty(quant_shape_to_byte_shape(values.shape, type), numpy.uint8)
+    importance = columns.ctypes.data if columns is not None and uses_matrix else None
+
+    def work(start: int) -> None:  # ctypes lets other threads run meanwhile
+        part = slice(start, start + step)
+        _quantizer()(int(type), values[part].ctypes.data, out[part].ctypes.data, 0, len(values[part]), values.shape[1], importance)
+
+    step = max(1, _SHARE // values.shape[1])
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(work, range(0, len(values), step)))
+    return out
+
+
+def takes_matrix(type: GGMLQuantizationType) -> bool:
+    """Whether an importance matrix changes what is made of weights in a format, here."""
+    block, size = GGML_QUANT_SIZES[type]
+    return size < block and has_quantizer()
+
+
+def has_quantizer() -> bool:
+    """Whether llama.cpp's own quantizer can be used here."""
+    return _quantizer() is not None
 
 
 @functools.cache

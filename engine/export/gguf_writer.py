@@ -19,10 +19,12 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step, Warned
 from engine.base.files import is_file, megabytes, read_json, slug, write_json, write_manifest
 from engine.base.ids import ErrorCode, StageId
+from engine.base.sizes import FILE_TYPES
 from engine.export.folder import GGUF
 from engine.export.gguf_metadata import add_origin, add_sizes, add_tokenizer, ends_of
 from engine.export.gguf_proof import prove_files
-from engine.export.gguf_tensors import Weight, architecture_of, blocks, parse_types, plan_weights
+from engine.export.gguf_tensors import Weight, architecture_of, blocks, has_quantizer, parse_types, plan_weights
+from engine.export.importance_matrix import MATRIX, Columns, read_matrix
 from engine.models.loading import ModelSource, load_config, load_tokenizer, locate
 
 _PIECE = 8 << 20  # bytes copied between two steps
@@ -30,12 +32,14 @@ _PIECE = 8 << 20  # bytes copied between two steps
 
 @dataclass(frozen=True)
 class GgufReport:
-    """What was written: bytes of the file, how many tensors it has of each type, and notes for the user."""
+    """What was written: bytes of the file, how many tensors it has of each type, whether an importance matrix was used, and notes
+    for the user."""
 
     type: str
     bytes: int
     seconds: float
     tensors: dict[str, int]
+    importance_matrix: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -65,12 +69,14 @@ def add_gguf(folder: Path, types: Sequence[str], former: Mapping[str, Former]) -
     write_manifest(folder)
 
 
-def write_gguf(folder: Path, out_file: Path, type: str, former: Former | None = None) -> Generator[Event, None, GgufReport]:
+def write_gguf(folder: Path, out_file: Path, type: str, former: Former | None = None,
+               matrix: Path | None = None) -> Generator[Event, None, GgufReport]:
     """Write the model in `folder` (any checked model folder) to `out_file`; the generator's value is the report.
 
-    Yields a stage and steps in MB. Needs memory for one block of rows (64 MiB in fp32), the
-    largest query projection, and the tokenizer. Raises UserError (ErrorCode.NO_GGUF) for a family or a tokenizer that llama.cpp
-    does not support, and OSError when writing fails; then, or when closed, it leaves no file.
+    `matrix`: an importance matrix, for types below 8 bit; without it the folder's own, where it has one. Yields a stage and steps
+    in MB. Needs memory for one block of rows (64 MiB in fp32), the largest query projection, and the tokenizer. Raises UserError
+    (ErrorCode.NO_GGUF for a family or a tokenizer that llama.cpp does not support; also for a matrix of another model), and OSError
+    when writing fails; then, or when closed, it leaves no file.
     """
     start = time.perf_counter()
     [type] = parse_types([type])
@@ -79,17 +85,36 @@ def write_gguf(folder: Path, out_file: Path, type: str, former: Former | None = 
         writer, weights, notes = _plan(source, type)
     except UserError as error:
         raise UserError(error.sentence, error.hint, ErrorCode.NO_GGUF) from error
+    columns = _columns(folder, weights, type, matrix)
+    if not columns and FILE_TYPES[type].takes_matrix and is_file(folder / "report.json"):
+        why = "an earlier version wrote the folder" if has_quantizer() else "this system's xllamacpp does not offer the quantizer"
+        notes.append(f"The {type} file was made without an importance matrix, since {why}: with one it would come closer at the "
+                     "same size.")
     for note in notes:
         yield Warned(note)
     out_file.parent.mkdir(parents=True, exist_ok=True)
     partial = out_file.with_name(f".{out_file.name}.partial")
     try:
-        yield from _write(writer, partial, weights, type, former)
+        yield from _write(writer, partial, weights, type, columns, former)
         partial.replace(out_file)
     finally:
         partial.unlink(missing_ok=True)
     counts = Counter(weight.type.name for weight in weights)
-    return GgufReport(type, out_file.stat().st_size, time.perf_counter() - start, dict(counts), notes)
+    return GgufReport(type, out_file.stat().st_size, time.perf_counter() - start, dict(counts), bool(columns), notes)
+
+
+def _columns(folder: Path, weights: list[Weight], type: str, matrix: Path | None) -> Columns:
+    """The importance of each weight's columns; nothing where the type takes no matrix, or there is none."""
+    own = folder / MATRIX
+    if not FILE_TYPES[type].takes_matrix or not has_quantizer():
+        return {}
+    if matrix is None and not is_file(own):
+        if FILE_TYPES[type].needs_matrix:
+            raise UserError(f"The type {type} needs an importance matrix, and {folder} has none.",
+                            "Prune the character again, or choose another type.")
+        return {}
+    return read_matrix(matrix or own, {weight.name: weight.shape[-1] for weight in weights
+                                       if len(weight.shape) > 1 and weight.name.startswith("blk.")})
 
 
 def _plan(source: ModelSource, type: str) -> tuple[gguf.GGUFWriter, list[Weight], list[str]]:
@@ -119,7 +144,7 @@ def _fallbacks(weights: list[Weight], type: str) -> list[str]:
     return notes
 
 
-def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], type: str,
+def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], type: str, columns: Columns,
            former: Former | None) -> Generator[Event, None, None]:
     """Header, metadata and the table of tensors by the library, then the tensors, each aligned."""
     total = megabytes(sum(weight.bytes for weight in weights))
@@ -139,7 +164,7 @@ def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], type: str
         with file.open("rb") as written:
             written.seek(start)
             table = written.read()
-        for piece in _taken_over(former, table, weights) if former else _converted(weights):
+        for piece in _taken_over(former, table, weights) if former else _converted(weights, columns):
             out.write(piece)
             done += len(piece)
             yield Step(StageId.GGUF_WRITE, min(megabytes(done), total), total, subject=type)
@@ -147,10 +172,10 @@ def _write(writer: gguf.GGUFWriter, file: Path, weights: list[Weight], type: str
         writer.close()
 
 
-def _converted(weights: list[Weight]) -> Iterator[bytes]:
+def _converted(weights: list[Weight], columns: Columns) -> Iterator[bytes]:
     """The data of all tensors, in blocks, each tensor aligned."""
     for weight in weights:
-        for block in blocks(weight):
+        for block in blocks(weight, columns.get(weight.name)):
             yield block.tobytes()
         yield bytes(_padded(weight.bytes) - weight.bytes)
 
@@ -167,7 +192,7 @@ def _taken_over(former: Former, table: bytes, weights: list[Weight]) -> Iterator
         head = file.read(max(begin, 0))
         # Zeros at the end are padding, and their number depends on what the header says before.
         if begin <= 0 or not head.rstrip(b"\0").endswith(table.rstrip(b"\0")):
-            yield from _converted(weights)
+            yield from _converted(weights, {})  # only files of 16 and 8 bit are taken over
             return
         digest.update(head)
         while piece := file.read(_PIECE):

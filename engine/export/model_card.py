@@ -105,8 +105,8 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {report['lines']['train']} calibration "
         f"lines{f', {lore} of them about its lorebook' if lore else ''}, "
         f"{_origin_of_mask(report)}, {_after_mask(report)}seed {recipe['seed']}. "
-        "The system prompt is made from character.json; report.json has every figure. persona/ has the mask over the dense "
-        "model's channels, which the model does not need.", "",
+        "The system prompt is made from character.json; report.json has every figure. persona/ has what the model does not need: "
+        "the mask over the dense model's channels, and llama.cpp's importance matrix for quantising.", "",
         "## Limits", "", LIMITS,
     ]
 
@@ -121,6 +121,7 @@ def _files(report: dict[str, Any]) -> list[str]:
         proof = one["proof"]
         found = (f"llama.cpp gave the same next token {proof['same']:,} of {proof['tokens']:,} times, KL {proof['kl']:.2g}, in "
                  f"{proof['prompts']} texts") if {"same", "tokens"} <= proof.keys() else "loaded by llama.cpp"
+        found += ", with the importance matrix of its own lines" if one.get("importance_matrix") else ""
         rows.append(f"| GGUF {kind} | {one['bytes'] / 1e6:,.1f} MB | {found} |")
     rows += [f"| {kind} | about {size / 1e6:,.1f} MB | not written |" for kind, size in expected.items() if kind not in written]
     folders = [f"{TARGETS[id].label} (`{id}/{TARGETS[id].start}`)" for id in report.get("engines", {}) if id in TARGETS]

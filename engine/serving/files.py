@@ -35,7 +35,8 @@ REFUSED = "refused.json"
 SOURCE = "source.json"
 _VERSION = 1  # of the files that are made; part of every key
 _LARGEST_MANIFEST = 10_000_000  # bytes
-_BESIDE_WEIGHTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_BESIDE_WEIGHTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+                   "persona/imatrix.gguf")
 _LIKED = ("Q8_0", "F16", "BF16", *WRITTEN)  # the first one at hand speaks
 _LIKED_BY_STARTER = ("Q4_1", *_LIKED)  # its original: its weights hold nothing more
 

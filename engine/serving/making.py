@@ -30,13 +30,15 @@ def make(job: GgufJob) -> Generator[Event, None, None]:
     start = time.perf_counter()
     types = parse_types([job.type]) if job.type else []
     out = Path(job.out) if job.out else None
+    if job.imatrix and not out:
+        raise UserError("With an importance matrix of your own, the file needs a name.", "Add --out FILE.")
     if out:
         check_target(out)
     folder = (yield from locate(job.model)).folder
     at_hand = None if types or out else gguf_file(str(folder))  # the starter comes with its own
     types = types or default_types(folder)
     if out:
-        made, type = yield from _write(folder, types, lambda type: out)
+        made, type = yield from _write(folder, types, lambda type: out, Path(job.imatrix) if job.imatrix else None)
     elif at_hand:
         made, type = at_hand, read_header(at_hand).type
     else:
@@ -77,14 +79,15 @@ def _make_once(folder: Path, types: list[str]) -> Generator[Event, None, tuple[P
             lock.release()
 
 
-def _write(folder: Path, types: list[str], file_of: Callable[[str], Path]) -> Generator[Event, None, tuple[Path, str]]:
+def _write(folder: Path, types: list[str], file_of: Callable[[str], Path],
+           matrix: Path | None = None) -> Generator[Event, None, tuple[Path, str]]:
     """Write the file of the first type that can hold the model; the file and the type."""
     for number, type in enumerate(types, 1):
         file = file_of(type)
         with explain_write_errors(file, "try again"):
             require_space(file.parent, expected_bytes(known_shapes(folder), type) + _BESIDES)
             try:
-                yield from write_gguf(folder, file, type)
+                yield from write_gguf(folder, file, type, matrix=matrix)
                 return file, type
             except UserError as error:
                 if error.code != ErrorCode.NO_GGUF or number == len(types):

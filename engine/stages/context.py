@@ -35,8 +35,8 @@ from engine.pruning.reconstruction import can_propagate
 SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 STAGES = [(stage, "") for stage in (
     StageId.LOAD, StageId.SCORE, StageId.ASK, StageId.ANSWERS, StageId.SAMPLES, StageId.DENSE, StageId.RECONSTRUCT_START,
-    StageId.LEARN_MASK, StageId.RECONSTRUCT, StageId.TUNE, StageId.TUNE_AGAIN, StageId.RECOVER, StageId.MEASURE, StageId.EXPORT,
-    StageId.PROVE, StageId.GGUF_FILES)]
+    StageId.LEARN_MASK, StageId.RECONSTRUCT, StageId.TUNE, StageId.TUNE_AGAIN, StageId.RECOVER, StageId.MEASURE, StageId.IMPORTANCE,
+    StageId.EXPORT, StageId.PROVE, StageId.GGUF_FILES)]
 LINES_STAGES = STAGES[:4]
 RESAMPLED = "resampled.safetensors"
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits

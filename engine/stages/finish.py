@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.base.errors import UserError
 from engine.base.events import Measured, Saved, Stage, Step, Stream
+from engine.base.families import FAMILIES
 from engine.base.files import (
     check_manifest,
     explain_write_errors,
@@ -26,6 +27,7 @@ from engine.base.files import (
 from engine.base.ids import ArtifactId, ReadingId, StageId
 from engine.evaluation.fidelity import compare_lines, dense_states, measure
 from engine.export.folder import Contents, write_folder
+from engine.export.importance_matrix import MATRIX, ColumnSums
 from engine.export.verify import prove, write_reference
 from engine.models.ffn import masked
 from engine.models.packing import Row, pack
@@ -38,6 +40,7 @@ from engine.stages.mask import DistillationData, encode_lines
 from engine.stages.tuning import Weights, recover
 
 PROVEN = "proven"  # in the work folder: the folder to be delivered
+MATRIX_ROWS = 8  # packed rows of train lines that the importance matrix is made from, at most
 BYTES_WRITTEN = 5.2  # a parameter: 16 bit twice, 8 bit once
 RUNGS = len(BASELINES) + 4  # the dense model, the mask, reconstructed, tuned
 _RECOVERED = {ReadingId.MASK: ReadingId.RECOVERED, ReadingId.RECONSTRUCTED: ReadingId.RECONSTRUCTED_RECOVERED,
@@ -106,6 +109,20 @@ def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights:
     cut(ctx.model, kept, weights.columns, weights.gates)
 
 
+def read_importance(ctx: JobContext, data: DistillationData) -> Stream[ColumnSums | None]:
+    """The importance matrix of the final model, from some of the train lines; None where llama.cpp has no such family."""
+    if FAMILIES[ctx.model.config.model_type].gguf is None:
+        yield Stage(StageId.IMPORTANCE)
+        return None
+    rows = pack(data.train, ctx.job.recipe.row_tokens, data.prefix)
+    rows = rows[::-(-len(rows) // MATRIX_ROWS)]
+    yield Stage(StageId.IMPORTANCE, len(rows))
+    sums = ColumnSums(ctx.model.config)
+    for number in sums.read(ctx.model, rows):
+        yield Step(StageId.IMPORTANCE, number, len(rows))
+    return sums
+
+
 def require_export_space(ctx: JobContext, removed: int = 0) -> None:
     """Raise UserError when the disks cannot hold the model in `ctx` without `removed` parameters: in 16 bit, and as GGUF."""
     parameters = sum(parameter.numel() for parameter in ctx.model.parameters()) - removed
@@ -113,8 +130,8 @@ def require_export_space(ctx: JobContext, removed: int = 0) -> None:
         require_space(folder, int(BYTES_WRITTEN * parameters) + 60_000_000)
 
 
-def export(ctx: JobContext, mask: Tensor, contents: Contents) -> Stream[None]:
-    """Write the folder into the work folder, and prove it in a fresh process."""
+def export(ctx: JobContext, mask: Tensor, contents: Contents, importance: ColumnSums | None = None) -> Stream[None]:
+    """Write the folder into the work folder, and prove it in a fresh process. `importance`: for its importance matrix."""
     proven = ctx.path(PROVEN)
     with explain_write_errors(ctx.job.out):
         require_export_space(ctx)
@@ -123,6 +140,8 @@ def export(ctx: JobContext, mask: Tensor, contents: Contents) -> Stream[None]:
         with staged_folder(proven) as staging:
             yield Stage(StageId.EXPORT)
             write_folder(staging, ctx.model.to(ctx.weight_dtype), ctx.tokenizer, mask, contents)
+            if importance:
+                importance.write(staging / MATRIX, f"lines of {ctx.job.card.name}")
             ctx.model = None  # the proof needs the memory
             yield Stage(StageId.PROVE)
             proof = prove(staging, ctx.path("reference.safetensors"), ctx.dtype)
