@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Stream, Warned
 from engine.base.files import check_target, explain_write_errors, read_json, slug, write_json
 from engine.base.process import is_out_of_memory, return_freed_memory
+from engine.cards.baked import bake
 from engine.evaluation.fidelity import dense_states
 from engine.export.folder import Contents
 from engine.models.ffn import count_tokens
+from engine.stages.baking import make_talks, read_dense_for_baking, require_room, short_voice
 from engine.stages.context import LINES_STAGES, STAGES, Job, JobContext, halve, load_dense, open_workdir, with_less_at_once
 from engine.stages.finish import deliver, export, finish_model, is_proven, measure_ladder, read_importance, require_export_space
 from engine.stages.lines import make_lines, write_extra_samples
-from engine.stages.mask import DistillationData, find_mask, read_dense
+from engine.stages.mask import DistillationData, find_mask, read_dense, whole_mask
 from engine.stages.reconstruction import (
     MaskedWeights,
     Reconstructed,
@@ -34,7 +37,7 @@ from engine.stages.reconstruction import (
     reconstruct_start,
     take_start,
 )
-from engine.stages.tuning import read_dense_again, tune, tune_again
+from engine.stages.tuning import Weights, read_dense_again, tune, tune_again
 from engine.stages.work_folder import hold_answers, set_damaged_aside
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors")
@@ -100,21 +103,22 @@ def _stages(ctx: JobContext, meter: "_Meter") -> Stream[None]:
 
 def _make_folder(ctx: JobContext, meter: "_Meter") -> Stream[None]:
     recipe = ctx.job.recipe
-    yield from load_dense(ctx, recipe.load_in)
+    yield from load_dense(ctx, recipe.load_in if recipe.sparsity else "16bit")
+    if recipe.bake:
+        short_voice(ctx)  # refused now rather than after all the work
+    require_room(ctx)
     require_export_space(ctx, ctx.removed)  # said now rather than after all the work
     meter.count_tokens_of(ctx.model)
     yield from make_lines(ctx)
     yield from write_extra_samples(ctx)
+    if recipe.bake:
+        yield from make_talks(ctx)
     hold_answers(ctx.folder)
     data = yield from read_dense(ctx)
     yield from read_dense_again(ctx)
-    start = yield from reconstruct_start(ctx, data)
-    if learns_mask(recipe, start):
-        mask, columns = yield from _learn_mask(ctx, meter, data, start)
-    else:
-        assert start is not None
-        mask, columns = yield from take_start(ctx, data, start)
-    weights = yield from tune(ctx, data, mask, columns)
+    if recipe.bake:
+        yield from read_dense_for_baking(ctx)
+    mask, weights = (yield from _choose(ctx, meter, data)) if recipe.sparsity else (whole_mask(ctx), Weights(None))
     rows, dense = yield from measure_ladder(ctx, data, mask, weights)
     before = {"parameters": sum(parameter.numel() for parameter in ctx.model.parameters()),
               "bytes": _weight_bytes(ctx), "intermediate_size": ctx.channels}
@@ -124,8 +128,20 @@ def _make_folder(ctx: JobContext, meter: "_Meter") -> Stream[None]:
     importance = yield from read_importance(ctx, data)
     yield from _warn_when_worse(ctx)
     assert ctx.source
-    contents = Contents(ctx.job.card.raw, _report(ctx, meter, before), ctx.source.folder)
+    card = bake(ctx.job.card) if recipe.bake else ctx.job.card
+    contents = Contents(card.raw, _report(ctx, meter, before), ctx.source.folder)
     yield from export(ctx, mask, contents, importance)
+
+
+def _choose(ctx: JobContext, meter: "_Meter", data: DistillationData) -> Stream[tuple[Tensor, Weights]]:
+    """The mask, and what its layers hold."""
+    start = yield from reconstruct_start(ctx, data)
+    if learns_mask(ctx.job.recipe, start):
+        mask, columns = yield from _learn_mask(ctx, meter, data, start)
+    else:
+        assert start is not None
+        mask, columns = yield from take_start(ctx, data, start)
+    return mask, (yield from tune(ctx, data, mask, columns))
 
 
 def _learn_mask(ctx: JobContext, meter: "_Meter", data: DistillationData, start: Reconstructed | None) -> Stream[MaskedWeights]:

@@ -15,6 +15,9 @@ READINGS: dict[str, str] = {
     ReadingId.RECOVERED: "The mask, recovered",
     ReadingId.RECONSTRUCTED_RECOVERED: "The mask, refitted and recovered",
     ReadingId.TUNED_RECOVERED: "The mask, refitted, tuned and recovered",
+    ReadingId.DENSE_SHORT: "The whole model without the card",
+    ReadingId.BAKED_TURNS: "Baked, second answers of a conversation",
+    ReadingId.BAKED: "Baked",
 }
 STAGES: dict[str, str] = {
     StageId.FETCH: "Fetch {}", StageId.FETCH_STARTER: "Fetch the starter model",
@@ -24,6 +27,7 @@ STAGES: dict[str, str] = {
     StageId.LEARN_MASK: "Learn what to keep", StageId.RECONSTRUCT_START: "Refit the first choice",
     StageId.RECONSTRUCT: "Refit what remains", StageId.TUNE: "Tune what remains, layer by layer",
     StageId.TUNE_AGAIN: "Tune it again, on more answers", StageId.RECOVER: "Recover: fine-tune the whole model",
+    StageId.TALKS: "Write conversations of two turns", StageId.BAKE: "Bake the card into the weights",
     StageId.MEASURE: "Measure",
     StageId.IMPORTANCE: "Find which inputs matter", StageId.EXPORT: "Write the smaller model",
     StageId.PROVE: "Check that it loads and speaks",

@@ -22,7 +22,7 @@ from engine.base.files import read_json, write_json
 from engine.base.ids import StageId
 from engine.base.job import Recipe
 from engine.pruning.cutting import cut, kept_indices
-from engine.stages.context import JobContext, round_weights
+from engine.stages.context import JobContext, round_to
 from engine.stages.mask import DistillationData, find_mask
 from engine.stages.reconstruction import Reconstructed, learns_mask, reconstruct_learned, reconstruct_start, take_start
 from engine.stages.tuning import Weights, read_dense_again, recover, tune, tune_again
@@ -119,7 +119,7 @@ def recovered(cell: Cell) -> Rung:
     ctx.model = copy.deepcopy(cell.model)
     cut(ctx.model, kept_indices(made.mask), weights.columns, weights.gates)
     yield from _paid(cell, recover(ctx, data), folder / "recovered.safetensors", folder / RECOVERY, resumes=True)
-    round_weights(ctx)
+    round_to(ctx.model, ctx.weight_dtype)
     spent = sum((Spent.read(folder / name) for name in (RETUNING, READING, RECOVERY)), made.spent + written)
     return Pruned(spent, model=ctx.model)
 

@@ -126,24 +126,36 @@ class Recipe(Settings):
     recovery_rate: float = knob(1e-3, "AdamW's learning rate in the fine-tune, as a share of the weights' root mean square", ge=0)
     recovery_rank: int = knob(16, "LoRA rank", ge=1)
 
+    bake: bool = knob(False, "Put the card into the weights: behind a prompt of a few tokens the model answers as the dense one "
+                             "does behind the whole card (context distillation). With a sparsity of 0 nothing is removed",
+                      group="Baking", label="Bake the card into the weights")
+    bake_steps: int = knob(400, "Steps in which the LoRA adapter learns, before it is merged", ge=2)
+    bake_step_lines: int = knob(16, "Lines per step", unit="lines", ge=2)
+    bake_rate: float = knob(2e-3, "AdamW's learning rate, as a share of the weights' root mean square", ge=0)
+    bake_rank: int = knob(8, "LoRA rank; the adapter stays in the folder, 4.9 MB for the starter", ge=1)
+    own_from: float = knob(0.5, "Share of the steps after which half of the lines are the student's own answers, read by the dense "
+                                "model (1: none)", ge=0, le=1)
+
     def changed(self, **values: Any) -> "Recipe":
         """The recipe with other values. Raises UserError."""
         return Recipe(**{**self.to_dict(), **values})
 
     def former(self) -> dict[str, Any]:
-        """All knobs by the names that they had first: the fingerprint of a work folder does not change with a name."""
-        return {migrate.FORMER_KNOBS.get(name, name): value for name, value in self.to_dict().items()}
+        """All knobs by the names that they had first: the fingerprint of a work folder does not change with a name, nor
+        with a later knob that is left as it is."""
+        return {migrate.FORMER_KNOBS.get(name, name): value for name, value in self.to_dict().items()
+                if name not in migrate.LATER_KNOBS or value != Recipe.model_fields[name].default}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     # To see the whole way: a third of the text of "quick", and about six minutes of processor time with the starter model.
     "try": {"candidates": 112, "references": 2, "self_asked": 16, "steps": 8, "step_lines": 8, "validation_lines": 12,
             "test_lines": 32, "answer_tokens": 40, "extra_samples": 1, "neutral_lines": 64, "tuning_epochs": 1.0,
-            "recovery_samples": 6, "recovery_steps": 20},
+            "recovery_samples": 6, "recovery_steps": 20, "bake_steps": 60},
     # About ten minutes on two idle cores.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
               "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "tuning_epochs": 1.25,
-              "recovery_samples": 12, "recovery_steps": 40},
+              "recovery_samples": 12, "recovery_steps": 40, "bake_steps": 200},
     "standard": {},
     # The paper's objective: plain straight-through top-k and cross entropy, nothing reconstructed, no lines of the model's own.
     "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,
@@ -200,6 +212,10 @@ class PruneJob(Process):
         job = cls(**others, recipe=make_recipe(others.get("preset", "standard"), **changes))
         if not job.out and not job.until:
             raise UserError("The following arguments are required: --out.", f"See {PROGRAM} prune --help.")
+        if job.recipe.recover and not job.recipe.sparsity:
+            raise UserError("With a sparsity of 0 nothing is removed, so there is nothing to recover.", "Leave out --recover.")
+        if job.recipe.bake and job.recipe.loss != "kl":
+            raise UserError("Baking learns the dense model's distributions, so it needs the loss kl.", "Leave out --loss.")
         for name in filter(None, (job.queries, job.lines)):
             if not is_file(name):
                 raise UserError(f"There is no file {name}.")

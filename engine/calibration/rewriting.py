@@ -90,7 +90,7 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
     """A line for every query whose answer passes the filter within `how.tries`, and a count of rejections."""
     lines: dict[str, Line] = {}
     rejected: Counter[Rejection] = Counter()
-    finished = _batches(journal, "answers")
+    finished = batches(journal, "answers")
     number = 0
     for attempt in range(how.tries):
         waiting = [query for query in queries if normalise(query.question) not in lines]
@@ -102,7 +102,8 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
             size = len(answers) if answers else recipe.batch_lines  # batches may have become smaller since
             batch, waiting = waiting[:size], waiting[size:]
             if not answers:
-                sampled = _sample_answers(model, tokenizer, voice, batch, recipe, _seed(recipe, how.seeds, number))
+                prompts = [encode_chat(tokenizer, voice.asked(query.question)) for query in batch]
+                sampled = sample_answers(model, tokenizer, prompts, recipe, how.seeds, number)
                 answers = [list(tidy(tokenizer.decode(answer.tokens, skip_special_tokens=True), voice.names, answer.complete))
                            for answer in sampled]
                 journal.add({"batch": number, "answers": answers})
@@ -118,17 +119,17 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
     return [lines[key] for query in queries if (key := normalise(query.question)) in lines], rejected
 
 
-def _batches(journal: Journal, name: str) -> dict[int, list[Any]]:
+def batches(journal: Journal, name: str) -> dict[int, list[Any]]:
     """The lists of a journal's batches by their numbers. The values are unchecked."""
     return {record["batch"]: record[name] for record in journal.records
             if type(record.get("batch")) is int and isinstance(record.get(name), list)}
 
 
-def _sample_answers(model: nn.Module, tokenizer: Any, voice: Voice, batch: Sequence[Query], recipe: Recipe,
-                    seed: int) -> list[Sampled]:
-    prompts = [encode_chat(tokenizer, voice.asked(query.question)) for query in batch]
+def sample_answers(model: nn.Module, tokenizer: Any, prompts: Sequence[Sequence[int]], recipe: Recipe, purpose: int,
+                   number: int) -> list[Sampled]:
+    """An answer to each prompt of token ids. The seed is the job's, for a purpose and the number of a batch."""
     prefix = shared_prefix([Example(tuple(tokens)) for tokens in prompts])
-    sampling = Sampling(endings(tokenizer), recipe.answer_tokens, recipe.temperature, recipe.top_p, seed)
+    sampling = Sampling(endings(tokenizer), recipe.answer_tokens, recipe.temperature, recipe.top_p, _seed(recipe, purpose, number))
     return sample_together(model, prompts[0][:prefix], [tokens[prefix:] for tokens in prompts], sampling)
 
 
@@ -142,7 +143,7 @@ def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Seq
     kept = {normalise(question) for question in known}
     rejected = number = asked = 0
     opening = user_turn_opening(tokenizer, voice.opening())
-    finished = {number: texts for number, texts in _batches(journal, "questions").items()
+    finished = {number: texts for number, texts in batches(journal, "questions").items()
                 if 0 < len(texts) <= 2 * recipe.self_asked and all(isinstance(text, str) for text in texts)}
     wanted = recipe.self_asked
     while len(questions) < wanted and asked < 2 * wanted:

@@ -14,7 +14,7 @@ from engine.cards.card import Card, parse_card
 from engine.cards.fields import as_v3, extensions_of
 
 KEY = "persona_studio/baked"
-SHORT_TOKENS = 32  # of the prompt before the player's first words, the chat format's own tokens included
+SHORT_TOKENS = 32  # of the short system prompt, at most
 
 
 def is_baked(card: Card) -> bool:

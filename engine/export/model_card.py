@@ -90,9 +90,7 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
     lore = report["lines"].get("sources", {}).get("lore", 0)
     return [
         f"# {title}", "",
-        f"This model plays one character, {name}. It is {base_name(report)} with {recipe['sparsity']:.0%} of every feed-forward "
-        f"layer's channels removed (intermediate size {before['intermediate_size']:,} to {after['intermediate_size']:,}), "
-        f"{share:.1%} of all parameters.", "",
+        f"This model plays one character, {name}. It is {base_name(report)}{_removed(report, share)}.{_baked(report)}", "",
         "| | dense | this model |", "| --- | --- | --- |",
         f"| parameters | {before['parameters'] / 1e6:,.1f} M | {after['parameters'] / 1e6:,.1f} M |",
         f"| bytes of weights | {before['bytes'] / 1e6:,.1f} MB | {after.get('bytes', 0) / 1e6:,.1f} MB |", "",
@@ -109,6 +107,24 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         "the mask over the dense model's channels, and llama.cpp's importance matrix for quantising.", "",
         "## Limits", "", LIMITS,
     ]
+
+
+def _removed(report: dict[str, Any], share: float) -> str:
+    """What was cut off, to follow the base's name."""
+    before, after, recipe = report["before"], report["after"], report["recipe"]
+    if not recipe["sparsity"]:
+        return ""
+    return (f" with {recipe['sparsity']:.0%} of every feed-forward layer's channels removed (intermediate size "
+            f"{before['intermediate_size']:,} to {after['intermediate_size']:,}), {share:.1%} of all parameters")
+
+
+def _baked(report: dict[str, Any]) -> str:
+    """What baking did, as sentences; "" where nothing was baked."""
+    if not (baked := report.get("choices", {}).get(StageId.BAKE)):
+        return ""
+    return (f" The card is baked into the weights: it answers behind a prompt of {baked['prompt_tokens']} tokens instead of "
+            f"{baked['whole_prompt_tokens']:,}, and needs that very prompt. The folder adapter/ has what baking added, as a LoRA "
+            "adapter: it is merged already, and with a scale of -1 it takes baking back.")
 
 
 def _files(report: dict[str, Any]) -> list[str]:
@@ -143,6 +159,8 @@ def _speed(report: dict[str, Any]) -> list[str]:
 
 def _origin_of_mask(report: dict[str, Any]) -> str:
     recipe = report["recipe"]
+    if not recipe["sparsity"]:
+        return "nothing removed"
     if report.get("choices", {}).get("mask") == "start":
         learned = any("loss" in point for point in report.get("learning", []))
         why = f"; {recipe['steps']} steps of learning did not improve on it" if learned else ""
@@ -154,7 +172,7 @@ def _after_mask(report: dict[str, Any]) -> str:
     """The steps after the mask, each followed by a comma."""
     choices, recipe = report.get("choices", {}), report["recipe"]
     used = lambda name: choices.get(name, {}).get("used", False)
-    steps = ["least-squares reconstruction of W_down"] if recipe["reconstruct"] else []
+    steps = ["least-squares reconstruction of W_down"] if recipe["reconstruct"] and recipe["sparsity"] else []
     if used(StageId.TUNE):
         steps.append("the kept channels of each layer fine-tuned")
     if used(StageId.TUNE_AGAIN):
@@ -163,6 +181,8 @@ def _after_mask(report: dict[str, Any]) -> str:
         steps.append(f"{again} on {samples:,} extra samples from the dense model")
     if recipe["recover"]:
         steps.append("LoRA recovery, merged")
+    if baked := choices.get(StageId.BAKE):
+        steps.append(f"context distillation on {baked['lessons']:,} answers (LoRA, merged)")
     return "".join(f"{one}, " for one in steps)
 
 

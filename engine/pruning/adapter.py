@@ -54,8 +54,8 @@ class AdapterSettings:
 
     @property
     def own_lines(self) -> int:
-        """How many of its own answers the later steps have time for, each read once."""
-        return (self.steps - self.own_step) * (self.step_lines // 2)
+        """How many of its own answers the later steps have time for, each read twice: to write one takes longer than to read it."""
+        return -(-(self.steps - self.own_step) * (self.step_lines // 2) // 2)
 
 
 class Judged(Protocol):

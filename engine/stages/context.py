@@ -34,9 +34,9 @@ from engine.pruning.reconstruction import can_propagate
 
 SHORT = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 STAGES = [(stage, "") for stage in (
-    StageId.LOAD, StageId.SCORE, StageId.ASK, StageId.ANSWERS, StageId.SAMPLES, StageId.DENSE, StageId.RECONSTRUCT_START,
-    StageId.LEARN_MASK, StageId.RECONSTRUCT, StageId.TUNE, StageId.TUNE_AGAIN, StageId.RECOVER, StageId.MEASURE, StageId.IMPORTANCE,
-    StageId.EXPORT, StageId.PROVE, StageId.GGUF_FILES)]
+    StageId.LOAD, StageId.SCORE, StageId.ASK, StageId.ANSWERS, StageId.SAMPLES, StageId.TALKS, StageId.DENSE,
+    StageId.RECONSTRUCT_START, StageId.LEARN_MASK, StageId.RECONSTRUCT, StageId.TUNE, StageId.TUNE_AGAIN, StageId.RECOVER,
+    StageId.BAKE, StageId.MEASURE, StageId.IMPORTANCE, StageId.EXPORT, StageId.PROVE, StageId.GGUF_FILES)]
 LINES_STAGES = STAGES[:4]
 RESAMPLED = "resampled.safetensors"
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits
@@ -223,7 +223,7 @@ def load_dense(ctx: JobContext, load_in: str) -> Stream[None]:
     ctx.model = None  # the old one goes before the new one comes
     ctx.model = load_model(ctx.source, ctx.dtype, load_in)
     if load_in == "16bit":
-        round_weights(ctx)  # of a 32-bit source; from here on the dense model is what a 16-bit folder can hold
+        round_to(ctx.model, ctx.weight_dtype)  # of a 32-bit source; from here on the dense model is what a 16-bit folder can hold
 
 
 def _day_of(ctx: JobContext, record: dict[str, Any]) -> date:
@@ -239,7 +239,7 @@ def _day_of(ctx: JobContext, record: dict[str, Any]) -> date:
 
 
 @torch.no_grad()
-def round_weights(ctx: JobContext) -> None:
+def round_to(model: Any, dtype: torch.dtype) -> None:
     """Round every weight to the 16 bit that will be written, so that what is measured is what is shipped."""
-    for parameter in ctx.model.parameters():
-        parameter.copy_(parameter.to(ctx.weight_dtype))
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(dtype))

@@ -34,7 +34,8 @@ from engine.models.packing import Row, pack
 from engine.pruning import cutting
 from engine.pruning.cutting import cut
 from engine.pruning.importance import BASELINES, top_channels
-from engine.stages.context import JobContext, round_weights
+from engine.stages.baking import ADAPTER, bake_model, held_lines, held_talks, short_lines, short_voice
+from engine.stages.context import JobContext, round_to
 from engine.stages.gguf_files import write_files
 from engine.stages.mask import DistillationData, encode_lines
 from engine.stages.tuning import Weights, recover
@@ -58,6 +59,11 @@ def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weight
     dense = dense_states(ctx.model, rows)
     known = _known_readings(ctx)
     yield from _read(ctx, known, ReadingId.DENSE, lambda: compare_lines(ctx.model, rows, dense, dense).reading())
+    if ctx.job.recipe.bake:
+        short = held_lines(ctx, short_voice(ctx), rows, dense, 2)
+        yield from _read(ctx, known, ReadingId.DENSE_SHORT, lambda: short.read(ctx.model))
+    if not ctx.job.recipe.sparsity:
+        return rows, dense
     for name, baseline in {**ladder, ReadingId.MASK: mask}.items():
         with masked(ctx.model, baseline):
             yield from _read(ctx, known, name, lambda: measure(ctx.model, rows, dense))
@@ -93,15 +99,15 @@ def _read(ctx: JobContext, known: dict[str, dict], name: ReadingId, read) -> Str
 
 def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, rows: list[Row],
                  dense: list[Tensor]) -> Stream[None]:
-    """Cut the dense model on the ctx, recover it if asked for, and write the reference for the proof."""
+    """Cut the dense model on the ctx, recover and bake it if asked for, and write the reference for the proof."""
     kept = cutting.kept_indices(mask)
     reference = ctx.path("reference.safetensors")
-    if ctx.job.recipe.recover:
+    if ctx.job.recipe.bake or ctx.job.recipe.recover:
         cut(ctx.model, kept, weights.columns, weights.gates)
-        yield from recover(ctx, data)
-        round_weights(ctx)
-        known = _known_readings(ctx)
-        yield from _read(ctx, known, _RECOVERED[_reading_of(weights)], lambda: measure(ctx.model, rows, dense))
+        if ctx.job.recipe.recover:
+            yield from _recover(ctx, data, weights, rows, dense)
+        if ctx.job.recipe.bake:
+            yield from _bake(ctx, data, rows, dense)
         write_reference(ctx.model, rows[0], reference)
         return
     with cutting.as_if_cut(ctx.model, mask, weights.columns, weights.gates):
@@ -109,12 +115,28 @@ def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights:
     cut(ctx.model, kept, weights.columns, weights.gates)
 
 
+def _recover(ctx: JobContext, data: DistillationData, weights: Weights, rows: list[Row], dense: list[Tensor]) -> Stream[None]:
+    yield from recover(ctx, data)
+    round_to(ctx.model, ctx.weight_dtype)
+    yield from _read(ctx, _known_readings(ctx), _RECOVERED[_reading_of(weights)], lambda: measure(ctx.model, rows, dense))
+
+
+def _bake(ctx: JobContext, data: DistillationData, rows: list[Row], dense: list[Tensor]) -> Stream[None]:
+    yield from bake_model(ctx, data)
+    round_to(ctx.model, ctx.weight_dtype)
+    known, voice = _known_readings(ctx), short_voice(ctx)
+    if (talks := held_talks(ctx, voice, 2)).rows:
+        yield from _read(ctx, known, ReadingId.BAKED_TURNS, lambda: talks.read(ctx.model))
+    yield from _read(ctx, known, ReadingId.BAKED, lambda: held_lines(ctx, voice, rows, dense, 2).read(ctx.model))
+
+
 def read_importance(ctx: JobContext, data: DistillationData) -> Stream[ColumnSums | None]:
     """The importance matrix of the final model, from some of the train lines; None where llama.cpp has no such family."""
     if FAMILIES[ctx.model.config.model_type].gguf is None:
         yield Stage(StageId.IMPORTANCE)
         return None
-    rows = pack(data.train, ctx.job.recipe.row_tokens, data.prefix)
+    rows = pack(short_lines(ctx), ctx.job.recipe.row_tokens) if ctx.job.recipe.bake else pack(
+        data.train, ctx.job.recipe.row_tokens, data.prefix)  # behind the prompt that the model will have
     rows = rows[::-(-len(rows) // MATRIX_ROWS)]
     yield Stage(StageId.IMPORTANCE, len(rows))
     sums = ColumnSums(ctx.model.config)
@@ -142,6 +164,8 @@ def export(ctx: JobContext, mask: Tensor, contents: Contents, importance: Column
             write_folder(staging, ctx.model.to(ctx.weight_dtype), ctx.tokenizer, mask, contents)
             if importance:
                 importance.write(staging / MATRIX, f"lines of {ctx.job.card.name}")
+            if ctx.job.recipe.bake:
+                shutil.copytree(ctx.path(ADAPTER), staging / ADAPTER)
             ctx.model = None  # the proof needs the memory
             yield Stage(StageId.PROVE)
             proof = prove(staging, ctx.path("reference.safetensors"), ctx.dtype)

@@ -224,4 +224,4 @@ def answer_files(ctx: JobContext) -> list[Path]:
 def _rounds(ctx: JobContext) -> int:
     """How many of the rounds are for reconstruction."""
     recipe = ctx.job.recipe
-    return recipe.extra_samples if recipe.reconstruct else 0
+    return recipe.extra_samples if recipe.bake or (recipe.reconstruct and recipe.sparsity) else 0

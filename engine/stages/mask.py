@@ -92,6 +92,13 @@ def kept_targets(found: dict[str, Tensor], lines: int) -> list[Target]:
     return [Target(found[f"ids.{index}"], found[f"logs.{index}"]) for index in range(lines)]
 
 
+def whole_mask(ctx: JobContext) -> Tensor:
+    """The mask (L, d_ff) of a model from which nothing is removed; leaves mask.safetensors."""
+    mask = torch.ones(ctx.layers, ctx.channels)
+    save_tensors(ctx.path("mask.safetensors"), {"mask": mask.to(torch.uint8)})
+    return mask
+
+
 def start_scores(ctx: JobContext, data: DistillationData) -> Tensor:
     """The scores (L, d_ff) before the first step, rank-normalised: Wanda's, or random ones."""
     if ctx.job.recipe.start == "wanda":

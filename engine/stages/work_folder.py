@@ -34,7 +34,7 @@ from engine.calibration.lines import MAX_BYTES
 Size = Annotated[int, Field(gt=0, lt=2**31)]
 SEAL = "sha256"  # the name of the digest in the header of a file of tensors
 REFERENCE = "reference.safetensors"  # written and read by one process
-ANSWERS = re.compile(r"further-\d+\.jsonl")
+ANSWERS = re.compile(r"(further-\d+|talks)\.jsonl")
 LAYER = re.compile(r"((?:re)?tuned)-\d+\.safetensors")
 # What depends on a file: it was made from what the file held, or its stage takes it for a sign that all is there.
 VOID = {"learning.json": ("learning.safetensors", "mask.safetensors"),

@@ -27,6 +27,7 @@ class Plan:
     load_in: str = "16bit"
     recover: bool = False
     seed: float | None = 0
+    bake: bool = False
 
     def share(self) -> float:
         """The share to be removed. Raises UserError for a field that was cleared, and beyond the slider's ends."""
@@ -37,7 +38,7 @@ class Plan:
     def spec(self, model: str) -> dict[str, Any]:
         """The plan as a run keeps it. Raises UserError for values that no run takes."""
         asked = {"sparsity": round(self.share(), 4), "multiple": int(self.multiple), "seed": self.seed,
-                 "load_in": self.load_in, "recover": bool(self.recover)}
+                 "load_in": self.load_in, "recover": bool(self.recover), "bake": bool(self.bake)}
         make_recipe(self.preset, **asked)
         return {"model": model, "preset": self.preset, **asked}
 

@@ -14,6 +14,8 @@ WHO = [("The model itself", "self"), ("A server", "server")]
 _STEPS = ", ".join(str(make_recipe(name).steps) for name in PRESET_LABELS)
 STEPS_NOTE = (f"Steps of mask learning: {_STEPS}. All but the last learn a mask only where "
               f"{100 * make_recipe().mask_from:.0f} % or more is removed; below that they read more text.")
+BAKE_NOTE = ("Afterwards the model knows the card by itself, and its prompt is the character's name: first words come much sooner, "
+             "and conversations take less memory. Changing the card later means baking again. Takes about twice as long.")
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [(f"{name.removesuffix('bit')} bit", name) for name in KNOBS["load_in"].choices]
 HELP = "The model answers player questions as the character. The smaller model learns from these answers, so read them."
@@ -84,7 +86,9 @@ class Controls:
                 self.bits = gr.Dropdown(BITS, **_asked("load_in"), elem_id="prune-bits", filterable=False, min_width=160)
                 self.seed = gr.Number(**_asked("seed"), precision=0, minimum=0, elem_id="prune-seed", min_width=120)
             self.recover = gr.Checkbox(**_asked("recover"), elem_id="prune-recover")
-        self.plan = [self.percent, self.multiple, self.prune_preset, self.bits, self.recover, self.seed]  # in the order of cut.Plan
+            self.bake = gr.Checkbox(**_asked("bake") | {"info": BAKE_NOTE}, elem_id="prune-bake")
+        self.plan = [self.percent, self.multiple, self.prune_preset, self.bits, self.recover, self.seed,
+                     self.bake]  # in the order of cut.Plan
         with gr.Row(elem_classes=["tight", "prune-buttons"]):
             self.name = gr.Textbox(show_label=False, label="Name of the run", placeholder="Name of the run (optional)",
                                    container=False, max_length=80, elem_id="prune-name", min_width=200)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.base import events
-from engine.base.ids import BASELINES
+from engine.base.ids import BASELINES, StageId
 from engine.base.job import PRESETS, knobs
 from studio import labels
 from studio.figures import distances, masks, words
@@ -179,6 +179,9 @@ def _done(run: Run) -> str:
     if reading:
         parts.append(f"On {words.count(reading.lines, 'line')} that it did not learn from, it picks the same next word "
                      f"piece as the dense model {words.percent(reading.top1)} of the time{_beside(run, reading)}.")
+    if baked := run.summary.get("choices", {}).get(StageId.BAKE):
+        parts.append(f"Before the first word it reads {words.count(baked['prompt_tokens'], 'word piece')} "
+                     f"instead of {baked['whole_prompt_tokens']:,}.")
     return " ".join(parts)
 
 
