@@ -1,5 +1,5 @@
-"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | squeeze | speech | soak | studio |
-drawings.
+"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | squeeze | baking | speech | soak |
+studio | drawings.
 
 Exit codes as for the engine: 2 for a user's mistake, 130 for an interrupted run. Heavy imports wait until a benchmark runs.
 """
@@ -50,6 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     squeeze.add_argument("--types", nargs="+", metavar="TYPE", default=["Q5_0", "Q4_1", "IQ4_NL", "Q4_0"],
                          help="default Q5_0 Q4_1 IQ4_NL Q4_0")
     _add_json(squeeze)
+    baking = verbs.add_parser("baking", help="what a baked character's short prompt saves: the first token, keys and values")
+    _add_model(baking)
+    baking.add_argument("--characters", nargs="+", default=["pim-tuckett", "zubaida-marr"], metavar="NAME",
+                        help="default pim-tuckett zubaida-marr")
+    baking.add_argument("--rounds", type=int, default=4, metavar="N", help="over five questions (default 4)")
+    _add_json(baking)
     _add_speech(verbs.add_parser("speech", help="chats, the server and the page that speaks, beside llama.cpp alone"))
     _add_soak(verbs.add_parser("soak", help="many players on one server: whether a reply is lost or another's; its memory"))
     studio = verbs.add_parser("studio", help="what the studio itself costs")
