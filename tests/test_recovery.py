@@ -1,9 +1,11 @@
 """What recovery's fine-tune learns from: answers of its own, with the dense model's targets for these very answers."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_job import make_job, run_job, work_of
 from tiny import find, make_tiny
 
@@ -66,3 +68,12 @@ def test_a_step_of_the_fine_tune_changes_a_weight_by_the_rate_whatever_its_size(
     for name in changed:
         share = (merged[name] - before[name]).square().mean().sqrt() / before[name].square().mean().sqrt()
         assert 0.005 < share < 0.02, (name, share)
+
+
+def test_the_later_steps_read_the_cut_models_own_answers(llama: Path, tmp_path: Path) -> None:
+    run_job(llama, tmp_path / "out", recover=True, recovery_own_from=0.4, recovery_steps=4, answer_tokens=8)
+    work = work_of(tmp_path / "out")
+    said = [tokens for line in (work / "recovery_own.jsonl").read_text().splitlines() for tokens in json.loads(line)["tokens"]]
+    assert len(said) == 2  # two of four steps, half of four lines, each read twice
+    targets = load_file(work / "recovery_own.safetensors")
+    assert [len(targets[f"ids.{number}"]) for number in range(2)] == [len(one) for one in said]

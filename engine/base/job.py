@@ -125,6 +125,8 @@ class Recipe(Settings):
     recovery_step_lines: int = knob(16, "Lines per step of the fine-tune", unit="lines", ge=1)
     recovery_rate: float = knob(1e-3, "AdamW's learning rate in the fine-tune, as a share of the weights' root mean square", ge=0)
     recovery_rank: int = knob(16, "LoRA rank", ge=1)
+    recovery_own_from: float = knob(1.0, "Share of the fine-tune's steps after which half of the lines are the cut model's own "
+                                         "answers, read by the dense model (1: none)", ge=0, le=1)
 
     bake: bool = knob(False, "Put the card into the weights: behind a prompt of a few tokens the model answers as the dense one "
                              "does behind the whole card (context distillation). With a sparsity of 0 nothing is removed",
@@ -133,8 +135,8 @@ class Recipe(Settings):
     bake_step_lines: int = knob(16, "Lines per step", unit="lines", ge=2)
     bake_rate: float = knob(2e-3, "AdamW's learning rate, as a share of the weights' root mean square", ge=0)
     bake_rank: int = knob(8, "LoRA rank; the adapter stays in the folder, 4.9 MB for the starter", ge=1)
-    own_from: float = knob(0.5, "Share of the steps after which half of the lines are the student's own answers, read by the dense "
-                                "model (1: none)", ge=0, le=1)
+    bake_own_from: float = knob(0.5, "Share of the steps after which half of the lines are the student's own answers, read by the "
+                                     "dense model (1: none)", ge=0, le=1)
 
     def changed(self, **values: Any) -> "Recipe":
         """The recipe with other values. Raises UserError."""

@@ -20,7 +20,8 @@ BACKUP = "before-format-2"  # a folder in a work folder
 KNOBS = {"further_answers": "extra_samples", "refit_within": "max_kl_ratio", "least_squares": "reconstruct",
          "layer_epochs": "tuning_epochs", "layer_rate": "tuning_rate", "recovery_answers": "recovery_samples"}
 FORMER_KNOBS = {new: old for old, new in KNOBS.items()}
-LATER_KNOBS = {"bake", "bake_steps", "bake_step_lines", "bake_rate", "bake_rank", "own_from"}  # since work folders have format 2
+LATER_KNOBS = {"bake", "bake_steps", "bake_step_lines", "bake_rate", "bake_rank", "bake_own_from",
+               "recovery_own_from"}  # since work folders have format 2
 _STAGES = {
     "load the model": StageId.LOAD, "score questions": StageId.SCORE, "make up questions": StageId.ASK,
     "write answers": StageId.ANSWERS, "rewriting": StageId.ANSWERS, "write more answers": StageId.SAMPLES,

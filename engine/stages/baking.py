@@ -167,7 +167,8 @@ def learn_adapter(ctx: JobContext, data: DistillationData) -> Stream[Any]:
         return adapted
     yield Stage(StageId.BAKE, recipe.bake_steps)
     settings = AdapterSettings(recipe.bake_rank, recipe.bake_steps, recipe.bake_step_lines, recipe.bake_rate, recipe.seed,
-                               recipe.row_tokens, max(1, recipe.bake_steps // 20), recipe.checkpointing, own_from=recipe.own_from)
+                               recipe.row_tokens, max(1, recipe.bake_steps // 20), recipe.checkpointing,
+                               own_from=recipe.bake_own_from)
     voice = short_voice(ctx)
     lines, talks = [Talk.of(line) for line in ctx.split_lines()[0]], _lesson_talks(ctx)
     targets = [*(data.targets or []), *kept_targets(load_file(ctx.path(_DENSE)), len(talks))]
@@ -175,7 +176,7 @@ def learn_adapter(ctx: JobContext, data: DistillationData) -> Stream[Any]:
     held = [held_lines(ctx, voice, data.validation, data.validation_dense, 1), held_talks(ctx, voice, 1)]
     both = Held([row for one in held for row in one.rows], [states for one in held for states in one.dense])
     contexts = [(encode_prompt(ctx.tokenizer, voice, talk.said), encode_prompt(ctx.tokenizer, ctx.voice, talk.said))
-                for talk in [*lines, *_talks(ctx)[0]]] if recipe.own_from < 1 else []
+                for talk in [*lines, *_talks(ctx)[0]]] if recipe.bake_own_from < 1 else []
     dense = (lambda _adapted: loaded_beside(ctx)) if recipe.sparsity else without_adapter
     own = own_lessons(ctx, "bake_own", StageId.BAKE, contexts, settings, dense) if contexts else None
     training = train_adapter(ctx.model, lessons, lambda: both.read(ctx.model), settings,

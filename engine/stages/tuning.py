@@ -31,6 +31,7 @@ from engine.pruning.reconstruction import RIDGE, SHARE
 from engine.stages.context import JobContext
 from engine.stages.lines import recovery_lines
 from engine.stages.mask import DistillationData, kept_targets, measured, targets_of
+from engine.stages.own_answers import loaded_beside, own_lessons
 from engine.stages.reconstruction import ReconstructionRows, make_rows
 from engine.stages.work_folder import TensorFile, save_tensors
 
@@ -193,10 +194,14 @@ def recover(ctx: JobContext, data: DistillationData) -> Stream[None]:
     yield Stage(StageId.RECOVER, recipe.recovery_steps)
     data = _recovery_data(ctx, data)
     settings = AdapterSettings(recipe.recovery_rank, recipe.recovery_steps, recipe.recovery_step_lines, recipe.recovery_rate,
-                               recipe.seed, recipe.row_tokens, 2 * recipe.validate_every, recipe.checkpointing)
+                               recipe.seed, recipe.row_tokens, 2 * recipe.validate_every, recipe.checkpointing,
+                               own_from=recipe.recovery_own_from)
+    asked = [(example.prompt, example.prompt) for example in data.train]
+    own = own_lessons(ctx, "recovery_own", StageId.RECOVER, asked, settings,
+                      lambda _adapted: loaded_beside(ctx)) if settings.own_from < 1 and data.targets is not None else None
     training = train_adapter(ctx.model, Lessons(data.train, data.targets, data.prefix),
                              lambda: measure(ctx.model, data.validation, data.validation_dense), settings,
-                             TensorFile(ctx.path("recovery.safetensors")))
+                             TensorFile(ctx.path("recovery.safetensors")), own)
     ctx.model = merge((yield from told(training, StageId.RECOVER, ReadingId.RECOVERY_STEP, recipe.recovery_steps)))
     save_tensors(target, _weights(ctx))
 
