@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_job import is_step, make_job, prune_arguments, refused, run_job, same_tensors, weights_of, with_option, work_of
-from tiny import make_tiny
+from tiny import find, make_tiny
 from transformers import AutoModelForCausalLM
 
 from engine.base import events
@@ -23,7 +23,9 @@ from engine.calibration.rewriting import Voice
 from engine.cards.baked import is_baked, unbake
 from engine.cards.card import parse_card
 from engine.export.adapters import SETTINGS
+from engine.export.engines.target import make_pack
 from engine.models.ffn import project_logits
+from engine.models.loading import load_tokenizer
 from engine.models.packing import answer_states, pack
 from engine.pipeline import prune
 from engine.stages import baking
@@ -66,6 +68,12 @@ def test_the_folder_is_that_of_a_baked_character(baked: tuple[Path, list[events.
     changed = {name.split(".")[-2] for name in after if not torch.equal(before[name].to(torch.bfloat16), after[name])}
     assert changed == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert "You are Zoë" in (out / "README.md").read_text() and "A miller" not in (out / "README.md").read_text()
+
+
+def test_every_engine_gets_the_short_prompt(baked: tuple[Path, list[events.Event]]) -> None:
+    pack = make_pack(baked[0], "x.gguf", load_tokenizer(find(baked[0])))
+    assert pack.system == "You are Zoë *of* the [Mill]." and pack.opening == [] and pack.suffix == ""
+    assert pack.conversation["system"] == pack.system and pack.conversation["baked"] and pack.conversation["greeting"]
 
 
 def test_the_adapter_in_the_folder_is_what_was_merged(baked: tuple[Path, list[events.Event]], llama: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_run_whose_other_weights_differ_is_refused(home: Path, bank: Path, tmp
     assert "their weights differ (layer 0)" in refused([*words[:3], untold, *words[4:]], capsys)
     tune(tmp_path / "run" / "report.json")
     write_manifest(tmp_path / "run")
-    assert "was fine-tuned after its cut (--recover)" in refused(words, capsys)
+    assert "was fine-tuned as a whole (--recover)" in refused(words, capsys)
     (tmp_path / "run" / "model.safetensors").write_bytes(b"")
     assert "is damaged" in refused(words, capsys) or "truncated" in refused(words, capsys)
 

@@ -162,7 +162,7 @@ def require_same_base(dense: Dense, cut: Any, run: Run) -> None:
 def _differs(dense: Dense, run: Run, where: str) -> UserError:
     for knob in ("recover", "bake"):
         if run.report["recipe"].get(knob):
-            return UserError(f"{run.folder} was fine-tuned after its cut (--{knob}), and a bank holds a mask and a correction only.",
+            return UserError(f"{run.folder} was fine-tuned as a whole (--{knob}), and a bank holds a mask and a correction only.",
                              f"Prune the character without --{knob}.")
     return UserError(f"{run.folder} was not cut from {dense.source.name}: their weights differ ({where}).",
                      f"Its report names {str(run.report['base']['name'])[:80]}: give that model with --model.")
