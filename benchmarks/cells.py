@@ -113,7 +113,7 @@ class Subject:
             yield from metered(read_dense(ctx), self.dense.counter, self.folder / "dense.cost.json")
         train, _, reporting, prefix = encode_lines(ctx)
         self.train, self.test = (pack(group, recipe.row_tokens, prefix) for group in (train, reporting))
-        self.refit_rows = written_rows(ctx, train).rows
+        self.refit_rows = written_rows(ctx).rows
         self.lines = ctx.split_lines()[2]
         self.states = yield from watched("read the test lines", sum(row.size for row in self.test), self.dense.counter,
                                          lambda: dense_states(self.dense.model, self.test))

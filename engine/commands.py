@@ -11,9 +11,10 @@ from typing import Any
 
 from engine import labels
 from engine.base import events, migrate
+from engine.base.cast_folder import is_cast, places
 from engine.base.errors import UserError
-from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json
-from engine.base.ids import Verdict
+from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json, slug
+from engine.base.ids import ReadingId, Verdict
 from engine.base.job import ExportJob, GgufJob, PruneJob, Recipe, ScriptJob, process_of, read_options
 from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
@@ -73,7 +74,7 @@ def _prune(values: dict[str, Any], run: Run) -> Iterator[events.Event]:
     from engine.pipeline import prune_persistently
     from engine.stages.context import Job
 
-    job = Job.of(asked, _read(asked.card))
+    job = Job.of_cast(asked) if asked.cast else Job.of(asked, _read(asked.card))
     run.workdir = run.workdir or job.default_workdir()
     yield from prune_persistently(job, run.workdir, asked.resume, asked.until or None)
 
@@ -125,6 +126,7 @@ def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
     from engine.serving.steps import Loop
     from engine.serving.voices import Voices
 
+    options.model = _speaker_of(options)
     card, params = _card_of(options), params_of(options)
     return run([Speaker(card, options.model, options.type, Voices(keep=1, slots=1), Loop())], params, options)
 
@@ -189,6 +191,22 @@ def _read(name: str) -> Card:
     return card
 
 
+def _speaker_of(options: argparse.Namespace) -> str:
+    """The name of the model that speaks; in the folder of a cast the place of a character. Raises UserError where none is named."""
+    folder = Path(options.model).expanduser()
+    if not is_cast(folder):
+        if options.character:
+            raise UserError(f"{options.model} is not the folder of a cast, so --character has no meaning.", "Leave it out.")
+        return str(options.model)
+    if options.card and not options.character:
+        return str(options.model)  # the model without anybody's adapter
+    found = {place.id: place for place in places(folder)}
+    if (place := found.get(slug(options.character or " "))) is None:
+        what = f"has no character {options.character[:60]!r}" if options.character else "holds a cast"
+        raise UserError(f"{options.model} {what}.", f"Add --character NAME: {', '.join(found)}.")
+    return str(place.own)
+
+
 def _card_of(options: argparse.Namespace) -> Card:
     if options.card:
         return _read(options.card)
@@ -223,6 +241,7 @@ def inspect(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 def _print_report(folder: Path, report: dict[str, Any]) -> None:
     before, after, proof = report["before"], report["after"], report["proof"]
+    cast = report.get("characters", {})
     print(f"{folder}: {report['character']} on {report['base']['name']}, "
           f"{report['recipe']['sparsity']:.0%} of FFN channels removed\n"
           f"  intermediate size {before['intermediate_size']:,} -> {after['intermediate_size']:,}; parameters "
@@ -233,6 +252,12 @@ def _print_report(folder: Path, report: dict[str, Any]) -> None:
     first = next(iter(report["readings"].values()))
     print_table(f"On {first['lines']} held-out lines ({first['tokens']:,} tokens), nats a token",
                 ["", "KL to dense", "same next token", "NLL"], rows)
+    if cast:
+        readings = {id: [one["readings"].get(name, {}).get("kl") for name in (ReadingId.SHARED, ReadingId.ADAPTED)]
+                    for id, one in cast.items()}
+        print_table("Each character on its own test lines", ["character", "KL to dense", "with its adapter", "lines", "adapter"],
+                    [[id, *("-" if kl is None else f"{kl:.3f}" for kl in readings[id]), one["readings"][ReadingId.SHARED]["lines"],
+                      f"{one['adapter']['bytes'] / 1e6:,.1f} MB" if "adapter" in one else "-"] for id, one in cast.items()])
     print_table("Work", ["stage", "seconds", "tokens"],
                 [[labels.stage(name), f"{one['seconds']:.1f}", f"{one['tokens']:,}"] for name, one in report["stages"].items()])
     print(f"Proof: loaded by plain transformers in a fresh process; KL to the masked dense model {proof['kl']:.2g} "

@@ -8,7 +8,8 @@ import gc
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +22,14 @@ from engine.base.events import Event, Finished, Measured, Saved, Stage, Started,
 from engine.base.files import check_target, explain_write_errors, read_json, slug, write_json
 from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.cards.baked import bake
+from engine.cards.fields import data_of
 from engine.evaluation.fidelity import dense_states
+from engine.export.cast import CastCharacter
 from engine.export.folder import Contents
 from engine.models.ffn import count_tokens
 from engine.stages.baking import make_talks, read_dense_for_baking, require_room, short_voice
-from engine.stages.context import LINES_STAGES, STAGES, Job, JobContext, halve, load_dense, open_workdir, with_less_at_once
+from engine.stages.characters import finish_characters, read_for_adapters
+from engine.stages.context import Job, JobContext, halve, load_dense, open_workdir, stages_of, with_less_at_once
 from engine.stages.finish import deliver, export, finish_model, is_proven, measure_ladder, read_importance, require_export_space
 from engine.stages.lines import make_lines, write_extra_samples
 from engine.stages.mask import DistillationData, find_mask, read_dense, whole_mask
@@ -41,27 +45,28 @@ from engine.stages.tuning import Weights, read_dense_again, tune, tune_again
 from engine.stages.work_folder import hold_answers, set_damaged_aside
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "safetensors")
-Until = Literal["lines"] | None
+Until = Literal["lines", "samples"] | None
 
 
 def prune(job: Job, workdir: Path | None = None, resume: bool = False, until: Until = None) -> Iterator[Event]:
     """Run the job and leave the exported folder at `job.out`. Raises UserError for all that a user can fix.
 
     Closing the generator stops the job within one step; calling it again with `resume` goes on. With `until` "lines"
-    it ends when lines.jsonl is written, `job.out` is not looked at, and a later call without it goes on from there.
+    it ends when lines.jsonl is written, with "samples" when the extra samples are, too; `job.out` is not looked at, and a later
+    call without it goes on from there. A job with members makes one model for all of them.
     """
     folder = workdir or job.default_workdir()
     if until is None:
         check_out(job.out, folder)
     with explain_write_errors(folder):
         resumed = open_workdir(job, folder, resume)
-    yield Started(job.card.name, job.model, job.recipe.sparsity, LINES_STAGES if until else STAGES, resumed)
-    if resumed:
-        yield from set_damaged_aside(folder)
+    yield Started(job.card.name, job.model, job.recipe.sparsity, stages_of(job, until), resumed)
+    for place in [one.folder for one in job.members] + [folder] * resumed:
+        yield from set_damaged_aside(place)
     ctx = JobContext(with_less_at_once(job, folder), folder)
     meter = _Meter(folder / "meter.json")
     started = time.perf_counter()
-    for event in _lines(ctx, meter) if until else _stages(ctx, meter):
+    for event in _lines(ctx, meter, until) if until else _stages(ctx, meter):
         meter.watch(event)
         yield event
     out = "" if until else str(job.out)
@@ -85,16 +90,22 @@ def prune_persistently(job: Job, workdir: Path, resume: bool = False, until: Unt
     yield from prune(job, workdir, True, until)
 
 
-def _lines(ctx: JobContext, meter: "_Meter") -> Stream[None]:
-    if not ctx.path("lines.jsonl").exists() and not ctx.job.lines:
+def _lines(ctx: JobContext, meter: "_Meter", until: Until) -> Stream[None]:
+    if until == "samples" or (not ctx.path("lines.jsonl").exists() and not ctx.job.lines):
         yield from load_dense(ctx, ctx.job.recipe.load_in)
         meter.count_tokens_of(ctx.model)
+        require_room(ctx)
     yield from make_lines(ctx)
+    if until == "samples":
+        yield from write_extra_samples(ctx)
+        if ctx.job.recipe.bake:
+            yield from make_talks(ctx)
+        hold_answers(ctx.folder)
 
 
 def _stages(ctx: JobContext, meter: "_Meter") -> Stream[None]:
     if is_proven(ctx):
-        for stage, subject in STAGES[:-1]:
+        for stage, subject in stages_of(ctx.job)[:-1]:
             yield Stage(stage, reused=True, subject=subject)
     else:
         yield from _make_folder(ctx, meter)
@@ -104,20 +115,23 @@ def _stages(ctx: JobContext, meter: "_Meter") -> Stream[None]:
 def _make_folder(ctx: JobContext, meter: "_Meter") -> Stream[None]:
     recipe = ctx.job.recipe
     yield from load_dense(ctx, recipe.load_in if recipe.sparsity else "16bit")
-    if recipe.bake:
-        short_voice(ctx)  # refused now rather than after all the work
-    require_room(ctx)
+    for part in ctx.parts:  # refused now rather than after all the work
+        if recipe.bake:
+            short_voice(part)
+        require_room(part)
     require_export_space(ctx, ctx.removed)  # said now rather than after all the work
     meter.count_tokens_of(ctx.model)
-    yield from make_lines(ctx)
-    yield from write_extra_samples(ctx)
-    if recipe.bake:
-        yield from make_talks(ctx)
-    hold_answers(ctx.folder)
+    for part in ctx.parts:
+        yield from make_lines(part)
+        yield from write_extra_samples(part)
+        if recipe.bake:
+            yield from make_talks(part)
+        hold_answers(part.folder)
     data = yield from read_dense(ctx)
-    yield from read_dense_again(ctx)
+    yield from read_for_adapters(ctx) if ctx.job.members else read_dense_again(ctx)
     if recipe.bake:
-        yield from read_dense_for_baking(ctx)
+        for part in ctx.parts:
+            yield from read_dense_for_baking(part)
     mask, weights = (yield from _choose(ctx, meter, data)) if recipe.sparsity else (whole_mask(ctx), Weights(None))
     rows, dense = yield from measure_ladder(ctx, data, mask, weights)
     before = {"parameters": sum(parameter.numel() for parameter in ctx.model.parameters()),
@@ -127,9 +141,11 @@ def _make_folder(ctx: JobContext, meter: "_Meter") -> Stream[None]:
     yield from finish_model(ctx, data, mask, weights, rows, dense)
     importance = yield from read_importance(ctx, data)
     yield from _warn_when_worse(ctx)
+    characters = yield from finish_characters(ctx, data, dense)
     assert ctx.source
-    card = bake(ctx.job.card) if recipe.bake else ctx.job.card
-    contents = Contents(card.raw, _report(ctx, meter, before), ctx.source.folder)
+    card = bake(ctx.job.card) if ctx.job.baked else ctx.job.card
+    report = _report(ctx, meter, before, characters)
+    contents = Contents(None if characters else card.raw, report, ctx.source.folder, characters)
     yield from export(ctx, mask, contents, importance)
 
 
@@ -175,11 +191,13 @@ def _warn_when_worse(ctx: JobContext) -> Iterator[Event]:
                      "try a lower sparsity, more steps or --recover.")
 
 
-def _report(ctx: JobContext, meter: "_Meter", before: dict[str, Any]) -> dict[str, Any]:
-    """Everything measured, as JSON."""
-    job, source = ctx.job, ctx.source
+def _report(ctx: JobContext, meter: "_Meter", before: dict[str, Any], characters: Sequence[CastCharacter]) -> dict[str, Any]:
+    """Everything measured, as JSON; of a cast the lines of all."""
+    job, source, parts = ctx.job, ctx.source, ctx.parts
     assert source is not None
-    train, validation, test, _ = ctx.split_lines()
+    train, validation, test = ([line for lines in group for line in lines]
+                               for group in zip(*(part.split_lines()[:3] for part in parts), strict=True))
+    rejected = sum((Counter(read_json(part.path("rejected.json"))) for part in parts), Counter[str]())
     curve = ctx.path("learning.json")
     return {
         "format": migrate.FORMAT, "character": job.card.name, "slug": slug(job.card.char),
@@ -191,9 +209,11 @@ def _report(ctx: JobContext, meter: "_Meter", before: dict[str, Any]) -> dict[st
                  "origin": source.front_matter.get("base_model", "")},
         "recipe": job.recipe.to_dict(),
         "lines": {"train": len(train), "validation": len(validation), "test": len(test),
-                  "rejected": read_json(ctx.path("rejected.json")),
+                  "rejected": dict(rejected),
                   "sources": {name: sum(line.source == name for line in train) for name in {line.source for line in train}}},
         "readings": read_json(ctx.path("readings.json")),
+        **({"characters": {one.id: {"name": str(data_of(one.card).get("name")), **one.report} for one in characters}}
+           if characters else {}),
         "learning": read_json(curve) if curve.exists() else [],
         "choices": ctx.notes, "before": before, "after": {"intermediate_size": ctx.kept},
         "stages": meter.stages, "dtype": str(ctx.dtype).removeprefix("torch."),

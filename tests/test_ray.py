@@ -213,7 +213,7 @@ def follow(arguments: list[str], folder: Path, look: Callable[[dict[str, Any]], 
 
 def test_a_cast_is_pruned_to_the_same_bits_though_a_node_is_lost(nodes: Nodes, llama: Path, tmp_path: Path) -> None:
     nodes.add()
-    arguments = prune_cast(tmp_path, llama, "--ray", nodes.address, "--threads", "1")
+    arguments = prune_cast(tmp_path, llama, "--separate", "--ray", nodes.address, "--threads", "1")
     begun: set[str] = set()
     killed = threading.Event()
     starts: list[bool] = []
@@ -251,10 +251,11 @@ def test_a_cast_that_was_stopped_on_the_cluster_goes_on_here(nodes: Nodes, llama
             os.killpg(event["pid"], signal.SIGINT)  # as Ctrl-C in a terminal does
 
     code, last = follow([*arguments, "--ray", nodes.address, "--threads", "1"], tmp_path, stop)
-    assert code == 130 and [one["state"] for one in last["characters"]] == ["stopped", "stopped"]
+    assert code == 130 and [one["state"] for one in last["characters"]] == ["lines written", "lines written", "stopped"]
     resumed = []
     code, last = follow(arguments, tmp_path, lambda event: resumed.append(event.get("resumed")))
     assert code == 0 and True in resumed and [one["state"] for one in last["characters"]] == ["done", "done"]
+    assert (tmp_path / "out" / "gguf" / "adapters" / "bob.gguf").is_file()  # one folder for both
 
 
 def test_what_is_no_cluster_is_refused(nodes: Nodes) -> None:

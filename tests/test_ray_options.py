@@ -31,18 +31,32 @@ def test_replicas_are_a_number_or_a_range() -> None:
 
 def test_each_character_has_a_job_of_its_own(tmp_path: Path) -> None:
     values = {"out": str(tmp_path / "out"), "model": "starter", "preset": "quick", "leash": True}
-    jobs = plan(["pim-tuckett", "zubaida-marr"], values)
+    jobs = plan(["pim-tuckett", "zubaida-marr"], values, separate=True).characters
     assert [job.id for job in jobs] == ["pim-tuckett", "zubaida-marr"] and not any(job.is_done for job in jobs)
     written = json.loads(jobs[0].file.read_text())
     assert written == {"card": "pim-tuckett", "out": str(tmp_path / "out" / "pim-tuckett"), "workdir": str(jobs[0].work),
                        "model": "starter", "preset": "quick"}
-    assert plan(["pim-tuckett"], values) == jobs[:1]
+    assert plan(["pim-tuckett"], values, separate=True).characters == jobs[:1]
     with pytest.raises(UserError, match="with other settings"):
-        plan(["pim-tuckett"], {**values, "seed": 1})
+        plan(["pim-tuckett"], {**values, "seed": 1}, separate=True)
     with pytest.raises(UserError, match="Two of the cards are called pim-tuckett"):
         plan(["pim-tuckett", "pim-tuckett"], values)
     with pytest.raises(UserError, match="--out"):
         plan(["pim-tuckett"], {})
+
+
+def test_a_cast_has_jobs_for_lines_and_one_for_the_model(tmp_path: Path) -> None:
+    values = {"out": str(tmp_path / "out"), "model": "starter", "preset": "quick"}
+    found = plan(["pim-tuckett", "zubaida-marr"], values)
+    assert found.model and [len(jobs) for jobs in found.steps] == [2, 1] and found.model.out == tmp_path / "out"
+    lines, model = json.loads(found.characters[0].file.read_text()), json.loads(found.model.file.read_text())
+    assert lines["until"] == "samples" and "out" not in lines and model["cast"] == [str(one.file) for one in found.characters]
+    assert model["adapters"] is True and found.model.file.parent == tmp_path / "out.work"
+    assert plan(["pim-tuckett", "zubaida-marr"], values) == found
+    with pytest.raises(UserError, match="The cast was begun"):
+        plan(["pim-tuckett", "zubaida-marr"], values, adapters=False)
+    with pytest.raises(UserError, match="The cast was begun"):
+        plan(["pim-tuckett", "bodo-grumm"], values)
 
 
 def test_events_are_shown_once_they_are_whole(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class StageId(StrEnum):
     TUNE = "tune_layers"
     TUNE_AGAIN = "tune_layers_again"
     RECOVER = "recover"
+    ADAPT = "learn_adapter"  # subject: the character
     TALKS = "write_conversations"
     BAKE = "bake"
     MEASURE = "measure"
@@ -62,6 +63,8 @@ class ReadingId(StrEnum):
     RECOVERED = "mask_recovered"
     RECONSTRUCTED_RECOVERED = "mask_reconstructed_recovered"
     TUNED_RECOVERED = "mask_tuned_recovered"
+    SHARED = "shared_model"  # a character of a cast on the one model; the event's `subject` says which
+    ADAPTED = "shared_model_adapted"
     MASK_STEP = "mask_step"  # the event's `step` says which
     RECOVERY_STEP = "recovery_step"
     DENSE_SHORT = "dense_short_prompt"

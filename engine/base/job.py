@@ -200,8 +200,11 @@ class PruneJob(Process):
     lines: str = knob("", "Finished calibration lines (questions and answers) to use as they are", metavar="FILE")
     dtype: Dtype = knob("auto", DTYPE_HELP)
     resume: bool = knob(False, "Continue where an earlier run stopped")
-    until: Literal["", "lines"] = knob("", "lines: stop when the calibration lines are written", metavar="lines")
+    until: Literal["", "lines", "samples"] = knob("", "Stop when the calibration lines are written, or the extra samples too")
     recipe: Recipe = Field(default_factory=Recipe)
+    # Of a cast, which prune-cast makes: the job files of its characters, and whether each gets an adapter; `card` is its name.
+    cast: list[str] = Field(default_factory=list)
+    adapters: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "PruneJob":

@@ -25,17 +25,19 @@ _LOOK = 0.5  # seconds between two looks
 
 @dataclass(frozen=True)
 class CastJob:
-    """A character's job: its file, work folder (events.jsonl is there) and the folder that it makes."""
+    """A job: its file, work folder (events.jsonl is there) and the folder that it makes; None: it makes a character's lines."""
 
     id: str
     file: Path
     work: Path
-    out: Path
+    out: Path | None
 
     @property
     def is_done(self) -> bool:
-        """Whether the folder is there; it appears whole or not at all."""
-        return (self.out / MANIFEST).is_file()
+        """Whether the folder is there, which appears whole or not at all, or the lines and extra samples are."""
+        if self.out is not None:
+            return (self.out / MANIFEST).is_file()
+        return (self.work / "lines.jsonl").is_file() and isinstance(_last_event(self), events.Finished)
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,14 @@ def _claim(lock: IO[str]) -> None:
             time.sleep(_LOOK)
 
 
+def _last_event(job: CastJob) -> events.Event | None:
+    *_, last = [None, *events.read(job.work / "events.jsonl")]
+    return last
+
+
 def _last_words(job: CastJob) -> str:
     """Why a job failed: by its last event, or what its process wrote at last."""
-    *_, last = [None, *events.read(job.work / "events.jsonl")]
+    last = _last_event(job)
     if isinstance(last, events.Failed):
         return f"{last.sentence} {last.hint}".strip()
     log = job.file.with_suffix(".log")

@@ -6,13 +6,15 @@ from engine.base.job import Process, PruneJob, Recipe, add_options
 from engine.cluster.connection import ADDRESS_HELP
 
 USUAL_THREADS = 4  # of each job on a cluster, where a machine has them
-OWN = ("card", "resume", "until", "lines", "workdir")  # options of prune that make no sense for many characters
+OWN = ("card", "resume", "until", "lines", "workdir", "cast", "adapters")  # options of prune that make no sense for many characters
 
 
 def add_cast_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb: those of prune, for all characters, and where the work is done."""
     parser.add_argument("cards", nargs="+", metavar="CARD", help="character cards (JSON, PNG or CHARX), or names of bundled ones")
     add_options(parser, PruneJob, Recipe, Process, leave_out=OWN)
+    parser.add_argument("--separate", action="store_true", help="a model for each character, as by prune, instead of one for all")
+    parser.add_argument("--no-adapters", dest="adapters", action="store_false", help="no LoRA adapter for each character")
     parser.add_argument("--lines-in", default="", metavar="DIR", help="a folder with finished calibration lines, NAME.jsonl, of "
                         "characters for which there are some")
     where = parser.add_argument_group("where (docs/scale.md)")

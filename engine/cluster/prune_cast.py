@@ -1,7 +1,9 @@
-"""`persona prune-cast`: many characters pruned on one model, each into a folder of its own, here or on a Ray cluster.
+"""`persona prune-cast`: many characters pruned on one model, here or on a Ray cluster: into one folder, or each into its own.
 
-OUT/NAME is a character's folder. OUT/.work has, for each, the job (NAME.json), its work folder (NAME), what its process wrote to
-standard error (NAME.log) and a lock. The same command goes on where it stopped.
+First each character's lines are written, in a job of its own; then one job makes the model of all of them, from all lines.
+OUT.work has, for each job, its file (NAME.json, the last one's cast.model.json), its work folder (NAME), what its process wrote to
+standard error (NAME.log) and a lock. With --separate each character is pruned for itself, OUT/NAME is its folder, and OUT/.work has
+all this. The same command goes on where it stopped.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine import labels
 from engine.base import events, migrate
+from engine.base.cast_folder import MOST
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import PROGRAM, check_target, explain_write_errors, read_json, slug, write_json
+from engine.base.ids import ReadingId
 from engine.base.job import Process, PruneJob, Recipe, read_options
 from engine.cards.files import read_card
 from engine.cluster.connection import connected, places, smallest_node
@@ -28,7 +33,23 @@ from engine.cluster.options import OWN, USUAL_THREADS
 from engine.running import ProgressPrinter, StopFlag, describe, print_table
 
 WORK = ".work"
+MODEL = "cast.model"  # the last job; no character's id has a dot
 _LOOK = 0.2  # seconds between two looks at what the jobs have written
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of the characters, and the one that makes a model of all (None: each makes its own)."""
+
+    characters: list[CastJob]
+    model: CastJob | None
+
+    @property
+    def steps(self) -> list[list[CastJob]]:
+        """What is still to be done, in order: jobs that may run side by side."""
+        if self.model is None:
+            return [[job for job in self.characters if not job.is_done]]
+        return [] if self.model.is_done else [[job for job in self.characters if not job.is_done], [self.model]]
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -36,12 +57,16 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if options.threads < 0 or options.gpus < 0:
         raise UserError("The threads and GPUs of a job must not be below 0.")
     values = read_options(options, PruneJob, Recipe)
-    jobs = plan(options.cards, values, options.lines_in)
-    open_jobs = [job for job in jobs if not job.is_done]
+    found = plan(options.cards, values, options.lines_in, options.separate, options.adapters)
     watch = _JsonWatch() if values.get("json_events") else _Watch()
-    with StopFlag(bool(values.get("leash"))) as stop, _crew(options, open_jobs) as crew, watch:
-        outcomes = _follow(crew, open_jobs, stop, watch)
-    rows = [_row(job, outcomes.get(job.id, Outcome(0))) for job in jobs]
+    outcomes: dict[str, Outcome] = {}
+    with StopFlag(bool(values.get("leash"))) as stop, watch:
+        for jobs in found.steps:
+            if stop.asked or any(one.code for one in outcomes.values()):
+                break
+            with _crew(options, jobs) as crew:
+                outcomes |= _follow(crew, jobs, stop, watch)
+    rows = _rows(found, outcomes)
     watch.end(rows, values.get("model", "starter"))
     if any(row["state"] == "stopped" for row in rows):
         raise Interrupted(f"Stopped; what was done is kept. Go on with:\n  {PROGRAM} {shlex.join(arguments)}")
@@ -50,44 +75,71 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     return 0
 
 
-def plan(cards: Sequence[str], values: dict[str, Any], lines_in: str = "") -> list[CastJob]:
-    """A job for each card, its file written. `lines_in`: a folder with NAME.jsonl of some.
+def plan(cards: Sequence[str], values: dict[str, Any], lines_in: str = "", separate: bool = False, adapters: bool = True) -> Plan:
+    """A job for each card, and one for all, their files written. `lines_in`: a folder with NAME.jsonl of some.
 
     Raises UserError where a job cannot be done, or was begun with other settings.
     """
     values = {name: value for name, value in values.items() if name not in Process.model_fields and name not in OWN}
     if not values.get("out"):
         raise UserError("The following arguments are required: --out.", f"See {PROGRAM} prune-cast --help.")
-    out = Path(values["out"]).expanduser().absolute()
+    out = Path(values.pop("out")).expanduser().absolute()
     for name in ("model", "queries"):
         if name in values and Path(values[name]).expanduser().exists():
             values[name] = str(Path(values[name]).expanduser().absolute())  # the jobs run in another folder
+    work = out / WORK if separate else out.with_name(f"{out.name}{WORK}")
     found: dict[str, tuple[CastJob, dict[str, Any]]] = {}
     for name in cards:
-        card = read_card(name)
-        for sentence in card.notes:
-            print(f"{name}: {sentence}", file=sys.stderr)
-        id, work = slug(card.name), out / WORK
-        if id in found:
-            raise UserError(f"Two of the cards are called {id}.", "Leave one out, or give it another name.")
-        path = Path(name).expanduser()
-        own = {**values, "card": str(path.absolute()) if path.exists() else name, "out": str(out / id), "workdir": str(work / id)}
-        if lines_in and (lines := Path(lines_in).expanduser().absolute() / f"{id}.jsonl").is_file():
-            own["lines"] = str(lines)
-        PruneJob.of(own)
-        found[id] = CastJob(id, work / f"{id}.json", work / id, out / id), own
+        job, own = _character(name, values, lines_in, work, out if separate else None)
+        if job.id in found:
+            raise UserError(f"Two of the cards are called {job.id}.", "Leave one out, or give it another name.")
+        found[job.id] = job, own
+    model = None
+    if not separate:
+        _check_number(found)
+        own = {**values, "card": out.name[:60] or "cast", "out": str(out), "workdir": str(work / MODEL), "adapters": adapters,
+               "cast": [str(job.file) for job, _ in found.values()]}
+        if PruneJob.of(own).recipe.bake and not adapters:
+            raise UserError("Each character of a cast is baked into its adapter.", "Leave out --no-adapters.")
+        model = CastJob(MODEL, work / f"{MODEL}.json", work / MODEL, out)
+        _write(model, own, out)
     for job, own in found.values():
-        _write(job, own)
-    return [job for job, _ in found.values()]
+        _write(job, own, out)
+    return Plan([job for job, _ in found.values()], model)
 
 
-def _write(job: CastJob, values: dict[str, Any]) -> None:
-    """The job's file; where there is one, it must be the same."""
+def _check_number(characters: dict[str, Any]) -> None:
+    """Raise UserError for a cast of one, or of too many."""
+    if len(characters) < 2:
+        raise UserError("A cast on one model needs at least two characters.", f"Use {PROGRAM} prune for one, or add --separate.")
+    if len(characters) > MOST:
+        raise UserError(f"A cast on one model has at most {MOST} characters; these are {len(characters)}.",
+                        "Make two casts, or add --separate.")
+
+
+def _character(name: str, values: dict[str, Any], lines_in: str, work: Path, out: Path | None) -> tuple[CastJob, dict[str, Any]]:
+    """The job of a card, and the values of its file; `out`: where its own folder goes, None where only its lines are made."""
+    card = read_card(name)
+    for sentence in card.notes:
+        print(f"{name}: {sentence}", file=sys.stderr)
+    id, path = slug(card.name), Path(name).expanduser()
+    own = {**values, "card": str(path.absolute()) if path.exists() else name, "workdir": str(work / id),
+           **({"until": "samples"} if out is None else {"out": str(out / id)})}
+    if lines_in and (lines := Path(lines_in).expanduser().absolute() / f"{id}.jsonl").is_file():
+        own["lines"] = str(lines)
+    PruneJob.of(own)
+    return CastJob(id, work / f"{id}.json", work / id, None if out is None else out / id), own
+
+
+def _write(job: CastJob, values: dict[str, Any], out: Path) -> None:
+    """The job's file; where there is one, it must be the same. `out`: where the cast goes, as the user named it."""
     if job.file.exists():
         if read_json(job.file) != values:
-            raise UserError(f"{job.id} was begun in {job.out.parent} with other settings.", "Give the same ones, or another --out.")
+            what = "The cast" if job.id == MODEL else job.id
+            raise UserError(f"{what} was begun in {out} with other settings.", "Give the same ones, or another --out.")
         return
-    check_target(job.out)
+    if job.out is not None:
+        check_target(job.out)
     with explain_write_errors(job.file):
         job.file.parent.mkdir(parents=True, exist_ok=True)
         write_json(job.file, values)
@@ -209,13 +261,36 @@ class _JsonWatch(_Watch):
         print(json.dumps({"event": "Cast", "model": model, "characters": rows}, ensure_ascii=False), flush=True)
 
 
+def _rows(found: Plan, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
+    """The lines of the last table."""
+    if found.model is None or not found.model.is_done:
+        open_jobs = [*found.characters, *([found.model] if found.model and all(job.is_done for job in found.characters) else [])]
+        return [_row(job, outcomes.get(job.id, Outcome(STOPPED))) for job in open_jobs]
+    assert found.model.out
+    report = migrate.read_report(found.model.out / "report.json")
+    minutes, size = _work_of(report)
+    rows = []
+    for id, one in report["characters"].items():
+        reading = one["readings"].get(ReadingId.ADAPTED) or one["readings"][ReadingId.SHARED]
+        rows.append({"id": id, "state": "done", "out": str(found.model.out), "size": size, "kl": f"{reading['kl']:.3f}",
+                     "minutes": minutes})
+    return rows
+
+
+def _work_of(report: dict[str, Any]) -> tuple[str, str]:
+    """The minutes that a report's job took, and the two numbers of parameters."""
+    sizes = [f"{report[when]['parameters'] / 1e6:,.1f} M" for when in ("before", "after")]
+    return f"{sum(stage['seconds'] for stage in report['stages'].values()) / 60:.1f}", " -> ".join(sizes)
+
+
 def _row(job: CastJob, outcome: Outcome) -> dict[str, Any]:
-    """A line of the last table."""
+    """The line of one job."""
     if not job.is_done:
         state = "stopped" if outcome.code == STOPPED else "failed"
         return {"id": job.id, "state": state, **({"sentence": outcome.sentence} if state == "failed" else {})}
+    if job.out is None:
+        return {"id": job.id, "state": "lines written"}
     report = migrate.read_report(job.out / "report.json")
-    sizes = [f"{report[when]['parameters'] / 1e6:,.1f} M" for when in ("before", "after")]
-    seconds = sum(stage["seconds"] for stage in report["stages"].values())
-    return {"id": job.id, "state": "done", "out": str(job.out), "size": " -> ".join(sizes),
-            "kl": f"{[*report['readings'].values()][-1]['kl']:.3f}", "minutes": f"{seconds / 60:.1f}"}
+    minutes, size = _work_of(report)
+    return {"id": job.id, "state": "done", "out": str(job.out), "size": size,
+            "kl": f"{[*report['readings'].values()][-1]['kl']:.3f}", "minutes": minutes}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.base.cast_folder import is_cast, places
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Proved, Saved, Stage, Started, Step
 from engine.base.files import (
@@ -120,8 +121,9 @@ def copy_folder(asked: ExportJob) -> Generator[Event, None, None]:
     """
     start, copy = time.perf_counter(), Copy(asked)
     listed, report = _read_source(copy)
-    own = _files_of_run(listed, report)  # taken over where they are asked for, and otherwise left out
-    files = {name: entry for name, entry in listed.items() if name not in own.values()}
+    own = _files_of_run(listed, report)  # taken over where they are asked for, and otherwise left out; a cast keeps them
+    again = {name for type, name in own.items() if type in copy.types} if report.get("characters") else set(own.values())
+    files = {name: entry for name, entry in listed.items() if name not in again}
     copy.portrait  # noqa: B018 - refused before any work
     size = sum(entry["bytes"] for entry in files.values())
     if copy.types:
@@ -191,6 +193,9 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
     if not all(name and not Path(name).is_absolute() and ".." not in Path(name).parts and not {"\\", "\0"} & set(name)
                for name in files):
         raise UserError(f"{source / MANIFEST} is damaged: it names a file outside the folder.", "Prune the character again.")
+    if report.get("characters") and copy.engines:
+        raise UserError(f"Folders for other programs are made for one character, and {source} holds a cast.",
+                        "Export it without --for, and serve it, or load gguf/adapters with llama.cpp (docs/cast.md).")
     if lost := [name for name in files if not os.access(source / name, os.R_OK)]:
         raise UserError(f"{source} is damaged: {lost[0]} cannot be read.", "Prune the character again.")
     return files, report
@@ -199,7 +204,8 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
 def _files_of_run(files: dict[str, Any], report: dict[str, Any]) -> dict[str, str]:
     """The GGUF files with which a run ended, by type; those of an export are in its report, proven, and part of it."""
     proven = {one.get("file") for one in report.get("gguf", {}).values()}
-    return {Path(name).stem.rpartition("-")[2]: name for name in files if name.startswith(f"{GGUF}/") and name not in proven}
+    return {Path(name).stem.rpartition("-")[2]: name for name in files
+            if name.startswith(f"{GGUF}/") and name.count("/") == 1 and name not in proven}  # not a cast's adapters
 
 
 def _copy_files(source: Path, target: Path, files: dict[str, Any]) -> Generator[Event, None, None]:
@@ -272,7 +278,8 @@ def _rewrite_readme(folder: Path) -> None:
     try:
         shapes = known_shapes(folder)
         update_report(folder, expected_bytes={name: expected_bytes(shapes, name) for name in COMMON_TYPES})
-        write_readme(folder, read_json(folder / "report.json"), read_json(folder / "character.json"))
+        card = None if is_cast(folder) else read_json(folder / "character.json")
+        write_readme(folder, read_json(folder / "report.json"), card)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError("The folder's report was written by another version.", "Prune the character again.") from error
 
@@ -284,7 +291,8 @@ def _prove(folder: Path) -> Generator[Event, None, None]:
 
     yield Stage(StageId.PROVE)
     source = yield from locate(str(folder))
-    card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
+    own = (places(folder)[0].own if is_cast(folder) else folder) / "character.json"
+    card = parse_card(own.read_bytes(), str(own))
     prompt = render_chat(load_tokenizer(source), messages(card, [("user", QUESTION)]))
     found = greet(folder, prompt)
     yield Proved(found["text"], found["seconds"], found["tokens"])

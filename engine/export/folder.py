@@ -3,7 +3,7 @@
 It is written into a folder that is not visible yet. Layout:
 
   model.safetensors, config.json, generation_config.json, tokenizer files, chat_template.jinja
-  character.json      the card as it came
+  character.json      the card as it came; a cast has characters/ instead, see cast.py
   persona/mask.safetensors
                       kept: (L, ceil(d_ff / 8)) packed bits, high bit first; scales: (L, k); shape: [L, d_ff]
   persona/imatrix.gguf
@@ -19,7 +19,7 @@ mask.safetensors next to the weights; such folders can be read, and an export mo
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.base.files import folder_size, write_json
+from engine.export.cast import CastCharacter, write_characters
 from engine.export.licence import copy_legal
 from engine.export.model_card import write_readme
 
@@ -48,9 +49,10 @@ def mask_file(folder: Path) -> Path:
 class Contents:
     """What the folder has besides the model: the card as parsed JSON, and the report so far."""
 
-    card: dict[str, Any]
+    card: dict[str, Any] | None  # None: of a cast, which has `characters`
     report: dict[str, Any]
     base: Path | None = None  # the base model's folder, whose licence files are copied
+    characters: list[CastCharacter] = field(default_factory=list)
 
     def finish(self, folder: Path, proof: dict[str, Any]) -> None:
         """Add the proof and the sizes to the report, then write report, model card and manifest."""
@@ -87,7 +89,9 @@ def write_folder(folder: Path, model: Any, tokenizer: Any, mask: Tensor, content
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         raise
-    write_json(folder / "character.json", contents.card)
+    if contents.card is not None:
+        write_json(folder / "character.json", contents.card)
+    write_characters(folder, contents.characters)
     if contents.base:
         copy_legal(contents.base, folder)
     contents.report["after"]["parameters"] = sum(parameter.numel() for parameter in model.parameters())

@@ -64,8 +64,13 @@ def speak(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     context = max(map(len, request["prompts"])) + request["tokens"] + 8
     server = Server(request["file"], context, SLOTS, exact=True, adapters=request.get("adapters", ()))
     bias = [[token, False] for token in request["banned"]]
-    work = lambda index: server.complete(request["prompts"][index], request["tokens"], id_slot=index % SLOTS,
-                                         logit_bias=bias)["tokens"]
+    count, adapter_of = len(request.get("adapters", ())), request.get("adapter_of")  # which one each prompt is for; else all
+
+    def work(index: int) -> list[int]:
+        one = {"lora": [{"id": id, "scale": float(id == adapter_of[index])} for id in range(count)]} if adapter_of else {}
+        return server.complete(request["prompts"][index], request["tokens"], id_slot=index % SLOTS, logit_bias=bias,
+                               **one)["tokens"]
+
     texts = yield from _side_by_side(work, len(request["prompts"]))
     yield {"texts": texts}
 

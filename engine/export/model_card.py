@@ -11,7 +11,7 @@ from typing import Any
 from engine import labels
 from engine.base import migrate
 from engine.base.files import write_atomic, write_manifest
-from engine.base.ids import StageId
+from engine.base.ids import ReadingId, StageId
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
 from engine.export.engines import TARGETS
@@ -25,10 +25,10 @@ the dense model is not quality: where the dense model plays the character badly,
 with another system prompt, expect clearly worse answers than the dense model's."""
 
 
-def write_readme(folder: Path, report: dict[str, Any], card: dict[str, Any]) -> None:
+def write_readme(folder: Path, report: dict[str, Any], card: dict[str, Any] | None) -> None:
     """Write the licence's files, the model card, and the manifest over all; the same report gives the same files."""
     write_legal(folder, report["base"])
-    write_atomic(folder / "README.md", render_model_card(report, opening_of(card), folder))
+    write_atomic(folder / "README.md", render_model_card(report, opening_of(card) if card else (), folder))
     write_manifest(folder)
 
 
@@ -85,20 +85,20 @@ def _prompt(opening: Sequence[Message]) -> list[str]:
 def _body(report: dict[str, Any], title: str) -> list[str]:
     before, after, recipe = report["before"], report["after"], report["recipe"]
     share = 1 - after["parameters"] / before["parameters"]
-    name = _quoted(report["character"])
     reading = next(iter(report["readings"].values()))
     lore = report["lines"].get("sources", {}).get("lore", 0)
     return [
         f"# {title}", "",
-        f"This model plays one character, {name}. It is {base_name(report)}{_removed(report, share)}.{_baked(report)}", "",
+        f"{_plays(report)} It is {base_name(report)}{_removed(report, share)}.{_baked(report)}", "",
         "| | dense | this model |", "| --- | --- | --- |",
         f"| parameters | {before['parameters'] / 1e6:,.1f} M | {after['parameters'] / 1e6:,.1f} M |",
         f"| bytes of weights | {before['bytes'] / 1e6:,.1f} MB | {after.get('bytes', 0) / 1e6:,.1f} MB |", "",
         "## How close it stays to the dense model", "",
-        f"On {reading['lines']} held-out lines ({reading['tokens']} answer tokens) of this character; KL and NLL in nats a token.",
+        f"On {reading['lines']} held-out lines ({reading['tokens']} answer tokens) of {_whose(report)}; KL and NLL in nats a "
+        "token.",
         "", "| | KL to dense | same next token | NLL |", "| --- | --- | --- | --- |",
         *(f"| {labels.reading(id)} | {one['kl']:.3f} | {one['top1']:.1%} | {one['nll']:.3f} |"
-          for id, one in report["readings"].items()), "",
+          for id, one in report["readings"].items()), "", *_characters(report),
         "## How it was made", "",
         f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {report['lines']['train']} calibration "
         f"lines{f', {lore} of them about its lorebook' if lore else ''}, "
@@ -125,6 +125,31 @@ def _baked(report: dict[str, Any]) -> str:
     return (f" The card is baked into the weights: it answers behind a prompt of {baked['prompt_tokens']} tokens instead of "
             f"{baked['whole_prompt_tokens']:,}, and needs that very prompt. The folder adapter/ has what baking added, as a LoRA "
             "adapter: it is merged already, and with a scale of -1 it takes baking back.")
+
+
+def _plays(report: dict[str, Any]) -> str:
+    if not (cast := report.get("characters")):
+        return f"This model plays one character, {_quoted(report['character'])}."
+    names = ", ".join(_quoted(one["name"]) for one in cast.values())
+    adapted = any(ReadingId.ADAPTED in one["readings"] for one in cast.values())
+    how = " Each has a LoRA adapter for it in characters/." if adapted else ""
+    return f"This one model plays {len(cast)} characters: {names}.{how}"
+
+
+def _whose(report: dict[str, Any]) -> str:
+    return "all characters" if report.get("characters") else "this character"
+
+
+def _characters(report: dict[str, Any]) -> list[str]:
+    """Of a cast: what each character reads on its own lines."""
+    if not (cast := report.get("characters")):
+        return []
+    rows = []
+    for one in cast.values():
+        own, adapted = one["readings"][ReadingId.SHARED], one["readings"].get(ReadingId.ADAPTED)
+        closer = f"{adapted['kl']:.3f}" if adapted else "-"
+        rows.append(f"| {_quoted(one['name'])} | {own['kl']:.3f} | {closer} | {own['lines']} |")
+    return ["| KL on its own test lines | the cast's model | with its adapter | lines |", "| --- | --- | --- | --- |", *rows, ""]
 
 
 def _files(report: dict[str, Any]) -> list[str]:

@@ -74,19 +74,27 @@ def time_decoding(request: Found) -> Iterator[Found]:
 def read(request: Found) -> Iterator[Found]:
     """Write the likeliest next tokens at every position of each text after its prompt: the reference of GGUF files.
 
+    `adapters`: folders of LoRA adapters, and `adapter_of`: which of them each prompt is for.
+
     `out`: safetensors with tokens and logprobs, both (positions, KEPT or the vocabulary), best first.
     """
     import torch
     from safetensors.torch import save_file
 
     model, _ = _load(request, attn_implementation=request["attention"], device_map=None)
+    adapters, adapter_of = request.get("adapters", []), request.get("adapter_of")
+    for number, folder in enumerate(adapters):
+        model = _with_adapter(model, folder, str(number))
     kept = min(KEPT, model.config.vocab_size)
     tokens, logprobs = [], []
     columns = zip(*(prompt[:-1] for prompt in request["prompts"]), strict=False)
     shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]  # computed once
+    shared = [] if adapter_of else shared  # each adapter has states of its own
     with torch.inference_mode():
         begun = model(input_ids=torch.tensor([shared]), use_cache=True, logits_to_keep=1).past_key_values if shared else None
     for done, (prompt, text) in enumerate(zip(request["prompts"], request["texts"], strict=True), start=1):
+        if adapter_of:
+            model.set_adapter(str(adapter_of[done - 1]))
         row = torch.tensor([[*prompt[len(shared):], *text[:-1]]])
         with torch.inference_mode():
             logits = model(input_ids=row, past_key_values=copy.deepcopy(begun), use_cache=begun is not None,
@@ -97,6 +105,16 @@ def read(request: Found) -> Iterator[Found]:
         yield {"done": done, "total": len(request["prompts"])}
     save_file({"tokens": torch.cat(tokens), "logprobs": torch.cat(logprobs)}, request["out"])
     yield {"read": sum(map(len, request["texts"]))}
+
+
+def _with_adapter(model: Any, folder: str, name: str) -> Any:
+    """The model with one more adapter."""
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        model.load_adapter(folder, adapter_name=name)
+        return model
+    return PeftModel.from_pretrained(model, folder, adapter_name=name).eval()
 
 
 def _load(request: Found, **more: Any) -> tuple[Any, Any]:

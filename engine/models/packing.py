@@ -63,26 +63,39 @@ def shared_prefix(examples: Sequence[Example]) -> int:
     return length
 
 
-def pack(examples: Sequence[Example], row_tokens: int, prefix: int | None = None) -> list[Row]:
+Prefix = int | Sequence[int]  # of all examples, or of each
+
+
+def pack(examples: Sequence[Example], row_tokens: int, prefix: Prefix | None = None) -> list[Row]:
     """Rows of at most `row_tokens` tokens (an example that is longer alone gets a row of its own), in order.
 
-    `prefix` is the number of shared leading tokens; by default the longest that all examples share.
+    `prefix` is the number of shared leading tokens; by default the longest that all examples share. One for each example
+    where they are of several prompts: neighbours with the same leading tokens then share rows.
     """
     if not examples:
         return []
-    prefix = shared_prefix(examples) if prefix is None else prefix
+    if prefix is None:
+        prefix = shared_prefix(examples)
+    prefixes = [prefix] * len(examples) if isinstance(prefix, int) else prefix
     rows: list[Row] = []
     group: list[int] = []
-    used = prefix
+    used, own = prefixes[0], prefixes[0]
     for index, example in enumerate(examples):
-        length = len(example.prompt) + len(example.answer) - prefix
-        if group and used + length > row_tokens:
-            rows.append(_make_row(examples, group, prefix))
-            group, used = [], prefix
+        length = len(example.prompt) + len(example.answer) - prefixes[index]
+        if group and (used + length > row_tokens or not _alike(examples, prefixes, group[0], index)):
+            rows.append(_make_row(examples, group, own))
+            group, used, own = [], prefixes[index], prefixes[index]
         group.append(index)
         used += length
-    rows.append(_make_row(examples, group, prefix))
+    rows.append(_make_row(examples, group, own))
     return rows
+
+
+def _alike(examples: Sequence[Example], prefixes: Sequence[int], one: int, other: int) -> bool:
+    """Whether two examples begin with the same prefix; all do where there is one for all."""
+    if prefixes[one] != prefixes[other]:
+        return False
+    return examples[one].prompt[:prefixes[one]] == examples[other].prompt[:prefixes[other]]
 
 
 def _make_row(examples: Sequence[Example], group: list[int], prefix: int) -> Row:

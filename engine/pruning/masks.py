@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engine.base.process import return_freed_memory
 from engine.models.ffn import masked, project_logits
 from engine.models.memory_saving import recomputed_where_tight
-from engine.models.packing import Example, Row, pack, states_that_predict
+from engine.models.packing import Example, Prefix, Row, pack, states_that_predict
 from engine.pruning.importance import top_channels
 
 CHUNK = {"cpu": 64, "cuda": 1024}  # answer tokens whose logits are held at once
@@ -36,22 +36,28 @@ class Target:
 class Lessons:
     """What a student reads: examples, and the dense model's target for each answer; without targets the loss is cross entropy.
 
-    `prefix`: how many leading tokens all examples share, where it is known; else each step packs by what its own lines share.
+    `prefix`: how many leading tokens all examples share, where it is known; one for each where they are of several characters;
+    else each step packs by what its own lines share.
     """
 
     examples: Sequence[Example]
     targets: Sequence[Target] | None
-    prefix: int | None = None
+    prefix: Prefix | None = None
 
     def step(self, chosen: Sequence[int], row_tokens: int) -> tuple[list[Row], list[Target] | None]:
         """The packed rows of the chosen examples, and their targets joined row by row."""
-        rows = pack([self.examples[index] for index in chosen], row_tokens, self.prefix)
+        prefix = self.prefix
+        if prefix is not None and not isinstance(prefix, int):
+            own = prefix
+            chosen = sorted(chosen, key=lambda index: self.examples[index].prompt[:own[index]])  # so that neighbours share rows
+            prefix = [own[index] for index in chosen]
+        rows = pack([self.examples[index] for index in chosen], row_tokens, prefix)
         if self.targets is None:
             return rows, None
         joined = []
         for row in rows:
-            own = [self.targets[chosen[member]] for member in row.members]
-            joined.append(Target(torch.cat([one.tokens for one in own]), torch.cat([one.log_probability for one in own])))
+            taught = [self.targets[chosen[member]] for member in row.members]
+            joined.append(Target(torch.cat([one.tokens for one in taught]), torch.cat([one.log_probability for one in taught])))
         return rows, joined
 
     def __add__(self, other: "Lessons") -> "Lessons":

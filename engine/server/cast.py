@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from engine.base.cast_folder import ADAPTER, is_cast, places
 from engine.base.errors import UserError
 from engine.base.files import is_file, slug
 from engine.cards.actions import read_actions, reply_schema
@@ -149,6 +150,8 @@ def read_cast(sources: Sequence[str], model: str = "starter", type: str = "") ->
 def _of(source: str, model: str, type: str) -> list[Character]:
     path = Path(source).expanduser()
     try:
+        if is_cast(path):
+            return [_of_folder(one.own, source, type) for one in places(path)]
         if path.is_dir():
             return [_of_folder(path, source, type)]
         if _is_bank(path):
@@ -165,7 +168,8 @@ def _of_folder(folder: Path, source: str, type: str) -> Character:
         raise UserError(f"{source} is no folder of a character: it has no {CARD}.",
                         "Name a folder that prune or export wrote, or serve its card with --model.")
     card = parse_card(file.read_bytes(), str(file))
-    return Character(slug(card.name), card, source, str(folder.resolve()), type).watching(file)
+    adapters = sorted((folder / ADAPTER).glob("*"))  # of a cast's character
+    return Character(slug(card.name), card, source, str(folder.resolve()), type).watching(file, *adapters)
 
 
 def _of_bank(path: Path, source: str, type: str) -> list[Character]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from engine.base.cast_folder import GGUF_ADAPTERS, CastPlace, check_place, is_cast, place_of
 from engine.base.errors import UserError
 from engine.base.events import Event, Saved
 from engine.base.families import FAMILIES
@@ -73,6 +74,22 @@ def common_type(*names: str) -> str:
     return "F16" if any(odd_rows(known_shapes(folder), COMPARED) for folder in folders) else COMPARED
 
 
+def character_of(name: str) -> CastPlace | None:
+    """The character in the folder of a cast that a model's name means, with its adapter looked at; None for any other model.
+
+    Raises UserError where there is no such model, or the adapter is damaged, or another model's.
+    """
+    folder = model_folder(name)
+    if (place := place_of(folder) if folder else None) is not None:
+        check_place(place)
+    return place
+
+
+def gguf_adapters(folder: Path) -> dict[str, Path]:
+    """The adapters of a cast's folder as llama.cpp reads them, by the characters' ids."""
+    return {file.stem: file for file in sorted((folder / GGUF_ADAPTERS).glob("*.gguf"))} if is_cast(folder) else {}
+
+
 async def make_gguf(name: str, type: str = "", tell: Callable[[Event], None] = lambda event: None) -> Path:
     """The file of a model, made by `python -m engine gguf` where it is not there; stages and steps (in MB) go to `tell`.
 
@@ -88,19 +105,21 @@ async def make_gguf(name: str, type: str = "", tell: Callable[[Event], None] = l
             made.append(event.path)
         tell(event)
 
-    await run_engine(["gguf", str(model_folder(name) or name), *(["--type", type] if type else [])], seen)
+    await run_engine(["gguf", str(folder_of(name) or name), *(["--type", type] if type else [])], seen)
     if not made:
         raise UserError(f"The GGUF file of {name} was not made.", "Try again.")
     return Path(made[0])
 
 
 def folder_of(name: str) -> Path | None:
-    """The folder of a model on this machine; None for the starter, or a model of the hub, that is not here yet.
+    """The folder of a model on this machine, for a character of a cast that of the cast; None for the starter, or a model of the
+    hub, that is not here yet.
 
     Raises UserError where there is no such model.
     """
     if folder := model_folder(name):
-        return folder
+        place = character_of(name)
+        return place.folder if place else folder
     if name.strip() == STARTER:
         folder = starter_folder()
         return folder.resolve() if (folder / "config.json").is_file() else None

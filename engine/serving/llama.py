@@ -4,12 +4,14 @@ The server's slots keep the conversations that were read last, so that a known o
 keeps some more. Its samplers are the samplers, in its order.
 """
 
+import copy
 import json
 import os
 import secrets
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -20,6 +22,7 @@ from engine.base.sampling import MAX_SEED, SamplingParams, llama_samplers
 from engine.models.chat_format import endings
 from engine.serving.gguf_header import Header, read_header
 from engine.serving.schemas import grammar_of
+from engine.serving.slots import Slots
 from engine.serving.turns import Turns
 from engine.serving.vocabulary import Vocabulary
 from engine.serving.voice import Piece, Timings
@@ -33,18 +36,25 @@ _DATA, _ERROR = "data: ", "error: "
 
 
 class LlamaVoice:
-    """A GGUF file in memory; see Voice. Loading it blocks all threads of the process, for half a second or, large files, a few."""
+    """A GGUF file in memory; see Voice. Loading it blocks all threads of the process, for half a second or, large files, a few.
+
+    `adapters`: GGUF files of LoRA adapters by name, loaded beside it; `adapted` gives the voice with one of them.
+    """
 
     engine = "llama.cpp"
 
-    def __init__(self, name: str, file: Path, turns: Turns, slots: int = 4, gpu_layers: int = -1) -> None:
+    def __init__(self, name: str, file: Path, turns: Turns, slots: int = 4, gpu_layers: int = -1,
+                 adapters: Mapping[str, Path] = MappingProxyType({})) -> None:
         header = read_header(file)
         self.name, self.type, self.bytes = name, header.type, file.stat().st_size
         self.window = min(header.context_length, LONGEST)
         self.tokens = max(self.window, min(tokens_in_memory(self.window, slots), _affordable(header)))
         self._turns = turns
         key = secrets.token_urlsafe(24)
-        self._server: Any = _start(file, key, self.tokens, slots, gpu_layers)
+        self.adapter, self._adapters = "", tuple(adapters)
+        slots = max(slots, len(adapters))  # one for each character; they share the memory of tokens
+        self._slots = Slots(slots)
+        self._server: Any = _start(file, key, self.tokens, slots, gpu_layers, list(adapters.values()))
         # A connection that has been idle may be closed by the server just when it is used again: each request has its own.
         shape: dict[str, Any] = {
             "base_url": self._server.listening_address, "headers": {"Authorization": f"Bearer {key}"}, "trust_env": False,
@@ -52,6 +62,18 @@ class LlamaVoice:
         self._client, self._loopless = httpx.AsyncClient(**shape), httpx.Client(**shape)
         self.vocabulary: Any = Vocabulary.of(header, self._split)
         self._endings = endings(self.vocabulary)
+
+    def adapted(self, adapter: str) -> "LlamaVoice":
+        """The same file in memory, speaking with one of its adapters; with none where it has none of this name."""
+        voice = copy.copy(self)
+        voice.adapter = adapter if adapter in self._adapters else ""
+        return voice
+
+    def _with_adapter(self, slot: int) -> dict[str, Any]:
+        """What a request says of the adapters: always the scale of each, for a slot keeps those of its last request."""
+        if not self._adapters:
+            return {}
+        return {"id_slot": slot, "lora": [{"id": id, "scale": float(one == self.adapter)} for id, one in enumerate(self._adapters)]}
 
     def _split(self, text: str) -> list[int]:
         answer = self._loopless.post("/tokenize", json={"content": text, "add_special": False, "parse_special": True})
@@ -63,13 +85,19 @@ class LlamaVoice:
 
     def turn(self, tokens: int, alone: bool = False) -> AbstractAsyncContextManager[None]:
         """See Voice."""
-        return self._turns.of(object() if alone else self, tokens, self.tokens)
+        return self._turns.of(object() if alone else self._slots, tokens, self.tokens)
 
     async def complete(self, prompt: Sequence[int], params: SamplingParams, limit: int,
                        schema: dict[str, Any] | None = None) -> AsyncGenerator[Piece, None]:
         """See Voice. The schema must have passed `check_schema`: llama.cpp forgets one that it cannot compile, without a word."""
         body = {"prompt": list(prompt), "n_predict": limit, "stream": True, "return_tokens": True, "timings_per_token": True,
                 "cache_prompt": True, **samplers(params), **({"grammar": grammar_of(schema)} if schema is not None else {})}
+        with self._slots.of(self.adapter, prompt) as slot:
+            async with aclosing(self._stream({**body, **self._with_adapter(slot)})) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _stream(self, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
         async with self._client.stream("POST", "/completion", json=body) as answer:
             if answer.status_code != httpx.codes.OK:
                 _checked(answer.status_code, (await answer.aread()).decode("utf-8", "replace"))
@@ -93,7 +121,9 @@ class LlamaVoice:
 
     async def read(self, prompt: Sequence[int]) -> int:
         """See Voice."""
-        answer = await self._client.post("/completion", json={"prompt": list(prompt), "n_predict": 0, "cache_prompt": True})
+        with self._slots.of(self.adapter, prompt) as slot:
+            body = {"prompt": list(prompt), "n_predict": 0, "cache_prompt": True, **self._with_adapter(slot)}
+            answer = await self._client.post("/completion", json=body)
         return int(_checked(answer.status_code, answer.text)["timings"]["cache_n"])
 
     def close(self) -> None:
@@ -108,8 +138,9 @@ def samplers(params: SamplingParams) -> dict[str, Any]:
     return {**llama_samplers(params), "seed": params.seed % MAX_SEED}  # the largest number means "a random one" there
 
 
-def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int) -> Any:
-    """llama.cpp's server of a file. Raises UserError where it cannot be loaded."""
+def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int, adapters: Sequence[Path]) -> Any:
+    """llama.cpp's server of a file, with adapters that no request has unless it says so. Raises UserError where it cannot be
+    loaded."""
     import xllamacpp
 
     settings = xllamacpp.CommonParams()
@@ -117,6 +148,9 @@ def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int) -> An
     settings.n_ctx, settings.n_parallel, settings.kv_unified = tokens, slots, True
     settings.slot_prompt_similarity = _ALIKE
     settings.cache_ram_mib = min(MOST_KEPT, psutil.virtual_memory().available // 8 >> 20)
+    if adapters:
+        settings.cache_ram_mib = 0  # it finds a prompt by its tokens alone, whichever adapter they were read under
+        settings.lora_adapters = [_adapter(xllamacpp.CommonAdapterLoraInfo(), one) for one in adapters]
     settings.warmup, settings.verbosity, settings.swa_full, settings.ui = False, -1, True, False
     # It would try the file's chat template out, which is a program that others wrote; here templates.py renders it, with limits.
     settings.use_jinja, settings.enable_chat_template, settings.chat_template = False, False, "chatml"
@@ -130,6 +164,11 @@ def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int) -> An
     except RuntimeError as error:
         raise UserError(f"llama.cpp cannot load {file}: it is damaged, or the memory is not enough.",
                         "Delete the file, so that it is made again, or choose a smaller model.") from error
+
+
+def _adapter(settings: Any, file: Path) -> Any:
+    settings.path, settings.scale = str(file), 0.0
+    return settings
 
 
 def tokens_in_memory(window: int, slots: int) -> int:

@@ -5,14 +5,17 @@ last tokens. Nothing of a prompt is kept from one answer to the next.
 """
 
 import asyncio
+import copy
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer, set_seed
 
+from engine.base.cast_folder import is_cast, places
 from engine.base.errors import UserError
 from engine.base.events import Step
 from engine.base.sampling import TOP_K, SamplingParams
@@ -40,9 +43,23 @@ async def load(name: str, turns: Turns, tell: Callable[[dict[str, Any]], None]) 
                 loop.call_soon_threadsafe(tell, {"event": "Loading", "model": name, "stage": event.stage, "done": event.done,
                                                  "total": event.total})
         model = load_model(source, parse_dtype("auto", own=source.own_dtype))
-        return TransformersVoice(name, model, load_tokenizer(source), turns)
+        return TransformersVoice(name, with_adapters(model, source.folder), load_tokenizer(source), turns)
 
     return await asyncio.to_thread(work)
+
+
+def with_adapters(model: Any, folder: Path) -> Any:
+    """The model with the adapters of its cast, where it has one with some."""
+    adapted = {one.id: one.peft for one in places(folder) if one.peft} if is_cast(folder) else {}
+    if not adapted:
+        return model
+    from peft import PeftModel
+
+    (first, place), *others = adapted.items()
+    model = PeftModel.from_pretrained(model, place, adapter_name=first)
+    for id, place in others:
+        model.load_adapter(place, adapter_name=id)
+    return model.eval()
 
 
 class TransformersVoice:
@@ -55,6 +72,13 @@ class TransformersVoice:
         self.type = str(model.dtype).removeprefix("torch.")
         self.window = int(getattr(model.config, "max_position_embeddings", None) or 2048)
         self.bytes = sum(parameter.nbytes for parameter in model.parameters())
+        self.adapter = ""
+
+    def adapted(self, adapter: str) -> "TransformersVoice":
+        """See Voice."""
+        voice = copy.copy(self)
+        voice.adapter = adapter if adapter in getattr(self.model, "peft_config", {}) else ""
+        return voice
 
     def count(self, text: str) -> int:
         """The number of tokens of a text."""
@@ -92,12 +116,24 @@ class TransformersVoice:
         ids = torch.tensor([prompt], device=self.model.device)
         set_seed(params.seed or 0)
         draws = {"temperature": params.temperature, "top_p": params.top_p, "min_p": params.min_p or None, "top_k": TOP_K}
-        with torch.inference_mode():
+        with torch.inference_mode(), self._under_adapter():
             self.model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, streamer=_Streamer(put),
                 repetition_penalty=params.repeat_penalty, eos_token_id=sorted(endings(self.vocabulary)),
                 pad_token_id=self.vocabulary.eos_token_id, stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
                 **({"do_sample": True, **draws} if params.temperature else {"do_sample": False}))
+
+    @contextmanager
+    def _under_adapter(self) -> Iterator[None]:
+        """One request is answered at a time, so the model can be told whose it is."""
+        if not hasattr(self.model, "peft_config"):
+            yield
+        elif self.adapter:
+            self.model.set_adapter(self.adapter)
+            yield
+        else:
+            with self.model.disable_adapter():
+                yield
 
     async def read(self, prompt: Sequence[int]) -> int:
         """Nothing is kept."""

@@ -46,6 +46,9 @@ class Voice(Protocol):
     bytes: int
     vocabulary: Any
 
+    def adapted(self, adapter: str) -> "Voice":
+        """The same model, speaking as one of the characters of its cast; with its adapter, where it has one."""
+
     def count(self, text: str) -> int:
         """The number of tokens of a text."""
 

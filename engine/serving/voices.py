@@ -5,7 +5,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,19 +48,28 @@ class Voices:
 
     async def get(self, name: str, type: str = "", tell: Tell = lambda event: None) -> Voice:
         """The voice of a model; `type` of its GGUF file ("": the best at hand). Tells of Loading and Loaded. Raises UserError."""
-        return (await self._get(name, type, tell)).voice
+        return (await self._get(name, type, tell))[1]
 
     @asynccontextmanager
     async def use(self, name: str, type: str = "", tell: Tell = lambda event: None) -> AsyncIterator[Voice]:
         """The same, and the model stays in memory while the block runs."""
-        held = await self._get(name, type, tell)
+        held, voice = await self._get(name, type, tell)
         held.users += 1
         try:
-            yield held.voice
+            yield voice
         finally:
             held.users -= 1
 
-    async def _get(self, name: str, type: str, tell: Tell) -> _Held:
+    async def _get(self, name: str, type: str, tell: Tell) -> tuple[_Held, Voice]:
+        """The model in memory, and its voice; the characters of a cast share one model, each with a voice of its own."""
+        place = await asyncio.to_thread(files.character_of, name)
+        if place is None:
+            held = await self._get_model(name, type, tell)
+            return held, held.voice
+        held = await self._get_model(str(place.folder), type, tell)
+        return held, held.voice.adapted(place.id)
+
+    async def _get_model(self, name: str, type: str, tell: Tell) -> _Held:
         key = (name, type)
         async with self._loading[key]:  # another request may be loading it
             if key in self._held:
@@ -90,8 +99,11 @@ class Voices:
 
             await self._make_room(0)
             return await load(name, self._turns, tell)
-        await self._make_room(file.stat().st_size + _MARGIN)
-        return await asyncio.to_thread(LlamaVoice, name, file, self._turns, self.slots, self.gpu_layers)
+        folder = await asyncio.to_thread(files.folder_of, name)
+        adapters = files.gguf_adapters(folder) if folder else {}
+        size = sum(one.stat().st_size for one in (file, *adapters.values()))
+        await self._make_room(size + _MARGIN)
+        return await asyncio.to_thread(LlamaVoice, name, file, self._turns, self.slots, self.gpu_layers, adapters)
 
     async def _make_room(self, needed: int) -> None:
         while len(self._held) >= self.keep and await self._drop_oldest():
@@ -113,6 +125,8 @@ class Voices:
 
     async def forget(self, name: str) -> int:
         """Drop a model that nobody uses, in all its types; the bytes of its weights."""
+        with suppress(UserError):  # it may be gone
+            name = str(place.folder) if (place := files.character_of(name)) else name
         idle = [key for key, held in self._held.items() if key[0] == name and not held.users]
         return sum([await self._drop(key) for key in idle])
 

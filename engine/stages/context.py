@@ -26,7 +26,8 @@ from engine.base.sizes import channels_kept
 from engine.calibration.lines import Line, held_out, read_lines
 from engine.calibration.rewriting import Voice, encode_line
 from engine.calibration.teacher import OwnTeacher, Teacher, find_teacher
-from engine.cards.card import Card
+from engine.cards.card import Card, parse_card
+from engine.cards.files import read_card
 from engine.models.ffn import feed_forwards
 from engine.models.loading import ModelSource, load_model, load_tokenizer, locate, parse_dtype
 from engine.models.packing import Example, shared_prefix
@@ -37,14 +38,31 @@ STAGES = [(stage, "") for stage in (
     StageId.LOAD, StageId.SCORE, StageId.ASK, StageId.ANSWERS, StageId.SAMPLES, StageId.TALKS, StageId.DENSE,
     StageId.RECONSTRUCT_START, StageId.LEARN_MASK, StageId.RECONSTRUCT, StageId.TUNE, StageId.TUNE_AGAIN, StageId.RECOVER,
     StageId.BAKE, StageId.MEASURE, StageId.IMPORTANCE, StageId.EXPORT, StageId.PROVE, StageId.GGUF_FILES)]
-LINES_STAGES = STAGES[:4]
+_LAST_STAGE = {"lines": 4, "samples": 6}  # how many there are until then
 RESAMPLED = "resampled.safetensors"
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits
 
 
 @dataclass(frozen=True)
+class Member:
+    """A character of a cast: its own job, and the work folder where its lines are."""
+
+    job: "Job"
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """What the character is called in the cast's folder."""
+        return slug(self.job.card.name)
+
+
+@dataclass(frozen=True)
 class Job:
-    """What the user asked for. `out` is where the folder goes; everything else shapes the result."""
+    """What the user asked for. `out` is where the folder goes; everything else shapes the result.
+
+    `members`: the characters of a cast, for which one model is made; `card` then only has the cast's name. `adapters`: whether
+    each gets one.
+    """
 
     card: Card
     model: str
@@ -54,20 +72,39 @@ class Job:
     teacher: Teacher = field(default_factory=OwnTeacher)
     queries: Path | None = None
     lines: Path | None = None
+    members: tuple[Member, ...] = ()
+    adapters: bool = False
 
     @classmethod
     def of(cls, asked: PruneJob, card: Card) -> "Job":
         """The job that was asked for, about a card that has been read."""
         teacher = find_teacher(asked.teacher, asked.teacher_model or None, asked.recipe)
-        files = [Path(name) if name else None for name in (asked.queries, asked.lines)]
-        return cls(card, asked.model, Path(asked.out), asked.recipe, asked.dtype, teacher, *files)
+        queries, lines = (Path(name) if name else None for name in (asked.queries, asked.lines))
+        return cls(card, asked.model, Path(asked.out), asked.recipe, asked.dtype, teacher, queries, lines)
+
+    @property
+    def baked(self) -> bool:
+        """Whether the model itself is baked; the characters of a cast have this in their adapters."""
+        return self.recipe.bake and not self.members
+
+    @classmethod
+    def of_cast(cls, asked: PruneJob) -> "Job":
+        """The job of a cast, whose characters have their lines already."""
+        members = []
+        for file in asked.cast:
+            own = PruneJob.of(read_json(Path(file)))
+            members.append(Member(cls.of(own, read_card(own.card)), Path(own.workdir)))
+        name = parse_card(json.dumps({"name": asked.card, "description": "A cast."}).encode(), "The cast")
+        return cls(name, asked.model, Path(asked.out), asked.recipe, asked.dtype, members=tuple(members), adapters=asked.adapters)
 
     def fingerprint(self) -> str:
         """Hash of all that shapes the result (not of `out`)."""
-        shape = {"card": self.card.raw, "model": self.model, "recipe": self.recipe.former(), "dtype": self.dtype,
+        shape: dict[str, Any] = {"card": self.card.raw, "model": self.model, "recipe": self.recipe.former(), "dtype": self.dtype,
                  "teacher": self.teacher.identity,
                  "queries": sha256(self.queries) if self.queries else None,
                  "lines": sha256(self.lines) if self.lines else None}
+        if self.members:
+            shape |= {"members": [one.job.fingerprint() for one in self.members], "adapters": self.adapters}
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
 
     def default_workdir(self) -> Path:
@@ -90,6 +127,12 @@ class JobContext:
     def path(self, name: str) -> Path:
         """A file of the work folder."""
         return self.folder / name
+
+    @property
+    def parts(self) -> "list[JobContext]":
+        """What is read character by character: the members of a cast, each in its own work folder; else the job itself."""
+        return [replace(self, job=replace(one.job, recipe=self.job.recipe), folder=one.folder, notes={})
+                for one in self.job.members] or [self]
 
     @property
     def voice(self) -> Voice:
@@ -149,6 +192,14 @@ class JobContext:
         return shared_prefix([example for group in groups for example in group])
 
 
+def stages_of(job: Job, until: str | None = None) -> list[tuple[StageId, str]]:
+    """A job's stages, each with its subject, in order."""
+    if until:
+        return STAGES[:_LAST_STAGE[until]]
+    own = [(StageId.ADAPT, member.id) for member in job.members if job.adapters]
+    return [*STAGES[:-3], *own, *STAGES[-3:]]
+
+
 def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
     """Claim a work folder for a job; true where an earlier run's results are there.
 
@@ -199,8 +250,9 @@ def halve(job: Job, folder: Path) -> bool:
     if less == {name: getattr(recipe, name) for name in less}:
         return False
     write_json(folder / "less_at_once.json", less)
-    for name in ("dense.safetensors", RESAMPLED):  # they hold what belongs to rows of the former size
-        (folder / name).unlink(missing_ok=True)
+    for place in (folder, *(one.folder for one in job.members)):
+        for name in ("dense.safetensors", RESAMPLED):  # they hold what belongs to rows of the former size
+            (place / name).unlink(missing_ok=True)
     return True
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from torch import Tensor
 
+from engine.base.cast_folder import places
 from engine.base.errors import UserError
 from engine.base.events import Measured, Saved, Stage, Step, Stream
 from engine.base.families import FAMILIES
@@ -26,7 +27,8 @@ from engine.base.files import (
 )
 from engine.base.ids import ArtifactId, ReadingId, StageId
 from engine.evaluation.fidelity import compare_lines, dense_states, measure
-from engine.export.folder import Contents, write_folder
+from engine.export.cast import write_gguf_adapters
+from engine.export.folder import GGUF, Contents, write_folder
 from engine.export.importance_matrix import MATRIX, ColumnSums
 from engine.export.verify import prove, write_reference
 from engine.models.ffn import masked
@@ -51,15 +53,14 @@ _RECOVERED = {ReadingId.MASK: ReadingId.RECOVERED, ReadingId.RECONSTRUCTED: Read
 def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights) -> Stream[
         tuple[list[Row], list[Tensor]]]:
     """Measure the dense model, the one-shot baselines, the mask and its reconstruction on the test lines: rows, dense states."""
-    _, _, test, prefix = encode_lines(ctx)
-    rows = pack(test, ctx.job.recipe.row_tokens, prefix)
+    rows = [row for own in test_rows(ctx) for row in own]
     ladder: dict[ReadingId, Tensor] = {id: top_channels(one.score(ctx.model, data.norms, ctx.job.recipe.seed), ctx.kept)
                                  for id, one in BASELINES.items()}
     yield Stage(StageId.MEASURE, RUNGS)
     dense = dense_states(ctx.model, rows)
     known = _known_readings(ctx)
     yield from _read(ctx, known, ReadingId.DENSE, lambda: compare_lines(ctx.model, rows, dense, dense).reading())
-    if ctx.job.recipe.bake:
+    if ctx.job.baked:
         short = held_lines(ctx, short_voice(ctx), rows, dense, 2)
         yield from _read(ctx, known, ReadingId.DENSE_SHORT, lambda: short.read(ctx.model))
     if not ctx.job.recipe.sparsity:
@@ -74,6 +75,15 @@ def measure_ladder(ctx: JobContext, data: DistillationData, mask: Tensor, weight
         with cutting.as_if_cut(ctx.model, mask, weights.columns, weights.gates):
             yield from _read(ctx, known, _reading_of(weights), lambda: measure(ctx.model, rows, dense))
     return rows, dense
+
+
+def test_rows(ctx: JobContext) -> list[list[Row]]:
+    """The test lines as rows, character by character."""
+    found = []
+    for part in ctx.parts:
+        _, _, test, prefix = encode_lines(part)
+        found.append(pack(test, part.job.recipe.row_tokens, prefix))
+    return found
 
 
 def _reading_of(weights: Weights) -> ReadingId:
@@ -99,18 +109,24 @@ def _read(ctx: JobContext, known: dict[str, dict], name: ReadingId, read) -> Str
 
 def finish_model(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, rows: list[Row],
                  dense: list[Tensor]) -> Stream[None]:
-    """Cut the dense model on the ctx, recover and bake it if asked for, and write the reference for the proof."""
+    """Cut the dense model on the ctx, recover and bake it if asked for, and write the reference for the proof.
+
+    The characters of a cast recover by their adapters, beside the model.
+    """
     kept = cutting.kept_indices(mask)
     reference = ctx.path("reference.safetensors")
-    if ctx.job.recipe.bake or ctx.job.recipe.recover:
+    if ctx.job.baked or (ctx.job.recipe.recover and not ctx.job.members):
         cut(ctx.model, kept, weights.columns, weights.gates)
         if ctx.job.recipe.recover:
             yield from _recover(ctx, data, weights, rows, dense)
-        if ctx.job.recipe.bake:
+        if ctx.job.baked:
             yield from _bake(ctx, data, rows, dense)
         write_reference(ctx.model, rows[0], reference)
         return
     with cutting.as_if_cut(ctx.model, mask, weights.columns, weights.gates):
+        if ctx.job.recipe.recover:
+            known = _known_readings(ctx)
+            yield from _read(ctx, known, _RECOVERED[_reading_of(weights)], lambda: measure(ctx.model, rows, dense))
         write_reference(ctx.model, rows[0], reference)
     cut(ctx.model, kept, weights.columns, weights.gates)
 
@@ -135,7 +151,7 @@ def read_importance(ctx: JobContext, data: DistillationData) -> Stream[ColumnSum
     if FAMILIES[ctx.model.config.model_type].gguf is None:
         yield Stage(StageId.IMPORTANCE)
         return None
-    rows = pack(short_lines(ctx), ctx.job.recipe.row_tokens) if ctx.job.recipe.bake else pack(
+    rows = pack(short_lines(ctx), ctx.job.recipe.row_tokens) if ctx.job.baked else pack(
         data.train, ctx.job.recipe.row_tokens, data.prefix)  # behind the prompt that the model will have
     rows = rows[::-(-len(rows) // MATRIX_ROWS)]
     yield Stage(StageId.IMPORTANCE, len(rows))
@@ -164,7 +180,7 @@ def export(ctx: JobContext, mask: Tensor, contents: Contents, importance: Column
             write_folder(staging, ctx.model.to(ctx.weight_dtype), ctx.tokenizer, mask, contents)
             if importance:
                 importance.write(staging / MATRIX, f"lines of {ctx.job.card.name}")
-            if ctx.job.recipe.bake:
+            if ctx.job.baked:
                 shutil.copytree(ctx.path(ADAPTER), staging / ADAPTER)
             ctx.model = None  # the proof needs the memory
             yield Stage(StageId.PROVE)
@@ -185,6 +201,9 @@ def deliver(ctx: JobContext) -> Stream[None]:
     proven, out = ctx.path(PROVEN), ctx.job.out
     with explain_write_errors(out):
         yield from write_files(proven)
+        files = sorted((proven / GGUF).glob("*.gguf"), key=lambda file: "Q8_0" in file.name)
+        if ctx.job.adapters and files:
+            yield from write_gguf_adapters(proven, files[0], places(proven))
         report = read_json(proven / "report.json")
         report["stages"] = read_json(ctx.path("meter.json"))
         report["after"]["folder_bytes"] = folder_size(proven)

@@ -8,7 +8,7 @@ validation lines choose the best step. The learning state is written after every
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +20,7 @@ from engine.base.ids import ReadingId, StageId
 from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.models.ffn import masked
 from engine.models.memory_saving import narrowed
-from engine.models.packing import Example, Row, pack
+from engine.models.packing import Example, Prefix, Row, pack
 from engine.pruning import masks
 from engine.pruning.cutting import kept_indices, with_columns
 from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores
@@ -35,11 +35,17 @@ class DistillationData:
 
     train: list[Example]
     targets: list[Target] | None
-    prefix: int
+    prefix: Prefix
     validation: list[Row]
     validation_dense: list[Tensor]
     norms: Tensor  # (L, d_ff), 2-norms of the dense model's activations on the train lines
     importance: Tensor  # (L, d_ff), Wanda-structured
+    parts: list["DistillationData"] = field(default_factory=list)  # of a cast: what each character has of its own
+
+    @property
+    def lessons(self) -> Lessons:
+        """The train examples with their targets."""
+        return Lessons(self.train, self.targets, self.prefix)
 
 
 def encode_lines(ctx: JobContext) -> tuple[list[Example], list[Example], list[Example], int]:
@@ -50,7 +56,34 @@ def encode_lines(ctx: JobContext) -> tuple[list[Example], list[Example], list[Ex
 
 
 def read_dense(ctx: JobContext) -> Stream[DistillationData]:
-    """One pass of the dense model over all lines; its result is kept in dense.safetensors."""
+    """One pass of the dense model over all lines; its result is kept in dense.safetensors, that of a cast with each character."""
+    if not ctx.job.members:
+        return (yield from _read_one(ctx))
+    found: list[DistillationData] = []
+    for part in ctx.parts:
+        found.append((yield from _read_one(part)))
+    ctx.notes["train_tokens"] = sum(len(example.answer) for one in found for example in one.train)
+    return _joined(found)
+
+
+def _joined(parts: list[DistillationData]) -> DistillationData:
+    """A cast's data. Importances are added up once each is normalised, so that no character counts more than another."""
+    every = [one.targets for one in parts]
+    return DistillationData(
+        [example for one in parts for example in one.train],
+        None if None in every else [target for one in every for target in one or ()],
+        [prefix for one in parts for prefix in _prefixes(one)], [row for one in parts for row in one.validation],
+        [states for one in parts for states in one.validation_dense],
+        torch.stack([one.norms for one in parts]).square().sum(0).sqrt(),
+        torch.stack([rank_normalised(one.importance) for one in parts]).sum(0), parts)
+
+
+def _prefixes(data: DistillationData) -> Sequence[int]:
+    return [data.prefix] * len(data.train) if isinstance(data.prefix, int) else data.prefix
+
+
+def _read_one(ctx: JobContext) -> Stream[DistillationData]:
+    """The pass over the lines of one character."""
     recipe = ctx.job.recipe
     train, choosing, _, prefix = encode_lines(ctx)
     validation = pack(choosing, recipe.row_tokens, prefix)
@@ -135,7 +168,7 @@ def _learn(ctx: JobContext, data: DistillationData, takes_last: bool) -> Stream[
     curve = [point for point in curve if point["step"] <= state.step]  # it is written just before the state
     if state.best_step < 0:
         yield from _check(ctx, data, state, curve)
-    shown, lessons = top_channels(state.scores, ctx.kept), Lessons(data.train, data.targets, data.prefix)
+    shown, lessons = top_channels(state.scores, ctx.kept), data.lessons
     while state.step < recipe.steps:
         channels = masks.channels_at(state.step, recipe.steps, ctx.kept, ctx.channels, recipe.ramp)
         chosen = masks.order_of_lines(len(data.train), recipe.step_lines, state.step, recipe.seed)

@@ -9,7 +9,8 @@ What it reads needs no label: beside the train lines it reads extra samples, pla
 persona's prompt, and copies of all these rows with their tokens sampled again (models/packing.py): two forward passes each, and
 nothing to write. Leaves the copies' tokens in resampled.safetensors."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, sav
         before = measure(ctx.model, data.validation, data.validation_dense)
     yield measured(before_id, "validation", before)
     yield Step(stage, 1, ctx.layers + 2)
-    read = yield from make_rows(ctx, data.train, stage, copied=not ctx.tunes_layers)
+    read = yield from make_rows(ctx, stage, copied=not ctx.tunes_layers)
     columns: list[Tensor] = []
     for column in refit_layers(ctx, read.rows, kept):
         if column is not None:
@@ -173,10 +174,10 @@ class ReconstructionRows:
     beside: dict[str, int]
 
 
-def make_rows(ctx: JobContext, train: Sequence[Example], stage: StageId, copied: bool) -> Stream[ReconstructionRows]:
+def make_rows(ctx: JobContext, stage: StageId, copied: bool) -> Stream[ReconstructionRows]:
     """The written rows and, where `copied`, `recipe.resampled_copies` copies of them; a Step for each row that is sampled again."""
     recipe = ctx.job.recipe
-    written = written_rows(ctx, train)
+    written = written_rows(ctx)
     if not copied:
         return written
     copies = written.rows * recipe.resampled_copies
@@ -193,11 +194,15 @@ def make_rows(ctx: JobContext, train: Sequence[Example], stage: StageId, copied:
     return ReconstructionRows([*written.rows, *fresh], {**written.beside, "copied_rows": len(fresh)})
 
 
-def written_rows(ctx: JobContext, train: Sequence[Example]) -> ReconstructionRows:
-    """The rows of train lines, extra samples and neutral lines."""
-    extra, neutral = ctx.encode(extra_lines(ctx)), neutral_examples(ctx)
-    return ReconstructionRows(pack([*train, *extra, *neutral], ctx.job.recipe.row_tokens),
-                              {"extra_samples": len(extra), "neutral_lines": len(neutral), "copied_rows": 0})
+def written_rows(ctx: JobContext) -> ReconstructionRows:
+    """The rows of train lines, extra samples and neutral lines; of a cast character by character."""
+    rows: list[Row] = []
+    beside = Counter(extra_samples=0, neutral_lines=0, copied_rows=0)
+    for part in ctx.parts:
+        train, extra, neutral = part.encode(part.split_lines()[0]), part.encode(extra_lines(part)), neutral_examples(part)
+        rows += pack([*train, *extra, *neutral], part.job.recipe.row_tokens)
+        beside.update(extra_samples=len(extra), neutral_lines=len(neutral))
+    return ReconstructionRows(rows, dict(beside))
 
 
 def neutral_lines(ctx: JobContext) -> list[Line]:

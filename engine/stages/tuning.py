@@ -20,13 +20,11 @@ from torch import Tensor
 from engine.base.events import Event, LayerTuned, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
-from engine.calibration.lines import Line
 from engine.evaluation.fidelity import measure
-from engine.models.packing import answer_states, pack
+from engine.models.packing import Example, answer_states, pack
 from engine.pruning.adapter import AdapterSettings, Progress, merge, train_adapter
 from engine.pruning.cutting import Gates, as_if_cut, kept_indices
 from engine.pruning.layer_tuning import LOSSES, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
-from engine.pruning.masks import Lessons
 from engine.pruning.reconstruction import RIDGE, SHARE
 from engine.stages.context import JobContext
 from engine.stages.lines import recovery_lines
@@ -69,27 +67,27 @@ def tune(ctx: JobContext, data: DistillationData, mask: Tensor, columns: list[Te
     recipe = ctx.job.recipe
     tuning = Tuning(recipe.tuning_epochs, recipe.tuning_rate, recipe.seed, RIDGE, SHARE, ctx.weight_dtype)
     course = _Course(StageId.TUNE, "tuned", tuning)
-    rows = make_rows(ctx, data.train, StageId.TUNE, copied=True)
+    rows = make_rows(ctx, StageId.TUNE, copied=True)
     return (yield from _take(ctx, data, mask, Weights(columns), course, rows)) or Weights(columns)
 
 
 def tune_again(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights) -> Stream[Weights]:
     """The same layers tuned on, on answers that nothing has read (benchmarks/readings.md), or `weights` where they read better."""
     recipe = ctx.job.recipe
-    lines, _ = recovery_lines(ctx)
-    if weights.columns is None or not recipe.recovery_epochs or not lines:
+    examples = [part.encode(recovery_lines(part)[0]) for part in ctx.parts]
+    if weights.columns is None or not recipe.recovery_epochs or not all(examples):
         return weights
     starts = plain_layers(ctx.model, kept_indices(mask), weights.columns, weights.gates)
     tuning = Tuning(recipe.recovery_epochs, recipe.tuning_rate, recipe.seed + 1, RIDGE, SHARE, ctx.weight_dtype)
     course = _Course(StageId.TUNE_AGAIN, "retuned", tuning, starts)
-    return (yield from _take(ctx, data, mask, weights, course, _pack(ctx, lines))) or weights
+    return (yield from _take(ctx, data, mask, weights, course, _pack(ctx, examples))) or weights
 
 
-def _pack(ctx: JobContext, lines: Sequence[Line]) -> Stream[ReconstructionRows]:
-    """The rows of recovery's answers, once they are asked for."""
+def _pack(ctx: JobContext, examples: list[list[Example]]) -> Stream[ReconstructionRows]:
+    """The rows of recovery's answers, of each character by itself, once they are asked for."""
     yield from ()
-    examples = ctx.encode(lines)
-    return ReconstructionRows(pack(examples, ctx.job.recipe.row_tokens), {"extra_samples": len(examples)})
+    rows = [row for own in examples for row in pack(own, ctx.job.recipe.row_tokens)]
+    return ReconstructionRows(rows, {"extra_samples": sum(map(len, examples))})
 
 
 def _take(ctx: JobContext, data: DistillationData, mask: Tensor, before: Weights, course: _Course,
@@ -162,7 +160,12 @@ RECOVERY_DENSE = "recovery_dense.safetensors"
 
 def read_dense_again(ctx: JobContext) -> Stream[None]:
     """One pass of the dense model over the answers that the fine-tune learns from."""
-    examples, saved = ctx.encode(recovery_lines(ctx)[1]), ctx.path(RECOVERY_DENSE)
+    yield from read_answers(ctx, ctx.encode(recovery_lines(ctx)[1]), RECOVERY_DENSE)
+
+
+def read_answers(ctx: JobContext, examples: Sequence[Example], name: str) -> Stream[None]:
+    """One pass of the dense model over examples; their targets are left in the file `name`, see kept_targets."""
+    saved = ctx.path(name)
     if saved.exists() or not examples or ctx.job.recipe.loss != "kl":
         return
     rows = pack(examples, ctx.job.recipe.row_tokens)
@@ -199,30 +202,8 @@ def recover(ctx: JobContext, data: DistillationData) -> Stream[None]:
     asked = [(example.prompt, example.prompt) for example in data.train]
     own = own_lessons(ctx, "recovery_own", StageId.RECOVER, asked, settings,
                       lambda _adapted: loaded_beside(ctx)) if settings.own_from < 1 and data.targets is not None else None
-    training = train_adapter(ctx.model, Lessons(data.train, data.targets, data.prefix),
-                             lambda: measure(ctx.model, data.validation, data.validation_dense), settings,
+    training = train_adapter(ctx.model, data.lessons, lambda: measure(ctx.model, data.validation, data.validation_dense), settings,
                              TensorFile(ctx.path("recovery.safetensors")), own)
-    ctx.model = merge((yield from told(training, StageId.RECOVER, ReadingId.RECOVERY_STEP, recipe.recovery_steps)))
-    save_tensors(target, _weights(ctx))
-
-
-def told(training: Generator[Progress | Event, None, Any], stage: StageId, reading: ReadingId, steps: int) -> Stream[Any]:
-    """An adapter's training as the events of a stage; its value is the adapted model."""
-    while True:
-        try:
-            event = next(training)
-        except StopIteration as end:
-            return end.value
-        if not isinstance(event, Progress):
-            yield event
-            continue
-        if event.reading is not None:
-            yield measured(reading, "validation", event.reading, event.step)
-        if event.loss is not None:
-            yield Step(stage, event.step, steps, {"loss": event.loss})
-
-
-def _weights(ctx: JobContext) -> dict[str, Tensor]:
-    """The model's weights without tied copies."""
-    tied = set(getattr(ctx.model, "_tied_weights_keys", None) or []) if ctx.model.config.tie_word_embeddings else set()
-    return {name: value for name, value in ctx.model.state_dict().items() if name not in tied}
+                               recipe.seed, recipe.row_tokens, 2 * recipe.validate_every, recipe.checkpointing)
+    training = train_adapter(ctx.model, data.lessons, lambda: measure(ctx.model, data.validation, data.validation_dense), settings,
+                             TensorFile(ctx.path("recovery.safetensors")))

@@ -1,0 +1,133 @@
+"""The characters of a cast on their one cut model: what each of them reads there, and what each learns beside it, a LoRA adapter.
+
+An adapter learns the dense model's distributions under the character's own prompt: on its train lines and, with --recover, on
+answers that nothing has read, else on the extra samples. The dense model reads these beforehand, while it is still whole; its
+targets stay in the character's work folder. With --bake the adapter is the baked one, for the short prompt (baking.py).
+
+Leaves in the cast's work folder, for each character, adapter-ID.safetensors (peft's tensors, rounded to what is written) and, for
+all, characters.json: each one's readings on its own test lines, by reading.
+"""
+
+import dataclasses
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from engine.base.events import Stage, Step, Stream
+from engine.base.files import read_json, write_json
+from engine.base.ids import ReadingId, StageId
+from engine.calibration.lines import Line
+from engine.cards.baked import bake
+from engine.evaluation.fidelity import Reading, measure
+from engine.export.adapters import round_adapter, write_adapter
+from engine.export.cast import CastCharacter
+from engine.pruning.adapter import AdapterSettings, attach_adapter, train_adapter
+from engine.pruning.masks import Lessons
+from engine.stages.baking import Held, held_lines, learn_adapter, short_voice
+from engine.stages.context import JobContext, Member
+from engine.stages.finish import test_rows
+from engine.stages.lines import extra_lines, recovery_lines
+from engine.stages.mask import DistillationData, kept_targets, measured
+from engine.stages.tuning import read_answers, told
+from engine.stages.work_folder import TensorFile, save_tensors
+
+RANK = 8  # of all linear layers: 4.3 MB for the starter; 16 brings little more a byte (benchmarks/readings.md)
+ADAPTERS = "adapters"  # peft's folders, written anew each time from what was learned
+_DENSE = "adapter_dense.safetensors"
+_READINGS = "characters.json"
+
+
+def read_for_adapters(ctx: JobContext) -> Stream[None]:
+    """One pass of the dense model over the answers that each adapter reads beside the train lines."""
+    if ctx.job.adapters and not ctx.job.recipe.bake:
+        for part in ctx.parts:
+            yield from read_answers(part, part.encode(_more_lines(part)), _DENSE)
+
+
+def _more_lines(part: JobContext) -> list[Line]:
+    return recovery_lines(part)[1] if part.job.recipe.recover else extra_lines(part)
+
+
+def finish_characters(ctx: JobContext, data: DistillationData, dense: list[Tensor]) -> Stream[list[CastCharacter]]:
+    """Measure each character on the cut model in `ctx`, and with its adapter. `dense`: the dense states of all test rows."""
+    found: list[CastCharacter] = []
+    if not ctx.job.members:
+        return found
+    saved = ctx.path(_READINGS)
+    known: dict[str, dict[str, Any]] = read_json(saved) if saved.exists() else {}
+    begin = 0
+    for member, part, own, rows in zip(ctx.job.members, ctx.parts, data.parts, test_rows(ctx), strict=True):
+        states, begin = dense[begin: begin + len(rows)], begin + len(rows)
+        readings = known.setdefault(member.id, {})
+        if ReadingId.SHARED not in readings:
+            readings[ReadingId.SHARED] = vars(measure(ctx.model, rows, states))
+            write_json(saved, known)
+        yield measured(ReadingId.SHARED, "test", Reading(**readings[ReadingId.SHARED]), subject=member.id)
+        adapter, beside, card = None, {}, member.job.card
+        if ctx.job.adapters:
+            adapter, card = ctx.path(ADAPTERS) / member.id, bake(card) if ctx.job.recipe.bake else card
+            model = yield from _learn(ctx, member, part, own)
+            if ReadingId.ADAPTED not in readings:
+                held = held_lines(part, short_voice(part), rows, states, 2) if ctx.job.recipe.bake else Held(rows, states)
+                readings[ReadingId.ADAPTED] = vars(held.read(ctx.model))
+                write_json(saved, known)
+            beside["adapter"] = {"rank": model.peft_config["default"].r, "bytes": write_adapter(model, adapter, ctx.job.card.name)}
+            model.unload()
+            yield measured(ReadingId.ADAPTED, "test", Reading(**readings[ReadingId.ADAPTED]), subject=member.id)
+        train, choosing, reporting, _ = part.split_lines()
+        lines = {"train": len(train), "validation": len(choosing), "test": len(reporting)}
+        found.append(CastCharacter(member.id, card.raw, {"lines": lines, "readings": readings, **beside}, adapter))
+    return found
+
+
+def _learn(ctx: JobContext, member: Member, part: JobContext, own: DistillationData) -> Stream[Any]:
+    """The cut model with the character's adapter, learned now or kept from an earlier process."""
+    saved, recipe = ctx.path(f"adapter-{member.id}.safetensors"), ctx.job.recipe
+    if recipe.bake:
+        return (yield from learn_adapter(part, own))
+    if saved.exists():
+        yield Stage(StageId.ADAPT, reused=True, subject=member.id)
+        return _attach(ctx.model, load_file(saved))
+    yield Stage(StageId.ADAPT, recipe.recovery_steps, subject=member.id)
+    settings = AdapterSettings(RANK, recipe.recovery_steps, recipe.recovery_step_lines, recipe.recovery_rate, recipe.seed,
+                               recipe.row_tokens, 2 * recipe.validate_every, recipe.checkpointing)
+    training = train_adapter(ctx.model, _lessons(part, own), lambda: measure(ctx.model, own.validation, own.validation_dense),
+                             settings, TensorFile(ctx.path(f"learning-{member.id}.safetensors")))
+    for event in (course := _Told(told(training, StageId.ADAPT, ReadingId.RECOVERY_STEP, recipe.recovery_steps))):
+        yield dataclasses.replace(event, subject=member.id) if isinstance(event, Step) else event
+    round_adapter(course.value)
+    save_tensors(saved, _state(course.value))
+    return course.value
+
+
+class _Told:
+    """A stream that keeps its value."""
+
+    def __init__(self, stream: Stream[Any]) -> None:
+        self.stream = stream
+        self.value: Any = None
+
+    def __iter__(self) -> Stream[None]:
+        self.value = yield from self.stream
+
+
+def _lessons(part: JobContext, own: DistillationData) -> Lessons:
+    examples, file = part.encode(_more_lines(part)), part.path(_DENSE)
+    if not examples:
+        return own.lessons
+    return own.lessons + Lessons(examples, kept_targets(load_file(file), len(examples)) if file.exists() else None)
+
+
+def _state(model: Any) -> dict[str, Tensor]:
+    from peft import get_peft_model_state_dict
+
+    return dict(get_peft_model_state_dict(model))
+
+
+def _attach(model: Any, found: dict[str, Tensor]) -> Any:
+    from peft import set_peft_model_state_dict
+
+    attached = attach_adapter(model, RANK, 0)
+    set_peft_model_state_dict(attached, found)
+    return attached

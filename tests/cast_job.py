@@ -1,0 +1,49 @@
+"""Casts of tiny models: characters with short cards and lines of their own, and the job that makes one model of all."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from small_job import QUICK, prove_here, write_lines
+
+from engine.base.events import Event
+from engine.base.job import make_recipe
+from engine.cards.card import parse_card
+from engine.cards.files import read_card
+from engine.pipeline import prune
+from engine.stages import finish
+from engine.stages.context import Job, Member
+
+NAMES = ("Ann", "Bob")
+
+
+def write_character(folder: Path, name: str) -> Path:
+    """A character's card, with a prompt of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    card = {"name": name, "description": f"{name} mends clocks.", "first_mes": f"I am {name}."}
+    (folder / f"{name}.json").write_text(json.dumps(card))
+    return folder / f"{name}.json"
+
+
+def make_cast(model: Path, folder: Path, names: Sequence[str] = NAMES, adapters: bool = True, **changes: Any) -> Job:
+    """The job of a cast on a tiny model, whose characters have their lines already."""
+    recipe = make_recipe("quick", **{**QUICK, "mask_from": 0.6, "sparsity": 0.5, "answer_tokens": 6, "extra_samples": 1, **changes})
+    members = []
+    for name in names:
+        card = read_card(write_character(folder, name))
+        lines = write_lines(folder / name, 45, calling=f"{name}! ") if (folder / name).mkdir(exist_ok=True) is None else None
+        own = Job(card, str(model), Path(), recipe, "fp32", lines=lines)
+        work = folder / "work" / name.lower()
+        list(prune(own, work, (work / "job.json").exists(), "samples"))
+        members.append(Member(own, work))
+    title = parse_card(json.dumps({"name": "Town", "description": "A cast."}).encode(), "The cast")
+    return Job(title, str(model), folder / "out", recipe, "fp32", members=tuple(members), adapters=adapters)
+
+
+def run_cast(model: Path, folder: Path, **changes: Any) -> list[Event]:
+    """All events of the cast's job, which makes `folder`/out; the proof without its process."""
+    job = make_cast(model, folder, **changes)
+    with mock.patch.object(finish, "prove", prove_here):
+        return list(prune(job, folder / "work" / "cast.model"))
