@@ -4,6 +4,7 @@ A character's place, FOLDER/characters/ID, is the name of a model as well: the s
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class CastPlace:
 
 def is_cast(folder: Path) -> bool:
     """Whether a folder holds a cast."""
-    return (folder / CHARACTERS).is_dir() and is_file(folder / "config.json")
+    return os.path.isdir(folder / CHARACTERS) and is_file(folder / "config.json")  # os.path: false for what cannot be a path
 
 
 def place_of(folder: Path) -> CastPlace | None:
