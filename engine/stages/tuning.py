@@ -204,6 +204,27 @@ def recover(ctx: JobContext, data: DistillationData) -> Stream[None]:
                       lambda _adapted: loaded_beside(ctx)) if settings.own_from < 1 and data.targets is not None else None
     training = train_adapter(ctx.model, data.lessons, lambda: measure(ctx.model, data.validation, data.validation_dense), settings,
                              TensorFile(ctx.path("recovery.safetensors")), own)
-                               recipe.seed, recipe.row_tokens, 2 * recipe.validate_every, recipe.checkpointing)
-    training = train_adapter(ctx.model, data.lessons, lambda: measure(ctx.model, data.validation, data.validation_dense), settings,
-                             TensorFile(ctx.path("recovery.safetensors")))
+    ctx.model = merge((yield from told(training, StageId.RECOVER, ReadingId.RECOVERY_STEP, recipe.recovery_steps)))
+    save_tensors(target, _weights(ctx))
+
+
+def told(training: Generator[Progress | Event, None, Any], stage: StageId, reading: ReadingId, steps: int) -> Stream[Any]:
+    """An adapter's training as the events of a stage; its value is the adapted model."""
+    while True:
+        try:
+            event = next(training)
+        except StopIteration as end:
+            return end.value
+        if not isinstance(event, Progress):
+            yield event
+            continue
+        if event.reading is not None:
+            yield measured(reading, "validation", event.reading, event.step)
+        if event.loss is not None:
+            yield Step(stage, event.step, steps, {"loss": event.loss})
+
+
+def _weights(ctx: JobContext) -> dict[str, Tensor]:
+    """The model's weights without tied copies."""
+    tied = set(getattr(ctx.model, "_tied_weights_keys", None) or []) if ctx.model.config.tie_word_embeddings else set()
+    return {name: value for name, value in ctx.model.state_dict().items() if name not in tied}
