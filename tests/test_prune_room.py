@@ -277,8 +277,9 @@ def test_sizes_are_shown_in_both_shares_and_snap_to_the_multiple(services: Servi
 
 
 @pytest.mark.parametrize("plan", [Plan(seed=None), Plan(seed=-1), Plan(seed=0.5), Plan(percent=4), Plan(percent=80),
-                                  Plan(percent=None)])
+                                  Plan(percent=None), Plan(0), Plan(0, bake=True, recover=True), Plan(3, bake=True)])
 def test_a_plan_that_no_run_takes_is_refused(plan: Plan) -> None:
+    assert Plan(0, bake=True).spec("starter")["sparsity"] == 0.0
     with pytest.raises(UserError):
         plan.spec("starter")
 

@@ -31,12 +31,15 @@ class Plan:
 
     def share(self) -> float:
         """The share to be removed. Raises UserError for a field that was cleared, and beyond the slider's ends."""
-        if not isinstance(self.percent, int | float) or not 5 <= self.percent <= 75:
-            raise UserError("Between 5 and 75 % can be removed.")
+        if not isinstance(self.percent, int | float) or not (self.percent == 0 or 5 <= self.percent <= 75):
+            raise UserError("Between 5 and 75 % can be removed, or nothing from a model that is only baked.")
         return self.percent / 100
 
     def spec(self, model: str) -> dict[str, Any]:
         """The plan as a run keeps it. Raises UserError for values that no run takes."""
+        if self.percent == 0 and (self.recover or not self.bake):
+            raise UserError("With nothing removed, all that can be done is to bake the card into the weights.",
+                            "Move the slider, or choose baking, without recovery, under More.")
         asked = {"sparsity": round(self.share(), 4), "multiple": int(self.multiple), "seed": self.seed,
                  "load_in": self.load_in, "recover": bool(self.recover), "bake": bool(self.bake)}
         make_recipe(self.preset, **asked)

@@ -70,7 +70,7 @@ class Controls:
         live_html("prune-from")
         with gr.Row(elem_classes="figure-row"):
             with gr.Column(scale=3, min_width=300):
-                self.percent = gr.Slider(5, 75, 25, step=1, label=KNOBS["sparsity"].label, elem_id="prune-percent", buttons=[],
+                self.percent = gr.Slider(0, 75, 25, step=1, label=KNOBS["sparsity"].label, elem_id="prune-percent", buttons=[],
                                          info="In percent of the feed-forward channels, the model's largest parts.")
                 self.remains = figure_box(elem_id="prune-remains")
                 self.likes = gr.HTML(elem_id="prune-likes")

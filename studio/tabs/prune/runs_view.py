@@ -171,7 +171,7 @@ def ending_html(run: Run, state: str) -> str:
 def _done(run: Run) -> str:
     parts = [f"Done in {words.duration(run.summary['seconds'])}." if run.summary.get("seconds") else "Done."]
     before, after = run.summary.get("before", {}), run.summary.get("after", {})
-    if before.get("parameters") and after.get("parameters"):
+    if before.get("parameters") and after.get("parameters") and removed_share(run):
         share = 1 - after["parameters"] / before["parameters"]
         parts.append(f"{words.removed(removed_share(run))} of the feed-forward channels are gone, {words.removed(share)} of all "
                      f"parameters: {words.size(before['bytes'])} became {words.size(after['bytes'])}.")
