@@ -1,8 +1,8 @@
 """Sizes by arithmetic alone, from a model's figures to bytes: what a cut makes of a model, how much its weights take in each number
 format, and what a cast of characters takes in memory.
 
-Two ways to have N characters ready to speak: standalone, N pruned models, each whole; or a cast, one pruned model and an adapter for
-each."""
+Two ways to have N characters ready to speak: standalone, N pruned models, each whole; or a cast, one pruned model and an adapter
+for each."""
 
 import math
 from collections.abc import Iterable, Mapping
