@@ -1,8 +1,8 @@
 """Sizes by arithmetic alone, from a model's figures to bytes: what a cut makes of a model, how much its weights take in each number
 format, and what a cast of characters takes in memory.
 
-Two ways to have N characters ready to speak: standalone, N pruned models, each whole; or a cast, one pruned model and an adapter
-for each."""
+Two ways to have N characters ready to speak: standalone, N pruned models, each whole; or gathered, one dense model, a bank, and the
+FFNs of the characters spoken last (engine/cast)."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -203,8 +203,8 @@ def _layer(tensor: str) -> int:
     return int(parts[parts.index("layers") + 1]) if "layers" in parts else -1
 
 
-ADAPTER_RANK = 8  # of a cast's adapters: 4.3 MB each for the starter
-WAYS = ("standalone", "cast")
+BANK_BYTES = 1_000_000  # of a character in the bank's file, at most
+WAYS = ("standalone", "gather")
 
 
 @dataclass(frozen=True)
@@ -231,11 +231,22 @@ def decoder_of(config: Mapping[str, Any], parameters: int, bytes_per_weight: int
                    int(config.get("head_dim") or shape.hidden_size // heads), int(config["vocab_size"]))
 
 
-def adapter_bytes(decoder: Decoder, kept: int, rank: int = ADAPTER_RANK) -> int:
-    """Bytes of a LoRA adapter on all linear layers of a cut model, in 16 bit; query and output as wide as the stream."""
-    hidden, narrow = decoder.shape.hidden_size, decoder.key_value_heads * decoder.head_size
-    sides = 2 * 2 * hidden + 2 * (hidden + narrow) + 3 * (hidden + kept)
-    return 2 * decoder.shape.layers * rank * sides
+def bank_entry_bytes(shape: ModelShape, kept: int, rank: int) -> int:
+    """Bytes of one character's tensors in a bank file: a bit a channel, and in 8 bit a scale a kept channel and two factors."""
+    scales = shape.layers * (kept + 4)
+    factors = shape.layers * rank * (kept + shape.hidden_size + 4)
+    return shape.layers * -(-shape.intermediate_size // 8) + scales + factors
+
+
+def largest_rank(shape: ModelShape, kept: int, other_bytes: int = 0) -> int:
+    """The largest rank of a correction with which a character stays within BANK_BYTES; 0: none fits.
+
+    `other_bytes`: what else the character has in the file (card, prompt, report).
+    """
+    rank = 0
+    while bank_entry_bytes(shape, kept, rank + 1) + other_bytes <= BANK_BYTES and rank < shape.hidden_size:
+        rank += 1
+    return rank
 
 
 @dataclass(frozen=True)
@@ -243,23 +254,26 @@ class Cast:
     """What is to be ready: so many characters, each cut to `kept` channels a layer, for so many players at once.
 
     context: tokens of the longest conversation, prompt and answers; prefix: tokens of a persona's prompt, kept read for
-    every character (0: none is kept).
+    every character (0: none is kept); held: characters that gather keeps (as many as there are, at most); rank: of the
+    bank's corrections.
     """
 
     characters: int
     players: int
     context: int
     kept: int
+    rank: int = 0
     prefix: int = 0
+    held: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.characters, self.players, self.context, self.kept) < 1 or self.prefix < 0:
+        if min(self.characters, self.players, self.context, self.kept, self.held) < 1 or min(self.rank, self.prefix) < 0:
             raise ValueError("a cast's sizes must be at least 1")
 
 
 @dataclass(frozen=True)
 class Needed:
-    """Bytes that a way takes: weights (of models), characters (their adapters), key_values, and what a step works with."""
+    """Bytes that a way takes: weights (of models), characters (of the bank), key_values, and what a step works with."""
 
     way: str
     weights: int
@@ -282,11 +296,14 @@ def memory_of(way: str, decoder: Decoder, cast: Cast) -> Needed:
     """What one way takes. Raises ValueError for an unknown one."""
     shape = decoder.shape
     key_values = decoder.token_bytes * (cast.players * cast.context + cast.characters * cast.prefix)
-    cut = shape.bytes - shape.ffn_parameters * shape.bytes_per_weight + _ffn_bytes(shape, cast.kept)
     if way == "standalone":
+        cut = shape.bytes - shape.ffn_parameters * shape.bytes_per_weight + _ffn_bytes(shape, cast.kept)
         return Needed(way, cast.characters * cut, 0, key_values, _step_bytes(decoder, cast.kept))
-    if way == "cast":
-        return Needed(way, cut, cast.characters * adapter_bytes(decoder, cast.kept), key_values, _step_bytes(decoder, cast.kept))
+    if way == "gather":
+        held = min(cast.held, cast.characters)
+        return Needed(way, shape.bytes + held * _ffn_bytes(shape, cast.kept),
+                      cast.characters * bank_entry_bytes(shape, cast.kept, cast.rank), key_values,
+                      _step_bytes(decoder, cast.kept))
     raise ValueError(f"no way {way!r}")
 
 

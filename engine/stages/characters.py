@@ -17,7 +17,6 @@ from torch import Tensor
 from engine.base.events import Stage, Step, Stream
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
-from engine.base.sizes import ADAPTER_RANK
 from engine.calibration.lines import Line
 from engine.cards.baked import bake
 from engine.evaluation.fidelity import Reading, measure
@@ -33,6 +32,7 @@ from engine.stages.mask import DistillationData, kept_targets, measured
 from engine.stages.tuning import read_answers, told
 from engine.stages.work_folder import TensorFile, save_tensors
 
+RANK = 8  # of all linear layers: 4.3 MB for the starter; 16 brings little more a byte (benchmarks/readings.md)
 ADAPTERS = "adapters"  # peft's folders, written anew each time from what was learned
 _DENSE = "adapter_dense.safetensors"
 _READINGS = "characters.json"
@@ -90,7 +90,7 @@ def _learn(ctx: JobContext, member: Member, part: JobContext, own: DistillationD
         yield Stage(StageId.ADAPT, reused=True, subject=member.id)
         return _attach(ctx.model, load_file(saved))
     yield Stage(StageId.ADAPT, recipe.recovery_steps, subject=member.id)
-    settings = AdapterSettings(ADAPTER_RANK, recipe.recovery_steps, recipe.recovery_step_lines, recipe.recovery_rate, recipe.seed,
+    settings = AdapterSettings(RANK, recipe.recovery_steps, recipe.recovery_step_lines, recipe.recovery_rate, recipe.seed,
                                recipe.row_tokens, 2 * recipe.validate_every, recipe.checkpointing)
     training = train_adapter(ctx.model, _lessons(part, own), lambda: measure(ctx.model, own.validation, own.validation_dense),
                              settings, TensorFile(ctx.path(f"learning-{member.id}.safetensors")))
@@ -128,6 +128,6 @@ def _state(model: Any) -> dict[str, Tensor]:
 def _attach(model: Any, found: dict[str, Tensor]) -> Any:
     from peft import set_peft_model_state_dict
 
-    attached = attach_adapter(model, ADAPTER_RANK, 0)
+    attached = attach_adapter(model, RANK, 0)
     set_peft_model_state_dict(attached, found)
     return attached

@@ -42,8 +42,8 @@ def remaining(parameters: int, ffn_parameters: int, removed: int, bytes_per_weig
 
 
 MEMORY = "Memory of the cast"
-NAMES = {"standalone": "Models of their own", "cast": "One model, an adapter each"}
-_PARTS = (("weights", "models", BLUE), ("characters", "adapters", EMBER), ("rest", "conversations", GREY))
+NAMES = {"standalone": "Models of their own", "gather": "One model and a bank"}
+_PARTS = (("weights", "models", BLUE), ("characters", "the bank's characters", EMBER), ("rest", "conversations", GREY))
 
 
 def memory_bars(needed: Sequence[Needed], card: int) -> go.Figure:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.base.files import read_json
-from engine.base.sizes import Cast, Decoder, Needed, decoder_of, most, plan
+from engine.base.sizes import Cast, Decoder, Needed, decoder_of, largest_rank, most, plan
 from engine.cards.card import parse_card
 from engine.cards.prompt import render_system_prompt, rough_tokens
 from studio.figures import words
@@ -27,7 +27,7 @@ CONTEXTS = [1024, 2048, 4096, 8192, 16384, 32768]
 GB = 10**9
 WAYS = {
     "standalone": "Every character is a pruned model of its own, as Export makes it. Each one costs a model.",
-    "cast": "One pruned model for all of them, with a small adapter each (persona prune-cast)."}
+    "gather": "One dense model in memory; the character that speaks is cut out of it in a moment. Those spoken last stay ready."}
 HEADS = ("Memory", "Fits?", "Characters at most")
 NONE = '<p class="quiet">Prune a character first: its model says how large a cast of such characters would be.</p>'
 
@@ -52,11 +52,13 @@ class Planner:
                     with gr.Accordion("For engineers", open=False):
                         self.context = gr.Dropdown([(f"{size:,} tokens", size) for size in CONTEXTS], value=4096,
                                                    label="Longest conversation", filterable=False, elem_id="planner-context")
+                        self.held = gr.Number(4, label="Characters kept ready at once", precision=0, minimum=1,
+                                              maximum=1000, elem_id="planner-held")
                 with gr.Column(scale=3, min_width=320):
                     self.figure = figure_box(elem_id="planner-figure")
             self.ways = gr.HTML(elem_id="planner-ways")
             self.basis = gr.HTML(elem_id="planner-basis")
-        self.asked: list[Any] = [self.runs, self.count, self.players, self.card, self.context]  # of the plan
+        self.asked: list[Any] = [self.runs, self.count, self.players, self.card, self.context, self.held]  # of the plan
         self.shown = [self.figure, self.ways, self.basis]
 
 
@@ -96,8 +98,8 @@ def base_of(run: Run) -> str:
     return str(run.summary.get("base", {}).get("name", ""))
 
 
-def show(services: Services, chosen: list[str] | None, count: float | None, players: float | None, card: float,
-         context: float) -> tuple[str, str, str]:
+def show(services: Services, chosen: list[str] | None, count: float | None, players: float | None, card: float, context: float,
+         held: float | None) -> tuple[str, str, str]:
     """Figure, table and basis of a plan. Raises UserError for characters of several models."""
     known = choose_from(services)
     newest = list({run.character: run for run in reversed(known)}.values())[::-1]
@@ -113,7 +115,7 @@ def show(services: Services, chosen: list[str] | None, count: float | None, play
         found = [run for run in found if base_of(run) == base_of(found[0])]
     kept = max(int(run.summary.get("after", {}).get("intermediate_size") or decoder.shape.intermediate_size) for run in found)
     cast = Cast(max(int(count or 1), len(chosen or [])), max(int(players or 1), 1), int(context), kept,
-                persona_tokens(services, found))
+                largest_rank(decoder.shape, kept), persona_tokens(services, found), max(int(held or 1), 1))
     needed, memory = plan(decoder, cast), int(card * GB)
     names = [label_of(services, run).partition(" · ")[0] for run in found]
     return (figure_html(memory_bars(needed, memory)), ways_html(needed, decoder, cast, memory),
