@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from engine.base.errors import Interrupted
 from engine.base.files import PROGRAM
-from engine.base.job import TYPE_HELP, ExportJob, GgufJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
+from engine.base.job import TYPE_HELP, ExportJob, FrontierJob, GgufJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
 from engine.base.process import prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.casting import add_subcommands
@@ -33,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_cast_options(verbs.add_parser("prune-cast", help="one model for all characters of a cast, here or on a Ray cluster"))
     add_options(verbs.add_parser("export", help="a finished folder as a checked and proven copy"), ExportJob, Process)
     add_options(verbs.add_parser("gguf", help="a model as a GGUF file, with which llama.cpp speaks"), GgufJob, Process)
+    add_options(verbs.add_parser("frontier", help="what to ship: a character's models at every file type, how close and fast"),
+                FrontierJob, Process)
     chat = verbs.add_parser("chat", help="talk to a character on a model")
     chat.add_argument("model", metavar="MODEL", help="starter, a hub id, or a folder")
     chat.add_argument("--card", help="character card (default: the one in an exported folder)")

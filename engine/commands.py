@@ -14,8 +14,9 @@ from engine.base import events, migrate
 from engine.base.cast_folder import is_cast, places
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json, slug
+from engine.base.frontier import AXES, Budget, front, pick, verdict
 from engine.base.ids import ReadingId, Verdict
-from engine.base.job import ExportJob, GgufJob, PruneJob, Recipe, ScriptJob, process_of, read_options
+from engine.base.job import ExportJob, FrontierJob, GgufJob, PruneJob, Recipe, ScriptJob, process_of, read_options
 from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
@@ -117,6 +118,45 @@ def _gguf(values: dict[str, Any]) -> Iterator[events.Event]:
     from engine.serving.making import make
 
     yield from make(GgufJob(**values))
+
+
+def frontier(options: argparse.Namespace, arguments: list[str]) -> int:
+    """What to ship: every model of a character at every file type. The same command goes on where it stopped."""
+    values = read_options(options, FrontierJob)
+    points: dict[str, events.Placed] = {}
+    Run(process_of(values)).follow(_frontier(values, points), lambda: bool(values.get("out")) and Path(values["out"]).exists(),
+                                   "Stopped; what was measured is kept.", f"Go on with:\n  {PROGRAM} {shlex.join(arguments)}")
+    if not values.get("json_events"):
+        _print_frontier(list(points.values()), FrontierJob(**values))
+    return 0
+
+
+def _frontier(values: dict[str, Any], points: dict[str, events.Placed]) -> Iterator[events.Event]:
+    asked = FrontierJob(**values)
+    from engine.frontier.measuring import measure
+
+    for event in measure(asked):
+        if isinstance(event, events.Placed):
+            points[event.key] = event
+        yield event
+
+
+def _print_frontier(points: list[events.Placed], asked: FrontierJob) -> None:
+    best = {point.key for point in front(points, AXES["size"])}
+    rows = [[point.name, f"{point.type}{' (its source)' if point.exact else ''}", f"{point.bytes / 1e6:,.1f}", f"{point.kl:.4f}",
+             f"{point.top1:.1%}", f"{point.tokens_per_second:.0f}" if point.rounds else "",
+             f"{point.first_token_seconds:.2f}" if point.rounds else "", f"{point.memory / 1e6:,.0f}" if point.rounds else "",
+             "yes" if point.key in best else ""] for point in sorted(points, key=lambda point: point.bytes)]
+    first = points[0]
+    print_table(f"KL to the dense model under the whole prompt, nats a token, on {first.lines} test lines ({first.tokens:,} tokens)"
+                f"; speed: medians of {first.rounds} rounds, {first.threads} threads",
+                ["model", "type", "MB", "KL", "same next token", "tokens/s", "first token, s", "memory, MB", "none beats it"], rows)
+    for sentence in verdict(points):
+        print(sentence)
+    budget = Budget(asked.size, asked.memory, asked.speed, asked.first)
+    if budget != Budget():
+        chosen = pick(points, budget)
+        print(f"Within these limits: {chosen.name} at {chosen.type}, {chosen.bytes / 1e6:,.1f} MB, KL {chosen.kl:.4f}.")
 
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:

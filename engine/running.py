@@ -19,7 +19,7 @@ from engine import labels
 from engine.base import events
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import data_folder, explain_write_errors
-from engine.base.ids import ErrorCode
+from engine.base.ids import ErrorCode, StageId
 from engine.base.job import Process
 from engine.base.process import is_out_of_memory
 
@@ -201,6 +201,8 @@ def describe(event: events.Event) -> str:
     """A line of text for a person, or "" for events that need none."""
     match event:
         case events.Started():
+            if event.stages and event.stages[0][0] == StageId.SHIP_READ:
+                return f"Comparing what {event.character} can be shipped as, on {event.model}"
             verb = "Going on with" if event.resumed else "Pruning"
             return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
         case events.Lines():
@@ -239,6 +241,9 @@ def describe(event: events.Event) -> str:
             return (f"  {event.type:<5} loaded by llama.cpp; the same next token as transformers at {event.same} of {event.tokens} "
                     f"positions{ties} ({event.prompts} texts), KL {event.kl:.2g}; {event.tokens_per_second:.0f} tokens/s, "
                     f"{event.memory / 1e6:,.0f} MB")
+        case events.Placed() if not event.rounds:
+            return (f"  {event.name:<24} {event.type:<7} {event.bytes / 1e6:8,.1f} MB  KL {event.kl:7.4f}  top-1 {event.top1:6.1%}"
+                    f"{'  (the file it came from)' if event.exact else ''}")
         case events.Finished():
             return f"Done in {event.seconds / 60:.1f} minutes{f': {event.out}' if event.out else ''}"
         case _:

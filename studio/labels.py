@@ -35,6 +35,7 @@ STAGES: dict[str, str] = {
     StageId.COPY: "Copy the files", StageId.ZIP: "Pack the zip", StageId.GGUF_WRITE: "Write the GGUF file {}",
     StageId.GGUF_DECODE: "Decode with llama.cpp", StageId.GGUF_REFERENCE: "Read the same texts with transformers",
     StageId.GGUF_PROVE: "Compare the GGUF file {}", StageId.ENGINES: "Make the engines' folders",
+    StageId.SHIP_READ: "Read {} at its types", StageId.SHIP_SPEED: "Time all files in llama.cpp",
     StageId.SPEED: "Measure the speed, dense and pruned", StageId.SCRIPT: "Answer the script: {}",
     StageId.COMPARE: "Compare the answers", StageId.CHECK: "Check the weights", StageId.MATCH: "Compare {}",
     StageId.CORRECT: "Correct what remains", StageId.CUT: "Cut",

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "engine"
 FLOORS = [{"base"}, {"cards", "models", "labels"}, {"calibration", "pruning", "evaluation", "export"}, {"cast"},
           {"pipeline", "stages", "commands", "running", "chat", "script", "chat_worker", "serving", "server", "cluster", "casting",
-           "__main__", "__init__"}]
+           "frontier", "__main__", "__init__"}]
 SQLITE = {"sqlite3", "sqlite_utils"}
 STRANGERS = {"gradio", *SQLITE, "studio", "app", "benchmarks"}
 MEMORY = ENGINE / "serving" / "memory"  # of players: the engine's only SQLite file, and never the studio's library

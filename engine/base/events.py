@@ -230,6 +230,42 @@ class Timed(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class Placed(Event):
+    """A model of a character at a file type: a point of what can be shipped, see base/frontier.py.
+
+    `model`: the folder, or the name, of the model; `name`: what it is called; `sparsity`: 0 for the dense model; `baked`: its
+    prompt is short. `kl` (nats a token) and `top1`: against the dense model under the whole prompt, on `lines` test lines. `exact`:
+    the file is the one that the dense model came from; `matrix`: an importance matrix was used. Medians of `rounds` rounds by
+    llama.cpp with `threads` threads, 0 before they are measured: `tokens_per_second`, `first_token_seconds` after a prompt of
+    `prompt_tokens`, `memory` in bytes.
+    """
+
+    model: str
+    name: str
+    sparsity: float
+    baked: bool
+    type: str
+    bytes: Count
+    kl: float
+    top1: float
+    lines: Count
+    tokens: Count
+    exact: bool = False
+    matrix: bool = False
+    tokens_per_second: float = 0.0
+    first_token_seconds: float = 0.0
+    prompt_tokens: Count = 0
+    memory: Count = 0
+    rounds: Count = 0
+    threads: Count = 0
+
+    @property
+    def key(self) -> str:
+        """What tells points apart."""
+        return f"{self.model}:{self.type}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Stopped(Event):
     """The job was stopped on purpose and can go on; `sentence` is for the user."""
 

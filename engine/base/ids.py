@@ -41,6 +41,8 @@ class StageId(StrEnum):
     ENGINES = "make_engine_folders"
     SPEED = "measure_speed"
     ZIP = "zip"
+    SHIP_READ = "read_for_shipping"  # subject: the model's name
+    SHIP_SPEED = "time_for_shipping"
     SCRIPT = "answer_script"  # subject: the model's name
     COMPARE = "compare_answers"
     CHECK = "check_weights"

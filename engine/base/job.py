@@ -255,6 +255,24 @@ class GgufJob(Process):
                             "folder's own, where it has one); needs --out", metavar="FILE")
 
 
+class FrontierJob(Process):
+    """What to ship: the models of a character at their file types, measured alike; with a target, one is picked and exported."""
+
+    runs: list[str] = knob(..., "Folders that prune wrote, work folders of its runs, or a card: then all its runs on this machine",
+                           metavar="RUN_OR_CARD", option="-", min_length=1)
+    model: str = knob("", "The dense model (default: the one that the runs were made from)", group="What is measured")
+    lines: str = knob("", "The calibration lines: lines.jsonl of a run's work folder (default: found in the data folder)",
+                      metavar="FILE")
+    types: list[str] = knob([], "A GGUF type; may be given several times (default: F16, Q8_0 and all below that the model's rows "
+                                "allow)", option="type", metavar="TYPE")
+    rounds: int = knob(3, "Rounds in which the speed of all files is measured (0: not at all)", ge=0, le=100)
+    size: float = knob(0.0, "Largest file", unit="MB", metavar="MB", ge=0, group="What is picked")
+    memory: float = knob(0.0, "Most memory while it speaks", unit="MB", metavar="MB", ge=0)
+    speed: float = knob(0.0, "Fewest tokens a second", metavar="N", ge=0)
+    first: float = knob(0.0, "Longest time to the first token", unit="s", metavar="SECONDS", ge=0)
+    out: str = knob("", "Export what the limits pick into this folder; must not exist", metavar="DIR")
+
+
 class ScriptJob(Process):
     """The test script of a character on one or more models."""
 
@@ -326,7 +344,8 @@ def _add_option(place: Any, name: str, field: FieldInfo) -> None:
     kind: Any = field.annotation
     metavar = _extra(field, "metavar")
     if _extra(field, "option") == "-":
-        place.add_argument(name, metavar=metavar, nargs="?", default=argparse.SUPPRESS, help=field.description)
+        count = "*" if kind == list[str] else "?"
+        place.add_argument(name, metavar=metavar, nargs=count, default=argparse.SUPPRESS, help=field.description)
         return
     names = [f"--{one.replace('_', '-')}" for one in (_extra(field, "option") or name, migrate.FORMER_KNOBS.get(name)) if one]
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": str(field.description).replace("%", "%%")}

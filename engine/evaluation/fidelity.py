@@ -64,8 +64,11 @@ def measure(model: nn.Module, rows: Sequence[Row], dense: Sequence[Tensor]) -> R
 
 
 @torch.inference_mode()
-def compare_lines(model: nn.Module, rows: Sequence[Row], states: Iterable[Tensor], dense: Sequence[Tensor]) -> LineReadings:
+def compare_lines(model: nn.Module, rows: Sequence[Row], states: Iterable[Tensor], dense: Sequence[Tensor],
+                  dense_head: nn.Module | None = None) -> LineReadings:
     """Read final states (N, d) of each row against the dense model's, line by line; `model` gives its head.
+
+    `dense_head`: a model with the dense model's head, where the head of `model` is another.
 
     Raises ValueError where rows, states and dense states differ in number.
     """
@@ -78,7 +81,7 @@ def compare_lines(model: nn.Module, rows: Sequence[Row], states: Iterable[Tensor
         for begin in range(0, len(labels), CHUNK):
             part = slice(begin, begin + CHUNK)
             log_model = project_logits(model, hidden[part]).log_softmax(-1)
-            log_dense = project_logits(model, target[part]).log_softmax(-1)
+            log_dense = project_logits(dense_head or model, target[part]).log_softmax(-1)
             divergence = (log_dense.exp() * (log_dense - log_model)).sum(-1)
             agreement = (log_dense.argmax(-1) == log_model.argmax(-1)).float()
             surprise = -log_model.gather(-1, labels[part, None])[:, 0]

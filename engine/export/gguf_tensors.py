@@ -149,6 +149,12 @@ def interleave(rows: Tensor, heads: int) -> Tensor:
     return halves.transpose(1, 2).reshape(rows.shape)
 
 
+def deinterleave(rows: Tensor, heads: int) -> Tensor:
+    """What `interleave` was given."""
+    pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
+    return pairs.transpose(1, 2).reshape(rows.shape)
+
+
 def blocks(weight: Weight, columns: NDArray[Any] | None = None) -> Iterator[NDArray[Any]]:
     """The tensor's data in its format, in blocks of rows. Raises UserError where a value is too large for F16.
 

@@ -1,0 +1,187 @@
+"""What is compared: the dense model and the finished runs of one character, and the lines that they are measured on."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.base import events, migrate
+from engine.base.errors import UserError
+from engine.base.events import Event
+from engine.base.files import MANIFEST, data_folder, is_file, read_json
+from engine.base.ids import ArtifactId
+from engine.base.model_folder import check_config
+from engine.calibration.lines import Line, held_out, read_lines
+from engine.cards.baked import is_baked, unbake
+from engine.cards.card import Card, parse_card
+from engine.cards.files import read_card
+from engine.export.gguf_tensors import architecture_of
+from engine.models.loading import ModelSource, locate
+from engine.models.starter import GGUF_FILE
+
+LINES = "lines.jsonl"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with the card as it reads it. `name`: what it is called; `sparsity`: 0 for the dense model."""
+
+    source: ModelSource
+    card: Card
+    name: str
+    sparsity: float = 0.0
+    recipe: dict[str, Any] | None = None  # of a run
+
+    @property
+    def baked(self) -> bool:
+        """Whether its prompt is short."""
+        return is_baked(self.card)
+
+    @property
+    def id(self) -> str:
+        """The folder of a run, the name of the dense model."""
+        return str(self.source.folder) if self.recipe else self.source.name
+
+    @property
+    def identity(self) -> str:
+        """What a measurement is of: another folder, or other weights in it, are measured again."""
+        files = sorted(self.source.folder.glob("*.safetensors"))
+        return f"{self.source.folder}:{':'.join(f'{file.stat().st_size}.{file.stat().st_mtime_ns}' for file in files)}"
+
+    def original(self, type: str) -> Path | None:
+        """The file that a dense model came from, where it is of that type: the starter's."""
+        file = self.source.folder / GGUF_FILE
+        return file if not self.recipe and file.is_file() and file.stem.endswith(f"-{type}") else None
+
+
+@dataclass(frozen=True)
+class Field:
+    """The dense model, the runs, and their lines: those to learn from and those to report on."""
+
+    dense: Subject
+    runs: list[Subject]
+    train: list[Line]
+    test: list[Line]
+    recipe: dict[str, Any]
+
+
+def find(names: Sequence[str], model: str, lines: str) -> Generator[Event, None, Field]:
+    """What to compare. `names`: finished folders, work folders of runs, or a card; `model`, `lines`: "" for the runs' own.
+
+    Raises UserError where nothing is finished, the runs are of several characters or models, or there are no lines.
+    """
+    folders, works = _folders(names)
+    found = [(folder, *_read(folder)) for folder in folders]
+    if len(characters := {card.name for _, card, _ in found}) > 1:
+        raise UserError(f"These runs are of several characters ({', '.join(sorted(characters))}).", "Name the runs of one.")
+    bases = {(report["base"]["name"], report["before"]["parameters"]) for _, _, report in found}
+    if len(bases) > 1:
+        raise UserError(f"These runs are of several dense models ({', '.join(sorted(str(name) for name, _ in bases))}).",
+                        "Name the runs of one.")
+    card, report = found[0][1], found[0][2]
+    works = works or _works_of(folders) or _works_of_character(card.name)
+    files = [Path(lines)] if lines else [work / LINES for work in works if (work / LINES).is_file()]
+    if not files or not is_file(files[0]):
+        raise UserError(f"The lines of {card.name}'s runs are not on this machine, so nothing can be measured.",
+                        "Give them with --lines: lines.jsonl of the run's work folder.")
+    dense = yield from locate(model or _model_of(works) or str(report["base"].get("hub") or report["base"]["name"]))
+    architecture_of(dense.config["model_type"])  # refuses a family before any work
+    if dense.config.get("intermediate_size") != report["before"]["intermediate_size"]:
+        raise UserError(f"{dense.name} is not the dense model of these runs.", "Give it with --model.")
+    whole, recipe = read_lines(files[0]), report["recipe"]
+    _, test, _ = held_out(whole, int(recipe["validation_lines"]), int(recipe["test_lines"]))
+    runs: list[Subject] = []
+    for folder, own, told in sorted(found, key=lambda one: float(one[2]["recipe"]["sparsity"])):
+        source = yield from locate(str(folder))
+        runs.append(Subject(source, own, _called(folder, own, told, [one.name for one in runs]),
+                            float(told["recipe"]["sparsity"]), told["recipe"]))
+    return Field(Subject(dense, unbake(card), "Dense"), runs, [line for line in whole if line.split == "train"], test, recipe)
+
+
+def _folders(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The finished folders that are meant, and the work folders that were named."""
+    folders, works = [], []
+    for name in names:
+        place = Path(name).expanduser()
+        if is_file(place / "report.json"):
+            folders.append(place)
+        elif is_file(place / "job.json"):
+            if (made := _made_by(place)) is None:
+                raise UserError(f"The run in {place} is not finished.", "Finish it, or name another.")
+            folders.append(made)
+            works.append(place)
+        elif place.is_dir():
+            raise UserError(f"{place} is neither a finished folder nor the work folder of a run (report.json is missing).")
+        else:
+            card = read_card(name)
+            own = [(work, made) for work in _all_works() if _character_of(work) == card.name and (made := _made_by(work))]
+            if not own:
+                raise UserError(f"No finished run of {card.name} was found on this machine.", "Prune the character first, or name "
+                                "the folder that was written.")
+            works += [work for work, _ in own]
+            folders += [made for _, made in own]
+    if not folders:
+        raise UserError("Nothing was named to compare.", "Name a card, or folders that prune wrote.")
+    return list({folder.resolve(): folder for folder in folders}.values()), works
+
+
+def _read(folder: Path) -> tuple[Card, dict[str, Any]]:
+    """The card and the report of a finished folder."""
+    if not is_file(folder / MANIFEST) or not is_file(folder / "character.json"):
+        raise UserError(f"{folder} is not a folder that Persona Studio exported (character.json or {MANIFEST} is missing).")
+    check_config(folder / "config.json")
+    card = parse_card((folder / "character.json").read_bytes(), str(folder / "character.json"))
+    report = migrate.read_report(folder / "report.json")
+    try:
+        report["base"]["name"], report["before"]["parameters"], float(report["recipe"]["sparsity"])
+        int(report["recipe"]["validation_lines"]), int(report["recipe"]["test_lines"]), int(report["recipe"]["row_tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder} is damaged: its report cannot be read.", "Prune the character again.") from error
+    return card, report
+
+
+def _called(folder: Path, card: Card, report: dict[str, Any], taken: Sequence[str]) -> str:
+    sparsity = float(report["recipe"]["sparsity"])
+    name = (f"{sparsity:.0%} removed" if sparsity else "Dense") + (", baked" if is_baked(card) else "")
+    name += ", recovered" if report["recipe"].get("recover") else ""
+    return f"{name} ({folder.name})" if name in taken else name
+
+
+def _all_works() -> list[Path]:
+    """The work folders in the data folder: of the command line, and of the studio."""
+    jobs = data_folder() / "jobs"
+    return sorted((file.parent for pattern in ("*/job.json", "*/work/job.json") for file in jobs.glob(pattern)
+                   if (file.parent / LINES).is_file()), key=lambda work: work.stat().st_mtime, reverse=True)
+
+
+def _made_by(work: Path) -> Path | None:
+    """The folder that a run wrote, where it is still there."""
+    saved = [Path(event.path) for event in events.read(work / "events.jsonl")
+             if isinstance(event, events.Saved) and event.what == ArtifactId.MODEL]
+    return saved[-1] if saved and is_file(saved[-1] / "report.json") else None
+
+
+def _works_of(folders: Sequence[Path]) -> list[Path]:
+    wanted = {folder.resolve() for folder in folders}
+    return [work for work in _all_works() if (made := _made_by(work)) and made.resolve() in wanted]
+
+
+def _works_of_character(name: str) -> list[Path]:
+    return [work for work in _all_works() if _character_of(work) == name]
+
+
+def _character_of(work: Path) -> str:
+    try:
+        return str(read_json(work / "job.json")["character"])
+    except (UserError, KeyError, TypeError):
+        return ""
+
+
+def _model_of(works: Sequence[Path]) -> str:
+    """The dense model as the runs were given it; "" where no job says so."""
+    for work in works:
+        try:
+            return str(read_json(work / "job.json")["model"])
+        except (UserError, KeyError, TypeError):
+            continue
+    return ""
