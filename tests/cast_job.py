@@ -1,7 +1,7 @@
 """Casts of tiny models: characters with short cards and lines of their own, and the job that makes one model of all."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,27 +19,28 @@ from engine.stages.context import Job, Member
 NAMES = ("Ann", "Bob")
 
 
-def write_character(folder: Path, name: str) -> Path:
+def write_character(folder: Path, name: str, **fields: str) -> Path:
     """A character's card, with a prompt of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    card = {"name": name, "description": f"{name} mends clocks.", "first_mes": f"I am {name}."}
+    card = {"name": name, "description": f"{name} mends clocks.", "first_mes": f"I am {name}.", **fields}
     (folder / f"{name}.json").write_text(json.dumps(card))
     return folder / f"{name}.json"
 
 
-def make_cast(model: Path, folder: Path, names: Sequence[str] = NAMES, adapters: bool = True, **changes: Any) -> Job:
-    """The job of a cast on a tiny model, whose characters have their lines already."""
+def make_cast(model: Path, folder: Path, names: Sequence[str] = NAMES, adapters: bool = True, dtype: str = "fp32",
+              more: Callable[[str], dict[str, str]] = lambda name: {}, **changes: Any) -> Job:
+    """The job of a cast, whose characters have their lines already; `more`: further fields of a card."""
     recipe = make_recipe("quick", **{**QUICK, "mask_from": 0.6, "sparsity": 0.5, "answer_tokens": 6, "extra_samples": 1, **changes})
     members = []
     for name in names:
-        card = read_card(write_character(folder, name))
-        lines = write_lines(folder / name, 45, calling=f"{name}! ") if (folder / name).mkdir(exist_ok=True) is None else None
-        own = Job(card, str(model), Path(), recipe, "fp32", lines=lines)
+        (folder / name).mkdir(exist_ok=True)
+        own = Job(read_card(write_character(folder, name, **more(name))), str(model), Path(), recipe, dtype,
+                  lines=write_lines(folder / name, 45, calling=f"{name}! "))
         work = folder / "work" / name.lower()
         list(prune(own, work, (work / "job.json").exists(), "samples"))
         members.append(Member(own, work))
     title = parse_card(json.dumps({"name": "Town", "description": "A cast."}).encode(), "The cast")
-    return Job(title, str(model), folder / "out", recipe, "fp32", members=tuple(members), adapters=adapters)
+    return Job(title, str(model), folder / "out", recipe, dtype, members=tuple(members), adapters=adapters)
 
 
 def run_cast(model: Path, folder: Path, **changes: Any) -> list[Event]:

@@ -156,7 +156,7 @@ def test_damaged_and_mismatched_casts_are_told_in_a_sentence(cast: tuple[Path, l
 
 
 def test_a_baked_cast_has_short_prompts(llama: Path, tmp_path: Path) -> None:
-    events = run_cast(llama, tmp_path, bake=True, bake_steps=3, bake_step_lines=4, bake_rank=2, own_from=1.0)
+    events = run_cast(llama, tmp_path, bake=True, bake_steps=3, bake_step_lines=4, bake_rank=2, bake_own_from=1.0)
     assert isinstance(events[-1], Finished)
     for place in places(tmp_path / "out"):
         assert is_baked(parse_card((place.own / "character.json").read_bytes(), place.id))
