@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.base.cast_folder import place_of
 from engine.base.errors import UserError
 from engine.base.model_folder import folder_shape, model_folder
 from engine.cards import fields
@@ -101,10 +102,12 @@ def model_note(services: Services, model: str) -> str:
     listed = next((one for one in services.speech.models(wait=False) if one["name"] == model), {})
     try:
         folder = model_folder(model)
-        parameters = folder_shape(folder).parameters if folder else listed.get("parameters")
+        place = place_of(folder) if folder else None  # a character of a cast: the model is the cast's
+        parameters = folder_shape(place.folder if place else folder).parameters if folder else listed.get("parameters")
     except UserError as error:
         return f'<p class="side-problem" role="alert">{html.escape(str(error))}</p>'
-    state = ("" if folder or listed.get("ready") else "fetched on first use (93 MB)" if listed else
+    state = (f"as {place.id} of the cast {place.folder.name}, in Play" if place else
+             "" if folder or listed.get("ready") else "fetched on first use (93 MB)" if listed else
              "looked up when it is first used" if model != "starter" else "")
     size = f"{words.millions(parameters)} parameters" if parameters else ""
     return f'<span class="quiet">{html.escape(" · ".join(filter(None, (size, listed.get("licence"), state))))}</span>'

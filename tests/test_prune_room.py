@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from studio.settings import Settings
 from studio.store import characters, connection, lines, runs
 from studio.store import records as records_of_store
 from studio.tabs import prune
+from studio.tabs.models import dense_name
 from studio.tabs.prune import cut, lines_view, own_lines, runs_view
 from studio.tabs.prune.cut import Plan
 from studio.tabs.prune.lines_controller import Edit, LinesController, LinesOptions
@@ -316,9 +318,15 @@ def test_what_cannot_be_pruned_is_shown_in_the_room_and_never_queued(services: S
     assert runs.list_runs(services.store, person) == []
 
 
-def test_the_note_below_the_model_tells_the_size_of_a_typed_folder(services: Services, llama: Path) -> None:
+def test_the_note_below_the_model_tells_the_size_of_a_typed_folder(services: Services, llama: Path, tmp_path: Path) -> None:
     assert library.model_note(services, str(llama)) == '<span class="quiet">28\u00a0k parameters</span>'
     assert library.model_note(services, "some/other") == '<span class="quiet">looked up when it is first used</span>'
+    shutil.copytree(llama, tmp_path / "town")
+    place = tmp_path / "town" / "characters" / "ann"
+    place.mkdir(parents=True)
+    (place / "character.json").write_text('{"name": "Ann"}')
+    assert "as ann of the cast town, in Play" in library.model_note(services, str(place))
+    assert dense_name(str(place)) == "Cast town · ann"
     assert library.model_choices(services)[0] == [("Starter · SmolLM2 135M", "starter")]
 
 

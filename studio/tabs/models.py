@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.base.cast_folder import place_of
 from engine.base.errors import UserError
 from engine.base.sizes import runtimes_that_like
 from engine.serving import files
@@ -129,7 +130,9 @@ def voice_choices(found: Sequence[Run], model: str) -> list[tuple[str, str]]:
 
 
 def dense_name(model: str) -> str:
-    """A dense model among others, for a reader."""
+    """A dense model among others, for a reader; or a character's place in a cast, which was chosen as the model."""
+    if place := place_of(Path(model)):
+        return f"Cast {place.folder.name} · {place.id}"
     return f"{DENSE} · {short_name(Contender(None, model, DENSE, 0.0, 0))}"
 
 
