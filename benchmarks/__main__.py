@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.base.errors import Interrupted, UserError
 from engine.base.job import DTYPE_HELP, PRESETS, Parser
+from engine.base.known_models import MODEL_HELP
 from engine.base.process import prepare_libraries
 
 MODULES = {"studio": "studio.costs"}  # those not named like their verb
@@ -37,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     cast.add_argument("--run", metavar="RUN_FOLDER", help="an exported folder, for the KL of its character in a bank")
     cast.add_argument("--lines", metavar="FILE", help="lines.jsonl of that run's work folder")
     export = verbs.add_parser("export", help="GGUF files of a pruned model: times, sizes, proofs, speed")
-    export.add_argument("--model", default="starter", help="the dense model: starter, a hub id, or a folder")
+    export.add_argument("--model", default="starter", help=f"the dense model: {MODEL_HELP}")
     export.add_argument("--folder", metavar="DIR", help="a folder that prune wrote from it (default: a quick cut of 25 %%)")
     export.add_argument("--types", nargs="+", metavar="TYPE", default=["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q4_0"],
                         help="default F32 F16 BF16 Q8_0 Q4_1 Q4_0")
@@ -67,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="starter", help="starter, a hub id, or a folder")
+    parser.add_argument("--model", default="starter", help=MODEL_HELP)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

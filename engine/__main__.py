@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from engine.base.errors import Interrupted
 from engine.base.files import PROGRAM
 from engine.base.job import TYPE_HELP, ExportJob, FrontierJob, GgufJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
+from engine.base.known_models import MODEL_HELP
 from engine.base.process import prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.casting import add_subcommands
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_options(verbs.add_parser("frontier", help="what to ship: a character's models at every file type, how close and fast"),
                 FrontierJob, Process)
     chat = verbs.add_parser("chat", help="talk to a character on a model")
-    chat.add_argument("model", metavar="MODEL", help="starter, a hub id, or a folder")
+    chat.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     chat.add_argument("--card", help="character card (default: the one in an exported folder)")
     chat.add_argument("--character", default="", metavar="NAME", help="who answers, where the folder holds a cast")
     chat.add_argument("--message", help="one message instead of an interactive chat")

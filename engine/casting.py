@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.base.job import DTYPE_HELP, TYPE_HELP, Process, add_options, process_of
+from engine.base.known_models import MODEL_HELP
 from engine.base.sampling import add_sampling_options, params_of
 
 HELD = 4  # gathered models kept in memory at once
@@ -27,7 +28,7 @@ def add_subcommands(cast: argparse.ArgumentParser, kind: type[argparse.ArgumentP
         return parser
 
     build = add("build", "add the characters of exported folders to a bank; creates the bank if needed",
-                model="the dense model that they were pruned from (default starter)")
+                model=f"the dense model that they were pruned from: {MODEL_HELP} (default starter)")
     build.add_argument("folders", nargs="+", metavar="RUN_FOLDER", help="folders that prune wrote")
     build.set_defaults(model="starter")
     build.add_argument("--name", default="", help="what the character is called in the bank (with one folder)")

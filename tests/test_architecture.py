@@ -33,7 +33,7 @@ def parsed(source: str) -> ast.Module:
 
 
 def imported(source: str) -> set[str]:
-    """Dotted names of all modules that a source imports, at any depth: "engine.models" and "engine.models.starter"."""
+    """Dotted names of all modules that a source imports, at any depth: "engine.models" and "engine.models.known"."""
     names = set()
     for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):

@@ -286,7 +286,8 @@ def test_the_models_used_last_are_kept(speaking: Path, qwen: Path) -> None:
 
 def test_models_are_listed_with_their_sizes(bench: Bench, own_home: Path) -> None:
     make_tiny(own_home / "models" / "mine")
-    starter, mine = bench.answer("models")["models"]
+    starter, small, mine = bench.answer("models")["models"]
+    assert small["name"] == "small" and small["layers"] == 24 and not small["ready"]
     assert starter["name"] == "starter" and starter["layers"] == 30 and not starter["ready"]
     assert starter["weight_bytes"] == 2 * starter["parameters"] > 2 * starter["ffn_parameters"] > 0
     assert (mine["layers"], mine["hidden_size"], mine["intermediate_size"]) == (2, 32, 64)

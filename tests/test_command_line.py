@@ -55,7 +55,7 @@ def test_models_lists_the_starter_and_folders(capsys: pytest.CaptureFixture[str]
     assert found["starter"]["ready"] is False and found["mine[red]"]["kind"] == "folder" and found["mine[red]"]["ready"]
     assert main(["models"]) == 0
     table = capsys.readouterr().out
-    assert "fetched on first use" in table and "on disk" in table
+    assert "fetched on first use (93 MB)" in table and "fetched on first use (491 MB)" in table and "on disk" in table
 
 
 def test_models_says_what_speaks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +63,7 @@ def test_models_says_what_speaks(capsys: pytest.CaptureFixture[str]) -> None:
     add_files(folders[0], "F16")
     assert main(["models", "--json"]) == 0
     found = {Path(one["name"]).name: one["speaks"] for one in json.loads(capsys.readouterr().out)}
-    assert found == {"starter": "", "one": "F16", "two": ""}
+    assert found == {"starter": "", "small": "", "one": "F16", "two": ""}
     assert main(["models"]) == 0
     table = capsys.readouterr().out
     assert "llama.cpp, F16" in table and "transformers" in table

@@ -300,7 +300,7 @@ def test_one_bad_folder_does_not_hide_the_others(name: str, models: Path, capsys
     assert main(["models", "--json"]) == 0
     assert time.monotonic() - start < 60
     found = {Path(one["name"]).name: one for one in json.loads(capsys.readouterr().out)}
-    assert list(found) == ["starter", "aaa", "bad", "good", "zzz"]
+    assert list(found) == ["starter", "small", "aaa", "bad", "good", "zzz"]
     assert found["good"]["ready"] and not found["good"]["fault"] and found["good"]["parameters"] > 0
     assert not found["bad"]["ready"] and str(bad) in found["bad"]["fault"] and "\n" not in found["bad"]["fault"]
     assert "num_key_value_heads is 0" in found["aaa"]["fault"]
@@ -319,14 +319,15 @@ def test_the_list_says_what_is_wrong_beside_what_is_good(models: Path, capsys: p
 
 
 def test_a_broken_starter_is_said_too(models: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.models import starter
+    from engine.base.known_models import STARTER
+    from engine.models import folders
 
-    folder = starter.starter_folder()
+    folder = STARTER.folder
     shutil.copytree(models / "aaa", folder)
-    monkeypatch.setattr(starter, "is_ready", lambda: True)
+    monkeypatch.setattr(folders, "is_ready", lambda known: known is STARTER)
     listed = list_models()
     assert listed[0]["name"] == "starter" and "num_key_value_heads is 0" in listed[0]["fault"]
-    assert [Path(one["name"]).name for one in listed if not one["fault"]] == ["good"]
+    assert [Path(one["name"]).name for one in listed if not one["fault"]] == ["small", "good"]
 
 
 def test_a_defect_of_ours_hides_no_model(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -484,7 +484,7 @@ def test_words_for_waiting_name_the_megabytes() -> None:
     assert warming_words(reply) == "Starting the chat engine…"
     reply.engine_is_up = True  # by an earlier request
     assert waiting_words(reply) == "Reading the conversation…" and warming_words(reply) == ""
-    reply.take({"event": "Loading", "id": "1", "stage": "fetch_starter", "done": 12, "total": 93})
+    reply.take({"event": "Loading", "id": "1", "stage": "fetch_model", "done": 12, "total": 93})
     assert waiting_words(reply) == warming_words(reply) == "Fetching the model: 12 of 93 MB. This happens only once."
     reply.take({"event": "Loaded", "id": "1", "seconds": 1.5})
     assert waiting_words(reply) == "Reading the conversation…"

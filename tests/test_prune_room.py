@@ -327,7 +327,7 @@ def test_the_note_below_the_model_tells_the_size_of_a_typed_folder(services: Ser
     (place / "character.json").write_text('{"name": "Ann"}')
     assert "as ann of the cast town, in Play" in library.model_note(services, str(place))
     assert dense_name(str(place)) == "Cast town · ann"
-    assert library.model_choices(services)[0] == [("Starter · SmolLM2 135M", "starter")]
+    assert library.model_choices(services)[0] == [("Starter · SmolLM2 135M", "starter"), ("Small · Qwen2.5 0.5B", "small")]
 
 
 def test_pruning_needs_approved_lines_and_says_so(run_room: RunsController, person: str, services: Services) -> None:

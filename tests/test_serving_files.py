@@ -17,7 +17,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import data_folder, read_json, write_json
 from engine.base.ids import ErrorCode
-from engine.models.starter import GGUF_FILE
+from engine.base.known_models import STARTER
 from engine.serving import files
 from engine.serving.files import cache_folder, common_type, gguf_file, made_folder, make_gguf, speaks_by_llama, sweep
 from engine.serving.gguf_header import read_header
@@ -179,7 +179,7 @@ def test_a_cancelled_call_ends_the_process(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_starter_speaks_with_its_original(starter: Path) -> None:
-    assert gguf_file(str(starter)) == starter / GGUF_FILE and read_header(starter / GGUF_FILE).type == "Q4_1"
+    assert gguf_file(str(starter)) == starter / STARTER.file and read_header(starter / STARTER.file).type == "Q4_1"
 
 
 @pytest.mark.slow

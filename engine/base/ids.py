@@ -11,8 +11,7 @@ class StageId(StrEnum):
     """A stage of a long job. Where a stage is done for several things, the event's `subject` names the one."""
 
     FETCH = "fetch_model"  # subject: the model's name
-    FETCH_STARTER = "fetch_starter"
-    CONVERT = "convert_starter"
+    CONVERT = "convert_starter"  # subject: the same
     LOAD = "load_model"
     SCORE = "score_questions"
     ASK = "make_up_questions"
@@ -110,7 +109,7 @@ class ArtifactId(StrEnum):
     MODEL = "pruned_model"
     GGUF = "gguf_file"  # subject: the file type
     ZIP = "zip_file"
-    STARTER = "starter_model"
+    KNOWN_MODEL = "starter_model"  # subject: its name
     BANK_ENTRY = "bank_entry"  # subject: the character's name in the bank
 
 

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.files import PROGRAM, is_file, read_untrusted_json
+from engine.base.known_models import MODEL_HELP
 from engine.base.sampling import MAX_SEED
 from engine.base.sizes import WRITTEN
 
@@ -192,7 +193,7 @@ class PruneJob(Process):
     card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
                      min_length=1)
     out: str = knob("", "The folder to write; must not exist (required, except with --until)", metavar="DIR", group="What is made")
-    model: str = knob("starter", "starter, a hub id, or a folder")
+    model: str = knob("starter", MODEL_HELP)
     preset: str = knob("standard", ", ".join(PRESETS), label="How thorough")
     teacher: str = knob("self", "Who answers: the model itself, or a server", metavar="self|URL", label="Who answers")
     teacher_model: str = knob("", "The server's model", metavar="NAME", label="Name of its model")
@@ -247,7 +248,7 @@ class ExportJob(Process):
 class GgufJob(Process):
     """A model as one GGUF file."""
 
-    model: str = knob(..., "starter, a hub id, or a folder", metavar="MODEL", option="-", min_length=1)
+    model: str = knob(..., MODEL_HELP, metavar="MODEL", option="-", min_length=1)
     type: str = knob("", f"Of the file: {', '.join(WRITTEN)} (default: Q8_0 where the model allows it, else F16)", metavar="TYPE",
                      group="What is made")
     out: str = knob("", "The file to write; must not exist (default: in the data folder, where chat looks for it)", metavar="FILE")
@@ -278,7 +279,7 @@ class ScriptJob(Process):
 
     card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
                      min_length=1)
-    models: list[str] = knob([], "starter, a hub id, or a folder; may be given several times (default starter)", option="model",
+    models: list[str] = knob([], f"{MODEL_HELP}; may be given several times (default starter)", option="model",
                              metavar="MODEL", group="What is asked")
     questions: bool = knob(False, "Only print the questions and their rules, as JSON")
     judge: str = knob("", "A server with log-probabilities, to judge what no rule can check", metavar="URL")

@@ -30,11 +30,11 @@ _STAGES = {
     "tune the layers again": StageId.TUNE_AGAIN, "recover": StageId.RECOVER, "measure": StageId.MEASURE,
     "export": StageId.EXPORT, "prove": StageId.PROVE, "copy": StageId.COPY, "zip": StageId.ZIP,
     "decode with llama.cpp": StageId.GGUF_DECODE, "read with transformers": StageId.GGUF_REFERENCE,
-    "make ready for engines": StageId.ENGINES, "measure the speed": StageId.SPEED, "fetch starter": StageId.FETCH_STARTER,
-    "convert starter": StageId.CONVERT,
+    "make ready for engines": StageId.ENGINES, "measure the speed": StageId.SPEED,
     "compare the answers": StageId.COMPARE, "check the weights": StageId.CHECK, "correct": StageId.CORRECT, "cut": StageId.CUT,
     "answer the script": StageId.SCRIPT}
-_STAGES_OF = {"fetch": StageId.FETCH, "write": StageId.GGUF_WRITE, "prove": StageId.GGUF_PROVE, "compare": StageId.MATCH,
+_STAGES_OF = {"fetch": StageId.FETCH, "convert": StageId.CONVERT,
+              "write": StageId.GGUF_WRITE, "prove": StageId.GGUF_PROVE, "compare": StageId.MATCH,
               "answer the script,": StageId.SCRIPT}
 _READINGS = {
     "mask + least squares": ReadingId.RECONSTRUCTED, "mask + least squares + tuned layers": ReadingId.TUNED,
@@ -50,7 +50,7 @@ _REJECTIONS = {"assistant manners": Rejection.ASSISTANT, "third person": Rejecti
                "asked in the test script": Rejection.IN_SCRIPT, "no question or answer": Rejection.NO_TEXT,
                "asked twice": Rejection.REPEATED, "too long": Rejection.TOO_LONG}
 _ARTIFACTS = {"pruned model": ArtifactId.MODEL, "model": ArtifactId.MODEL, "GGUF file": ArtifactId.GGUF, "zip file": ArtifactId.ZIP,
-              "starter model": ArtifactId.STARTER}
+              "starter model": ArtifactId.KNOWN_MODEL}
 _CHOICES = {"least_squares_on_the_start": StageId.RECONSTRUCT_START, "least_squares": StageId.RECONSTRUCT,
             "layer_tuning": StageId.TUNE, "layer_tuning_again": StageId.TUNE_AGAIN}
 
@@ -74,6 +74,8 @@ def reading(name: str) -> tuple[str, int | None]:
 def event(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of an event, as read from JSON."""
     found = dict(fields)
+    if found.get("stage") == "fetch_starter":
+        found |= {"stage": StageId.FETCH, "subject": "starter"}
     match found.get("event"):
         case "Started" if isinstance(found.get("stages"), list):
             found["stages"] = [stage(one) if isinstance(one, str) else one for one in found["stages"]]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from engine.base.errors import UserError
 from engine.base.families import FAMILIES, REFUSED
 from engine.base.files import read_untrusted_json, require_plain
+from engine.base.known_models import KNOWN
 from engine.base.sizes import ModelShape, count
 
 WEIGHTS = "model.safetensors"
@@ -324,7 +325,6 @@ def refuse_code(path: Path, value: Any) -> None:
             waiting.extend(item)
 
 
-STARTER = "starter"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _HUB_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)/?(?:[?#].*|/(?:tree|blob)/.*)?")
 _OLLAMA = re.compile(r"(?:[\w.-]+/)*[\w.-]{2,}:[\w.-]+")
@@ -332,12 +332,12 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def model_folder(name: str) -> Path | None:
-    """The folder that a text means, made absolute; None for the starter and for a name on the hub.
+    """The folder that a text means, made absolute; None for a known model and for a name on the hub.
 
     Looks at names and at no folder's content. Raises UserError for anything else: what it is, and what to do.
     """
     name = name.strip()
-    if name == STARTER:
+    if name in KNOWN:
         return None
     path = Path(os.path.expanduser(name))  # os.path: false for what cannot be a path, where Path raises
     if name and os.path.isdir(path):
@@ -352,8 +352,9 @@ def model_folder(name: str) -> Path | None:
         raise gguf_instead(repr(name[:200]), "is a name in Ollama, whose models are GGUF files")
     if name.lower().endswith(".gguf"):
         raise UserError(f"There is no file {name[:200]}.", "GGUF files cannot be pruned: give a folder with the original.")
+    names = " or ".join(f'"{known}"' for known in KNOWN)
     raise UserError(f"There is no model {name[:200]!r}.",
-                    'Give "starter", a folder that holds a model, or a name on the hub like owner/name.')
+                    f'Give {names}, a folder that holds a model, or a name on the hub like owner/name.')
 
 
 def folder_shape(folder: Path) -> ModelShape:

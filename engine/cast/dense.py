@@ -30,7 +30,8 @@ from engine.base.files import (
     staged_folder,
 )
 from engine.base.ids import BASELINES, ArtifactId, ReadingId, StageId
-from engine.base.model_folder import STARTER, weight_files
+from engine.base.known_models import KNOWN
+from engine.base.model_folder import weight_files
 from engine.cards.card import Card, parse_card
 from engine.cards.prompt import messages
 from engine.cast.bank import Bank, Base, Entry, read_bank, require_base
@@ -102,7 +103,7 @@ def load_dense(model: str | None, dtype: str = "auto", bank: tuple[Path, Bank] |
         require_base(*bank, digest, source.name)
     yield Stage(StageId.LOAD)
     loaded = load_model(source, parse_dtype(dtype, own=source.own_dtype))
-    name = source.name if source.name == STARTER or source.revision else str(source.folder)
+    name = source.name if source.name in KNOWN or source.revision else str(source.folder)
     base = bank[1].base if bank else Base(name, digest, source.config["model_type"])
     return Dense(source, base, loaded, load_tokenizer(source))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest, data_folder, folder_size, read_untrusted_json, require_plain
+from engine.base.known_models import KNOWN
 from engine.base.model_folder import (
     PICKLES,
     WEIGHTS,
@@ -24,7 +25,7 @@ from engine.base.model_folder import (
     shapes_of,
 )
 from engine.base.sizes import count
-from engine.models import starter
+from engine.models.known import is_ready
 
 INDEX = "model.safetensors.index.json"
 _LARGEST_FILE = 100_000_000  # bytes of a JSON, template or tokenizer file; the largest tokenizers have a third of it
@@ -121,20 +122,19 @@ def _check_our_manifest(folder: Path) -> None:
 
 
 def list_models() -> list[dict[str, Any]]:
-    """The models that can be named, each with name, kind (starter, folder, hub), ready, bytes (on disk), family,
+    """The models that can be named, each with name, kind (known, folder, hub), ready, bytes (on disk), family,
     parameters, licence, folder, layers, hidden_size, intermediate_size, ffn_parameters, weight_bytes and fault.
 
     Parameters are counted from the headers of the weights; `weight_bytes` are those of all parameters in 16 bit.
     `fault`: why it cannot be used, as a sentence; "" for a sound one. Of the hub's cache, only sound ones are listed.
     """
-    folder = starter.starter_folder()
-    ready = starter.is_ready()
-    models = [_entry("starter", "starter", folder) if ready else _blank("starter", "starter", folder)]
-    if not models[0]["fault"]:
-        models[0] |= {"family": "llama", "parameters": starter.PARAMETERS, "licence": "apache-2.0", **starter.SHAPE,
-                      "weight_bytes": 2 * starter.PARAMETERS}
+    models = []
+    for known in KNOWN.values():
+        one = _entry(known.name, "known", known.folder) if is_ready(known) else _blank(known.name, "known", known.folder)
+        models.append(one if one["fault"] else one | known.described)
+    folders = {known.folder for known in KNOWN.values()}
     for other in sorted((data_folder() / "models").glob("*")):
-        if other.is_dir() and other != folder and not other.name.startswith(".") and _is_meant_as_model(other):
+        if other.is_dir() and other not in folders and not other.name.startswith(".") and _is_meant_as_model(other):
             models.append(_entry(str(other), "folder", other))
     return models + _cached_models()
 

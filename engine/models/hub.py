@@ -25,6 +25,7 @@ ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"
            "NOTICE*", "USE_POLICY*"]
 IGNORED = ["*/*", "consolidated*"]  # subfolders hold other formats; consolidated files hold the weights a second time
 _ANSWER_SECONDS = 15.0
+_REACH_SECONDS = 5.0  # for the hub to answer at all, where there is another way
 _POLL_SECONDS = 0.5
 _DOWNLOAD = """
 import json, sys
@@ -112,6 +113,17 @@ def _download(name: str, commit: str, missing: int) -> Generator[Event, None, No
             raise UserError(f"The model {name} could not be fetched completely ({lines[0][:200]}).",
                             "What was downloaded is kept: try again.")
     yield Step(StageId.FETCH, total, total, subject=name)
+
+
+def has_file(name: str, file: str) -> bool:
+    """Whether the hub can be reached and has a file; no error says why not."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return bool(get_session().head(hf_hub_url(name, file), timeout=_REACH_SECONDS).status_code < 400)
+    except (HTTPError, OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Models and tokenizers from folders: the only place where from_pretrained is called on what others wrote.
 
-A model is named by the user as "starter", as a folder, or as owner/name on the hub. Weights come as safetensors only; code of a
-model is never run. Importing this does not import torch.
+A model is named by the user as "starter" or "small", as a folder, or as owner/name on the hub. Weights come as safetensors only;
+code of a model is never run. Importing this does not import torch.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.families import FAMILIES
 from engine.base.files import read_untrusted_json
-from engine.base.model_folder import STARTER, model_folder
+from engine.base.known_models import KNOWN
+from engine.base.model_folder import model_folder
 from engine.base.process import is_out_of_memory, return_freed_memory
 from engine.models.folders import check_folder, read_front_matter
 from engine.models.hub import fetch_model
-from engine.models.starter import fetch_starter
+from engine.models.known import fetch_known
 from engine.models.templates import LONGEST_TEMPLATE, fix_settings, template_for, unusable
 
 if TYPE_CHECKING:
@@ -66,13 +67,13 @@ class ModelSource:
 def locate(model: str) -> Generator[Event, None, ModelSource]:
     """Find the model that the user means, fetching it where needed; the generator's value is its source.
 
-    `model`: "starter", a folder, or owner/name on the hub. Yields stages and steps counted in MB. Raises UserError
+    `model`: a known model, a folder, or owner/name on the hub. Yields stages and steps counted in MB. Raises UserError
     when there is no such model, when it cannot be fetched, or when its folder does not pass check_folder.
     """
     name = model.strip()
     folder = model_folder(name)
     if folder is None:
-        folder = yield from (fetch_starter() if name == STARTER else fetch_model(name))
+        folder = yield from (fetch_known(KNOWN[name]) if name in KNOWN else fetch_model(name))
     revision = folder.name if _COMMIT.fullmatch(folder.name) else ""
     return ModelSource(name, folder, check_folder(folder), revision, read_front_matter(folder))
 

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 
 from engine.base.errors import UserError
+from engine.base.known_models import MODEL_HELP
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MOST_REPLICAS = 1_000
@@ -69,7 +70,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder that prune or export wrote, a bank of a cast, a "
                         "character card, or the name of a bundled character")
     which = parser.add_argument_group("who speaks")
-    which.add_argument("--model", default="starter", metavar="NAME", help="the model that speaks for cards (default starter)")
+    which.add_argument("--model", default="starter", metavar="NAME",
+                       help=f"the model that speaks for cards: {MODEL_HELP} (default starter)")
     which.add_argument("--base", default="", metavar="MODEL", help="the dense model of a bank, if it has moved")
     which.add_argument("--type", default="", metavar="T", help="of the GGUF files, e.g. Q8_0 (default: the best at hand)")
     where = parser.add_argument_group("where, and for whom")

@@ -1,6 +1,6 @@
 """Which GGUF file speaks for a model, and making it where there is none. Imports neither torch nor transformers.
 
-A folder that Persona Studio wrote may have files of its own, gguf/NAME-TYPE.gguf, named in its manifest: the starter's folder has
+A folder that Persona Studio wrote may have files of its own, gguf/NAME-TYPE.gguf, named in its manifest: a known model's folder has
 its original, those of runs and exports have what was written there. For any other model a file is made once and kept in the data
 folder:
 
@@ -25,9 +25,9 @@ from engine.base.events import Event, Saved
 from engine.base.families import FAMILIES
 from engine.base.files import MANIFEST, data_folder, is_file, read_json, read_untrusted_json
 from engine.base.ids import ArtifactId
-from engine.base.model_folder import STARTER, check_config, known_shapes, model_folder, weight_files
+from engine.base.known_models import KNOWN
+from engine.base.model_folder import check_config, known_shapes, model_folder, weight_files
 from engine.base.sizes import WRITTEN, odd_rows
-from engine.models.starter import GGUF_FILE, starter_folder
 from engine.serving.child import run_engine
 
 OWN = "gguf"  # a folder's own files
@@ -39,11 +39,10 @@ _LARGEST_MANIFEST = 10_000_000  # bytes
 _BESIDE_WEIGHTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
                    "persona/imatrix.gguf")
 _LIKED = ("Q8_0", "F16", "BF16", *WRITTEN)  # the first one at hand speaks
-_LIKED_BY_STARTER = ("Q4_1", *_LIKED)  # its original: its weights hold nothing more
 
 
 def gguf_file(name: str, type: str = "") -> Path | None:
-    """The file that speaks for a model (starter, a hub id, or a folder), of one type or the best at hand; None: it has to be made.
+    """The file that speaks for a model (its name or folder), of one type or the best at hand; None: it has to be made.
 
     Raises UserError where there is no such model.
     """
@@ -51,7 +50,8 @@ def gguf_file(name: str, type: str = "") -> Path | None:
     if folder is None:
         return None
     own, made = _own_files(folder), cache_folder(folder)
-    for one in [type] if type else _LIKED_BY_STARTER if (folder / GGUF_FILE).is_file() else _LIKED:
+    originals = [known.type for known in KNOWN.values() if (folder / known.file).is_file()]  # its weights hold nothing more
+    for one in [type] if type else [*originals, *_LIKED]:
         for file in (own.get(one), made and made / f"model-{one}.gguf"):
             if file and file.is_file():
                 return file
@@ -112,7 +112,7 @@ async def make_gguf(name: str, type: str = "", tell: Callable[[Event], None] = l
 
 
 def folder_of(name: str) -> Path | None:
-    """The folder of a model on this machine, for a character of a cast that of the cast; None for the starter, or a model of the
+    """The folder of a model on this machine, for a character of a cast that of the cast; None for a known model, or one of the
     hub, that is not here yet.
 
     Raises UserError where there is no such model.
@@ -120,8 +120,8 @@ def folder_of(name: str) -> Path | None:
     if folder := model_folder(name):
         place = character_of(name)
         return place.folder if place else folder
-    if name.strip() == STARTER:
-        folder = starter_folder()
+    if known := KNOWN.get(name.strip()):
+        folder = known.folder
         return folder.resolve() if (folder / "config.json").is_file() else None
     from huggingface_hub import try_to_load_from_cache
 

@@ -35,7 +35,7 @@ def make(job: GgufJob) -> Generator[Event, None, None]:
     if out:
         check_target(out)
     folder = (yield from locate(job.model)).folder
-    at_hand = None if types or out else gguf_file(str(folder))  # the starter comes with its own
+    at_hand = None if types or out else gguf_file(str(folder))  # a known model comes with its own
     types = types or default_types(folder)
     if out:
         made, type = yield from _write(folder, types, lambda type: out, Path(job.imatrix) if job.imatrix else None)

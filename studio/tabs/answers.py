@@ -27,7 +27,6 @@ from studio.theme import ASSETS
 from studio.workers.speech import Reply
 
 log = logging.getLogger(__name__)
-FETCHES = (StageId.FETCH, StageId.FETCH_STARTER)
 QUIET = 1.0  # seconds without a sign of the chat engine, before that is worth a word
 PLAYER = "Player"  # before the player gives a name
 BUSY = "Press Stop first, or wait for the end."
@@ -148,7 +147,7 @@ def wait_of(reply: Reply) -> Wait:
     last = reply.events[-1] if reply.events else {}
     if last.get("event") == "Loading":
         stage = last.get("stage", "")
-        return Wait.FETCH if stage in FETCHES else Wait.CONVERT if stage else Wait.LOAD
+        return Wait.FETCH if stage == StageId.FETCH else Wait.CONVERT if stage else Wait.LOAD
     return Wait.READ if last or reply.engine_is_up else Wait.ENGINE
 
 

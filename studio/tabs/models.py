@@ -45,7 +45,6 @@ def runtimes_html(kept: int) -> str:
 
 
 DENSE = "Dense model"
-STARTER = "starter"
 WHOLE = "dense"  # the dense model in a list of voices
 
 
@@ -89,7 +88,7 @@ def finished(services: Services, character: str) -> list[Run]:
 
 def dense_of(run: Run) -> Contender:
     """The model that a run was carved from."""
-    return Contender(None, str(run.spec.get("model") or STARTER), DENSE, 0.0, int(_part(run, "before").get("bytes", 0)))
+    return Contender(None, str(run.spec.get("model") or "starter"), DENSE, 0.0, int(_part(run, "before").get("bytes", 0)))
 
 
 def pruned_of(services: Services, run: Run) -> Contender:
@@ -100,8 +99,8 @@ def pruned_of(services: Services, run: Run) -> Contender:
 
 
 def short_name(contender: Contender) -> str:
-    """A dense model's name for a reader: the folder's or the hub's last part."""
-    return "the starter" if contender.model == STARTER else Path(contender.model).name
+    """A dense model's name for a reader: the folder's or the hub's last part, or that of a known model."""
+    return Path(contender.model).name
 
 
 def voice_of(services: Services, character: str, model: str, found: Sequence[Run]) -> Voice:

@@ -1,7 +1,7 @@
 """What processes that were killed left half-written beside their results, removed when the studio starts.
 
 A result is made under a hidden name and gets its own when it is whole, so what still has a hidden name is worth nothing
-once nobody writes to it. It works with names only; the caller says which results are still being made. What makes a starter model
+once nobody writes to it. It works with names only; the caller says which results are still being made. What makes a known model
 has no run that could be asked, so its leftovers go by their age; a copy of the library has its maker's number in its name.
 """
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from engine.base.known_models import KNOWN
 from studio.settings import Settings
 from studio.workers import process
 
@@ -20,13 +21,12 @@ FOLDER, ARCHIVE = ".partial-", ".zip.partial"  # .<name>.partial-<random> and .<
 # .<name>.<process>.partial in backups/ and .<name>.<process>.restored beside the library, as store/database.py names them, and
 # the files that SQLite keeps beside either
 COPY = re.compile(r"\..+\.(\d+)\.(?:partial|restored)(?:-wal|-shm|-journal)?")
-STARTER = ".starter-*"  # what the engine fetches and converts the starter model in
-OLD = 86_400.0  # seconds; the engine takes half a minute for it
+OLD = 86_400.0  # seconds; the engine takes minutes for it
 MAKER = "engine"  # in the command line of each process that may make one
 
 
 def sweep(settings: Settings, under_way: Collection[Path] = (), now: float | None = None) -> list[Path]:
-    """Remove half-written folders and archives in exports/ and in the runs' folders, copies of the library, and starters.
+    """Remove half-written folders and archives in exports/ and in the runs' folders, copies of the library, and known models.
 
     Returns what was removed. `under_way`: results that a living process still makes; theirs are left alone. `now`: Unix
     seconds. What cannot be removed is logged.
@@ -37,7 +37,7 @@ def sweep(settings: Settings, under_way: Collection[Path] = (), now: float | Non
             target = _target_of(leftover)
             if target is not None and target not in under_way and _remove(leftover):
                 removed.append(leftover)
-    old = [*_dead_copies(settings), *_old_starters(settings, time.time() if now is None else now)]
+    old = [*_dead_copies(settings), *_old_models(settings, time.time() if now is None else now)]
     return removed + [leftover for leftover in old if _remove(leftover)]
 
 
@@ -54,10 +54,10 @@ def _dead_copies(settings: Settings) -> Iterator[Path]:
                 continue
 
 
-def _old_starters(settings: Settings, now: float) -> list[Path]:
-    """Folders that a starter was made in long ago, and not by a process that still lives (on a machine that slept, say)."""
+def _old_models(settings: Settings, now: float) -> list[Path]:
+    """Folders that a known model was made in long ago, and not by a process that still lives (on a machine that slept, say)."""
     old: dict[Path, float] = {}
-    for folder in (settings.home / "models").glob(STARTER):
+    for folder in (found for name in KNOWN for found in (settings.home / "models").glob(f".{name}-*")):
         try:
             changed = folder.stat(follow_symlinks=False).st_mtime
         except OSError:  # its owner has just removed it
