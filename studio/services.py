@@ -17,6 +17,7 @@ from studio.tokens import TokenCounter
 from studio.workers.game_server import GameServer
 from studio.workers.jobs import Jobs
 from studio.workers.scripts import Scripts
+from studio.workers.shipping import Shipping
 from studio.workers.speech import Speech
 from studio.workers.watch import Watcher
 
@@ -32,6 +33,7 @@ class Services:
     speech: Speech
     tokens: TokenCounter
     scripts: Scripts
+    shipping: Shipping
     server: GameServer
     live: Live = field(default_factory=Live)
 
@@ -42,8 +44,8 @@ class Services:
         characters.sync_bundled(store, [card.raw for card in bundled_cards()])
         live = Live()
         return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings, live.touch),
-                   TokenCounter(settings.home), Scripts(settings, store, live.touch), GameServer(settings, live.touch),
-                   live=live)
+                   TokenCounter(settings.home), Scripts(settings, store, live.touch), Shipping(settings, live.touch),
+                   GameServer(settings, live.touch), live=live)
 
     def library_stamp(self) -> tuple[Any, ...]:
         """Changes with each write to the library, and every ten seconds, in case two writes leave the file alike."""
@@ -71,5 +73,6 @@ class Services:
         """End the chat worker and the server, and let running jobs checkpoint."""
         self.jobs.close()
         self.scripts.close()
+        self.shipping.close()
         self.server.close()
         self.speech.close()

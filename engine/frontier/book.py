@@ -18,7 +18,9 @@ class Book:
             self.kept: dict[str, Any] = read_json(file) if is_file(file) else {}
         except UserError:
             self.kept = {}
+        points = self.kept.get("points")
         self.kept = {name: value if isinstance(value := self.kept.get(name), dict) else {} for name in ("read", "timed")}
+        self.kept["points"] = points if isinstance(points, list) else []  # of the last time, until there are new ones
 
     def read(self, key: str) -> Placed | None:
         """The point that was read under a key."""

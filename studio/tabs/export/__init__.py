@@ -20,13 +20,13 @@ from studio.page import COPY, Page, guarded, live_html
 from studio.services import Services
 from studio.store import characters, runs
 from studio.store.runs import Run
-from studio.tabs.export import serving, view
+from studio.tabs.export import serving, shipping, view
 from studio.tabs.export.planner import Planner, listen
 from studio.tabs.models import choices_of, removed_by
 from studio.uploads import servable
 from studio.workers.commands import result_folder
 
-ROOM, SERVE, CAST = "export", "serve", "cast"
+ROOM, SHIP, SERVE, CAST = "export", "ship", "serve", "cast"
 _LOOK = f"(run) => {{ personaStudioLive.look({{run: run ?? ''}}, '{ROOM}'); return []; }}"
 
 
@@ -36,8 +36,8 @@ class Controls:
     def __init__(self) -> None:
         self.empty = gr.HTML(view.NO_RUN, visible=False, elem_id="export-empty")
         with gr.Column(visible=False) as self.whole:
-            self.view = gr.Radio([("Export", ROOM), ("Serve", SERVE), ("Plan a cast", CAST)], value=ROOM, label="View",
-                                 show_label=False, container=False, elem_id="export-view", elem_classes="views")
+            self.view = gr.Radio([("Export", ROOM), ("What to ship", SHIP), ("Serve", SERVE), ("Plan a cast", CAST)], value=ROOM,
+                                 label="View", show_label=False, container=False, elem_id="export-view", elem_classes="views")
             with gr.Row(equal_height=False) as self.making:
                 with gr.Column(scale=3, min_width=320):
                     self._form()
@@ -45,6 +45,7 @@ class Controls:
                     live_html("export-figure")
                     live_html("export-past")
                     self.detail = live_html("export-detail", COPY)
+            self.shipping = shipping.Panel()
             self.serving = serving.Panel()
             self.planner = Planner()
 
@@ -106,13 +107,14 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
           [controls.empty, controls.whole, controls.run, controls.name], trigger_mode="always_last", **page.private)
     controls.run.change(None, controls.run, None, js=_LOOK, **page.private)
     controls.run.input(propose, controls.run, controls.name, **page.private)
-    controls.view.change(lambda view: (gr.Row(visible=view == ROOM), gr.Column(visible=view == SERVE),
-                                       gr.Column(visible=view == CAST)), controls.view,
-                         [controls.making, controls.serving.whole, controls.planner.whole], **page.private)
+    views = {ROOM: controls.making, SHIP: controls.shipping.whole, SERVE: controls.serving.whole, CAST: controls.planner.whole}
+    controls.view.change(lambda view: [type(one)(visible=view == name) for name, one in views.items()], controls.view,
+                         list(views.values()), **page.private)
     asked = [controls.run, controls.name, controls.zip, controls.engines, controls.gguf, controls.measure]
     controls.start.click(start, asked, None, **page.private)
     for element in (controls.detail, controls.progress):
         element.click(act, None, None, **page.private)
+    shipping.listen(services, page, controls.shipping)
     serving.listen(services, page, controls.serving, [controls.view.change, tab.select], controls.view, controls.run)
     listen(services, page, controls.planner, [controls.view.change, tab.select], controls.view)
 
