@@ -66,7 +66,7 @@ def _types(subject: Subject, job: FrontierJob) -> list[str]:
     if job.types:
         return parse_types(job.types)
     usual = ["F16", *(name for name in WRITTEN if name == "Q8_0" or FILE_TYPES[name].takes_matrix)]
-    fitting = [name for name in usual if not odd_rows(shapes, name)]
+    fitting = [name for name in usual if name in subject.originals or not odd_rows(shapes, name)]
     known = [name for name in fitting if has_quantizer() or not FILE_TYPES[name].takes_matrix]
     has_matrix = not subject.sparsity or is_file(subject.source.folder / MATRIX)
     return [name for name in known if has_matrix or not FILE_TYPES[name].needs_matrix]

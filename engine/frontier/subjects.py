@@ -10,6 +10,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.files import MANIFEST, data_folder, is_file, read_json
 from engine.base.ids import ArtifactId
+from engine.base.known_models import KNOWN
 from engine.base.model_folder import check_config
 from engine.calibration.lines import Line, held_out, read_lines
 from engine.cards.baked import is_baked, unbake
@@ -17,7 +18,6 @@ from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
 from engine.export.gguf_tensors import architecture_of
 from engine.models.loading import ModelSource, locate
-from engine.models.starter import GGUF_FILE
 
 LINES = "lines.jsonl"
 
@@ -49,9 +49,14 @@ class Subject:
         return f"{self.source.folder}:{':'.join(f'{file.stat().st_size}.{file.stat().st_mtime_ns}' for file in files)}"
 
     def original(self, type: str) -> Path | None:
-        """The file that a dense model came from, where it is of that type: the starter's."""
-        file = self.source.folder / GGUF_FILE
-        return file if not self.recipe and file.is_file() and file.stem.endswith(f"-{type}") else None
+        """The file that a known dense model came from, where it is of that type."""
+        return self.originals.get(type)
+
+    @property
+    def originals(self) -> dict[str, Path]:
+        """By its type, the file that a known dense model came from."""
+        files = {known.type: self.source.folder / known.file for known in KNOWN.values()}
+        return {} if self.recipe else {type: file for type, file in files.items() if file.is_file()}
 
 
 @dataclass(frozen=True)
