@@ -11,6 +11,7 @@ import pytest
 from tiny import add_files, make_tiny
 
 from engine.base.errors import UserError
+from engine.base.ids import StageId
 from engine.base.sampling import DEFAULTS, KNOBS, MAX_SEED
 from engine.cards.fields import blank_card, with_fields
 from engine.cards.prompt import Setting, render_greeting
@@ -484,7 +485,7 @@ def test_words_for_waiting_name_the_megabytes() -> None:
     assert warming_words(reply) == "Starting the chat engine…"
     reply.engine_is_up = True  # by an earlier request
     assert waiting_words(reply) == "Reading the conversation…" and warming_words(reply) == ""
-    reply.take({"event": "Loading", "id": "1", "stage": "fetch_model", "done": 12, "total": 93})
+    reply.take({"event": "Loading", "id": "1", "stage": StageId.FETCH, "done": 12, "total": 93})
     assert waiting_words(reply) == warming_words(reply) == "Fetching the model: 12 of 93 MB. This happens only once."
     reply.take({"event": "Loaded", "id": "1", "seconds": 1.5})
     assert waiting_words(reply) == "Reading the conversation…"
@@ -564,13 +565,16 @@ def test_a_model_that_is_gone_gives_way_to_the_dense_one(room: Controller, servi
     assert sentence not in shown(room, look)
 
 
-def test_making_a_models_file_says_how_far_it_is_and_can_be_stopped(room: Controller, services: Services, mara: str, model: str,
-                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetching_or_making_a_models_file_says_how_far_it_is_and_can_be_stopped(
+        room: Controller, services: Services, mara: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[Reply] = []
     monkeypatch.setattr(services.speech, "stop", stopped.append)
     reply = Reply({"do": "warm", "id": "1", "model": "m"})
     monkeypatch.setattr(services.speech, "warm", lambda *given: reply)
     room.warm(mara, "", model)
+    reply.take({"event": "Loading", "id": "1", "stage": StageId.FETCH, "done": 123, "total": 492})
+    said = shown(room, view(mara, model))
+    assert "123 of 492 MB" in said and 'aria-valuenow="25"' in said and 'data-do="unprepare"' in said
     reply.take({"event": "Loading", "id": "1", "stage": "convert", "done": 40, "total": 100})
     assert "Preparing the model: 40\u00a0%. This happens only once." in shown(room, view(mara, model))
     assert 'data-do="unprepare"' in shown(room, view(mara, model))

@@ -172,6 +172,15 @@ def waiting_words(*replies: Reply) -> str:
     return ""
 
 
+def waiting_bar(reply: Reply) -> str:
+    """How far the fetch of a model is, as a bar of HTML; "" where nothing is fetched."""
+    if wait_of(reply) is not Wait.FETCH or not (total := reply.events[-1].get("total", 0)):
+        return ""
+    share = f"{100 * reply.events[-1].get('done', 0) / total:.0f}"
+    return (f'<div class="bar" role="progressbar" aria-label="Fetching the model" aria-valuemin="0" aria-valuemax="100" '
+            f'aria-valuenow="{share}"><i style="width:{share}%"></i></div>')
+
+
 def warming_words(reply: Reply) -> str:
     """Why reading in advance takes long, for a reader; "" where it only reads, for which nobody has to wait."""
     if wait_of(reply) in (Wait.FETCH, Wait.CONVERT, Wait.LOAD):

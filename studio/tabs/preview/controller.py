@@ -134,7 +134,7 @@ class Controller:
                      self._notes(under, voice.lost), self.failures.get(state.chat, ""), self._undoable(chat, len(said)),
                      self.chats_of(character), chat.seed if chat else chats.next_seed(self.store, character),
                      voice, voice_choices(found, state.model), speakers_among(self.store, said, under),
-                     under is None and self._is_preparing())
+                     None if under else self._preparing())
 
     def warm(self, character: str, chat_id: str, model: str) -> None:
         """Let the worker load the model that speaks next and read in advance what its answer begins with, once for the same.
@@ -393,10 +393,10 @@ class Controller:
             found.append(warming.sentence or warming_words(warming))
         return [note for note in found if note]
 
-    def _is_preparing(self) -> bool:
-        """Whether reading in advance makes a model's file, which takes long and can be stopped."""
+    def _preparing(self) -> Reply | None:
+        """Reading in advance, while it fetches a model or makes its file: that takes long and can be stopped."""
         warming = self.warming()
-        return warming is not None and wait_of(warming) is Wait.CONVERT
+        return warming if warming and wait_of(warming) in (Wait.FETCH, Wait.CONVERT) else None
 
     def _chat(self, id: str) -> Chat:
         found = chats.chat(self.store, id) if id else None

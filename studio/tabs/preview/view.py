@@ -11,7 +11,7 @@ from typing import Any, Literal
 from engine.cards.card import Card
 from studio.labels import FINISHES
 from studio.store.chats import Chat, Message
-from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_words, memory_html, text_html, waiting_words
+from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_words, memory_html, text_html, waiting_bar, waiting_words
 from studio.tabs.models import Voice
 from studio.workers.speech import Reply
 
@@ -47,7 +47,8 @@ class Scene:
     else 0; `undo`: how many messages can be put back.
 
     `voice`: the model that speaks next, one of `voices` (label, id); `speakers`: names of those that have spoken, by what
-    `speakers_of` says, where there are several; `preparing`: a model's file is being made, which can be stopped.
+    `speakers_of` says, where there are several; `preparing`: reading in advance, while it fetches a
+    model or makes its file, which can be stopped.
     """
 
     character: str
@@ -67,7 +68,7 @@ class Scene:
     voice: Voice | None = None
     voices: list[tuple[str, str]] = field(default_factory=list)
     speakers: dict[str, str] = field(default_factory=dict)
-    preparing: bool = False
+    preparing: Reply | None = None
 
     @property
     def id(self) -> str:
@@ -153,7 +154,7 @@ def _growing(scene: Scene) -> str:
     text = before + under.reply.text
     waiting = "" if under.reply.text else html.escape(waiting_words(under.reply))
     words = text_html(text, scene.card, scene.player, scene.seed)
-    note = f'<p class="quiet chat-waiting" id="preview-waiting">{waiting}</p>' if waiting else ""
+    note = f'<p class="quiet chat-waiting" id="preview-waiting">{waiting}</p>{waiting_bar(under.reply)}' if waiting else ""
     place = f'<span class="quiet">{count + 1} of {count + 1}</span>' if under.kind == "swipe" else ""
     return _bubble(scene, "assistant", f'<div class="chat-words" id="preview-live" data-speaks>{words}{CURSOR}</div>{note}',
                    f'<div class="chat-tools stay">{place}</div>' if place else "", measures=under.speaker)
@@ -183,7 +184,8 @@ def _top(scene: Scene) -> str:
 def _foot(scene: Scene) -> str:
     found = [f'<div class="chat-note quiet" role="status">{html.escape(note)}</div>' for note in scene.notes]
     if scene.preparing:
-        found.append(f'<div class="chat-note quiet">{_button("unprepare", "Stop preparing", "", "preview-unprepare")}</div>')
+        found.append(f'<div class="chat-note quiet">{waiting_bar(scene.preparing)}'
+                     f'{_button("unprepare", "Stop preparing", "", "preview-unprepare")}</div>')
     if scene.under:
         return "".join(found)
     last = scene.messages[-1] if scene.messages else None
