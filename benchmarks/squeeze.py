@@ -25,13 +25,14 @@ from engine.base.sizes import expected_bytes
 from engine.calibration.lines import held_out, read_lines, read_queries
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import parse_card
-from engine.evaluation.fidelity import Reading, dense_states, measure
+from engine.evaluation.fidelity import compare_lines, dense_states
 from engine.export.gguf_tensors import parse_types
 from engine.export.importance_matrix import Columns, ColumnSums
 from engine.export.quantized_model import as_quantized
+from engine.frontier.reading import Head
 from engine.models.chat_format import encode_answer, encode_chat
 from engine.models.loading import load_model, load_tokenizer, locate
-from engine.models.packing import Example, Row, pack, shared_prefix
+from engine.models.packing import Example, Row, answer_states, pack, shared_prefix
 from engine.running import print_table
 from engine.stages.finish import MATRIX_ROWS
 
@@ -76,7 +77,7 @@ class Subject:
         train, reporting = encode([line for line in lines if line.split == "train"]), encode(test)
         prefix = shared_prefix([*train, *reporting])
         self.test = pack(reporting, recipe["row_tokens"], prefix)
-        self.own_states = dense_states(self.model, self.test)
+        self.own_states, self.head = dense_states(self.model, self.test), Head(self.model)
         rows = pack(train, recipe["row_tokens"], prefix)
         rows = rows[::-(-len(rows) // MATRIX_ROWS)]
         start = time.perf_counter()
@@ -93,8 +94,9 @@ class Subject:
         """KL of a type with each matrix."""
         found: dict[str, Any] = {"bytes": expected_bytes(self.shapes, type)}
         for name, columns in self.matrices.items():
-            with as_quantized(self.model, type, columns):
-                reading: Reading = measure(self.model, self.test, self.own_states)
+            with as_quantized(self.model, type, columns), torch.inference_mode():
+                states = answer_states(self.model, self.test)
+                reading = compare_lines(self.model, self.test, states, self.own_states, self.head).reading()
             found[name] = {"kl": reading.kl, "top1": reading.top1, "lines": reading.lines, "tokens": reading.tokens}
             print(f"{type}, {name}: KL {reading.kl:.4f}", file=sys.stderr)
         return found

@@ -7,11 +7,12 @@ import gguf
 import numpy
 import pytest
 import torch
-from small_job import copy_of, run_job
+from small_job import copy_of, run_job, work_of
 from test_gguf import result_of
 from test_gguf_export import proves_here  # noqa: F401 - a fixture
 from tiny import find, make_tiny, random_examples
 
+from benchmarks.__main__ import main as benchmark
 from engine.__main__ import main
 from engine.base.errors import UserError
 from engine.base.files import check_manifest, read_json, write_manifest
@@ -171,3 +172,15 @@ def test_a_system_without_the_quantizer_writes_plain_files(pruned: Path, tmp_pat
     monkeypatch.setattr(gguf_tensors, "_quantizer", lambda: None)
     report: GgufReport = result_of(write_gguf(pruned, tmp_path / "x.gguf", "Q4_0"))
     assert not report.importance_matrix
+
+
+def test_the_benchmark_compares_matrices_at_the_same_bytes(pruned: Path, tmp_path: Path,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:
+    json = tmp_path / "rows.json"
+    arguments = ["squeeze", "--run", str(pruned), str(work_of(pruned)), "--types", "q4_0", "Q8_0", "--json", str(json)]
+    assert benchmark(arguments) == 0 and "Zoë" in capsys.readouterr().out
+    found = read_json(json)["out"]["types"]
+    kinds = ("none", "neutral text", "own lines")
+    assert {type: len({one[name]["kl"] for name in kinds}) for type, one in found.items()} == {"Q8_0": 1, "Q4_0": 3}
+    assert benchmark([*arguments, "--name", "again"]) == 0 and set(read_json(json)) == {"out", "again"}
+    assert benchmark(["squeeze", "--run", str(tmp_path), str(tmp_path)]) == 2

@@ -33,8 +33,8 @@ from engine.stages.finish import MATRIX_ROWS
 DENSE_MATRIX = "imatrix.gguf"  # in the work folder: the dense model's
 
 
-class _Head(nn.Module):
-    """What turns the dense model's states into logits."""
+class Head(nn.Module):
+    """What turns a model's states into logits, as it is now."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class _Reference:
 
     rows: list[Row]
     states: list[Tensor]
-    head: _Head
+    head: Head
 
 
 def read_all(field: Field, ladders: dict[str, list[str]], folder: Path, book: Book) -> Stream[list[Placed]]:
@@ -89,7 +89,7 @@ def _reference_of(field: Field, model: Any) -> Stream[_Reference]:
     yield Step(StageId.SHIP_READ, 0, 1, subject=field.dense.name)
     model = model if model is not None else load_model(field.dense.source, torch.float32)
     rows = _rows(field.dense, field.test, field.recipe)
-    return _Reference(rows, dense_states(model, rows), _Head(model))
+    return _Reference(rows, dense_states(model, rows), Head(model))
 
 
 def _rows(subject: Subject, lines: list[Any], recipe: dict[str, Any]) -> list[Row]:
