@@ -40,7 +40,7 @@ def as_in_file(model: Any, file: Path) -> Iterator[None]:
         tensor = held.get(_name_of(model.config, name))
         if tensor is None:
             raise UserError(f"{file} is the file of another model.")
-        values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type)).reshape(weights.shape)
+        values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy()).reshape(weights.shape)
         heads = {".q_proj.": model.config.num_attention_heads, ".k_proj.": model.config.num_key_value_heads}
         found = next((count for part, count in heads.items() if part in name), 0)
         if rules.interleaved and found:
