@@ -250,11 +250,12 @@ def test_the_licence_is_read_from_the_front_matter(tmp_path: Path) -> None:
 
 def test_models_on_this_machine_are_listed(own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
-    (only,) = list_models()
-    assert (only["name"], only["ready"], only["bytes"], only["parameters"]) == ("starter", False, 0, 134_515_008)
+    starter, small = list_models()
+    assert (starter["name"], starter["ready"], starter["bytes"], starter["parameters"]) == ("starter", False, 0, 134_515_008)
+    assert (small["name"], small["ready"], small["family"]) == ("small", False, "qwen2")
     folder = make_tiny(own_home / "models" / "mine", "qwen3")
     (own_home / "models" / "other").mkdir()
-    _, mine = list_models()
+    *_, mine = list_models()
     stored = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
     assert (mine["name"], mine["family"], mine["parameters"]) == (str(folder), "qwen3", stored)
     assert find(mine["name"]).folder == folder.resolve()  # what is listed can be named
