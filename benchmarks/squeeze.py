@@ -27,14 +27,13 @@ from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import parse_card
 from engine.evaluation.fidelity import compare_lines, dense_states
 from engine.export.gguf_tensors import parse_types
-from engine.export.importance_matrix import Columns, ColumnSums
+from engine.export.importance_matrix import Columns, ColumnSums, some_of
 from engine.export.quantized_model import as_quantized
 from engine.frontier.reading import Head
 from engine.models.chat_format import encode_answer, encode_chat
 from engine.models.loading import load_model, load_tokenizer, locate
 from engine.models.packing import Example, Row, answer_states, pack, shared_prefix
 from engine.running import print_table
-from engine.stages.finish import MATRIX_ROWS
 
 WANTED = {"Q4_1": 0.5, "IQ4_NL": 0.5, "Q4_0": 0.35}  # the share of the KL that own lines are to take away
 
@@ -50,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         missing = [type for type in types if type not in known["types"]]
         if missing:
             subject = Subject(Path(folder), Path(work))
-            known |= subject.told
+            known |= subject.described
             for type in missing:
                 known["types"][type] = subject.measure(type)
                 if file:
@@ -78,12 +77,11 @@ class Subject:
         prefix = shared_prefix([*train, *reporting])
         self.test = pack(reporting, recipe["row_tokens"], prefix)
         self.own_states, self.head = dense_states(self.model, self.test), Head(self.model)
-        rows = pack(train, recipe["row_tokens"], prefix)
-        rows = rows[::-(-len(rows) // MATRIX_ROWS)]
+        rows = some_of(pack(train, recipe["row_tokens"], prefix))
         start = time.perf_counter()
         self.matrices: dict[str, Columns] = {"none": {}, "own lines": self._columns(rows)}
         tokens = sum(row.size for row in rows)
-        self.told = {"character": report["character"], "base": report["base"]["name"], "sparsity": recipe["sparsity"],
+        self.described = {"character": report["character"], "base": report["base"]["name"], "sparsity": recipe["sparsity"],
                      "test_lines": len(test), "matrix_tokens": tokens, "matrix_seconds": time.perf_counter() - start}
         neutral = [Example(tuple(encode_chat(tokenizer, [{"role": "user", "content": one.question}])),
                            tuple(encode_answer(tokenizer, one.neutral, True)))

@@ -9,6 +9,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psutil
@@ -119,6 +120,29 @@ def starter_q8(starter: Path) -> Path:
                 pass
             update_manifest(starter, name)
     return starter / name
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Any]:
+    """The studio's services on a library of their own; its workers run this engine."""
+    from studio.services import Services
+    from studio.settings import Settings
+
+    settings = Settings(tmp_path / "home", command=(sys.executable, "-m", "engine"))
+    settings.home.mkdir()
+    found = Services.open(settings)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def person(services: Any) -> str:
+    """A character in it; the id."""
+    from store_samples import card
+
+    from studio.store import characters
+
+    return characters.create(services.store, card("Zoë")).id
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The Export room without a browser: what it shows when one comes back, which job it tells about, how a zip is served."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,10 @@ from engine.base.job import ExportJob, read_options
 from studio import uploads
 from studio.page import Page
 from studio.services import Services
-from studio.settings import Settings
 from studio.store import characters, runs
 from studio.tabs import export
 from studio.tabs.export import planner, view
 from studio.workers.commands import export_spec, prepare
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    settings = Settings(tmp_path / "home")
-    settings.home.mkdir()
-    found = Services.open(settings)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def person(services: Services) -> str:
-    return characters.create(services.store, card("Zoë")).id
 
 
 def finished(services: Services, person: str, name: str) -> runs.Run:

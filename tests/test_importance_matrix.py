@@ -18,7 +18,7 @@ from engine.base.errors import UserError
 from engine.base.files import check_manifest, read_json, write_manifest
 from engine.export import gguf_tensors
 from engine.export.copying import copy_folder
-from engine.export.gguf_tensors import plan_weights
+from engine.export.gguf_tensors import Weight, plan_weights
 from engine.export.gguf_writer import GgufReport, write_gguf
 from engine.export.importance_matrix import MATRIX, ColumnSums, read_matrix
 from engine.export.quantized_model import as_quantized
@@ -46,9 +46,8 @@ def matrix_of(folder: Path, file: Path) -> Path:
     return file
 
 
-def wanted_of(folder: Path) -> dict[str, int]:
-    weights = plan_weights(folder, load_config(find(folder)), "Q4_0")
-    return {one.name: one.shape[-1] for one in weights if len(one.shape) > 1 and one.name.startswith("blk.")}
+def weights_of(folder: Path) -> list[Weight]:
+    return plan_weights(folder, load_config(find(folder)), "Q4_0")
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
@@ -68,8 +67,9 @@ def test_it_is_the_mean_square_of_each_input_column(family: str, tmp_path: Path)
     expected = seen[0].square().mean(0)
     assert torch.allclose(torch.from_numpy(sums.columns()["blk.1.ffn_down.weight"]), expected, rtol=1e-4)
     sums.write(tmp_path / "imatrix.gguf", "random text")
-    found = read_matrix(tmp_path / "imatrix.gguf", wanted_of(folder))
-    assert set(found) == set(wanted_of(folder)) and numpy.allclose(found["blk.1.ffn_down.weight"], expected, rtol=1e-4)
+    found = read_matrix(tmp_path / "imatrix.gguf", weights_of(folder))
+    linear = {one.name for one in weights_of(folder) if len(one.shape) > 1 and one.name.startswith("blk.")}
+    assert set(found) == linear and numpy.allclose(found["blk.1.ffn_down.weight"], expected, rtol=1e-4)
     fields = gguf.GGUFReader(tmp_path / "imatrix.gguf").fields  # as llama.cpp's tools write it
     assert fields["general.type"].contents() == "imatrix" and fields["imatrix.chunk_count"].contents() == 1
     assert fields["imatrix.datasets"].contents() == ["random text"] and fields["imatrix.chunk_size"].contents() == sums.tokens
@@ -79,9 +79,9 @@ def test_it_is_the_mean_square_of_each_input_column(family: str, tmp_path: Path)
 def test_a_job_leaves_one_and_exports_use_it(pruned: Path, tmp_path: Path) -> None:
     assert MATRIX in read_json(pruned / "manifest.json")["files"]
     list(copy_folder(copy_of(pruned, tmp_path / "out", gguf=["Q8_0", "Q4_0"])))
-    told = read_json(tmp_path / "out" / "report.json")["gguf"]
-    assert told["Q4_0"]["importance_matrix"] and not told["Q8_0"]["importance_matrix"]
-    assert not any("without" in note for note in told["Q4_0"]["notes"])
+    files = read_json(tmp_path / "out" / "report.json")["gguf"]
+    assert files["Q4_0"]["importance_matrix"] and not files["Q8_0"]["importance_matrix"]
+    assert not any("without" in note for note in files["Q4_0"]["notes"])
     assert "importance matrix of its own lines" in (tmp_path / "out" / "README.md").read_text()
     assert check_manifest(tmp_path / "out") == [] and (tmp_path / "out" / MATRIX).read_bytes() == (pruned / MATRIX).read_bytes()
 
@@ -92,9 +92,9 @@ def test_a_folder_of_an_earlier_version_is_exported_plain_and_that_is_said(prune
     (tmp_path / "old" / MATRIX).unlink()
     write_manifest(tmp_path / "old")
     list(copy_folder(copy_of(tmp_path / "old", tmp_path / "out", gguf=["Q4_0", "F16"])))
-    told = read_json(tmp_path / "out" / "report.json")["gguf"]
-    assert not told["Q4_0"]["importance_matrix"] and told["F16"]["notes"] == []
-    assert [note for note in told["Q4_0"]["notes"] if "without an importance matrix" in note]
+    files = read_json(tmp_path / "out" / "report.json")["gguf"]
+    assert not files["Q4_0"]["importance_matrix"] and files["F16"]["notes"] == []
+    assert [note for note in files["Q4_0"]["notes"] if "without an importance matrix" in note]
 
 
 @pytest.mark.parametrize("type", ["Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_S",
@@ -104,7 +104,7 @@ def test_errors_in_columns_that_matter_are_smaller(type: str, tmp_path: Path) ->
     matrix = matrix_of(folder, tmp_path / "imatrix.gguf")
     report: GgufReport = result_of(write_gguf(folder, tmp_path / "with.gguf", type, matrix=matrix))
     assert report.importance_matrix and report.notes == []
-    columns = read_matrix(matrix, wanted_of(folder))
+    columns = read_matrix(matrix, weights_of(folder))
     exact = read_tensors(_written(folder, tmp_path / "exact.gguf", "F32"))
     found = read_tensors(tmp_path / "with.gguf")
     own = type.removesuffix("_M")
@@ -134,7 +134,7 @@ def test_a_model_in_memory_has_the_weights_of_the_file(type: str, tmp_path: Path
     held = {one.name: gguf.dequantize(one.data, one.tensor_type) for one in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
     model: Any = load_model(find(folder), torch.float32)
     before = model.model.layers[1].mlp.down_proj.weight.clone()
-    with as_quantized(model, type, read_matrix(matrix, wanted_of(folder))):
+    with as_quantized(model, type, read_matrix(matrix, weights_of(folder))):
         layer = model.model.layers[1]
         for name, weight in (("blk.1.ffn_down", layer.mlp.down_proj), ("blk.1.attn_q", layer.self_attn.q_proj),
                              ("token_embd", model.model.embed_tokens)):
@@ -162,7 +162,7 @@ def test_a_matrix_of_another_model_is_refused(tmp_path: Path, capsys: pytest.Cap
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1 and not (tmp_path / "x.gguf").exists()
     with pytest.raises(UserError, match="and none there"):
-        read_matrix(tmp_path / "own.gguf", wanted_of(deeper))
+        read_matrix(tmp_path / "own.gguf", weights_of(deeper))
     arguments = ["gguf", str(folder), "--type", "Q4_0", "--imatrix", str(tmp_path / "own.gguf")]
     assert main(arguments) == 2 and "Add --out" in capsys.readouterr().err
     assert main([*arguments, "--out", str(tmp_path / "x.gguf")]) == 0

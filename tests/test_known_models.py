@@ -178,7 +178,7 @@ def test_a_hub_that_does_not_deliver_is_no_obstacle(file: Path, pip: Path, monke
     known = row(monkeypatch, file, pip, hub="someone/Tiny-GGUF")
     monkeypatch.setattr(module, "_convert", quick_conversion)
     monkeypatch.setattr(module, "has_file", lambda *_: True)
-    monkeypatch.setattr(module, "_FROM_HUB", "raise SystemExit(1)")
+    monkeypatch.setattr("engine.models.hub._DOWNLOAD", "raise SystemExit(1)")
     list(fetch_known(known))
     assert is_ready(known)
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from engine.base.frontier import RESULT
 from studio.figures.frontier import tradeoff
 from studio.figures.theme import caption_of
 from studio.services import Services
-from studio.settings import Settings
 from studio.store import characters, runs
 from studio.tabs.export import shipping
 from studio.workers.commands import export_spec
@@ -28,20 +25,6 @@ POINTS = [point("dense", 269, 0.0, tokens_per_second=30.0, first_token_seconds=1
           point("dense", 98, 0.02, tokens_per_second=50.0, first_token_seconds=1.2, memory=130_000_000, rounds=3),
           point("cut", 79, 0.16, tokens_per_second=60.0, first_token_seconds=1.0, memory=110_000_000, rounds=3),
           point("cut", 120, 0.2, tokens_per_second=55.0, first_token_seconds=0.9, memory=150_000_000, rounds=3)]
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
-    settings = Settings(tmp_path / "home", command=(sys.executable, "-m", "engine"))
-    settings.home.mkdir()
-    found = Services.open(settings)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def person(services: Services) -> str:
-    return characters.create(services.store, card("Zoë")).id
 
 
 def look(person: str, **more: str) -> dict[str, str]:

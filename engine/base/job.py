@@ -129,8 +129,8 @@ class Recipe(Settings):
     recovery_own_from: float = knob(1.0, "Share of the fine-tune's steps after which half of the lines are the cut model's own "
                                          "answers, read by the dense model (1: none)", ge=0, le=1)
 
-    bake: bool = knob(False, "Put the card into the weights: behind a prompt of a few tokens the model answers as the dense one "
-                             "does behind the whole card (context distillation). With a sparsity of 0 nothing is removed",
+    bake: bool = knob(False, "Put the card into the weights: with a prompt of a few tokens the model answers as the dense one "
+                             "does with the whole card (context distillation). With a sparsity of 0 nothing is removed",
                       group="Baking", label="Bake the card into the weights")
     bake_steps: int = knob(400, "Steps in which the LoRA adapter learns, before it is merged", ge=2)
     bake_step_lines: int = knob(16, "Lines per step", unit="lines", ge=2)

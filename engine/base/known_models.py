@@ -128,7 +128,7 @@ That file is in the folder gguf, as it came.
 """)
 
 SMALL = KnownModel(
-    name="small", label="Small · Qwen2.5 0.5B", about="four times as large, and slower",
+    name="small", label="Small · Qwen2.5 0.5B", about="nearly five times as large, and slower",
     folder_name="small-qwen2.5-coder-0.5b-instruct", file="gguf/Qwen2.5-Coder-0.5B-Instruct-Q4_K_M.gguf", bytes=491_400_064,
     sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",

@@ -1,4 +1,4 @@
-"""Conversations of two turns, for baking, and the answers of a student by itself, for learning on-policy.
+"""Conversations of two turns, for baking, and a student's own answers, for learning on-policy.
 
 A conversation goes on from a line with the question of another: what is said second depends on what was said first, and no more
 has to be written than one answer. Both sides of the split are kept apart: a conversation's questions are on the same one.
@@ -29,7 +29,7 @@ SEEDS = 900  # of the dense model's answers here; the student's own have the nex
 
 @dataclass(frozen=True)
 class Talk:
-    """What was said, the player first and last, and the character's answer; `complete`: it ended by itself."""
+    """What was said, the player first and last, and the character's answer; `complete`: the model ended it."""
 
     said: tuple[str, ...]
     answer: str
@@ -88,7 +88,7 @@ def answer_talks(model: nn.Module, tokenizer: Any, voice: Voice, asked: Sequence
 
 def own_answers(student: Callable[[], nn.Module], tokenizer: Any, prompts: Sequence[tuple[int, ...]], recipe: Recipe,
                 journal: Journal, step: Callable[[int], Any]) -> Stream[list[tuple[int, ...]]]:
-    """What a student says by itself after each prompt, as token ids (with the ending where it ended); () where it says nothing.
+    """What a student answers to each prompt, as token ids (with the ending where it ended); () where it says nothing.
 
     `student()`: makes the model, where something is left to be said.
     """

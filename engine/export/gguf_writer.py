@@ -113,8 +113,7 @@ def _columns(folder: Path, weights: list[Weight], type: str, matrix: Path | None
             raise UserError(f"The type {type} needs an importance matrix, and {folder} has none.",
                             "Prune the character again, or choose another type.")
         return {}
-    return read_matrix(matrix or own, {weight.name: weight.shape[-1] for weight in weights
-                                       if len(weight.shape) > 1 and weight.name.startswith("blk.")})
+    return read_matrix(matrix or own, weights)
 
 
 def _plan(source: ModelSource, type: str) -> tuple[gguf.GGUFWriter, list[Weight], list[str]]:

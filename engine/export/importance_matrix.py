@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from engine.base.errors import UserError
 from engine.base.files import is_file
-from engine.export.gguf_tensors import architecture_of
+from engine.export.gguf_tensors import Weight, architecture_of
 from engine.models.ffn import decoder
 from engine.models.packing import Row, run_row
 
 MATRIX = "persona/imatrix.gguf"  # in an exported folder
 LARGEST = 256_000_000  # bytes of a file that is read
 _SUM, _COUNT = ".in_sum2", ".counts"
+ROWS = 8  # packed rows that a matrix is made from, at most
 _FLOOR = 1e-6  # of a weight's mean: a column that no token used still holds weights
 
 Columns = Mapping[str, NDArray[numpy.float32]]  # by the names of GGUF's tensors: (columns,), mean squares of the input
@@ -88,8 +89,13 @@ class ColumnSums:
         return add
 
 
-def read_matrix(file: Path, wanted: Mapping[str, int]) -> Columns:
-    """A matrix of llama.cpp's format. `wanted`: the columns of every linear weight of the model, by GGUF's names.
+def some_of(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that a matrix is made from, evenly from all."""
+    return rows[::-(-len(rows) // ROWS)]
+
+
+def read_matrix(file: Path, weights: Sequence[Weight]) -> Columns:
+    """A matrix of llama.cpp's format, for the weights of a file to write.
 
     Raises UserError for a file that is none, and for the matrix of another model.
     """
@@ -103,6 +109,7 @@ def read_matrix(file: Path, wanted: Mapping[str, int]) -> Columns:
             struct.error) as error:
         raise UserError(f"{file} is not an importance matrix in llama.cpp's GGUF format, or it is damaged.",
                         "Prune the character again, or write it with llama-imatrix.") from error
+    wanted = {weight.name: weight.shape[-1] for weight in weights if len(weight.shape) > 1 and weight.name.startswith("blk.")}
     for name, columns in wanted.items():
         if name not in found or len(found[name]) != columns:
             has = f"{len(found[name]):,}" if name in found else "none"

@@ -122,7 +122,7 @@ def _baked(report: dict[str, Any]) -> str:
     """What baking did, as sentences; "" where nothing was baked."""
     if not (baked := report.get("choices", {}).get(StageId.BAKE)):
         return ""
-    return (f" The card is baked into the weights: it answers behind a prompt of {baked['prompt_tokens']} tokens instead of "
+    return (f" The card is baked into the weights: it answers with a prompt of {baked['prompt_tokens']} tokens instead of "
             f"{baked['whole_prompt_tokens']:,}, and needs that very prompt. The folder adapter/ has what baking added, as a LoRA "
             "adapter: it is merged already, and with a scale of -1 it takes baking back.")
 

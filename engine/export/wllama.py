@@ -91,7 +91,7 @@ def _download(work: Path) -> Generator[Event, None, Path]:
     log, total = work / "npm.log", megabytes(BYTES)
     with log.open("wb") as output, subprocess.Popen(
             command, cwd=work, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT) as process:
-        yield from watch(process, work, total, Step(StageId.FETCH, 0, total, subject=NAME))
+        yield from watch(process, work, Step(StageId.FETCH, 0, total, subject=NAME))
     if process.returncode or not (work / FILE).is_file():
         lines = [line.split() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
         codes = [words[3] for words in lines if words[:1] == ["npm"] and words[2:3] == ["code"] and len(words) == 4]

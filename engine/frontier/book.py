@@ -44,7 +44,6 @@ class Book:
         self.kept["timed"].setdefault(key, []).append(found)
         write_json(self.file, self.kept)
 
-
     def finish(self, points: list[Placed]) -> None:
         """Keep the result."""
         write_json(self.file, {**self.kept, "points": [_plain(point) for point in points]})

@@ -22,13 +22,12 @@ from engine.base.sizes import FILE_TYPES, expected_bytes
 from engine.calibration.rewriting import Voice, encode_line
 from engine.evaluation.fidelity import Reading, compare_lines, dense_states
 from engine.export.gguf_tensors import plan_weights
-from engine.export.importance_matrix import MATRIX, Columns, ColumnSums, read_matrix
+from engine.export.importance_matrix import MATRIX, Columns, ColumnSums, read_matrix, some_of
 from engine.export.quantized_model import as_in_file, as_quantized
 from engine.frontier.book import Book
 from engine.frontier.subjects import Field, Subject
 from engine.models.loading import load_config, load_model, load_tokenizer
 from engine.models.packing import Example, Row, answer_states, pack, shared_prefix
-from engine.stages.finish import MATRIX_ROWS
 
 DENSE_MATRIX = "imatrix.gguf"  # in the work folder: the dense model's
 
@@ -106,8 +105,7 @@ def _columns_of(subject: Subject, field: Field, model: Any, folder: Path) -> Str
     if subject is field.dense:
         file = folder / DENSE_MATRIX
         if not is_file(file):
-            rows = _rows(subject, field.train, field.recipe)
-            rows = rows[::-(-len(rows) // MATRIX_ROWS)]
+            rows = some_of(_rows(subject, field.train, field.recipe))
             sums = ColumnSums(model.config)
             for number in sums.read(model, rows):
                 yield Step(StageId.SHIP_READ, 0, len(rows), {"rows read": float(number)}, subject=subject.name)
@@ -118,9 +116,7 @@ def _columns_of(subject: Subject, field: Field, model: Any, folder: Path) -> Str
         yield Warned(f"{subject.name}: its folder is of an earlier version and has no importance matrix, so its small files are "
                      "made without one.")
         return {}
-    weights = plan_weights(subject.source.folder, load_config(subject.source), "F16")
-    return read_matrix(file, {weight.name: weight.shape[-1] for weight in weights
-                              if len(weight.shape) > 1 and weight.name.startswith("blk.")})
+    return read_matrix(file, plan_weights(subject.source.folder, load_config(subject.source), "F16"))
 
 
 def _read(model: Any, rows: list[Row], subject: Subject, type: str, columns: Columns, reference: _Reference) -> Reading:

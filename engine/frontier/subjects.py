@@ -96,10 +96,10 @@ def find(names: Sequence[str], model: str, lines: str) -> Generator[Event, None,
     whole, recipe = read_lines(files[0]), report["recipe"]
     _, test, _ = held_out(whole, int(recipe["validation_lines"]), int(recipe["test_lines"]))
     runs: list[Subject] = []
-    for folder, own, told in sorted(found, key=lambda one: float(one[2]["recipe"]["sparsity"])):
+    for folder, own, made in sorted(found, key=lambda one: float(one[2]["recipe"]["sparsity"])):
         source = yield from locate(str(folder))
-        runs.append(Subject(source, own, _called(folder, own, told, [one.name for one in runs]),
-                            float(told["recipe"]["sparsity"]), told["recipe"]))
+        runs.append(Subject(source, own, _called(folder, own, made, [one.name for one in runs]),
+                            float(made["recipe"]["sparsity"]), made["recipe"]))
     return Field(Subject(dense, unbake(card), "Dense"), runs, [line for line in whole if line.split == "train"], test, recipe)
 
 

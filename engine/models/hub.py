@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
@@ -28,10 +29,9 @@ _ANSWER_SECONDS = 15.0
 _REACH_SECONDS = 5.0  # for the hub to answer at all, where there is another way
 _POLL_SECONDS = 0.5
 _DOWNLOAD = """
-import json, sys
-from huggingface_hub import snapshot_download
+import json, sys, huggingface_hub
 try:
-    snapshot_download(**json.loads(sys.argv[1]))
+    getattr(huggingface_hub, sys.argv[1])(**json.loads(sys.argv[2]))
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -103,16 +103,25 @@ def _download(name: str, commit: str, missing: int) -> Generator[Event, None, No
                "cache_dir": str(cache), "endpoint": constants.ENDPOINT}
     total = megabytes(missing)
     yield Stage(StageId.FETCH, total, subject=name)
-    with tempfile.TemporaryFile() as log, subprocess.Popen(
-            [sys.executable, "-c", _DOWNLOAD, json.dumps(options)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=log) as process:
-        yield from watch(process, folder, total, Step(StageId.FETCH, 0, total, subject=name))
-        if process.returncode:
-            log.seek(0)
-            lines = log.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
-            raise UserError(f"The model {name} could not be fetched completely ({lines[0][:200]}).",
-                            "What was downloaded is kept: try again.")
+    fault = yield from in_own_process("snapshot_download", options, folder, Step(StageId.FETCH, 0, total, subject=name))
+    if fault:
+        raise UserError(f"The model {name} could not be fetched completely ({fault[:200]}).",
+                        "What was downloaded is kept: try again.")
     yield Step(StageId.FETCH, total, total, subject=name)
+
+
+def in_own_process(function: str, options: dict[str, Any], folder: Path, begun: Step) -> Generator[Step, None, str]:
+    """Call a function of the hub's library in a process of its own, which ends with this generator, while `folder` grows.
+
+    Yields steps in MB, as `watch` does. The generator's value is what went wrong, "" for nothing.
+    """
+    with tempfile.TemporaryFile() as log, subprocess.Popen(
+            [sys.executable, "-c", _DOWNLOAD, function, json.dumps(options)], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=log) as process:
+        yield from watch(process, folder, begun)
+        log.seek(0)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+        return (lines or ["no reason given"])[0] if process.returncode else ""
 
 
 def has_file(name: str, file: str) -> bool:
@@ -152,13 +161,14 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise UserError(f"The hub could not deliver {name} ({reason}).", "Try again later.") from error
 
 
-def watch(process: subprocess.Popen, folder: Path, total: int, begun: Step) -> Generator[Step, None, None]:
-    """Yield steps in MB while `folder` grows, at most to `total`, until the process has ended; a closed generator kills it."""
-    before, last = growing_size(folder), 0
+def watch(process: subprocess.Popen, folder: Path, begun: Step) -> Generator[Step, None, None]:
+    """Yield steps in MB after `begun` while `folder` grows, at most to its total, until the process has ended; a closed generator
+    kills it."""
+    before, last = growing_size(folder), begun.done
     try:
         while process.poll() is None:
             time.sleep(_POLL_SECONDS)
-            done = min(total, round((growing_size(folder) - before) / 1e6))
+            done = min(begun.total, begun.done + round((growing_size(folder) - before) / 1e6))
             if done > last:
                 last = done
                 yield replace(begun, done=done, time=time.time())

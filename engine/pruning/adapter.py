@@ -24,15 +24,12 @@ from engine.models.packing import Row
 from engine.pruning import masks
 from engine.pruning.masks import Lessons, Target, step_gradient
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
-
 
 @dataclass(frozen=True)
 class AdapterSettings:
     """How to learn. `rate`: AdamW's, as a share of the weights' root mean square; `final`: the share of it that is left at the end.
 
-    `layers`: all linear layers of the decoder, only those of the feed-forwards, or only those of attention. `own_from`: the share
-    of the steps after which the student's own answers are read along, where there are any.
+    `own_from`: the share of the steps after which the student's own answers are read along, where there are any.
     """
 
     rank: int
@@ -43,7 +40,6 @@ class AdapterSettings:
     row_tokens: int
     validate_every: int
     checkpointing: bool = True
-    layers: str = "all"
     final: float = 0.1
     own_from: float = 0.5
 
@@ -99,7 +95,7 @@ def train_adapter(model: nn.Module, lessons: Lessons, validate: Callable[[], Jud
     passed on. It must give the same lessons when it is called again after a stop. Yields Progress before the first step and after
     every other; it is kept in `checkpoint` before, so that a stopped run goes on with the same bits.
     """
-    adapted = attach_adapter(model, settings.rank, settings.seed, settings.layers)
+    adapted = attach_adapter(model, settings.rank, settings.seed)
     run = _Run(adapted, checkpoint)
     later: Lessons | None = None
     if run.step == 0:
@@ -134,15 +130,14 @@ def _lines_of(lessons: Lessons, own: Lessons | None, step: int, settings: Adapte
     return both.step(range(len(both.examples)), settings.row_tokens)
 
 
-def attach_adapter(model: nn.Module, rank: int, seed: int, layers: str = "all") -> Any:
-    """The model with fresh LoRA adapters (alpha = 2 * rank) on linear layers of its decoder: "all", "ffn" or "attention"."""
+def attach_adapter(model: nn.Module, rank: int, seed: int) -> Any:
+    """The model with fresh LoRA adapters (alpha = 2 * rank) on every linear layer of its decoder."""
     quieten_bitsandbytes()  # peft imports it
     from peft import LoraConfig, get_peft_model  # here, for it takes seconds to import and few jobs recover
 
-    names = {name.rsplit(".", 1)[-1] for name, module in decoder(model).named_modules() if isinstance(module, nn.Linear)}
-    kept = sorted(name for name in names if layers == "all" or (name in ATTENTION) == (layers == "attention"))
+    names = sorted({name.rsplit(".", 1)[-1] for name, module in decoder(model).named_modules() if isinstance(module, nn.Linear)})
     torch.manual_seed(seed)  # peft draws the adapters' first matrix from the global generator
-    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=kept, task_type="CAUSAL_LM")
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, task_type="CAUSAL_LM")
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft asks for what transformers renamed
         return get_peft_model(model, settings)
 

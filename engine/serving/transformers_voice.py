@@ -125,7 +125,7 @@ class TransformersVoice:
 
     @contextmanager
     def _under_adapter(self) -> Iterator[None]:
-        """One request is answered at a time, so the model can be told whose it is."""
+        """One request is answered at a time, so the model can take its adapter."""
         if not hasattr(self.model, "peft_config"):
             yield
         elif self.adapter:

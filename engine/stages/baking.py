@@ -1,6 +1,6 @@
 """Baking (context distillation): what the card says goes into the weights, and the model's prompt becomes a few tokens.
 
-A LoRA adapter on the model, cut or whole, learns to answer behind the short prompt of a baked card as the dense model does behind
+A LoRA adapter on the model, cut or whole, learns to answer with the short prompt of a baked card as the dense model does with
 the whole one (Askell et al. 2021, arXiv 2112.00861; Bhargava et al. 2024, arXiv 2409.13697): to all lines and extra samples of
 the job, in a conversation of two turns for each line, and later after the student's own answers. Then it is merged. What the
 lorebook adds to a single line stays in the prompt, on both sides. Validation lines and conversations choose the best step.
@@ -37,7 +37,7 @@ from engine.stages.context import JobContext
 from engine.stages.lines import answer_files
 from engine.stages.mask import DistillationData, kept_targets, targets_of
 from engine.stages.own_answers import loaded_beside, own_lessons, without_adapter
-from engine.stages.tuning import told
+from engine.stages.tuning import as_events
 from engine.stages.work_folder import TensorFile, save_tensors
 
 TALKS = "talks.jsonl"
@@ -47,7 +47,7 @@ _DENSE = "bake_dense.safetensors"
 
 @dataclass(frozen=True)
 class Held:
-    """Held-out examples behind the short prompt, with the dense model's final states behind the whole one."""
+    """Held-out examples with the short prompt, and the dense model's final states with the whole one."""
 
     rows: list[Row]
     dense: list[Tensor]
@@ -110,7 +110,7 @@ def _encoded(ctx: JobContext, voice: Voice, talks: Sequence[Talk]) -> list[Examp
 
 
 def read_dense_for_baking(ctx: JobContext) -> Stream[None]:
-    """One pass of the dense model, behind the whole card, over all that baking reads and that was not read yet."""
+    """One pass of the dense model, with the whole card, over all that baking reads and that was not read yet."""
     saved = ctx.path(_DENSE)
     if saved.exists():
         return
@@ -139,13 +139,13 @@ def _held(examples: Sequence[Example], states: dict[int, Tensor], row_tokens: in
 
 
 def held_lines(ctx: JobContext, voice: Voice, rows: Sequence[Row], dense: Sequence[Tensor], split: int) -> Held:
-    """Validation (1) or test (2) lines behind the short prompt, from the dense states of their rows behind the whole one."""
+    """Validation (1) or test (2) lines with the short prompt, from the dense states of their rows with the whole one."""
     talks = [Talk.of(line) for line in ctx.split_lines()[:3][split]]
     return _held(_encoded(ctx, voice, talks), _of_examples(rows, dense), ctx.job.recipe.row_tokens)
 
 
 def held_talks(ctx: JobContext, voice: Voice, split: int) -> Held:
-    """Validation (1) or test (2) conversations behind the short prompt."""
+    """Validation (1) or test (2) conversations with the short prompt."""
     talks, found = _talks(ctx)[split], load_file(ctx.path(_DENSE))
     name = ("validation", "test")[split - 1]
     return _held(_encoded(ctx, voice, talks), {number: found[f"{name}.{number}"] for number in range(len(talks))},
@@ -153,7 +153,7 @@ def held_talks(ctx: JobContext, voice: Voice, split: int) -> Held:
 
 
 def short_lines(ctx: JobContext) -> list[Example]:
-    """The train lines behind the short prompt."""
+    """The train lines with the short prompt."""
     return _encoded(ctx, short_voice(ctx), [Talk.of(line) for line in ctx.split_lines()[0]])
 
 
@@ -181,7 +181,7 @@ def learn_adapter(ctx: JobContext, data: DistillationData) -> Stream[Any]:
     own = own_lessons(ctx, "bake_own", StageId.BAKE, contexts, settings, dense) if contexts else None
     training = train_adapter(ctx.model, lessons, lambda: both.read(ctx.model), settings,
                              TensorFile(ctx.path("baking.safetensors")), own)
-    adapted = yield from told(training, StageId.BAKE, ReadingId.BAKE_STEP, recipe.bake_steps)
+    adapted = yield from as_events(training, StageId.BAKE, ReadingId.BAKE_STEP, recipe.bake_steps)
     round_adapter(adapted)
     save_tensors(saved, {name: part.half() for name, part in _parts(adapted).items()})
     return adapted

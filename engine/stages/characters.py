@@ -8,13 +8,12 @@ Leaves in the cast's work folder, for each character, adapter-ID.safetensors (pe
 all, characters.json: each one's readings on its own test lines, by reading.
 """
 
-import dataclasses
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import Stage, Step, Stream
+from engine.base.events import Stage, Stream
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
 from engine.calibration.lines import Line
@@ -29,11 +28,11 @@ from engine.stages.context import JobContext, Member
 from engine.stages.finish import test_rows
 from engine.stages.lines import extra_lines, recovery_lines
 from engine.stages.mask import DistillationData, kept_targets, measured
-from engine.stages.tuning import read_answers, told
+from engine.stages.tuning import as_events, read_answers
 from engine.stages.work_folder import TensorFile, save_tensors
 
-RANK = 8  # of all linear layers: 4.3 MB for the starter; 16 brings little more a byte (benchmarks/readings.md)
-ADAPTERS = "adapters"  # peft's folders, written anew each time from what was learned
+RANK = 8  # of all linear layers: 4.4 MB for the cut starter; no other was tried
+ADAPTERS = "adapters"  # peft's folders, written again each time from what was learned
 _DENSE = "adapter_dense.safetensors"
 _READINGS = "characters.json"
 
@@ -94,22 +93,10 @@ def _learn(ctx: JobContext, member: Member, part: JobContext, own: DistillationD
                                recipe.row_tokens, 2 * recipe.validate_every, recipe.checkpointing)
     training = train_adapter(ctx.model, _lessons(part, own), lambda: measure(ctx.model, own.validation, own.validation_dense),
                              settings, TensorFile(ctx.path(f"learning-{member.id}.safetensors")))
-    for event in (course := _Told(told(training, StageId.ADAPT, ReadingId.RECOVERY_STEP, recipe.recovery_steps))):
-        yield dataclasses.replace(event, subject=member.id) if isinstance(event, Step) else event
-    round_adapter(course.value)
-    save_tensors(saved, _state(course.value))
-    return course.value
-
-
-class _Told:
-    """A stream that keeps its value."""
-
-    def __init__(self, stream: Stream[Any]) -> None:
-        self.stream = stream
-        self.value: Any = None
-
-    def __iter__(self) -> Stream[None]:
-        self.value = yield from self.stream
+    adapted = yield from as_events(training, StageId.ADAPT, ReadingId.RECOVERY_STEP, recipe.recovery_steps, member.id)
+    round_adapter(adapted)
+    save_tensors(saved, _state(adapted))
+    return adapted
 
 
 def _lessons(part: JobContext, own: DistillationData) -> Lessons:

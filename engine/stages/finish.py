@@ -29,7 +29,7 @@ from engine.base.ids import ArtifactId, ReadingId, StageId
 from engine.evaluation.fidelity import compare_lines, dense_states, measure
 from engine.export.cast import write_gguf_adapters
 from engine.export.folder import GGUF, Contents, write_folder
-from engine.export.importance_matrix import MATRIX, ColumnSums
+from engine.export.importance_matrix import MATRIX, ColumnSums, some_of
 from engine.export.verify import prove, write_reference
 from engine.models.ffn import masked
 from engine.models.packing import Row, pack
@@ -43,7 +43,6 @@ from engine.stages.mask import DistillationData, encode_lines
 from engine.stages.tuning import Weights, recover
 
 PROVEN = "proven"  # in the work folder: the folder to be delivered
-MATRIX_ROWS = 8  # packed rows of train lines that the importance matrix is made from, at most
 BYTES_WRITTEN = 5.2  # a parameter: 16 bit twice, 8 bit once
 RUNGS = len(BASELINES) + 4  # the dense model, the mask, reconstructed, tuned
 _RECOVERED = {ReadingId.MASK: ReadingId.RECOVERED, ReadingId.RECONSTRUCTED: ReadingId.RECONSTRUCTED_RECOVERED,
@@ -152,8 +151,8 @@ def read_importance(ctx: JobContext, data: DistillationData) -> Stream[ColumnSum
         yield Stage(StageId.IMPORTANCE)
         return None
     rows = pack(short_lines(ctx), ctx.job.recipe.row_tokens) if ctx.job.baked else pack(
-        data.train, ctx.job.recipe.row_tokens, data.prefix)  # behind the prompt that the model will have
-    rows = rows[::-(-len(rows) // MATRIX_ROWS)]
+        data.train, ctx.job.recipe.row_tokens, data.prefix)  # with the prompt that the model will have
+    rows = list(some_of(rows))
     yield Stage(StageId.IMPORTANCE, len(rows))
     sums = ColumnSums(ctx.model.config)
     for number in sums.read(ctx.model, rows):

@@ -1,4 +1,4 @@
-"""On-policy lessons: a student answers by itself, and the dense model reads what it said, behind the prompt that it has.
+"""On-policy lessons: a student answers, and the dense model reads what it said, under its own prompt.
 
 A student errs where its own words lead it, and only there can it learn better (GKD, arXiv 2306.13649). The answers are drawn
 once, from the student as it is then. Leaves NAME.jsonl, the answers as token ids, and NAME.safetensors, the dense model's targets.

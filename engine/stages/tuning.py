@@ -204,11 +204,12 @@ def recover(ctx: JobContext, data: DistillationData) -> Stream[None]:
                       lambda _adapted: loaded_beside(ctx)) if settings.own_from < 1 and data.targets is not None else None
     training = train_adapter(ctx.model, data.lessons, lambda: measure(ctx.model, data.validation, data.validation_dense), settings,
                              TensorFile(ctx.path("recovery.safetensors")), own)
-    ctx.model = merge((yield from told(training, StageId.RECOVER, ReadingId.RECOVERY_STEP, recipe.recovery_steps)))
+    ctx.model = merge((yield from as_events(training, StageId.RECOVER, ReadingId.RECOVERY_STEP, recipe.recovery_steps)))
     save_tensors(target, _weights(ctx))
 
 
-def told(training: Generator[Progress | Event, None, Any], stage: StageId, reading: ReadingId, steps: int) -> Stream[Any]:
+def as_events(training: Generator[Progress | Event, None, Any], stage: StageId, reading: ReadingId, steps: int,
+              subject: str = "") -> Stream[Any]:
     """An adapter's training as the events of a stage; its value is the adapted model."""
     while True:
         try:
@@ -219,9 +220,9 @@ def told(training: Generator[Progress | Event, None, Any], stage: StageId, readi
             yield event
             continue
         if event.reading is not None:
-            yield measured(reading, "validation", event.reading, event.step)
+            yield measured(reading, "validation", event.reading, event.step, subject)
         if event.loss is not None:
-            yield Step(stage, event.step, steps, {"loss": event.loss})
+            yield Step(stage, event.step, steps, {"loss": event.loss}, subject=subject)
 
 
 def _weights(ctx: JobContext) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ WHO = [("The model itself", "self"), ("A server", "server")]
 _STEPS = ", ".join(str(make_recipe(name).steps) for name in PRESET_LABELS)
 STEPS_NOTE = (f"Steps of mask learning: {_STEPS}. All but the last learn a mask only where "
               f"{100 * make_recipe().mask_from:.0f} % or more is removed; below that they read more text.")
-BAKE_NOTE = ("Afterwards the model knows the card by itself, and its prompt is the character's name: first words come much sooner, "
-             "and conversations take less memory. Changing the card later means baking again. Takes about twice as long.")
+BAKE_NOTE = ("Afterwards the card is in the weights, and the prompt is the character's name: first words come much sooner, "
+             "and conversations take less memory. Changing the card later means baking again. Takes longer.")
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [(f"{name.removesuffix('bit')} bit", name) for name in KNOBS["load_in"].choices]
 HELP = "The model answers player questions as the character. The smaller model learns from these answers, so read them."

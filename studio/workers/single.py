@@ -1,0 +1,114 @@
+"""A process of the engine that writes events and of which there is one at a time: started, followed to its end, stopped.
+
+On a leash, it ends with the studio. Independent of the page.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine.base.errors import UserError
+from engine.base.events import Event, Failed, Finished, Stage, Step, Stopped, Warned
+from studio import labels
+from studio.settings import Settings
+from studio.workers import process
+from studio.workers.process import Worker
+from studio.workers.watch import Tail
+
+log = logging.getLogger(__name__)
+LOOK = 0.3  # seconds between two looks at the process's events
+
+
+class Single:
+    """The process under way, if there is one. Thread-safe. `what`: what it is called; `touch(room)` is called when it has news."""
+
+    what, room = "", ""
+
+    def __init__(self, settings: Settings, touch: Callable[[str], None] = lambda room: None) -> None:
+        self.settings = settings
+        self.progress = ("", 0, 0)  # stage, done, total
+        self.warnings: list[str] = []
+        self._touch = touch
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        self._thread: threading.Thread | None = None
+        self._character = ""
+        self._closed = False
+
+    def character(self) -> str:
+        """The character that it is about; "" while there is none."""
+        with self._lock:
+            return self._character if self._worker else ""
+
+    def stop(self) -> None:
+        """End the process after its step; what it has done is kept."""
+        with self._lock:
+            if self._worker:
+                process.interrupt(self._worker.identity)
+
+    def close(self) -> None:
+        """End the process, for the studio is closed."""
+        with self._lock:
+            self._closed = True
+            worker, thread = self._worker, self._thread
+        if worker:
+            process.kill(worker.identity)
+        if thread:
+            thread.join(5)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end of the process; whether there is none any more."""
+        if self._thread:
+            self._thread.join(seconds)
+        return not self.character()
+
+    def _require_none(self) -> None:
+        """Raise UserError while there is one. Under the lock."""
+        if self._worker:
+            raise UserError(f"A {self.what} is under way already.", "Stop it first, or wait for its end.")
+
+    def _start(self, character: str, arguments: Sequence[str], log_file: Path, events: Path,
+               end: Callable[[Event | None], None]) -> None:
+        """Start the process and follow its events to the last one, which `end` gets. Under the lock. Raises UserError."""
+        self.progress, self.warnings = ("", 0, 0), []
+        try:
+            worker = process.spawn(self.settings, arguments, log_file)
+        except OSError as error:
+            raise UserError(f"The {self.what} cannot be started ({error.strerror}).") from error
+        self._worker, self._character = worker, character
+        self._thread = threading.Thread(target=self._follow, args=(worker, events, end), name=self.what, daemon=True)
+        self._thread.start()
+
+    def _follow(self, worker: Worker, events: Path, end: Callable[[Event | None], None]) -> None:
+        tail, last, gone = Tail(events), None, False
+        try:
+            while not gone and not isinstance(last, Finished | Stopped | Failed):  # a process takes its time to leave
+                gone = worker.exit_code is not None  # before the reading: what comes in between is read then
+                for event in tail.read_new():
+                    last = event
+                    self._take(event)
+                    self._touch(self.room)
+                if not gone:
+                    threading.Event().wait(LOOK)
+        except Exception:
+            log.exception("a %s could not be followed", self.what)
+            process.kill(worker.identity)
+        try:
+            end(last)
+        except UserError:
+            log.exception("the end of a %s could not be written down", self.what)
+        worker.let_go()
+        with self._lock:
+            self._worker = None
+        self._touch(self.room)
+
+    def _take(self, event: Event) -> None:
+        """Make use of an event."""
+        match event:
+            case Stage():
+                self.progress = (labels.stage(event.stage, event.subject), 0, event.total)
+            case Step():
+                self.progress = (labels.stage(event.stage, event.subject), event.done, event.total)
+            case Warned():
+                self.warnings.append(event.sentence)
