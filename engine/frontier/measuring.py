@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.base.events import Event, Finished, Placed, Saved, Started
 from engine.base.files import check_target, data_folder, explain_write_errors, folder_size, is_file, slug, staged_folder, write_json
-from engine.base.frontier import RESULT, Budget, pick
+from engine.base.frontier import DENSE_MATRIX, RESULT, Budget, pick
 from engine.base.ids import ArtifactId, StageId
 from engine.base.job import ExportJob, FrontierJob
 from engine.base.model_folder import known_shapes
@@ -20,7 +20,7 @@ from engine.export.gguf_tensors import has_quantizer, parse_types
 from engine.export.gguf_writer import write_gguf
 from engine.export.importance_matrix import MATRIX
 from engine.frontier.book import Book
-from engine.frontier.reading import DENSE_MATRIX, read_all
+from engine.frontier.reading import read_all
 from engine.frontier.subjects import Field, Subject, find
 from engine.frontier.timing import time_all
 

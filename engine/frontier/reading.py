@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engine.base.events import Placed, Stage, Step, Stream, Warned
 from engine.base.files import is_file
+from engine.base.frontier import DENSE_MATRIX
 from engine.base.ids import StageId
 from engine.base.model_folder import known_shapes
 from engine.base.sizes import FILE_TYPES, expected_bytes
@@ -28,8 +29,6 @@ from engine.frontier.book import Book
 from engine.frontier.subjects import Field, Subject
 from engine.models.loading import load_config, load_model, load_tokenizer
 from engine.models.packing import Example, Row, answer_states, pack, shared_prefix
-
-DENSE_MATRIX = "imatrix.gguf"  # in the work folder: the dense model's
 
 
 class Head(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.base.events import Placed, Stage, Step, Stream
 from engine.base.files import require_space, slug
+from engine.base.frontier import DENSE_MATRIX
 from engine.base.ids import StageId
 from engine.base.model_folder import known_shapes
 from engine.base.sizes import FILE_TYPES, expected_bytes
@@ -15,7 +16,6 @@ from engine.cards.prompt import messages
 from engine.export.gguf_proof import QUESTIONS, ask
 from engine.export.gguf_writer import write_gguf
 from engine.frontier.book import Book
-from engine.frontier.reading import DENSE_MATRIX
 from engine.frontier.subjects import Field, Subject
 from engine.models.chat_format import encode_chat
 from engine.models.loading import load_tokenizer

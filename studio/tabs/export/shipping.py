@@ -14,7 +14,7 @@ import gradio as gr
 from engine.base.errors import UserError
 from engine.base.events import Placed
 from engine.base.files import PROGRAM, slug
-from engine.base.frontier import AXES, Budget, front, pick, verdict
+from engine.base.frontier import AXES, DENSE_MATRIX, Budget, front, pick, verdict
 from studio.figures import words
 from studio.figures.frontier import tradeoff
 from studio.live import figure
@@ -183,9 +183,9 @@ def pick_html(services: Services, character: str, chosen: Placed | None, sentenc
     if chosen.exact:
         return f"{said}<p>It is the dense model’s own file, as it came; nothing needs to be made.</p>"
     found = characters.get(services.store, character)
-    matrix = services.shipping.folder(character) / "imatrix.gguf"
+    matrix = services.shipping.folder(character) / DENSE_MATRIX
     out = f"{slug(found.char if found else 'model')}-{chosen.type}.gguf"
-    command = shlex.join([PROGRAM.split()[0], *PROGRAM.split()[1:], "gguf", chosen.model, "--type", chosen.type,
+    command = shlex.join([*PROGRAM.split(), "gguf", chosen.model, "--type", chosen.type,
                           *(["--imatrix", str(matrix)] if chosen.matrix else []), "--out", out])
     return (f"{said}<p>It is the dense model, quantised for this character. This command writes it:</p>"
             f'<pre class="command">{html.escape(command)}</pre><button data-copy="{html.escape(command)}">Copy</button>')
