@@ -241,7 +241,7 @@ def test_a_cast_is_pruned_to_the_same_bits_though_a_node_is_lost(nodes: Nodes, l
 
 def test_a_cast_that_was_stopped_on_the_cluster_goes_on_here(nodes: Nodes, llama: Path, tmp_path: Path) -> None:
     nodes.add()
-    arguments = prune_cast(tmp_path, llama)
+    arguments = prune_cast(tmp_path, llama, "--recovery-steps", "150")  # so many that the stop comes before the end
 
     stopped = threading.Event()
 
