@@ -85,6 +85,12 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return add_files(make_tiny(tmp_path_factory.mktemp("qwen") / "qwen", "qwen3"))
 
 
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that only a limit ends."""
+    return add_files(make_tiny(tmp_path_factory.mktemp("endless") / "endless", endless=True))
+
+
 def second_turn(answer: str) -> list[list[str]]:
     return [*TURNS, ["assistant", answer], ["user", "And what does the salt cost, miller?"]]
 
@@ -122,17 +128,21 @@ def test_the_seed_decides_the_answer(bench: Bench) -> None:
     assert bench.answer(sampling={**free, "seed": one["seed"]})["text"] == one["text"]
 
 
-def test_answers_of_one_model_are_made_side_by_side_and_those_of_two_one_after_the_other(bench: Bench, qwen: Path) -> None:
-    long = {**SAMPLING, "max_tokens": 40, "temperature": 0}
-    bench.answer()
+def test_answers_of_one_model_are_made_side_by_side_and_those_of_two_one_after_the_other(
+        bench: Bench, qwen: Path, endless: Path) -> None:
+    long = {**SAMPLING, "max_tokens": 250, "temperature": 1.5}
+    model = str(endless)
+    bench.answer(model=model)
     bench.answer(model=str(qwen))
     bench.said.clear()
-    bench.run(bench.take(bench.line("speak", "one", sampling=long), bench.line("speak", "two", sampling=long, card=OTHER)))
+    bench.run(bench.take(bench.line("speak", "one", sampling=long, model=model),
+                         bench.line("speak", "two", sampling=long, model=model, card=OTHER)))
     said = [one["id"] for one in bench.said if one["event"] == "Said"]
     last = lambda name: len(said) - 1 - said[::-1].index(name)
     assert said.index("two") < last("one") and said.index("one") < last("two"), "side by side"
     bench.said.clear()
-    bench.run(bench.take(bench.line("speak", "one", sampling=long), bench.line("speak", "qwen", sampling=long, model=str(qwen))))
+    bench.run(bench.take(bench.line("speak", "one", sampling=long, model=model),
+                         bench.line("speak", "qwen", sampling=long, model=str(qwen))))
     said = [one["id"] for one in bench.said if one["event"] == "Said"]
     assert sum(one != other for one, other in itertools.pairwise(said)) == 1, "one after the other"
 

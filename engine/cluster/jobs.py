@@ -5,6 +5,7 @@ one, and goes on from what its work folder holds, so all machines must see that 
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -111,6 +112,8 @@ def _last_words(job: CastJob) -> str:
 
 def run(job: CastJob, threads: int) -> Outcome:
     """Do a job to its end, in a child of this process. KeyboardInterrupt, which is how Ray cancels a task, stops it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a cluster that a script started in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if job.is_done:
         return Outcome(0)
     try:
