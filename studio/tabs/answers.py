@@ -37,6 +37,7 @@ BASIS = ("A token is a word or a part of one. All of this was measured on this o
          "not read again. The last words are the type of the weights and the program that ran them.")
 _TRIES = 3  # of writing an answer down
 _ACTION = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]+?)(?<=\S)\1(?![\w*])")
+_LOOK = re.compile(r'data-look="([^"]*)"')
 _UNFINISHED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+)\Z")  # an action that is still being written
 
 
@@ -267,6 +268,14 @@ class ViewLink:
     def keeps(self, look: Mapping[str, str], seen: dict[str, Any], now: Mapping[str, Any], *fields: str) -> dict[Any, Any]:
         """As shows, once what was entered in `fields` is kept: what else differs from `now` is still to be painted."""
         return self.shows(look, {**seen, **{name: now[name] for name in fields}})
+
+    def look_of(self, value: str) -> dict[str, str]:
+        """What the page looked at when it sent the value of `component`, and with it what its fields said; {} before the first look.
+
+        A state of the session is what the server knows by then: another chat may have been opened since.
+        """
+        found = _LOOK.search(value or "")
+        return json.loads(html.unescape(found[1])) if found else {}
 
     def _value(self, look: Mapping[str, str], painted: str) -> str:
         return f'<i data-room="{self.room}" data-look="{html.escape(json.dumps(look))}" data-painted="{painted}"></i>'

@@ -93,3 +93,27 @@ def test_another_chat_has_its_own_settings(page: Any, studio: Studio) -> None:
     page.locator("#preview-chats label", has_text=re.compile("First chat")).click()
     expect(page.locator(".chat-said")).to_have_count(3)
     expect(page.locator("#preview-max-tokens input[type=number]")).to_have_value("24")
+
+
+def test_what_was_typed_last_stays_with_its_chat_however_fast_another_is_opened(page: Any, studio: Studio) -> None:
+    enter(page, studio, "vessaline-korr")
+    longest(page, 24)
+    limit = page.locator("#preview-max-tokens input[type=number]")
+    chats = page.locator("#preview-chats label")
+    for words in ("First chat", "Second chat"):
+        say(page, words)
+        expect(page.locator("#preview-measures")).to_be_visible(timeout=60_000)
+        page.click("#preview-new")
+        expect(page.locator(".chat-said")).to_have_count(1)
+        limit.fill("32")
+    for name, value in (("First", "48"), ("Second", "64"), ("First", "56")):
+        chats.filter(has_text=re.compile(name)).click()
+        expect(page.locator(".chat-said.user .chat-words")).to_have_text(f"{name} chat")
+        page.evaluate("""([field, other, value]) => {
+            field.value = value; field.dispatchEvent(new Event("input", {bubbles: true})); field.blur(); other.click();
+        }""", [limit.element_handle(), chats.filter(has_text=re.compile("Second" if name == "First" else "First")).element_handle(),
+               value])
+    for name, value in (("First", "56"), ("Second", "64")):
+        chats.filter(has_text=re.compile(name)).click()
+        expect(page.locator(".chat-said.user .chat-words")).to_have_text(f"{name} chat")
+        expect(limit).to_have_value(value)

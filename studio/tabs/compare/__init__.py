@@ -142,9 +142,12 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
     def turn(state: ViewState, seen: dict[str, Any], view: str) -> Any:
         return paint(controller, controls, replace(state, view=view), seen)
 
-    def keep(state: ViewState, seen: dict[str, Any], picks: list[str], *settings: Any) -> Any:
-        values.set_value(controller.store, f"compare-picks:{state.character}", picks)
+    def keep(state: ViewState, seen: dict[str, Any], link: str, picks: list[str], *settings: Any) -> Any:
+        of = controls.link.look_of(link).get("of", "")  # whose picks they were when the page sent them
+        values.set_value(controller.store, f"compare-picks:{of}", picks)
         controller.change_settings(*settings)
+        if of != state.character:
+            return gr.skip()
         now = controller.settings(controller.scene(state), state.model)
         return controls.link.keeps(state.look(), seen, now, "picks", "blind", "sampling")
 
@@ -159,7 +162,7 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
     controls.view.input(turn, [*view, controls.view], controls.painted, **page.private)
     sliders = controls.samplers.components
     for begin in (controls.picks.input, controls.blind.input, *(one.release for one in sliders), *(one.input for one in sliders)):
-        begin(changing(live, ROOM, keep), [*view, controls.picks, *controls.settings],
+        begin(changing(live, ROOM, keep), [*view, controls.link.component, controls.picks, *controls.settings],
               [controls.link.seen, controls.link.component], trigger_mode="always_last", **page.private)
 
 

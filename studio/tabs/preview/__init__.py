@@ -12,7 +12,7 @@ import gradio as gr
 from engine.base.sampling import MAX_SEED
 from studio.page import Notice, Page, guarded
 from studio.services import Services
-from studio.tabs.answers import PLAYER, Composer, SamplingControls, ViewLink, changing
+from studio.tabs.answers import NOBODY, PLAYER, Composer, SamplingControls, ViewLink, changing
 from studio.tabs.models import WHOLE
 from studio.tabs.preview.controller import Controller
 from studio.tabs.preview.looks import LOOKS, Draft, ViewState, chosen_sampling
@@ -204,21 +204,26 @@ def _talking(controller: Controller, page: Page, controls: Controls) -> None:
 def _keeping(controller: Controller, page: Page, controls: Controls) -> None:
     live = controller.services.live
 
-    def change(state: ViewState, seen: dict[str, Any], player: str, about: str, *sampling: Any) -> Any:
-        # Kept with the chat that the fields show, which is not the page's while another one is being opened.
-        controller.change_settings(seen.get("character", ""), seen.get("chat", ""), player, about, chosen_sampling(*sampling))
-        if (state.character, state.chat) != (seen.get("character"), seen.get("chat")) or not state.character:
+    def change(state: ViewState, seen: dict[str, Any], link: str, player: str, about: str, *sampling: Any) -> Any:
+        # Kept with the chat whose fields were on the page when it sent them: another one may have been opened since.
+        look = controls.link.look_of(link)
+        of, chat = (look["of"], look["chat"]) if look.get("of", NOBODY) != NOBODY else ("", "")
+        controller.change_settings(of, chat, player, about, chosen_sampling(*sampling))
+        if not of or any((one.get("character"), one.get("chat")) != (of, chat) for one in (vars(state), seen)):
             return gr.skip()
         now = controller.settings(controller.scene(state), state.opening)
         # The list of greetings names the player; to paint it now would take away what is being typed.
         return controls.link.keeps(state.look(), seen, now, "player", "about", "sampling", "openings")
 
-    keep, changed = changing(live, ROOM, change), [controls.state, controls.link.seen, *controls.draft]
+    keep, changed = changing(live, ROOM, change), [controls.state, controls.link.seen, controls.link.component, *controls.draft]
     kept = [controls.link.seen, controls.link.component]
-    for control in controls.draft[2:]:
-        control.change(keep, changed, kept, trigger_mode="always_last", **page.private)
-    for begin in (controls.player.blur, controls.player.submit, controls.about.blur):
-        begin(keep, changed, kept, **page.private)
+    # What the player changes, not what is painted: what was painted for one chat must never be kept with another.
+    sliders = controls.samplers.components
+    for begin in (controls.player.blur, controls.player.submit, controls.about.blur, controls.fresh.input, controls.seed.input,
+                  *(one.release for one in sliders)):
+        begin(keep, changed, kept, trigger_mode="multiple", **page.private)  # at once, before another chat can be opened
+    for one in sliders:
+        one.input(keep, changed, kept, trigger_mode="always_last", **page.private)  # while it is drawn, and by the keyboard
     controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)
 
 
