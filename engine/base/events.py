@@ -155,6 +155,51 @@ class Preferred(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class Replied(Event):
+    """A speaker has answered an item of an evaluation: the player's `lines`, and an answer to each; see evaluation/measure.py."""
+
+    speaker: str
+    item: str
+    kind: str
+    seed: Count
+    lines: list[str]
+    answers: list[str]
+    reasons: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessed(Event):
+    """What a measure says of a speaker: mean and 95 % interval, in the measure's unit, over `items` items (`samples` samples;
+    `missing` more had no value). `note`: why there is no mean, or what limits it."""
+
+    measure: str
+    speaker: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    items: Count
+    samples: Count
+    missing: Count
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared(Event):
+    """A run beside the dense model by one measure: the difference (more is better) with its 95 % interval, and the verdict
+    (base/verdict.py, Outcome) at `margin`; `more`: about how many more items would decide."""
+
+    measure: str
+    speaker: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    margin: float
+    items: Count
+    outcome: str
+    more: Count = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Untested(Event):
     """A model could not be tested, or not to the end; `sentence` is for the user. The other models go on."""
 

@@ -270,9 +270,9 @@ class ViewLink:
         return self.shows(look, {**seen, **{name: now[name] for name in fields}})
 
     def look_of(self, value: str) -> dict[str, str]:
-        """What the page looked at when it sent the value of `component`, and with it what its fields said; {} before the first look.
+        """What the page looked at when it sent the value of `component` and its fields; {} before the first look.
 
-        A state of the session is what the server knows by then: another chat may have been opened since.
+        The session's states are of a later moment, when the listener runs: another chat may have been opened meanwhile.
         """
         found = _LOOK.search(value or "")
         return json.loads(html.unescape(found[1])) if found else {}
