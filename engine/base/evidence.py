@@ -126,7 +126,8 @@ def write_evaluation(file: Path, result: Evaluation) -> None:
 
 
 def headline(result: Evaluation, speaker: str) -> str:
-    """The verdict on a run in one sentence: "Mari at 25 %: holds in 7 of 9 measures, cannot tell in 2 (about 40 more questions)"."""
+    """The verdict on a run in one sentence, like "Mari at 25%: holds in 7 of 9 measures, cannot tell in 2 (about 40 more
+    questions)."."""
     run = next(one for one in result.speakers if one.id == speaker)
     who = f"{result.character} at {run.sparsity:.0%}" if run.sparsity else f"{result.character}, {run.name}"
     counted = [one for one in result.findings_of(speaker) if one.outcome is not Outcome.UNMEASURED]
