@@ -14,6 +14,7 @@ from studio.settings import Settings
 from studio.store import characters, runs
 from studio.store.database import Store, open_store
 from studio.tokens import TokenCounter
+from studio.workers.evaluating import Evaluating
 from studio.workers.game_server import GameServer
 from studio.workers.jobs import Jobs
 from studio.workers.scripts import Scripts
@@ -34,6 +35,7 @@ class Services:
     tokens: TokenCounter
     scripts: Scripts
     shipping: Shipping
+    evaluating: Evaluating
     server: GameServer
     live: Live = field(default_factory=Live)
 
@@ -45,7 +47,7 @@ class Services:
         live = Live()
         return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings, live.touch),
                    TokenCounter(settings.home), Scripts(settings, store, live.touch), Shipping(settings, live.touch),
-                   GameServer(settings, live.touch), live=live)
+                   Evaluating(settings, live.touch), GameServer(settings, live.touch), live=live)
 
     def library_stamp(self) -> tuple[Any, ...]:
         """Changes with each write to the library, and every ten seconds, in case two writes leave the file alike."""
@@ -74,5 +76,6 @@ class Services:
         self.jobs.close()
         self.scripts.close()
         self.shipping.close()
+        self.evaluating.close()
         self.server.close()
         self.speech.close()

@@ -81,10 +81,10 @@ def test_the_page_says_every_verdict_and_marks_what_differs() -> None:
     assert page.count("<svg") == 7  # none where nothing was measured
 
 
-def test_one_run_of_several_can_be_shown_alone() -> None:
-    both = result(quarter=[H], half=[L])
-    assert "50% removed" not in verdict_html(both, ["quarter"]) and "Recommend" not in verdict_html(both, ["quarter"])
-    assert "<mark>" not in verdict_html(both, talks=False)
+def test_a_run_of_several_comes_first_and_the_others_stand_beside_it() -> None:
+    shown = verdict_html(result(quarter=[H], half=[L]), "half")
+    assert "Mari at 50%" in shown and "Mari at 25%" not in shown and shown.count("<details>") == 1
+    assert '<th scope="col">25% removed</th>' in shown and "<mark>" not in shown  # the answers shown are those of the other run
 
 
 def test_values_are_said_in_their_unit() -> None:

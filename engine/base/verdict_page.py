@@ -20,18 +20,18 @@ _WIDTH, _MIDDLE, _HEIGHT = 170, 100, 22  # px; no difference is at _MIDDLE
 _WORD = re.compile(r"\w+|\W+")
 
 
-def verdict_html(result: Evaluation, speakers: Sequence[str] = (), talks: bool = True) -> str:
-    """The verdict on some of the runs, or on all; with the telling answers of each where `talks`."""
-    runs = [one for one in result.runs() if not speakers or one.id in speakers]
-    head = "".join(f"<h2>{html.escape(headline(result, one.id))}</h2>" for one in runs)
-    if len(runs) > 1 and (words := recommend(result)):
-        head += f"<p><b>{html.escape(words)}</b></p>"
-    parts = [head, f'<p class="soft">{html.escape(_basis(result))}</p>', _table(result, runs), f'<p class="soft">{HOW}</p>']
-    if result.judge:
-        parts.append(f'<p class="soft">{html.escape(result.judge)}</p>')
-    if talks:
-        parts += [_talks(result, run) for run in runs]
-    return f'<section class="verdict" aria-label="Verdict">{"".join(parts)}</section>'
+def verdict_html(result: Evaluation, first: str = "") -> str:
+    """The verdict on all runs. With `first`, a run's id: its headline alone, and the rest folded away."""
+    runs = result.runs()
+    head = "".join(f"<h2>{html.escape(headline(result, one.id))}</h2>" for one in runs if one.id == first or not first)
+    words = recommend(result)
+    head += (f"<p><b>{html.escape(words)}</b></p>" if words else "") + f'<p class="soft">{html.escape(_basis(result))}</p>'
+    shown = [one for one in runs if one.id == first] or runs
+    rest = "".join([_table(result, runs), f'<p class="soft">{HOW}</p>',
+                    f'<p class="soft">{html.escape(result.judge)}</p>' if result.judge else "",
+                    *(_talks(result, run) for run in shown)])
+    folded = f"<details><summary>Measure by measure, and where they differ</summary>{rest}</details>" if first else rest
+    return f'<section class="verdict" aria-label="Verdict">{head}{folded}</section>'
 
 
 def verdict_page(result: Evaluation) -> str:

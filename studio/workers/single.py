@@ -5,11 +5,13 @@ On a leash, it ends with the studio. Independent of the page.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Failed, Finished, Stage, Step, Stopped, Warned
+from engine.base.files import explain_write_errors, write_json
 from studio import labels
 from studio.settings import Settings
 from studio.workers import process
@@ -66,7 +68,8 @@ class Single:
     def _require_none(self) -> None:
         """Raise UserError while there is one. Under the lock."""
         if self._worker:
-            raise UserError(f"A {self.what} is under way already.", "Stop it first, or wait for its end.")
+            article = "An" if self.what[0] in "aeiou" else "A"
+            raise UserError(f"{article} {self.what} is under way already.", "Stop it first, or wait for its end.")
 
     def _start(self, character: str, arguments: Sequence[str], log_file: Path, events: Path,
                end: Callable[[Event | None], None]) -> None:
@@ -112,3 +115,61 @@ class Single:
                 self.progress = (labels.stage(event.stage, event.subject), event.done, event.total)
             case Warned():
                 self.warnings.append(event.sentence)
+
+
+class Resumable(Single):
+    """One that leaves what it has done in a folder for each character, and goes on there when it is begun again.
+
+    `verb`: of the engine; `again`: the button that begins it. `endings`: how a character's last one ended, "" for well; `revision`
+    grows with every piece of news.
+    """
+
+    verb, again = "", ""
+
+    def __init__(self, settings: Settings, root: Path, touch: Callable[[str], None] = lambda room: None) -> None:
+        super().__init__(settings, touch)
+        self.root = root
+        self.endings: dict[str, str] = {}
+        self.revision = 0
+
+    def folder(self, character: str) -> Path:
+        """Where a character's results lie."""
+        return self.root / character
+
+    def stamp(self) -> tuple[Any, ...]:
+        """Changes whenever there is something new to show."""
+        return self.revision, self.character()
+
+    def _begin(self, character: str, job: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
+        """Start the job, with `files` (name to JSON) beside it. Under the lock, where there is none. Raises UserError."""
+        folder = self.folder(character)
+        with explain_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "events.jsonl").unlink(missing_ok=True)
+            for name, content in (files or {}).items():
+                write_json(folder / name, content)
+            write_json(folder / "job.json", {**job, "workdir": str(folder), "json_events": True, "leash": True})
+        self.endings.pop(character, None)
+        self._start(character, [self.verb, "--job", str(folder / "job.json")], folder / "log.txt", folder / "events.jsonl",
+                    lambda last: self._end(character, last))
+
+    def _end(self, character: str, last: Event | None) -> None:
+        kept = f"What was done is kept: {self.again} goes on from there."
+        if isinstance(last, Failed):
+            ending = labels.error(last.sentence, last.hint, last.code)
+        elif isinstance(last, Stopped):
+            ending = f"Stopped. {kept}"
+        elif isinstance(last, Finished):
+            ending = ""
+        elif process.ran_out_of_memory(self.folder(character) / "log.txt"):
+            ending = f"The {self.what} ended because memory ran out. Close other programs first. {kept}"
+        else:
+            ending = f"The {self.what} ended unexpectedly. {kept}"
+        with self._lock:
+            self.endings[character] = ending
+            self.revision += 1
+
+    def _take(self, event: Event) -> None:
+        with self._lock:
+            self.revision += 1
+            super()._take(event)

@@ -68,7 +68,7 @@ def listen(services: Services, page: Page, panel: Panel) -> None:
     """The panel's listeners and its live part."""
     names = [f"ship_{name}" for name in ("axis", *FIELDS)]
     services.live.part(ROOM, lambda look: contents(services, look), "character", *names,
-                       stamp=lambda: (services.shipping.revision, services.shipping.character()))
+                       stamp=services.shipping.stamp)
 
     @guarded
     def start(character: str) -> None:

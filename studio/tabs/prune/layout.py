@@ -41,6 +41,7 @@ class Controls:
                 live_html("prune-runs")
                 self.gone_run = Notice("prune-undo-run")
                 with gr.Column(elem_id="prune-run", elem_classes="live-shown"):
+                    self.verdict = live_html("prune-verdict")
                     self.progress = live_html("prune-progress")
                     gr.HTML(runs_view.frame_html())
 

@@ -11,6 +11,7 @@ from engine.base.errors import UserError
 from studio.page import Page, figure_html, guarded, looks
 from studio.services import Services
 from studio.store import lines, runs
+from studio.tabs.prune import verdict
 from studio.tabs.prune.cut import Plan, facts_html, fault_html, likes_html, remaining_figure, shape_of
 from studio.tabs.prune.layout import Controls
 from studio.tabs.prune.lines_controller import Edit, LinesController, LinesOptions
@@ -138,6 +139,7 @@ def listen_to_runs(services: Services, room: RunsController, page: Page, tab: gr
     actions: Actions = {**_job_actions(services), "remove": remove, "rename": lambda data: room.rename(data["id"], data["name"])}
     controls.progress.click(_doing(services, actions), None, [controls.looks, *controls.gone_run.parts], trigger_mode="once",
                             **page.private)
+    controls.verdict.click(_doing(services, verdict.actions(services)), None, [controls.looks], trigger_mode="once", **page.private)
     _undoing(services, page, controls.gone_run, controls, put_back)
 
 

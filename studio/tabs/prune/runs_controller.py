@@ -15,7 +15,7 @@ from studio.figures import masks, words
 from studio.services import Services
 from studio.store import characters, lines, runs
 from studio.store.runs import ACTIVE, Run
-from studio.tabs.prune import runs_view
+from studio.tabs.prune import runs_view, verdict
 from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
 
@@ -63,7 +63,8 @@ class RunsController:
                    for name, key, draw in runs_view.figures_of(run, view)}
         others = self.others(run)
         chosen = other if other in [id for _, id in others] else ""
-        return {"prune-progress": runs_view.run_html(run, view, state, runs_view.about(run, learned.name if learned else "")),
+        return {"prune-verdict": verdict.contents(self.services, run),
+                "prune-progress": runs_view.run_html(run, view, state, runs_view.about(run, learned.name if learned else "")),
                 "prune-others": runs_view.others_html(others, chosen), **runs_view.rows_shown(run, view), **figures,
                 **(self._overlap_figures(run, chosen) if chosen else {})}
 

@@ -1,0 +1,79 @@
+"""Is it still the character? The verdict on a finished run, first of all on its page, and the evaluation that makes it."""
+
+import base64
+import html
+from typing import Any
+
+from engine.base.evidence import Evaluation
+from engine.base.files import slug
+from engine.base.verdict_page import verdict_html, verdict_page
+from studio.services import Services
+from studio.store import characters
+from studio.store.runs import Run
+from studio.tabs.models import dense_of, finished
+from studio.workers.commands import result_folder
+
+ASK = ("Is it still {}? Both models answer the same questions, and every answer is measured: who it sounds like, whether it "
+       "keeps to the card, whether it loops. It takes about six minutes with the starter.")
+
+
+def contents(services: Services, run: Run | None) -> str:
+    """The verdict on a run as HTML, or what can be done for one; "" for a run that is not finished."""
+    if run is None or run.state != "done" or result_folder(services.settings, run) is None:
+        return ""
+    evaluating = services.evaluating
+    found, busy = evaluating.result(run.character), evaluating.character()
+    speaker = speaker_of(services, found, run) if found else ""
+    shown = verdict_html(found, speaker) if found and speaker else ""
+    if busy == run.character:
+        return shown + _progress(services)
+    ending = evaluating.endings.get(run.character, "")
+    said = f'<p role="status">{html.escape(ending)}</p>' if ending else ""
+    return shown + said + _buttons(services, run, found if speaker else None, bool(busy))
+
+
+def speaker_of(services: Services, found: Evaluation, run: Run) -> str:
+    """The id of a run in a result; "" where it is not in it."""
+    folder = str(result_folder(services.settings, run))
+    return next((one.id for one in found.runs() if one.model == folder), "")
+
+
+def begin(services: Services, run: Run, quick: bool = True) -> None:
+    """Evaluate a run, as the character that it was made from. Raises UserError."""
+    folder = result_folder(services.settings, run)
+    assert folder
+    card = characters.version(services.store, run.character, run.version).card
+    services.evaluating.begin(run.character, card, dense_of(run).model, folder, quick)
+
+
+def actions(services: Services) -> dict[str, Any]:
+    """What the buttons do, by name; each gets the button's data."""
+    def ask(data: dict[str, Any]) -> None:
+        for run in finished(services, data["character"]):
+            if run.id == data["id"]:
+                begin(services, run, data["quick"] == "yes")
+
+    return {"verdict-ask": ask, "verdict-stop": lambda data: services.evaluating.stop()}
+
+
+def _progress(services: Services) -> str:
+    stage, done, total = services.evaluating.progress
+    counted = f": {done:,} of {total:,}" if total else ""
+    bar = (f'<div class="bar" role="progressbar" aria-label="Evaluation" aria-valuemin="0" aria-valuemax="{total}" '
+           f'aria-valuenow="{done}"><i style="width:{100 * done / total:.0f}%"></i></div>' if total else "")
+    return (f'<div class="verdict-wait"><p>{html.escape(stage or "Starting")}{counted}</p>{bar}</div>'
+            '<div class="live-buttons"><button data-do="verdict-stop">Stop</button></div>')
+
+
+def _buttons(services: Services, run: Run, found: Evaluation | None, busy: bool) -> str:
+    person = characters.get(services.store, run.character)
+    name = person.char if person else "the character"
+    ask = lambda id, words, quick, kind="": (
+        f'<button id="{id}" class="{kind}" data-do="verdict-ask" data-id="{html.escape(run.id)}" data-quick="{quick}" '
+        f'data-character="{html.escape(run.character)}"{" disabled" if busy else ""}>{words}</button>')
+    if found is None:
+        return (f'<p class="quiet">{html.escape(ASK.format(name))}</p><div class="live-buttons">'
+                f'{ask("prune-ask", f"Is it still {html.escape(name)}?", "yes", "primary")}</div>')
+    page = base64.b64encode(verdict_page(found).encode()).decode()
+    save = f'<a class="verdict-save" download="{slug(name)}-verdict.html" href="data:text/html;base64,{page}">Save as a page</a>'
+    return f'<div class="live-buttons">{ask("prune-ask-more", "Ask more questions", "no")}{save}</div>'

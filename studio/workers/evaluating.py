@@ -1,0 +1,42 @@
+"""Is it still the character? The dense model and finished runs are evaluated, by `python -m engine evaluate`.
+
+A character's runs of one dense model share their answers: a further run is put beside those that were evaluated before.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.base.errors import UserError
+from engine.base.evidence import DENSE, RESULT, Evaluation, read_evaluation
+from engine.base.files import is_file
+from studio.settings import Settings
+from studio.workers.commands import is_whole
+from studio.workers.single import Resumable
+
+
+class Evaluating(Resumable):
+    """The evaluation under way, if there is one."""
+
+    what, room, verb, again = "evaluation", "prune", "evaluate", "Ask again"
+
+    def __init__(self, settings: Settings, touch: Callable[[str], None] = lambda room: None) -> None:
+        super().__init__(settings, settings.evaluations, touch)
+
+    def result(self, character: str) -> Evaluation | None:
+        """What the last evaluation of a character said; None before the first."""
+        file = self.folder(character) / RESULT
+        try:
+            return read_evaluation(file) if is_file(file) else None
+        except UserError:
+            return None
+
+    def begin(self, character: str, card: dict[str, Any], dense: str, run: Path, quick: bool = True) -> None:
+        """Ask the dense model and the one in the folder `run`, as the character of `card`. Raises UserError."""
+        with self._lock:
+            self._require_none()
+            known = self.result(character)
+            others = [one.model for one in known.runs() if is_whole(Path(one.model))] if known and known.dense == dense else []
+            models = list(dict.fromkeys([*others, str(run)]))
+            self._begin(character, {"card": str(self.folder(character) / "card.json"), "models": [DENSE, *models], "quick": quick},
+                        {"card.json": card})

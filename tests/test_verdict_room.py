@@ -1,0 +1,105 @@
+"""The verdict on the page of a finished run: before an evaluation, while one is under way, and after it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_verdict_page import H, L, result
+
+from engine.base.errors import UserError
+from engine.base.evidence import RESULT, Evaluation, Voiced, write_evaluation
+from engine.base.files import MANIFEST
+from studio.services import Services
+from studio.store import runs
+from studio.store.runs import Run
+from studio.tabs.prune import verdict
+from studio.workers.single import Resumable
+
+
+@pytest.fixture
+def run(services: Services, person: str) -> Run:
+    made = runs.add(services.store, person, 1, "prune", "Half", {"model": "starter", "sparsity": 0.5})
+    runs.update(services.store, made.id, state="done")
+    folder = services.settings.run_folder(made.id) / "model"
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text("{}")
+    found = runs.get(services.store, made.id)
+    assert found
+    return found
+
+
+def keep(services: Services, run: Run) -> Evaluation:
+    """A result about the run, and about another one that was evaluated before."""
+    made = result(quarter=[H, H], half=[H, L])
+    model = str(services.settings.run_folder(run.id) / "model")
+    speakers = [one.model_copy(update={"model": model}) if one.id == "half" else one for one in made.speakers]
+    made = made.model_copy(update={"speakers": speakers})
+    folder = services.evaluating.folder(run.character)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_evaluation(folder / RESULT, made)
+    return made
+
+
+@pytest.fixture
+def begun(services: Services, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The jobs that would be started."""
+    found: list[dict[str, Any]] = []
+
+    def begin(self: Resumable, character: str, job: dict[str, Any], files: dict[str, Any] | None = None) -> None:
+        found.append({**job, **(files or {}), "verb": self.verb})
+
+    monkeypatch.setattr(Resumable, "_begin", begin)
+    return found
+
+
+def test_a_finished_run_offers_the_question_and_then_leads_with_the_verdict(services: Services, run: Run) -> None:
+    before = verdict.contents(services, run)
+    assert 'data-do="verdict-ask"' in before and "Is it still" in before and "<h2>" not in before
+    keep(services, run)
+    after = verdict.contents(services, run)
+    assert "Mari at 50%: lost in 1 of 2 measures" in after and "25% removed is the smallest that lost nothing" in after
+    assert 'download="' in after and "Ask more questions" in after
+    assert verdict.contents(services, None) == ""
+    runs.update(services.store, run.id, state="failed")
+    failed = runs.get(services.store, run.id)
+    assert failed and verdict.contents(services, failed) == ""
+
+
+def test_a_result_about_other_runs_is_no_verdict_on_this_one(services: Services, run: Run) -> None:
+    made = keep(services, run)
+    others = [Voiced(**{**vars(one), "model": "elsewhere"}) if one.id == "half" else one for one in made.speakers]
+    write_evaluation(services.evaluating.folder(run.character) / RESULT, made.model_copy(update={"speakers": others}))
+    assert "<h2>" not in verdict.contents(services, run)
+    (services.evaluating.folder(run.character) / RESULT).write_text("{")
+    assert 'data-do="verdict-ask"' in verdict.contents(services, run)
+
+
+def test_runs_that_were_asked_before_stay_beside_the_new_one(services: Services, run: Run, begun: list[dict[str, Any]],
+                                                             tmp_path: Path) -> None:
+    made = keep(services, run)
+    there = tmp_path / "quarter"
+    there.mkdir()
+    (there / MANIFEST).write_text("{}")
+    speakers = [one.model_copy(update={"model": str(there)}) if one.id == "quarter" else one for one in made.speakers]
+    write_evaluation(services.evaluating.folder(run.character) / RESULT, made.model_copy(update={"speakers": speakers}))
+    press = verdict.actions(services)["verdict-ask"]
+    press({"id": run.id, "character": run.character, "quick": "yes"})
+    own = str(services.settings.run_folder(run.id) / "model")
+    [job] = begun
+    assert job["verb"] == "evaluate" and job["models"] == ["dense", str(there), own] and job["quick"] is True
+    assert job["card.json"]["data"]["name"]
+    (there / MANIFEST).unlink()  # what is gone is not asked again
+    press({"id": run.id, "character": run.character, "quick": "no"})
+    assert begun[1]["models"] == ["dense", own] and begun[1]["quick"] is False
+    press({"id": "unknown", "character": run.character, "quick": "yes"})
+    assert len(begun) == 2
+
+
+def test_two_evaluations_at_once_are_refused(services: Services, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services.evaluating, "_worker", object())
+    monkeypatch.setattr(services.evaluating, "_character", run.character)
+    services.evaluating.progress = ("Answer the questions", 3, 12)
+    assert 'style="width:25%"' in verdict.contents(services, run) and "verdict-stop" in verdict.contents(services, run)
+    with pytest.raises(UserError, match="An evaluation is under way already"):
+        verdict.begin(services, run)
+    monkeypatch.setattr(services.evaluating, "_worker", None)
