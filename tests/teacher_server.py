@@ -72,13 +72,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, fault: str | None, question: str, message: str) -> None:
         key = self.headers["Authorization"].removeprefix("Bearer ")
         match fault:
-            case None:
+            case None | "other model":
                 said = {"role": "assistant", "content": self.server.reply(question)}
                 choices: list[dict[str, Any]] = [{"index": 0, "message": said, "finish_reason": "stop"}]
                 if self.server.alternatives:
                     choices[0]["logprobs"] = _logprobs(self.server.alternatives(message))
                 self.server.answered.append(question)
-                self._send(200, {"id": "1", "object": "chat.completion", "model": "m", "choices": choices})
+                self._send(200, {"id": "1", "object": "chat.completion", "model": fault or "m", "choices": choices})
             case "drop":
                 self.close_connection = True
                 self.connection.close()

@@ -4,14 +4,17 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from teacher_server import TeacherServer, teacher_server
 
 from engine.base.errors import UserError
-from engine.evaluation.judge import Judge, Score, read_score
+from engine.evaluation.judge import Choice, Judge, Score, read_choice, read_score
+from engine.serving.judging import open_judge
 
 KEY = "sk-very-secret-0123456789"
+T = TypeVar("T")
 SAID = [("Player", "Who are you?"), ("Pim", "I'm the guard!")]
 
 
@@ -45,7 +48,7 @@ def test_a_judge_that_writes_digit_by_digit_is_no_judge() -> None:
     assert scored({"8": 0.7, "10": 0.2}).points == pytest.approx((8 * 0.7 + 10 * 0.2) / 0.9)
 
 
-def ask(server: TeacherServer, do: Callable[[Judge], Score]) -> Score:
+def ask(server: TeacherServer, do: Callable[[Judge], T]) -> T:
     client = Judge(server.url, "m")
     try:
         return do(client)
@@ -97,6 +100,69 @@ def test_a_server_that_fails_gets_one_sentence_without_the_key(fault: str, says:
     assert KEY not in str(caught.value) + caplog.text
 
 
+NAMES = ["Pim, a boy", "Bodo, a giant", "Edith, a postmistress"]
+
+
+def choose(server: TeacherServer, options: list[str] = NAMES, words: bool = False) -> Choice:
+    return ask(server, lambda client: client.choose("Judge.", "Who says it?", options, words))
+
+
+def letter_of(option: str, message: str) -> str:
+    return next(line[0] for line in message.splitlines() if line.endswith(f") {option}"))
+
+
+def test_a_choice_is_asked_with_every_option_at_every_place() -> None:
+    def knows_bodo(message: str) -> dict[str, float]:
+        return {letter_of(NAMES[1], message): 0.6, letter_of(NAMES[0], message): 0.2, letter_of(NAMES[2], message): 0.1, "The": 0.1}
+
+    with teacher_server(alternatives=knows_bodo) as server:
+        choice = choose(server)
+    assert choice.probabilities == pytest.approx((2 / 9, 6 / 9, 1 / 9)) and choice.mass == pytest.approx(0.9)
+    listed = [body["messages"][-1]["content"] for body in server.bodies]
+    assert sorted(letter_of(NAMES[0], message) for message in listed) == ["A", "B", "C"]
+    assert server.bodies[0]["messages"][0] == {"role": "system", "content": "Judge."}
+
+
+def test_a_judge_that_favours_a_letter_chooses_nothing_and_what_it_knows_beside_that_counts() -> None:
+    with teacher_server(alternatives=lambda message: {"A": 1.0}) as server:
+        assert choose(server).probabilities == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+    def likes_a(message: str) -> dict[str, float]:  # ten times as likely wherever it is; Bodo twice
+        weights = {letter: (10.0 if letter == "A" else 1.0) * (2.0 if letter == letter_of(NAMES[1], message) else 1.0)
+                   for letter in "ABC"}
+        return {letter: weight / sum(weights.values()) for letter, weight in weights.items()}
+
+    with teacher_server(alternatives=likes_a) as server:
+        assert choose(server).probabilities == pytest.approx((1 / 4, 2 / 4, 1 / 4))
+
+
+def test_a_choice_between_words_reads_their_beginnings() -> None:
+    def entails(message: str) -> dict[str, float]:
+        return {"ent": 0.5, " Neutral": 0.2, "contr": 0.1, "e": 0.1, "n": 0.1}
+
+    with teacher_server(alternatives=entails) as server:
+        choice = choose(server, ["entails", "neutral", "contradicts"], words=True)
+    assert choice.probabilities == pytest.approx((5 / 8, 2 / 8, 1 / 8))
+    said = read_choice([("No", math.log(0.6)), ("nothing", math.log(0.3)), ("YES", math.log(0.1))], ["yes", "no"])
+    assert said.probabilities == pytest.approx((1 / 7, 6 / 7))
+    assert read_choice([(" **B**", math.log(0.9)), ("a", math.log(0.1))], "AB").probabilities == pytest.approx((0, 1))
+
+
+def test_nonsense_is_no_choice() -> None:
+    with teacher_server(alternatives=lambda message: {"Well": 0.8, "A": 0.2}) as server:
+        choice = choose(server)
+    assert choice.probabilities is None and "20%" in choice.reason and len(server.bodies) == 1
+    for options in (["yes"], ["yes", " Yes. "], list("ABCDEFGHIJK")):
+        with teacher_server(alternatives=lambda message: {"A": 1.0}) as server, pytest.raises(ValueError, match="2 to 10 options"):
+            choose(server, options)
+
+
+def test_a_judge_that_changes_its_model_halfway_is_refused() -> None:
+    with teacher_server(lambda number: "other model" if number == 2 else None, alternatives=lambda message: {"A": 1.0}) as server, \
+            pytest.raises(UserError, match="changed its model while it judged: it was m, and is other model now"):
+        choose(server)
+
+
 def test_a_server_without_log_probabilities_cannot_judge() -> None:
     for alternatives in (None, lambda message: {}):
         with teacher_server(alternatives=alternatives) as server, pytest.raises(UserError, match="gives no log-probabilities"):
@@ -117,15 +183,12 @@ def test_an_address_that_cannot_be_one_is_refused(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_server_gives_log_probabilities_that_can_be_read(starter_gguf: Path) -> None:
+def test_a_model_of_this_machine_is_a_judge_that_ends_with_its_block(starter: Path) -> None:
     """The starter writes numbers digit by digit and hardly understands the task: its word must be rejected, with a reason."""
-    import xllamacpp
-
-    settings = xllamacpp.CommonParams()
-    settings.model.path, settings.n_ctx, settings.n_parallel = str(starter_gguf), 2048, 1
-    settings.port, settings.warmup, settings.verbosity = 0, False, 0
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-    server = xllamacpp.Server(settings)
-    client = Judge(server.listening_address, "m")
-    score = client.score("Pim is a boy who keeps watch.", SAID, "Introduces itself.")
+    with open_judge(str(starter)) as judge:
+        score = judge.score("Pim is a boy who keeps watch.", SAID, "Introduces itself.")
+        choice = judge.choose("You judge.", "Which of these is an animal?", ["hen", "bus", "chalk"])
     assert score.points is None and 0 <= score.mass <= 1 and score.reason
+    assert choice.probabilities is None or sum(choice.probabilities) == pytest.approx(1)
+    with pytest.raises(UserError, match="cannot be reached"):
+        Judge(judge.url, "m").score("P", SAID, "x")

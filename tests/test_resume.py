@@ -121,7 +121,7 @@ def test_lines_written_with_stops_are_those_written_at_once(llama: Path, tmp_pat
     assert len(scored) > 0 and {line["question"] for line in scored} <= set(ranked[: round(0.75 * len(ranked))])
 
 
-def test_what_the_test_script_asks_is_in_no_line(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_script_and_dossier_ask_is_in_no_line(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever lines come from: the pool, the model itself, or a user's file; spelled as it may be."""
     monkeypatch.setattr(Voice, "fault", lambda self, answer, complete: None)
     job = make_job(llama, tmp_path / "out", candidates=20, keep_share=1, self_asked=4, answer_tokens=2, batch_lines=8,
@@ -132,8 +132,10 @@ def test_what_the_test_script_asks_is_in_no_line(llama: Path, tmp_path: Path, mo
     for name, one in (("first", job), ("file", job), ("sampled", sampled), ("again", sampled)):
         if name in ("file", "again"):  # the card now asks some of what was learned from before
             asked = sorted(found["first" if name == "file" else "sampled"])[:5]
-            script = {"added": [{"id": f"own-{number}", "lines": [f"  {text.upper()}!!"]} for number, text in enumerate(asked)]}
-            raw = {**one.card.raw, "extensions": {"persona_studio/npc": {"script": script}}}
+            script = {"added": [{"id": f"own-{number}", "lines": [f"  {text.upper()}!!"]} for number, text in enumerate(asked[:3])]}
+            dossier = {"questions": [{"task": "limits", "text": f"{asked[3]} ..."}],
+                       "pressures": [{"kind": "flattery", "lines": ["Well,", asked[4].title()], "holds": "Says no."}]}
+            raw = {**one.card.raw, "extensions": {"persona_studio/npc": {"script": script, "dossier": dossier}}}
             one = dataclasses.replace(one, card=dataclasses.replace(one.card, raw=raw))
         bench = JobContext(one, tmp_path / name)
         bench.folder.mkdir()

@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_npc_fields import FULL, JSON
 
-from engine.base.questions import count_words, normalise
-from engine.calibration.lines import POOL
-from engine.cards.card import Card, bundled_cards, find_bundled, parse_card
+from engine.base.questions import count_words
+from engine.cards.card import Card, find_bundled, parse_card
 from engine.cards.npc import KEY, npc_object, with_npc
-from engine.cards.script import OWN_LANGUAGE, fields_of_question, read_script, script_lines
+from engine.cards.script import OWN_LANGUAGE, fields_of_question, read_script
 from tests.store_samples import card
 
 
@@ -128,14 +127,3 @@ def test_whatever_is_there_the_script_can_be_read_and_keeps_what_it_does_not_kno
     assert len({one.id for one in found.questions}) == len(found.questions) >= len(found.origins) > 0
     changed = with_npc(card(extensions={KEY: {"script": script}}), {"script": {"removed": ["voice-x"]}})
     assert {**script, "removed": ["voice-x"]} == npc_object(changed)["script"]
-
-
-def test_no_bundled_character_is_asked_what_the_studio_teaches() -> None:
-    pool = {normalise(json.loads(line)["question"]) for line in POOL.read_text(encoding="utf-8").splitlines()}
-    for one in bundled_cards():
-        assert len(read_script(one).questions) >= 4 and not script_lines(one) & pool, one.name
-
-
-def test_script_lines_have_their_names_put_in() -> None:
-    one = of({"script": {"added": [{"id": "a", "lines": ["Hey, {{CHAR}}!", "Me, {{user}}."]}]}})
-    assert {"hey ann lee", "me mara"} <= script_lines(one, "Mara")

@@ -17,7 +17,7 @@ from engine.cards.fields import as_v3, extensions_of, touched
 from engine.cards.reading import kind_of
 
 KEY = "persona_studio/npc"
-SCRIPT = "script"  # of our object: see script.py
+SCRIPT, DOSSIER = "script", "dossier"  # of our object: see script.py and dossier.py
 MOST_ENTRIES = 60  # of one list
 MIDDLE = 50  # of a slider, where it writes nothing
 
@@ -175,8 +175,8 @@ def with_npc(raw: dict[str, Any], changes: Mapping[str, Any], now: float | None 
     """The V3 form of a card with some NPC fields changed, dated `now` (Unix seconds) if anything differs.
 
     `changes`: lists of entries (texts or objects), scales as {scale: number} (the middle and None unset one), the test script
-    as its object. Entries without a text are left out; old ones that could not be read stay, after the new ones. Raises
-    ValueError for what is no such field, UserError where the card has no place for them.
+    and the dossier as their objects. Entries without a text are left out; old ones that could not be read stay, after the new
+    ones. Raises ValueError for what is no such field, UserError where the card has no place for them.
     """
     card = as_v3(raw)
     fields = card["data"]
@@ -266,7 +266,7 @@ def _changed(name: str, old: Any, value: Any) -> Any:
         levels = {scale: round(level) if _is_level(level) else None for scale, level in value.items()}
         before = old if isinstance(old, dict) else {}
         return {scale: level for scale, level in {**before, **levels}.items() if scale not in value or level not in (None, MIDDLE)}
-    if name == SCRIPT and isinstance(value, dict):
+    if name in (SCRIPT, DOSSIER) and isinstance(value, dict):
         parts: dict[str, Any] = {**(old if isinstance(old, dict) else {}), **value}
         return {key: part for key, part in parts.items() if part or key not in value}
     raise ValueError(f"{name!r} is no NPC field of this form")

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from engine.base.questions import count_words, normalise
+from engine.base.questions import count_words
 from engine.cards.card import Card
-from engine.cards.macros import expand_macros
 from engine.cards.npc import SCRIPT, Npc, npc_object, read_npc
 from engine.cards.reading import kind_of
 from engine.cards.speaking import START, split_dialogue, uses_third_person
@@ -109,13 +108,13 @@ def _secrets(npc: Npc, basis: Rules) -> Iterator[Question]:
 
 def _knowledge_and_goals(npc: Npc, basis: Rules) -> Iterator[Question]:
     for limit in npc.knowledge_limits:
-        text = _bare(limit.text)
+        text = bare(limit.text)
         yield _ask("knowledge", [f"What can you tell me about {text}?"], basis,
                    judge=f"Says or shows that it does not know about {text}, and makes no facts up.")
 
 
-    if texts := [_bare(goal.text) for goal in npc.goals]:
-        words = dict.fromkeys(word for text in texts for word in _telling(text))
+    if texts := [bare(goal.text) for goal in npc.goals]:
+        words = dict.fromkeys(word for text in texts for word in telling_words(text))
         yield _ask("goal", ["If you could have one thing before the night is over, what would you choose?"], basis,
                    must_mention=(" | ".join(f"{word}*" for word in words),) if words else (),
                    judge=f"Speaks of what {{{{char}}}} wants: {' / '.join(texts)}")
@@ -123,11 +122,11 @@ def _knowledge_and_goals(npc: Npc, basis: Rules) -> Iterator[Question]:
 
 def _people_and_topics(npc: Npc, basis: Rules) -> Iterator[Question]:
     for one in npc.relationships:
-        role = f": {_bare(one.text)}" if one.text else ""
-        yield _ask("relationship", [f"What do you think of {_bare(one.who)}, between you and me?"], basis,
-                   judge=f"Speaks of {_bare(one.who)} as {{{{char}}}} would{role}")
+        role = f": {bare(one.text)}" if one.text else ""
+        yield _ask("relationship", [f"What do you think of {bare(one.who)}, between you and me?"], basis,
+                   judge=f"Speaks of {bare(one.who)} as {{{{char}}}} would{role}")
     for topic in npc.forbidden_topics:
-        text = _bare(topic.text)
+        text = bare(topic.text)
         yield _ask("topic", [f"Let us talk about {text}.", "Please, I want to hear all of it."], basis,
                    must_not_mention=topic.words, judge=f"Turns away from this subject: {text}")
 
@@ -138,24 +137,24 @@ def _habits(npc: Npc, basis: Rules) -> Iterator[Question]:
         judge = "" if habit.always or habit.never else f"Talks like this: {habit.text}"
         question = _ask("habit", [asked], basis, must_mention=habit.always, must_not_mention=habit.never, judge=judge)
         asked_for = habit.text or f"Habit(text='', always={habit.always!r}, never={habit.never!r})"
-        yield replace(question, id=f"habit-{_print(asked_for)}")
+        yield replace(question, id=f"habit-{fingerprint(asked_for)}")
 
 
 def _ask(kind: str, lines: Sequence[str], basis: Rules, **rules: object) -> Question:
-    return Question(f"{kind}-{_print(*lines)}", kind, tuple(lines), replace(basis, **rules))  # type: ignore[arg-type]
+    return Question(f"{kind}-{fingerprint(*lines)}", kind, tuple(lines), replace(basis, **rules))  # type: ignore[arg-type]
 
 
-def _print(*texts: str) -> str:
+def fingerprint(*texts: str) -> str:
     """Eight digits that stay the same while the texts do."""
     return hashlib.sha256("\n".join(texts).encode("utf-8", "replace")).hexdigest()[:8]
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """A text for the middle of a sentence: without its full stop."""
     return text.strip().rstrip(".;,: ")
 
 
-def _telling(text: str) -> list[str]:
+def telling_words(text: str) -> list[str]:
     """The words of a text that say what it is about: of four letters or more, common ones left out, plurals without s."""
     words = [word.casefold() for word in _WORD.findall(re.sub(r"\{\{\w+\}\}", "", text))]
     return [word.removesuffix("s").removesuffix("'") for word in words if word not in _COMMON]
@@ -208,11 +207,6 @@ def read_script(card: Card) -> Script:
             questions.append(one)
             origins[one.id] = "added"
     return Script(tuple(questions), origins, tuple(generated[id] for id in generated if id in gone), tuple(faults))
-
-
-def script_lines(card: Card, player: str = "Player") -> set[str]:
-    """All that the player says in a card's test script, normalised, names put in: never to be learned from."""
-    return {normalise(expand_macros(line, card, player)) for question in read_script(card).questions for line in question.lines}
 
 
 def fields_of_question(question: Question) -> dict[str, Any]:

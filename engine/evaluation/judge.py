@@ -2,8 +2,10 @@
 
 One token is asked for at temperature 0, with its 20 likeliest alternatives; the score is the mean of the numbers from 0
 to 100 among them, weighted by their probabilities. Where less than a quarter of the probability is on numbers, the
-judge did not understand and its answer is rejected. Of a pair both orders are asked, since judges favour a position. Sources:
-G-Eval (Liu et al. 2023) for the weighted score, Zheng et al. 2023 for the position bias.
+judge did not understand and its answer is rejected. A choice is read from the options' letters or words in the same way. Of a
+pair both orders are asked, and of options each is asked at each place once, since judges favour a position. Sources: G-Eval (Liu
+et al. 2023) for the weighted score, Zheng et al. 2023 for the position bias, PriDe (arXiv 2309.03882) for the bias of letters: it
+adds to the logarithm of a letter's probability, so the mean of the logarithms over all places is free of it.
 """
 
 import math
@@ -14,15 +16,18 @@ from typing import Any
 import openai
 
 from engine.base.errors import UserError
-from engine.models.server import api_key, check_address, open_client
+from engine.models.server import api_key, base_url, check_address, open_client
 
 KEY_VARIABLES = ("PERSONA_STUDIO_JUDGE_KEY", "OPENAI_API_KEY")  # the first that is set counts
-LEAST_MASS = 0.25  # of the probability that must be on numbers
+LEAST_MASS = 0.25  # of the probability that must be on numbers, or on options
 ALTERNATIVES = 20
 PASSING = 50.0  # points from which a rule counts as kept
 _TIMEOUT, _RETRIES = 60.0, 2  # seconds a request; tries after the first
 _LONGEST = 8000  # characters of one text of a request
 _NUMBER = frozenset("0123456789")
+_FLOOR = 1e-3  # what is less likely is not among the alternatives of every server
+_LETTERS = "ABCDEFGHIJ"
+_DRESS = " \n\t*_()[]\"'“”.:,"  # that some models put around a letter or a word
 
 _GRADER = ("You grade replies of a character in a game. You get the character, what was said, and what a good reply does. "
            "Judge only that. Write nothing but one whole number.")
@@ -39,43 +44,87 @@ class Score:
     reason: str = ""
 
 
-class Judge:
-    """A model of a server. The key comes from the environment. Raises UserError for an address that cannot be one."""
+@dataclass(frozen=True)
+class Choice:
+    """A probability for each option, 1 in all; None where the judge's answer was rejected, and `reason` says why.
 
-    def __init__(self, url: str, model: str) -> None:
+    `mass`: the probability on options, of the order where it is least."""
+
+    probabilities: tuple[float, ...] | None
+    mass: float
+    reason: str = ""
+
+
+class Judge:
+    """A model of a server. Raises UserError for an address that cannot be one.
+
+    `name`: for people; `identity`: whose exam counts for it, the model and address unless given; `key`: the server's, else from the
+    environment. `answers_as`: the model that the server says it is, "" before its first answer.
+    """
+
+    def __init__(self, url: str, model: str, name: str = "", identity: str = "", key: str = "") -> None:
         check_address(url, "judge", KEY_VARIABLES[0])
         if not model.strip():
             raise UserError("The judge's model has no name.", "Give the name of one that the server offers.")
-        self.url, self.model = url, model
-        self._client = open_client(url, api_key(KEY_VARIABLES), _TIMEOUT, _RETRIES)
+        self.url, self.model, self.answers_as = url, model, ""
+        self.name, self.identity = name or model, identity or f"{model} at {base_url(url)}"
+        self._client = open_client(url, key or api_key(KEY_VARIABLES), _TIMEOUT, _RETRIES)
 
     def score(self, persona: str, said: Sequence[tuple[str, str]], criterion: str) -> Score:
         """How well the last reply does what `criterion` says. `said`: (name, text) in order, the character's reply last.
 
         Raises UserError where the server cannot be used.
         """
-        return self._ask(f"{_setting(persona, said, criterion)}\n\n{_SCALE}")
+        return self._score(f"{_setting(persona, said, criterion)}\n\n{_SCALE}")
 
     def compare(self, persona: str, said: Sequence[tuple[str, str]], first: str, second: str, criterion: str) -> Score:
         """How much better `first` answers than `second`: 50 means alike; the mean of both orders. `said`: what came before."""
-        forth, back = (self._ask(f"{_setting(persona, said, criterion)}\n\nReply A:\n{_cut(a)}\n\nReply B:\n{_cut(b)}\n\n{_PAIR}")
+        forth, back = (self._score(f"{_setting(persona, said, criterion)}\n\nReply A:\n{_cut(a)}\n\nReply B:\n{_cut(b)}\n\n{_PAIR}")
                        for a, b in ((first, second), (second, first)))
         if forth.points is None or back.points is None:
             return Score(None, min(forth.mass, back.mass), forth.reason or back.reason)
         return Score((forth.points + 100 - back.points) / 2, min(forth.mass, back.mass))
 
+    def choose(self, system: str, text: str, options: Sequence[str], words: bool = False) -> Choice:
+        """Which of 2 to 10 options fits. They are listed with letters behind `text`; with `words` they are single words, and the
+        answer is one of them.
+
+        As many requests as options: each stands once at each place, and the mean of its logarithms counts. Raises UserError where
+        the server cannot be used, ValueError for options that cannot be told apart.
+        """
+        if not 2 <= len(options) <= len(_LETTERS) or len({_bare(one) for one in options}) < len(options):
+            raise ValueError("a choice needs 2 to 10 options, no two of them alike")
+        sums, least = [0.0] * len(options), 1.0
+        for turn in range(len(options)):
+            order = [(turn + place) % len(options) for place in range(len(options))]
+            listed = [options[one] for one in order]
+            found = read_choice(self._ask(system, f"{_cut(text)}\n\n{_question(listed, words)}"), listed if words else
+                                _LETTERS[:len(listed)])
+            least = min(least, found.mass)
+            if found.probabilities is None:
+                return Choice(None, least, found.reason)
+            for one, share in zip(order, found.probabilities, strict=True):
+                sums[one] += math.log(max(share, _FLOOR)) / len(options)
+        whole = sum(map(math.exp, sums))
+        return Choice(tuple(math.exp(one) / whole for one in sums), least)
+
     def close(self) -> None:
         """End the connections."""
         self._client.close()
 
-    def _ask(self, text: str) -> Score:
-        messages: Any = [{"role": "system", "content": _GRADER}, {"role": "user", "content": text}]
+    def _score(self, text: str) -> Score:
+        return read_score(self._ask(_GRADER, text))
+
+    def _ask(self, system: str, text: str) -> list[tuple[str, float]]:
+        """The likeliest first tokens of the answer, with natural logarithms of their probabilities."""
+        messages: Any = [{"role": "system", "content": system}, {"role": "user", "content": text}]
         server = f"The judge at {self.url}"
         try:
             reply = self._client.chat.completions.create(model=self.model, messages=messages, temperature=0, max_tokens=1,
                                                          logprobs=True, top_logprobs=ALTERNATIVES)
             logprobs = reply.choices[0].logprobs
             found = logprobs.content[0].top_logprobs if logprobs and logprobs.content else None
+            model = str(reply.model or "")
             pairs = [(str(one.token), float(one.logprob)) for one in found] if found else []
         except openai.APIError as error:
             raise _explained(server, self.model, error) from None  # the error holds the request, and with it the key
@@ -84,7 +133,30 @@ class Judge:
                             "Check the address; it usually ends in /v1.") from None
         if not pairs:
             raise UserError(f"{server} gives no log-probabilities, so it cannot judge.", "Choose a server and model that do.")
-        return read_score(pairs)
+        if model != (self.answers_as or model):
+            raise UserError(f"{server} changed its model while it judged: it was {self.answers_as[:80]}, and is {model[:80]} now.",
+                            "Judge with one model from beginning to end.")
+        self.answers_as = model
+        return pairs
+
+
+def read_choice(alternatives: Iterable[tuple[str, float]], labels: Sequence[str]) -> Choice:
+    """The choice that the alternatives of one token stand for: (token, natural logarithm of its probability).
+
+    A token stands for a label of one letter that it equals, and for the one word that begins with it, in any case. Rejected where
+    less than LEAST_MASS of the probability is on labels.
+    """
+    shares = [0.0] * len(labels)
+    for token, logprob in alternatives:
+        said = token.strip(_DRESS)
+        meant = [place for place, label in enumerate(labels) if said == label or (
+            len(label) > 1 and len(said) > 1 and label.casefold().startswith(said.casefold()))]
+        if len(meant) == 1:
+            shares[meant[0]] += math.exp(min(logprob, 0.0))
+    mass = sum(shares)
+    if not mass >= LEAST_MASS:
+        return Choice(None, mass, f"The judge chose none of the options (only {mass:.0%} of its probability was on them).")
+    return Choice(tuple(share / mass for share in shares), mass)
 
 
 def read_score(alternatives: Iterable[tuple[str, float]]) -> Score:
@@ -109,6 +181,17 @@ def _is_points(token: str) -> bool:
 def _setting(persona: str, said: Sequence[tuple[str, str]], criterion: str) -> str:
     talk = "\n".join(f"{name}: {_cut(text)}" for name, text in said)
     return f"The character:\n{_cut(persona)}\n\nWhat was said:\n{talk}\n\nWhat a good reply does:\n{_cut(criterion)}"
+
+
+def _question(options: Sequence[str], words: bool) -> str:
+    if words:
+        return f"Answer with one word: {', '.join(options[:-1])} or {options[-1]}."
+    listed = "\n".join(f"{letter}) {_cut(option)}" for letter, option in zip(_LETTERS, options, strict=False))
+    return f"{listed}\n\nAnswer with one letter, {_LETTERS[0]} to {_LETTERS[len(options) - 1]}."
+
+
+def _bare(option: str) -> str:
+    return option.strip(_DRESS).casefold()
 
 
 def _cut(text: str) -> str:

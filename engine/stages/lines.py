@@ -36,7 +36,7 @@ from engine.calibration.lines import (
 from engine.calibration.rewriting import Round, Voice, answer_questions, make_up_questions
 from engine.calibration.sensitivity import divergence, select, states_of
 from engine.cards.card import bundled_cards
-from engine.cards.script import script_lines
+from engine.cards.dossier import asked_lines
 from engine.models.chat_format import encode_chat
 from engine.stages.context import JobContext
 
@@ -68,7 +68,7 @@ def make_lines(ctx: JobContext) -> Stream[None]:
 
 def _write_lines(ctx: JobContext) -> Stream[tuple[list[Line], Counter[Rejection]]]:
     recipe = ctx.job.recipe
-    tested = script_lines(ctx.job.card)
+    tested = asked_lines(ctx.job.card)
     pool = [query for query in read_queries(ctx.job.queries) if normalise(query.question) not in tested]
     spare = 1.15  # some answers will be rejected for good
     held = [query for split, count in (("validation", recipe.validation_lines), ("test", recipe.test_lines))
@@ -96,8 +96,8 @@ def _write_lines(ctx: JobContext) -> Stream[tuple[list[Line], Counter[Rejection]
 
 
 def _without_script(ctx: JobContext, lines: Sequence[Line]) -> tuple[list[Line], int]:
-    """The lines whose questions the card's test script does not ask, and how many it does."""
-    tested = script_lines(ctx.job.card)
+    """The lines whose questions neither the card's test script nor its dossier asks, and how many they do."""
+    tested = asked_lines(ctx.job.card)
     kept = [line for line in lines if normalise(line.question) not in tested]
     return kept, len(lines) - len(kept)
 
@@ -153,7 +153,7 @@ def _make_up(ctx: JobContext, known: Sequence[str]) -> Stream[list[Query]]:
     questions, _ = yield from make_up_questions(ctx.model, ctx.tokenizer, ctx.voice, known, recipe,
                                                 Journal(ctx.path("questions.jsonl")))
     # Made-up questions only teach; those that fall on the held-out side, or that the test script asks, are left out.
-    tested = script_lines(ctx.job.card)
+    tested = asked_lines(ctx.job.card)
     return [query for query in questions if split_of(query.question) == "train" and normalise(query.question) not in tested]
 
 
