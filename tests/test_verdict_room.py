@@ -1,5 +1,6 @@
 """The verdict on the page of a finished run: before an evaluation, while one is under way, and after it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from test_verdict_page import H, L, result
 from engine.base.errors import UserError
 from engine.base.evidence import RESULT, Evaluation, Voiced, write_evaluation
 from engine.base.files import MANIFEST
+from engine.cards.card import parse_card
+from engine.cards.script import read_script
 from studio.services import Services
-from studio.store import runs
+from studio.store import characters, runs
 from studio.store.runs import Run
 from studio.tabs.prune import verdict
 from studio.workers.single import Resumable
@@ -103,3 +106,18 @@ def test_two_evaluations_at_once_are_refused(services: Services, run: Run, monke
     with pytest.raises(UserError, match="An evaluation is under way already"):
         verdict.begin(services, run)
     monkeypatch.setattr(services.evaluating, "_worker", None)
+
+
+def test_a_failed_case_becomes_a_question_of_the_test_script_once(services: Services, run: Run) -> None:
+    keep(services, run)
+    [asked] = services.evaluating.result(run.character).telling  # type: ignore[union-attr]
+    before = characters.head(services.store, run.character)
+    assert "was added" in verdict.keep_question(services, run.character, asked.item)
+    after = characters.head(services.store, run.character)
+    script = read_script(parse_card(json.dumps(after.card).encode(), "card"))
+    assert after.number == before.number + 1 and script.questions[-1].lines == tuple(asked.lines)
+    assert script.origins[script.questions[-1].id] == "added" and script.faults == ()
+    assert "asks this already" in verdict.keep_question(services, run.character, asked.item)
+    assert characters.head(services.store, run.character).number == after.number
+    with pytest.raises(UserError, match="no longer there"):
+        verdict.keep_question(services, run.character, "unknown")

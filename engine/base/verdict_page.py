@@ -4,7 +4,7 @@ import difflib
 import html
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from engine.base.evidence import DENSE, Asked, Evaluation, Figure, Finding, Telling, Voiced, headline, recommend
 from engine.base.files import resource
@@ -20,8 +20,9 @@ _WIDTH, _MIDDLE, _HEIGHT = 170, 100, 22  # px; no difference is at _MIDDLE
 _WORD = re.compile(r"\w+|\W+")
 
 
-def verdict_html(result: Evaluation, first: str = "") -> str:
-    """The verdict on all runs. With `first`, a run's id: its headline alone, and the rest folded away."""
+def verdict_html(result: Evaluation, first: str = "", button: Callable[[Telling], str] = lambda one: "") -> str:
+    """The verdict on all runs. With `first`, a run's id: its headline alone, and the rest folded away. `button`: HTML below each
+    telling answer, for what can be done with it."""
     runs = result.runs()
     head = "".join(f"<h2>{html.escape(headline(result, one.id))}</h2>" for one in runs if one.id == first or not first)
     words = recommend(result)
@@ -29,7 +30,7 @@ def verdict_html(result: Evaluation, first: str = "") -> str:
     shown = [one for one in runs if one.id == first] or runs
     rest = "".join([_table(result, runs), f'<p class="soft">{HOW}</p>',
                     f'<p class="soft">{html.escape(result.judge)}</p>' if result.judge else "",
-                    *(_talks(result, run) for run in shown)])
+                    *(_talks(result, run, button) for run in shown)])
     folded = f"<details><summary>Measure by measure, and where they differ</summary>{rest}</details>" if first else rest
     return f'<section class="verdict" aria-label="Verdict">{head}{folded}</section>'
 
@@ -115,21 +116,21 @@ def value_words(value: float, unit: str, sign: bool = False) -> str:
     return f"{100 * value:{form}.0f} %" if unit == "share" else f"{value:{form}.2f}" + (f" {unit}" if unit and not sign else "")
 
 
-def _talks(result: Evaluation, run: Voiced) -> str:
+def _talks(result: Evaluation, run: Voiced, button: Callable[[Telling], str]) -> str:
     found = [one for one in result.telling if one.speaker == run.id]
     labels = {one.name: one.label for one in result.measures}
     if not found:
         return ""
     return f"<h3>Where they differ most: dense beside {html.escape(run.name)}</h3>" + "".join(
-        _talk(one, run.name, labels.get(one.measure, "")) for one in found)
+        _talk(one, run.name, labels.get(one.measure, ""), button(one)) for one in found)
 
 
-def _talk(one: Telling, name: str, label: str) -> str:
+def _talk(one: Telling, name: str, label: str, button: str) -> str:
     asked = " / ".join(one.lines[-3:])
     dense, run = one.dense[-1] if one.dense else "", one.run[-1] if one.run else ""
     by = f'<p class="soft">{html.escape(label)}</p>' if label else ""
     return (f'<div class="verdict-talk"><p>“{html.escape(asked)}”</p>{by}<div><div><small>Dense</small>{_marked(run, dense)}</div>'
-            f"<div><small>{html.escape(name)}</small>{_marked(dense, run)}</div></div></div>")
+            f"<div><small>{html.escape(name)}</small>{_marked(dense, run)}</div></div>{button}</div>")
 
 
 def _marked(other: str, text: str) -> str:

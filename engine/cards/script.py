@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from engine.base.questions import count_words
 from engine.cards.card import Card
-from engine.cards.npc import SCRIPT, Npc, npc_object, read_npc
+from engine.cards.fields import as_v3
+from engine.cards.npc import SCRIPT, Npc, npc_object, read_npc, with_npc
 from engine.cards.reading import kind_of
 from engine.cards.speaking import START, split_dialogue, uses_third_person
 
@@ -213,6 +214,22 @@ def fields_of_question(question: Question) -> dict[str, Any]:
     """A question as the card and the page hold it: one flat object of plain values."""
     return {"id": question.id, "kind": question.kind, "lines": list(question.lines),
             **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(question.rules).items()}}
+
+
+def with_question(raw: dict[str, Any], lines: Sequence[str], judge: str = "") -> dict[str, Any]:
+    """The V3 form of a card with one more question of the writer's own; as it was where its script asks that already.
+
+    Raises UserError where the card has no place for it.
+    """
+    own = npc_object(raw)
+    stored = own.get(SCRIPT) if isinstance(own, dict) else None
+    added = stored.get("added") if isinstance(stored, dict) else None
+    known = list(added) if isinstance(added, list) else []
+    id = f"own-{_print(*lines)}"
+    if any(isinstance(one, Mapping) and one.get("id") == id for one in known):
+        return as_v3(raw)
+    question = Question(id, "own", tuple(lines), Rules(language=OWN_LANGUAGE, judge=judge))
+    return with_npc(raw, {SCRIPT: {"added": [*known, fields_of_question(question)]}})
 
 
 def _question(value: Any, id: str) -> Question | str:

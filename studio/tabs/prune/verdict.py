@@ -2,11 +2,17 @@
 
 import base64
 import html
+import json
 from typing import Any
 
-from engine.base.evidence import Evaluation
+import gradio as gr
+
+from engine.base.errors import UserError
+from engine.base.evidence import Evaluation, Telling
 from engine.base.files import slug
 from engine.base.verdict_page import verdict_html, verdict_page
+from engine.cards.card import parse_card
+from engine.cards.script import read_script, with_question
 from studio.services import Services
 from studio.store import characters
 from studio.store.runs import Run
@@ -16,6 +22,8 @@ from studio.workers.commands import result_folder
 ASK = ("Is it still {}? Both models answer the same questions, and every answer is measured: who it sounds like, whether it "
        "keeps to the card, whether it loops. It takes about six minutes with the starter.")
 
+KEPT = "Answers as {{char}} would, in {{char}}'s own voice, with nothing that the description contradicts."
+
 
 def contents(services: Services, run: Run | None) -> str:
     """The verdict on a run as HTML, or what can be done for one; "" for a run that is not finished."""
@@ -24,7 +32,7 @@ def contents(services: Services, run: Run | None) -> str:
     evaluating = services.evaluating
     found, busy = evaluating.result(run.character), evaluating.character()
     speaker = speaker_of(services, found, run) if found else ""
-    shown = verdict_html(found, speaker) if found and speaker else ""
+    shown = verdict_html(found, speaker, lambda one: _keep_button(run, one)) if found and speaker else ""
     if busy == run.character:
         return shown + _progress(services)
     ending = evaluating.endings.get(run.character, "")
@@ -53,7 +61,31 @@ def actions(services: Services) -> dict[str, Any]:
             if run.id == data["id"]:
                 begin(services, run, data["quick"] == "yes")
 
-    return {"verdict-ask": ask, "verdict-stop": lambda data: services.evaluating.stop()}
+    def keep(data: dict[str, Any]) -> None:
+        said = keep_question(services, data["character"], data["item"])
+        gr.Info(said, title="Test script")
+
+    return {"verdict-ask": ask, "verdict-keep": keep, "verdict-stop": lambda data: services.evaluating.stop()}
+
+
+def keep_question(services: Services, character: str, item: str) -> str:
+    """Ask what an item of the evaluation asked in the character's test script, too; a sentence on it. Raises UserError."""
+    found = services.evaluating.result(character)
+    one = next((one for one in found.telling if one.item == item), None) if found else None
+    if one is None:
+        raise UserError("This answer is no longer there.", "Evaluate the run again.")
+    head = characters.head(services.store, character)
+    card = with_question(head.card, one.lines, KEPT)
+    if read_script(parse_card(json.dumps(card).encode(), "This card")).origins == read_script(
+            parse_card(json.dumps(head.card).encode(), "This card")).origins:
+        return "The test script asks this already."
+    characters.save(services.store, character, card, note="A question was added to the test script", autosave=False)
+    return "The question was added. Draft shows it; Compare asks it."
+
+
+def _keep_button(run: Run, one: Telling) -> str:
+    return (f'<div class="live-buttons"><button data-do="verdict-keep" data-character="{html.escape(run.character)}" '
+            f'data-item="{html.escape(one.item)}">Add to the test script</button></div>')
 
 
 def _progress(services: Services) -> str:
