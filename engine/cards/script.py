@@ -225,7 +225,7 @@ def with_question(raw: dict[str, Any], lines: Sequence[str], judge: str = "") ->
     stored = own.get(SCRIPT) if isinstance(own, dict) else None
     added = stored.get("added") if isinstance(stored, dict) else None
     known = list(added) if isinstance(added, list) else []
-    id = f"own-{_print(*lines)}"
+    id = f"own-{fingerprint(*lines)}"
     if any(isinstance(one, Mapping) and one.get("id") == id for one in known):
         return as_v3(raw)
     question = Question(id, "own", tuple(lines), Rules(language=OWN_LANGUAGE, judge=judge))
