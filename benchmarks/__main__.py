@@ -1,5 +1,5 @@
-"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | squeeze | baking | speech | soak |
-studio | drawings.
+"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | squeeze | baking | loops | speech |
+soak | studio | drawings.
 
 Exit codes as for the engine: 2 for a user's mistake, 130 for an interrupted run. Heavy imports wait until a benchmark runs.
 """
@@ -57,6 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
                         help="default pim-tuckett zubaida-marr")
     baking.add_argument("--rounds", type=int, default=4, metavar="N", help="over five questions (default 4)")
     _add_json(baking)
+    loops = verbs.add_parser("loops", help="how often an answer runs in circles in a long conversation")
+    loops.add_argument("models", nargs="+", metavar="MODEL", help="a folder that prune wrote; others are asked with its card")
+    loops.add_argument("--conversations", type=int, default=5, metavar="N", help="of 20 turns (default 5)")
+    _add_json(loops)
     _add_speech(verbs.add_parser("speech", help="chats, the server and the page that speaks, beside llama.cpp alone"))
     _add_soak(verbs.add_parser("soak", help="many players on one server: whether a reply is lost or another's; its memory"))
     studio = verbs.add_parser("studio", help="what the studio itself costs")

@@ -30,7 +30,8 @@ def write_character(folder: Path, name: str, **fields: str) -> Path:
 def make_cast(model: Path, folder: Path, names: Sequence[str] = NAMES, adapters: bool = True, dtype: str = "fp32",
               more: Callable[[str], dict[str, str]] = lambda name: {}, **changes: Any) -> Job:
     """The job of a cast, whose characters have their lines already; `more`: further fields of a card."""
-    recipe = make_recipe("quick", **{**QUICK, "mask_from": 0.6, "sparsity": 0.5, "answer_tokens": 6, "extra_samples": 1, **changes})
+    recipe = make_recipe("quick", **{**QUICK, "mask_from": 0.6, "sparsity": 0.5, "answer_tokens": 6, "extra_samples": 1,
+                                     "bake_steps": 4, "bake_step_lines": 4, **changes})
     members = []
     for name in names:
         (folder / name).mkdir(exist_ok=True)

@@ -71,6 +71,7 @@ def test_one_mask_from_all_characters_and_each_is_measured(llama: Path, cast: tu
         assert own["readings"][ReadingId.SHARED]["lines"] == own["lines"]["test"] > 0
         assert own["model"] == sha256(out / "model.safetensors") and own["readings"] == report["characters"][place.id]["readings"]
         check_place(place)
+    assert load_file(work / "cast.model" / "own-ann.safetensors")  # her own answers, as the dense model reads them
     told = {event.subject for event in events if isinstance(event, Measured) and event.what == ReadingId.ADAPTED}
     assert told == {"ann", "bob"} and '"Ann", "Bob"' in (out / "README.md").read_text()
 

@@ -23,6 +23,7 @@ from engine.base.events import Stage, Step, Stream
 from engine.base.families import FAMILIES
 from engine.base.files import slug
 from engine.base.ids import ReadingId, StageId
+from engine.base.job import Recipe
 from engine.calibration.conversations import Talk, answer_talks, encode_prompt, encode_talk, follow_ups, read_talks, write_talks
 from engine.calibration.lines import Journal, read_lines
 from engine.calibration.rewriting import Voice
@@ -157,6 +158,13 @@ def short_lines(ctx: JobContext) -> list[Example]:
     return _encoded(ctx, short_voice(ctx), [Talk.of(line) for line in ctx.split_lines()[0]])
 
 
+def adapter_settings(recipe: Recipe) -> AdapterSettings:
+    """How an adapter learns that stays beside its model: a baked one, or that of a cast's character."""
+    return AdapterSettings(recipe.bake_rank, recipe.bake_steps, recipe.bake_step_lines, recipe.bake_rate, recipe.seed,
+                           recipe.row_tokens, max(1, recipe.bake_steps // 20), recipe.checkpointing,
+                           own_from=recipe.bake_own_from)
+
+
 def learn_adapter(ctx: JobContext, data: DistillationData) -> Stream[Any]:
     """The model of `ctx` with the adapter of the best step, rounded to the 16 bit in which it is kept."""
     recipe, saved = ctx.job.recipe, ctx.path("baked.safetensors")
@@ -166,9 +174,7 @@ def learn_adapter(ctx: JobContext, data: DistillationData) -> Stream[Any]:
         _put(adapted, load_file(saved))
         return adapted
     yield Stage(StageId.BAKE, recipe.bake_steps)
-    settings = AdapterSettings(recipe.bake_rank, recipe.bake_steps, recipe.bake_step_lines, recipe.bake_rate, recipe.seed,
-                               recipe.row_tokens, max(1, recipe.bake_steps // 20), recipe.checkpointing,
-                               own_from=recipe.bake_own_from)
+    settings = adapter_settings(recipe)
     voice = short_voice(ctx)
     lines, talks = [Talk.of(line) for line in ctx.split_lines()[0]], _lesson_talks(ctx)
     targets = [*(data.targets or []), *kept_targets(load_file(ctx.path(_DENSE)), len(talks))]

@@ -1,11 +1,12 @@
 """The characters of a cast on their one cut model: what each of them reads there, and what each learns beside it, a LoRA adapter.
 
 An adapter learns the dense model's distributions under the character's own prompt: on its train lines and, with --recover, on
-answers that nothing has read, else on the extra samples. The dense model reads these beforehand, while it is still whole; its
-targets stay in the character's work folder. With --bake the adapter is the baked one, for the short prompt (baking.py).
+answers that nothing has read, else on the extra samples; in the later steps also on what it answers itself. The dense model reads
+the lines beforehand, while it is still whole; its targets stay in the character's work folder. With --bake the adapter is the baked
+one, for the short prompt (baking.py).
 
-Leaves in the cast's work folder, for each character, adapter-ID.safetensors (peft's tensors, rounded to what is written) and, for
-all, characters.json: each one's readings on its own test lines, by reading.
+Leaves in the cast's work folder, for each character, own-ID.jsonl and own-ID.safetensors (its own answers), adapter-ID.safetensors
+(peft's tensors, rounded to what is written) and, for all, characters.json: each one's readings on its own test lines, by reading.
 """
 
 from typing import Any
@@ -21,17 +22,17 @@ from engine.cards.baked import bake
 from engine.evaluation.fidelity import Reading, measure
 from engine.export.adapters import round_adapter, write_adapter
 from engine.export.cast import CastCharacter
-from engine.pruning.adapter import AdapterSettings, attach_adapter, train_adapter
+from engine.pruning.adapter import attach_adapter, train_adapter
 from engine.pruning.masks import Lessons
-from engine.stages.baking import Held, held_lines, learn_adapter, short_voice
+from engine.stages.baking import Held, adapter_settings, held_lines, learn_adapter, short_voice
 from engine.stages.context import JobContext, Member
 from engine.stages.finish import test_rows
 from engine.stages.lines import extra_lines, recovery_lines
 from engine.stages.mask import DistillationData, kept_targets, measured
+from engine.stages.own_answers import loaded_beside, own_lessons
 from engine.stages.tuning import as_events, read_answers
 from engine.stages.work_folder import TensorFile, save_tensors
 
-RANK = 8  # of all linear layers: 4.4 MB for the cut starter; no other was tried
 ADAPTERS = "adapters"  # peft's folders, written again each time from what was learned
 _DENSE = "adapter_dense.safetensors"
 _READINGS = "characters.json"
@@ -87,13 +88,15 @@ def _learn(ctx: JobContext, member: Member, part: JobContext, own: DistillationD
         return (yield from learn_adapter(part, own))
     if saved.exists():
         yield Stage(StageId.ADAPT, reused=True, subject=member.id)
-        return _attach(ctx.model, load_file(saved))
-    yield Stage(StageId.ADAPT, recipe.recovery_steps, subject=member.id)
-    settings = AdapterSettings(RANK, recipe.recovery_steps, recipe.recovery_step_lines, recipe.recovery_rate, recipe.seed,
-                               recipe.row_tokens, 2 * recipe.validate_every, recipe.checkpointing)
-    training = train_adapter(ctx.model, _lessons(part, own), lambda: measure(ctx.model, own.validation, own.validation_dense),
-                             settings, TensorFile(ctx.path(f"learning-{member.id}.safetensors")))
-    adapted = yield from as_events(training, StageId.ADAPT, ReadingId.RECOVERY_STEP, recipe.recovery_steps, member.id)
+        return _attach(ctx.model, recipe.bake_rank, load_file(saved))
+    settings, lessons = adapter_settings(recipe), _lessons(part, own)
+    yield Stage(StageId.ADAPT, settings.steps, subject=member.id)
+    asked = [(example.prompt, example.prompt) for example in own.train]
+    said = own_lessons(ctx, f"own-{member.id}", StageId.ADAPT, asked, settings, lambda _adapted: loaded_beside(ctx),
+                       member.id) if settings.own_from < 1 and lessons.targets is not None else None
+    training = train_adapter(ctx.model, lessons, lambda: measure(ctx.model, own.validation, own.validation_dense),
+                             settings, TensorFile(ctx.path(f"learning-{member.id}.safetensors")), said)
+    adapted = yield from as_events(training, StageId.ADAPT, ReadingId.RECOVERY_STEP, settings.steps, member.id)
     round_adapter(adapted)
     save_tensors(saved, _state(adapted))
     return adapted
@@ -112,9 +115,9 @@ def _state(model: Any) -> dict[str, Tensor]:
     return dict(get_peft_model_state_dict(model))
 
 
-def _attach(model: Any, found: dict[str, Tensor]) -> Any:
+def _attach(model: Any, rank: int, found: dict[str, Tensor]) -> Any:
     from peft import set_peft_model_state_dict
 
-    attached = attach_adapter(model, RANK, 0)
+    attached = attach_adapter(model, rank, 0)
     set_peft_model_state_dict(attached, found)
     return attached

@@ -46,14 +46,14 @@ def without_adapter(adapted: Any) -> Iterator[Any]:
 
 
 def own_lessons(ctx: JobContext, name: str, stage: StageId, contexts: Sequence[Prompts], settings: AdapterSettings,
-                dense: Dense) -> Callable[[Any], Generator[Event, None, Lessons]]:
+                dense: Dense, subject: str = "") -> Callable[[Any], Generator[Event, None, Lessons]]:
     """What train_adapter calls for lessons on the student's own answers. Each context is used as often as there are lines for."""
     order = list(contexts)
     random.Random(ctx.job.recipe.seed).shuffle(order)
     chosen = list(islice(cycle(order), settings.own_lines)) if order else []
 
     def own(adapted: Any) -> Generator[Event, None, Lessons]:
-        beat = lambda done: Step(stage, settings.own_step, settings.steps, {"own_answers": done})
+        beat = lambda done: Step(stage, settings.own_step, settings.steps, {"own_answers": done}, subject=subject)
         said = yield from own_answers(lambda: answering_copy(adapted), ctx.tokenizer, [short for short, _ in chosen],
                                       ctx.job.recipe, Journal(ctx.path(f"{name}.jsonl")), beat)
         pairs = [(Example(short, answer), Example(whole, answer))
