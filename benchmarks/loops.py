@@ -8,6 +8,7 @@ where it is one that the conversation had already, word for word.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from engine.serving.steps import Loop
 from engine.serving.voices import Voices
 
 TURNS = 20
-PLAIN = {"repeat_penalty": 1.0, "dry_multiplier": 0.0}  # samplers against repetition would hide what is measured
+PLAIN = SamplingParams(max_tokens=80, repeat_penalty=1.0, dry_multiplier=0.0)  # those against repetition would hide what is measured
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,7 +60,7 @@ def measure(model: str, card: Card, conversations: int) -> dict[str, Any]:
             before: set[str] = set()
             for turn in range(TURNS):
                 turns.append(("user", asked[(number * TURNS + turn) % len(asked)]))
-                sampling = SamplingParams(seed=1 + number * TURNS + turn, max_tokens=80, **PLAIN)
+                sampling = replace(PLAIN, seed=1 + number * TURNS + turn)
                 request = Request("speak", turn, model, card, tuple(turns), sampling=sampling)
                 *pieces, ended = filter(None, loop.each(speak(request, voices)))
                 text, said = ended["text"].strip(), normalise(ended["text"])
