@@ -26,7 +26,7 @@ from engine.serving.steps import Loop
 from engine.serving.voices import Voices
 
 TURNS = 20
-PLAIN = SamplingParams(max_tokens=80, repeat_penalty=1.0, dry_multiplier=0.0)  # those against repetition would hide what is measured
+PLAIN = SamplingParams(max_tokens=80, repeat_penalty=1.0, dry_multiplier=0.0)  # samplers would hide loops
 
 
 def run(options: argparse.Namespace) -> int:
