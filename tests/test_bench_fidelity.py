@@ -28,6 +28,7 @@ from engine.base.files import read_json, write_json
 from engine.base.ids import StageId
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
+from engine.evaluation import turns
 from engine.evaluation.fidelity import dense_states, measure
 from engine.models.ffn import masked
 from engine.models.packing import pack
@@ -48,7 +49,7 @@ def short_cards() -> list[Card]:
 @contextlib.contextmanager
 def small() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, value in ((identification, "PERSONAS", 3), (identification, "bundled_cards", short_cards),
+        for module, name, value in ((turns, "OTHERS", 2), (identification, "bundled_cards", short_cards),
                                     (measures, "QUESTIONS", 3), (measures, "REPLY_TOKENS", 4), (ability, "NEUTRAL", 2),
                                     (taylor, "ROUNDS", 2)):
             patch.setattr(module, name, value)

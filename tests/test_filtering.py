@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.base.looping import is_looping
 from engine.base.questions import normalise
-from engine.calibration.filtering import before_loop, find_fault, is_looping, is_usable_question, tidy, too_similar
+from engine.calibration.filtering import before_loop, find_fault, is_usable_question, tidy, too_similar
 from engine.cards.speaking import uses_third_person
 
 CHARACTERS = sorted((Path(__file__).resolve().parents[1] / "characters").glob("*.json"))

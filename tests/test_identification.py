@@ -11,8 +11,9 @@ import torch.nn.functional as functional
 from tiny import find, make_tiny
 from torch import Tensor, nn
 
-from benchmarks.measures.identification import identify, log_likelihoods
+from benchmarks.measures.identification import identify
 from benchmarks.replies import greedy_replies
+from engine.evaluation.reader import log_likelihoods
 from engine.models.ffn import feed_forwards, masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, pack

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.base.embedding import embedder
 from engine.base.errors import UserError
 from engine.serving.memory import Found, PlayerMemory, recall
-from engine.serving.memory.embedding import embedder
 from engine.serving.memory.records import LONGEST_FACT, LONGEST_TURN, MOST_FACTS, MOST_SESSIONS, MOST_TURNS, Turn
 from engine.serving.memory.rules import find_facts
 from engine.serving.memory.schema import APPLICATION_ID, STEPS

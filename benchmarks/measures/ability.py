@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from benchmarks.measures import Trial, measure
-from benchmarks.measures.identification import log_likelihoods
 from engine.base.questions import split_of
 from engine.calibration.lines import of_split, read_queries, spread
+from engine.evaluation.reader import log_likelihoods
 from engine.models.chat_format import encode_answer, encode_chat
 from engine.models.packing import Example
 

@@ -7,7 +7,6 @@ the character is left, without a judge. Source: method, "What we measure without
 a judge".
 """
 
-import random
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,35 +15,10 @@ from torch import Tensor, nn
 from benchmarks.measures import Trial, measure
 from engine.calibration.rewriting import Voice
 from engine.cards.card import Card, bundled_cards
-from engine.evaluation.fidelity import CHUNK, sum_by_line
+from engine.evaluation.reader import log_likelihoods
+from engine.evaluation.turns import draw_others
 from engine.models.chat_format import encode_chat
-from engine.models.ffn import project_logits
-from engine.models.packing import Example, Row, pack, states_that_predict
-
-PERSONAS = 6
-
-
-@torch.inference_mode()
-def log_likelihoods(model: nn.Module, examples: Sequence[Example], row_tokens: int) -> Tensor:
-    """ln p(answer | prompt) in nats, summed over the answer's tokens: (lines,), fp64 on the CPU, 0 for an empty answer.
-
-    The prompts' longest common prefix is computed once a row; rows hold at most `row_tokens` tokens.
-    """
-    found = [torch.zeros(0, dtype=torch.float64)]
-    for row in pack(examples, row_tokens):
-        found.append(sum_by_line(row, _label_log_probabilities(model, row)[:, None])[:, 0])
-    return torch.cat(found)
-
-
-def _label_log_probabilities(model: nn.Module, row: Row) -> Tensor:
-    """ln p of each of a row's N answer tokens, (N,), in fp32 on the CPU."""
-    hidden = states_that_predict(model, row)
-    labels = row.labels.to(hidden.device)
-    found = [torch.zeros(0)]
-    for begin in range(0, len(labels), CHUNK):
-        part = slice(begin, begin + CHUNK)
-        found.append(project_logits(model, hidden[part]).log_softmax(-1).gather(-1, labels[part, None])[:, 0].cpu())
-    return torch.cat(found)
+from engine.models.packing import Example
 
 
 def identify(model: nn.Module, examples_by_persona: Mapping[str, Sequence[Example]], own: str, row_tokens: int) -> Tensor:
@@ -81,6 +55,6 @@ def identification(trial: Trial) -> float:
 
 
 def personas(card: Card, seed: int) -> dict[str, Card]:
-    """PERSONAS cards by name: the character's own, then bundled others drawn by the seed."""
+    """Cards by name: the character's own, then bundled others drawn by the seed."""
     others = [other for other in bundled_cards() if other.name != card.name]
-    return {one.name: one for one in [card, *random.Random(seed).sample(others, PERSONAS - 1)]}
+    return {one.name: one for one in [card, *draw_others(others, seed)]}

@@ -5,14 +5,13 @@ In other languages than English, only the rules on emptiness, loops, truncation,
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 from engine.base.ids import Rejection
+from engine.base.looping import WORD, is_looping
 from engine.base.questions import normalise
 from engine.cards.speaking import MANNERS, REFUSAL, names_pattern, plain_text, speaks_of_itself_by_name
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['\u2019-][^\W_]+)*")
 _SENTENCE_END = re.compile(r"(?:[.!?\u2026]+[\"'\u201d\u2019\u00bb)*]*(?=\s|$)|[\u3002\uff01\uff1f]+[\u300d\u300f*]*)")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Capt|Lt|Sgt|vs|etc|e\.g|i\.e|[A-HJ-Z])|(?:^|[.!?\n])\s*\d{1,2})\.$")
@@ -36,29 +35,6 @@ _TASK = re.compile(r"""
     |\b(?:the|this)\ (?:following|given|above)\ (?:text|sentence|passage|paragraph|article|code|words?|list|dialogue)
     |\b(?:python|javascript|sql|html|json|bullet\ points?|multiple[\ -]choice)\b|https?://|```
     """, re.IGNORECASE | re.VERBOSE)
-
-
-def is_looping(text: str) -> bool:
-    """Whether a text runs in circles: a syllable 8 times in a row, a phrase again and again, few new words.
-
-    Emphasis passes: a word up to 4 times in a row, a phrase of 2 or 3 words 3 times, of 4 to 7 words twice; a sentence of 3
-    words or more in two places.
-    """
-    if re.search(r"(\S{1,4}?)\1{7,}", text):
-        return True
-    words = [word.lower() for word in _WORD.findall(text)]
-    for length in range(1, min(24, len(words) // 2) + 1):
-        allowed = 4 if length == 1 else 3 if length <= 3 else 2 if length <= 7 else 1
-        run = 0  # words in a row that equal the one `length` places before
-        for place in range(length, len(words)):
-            run = run + 1 if words[place] == words[place - length] else 0
-            if run >= length * allowed:
-                return True
-    sentences = Counter(normalise(sentence) for sentence in re.split(r"[.!?\u2026\n]+", text))
-    if any(times > 2 and sentence.count(" ") > 1 for sentence, times in sentences.items()):
-        return True
-    grams = Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
-    return grams.total() >= 12 and len(grams) < 0.7 * grams.total()
 
 
 def last_whole_sentence(text: str) -> int:
@@ -124,7 +100,7 @@ def find_fault(answer: str, character_names: Sequence[str], complete: bool, *,
     text = plain_text(answer)
     own_turn = names_pattern(tuple(character_names))
     rules = {
-        Rejection.EMPTY: len(_WORD.findall(text)) < 2,
+        Rejection.EMPTY: len(WORD.findall(text)) < 2,
         Rejection.LOOPING: is_looping(text),
         Rejection.TRUNCATED: not complete and not last_whole_sentence(text),
         Rejection.REFUSAL: REFUSAL.search(text) is not None,
@@ -140,7 +116,7 @@ def is_usable_question(text: str) -> bool:
     """Whether a line that a model made up as the player's turn is one: 3 to 40 words without markup, tasks or assistant's talk."""
     plain = plain_text(text)
     rejected = (_LEAK, _TASK, MANNERS, REFUSAL)
-    return (3 <= len(_WORD.findall(plain)) <= 40 and plain.count("\n") < 3 and not is_looping(plain)
+    return (3 <= len(WORD.findall(plain)) <= 40 and plain.count("\n") < 3 and not is_looping(plain)
             and not any(pattern.search(plain) for pattern in rejected))
 
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from engine.base.errors import UserError
-from engine.calibration.filtering import before_loop, is_looping, last_whole_sentence
+from engine.base.looping import is_looping
+from engine.calibration.filtering import before_loop, last_whole_sentence
 from engine.cards.prompt import Fitted, Message
 from engine.models.chat_format import encode_answer, encode_chat, render_chat
 from engine.serving.replies import fault_in

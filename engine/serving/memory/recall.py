@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engine.base.embedding import embedder
 from engine.cards.prompt import rough_tokens
-from engine.serving.memory.embedding import embedder
 from engine.serving.memory.records import LONGEST_TURN, Fact, whole_text
 from engine.serving.memory.store import PlayerMemory
 from engine.serving.memory.words import content

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from engine.base.errors import UserError
+from engine.base.looping import is_looping
 from engine.base.questions import normalise
-from engine.calibration.filtering import is_looping
 from engine.cards.prompt import Message, rough_tokens
 from engine.serving.memory.records import LONGEST_FACT, LONGEST_SUMMARY, MODEL, Fact, Found, Session, Turn, one_line
 from engine.serving.memory.rules import find_facts, statements, supported

@@ -2,7 +2,7 @@
 
 Its wheel holds the vectors (32,000 x 256, 16 MB, distilled from the token embeddings of large models) and their tokenizer, so that
 nothing is fetched. Only these two files are read: the package's own loader looks for the tokenizer in the wrong folder and then on
-the network, and importing it changes how this process logs. Without the package, recall goes by words alone.
+the network, and importing it changes how this process logs. Players' facts are recalled by it, and replies compared with cards.
 """
 
 import functools
@@ -23,7 +23,7 @@ def embedder() -> "Callable[[Sequence[str]], np.ndarray] | None":
     found = importlib.util.find_spec("wordllama")
     folder = Path(next(iter(found.submodule_search_locations or ()), "")) if found else Path()
     if not (folder / _WEIGHTS).is_file() or not (folder / _TOKENIZER).is_file():
-        logging.info("the package wordllama is not installed; players' facts are found by words alone")
+        logging.info("the package wordllama is not installed: texts are compared by words alone, or not at all")
         return None
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
