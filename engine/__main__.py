@@ -13,7 +13,19 @@ from collections.abc import Sequence
 
 from engine.base.errors import Interrupted
 from engine.base.files import PROGRAM
-from engine.base.job import TYPE_HELP, ExportJob, FrontierJob, GgufJob, Parser, Process, PruneJob, Recipe, ScriptJob, add_options
+from engine.base.job import (
+    TYPE_HELP,
+    ExportJob,
+    FrontierJob,
+    GgufJob,
+    Parser,
+    Process,
+    PruneJob,
+    Recipe,
+    SceneJob,
+    ScriptJob,
+    add_options,
+)
 from engine.base.known_models import MODEL_HELP
 from engine.base.process import prepare_libraries
 from engine.base.sampling import add_sampling_options
@@ -47,6 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     script = verbs.add_parser("script", help="the test script of a character on one or more models")
     add_options(script, ScriptJob, Process)
     add_sampling_options(script)
+    scene = verbs.add_parser("scene", help="two or three characters and a narrator talk with each other")
+    add_options(scene, SceneJob, Process)
+    add_sampling_options(scene)
     add_server_options(verbs.add_parser("serve", help="characters that a game can talk to, by OpenAI's API"))
     worker = verbs.add_parser("chat-worker", help="what the studio's chats ask: JSON lines in, JSON lines out")
     worker.add_argument("--keep", type=int, default=3, metavar="N", help="models kept in memory (default 3)")

@@ -16,7 +16,7 @@ from engine.base.errors import UserError
 from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json, slug
 from engine.base.frontier import AXES, Budget, front, pick, verdict
 from engine.base.ids import ReadingId, Verdict
-from engine.base.job import ExportJob, FrontierJob, GgufJob, PruneJob, Recipe, ScriptJob, process_of, read_options
+from engine.base.job import ExportJob, FrontierJob, GgufJob, PruneJob, Recipe, SceneJob, ScriptJob, process_of, read_options
 from engine.base.known_models import KNOWN
 from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
@@ -209,6 +209,22 @@ def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterat
         if isinstance(event, events.Graded):
             tally[event.model, event.verdict] += 1
         yield event
+
+
+def scene(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """Characters who talk with each other. Ctrl-C ends the scene."""
+    values = read_options(options, SceneJob)
+    values["sampling"] = {"seed": 0, **values.get("sampling", {}), **given_params(options)}
+    Run(process_of(values)).follow(_scene(values), lambda: False, "Stopped; what was said is above.")
+    return 0
+
+
+def _scene(values: dict[str, Any]) -> Iterator[events.Event]:
+    asked = SceneJob(**values)
+    from engine.scene import NARRATOR, Scene, find_actors, play
+
+    scene = Scene(find_actors(asked.characters, asked.model), [(NARRATOR, asked.narrator)] if asked.narrator else [])
+    yield from play(scene, asked.turns, read_params(asked.sampling), asked.type)
 
 
 def serve(options: argparse.Namespace, _arguments: list[str]) -> int:

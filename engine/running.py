@@ -205,6 +205,8 @@ def describe(event: events.Event) -> str:
                 return f"Comparing what {event.character} can be shipped as, on {event.model}"
             verb = "Going on with" if event.resumed else "Pruning"
             return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
+        case events.Spoken():
+            return f"{event.speaker}: {event.text}" if event.speaker else f"({event.text})"
         case events.Lines():
             faults = ", ".join(f"{count} {labels.rejection(fault)}" for fault, count in sorted(event.rejected.items())) or "none"
             return (f"  lines: {event.train} to learn from, {event.validation} to choose on, {event.test} to report on; "

@@ -200,6 +200,16 @@ class Compared(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class Spoken(Event):
+    """A turn of a scene: who spoke ("": the narrator), what was said, and why it ended (ids.FinishReason, "" for the narrator)."""
+
+    speaker: str
+    text: str
+    turn: Count
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Untested(Event):
     """A model could not be tested, or not to the end; `sentence` is for the user. The other models go on."""
 

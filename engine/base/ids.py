@@ -42,6 +42,7 @@ class StageId(StrEnum):
     ZIP = "zip"
     SHIP_READ = "read_for_shipping"  # subject: the model's name
     SHIP_SPEED = "time_for_shipping"
+    SCENE = "play_scene"
     SCRIPT = "answer_script"  # subject: the model's name
     COMPARE = "compare_answers"
     CHECK = "check_weights"

@@ -290,6 +290,20 @@ class ScriptJob(Process):
     sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
 
 
+class SceneJob(Process):
+    """A scene of two or three characters."""
+
+    characters: list[str] = knob(..., "A character card (JSON, PNG or CHARX), the name of a bundled one, or a folder that prune or "
+                                      "prune-cast wrote, or a character's in it: its own model speaks then",
+                                 metavar="CARD_OR_FOLDER", option="-", min_length=1)
+    model: str = knob("starter", f"Speaks for the cards: {MODEL_HELP}", group="What is played")
+    turns: int = knob(12, "Turns that are played", ge=1, le=200)
+    narrator: str = knob("", "What the narrator says first (default: the first character's scenario, and who is there)",
+                         metavar="TEXT")
+    type: str = knob("", TYPE_HELP)
+    sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
+
+
 @dataclass(frozen=True)
 class Knob:
     """What a form, an option or a table needs of a field. `least` and `most`: its limits, None where there are none."""

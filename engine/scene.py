@@ -1,0 +1,166 @@
+"""Scenes: two or three characters and a narrator in one place. They speak in turn, each from where it stands.
+
+Every character has the history as it saw it (egocentric, as in SPASM): its own lines are the assistant's turns, what the others
+and the narrator said since then is one turn of the user, each line behind its speaker's name. Whoever was addressed by name
+speaks next, else whoever has been silent longest. A person can put a word in at any time: as the player, or as the narrator.
+"""
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from engine.base.cast_folder import CARD, is_cast, places
+from engine.base.errors import UserError
+from engine.base.events import Event, Finished, Spoken, Stage, Step, Stream
+from engine.base.files import is_file
+from engine.base.ids import StageId
+from engine.base.sampling import SamplingParams
+from engine.cards.card import Card, parse_card
+from engine.cards.files import read_card
+from engine.cards.macros import expand_macros
+from engine.cards.prompt import PLAYER, Setting
+from engine.cards.speaking import names_pattern
+from engine.serving.requests import Request
+from engine.serving.speaking import speak
+from engine.serving.steps import HEARTBEAT, Loop
+from engine.serving.voices import Voices
+
+NARRATOR = ""  # the speaker of a line that nobody says
+FEWEST, MOST = 2, 3  # characters
+SILENT = "..."  # what stands for a turn in which nothing was said
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A character of a scene. `model`: as the chat has it; the same for all, or each its own (a cast's places)."""
+
+    card: Card
+    model: str
+
+    @property
+    def name(self) -> str:
+        """What the others call it."""
+        return self.card.char
+
+
+@dataclass
+class Scene:
+    """What was said so far: (speaker, text), in order; the speaker is a character's name, PLAYER, or NARRATOR.
+
+    Raises UserError for a number of characters that is no scene, or two of one name.
+    """
+
+    actors: Sequence[Actor]
+    said: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        names = [one.name for one in self.actors]
+        if not FEWEST <= len(names) <= MOST:
+            raise UserError(f"A scene has {FEWEST} or {MOST} characters, not {len(names)}.", "Name them again.")
+        if len({name.casefold() for name in names}) < len(names):
+            raise UserError("Two characters of this scene have the same name.", "Give one of them another name or nickname.")
+
+    def next_actor(self) -> Actor:
+        """Who speaks next: the one whom the last line addresses by name, else the one who has been silent longest."""
+        speaker, text = self.said[-1] if self.said else (NARRATOR, "")
+        others = [one for one in self.actors if one.name != speaker]
+        addressed = [one for one in others if re.search(rf"\b(?:{names_pattern(one.card.names)})\b", text, re.IGNORECASE)]
+        if len(addressed) == 1 and speaker != NARRATOR:
+            return addressed[0]
+        last = {one.name: max((place for place, (who, _) in enumerate(self.said) if who == one.name), default=-1) for one in others}
+        return min(others, key=lambda one: last[one.name])
+
+    def turns_of(self, actor: Actor) -> list[tuple[str, str]]:
+        """The scene as turns of a chat with an actor, the last one the user's."""
+        turns: list[tuple[str, str]] = []
+        for speaker, text in self.said:
+            if speaker == actor.name:
+                turns.append(("assistant", text or SILENT))
+                continue
+            line = f"*{text}*" if speaker == NARRATOR else f"{speaker}: {text or SILENT}"
+            if turns and turns[-1][0] == "user":
+                turns[-1] = ("user", f"{turns[-1][1]}\n{line}")
+            else:
+                turns.append(("user", line))
+        return turns if turns and turns[-1][0] == "user" else [*turns, ("user", SILENT)]
+
+    def setting_of(self, actor: Actor) -> Setting:
+        """Whom an actor speaks with, and where."""
+        others = [one.name for one in self.actors if one is not actor]
+        return Setting(user=others[0] if len(others) == 1 else " and ".join(others),
+                       scene=f"{actor.name} is with {' and '.join(others)}. {actor.name} speaks only for {actor.name}, briefly.")
+
+
+def find_actors(names: Sequence[str], model: str) -> list[Actor]:
+    """The characters that are named: cards spoken for by `model`; folders of runs, casts, or a cast's characters by their own.
+
+    Raises UserError for what is none of these.
+    """
+    actors = []
+    for name in names:
+        folder = Path(name).expanduser()
+        for own in [place.own for place in places(folder)] if is_cast(folder) else [folder]:
+            if is_file(own / CARD):
+                actors.append(Actor(parse_card((own / CARD).read_bytes(), str(own / CARD)), str(own)))
+            else:
+                actors.append(Actor(read_card(name), model))
+    return actors
+
+
+def opening_of(actors: Sequence[Actor]) -> str:
+    """What a narrator could begin with: the first character's scenario, and who is there."""
+    first, names = actors[0], [one.name for one in actors]
+    scenario = expand_macros(first.card.scenario, first.card, names[1]).strip()
+    there = f"{', '.join(names[:-1])} and {names[-1]} are here."
+    return f"{scenario} {there}".strip()
+
+
+def play(scene: Scene, turns: int, sampling: SamplingParams, type: str = "") -> Iterator[Event]:
+    """Spoken for what is there already (turn 0), then for each of `turns` turns.
+
+    The same scene, seed and files give the same words. The history grows in `scene.said`: a caller may put a line in between two
+    events. Raises UserError. Closing the generator stops it.
+    """
+    began = time.monotonic()
+    if not scene.said:
+        scene.said.append((NARRATOR, opening_of(scene.actors)))
+    yield from [Spoken(speaker, text, 0) for speaker, text in scene.said]
+    yield Stage(StageId.SCENE, turns)
+    models = {one.model for one in scene.actors}
+    voices, loop = Voices(keep=len(models), slots=len(scene.actors)), Loop()
+    try:
+        for turn in range(1, turns + 1):
+            actor = scene.next_actor()
+            text, reason = yield from _speak(scene, actor, replace(sampling, seed=(sampling.seed or 0) + turn), type, voices, loop,
+                                             turn, turns)
+            scene.said.append((actor.name, text))
+            yield Spoken(actor.name, text, turn, reason)
+            yield Step(StageId.SCENE, turn, turns)
+    finally:
+        voices.close()
+        loop.close()
+    yield Finished("", time.monotonic() - began)
+
+
+def _speak(scene: Scene, actor: Actor, sampling: SamplingParams, type: str, voices: Voices, loop: Loop, turn: int,
+           turns: int) -> Stream[tuple[str, str]]:
+    """What an actor says next, and why it ended. Steps in between let the caller stop it."""
+    request = Request("speak", turn, actor.model, actor.card, tuple(scene.turns_of(actor)), scene.setting_of(actor),
+                      sampling=sampling, type=type)
+    last = time.monotonic()
+    for event in loop.each(speak(request, voices)):
+        if event and event["event"] == "Ended":
+            return own_words(event["text"], actor, scene.actors), event["reason"]
+        if time.monotonic() - last > HEARTBEAT:
+            last = time.monotonic()
+            yield Step(StageId.SCENE, turn - 1, turns)
+    return "", "stopped"
+
+
+def own_words(text: str, actor: Actor, actors: Sequence[Actor]) -> str:
+    """What an actor said, without its own name before it, and without what it said for the others after that."""
+    own = re.sub(rf"\A(?:{names_pattern(actor.card.names)})\s*:\s*", "", text.strip(), flags=re.IGNORECASE)
+    others = "|".join(names_pattern(one.card.names) for one in actors if one is not actor)
+    return re.split(rf"(?im)^\W*(?:{others}|{PLAYER})\s*:", own, maxsplit=1)[0].strip()
