@@ -77,6 +77,7 @@
     const place = document.getElementById("side-import");
     return place?.querySelector("input[type=file]") ?? place?.parentElement?.querySelector("input[type=file]");
   };
+  window.personaStudioImport = () => importer()?.click();
   const carried = (files) => {
     const all = new DataTransfer();
     for (const file of files) {

@@ -38,11 +38,14 @@ def in_turn(room: str) -> dict[str, Any]:
 
 @dataclass
 class Page:
-    """What the rooms share. `character`: id of the chosen one ("": none); `revision` grows when a card was saved."""
+    """What the rooms share. `character`: id of the chosen one ("": none); `revision` grows when a card was saved; `run`: the
+    pruned model that was chosen last, in any room; `rooms`: the tabs, for listeners that open a room."""
 
     character: gr.State
     revision: gr.State
     model: gr.State
+    run: gr.State = field(default_factory=lambda: gr.State(""))
+    rooms: gr.Tabs = field(default_factory=lambda: gr.Tabs(render=False))
     private: dict[str, Any] = field(default_factory=lambda: dict(PRIVATE))
     poll: dict[str, Any] = field(default_factory=lambda: dict(POLL))
 

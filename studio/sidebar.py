@@ -1,4 +1,4 @@
-"""The sidebar: the characters, the base model in use, the jobs under way, and the library's backup.
+"""The sidebar: the characters, the base model in use, the jobs under way, and the library's backup; and the welcome.
 
 The list of characters is a radio group, so that the keyboard and a screen
 reader know what it is. It shows what the search found; which character is open
@@ -16,7 +16,7 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.cards import fields
-from studio import library
+from studio import library, welcome
 from studio.live import COMMON
 from studio.page import FLUSH, PRIVATE, Page, guarded, in_turn, live_html, live_script
 from studio.services import Services
@@ -37,6 +37,12 @@ def _in_sight(id: str) -> dict[str, Any]:
     """A listener's arguments that scroll what has just appeared into view: in a low window the sidebar scrolls."""
     return {"fn": None, "js": f"() => setTimeout(() => document.getElementById('{id}')?.scrollIntoView({{block: 'nearest'}}), 100)",
             **PRIVATE}
+
+
+# The browser lets a page ask for files only while a click is being handled.
+_IMPORTING = """
+element.addEventListener("click", ({target}) => { if (target.closest("[data-do=import]")) personaStudioImport(); });
+"""
 
 
 class Side:
@@ -118,6 +124,8 @@ def build(services: Services, page: Page) -> Side:
     _model(services, page, side)
     _library(services, side)
     services.live.part(COMMON, lambda _: {"side-jobs": library.jobs_html(services)})
+    services.live.part(COMMON, lambda look: {"welcome": welcome.welcome_html(services, look["character"])}, "character",
+                       stamp=services.library_stamp)
     return side
 
 
@@ -175,6 +183,42 @@ def _making(services: Services, page: Page, side: Side) -> None:
     loading.then(**_in_sight("side-imported"))
     side.close.click(lambda: gr.Column(visible=False), None, side.imports, cancels=[loading], **PRIVATE).then(
         list_all, side.search, [side.choice, side.nothing], **PRIVATE)
+
+
+def welcome_box() -> gr.HTML:
+    """The place above the rooms for the welcome, and for the steps that follow it."""
+    return live_html("welcome", _IMPORTING, apply_default_css=False)
+
+
+def greet(services: Services, page: Page, side: Side, box: gr.HTML) -> None:
+    """The listeners of the welcome_box."""
+    def begin(search: str, wanted: str) -> dict[Any, Any]:
+        if wanted not in ("meet", "write", "import"):
+            return {}
+        welcome.set_state(services, "begun")
+        if wanted == "import":  # the page's script asks for the files
+            return {}
+        who = (characters.create(services.store, fields.blank_card("New character")) if wanted == "write"
+               else characters.get(services.store, welcome.GUEST))
+        if who is None or who.deleted:
+            raise UserError("Pim is not here any more.", "Pick another character in the list.")
+        opened = dict(zip(_of_opened(page, side), _opened(services, search, who), strict=True))
+        return {**opened, page.rooms: gr.Tabs(selected="draft" if wanted == "write" else "preview")}
+
+    @guarded
+    def act(event: gr.EventData, search: str) -> Any:
+        data = event._data if isinstance(event._data, dict) else {}
+        wanted, room = str(data.get("do")), str(data.get("room"))
+        try:
+            if wanted == "room" and room in welcome.STEPS:
+                return {page.rooms: gr.Tabs(selected=room)}
+            if wanted == "close":
+                welcome.set_state(services, "begun" if welcome.state(services) == "new" else "known")
+            return begin(search, wanted) or gr.skip()
+        finally:
+            services.live.touch(COMMON)
+
+    box.click(act, side.search, [*_of_opened(page, side), page.rooms], **_TURN)
 
 
 def _deleting(services: Services, page: Page, side: Side) -> None:

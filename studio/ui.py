@@ -24,8 +24,9 @@ def build_page(services: Services) -> gr.Blocks:
     with gr.Blocks(title="Persona Studio", analytics_enabled=False, fill_width=True, delete_cache=_CACHE) as blocks:
         page = Page(gr.State(""), gr.State(0), gr.State("starter"))
         side = sidebar.build(services, page)
+        welcome = sidebar.welcome_box()
         rooms = []
-        with gr.Tabs(elem_id="rooms") as tabs:
+        with gr.Tabs(elem_id="rooms") as page.rooms:
             for number, (name, room) in enumerate(ROOMS.items(), start=1):
                 label = LABELS.get(name, name.capitalize())
                 with gr.Tab(f"{number} · {label}", id=name, elem_id=f"room-{name}") as tab:
@@ -33,8 +34,9 @@ def build_page(services: Services) -> gr.Blocks:
                     room.build(services, page, tab)
                 rooms.append(tab)
         follow_rooms(rooms)
+        sidebar.greet(services, page, side, welcome)
         wanted = gr.Textbox(visible="hidden", label="Room")
-        gr.on([blocks.load, side.live.click], _room, wanted, tabs, js="() => window.personaStudioFirstRoom", **PRIVATE)
+        gr.on([blocks.load, side.live.click], _room, wanted, page.rooms, js="() => window.personaStudioFirstRoom", **PRIVATE)
         sidebar.load(blocks, services, page, side)
     return blocks
 

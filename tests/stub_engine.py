@@ -1,6 +1,6 @@
 """Stands for `python -m engine` where a test is about the studio: the model's name says how it behaves.
 
-quick: ends at once with a result. slow: a step every 50 ms for ever, saves and ends when asked; resumed, it ends after
+quick: ends at once with a result; quick-N: with N lines. slow: a step every 50 ms for ever, saves and ends when asked; resumed, it ends after
 three steps. deaf: like slow, but listens to nobody, and has a child. refuses: says why, without an event. dies: of a
 segmentation fault. late: fails, and its words are torn. As the chat worker it knows no models, and says nothing.
 """
@@ -50,9 +50,10 @@ def watch_leash() -> None:
 
 
 def make_lines() -> None:
-    """The result of a lines run: two lines."""
+    """The result of a lines run: two lines, or as many as the model's name says."""
+    number = int(behaviour.partition("-")[2] or 2)
     lines = [{"question": f"Where is door {n}?", "answer": f"Là, {n}.", "neutral": "", "category": "world", "source": "pool",
-              "complete": True, "sensitivity": 0.5, "split": "train"} for n in range(2)]
+              "complete": True, "sensitivity": 0.5, "split": "train"} for n in range(number)]
     (work / "rejected.json").write_text('{"empty": 3}')
     (work / "lines.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     tell("Lines", path="", train=2, validation=0, test=0, rejected={"empty": 3})
@@ -99,7 +100,7 @@ if behaviour == "late":
         file.write('{"event": "Warned", "sen')
     tell("Failed", sentence="The disk is full.", hint="Free some space, then run the same command with --resume.", code="disk_full")
     sys.exit(2)
-if behaviour != "quick":
+if not behaviour.startswith("quick"):
     count(100_000)
 if job.get("until"):
     make_lines()

@@ -436,7 +436,7 @@ def test_names_and_sentences_of_others_never_become_html(services: Services, per
 
 # What the live channel shows
 
-LOOKS = ("character", "set", "search", "about", "sort", "lines", "run", "runs", "other")
+LOOKS = ("character", "set", "search", "about", "sort", "lines", "run", "runs", "other", "how")
 
 
 def shown(services: Services, person: str, **look: str) -> dict[str, Any]:
@@ -536,6 +536,9 @@ def test_a_finished_run_shows_its_figures_when_its_files_are_gone(services: Serv
     runs.set_events(services.store, run.id, [json.loads(events.encode(event)) for event in said])
     contents = shown(services, person)
     assert "Done in" in contents["prune-progress"] and "prune-resume" not in contents["prune-progress"]
+    assert not contents["prune-how"] and "prune-stages" not in contents["prune-progress"]
+    went = shown(services, person, how="all")
+    assert went["prune-how"] and "prune-stages" in went["prune-progress"]
     for name in ("kept", "changes", "bars", "curves", "ladder"):
         assert len(json.loads(contents[f"prune-figure-{name}"])["data"]) > 0, name
 

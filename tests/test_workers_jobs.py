@@ -341,6 +341,28 @@ def test_closing_lets_runs_save(settings: Settings, store: Store, person: str) -
     assert kinds(settings, run)[-1] == "Stopped"
 
 
+@pytest.mark.parametrize("count", [2, 120])
+def test_a_prune_follows_the_lines_where_they_are_enough(settings: Settings, store: Store, person: str, count: int) -> None:
+    jobs = Jobs(settings, store)
+    run = jobs.submit_lines(person, {"model": f"many/quick-{count}"})
+    with pytest.raises(UserError, match="colour"):
+        jobs.follow(run.id, {"colour": 1}, "Whole")
+    jobs.follow(run.id, {"model": "quick", "sparsity": 0.5}, "Whole")
+    assert jobs.follows(run.id)
+    jobs.start()
+    wait_for(store, run, "done")
+    eventually(lambda: not jobs.follows(run.id))
+    made = lines.sets(store, person)[0]
+    following = lambda: runs.list_runs(store, person, kinds=["prune"])
+    if count == 2:
+        assert made.state != "approved" and following() == []
+    else:
+        eventually(lambda: following() and following()[0].state == "done")
+        assert [(one.name, one.spec["sparsity"], one.line_set) for one in following()] == [("Whole", 0.5, made.id)]
+        assert lines.sets(store, person)[0].name.endswith(", not read")
+    jobs.close()
+
+
 def test_what_cannot_be_begun_is_said_at_once(jobs: Jobs, settings: Settings, store: Store, person: str) -> None:
     draft = lines.add_set(store, person, 1, [{"question": "Who?", "answer": "I."}], {})
     with pytest.raises(UserError, match="not approved"):

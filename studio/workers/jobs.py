@@ -11,8 +11,9 @@ import time
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.questions import require_enough
 from studio.settings import Settings
-from studio.store import characters, lines, runs
+from studio.store import characters, lines, runs, values
 from studio.store.database import Store
 from studio.store.runs import ACTIVE, SILENT, Run
 from studio.workers import process
@@ -75,6 +76,8 @@ class Jobs:
             for run in runs.list_runs(self.store, states=ACTIVE):
                 if run.id not in self._live:
                     self._adopt(run)
+        for run in runs.list_runs(self.store, kinds=["lines"], states=["done"]):
+            self._go_on(run.id)
         self._wake.set()
 
     def close(self, seconds: float = 5.0) -> None:
@@ -110,6 +113,15 @@ class Jobs:
         version = characters.head(self.store, character_id).number
         return self._queued(runs.add(self.store, character_id, version, "prune", name, spec, line_set_id))
 
+    def follow(self, lines_run: str, spec: dict[str, Any], name: str) -> None:
+        """Prune by the lines that a run makes as soon as they are there, though nobody has read them."""
+        check_spec(spec)
+        values.set_value(self.store, _then_key(lines_run), {"spec": spec, "name": name})
+
+    def follows(self, lines_run: str) -> bool:
+        """Whether a prune follows this run by itself."""
+        return bool(values.get_value(self.store, _then_key(lines_run), {}))
+
     def submit_export(self, run_id: str, name: str, zip: bool, more: dict[str, Any] | None = None) -> Run:
         """Queue the export of a finished prune run to a folder of its own. `more`: see export_spec. Raises UserError."""
         with self._lock:  # two exports at once must not choose the same folder
@@ -143,6 +155,20 @@ class Jobs:
             except OSError:
                 continue
         return max(time.time() - heard, 0.0)
+
+    def _go_on(self, lines_run: str) -> None:
+        """Queue the prune that was to follow, if there is one and the lines are enough; else they wait to be read."""
+        run, then = runs.get(self.store, lines_run), values.get_value(self.store, _then_key(lines_run), {})
+        if not (then and run and run.state == "done" and run.line_set):
+            return
+        values.set_value(self.store, _then_key(lines_run), {})
+        try:
+            require_enough((line.question for line in lines.lines(self.store, run.line_set)), "The set")
+            lines.rename_set(self.store, run.line_set, f"{run.name}, not read")
+            lines.approve(self.store, run.line_set)
+            self.submit_prune(run.character, then["spec"], run.line_set, then["name"])
+        except UserError:
+            log.exception("run %s: nothing follows it", lines_run)
 
     def _queued(self, run: Run) -> Run:
         self._wake.set()
@@ -239,6 +265,13 @@ class Jobs:
                         sentence=NOT_KEPT)
         if live.worker:
             live.worker.let_go()
+        if live.run.kind == "lines":
+            self._go_on(live.run.id)
         with self._lock:
             del self._live[live.run.id]
         self._wake.set()  # the next in the queue need not wait
+
+
+def _then_key(lines_run: str) -> str:
+    """Where the prune that follows a run of lines is kept."""
+    return f"then:{lines_run}"

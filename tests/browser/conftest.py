@@ -164,6 +164,7 @@ def prepare_home(folder: Path) -> Path:
     model = make_tiny(folder / "models" / "tiny", **SLOW_MODEL)
     services = Services.open(Settings(folder))
     values.set_value(services.store, "model", str(model))
+    values.set_value(services.store, "welcome", "known")
     return folder
 
 

@@ -92,6 +92,7 @@ def prune(studio: Studio, page: Any, slug: str) -> None:
     shown = page.evaluate(progress)
     page.wait_for_function(f"{progress} !== {json.dumps(shown)}", timeout=5 * MINUTES, polling=SELDOM)
     expect(page.locator("#prune-runs")).to_contain_text("done", ignore_case=True, timeout=25 * MINUTES)
+    page.locator("#prune-went").click()
     page.wait_for_function(f"{FIGURE.format(name='ladder')}?.data?.[0]?.x?.length >= 5")
 
 

@@ -125,18 +125,18 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
     live = controller.services.live
 
     @guarded
-    def open_room(state: ViewState, seen: dict[str, Any], character: str, model: str) -> Any:
-        run = state.run if state.character == character else ""
+    def open_room(state: ViewState, seen: dict[str, Any], character: str, model: str, run: str) -> Any:
+        run = run or (state.run if state.character == character else "")
         return paint(controller, controls, replace(state, character=character, model=model, run=run), seen)
 
     @guarded
-    def repaint(state: ViewState, _: dict[str, Any], character: str, model: str) -> Any:
-        return open_room(state, {}, character, model)
+    def repaint(state: ViewState, _: dict[str, Any], *asked: str) -> Any:
+        return open_room(state, {}, *asked)
 
     @guarded
     def choose(state: ViewState, seen: dict[str, Any], run: str | None) -> Any:
         values.set_value(controller.store, f"compare-run:{state.character}", run or "")
-        return paint(controller, controls, replace(state, run=run or ""), seen)
+        return {page.run: run or "", **paint(controller, controls, replace(state, run=run or ""), seen)}
 
     @guarded
     def turn(state: ViewState, seen: dict[str, Any], view: str) -> Any:
@@ -152,13 +152,13 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
         return controls.link.keeps(state.look(), seen, now, "picks", "blind", "sampling")
 
     view = [controls.state, controls.link.seen]
-    opened = [*view, page.character, page.model]
+    opened = [*view, page.character, page.model, page.run]
     for begin in (page.character.change, page.model.change, page.revision.change, tab.select):
         begin(open_room, opened, controls.painted, **page.private)
     controls.link.component.click(repaint, opened, controls.painted, **page.private)
     for begin in (tab.select, controls.run.input, controls.composer.message.focus):
         begin(guarded(controller.warm), controls.state, None, **page.poll)
-    controls.run.input(choose, [*view, controls.run], controls.painted, **page.private)
+    controls.run.input(choose, [*view, controls.run], [page.run, *controls.painted], **page.private)
     controls.view.input(turn, [*view, controls.view], controls.painted, **page.private)
     sliders = controls.samplers.components
     for begin in (controls.picks.input, controls.blind.input, *(one.release for one in sliders), *(one.input for one in sliders)):

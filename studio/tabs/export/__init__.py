@@ -56,7 +56,7 @@ class Controls:
             self.name = gr.Textbox(label="Name", max_length=100, elem_id="export-name",
                                    info="The folder gets this name, with dashes for spaces.")
             targets = [(one.label, one.id) for one in TARGETS.values()]
-            self.engines = gr.CheckboxGroup(targets, label="Ready for", elem_id="export-engines",
+            self.engines = gr.CheckboxGroup(targets, value=["ollama"], label="Ready for", elem_id="export-engines",
                                             info="The model's folder is always made. Each of these gets a folder in it, with a "
                                                  "page that explains how to use it; they share one GGUF file.")
             self.zip = gr.Checkbox(label="Also make a zip to share", elem_id="export-zip")
@@ -80,8 +80,8 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     services.live.part(ROOM, lambda look: {"export-progress": progress(services, look["character"])}, "character")
 
     @guarded
-    def open_room(character: str, chosen: str | None) -> Any:
-        return open_character(services, character, chosen)
+    def open_room(character: str, shown: str | None, chosen: str) -> Any:
+        return open_character(services, character, shown, chosen)
 
     @guarded
     def propose(run: str) -> Any:
@@ -103,10 +103,11 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
         services.live.touch(ROOM)
 
     # One after the other: the second finds the run that the first has chosen, and leaves a name that was typed meanwhile.
-    gr.on([page.character.change, tab.select], open_room, [page.character, controls.run],
+    gr.on([page.character.change, tab.select], open_room, [page.character, controls.run, page.run],
           [controls.empty, controls.whole, controls.run, controls.name], trigger_mode="always_last", **page.private)
     controls.run.change(None, controls.run, None, js=_LOOK, **page.private)
     controls.run.input(propose, controls.run, controls.name, **page.private)
+    controls.run.input(lambda run: run or "", controls.run, page.run, **page.private)
     views = {ROOM: controls.making, SHIP: controls.shipping.whole, SERVE: controls.serving.whole, CAST: controls.planner.whole}
     controls.view.change(lambda view: [type(one)(visible=view == name) for name, one in views.items()], controls.view,
                          list(views.values()), **page.private)
@@ -119,16 +120,18 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     listen(services, page, controls.planner, [controls.view.change, tab.select], controls.view)
 
 
-def open_character(services: Services, character: str, chosen: str | None) -> tuple[Any, ...]:
+def open_character(services: Services, character: str, shown: str | None, chosen: str = "") -> tuple[Any, ...]:
     """The form for a character: what it says when empty, whether it is shown, the pruned models, and a name for the export.
 
-    `chosen`: the run that the page shows; where it is one of the character's, it stays, with the name typed for it.
+    `shown`: the run in the form; where it is one of the character's, it stays, with the name typed for it, unless another of
+    them was `chosen` since.
     """
     found = runs.list_runs(services.store, character=character, kinds=["prune"], states=["done"]) if character else []
-    same = chosen in [run.id for run in found]
-    name = gr.skip() if same else proposed_name(services, found[0]) if found else ""
+    known = {run.id: run for run in found}
+    run = known.get(chosen) or known.get(shown or "") or next(iter(found), None)
+    name = gr.skip() if run and run.id == shown else proposed_name(services, run) if run else ""
     return (gr.HTML(view.NO_RUN if character else view.NOBODY, visible=not found), gr.Column(visible=bool(found)),
-            gr.Dropdown(choices_of(found), value=chosen if same else found[0].id if found else None), name)
+            gr.Dropdown(choices_of(found), value=run.id if run else None), name)
 
 
 def proposed_name(services: Services, run: Run) -> str:

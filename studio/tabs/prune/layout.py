@@ -36,14 +36,14 @@ class Controls:
                 self.gone_lines = Notice("prune-undo-lines")
             with gr.Column(elem_classes="prune-step"):
                 self._cutting()
-            with gr.Column(elem_classes="prune-step"):
+            with gr.Column(elem_classes=["prune-step", "prune-ran"]):  # the first of them, once there is a run
                 gr.HTML('<h3>Your runs</h3>')
                 live_html("prune-runs")
                 self.gone_run = Notice("prune-undo-run")
                 with gr.Column(elem_id="prune-run", elem_classes="live-shown"):
                     self.verdict = live_html("prune-verdict")
                     self.progress = live_html("prune-progress")
-                    gr.HTML(runs_view.frame_html())
+                    gr.HTML(runs_view.frame_html(), elem_id="prune-how", elem_classes="live-shown")
 
     def _making(self) -> None:
         gr.HTML(f'<h3><i>1</i> Make the lines</h3><p class="quiet">{HELP}</p>')

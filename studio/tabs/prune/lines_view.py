@@ -62,7 +62,8 @@ def lines_html(sets: Sequence[LineSet], chosen: LineSet | None, lines: Sequence[
 def from_html(chosen: LineSet | None) -> str:
     """Which set a prune would learn from."""
     if chosen is None:
-        return '<p class="prune-from">Make the lines first.</p>'
+        return ('<p class="prune-from">There are no lines yet. Prune makes them first and then goes on by itself, without waiting '
+                'for you to read them.</p>')
     first = "" if chosen.state == "approved" else " Approve these lines first."
     return (f'<p class="prune-from" data-set="{html.escape(chosen.id)}">Learns from <b>{html.escape(label(chosen))}</b>.'
             f'{first}</p>')

@@ -136,9 +136,18 @@ def listen_to_runs(services: Services, room: RunsController, page: Page, tab: gr
         room.put_back(id)
         return {controls.looks: looks(run=id)}
 
-    actions: Actions = {**_job_actions(services), "remove": remove, "rename": lambda data: room.rename(data["id"], data["name"])}
-    controls.progress.click(_doing(services, actions), None, [controls.looks, *controls.gone_run.parts], trigger_mode="once",
-                            **page.private)
+    def go(name: str) -> Callable[..., Any]:
+        def to(data: dict[str, Any]) -> dict[Any, Any]:
+            room.use(data["id"], speaks=name == "preview")
+            return {page.run: data["id"], page.rooms: gr.Tabs(selected=name)}
+
+        return to
+
+    actions: Actions = {**_job_actions(services), "remove": remove, "rename": lambda data: room.rename(data["id"], data["name"]),
+                        "talk": go("preview"), "compare": go("compare"), "export": go("export")}
+    controls.progress.click(_doing(services, actions), None,
+                            [controls.looks, page.run, page.rooms, *controls.gone_run.parts],
+                            trigger_mode="once", **page.private)
     controls.verdict.click(_doing(services, verdict.actions(services)), None, [controls.looks], trigger_mode="once", **page.private)
     _undoing(services, page, controls.gone_run, controls, put_back)
 
@@ -171,8 +180,12 @@ def sizes(services: Services, model: str, plan: Plan, wait: bool = False) -> tup
 def _starting(services: Services, room: RunsController, page: Page, controls: Controls) -> None:
     @guarded
     def start(character: str, set_id: str, model: str, name: str, *plan: Any) -> Any:
-        run = room.prune(character, set_id, model, Plan(*plan), name)
-        gr.Info("It is in the list of runs below.", title="Queued")
+        if room.has_lines(character):
+            run = room.prune(character, set_id, model, Plan(*plan), name)
+            gr.Info("It is in the list of runs.", title="Queued")
+        else:
+            run = room.prune_whole(character, model, Plan(*plan), name)
+            gr.Info("First the lines are made. Pruning follows by itself.", title="Queued")
         services.live.touch()
         return looks(run=run.id), ""
 

@@ -15,6 +15,7 @@ from studio.figures import masks, words
 from studio.services import Services
 from studio.store import characters, lines, runs
 from studio.store.runs import ACTIVE, Run
+from studio.tabs.models import choose_voice, finished
 from studio.tabs.prune import runs_view, verdict
 from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
@@ -43,7 +44,7 @@ class RunsController:
         total = len(runs.names(self.store, character.id, "prune"))
         return {"prune-making": self._making_html(making), "prune-runs":
                 runs_view.table_html(listed, states, run.id if run else "", total), "prune-run": run is not None,
-                **(self._shown(run, states[run.id], look["other"]) if run else {})}
+                **(self._shown(run, states[run.id], look, character.char) if run else {})}
 
     def making(self, character: str) -> Run | None:
         """The run that makes lines now, or waits to; else the last one, where it ended without lines."""
@@ -52,19 +53,23 @@ class RunsController:
 
     def _making_html(self, run: Run | None) -> str:
         view = self.services.watcher.view(run.id) if run else None
-        return runs_view.progress_html(run, view, self.services.jobs.shown_state(run)) if run and view else ""
+        if not run or not view:
+            return ""
+        return runs_view.progress_html(run, view, self.services.jobs.shown_state(run), self.services.jobs.follows(run.id))
 
-    def _shown(self, run: Run, state: str, other: str) -> dict[str, Any]:
-        """The run looked at, with its figures."""
+    def _shown(self, run: Run, state: str, look: Mapping[str, str], char: str) -> dict[str, Any]:
+        """The run looked at, with its figures: those of a finished one when they are asked for."""
         view = self.services.watcher.view(run.id)
         learned = lines.line_set(self.store, run.line_set) if run.line_set else None
-        grows = run.state in ACTIVE
+        other, grows = look["other"], run.state in ACTIVE
+        how = run.state != "done" or bool(look["how"])
         figures = {f"prune-figure-{name}": self.drawings.get((run.id, name), key, draw, grows)
                    for name, key, draw in runs_view.figures_of(run, view)}
         others = self.others(run)
         chosen = other if other in [id for _, id in others] else ""
+        about = runs_view.about(run, learned.name if learned else "")
         return {"prune-verdict": verdict.contents(self.services, run),
-                "prune-progress": runs_view.run_html(run, view, state, runs_view.about(run, learned.name if learned else "")),
+                "prune-progress": runs_view.run_html(run, view, state, about, char, how), "prune-how": how,
                 "prune-others": runs_view.others_html(others, chosen), **runs_view.rows_shown(run, view), **figures,
                 **(self._overlap_figures(run, chosen) if chosen else {})}
 
@@ -95,9 +100,28 @@ class RunsController:
         if shape:
             cut_of(shape, plan)
         version = characters.head(self.store, character).number
-        called = " ".join(name.split())[:80] or self._free_name(character, plan)
+        called = self._name(character, plan, name)
         return self.queueing.once("prune", character, version, spec, set_id,
                                   lambda: self.services.jobs.submit_prune(character, spec, set_id, called))
+
+    def has_lines(self, character: str) -> bool:
+        """Whether there is a set of lines that the writer could learn from."""
+        return bool(character and lines.sets(self.store, character))
+
+    def prune_whole(self, character: str, model: str, plan: Plan, name: str = "") -> Run:
+        """Make the lines, then prune by them, unread; the run that makes them. Lines that are being made already are these.
+
+        Raises UserError.
+        """
+        self._check_character(character)
+        spec = plan.spec(model)
+        if shape := shape_of(self.services, model):
+            cut_of(shape, plan)
+        run = self.making(character)
+        if run is None or run.state not in ("queued", *ACTIVE):
+            run = self.services.jobs.submit_lines(character, {"model": model, "preset": plan.preset})
+        self.services.jobs.follow(run.id, spec, self._name(character, plan, name))
+        return run
 
     def prune_ladder(self, character: str, set_id: str, model: str, plan: Plan) -> tuple[list[Run], str]:
         """Queue one run for each of LADDER; what was left out, as a sentence. Raises UserError when nothing was queued."""
@@ -125,6 +149,17 @@ class RunsController:
         """Give a run another name. Raises UserError for an empty one."""
         return runs.rename(self.store, run_id, name[:80])
 
+    def use(self, run_id: str, speaks: bool = False) -> None:
+        """Look for a run's model before another room shows it; `speaks`: it is the character's voice in Play from now on.
+
+        Raises UserError where its files are gone.
+        """
+        run = runs.get(self.store, run_id)
+        if run is None or run.id not in [one.id for one in finished(self.services, run.character)]:
+            raise UserError("The files of this run are gone.", "Make it again below.")
+        if speaks:
+            choose_voice(self.services, run.character, run.id)
+
     def remove(self, run_id: str) -> None:
         """Take a run off the list. Raises UserError while it is under way."""
         runs.remove(self.store, run_id)
@@ -151,7 +186,10 @@ class RunsController:
             raise UserError("These two runs are of different models.", "Choose two of the same base model.")
         return masks.overlap(first, second, (run.name, other.name), of)
 
-    def _free_name(self, character: str, plan: Plan) -> str:
+    def _name(self, character: str, plan: Plan, name: str) -> str:
+        """The name that was typed for a run, else a free one."""
+        if typed := " ".join(name.split())[:80]:
+            return typed
         name = f"{words.removed(plan.share())} removed"
         taken = {called for _, called, _ in runs.names(self.store, character, "prune")}
         number = 1
@@ -159,9 +197,12 @@ class RunsController:
             number += 1
         return found
 
-    def _check_lines(self, character: str, set_id: str) -> None:
+    def _check_character(self, character: str) -> None:
         if not character:
             raise UserError("No character is chosen.", "Pick one in the list on the left.")
+
+    def _check_lines(self, character: str, set_id: str) -> None:
+        self._check_character(character)
         found = lines.line_set(self.store, set_id) if set_id else None
         if found is None or found.deleted:
             raise UserError("There are no lines to learn from yet.", "Make them in step 1.")

@@ -86,17 +86,34 @@ def pill(state: str) -> str:
     return f'<i class="pill {PILLS.get(state, "")}">{labels.RUN_STATES[state]}</i>'
 
 
-def run_html(run: Run, view: RunView, state: str, about: str) -> str:
-    """One run: name, state, what it is about, stages, warnings, end. `about` is plain text."""
+def run_html(run: Run, view: RunView, state: str, about: str, char: str = "", how: bool = True) -> str:
+    """One run: name, state, what it is about, its end, what one can do with it; and `how` it went: stages and warnings.
+
+    `about` and `char`, the character's name, are plain text.
+    """
     head = (f'<div class="prune-head"><h4>{html.escape(run.name)}</h4> {pill(state)}</div>'
             f'<p class="quiet">{html.escape(about)}</p>')
-    return (f'<div class="prune-run" data-run-shown="{html.escape(run.id)}">{head}{ending_html(run, state)}{stages_html(run, view)}'
-            f'{_warnings(view)}</div>{_buttons(run, state)}')
+    went = stages_html(run, view) if how else ""
+    return (f'<div class="prune-run" data-run-shown="{html.escape(run.id)}">{head}{ending_html(run, state)}{_next(run, char)}{went}'
+            f'{_warnings(view)}</div>{_buttons(run, state, how)}')
 
 
-def _buttons(run: Run, state: str) -> str:
-    """What can be done with a run now."""
+def _next(run: Run, char: str) -> str:
+    """What a finished run is for: a click each."""
+    if run.state != "done" or run.damaged:
+        return ""
+    buttons = (("talk", f"Talk to {char}" if char else "Talk", "primary "), ("compare", "Compare blind", ""),
+               ("export", "Export", ""))
+    shown = "".join(f'<button id="prune-to-{do}" class="{kind}large" data-do="{do}" data-id="{html.escape(run.id)}">'
+                    f'{html.escape(word)}</button>' for do, word, kind in buttons)
+    return f'<div class="live-buttons prune-next">{shown}</div>'
+
+
+def _buttons(run: Run, state: str, how: bool) -> str:
+    """What else can be done with a run now."""
     id = html.escape(run.id)
+    went = (f'<button id="prune-went" data-look="how" value="{"" if how else "all"}" aria-expanded="{json.dumps(how)}">'
+            f'How it went</button>' if run.state == "done" else "")
     disabled = " disabled" if run.state in ACTIVE else ""
     buttons = [f'<button id="prune-stop-run" data-do="stop" data-id="{id}">Stop</button>'
                if run.state in ("queued", "starting", "running") else "",
@@ -106,12 +123,13 @@ def _buttons(run: Run, state: str) -> str:
                if state in ("stopping", SILENT) else "",
                rename_html("run", run.id, run.name, "Rename", ("prune-rename", "prune-title")),
                f'<button id="prune-delete" data-do="remove" data-id="{id}"{disabled}>Delete</button>']
-    return f'<div class="live-buttons">{"".join(buttons)}</div>'
+    return f'<div class="live-buttons">{went}{"".join(buttons)}</div>'
 
 
-def progress_html(run: Run, view: RunView, state: str) -> str:
-    """A run that makes lines: its state and stages."""
-    return (f'<div class="prune-run"><div class="prune-head"><b>{html.escape(run.name)}</b> {pill(state)}</div>'
+def progress_html(run: Run, view: RunView, state: str, follows: bool = False) -> str:
+    """A run that makes lines: its state and stages. `follows`: a prune follows by itself."""
+    then = '<p class="quiet">When the lines are there, pruning follows by itself.</p>' if follows else ""
+    return (f'<div class="prune-run"><div class="prune-head"><b>{html.escape(run.name)}</b> {pill(state)}</div>{then}'
             f'{ending_html(run, state)}{stages_html(run, view)}{_warnings(view)}</div>{_making_buttons(run, state)}')
 
 
