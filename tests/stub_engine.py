@@ -1,8 +1,8 @@
 """Stands for `python -m engine` where a test is about the studio: the model's name says how it behaves.
 
-quick: ends at once with a result; quick-N: with N lines. slow: a step every 50 ms for ever, saves and ends when asked; resumed, it ends after
-three steps. deaf: like slow, but listens to nobody, and has a child. refuses: says why, without an event. dies: of a
-segmentation fault. late: fails, and its words are torn. As the chat worker it knows no models, and says nothing.
+quick: ends at once with a result; quick-N: with N lines. slow: a step every 50 ms for ever, saves and ends when asked;
+resumed, it ends after three steps. deaf: like slow, but listens to nobody, and has a child. refuses: says why, without an
+event. dies: of a segmentation fault. late: fails, and its words are torn. As the chat worker it knows no models, and says nothing.
 """
 
 import json
