@@ -14,9 +14,9 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import is_file, write_json
+from engine.base.looping import is_looping
 from engine.base.questions import normalise
 from engine.base.sampling import SamplingParams
-from engine.calibration.filtering import is_looping
 from engine.calibration.lines import of_split, read_queries, spread
 from engine.cards.card import Card, parse_card
 from engine.running import print_table

@@ -2,16 +2,20 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
+import torch
 from measure_samples import OTHERS, PIM, WordReader, evidence, reply, samples, values
 
+from engine.base.questions import normalise
 from engine.cards.card import find_bundled
 from engine.cards.script import read_script
 from engine.evaluation.measure import MEASURES, ItemKind
-from engine.evaluation.measures import adherence, consistency
+from engine.evaluation.measures import adherence, consistency, drift
 from engine.evaluation.measures.dissonance import by_name
+from engine.evaluation.measures.knowledge import arithmetic, is_right, problems
 from engine.evaluation.measures.loops import repeats
 from engine.evaluation.turns import ALONE, EMPTY, Turn, beaten, draw_others, told_from
 
@@ -99,6 +103,8 @@ def test_adherence_without_its_package_is_missing_with_a_sentence(monkeypatch: p
 
 def test_loops_within_an_answer_and_from_answer_to_answer() -> None:
     assert values("loops", OWN, LOOP) == [0, 1]
+    stopped = dataclasses.replace(reply("The bus is big."), reasons=("loop",))  # its text ends before the loop
+    assert [one.value for one in samples("loops", evidence(stopped))] == [1]
     again = reply("The Big Brown eats the sun.", "I hold Captain.", "Yes: the Big Brown eats the sun!", item="t")
     assert [one.value for one in samples("loops", evidence(again))] == [0, 0, 1]
     assert not repeats(Turn("t", 0, "", "Oh yes.", (("assistant", "Oh yes."),)))
@@ -150,8 +156,8 @@ def test_the_test_scripts_rules_decide() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("identity", ItemKind.IDENTITY), ("facts", ItemKind.KNOWLEDGE)])
 def test_identity_and_facts_by_what_is_expected(name: str, kind: ItemKind) -> None:
-    expected = {"kind": kind, "expected": "hen | captain"}
-    found = samples(name, evidence(reply("My hen.", **expected), reply("A dog.", **expected), reply("", **expected),
+    expected = {"kind": kind, "expected": "hen | captain\nmy"}  # both lines are wanted
+    found = samples(name, evidence(reply("My hen.", **expected), reply("A hen.", **expected), reply("", **expected),
                                    reply("My hen.", kind=kind)))
     assert [one.value for one in found] == [1, 0, 0, None]
 
@@ -160,3 +166,73 @@ def test_every_measure_says_what_it_is() -> None:
     assert set(UNJUDGED) <= MEASURES.keys()
     for one in MEASURES.values():
         assert one.label and one.about.endswith(".") and one.unit and one.margin > 0, one.name
+
+
+def test_the_assistant_axis_by_hand() -> None:
+    """Played answers have the mean (0, 0), an assistant's (2, 0): (1, 5) is half of the way. The halves: (2, 1) and (2, -1)."""
+    axis = drift.make_axis(3, np.array([[0, -1], [0, 1]], float), np.array([[2, 0], [2, 0]], float))
+    assert axis.place(np.array([[0, 0], [2, 7], [1, 5]], float)).tolist() == [0, 1, 0.5]
+    assert axis.agreement == pytest.approx((4 - 1) / 5)
+
+
+class SidedReader:
+    """Puts a state at the share of an answer's words that are an assistant's."""
+
+    layers = 2
+
+    def __init__(self, words: str = "you your please may help can") -> None:
+        self.words = words.split()
+
+    def answer_states(self, talks: list[list[dict[str, str]]], layer: int) -> list[torch.Tensor]:
+        assert layer == 1 and all(message["role"] == ("user", "assistant")[place % 2]
+                                  for talk in talks for place, message in enumerate(talk))
+        return [torch.tensor([[self.share(one["content"]), 1.0] for one in talk[1::2]], dtype=torch.float64) for talk in talks]
+
+    def share(self, text: str) -> float:
+        words = normalise(text).split()
+        return sum(word in self.words for word in words) / max(len(words), 1)
+
+
+def test_a_character_that_becomes_an_assistant_drifts() -> None:
+    talk = reply(PIM.greeting, "", "How can I help you? Can I help you, please?", item="long", kind=ItemKind.LONG)
+    first, empty, last = samples("drift", evidence(talk, reader=SidedReader("i can help you please how")))
+    assert first.value is not None and last.value is not None and first.value < last.value
+    assert (empty.value, empty.why, last.item) == (None, EMPTY, "long#3")
+
+
+def test_an_axis_on_which_the_halves_disagree_is_no_meter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "AGREEMENT", 1.01)
+    found = samples("drift", evidence(reply(OWN, item="long", kind=ItemKind.LONG), reader=SidedReader()))
+    assert found[0].value is None and "no meter" in found[0].why
+
+
+def test_two_hundred_plain_questions() -> None:
+    found = problems()
+    assert len(found) >= 200 and len({one.id for one in found}) == len(found) == len({one.asked for one in found})
+    assert all(len(set(one.options)) == 4 for one in found)
+    topics = [one.topic for one in found]
+    assert {"arithmetic", "facts", "reading"} == set(topics) == set(topics[::4][:6])
+    for one in arithmetic():
+        first, second = map(int, re.findall(r"\d+", one.question))
+        right = {"plus": first + second, "more": first + second, "times": first * second, "each": first * second}
+        assert int(one.options[0]) == next((value for word, value in right.items() if word in one.question), first - second)
+
+
+def test_knowledge_is_a_share_of_right_answers_of_the_speakers_own_model() -> None:
+    assert [is_right(likely) for likely in ([-1, -2, -2, -3], [-2, -1, -4, -4], [-1, -1, -2, -2])] == [1, 0, 0]
+    own = samples("knowledge", evidence(reader=Knowing(right=True)))
+    wrong = samples("knowledge", evidence(reader=Knowing(right=False), quick=True))
+    assert {one.value for one in own} == {1} and {one.value for one in wrong} == {0}
+    assert len(own) == len(problems()) and len(wrong) == -(-len(problems()) // 4)
+    assert samples("knowledge", evidence())[0].value is None
+
+
+class Knowing:
+    """Finds every right answer likeliest, or unlikeliest."""
+
+    def __init__(self, right: bool) -> None:
+        self.first = 1.0 if right else -1.0
+
+    def log_likelihoods(self, prompts: list[list[dict[str, str]]], answers: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        assert all(PIM.char in prompt[0]["content"] and "Answer in a word" in prompt[-1]["content"] for prompt in prompts)
+        return torch.tensor([self.first if place % 4 == 0 else 0.0 for place in range(len(answers))]), torch.ones(len(answers))

@@ -89,7 +89,8 @@ class Evidence:
 
     card: of the character that is judged (never the speaker's own, if that is another). replies: of the measure's kinds. others:
     characters to tell it from, by name. judge: None where there is none, or where it failed its exam. reader: the dense model in
-    torch, loaded at first use, for log-likelihoods and states; the speaker's own model for measures with Need.MODEL.
+    torch, loaded at first use, for log-likelihoods and states; the speaker's own model for measures with Need.MODEL. quick: a part
+    of a fixed set of questions is enough.
     """
 
     card: Card
@@ -98,6 +99,7 @@ class Evidence:
     others: Mapping[str, Card]
     judge: "Judge | None" = None
     reader: "Reader | None" = None
+    quick: bool = False
 
 
 class Need(StrEnum):

@@ -16,13 +16,14 @@ SPOKEN = (ItemKind.TALK, ItemKind.TASK, ItemKind.LONG)  # where nothing but the 
 @dataclass(frozen=True)
 class Turn:
     """An answer. `id`: of its item, with "#2" for the second of several; `line`: what the player said; `before`: turns before it,
-    as (role, text)."""
+    as (role, text); `reason`: why it ended."""
 
     id: str
     seed: int
     line: str
     answer: str
     before: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
 
     @property
     def earlier(self) -> list[str]:
@@ -38,9 +39,10 @@ def turns(replies: Sequence[Reply]) -> Iterator[Turn]:
     """All answers of the replies, in order."""
     for reply in replies:
         before: list[tuple[str, str]] = []
-        for number, (line, answer) in enumerate(zip(reply.lines, reply.answers, strict=False), start=1):
+        spoken = zip(reply.lines, reply.answers, reply.reasons, strict=False)
+        for number, (line, answer, reason) in enumerate(spoken, start=1):
             place = f"{reply.item.id}#{number}" if len(reply.lines) > 1 else reply.item.id
-            yield Turn(place, reply.seed, line, answer, tuple(before))
+            yield Turn(place, reply.seed, line, answer, tuple(before), reason)
             before += [("user", line), ("assistant", answer)]
 
 

@@ -1,9 +1,13 @@
-"""Does the character run in circles, within an answer or from answer to answer?"""
+"""Does the character run in circles, within an answer or from answer to answer?
+
+An answer that was stopped because it ran in circles has its text from before that, so why it ended counts as well.
+"""
 
 from engine.base.events import Stream
+from engine.base.ids import FinishReason
 from engine.base.looping import WORD, is_looping
 from engine.evaluation.measure import Evidence, ItemKind, Sample, measure
-from engine.evaluation.turns import Turn, each
+from engine.evaluation.turns import EMPTY, Turn, turns
 
 _RUN = 4  # words
 _REPEATED = 0.5  # share of an answer's runs of words that an earlier answer had
@@ -14,7 +18,13 @@ _REPEATED = 0.5  # share of an answer's runs of words that an earlier answer had
 def loops(evidence: Evidence) -> Stream[list[Sample]]:
     """1 for an answer that loops or repeats, else 0."""
     yield from ()
-    return each(evidence.replies, lambda turn: float(is_looping(turn.answer) or repeats(turn)))
+    return [turn.sample(_look(turn)) for turn in turns(evidence.replies)]
+
+
+def _look(turn: Turn) -> float | str:
+    if turn.reason == FinishReason.LOOP:
+        return 1.0
+    return float(is_looping(turn.answer) or repeats(turn)) if turn.answer.strip() else EMPTY
 
 
 def repeats(turn: Turn) -> bool:

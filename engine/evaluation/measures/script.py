@@ -19,12 +19,12 @@ def script(evidence: Evidence) -> Stream[list[Sample]]:
     """1 where all rules are kept, 0 where one is broken; missing where rules leave it open. An empty answer breaks them."""
     yield from ()
     speaker = Speaker.of(evidence.card, PLAYER)
-    questions = {question.id: question for question in read_script(evidence.card).questions}
+    questions = {question.id.replace("#", "-"): question for question in read_script(evidence.card).questions}  # "#": of turns
     return [_graded(reply, questions, speaker) for reply in evidence.replies]
 
 
 def _graded(reply: Reply, questions: Mapping[str, Question], speaker: Speaker) -> Sample:
-    question = questions.get(reply.item.id.removeprefix("script-"), questions.get(reply.item.id))
+    question = questions.get(reply.item.id)
     if question is None:
         return Sample(reply.item.id, reply.seed, None, "The card's test script no longer has this question.")
     value = _VALUES[verdict_of(check_answers(question, reply.answers, speaker))]
@@ -32,10 +32,13 @@ def _graded(reply: Reply, questions: Mapping[str, Question], speaker: Speaker) -
 
 
 def _mentioned(kind: str, evidence: Evidence) -> list[Sample]:
-    """1 where the answer has the expected words, else 0: an empty answer, too."""
-    return [Sample(reply.item.id, reply.seed, float(mentions(reply.last, reply.item.expected))) if reply.item.expected.strip()
-            else Sample(reply.item.id, reply.seed, None, f"The question does not say which words show that it has its {kind}.")
-            for reply in evidence.replies]
+    """1 where the answer has every entry that is expected (one a line), else 0: an empty answer, too."""
+    found = []
+    for reply in evidence.replies:
+        entries = reply.item.expected.split("\n") if reply.item.expected.strip() else []
+        value = float(all(mentions(reply.last, entry) for entry in entries)) if entries else None
+        found.append(Sample(reply.item.id, reply.seed, value, "" if entries else f"No words are given that show its {kind}."))
+    return found
 
 
 @measure("identity", "Knows who it is", "The share of questions about itself that it answers with what the card says.",
