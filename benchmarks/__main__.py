@@ -1,4 +1,4 @@
-"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | cast | export | squeeze | baking | loops | speech |
+"""The benchmarks' command line: python -m benchmarks speed | fidelity | swap | export | squeeze | baking | loops | speech |
 soak | studio | drawings.
 
 Exit codes as for the engine: 2 for a user's mistake, 130 for an interrupted run. Heavy imports wait until a benchmark runs.
@@ -32,11 +32,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_cells(swap)
     swap.add_argument("--json", metavar="FILE", help="where the figures are kept (default: swap.json in the work folder)")
     swap.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    cast = verbs.add_parser("cast", help="what one more character costs in a bank")
-    _add_model(cast)
-    _add_json(cast)
-    cast.add_argument("--run", metavar="RUN_FOLDER", help="an exported folder, for the KL of its character in a bank")
-    cast.add_argument("--lines", metavar="FILE", help="lines.jsonl of that run's work folder")
     export = verbs.add_parser("export", help="GGUF files of a pruned model: times, sizes, proofs, speed")
     export.add_argument("--model", default="starter", help=f"the dense model: {MODEL_HELP}")
     export.add_argument("--folder", metavar="DIR", help="a folder that prune wrote from it (default: a quick cut of 25 %%)")

@@ -10,8 +10,10 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from engine.base.errors import Interrupted
+from engine.base import migrate
+from engine.base.errors import Interrupted, UserError
 from engine.base.files import PROGRAM
 from engine.base.job import (
     TYPE_HELP,
@@ -29,7 +31,6 @@ from engine.base.job import (
 from engine.base.known_models import MODEL_HELP
 from engine.base.process import prepare_libraries
 from engine.base.sampling import add_sampling_options
-from engine.casting import add_subcommands
 from engine.cluster.options import add_cast_options
 from engine.running import explain, log_file
 from engine.server.settings import add_options as add_server_options
@@ -68,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     inspect = verbs.add_parser("inspect", help="what an exported folder is, whether it is whole, what was measured")
     inspect.add_argument("folder", metavar="DIR")
     inspect.add_argument("--json", action="store_true", help="print JSON")
-    add_subcommands(verbs.add_parser("cast", help="many characters on one dense model, as masks and small corrections"), Parser)
+    gone = verbs.add_parser("cast", add_help=False, prefix_chars="\0")  # of 0.1; without help it is in no list, and takes any words
+    gone.add_argument("words", nargs="*")
     return parser
 
 
@@ -92,10 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
+    for one in arguments:
+        migrate.refuse_bank(Path(one))
     if options.verb == "cast":
-        from engine import casting
-
-        return casting.run(options)
+        raise UserError("Banks of characters are gone since version 0.2.", migrate.BANK_HINT)
     from engine import commands
 
     return getattr(commands, options.verb.replace("-", "_"))(options, arguments)

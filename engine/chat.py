@@ -1,9 +1,9 @@
-"""Chat in the terminal, with one character or several: the prompt, samplers and endings of the chat worker."""
+"""Chat in the terminal: the prompt, samplers and endings of the chat worker."""
 
 import argparse
 import json
 import sys
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -21,7 +21,7 @@ HOW_TO_END = "(An empty line or Ctrl-D ends the chat.)"
 
 
 class Speaker:
-    """A character that answers with a model. The models of a program's speakers are in `voices`, whose work `loop` does."""
+    """A character that answers with a model, which is kept in `voices`; `loop` does their work."""
 
     def __init__(self, card: Card, model: str, type: str, voices: Voices, loop: Loop) -> None:
         self.card, self.model, self.type, self.voices, self.loop = card, model, type, voices, loop
@@ -77,31 +77,29 @@ class Speaker:
                 "tokens_per_second": last["tokens_per_second"] if last["tokens"] else None, "ended": last["reason"]}
 
 
-def chat(speakers: Sequence[Speaker], params: SamplingParams, options: argparse.Namespace) -> int:
-    """Answer --message, or whatever is typed until an empty line or the end of input; every speaker answers each message."""
-    for one in speakers:
-        one.load()
+def chat(speaker: Speaker, params: SamplingParams, options: argparse.Namespace) -> int:
+    """Answer --message, or whatever is typed until an empty line or the end of input."""
+    speaker.load()
     if options.message is not None:
-        _ask(speakers, options.message, params, options.json, named=len(speakers) > 1)
+        _ask(speaker, options.message, params, options.json)
         return 0
-    greetings = [f"{one.card.char}: {text}" for one in speakers if (text := render_greeting(one.card))]
-    print("\n".join([*greetings, HOW_TO_END]))
+    if greeting := render_greeting(speaker.card):
+        print(f"{speaker.card.char}: {greeting}")
+    print(HOW_TO_END)
     try:
         while message := input("You: ").strip():
-            _ask(speakers, message, params, options.json, named=True)
+            _ask(speaker, message, params, options.json, named=True)
     except EOFError:
         print()
     return 0
 
 
-def _ask(speakers: Sequence[Speaker], message: str, params: SamplingParams, as_json: bool, named: bool) -> None:
+def _ask(speaker: Speaker, message: str, params: SamplingParams, as_json: bool, named: bool = False) -> None:
     if as_json:
-        replies = [one.whole_reply(message, params) for one in speakers]
-        print(json.dumps(replies if len(replies) > 1 else replies[0], ensure_ascii=False))
+        print(json.dumps(speaker.whole_reply(message, params), ensure_ascii=False))
         return
-    for one in speakers:
-        print(f"{one.card.char}: " if named else "", end="", flush=True)
-        one.print_reply(message, params)
+    print(f"{speaker.card.char}: " if named else "", end="", flush=True)
+    speaker.print_reply(message, params)
 
 
 def _facts(ended: dict[str, Any]) -> str:

@@ -170,7 +170,7 @@ def chat(options: argparse.Namespace, _arguments: list[str]) -> int:
 
     options.model = _speaker_of(options)
     card, params = _card_of(options), params_of(options)
-    return run([Speaker(card, options.model, options.type, Voices(keep=1, slots=1), Loop())], params, options)
+    return run(Speaker(card, options.model, options.type, Voices(keep=1, slots=1), Loop()), params, options)
 
 
 def script(options: argparse.Namespace, _arguments: list[str]) -> int:

@@ -18,8 +18,8 @@ STAGES: dict[StageId, str] = {
     StageId.ENGINES: "make folders for engines", StageId.SPEED: "measure the speed", StageId.ZIP: "zip",
     StageId.SHIP_READ: "read {} at its types", StageId.SHIP_SPEED: "time all files in llama.cpp",
     StageId.SCENE: "play the scene",
-    StageId.SCRIPT: "answer the script: {}", StageId.COMPARE: "compare the answers", StageId.CHECK: "check the weights",
-    StageId.MATCH: "compare {}", StageId.CORRECT: "correct", StageId.CUT: "cut", StageId.BENCHMARK: "{}",
+    StageId.SCRIPT: "answer the script: {}", StageId.COMPARE: "compare the answers",
+    StageId.BENCHMARK: "{}",
 }
 READINGS: dict[ReadingId, str] = {
     ReadingId.DENSE: "dense", ReadingId.RANDOM: "random", ReadingId.MAGNITUDE: "magnitude", ReadingId.WANDA: "wanda",
@@ -43,7 +43,7 @@ REJECTIONS: dict[Rejection, str] = {
 }
 ARTIFACTS: dict[ArtifactId, str] = {
     ArtifactId.MODEL: "pruned model", ArtifactId.GGUF: "GGUF file", ArtifactId.ZIP: "zip file",
-    ArtifactId.KNOWN_MODEL: "{} model", ArtifactId.BANK_ENTRY: "{} in the bank",
+    ArtifactId.KNOWN_MODEL: "{} model",
 }
 
 

@@ -37,8 +37,7 @@ STAGES: dict[str, str] = {
     StageId.SHIP_READ: "Read {} at its types", StageId.SHIP_SPEED: "Time all files in llama.cpp",
     StageId.SPEED: "Measure the speed, dense and pruned", StageId.SCRIPT: "Answer the script: {}",
     StageId.SCENE: "Play the scene",
-    StageId.COMPARE: "Compare the answers", StageId.CHECK: "Check the weights", StageId.MATCH: "Compare {}",
-    StageId.CORRECT: "Correct what remains", StageId.CUT: "Cut",
+    StageId.COMPARE: "Compare the answers",
 }
 REJECTIONS: dict[str, str] = {
     Rejection.EMPTY: "said next to nothing", Rejection.LOOPING: "went round in circles", Rejection.TRUNCATED: "broke off",

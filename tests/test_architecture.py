@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "engine"
-FLOORS = [{"base"}, {"cards", "models", "labels"}, {"calibration", "pruning", "evaluation", "export"}, {"cast"},
+FLOORS = [{"base"}, {"cards", "models", "labels"}, {"calibration", "pruning", "evaluation", "export"},
           {"pipeline", "stages", "commands", "running", "chat", "script", "scene",
-           "chat_worker", "serving", "server", "cluster", "casting",
+           "chat_worker", "serving", "server", "cluster",
            "frontier", "__main__", "__init__"}]
 SQLITE = {"sqlite3", "sqlite_utils"}
 STRANGERS = {"gradio", *SQLITE, "studio", "app", "benchmarks"}

@@ -1,14 +1,18 @@
 """One model for a cast: one mask and one reconstruction from all characters' lines, then an adapter for each."""
 
 import json
+import os
+import random
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cast_job import NAMES, make_cast, run_cast, write_character
+from cast_job import NAMES, make_cast, run_cast, write_character, write_job
 from safetensors.torch import load_file
-from small_job import prove_here, refused, same_tensors, weights_of
+from small_job import Story, prove_here, refused, same_tensors, weights_of
 from tiny import find
 
 from engine.base.cast_folder import check_place, place_of, places
@@ -93,6 +97,30 @@ def test_adapters_load_in_plain_peft_and_read_as_measured(cast: tuple[Path, list
     assert files == {"town-F16.gguf", "town-Q8_0.gguf", "ann.gguf", "bob.gguf"}
 
 
+@pytest.mark.slow
+def test_a_cast_that_is_killed_at_any_moment_comes_out_with_the_same_bits(llama: Path, tmp_path: Path) -> None:
+    """Each process is killed so many events after its start, and up to 50 ms later. The last ones get as far as the proof, which
+    only reads what is there."""
+    draw = random.Random(5)
+
+    def kill(process: int) -> None:
+        time.sleep(draw.random() / 20)
+        os.kill(process, signal.SIGKILL)
+
+    def written(folder: Path, kills: int) -> dict[str, str]:
+        story = Story(folder, ["prune", "--job", str(write_job(llama, folder)), "--json"])
+        for _ in range(kills):
+            wait = iter(range(draw.randint(2, 40)))
+            story.live(lambda event, wait=wait: next(wait, None) is None, kill)  # type: ignore[misc]
+        story.live(lambda event: event["event"] == "Stage" and event["stage"] == StageId.PROVE, kill)
+        assert [life.code for life in story.lives] == [-signal.SIGKILL] * (kills + 1) and not (folder / "out").exists()
+        (whole,) = (folder / "work" / "cast.model").glob(".proven.*")
+        return {str(file.relative_to(whole)): sha256(file) for file in whole.rglob("*.safetensors")}
+
+    once = written(tmp_path / "once", 0)
+    assert len(once) >= 4 and written(tmp_path / "killed", 5) == once
+
+
 def _without_times(folder: Path) -> dict[str, Any]:
     report = read_json(folder / "report.json")
     return {name: value for name, value in report.items() if name not in ("stages", "made", "proof")}
@@ -134,6 +162,15 @@ def test_bad_casts_are_refused_in_a_sentence(llama: Path, tmp_path: Path, capsys
     assert "at most 100 characters; these are 200" in refused(["prune-cast", *many, *common], capsys)
     assert "Two of the cards are called ann" in refused(["prune-cast", ann, str(again), *common], capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_characters_that_do_not_fit_are_refused_in_a_sentence(llama: Path, tmp_path: Path, capsys: Any) -> None:
+    file = write_job(llama, tmp_path)
+    lines = tmp_path / "ann.json"
+    lines.write_text(json.dumps({**read_json(lines), "model": "small"}))
+    assert f"were made with small, and the cast is pruned on {llama}" in refused(["prune", "--job", str(file)], capsys)
+    with pytest.raises(UserError, match=r"too long for this model: with an answer it has 3,\d\d\d tokens, the model reads 512"):
+        make_cast(llama, tmp_path / "long", more=lambda name: {"description": "Clocks. " * 400})
 
 
 def test_damaged_and_mismatched_casts_are_told_in_a_sentence(cast: tuple[Path, list[Event]], tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
-from small_job import run_job, write_card
+from safetensors.numpy import save_file
+from small_job import refused, run_job, write_card
 from tiny import add_files, make_tiny
 
 from engine.__main__ import build_parser, main
@@ -46,6 +49,25 @@ def test_help_is_there_for_every_verb(arguments: list[str], capsys: pytest.Captu
 def test_seldom_used_options_stay_unset() -> None:
     given = build_parser().parse_args(["prune", "card.json", "--out", "out"])
     assert not {"sparsity", "seed", "recover", "load_in", "steps"} & vars(given).keys()
+
+
+@pytest.mark.parametrize("words", [["serve", "{}"], ["serve", "pim-tuckett", "{}", "--check"], ["chat", "{}", "--message", "Hi"],
+                                   ["inspect", "{}"], ["export", "{}", "--out", "x"],
+                                   ["prune-cast", "pim-tuckett", "{}", "--out", "x"]],
+                         ids=lambda words: words[0])
+def test_a_bank_of_an_earlier_version_gets_one_sentence(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file({"pim.kept": numpy.zeros(2, numpy.uint8)}, "game.bank", {"format": "persona-studio cast bank", "version": "1",
+                                                                       "bank": json.dumps({"characters": ["x" * 100_000]})})
+    said = refused([word.format("game.bank") for word in words], capsys)
+    assert "game.bank is a bank of characters, and banks are gone since version 0.2. Make a cast" in said
+    assert said.endswith("prune-cast CARDS... --out DIR\n") and os.listdir() == ["game.bank"]
+
+
+@pytest.mark.parametrize("words", [[], ["list", "game.bank", "--json"], ["--help"], ["chat", "game.bank", "pim", "--limit=4"]])
+def test_the_former_verb_of_banks_says_that_they_are_gone(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Banks of characters are gone since version 0.2. Make a cast" in refused(["cast", *words], capsys)
 
 
 def test_models_lists_the_starter_and_folders(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from store_samples import card
 from engine.__main__ import build_parser
 from engine.base.errors import UserError
 from engine.base.job import ExportJob, read_options
+from engine.base.sizes import adapter_bytes
 from studio import uploads
 from studio.page import Page
 from studio.services import Services
@@ -132,24 +133,26 @@ def plotted(figure: str) -> list[Any]:
 def test_the_planner_counts_with_the_chosen_characters_model(services: Services, person: str) -> None:
     ann = characters.create(services.store, card("Ann")).id
     first, second = pruned(services, person, "First"), pruned(services, ann, "Second")
-    figure, ways, basis = planner.show(services, [first.id, second.id], 20, 4, 8, 4096, 4)
+    figure, ways, basis = planner.show(services, [first.id, second.id], 20, 4, 8, 4096)
     decoder = planner.decoder_for(services, first)
     assert decoder and decoder.shape.intermediate_size == 1024 and decoder.shape.parameters == 3_000_000
     assert "20\u00a0characters" in basis and "4\u00a0conversations" in basis and "Ann, Zoë" in basis
     assert ways.count("<tr>") == 3 and "✓ yes" in ways
-    assert [bar["name"] for bar in plotted(figure)] == ["models", "the bank's characters", "conversations"]
-    standalone, gathered = plotted(figure)[0]["x"]
-    assert standalone > 3 * gathered  # 20 models against one, and the four characters spoken last
-    alone = planner.show(services, [], 1, 1, 8, 4096, 1)
+    assert [bar["name"] for bar in plotted(figure)] == ["models", "adapters", "conversations"]
+    standalone, cast = plotted(figure)[0]["x"]
+    assert standalone == pytest.approx(20 * cast)
+    assert plotted(figure)[1]["x"] == [0, pytest.approx(20 * adapter_bytes(decoder, 768, 8) / 1e9)]
+    assert "rank 8" in basis and 'data-head="Characters at most">100<' in ways  # a cast has no more, however small they are
+    alone = planner.show(services, [], 1, 1, 8, 4096)
     assert alone[2].startswith('<p class="quiet">For 1\u00a0character (Ann, Zoë)')
 
 
 def test_a_cast_of_two_models_is_refused_and_an_empty_library_says_what_to_do(services: Services, person: str) -> None:
-    figure, ways, basis = planner.show(services, [], 8, 1, 8, 4096, 4)
+    figure, ways, basis = planner.show(services, [], 8, 1, 8, 4096)
     assert ways == planner.NONE and basis == "" and plotted(figure) == []
     first, other = pruned(services, person, "First"), pruned(services, person, "Second", "another")
     with pytest.raises(UserError, match="different models"):
-        planner.show(services, [first.id, other.id], 8, 1, 8, 4096, 4)
+        planner.show(services, [first.id, other.id], 8, 1, 8, 4096)
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 121])

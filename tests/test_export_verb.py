@@ -29,11 +29,10 @@ from engine.base.events import Event, Failed, Finished, Proved, Saved, Stage, St
 from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, write_manifest
 from engine.cards.files import read_card
 from engine.cards.prompt import messages
-from engine.cast.building import read_run
 from engine.export import copying, gguf_proof, gguf_writer, plain_transformers, verify
 from engine.export.copying import copy_folder
 from engine.export.engines import TARGETS
-from engine.export.folder import MASK
+from engine.export.folder import MASK, mask_file, read_mask
 from engine.serving.gguf_header import read_header
 
 
@@ -379,8 +378,5 @@ def test_a_folder_of_a_former_version_is_read_as_before(pruned: Path, tmp_path: 
     shutil.copytree(pruned, folder)
     to_former_layout(folder)
     assert main(["inspect", str(folder)]) == 0 and "Whole" in capsys.readouterr().out
-    assert torch.equal(read_run(folder).mask, read_run(pruned).mask)
+    assert torch.equal(read_mask(mask_file(folder)), read_mask(mask_file(pruned)))
     assert main(["chat", str(folder), "--message", "Hello?", "--json", "--limit", "3"]) == 0
-    (folder / "mask.safetensors").unlink()
-    with pytest.raises(UserError, match=r"persona/mask\.safetensors is missing"):
-        read_run(folder)

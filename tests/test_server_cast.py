@@ -1,4 +1,4 @@
-"""Which characters are served, from what, and what is wrong with any: folders, banks, cards; files that change, go or are cut."""
+"""Which characters are served, from what, and what is wrong with any: folders and cards; files that change, go or are cut."""
 
 import asyncio
 import json

@@ -12,9 +12,8 @@ from tiny import SPECIAL, find, make_tiny, make_tokenizer
 from transformers import AutoTokenizer
 
 from engine.base.errors import UserError
-from engine.cast.dense import Dense
 from engine.models.chat_format import render_chat
-from engine.models.loading import load_tokenizer, on_day
+from engine.models.loading import day_of, load_tokenizer, on_day
 from engine.models.templates import CHATML, fix_settings
 from engine.stages import context
 
@@ -145,16 +144,16 @@ def date_seconds(*day: int) -> float:
     return datetime(*day, 12).timestamp()  # type: ignore[arg-type]
 
 
-def test_a_bank_speaks_on_the_day_of_each_characters_job(tmp_path: Path) -> None:
+def test_a_tokenizer_speaks_on_the_day_of_a_report(tmp_path: Path) -> None:
     folder = make_tiny(tmp_path / "model")
     (folder / "chat_template.jinja").write_text("{{ strftime_now('%F') }}")
     source = find(folder)
-    dense = Dense(source, None, None, load_tokenizer(source))  # type: ignore[arg-type]
+    today = load_tokenizer(source)
     reports: list[dict[str, Any]] = [{"day": "2026-01-02"}, {"day": None, "made": "2025-06-07T00:00:00Z"}]
-    first, second = (dense.tokenizer_of(report) for report in reports)
-    assert [render_chat(one, TURNS) for one in (first, second, dense.tokenizer)] == [
+    first, second = (on_day(today, day_of(report)) for report in reports)  # type: ignore[arg-type]
+    assert [render_chat(one, TURNS) for one in (first, second, today)] == [
         "2026-01-02", "2025-06-07", date.today().isoformat()]
-    assert first.encode("Salt, thread") == dense.tokenizer.encode("Salt, thread")
+    assert first.encode("Salt, thread") == today.encode("Salt, thread")
     first.save_pretrained(tmp_path / "export")
     assert AutoTokenizer.from_pretrained(tmp_path / "export").chat_template == first.chat_template
     (folder / "chat_template.jinja").write_text(CHATML)

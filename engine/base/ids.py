@@ -45,10 +45,6 @@ class StageId(StrEnum):
     SCENE = "play_scene"
     SCRIPT = "answer_script"  # subject: the model's name
     COMPARE = "compare_answers"
-    CHECK = "check_weights"
-    MATCH = "match_character"  # subject: the character's name in the bank
-    CORRECT = "correct"
-    CUT = "cut"
     BENCHMARK = "benchmark"  # subject: what is measured
 
 
@@ -111,7 +107,6 @@ class ArtifactId(StrEnum):
     GGUF = "gguf_file"  # subject: the file type
     ZIP = "zip_file"
     KNOWN_MODEL = "starter_model"  # subject: its name
-    BANK_ENTRY = "bank_entry"  # subject: the character's name in the bank
 
 
 class FinishReason(StrEnum):

@@ -136,7 +136,8 @@ class Recipe(Settings):
     bake_steps: int = knob(400, "Steps in which the LoRA adapter learns, before it is merged; a cast's adapters, too", ge=2)
     bake_step_lines: int = knob(16, "Lines per step", unit="lines", ge=2)
     bake_rate: float = knob(2e-3, "AdamW's learning rate, as a share of the weights' root mean square", ge=0)
-    bake_rank: int = knob(8, "LoRA rank; the adapter stays in the folder, 4.9 MB for the starter", ge=1)
+    bake_rank: int = knob(8, "LoRA rank of the adapter that stays in the folder, 4.9 MB for the starter; also of a cast's "
+                              "characters", ge=1)
     bake_own_from: float = knob(0.5, "Share of the steps after which half of the lines are the student's own answers, read by the "
                                      "dense model (1: none)", ge=0, le=1)
 

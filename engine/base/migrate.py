@@ -8,15 +8,18 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.files import read_json, write_json
+from engine.base.files import PROGRAM, is_file, read_json, write_json
 from engine.base.ids import ArtifactId, ReadingId, Rejection, StageId
 
 FORMAT = 2  # of work folders and reports
 BACKUP = "before-format-2"  # a folder in a work folder
+BANK_HINT = f"Make a cast from the same cards: {PROGRAM} prune-cast CARDS... --out DIR"
+_LARGEST_LIST = 100_000_000  # bytes, of a bank's characters with their cards
 KNOBS = {"further_answers": "extra_samples", "refit_within": "max_kl_ratio", "least_squares": "reconstruct",
          "layer_epochs": "tuning_epochs", "layer_rate": "tuning_rate", "recovery_answers": "recovery_samples"}
 FORMER_KNOBS = {new: old for old, new in KNOBS.items()}
@@ -31,10 +34,10 @@ _STAGES = {
     "export": StageId.EXPORT, "prove": StageId.PROVE, "copy": StageId.COPY, "zip": StageId.ZIP,
     "decode with llama.cpp": StageId.GGUF_DECODE, "read with transformers": StageId.GGUF_REFERENCE,
     "make ready for engines": StageId.ENGINES, "measure the speed": StageId.SPEED,
-    "compare the answers": StageId.COMPARE, "check the weights": StageId.CHECK, "correct": StageId.CORRECT, "cut": StageId.CUT,
+    "compare the answers": StageId.COMPARE,
     "answer the script": StageId.SCRIPT}
 _STAGES_OF = {"fetch": StageId.FETCH, "convert": StageId.CONVERT,
-              "write": StageId.GGUF_WRITE, "prove": StageId.GGUF_PROVE, "compare": StageId.MATCH,
+              "write": StageId.GGUF_WRITE, "prove": StageId.GGUF_PROVE,
               "answer the script,": StageId.SCRIPT}
 _READINGS = {
     "mask + least squares": ReadingId.RECONSTRUCTED, "mask + least squares + tuned layers": ReadingId.TUNED,
@@ -89,11 +92,20 @@ def event(fields: dict[str, Any]) -> dict[str, Any]:
         case "Measured" if isinstance(found.get("what"), str):
             found["what"], found["step"] = reading(found["what"])
         case "Saved" if isinstance(found.get("what"), str):
-            bank = found["what"].endswith(" in the bank")
             file_type = Path(str(found.get("path"))).stem.rpartition("-")[2] if found["what"] == "GGUF file" else ""
-            found["subject"] = found["what"].removesuffix(" in the bank") if bank else file_type
-            found["what"] = ArtifactId.BANK_ENTRY if bank else _ARTIFACTS.get(found["what"], found["what"])
+            found |= {"subject": file_type, "what": _ARTIFACTS.get(found["what"], found["what"])}
     return found
+
+
+def refuse_bank(file: Path) -> None:
+    """Raise UserError where a file is a bank of characters, as 0.1 wrote them: safetensors whose metadata say so."""
+    header = b""
+    if is_file(file):
+        with suppress(OSError), file.open("rb") as data:
+            start = data.read(9)  # the length of the header, and its first sign
+            header = data.read(min(int.from_bytes(start[:8], "little"), _LARGEST_LIST)) if start[8:] == b"{" else b""
+    if b'"persona-studio cast bank"' in header:
+        raise UserError(f"{file} is a bank of characters, and banks are gone since version 0.2.", BANK_HINT)
 
 
 def rejected(counts: Mapping[str, int]) -> dict[str, int]:

@@ -1,12 +1,12 @@
 """Sizes by arithmetic alone, from a model's figures to bytes: what a cut makes of a model, how much its weights take in each number
 format, and what a cast of characters takes in memory.
 
-Two ways to have N characters ready to speak: standalone, N pruned models, each whole; or gathered, one dense model, a bank, and the
-FFNs of the characters spoken last (engine/cast)."""
+Two ways to have N characters ready to speak: standalone, N pruned models, each whole; or a cast, one pruned model and N
+adapters."""
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.base.errors import UserError
@@ -203,18 +203,17 @@ def _layer(tensor: str) -> int:
     return int(parts[parts.index("layers") + 1]) if "layers" in parts else -1
 
 
-BANK_BYTES = 1_000_000  # of a character in the bank's file, at most
-WAYS = ("standalone", "gather")
+WAYS = ("standalone", "cast")
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder's figures: its shape, and what its keys and values are as wide as."""
+    """A decoder's figures: its shape, its heads, and those that its keys and values have."""
 
     shape: ModelShape
+    heads: int
     key_value_heads: int
     head_size: int
-    vocabulary: int
 
     @property
     def token_bytes(self) -> int:
@@ -227,64 +226,52 @@ def decoder_of(config: Mapping[str, Any], parameters: int, bytes_per_weight: int
     heads = int(config["num_attention_heads"])
     shape = ModelShape(int(config["num_hidden_layers"]), int(config["hidden_size"]), int(config["intermediate_size"]),
                        parameters, bytes_per_weight)
-    return Decoder(shape, int(config.get("num_key_value_heads") or heads),
-                   int(config.get("head_dim") or shape.hidden_size // heads), int(config["vocab_size"]))
+    return Decoder(shape, heads, int(config.get("num_key_value_heads") or heads),
+                   int(config.get("head_dim") or shape.hidden_size // heads))
 
 
-def bank_entry_bytes(shape: ModelShape, kept: int, rank: int) -> int:
-    """Bytes of one character's tensors in a bank file: a bit a channel, and in 8 bit a scale a kept channel and two factors."""
-    scales = shape.layers * (kept + 4)
-    factors = shape.layers * rank * (kept + shape.hidden_size + 4)
-    return shape.layers * -(-shape.intermediate_size // 8) + scales + factors
+def adapter_bytes(decoder: Decoder, kept: int, rank: int) -> int:
+    """Bytes of a LoRA adapter's matrices, in 16 bit, on q, k, v, o and the FFN's three matrices of `kept` channels.
 
-
-def largest_rank(shape: ModelShape, kept: int, other_bytes: int = 0) -> int:
-    """The largest rank of a correction with which a character stays within BANK_BYTES; 0: none fits.
-
-    `other_bytes`: what else the character has in the file (card, prompt, report).
+    Of a matrix (out, in) it has two, (rank, in) and (out, rank).
     """
-    rank = 0
-    while bank_entry_bytes(shape, kept, rank + 1) + other_bytes <= BANK_BYTES and rank < shape.hidden_size:
-        rank += 1
-    return rank
+    hidden = decoder.shape.hidden_size
+    queries, keys = decoder.heads * decoder.head_size, decoder.key_value_heads * decoder.head_size
+    sides = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + kept)
+    return 2 * decoder.shape.layers * rank * sides
 
 
 @dataclass(frozen=True)
 class Cast:
-    """What is to be ready: so many characters, each cut to `kept` channels a layer, for so many players at once.
+    """What is to be ready: so many characters on models of `kept` channels a layer, for so many players at once.
 
-    context: tokens of the longest conversation, prompt and answers; prefix: tokens of a persona's prompt, kept read for
-    every character (0: none is kept); held: characters that gather keeps (as many as there are, at most); rank: of the
-    bank's corrections.
+    context: tokens of the longest conversation, prompt and answers; rank: of the adapters.
     """
 
     characters: int
     players: int
     context: int
     kept: int
-    rank: int = 0
-    prefix: int = 0
-    held: int = 4
+    rank: int
 
     def __post_init__(self) -> None:
-        if min(self.characters, self.players, self.context, self.kept, self.held) < 1 or min(self.rank, self.prefix) < 0:
+        if min(vars(self).values()) < 1:
             raise ValueError("a cast's sizes must be at least 1")
 
 
 @dataclass(frozen=True)
 class Needed:
-    """Bytes that a way takes: weights (of models), characters (of the bank), key_values, and what a step works with."""
+    """Bytes that a way takes: weights of models, adapters, keys and values of conversations."""
 
     way: str
     weights: int
-    characters: int
+    adapters: int
     key_values: int
-    working: int
 
     @property
     def bytes(self) -> int:
         """All together."""
-        return self.weights + self.characters + self.key_values + self.working
+        return self.weights + self.adapters + self.key_values
 
 
 def plan(decoder: Decoder, cast: Cast) -> list[Needed]:
@@ -293,42 +280,15 @@ def plan(decoder: Decoder, cast: Cast) -> list[Needed]:
 
 
 def memory_of(way: str, decoder: Decoder, cast: Cast) -> Needed:
-    """What one way takes. Raises ValueError for an unknown one."""
+    """What one of WAYS takes."""
     shape = decoder.shape
-    key_values = decoder.token_bytes * (cast.players * cast.context + cast.characters * cast.prefix)
-    if way == "standalone":
-        cut = shape.bytes - shape.ffn_parameters * shape.bytes_per_weight + _ffn_bytes(shape, cast.kept)
-        return Needed(way, cast.characters * cut, 0, key_values, _step_bytes(decoder, cast.kept))
-    if way == "gather":
-        held = min(cast.held, cast.characters)
-        return Needed(way, shape.bytes + held * _ffn_bytes(shape, cast.kept),
-                      cast.characters * bank_entry_bytes(shape, cast.kept, cast.rank), key_values,
-                      _step_bytes(decoder, cast.kept))
-    raise ValueError(f"no way {way!r}")
+    removed = 3 * shape.layers * shape.hidden_size * (shape.intermediate_size - cast.kept)
+    models, adapters = (cast.characters, 0) if way == "standalone" else (1, cast.characters)
+    return Needed(way, models * (shape.parameters - removed) * shape.bytes_per_weight,
+                  adapters * adapter_bytes(decoder, cast.kept, cast.rank), cast.players * cast.context * decoder.token_bytes)
 
 
-def _ffn_bytes(shape: ModelShape, channels: int) -> int:
-    """Bytes of all FFNs with so many channels."""
-    return 3 * shape.layers * shape.hidden_size * channels * shape.bytes_per_weight
-
-
-def _step_bytes(decoder: Decoder, channels: int) -> int:
-    """What one token's step holds at its widest: logits in fp32, or gate, up and product of one layer."""
-    return max(4 * decoder.vocabulary, 3 * decoder.shape.bytes_per_weight * channels)
-
-
-def most(way: str, decoder: Decoder, cast: Cast, memory: int, what: str) -> int:
-    """The most "characters" or "players" that a card of `memory` bytes holds, all else as in `cast`; 0 where not even one fits."""
-    def fits(count: int) -> bool:
-        values = {**vars(cast), what: count}
-        return memory_of(way, decoder, Cast(**values)).bytes <= memory
-
-    if what not in ("characters", "players"):
-        raise ValueError(f"no count of {what!r}")
-    below, above = 0, 1
-    while fits(above):
-        below, above = above, 2 * above
-    while above - below > 1:
-        middle = (below + above) // 2
-        below, above = (middle, above) if fits(middle) else (below, middle)
-    return below
+def most_characters(way: str, decoder: Decoder, cast: Cast, memory: int) -> int:
+    """The most characters that `memory` bytes hold, all else as in `cast`; 0 where not even one fits."""
+    one, two = (memory_of(way, decoder, replace(cast, characters=count)).bytes for count in (1, 2))
+    return max(0, 1 + (memory - one) // (two - one))

@@ -16,7 +16,7 @@ on a'. Second-order pruners calibrate on the pruned model's inputs too (SparseGP
 W_down's output to the stream up to a factor (not gemma2, gemma3, olmo2, whose norm follows the FFN), see `can_propagate`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +29,6 @@ from engine.models.attention import Layout, can_divide, divided, lay_out
 from engine.models.ffn import FeedForward, compute_dtype, decoder, feed_forwards, hooked, put_back
 from engine.models.packing import Row, run_row, split_prefix
 
-Nearest = Callable[[int, Tensor, Tensor], Tensor]  # from a layer's number, columns (d, k) and E[a' a'^T] (k, k), unscaled
 RIDGE = 0.03  # lambda, as a share of the mean diagonal; .01 and .1 read no better on held-out lines (benchmarks/readings.md)
 SHARE = 0.7  # of the stream's error that a layer takes on; .5 and 1 read alike, 0 much worse
 GRAM_BYTES = 1_500_000_000  # of Gram matrices held at once; more layers take more passes over the rows
@@ -88,12 +87,11 @@ def can_propagate(model: nn.Module) -> bool:
 
 @torch.inference_mode()
 def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], ridge: float,
-                     share: float, nearest: Nearest | None = None) -> Iterator[Tensor | None]:
+                     share: float) -> Iterator[Tensor | None]:
     """Yields each layer's W_down columns (d, k), lowest layer first, in the weights' dtype; before them, None a row.
 
     `kept`: ascending channel indices (k,) a layer; `ridge`: lambda as a share of the mean diagonal of E[a' a'^T];
-    `share`: how much of the stream's error a layer takes on, 0 to 1; `nearest`: what can be stored in the place of a
-    layer's columns, so that the layers above repair what that leaves. The model itself stays as it is.
+    `share`: how much of the stream's error a layer takes on, 0 to 1. The model itself stays as it is.
     """
     streams = begin(model, rows)
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
@@ -107,8 +105,6 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
             waiting.append((before, activation))
             yield None
         columns = regression.columns(ridge)
-        if nearest is not None:
-            columns = nearest(ffn.index, columns, regression.gram).to(columns)
         for stream, (before, activation) in zip(streams, waiting, strict=True):
             stream.pruned = before + factor * torch.nn.functional.linear(activation, columns, ffn.down.bias)
         yield columns

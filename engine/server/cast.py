@@ -1,7 +1,7 @@
 """The characters that are served: each an id, a card, and the model that speaks for it. Imports no torch.
 
-They come from exported and run folders (character.json beside the model), from banks of a cast, and from character cards, which
-all share one model. Their files are looked at before every answer: what was changed or removed since is not answered from.
+They come from exported and run folders (character.json beside the model), from folders of a cast, and from character cards,
+which all share one model. Their files are looked at before every answer: what was changed or removed since is not answered from.
 """
 
 import difflib
@@ -31,8 +31,7 @@ class Character:
     """A character that is served. `model` and `type`: what engine/serving/voices.py loads; `file_type`: the type of the
     file that speaks, once it is known; `fault`: why it cannot speak.
 
-    `entry`: its place in a bank, as (file, name), from which its model is made where it is not there yet. `seen`: the files that
-    it depends on, as they were when it was read.
+    `seen`: the files that it depends on, as they were when it was read.
     """
 
     id: str
@@ -42,7 +41,6 @@ class Character:
     type: str = ""
     file_type: str = ""
     fault: str = ""
-    entry: tuple[Path, str] | None = None
     seen: tuple[tuple[Path, Signature], ...] = field(default=(), repr=False)
 
     @cached_property
@@ -143,7 +141,7 @@ def read_cast(sources: Sequence[str], model: str = "starter", type: str = "") ->
     if faults:
         raise UserError(" ".join(error.sentence for error in faults))
     if not found:
-        raise UserError("There is no character to serve.", "Name a folder, a bank or a character card.")
+        raise UserError("There is no character to serve.", "Name a folder or a character card.")
     return Cast(found)
 
 
@@ -154,8 +152,6 @@ def _of(source: str, model: str, type: str) -> list[Character]:
             return [_of_folder(one.own, source, type) for one in places(path)]
         if path.is_dir():
             return [_of_folder(path, source, type)]
-        if _is_bank(path):
-            return _of_bank(path, source, type)
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror or error}).") from error
     card = read_card(path if is_file(path) else source)
@@ -170,19 +166,3 @@ def _of_folder(folder: Path, source: str, type: str) -> Character:
     card = parse_card(file.read_bytes(), str(file))
     adapters = sorted((folder / ADAPTER).glob("*"))  # of a cast's character
     return Character(slug(card.name), card, source, str(folder.resolve()), type).watching(file, *adapters)
-
-
-def _of_bank(path: Path, source: str, type: str) -> list[Character]:
-    from engine.cast.listing import list_characters
-
-    return [Character(one.name, parse_card(one.card, f"{source}: {one.name}"), source, str(one.folder), type,
-                      entry=(path.resolve(), one.name)) for one in list_characters(path)]
-
-
-def _is_bank(path: Path) -> bool:
-    """Whether a file begins as a safetensors file does: with the length of its header, then the header."""
-    if not is_file(path):
-        return False
-    with path.open("rb") as file:
-        start = file.read(9)
-    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size

@@ -56,7 +56,7 @@ def _serve(options: argparse.Namespace) -> int:
             threading.Thread(target=_hold, daemon=True).start()
         printer = JsonPrinter() if options.json else ProgressPrinter()
         with printer:
-            cast = asyncio.run(prepare(cast, options.base, printer.show))
+            cast = asyncio.run(prepare(cast, printer.show))
         _require_one(cast)
         _log(cast)
         output = sys.stdout  # while Ray runs, what is printed goes to standard error

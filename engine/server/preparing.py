@@ -1,11 +1,10 @@
 """Before the first request: every model as a GGUF file, made once where there is none; and what all of it will take.
 
-What needs torch is done by processes of their own: a bank's characters are gathered, and GGUF files are written.
+What needs torch, writing a GGUF file, is done by a process of its own.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.server.cast import Cast, Character
 from engine.serving import files
-from engine.serving.child import run_engine
 from engine.serving.gguf_header import Header, read_header
 from engine.serving.llama import token_bytes, tokens_in_memory
 
@@ -24,26 +22,14 @@ Tell = Callable[[Event], None]
 _File = tuple[Path, str]  # with its type
 
 
-async def prepare(cast: Cast, base: str = "", tell: Tell = lambda event: None) -> Cast:
+async def prepare(cast: Cast, tell: Tell = lambda event: None) -> Cast:
     """The cast with every model's file made and looked at; what is wrong with one is its character's fault."""
-    for bank in {one.entry[0] for one in cast if one.entry}:
-        missing = [one.entry[1] for one in cast if one.entry and one.entry[0] == bank and not Path(one.model).is_dir()]
-        with suppress(UserError):  # of one character: each is tried by itself then
-            await _gather(bank, missing, base, tell)
     made: dict[tuple[str, str], _File | UserError | None] = {}
-    return Cast([await _prepare(one, base, tell, made) for one in cast])
+    return Cast([await _prepare(one, tell, made) for one in cast])
 
 
-async def _gather(bank: Path, names: Sequence[str], base: str, tell: Tell) -> None:
-    """Make the models of characters of a bank, in one process: their dense model is loaded once."""
-    if names:
-        await run_engine(["cast", "gather", str(bank), *names, *(["--model", base] if base else [])], tell)
-
-
-async def _prepare(one: Character, base: str, tell: Tell, made: dict[tuple[str, str], _File | UserError | None]) -> Character:
+async def _prepare(one: Character, tell: Tell, made: dict[tuple[str, str], _File | UserError | None]) -> Character:
     try:
-        if one.entry and not Path(one.model).is_dir():
-            await _gather(one.entry[0], [one.entry[1]], base, tell)
         key = (one.model, one.type)
         if key not in made:  # characters share models
             try:
@@ -120,13 +106,12 @@ def plan(cast: Cast, parallel: int) -> Plan:
     for one in cast:
         file, type, state, fault = "", one.type, "ready", one.fault
         try:
-            absent = one.entry is not None and not Path(one.model).is_dir()
-            found = None if absent else files.gguf_file(one.model, one.type)
+            found = files.gguf_file(one.model, one.type)
             if found:
                 header = read_header(found)
                 file, type = str(found), header.type
                 models[file] = Model(file, header.weight_bytes, slot_bytes(header, parallel))
-            elif absent or files.speaks_by_llama(one.model):
+            elif files.speaks_by_llama(one.model):
                 state = "its GGUF file is made at the first start"
             else:
                 state = "spoken by transformers"

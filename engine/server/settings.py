@@ -67,12 +67,11 @@ class Scale:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
     usual = Settings()
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder that prune or export wrote, a bank of a cast, a "
-                        "character card, or the name of a bundled character")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a folder that prune, prune-cast or export wrote, "
+                        "a character card, or the name of a bundled character")
     which = parser.add_argument_group("who speaks")
     which.add_argument("--model", default="starter", metavar="NAME",
                        help=f"the model that speaks for cards: {MODEL_HELP} (default starter)")
-    which.add_argument("--base", default="", metavar="MODEL", help="the dense model of a bank, if it has moved")
     which.add_argument("--type", default="", metavar="T", help="of the GGUF files, e.g. Q8_0 (default: the best at hand)")
     where = parser.add_argument_group("where, and for whom")
     where.add_argument("--host", default=usual.host, help="(default 127.0.0.1, this machine alone; any other needs a key)")

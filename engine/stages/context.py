@@ -89,10 +89,13 @@ class Job:
 
     @classmethod
     def of_cast(cls, asked: PruneJob) -> "Job":
-        """The job of a cast, whose characters have their lines already."""
+        """The job of a cast, whose characters have their lines already. Raises UserError where one's are of another model."""
         members = []
         for file in asked.cast:
             own = PruneJob.of(read_json(Path(file)))
+            if own.model != asked.model:
+                raise UserError(f"The lines of {own.card} were made with {own.model}, and the cast is pruned on {asked.model}.",
+                                "The characters of a cast need one model.")
             members.append(Member(cls.of(own, read_card(own.card)), Path(own.workdir)))
         name = parse_card(json.dumps({"name": asked.card, "description": "A cast."}).encode(), "The cast")
         return cls(name, asked.model, Path(asked.out), asked.recipe, asked.dtype, members=tuple(members), adapters=asked.adapters)

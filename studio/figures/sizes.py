@@ -42,16 +42,15 @@ def remaining(parameters: int, ffn_parameters: int, removed: int, bytes_per_weig
 
 
 MEMORY = "Memory of the cast"
-NAMES = {"standalone": "Models of their own", "gather": "One model and a bank"}
-_PARTS = (("weights", "models", BLUE), ("characters", "the bank's characters", EMBER), ("rest", "conversations", GREY))
+NAMES = {"standalone": "Models of their own", "cast": "A cast on one model"}
+_PARTS = (("weights", "models", BLUE), ("adapters", "adapters", EMBER), ("key_values", "conversations", GREY))
 
 
 def memory_bars(needed: Sequence[Needed], card: int) -> go.Figure:
     """A bar for each way, in the order given, and a line at the memory of the card (bytes; 0: none)."""
     if not needed:
         return empty(MEMORY, "Choose characters that were pruned from one model.")
-    values = {"weights": [one.weights for one in needed], "characters": [one.characters for one in needed],
-              "rest": [one.key_values + one.working for one in needed]}
+    values = {part: [getattr(one, part) for one in needed] for part, _, _ in _PARTS}
     names = [NAMES[one.way] for one in needed]
     traces = [go.Bar(y=names, x=[value / 1e9 for value in values[part]], orientation="h", name=name,
                      marker={"color": colour, "line": {"width": 0}}, customdata=[words.size(value) for value in values[part]],
@@ -64,7 +63,8 @@ def memory_bars(needed: Sequence[Needed], card: int) -> go.Figure:
     fits = [one for one in needed if one.bytes <= card]
     title = f"{len(fits)} of {len(needed)} ways fit into {words.size(card)}" if card else f"{words.size(least.bytes)} at least"
     return drawn(traces, title, [legend, f"dotted: the memory of the card, {words.size(card)}" if card else ""],
-                 "Weights, characters and conversations (keys and values of what was said) in 16 bit. Calculated; the formulas "
-                 "were checked against measured memory.", 48 * len(needed) + 46, barmode="stack", bargap=0.35, shapes=line,
+                 "Weights, adapters and conversations (keys and values of what was said) in 16 bit. Calculated from the sizes "
+                 "of the tensors; the program that runs them needs some more.", 48 * len(needed) + 46, barmode="stack", bargap=0.35,
+                 shapes=line,
                  margin={"l": 150, "r": 16, "b": 36}, yaxis={"autorange": "reversed", "showgrid": False},
                  xaxis={"range": [0, 1.06 * most / 1e9], "ticksuffix": " GB", "showgrid": True, "nticks": 5})

@@ -1,18 +1,16 @@
 """The planner of a cast: who is in it, for how many players, on what card; how much memory each way to run it takes."""
 
 import html
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
+from engine.base.cast_folder import MOST
 from engine.base.errors import UserError
 from engine.base.files import read_json
-from engine.base.sizes import Cast, Decoder, Needed, decoder_of, largest_rank, most, plan
-from engine.cards.card import parse_card
-from engine.cards.prompt import render_system_prompt, rough_tokens
+from engine.base.job import Recipe
+from engine.base.sizes import Cast, Decoder, Needed, adapter_bytes, decoder_of, most_characters, plan
 from studio.figures import words
 from studio.figures.sizes import NAMES, memory_bars
 from studio.page import Page, figure_box, figure_html, guarded
@@ -25,9 +23,10 @@ from studio.workers.commands import result_folder
 CARDS = [4, 6, 8, 12, 16, 24, 32, 48, 80]  # GB
 CONTEXTS = [1024, 2048, 4096, 8192, 16384, 32768]
 GB = 10**9
+RANK = int(Recipe.model_fields["bake_rank"].default)  # of a cast's adapters
 WAYS = {
     "standalone": "Every character is a pruned model of its own, as Export makes it. Each one costs a model.",
-    "gather": "One dense model in memory; the character that speaks is cut out of it in a moment. Those spoken last stay ready."}
+    "cast": "One pruned model in memory, and a small adapter for each character. Made by persona prune-cast."}
 HEADS = ("Memory", "Fits?", "Characters at most")
 NONE = '<p class="quiet">Prune a character first: its model says how large a cast of such characters would be.</p>'
 
@@ -43,7 +42,7 @@ class Planner:
                 with gr.Column(scale=2, min_width=300):
                     self.runs = gr.Dropdown([], multiselect=True, label="Characters", elem_id="planner-runs",
                                             info="Pruned from one model. Without a choice: the newest of each character.")
-                    self.count = gr.Number(8, label="Characters in the whole cast", precision=0, minimum=1, maximum=10_000,
+                    self.count = gr.Number(8, label="Characters in the whole cast", precision=0, minimum=1, maximum=MOST,
                                            elem_id="planner-count")
                     self.players = gr.Number(1, label="Conversations at the same time", precision=0, minimum=1, maximum=10_000,
                                              elem_id="planner-players")
@@ -52,13 +51,11 @@ class Planner:
                     with gr.Accordion("For engineers", open=False):
                         self.context = gr.Dropdown([(f"{size:,} tokens", size) for size in CONTEXTS], value=4096,
                                                    label="Longest conversation", filterable=False, elem_id="planner-context")
-                        self.held = gr.Number(4, label="Characters kept ready at once", precision=0, minimum=1,
-                                              maximum=1000, elem_id="planner-held")
                 with gr.Column(scale=3, min_width=320):
                     self.figure = figure_box(elem_id="planner-figure")
             self.ways = gr.HTML(elem_id="planner-ways")
             self.basis = gr.HTML(elem_id="planner-basis")
-        self.asked: list[Any] = [self.runs, self.count, self.players, self.card, self.context, self.held]  # of the plan
+        self.asked: list[Any] = [self.runs, self.count, self.players, self.card, self.context]  # of the plan
         self.shown = [self.figure, self.ways, self.basis]
 
 
@@ -98,8 +95,8 @@ def base_of(run: Run) -> str:
     return str(run.summary.get("base", {}).get("name", ""))
 
 
-def show(services: Services, chosen: list[str] | None, count: float | None, players: float | None, card: float, context: float,
-         held: float | None) -> tuple[str, str, str]:
+def show(services: Services, chosen: list[str] | None, count: float | None, players: float | None, card: float,
+         context: float) -> tuple[str, str, str]:
     """Figure, table and basis of a plan. Raises UserError for characters of several models."""
     known = choose_from(services)
     newest = list({run.character: run for run in reversed(known)}.values())[::-1]
@@ -114,8 +111,7 @@ def show(services: Services, chosen: list[str] | None, count: float | None, play
     if not chosen:
         found = [run for run in found if base_of(run) == base_of(found[0])]
     kept = max(int(run.summary.get("after", {}).get("intermediate_size") or decoder.shape.intermediate_size) for run in found)
-    cast = Cast(max(int(count or 1), len(chosen or [])), max(int(players or 1), 1), int(context), kept,
-                largest_rank(decoder.shape, kept), persona_tokens(services, found), max(int(held or 1), 1))
+    cast = Cast(max(int(count or 1), len(chosen or [])), max(int(players or 1), 1), int(context), kept, RANK)
     needed, memory = plan(decoder, cast), int(card * GB)
     names = [label_of(services, run).partition(" · ")[0] for run in found]
     return (figure_html(memory_bars(needed, memory)), ways_html(needed, decoder, cast, memory),
@@ -132,19 +128,10 @@ def decoder_for(services: Services, run: Run) -> Decoder | None:
         return None
 
 
-def persona_tokens(services: Services, found: Sequence[Run]) -> int:
-    """About how many tokens the longest system prompt of the characters has: what stays in memory for each."""
-    longest = 0
-    for run in found:
-        with suppress(UserError):
-            raw = characters.version(services.store, run.character, run.version).card
-            longest = max(longest, rough_tokens(render_system_prompt(parse_card(json.dumps(raw).encode(), run.name))))
-    return longest
-
-
 def ways_html(needed: Sequence[Needed], decoder: Decoder, cast: Cast, card: int) -> str:
     """A row a way: its memory, whether it fits, and how many characters would."""
-    rows = "".join(_way(one, most(one.way, decoder, cast, card, "characters"), card) for one in needed)
+    most = {one.way: most_characters(one.way, decoder, cast, card) for one in needed}
+    rows = "".join(_way(one, min(most[one.way], MOST) if one.way == "cast" else most[one.way], card) for one in needed)
     heads = "".join(f"<th>{name}</th>" for name in ("", *HEADS))
     return (f'<div class="size-scroll"><table class="size-table ways"><thead><tr>{heads}</tr></thead>'
             f"<tbody>{rows}</tbody></table></div>")
@@ -156,7 +143,9 @@ def basis_html(decoder: Decoder, cast: Cast, models: Sequence[str]) -> str:
     names = ", ".join(html.escape(one) for one in models[:6]) + (f" and {len(models) - 6} more" if len(models) > 6 else "")
     return (f'<p class="quiet">For {words.count(cast.characters, "character")} ({names}) on a dense model of '
             f"{words.millions(shape.parameters)} weights, {words.size(shape.bytes)} in 16 bit; {cast.kept:,} of "
-            f"{shape.intermediate_size:,} channels kept. A token of conversation takes {decoder.token_bytes / 1000:,.0f} kB, and "
+            f"{shape.intermediate_size:,} channels kept. An adapter of rank {cast.rank} takes "
+            f"{words.size(adapter_bytes(decoder, cast.kept, cast.rank))}. A token of conversation takes "
+            f"{decoder.token_bytes / 1000:,.0f} kB, and "
             f"{words.count(cast.players, 'conversation')} of {cast.context:,} tokens "
             f"{words.size(cast.players * cast.context * decoder.token_bytes)}.</p>")
 
