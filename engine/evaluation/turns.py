@@ -8,6 +8,7 @@ from engine.cards.card import Card
 from engine.evaluation.measure import ItemKind, Reply, Sample
 
 EMPTY = "The character said nothing."
+NOT_JUDGED = "There is no judge that passed its exam."
 ALONE = "There is no other character to tell it from."
 OTHERS = 5  # characters that a reply is told from
 SPOKEN = (ItemKind.TALK, ItemKind.TASK, ItemKind.LONG)  # where nothing but the character's own manner is asked for
