@@ -20,6 +20,7 @@ from engine.base.job import (
     ExportJob,
     FrontierJob,
     GgufJob,
+    JudgeJob,
     Parser,
     Process,
     PruneJob,
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     scene = verbs.add_parser("scene", help="two or three characters and a narrator talk with each other")
     add_options(scene, SceneJob, Process)
     add_sampling_options(scene)
+    add_options(verbs.add_parser("judge", help="the exam of a judge: can it tell who says a line?"), JudgeJob, Process)
     add_server_options(verbs.add_parser("serve", help="characters that a game can talk to, by OpenAI's API"))
     worker = verbs.add_parser("chat-worker", help="what the studio's chats ask: JSON lines in, JSON lines out")
     worker.add_argument("--keep", type=int, default=3, metavar="N", help="models kept in memory (default 3)")

@@ -16,7 +16,18 @@ from engine.base.errors import UserError
 from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json, slug
 from engine.base.frontier import AXES, Budget, front, pick, verdict
 from engine.base.ids import ReadingId, Verdict
-from engine.base.job import ExportJob, FrontierJob, GgufJob, PruneJob, Recipe, SceneJob, ScriptJob, process_of, read_options
+from engine.base.job import (
+    ExportJob,
+    FrontierJob,
+    GgufJob,
+    JudgeJob,
+    PruneJob,
+    Recipe,
+    SceneJob,
+    ScriptJob,
+    process_of,
+    read_options,
+)
 from engine.base.known_models import KNOWN
 from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
@@ -225,6 +236,34 @@ def _scene(values: dict[str, Any]) -> Iterator[events.Event]:
 
     scene = Scene(find_actors(asked.characters, asked.model), [(NARRATOR, asked.narrator)] if asked.narrator else [])
     yield from play(scene, asked.turns, read_params(asked.sampling), asked.type)
+
+
+def judge(options: argparse.Namespace, arguments: list[str]) -> int:
+    """The exam of a judge. The same command goes on where it stopped, and shows the result of one that was taken before."""
+    values = read_options(options, JudgeJob)
+    results: list[events.ExamTaken] = []
+    Run(process_of(values)).follow(_judge(values, results), lambda: bool(results), "Stopped; what was answered is kept.",
+                                   f"Go on with:\n  {PROGRAM} {shlex.join(one for one in arguments if one != '--again')}")
+    if not values.get("json_events"):
+        from engine.evaluation.exam import sentence_of
+
+        for one in results:
+            print_table(f"Who says this line? {one.lines} lines, five names each; chance 20 %",
+                        ["judge", "right", "95 % interval", "Brier (guessed: 0.80)", "ECE", "no answer"],
+                        [[one.judge, f"{one.right} ({one.top1:.1%})", f"{one.low:.1%} to {one.high:.1%}",
+                          *("-" if value is None else f"{value:.3f}" for value in (one.brier, one.ece)), one.missing]])
+            print(sentence_of(one))
+    return 0
+
+
+def _judge(values: dict[str, Any], results: list[events.ExamTaken]) -> Iterator[events.Event]:
+    asked = JudgeJob(**values)
+    from engine.evaluation.exam import take_exam
+    from engine.serving.judging import fetch_judge, open_judge
+
+    yield from fetch_judge(asked.judge)
+    with open_judge(asked.judge, asked.judge_model) as opened:
+        results.append((yield from take_exam(opened, asked.again)))
 
 
 def serve(options: argparse.Namespace, _arguments: list[str]) -> int:

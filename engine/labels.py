@@ -18,7 +18,7 @@ STAGES: dict[StageId, str] = {
     StageId.ENGINES: "make folders for engines", StageId.SPEED: "measure the speed", StageId.ZIP: "zip",
     StageId.SHIP_READ: "read {} at its types", StageId.SHIP_SPEED: "time all files in llama.cpp",
     StageId.SCENE: "play the scene",
-    StageId.SCRIPT: "answer the script: {}", StageId.COMPARE: "compare the answers",
+    StageId.SCRIPT: "answer the script: {}", StageId.COMPARE: "compare the answers", StageId.EXAM: "exam of {}",
     StageId.BENCHMARK: "{}",
 }
 READINGS: dict[ReadingId, str] = {

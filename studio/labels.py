@@ -37,7 +37,7 @@ STAGES: dict[str, str] = {
     StageId.SHIP_READ: "Read {} at its types", StageId.SHIP_SPEED: "Time all files in llama.cpp",
     StageId.SPEED: "Measure the speed, dense and pruned", StageId.SCRIPT: "Answer the script: {}",
     StageId.SCENE: "Play the scene",
-    StageId.COMPARE: "Compare the answers",
+    StageId.COMPARE: "Compare the answers", StageId.EXAM: "Exam of the judge {}",
 }
 REJECTIONS: dict[str, str] = {
     Rejection.EMPTY: "said next to nothing", Rejection.LOOPING: "went round in circles", Rejection.TRUNCATED: "broke off",

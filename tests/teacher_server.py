@@ -48,6 +48,7 @@ class TeacherServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: TeacherServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a reply is two writes, and the second would wait for 40 ms
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

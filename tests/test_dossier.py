@@ -1,5 +1,6 @@
 """The dossier of a card: what is derived by rules, what the writer's own lists replace, and that none of it is ever learned."""
 
+import copy
 import json
 from typing import Any
 
@@ -10,11 +11,13 @@ from test_npc_fields import JSON
 
 from engine.base.questions import normalise
 from engine.calibration.lines import POOL
-from engine.cards.card import Card, bundled_cards, parse_card
+from engine.cards.card import Card, bundled_files, find_bundled, parse_card
 from engine.cards.dossier import PERSONAGYM, TASKS, Inquiry, Pressure, asked_lines, dossier_fields, read_dossier
 from engine.cards.npc import KEY, npc_object, with_npc
+from engine.cards.prompt import render_system_prompt
 from tests.store_samples import card
 
+POOL_LINES = {normalise(json.loads(line)["question"]) for line in POOL.read_text(encoding="utf-8").splitlines()}
 OWN = {"statements": ["{{char}} keeps a lamp."],
        "questions": [{"task": "knowledge", "text": "Who lit the lamp, {{char}}?", "fact": "Her father did.", "words": ["father"]}],
        "pressures": [{"kind": "pressure", "lines": ["Put it out.", "Put it out, {{user}} says."],
@@ -50,6 +53,7 @@ def test_every_task_has_questions_and_a_fact_where_it_needs_one() -> None:
     pressed = next(script for script in one.pressures if script.kind == "pressure")
     assert "leave your tower." in pressed.lines[0] and pressed.holds == "{{char}} still refuses to leave her tower, even for gold."
     assert len({question.id for question in one.questions}) == len(one.questions)
+    assert not asked_lines(of()) & POOL_LINES  # else every card would have fewer lines to learn from
 
 
 def test_the_writers_lists_replace_what_is_derived_one_by_one() -> None:
@@ -98,7 +102,15 @@ def test_what_is_tested_is_the_script_and_the_dossier_with_names_put_in() -> Non
     assert {"hey ann lee", "me mara", "who lit the lamp ann lee", "put it out mara says"} <= asked_lines(one, "Mara")
 
 
-def test_no_bundled_character_is_asked_what_the_studio_teaches() -> None:
-    pool = {normalise(json.loads(line)["question"]) for line in POOL.read_text(encoding="utf-8").splitlines()}
-    for one in bundled_cards():
-        assert not asked_lines(one) & pool, one.name
+@pytest.mark.parametrize("slug", sorted(bundled_files()))
+def test_bundled_character_has_a_dossier_of_its_own_that_no_prompt_and_no_pool_knows(slug: str) -> None:
+    one = find_bundled(slug)
+    found, without = read_dossier(one), copy.deepcopy(one.raw)
+    assert found.written == {"statements", "questions", "pressures"} and not found.faults
+    assert 8 <= len(found.statements) <= 16 and len({script.kind for script in found.pressures}) > 1
+    assert all(len(found.of_task(task)) == 5 for task in PERSONAGYM)
+    assert all(len(found.of_task(task)) >= 3 for task in ("identity", "knowledge", "limits"))
+    assert all(question.fact for question in found.of_task("identity", "knowledge", "limits"))
+    assert not asked_lines(one) & POOL_LINES
+    del without["data"]["extensions"][KEY]["dossier"]
+    assert render_system_prompt(parse_card(json.dumps(without).encode(), "card")) == render_system_prompt(one)

@@ -137,8 +137,8 @@ def test_whatever_is_in_the_extension_the_card_is_usable_and_keeps_it(own: Any) 
 def test_first_six_bundled_characters_carry_no_fields_and_some_of_the_others_do() -> None:
     """The long measurement is made with the first six: their prompts must not move."""
     cards = bundled_cards()
-    assert [npc_object(one.raw) for one in cards[:6]] == [None] * 6
-    filled = [one for one in cards if npc_object(one.raw)]
+    assert [compile_npc(one) for one in cards[:6]] == [""] * 6
+    filled = [one for one in cards if compile_npc(one)]
     assert 2 <= len(filled) <= 4
     for one in filled:
         found = read_npc(one.raw)

@@ -210,6 +210,36 @@ class Spoken(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class Examined(Event):
+    """A judge has said who speaks a line of the exam: `probabilities` by the characters' ids, 1 in all; none where its answer was
+    rejected, and `reason` says why. `model`: what the server called its model."""
+
+    judge: str
+    line: str
+    speaker: str
+    probabilities: dict[str, float]
+    model: str
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExamTaken(Event):
+    """The result of a judge's exam; see evaluation/exam.py. `low`, `high`: the 95 % interval of `top1` (Wilson). `missing`: lines
+    without an answer. `passed`: what it judges counts."""
+
+    judge: str
+    right: Count
+    lines: Count
+    missing: Count
+    top1: float
+    low: float
+    high: float
+    brier: float | None
+    ece: float | None
+    passed: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Untested(Event):
     """A model could not be tested, or not to the end; `sentence` is for the user. The other models go on."""
 

@@ -45,6 +45,7 @@ class StageId(StrEnum):
     SCENE = "play_scene"
     SCRIPT = "answer_script"  # subject: the model's name
     COMPARE = "compare_answers"
+    EXAM = "take_exam"  # subject: the judge
     BENCHMARK = "benchmark"  # subject: what is measured
 
 

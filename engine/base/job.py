@@ -305,6 +305,15 @@ class SceneJob(Process):
     sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
 
 
+class JudgeJob(Process):
+    """The exam of a judge: who says this line?"""
+
+    judge: str = knob(..., f"{MODEL_HELP}; or the address of a server with log-probabilities", metavar="MODEL_OR_URL", option="-",
+                      min_length=1)
+    judge_model: str = knob("", "The server's model", metavar="NAME")
+    again: bool = knob(False, "Take the exam again, all of it")
+
+
 @dataclass(frozen=True)
 class Knob:
     """What a form, an option or a table needs of a field. `least` and `most`: its limits, None where there are none."""

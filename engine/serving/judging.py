@@ -11,14 +11,15 @@ import secrets
 import selectors
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.events import Event
+from engine.base.events import Event, Finished
 from engine.base.files import PACKAGES, sha256
+from engine.base.job import GgufJob
 from engine.evaluation.judge import Judge
 from engine.serving.files import gguf_file, make_gguf
 from engine.serving.gguf_header import Header, read_header
@@ -31,14 +32,22 @@ _TEMPLATES = {"<|im_start|>": "chatml", "<|start_header_id|>": "llama3", "<start
               "<|assistant|>": "phi3", "[INST]": "mistral-v3"}
 
 
+def fetch_judge(name: str) -> Iterator[Event]:
+    """Fetch a model of this machine, and make its GGUF file, where that is still to be done. Raises UserError."""
+    if "://" not in name and not gguf_file(name):
+        from engine.serving.making import make  # imports torch
+
+        yield from (event for event in make(GgufJob(model=name)) if not isinstance(event, Finished))
+
+
 @contextmanager
-def open_judge(name: str, model: str = "", tell: Callable[[Event], None] = lambda event: None) -> Iterator[Judge]:
+def open_judge(name: str, model: str = "") -> Iterator[Judge]:
     """The judge of a name: the address of a server, whose model is called `model`, or a model of this machine.
 
     Raises UserError where it cannot be one.
     """
     if "://" not in name:
-        with local_judge(name, tell=tell) as judge:
+        with local_judge(name) as judge:
             yield judge
         return
     if not model:
@@ -51,13 +60,13 @@ def open_judge(name: str, model: str = "", tell: Callable[[Event], None] = lambd
 
 
 @contextmanager
-def local_judge(name: str, threads: int = 0, tell: Callable[[Event], None] = lambda event: None) -> Iterator[Judge]:
+def local_judge(name: str, threads: int = 0) -> Iterator[Judge]:
     """A model of this machine as a judge: a known one (fetched where it is not here), or a folder. `threads` 0: as many as
     OMP_NUM_THREADS says, else one a physical core.
 
-    What makes its GGUF file goes to `tell`. Raises UserError where there is no such model, or llama.cpp cannot take it.
+    Raises UserError where there is no such model, or llama.cpp cannot take it.
     """
-    file = gguf_file(name) or asyncio.run(make_gguf(name, tell=tell))
+    file = gguf_file(name) or asyncio.run(make_gguf(name))
     key = secrets.token_urlsafe(24)
     with _served(file, key, threads or default_threads()) as address:
         judge = Judge(address, Path(name).name, Path(name).name, f"{Path(name).name} {sha256(file)}", key)
