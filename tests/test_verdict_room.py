@@ -89,11 +89,11 @@ def test_runs_that_were_asked_before_stay_beside_the_new_one(services: Services,
     press({"id": run.id, "character": run.character, "quick": "yes"})
     own = str(services.settings.run_folder(run.id) / "model")
     [job] = begun
-    assert job["verb"] == "evaluate" and job["models"] == ["dense", str(there), own] and job["quick"] is True
-    assert job["card.json"]["data"]["name"]
+    assert job["verb"] == "evaluate" and job["models"] == [str(there), own] and job["quick"] is True
+    assert job["card.json"]["data"]["name"] and job["dense"] == "starter"
     (there / MANIFEST).unlink()  # what is gone is not asked again
     press({"id": run.id, "character": run.character, "quick": "no"})
-    assert begun[1]["models"] == ["dense", own] and begun[1]["quick"] is False
+    assert begun[1]["models"] == [own] and begun[1]["quick"] is False
     press({"id": "unknown", "character": run.character, "quick": "yes"})
     assert len(begun) == 2
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.evidence import DENSE, RESULT, Evaluation, read_evaluation
+from engine.base.evidence import RESULT, Evaluation, read_evaluation
 from engine.base.files import is_file
 from studio.settings import Settings
 from studio.workers.commands import is_whole
@@ -38,5 +38,5 @@ class Evaluating(Resumable):
             known = self.result(character)
             others = [one.model for one in known.runs() if is_whole(Path(one.model))] if known and known.dense == dense else []
             models = list(dict.fromkeys([*others, str(run)]))
-            self._begin(character, {"card": str(self.folder(character) / "card.json"), "models": [DENSE, *models], "quick": quick},
-                        {"card.json": card})
+            self._begin(character, {"card": str(self.folder(character) / "card.json"), "dense": dense, "models": models,
+                                    "quick": quick}, {"card.json": card})
