@@ -1,8 +1,8 @@
 """python -m benchmarks loops: how often an answer runs in circles in a long conversation, model by model.
 
 Each conversation asks 20 lines of the test side of the pool, one after the other, and hears all answers so far; the same lines and
-seeds for every model, without samplers against repetition. An answer loops where the filter of the calibration lines says so, or
-where it is one that the conversation had already, word for word.
+seeds for every model, without samplers against repetition. What counts is what the measure of that name counts: an answer that
+runs in circles, or of which half was in an earlier answer.
 """
 
 import argparse
@@ -15,10 +15,11 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.files import is_file, write_json
 from engine.base.looping import is_looping
-from engine.base.questions import normalise
 from engine.base.sampling import SamplingParams
 from engine.calibration.lines import of_split, read_queries, spread
 from engine.cards.card import Card, parse_card
+from engine.evaluation.measures.loops import repeats
+from engine.evaluation.turns import Turn
 from engine.running import print_table
 from engine.serving.requests import Request
 from engine.serving.speaking import speak
@@ -57,16 +58,14 @@ def measure(model: str, card: Card, conversations: int) -> dict[str, Any]:
     try:
         for number in range(conversations):
             turns: list[tuple[str, str]] = [("assistant", card.greeting)] if card.greeting.strip() else []
-            before: set[str] = set()
             for turn in range(TURNS):
                 turns.append(("user", asked[(number * TURNS + turn) % len(asked)]))
                 sampling = replace(PLAIN, seed=1 + number * TURNS + turn)
                 request = Request("speak", turn, model, card, tuple(turns), sampling=sampling)
                 *pieces, ended = filter(None, loop.each(speak(request, voices)))
-                text, said = ended["text"].strip(), normalise(ended["text"])
+                text = ended["text"].strip()
                 circles = is_looping("".join(piece["text"] for piece in pieces))  # the whole answer: its text ends before a loop
-                again = bool(said) and said in before
-                before.add(said)
+                again = repeats(Turn(str(turn), 0, turns[-1][1], text, tuple(turns[:-1])))
                 found["answers"] += 1
                 found["circles"] += circles
                 found["again"] += again
