@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -208,18 +209,23 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 
 def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterator[events.Event]:
-    from engine.evaluation.judge import Judge
+    from engine.evaluation.exam import standing
     from engine.script import ScriptTest, run_script
+    from engine.serving.judging import fetch_judge, open_judge
 
     asked = ScriptJob(**values)
-    if asked.judge and not asked.judge_model:
-        raise UserError("A judge needs the name of its model.", "Add --judge-model NAME.")
-    judge = Judge(asked.judge, asked.judge_model) if asked.judge else None
     models = list(dict.fromkeys(asked.models or ["starter"]))
-    for event in run_script(ScriptTest(_read(asked.card), models, read_params(asked.sampling), judge, asked.type)):
-        if isinstance(event, events.Graded):
-            tally[event.model, event.verdict] += 1
-        yield event
+    if asked.judge:
+        yield from fetch_judge(asked.judge)
+    with open_judge(asked.judge, asked.judge_model) if asked.judge else nullcontext() as judge:
+        passed, said = standing(judge) if judge else (False, "")
+        if said:
+            yield events.Warned(said)
+        job = ScriptTest(_read(asked.card), models, read_params(asked.sampling), judge if passed else None, asked.type)
+        for event in run_script(job):
+            if isinstance(event, events.Graded):
+                tally[event.model, event.verdict] += 1
+            yield event
 
 
 def scene(options: argparse.Namespace, _arguments: list[str]) -> int:

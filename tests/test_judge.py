@@ -169,6 +169,12 @@ def test_a_server_without_log_probabilities_cannot_judge() -> None:
             ask(server, lambda client: client.score("P", SAID, "x"))
 
 
+def test_a_server_that_is_too_slow_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.evaluation.judge._TIMEOUT", 0.3)
+    with teacher_server(lambda number: "hang") as server, pytest.raises(UserError, match="did not answer in"):
+        choose(server)
+
+
 def test_nobody_there() -> None:
     with pytest.raises(UserError, match="cannot be reached"):
         Judge("http://127.0.0.1:9", "m").score("P", SAID, "x")

@@ -16,6 +16,7 @@ from engine.base.sampling import SamplingParams
 from engine.cards.card import Card, parse_card
 from engine.cards.npc import KEY
 from engine.cards.script import read_script
+from engine.evaluation.exam import read_exam
 from engine.evaluation.judge import Judge
 from engine.script import ScriptTest, run_script
 from tests.store_samples import card
@@ -104,6 +105,21 @@ def test_the_command_line_says_events_and_a_table(speaking: Path, tmp_path: Path
     assert "not judged" in capsys.readouterr().out
 
 
+def test_a_judge_below_the_bar_judges_nothing(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    few = read_exam()[:12]
+    monkeypatch.setattr("engine.evaluation.exam.read_exam", lambda: few)
+    monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path))
+    with teacher_server(alternatives=lambda message: {"A": 1.0}) as server:
+        judge = ["--judge", server.url, "--judge-model", "m"]
+        assert main(verb(tmp_path, speaking, *judge)) == 0
+        assert "has not taken the exam" in capsys.readouterr().err and server.bodies
+        assert main(["judge", server.url, "--judge-model", "m"]) == 0
+        asked = len(server.bodies)
+        assert main(verb(tmp_path, speaking, *judge)) == 0 and len(server.bodies) == asked
+    assert "Not judged: this judge names the right speaker in 0% of 12 lines" in capsys.readouterr().err
+
+
 def test_options_take_precedence_over_the_samplers_of_a_job_file(speaking: Path, tmp_path: Path,
                                                                  capsys: pytest.CaptureFixture[str]) -> None:
     arguments = verb(tmp_path, speaking, "--json", "--job", str(tmp_path / "job.json"))
@@ -122,7 +138,8 @@ def test_the_questions_can_be_looked_at_without_a_model(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(("more", "says"), [
-    (["--judge", "http://127.0.0.1:9"], "name of its model"), (["--judge", "x", "--judge-model", "m"], "The judge's address"),
+    (["--judge", "http://127.0.0.1:9"], "name of its model"), (["--judge", "x"], "There is no model"),
+    (["--judge", "ftp://x", "--judge-model", "m"], "The judge's address"),
     (["--temperature", "-1"], "temperature"), (["--max-tokens", "0"], "Longest answer"), (["--type", "Q9"], "type must be"),
 ])
 def test_wrong_options_get_one_sentence(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str],

@@ -284,7 +284,8 @@ class ScriptJob(Process):
     models: list[str] = knob([], f"{MODEL_HELP}; may be given several times (default starter)", option="model",
                              metavar="MODEL", group="What is asked")
     questions: bool = knob(False, "Only print the questions and their rules, as JSON")
-    judge: str = knob("", "A server with log-probabilities, to judge what no rule can check", metavar="URL")
+    judge: str = knob("", "A server with log-probabilities, or a model of this machine, to judge what no rule can check",
+                     metavar="URL_OR_MODEL")
     judge_model: str = knob("", "The server's model", metavar="NAME")
     type: Literal["", "Q8_0", "F16"] = knob("", "Type of the GGUF files, the same for all models: Q8_0 or F16 (default: Q8_0 where "
                                                 "all models can have it)")

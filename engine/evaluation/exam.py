@@ -16,9 +16,8 @@ from functools import cache
 from pathlib import Path
 
 from engine.base import events
-from engine.base.errors import UserError
 from engine.base.events import Examined, ExamTaken, Stage, Step, Stream
-from engine.base.files import data_folder, explain_write_errors, resource, slug
+from engine.base.files import PROGRAM, data_folder, explain_write_errors, resource, slug
 from engine.base.ids import StageId
 from engine.base.verdict import wilson
 from engine.evaluation.judge import Judge
@@ -123,10 +122,12 @@ def sentence_of(result: ExamTaken) -> str:
     return f"{said[:1].upper()}{said[1:]}." if result.passed else f"Not judged: {said}."
 
 
-def require_passed(result: ExamTaken) -> None:
-    """Raise UserError for a judge that judges nothing."""
-    if not result.passed:
-        raise UserError(sentence_of(result), "Choose a larger model as the judge.")
+def standing(judge: Judge) -> tuple[bool, str]:
+    """Whether what a judge says counts, and the sentence that belongs to it. A judge that has not taken the exam counts."""
+    result = result_of(judge.identity, judge.name)
+    if result is None:
+        return True, f"The judge {judge.name} has not taken the exam: whether it can judge is not known (see `{PROGRAM} judge`)."
+    return result.passed, sentence_of(result)
 
 
 def file_of(identity: str, name: str) -> Path:
