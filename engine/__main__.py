@@ -17,6 +17,7 @@ from engine.base.errors import Interrupted, UserError
 from engine.base.files import PROGRAM
 from engine.base.job import (
     TYPE_HELP,
+    EvaluateJob,
     ExportJob,
     FrontierJob,
     GgufJob,
@@ -65,6 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_options(scene, SceneJob, Process)
     add_sampling_options(scene)
     add_options(verbs.add_parser("judge", help="the exam of a judge: can it tell who says a line?"), JudgeJob, Process)
+    evaluate = verbs.add_parser("evaluate", help="is it still the character: runs beside the dense model, measure by measure")
+    add_options(evaluate, EvaluateJob, Process)
+    add_sampling_options(evaluate)
     add_server_options(verbs.add_parser("serve", help="characters that a game can talk to, by OpenAI's API"))
     worker = verbs.add_parser("chat-worker", help="what the studio's chats ask: JSON lines in, JSON lines out")
     worker.add_argument("--keep", type=int, default=3, metavar="N", help="models kept in memory (default 3)")

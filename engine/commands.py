@@ -14,10 +14,12 @@ from engine import labels
 from engine.base import events, migrate
 from engine.base.cast_folder import is_cast, places
 from engine.base.errors import UserError
+from engine.base.evidence import read_evaluation
 from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json, slug
 from engine.base.frontier import AXES, Budget, front, pick, verdict
 from engine.base.ids import ReadingId, Verdict
 from engine.base.job import (
+    EvaluateJob,
     ExportJob,
     FrontierJob,
     GgufJob,
@@ -189,10 +191,7 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
     """The test script of a character on one or more models; with --questions only the questions are printed."""
     from engine.cards.script import fields_of_question, read_script
 
-    values = read_options(options, ScriptJob)
-    if isinstance(asked := values.get("sampling", {}), dict):
-        asked = {name: value for name, value in asked.items() if value is not None}
-        values["sampling"] = {"seed": 0, **asked, **given_params(options)}
+    values = _with_sampling(read_options(options, ScriptJob), options)
     if values.get("questions"):
         card = _read(ScriptJob(**values).card)
         print(json.dumps([fields_of_question(one) for one in read_script(card).questions], ensure_ascii=False, indent=2))
@@ -206,6 +205,14 @@ def script(options: argparse.Namespace, _arguments: list[str]) -> int:
         print_table(f"Test script of {read_card(values['card']).char}, seed {values['sampling']['seed']}: one answer a question",
                     ["model", *Verdict, "questions"], rows)
     return 0
+
+
+def _with_sampling(values: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """A job's values with its samplers: the options' before the job file's, and a seed in any case."""
+    if isinstance(asked := values.get("sampling", {}), dict):
+        asked = {name: value for name, value in asked.items() if value is not None}
+        return {**values, "sampling": {"seed": 0, **asked, **given_params(options)}}
+    return values
 
 
 def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterator[events.Event]:
@@ -270,6 +277,33 @@ def _judge(values: dict[str, Any], results: list[events.ExamTaken]) -> Iterator[
     yield from fetch_judge(asked.judge)
     with open_judge(asked.judge, asked.judge_model) as opened:
         results.append((yield from take_exam(opened, asked.again)))
+
+
+def evaluate(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Runs beside the dense model; exit code 3 where the gate refuses one. The same command goes on where it stopped."""
+    values = _with_sampling(read_options(options, EvaluateJob), options)
+    made: list[Path] = []
+    Run(process_of(values)).follow(_evaluate(values, made), lambda: bool(made), "Stopped; what was answered is kept.",
+                                   f"Go on with:\n  {PROGRAM} {shlex.join(arguments)}")
+    from engine.evidence.report import print_evaluation, refused
+
+    result = read_evaluation(made[0])
+    if not values.get("json_events"):
+        print_evaluation(result)
+    faults = refused(EvaluateJob(**values), result)
+    for fault in faults:
+        print(f"Refused: {fault}", file=sys.stderr)
+    return 3 if faults else 0
+
+
+def _evaluate(values: dict[str, Any], made: list[Path]) -> Iterator[events.Event]:
+    asked = EvaluateJob(**values)
+    from engine.evidence.running import evaluate as run
+
+    for event in run(asked):
+        if isinstance(event, events.Finished):
+            made.append(Path(event.out))
+        yield event
 
 
 def serve(options: argparse.Namespace, _arguments: list[str]) -> int:

@@ -203,6 +203,8 @@ def describe(event: events.Event) -> str:
         case events.Started():
             if event.stages and event.stages[0][0] == StageId.SHIP_READ:
                 return f"Comparing what {event.character} can be shipped as, on {event.model}"
+            if event.stages and event.stages[0][0] == StageId.INTERVIEW:
+                return f"Is it still {event.character}? Beside the dense model: {', '.join(_others(event))}"
             verb = "Going on with" if event.resumed else "Pruning"
             return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
         case events.Spoken():
@@ -250,6 +252,11 @@ def describe(event: events.Event) -> str:
             return f"Done in {event.seconds / 60:.1f} minutes{f': {event.out}' if event.out else ''}"
         case _:
             return ""
+
+
+def _others(event: events.Started) -> list[str]:
+    """The speakers of an evaluation without the first."""
+    return [subject for stage, subject in event.stages if stage == StageId.INTERVIEW][1:]
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:

@@ -1,18 +1,15 @@
 """The test of a character by its script: every question to every model, exact checks, and a judge where there is one.
 
-Answers come about as in a chat: the greeting first, then the player's lines, each answered before the next. The same
-card, files, sampling and seed give the same answers on one machine: each model is loaded for the test alone, and asked in one
-order. Nothing is stored here: the caller keeps the events.
+Answers come about as in a chat (serving/interview.py). The same card, files, sampling and seed give the same answers on one
+machine. Nothing is stored here: the caller keeps the events.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Stream, Untested, Warned
+from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Untested, Warned
 from engine.base.ids import StageId
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
@@ -21,11 +18,7 @@ from engine.cards.prompt import PLAYER, render_description
 from engine.cards.script import Question, read_script
 from engine.evaluation.answers import Check, Speaker, check_answers, verdict_of
 from engine.evaluation.judge import PASSING, Judge
-from engine.serving.files import common_type, folder_of
-from engine.serving.requests import Request
-from engine.serving.speaking import speak
-from engine.serving.steps import HEARTBEAT, Loop
-from engine.serving.voices import Voices
+from engine.serving.interview import Interview, shared_type
 
 
 @dataclass(frozen=True)
@@ -53,76 +46,39 @@ def run_script(job: ScriptTest) -> Iterator[Event]:
         yield Warned(fault)
     judging = _Judging(job)
     answers: dict[str, dict[str, Graded]] = {}
-    loop = Loop()
-    job = replace(job, type=job.type or _common_type(job.models))
+    job = replace(job, type=job.type or shared_type(job.models))
     try:
         for model in job.models:
             answers[model] = {}
-            voices = Voices(keep=1, slots=1)
             try:
-                yield from _test_model(job, model, script.questions, (voices, loop), judging, answers[model])
+                yield from _test_model(job, model, script.questions, judging, answers[model])
             except UserError as error:
                 if len(job.models) == 1:
                     raise
                 yield Untested(model, str(error))
-            finally:
-                voices.close()
         yield from judging.compare(script.questions, answers)
     finally:
         judging.close()
-        loop.close()
     yield Finished("", time.monotonic() - began)
 
 
-def _common_type(models: Sequence[str]) -> str:
-    """The type at which all models speak; those that are not there are asked later, and say so themselves."""
-    known = []
-    for model in models:
-        with suppress(UserError):
-            folder_of(model)
-            known.append(model)
-    return common_type(*known)
-
-
-def _test_model(job: ScriptTest, model: str, questions: Sequence[Question], spoken: tuple[Voices, Loop], judging: "_Judging",
+def _test_model(job: ScriptTest, model: str, questions: Sequence[Question], judging: "_Judging",
                 found: dict[str, Graded]) -> Iterator[Event]:
     speaker = Speaker.of(job.card, PLAYER)
     yield Stage(StageId.SCRIPT, len(questions), subject=model)
-    for done, question in enumerate(questions):
-        answers = yield from _answer(job, model, question, spoken, done, len(questions))
-        checks = check_answers(question, answers, speaker)
-        score, checks, words = judging.score(question, answers, checks)
-        if words:
-            yield Warned(words)
-        tested = Graded(model, question.id, question.kind, [speaker.named(line) for line in question.lines], answers,
-                        verdict_of(checks), [asdict(check) for check in checks], score, job.sampling.seed or 0)
-        found[question.id] = tested
-        yield tested
-        yield Step(StageId.SCRIPT, done + 1, len(questions), subject=model)
-
-
-def _answer(job: ScriptTest, model: str, question: Question, spoken: tuple[Voices, Loop], done: int,
-            total: int) -> Stream[list[str]]:
-    """The answers to a question's lines. Steps in between let the caller stop it within a second."""
-    turns = [("assistant", job.card.greeting)] if job.card.greeting.strip() else []
-    answers: list[str] = []
-    voices, loop = spoken
-    told: list[dict[str, Any]] = []
-    last = time.monotonic()
-    for line in question.lines:
-        turns.append(("user", line))
-        request = Request("speak", question.id, model, job.card, tuple(turns), sampling=job.sampling, type=job.type)
-        for event in loop.each(speak(request, voices, told.append)):
-            if event and event["event"] == "Ended":
-                answers.append(event["text"].strip())
-            elif loading := [one for one in told if one.get("total")]:
-                yield Step(StageId.FETCH, int(loading[-1]["done"]), int(loading[-1]["total"]), subject=model)
-            elif time.monotonic() - last > HEARTBEAT:
-                last = time.monotonic()
-                yield Step(StageId.SCRIPT, done, total, subject=model)
-            told.clear()
-        turns.append(("assistant", answers[-1] or "..."))
-    return answers
+    with Interview(model, job.card, job.sampling, job.type) as interview:
+        for done, question in enumerate(questions):
+            said = yield from interview.ask(question.lines, Step(StageId.SCRIPT, done, len(questions), subject=model))
+            answers = [text for text, _ in said]
+            checks = check_answers(question, answers, speaker)
+            score, checks, words = judging.score(question, answers, checks)
+            if words:
+                yield Warned(words)
+            tested = Graded(model, question.id, question.kind, [speaker.named(line) for line in question.lines], answers,
+                            verdict_of(checks), [asdict(check) for check in checks], score, job.sampling.seed or 0)
+            found[question.id] = tested
+            yield tested
+            yield Step(StageId.SCRIPT, done + 1, len(questions), subject=model)
 
 
 class _Judging:

@@ -14,7 +14,7 @@ ENGINE = ROOT / "engine"
 FLOORS = [{"base"}, {"cards", "models", "labels"}, {"calibration", "pruning", "evaluation", "export"},
           {"pipeline", "stages", "commands", "running", "chat", "script", "scene",
            "chat_worker", "serving", "server", "cluster",
-           "frontier", "__main__", "__init__"}]
+           "frontier", "evidence", "__main__", "__init__"}]
 SQLITE = {"sqlite3", "sqlite_utils"}
 STRANGERS = {"gradio", *SQLITE, "studio", "app", "benchmarks"}
 MEMORY = ENGINE / "serving" / "memory"  # of players: the engine's only SQLite file, and never the studio's library

@@ -151,7 +151,7 @@ def test_wrong_options_get_one_sentence(speaking: Path, tmp_path: Path, capsys: 
 
 def test_a_stop_comes_through_between_two_tokens(speaking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job gives a sign of life within a second, also in a long answer: there it can be stopped."""
-    monkeypatch.setattr("engine.script.HEARTBEAT", 0.0)
+    monkeypatch.setattr("engine.serving.interview.HEARTBEAT", 0.0)
     stream: Iterator[Event] = run_script(ScriptTest(smith(), [str(speaking)], SamplingParams(max_tokens=50, seed=0)))
     kinds = []
     for event in stream:

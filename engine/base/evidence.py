@@ -86,7 +86,8 @@ class Telling(_Part):
 
 
 class Evaluation(_Part):
-    """The whole result. `judge`: a sentence on who judged and how it did in its exam, "" where nobody was asked."""
+    """The whole result. `judge`: a sentence on who judged and how it did in its exam, "" where nobody was asked; `notes`: sentences
+    on what all of it rests on."""
 
     character: str
     dense: str
@@ -96,6 +97,7 @@ class Evaluation(_Part):
     findings: list[Finding]
     telling: list[Telling] = []
     judge: str = ""
+    notes: list[str] = []
     quick: bool = False
     replies: int = 0
     seeds: int = 1

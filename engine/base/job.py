@@ -315,6 +315,39 @@ class JudgeJob(Process):
     again: bool = knob(False, "Take the exam again, all of it")
 
 
+class EvaluateJob(Process):
+    """Is it still the character? Runs beside the dense model, measure by measure."""
+
+    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
+                     min_length=1)
+    models: list[str] = knob([], "A folder that prune wrote, the work folder of a run, or any other model; may be given several "
+                                 "times (default: all finished runs of the character on this machine)", option="model",
+                             metavar="MODEL", group="What is asked")
+    dense: str = knob("", "What they are compared with (default: the model that the runs were made from; without a run, the first "
+                          "model)", metavar="MODEL")
+    quick: bool = knob(False, "A first look: few questions, one seed, the measures that need no judge")
+    full: bool = knob(False, "Many more questions and three seeds, for narrow intervals")
+    measures: list[str] = knob([], "Only this measure; may be given several times", option="measure", metavar="NAME")
+    others: list[str] = knob([], "Another card that the character must not be taken for; may be given several times (default: "
+                                 "bundled characters)", option="other", metavar="CARD")
+    type: Literal["", "Q8_0", "F16"] = knob("", "Type of the GGUF files, the same for all models: Q8_0 or F16 (default: Q8_0 where "
+                                                "all models can have it)")
+    judge: str = knob("", "A server with log-probabilities, or a model on this machine, to judge what no rule can check; it takes "
+                          "an exam first", metavar="URL|MODEL", group="Who judges")
+    judge_model: str = knob("", "The server's model", metavar="NAME")
+    margins: list[str] = knob([], "How much worse than the dense model still holds, in the measure's unit, like loops=0.1; may "
+                                  "be given several times", option="margin", metavar="MEASURE=N", group="The verdict")
+    gate: str = knob("", "Exit with 3 where a measure named in this JSON file does not hold", metavar="FILE")
+    result: str = knob("", "Also write the result here, as JSON", metavar="FILE")
+    html: str = knob("", "Also write the verdict here, as a page", metavar="FILE")
+    sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams; the first of the seeds
+
+    def __init__(self, /, **values: Any) -> None:
+        super().__init__(**values)
+        if self.quick and self.full:
+            raise UserError("An evaluation is quick or full, not both.", "Leave one of them out.")
+
+
 @dataclass(frozen=True)
 class Knob:
     """What a form, an option or a table needs of a field. `least` and `most`: its limits, None where there are none."""

@@ -32,7 +32,11 @@ class ItemKind(StrEnum):
 
 @dataclass(frozen=True)
 class Item:
-    """What a character is asked: the player's lines, each answered before the next. `about`, `expected`: for the measure."""
+    """What a character is asked: the player's lines, each answered before the next; names are put in.
+
+    `about`: the kind of question, as the script or the dossier has it. `expected`: of identity and knowledge, the entries that a
+    right answer mentions (evaluation/answers.py), one a line; of tasks "". The id is that of the script's or dossier's question.
+    """
 
     id: str
     kind: ItemKind
@@ -107,6 +111,7 @@ class Need(StrEnum):
 
     JUDGE = "judge"
     READER = "reader"  # the dense model in torch
+    OTHERS = "others"  # other characters, to tell this one from; the user is told where they are borrowed
     MODEL = "model"  # the speaker's own model in torch: nothing is asked by chat
 
 

@@ -75,35 +75,64 @@ def find(names: Sequence[str], model: str, lines: str) -> Generator[Event, None,
 
     Raises UserError where nothing is finished, the runs are of several characters or models, or there are no lines.
     """
-    folders, works = _folders(names)
-    found = [(folder, *_read(folder)) for folder in folders]
-    if len(characters := {card.name for _, card, _ in found}) > 1:
-        raise UserError(f"These runs are of several characters ({', '.join(sorted(characters))}).", "Name the runs of one.")
-    bases = {(report["base"]["name"], report["before"]["parameters"]) for _, _, report in found}
-    if len(bases) > 1:
-        raise UserError(f"These runs are of several dense models ({', '.join(sorted(str(name) for name, _ in bases))}).",
-                        "Name the runs of one.")
-    card, report = found[0][1], found[0][2]
+    folders, works = finished(names)
+    found = read_runs(folders)
+    card, recipe = found[0].card, found[0].report["recipe"]
     works = works or _works_of(folders) or _works_of_character(card.name)
     files = [Path(lines)] if lines else [work / LINES for work in works if (work / LINES).is_file()]
     if not files or not is_file(files[0]):
         raise UserError(f"The lines of {card.name}'s runs are not on this machine, so nothing can be measured.",
                         "Give them with --lines: lines.jsonl of the run's work folder.")
+    dense = yield from locate_dense(found, works, model)
+    whole = read_lines(files[0])
+    _, test, _ = held_out(whole, int(recipe["validation_lines"]), int(recipe["test_lines"]))
+    runs = yield from subjects_of(found)
+    return Field(dense, runs, [line for line in whole if line.split == "train"], test, recipe)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished folder, with the card and the report in it."""
+
+    folder: Path
+    card: Card
+    report: dict[str, Any]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Finished]:
+    """Finished runs. Raises UserError where they are of several characters or dense models."""
+    found = [_read(folder) for folder in folders]
+    if len(characters := {one.card.name for one in found}) > 1:
+        raise UserError(f"These runs are of several characters ({', '.join(sorted(characters))}).", "Name the runs of one.")
+    bases = {(one.report["base"]["name"], one.report["before"]["parameters"]) for one in found}
+    if len(bases) > 1:
+        raise UserError(f"These runs are of several dense models ({', '.join(sorted(str(name) for name, _ in bases))}).",
+                        "Name the runs of one.")
+    return found
+
+
+def locate_dense(found: Sequence[Finished], works: Sequence[Path], model: str = "") -> Generator[Event, None, Subject]:
+    """The dense model of runs; `model`: its name, where it is known. Raises UserError where it is another's."""
+    report = found[0].report
+    works = works or _works_of([one.folder for one in found])
     dense = yield from locate(model or _model_of(works) or str(report["base"].get("hub") or report["base"]["name"]))
     architecture_of(dense.config["model_type"])  # refuses a family before any work
     if dense.config.get("intermediate_size") != report["before"]["intermediate_size"]:
-        raise UserError(f"{dense.name} is not the dense model of these runs.", "Give it with --model.")
-    whole, recipe = read_lines(files[0]), report["recipe"]
-    _, test, _ = held_out(whole, int(recipe["validation_lines"]), int(recipe["test_lines"]))
+        raise UserError(f"{dense.name} is not the dense model of these runs.", "Name the one that they were made from.")
+    return Subject(dense, unbake(found[0].card), "Dense")
+
+
+def subjects_of(found: Sequence[Finished]) -> Generator[Event, None, list[Subject]]:
+    """The runs with names that tell them apart, the least pruned first."""
     runs: list[Subject] = []
-    for folder, own, made in sorted(found, key=lambda one: float(one[2]["recipe"]["sparsity"])):
-        source = yield from locate(str(folder))
-        runs.append(Subject(source, own, _called(folder, own, made, [one.name for one in runs]),
-                            float(made["recipe"]["sparsity"]), made["recipe"]))
-    return Field(Subject(dense, unbake(card), "Dense"), runs, [line for line in whole if line.split == "train"], test, recipe)
+    for one in sorted(found, key=lambda one: float(one.report["recipe"]["sparsity"])):
+        source = yield from locate(str(one.folder))
+        name = _called(one.folder, one.card, one.report, [run.name for run in runs])
+        runs.append(Subject(source, one.card, name, float(one.report["recipe"]["sparsity"]), one.report["recipe"]))
+    return runs
 
 
-def _folders(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
+def finished(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """The finished folders that are meant, and the work folders that were named."""
     folders, works = [], []
     for name in names:
@@ -130,7 +159,7 @@ def _folders(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     return list({folder.resolve(): folder for folder in folders}.values()), works
 
 
-def _read(folder: Path) -> tuple[Card, dict[str, Any]]:
+def _read(folder: Path) -> Finished:
     """The card and the report of a finished folder."""
     if not is_file(folder / MANIFEST) or not is_file(folder / "character.json"):
         raise UserError(f"{folder} is not a folder that Persona Studio exported (character.json or {MANIFEST} is missing).")
@@ -142,7 +171,7 @@ def _read(folder: Path) -> tuple[Card, dict[str, Any]]:
         int(report["recipe"]["validation_lines"]), int(report["recipe"]["test_lines"]), int(report["recipe"]["row_tokens"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder} is damaged: its report cannot be read.", "Prune the character again.") from error
-    return card, report
+    return Finished(folder, card, report)
 
 
 def _called(folder: Path, card: Card, report: dict[str, Any], taken: Sequence[str]) -> str:

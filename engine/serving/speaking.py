@@ -204,10 +204,10 @@ class Answer:
 
 async def warm(request: Request, voice: Voice, wanted: Callable[[], bool] = lambda: False) -> Event:
     """Read what every prompt of this card begins with, piece by piece; gives way as soon as it is `wanted`, or stopped."""
-    prompt, target = await asyncio.to_thread(_common_beginning, voice, request)
+    prompt = await asyncio.to_thread(common_beginning, voice, request)
     start, known, reached = time.perf_counter(), None, 0
-    while reached < target and not request.stopped and not wanted():
-        reached = min(reached + WARM_PIECE, target)
+    while reached < len(prompt) and not request.stopped and not wanted():
+        reached = min(reached + WARM_PIECE, len(prompt))
         async with voice.turn(reached, alone=True):
             reused = await voice.read(prompt[:reached])
         known = reused if known is None else known
@@ -215,12 +215,12 @@ async def warm(request: Request, voice: Voice, wanted: Callable[[], bool] = lamb
             "seconds": time.perf_counter() - start}
 
 
-def _common_beginning(voice: Voice, request: Request) -> tuple[list[int], int]:
-    """A prompt of this card, and how many of its tokens are the same whatever the player says next."""
+def common_beginning(voice: Voice, request: Request) -> list[int]:
+    """The tokens of a prompt of this card that are the same whatever the player says next, at most half of the window."""
     asked = [replace(request, do="speak", turns=(*request.turns, ("user", said)), goes_on=False) for said in ("a", "0")]
     first, second = (encode(voice.vocabulary, one, one.fitted(tokenizer=voice.vocabulary).messages) for one in asked)
     same = next((place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other), len(first))
-    return first, min(same, voice.window // 2)
+    return first[:min(same, voice.window // 2)]
 
 
 def show_prompt(request: Request, voice: Voice) -> Event:

@@ -7,7 +7,7 @@ from engine.evaluation.turns import ALONE, EMPTY, beaten, told_from, turns
 
 
 @measure("identification", "Recognised", "How often the dense model finds a reply likelier from this character than from another.",
-         unit="share of others", margin=0.05, kinds=(ItemKind.TALK, ItemKind.TASK), needs=(Need.READER,), quick=True,
+         unit="share of others", margin=0.05, kinds=(ItemKind.TALK, ItemKind.TASK), needs=(Need.READER, Need.OTHERS), quick=True,
          source="Persona-Pruner, identification accuracy")
 def identification(evidence: Evidence) -> Stream[list[Sample]]:
     """For each answer the share of 5 other characters under whose prompt it is less likely: 0 to 1, chance .5."""

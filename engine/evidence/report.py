@@ -1,0 +1,52 @@
+"""A result on the terminal."""
+
+from pathlib import Path
+
+from engine.base.evidence import DENSE, Evaluation, Figure, Finding, headline, recommend
+from engine.base.job import EvaluateJob
+from engine.base.verdict import Outcome
+from engine.evidence.gate import read_gate, refusals
+from engine.running import print_table
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """A table with a row a measure, what it rests on, and the verdict on each run."""
+    figures = {(one.measure, one.speaker): one for one in result.figures}
+    findings = {(one.measure, one.speaker): one for one in result.findings}
+    columns = ["measure", DENSE]
+    for run in result.runs():
+        columns += [run.name, "difference", "verdict"]
+    rows = []
+    for measure in result.measures:
+        row = [f"{measure.label} ({measure.unit}, {'more' if measure.higher else 'less'} is better)",
+               _figure(figures.get((measure.name, DENSE)))]
+        for run in result.runs():
+            row += [_figure(figures.get((measure.name, run.id))), *_finding(findings.get((measure.name, run.id)))]
+        rows.append(row)
+    seeds = f", {result.seeds} to each question" if result.seeds > 1 else ""
+    print_table(f"{result.character}: means with 95 % intervals; n: questions ({result.replies:,} answers in all{seeds})", columns,
+                rows)
+    for sentence in filter(None, (*result.notes, result.judge, *(headline(result, run.id) for run in result.runs()),
+                                  recommend(result))):
+        print(sentence)
+
+
+def _figure(one: Figure | None) -> str:
+    if one is None or one.mean is None or one.low is None or one.high is None:
+        return one.note if one else "not asked"
+    missing = f", {one.missing} missing" if one.missing else ""
+    return f"{one.mean:.3g} [{one.low:.3g}, {one.high:.3g}] n {one.items}{missing}"
+
+
+def _finding(one: Finding | None) -> tuple[str, str]:
+    if one is None:
+        return "", str(Outcome.UNMEASURED)
+    if one.difference is None or one.low is None or one.high is None:
+        return "", str(one.outcome)
+    more = f" (about {one.more:,} more questions)" if one.outcome is Outcome.UNSURE and one.more else ""
+    return f"{one.difference:+.3g} [{one.low:+.3g}, {one.high:+.3g}] n {one.items}", f"{one.outcome} at {one.margin:g}{more}"
+
+
+def refused(job: EvaluateJob, result: Evaluation) -> list[str]:
+    """What the job's gate does not let through, a sentence each; none without a gate."""
+    return refusals(read_gate(Path(job.gate), [one.name for one in result.measures]), result) if job.gate else []

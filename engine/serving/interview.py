@@ -1,0 +1,97 @@
+"""Asking a model: conversations in which the player's lines are known beforehand, each answered before the next.
+
+About as in a chat: the greeting first, then the lines. The model is loaded for this alone. Before each conversation it is brought
+back to what all of them begin with, so that an answer depends on its own conversation, and not on what was asked before.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Any, Self
+
+from engine.base.errors import UserError
+from engine.base.events import Step, Stream
+from engine.base.ids import StageId
+from engine.base.sampling import SamplingParams
+from engine.cards.card import Card
+from engine.serving.files import common_type, folder_of
+from engine.serving.requests import Request
+from engine.serving.speaking import WARM_PIECE, Event, answer, common_beginning, voice_for
+from engine.serving.steps import HEARTBEAT, Loop
+from engine.serving.voices import Tell, Voices
+
+SILENCE = "..."  # stands for an empty answer in the rest of its conversation
+Said = tuple[str, str]  # an answer, and why it ended (ids.FinishReason)
+
+
+def shared_type(models: Sequence[str]) -> str:
+    """The GGUF type at which all models speak; those that are not there are asked later, and say so themselves."""
+    known = []
+    for model in models:
+        with suppress(UserError):
+            folder_of(model)
+            known.append(model)
+    return common_type(*known)
+
+
+class Interview:
+    """A model that speaks as a card, loaded when it is first asked; the block around it frees its memory."""
+
+    def __init__(self, model: str, card: Card, sampling: SamplingParams, type: str) -> None:
+        self._request = Request("speak", "", model, card, sampling=sampling, type=type)
+        self._voices, self._loop = Voices(keep=1, slots=1), Loop()
+        self._opening: list[int] = []  # what it has read of what every conversation begins with
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._voices.close()
+        self._loop.close()
+
+    def ask(self, lines: Sequence[str], beat: Step, seed: int | None = None, known: Sequence[Said] = (),
+            keep: Callable[[int, Said], None] = lambda number, said: None) -> Stream[list[Said]]:
+        """The answers to the player's lines. `known`: to the first of them, from before; `keep` gets each new one at once,
+        with its line's number.
+
+        `beat` comes at least every HEARTBEAT seconds, so that the caller can stop. Raises UserError where the model cannot be used.
+        """
+        card, sampling = self._request.card, self._request.sampling
+        assert card
+        turns = [("assistant", card.greeting)] if card.greeting.strip() else []
+        request = replace(self._request, turns=tuple(turns), sampling=sampling if seed is None else replace(sampling, seed=seed))
+        answers: list[Said] = []
+        told: list[dict[str, Any]] = []
+        last = time.monotonic()
+        for number, line in enumerate(lines):
+            turns.append(("user", line))
+            if number < len(known):
+                answers.append(known[number])
+            else:
+                for event in self._loop.each(self._answer(request, tuple(turns), number == len(known), told.append)):
+                    if event and event["event"] == "Ended":
+                        answers.append((event["text"].strip(), event["reason"]))
+                        keep(number, answers[-1])
+                    elif loading := [one for one in told if one.get("total")]:
+                        yield Step(StageId.FETCH, int(loading[-1]["done"]), int(loading[-1]["total"]), subject=request.model)
+                    elif time.monotonic() - last > HEARTBEAT:
+                        last = time.monotonic()
+                        yield replace(beat, time=time.time())
+                    told.clear()
+            turns.append(("assistant", answers[-1][0] or SILENCE))
+        return answers
+
+    async def _answer(self, opening: Request, turns: tuple[tuple[str, str], ...], first: bool,
+                      tell: Tell) -> AsyncGenerator[Event, None]:
+        """The events of an answer. `opening`: the conversation before its first line, which is read again before the `first`."""
+        async with voice_for(opening, self._voices, tell) as voice:
+            if first:
+                target = common_beginning(voice, opening)
+                pieces = range(WARM_PIECE, len(target), WARM_PIECE) if target != self._opening else ()
+                for reached in (*pieces, len(target), len(target)):  # the last token is read alone, the first time too
+                    await voice.read(target[:reached])
+                self._opening = target
+            async with aclosing(answer(replace(opening, turns=turns), voice)) as events:
+                async for event in events:
+                    yield event

@@ -1,0 +1,290 @@
+"""Is it still the character? Asking, resuming, measuring and the verdict, on tiny random models."""
+
+import json
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_job import run_job
+from store_samples import card
+from tiny import add_files, make_tiny
+
+from engine.__main__ import main
+from engine.base import events
+from engine.base.errors import UserError
+from engine.base.events import Assessed, Compared, Event, Finished, Replied, Stage, Started, Stream, Untested, Warned
+from engine.base.evidence import DENSE, RESULT, read_evaluation
+from engine.base.job import EvaluateJob
+from engine.base.questions import split_of
+from engine.base.sampling import SamplingParams
+from engine.base.verdict import Outcome
+from engine.calibration.lines import read_queries
+from engine.cards.card import Card, bundled_cards, parse_card
+from engine.evaluation.measure import MEASURES, Evidence, Item, ItemKind, Need, Reply, Sample, Speaker, measure
+from engine.evidence import running
+from engine.evidence.asking import ANSWERS, Answers, ask_all
+from engine.evidence.items import FULL, QUICK, USUAL, Size, choose_items
+from engine.evidence.running import evaluate
+
+SMALL = Size({ItemKind.TALK: 6, ItemKind.LONG: 1}, 2, 1)
+SHORT = {"max_tokens": 4}
+ITEMS = [Item("one", ItemKind.TALK, ("Who are you?",)), Item("two", ItemKind.TALK, ("Hm?", "And?", "So?"))]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dense model, a card and two finished runs, "half" and "quarter"."""
+    folder = tmp_path_factory.mktemp("made")
+    dense = add_files(make_tiny(folder / "dense", intermediate_size=128))
+    for name, sparsity in (("half", 0.5), ("quarter", 0.25)):
+        run_job(dense, folder / name, sparsity=sparsity, multiple=32)
+    return folder
+
+
+@pytest.fixture
+def own_measures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """No measures but those that a test registers, and few questions."""
+    monkeypatch.setattr(running, "QUICK", SMALL)
+    monkeypatch.setattr(running, "USUAL", SMALL)
+    kept = dict(MEASURES)
+    MEASURES.clear()
+    yield MEASURES
+    MEASURES.clear()
+    MEASURES.update(kept)
+
+
+def measure_of(name: str, values: dict[str, float | None], needs: Sequence[Need] = (), margin: float = 0.1) -> list[Evidence]:
+    """Register a measure that says the same of every answer of a speaker, here by its id; what it was given."""
+    given: list[Evidence] = []
+
+    @measure(name, name.capitalize(), "A test.", unit="share", margin=margin, kinds=(ItemKind.TALK,), quick=True, needs=needs)
+    def score(evidence: Evidence) -> Stream[list[Sample]]:
+        yield from ()
+        given.append(evidence)
+        value = values[evidence.speaker.id]
+        return [Sample(one.item.id, one.seed, value, "" if value is not None else "It said nothing.") for one in evidence.replies]
+
+    return given
+
+
+def job_of(made: Path, work: Path, **more: Any) -> EvaluateJob:
+    return EvaluateJob(**{"card": str(made / "card.json"), "models": [str(made / "quarter")], "dense": str(made / "dense"),
+                          "workdir": str(work), "quick": True, "sampling": SHORT, **more})
+
+
+def finish(stream: Iterator[Event]) -> tuple[list[Event], Any]:
+    """A generator's events and value."""
+    seen = []
+    while True:
+        try:
+            seen.append(next(stream))
+        except StopIteration as end:
+            return seen, end.value
+
+
+def smith(**fields: str) -> Card:
+    """A card so short that a tiny model reads it."""
+    return parse_card(json.dumps(card(first_mes="Hm?", **fields)).encode(), "card")
+
+
+def ask(folder: Path, speaking: Path, items: Sequence[Item] = ITEMS, **more: Any) -> tuple[list[Event], dict[str, list[Reply]]]:
+    speakers = more.pop("speakers", [Speaker(DENSE, "Dense", str(speaking), smith())])
+    return finish(ask_all(speakers, items, more.pop("seeds", [0]), folder, SamplingParams(**SHORT)))
+
+
+def test_the_same_answers_come_again_whatever_was_asked_before(speaking: Path, tmp_path: Path) -> None:
+    _, first = ask(tmp_path / "a", speaking)
+    _, again = ask(tmp_path / "b", speaking, ITEMS[::-1])
+    assert {one.item.id: one.answers for one in first[DENSE]} == {one.item.id: one.answers for one in again[DENSE]}
+    assert [len(one.answers) for one in first[DENSE]] == [1, 3] and all(one.reasons for one in first[DENSE])
+
+
+def test_what_is_known_is_not_asked_again_and_what_changed_is(speaking: Path, tmp_path: Path) -> None:
+    ask(tmp_path, speaking)
+    longer = [ITEMS[0], Item("two", ItemKind.TALK, ("Hm?", "And?", "No?"))]
+    seen, _ = ask(tmp_path, speaking, longer)
+    assert [event.total for event in seen if isinstance(event, Stage)] == [1]  # the third line alone
+    seen, _ = ask(tmp_path, speaking)
+    assert [event.reused for event in seen if isinstance(event, Stage)] == [True]
+    assert not [event for event in seen if isinstance(event, Replied)]
+    seen, _ = ask(tmp_path, speaking, seeds=[1])
+    assert [event.total for event in seen if isinstance(event, Stage)] == [4]
+    other = [Speaker(DENSE, "Dense", str(speaking), smith(description="Another."))]
+    seen, _ = ask(tmp_path, speaking, speakers=other)
+    assert [event.total for event in seen if isinstance(event, Stage)] == [4]
+
+
+def test_a_stop_and_a_torn_line_lose_one_answer_at_most(speaking: Path, tmp_path: Path) -> None:
+    _, whole = ask(tmp_path / "whole", speaking)
+    speakers = [Speaker(DENSE, "Dense", str(speaking), smith())]
+    stream = ask_all(speakers, ITEMS, [0], tmp_path / "stopped", SamplingParams(**SHORT))
+    for event in stream:
+        if isinstance(event, Replied):
+            break
+    stream.close()
+    file = tmp_path / "stopped" / ANSWERS
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1
+    file.write_bytes(lines[0] + b'{"key": "half of a li')
+    seen, found = ask(tmp_path / "stopped", speaking)
+    assert [event.total for event in seen if isinstance(event, Stage)] == [3]
+    assert [one.answers for one in found[DENSE]] == [one.answers for one in whole[DENSE]]
+
+
+def test_a_speaker_that_cannot_be_used_is_named_and_the_others_go_on(speaking: Path, tmp_path: Path) -> None:
+    speakers = [Speaker("gone", "Gone", str(tmp_path / "none"), smith()), Speaker(DENSE, "Dense", str(speaking), smith())]
+    seen, found = ask(tmp_path, speaking, speakers=speakers)
+    assert [event.model for event in seen if isinstance(event, Untested)] == ["Gone"] and list(found) == [DENSE]
+
+
+def test_two_thousand_answers_take_little_memory(tmp_path: Path) -> None:
+    answers = Answers(tmp_path / ANSWERS)
+    text = "I keep the light, and the light keeps me. " * 12
+    (tmp_path / ANSWERS).write_text("".join(json.dumps({"key": f"{n:024}", "answer": f"{n} {text}", "reason": "ended"}) + "\n"
+                                            for n in range(2000)))
+    tracemalloc.start()
+    answers = Answers(tmp_path / ANSWERS)
+    replies = [Reply("a", ITEMS[0], 0, ITEMS[0].lines, (answers.of([f"{n:024}"])[0][0],), ("ended",)) for n in range(2000)]
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(replies) == 2000 and most < 20_000_000 and held < most
+
+
+def test_a_run_is_compared_with_the_dense_model_and_the_result_is_kept(made: Path, tmp_path: Path,
+                                                                       own_measures: dict[str, Any]) -> None:
+    measure_of("alike", {DENSE: 0.5, "25% removed": 0.5})
+    measure_of("worse", {DENSE: 0.9, "25% removed": 0.2})
+    measure_of("silent", {DENSE: 0.9, "25% removed": None})
+    seen = list(evaluate(job_of(made, tmp_path)))
+    assert isinstance(seen[-1], Finished) and any(isinstance(event, Started) for event in seen)
+    found = {event.measure: event for event in seen if isinstance(event, Compared)}
+    assert [found[name].outcome for name in ("alike", "worse", "silent")] == ["holds", "lost", "not measured"]
+    assert found["worse"].items == 6 and found["worse"].difference == pytest.approx(-0.7)
+    missing = next(event for event in seen if isinstance(event, Assessed) and event.measure == "silent"
+                   and event.speaker != DENSE)
+    assert (missing.mean, missing.missing, missing.note) == (None, 6, "It said nothing.")
+    result = read_evaluation(tmp_path / RESULT)
+    assert [one.id for one in result.speakers] == [DENSE, "25% removed"] and result.speakers[1].sparsity == 0.25
+    assert {one.type for one in result.speakers} == {"Q8_0"} or {one.type for one in result.speakers} == {"F16"}
+    assert result.speakers[1].bytes and result.quick and result.replies == 12  # no measure reads a long conversation
+    assert len(result.telling) == 3 and {one.measure for one in result.telling} == {"worse"}
+    assert len({one.item for one in result.telling}) == 3
+
+
+def test_the_same_job_says_the_same_and_measures_nothing_again(made: Path, tmp_path: Path, own_measures: dict[str, Any]) -> None:
+    given = measure_of("length", {DENSE: 0.5, "25% removed": 0.5})
+    first = [event for event in evaluate(job_of(made, tmp_path)) if isinstance(event, Assessed | Compared)]
+    seen = list(evaluate(job_of(made, tmp_path)))
+    assert [vars(one) | {"time": 0} for one in first] == [vars(one) | {"time": 0} for one in seen
+                                                          if isinstance(one, Assessed | Compared)]
+    assert len(given) == 2 and all(event.reused for event in seen if isinstance(event, Stage))
+
+
+def test_a_measure_has_what_it_needs_or_says_why_not(made: Path, tmp_path: Path, own_measures: dict[str, Any]) -> None:
+    both = {DENSE: 0.5, "25% removed": 0.5}
+    judged, read = measure_of("judged", both, [Need.JUDGE]), measure_of("read", both, [Need.READER, Need.OTHERS])
+    own = measure_of("own", both, [Need.MODEL])
+    seen = list(evaluate(job_of(made, tmp_path)))
+    notes = {event.measure: event.note for event in seen if isinstance(event, Assessed)}
+    assert not judged and notes["judged"].startswith("not judged: no judge was named")
+    assert len(read) == 2 and read[0].reader is read[1].reader and read[0].reader.source.folder == made / "dense"
+    assert [one.reader.source.folder.name for one in own if one.reader] == ["dense", "quarter"]
+    assert len(read[0].others) == 5 and "Zoë" not in read[0].others
+    assert any(isinstance(event, Warned) and "is told from 5 bundled ones" in event.sentence for event in seen)
+    named = list(evaluate(job_of(made, tmp_path, others=["bodo-grumm"], measures=["read"])))
+    assert [one.name for one in read[-1].others.values()] == ["Bodo Grumm"] and not [e for e in named if isinstance(e, Warned)]
+
+
+def test_a_measure_that_fails_keeps_nobody_else(made: Path, tmp_path: Path, own_measures: dict[str, Any]) -> None:
+    @measure("fails", "Fails", "A test.", unit="share", margin=0.1, kinds=(ItemKind.TALK,), quick=True)
+    def fails(evidence: Evidence) -> Stream[list[Sample]]:
+        yield from ()
+        raise UserError("The judge is down.", "Start it.")
+
+    measure_of("alike", {DENSE: 0.5, "25% removed": 0.5})
+    seen = list(evaluate(job_of(made, tmp_path)))
+    outcomes = {event.measure: event.outcome for event in seen if isinstance(event, Compared)}
+    assert outcomes == {"fails": Outcome.UNMEASURED, "alike": Outcome.HOLDS}
+    assert {event.note for event in seen if isinstance(event, Assessed) and event.measure == "fails"} == {
+        "not measured: The judge is down."}
+
+
+def test_all_runs_of_a_card_are_found_and_any_model_can_stand_beside(made: Path, tmp_path: Path, speaking: Path,
+                                                                     own_measures: dict[str, Any]) -> None:
+    names = [DENSE, "25% removed", "50% removed", str(made / "quarter")]
+    measure_of("alike", dict.fromkeys(names, 0.5))
+    both = [str(made / "half"), DENSE, str(made / "quarter")]
+    seen = list(evaluate(job_of(made, tmp_path, models=both)))
+    assert [event.speaker for event in seen if isinstance(event, Assessed)] == names[:3]
+    own_measures.clear()
+    measure_of("alike", dict.fromkeys([DENSE, str(speaking)], 0.5))
+    result = list(evaluate(job_of(made, tmp_path, models=[str(made / "dense"), str(speaking)], dense="")))[-1]
+    assert isinstance(result, Finished)
+    assert [one.model for one in read_evaluation(tmp_path / RESULT).speakers] == [str(made / "dense"), str(speaking)]
+
+
+def arguments(made: Path, work: Path, *more: str) -> list[str]:
+    return ["evaluate", str(made / "card.json"), "--model", str(made / "quarter"), "--dense", str(made / "dense"), "--quick",
+            "--max-tokens", "4", "--workdir", str(work), *more]
+
+
+@pytest.mark.parametrize(("gate", "code", "says"), [
+    ({"alike": 0.1}, 0, ""), ({"worse": 0.1}, 3, "Refused: 25% removed: worse: lost."), ({"worse": 2}, 0, ""),
+    ({"silent": {}}, 3, "silent: not measured"), ({"silent": {"may_be_unsure": True}, "alike": {"margin": 0}}, 3, "alike: "),
+    ({"other": 0.1}, 2, "names a measure"), ({"alike": "x"}, 2, "must be a margin"), ({}, 0, ""),
+])
+def test_the_gate_refuses_what_was_lost(made: Path, tmp_path: Path, own_measures: dict[str, Any], capsys: Any,
+                                        gate: dict[str, Any], code: int, says: str) -> None:
+    for name, value in (("alike", 0.5), ("worse", 0.2), ("silent", None)):
+        measure_of(name, {DENSE: 0.9 if name == "worse" else 0.5, "25% removed": value})
+    (tmp_path / "gate.json").write_text(json.dumps(gate))
+    assert main(arguments(made, tmp_path / "work", "--gate", str(tmp_path / "gate.json"))) == code
+    said = capsys.readouterr().err
+    assert says in said and ("Refused" in said) == (code == 3)
+
+
+def test_the_command_line_prints_a_table_with_n_and_writes_the_page(made: Path, tmp_path: Path, own_measures: dict[str, Any],
+                                                                     capsys: Any) -> None:
+    measure_of("worse", {DENSE: 0.9, "25% removed": 0.2})
+    assert main(arguments(made, tmp_path / "work", "--html", str(tmp_path / "v.html"), "--result", str(tmp_path / "v.json"))) == 0
+    said = capsys.readouterr().out
+    assert "lost at 0.1" in said and "n 6" in said and "lost in 1 of 1 measures (worse)" in said
+    assert read_evaluation(tmp_path / "v.json").findings and "<!doctype html>" in (tmp_path / "v.html").read_text()
+    assert main([*arguments(made, tmp_path / "work", "--json")]) == 0
+    assert isinstance([events.decode(line) for line in capsys.readouterr().out.splitlines()][-1], Finished)
+
+
+@pytest.mark.parametrize(("more", "says"), [
+    (["--full"], "quick or full"), (["--measure", "none"], "There is no measure"), (["--margin", "alike"], "is none"),
+    (["--margin", "other=1"], "not taken"), (["--margin", "alike=-1"], "is none"),
+])
+def test_wrong_options_get_one_sentence(made: Path, tmp_path: Path, own_measures: dict[str, Any], capsys: Any, more: list[str],
+                                        says: str) -> None:
+    measure_of("alike", {DENSE: 0.5})
+    assert main(arguments(made, tmp_path / "work", *more)) == 2
+    said = capsys.readouterr().err
+    assert says in said and "Traceback" not in said
+
+
+def test_another_characters_run_is_refused(made: Path, tmp_path: Path, own_measures: dict[str, Any], capsys: Any) -> None:
+    measure_of("alike", {})
+    assert main(["evaluate", "pim-tuckett", "--model", str(made / "quarter"), "--workdir", str(tmp_path)]) == 2
+    assert "not of Pim Tuckett" in capsys.readouterr().err
+
+
+def test_what_is_asked_was_never_learned_from_and_a_longer_evaluation_asks_all_of_a_shorter_one() -> None:
+    pool = {one.question for one in read_queries()}
+    for one in bundled_cards():
+        quick, usual, full = (choose_items(one, size) for size in (QUICK, USUAL, FULL))
+        assert len({one.id for one in full}) == len(full)
+        short = lambda items: [one.id for one in items if one.kind is not ItemKind.LONG]
+        assert set(short(quick)) <= set(short(usual)) <= set(short(full))
+        talk = [line for one in full if one.kind is ItemKind.TALK for line in one.lines]
+        assert len(talk) >= 50 and set(talk) <= pool and {split_of(line) for line in talk} == {"test"}
+        assert "{{" not in "".join(line for one in full for line in one.lines)
+        assert all("#" not in one.id for one in full)
+        assert 20 <= len(short(quick)) <= 40
+        assert [len(one.lines) for one in quick if one.kind is ItemKind.LONG] == [12]
+        assert {len(one.lines) for one in full if one.kind is ItemKind.LONG} == {20}
