@@ -28,6 +28,12 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && (press("stop") || press("script-stop"))) event.preventDefault();
+    // A vote by key, also from the field for the message while nothing is written in it.
+    const vote = {1: "left", 2: "tie", 3: "bad", 4: "right"}[event.key];
+    const writes = event.target.matches?.("input, textarea, [contenteditable]") && (event.target.value !== "" || !event.target.closest("#compare-message"));
+    if (vote && !writes && !event.ctrlKey && !event.metaKey && !event.altKey && room() === "compare" && press(`vote-${vote}`)) {
+      event.preventDefault();
+    }
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && press("regenerate")) {
       event.preventDefault();
       event.stopPropagation();

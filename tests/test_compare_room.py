@@ -19,7 +19,7 @@ from studio.store.rounds import Tally, wilson
 from studio.store.runs import Run
 from studio.tabs.compare import Controls, paint
 from studio.tabs.compare.controller import Controller, ViewState, history
-from studio.tabs.compare.view import FEWEST, grids_html, pair_html, verdict_words
+from studio.tabs.compare.view import FEWEST, grids_html, needed_words, pair_html, verdict_words, votes_needed
 from studio.workers.speech import Reply, speak_request
 from tests.store_samples import card
 
@@ -375,6 +375,38 @@ def test_no_preference_is_claimed_while_the_interval_holds_one_half_or_votes_are
             votes = tally(pruned, dense)
             claims = "you prefer" in verdict_words(votes)
             assert claims == (pruned + dense >= FEWEST and not votes.low <= 0.5 <= votes.high)
+
+
+@pytest.mark.parametrize("votes", [tally(0, 0), tally(7, 3), tally(3, 7, 2), tally(5, 5), tally(20, 4), tally(60, 60, 30)])
+def test_as_many_votes_as_are_said_to_be_needed_decide_and_one_fewer_does_not(votes: Tally) -> None:
+    decided, share = votes.pruned + votes.dense + votes.tie, 1.0 if votes.share is None else votes.share
+
+    def is_decided(count: int) -> bool:
+        low, high = wilson(share * count, count)
+        return count >= FEWEST and (low > 0.5 or high < 0.5 or high - low <= 0.2)
+
+    more = votes_needed(votes)
+    assert is_decided(decided + more) and (more == 0 or not is_decided(decided + more - 1))
+    assert needed_words(votes).startswith("It takes" if not decided else "If the votes" if more else "Decided")
+
+
+def test_suggested_questions_come_one_after_the_other_with_the_votes_until_the_reader_writes(room: Controller) -> None:
+    run = finished_run(room)
+    first, second, *_ = room.scene(on(run)).suggested
+    assert first in pair_html(room.scene(on(run)))
+    asked = room.suggest(on(run), first)
+    answer_all(room)
+    assert room.scene(on(run)).suggested == []  # while a vote is asked for
+    room.vote(asked.id, "left")
+    scene = room.scene(on(run))
+    assert scene.pair and (scene.pair.round.message, scene.pair.round.turns) == (second, asked.turns)
+    assert "The question before: You chose" in pair_html(scene)
+    answer_all(room)
+    own = room.send(on(run), "And who are you?", True)
+    answer_all(room)
+    room.vote(own.id, "tie")
+    scene = room.scene(on(run))
+    assert scene.pair and scene.pair.round.id == own.id and second not in scene.suggested
 
 
 def test_another_character_or_a_lost_folder_leaves_no_run_of_the_first_on_the_page(room: Controller) -> None:

@@ -192,9 +192,11 @@ def _talking(controller: Controller, page: Page, controls: Controls) -> None:
 def _voting(controller: Controller, page: Page, controls: Controls) -> None:
     live = controller.services.live
 
-    def vote_cell(event: gr.EventData) -> None:
+    def act(event: gr.EventData, state: ViewState) -> None:
         said = event._data if isinstance(event._data, dict) else {}
-        if said.get("do") in ("good", "bad"):
+        if said.get("do") == "suggest":
+            controller.suggest(state, str(said.get("text", "")))
+        elif said.get("do") in ("good", "bad"):
             rounds.vote_cell(controller.store, str(said.get("answer", "")), said["do"] == "good")
 
     for verdict, button in controls.votes.items():
@@ -203,4 +205,4 @@ def _voting(controller: Controller, page: Page, controls: Controls) -> None:
             controller.vote(shown, verdict)
 
         button.click(changing(live, ROOM, vote), controls.shown_round, None, js=_SHOWN_ROUND, trigger_mode="once", **page.private)
-    controls.arena.click(changing(live, ROOM, vote_cell), None, None, **page.private)
+    controls.arena.click(changing(live, ROOM, act), controls.state, None, trigger_mode="once", **page.private)

@@ -16,6 +16,7 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.ids import FinishReason
 from engine.base.sampling import MAX_SEED, read_params
+from engine.cards.script import read_script
 from studio.figures.votes import RunVotes
 from studio.figures.votes import votes as votes_figure
 from studio.live import Ready, figure
@@ -157,12 +158,18 @@ class Controller:
             pair = self._present_round(character, run.id) if run and not grid else None
             newest = rounds.rounds(store, character, "grid", limit=GRIDS) if grid else []
             shown, *grids = [self._shown(one, found) if one else None for one in (pair, *newest)]
+        before, suggested = None, list[str]()
+        if run and card and not grid and (pair is None or (shown and shown.verdict)):
+            suggested = self._unasked(run)
+        if run and pair and values.get_value(store, _series_key(run.id), False):
+            earlier = [one for one in rounds.rounds(store, character, "pair", run.id, 2) if one.id != pair.id]
+            before = self._shown(earlier[0], found) if earlier else None
         cleared = values.get_value(store, _cleared_key(character, run.id if run else "", grid), "")
         return Scene(character, card.char if card else who.char if who else "", player_of(store), card, fault, found, run,
                      remembered_picks(self.services, character, found),
                      runs.list_runs(store, character, kinds=["prune"], states=("queued", *runs.ACTIVE)), shown,
                      [one for one in grids if one], {one.id: rounds.tally(store, one.id) for one in found}, bool(cleared),
-                     slower_words(store))
+                     slower_words(store), suggested, before)
 
     def change_settings(self, blind: bool, *sliders: float) -> None:
         """How the next rounds are answered and shown. Raises UserError."""
@@ -191,7 +198,23 @@ class Controller:
         with self._lock:
             present = self._present_round(run.character, run.id)
             self._check_idle(present)
+            values.set_value(self.store, _series_key(run.id), False)
             return self._begin(run, message, self._turns(run, present), blind)
+
+    def suggest(self, state: ViewState, text: str) -> Round:
+        """Ask a question of the test script, blind, in a conversation of its own; after its vote the next follows by itself."""
+        run, message = self._run(state), message_of(text)
+        with self._lock:
+            self._check_idle(self._present_round(run.character, run.id))
+            begun = self._begin(run, message, self._greeting(run.character, run.version), True)
+            values.set_value(self.store, _series_key(run.id), True)
+            return begun
+
+    def _unasked(self, run: Run) -> list[str]:
+        """The questions of the test script that are one line, without those that this run was asked."""
+        asked = {one.message for one in rounds.rounds(self.store, run.character, "pair", run.id)}
+        card = card_of(characters.version(self.store, run.character, run.version))
+        return [one.lines[0] for one in read_script(card).questions if len(one.lines) == 1 and one.lines[0] not in asked]
 
     def regenerate(self, state: ViewState, blind: bool) -> Round:
         """Ask both models for other answers to the last message; sides are drawn again."""
@@ -237,6 +260,9 @@ class Controller:
             if rounds.votes(self.store, found.id):
                 raise UserError("You have voted on this round already.")
             rounds.vote(self.store, found.id, verdict)
+            run = next((runs.get(self.store, one.run) for one in found.answers if one.run), None)
+            if run and values.get_value(self.store, _series_key(run.id), False) and (left := self._unasked(run)):
+                self._begin(run, left[0], self._greeting(run.character, run.version), True)
 
     def stop(self, state: ViewState) -> None:
         """End the answers under way."""
@@ -250,6 +276,7 @@ class Controller:
             if present := self._present_round(run.character, run.id):
                 self._stop(present)
                 values.set_value(self.store, _closed_key(run.id), present.id)
+                values.set_value(self.store, _series_key(run.id), False)
 
     def clear(self, state: ViewState) -> None:
         """Take away rounds with their votes: those of a pair, or the grids of the character."""
@@ -420,6 +447,11 @@ def _key(found: Round, side: int) -> str:
 def _closed_key(run_id: str) -> str:
     """Where the last round of an ended conversation is kept."""
     return f"compare-closed:{run_id}"
+
+
+def _series_key(run_id: str) -> str:
+    """Where it is kept whether each vote on a run brings the next suggested question."""
+    return f"compare-series:{run_id}"
 
 
 def _cleared_key(character: str, run_id: str, grid: bool) -> str:

@@ -6,6 +6,7 @@ a pair is always the dense model; `places` says where each side is shown.
 """
 
 import html
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from engine.cards.card import Card
 from studio.figures.votes import RunVotes
 from studio.figures.words import count, moment, percent
 from studio.labels import FINISHES
-from studio.store.rounds import Answer, Round, Tally, Vote
+from studio.store.rounds import Answer, Round, Tally, Vote, wilson
 from studio.store.runs import Run
 from studio.tabs.answers import BASIS, CURSOR, engine_words, lore_html, measures_of, measures_words, text_html, waiting_words
 from studio.tabs.models import DENSE, Contender, removed_by, short_name
@@ -27,6 +28,7 @@ DONE = (FinishReason.ENDED, FinishReason.LIMIT, FinishReason.LOOP, FinishReason.
 LOST = "Interrupted when the studio was closed."
 DENSE_MEANS = "Dense is the whole model, before anything was removed."
 FEWEST = 10  # decided votes before a preference is called one
+SUGGESTED = 3  # questions on the page
 _NARROW = 0.2  # width of an interval around one half from which a difference, if any, is called small
 HOW = ("Only votes in blind rounds count, each for the model that it was given to, whichever side it was on. A tie "
        "counts half for each; “Both bad” counts for neither. The range is the 95 % Wilson interval: if it holds 50 %, chance "
@@ -136,7 +138,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Scene:
-    """A comparison as it is now. `pair`: the present round, None when a conversation begins; `grids`: newest first."""
+    """A comparison as it is now. `pair`: the present round, None when a conversation begins; `grids`: newest first.
+
+    `suggested`: questions that were not asked yet; `before`: the round whose vote has brought the present question.
+    """
 
     character: str
     char: str
@@ -152,6 +157,8 @@ class Scene:
     tallies: dict[str, Tally] = field(default_factory=dict)
     undo: bool = False
     note: str = ""
+    suggested: list[str] = field(default_factory=list)
+    before: Shown | None = None
 
     @property
     def shown(self) -> Shown | None:
@@ -189,7 +196,7 @@ def pair_html(scene: Scene) -> str:
     shown = scene.pair
     if shown is None:
         return (f'<div class="versus" data-state="begin">{_greeting(scene, scene.greeting)}<p class="versus-invite">'
-                f'Write one message. Two models answer as {html.escape(scene.char)}, side by side.</p></div>')
+                f'Write one message. Two models answer as {html.escape(scene.char)}, side by side.</p>{_suggested(scene)}</div>')
     turns = shown.round.turns
     greeting = turns[0][1] if turns and turns[0][0] == "assistant" else ""
     sides = "".join(_side(scene, shown, place, side) for place, side in enumerate(shown.places))
@@ -197,7 +204,7 @@ def pair_html(scene: Scene) -> str:
     speaks = " data-speaks" if shown.busy else ""
     return (f'<div class="versus" data-state="{state}"{speaks} data-round="{shown.round.id}" role="log" '
             f'aria-busy="{"true" if shown.busy else "false"}" aria-label="Two answers">'
-            f'{_greeting(scene, greeting)}{_earlier(scene, shown)}{_said(scene, shown.round.message)}'
+            f'{_before(scene)}{_greeting(scene, greeting)}{_earlier(scene, shown)}{_said(scene, shown.round.message)}'
             f'<div class="versus-sides">{sides}</div>{_foot(scene, shown)}</div>')
 
 
@@ -212,6 +219,7 @@ def tally_html(scene: Scene) -> str:
     legend = "".join(f'<li class="{kind}"><b>{number:,}</b> {word}</li>' for kind, word, number in parts)
     return (f'<div class="tally"><h3>Your votes · {html.escape(scene.run.name if scene.run else "")}</h3>'
             f'<p class="tally-words" id="compare-verdict" role="status">{html.escape(verdict_words(tally))}</p>'
+            f'<p class="quiet" id="compare-needed">{html.escape(needed_words(tally))}</p>'
             f'<div class="tally-bar" aria-hidden="true">{bar}</div><ul id="compare-tally" class="measure">{legend}</ul>'
             f'<details><summary>How this is counted</summary><p>{html.escape(HOW)}</p></details></div>')
 
@@ -299,10 +307,11 @@ def _foot(scene: Scene, shown: Shown) -> str:
     if shown.busy and shown.round.blind and not all(cell.begun for cell in shown.cells):
         found.append(f'<p class="quiet" role="status" id="compare-waiting">{html.escape(waiting_words(*shown.replies))}</p>')
     if shown.can_vote:
-        found.append('<p class="versus-ask">Which answer is better?</p>')
+        found.append('<p class="versus-ask">Which answer is better? <span class="quiet">Keys: <kbd>1</kbd> left, <kbd>2</kbd> tie, '
+                     "<kbd>3</kbd> both bad, <kbd>4</kbd> right</span></p>")
     if shown.verdict:
         words = f"{_VERDICTS[shown.verdict]} {_reveal(shown)}"
-        found.append(f'<p class="versus-revealed" role="status" id="compare-revealed">{words}</p>')
+        found.append(f'<p class="versus-revealed" role="status" id="compare-revealed">{words}</p>{_suggested(scene)}')
     if not shown.round.blind and not shown.busy:
         found.append('<p class="versus-open quiet">You knew who said what, so this round takes no vote.</p>')
     if shown.engine and not shown.busy:
@@ -314,6 +323,25 @@ def _foot(scene: Scene, shown: Shown) -> str:
     if scene.note:
         found.append(f'<p class="quiet">{html.escape(scene.note)}</p>')
     return f'<div class="versus-foot">{"".join(found)}</div>'
+
+
+def _suggested(scene: Scene) -> str:
+    """Questions of the test script, which the models have not learned from. After each vote the next one comes by itself."""
+    if not scene.suggested:
+        return ""
+    buttons = "".join(f'<button data-do="suggest" data-text="{html.escape(text)}">{html.escape(text)}</button>'
+                      for text in scene.suggested[:SUGGESTED])
+    number = count(len(scene.suggested), "question")
+    return (f'<div class="versus-suggested"><p class="quiet">Or one of {number} of the test script; after each vote, the next comes '
+            f'by itself:</p>{buttons}</div>')
+
+
+def _before(scene: Scene) -> str:
+    """The vote that has brought this question."""
+    if scene.before is None or not scene.before.verdict:
+        return ""
+    return (f'<p class="versus-open quiet" id="compare-before">The question before: {_VERDICTS[scene.before.verdict]} '
+            f'{_reveal(scene.before)}</p>')
 
 
 def _reveal(shown: Shown) -> str:
@@ -404,6 +432,30 @@ def verdict_words(tally: Tally) -> str:
     if decided < FEWEST:
         return f"{after} the {leader} model leads, but that is too few to go by: {spread}{bad}"
     return f"{after} you prefer the {leader} model: {spread}{bad}"
+
+
+def votes_needed(tally: Tally) -> int:
+    """How many more votes decide, if they go on as they did: until the interval leaves out one half, or is narrow around it.
+
+    0: decided. Without votes: the fewest that can decide, all for one model.
+    """
+    decided = tally.pruned + tally.dense + tally.tie
+    share = 1.0 if tally.share is None else tally.share
+    return next(more for more in itertools.count() if _is_decided(share, decided + more))
+
+
+def _is_decided(share: float, votes: int) -> bool:
+    low, high = wilson(share * votes, votes)
+    return votes >= FEWEST and (not low <= 0.5 <= high or high - low <= _NARROW)
+
+
+def needed_words(tally: Tally) -> str:
+    """How many votes are still needed."""
+    decided, more = tally.pruned + tally.dense + tally.tie, votes_needed(tally)
+    if not decided:
+        return f"It takes at least {count(more, 'vote')} to decide."
+    return (f"If the votes go on like these {decided:,}, {count(more, 'more vote')} will decide." if more else
+            f"Decided, by {count(decided, 'vote')}.")
 
 
 def run_votes(runs: Sequence[Run], tallies: Mapping[str, Tally]) -> list[RunVotes]:
