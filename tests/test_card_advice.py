@@ -55,6 +55,39 @@ def test_name_and_description() -> None:
     assert said(description="彼女は海辺の小さな町の鍛冶屋で、朝から晩まで釘を打ち、誰にも頭を下げない。" * 2) == []  # 66 signs
 
 
+def test_whom_a_description_is_about() -> None:
+    text = "is a smith in a small town by the sea, and proud of every nail that she makes there. " * 3
+    assert "is about “Mira Vell”" in only("hint", "description", description=f"Mira Vell {text}")
+    for good in (f"Ann {text}", f"Ann Lee {text}", f"The smith {text}", f"She {text}", f"{{{{char}}}} {text}"):
+        assert said(description=good) == [], good
+    assert "speaks to the character (“You are a smith" in only("hint", "description", description=f"You are a smith. Ann {text}")
+    assert "“You speak" in only("hint", "personality", personality="Blunt. You speak little.")
+    assert said(personality="Says “You are late” to everybody.") == []
+
+
+def test_an_assistants_voice() -> None:
+    assert "sounds like an assistant (“How can I help you today”)" in only(
+        "hint", "first_mes", first_mes="Hello! How can I help you today?")
+    assert "sounds like an assistant in the example" in only(
+        "hint", "mes_example", mes_example="<START>\n{{user}}: Hi.\n{{char}}: As an AI language model, I make nails.")
+    assert said(first_mes="Morning. Can I help you carry that?") == []
+
+
+def test_entries_that_can_never_fire() -> None:
+    def of(*entries: dict[str, Any]) -> list[str]:
+        whole = [{"keys": ["nail"], "content": "Nails are iron.", "extensions": {}, "enabled": True, "insertion_order": 1, **one}
+                 for one in entries]
+        return [item.sentence for item in said(character_book={"extensions": {}, "entries": whole})]
+
+    assert of({}) == []
+    assert "has no keys" in of({"keys": []})[0]
+    off = {"extensions": {"probability": 0, "useProbability": True}}
+    assert "a probability of 0 %" in of(off)[0]
+    only_others = {"keys": ["forge"], "extensions": {"delay_until_recursion": True}}
+    assert "none does" in of(only_others, {})[0]
+    assert of(only_others, {"content": "The forge is hot."}) == []
+
+
 def test_greeting() -> None:
     assert "speak first" in only("hint", "first_mes", first_mes=" ")
     assert "speak for the player" in only("problem", "first_mes", first_mes="Hello.\n{{User}}: Hello, Ann.")

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from engine.cards.macros import MOMENT, find_macros, reads_the_clock
 from engine.cards.npc import read_npc
 from engine.cards.prompt import note_of, render_description, render_greeting
 from engine.cards.script import read_script
-from engine.cards.speaking import START, acts_for_player, split_dialogue, writes_players_lines
+from engine.cards.speaking import MANNERS, REFUSAL, START, acts_for_player, split_dialogue, writes_players_lines
 
 DESCRIPTION_TOKENS = 600  # more makes every answer slow and leaves a small model lost
 DESCRIPTION_WORDS = 40  # fewer leave a model without a voice to hold
@@ -43,6 +43,10 @@ _PLACEHOLDER = re.compile(
     r"|\A\s*(?:(?:your|enter|the) )*(?:text|description|greeting|personality|scenario)(?: goes)? here[.\s]*\Z)")
 _STRAY_ASTERISKS = re.compile(r"(?<=\w)\*+(?=\w)|(?<!\S)\*+(?!\S)")  # f*ck; bullets, 2 * 3, scene breaks
 _PATTERN_SIGNS = re.compile(r"\\[bBdDwWsS]|\.[*+]|\[[^\]]+\]|\([^)]*\||\(\?|\w\|\w")  # hardly in a plain key
+_SECOND_PERSON = re.compile(r"(?:\A|[.!?]\s+|\n\s*)(You(?:'re|’re| are| were| have| speak| live)\b[^.!?\n]{0,40})")
+# "Mira Vell is a smith": whom a description begins with.
+_SUBJECT = re.compile(r"\s*((?!(?:The|This|That|There|He|She|It|They|You|Her|His|Their|Name|Once|Born)\b)[A-Z][\w'’-]+(?: [A-Z][\w'’-]+){0,2})"
+                      r" (?:is|was) (?:an?|the)\b")
 _NAME_MACRO = re.compile(r"\{\{(?:char|user)\}\}", re.IGNORECASE)
 
 
@@ -76,6 +80,20 @@ def _identity(fields: dict[str, Any]) -> Iterator[Advice]:
     elif words < DESCRIPTION_WORDS:
         yield Advice("description", "hint", f"The description has {words} {'word' if words == 1 else 'words'}. With fewer than "
                      f"{DESCRIPTION_WORDS}, characters tend to sound alike.")
+    yield from _whom(fields)
+
+
+def _whom(fields: dict[str, Any]) -> Iterator[Advice]:
+    """Whether the description is about the character of the card, and not addressed to anybody."""
+    own = {word.casefold() for field in ("name", "nickname") for word in re.findall(r"\w+", fields[field])}
+    described = _SUBJECT.match(fields["description"])
+    if described and own and not own & {word.casefold() for word in re.findall(r"\w+", described[1])}:
+        yield Advice("description", "hint", f"The description is about {quoted(described[1])}, but the card is called "
+                     f"{quoted(fields['name'].strip())}. Write {{{{char}}}} for the character's name.")
+    for field in ("description", "personality"):
+        if found := _SECOND_PERSON.search(fields[field]):
+            yield Advice(field, "hint", f"The {LABELS[field].lower()} speaks to the character ({quoted(found[1])}). In greetings and "
+                         "answers, “you” is the player, and a small model confuses the two. Write {{char}} and the third person.")
 
 
 def _greetings(fields: dict[str, Any]) -> Iterator[Advice]:
@@ -83,6 +101,9 @@ def _greetings(fields: dict[str, Any]) -> Iterator[Advice]:
         yield Advice("first_mes", "hint", "There is no greeting, so the player has to speak first.")
     own_closing = fields["system_prompt"].strip() and "{{original}}" not in fields["system_prompt"].lower()
     for field, what, text in _all_greetings(fields):
+        if sounds := MANNERS.search(text) or REFUSAL.search(text):
+            yield Advice(field, "hint", f"{what} sounds like an assistant ({quoted(' '.join(sounds[0].split()))}). The model goes on "
+                         "in the voice that it begins with.")
         if writes_players_lines(text):
             yield Advice(field, "problem", f'{what} contains lines of the player ("{{{{user}}}}:"). The model will learn '
                          "to speak for the player.")
@@ -104,6 +125,9 @@ def _dialogue(fields: dict[str, Any]) -> Iterator[Advice]:
     spoken = split_dialogue(START.sub("\n", text), [*names, *(name.split()[0] for name in names)])
     if not spoken:
         yield Advice(field, "hint", "No line of the example dialogue begins with {{char}}:, so the model cannot tell who speaks.")
+    if sounds := next((found for line in spoken if (found := MANNERS.search(line) or REFUSAL.search(line))), None):
+        yield Advice(field, "hint", f"The character sounds like an assistant in the example dialogue "
+                     f"({quoted(' '.join(sounds[0].split()))}). The model will, too.")
     for line in spoken:
         if act := acts_for_player(line):
             yield Advice(field, "hint", f"The character's lines in the example dialogue seem to act for the player "
@@ -142,8 +166,8 @@ def _book(book: Book) -> Iterator[Advice]:
     """What of a lorebook is not read, never fires, or reaches the model raw."""
     entries = [entry for entry in book.entries if entry.enabled]
     yield from _capped(Advice("character_book", "hint", fault) for fault in book.faults)
-    yield from _capped(Advice("character_book", "hint", f"{_called(entry)} has no keys, so it never fires.") for entry in entries
-                       if not entry.keys and not entry.constant and entry.always is None)
+    yield from _capped(Advice("character_book", "hint", f"{_called(entry)} {why}, so it never fires.") for entry in entries
+                       if (why := _never_fires(entry, entries)))
     yield from _capped(Advice("character_book", "hint", f"{_called(entry)} has the key {quoted(key)}, which is read as plain "
                               "text. A regular expression is written between slashes.") for entry in entries if entry.use_regex
                        for key in (*entry.keys, *entry.secondary) if not is_pattern(key) and _PATTERN_SIGNS.search(key))
@@ -151,6 +175,25 @@ def _book(book: Book) -> Iterator[Advice]:
     if book.entries and book.token_budget > MOST_TOKENS:
         yield Advice("character_book", "hint", f"The lorebook's budget of {book.token_budget:,} tokens counts as {MOST_TOKENS:,}, "
                      "the most that a prompt takes.")
+
+
+def _never_fires(entry: Entry, others: Sequence[Entry]) -> str:
+    """Why an entry can never fire; "" for one that can, or that is switched off on purpose."""
+    if entry.always is not None:
+        return ""
+    if entry.probability <= 0:
+        return "has a probability of 0 %"
+    if entry.constant:
+        return ""
+    if not entry.keys:
+        return "has no keys"
+    keys = [key.casefold() for key in entry.keys]
+    if set(keys) <= {key.casefold() for key in entry.excluded}:
+        return "is kept from firing by its own keys"
+    texts = [other.content.casefold() for other in others if other is not entry and other.into_recursion]
+    if entry.only_recursion and not any(is_pattern(key) or key in text for key in keys for text in texts):
+        return "waits for another entry to name one of its keys, and none does"
+    return ""
 
 
 def _too_large(book: Book, tokens: Tokens) -> Iterator[Advice]:
