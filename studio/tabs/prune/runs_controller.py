@@ -19,7 +19,9 @@ from studio.tabs.models import choose_voice, finished
 from studio.tabs.prune import runs_view, verdict
 from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
+from studio.workers import pace
 
+RECENT = 20  # finished runs among which one like it is looked for
 LADDER = (10.0, 25.0, 50.0)  # % removed by the button that queues three
 
 
@@ -69,9 +71,17 @@ class RunsController:
         chosen = other if other in [id for _, id in others] else ""
         about = runs_view.about(run, learned.name if learned else "")
         return {"prune-verdict": verdict.contents(self.services, run),
-                "prune-progress": runs_view.run_html(run, view, state, about, char, how), "prune-how": how,
+                "prune-progress": runs_view.run_html(run, view, state, about, char, how, self._left(run)), "prune-how": how,
                 "prune-others": runs_view.others_html(others, chosen), **runs_view.rows_shown(run, view), **figures,
                 **(self._overlap_figures(run, chosen) if chosen else {})}
+
+    def _left(self, run: Run) -> float | None:
+        """Seconds until a run ends, where one like it has ended on this machine."""
+        if run.state != "running":
+            return None
+        done = runs.list_runs(self.store, kinds=[run.kind], states=["done"], limit=RECENT)
+        earlier = pace.like(run, done)
+        return pace.seconds_left(self.services.watcher.view(run.id), self.services.watcher.view(earlier.id)) if earlier else None
 
     def _overlap_figures(self, run: Run, other: str) -> dict[str, Any]:
         try:

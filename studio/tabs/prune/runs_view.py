@@ -20,6 +20,7 @@ from studio.figures import distances, masks, words
 from studio.live import Ready, figure
 from studio.store.runs import ACTIVE, SILENT, Run
 from studio.tabs.prune.lines_view import options_html, rename_html
+from studio.workers import pace
 from studio.workers.view import LEARNING, RunView, StageView
 
 PILLS = {"done": "done", "failed": "failed", "stopped": "stopped", "running": "running", "starting": "running",
@@ -86,16 +87,23 @@ def pill(state: str) -> str:
     return f'<i class="pill {PILLS.get(state, "")}">{labels.RUN_STATES[state]}</i>'
 
 
-def run_html(run: Run, view: RunView, state: str, about: str, char: str = "", how: bool = True) -> str:
+def run_html(run: Run, view: RunView, state: str, about: str, char: str = "", how: bool = True, left: float | None = None) -> str:
     """One run: name, state, what it is about, its end, what one can do with it; and `how` it went: stages and warnings.
 
-    `about` and `char`, the character's name, are plain text.
+    `about` and `char`, the character's name, are plain text; `left`: seconds until it ends, None where that is not known.
     """
     head = (f'<div class="prune-head"><h4>{html.escape(run.name)}</h4> {pill(state)}</div>'
             f'<p class="quiet">{html.escape(about)}</p>')
-    went = stages_html(run, view) if how else ""
+    went = _left_html(run, left) + stages_html(run, view) if how else ""
     return (f'<div class="prune-run" data-run-shown="{html.escape(run.id)}">{head}{ending_html(run, state)}{_next(run, char)}{went}'
             f'{_warnings(view)}</div>{_buttons(run, state, how)}')
+
+
+def _left_html(run: Run, left: float | None) -> str:
+    """One estimate for the whole run."""
+    if left is None or run.state != "running":
+        return ""
+    return f'<p id="prune-left">{words.remaining(left).capitalize()} for the whole run, by the last one like it on this machine.</p>'
 
 
 def _next(run: Run, char: str) -> str:
@@ -148,7 +156,9 @@ def stages_html(run: Run, view: RunView) -> str:
         waits = {"queued": "It begins when the runs before it have ended.", "starting": "It is being started."}
         return f'<p class="quiet">{waits.get(run.state, "")}</p>' if run.state in waits else ""
     alive = run.state in ACTIVE
-    return f'<ol class="prune-stages">{"".join(_stage(one, alive) for one in view.stages.values() if one.state != "skipped")}</ol>'
+    never = pace.left_out(run)
+    shown = [one for one in view.stages.values() if one.state != "skipped" and not (one.state == "waiting" and one.key[0] in never)]
+    return f'<ol class="prune-stages">{"".join(_stage(one, alive) for one in shown)}</ol>'
 
 
 def _stage(stage: StageView, alive: bool) -> str:

@@ -1,0 +1,61 @@
+"""How long a run still takes, by this machine's own pace: how long each stage took in an earlier run like it.
+
+Pure functions of views.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.base.ids import StageId
+from engine.base.job import make_recipe
+from studio.store.runs import Run
+from studio.workers.view import Key, RunView
+
+LEAST = 10.0  # seconds of finished stages from which on the machine's pace of today is known
+_OF_LINES = (StageId.SCORE, StageId.ASK, StageId.ANSWERS)
+_LIKE = ("model", "preset", "load_in", "recover", "bake")  # what decides how long a run takes, beside mask learning
+
+
+def learns_mask(spec: Mapping[str, Any]) -> bool:
+    """Whether a prune of these settings learns a mask."""
+    return float(spec.get("sparsity") or 0) >= make_recipe(str(spec.get("preset") or "quick")).mask_from
+
+
+def left_out(run: Run) -> set[str]:
+    """The stages that a run cannot have, by its settings."""
+    if run.kind != "prune":
+        return set()
+    out: set[str] = set(_OF_LINES)  # its lines are given
+    if not run.spec.get("bake"):
+        out |= {StageId.TALKS, StageId.BAKE}
+    if not run.spec.get("recover"):
+        out.add(StageId.RECOVER)
+    if not learns_mask(run.spec):
+        out.add(StageId.LEARN_MASK)
+    return out
+
+
+def like(run: Run, others: Sequence[Run]) -> Run | None:
+    """The newest finished one of `others` (newest first) that took the same steps on the same model."""
+    wanted = [run.spec.get(name) or None for name in _LIKE], learns_mask(run.spec)
+    return next((one for one in others if one.kind == run.kind and one.state == "done" and one.id != run.id and not one.damaged
+                 and ([one.spec.get(name) or None for name in _LIKE], learns_mask(one.spec)) == wanted), None)
+
+
+def seconds_left(view: RunView, earlier: RunView) -> float | None:
+    """Seconds until a run ends whose stages take as long as in an earlier one, at today's pace; None where that is not known.
+
+    Today's pace: what the finished stages took, beside what they took then; 1 before LEAST seconds of them.
+    """
+    took: dict[Key, float] = {key: stage.seconds for key, stage in earlier.stages.items() if stage.state in ("done", "reused")}
+    ended = [(stage.seconds, took[key]) for key, stage in view.stages.items() if stage.state == "done" and key in took]
+    now, then = sum(one for one, _ in ended), sum(other for _, other in ended)
+    pace = now / then if now >= LEAST and then >= LEAST else 1.0
+    left = 0.0
+    for key, stage in view.stages.items():
+        usual = took.get(key, 0.0) * pace
+        if stage.state == "waiting":
+            left += usual
+        elif stage.state == "running":
+            left += stage.eta if stage.eta is not None else max(usual - stage.seconds, 0.0)
+    return left if took and left > 0 else None
