@@ -45,8 +45,8 @@ _STRAY_ASTERISKS = re.compile(r"(?<=\w)\*+(?=\w)|(?<!\S)\*+(?!\S)")  # f*ck; bul
 _PATTERN_SIGNS = re.compile(r"\\[bBdDwWsS]|\.[*+]|\[[^\]]+\]|\([^)]*\||\(\?|\w\|\w")  # hardly in a plain key
 _SECOND_PERSON = re.compile(r"(?:\A|[.!?]\s+|\n\s*)(You(?:'re|’re| are| were| have| speak| live)\b[^.!?\n]{0,40})")
 # "Mira Vell is a smith": whom a description begins with.
-_SUBJECT = re.compile(r"\s*((?!(?:The|This|That|There|He|She|It|They|You|Her|His|Their|Name|Once|Born)\b)[A-Z][\w'’-]+(?: [A-Z][\w'’-]+){0,2})"
-                      r" (?:is|was) (?:an?|the)\b")
+_SUBJECT = re.compile(r"\s*((?!(?:The|This|That|There|He|She|It|They|You|Her|His|Their|Name|Once|Born)\b)"
+                      r"[A-Z][\w'’-]+(?: [A-Z][\w'’-]+){0,2}) (?:is|was) (?:an?|the)\b")
 _NAME_MACRO = re.compile(r"\{\{(?:char|user)\}\}", re.IGNORECASE)
 
 
@@ -92,8 +92,8 @@ def _whom(fields: dict[str, Any]) -> Iterator[Advice]:
                      f"{quoted(fields['name'].strip())}. Write {{{{char}}}} for the character's name.")
     for field in ("description", "personality"):
         if found := _SECOND_PERSON.search(fields[field]):
-            yield Advice(field, "hint", f"The {LABELS[field].lower()} speaks to the character ({quoted(found[1])}). In greetings and "
-                         "answers, “you” is the player, and a small model confuses the two. Write {{char}} and the third person.")
+            yield Advice(field, "hint", f"The {LABELS[field].lower()} speaks to the character ({quoted(found[1])}). In greetings "
+                         "and answers, “you” is the player, and a small model confuses the two. Write {{char}} and the third person.")
 
 
 def _greetings(fields: dict[str, Any]) -> Iterator[Advice]:
@@ -102,8 +102,8 @@ def _greetings(fields: dict[str, Any]) -> Iterator[Advice]:
     own_closing = fields["system_prompt"].strip() and "{{original}}" not in fields["system_prompt"].lower()
     for field, what, text in _all_greetings(fields):
         if sounds := MANNERS.search(text) or REFUSAL.search(text):
-            yield Advice(field, "hint", f"{what} sounds like an assistant ({quoted(' '.join(sounds[0].split()))}). The model goes on "
-                         "in the voice that it begins with.")
+            yield Advice(field, "hint", f"{what} sounds like an assistant ({quoted(' '.join(sounds[0].split()))}). The model goes "
+                         "on in the voice that it begins with.")
         if writes_players_lines(text):
             yield Advice(field, "problem", f'{what} contains lines of the player ("{{{{user}}}}:"). The model will learn '
                          "to speak for the player.")

@@ -332,8 +332,8 @@ def _suggested(scene: Scene) -> str:
     buttons = "".join(f'<button data-do="suggest" data-text="{html.escape(text)}">{html.escape(text)}</button>'
                       for text in scene.suggested[:SUGGESTED])
     number = count(len(scene.suggested), "question")
-    return (f'<div class="versus-suggested"><p class="quiet">Or one of {number} of the test script; after each vote, the next comes '
-            f'by itself:</p>{buttons}</div>')
+    return (f'<div class="versus-suggested"><p class="quiet">Or one of {number} of the test script; after each vote, the next '
+            f'comes by itself:</p>{buttons}</div>')
 
 
 def _before(scene: Scene) -> str:

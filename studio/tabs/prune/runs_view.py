@@ -103,7 +103,7 @@ def _left_html(run: Run, left: float | None) -> str:
     """One estimate for the whole run."""
     if left is None or run.state != "running":
         return ""
-    return f'<p id="prune-left">{words.remaining(left).capitalize()} for the whole run, by the last one like it on this machine.</p>'
+    return f'<p id="prune-left">{words.remaining(left).capitalize()} for the whole run, by the last one like it here.</p>'
 
 
 def _next(run: Run, char: str) -> str:
