@@ -93,7 +93,7 @@ def _whom(fields: dict[str, Any]) -> Iterator[Advice]:
     for field in ("description", "personality"):
         if found := _SECOND_PERSON.search(fields[field]):
             yield Advice(field, "hint", f"The {LABELS[field].lower()} speaks to the character ({quoted(found[1])}). In greetings "
-                         "and answers, “you” is the player, and a small model confuses the two. Write {{char}} and the third person.")
+                         "and answers, “you” is the player, and a small model confuses the two. Write {{char}} and third person.")
 
 
 def _greetings(fields: dict[str, Any]) -> Iterator[Advice]:

@@ -165,6 +165,7 @@ def prepare_home(folder: Path) -> Path:
     services = Services.open(Settings(folder))
     values.set_value(services.store, "model", str(model))
     values.set_value(services.store, "welcome", "known")
+    values.set_value(services.store, "engineer-view", True)
     return folder
 
 

@@ -88,7 +88,8 @@ def facts_html(shape: ModelShape | None, plan: Plan) -> str:
               f"{words.millions(shape.parameters)} become {words.millions(cut.parameters)}"),
              ("on disk", words.size(cut.bytes), f"before: {words.size(shape.bytes)}"),
              ("as fast, at best", f"{cut.expected_speedup:.2f}\u00a0times", "expected from the size, not measured")]
-    items = "".join(f"<li><b>{value}</b><span>{name}</span><small>{note}</small></li>" for name, value, note in facts)
+    items = "".join(f'<li{" class=engineer" if number == 0 else ""}><b>{value}</b><span>{name}</span><small>{note}</small></li>'
+                    for number, (name, value, note) in enumerate(facts))
     return f'<ul class="prune-facts">{items}</ul>{_snap(cut, plan)}'
 
 
@@ -122,4 +123,4 @@ def _snap(cut: Cut, plan: Plan) -> str:
     exact = abs(100 * cut.removed_share_ffn - percent) < 0.05
     asked = "" if exact else (f"You asked for {percent:g}\u00a0%; the nearest step is "
                               f"{words.removed(cut.removed_share_ffn)}. ")
-    return f'<p class="quiet">{asked}{cut.kept:,} channels stay in each layer, a multiple of {plan.multiple}.</p>'
+    return f'<p class="quiet engineer">{asked}{cut.kept:,} channels stay in each layer, a multiple of {plan.multiple}.</p>'

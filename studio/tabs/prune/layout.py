@@ -16,6 +16,7 @@ STEPS_NOTE = (f"Steps of mask learning: {_STEPS}. All but the last learn a mask 
               f"{100 * make_recipe().mask_from:.0f} % or more is removed; below that they read more text.")
 BAKE_NOTE = ("Afterwards the card is in the weights, and the prompt is the character's name: first words come much sooner, "
              "and conversations take less memory. Changing the card later means baking again. Takes longer.")
+WISHES = {"Closest": 10, "Balanced": 25, "Smallest": 50}  # per cent removed
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [(f"{name.removesuffix('bit')} bit", name) for name in KNOBS["load_in"].choices]
 HELP = "The model answers player questions as the character. The smaller model learns from these answers, so read them."
@@ -71,13 +72,17 @@ class Controls:
         live_html("prune-from")
         with gr.Row(elem_classes="figure-row"):
             with gr.Column(scale=3, min_width=300):
+                self.wish = gr.Radio(list(WISHES.items()), value=WISHES["Balanced"], label="What matters most",
+                                     info="How close it stays to the whole model, or how small it becomes.", elem_id="prune-wish")
                 self.percent = gr.Slider(0, 75, 25, step=1, label=KNOBS["sparsity"].label, elem_id="prune-percent", buttons=[],
-                                         info="In percent of the feed-forward channels, the model's largest parts.")
+                                         info="In percent of the model's largest parts, the feed-forward channels.")
                 self.remains = figure_box(elem_id="prune-remains")
-                self.likes = gr.HTML(elem_id="prune-likes")
+                self.likes = gr.HTML(elem_id="prune-likes", elem_classes="engineer")
             with gr.Column(scale=2, min_width=300):
                 self.facts = gr.HTML(elem_id="prune-cut")
-        with gr.Accordion("More", open=False, elem_id="prune-more"):
+        self.engineer = gr.Checkbox(label="Engineer view", info="Shows channels, steps, seed and the other knobs.", container=False,
+                                    elem_id="prune-engineer")
+        with gr.Accordion("More", open=False, elem_id="prune-more", elem_classes="engineer"):
             with gr.Row():
                 self.multiple = gr.Dropdown(MULTIPLES, **_asked("multiple"), elem_id="prune-multiple", filterable=False,
                                             min_width=160)
@@ -94,7 +99,8 @@ class Controls:
             self.name = gr.Textbox(show_label=False, label="Name of the run", placeholder="Name of the run (optional)",
                                    container=False, max_length=80, elem_id="prune-name", min_width=200)
             self.start = gr.Button("Prune", variant="primary", elem_id="prune-start", scale=0, min_width=120)
-            self.ladder = gr.Button("Queue 10, 25 and 50\u00a0%", elem_id="prune-ladder", scale=0, min_width=190)
+            self.ladder = gr.Button("Queue 10, 25 and 50\u00a0%", elem_id="prune-ladder", elem_classes="engineer", scale=0,
+                                    min_width=190)
 
 
 def _asked(name: str) -> dict[str, Any]:

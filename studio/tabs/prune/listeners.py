@@ -10,13 +10,14 @@ import gradio as gr
 from engine.base.errors import UserError
 from studio.page import Page, figure_html, guarded, looks
 from studio.services import Services
-from studio.store import lines, runs
+from studio.store import lines, runs, values
 from studio.tabs.prune import verdict
 from studio.tabs.prune.cut import Plan, facts_html, fault_html, likes_html, remaining_figure, shape_of
-from studio.tabs.prune.layout import Controls
+from studio.tabs.prune.layout import WISHES, Controls
 from studio.tabs.prune.lines_controller import Edit, LinesController, LinesOptions
-from studio.tabs.prune.runs_controller import RunsController
+from studio.tabs.prune.runs_controller import ENGINEER, RunsController
 
+_WISH = f"(percent) => {sorted(WISHES.values())}.includes(percent) ? percent : null"
 COPIED = "Approved lines do not change, so your change went into a copy. Approve the copy to use it."
 # The set that the page shows, in place of the second value.
 _WITH_SET = ("(character, _, ...others) => "
@@ -153,6 +154,16 @@ def listen_to_runs(services: Services, room: RunsController, page: Page, tab: gr
 
 
 def _sizing(services: Services, page: Page, tab: gr.Tab, controls: Controls) -> None:
+    def turn(engineer: bool) -> None:
+        values.set_value(services.store, ENGINEER, bool(engineer))
+        services.live.touch("prune")
+
+    controls.engineer.input(guarded(turn), controls.engineer, None, **page.private)
+    controls.wish.input(None, controls.wish, controls.percent, js="(percent) => percent", **page.private)
+    controls.percent.change(None, controls.percent, controls.wish, js=_WISH, **page.private)
+    for begin in (tab.select, page.character.change):  # as another page has left it
+        begin(lambda: bool(values.get_value(services.store, ENGINEER, False)), None, controls.engineer, **page.private)
+
     @guarded
     def estimate(model: str, percent: float, multiple: int) -> Any:
         return sizes(services, model, Plan(percent, multiple))

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from engine.base.errors import UserError
 from studio.figures import masks, words
 from studio.services import Services
-from studio.store import characters, lines, runs
+from studio.store import characters, lines, runs, values
 from studio.store.runs import ACTIVE, Run
 from studio.tabs.models import choose_voice, finished
 from studio.tabs.prune import runs_view, verdict
@@ -21,6 +21,7 @@ from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
 from studio.workers import pace
 
+ENGINEER = "engineer-view"  # where it is kept whether engineers' words are shown
 RECENT = 20  # finished runs among which one like it is looked for
 LADDER = (10.0, 25.0, 50.0)  # % removed by the button that queues three
 
@@ -44,7 +45,8 @@ class RunsController:
         listed = newest if run is None or run.id in [one.id for one in newest] else [*newest, run]
         states = {one.id: self.services.jobs.shown_state(one) for one in listed}
         total = len(runs.names(self.store, character.id, "prune"))
-        return {"prune-making": self._making_html(making), "prune-runs":
+        engineer = bool(values.get_value(self.store, ENGINEER, False))
+        return {"prune-engineer": engineer, "prune-making": self._making_html(making), "prune-runs":
                 runs_view.table_html(listed, states, run.id if run else "", total), "prune-run": run is not None,
                 **(self._shown(run, states[run.id], look, character.char) if run else {})}
 
