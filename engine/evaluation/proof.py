@@ -12,7 +12,7 @@ from engine.base.files import read_json, resource, write_json
 
 TABLE = resource("assets/measure_proofs.json")
 CUT, IMPOSTOR, ASSISTANT = "cut", "impostor", "assistant"  # what the dense model is told from
-_WORDS = {CUT: "a 75 % cut", IMPOSTOR: "another character", ASSISTANT: "an assistant"}
+CONTRAST_WORDS = {CUT: "a 75 % cut", IMPOSTOR: "another character", ASSISTANT: "an assistant"}
 Key = tuple[str, str, str]  # measure, model, contrast
 
 
@@ -56,5 +56,5 @@ def doubt(measure: str, model: str) -> str:
     proof = read_proofs().get((measure, model, CUT))
     if proof is None or proof.tells:
         return ""
-    return (f"cannot tell here: with {model} it does not tell the dense model from {_WORDS[CUT]} (AUC {proof.auc:.2f}, "
+    return (f"cannot tell here: with {model} it does not tell the dense model from {CONTRAST_WORDS[CUT]} (AUC {proof.auc:.2f}, "
             f"{proof.low:.2f} to {proof.high:.2f}, {proof.characters} characters)")

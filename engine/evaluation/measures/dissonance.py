@@ -6,7 +6,8 @@ has no persona, so that only the wording counts.
 
 import re
 
-from engine.base.events import Stream
+from engine.base.events import Step, Stream
+from engine.base.ids import StageId
 from engine.cards.card import Card
 from engine.cards.prompt import Message
 from engine.evaluation.measure import Evidence, Need, Sample, measure
@@ -21,7 +22,6 @@ _WITHOUT = "The answer does not say I."
          unit="nats a token", margin=0.1, kinds=SPOKEN, needs=(Need.READER,))
 def dissonance(evidence: Evidence) -> Stream[list[Sample]]:
     """For each answer that says I: ln p a token as it is, minus ln p a token with the name instead, under the neutral model."""
-    yield from ()
     spoken, reader = list(turns(evidence.replies)), evidence.reader
     said = {(turn.id, turn.seed): turn for turn in spoken if by_name(turn.answer, evidence.card) != turn.answer}
     if reader is None:
@@ -31,6 +31,7 @@ def dissonance(evidence: Evidence) -> Stream[list[Sample]]:
     for texts in ([turn.answer for turn in said.values()], [by_name(turn.answer, evidence.card) for turn in said.values()]):
         sums, tokens = reader.log_likelihoods(prompts, texts)
         both.append((sums / tokens).tolist())
+        yield Step(StageId.MEASURE, len(both), 2)
     found = {key: own - named for key, own, named in zip(said, *both, strict=True)}
     return [turn.sample(found.get((turn.id, turn.seed), _WITHOUT if turn.answer.strip() else EMPTY)) for turn in spoken]
 

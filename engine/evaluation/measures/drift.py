@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.base.events import Stream
+from engine.base.events import Step, Stream
 from engine.base.files import resource
+from engine.base.ids import StageId
 from engine.base.questions import answer_of, question_of, read_records
 from engine.cards.card import Card, bundled_cards
 from engine.cards.prompt import NEW_CHAT, USUAL, Message, render_dialogues
@@ -48,7 +49,6 @@ class Axis:
          unit="of the way", margin=0.1, higher=False, kinds=(ItemKind.LONG,), needs=(Need.READER,), source="arXiv 2601.10387")
 def drift(evidence: Evidence) -> Stream[list[Sample]]:
     """For each turn its place on the assistant axis: 0 as characters are on average, 1 as an assistant is."""
-    yield from ()
     spoken, reader = list(turns(evidence.replies)), evidence.reader
     if reader is None:
         return [turn.sample("The dense model is not at hand.") for turn in spoken]
@@ -57,10 +57,11 @@ def drift(evidence: Evidence) -> Stream[list[Sample]]:
         why = f"There is no meter: the axes of two halves of the texts agree by {axis.agreement if axis else 0:.2f} only."
         return [turn.sample(why) for turn in spoken]
     found: dict[tuple[str, int], float] = {}
-    for reply in evidence.replies:
+    for number, reply in enumerate(evidence.replies, start=1):
         own = list(turns([reply]))
         states = reader.answer_states([_talk([part for turn in own for part in (turn.line, turn.answer)])], axis.layer)[0].numpy()
         found |= {(turn.id, turn.seed): float(place) for turn, place in zip(own, axis.place(states), strict=True)}
+        yield Step(StageId.MEASURE, number, len(evidence.replies))
     return [turn.sample(found[turn.id, turn.seed] if turn.answer.strip() else EMPTY) for turn in spoken]
 
 

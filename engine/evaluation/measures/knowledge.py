@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from engine.base.events import Stream
+from engine.base.events import Step, Stream
 from engine.base.files import resource
+from engine.base.ids import StageId
 from engine.cards.prompt import messages
 from engine.evaluation.measure import Evidence, Need, Sample, measure
 
 FILE = resource("assets/knowledge.jsonl")
-OPTIONS = 4
+OPTIONS, TOGETHER = 4, 26  # answers to a question; questions that are read between two steps
 SUMS = 48  # questions of arithmetic
 QUICK_STEP = 4  # every so many-th question is in a quick evaluation
 _ASK = "Answer in a word or two."
@@ -46,15 +47,19 @@ class Problem:
          unit="share of questions", margin=0.05, kinds=(), needs=(Need.MODEL,))
 def knowledge(evidence: Evidence) -> Stream[list[Sample]]:
     """1 where the right answer is likelier, a token, than the three others, else 0 (a tie is 0). Chance is .25."""
-    yield from ()
     chosen = problems()[::QUICK_STEP if evidence.quick else 1]
     if evidence.reader is None:
         return [Sample(one.id, 0, None, "The speaker's model is not at hand.") for one in chosen]
-    prompts = [messages(evidence.speaker.card, [("user", one.asked)]) for one in chosen]
-    sums, tokens = evidence.reader.log_likelihoods([prompt for prompt in prompts for _ in range(OPTIONS)],
-                                                   [option for one in chosen for option in one.options])
-    likely = (sums / tokens.clamp_min(1)).reshape(len(chosen), OPTIONS).tolist()
-    return [Sample(one.id, 0, is_right(found)) for one, found in zip(chosen, likely, strict=True)]
+    samples: list[Sample] = []
+    for begin in range(0, len(chosen), TOGETHER):
+        part = chosen[begin:begin + TOGETHER]
+        prompts = [messages(evidence.speaker.card, [("user", one.asked)]) for one in part]
+        sums, tokens = evidence.reader.log_likelihoods([prompt for prompt in prompts for _ in range(OPTIONS)],
+                                                       [option for one in part for option in one.options])
+        likely = (sums / tokens.clamp_min(1)).reshape(len(part), OPTIONS).tolist()
+        samples += [Sample(one.id, 0, is_right(found)) for one, found in zip(part, likely, strict=True)]
+        yield Step(StageId.MEASURE, len(samples), len(chosen))
+    return samples
 
 
 def is_right(likely: Sequence[float]) -> float:
