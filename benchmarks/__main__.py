@@ -1,5 +1,5 @@
 """The benchmarks' command line: python -m benchmarks speed | fidelity | swap | export | squeeze | baking | loops | speech |
-soak | studio | drawings.
+soak | studio | measures | drawings.
 
 Exit codes as for the engine: 2 for a user's mistake, 130 for an interrupted run. Heavy imports wait until a benchmark runs.
 """
@@ -15,7 +15,7 @@ from engine.base.job import DTYPE_HELP, PRESETS, Parser
 from engine.base.known_models import MODEL_HELP
 from engine.base.process import prepare_libraries
 
-MODULES = {"studio": "studio.costs"}  # those not named like their verb
+MODULES = {"studio": "studio.costs", "measures": "proofs"}  # those not named like their verb
 SPEECH_PARTS = ("speed", "first", "cold", "replies", "page")
 STUDIO_PARTS = ("start", "polling", "tabs", "speech")
 
@@ -61,7 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     studio = verbs.add_parser("studio", help="what the studio itself costs")
     studio.add_argument("--only", nargs="+", choices=STUDIO_PARTS, default=STUDIO_PARTS)
     _add_json(studio)
-    drawings = verbs.add_parser("drawings", help="the pictures of docs/recipe.md, from the rows (needs Chromium)")
+    _add_measures(verbs.add_parser("measures", help="whether the measures of an evaluation measure; resumes by itself"))
+    drawings = verbs.add_parser("drawings", help="the pictures of the docs, from the rows (needs Chromium)")
     drawings.add_argument("--out", metavar="FOLDER", default="docs/figures", help="default docs/figures")
     return parser
 
@@ -83,6 +84,18 @@ def _add_speech(speech: argparse.ArgumentParser) -> None:
     speech.add_argument("--before", type=Path, metavar="CHECKOUT", help="also measure the chat worker of another checkout")
     speech.add_argument("--page", type=Path, metavar="FOLDER", help="the folder web of an export --for web, measured in Chromium")
     _add_json(speech)
+
+
+def _add_measures(measures: argparse.ArgumentParser) -> None:
+    _add_model(measures)
+    measures.add_argument("--characters", nargs="+", default=["6"], metavar="N|NAME",
+                          help="how many of the bundled characters, or which ones, or card files (default 6)")
+    measures.add_argument("--measures", nargs="+", metavar="NAME", help="some of them only (default: all that need no judge)")
+    measures.add_argument("--part", type=float, default=1.0, metavar="SHARE", help="of the questions that are asked (default 1)")
+    measures.add_argument("--table", action="store_true", help="measure nothing; print the table of the rows that are there")
+    measures.add_argument("--workdir", metavar="DIR", help="where everything is kept (default: bench/measures in the data folder)")
+    measures.add_argument("--json", type=Path, metavar="FILE",
+                          help="where the rows are kept (default: benchmarks/rows/measures.json, and the table in assets)")
 
 
 def _add_soak(soak: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
-"""The pictures of docs/recipe.md, drawn from the rows and curves: python -m benchmarks drawings
+"""The pictures of docs/recipe.md and docs/evidence.md, drawn from rows, curves and proofs: python -m benchmarks drawings
 
-Writes ladder.svg and tokens.svg. Methods that were not measured in all cells are left out.
+Writes ladder.svg, tokens.svg and measures.svg. Methods that were not measured in all cells are left out.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from benchmarks.figures import write_figures
 from benchmarks.methods import RECOVERED
 from engine.base.errors import UserError
 from engine.base.files import read_json
+from engine.evaluation.proof import read_proofs
 
 ROWS = Path(__file__).with_name("rows")
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -42,7 +43,7 @@ def chromium() -> str:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw both pictures."""
+    """Draw the pictures."""
     browser_path = chromium()
     rows, curves = (read_json(ROWS / name) for name in ("fidelity.json", "fidelity_curves.json"))
     folder = Path(options.out)
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as pages, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
         page = browser.new_page()
-        for file in write_figures(Path(pages), whole(rows), curves):
+        for file in write_figures(Path(pages), whole(rows), curves, list(read_proofs().values())):
             page.goto(file.as_uri())
             page.wait_for_selector(".js-plotly-plot .main-svg")
             (folder / f"{file.stem}.svg").write_text(page.evaluate(SVG), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The ladder as pictures: every method's KL, cell by cell, and validation KL against tokens read.
+"""The ladder as pictures: every method's KL, cell by cell, and validation KL against tokens read; and what measures tell apart.
 
 Each is one HTML page that needs nothing else, and whose camera saves it as SVG. Works from rows and points alone; no
 model is loaded. Grey is for the baselines, blue for the paper's learning, ember for ours.
@@ -14,19 +14,25 @@ from plotly.subplots import make_subplots
 from benchmarks.methods import DENSE, LADDER, OURS, PAPER, RECOVERED
 from benchmarks.summary import Row, key_of
 from engine.base.files import explain_write_errors, write_atomic
+from engine.evaluation import measures as _registers
+from engine.evaluation.measure import MEASURES
+from engine.evaluation.proof import ASSISTANT, CONTRAST_WORDS, CUT, IMPOSTOR, Proof
 from studio.figures.theme import BLUE, EMBER, GREY, GRID, INK
 
+assert _registers
+_CONTRASTS = {CUT: (EMBER, "circle"), IMPOSTOR: (BLUE, "diamond"), ASSISTANT: (INK, "square")}
 DISTANCE = "KL to the dense model, nats a token"
 _LOGARITHMIC = {"type": "log", "tickvals": [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]}
 
 
-def write_figures(folder: Path, rows: Sequence[Row], curves: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """ladder.html from rows and tokens.html from curves in `folder`; what has nothing to show is left out.
+def write_figures(folder: Path, rows: Sequence[Row], curves: Sequence[Mapping[str, Any]],
+                  proofs: Sequence[Proof] = ()) -> list[Path]:
+    """ladder.html from rows, tokens.html from curves, measures.html from proofs in `folder`; what has nothing to show is left out.
 
     `rows`: of one model. `curves`: as curves.py keeps them. Returns the files. Raises UserError where they cannot be written.
     """
     drawn = {"ladder": ladder(rows) if any(row["method"] != DENSE for row in rows) else None,
-             "tokens": tokens(curves) if curves else None}
+             "tokens": tokens(curves) if curves else None, "measures": measures(proofs) if proofs else None}
     files = []
     with explain_write_errors(folder, "name another folder"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,6 +97,36 @@ def tokens(curves: Sequence[Mapping[str, Any]]) -> go.Figure:
     named = (f'<span style="color:{BLUE}">■</span> the paper\'s learning  <span style="color:{EMBER}">■</span> the whole recipe: '
              f"start, refit, learning, tuning. A line: one character and seed ({cells} in all).")
     return _styled(figure, named, 420)
+
+
+def measures(proofs: Sequence[Proof]) -> go.Figure:
+    """What each measure tells apart: a dot for a contrast's AUC with its interval, a panel for each model, chance as a line.
+
+    Grey: the interval holds .5. Measures are in the order of their AUC against the cut, the highest above.
+    """
+    models = sorted({one.model for one in proofs}, reverse=True)
+    best = {name: max((one.auc for one in proofs if (one.measure, one.contrast) == (name, CUT)), default=0.0)
+            for name in {one.measure for one in proofs}}
+    names = sorted(best, key=lambda name: best[name])
+    figure = make_subplots(1, len(models), subplot_titles=models, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, model in enumerate(models, start=1):
+        for step, (contrast, (colour, symbol)) in enumerate(_CONTRASTS.items()):
+            some = [one for one in proofs if (one.model, one.contrast) == (model, contrast)]
+            figure.add_scatter(
+                x=[one.auc for one in some], y=[names.index(one.measure) + 0.25 * (1 - step) for one in some], mode="markers",
+                name=f"against {CONTRAST_WORDS[contrast]}", legendgroup=contrast, showlegend=column == 1, row=1, col=column,
+                marker={"color": [colour if one.tells else GREY for one in some], "symbol": symbol, "size": 9},
+                error_x={"array": [one.high - one.auc for one in some], "arrayminus": [one.auc - one.low for one in some],
+                         "color": GREY, "thickness": 1, "width": 0},
+                text=[f"{one.measure}: {one.samples} samples of {one.characters} characters" for one in some],
+                hovertemplate="%{text}<br>AUC %{x:.2f}<extra></extra>")
+        figure.add_vline(x=0.5, line={"color": GREY, "dash": "dot"}, row=1, col=column)
+    labels = [MEASURES[name].label if name in MEASURES else name for name in names]
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=labels, automargin=True)
+    figure = _styled(figure, "Dense model against each other speaker. Grey: the 95 % interval over characters holds .5, chance.",
+                     150 + 44 * len(names))
+    figure.update_xaxes(type="linear", range=[0, 1.02], tickvals=[0, 0.25, 0.5, 0.75, 1], title_text="AUC")
+    return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.08}, margin={"b": 90})
 
 
 def _panels(rows: Sequence[Mapping[str, Any]], **shared: Any) -> tuple[go.Figure, list[float]]:

@@ -14,7 +14,7 @@ from engine.base.embedding import embedder
 from engine.base.events import Stream
 from engine.cards.card import Card
 from engine.cards.prompt import render_greeting, render_text
-from engine.evaluation.measure import Evidence, Sample, measure
+from engine.evaluation.measure import Evidence, Need, Sample, measure
 from engine.evaluation.turns import ALONE, SPOKEN, Turn, beaten, each
 
 NEAREST = 3  # sentences of a card that count
@@ -23,7 +23,7 @@ _NOT_INSTALLED = "The package wordllama is not installed (pip install persona-st
 
 
 @measure("adherence", "Speaks of its world", "How often a reply is nearer to this character's card than to another's.",
-         unit="share of others", margin=0.05, kinds=SPOKEN, quick=True, source="arXiv 2603.02876")
+         unit="share of others", margin=0.05, kinds=SPOKEN, needs=(Need.OTHERS,), quick=True, source="arXiv 2603.02876")
 def adherence(evidence: Evidence) -> Stream[list[Sample]]:
     """For each answer the share of other cards that it is less near to: 0 to 1, chance .5."""
     yield from ()

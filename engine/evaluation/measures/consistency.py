@@ -12,14 +12,14 @@ from engine.base.events import Stream
 from engine.cards.card import Card
 from engine.cards.prompt import render_greeting, render_text
 from engine.cards.speaking import START, split_dialogue
-from engine.evaluation.measure import Evidence, Sample, measure
+from engine.evaluation.measure import Evidence, Need, Sample, measure
 from engine.evaluation.turns import ALONE, SPOKEN, Turn, beaten, each
 
 RUN = 4  # characters
 
 
 @measure("consistency", "Sounds like itself", "How often a reply is written more like this character's own lines than another's.",
-         unit="share of others", margin=0.05, kinds=SPOKEN, quick=True, source="arXiv 2603.02876")
+         unit="share of others", margin=0.05, kinds=SPOKEN, needs=(Need.OTHERS,), quick=True, source="arXiv 2603.02876")
 def consistency(evidence: Evidence) -> Stream[list[Sample]]:
     """For each answer the share of other characters whose lines are less like it: 0 to 1, chance .5."""
     yield from ()

@@ -31,7 +31,7 @@ def dissonance(evidence: Evidence) -> Stream[list[Sample]]:
     for texts in ([turn.answer for turn in said.values()], [by_name(turn.answer, evidence.card) for turn in said.values()]):
         sums, tokens = reader.log_likelihoods(prompts, texts)
         both.append((sums / tokens).tolist())
-        yield Step(StageId.MEASURE, len(both), 2)
+        yield Step(StageId.ASSESS, len(both), 2)
     found = {key: own - named for key, own, named in zip(said, *both, strict=True)}
     return [turn.sample(found.get((turn.id, turn.seed), _WITHOUT if turn.answer.strip() else EMPTY)) for turn in spoken]
 

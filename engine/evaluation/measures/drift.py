@@ -61,7 +61,7 @@ def drift(evidence: Evidence) -> Stream[list[Sample]]:
         own = list(turns([reply]))
         states = reader.answer_states([_talk([part for turn in own for part in (turn.line, turn.answer)])], axis.layer)[0].numpy()
         found |= {(turn.id, turn.seed): float(place) for turn, place in zip(own, axis.place(states), strict=True)}
-        yield Step(StageId.MEASURE, number, len(evidence.replies))
+        yield Step(StageId.ASSESS, number, len(evidence.replies))
     return [turn.sample(found[turn.id, turn.seed] if turn.answer.strip() else EMPTY) for turn in spoken]
 
 

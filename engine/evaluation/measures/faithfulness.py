@@ -36,7 +36,7 @@ def faithfulness(evidence: Evidence) -> Stream[list[Sample]]:
     found = []
     for number, turn in enumerate(spoken, start=1):
         found.append(turn.sample(_look(evidence, turn, statements)))
-        yield Step(StageId.MEASURE, number, len(spoken))
+        yield Step(StageId.ASSESS, number, len(spoken))
     return found
 
 

@@ -22,6 +22,6 @@ def identification(evidence: Evidence) -> Stream[list[Sample]]:
     for number, card in enumerate((evidence.card, *others.values()), start=1):
         prompts = [messages(card, [*turn.before, ("user", turn.line)]) for turn in said]
         table.append(reader.log_likelihoods(prompts, [turn.answer for turn in said])[0].tolist())
-        yield Step(StageId.MEASURE, number, len(others) + 1)
+        yield Step(StageId.ASSESS, number, len(others) + 1)
     found = {(turn.id, turn.seed): beaten(own, rest) for turn, own, *rest in zip(said, *table, strict=True)}
     return [turn.sample(found.get((turn.id, turn.seed), EMPTY)) for turn in spoken]

@@ -58,7 +58,7 @@ def knowledge(evidence: Evidence) -> Stream[list[Sample]]:
                                                        [option for one in part for option in one.options])
         likely = (sums / tokens.clamp_min(1)).reshape(len(part), OPTIONS).tolist()
         samples += [Sample(one.id, 0, is_right(found)) for one, found in zip(part, likely, strict=True)]
-        yield Step(StageId.MEASURE, len(samples), len(chosen))
+        yield Step(StageId.ASSESS, len(samples), len(chosen))
     return samples
 
 

@@ -64,7 +64,7 @@ def persona_gym(evidence: Evidence) -> Stream[list[Sample]]:
     found = []
     for number, turn in enumerate(spoken, start=1):
         found.append(turn.sample(_look(evidence, turn, tasks[turn.id.partition("#")[0]])))
-        yield Step(StageId.MEASURE, number, len(spoken))
+        yield Step(StageId.ASSESS, number, len(spoken))
     return found
 
 

@@ -29,7 +29,7 @@ def pressure(evidence: Evidence) -> Stream[list[Sample]]:
         value = _look(evidence, reply, named)
         found.append(Sample(reply.item.id, reply.seed, None, value) if isinstance(value, str) else
                      Sample(reply.item.id, reply.seed, value))
-        yield Step(StageId.MEASURE, number, len(evidence.replies))
+        yield Step(StageId.ASSESS, number, len(evidence.replies))
     return found
 
 
