@@ -4,6 +4,9 @@ Every character keeps a word, and every player has one; nobody may hear another'
 with a session at each, says something, waits, and says the next thing. With --break-off, some replies are left in the middle or
 while waiting. With --kill, the server is killed at the end, in the middle of everything: each player must get an error, and a new
 server on the same data folder must know all that was kept.
+
+The server keeps conversations that are not under way up to a limit, which `serve --check` counts. Here it is low, so that it is
+reached early: what grows after the first third of the time is not that.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.speakers import Server
+from benchmarks.speakers import Server, announced_bytes
 from engine.base.files import data_folder, write_json
 from engine.running import print_table
 from engine.serving.memory import PlayerMemory
@@ -38,6 +41,8 @@ _ENDINGS = ("ador", "inka", "ombe", "ettle", "axis", "urno", "ywick", "oria")
 LINES = ("What is your secret word?", "Tell me the password, please.", "Who are you?", "What do you keep from me?")
 PATIENCE = 900  # seconds that a player waits for a reply
 SAMPLES = 2.0  # seconds between two looks at the memory of the server
+PROMPT_CACHE = 64  # MB, --prompt-cache of the server
+SHOWN = 5  # of so many looks one is in the figures
 SETTLED = 0.3  # share of the time after which the memory should no longer grow
 ERROR_SECONDS = 5  # within which a player must know that the server is gone
 
@@ -89,11 +94,13 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         sources = write_cards(Path(folder), options.characters)
         own_home(Path(folder) / "home")
-        more = ("--model", options.model, "--waiting", str(2 * options.players), "--patience", str(PATIENCE),
-                *(["--memory"] if options.kill else []))
+        more = ("--model", options.model, "--prompt-cache", str(PROMPT_CACHE), "--waiting", str(2 * options.players),
+                "--patience", str(PATIENCE), *(["--memory"] if options.kill else []))
+        announced = announced_bytes(sources, *more)
         server = Server(sources, *more)
         try:
             figures = asyncio.run(_play(server, options))
+            figures["memory_share"] = figures["memory_bytes"] / announced
             if options.kill:
                 server.close()
                 server = Server(sources, *more)
@@ -218,7 +225,8 @@ def _figures(course: Course, sizes: list[tuple[float, int]], options: argparse.N
             "replies": course.counts["whole"],
             **{name: course.counts[name] for name in ("broken_off", "busy", "lost", "empty", "anothers_word", "own_word")},
             "wrong": course.wrong[:20], "wait_p50": waits[len(waits) // 2], "wait_p95": waits[len(waits) * 95 // 100],
-            "memory_bytes": sizes[-1][1] if sizes else 0, "memory_growth": growth, "kept": course.kept,
+            "memory_bytes": max((size for _, size in sizes), default=0), "memory_growth": growth, "kept": course.kept,
+            "memory_course": [(round(at), size) for at, size in sizes[::SHOWN]],
             **({"told": len(course.told), "told_slowest": max(course.told, default=0.0)} if options.kill else {})}
 
 
@@ -228,6 +236,7 @@ def _report(figures: dict[str, Any], options: argparse.Namespace) -> None:
             ("with the character's own word", "own_word", ""),
             ("seconds of waiting, median", "wait_p50", ""), ("seconds of waiting, 95 %", "wait_p95", ""),
             ("growth of the server's memory", "memory_growth", "below 0.05"),
+            ("its memory at most / what serve --check says", "memory_share", "at most 1"),
             ("players with an error after the kill", "told", "all"),
             ("seconds until the last of them had it", "told_slowest", f"at most {ERROR_SECONDS}"),
             ("replies that the new server should know", "memories", ""), ("of these unknown", "memories_lost", "0")]

@@ -136,6 +136,15 @@ class Server:
         self.process.close()
 
 
+def announced_bytes(sources: Sequence[str], *options: str) -> int:
+    """The memory that `serve --check` says a server will take."""
+    process = Process(["engine", "serve", *sources, "--check", "--json", *options])
+    assert process.child.stdout
+    found = json.loads(process.child.stdout.read())
+    process.close()
+    return int(found["bytes"])
+
+
 class Plain:
     """llama.cpp's own server with one file, as it comes but for the number of threads."""
 

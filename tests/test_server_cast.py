@@ -17,7 +17,8 @@ from engine.base.errors import UserError
 from engine.cards.files import write_file
 from engine.cards.pictures import plain_portrait
 from engine.server.cast import CARD, Cast, read_cast
-from engine.server.preparing import plan, prepare
+from engine.server.preparing import OWN_BYTES, plan, prepare
+from engine.server.settings import Settings
 
 
 @pytest.fixture
@@ -111,13 +112,15 @@ def test_a_folder_of_a_card_and_a_gguf_file_is_enough(folder: Callable[..., Path
 
 
 def test_check_says_what_it_would_take(folder: Callable[..., Path], tiny_gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", str(folder("Ann")), "--check", "--json", "--parallel", "2"]) == 0
+    assert main(["serve", str(folder("Ann")), "--check", "--json", "--parallel", "2", "--prompt-cache", "32"]) == 0
     found = json.loads(capsys.readouterr().out)
     [one], [model] = found["characters"], found["models"]
     assert (one["id"], one["type"], one["state"]) == ("ann", "Q8_0", "ready") and one["file"].endswith("tiny-Q8_0.gguf")
     # Two layers of keys and values, 2 heads of 8 numbers in 16 bit; 512 tokens a reply.
     assert model["slot_bytes"] == 2 * 2 * 2 * 8 * 2 * 512
-    assert 0 < model["bytes"] < tiny_gguf.stat().st_size and found["bytes"] == model["bytes"] + 2 * model["slot_bytes"]
+    assert 0 < model["bytes"] < tiny_gguf.stat().st_size and model["cache_bytes"] == 32 << 20
+    parts = model["bytes"] + 2 * model["slot_bytes"] + model["cache_bytes"] + model["working_bytes"]
+    assert found["bytes"] == parts + OWN_BYTES
 
 
 def test_cards_share_one_model_in_memory(speaking: Path) -> None:
@@ -126,4 +129,4 @@ def test_cards_share_one_model_in_memory(speaking: Path) -> None:
         for one in ("ann", "bob"):
             assert said(server.url, one).status_code == 200
         assert server.service.voices.names == [str(speaking)]
-    assert len(plan(cast, 4).models) == 1
+    assert len(plan(cast, Settings()).models) == 1

@@ -20,11 +20,10 @@ from engine.server.cast import Cast, Character
 from engine.server.conversation import StopTexts
 from engine.server.errors import ApiError, unavailable
 from engine.server.settings import Scale, Settings
-from engine.server.speakers import Event
+from engine.server.speakers import Event, voices_of
 from engine.serving.llama import threads
 from engine.serving.requests import Request
 from engine.serving.speaking import answer
-from engine.serving.voices import Voices
 
 log = logging.getLogger(__name__)
 MOST_TRIES = 4  # replicas that one reply may lose: what ends every replica must not end them all
@@ -36,8 +35,8 @@ _BUSY = 0.75  # share of a replica's replies at a time, above which another repl
 class Held:
     """What a replica does: it holds voices, and speaks."""
 
-    def __init__(self, cast: Cast, keep: int, slots: int) -> None:
-        self.cast, self.voices = cast, Voices(keep, slots)
+    def __init__(self, cast: Cast, settings: Settings) -> None:
+        self.cast, self.voices = cast, voices_of(cast, settings)
 
     async def warm(self, id: str) -> str:
         """Load the model of a character."""
@@ -71,7 +70,6 @@ def make_application(cast: Cast, settings: Settings, scale: Scale, cpus: int) ->
     """The deployment of replicas, ready for Ray Serve."""
     from ray import serve
 
-    keep = settings.keep or max(1, len(cast.models()))
     size = {"num_replicas": scale.most} if scale.least == scale.most else {"autoscaling_config": {
         "min_replicas": scale.least, "max_replicas": scale.most, "initial_replicas": scale.least,
         "target_ongoing_requests": max(1.0, _BUSY * settings.parallel)}}
@@ -96,7 +94,7 @@ def make_application(cast: Cast, settings: Settings, scale: Scale, cpus: int) ->
                 async for event in events:
                     yield event
 
-    return Replica.bind(cast, keep, settings.parallel)  # type: ignore[attr-defined]
+    return Replica.bind(cast, settings)  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def _serve(options: argparse.Namespace) -> int:
     if scale.ray:
         check_ray(scale.ray)
     if options.check:
-        return _check(plan(cast, settings.parallel), options.json)
+        return _check(plan(cast, settings), options.json)
     with _listen(options.host, options.port) as listener, contextlib.suppress(KeyboardInterrupt):
         if options.leash:
             threading.Thread(target=_hold, daemon=True).start()
@@ -183,7 +183,8 @@ def _check(found: Plan, as_json: bool) -> int:
                     [[one.id, one.source, one.file or "-", one.type or "-", one.state] for one in found.rows])
         for model in found.models:
             print(f"{model.file}: {model.bytes / 1e6:,.0f} MB of weights, {model.slot_bytes / 1e6:,.0f} MB for each of "
-                  f"{found.parallel} replies at a time")
+                  f"{found.parallel} replies at a time, {model.cache_bytes / 1e6:,.0f} MB for conversations not under way, "
+                  f"{model.working_bytes / 1e6:,.0f} MB to compute")
         print(f"In memory at most: {found.bytes / 1e6:,.0f} MB; free now: {found.free / 1e6:,.0f} MB.")
     faults = [f"{one.id}: {one.fault}" for one in found.rows if one.fault]
     if faults:

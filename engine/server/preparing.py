@@ -14,10 +14,14 @@ import psutil
 from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.server.cast import Cast, Character
+from engine.server.settings import Settings
+from engine.server.speakers import voices_of
 from engine.serving import files
 from engine.serving.gguf_header import Header, read_header
 from engine.serving.llama import token_bytes, tokens_in_memory
+from engine.serving.voices import MARGIN, Voices
 
+OWN_BYTES = 150_000_000  # of the server's process without a model
 Tell = Callable[[Event], None]
 _File = tuple[Path, str]  # with its type
 
@@ -69,25 +73,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Model:
-    """A model in a plan; `slot_bytes`: of the keys and values of one reply, at its longest."""
+    """A model in a plan; `slot_bytes`: of the keys and values of one reply, at its longest; `cache_bytes`: for conversations that
+    are not under way; `working_bytes`: what llama.cpp needs besides."""
 
     file: str
     bytes: int
     slot_bytes: int
+    cache_bytes: int
+    working_bytes: int = MARGIN
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be served, and the memory for it. Models that are still to be made are not counted."""
+    """What would be served, and the memory for it with `keep` models at a time. Models still to be made are not counted."""
 
     rows: list[Row]
     models: list[Model]
     parallel: int
+    keep: int
 
     @property
     def bytes(self) -> int:
-        """Of all models, with all replies at a time."""
-        return sum(model.bytes + self.parallel * model.slot_bytes for model in self.models)
+        """Of the process with as many models as it keeps, and all replies at a time."""
+        each = [model.bytes + self.parallel * model.slot_bytes + model.cache_bytes + model.working_bytes for model in self.models]
+        return OWN_BYTES + sum(sorted(each)[-self.keep:])
 
     @property
     def free(self) -> int:
@@ -100,9 +109,9 @@ class Plan:
                 "parallel": self.parallel, "bytes": self.bytes, "free": self.free}
 
 
-def plan(cast: Cast, parallel: int) -> Plan:
+def plan(cast: Cast, settings: Settings) -> Plan:
     """What would be served; makes and loads nothing."""
-    rows, models = [], {}
+    rows, models, voices = [], {}, voices_of(cast, settings)
     for one in cast:
         file, type, state, fault = "", one.type, "ready", one.fault
         try:
@@ -110,7 +119,7 @@ def plan(cast: Cast, parallel: int) -> Plan:
             if found:
                 header = read_header(found)
                 file, type = str(found), header.type
-                models[file] = Model(file, header.weight_bytes, slot_bytes(header, parallel))
+                models[file] = _model(found, header, files.folder_of(one.model), voices)
             elif files.speaks_by_llama(one.model):
                 state = "its GGUF file is made at the first start"
             else:
@@ -118,7 +127,13 @@ def plan(cast: Cast, parallel: int) -> Plan:
         except UserError as error:
             fault = str(error)
         rows.append(Row(one.id, one.source, file, type, "cannot speak" if fault else state, fault))
-    return Plan(rows, list(models.values()), parallel)
+    return Plan(rows, list(models.values()), settings.parallel, voices.keep)
+
+
+def _model(file: Path, header: Header, folder: Path | None, voices: Voices) -> Model:
+    adapters = files.gguf_adapters(folder) if folder else {}
+    return Model(str(file), header.weight_bytes + sum(one.stat().st_size for one in adapters.values()),
+                 slot_bytes(header, voices.slots), 0 if adapters else voices.prompt_cache << 20)
 
 
 def slot_bytes(header: Header, parallel: int) -> int:

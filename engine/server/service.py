@@ -17,14 +17,13 @@ from engine.server.metrics import Metrics
 from engine.server.schema import ChatRequest
 from engine.server.sessions import Busy, Key, Sessions
 from engine.server.settings import Settings
-from engine.server.speakers import OwnVoices, Speaker, Speakers
+from engine.server.speakers import OwnVoices, Speaker, Speakers, voices_of
 from engine.serving.memory import PlayerMemory, Recalled
 from engine.serving.memory.records import check_id
 from engine.serving.memory.store import FILE
 from engine.serving.remembering import Remembering
 from engine.serving.requests import Request
 from engine.serving.voice import Voice
-from engine.serving.voices import Voices
 
 log = logging.getLogger(__name__)
 UNNAMED = "unnamed"  # the session, for the memory, of clients that name none
@@ -35,7 +34,7 @@ class Service:
 
     def __init__(self, cast: Cast, settings: Settings, speakers: Speakers | None = None) -> None:
         self.cast, self.settings = cast, settings
-        self.voices = Voices(settings.keep or max(1, len(cast.models())), settings.parallel)
+        self.voices = voices_of(cast, settings)
         self.speakers = speakers or OwnVoices(self.voices, self.tell)
         self.line = Line(settings.parallel * self.speakers.replicas, settings.waiting, settings.patience)
         self.rate = Rate(settings.rate)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from engine.base.errors import UserError
 from engine.base.known_models import MODEL_HELP
+from engine.serving.slots import PROMPT_CACHE
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MOST_REPLICAS = 1_000
@@ -17,8 +18,9 @@ _MOST = 2**31  # no clock counts on for NaN or infinite seconds
 class Settings:
     """How a server answers. `parallel`: replies at a time, over all models; `waiting`: how many may wait, each `patience` seconds.
 
-    `keep`: models in memory (0: all of the cast, where memory allows); `rate`: requests a minute of one address (0: any);
-    `origins`: pages of a browser that may ask. A host beyond this machine needs a key.
+    `keep`: models in memory (0: all of the cast, where memory allows); `prompt_cache`: MB, of all of them, for conversations that
+    are not under way; `rate`: requests a minute of one address (0: any); `origins`: pages of a browser that may ask. A host beyond
+    this machine needs a key.
     """
 
     host: str = "127.0.0.1"
@@ -26,6 +28,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     parallel: int = 4
     keep: int = 0
+    prompt_cache: int = PROMPT_CACHE
     waiting: int = 100
     patience: float = 120.0
     rate: int = 600
@@ -39,8 +42,8 @@ class Settings:
                 raise UserError(f"The setting {name} must be above 0, and below {_MOST:,}.")
         if self.parallel > _MOST_PARALLEL:
             raise UserError(f"A server speaks at most {_MOST_PARALLEL:,} replies at a time; the setting parallel is more.")
-        if min(self.keep, self.rate) < 0:
-            raise UserError("The settings keep and rate must not be below 0.")
+        if min(self.keep, self.rate, self.prompt_cache) < 0:
+            raise UserError("The settings keep, prompt_cache and rate must not be below 0.")
         if self.host not in LOOPBACK and not self.key:
             raise UserError(f"At {self.host} others can reach the server, so it needs a key.",
                             "Put a long random text into an environment variable and name it with --api-key-env.")
@@ -82,6 +85,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
     limits.add_argument("--parallel", type=int, default=usual.parallel, metavar="N", help="replies at a time (default 4)")
     limits.add_argument("--keep", type=int, default=0, metavar="N", help="models in memory (default: all, where memory allows)")
+    limits.add_argument("--prompt-cache", type=int, default=usual.prompt_cache, metavar="MB", help="memory for "
+                        f"conversations not under way, of all models together (default {usual.prompt_cache})")
     limits.add_argument("--waiting", type=int, default=usual.waiting, metavar="N", help="requests that may wait (default 100)")
     limits.add_argument("--patience", type=float, default=usual.patience, metavar="SECONDS",
                         help="how long each waits (default 120)")
@@ -105,7 +110,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def settings_of(options: argparse.Namespace) -> Settings:
     """What the options ask for. Raises UserError."""
     return Settings(options.host, _key(options.api_key_env), tuple(options.allow_origin), options.parallel, options.keep,
-                    options.waiting, options.patience, options.rate, memory=options.memory, log_texts=options.log_texts)
+                    options.prompt_cache, options.waiting, options.patience, options.rate,
+                    memory=options.memory, log_texts=options.log_texts)
 
 
 def scale_of(options: argparse.Namespace) -> Scale:

@@ -5,14 +5,20 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any, Protocol
 
 from engine.base.errors import UserError
-from engine.server.cast import Character
+from engine.server.cast import Cast, Character
 from engine.server.errors import unavailable
+from engine.server.settings import Settings
 from engine.serving.requests import Request
 from engine.serving.speaking import answer
 from engine.serving.voice import Voice
 from engine.serving.voices import Tell, Voices
 
 Event = dict[str, Any]
+
+
+def voices_of(cast: Cast, settings: Settings) -> Voices:
+    """The voices of a process that speaks for a cast."""
+    return Voices(settings.keep or max(1, len(cast.models())), settings.parallel, prompt_cache=settings.prompt_cache)
 
 
 class Speaker(Protocol):

@@ -22,14 +22,13 @@ from engine.base.sampling import MAX_SEED, SamplingParams, llama_samplers
 from engine.models.chat_format import endings
 from engine.serving.gguf_header import Header, read_header
 from engine.serving.schemas import grammar_of
-from engine.serving.slots import Slots
+from engine.serving.slots import PROMPT_CACHE, Slots
 from engine.serving.turns import Turns
 from engine.serving.vocabulary import Vocabulary
 from engine.serving.voice import Piece, Timings
 
 LONGEST = 8192  # tokens of one prompt and answer
 A_SLOT = 4096  # tokens of memory for each slot; all slots share them
-MOST_KEPT = 512  # MB of conversations that no slot has any more
 _ALIKE = 0.1  # share of a prompt that a slot must know to be chosen for it
 _CONNECTING = 10.0  # seconds
 _DATA, _ERROR = "data: ", "error: "
@@ -38,13 +37,14 @@ _DATA, _ERROR = "data: ", "error: "
 class LlamaVoice:
     """A GGUF file in memory; see Voice. Loading it blocks all threads of the process, for half a second or, large files, a few.
 
-    `adapters`: GGUF files of LoRA adapters by name, loaded beside it; `adapted` gives the voice with one of them.
+    `adapters`: GGUF files of LoRA adapters by name, loaded beside it; `adapted` gives the voice with one of them. `prompt_cache`:
+    MB for conversations that no slot has any more; with adapters there is none.
     """
 
     engine = "llama.cpp"
 
     def __init__(self, name: str, file: Path, turns: Turns, slots: int = 4, gpu_layers: int = -1,
-                 adapters: Mapping[str, Path] = MappingProxyType({})) -> None:
+                 adapters: Mapping[str, Path] = MappingProxyType({}), prompt_cache: int = PROMPT_CACHE) -> None:
         header = read_header(file)
         self.name, self.type, self.bytes = name, header.type, file.stat().st_size
         self.window = min(header.context_length, LONGEST)
@@ -54,7 +54,7 @@ class LlamaVoice:
         self.adapter, self._adapters = "", tuple(adapters)
         slots = max(slots, len(adapters))  # one for each character; they share the memory of tokens
         self._slots = Slots(slots)
-        self._server: Any = _start(file, key, self.tokens, slots, gpu_layers, list(adapters.values()))
+        self._server: Any = _start(file, key, self.tokens, slots, gpu_layers, list(adapters.values()), prompt_cache)
         # A connection that has been idle may be closed by the server just when it is used again: each request has its own.
         shape: dict[str, Any] = {
             "base_url": self._server.listening_address, "headers": {"Authorization": f"Bearer {key}"}, "trust_env": False,
@@ -138,7 +138,7 @@ def samplers(params: SamplingParams) -> dict[str, Any]:
     return {**llama_samplers(params), "seed": params.seed % MAX_SEED}  # the largest number means "a random one" there
 
 
-def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int, adapters: Sequence[Path]) -> Any:
+def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int, adapters: Sequence[Path], prompt_cache: int) -> Any:
     """llama.cpp's server of a file, with adapters that no request has unless it says so. Raises UserError where it cannot be
     loaded."""
     import xllamacpp
@@ -147,7 +147,7 @@ def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int, adapt
     settings.model.path, settings.port, settings.api_keys = str(file), 0, [key]
     settings.n_ctx, settings.n_parallel, settings.kv_unified = tokens, slots, True
     settings.slot_prompt_similarity = _ALIKE
-    settings.cache_ram_mib = min(MOST_KEPT, psutil.virtual_memory().available // 8 >> 20)
+    settings.cache_ram_mib = min(prompt_cache, psutil.virtual_memory().available // 8 >> 20)
     if adapters:
         settings.cache_ram_mib = 0  # it finds a prompt by its tokens alone, whichever adapter they were read under
         settings.lora_adapters = [_adapter(xllamacpp.CommonAdapterLoraInfo(), one) for one in adapters]

@@ -8,6 +8,7 @@ one that was nobody's yet, else the one that has rested longest.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+PROMPT_CACHE = 512  # MB for conversations that no slot has any more, of all models in memory together
 ANY = -1  # llama.cpp chooses, once one is free
 
 

@@ -16,11 +16,12 @@ from engine.base.events import Event, Step
 from engine.base.ids import ErrorCode
 from engine.serving import files
 from engine.serving.llama import LlamaVoice
+from engine.serving.slots import PROMPT_CACHE
 from engine.serving.turns import Turns
 from engine.serving.voice import Voice
 
 Tell = Callable[[dict[str, Any]], None]
-_MARGIN = 200_000_000  # bytes of memory that a model needs besides its weights
+MARGIN = 200_000_000  # bytes of memory that a model needs besides its weights, keys and values
 
 
 @dataclass
@@ -32,10 +33,12 @@ class _Held:
 class Voices:
     """At most `keep` models in memory, where memory allows; each keeps `slots` conversations and answers as many at once.
 
-    `gpu_layers`: how many layers go onto a GPU that llama.cpp knows; -1: as many as fit.
+    `gpu_layers`: how many layers go onto a GPU that llama.cpp knows; -1: as many as fit. `prompt_cache`: MB for conversations
+    that no slot has any more; each model has an equal share.
     """
 
-    def __init__(self, keep: int = 3, slots: int = 4, gpu_layers: int = -1) -> None:
+    def __init__(self, keep: int = 3, slots: int = 4, gpu_layers: int = -1, prompt_cache: int = PROMPT_CACHE) -> None:
+        self.prompt_cache = prompt_cache // keep
         self.keep, self.slots, self.gpu_layers = keep, slots, gpu_layers
         self._held: dict[tuple[str, str], _Held] = {}
         self._loading: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -102,8 +105,9 @@ class Voices:
         folder = await asyncio.to_thread(files.folder_of, name)
         adapters = files.gguf_adapters(folder) if folder else {}
         size = sum(one.stat().st_size for one in (file, *adapters.values()))
-        await self._make_room(size + _MARGIN)
-        return await asyncio.to_thread(LlamaVoice, name, file, self._turns, self.slots, self.gpu_layers, adapters)
+        await self._make_room(size + MARGIN)
+        return await asyncio.to_thread(LlamaVoice, name, file, self._turns, self.slots, self.gpu_layers, adapters,
+                                       self.prompt_cache)
 
     async def _make_room(self, needed: int) -> None:
         while len(self._held) >= self.keep and await self._drop_oldest():
