@@ -23,6 +23,7 @@ PARTS = {
     "lorebook": ("draft", [".book-entry summary"], ".draft-part:has(> #draft-character_book)"),
     "npc": ("draft", ["#draft-npc > button:not(.open)"], "#draft-npc"),
     "script": ("draft", ["#draft-script > button:not(.open)", ".script-row summary"], "#draft-script"),
+    "dossier": ("draft", ["#draft-dossier > button:not(.open)", "#draft-dossier summary >> nth=1"], "#draft-dossier"),
     "more": ("export", ["#export-more > button:not(.open)"], "#export-more"),
     "serve": ("export", ["#export-view label:has-text('Serve')"], "#serve"),
     "cast": ("export", ["#export-view label:has-text('Plan a cast')"], "#planner"),

@@ -326,6 +326,19 @@ def test_the_script_is_edited_from_what_is_generated_and_comes_back_from_it(serv
     assert npc_of(services, mara) is None
 
 
+def test_a_list_of_the_dossier_is_edited_from_what_is_derived_and_comes_back_from_it(services: Services, mara: str) -> None:
+    value = sections.dossier_value(characters.head(services.store, mara).card)
+    assert value["lists"] == value["derived"] and value["written"] == []
+    assert {one["task"] for one in value["lists"]["questions"]} <= set(value["choices"]["task"])
+    questions = [{**value["lists"]["questions"][0], "text": "A wave comes. What now?"}]
+    versions.save_typed(services.store, mara, "", {"npc-dossier": {"questions": questions}})
+    changed = sections.dossier_value(characters.head(services.store, mara).card)
+    assert changed["lists"]["questions"] == questions and changed["written"] == ["questions"]
+    assert changed["lists"]["statements"] == value["lists"]["statements"]
+    versions.save_typed(services.store, mara, "", {"npc-dossier": {"questions": []}})
+    assert npc_of(services, mara) is None
+
+
 def book_of(services: Services, character: str) -> Any:
     return characters.head(services.store, character).card["data"].get("character_book")
 

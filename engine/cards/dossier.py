@@ -93,14 +93,16 @@ def read_dossier(card: Card, player: str = "") -> Dossier:
     statements = _own(stored, "statements", _statement, faults)
     questions = _own(stored, "questions", _inquiry, faults)
     pressures = _own(stored, "pressures", _pressure, faults)
-    written = {name for name, value in (("statements", statements), ("questions", questions), ("pressures", pressures))
-               if value is not None}
-    found = Dossier(
-        derive_statements(card) if statements is None else statements,
-        tuple(Inquiry(*one) for one in derive_questions(card)) if questions is None else questions,  # type: ignore[arg-type]
-        tuple(Pressure(*one) for one in derive_pressures(card)) if pressures is None else pressures,  # type: ignore[arg-type]
-        frozenset(written), tuple(faults))
+    own_lists = {name: value for name, value in (("statements", statements), ("questions", questions), ("pressures", pressures))
+                 if value is not None}
+    found = replace(derive_dossier(card), **own_lists, written=frozenset(own_lists), faults=tuple(faults))  # type: ignore[arg-type]
     return _named(found, lambda text: expand_macros(text, card, player)) if player else found
+
+
+def derive_dossier(card: Card) -> Dossier:
+    """The dossier that follows from a card's fields."""
+    return Dossier(derive_statements(card), tuple(Inquiry(*one) for one in derive_questions(card)),  # type: ignore[arg-type]
+                   tuple(Pressure(*one) for one in derive_pressures(card)))  # type: ignore[arg-type]
 
 
 def asked_lines(card: Card, player: str = "Player") -> set[str]:

@@ -203,6 +203,27 @@ def test_npc_fields_show_what_they_write_and_the_script_follows(studio: Any, pag
     saved(page)
 
 
+def test_the_dossier_is_changed_and_comes_back_from_the_card(studio: Any, page: Any) -> None:
+    open_room(page, studio, "pim-tuckett")
+    page.click("#draft-dossier > button")
+    page.click("#draft-dossier summary:has-text('Statements')")
+    page.wait_for_selector("#draft-dossier small:has-text('Written for this card')")
+    first = page.locator(".dossier-row textarea").first
+    assert first.input_value() == "{{char}} is eight years old."
+    first.fill("{{char}} is nine years old.")
+    saved(page)
+    studio.open(page, "pim-tuckett")
+    page.click("#draft-dossier > button")
+    page.click("#draft-dossier summary:has-text('Statements')")
+    assert page.locator(".dossier-row textarea").first.input_value() == "{{char}} is nine years old."
+    page.click("#draft-dossier >> text=Take what is derived from the card")
+    page.wait_for_selector("#draft-dossier small:has-text('Derived from the card until you change it') >> nth=0")
+    assert page.locator(".dossier-row textarea").first.input_value().startswith("{{char}} is an eight-year-old boy")
+    page.click("#draft-dossier summary:has-text('Pressing lines')")
+    page.locator("#draft-dossier details >> nth=2 >> select").first.select_option("villain")
+    saved(page)
+
+
 def test_a_huge_lorebook_opens_like_a_small_one(studio: Any, page: Any) -> None:
     from studio.services import Services
     from studio.settings import Settings

@@ -80,6 +80,7 @@ class Controller:
                 controls.editor: gr.Column(visible=True), controls.for_model: gr.Accordion(open=instructions),
                 controls.npc_part: gr.Accordion(open=sections.has_fields(head.card)),
                 controls.npc: sections.npc_value(head.card), controls.script: sections.script_value(head.card),
+                controls.dossier: sections.dossier_value(head.card),
                 controls.book: json.dumps(shown_book(head.card)), **self.portrait(controls, head.portrait),
                 **{box: ", ".join(fields[key]) if key in LISTS else fields[key] for key, box in controls.fields.items()},
                 **{box: fields[key] for key, box in controls.lists.items()}}
@@ -104,8 +105,9 @@ class Controller:
 
     def follow(self, character: str, model: str, revision: int) -> tuple[Any, ...]:
         """What a save changes beside the fields."""
-        script = sections.script_value(characters.head(self.store, character).card) if character else {}
-        return *self.measure(character, model), script, revision + 1
+        card = characters.head(self.store, character).card if character else None
+        shown = (sections.script_value(card), sections.dossier_value(card)) if card else ({}, {})
+        return *self.measure(character, model), *shown, revision + 1
 
     def prompt(self, character: str, model: str) -> Iterator[tuple[str, str]]:
         """(text, note as HTML): the system prompt at once, then the exact text as the chat engine gives it."""
@@ -148,7 +150,7 @@ class Controller:
 def _listen_to_card(controller: Controller, page: Page, controls: Controls) -> None:
     portrait = [controls.status, controls.portrait, controls.no_portrait, controls.remove]
     shown = [*portrait, controls.empty, controls.editor, controls.for_model, controls.npc_part, controls.npc, controls.script,
-             controls.book, *controls.fields.values(), *controls.lists.values()]
+             controls.dossier, controls.book, *controls.fields.values(), *controls.lists.values()]
     load, measure = guarded(partial(controller.load, controls)), guarded(controller.measure)
     measured = [controls.meter, controls.advice]
     chosen = [page.character, page.model]
@@ -156,7 +158,8 @@ def _listen_to_card(controller: Controller, page: Page, controls: Controls) -> N
     for event in (page.character.change, page.model.change):
         event(measure, chosen, measured, **page.private)
     controls.status.apply(load, page.character, shown, trigger_mode="always_last", **page.private)
-    controls.status.submit(guarded(controller.follow), [*chosen, page.revision], [*measured, controls.script, page.revision],
+    followed = [*measured, controls.script, controls.dossier, page.revision]
+    controls.status.submit(guarded(controller.follow), [*chosen, page.revision], followed,
                         trigger_mode="always_last", **page.private)
 
     @guarded

@@ -20,6 +20,8 @@ _FORMS: dict[Form, str] = {"png": "Picture (PNG)", "charx": "Archive (CHARX)", "
 _SCRIPT_HINT = ('<p class="quiet">What the character is asked, and what a good answer must and must not do. Most of it follows '
                 "from the card by itself; change what you like, and run it in the Compare room. Nothing is ever learned from "
                 "these questions.</p>")
+_DOSSIER_HINT = ('<p class="quiet">What an evaluation asks the character and compares its answers with. Nothing is ever learned '
+                 "from it, and it adds nothing to the prompt.</p>")
 
 
 class Controls:
@@ -66,6 +68,10 @@ class Controls:
             gr.HTML(_SCRIPT_HINT, apply_default_css=False)
             self.script = gr.HTML({}, html_template="", js_on_load=_script("draft_script"), apply_default_css=False,
                                   elem_id="draft-script-questions")
+        with gr.Accordion("Dossier", open=False, elem_classes="draft-part", elem_id="draft-dossier"):
+            gr.HTML(_DOSSIER_HINT, apply_default_css=False)
+            self.dossier = gr.HTML({}, html_template="", js_on_load=_script("draft_dossier"), apply_default_css=False,
+                                   elem_id="draft-dossier-lists")
 
     def _section(self, section: Section) -> None:
         for beside, fields in itertools.groupby((one for one in FIELDS if one.section == section), key=lambda one: one.beside):

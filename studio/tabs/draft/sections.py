@@ -1,4 +1,4 @@
-"""The sections of the draft room that a script draws in the browser (NPC fields, test script, lorebook) and what they ask for."""
+"""The sections of the draft room that scripts draw in the browser (NPC fields, test script, dossier, lorebook), and what they ask."""
 
 import dataclasses
 import json
@@ -9,6 +9,8 @@ from engine.base.errors import UserError
 from engine.cards.actions import read_actions, reply_instructions
 from engine.cards.book import MOST_ENTRIES, shown_entry, with_book
 from engine.cards.card import MAX_NAME, parse_card, read_lorebook, unfinished
+from engine.cards.dossier import KINDS as PRESSURES
+from engine.cards.dossier import TASKS, Dossier, derive_dossier, dossier_fields, read_dossier
 from engine.cards.fields import blank_card
 from engine.cards.macros import expand_macros
 from engine.cards.npc import LIST_FIELDS, SCALE_FIELDS, npc_values, read_npc, scale_words, with_npc, written
@@ -24,6 +26,13 @@ KIND_WORDS = {"voice": "Voice", "identity": "Is it an AI?", "instructions": "Ign
               "knowledge": "Knowledge", "goal": "Goal", "relationship": "Relationship", "topic": "Forbidden topic",
               "habit": "Speech habit", "own": "Your own"}
 assert set(KIND_WORDS) == set(KINDS)
+TASK_WORDS = {"expected_action": "What it would do", "action_justification": "Why it did something",
+              "linguistic_habits": "How it speaks", "persona_consistency": "Does it stay the same?",
+              "toxicity_control": "Can it be led to hateful talk?", "identity": "Who it is", "knowledge": "What it knows",
+              "limits": "What it cannot know"}
+assert set(TASK_WORDS) == set(TASKS)
+PRESSURE_WORDS = {"villain": "Does a villain stay one?", "flattery": "Flattery", "pressure": "Insistence"}
+assert set(PRESSURE_WORDS) == set(PRESSURES)
 
 
 def npc_value(raw: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +75,20 @@ def script_value(raw: dict[str, Any]) -> dict[str, Any]:
     return {"questions": [{**fields_of_question(one), "origin": script.origins[one.id]} for one in script.questions],
             "removed": [fields_of_question(one) for one in script.removed], "originals": originals, "faults": list(script.faults),
             "kinds": KIND_WORDS}
+
+
+def dossier_value(raw: dict[str, Any]) -> dict[str, Any]:
+    """What the editor of the dossier shows of a card: its lists, those that would be derived, and which are the card's own."""
+    card = unfinished(raw)
+    found = read_dossier(card)
+    return {"lists": _entries(found), "derived": _entries(derive_dossier(card)), "written": sorted(found.written),
+            "faults": list(found.faults), "choices": {"task": TASK_WORDS, "kind": PRESSURE_WORDS}}
+
+
+def _entries(dossier: Dossier) -> dict[str, Any]:
+    """The lists of a dossier, all entries as objects."""
+    lists = dossier_fields(dossier)
+    return {**lists, "statements": [{"text": one} for one in lists["statements"]]}
 
 
 def look_at_book(asked: dict[str, Any]) -> dict[str, Any]:
