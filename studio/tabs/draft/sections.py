@@ -1,4 +1,4 @@
-"""The sections of the draft room that scripts draw in the browser (NPC fields, test script, dossier, lorebook), and what they ask."""
+"""The sections of the draft room that scripts draw in the browser: NPC fields, test script, dossier, lorebook; what they ask."""
 
 import dataclasses
 import json
