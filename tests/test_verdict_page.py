@@ -29,7 +29,8 @@ def result(**outcomes: list[Outcome]) -> Evaluation:
         character="Mari", dense="starter",
         speakers=[Voiced(id=DENSE, name="Dense", model="starter", type="Q8_0"),
                   *(Voiced(id=run, name=f"{shares[run]:.0%} removed", model=run, sparsity=shares[run]) for run in outcomes)],
-        measures=[Asked(name=name, label=name.capitalize(), about=f"About {name}.", unit="share of answers", margin=0.05) for name in names],
+        measures=[Asked(name=name, label=name.capitalize(), about=f"About {name}.", unit="share of answers", margin=0.05)
+                  for name in names],
         figures=[Figure(measure=name, speaker=one, mean=0.8, low=0.7, high=0.9, items=24, samples=24, missing=1)
                  for name in names for one in (DENSE, *outcomes)],
         findings=[finding(name, run, outcome, -0.3 if outcome is Outcome.LOST else 0.0, 37 if outcome is Outcome.UNSURE else 0)
