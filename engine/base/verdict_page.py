@@ -113,7 +113,9 @@ def _drawing(finding: Finding, name: str, unit: str) -> str:
 def value_words(value: float, unit: str, sign: bool = False) -> str:
     """A value in its unit, for people: a share in per cent."""
     form = "+" if sign else ""
-    return f"{100 * value:{form}.0f} %" if unit.startswith("share") else f"{value:{form}.2f}" + (f" {unit}" if unit and not sign else "")
+    if unit.startswith("share"):
+        return f"{100 * value:{form}.0f} %"
+    return f"{value:{form}.2f}" + (f" {unit}" if unit and not sign else "")
 
 
 def _talks(result: Evaluation, run: Voiced, button: Callable[[Telling], str]) -> str:
