@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
         write_proofs(proofs)
     print_table(f"{options.model}: AUC over {len({row['character'] for row in rows})} characters", [
         "measure", *(f"dense against {one}" for one in CONTRASTS)], [
-        [name, *(words(proofs.get((name, options.model, one))) for one in CONTRASTS)] for name in MEASURES])
+        [name, *(words(proofs.get((name, options.model, one))) for one in CONTRASTS)]
+        for name in MEASURES if any(row["measure"] == name for row in rows)])
     return 0
 
 

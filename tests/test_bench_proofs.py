@@ -4,14 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import make_tiny
 
 from benchmarks import proofs
+from benchmarks.__main__ import main
 from benchmarks.figures import measures as picture
+from engine.base.files import read_json
+from engine.base.sampling import SamplingParams
 from engine.cards.card import find_bundled
 from engine.cards.prompt import messages
 from engine.evaluation import proof
-from engine.evaluation.measure import MEASURES, Sample
+from engine.evaluation.measure import MEASURES, ItemKind, Sample
 from engine.evaluation.proof import Proof, doubt, read_proofs, write_proofs
+from engine.evidence.items import Size
 
 PIM = find_bundled("pim-tuckett")
 TRIAL: Any = type("Trial", (), {"model": "starter", "name": "pim-tuckett", "card": PIM})()
@@ -79,3 +84,24 @@ def test_the_picture_has_each_measures_auc_in_the_panel_of_its_model() -> None:
     assert list(figure.layout.yaxis.ticktext) == [MEASURES["drift"].label, MEASURES["loops"].label]
     first = figure.data[0]
     assert list(first.x) == [0.9, 0.5] and list(first.y) == [1.25, 0.25] and first.marker.color[0] != first.marker.color[1]
+
+
+@pytest.mark.slow
+def test_the_whole_way_on_a_tiny_model_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_tiny(tmp_path / "tiny", max_position_embeddings=4096, intermediate_size=256)
+    monkeypatch.setattr(proofs, "LINES", 4)
+    monkeypatch.setattr(proofs, "SHORT", SamplingParams(max_tokens=6))
+    monkeypatch.setattr(proofs, "SIZE", Size({ItemKind.TALK: 2, ItemKind.LONG: 1}, 2, 1))
+    command = ["measures", "--model", str(model), "--characters", "pim-tuckett", "--workdir", str(tmp_path / "work"),
+               "--json", str(tmp_path / "rows.json"), "--measures"]
+    assert main([*command, "loops", "adherence"]) == 0
+    first = read_json(tmp_path / "rows.json")
+    assert [(row["measure"], row["contrast"]) for row in first] == [
+        (name, contrast) for name in ("loops", "adherence") for contrast in proofs.CONTRASTS]
+    assert all(sum(row["samples"]) + sum(row["missing"]) == 8 for row in first)  # two answers and two turns of each
+    answers = next((tmp_path / "work").rglob("answers.jsonl"))
+    kept = answers.read_bytes()
+    assert main([*command, "loops", "knowledge"]) == 0
+    rows = read_json(tmp_path / "rows.json")
+    assert rows[:6] == first and [(row["measure"], row["contrast"]) for row in rows[6:]] == [("knowledge", "cut")]
+    assert answers.read_bytes() == kept  # nobody was asked again
