@@ -1,14 +1,19 @@
 """Is it still the character? Asking, resuming, measuring and the verdict, on tiny random models."""
 
 import json
+import os
+import re
+import signal
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_job import run_job
+from small_job import Process, run_job
 from store_samples import card
+from teacher_server import teacher_server
 from tiny import add_files, make_tiny
 
 from engine.__main__ import main
@@ -16,14 +21,16 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.events import Assessed, Compared, Event, Finished, Replied, Stage, Started, Stream, Untested, Warned
 from engine.base.evidence import DENSE, RESULT, read_evaluation
+from engine.base.ids import StageId
 from engine.base.job import EvaluateJob
 from engine.base.questions import split_of
 from engine.base.sampling import SamplingParams
 from engine.base.verdict import Outcome
 from engine.calibration.lines import read_queries
 from engine.cards.card import Card, bundled_cards, parse_card
+from engine.evaluation.exam import read_exam
 from engine.evaluation.measure import MEASURES, Evidence, Item, ItemKind, Need, Reply, Sample, Speaker, measure
-from engine.evidence import running
+from engine.evidence import running, scoring
 from engine.evidence.asking import ANSWERS, Answers, ask_all
 from engine.evidence.items import FULL, QUICK, USUAL, Size, choose_items
 from engine.evidence.running import evaluate
@@ -288,3 +295,98 @@ def test_what_is_asked_was_never_learned_from_and_a_longer_evaluation_asks_all_o
         assert 20 <= len(short(quick)) <= 40
         assert [len(one.lines) for one in quick if one.kind is ItemKind.LONG] == [12]
         assert {len(one.lines) for one in full if one.kind is ItemKind.LONG} == {20}
+
+
+def judged_by(name: str) -> list[tuple[float, ...] | None]:
+    """Register a measure that asks the judge whether an answer is good; the probabilities it got."""
+    found: list[tuple[float, ...] | None] = []
+
+    @measure(name, "Good", "A test.", unit="share", margin=0.1, kinds=(ItemKind.TALK,), needs=(Need.JUDGE,))
+    def score(evidence: Evidence) -> Stream[list[Sample]]:
+        yield from ()
+        assert evidence.judge
+        said = [evidence.judge.choose("Judge.", f"{one.last} Is it good?", ("yes", "no"), True) for one in evidence.replies]
+        found.extend(one.probabilities for one in said)
+        return [Sample(one.item.id, one.seed, judged.probabilities[0] if judged.probabilities else None, judged.reason)
+                for one, judged in zip(evidence.replies, said, strict=True)]
+
+    return found
+
+
+def exam_taker(good: bool) -> Any:
+    """What a judge answers: the right letter in its exam, or always A; to anything else yes."""
+    right = {}
+    for line in read_exam():
+        right[line.reply] = next(one.about for one in line.options if one.id == line.speaker)
+
+    def answer(message: str) -> dict[str, float]:
+        if "Is it good?" in message:
+            return {"yes": 0.9, "no": 0.1}
+        about = next((text for reply, text in right.items() if reply in message), "")
+        letter = re.search(rf"([A-E])\) [^\n]*{re.escape(about)}", message) if good and about else None
+        return {letter[1] if letter else "A": 0.9}
+
+    return answer
+
+
+def test_a_judge_that_passes_its_exam_judges_and_is_asked_nothing_twice(made: Path, tmp_path: Path,
+                                                                       own_measures: dict[str, Any]) -> None:
+    found = judged_by("good")
+    with teacher_server(alternatives=exam_taker(True)) as server:
+        job = job_of(made, tmp_path, judge=server.url, judge_model="m", measures=["good"])
+        first = list(evaluate(job))
+        asked = len(server.bodies)
+        MEASURES["good"] = replace(MEASURES["good"], name="again")  # nothing is known of it
+        MEASURES["again"] = MEASURES.pop("good")
+        list(evaluate(job_of(made, tmp_path, judge=server.url, judge_model="m", measures=["again"])))
+        assert len(server.bodies) == asked
+    assert len(found) == 24 and found[0] == pytest.approx((0.9, 0.1))
+    assert {event.outcome for event in first if isinstance(event, Compared)} == {Outcome.HOLDS}
+    assert "names the right speaker in 100% of 132 lines" in read_evaluation(tmp_path / RESULT).judge
+
+
+def test_a_judge_that_always_says_a_judges_nothing(made: Path, tmp_path: Path, own_measures: dict[str, Any]) -> None:
+    found = judged_by("good")
+    with teacher_server(alternatives=exam_taker(False)) as server:
+        seen = list(evaluate(job_of(made, tmp_path, judge=server.url, judge_model="m", measures=["good"])))
+    assert not found and {event.outcome for event in seen if isinstance(event, Compared)} == {Outcome.UNMEASURED}
+    [note] = {event.note for event in seen if isinstance(event, Assessed)}
+    assert note.startswith("not judged: this judge names the right speaker in") and "chance 20%" in note
+
+
+def test_a_judge_that_is_down_keeps_nobody_else(made: Path, tmp_path: Path, own_measures: dict[str, Any]) -> None:
+    judged_by("good")
+    measure_of("alike", {DENSE: 0.5, "25% removed": 0.5})
+    with teacher_server() as server:
+        url = server.url
+    seen = list(evaluate(job_of(made, tmp_path, judge=url, judge_model="m")))
+    outcomes = {event.measure: event.outcome for event in seen if isinstance(event, Compared)}
+    assert outcomes == {"good": Outcome.UNMEASURED, "alike": Outcome.HOLDS}
+    assert any("cannot be reached" in event.sentence for event in seen if isinstance(event, Warned))
+
+
+def test_a_measure_that_tells_nothing_on_this_model_is_no_number(made: Path, tmp_path: Path, own_measures: dict[str, Any],
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    given = measure_of("blind", {DENSE: 0.9, "25% removed": 0.1})
+    for module in (running, scoring):
+        monkeypatch.setattr(module, "doubt", lambda name, model: "cannot tell here: it is blind" if name == "blind" else "")
+    seen = list(evaluate(job_of(made, tmp_path)))
+    assert not given and {(event.mean, event.note) for event in seen if isinstance(event, Assessed)} == {
+        (None, "cannot tell here: it is blind")}
+    assert not [event for event in seen if isinstance(event, Replied)]  # nothing reads the answers
+
+
+def test_a_killed_job_loses_one_answer_at_most(made: Path, tmp_path: Path) -> None:
+    process = Process(arguments(made, tmp_path / "work", "--measure", "loops", "--json"), tmp_path, forked=True)
+    said = 0
+    for event in process.events():
+        said += len(event["answers"]) if event["event"] == "Replied" else 0
+        if said >= 5:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    assert process.end()[0] == -signal.SIGKILL
+    kept = (tmp_path / "work" / ANSWERS).read_bytes().count(b"\n")
+    assert kept >= said
+    stages = [event for event in evaluate(job_of(made, tmp_path / "work", measures=["loops"])) if isinstance(event, Stage)]
+    asked = [event.total for event in stages if event.stage == StageId.INTERVIEW]
+    assert asked[0] == asked[1] - kept  # the dense model was killed; the run is asked everything

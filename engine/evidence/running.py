@@ -6,6 +6,7 @@ when it is run again.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from engine.cards.card import Card, bundled_cards
 from engine.cards.files import read_card
 from engine.evaluation import measures as _measures  # registers them
 from engine.evaluation.measure import MEASURES, Measure, Need
+from engine.evaluation.proof import doubt
 from engine.evidence.asking import ask_all
 from engine.evidence.gate import Gate, read_gate
 from engine.evidence.items import FULL, QUICK, USUAL, choose_items
+from engine.evidence.judging import Bench, call_judge
 from engine.evidence.scoring import Scored, Scoring
 from engine.evidence.speakers import Candidate, find_candidates
 from engine.evidence.telling import most_telling
@@ -57,7 +60,7 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
     size = QUICK if job.quick else FULL if job.full else USUAL
     candidates = yield from find_candidates(job, plan.card)
     folder = Path(job.workdir) if job.workdir else default_folder(plan.card, candidates[0])
-    kinds = {kind for one in plan.measures for kind in one.kinds}
+    kinds = {kind for one in plan.measures if not doubt(one.name, candidates[0].speaker.model) for kind in one.kinds}
     items = choose_items(plan.card, size, kinds)
     yield Started(plan.card.char, candidates[0].speaker.name, 0.0,
                   [*((StageId.INTERVIEW, one.speaker.name) for one in candidates),
@@ -68,11 +71,13 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
     replies = yield from ask_all([one.speaker for one in candidates], items, plan.seeds, folder, read_params(job.sampling), type)
     if DENSE not in replies:
         raise UserError(f"The dense model, {candidates[0].speaker.model}, cannot be asked, so nothing can be compared with it.")
-    scoring = Scoring(job, plan.card, plan.others, [one for one in candidates if one.speaker.id in replies], replies, folder)
-    try:
+    with ExitStack() as stack:
+        judged = any(Need.JUDGE in one.needs for one in plan.measures)
+        bench = (yield from call_judge(job, folder, stack)) if judged else Bench()
+        asked = [one for one in candidates if one.speaker.id in replies]
+        scoring = Scoring(plan.card, plan.others, asked, replies, folder, bench, job.quick)
+        stack.callback(scoring.close)
         scored = yield from scoring.score(plan.measures)
-    finally:
-        scoring.close()
     assessed = [_assessed(one) for one in scored]
     yield from assessed
     compared = list(_compared(plan, scored))
@@ -83,7 +88,7 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
                         margin=plan.margins[one.name], judged=Need.JUDGE in one.needs, source=one.source) for one in plan.measures],
         figures=[Figure.model_validate(vars(one)) for one in assessed],
         findings=[Finding.model_validate(vars(one)) for one in compared],
-        telling=most_telling(plan.measures, plan.margins, scored, replies), judge=scoring.judge_words, quick=job.quick, notes=notes,
+        telling=most_telling(plan.measures, plan.margins, scored, replies), judge=bench.words, quick=job.quick, notes=notes,
         replies=sum(len(one.answers) for said in replies.values() for one in said), seeds=len(plan.seeds),
         seconds=time.perf_counter() - start, made=time.time())
     _write(job, folder, result)
@@ -93,7 +98,8 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
 def make_plan(job: EvaluateJob) -> Plan:
     """The job's card, measures, margins and gates. Raises UserError for what cannot be."""
     card = read_card(job.card)
-    names = list(dict.fromkeys(job.measures)) or [one.name for one in MEASURES.values() if one.quick or not job.quick]
+    names = list(dict.fromkeys(job.measures)) or [
+        one.name for one in MEASURES.values() if one.quick or not job.quick or (job.judge and Need.JUDGE in one.needs)]
     if unknown := [name for name in names if name not in MEASURES]:
         raise UserError(f"There is no measure {unknown[0][:60]!r}.", f"Choose from: {', '.join(MEASURES)}.")
     measures = [MEASURES[name] for name in names]

@@ -10,19 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.base.errors import UserError
 from engine.base.events import Stage, Stream, Warned
 from engine.base.evidence import DENSE
 from engine.base.files import PACKAGES, explain_write_errors
 from engine.base.ids import StageId
-from engine.base.job import EvaluateJob
 from engine.base.verdict import Key
 from engine.calibration.lines import Journal
 from engine.cards.card import Card
 from engine.evaluation.measure import Evidence, Measure, Need, Reply, Sample
+from engine.evaluation.proof import doubt
+from engine.evidence.judging import Bench
 from engine.evidence.speakers import Candidate, readers_of
+
+if TYPE_CHECKING:
+    from engine.evaluation.judge import Judge
 
 SCORES = "scores.jsonl"
 
@@ -45,19 +49,18 @@ class Scored:
 
 
 class Scoring:
-    """The measures of one evaluation. `judge_words`: on who judged, and how it did in its exam."""
+    """The measures of one evaluation."""
 
-    def __init__(self, job: EvaluateJob, card: Card, others: Mapping[str, Card], candidates: Sequence[Candidate],
-                 replies: Mapping[str, Sequence[Reply]], folder: Path) -> None:
+    def __init__(self, card: Card, others: Mapping[str, Card], candidates: Sequence[Candidate],
+                 replies: Mapping[str, Sequence[Reply]], folder: Path, bench: Bench, quick: bool) -> None:
         self.card, self.others, self.candidates, self.replies = card, others, candidates, replies
-        self.judge_words = ""
+        self.bench, self.quick = bench, quick
         self._readers = readers_of(candidates)
         self._file = folder / SCORES
         with explain_write_errors(self._file, "run the same command again"):
             self._journal = Journal(self._file)
         self._known: dict[str, Any] = {one["key"]: one["samples"] for one in self._journal.records
                                        if {"key", "samples"} <= one.keys()}
-        self._unjudged = "" if job.judge else "not judged: no judge was named (--judge)"
 
     def close(self) -> None:
         """Give the memory of the readers back."""
@@ -89,14 +92,17 @@ class Scoring:
 
     def _score(self, measure: Measure, candidate: Candidate, key: str) -> Stream[Scored]:
         id = candidate.speaker.id
+        if words := doubt(measure.name, self.candidates[0].speaker.model):
+            return Scored(measure, id, note=words)
         if key in self._known:
             return Scored.of(measure, id, [Sample(**one) for one in self._known[key]])
-        if Need.JUDGE in measure.needs and self._unjudged:
-            return Scored(measure, id, note=self._unjudged)
+        if Need.JUDGE in measure.needs and self.bench.judge is None:
+            return Scored(measure, id, note=self.bench.refusal)
         reader = self._readers.get(id if Need.MODEL in measure.needs else DENSE)
         if reader is None and measure.needs & {Need.MODEL, Need.READER}:
             return Scored(measure, id, note="not measured: its weights cannot be read here")
-        evidence = Evidence(self.card, candidate.speaker, self._replies_of(measure, id), self.others, None, reader)
+        evidence = Evidence(self.card, candidate.speaker, self._replies_of(measure, id), self.others,
+                            cast("Judge | None", self.bench.judge), reader, self.quick)
         try:
             samples = yield from measure.score(evidence)
         except UserError as error:
@@ -112,7 +118,9 @@ class Scoring:
 
     def _key(self, measure: Measure, candidate: Candidate) -> str:
         """A digest of what a score follows from."""
-        parts = [measure.name, _code(), _card_text(self.card), *map(_card_text, self.others.values())]
+        parts = [measure.name, _code(), str(self.quick), _card_text(self.card), *map(_card_text, self.others.values())]
+        if Need.JUDGE in measure.needs and self.bench.judge:
+            parts.append(self.bench.judge.identity)
         if Need.READER in measure.needs:
             parts += _identity(self.candidates[0])
         if Need.MODEL in measure.needs:

@@ -46,6 +46,6 @@ def _told(run: str, key: Key, measure: Measure, replies: Mapping[str, Sequence[R
     dense, other = pair
     if dense is None or other is None:
         return None
-    part = slice(int(turn), int(turn) + 1) if turn.isdecimal() else slice(None)
+    part = slice(int(turn) - 1, int(turn)) if turn.isdecimal() else slice(None)
     return Telling(speaker=run, item=key[0], kind=dense.item.kind, lines=list(dense.lines[part]), dense=list(dense.answers[part]),
                    run=list(other.answers[part]), measure=measure.name)
