@@ -376,6 +376,7 @@ def test_a_measure_that_tells_nothing_on_this_model_is_no_number(made: Path, tmp
     assert not [event for event in seen if isinstance(event, Replied)]  # nothing reads the answers
 
 
+@pytest.mark.slow
 def test_a_killed_job_loses_one_answer_at_most(made: Path, tmp_path: Path) -> None:
     process = Process(arguments(made, tmp_path / "work", "--measure", "loops", "--json"), tmp_path, forked=True)
     said = 0
