@@ -39,7 +39,7 @@ READINGS: dict[ReadingId, str] = {
 REJECTIONS: dict[Rejection, str] = {
     Rejection.EMPTY: "empty", Rejection.LOOPING: "looping", Rejection.TRUNCATED: "truncated", Rejection.REFUSAL: "refusal",
     Rejection.ASSISTANT: "assistant manners", Rejection.THIRD_PERSON: "third person", Rejection.LEAK: "prompt leak",
-    Rejection.IN_SCRIPT: "asked in the test script", Rejection.NO_TEXT: "no question or answer",
+    Rejection.IN_SCRIPT: "asked in the test script or the dossier", Rejection.NO_TEXT: "no question or answer",
     Rejection.REPEATED: "repeated question", Rejection.TOO_LONG: "too long",
 }
 ARTIFACTS: dict[ArtifactId, str] = {

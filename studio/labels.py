@@ -44,7 +44,7 @@ REJECTIONS: dict[str, str] = {
     Rejection.EMPTY: "said next to nothing", Rejection.LOOPING: "went round in circles", Rejection.TRUNCATED: "broke off",
     Rejection.REFUSAL: "refused to answer", Rejection.ASSISTANT: "sounded like an assistant",
     Rejection.THIRD_PERSON: "spoke about the character from outside", Rejection.LEAK: "gave the instructions away",
-    Rejection.IN_SCRIPT: "asked what the test script asks", Rejection.NO_TEXT: "had no question or no answer",
+    Rejection.IN_SCRIPT: "asked what the test script or the dossier asks", Rejection.NO_TEXT: "had no question or no answer",
     Rejection.REPEATED: "asked the same again", Rejection.TOO_LONG: "were too long",
 }
 # Why an answer is as it is, where it did not simply end.

@@ -196,5 +196,6 @@ def test_a_model_of_this_machine_is_a_judge_that_ends_with_its_block(starter: Pa
         choice = judge.choose("You judge.", "Which of these is an animal?", ["hen", "bus", "chalk"])
     assert score.points is None and 0 <= score.mass <= 1 and score.reason
     assert choice.probabilities is None or sum(choice.probabilities) == pytest.approx(1)
+    assert judge.answers_as == judge.name == starter.name
     with pytest.raises(UserError, match="cannot be reached"):
         Judge(judge.url, "m").score("P", SAID, "x")

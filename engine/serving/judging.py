@@ -68,8 +68,9 @@ def local_judge(name: str, threads: int = 0) -> Iterator[Judge]:
     """
     file = gguf_file(name) or asyncio.run(make_gguf(name))
     key = secrets.token_urlsafe(24)
-    with _served(file, key, threads or default_threads()) as address:
-        judge = Judge(address, Path(name).name, Path(name).name, f"{Path(name).name} {sha256(file)}", key)
+    short = Path(name).name
+    with _served(file, short, key, threads or default_threads()) as address:
+        judge = Judge(address, short, short, f"{short} {sha256(file)}", key)
         try:
             yield judge
         finally:
@@ -82,11 +83,11 @@ def template_of(header: Header) -> str:
 
 
 @contextmanager
-def _served(file: Path, key: str, threads: int) -> Iterator[str]:
+def _served(file: Path, name: str, key: str, threads: int) -> Iterator[str]:
     """The address of a process that serves the file while the block lasts."""
     header = read_header(file)
     window = min(header.context_length, WINDOW)
-    settings = {"file": str(file), "threads": threads, "template": template_of(header), "window": window}
+    settings = {"file": str(file), "threads": threads, "template": template_of(header), "window": window, "name": name}
     command = [sys.executable, "-m", "engine.serving.judging", json.dumps(settings)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=PACKAGES)
     assert process.stdin and process.stdout
@@ -111,7 +112,7 @@ def _served(file: Path, key: str, threads: int) -> Iterator[str]:
             process.wait()
 
 
-def _serve(file: str, threads: int, template: str, window: int) -> None:
+def _serve(file: str, threads: int, template: str, window: int, name: str) -> None:
     """What the process does: print the server's address, and end when standard input does."""
     import xllamacpp
 
@@ -119,6 +120,7 @@ def _serve(file: str, threads: int, template: str, window: int) -> None:
     os.dup2(2, 1)  # llama.cpp prints on standard output
     settings: Any = xllamacpp.CommonParams()
     settings.model.path, settings.port, settings.api_keys = file, 0, [sys.stdin.readline().strip()]
+    settings.model_alias = {name}  # what it calls itself: without, the path of the file
     settings.n_ctx, settings.n_parallel, settings.warmup, settings.verbosity = window, 1, False, -1
     settings.use_jinja, settings.chat_template = False, template
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
