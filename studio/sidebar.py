@@ -20,6 +20,7 @@ from studio import library, welcome
 from studio.live import COMMON
 from studio.page import FLUSH, PRIVATE, Page, guarded, in_turn, live_html, live_script
 from studio.services import Services
+from studio.shelf import Shelf
 from studio.store import characters, database, values
 from studio.store.characters import Character
 from studio.theme import ASSETS
@@ -76,6 +77,8 @@ class Side:
             self.model = gr.Dropdown(["starter"], value="starter", label="Base model", info=MODEL_HINT,
                                      allow_custom_value=True, elem_id="side-model")
             self.model_note = gr.HTML(elem_id="side-model-note")
+            with gr.Accordion("More models", open=False, elem_id="side-models"):
+                self.shelf = live_html("side-shelf")
             live_html("side-jobs")
             with gr.Accordion("Library", open=False, elem_id="side-library") as self.library:
                 self.backup = gr.Button("Back up now", size="sm", elem_id="side-backup")
@@ -266,6 +269,22 @@ def _model(services: Services, page: Page, side: Side) -> None:
         return name, library.model_note(services, name)
 
     side.model.change(use, side.model, [page.model, side.model_note], **PRIVATE)
+    shelf = Shelf(services)
+    services.live.part(COMMON, shelf.contents)
+
+    @guarded
+    def act(event: gr.EventData) -> Any:
+        do, name = str(event._data.get("do")), str(event._data.get("name"))
+        try:
+            if do == "shelf-use":
+                shelf.use(name)
+                return gr.Dropdown(library.model_choices(services)[0], value=name)
+            {"shelf-fetch": shelf.fetch, "shelf-stop": shelf.stop, "shelf-delete": shelf.delete}[do](name)
+            return gr.skip()
+        finally:
+            services.live.touch(COMMON)
+
+    side.shelf.click(act, None, side.model, **PRIVATE)
 
 
 def _library(services: Services, side: Side) -> None:

@@ -329,7 +329,8 @@ def _suggested(scene: Scene) -> str:
     """Questions of the test script, which the models have not learned from. After each vote the next one comes by itself."""
     if not scene.suggested:
         return ""
-    buttons = "".join(f'<button data-do="suggest" data-text="{html.escape(text)}">{html.escape(text)}</button>'
+    buttons = "".join(f'<button data-do="suggest" data-text="{html.escape(text)}">'
+                      f'{text_html(text, scene.card, scene.player)}</button>'
                       for text in scene.suggested[:SUGGESTED])
     number = count(len(scene.suggested), "question")
     return (f'<div class="versus-suggested"><p class="quiet">Or one of {number} of the test script; after each vote, the next '

@@ -66,7 +66,7 @@ def table_html(found: Sequence[Run], states: dict[str, str], chosen: str, total:
             f'<span class="quiet">{len(found):,} of {total:,} runs</span></p>' if total > len(found) else "")
     return (f'<div class="prune-scroll"><table class="prune-runs"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
             f'</div>{more}'
-            f'<p class="quiet">{words.DISTANCE}</p>')
+            f'<p class="quiet engineer">{words.DISTANCE}</p>')
 
 
 def _row(run: Run, state: str, chosen: bool) -> str:
