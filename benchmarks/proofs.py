@@ -42,8 +42,8 @@ from engine.running import print_table
 
 assert _registers
 SPARSITY, LINES = 0.75, 48  # of the cut; lines that Wanda reads
-SIZE = Size({ItemKind.TALK: 10, ItemKind.SCRIPT: 3, ItemKind.IDENTITY: 3, ItemKind.KNOWLEDGE: 3, ItemKind.LONG: 1}, 8, 1)
-SHORT = SamplingParams(max_tokens=60)
+SIZE = Size({ItemKind.TALK: 8, ItemKind.SCRIPT: 3, ItemKind.IDENTITY: 2, ItemKind.KNOWLEDGE: 2, ItemKind.LONG: 1}, 6, 1)
+SHORT = SamplingParams(max_tokens=48)
 READING = frozenset((Need.READER, Need.MODEL))
 DENSE = "dense"
 CONTRASTS = (CUT, IMPOSTOR, ASSISTANT)

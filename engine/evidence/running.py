@@ -7,7 +7,7 @@ when it is run again.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.base.errors import UserError
@@ -77,7 +77,7 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
         asked = [one for one in candidates if one.speaker.id in replies]
         scoring = Scoring(plan.card, plan.others, asked, replies, folder, bench, job.quick)
         stack.callback(scoring.close)
-        scored = yield from scoring.score(plan.measures)
+        scored = [doubted(one, candidates[0].speaker.model) for one in (yield from scoring.score(plan.measures))]
     assessed = [_assessed(one) for one in scored]
     yield from assessed
     compared = list(_compared(plan, scored))
@@ -145,6 +145,12 @@ def _number(given: str, number: str) -> float:
 def default_folder(card: Card, dense: Candidate) -> Path:
     """evaluations/CHARACTER-MODEL in the data folder."""
     return data_folder() / "evaluations" / f"{slug(card.char)}-{slug(Path(dense.speaker.model).name)}"
+
+
+def doubted(scored: Scored, dense: str) -> Scored:
+    """A measure that tells nothing on the dense model has no numbers there, and a note that says so."""
+    words = doubt(scored.measure.name, dense)
+    return replace(scored, values={}, why={}, note=words) if words else scored
 
 
 def _assessed(scored: Scored) -> Assessed:
