@@ -44,6 +44,7 @@ class Controls:
                 with gr.Column(elem_id="prune-run", elem_classes="live-shown"):
                     self.verdict = live_html("prune-verdict")
                     self.progress = live_html("prune-progress")
+                    self.asking = live_html("prune-asking")
                     gr.HTML(runs_view.frame_html(), elem_id="prune-how", elem_classes="live-shown")
 
     def _making(self) -> None:

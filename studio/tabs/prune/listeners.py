@@ -149,7 +149,8 @@ def listen_to_runs(services: Services, room: RunsController, page: Page, tab: gr
     controls.progress.click(_doing(services, actions), None,
                             [controls.looks, page.run, page.rooms, *controls.gone_run.parts],
                             trigger_mode="once", **page.private)
-    controls.verdict.click(_doing(services, verdict.actions(services)), None, [controls.looks], trigger_mode="once", **page.private)
+    for part in (controls.verdict, controls.asking):
+        part.click(_doing(services, verdict.actions(services)), None, [controls.looks], trigger_mode="once", **page.private)
     _undoing(services, page, controls.gone_run, controls, put_back)
 
 

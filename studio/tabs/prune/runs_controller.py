@@ -72,7 +72,7 @@ class RunsController:
         others = self.others(run)
         chosen = other if other in [id for _, id in others] else ""
         about = runs_view.about(run, learned.name if learned else "")
-        return {"prune-verdict": verdict.contents(self.services, run),
+        return {**verdict.contents(self.services, run),
                 "prune-progress": runs_view.run_html(run, view, state, about, char, how, self._left(run)), "prune-how": how,
                 "prune-others": runs_view.others_html(others, chosen), **runs_view.rows_shown(run, view), **figures,
                 **(self._overlap_figures(run, chosen) if chosen else {})}

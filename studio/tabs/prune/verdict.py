@@ -25,19 +25,19 @@ ASK = ("Is it still {}? Both models answer the same questions, and every answer 
 KEPT = "Answers as {{char}} would, in {{char}}'s own voice, with nothing that the description contradicts."
 
 
-def contents(services: Services, run: Run | None) -> str:
-    """The verdict on a run as HTML, or what can be done for one; "" for a run that is not finished."""
+def contents(services: Services, run: Run | None) -> dict[str, str]:
+    """The verdict on a run, which comes before all else about it, and what can be done for one, which comes after."""
     if run is None or run.state != "done" or result_folder(services.settings, run) is None:
-        return ""
+        return {"prune-verdict": "", "prune-asking": ""}
     evaluating = services.evaluating
     found, busy = evaluating.result(run.character), evaluating.character()
     speaker = speaker_of(services, found, run) if found else ""
     shown = verdict_html(found, speaker, lambda one: _keep_button(run, one)) if found and speaker else ""
     if busy == run.character:
-        return shown + _progress(services)
+        return {"prune-verdict": shown, "prune-asking": _progress(services)}
     ending = evaluating.endings.get(run.character, "")
     said = f'<p role="status">{html.escape(ending)}</p>' if ending else ""
-    return shown + said + _buttons(services, run, found if speaker else None, bool(busy))
+    return {"prune-verdict": shown, "prune-asking": said + _buttons(services, run, found if speaker else None, bool(busy))}
 
 
 def speaker_of(services: Services, found: Evaluation, run: Run) -> str:
