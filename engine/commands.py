@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,10 +16,22 @@ from engine.base import events, migrate
 from engine.base.cast_folder import is_cast, places
 from engine.base.errors import UserError
 from engine.base.evidence import read_evaluation
-from engine.base.files import MANIFEST, PROGRAM, check_manifest, folder_size, is_file, read_json, slug
+from engine.base.files import (
+    MANIFEST,
+    PROGRAM,
+    check_manifest,
+    check_target,
+    explain_write_errors,
+    folder_size,
+    is_file,
+    read_json,
+    slug,
+    write_atomic,
+)
 from engine.base.frontier import AXES, Budget, front, pick, verdict
 from engine.base.ids import ReadingId, Verdict
 from engine.base.job import (
+    DossierJob,
     EvaluateJob,
     ExportJob,
     FrontierJob,
@@ -34,7 +47,9 @@ from engine.base.job import (
 from engine.base.known_models import KNOWN
 from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
-from engine.cards.files import read_card
+from engine.cards.dossier import Dossier, dossier_fields, read_dossier
+from engine.cards.files import read_card, write_file
+from engine.cards.npc import with_npc
 from engine.running import Run, print_table
 
 
@@ -249,6 +264,34 @@ def _scene(values: dict[str, Any]) -> Iterator[events.Event]:
 
     scene = Scene(find_actors(asked.characters, asked.model), [(NARRATOR, asked.narrator)] if asked.narrator else [])
     yield from play(scene, asked.turns, read_params(asked.sampling), asked.type)
+
+
+def dossier(options: argparse.Namespace, _arguments: list[str]) -> int:
+    """The dossier of a character, as it is or by a model; printed, or written into a copy of the card."""
+    values = read_options(options, DossierJob)
+    asked = DossierJob(**values)
+    card = _read(asked.card)
+    written: list[Dossier] = []
+    if asked.out:
+        check_target(Path(asked.out))
+    if asked.by:
+        Run(process_of(values)).follow(_dossier(asked, card, written), lambda: bool(written), "Stopped; nothing was written.")
+    found = dossier_fields(written[0] if written else read_dossier(card))
+    if asked.out:
+        with explain_write_errors(Path(asked.out), "run the same command again"):
+            write_atomic(Path(asked.out), write_file("json", with_npc(card.raw, {"dossier": found}, time.time())))
+    elif not asked.json_events:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+    return 0
+
+
+def _dossier(asked: DossierJob, card: Card, written: list[Dossier]) -> Iterator[events.Event]:
+    from engine.evaluation.writing import write_dossier
+    from engine.serving.judging import fetch_judge, open_judge
+
+    yield from fetch_judge(asked.by)
+    with open_judge(asked.by, asked.by_model) as writer:
+        written.append((yield from write_dossier(card, writer)))
 
 
 def judge(options: argparse.Namespace, arguments: list[str]) -> int:

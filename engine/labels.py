@@ -19,6 +19,7 @@ STAGES: dict[StageId, str] = {
     StageId.SHIP_READ: "read {} at its types", StageId.SHIP_SPEED: "time all files in llama.cpp",
     StageId.SCENE: "play the scene",
     StageId.SCRIPT: "answer the script: {}", StageId.COMPARE: "compare the answers", StageId.EXAM: "exam of {}",
+    StageId.DOSSIER: "dossier by {}",
     StageId.INTERVIEW: "ask {}", StageId.ASSESS: "measure: {}",
     StageId.BENCHMARK: "{}",
 }

@@ -38,6 +38,7 @@ STAGES: dict[str, str] = {
     StageId.SPEED: "Measure the speed, dense and pruned", StageId.SCRIPT: "Answer the script: {}",
     StageId.SCENE: "Play the scene",
     StageId.COMPARE: "Compare the answers", StageId.EXAM: "Exam of the judge {}",
+    StageId.DOSSIER: "Dossier by {}",
     StageId.INTERVIEW: "Ask {}", StageId.ASSESS: "Measure: {}",
 }
 REJECTIONS: dict[str, str] = {

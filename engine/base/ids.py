@@ -46,6 +46,7 @@ class StageId(StrEnum):
     SCRIPT = "answer_script"  # subject: the model's name
     COMPARE = "compare_answers"
     EXAM = "take_exam"  # subject: the judge
+    DOSSIER = "write_dossier"  # subject: the model that writes
     INTERVIEW = "ask_for_evaluation"  # subject: the speaker's name
     ASSESS = "assess"  # subject: the measure's label
     BENCHMARK = "benchmark"  # subject: what is measured

@@ -306,6 +306,18 @@ class SceneJob(Process):
     sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
 
 
+class DossierJob(Process):
+    """The dossier of a character: what an evaluation asks it."""
+
+    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
+                     min_length=1)
+    by: str = knob("", f"Who writes statements and questions: {MODEL_HELP}; or the address of a server (default: what the card "
+                       "has, or what is derived from it)", metavar="MODEL_OR_URL", group="What is written")
+    by_model: str = knob("", "The server's model", metavar="NAME")
+    out: str = knob("", "The card with the dossier in it, as JSON; must not exist (default: the dossier is printed)",
+                    metavar="FILE")
+
+
 class JudgeJob(Process):
     """The exam of a judge: who says this line?"""
 

@@ -108,6 +108,11 @@ class Judge:
         whole = sum(map(math.exp, sums))
         return Choice(tuple(math.exp(one) / whole for one in sums), least)
 
+    def write(self, system: str, text: str, tokens: int, seed: int = 0) -> str:
+        """What the model writes: sampled, at most `tokens` tokens. Raises UserError where the server cannot be used."""
+        reply = self._request(system, text, temperature=0.7, top_p=0.9, seed=seed, max_tokens=tokens)
+        return str(reply.choices[0].message.content or "")
+
     def close(self) -> None:
         """End the connections."""
         self._client.close()
@@ -117,27 +122,38 @@ class Judge:
 
     def _ask(self, system: str, text: str) -> list[tuple[str, float]]:
         """The likeliest first tokens of the answer, with natural logarithms of their probabilities."""
+        reply = self._request(system, text, temperature=0, max_tokens=1, logprobs=True, top_logprobs=ALTERNATIVES)
+        try:
+            logprobs = reply.choices[0].logprobs
+            found = logprobs.content[0].top_logprobs if logprobs and logprobs.content else None
+            pairs = [(str(one.token), float(one.logprob)) for one in found] if found else []
+        except (ValueError, AttributeError, LookupError, TypeError):
+            raise self._unlike() from None
+        if not pairs:
+            raise UserError(f"The judge at {self.url} gives no log-probabilities, so it cannot judge.",
+                            "Choose a server and model that do.")
+        return pairs
+
+    def _request(self, system: str, text: str, **options: Any) -> Any:
+        """The server's reply, which has a choice with a message, from the model that it had before."""
         messages: Any = [{"role": "system", "content": system}, {"role": "user", "content": text}]
         server = f"The judge at {self.url}"
         try:
-            reply = self._client.chat.completions.create(model=self.model, messages=messages, temperature=0, max_tokens=1,
-                                                         logprobs=True, top_logprobs=ALTERNATIVES)
-            logprobs = reply.choices[0].logprobs
-            found = logprobs.content[0].top_logprobs if logprobs and logprobs.content else None
-            model = str(reply.model or "")
-            pairs = [(str(one.token), float(one.logprob)) for one in found] if found else []
+            reply = self._client.chat.completions.create(model=self.model, messages=messages, **options)
+            model = str((reply.choices[0].message and reply.model) or "")
         except openai.APIError as error:
             raise _explained(server, self.model, error) from None  # the error holds the request, and with it the key
         except (ValueError, AttributeError, LookupError, TypeError):
-            raise UserError(f"{server} does not answer like a chat completion server.",
-                            "Check the address; it usually ends in /v1.") from None
-        if not pairs:
-            raise UserError(f"{server} gives no log-probabilities, so it cannot judge.", "Choose a server and model that do.")
+            raise self._unlike() from None
         if model != (self.answers_as or model):
             raise UserError(f"{server} changed its model while it judged: it was {self.answers_as[:80]}, and is {model[:80]} now.",
                             "Judge with one model from beginning to end.")
         self.answers_as = model
-        return pairs
+        return reply
+
+    def _unlike(self) -> UserError:
+        return UserError(f"The judge at {self.url} does not answer like a chat completion server.",
+                         "Check the address; it usually ends in /v1.")
 
 
 def read_choice(alternatives: Iterable[tuple[str, float]], labels: Sequence[str]) -> Choice:
