@@ -38,6 +38,12 @@ def test_statements_are_the_cards_sentences_with_the_name_for_the_pronoun_that_m
     assert read_dossier(one, "Ann").statements[1] == "Mara Quill fears gulls."
 
 
+def test_a_hostile_card_takes_no_time() -> None:
+    """Texts on which a careless regular expression takes for ever."""
+    for text in ("a" + ", and b" * 5_000 + "!", "Aaa " * 5_000, "refuses to " * 5_000, "He is. " * 5_000, "Mr. " * 5_000):
+        assert read_dossier(of(description=text, personality=text)).questions
+
+
 def test_secrets_are_no_statements_and_goals_are() -> None:
     raw = with_npc(card(), {"goals": ["To be paid."], "secrets": [{"text": "She set the fire"}]})
     statements = read_dossier(parse_card(json.dumps(raw).encode(), "card")).statements

@@ -16,7 +16,7 @@ _END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"”]))(?<!\bMr\.)(?<!\bDr\.)(?<!\b
 _CHAR = re.compile(r"\{\{char\}\}|<bot>", re.IGNORECASE)
 _PRONOUNS = {"he": "his", "she": "her", "it": "its", "they": "their"}
 _VERB = re.compile(r"(?:(?:often|always|never|also)\s+)?(?!always\b)[a-z]{2,}(?<!s)s\s+[\w\"“]", re.IGNORECASE)  # "Speaks in"
-_TRAITS = re.compile(r"[A-Za-z][\w'-]*(?: [\w'-]+){0,2}(?:, (?:and )?[\w'-]+(?: [\w'-]+){0,2}){2,}")
+_TRAITS = re.compile(r"[A-Za-z][\w'-]*(?: [\w'-]+){0,2}(?:, [\w'-]+(?: [\w'-]+){0,2}){2,}")
 _NAME = re.compile(r"(?<![.!?\"“*] )(?<!^)\b[A-Z][\w-]+(?: (?:of |the )?[A-Z][\w-]+)*")
 _REFUSAL = re.compile(r"\b(?:refuses|will not|won't|would never)\s+(?:ever\s+)?(?:to\s+)?([a-z][^.;:!?]*)", re.IGNORECASE)
 _TO_YOU = {"his": "your", "her": "your", "its": "your", "their": "your", "him": "you", "them": "you", "himself": "yourself",
