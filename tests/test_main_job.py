@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.base.events import Assessed, decode
+from engine.base.evidence import DENSE, RESULT, headline, read_evaluation
 from engine.base.files import check_manifest
 
 pytestmark = pytest.mark.slow
@@ -111,3 +113,25 @@ def test_inspect_tells_what_the_folder_is(pruned: tuple[Path, Path]) -> None:
     result = run("inspect", str(folder), home=home)
     assert result.returncode == 0, result.stderr
     assert "Pim Tuckett" in result.stdout and "Whole" in result.stdout
+
+
+def test_the_verdict_by_rules_and_vectors(pruned: tuple[Path, Path], starter_q8: Path, tmp_path: Path) -> None:
+    folder, home = pruned
+    asked = ("evaluate", "pim-tuckett", "--dense", "starter", "--model", str(folder), "--quick", "--measure", "script", "--measure",
+             "adherence", "--max-tokens", "24", "--json", "--workdir", str(tmp_path / "work"))
+    result = run(*asked, home=home)
+    assert result.returncode == 0, result.stderr
+    made = read_evaluation(tmp_path / "work" / RESULT)
+    [of_run] = made.runs()
+    assert of_run.sparsity == 0.25 and 0 < of_run.bytes < made.speakers[0].bytes
+    figures = {(one.measure, one.speaker): one for one in made.figures}
+    assert figures["script", DENSE].items + figures["script", DENSE].missing == 4
+    for speaker in (DENSE, of_run.id):  # 12 everyday lines, 5 tasks, 12 turns of one conversation
+        near = figures["adherence", speaker]
+        assert near.items <= 18 and near.samples + near.missing == 29
+        assert near.mean is not None and near.mean > 0.5  # what it says is nearer to its own card than to others'
+    assert headline(made, of_run.id).startswith("Pim at 25%: ")
+    again = run(*asked, home=home)
+    said = [event for event in map(decode, again.stdout.splitlines()) if isinstance(event, Assessed)]
+    assert {(one.measure, one.speaker): (one.mean, one.low, one.high) for one in said} == {
+        key: (one.mean, one.low, one.high) for key, one in figures.items()}

@@ -10,22 +10,16 @@ from engine.running import print_table
 
 
 def print_evaluation(result: Evaluation) -> None:
-    """A table with a row a measure, what it rests on, and the verdict on each run."""
+    """For each run a table with a row a measure, then what all rests on and the verdicts."""
     figures = {(one.measure, one.speaker): one for one in result.figures}
     findings = {(one.measure, one.speaker): one for one in result.findings}
-    columns = ["measure", DENSE]
-    for run in result.runs():
-        columns += [run.name, "difference", "verdict"]
-    rows = []
-    for measure in result.measures:
-        row = [f"{measure.label} ({measure.unit}, {'more' if measure.higher else 'less'} is better)",
-               _figure(figures.get((measure.name, DENSE)))]
-        for run in result.runs():
-            row += [_figure(figures.get((measure.name, run.id))), *_finding(findings.get((measure.name, run.id)))]
-        rows.append(row)
     seeds = f", {result.seeds} to each question" if result.seeds > 1 else ""
-    print_table(f"{result.character}: means with 95 % intervals; n: questions ({result.replies:,} answers in all{seeds})", columns,
-                rows)
+    for run in result.runs():
+        rows = [[f"{one.label} ({one.unit}, {'more' if one.higher else 'less'} is better)",
+                 _figure(figures.get((one.name, DENSE))), _figure(figures.get((one.name, run.id))),
+                 *_finding(findings.get((one.name, run.id)))] for one in result.measures]
+        print_table(f"{result.character}, {run.name}: means with 95 % intervals; n: questions ({result.replies:,} answers in "
+                    f"all{seeds})", ["measure", DENSE, run.name, "difference, more is better", "verdict"], rows)
     for sentence in filter(None, (*result.notes, result.judge, *(headline(result, run.id) for run in result.runs()),
                                   recommend(result))):
         print(sentence)
