@@ -15,6 +15,7 @@ from engine.cards.script import read_script
 from studio.services import Services
 from studio.store import characters, runs
 from studio.store.runs import Run
+from studio.tabs.compare.controller import Controller
 from studio.tabs.prune import verdict
 from studio.workers.single import Resumable
 
@@ -125,3 +126,12 @@ def test_a_failed_case_becomes_a_question_of_the_test_script_once(services: Serv
     assert characters.head(services.store, run.character).number == after.number
     with pytest.raises(UserError, match="no longer there"):
         verdict.keep_question(services, run.character, "unknown")
+
+
+def test_compare_says_the_verdict_in_one_line(services: Services, run: Run) -> None:
+    assert verdict.line_html(services, run) == "" == verdict.line_html(services, None)
+    keep(services, run)
+    assert "Measured: Mari at 50%: lost in 1 of 2" in verdict.line_html(services, run)
+    look = {"of": run.character, "character": run.character, "run": run.id, "view": "pair", "model": ""}
+    contents = Controller(services).contents(look)
+    assert "Measured: Mari at 50%" in contents["compare-tally-box"]

@@ -64,6 +64,7 @@ from studio.tabs.models import (
     pruned_of,
     remembered_picks,
 )
+from studio.tabs.prune.verdict import line_html
 from studio.workers.speech import Reply
 
 PAIR, GRID, SCRIPT = "pair", "grid", "script"  # the views
@@ -136,7 +137,7 @@ class Controller:
             "compare-votes": bool(pair and pair.can_vote), "compare-regenerate": pair is not None and not scene.busy,
             "compare-new": pair is not None, "compare-undo": scene.undo and not scene.busy,
             "compare-clear": bool(scene.grids if grid else pair or (tally and tally.total)),
-            "compare-tally-row": is_pair, "compare-tally-box": tally_html(scene),
+            "compare-tally-row": is_pair, "compare-tally-box": tally_html(scene) + line_html(self.services, scene.run),
             "compare-figure": _figure(*votes) if any(one.decided for one in votes) else "",
             **(script.contents(self.services, character) if is_script or not scene.runs else {}),
             "compare-controls": fingerprint(self.settings(scene, state.model))}

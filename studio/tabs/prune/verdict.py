@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
-from engine.base.evidence import Evaluation, Telling
+from engine.base.evidence import Evaluation, Telling, headline
 from engine.base.files import slug
 from engine.base.verdict_page import verdict_html, verdict_page
 from engine.cards.card import parse_card
@@ -38,6 +38,13 @@ def contents(services: Services, run: Run | None) -> dict[str, str]:
     ending = evaluating.endings.get(run.character, "")
     said = f'<p role="status">{html.escape(ending)}</p>' if ending else ""
     return {"prune-verdict": shown, "prune-asking": said + _buttons(services, run, found if speaker else None, bool(busy))}
+
+
+def line_html(services: Services, run: Run | None) -> str:
+    """The verdict on a run in one line, for other rooms; "" where there is none."""
+    found = services.evaluating.result(run.character) if run else None
+    speaker = speaker_of(services, found, run) if found and run else ""
+    return f'<p class="quiet">Measured: {html.escape(headline(found, speaker))}</p>' if found and speaker else ""
 
 
 def speaker_of(services: Services, found: Evaluation, run: Run) -> str:
