@@ -20,7 +20,7 @@ from engine.__main__ import main
 from engine.base import events
 from engine.base.errors import UserError
 from engine.base.events import Assessed, Compared, Event, Finished, Replied, Stage, Started, Stream, Untested, Warned
-from engine.base.evidence import DENSE, RESULT, read_evaluation
+from engine.base.evidence import DENSE, RESULT, headline, read_evaluation
 from engine.base.ids import StageId
 from engine.base.job import EvaluateJob
 from engine.base.questions import split_of
@@ -34,6 +34,9 @@ from engine.evidence import running, scoring
 from engine.evidence.asking import ANSWERS, Answers, ask_all
 from engine.evidence.items import FULL, QUICK, USUAL, Size, choose_items
 from engine.evidence.running import evaluate
+from engine.evidence.scoring import Scored
+from engine.evidence.telling import most_telling
+from engine.serving import voices
 
 SMALL = Size({ItemKind.TALK: 6, ItemKind.LONG: 1}, 2, 1)
 SHORT = {"max_tokens": 4}
@@ -391,3 +394,39 @@ def test_a_killed_job_loses_one_answer_at_most(made: Path, tmp_path: Path) -> No
     stages = [event for event in evaluate(job_of(made, tmp_path / "work", measures=["loops"])) if isinstance(event, Stage)]
     asked = [event.total for event in stages if event.stage == StageId.INTERVIEW]
     assert asked[0] == asked[1] - kept  # the dense model was killed; the run is asked everything
+
+
+def test_a_run_that_cannot_be_asked_does_not_pass_the_gate(made: Path, tmp_path: Path, speaking: Path,
+                                                           own_measures: dict[str, Any], capsys: Any,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, real = str(speaking), voices.LlamaVoice
+
+    def load(name: str, *rest: Any) -> Any:
+        if name == broken:
+            raise UserError("llama.cpp cannot load it.")
+        return real(name, *rest)
+
+    monkeypatch.setattr(voices, "LlamaVoice", load)
+    measure_of("alike", dict.fromkeys([DENSE, "25% removed"], 0.5))
+    (tmp_path / "gate.json").write_text('{"alike": 0.1}')
+    assert main(arguments(made, tmp_path / "work", "--model", broken, "--gate", str(tmp_path / "gate.json"))) == 3
+    said = capsys.readouterr().err
+    assert f"Refused: {broken}: alike: not measured." in said and "25% removed: alike" not in said
+    result = read_evaluation(tmp_path / "work" / RESULT)
+    assert headline(result, broken).endswith("nothing could be measured.")
+
+
+def test_of_a_conversation_the_telling_turn_is_shown() -> None:
+    @measure("turns", "Turns", "A test.", unit="share", margin=0.1, kinds=(ItemKind.LONG,))
+    def score(evidence: Evidence) -> Stream[list[Sample]]:
+        yield from ()
+        return []
+
+    found = MEASURES.pop("turns")
+    item = Item("long", ItemKind.LONG, ("One?", "Two?"))
+    replies = {one: [Reply(one, item, 0, item.lines, (f"{one} 1", f"{one} 2"), ("ended", "ended"))] for one in (DENSE, "run")}
+    scored = [Scored.of(found, one, [Sample("long#1", 0, 1.0), Sample("long#2", 0, value), Sample("gone", 0, value)])
+              for one, value in ((DENSE, 1.0), ("run", 0.0))]
+    [told] = most_telling([found], {"turns": 0.1}, scored, replies)
+    assert (told.item, told.lines, told.dense, told.run) == ("long#2", ["Two?"], [f"{DENSE} 2"], ["run 2"])
+    assert most_telling([found], {"turns": 0.1}, scored[:1] * 2, {DENSE: replies[DENSE]}) == []
