@@ -40,7 +40,7 @@ class Character:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the exam. `options`: the speaker and four others, in the order of the file's characters."""
+    """One line of the exam. `options`: the speaker and four others, in an order that says nothing."""
 
     id: str
     said: str
@@ -143,14 +143,20 @@ _FILE = resource("assets/judge_exam.jsonl")
 def _read(data: bytes) -> tuple[Line, ...]:
     rows = [json.loads(line) for line in data.splitlines()]
     characters = {row["character"]: Character(row["character"], row["name"], row["about"]) for row in rows if "character" in row}
-    return tuple(Line(hashlib.sha256(row["reply"].encode()).hexdigest()[:8], row["said"], row["reply"], row["speaker"],
-                      tuple(one for one in characters.values() if one.id in {row["speaker"], *row["others"]}))
+    return tuple(Line(_digest(row["reply"]), row["said"], row["reply"], row["speaker"],
+                      tuple(sorted((characters[id] for id in (row["speaker"], *row["others"])),
+                                   key=lambda one: _digest(row["reply"] + one.id))))
                  for row in rows if "reply" in row)
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def _ask(judge: Judge, line: Line) -> Examined:
-    text = f"Somebody says: “{line.said}”\nThe answer: “{line.reply}”\n\nWho gives this answer?"
-    choice = judge.choose(_SYSTEM, text, [f"{one.name}. {one.about}" for one in line.options])
+    about = "\n".join(f"{one.name}: {one.about}" for one in line.options)  # said once: only the letters change places
+    text = f"{about}\n\nSomebody says: “{line.said}”\nThe answer: “{line.reply}”\n\nWho gives this answer?"
+    choice = judge.choose(_SYSTEM, text, [one.name for one in line.options])
     shares = dict(zip((one.id for one in line.options), choice.probabilities or (), strict=False))
     return Examined(judge.name, line.id, line.speaker, shares, judge.answers_as, choice.reason)
 
