@@ -320,13 +320,13 @@ def exam_taker(good: bool) -> Any:
     """What a judge answers: the right letter in its exam, or always A; to anything else yes."""
     right = {}
     for line in read_exam():
-        right[line.reply] = next(one.about for one in line.options if one.id == line.speaker)
+        right[line.reply] = next(one.name for one in line.options if one.id == line.speaker)
 
     def answer(message: str) -> dict[str, float]:
         if "Is it good?" in message:
             return {"yes": 0.9, "no": 0.1}
-        about = next((text for reply, text in right.items() if reply in message), "")
-        letter = re.search(rf"([A-E])\) [^\n]*{re.escape(about)}", message) if good and about else None
+        name = next((text for reply, text in right.items() if reply in message), "")
+        letter = re.search(rf"([A-E])\) {re.escape(name)}", message) if good and name else None
         return {letter[1] if letter else "A": 0.9}
 
     return answer
