@@ -3,11 +3,16 @@
 Plain functions without a page, so that they are tested without a browser.
 """
 
+import base64
+import functools
 import html
+import io
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image, ImageOps
 
 from engine.base.cast_folder import place_of
 from engine.base.errors import UserError
@@ -22,6 +27,7 @@ from studio.store import characters, database, runs, values
 from studio.store.connection import backups_of
 from studio.store.database import Store
 
+_SMALL = 56  # pixels of a portrait in the list
 KINDS = {"lines": "Lines", "prune": "Prune", "export": "Export"}
 
 
@@ -115,6 +121,31 @@ def model_note(services: Services, model: str) -> str:
     size = f"{words.millions(parameters)} parameters" if parameters else ""
     about = known.about if known else ""
     return f'<span class="quiet">{html.escape(" · ".join(filter(None, (about, size, listed.get("licence"), state))))}</span>'
+
+
+def portraits_html(services: Services) -> str:
+    """A style sheet that puts a small portrait before each character in the list, or the first letter of the name."""
+    store, rules = services.store, []
+    for one in characters.list_characters(store):
+        digest = characters.head(store, one.id).portrait
+        letter = next((sign.upper()[0] for sign in one.name if sign.isalnum()), "?")
+        small = _thumbnail(store, digest) if digest else ""
+        shown = f'content:"";background-image:url({small})' if small else f'content:"\\{ord(letter):x} "'
+        rules.append(f'#side-characters label:has(input[value="{one.id}"])::before{{{shown}}}')
+    return f"<style>{''.join(rules)}</style>"
+
+
+@functools.lru_cache(maxsize=256)
+def _thumbnail(store: Store, digest: str) -> str:
+    """A portrait as a small picture in an address; "" for one that cannot be read."""
+    try:
+        with Image.open(io.BytesIO(characters.portrait(store, digest) or b""), formats=["PNG"]) as picture:
+            small = ImageOps.fit(picture.convert("RGB"), (_SMALL, _SMALL))
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return ""
+    written = io.BytesIO()
+    small.save(written, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
 def jobs_html(services: Services) -> str:

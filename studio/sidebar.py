@@ -55,16 +55,12 @@ class Side:
             self.search = gr.Textbox(placeholder="Search names, tags and texts", label="Search characters", show_label=False,
                                      elem_id="side-search", container=False)
             self.nothing = gr.HTML(elem_id="side-nothing")
+            live_html("side-portraits")
             self.choice = gr.Radio([], label="Characters", show_label=False, elem_id="side-characters", container=False)
             with gr.Row(elem_classes="tight"):
                 self.new = gr.Button("New", size="sm", variant="primary", elem_id="side-new", min_width=60)
                 self.duplicate = gr.Button("Duplicate", size="sm", elem_id="side-duplicate", min_width=60)
                 self.delete = gr.Button("Delete", size="sm", elem_id="side-delete", min_width=60)
-            with gr.Column(visible=False, elem_id="side-confirm", elem_classes="notice") as self.confirm:
-                self.question = gr.HTML()
-                with gr.Row(elem_classes="tight"):
-                    self.really = gr.Button("Delete", size="sm", variant="stop", elem_id="side-delete-yes", min_width=60)
-                    self.keep = gr.Button("Keep", size="sm", elem_id="side-delete-no", min_width=60)
             with gr.Column(visible=False, elem_id="side-undo-box", elem_classes="notice") as self.undo_box:
                 self.undo_text = gr.HTML()
                 self.undo = gr.Button("Undo", size="sm", elem_id="side-undo", min_width=60)
@@ -87,7 +83,6 @@ class Side:
                 self.backups = gr.Dropdown([], label="Backups", elem_id="side-backups", filterable=False, visible=False)
                 self.download = gr.DownloadButton("Download this backup", size="sm", elem_id="side-download", visible=False)
                 self.library_note = gr.Markdown(elem_id="side-library-note")
-            self.asked = gr.State("")  # the character that the question before deleting names
             self.deleted = gr.State("")
             self.address = gr.Textbox(visible="hidden", label="Address of the character")
             self.live = gr.HTML(live_script(services.live), visible="hidden", elem_id="live",
@@ -127,6 +122,7 @@ def build(services: Services, page: Page) -> Side:
     _model(services, page, side)
     _library(services, side)
     services.live.part(COMMON, lambda _: {"side-jobs": library.jobs_html(services)})
+    services.live.part(COMMON, lambda _: {"side-portraits": library.portraits_html(services)}, stamp=services.library_stamp)
     services.live.part(COMMON, lambda look: {"welcome": welcome.welcome_html(services, look["character"])}, "character",
                        stamp=services.library_stamp)
     return side
@@ -226,27 +222,20 @@ def greet(services: Services, page: Page, side: Side, box: gr.HTML) -> None:
 
 def _deleting(services: Services, page: Page, side: Side) -> None:
     @guarded
-    def ask(id: str) -> Any:
-        return id, gr.Column(visible=True), f"Delete {_bold(_chosen(services, id))} with its chats and runs? You can undo it."
-
-    @guarded
-    def delete(search: str, asked: str) -> Any:
-        gone = _chosen(services, asked)
+    def delete(search: str, chosen: str) -> Any:
+        gone = _chosen(services, chosen)
         characters.delete(services.store, gone.id)
         left = characters.list_characters(services.store, search=search) or characters.list_characters(services.store)
-        return (*_opened(services, search, left[0] if left else None), gone.id, gr.Column(visible=False),
-                gr.Column(visible=True), f"{_bold(gone)} was deleted.")
+        return (*_opened(services, search, left[0] if left else None), gone.id, gr.Column(visible=True),
+                f"{_bold(gone)} was deleted, with its chats and runs.")
 
     @guarded
     def undo(search: str, gone: str) -> Any:
         return *_opened(services, search, characters.undelete(services.store, gone)), gr.Column(visible=False)
 
     shown = _of_opened(page, side)
-    side.delete.click(ask, page.character, [side.asked, side.confirm, side.question], **_TURN).then(**_in_sight("side-confirm"))
-    side.keep.click(lambda: gr.Column(visible=False), None, side.confirm, **_TURN)
-    side.really.click(delete, [side.search, side.asked],
-                      [*shown, side.deleted, side.confirm, side.undo_box, side.undo_text], **_TURN).then(
-                          **_in_sight("side-undo-box"))
+    side.delete.click(delete, [side.search, page.character], [*shown, side.deleted, side.undo_box, side.undo_text],
+                      trigger_mode="once", js=FLUSH, **_TURN).then(**_in_sight("side-undo-box"))
     side.undo.click(undo, [side.search, side.deleted], [*shown, side.undo_box], **_TURN)
 
 

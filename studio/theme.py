@@ -43,4 +43,5 @@ def styles() -> str:
 
 def script() -> str:
     """The head of the page: keyboard, address, and what the forms of the draft room share."""
-    return "".join(f"<script>{(ASSETS / name).read_text(encoding='utf-8')}</script>" for name in ("studio.js", "draft_forms.js"))
+    names = ("studio.js", "palette.js", "draft_forms.js")
+    return "".join(f"<script>{(ASSETS / name).read_text(encoding='utf-8')}</script>" for name in names)

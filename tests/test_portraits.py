@@ -1,14 +1,21 @@
 """A writer's own pictures: any usual kind goes in, plain pixels come out."""
 
+import base64
 import io
+from pathlib import Path
 
 import pytest
 from picture_samples import picture, shown
 from PIL import Image
+from store_samples import card
 
 from engine.base.errors import UserError
 from engine.cards import pictures
 from engine.cards.pictures import clean_portrait
+from studio.library import portraits_html
+from studio.services import Services
+from studio.settings import Settings
+from studio.store import characters
 
 
 @pytest.mark.parametrize(("kind", "mode"), [
@@ -56,3 +63,17 @@ def test_moving_pictures_are_refused() -> None:
         data = picture(kind=kind, save_all=True, append_images=[Image.new("RGB", (8, 6), 200)])
         with pytest.raises(UserError, match=r"^The picture moves, and .*\. Choose a still"):
             clean_portrait(data)
+
+
+def test_the_list_of_characters_shows_a_portrait_or_the_first_letter(tmp_path: Path) -> None:
+    services = Services.open(Settings(tmp_path))
+    known = {one.name: one.id for one in characters.list_characters(services.store)}
+    hostile = characters.create(services.store, card('"}</style><img src=x>é')).id
+    seen = characters.create(services.store, card("Zoë"), portrait=clean_portrait(picture((300, 200), "JPEG", "RGB"))).id
+    broken = characters.create(services.store, card("Broken"), portrait=b"no picture").id
+    sheet = portraits_html(services)
+    rule = lambda id: sheet.partition(f'value="{id}"])::before{{')[2].partition("}")[0]
+    assert rule(known["Pim Tuckett"]) == f'content:"\\{ord("P"):x} "' and rule(broken) == f'content:"\\{ord("B"):x} "'
+    assert rule(hostile) == f'content:"\\{ord("S"):x} "' and sheet.count("<") == 2
+    small = base64.b64decode(rule(seen).partition("base64,")[2].partition(")")[0])
+    assert Image.open(io.BytesIO(small)).size == (56, 56)

@@ -74,7 +74,7 @@ def figure(value: float) -> str:
 def millions(number: int) -> str:
     """A count of weights: "950", "61 k", "134 M", "7.2 B"."""
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
+        if number >= 0.9995 * size:
             return f"{number / size:.{1 if number < 10 * size else 0}f}\u00a0{unit}"
     return str(number)
 

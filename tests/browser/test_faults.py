@@ -278,7 +278,7 @@ def test_a_hostile_card_is_plain_text_everywhere(stub: Studio, store: Store, pag
         text = place.input_value() if room == "draft" else place.inner_text()
         assert "{{7*7}}" in text and "{% raw %}" in text and "](javascript:alert(1))" in text, room
     page.locator("#side-delete").click()
-    expect(page.locator("#side-confirm")).to_contain_text("<img src=http://evil.invalid/x onerror=alert(1)>")
+    expect(page.locator("#side-undo-box")).to_contain_text("<img src=http://evil.invalid/x onerror=alert(1)>")
     assert dialogs == []
 
 

@@ -69,10 +69,7 @@ def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
     page.locator("#side-search textarea, #side-search input").fill("")
     expect(names.filter(has_text="Bodo Grumm")).to_be_visible()
     choose(page, "Bodo Grumm")
-    page.locator("#side-delete").click()  # at once: the question is about the one that was chosen last
-    expect(page.locator("#side-confirm")).to_contain_text("Bodo Grumm")
-    choose(page, "Edith Crowle")
-    page.locator("#side-delete-yes").click()  # and the one that the question names is deleted
+    page.locator("#side-delete").click()  # at once: it is the one that was chosen last
     expect(page.locator("#side-undo-box")).to_contain_text("Bodo Grumm was deleted.")
     expect(names.filter(has_text="Bodo Grumm")).to_have_count(0)
     page.locator("#side-undo").click()
@@ -133,7 +130,6 @@ def test_the_address_follows_a_new_name_and_that_of_a_deleted_character_brings_i
     expect(page.locator(CHOSEN)).to_have_text("Odalys Finch")
     expect(page).to_have_url(re.compile("character=odalys-finch"))
     page.locator("#side-delete").click()
-    page.locator("#side-delete-yes").click()
     expect(page.locator("#side-characters label", has_text="Odalys Finch")).to_have_count(0)
     page.goto(before)
     expect(page.locator(".toast-body")).to_contain_text("Odalys Finch was deleted")
@@ -142,15 +138,10 @@ def test_the_address_follows_a_new_name_and_that_of_a_deleted_character_brings_i
     expect(page.locator(CHOSEN)).to_have_text("Odalys Finch")
 
 
-def test_the_question_before_deleting_is_in_sight_in_a_low_window(studio: Studio, page: Any) -> None:
+def test_undo_is_in_sight_in_a_low_window_after_deleting(studio: Studio, page: Any) -> None:
     page.set_viewport_size({"width": 1280, "height": 480})
     studio.open(page, "edith-crowle")
     page.locator("#side-delete").click()
-    expect(page.locator("#side-delete-no")).to_be_in_viewport(ratio=1)
-    page.locator("#side-delete-no").click()
-    expect(page.locator("#side-confirm")).to_be_hidden()
-    page.locator("#side-delete").click()
-    page.locator("#side-delete-yes").click()
     expect(page.locator("#side-undo")).to_be_in_viewport(ratio=1)
     page.locator("#side-undo").click()
     expect(page.locator(CHOSEN)).to_have_text("Edith Crowle")
@@ -188,6 +179,18 @@ def test_the_list_and_the_rooms_are_one_stop_each_and_arrow_keys_go_on_from_ther
     expect(page.locator(CHOSEN)).to_have_text(names[names.index("Edith Crowle") + 1])
     page.keyboard.press("ArrowUp")
     expect(page).to_have_url(re.compile("(?=.*character=edith-crowle)(?=.*room=export)"))
+
+
+def test_the_palette_opens_rooms_and_characters_by_a_few_letters(studio: Studio, page: Any) -> None:
+    page.set_viewport_size({"width": 400, "height": 860})  # where not all rooms are in sight
+    studio.open(page, "edith-crowle")
+    for letters, found in (("expo", "room=export"), ("bodo", "character=bodo-grumm")):
+        page.keyboard.press("Control+k")
+        page.keyboard.type(letters)
+        expect(page.locator("#palette [aria-selected=true]")).to_be_visible()
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(re.compile(found))
+    expect(page).to_have_url(re.compile("room=export"))
 
 
 def test_a_closed_sidebar_is_no_stop(studio: Studio, page: Any) -> None:

@@ -6,6 +6,7 @@ one by one, so that no more models are in memory than need be.
 """
 
 import functools
+import json
 import secrets
 import threading
 from collections import deque
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.files import resource
 from engine.base.ids import FinishReason
+from engine.base.questions import split_of
 from engine.base.sampling import MAX_SEED, read_params
 from engine.cards.script import read_script
 from studio.figures.votes import RunVotes
@@ -212,10 +215,11 @@ class Controller:
             return begun
 
     def _unasked(self, run: Run) -> list[str]:
-        """The questions of the test script that are one line, without those that this run was asked."""
+        """Questions that no model learns from, without those that this run was asked: the test script's, then player lines."""
         asked = {one.message for one in rounds.rounds(self.store, run.character, "pair", run.id)}
         card = card_of(characters.version(self.store, run.character, run.version))
-        return [one.lines[0] for one in read_script(card).questions if len(one.lines) == 1 and one.lines[0] not in asked]
+        own = [one.lines[0] for one in read_script(card).questions if len(one.lines) == 1]
+        return [line for line in dict.fromkeys([*own, *_held_out()]) if line not in asked]
 
     def regenerate(self, state: ViewState, blind: bool) -> Round:
         """Ask both models for other answers to the last message; sides are drawn again."""
@@ -414,6 +418,13 @@ class Controller:
 
     def _write(self, answer: Answer, text: str, measures: dict[str, Any], reason: str) -> None:
         write_down(lambda: rounds.set_answer(self.store, answer.id, text, measures, reason))
+
+
+@functools.cache
+def _held_out() -> list[str]:
+    """Player lines that models are measured on and never learn from."""
+    lines = (resource("assets") / "player_lines.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in (str(json.loads(one)["question"]) for one in lines) if split_of(line) == "test"]
 
 
 def settings_of(services: Services) -> dict[str, Any]:

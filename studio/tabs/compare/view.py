@@ -326,15 +326,15 @@ def _foot(scene: Scene, shown: Shown) -> str:
 
 
 def _suggested(scene: Scene) -> str:
-    """Questions of the test script, which the models have not learned from. After each vote the next one comes by itself."""
+    """Questions that no model has learned from. After each vote the next one comes by itself."""
     if not scene.suggested:
         return ""
     buttons = "".join(f'<button data-do="suggest" data-text="{html.escape(text)}">'
                       f'{text_html(text, scene.card, scene.player)}</button>'
                       for text in scene.suggested[:SUGGESTED])
     number = count(len(scene.suggested), "question")
-    return (f'<div class="versus-suggested"><p class="quiet">Or one of {number} of the test script; after each vote, the next '
-            f'comes by itself:</p>{buttons}</div>')
+    return (f'<div class="versus-suggested"><p class="quiet">Or one of {number} that it has not learned from; after each '
+            f'vote, the next comes by itself:</p>{buttons}</div>')
 
 
 def _before(scene: Scene) -> str:

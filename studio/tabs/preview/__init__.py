@@ -4,7 +4,9 @@ The chat comes by the live channel. Listeners change the library or what this pa
 fields beside the chat; the page asks for that too when something changed elsewhere.
 """
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -22,6 +24,12 @@ from studio.theme import ASSETS
 
 ROOM = "preview"
 NEW = "New chat"
+_DOWNLOAD = """(saved) => {
+  if (!saved) return;
+  const [name, text] = JSON.parse(saved), address = URL.createObjectURL(new Blob([text], {type: "application/x-ndjson"}));
+  Object.assign(document.createElement("a"), {href: address, download: name}).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60000);
+}"""
 # The answer that grows is marked as busy, so that a screen reader reads it once, when it is whole.
 _CHAT = ('<div class="chat"><div class="chat-top" data-live="preview-top"></div>'
          '<div class="chat-log" role="log" tabindex="0" aria-label="Conversation"><div data-live="preview-said"></div>'
@@ -56,6 +64,11 @@ class Controls:
             self.new = gr.Button("New", size="sm", variant="primary", min_width=60, elem_id="preview-new")
             self.rename = gr.Button("Rename", size="sm", min_width=60, elem_id="preview-rename", elem_classes="live-shown")
             self.delete = gr.Button("Delete", size="sm", min_width=60, elem_id="preview-delete", elem_classes="live-shown")
+        with gr.Row(elem_classes="tight"):
+            self.save = gr.Button("Save as a file", size="sm", min_width=60, elem_id="preview-save", elem_classes="live-shown")
+            self.load = gr.UploadButton("Load a file", size="sm", min_width=60, file_types=[".jsonl"], type="filepath",
+                                        elem_id="preview-load")
+        self.saved = gr.Textbox(visible="hidden", label="The chat as a file")
         with gr.Column(visible=False, elem_classes="notice") as self.rename_box:
             self.title = gr.Textbox(label="Title of this chat", max_length=120, elem_id="preview-title")
             with gr.Row(elem_classes="tight"):
@@ -128,6 +141,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     _talking(controller, page, controls)
     _keeping(controller, page, controls)
     _renaming(controller, page, controls)
+    _files(controller, page, controls)
     _deleting(controller, page, controls)
     connect(controller.memories, controls.memory, page, tab)
 
@@ -190,7 +204,10 @@ def _talking(controller: Controller, page: Page, controls: Controls) -> None:
     def act(event: gr.EventData, state: ViewState, seen: dict[str, Any], *draft: Any) -> Any:
         said = event._data if isinstance(event._data, dict) else {}
         action, message, text = (str(said.get(name, "")) for name in ("do", "message", "text"))
-        return paint(controller, controls, controller.act(state, _draft(*draft), action, message, text), seen)
+        after = controller.act(state, _draft(*draft), action, message, text)
+        if action == "example":
+            gr.Info("The reply is an example in the card now; Draft shows it.", title="Example dialogue")
+        return paint(controller, controls, after, seen)
 
     view = [controls.state, controls.link.seen]
     for begin in (composer.message.submit, composer.send.click):
@@ -225,6 +242,22 @@ def _keeping(controller: Controller, page: Page, controls: Controls) -> None:
     for one in sliders:
         one.input(keep, changed, kept, trigger_mode="always_last", **page.private)  # while it is drawn, and by the keyboard
     controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)
+
+
+def _files(controller: Controller, page: Page, controls: Controls) -> None:
+    """Chats to and from files."""
+    @guarded
+    def save(state: ViewState) -> str:
+        return json.dumps(controller.save_chat(state.chat))
+
+    def load(state: ViewState, seen: dict[str, Any], file: str) -> Any:
+        chat = controller.load_chat(state.character, state.model, Path(file))
+        return paint(controller, controls, replace(state, chat=chat, editing="", shown=SHOWN), seen)
+
+    controls.save.click(save, controls.state, controls.saved, **page.private).then(None, controls.saved, None, js=_DOWNLOAD,
+                                                                                   **page.private)
+    controls.load.upload(changing(controller.services.live, ROOM, load), [controls.state, controls.link.seen, controls.load],
+                         controls.painted, **page.private)
 
 
 def _renaming(controller: Controller, page: Page, controls: Controls) -> None:

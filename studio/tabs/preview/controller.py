@@ -7,11 +7,14 @@ time, whichever page asked for it; the answer is written into the library at its
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.files import slug
 from engine.base.ids import FinishReason
 from engine.base.sampling import MAX_SEED
+from engine.cards.fields import fields_of, with_fields
 from studio.services import Services
 from studio.store import characters, chats, values
 from studio.store.chats import Chat, Message
@@ -52,6 +55,7 @@ from studio.tabs.preview.looks import (
     speakers_among,
 )
 from studio.tabs.preview.memory import Memories
+from studio.tabs.preview.transcript import MOST_BYTES, as_jsonl, read_jsonl
 from studio.tabs.preview.view import (
     SHOWN,
     Kind,
@@ -353,6 +357,8 @@ class Controller:
             case "swipe":
                 found = self._message(chat, message)
                 chats.choose(self.store, found.id, min(max(int(text), 0), len(found.swipes) - 1))
+            case "example":
+                self._make_example(chat, message)
             case "cut":
                 position = self._message(chat, message).position
                 count = len(chats.messages(self.store, chat.id)) - position
@@ -369,6 +375,45 @@ class Controller:
                 chats.set_version(self.store, chat.id, characters.head(self.store, chat.character).number)
             case "keep":  # the older card; the next newer one is mentioned again
                 values.set_value(self.store, f"chat-version:{chat.id}", characters.head(self.store, chat.character).number)
+
+    def _make_example(self, chat: Chat, message: str) -> None:
+        """Add a reply, with what was said before it, to the example dialogue of the character's newest card."""
+        said = chats.messages(self.store, chat.id)
+        reply = self._message(chat, message)
+        asked = next((one for one in reversed(said) if one.position < reply.position and one.role == "user"), None)
+        if asked is None or reply.role != "assistant":
+            raise UserError("Only a reply to something that was said can be an example.")
+        card = characters.head(self.store, chat.character).card
+        known = str(fields_of(card)["mes_example"]).rstrip()
+        example = f"<START>\n{{{{user}}}}: {asked.text.strip()}\n{{{{char}}}}: {reply.text.strip()}"
+        if example in known:
+            raise UserError("The card has this example already.")
+        characters.save(self.store, chat.character, with_fields(card, mes_example="\n".join(filter(None, (known, example)))),
+                        note="A reply was added to the example dialogue", autosave=False)
+
+    def save_chat(self, chat_id: str) -> tuple[str, str]:
+        """(file name, text) of the chat, as SillyTavern reads it."""
+        chat = self._chat(chat_id)
+        who = characters.get(self.store, chat.character)
+        char = who.char if who else "Character"
+        return f"{slug(char)}-{chat.id[:6]}.jsonl", as_jsonl(chat, chats.messages(self.store, chat.id), char)
+
+    def load_chat(self, character: str, model: str, file: Path) -> str:
+        """A new chat from a file of SillyTavern; its id. Raises UserError."""
+        if not character:
+            raise UserError("No character is chosen.", "Pick one in the list.")
+        found = read_jsonl(file.read_bytes()[:MOST_BYTES + 1], file.name)
+        head = characters.head(self.store, character)
+        chat = chats.start(self.store, character, head.number, model, player=found.player or player_of(self.store),
+                           sampling=sampling_of(None), about=about_of(self.store, character))
+        for one in found.said:
+            kept = chats.say(self.store, chat.id, one.role, one.swipes[0])
+            for text in one.swipes[1:]:
+                chats.add_swipe(self.store, kept.id, text)
+            if one.chosen:
+                chats.choose(self.store, kept.id, one.chosen)
+        chats.rename(self.store, chat.id, file.stem[:120])
+        return chat.id
 
     def _remember_cut(self, chat: Chat, token: str, position: int, count: int) -> None:
         """What was cut last can be put back from any page, until something is said in its place."""

@@ -80,7 +80,8 @@ def chat_contents(scene: Scene, editing: str = "", shown: int = SHOWN) -> dict[s
     """The live contents of a chat. The growing answer is one of its own, so that the rest is not sent again with each word."""
     begun = scene.chat is not None
     return {"preview-top": _top(scene), "preview-said": _said(scene, editing, shown), "preview-growing": _growing(scene),
-            "preview-foot": _foot(scene), "preview-rename": begun, "preview-delete": begun, "preview-greeting": not begun,
+            "preview-foot": _foot(scene), "preview-rename": begun, "preview-delete": begun,
+            "preview-save": begun, "preview-greeting": not begun,
             "preview-voices": len(scene.voices) > 1}
 
 
@@ -132,6 +133,9 @@ def _tools(scene: Scene, message: Message, last: bool) -> str:
     if last and answer and scene.chat and not scene.fault:
         found.append(_button("continue", "Continue", "", "preview-continue", hint="The character goes on with this answer"))
     found.append(_button("edit", "Edit", message.id, kind="later"))
+    if answer and message.position and not scene.fault:
+        found.append(_button("example", "Use as example", message.id, kind="later",
+                             hint="Adds this question and reply to the example dialogue of the card"))
     if message.id:
         found.append(_button("cut", "Delete from here on", message.id, kind="later"))
     return f'<div class="chat-tools{" stay" if last else ""}">{"".join(found)}</div>'

@@ -1,0 +1,61 @@
+// The command palette: Ctrl+K (or Command+K) lists the rooms, the characters and what the sidebar does; a few letters find one.
+(() => {
+  let dialog = null, items = [], chosen = 0;
+
+  const named = (element) => element?.innerText.trim() ?? "";
+  const found = () => [
+    ...[...document.querySelectorAll("#rooms [role=tab]")].map((tab) => ["Go to", named(tab).replace(/^\d+ · /, ""), () => tab.click()]),
+    ...[...document.querySelectorAll("#side-characters label")].map((label) => ["Open", named(label), () => label.click()]),
+    ...[["side-new", "New character"], ["side-duplicate", "Duplicate the character"], ["side-backup", "Back up the library"]]
+      .map(([id, word]) => ["Do", word, () => document.getElementById(id)?.click()]),
+    ["Do", "Import cards", () => window.personaStudioImport()],
+  ];
+  const fits = (text, words) => words.every((word) => text.toLowerCase().includes(word));
+
+  const show = () => {
+    const words = dialog.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const seen = new Set();  // the tabs are in the page twice where some of them are under "More tabs"
+    items = found().filter(([kind, name]) => name && fits(`${kind} ${name}`, words) && !seen.has(kind + name) && seen.add(kind + name));
+    chosen = Math.max(0, Math.min(chosen, items.length - 1));
+    const list = dialog.querySelector("[role=listbox]");
+    list.replaceChildren(...items.map(([kind, name], at) => {
+      const item = Object.assign(document.createElement("li"), {id: `palette-${at}`});
+      item.setAttribute("role", "option");
+      item.setAttribute("aria-selected", String(at === chosen));
+      const before = Object.assign(document.createElement("span"), {className: "quiet", textContent: kind});
+      item.append(before, ` ${name}`);
+      item.addEventListener("click", () => run(at));
+      return item;
+    }));
+    dialog.querySelector("input").setAttribute("aria-activedescendant", items.length ? `palette-${chosen}` : "");
+    list.children[chosen]?.scrollIntoView({block: "nearest"});
+  };
+  const run = (at) => { dialog.close(); items[at]?.[2](); };
+
+  const make = () => {
+    dialog = Object.assign(document.createElement("dialog"), {id: "palette"});
+    dialog.setAttribute("aria-label", "Commands");
+    dialog.innerHTML = '<input type="text" role="combobox" aria-expanded="true" aria-controls="palette-list" aria-label="Command" '
+      + 'placeholder="Go to a room, open a character …" autocomplete="off"><ul id="palette-list" role="listbox" aria-label="Commands"></ul>';
+    dialog.addEventListener("input", () => { chosen = 0; show(); });
+    dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+    dialog.addEventListener("keydown", (event) => {
+      event.stopPropagation();  // the keys of the rooms do not count here
+      const step = {ArrowDown: 1, ArrowUp: -1}[event.key];
+      if (step) { chosen = (chosen + step + items.length) % Math.max(items.length, 1); show(); event.preventDefault(); }
+      if (event.key === "Enter") { run(chosen); event.preventDefault(); }
+    });
+    (document.querySelector(".gradio-container") ?? document.body).append(dialog);
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key.toLowerCase() !== "k" || !(event.ctrlKey || event.metaKey) || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    if (!dialog?.isConnected) make();
+    if (dialog.open) { dialog.close(); return; }
+    dialog.querySelector("input").value = "";
+    chosen = 0;
+    dialog.showModal();
+    show();
+  }, true);
+})();
