@@ -2,9 +2,9 @@
 (() => {
   let dialog = null, items = [], chosen = 0;
 
-  const named = (element) => element?.innerText.trim() ?? "";
+  const named = (element) => element.textContent.trim();  // also of what a narrow window hides
   const found = () => [
-    ...[...document.querySelectorAll("#rooms [role=tab]")].map((tab) => ["Go to", named(tab).replace(/^\d+ · /, ""), () => tab.click()]),
+    ...[...document.querySelectorAll("#rooms [id^=room-][id$=-button]")].map((tab) => ["Go to", named(tab).replace(/^\d+ · /, ""), () => tab.click()]),
     ...[...document.querySelectorAll("#side-characters label")].map((label) => ["Open", named(label), () => label.click()]),
     ...[["side-new", "New character"], ["side-duplicate", "Duplicate the character"], ["side-backup", "Back up the library"]]
       .map(([id, word]) => ["Do", word, () => document.getElementById(id)?.click()]),

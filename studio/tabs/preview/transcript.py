@@ -36,7 +36,7 @@ def as_jsonl(chat: Chat, messages: Sequence[Message], char: str) -> str:
     """A chat as SillyTavern reads it."""
     stamp = lambda seconds: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
     header = {"user_name": chat.player, "character_name": char, "create_date": stamp(chat.made), "chat_metadata": {}}
-    lines = [header]
+    lines: list[dict[str, Any]] = [header]
     for message in messages:
         is_user = message.role == "user"
         lines.append({"name": chat.player if is_user else char, "is_user": is_user, "is_system": False,
