@@ -15,7 +15,7 @@ from engine.cards.card import find_bundled
 from engine.cards.prompt import messages
 from engine.evaluation import proof
 from engine.evaluation.measure import MEASURES, ItemKind, Sample
-from engine.evaluation.proof import Proof, doubt, read_proofs, write_proofs
+from engine.evaluation.proof import Proof, doubt, read_proofs, untried, write_proofs
 from engine.evidence import running
 from engine.evidence.items import Size
 from engine.evidence.scoring import Scored
@@ -61,6 +61,9 @@ def test_an_evaluation_doubts_what_cannot_tell_and_nothing_else(tmp_path: Path, 
         words = doubt("loops", "starter")
         assert words.startswith("cannot tell here") and "0.40 to 0.70, 6 characters" in words
         assert doubt("drift", "starter") == doubt("loops", "small") == ""
+        assert untried({"loops": "Repeats itself", "drift": "Drifts"}, "starter") == []
+        assert "what Plain can tell with starter" in untried({"loops": "Loops", "knowledge": "Plain"}, "starter")[0]
+        assert "what these measures can tell with small" in untried({"loops": "Loops"}, "small")[0]
     finally:
         read_proofs.cache_clear()
 

@@ -169,9 +169,9 @@ def test_every_measure_says_what_it_is() -> None:
 
 
 def test_the_assistant_axis_by_hand() -> None:
-    """Played answers have the mean (0, 0), an assistant's (2, 0): (1, 5) is half of the way. The halves: (2, 1) and (2, -1)."""
-    axis = drift.make_axis(3, np.array([[0, -1], [0, 1]], float), np.array([[2, 0], [2, 0]], float))
-    assert axis.place(np.array([[0, 0], [2, 7], [1, 5]], float)).tolist() == [0, 1, 0.5]
+    """Played answers have the mean (1, 1), an assistant's (3, 1): (2, 5) is half of the way. The halves: (2, 1) and (2, -1)."""
+    axis = drift.make_axis(3, np.array([[1, 0], [1, 2]], float), np.array([[3, 1], [3, 1]], float))
+    assert axis.place(np.array([[1, 1], [3, 7], [2, 5]], float)).tolist() == [0, 1, 0.5]
     assert axis.agreement == pytest.approx((4 - 1) / 5)
 
 

@@ -7,6 +7,7 @@ characters: an AUC of the dense model against a 75 % cut, against another charac
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 
 from engine.base.files import read_json, resource, write_json
 
@@ -46,6 +47,13 @@ def write_proofs(proofs: Mapping[Key, Proof]) -> None:
     """Write the table, whole or not at all."""
     write_json(TABLE, [asdict(proofs[key]) for key in sorted(proofs)])
     read_proofs.cache_clear()
+
+
+def untried(measures: Mapping[str, str], model: str) -> list[str]:
+    """A sentence on the measures (labels by name) that were never tried on this dense model; none where all were."""
+    unknown = [label for name, label in measures.items() if (name, model, CUT) not in read_proofs()]
+    which = "these measures" if len(unknown) == len(measures) else ", ".join(unknown)
+    return [f"It was never tried what {which} can tell with {Path(model).name} (docs/evidence.md)."] if unknown else []
 
 
 def doubt(measure: str, model: str) -> str:

@@ -23,7 +23,7 @@ from engine.cards.card import Card, bundled_cards
 from engine.cards.files import read_card
 from engine.evaluation import measures as _measures  # registers them
 from engine.evaluation.measure import MEASURES, Measure, Need
-from engine.evaluation.proof import doubt
+from engine.evaluation.proof import doubt, untried
 from engine.evidence.asking import ask_all
 from engine.evidence.gate import Gate, read_gate
 from engine.evidence.items import FULL, QUICK, USUAL, choose_items
@@ -65,7 +65,7 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
     yield Started(plan.card.char, candidates[0].speaker.name, 0.0,
                   [*((StageId.INTERVIEW, one.speaker.name) for one in candidates),
                    *((StageId.ASSESS, one.label) for one in plan.measures)])
-    notes = list(_notes(job, plan))
+    notes = [*_notes(job, plan), *untried({one.name: one.label for one in plan.measures}, candidates[0].speaker.model)]
     yield from map(Warned, notes)
     type = job.type or shared_type([one.speaker.model for one in candidates])
     replies = yield from ask_all([one.speaker for one in candidates], items, plan.seeds, folder, read_params(job.sampling), type)
