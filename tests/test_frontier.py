@@ -22,6 +22,7 @@ from engine.cards.card import parse_card
 from engine.export import copying, gguf_proof
 from engine.frontier import timing
 from engine.frontier.measuring import measure
+from engine.serving.files import gguf_file
 
 TYPES = ["F16", "Q8_0", "Q4_1", "Q4_0"]
 
@@ -88,15 +89,16 @@ def test_all_models_are_measured_alike_and_one_is_exported(made: Path, tmp_path:
     kept = read_points(tmp_path / "work" / RESULT)
     assert [dataclasses.replace(one, time=0.0) for one in kept] == [dataclasses.replace(one, time=0.0) for one in points.values()]
     chosen = pick(list(points.values()), Budget(size=0.09))
-    file = next((out / "gguf").iterdir()) if chosen.sparsity else next(out.glob("*.gguf"))
+    file = next((out / "gguf").iterdir())
     assert file.stem.endswith(chosen.type) and (not chosen.sparsity or check_manifest(out) == [])
     assert not list((tmp_path / "work" / "files").glob("*"))
 
 
 def test_the_dense_model_can_be_what_is_picked(made: Path, tmp_path: Path, here: list[str]) -> None:
     out = tmp_path / "out"
-    list(measure(job_of(made, tmp_path / "work", types=["Q8_0"], rounds=0, out=str(out))))
-    assert sorted(file.name for file in out.iterdir()) == ["character.json", "zoe-of-the-mill-Q8_0.gguf"]
+    seen = list(measure(job_of(made, tmp_path / "work", types=["Q8_0"], rounds=0, dense=True, out=str(out))))
+    assert set(placed(seen)) == {("Dense", "Q8_0")}
+    assert gguf_file(str(out)) == out / "gguf" / "zoe-of-the-mill-Q8_0.gguf" and (out / "character.json").is_file()
 
 
 def test_a_stopped_job_goes_on_where_it_was(made: Path, tmp_path: Path, here: list[str]) -> None:

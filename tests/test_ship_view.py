@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ from tiny import make_tiny
 
 from engine.base.errors import UserError
 from engine.base.files import write_json
-from engine.base.frontier import RESULT
+from engine.base.frontier import RESULT, Budget, pick
 from studio.figures.frontier import tradeoff
 from studio.figures.theme import caption_of
 from studio.services import Services
 from studio.store import characters, runs
-from studio.tabs.export import shipping
-from studio.workers.commands import export_spec
+from studio.tabs.export import shipping, view
+from studio.workers.commands import export_spec, prepare
+from studio.workers.ending import Ending, settle
 
 POINTS = [point("dense", 269, 0.0, tokens_per_second=30.0, first_token_seconds=1.5, memory=300_000_000, rounds=3),
           point("dense", 98, 0.02, tokens_per_second=50.0, first_token_seconds=1.2, memory=130_000_000, rounds=3),
@@ -54,9 +57,10 @@ def test_the_figure_joins_what_no_other_beats_and_says_who_wins() -> None:
 def test_a_budget_picks_one_and_a_budget_that_nothing_fits_is_a_sentence(services: Services, person: str) -> None:
     keep(services, person, POINTS)
     parts = shipping.contents(services, look(person))
-    assert "Without a limit" in parts["ship-pick"] and "gguf dense --type T269" in parts["ship-pick"]
+    assert "Without a limit: <b>dense at T269</b>" in parts["ship-pick"] and "It is the dense model, quant" in parts["ship-pick"]
+    assert parts["ship-export"] is True
     parts = shipping.contents(services, look(person, ship_size="90"))
-    assert "Within these limits: <b>cut at T79</b>" in parts["ship-pick"] and "<pre>" not in parts["ship-pick"]
+    assert "Within these limits: <b>cut at T79</b>" in parts["ship-pick"] and "dense model" not in parts["ship-pick"]
     parts = shipping.contents(services, look(person, ship_size="10", ship_speed="900"))
     assert "No model of this character fits the budget. The smallest file has 79.0 MB; the fastest" in parts["ship-pick"]
     parts = shipping.contents(services, look(person, ship_size="nonsense", ship_axis="<b>"))
@@ -85,7 +89,7 @@ def test_a_character_is_measured_and_what_is_picked_is_exported(services: Servic
     assert services.shipping.character() == person
     with pytest.raises(UserError, match="under way already"):
         shipping.begin(services, person)
-    assert services.shipping.wait(120), (services.shipping.folder(person) / "log.txt").read_text()
+    assert services.shipping.wait(400), (services.shipping.folder(person) / "log.txt").read_text()
     assert services.shipping.endings[person] == ""
     points = services.shipping.points(person)
     assert {one.name for one in points} == {"Dense", "50% removed"} and all(one.rounds == 3 for one in points)
@@ -96,3 +100,18 @@ def test_a_character_is_measured_and_what_is_picked_is_exported(services: Servic
     [job] = runs.list_runs(services.store, person, kinds=["export"])
     assert "under way" in said and job.spec["run"] == run.id and job.spec["gguf"] == [smallest.type]
     assert export_spec(services.settings, services.store, run.id, "again", False, {"gguf": ["Q4_0"]})
+
+    closest = pick(points, Budget())
+    assert not closest.sparsity
+    shipping.export_pick(services, person, Budget())
+    job = next(one for one in runs.list_runs(services.store, person, kinds=["export"]) if one.spec.get("dense"))
+    arguments = prepare(services.settings, services.store, job)
+    subprocess.run([sys.executable, "-m", "engine", *arguments], check=True, stdin=subprocess.PIPE, capture_output=True)
+    out = Path(job.spec["folder"])
+    assert sorted(str(file.relative_to(out)) for file in out.rglob("*.*")) == [
+        "character.json", f"gguf/zoe-of-the-mill-{closest.type}.gguf"]
+    done = settle(services.settings, services.store, job, Ending())
+    assert done.state == "done" and done.summary["proof"]["files"][0]["type"] == closest.type
+    [made] = runs.list_exports(services.store, run=run.id)
+    text = view.export_html(made, "")
+    assert f"GGUF {closest.type}" in text and "from_pretrained" not in text

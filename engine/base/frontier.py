@@ -21,14 +21,14 @@ class Axis:
     """What is paid for closeness. `value` of a point: None where it was not measured; `more`: more is better."""
 
     name: str
-    unit: str
+    short: str
     value: Callable[[Placed], float | None]
     more: bool = False
 
 
-AXES = {"size": Axis("Size of the file", "MB", lambda point: point.bytes / 1e6),
-        "speed": Axis("Tokens a second", "tokens a second", lambda point: point.tokens_per_second or None, more=True),
-        "first": Axis("Time to the first token", "s", lambda point: point.first_token_seconds or None)}
+AXES = {"size": Axis("Size of the file, MB", "Size", lambda point: point.bytes / 1e6),
+        "speed": Axis("Tokens a second", "Tokens a second", lambda point: point.tokens_per_second or None, more=True),
+        "first": Axis("Seconds to the first token", "First token", lambda point: point.first_token_seconds or None)}
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,7 @@ class FrontierJob(Process):
     memory: float = knob(0.0, "Most memory while it speaks", unit="MB", metavar="MB", ge=0)
     speed: float = knob(0.0, "Fewest tokens a second", metavar="N", ge=0)
     first: float = knob(0.0, "Longest time to the first token", unit="s", metavar="SECONDS", ge=0)
+    dense: bool = knob(False, "Look at the dense model alone")
     out: str = knob("", "Export what the limits pick into this folder; must not exist", metavar="DIR")
 
 

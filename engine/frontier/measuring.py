@@ -3,18 +3,21 @@
 Everything is kept in the work folder as it is measured, and a job goes on where it stopped.
 """
 
+import shutil
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from engine.base.events import Event, Finished, Placed, Saved, Started
-from engine.base.files import check_target, data_folder, explain_write_errors, folder_size, is_file, slug, staged_folder, write_json
+from engine.base.files import check_target, data_folder, explain_write_errors, is_file, slug, staged_folder, write_json
 from engine.base.frontier import DENSE_MATRIX, RESULT, Budget, pick
 from engine.base.ids import ArtifactId, StageId
 from engine.base.job import ExportJob, FrontierJob
 from engine.base.model_folder import known_shapes
 from engine.base.sizes import FILE_TYPES, WRITTEN, odd_rows
 from engine.export.copying import copy_folder
+from engine.export.folder import GGUF
 from engine.export.gguf_proof import prove_files
 from engine.export.gguf_tensors import has_quantizer, parse_types
 from engine.export.gguf_writer import write_gguf
@@ -34,6 +37,7 @@ def measure(job: FrontierJob) -> Iterator[Event]:
     if job.out:
         check_target(Path(job.out))
     field = yield from find(job.runs, job.model, job.lines)
+    field = replace(field, runs=[]) if job.dense else field
     folder = Path(job.workdir) if job.workdir else default_folder(field)
     subjects = [field.dense, *field.runs]
     yield Started(field.dense.card.name, field.dense.source.name, 0.0,
@@ -73,16 +77,21 @@ def _types(subject: Subject, job: FrontierJob) -> list[str]:
 
 
 def _export(field: Field, chosen: Placed, out: Path, folder: Path) -> Generator[Event, None, None]:
-    """A run as a checked copy with its file; the dense model as its file, proven, beside the card."""
+    """A run as a checked copy with its file; the dense model as its file, proven, with the card: what `serve` and `chat` need."""
     subject = next(one for one in (field.dense, *field.runs) if one.id == chosen.model)
     if subject is not field.dense:
         for event in copy_folder(ExportJob(source=str(subject.source.folder), out=str(out), gguf=[chosen.type])):
             if not isinstance(event, Started | Finished):
                 yield event
         return
+    name = f"{GGUF}/{slug(subject.card.char)}-{chosen.type}.gguf"
     with staged_folder(out) as staging:
-        file = staging / f"{slug(subject.card.char)}-{chosen.type}.gguf"
-        yield from write_gguf(subject.source.folder, file, chosen.type, matrix=folder / DENSE_MATRIX)
+        file = staging / name
+        file.parent.mkdir()
+        if original := subject.original(chosen.type):
+            shutil.copyfile(original, file)
+        else:
+            yield from write_gguf(subject.source.folder, file, chosen.type, matrix=folder / DENSE_MATRIX)
         write_json(staging / "character.json", subject.card.raw)
         yield from prove_files(subject.source.folder, {chosen.type: file})
-    yield Saved(ArtifactId.GGUF, str(out / f"{slug(subject.card.char)}-{chosen.type}.gguf"), folder_size(out), chosen.type)
+    yield Saved(ArtifactId.GGUF, str(out / name), (out / name).stat().st_size, chosen.type)

@@ -13,7 +13,6 @@ SHIP = "What to ship"
 _KINDS = (("dense model", GREY, "circle", lambda point: not point.sparsity and not point.baked),
           ("pruned", BLUE, "diamond", lambda point: point.sparsity > 0 and not point.baked),
           ("baked", EMBER, "square", lambda point: point.baked))
-_UNITS = {"size": "Size of the file, MB", "speed": "Tokens a second", "first": "Seconds to the first token"}
 _APART = (0.2, 0.09)  # of the width and the height: nearer points do not both get their name
 
 
@@ -59,7 +58,7 @@ def tradeoff(points: Sequence[Placed], axis: str = "size", picked: Placed | None
                         "Lower is closer to the dense model with the whole card. Joined: no other point is closer for the same or "
                         "less."])
     return drawn(traces, title, [legend], caption, 300, annotations=notes, margin={"l": 54, "r": 16, "b": 46},
-                 xaxis={"title": {"text": _UNITS[axis]}, "range": [min(values) - room, max(values) + room], "nticks": 6},
+                 xaxis={"title": {"text": cost.name}, "range": [min(values) - room, max(values) + room], "nticks": 6},
                  yaxis={"title": {"text": "Distance to the dense model"}, "rangemode": "tozero", "nticks": 6})
 
 

@@ -5,13 +5,14 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, explain_write_errors, slug, write_atomic, write_json
+from engine.base.frontier import DENSE_MATRIX, RESULT
 from engine.base.job import PruneJob
 from studio.settings import Settings
 from studio.store import characters, lines, runs
 from studio.store.database import Store
 from studio.store.runs import Run
 
-EXPORT_OPTIONS = {"engines", "gguf", "measure"}
+EXPORT_OPTIONS = {"engines", "gguf", "measure", "dense"}
 LONGEST_NAME = 120  # characters, as in the engine's own check
 
 
@@ -63,6 +64,12 @@ def prepare(settings: Settings, store: Store, run: Run) -> list[str]:
     job: dict[str, Any] = {"workdir": str(folder / "work"), "json_events": True, "leash": True}
     with explain_write_errors(folder):
         (folder / "work").mkdir(parents=True, exist_ok=True)
+        if run.kind == "export" and (asked := run.spec.get("dense")):
+            for known in (RESULT, DENSE_MATRIX):  # what was measured is not measured again
+                if (file_of := Path(asked["known"]) / known).is_file() and not (folder / "work" / known).exists():
+                    write_atomic(folder / "work" / known, file_of.read_bytes())
+            write_json(file, {**job, **asked["job"], "dense": True, "rounds": 0, "out": run.spec["folder"]})
+            return ["frontier", "--job", str(file)]
         if run.kind == "export":
             job |= _portrait(store, run, folder / "portrait.png")
             write_json(file, {**job, "source": run.spec["source"], "out": run.spec["folder"], "name": run.name,
@@ -93,7 +100,8 @@ def export_spec(settings: Settings, store: Store, run_id: str, name: str, zipped
                 more: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The run to export, and the spec of its export to a folder whose name is free. Raises UserError.
 
-    `more`: "engines" and "gguf" (lists of names) and "measure", where they are asked for.
+    `more`: "engines" and "gguf" (lists of names) and "measure", where they are asked for; or "dense": not the run's own model but
+    the dense one, {"job": fields of FrontierJob, "known": the folder of what was measured}.
     """
     run = runs.get(store, run_id)
     if run is None or run.kind != "prune" or run.state != "done":

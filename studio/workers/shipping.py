@@ -1,7 +1,7 @@
 """Measuring what a character can be shipped as, by `python -m engine frontier`."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Placed
@@ -31,12 +31,12 @@ class Shipping(Resumable):
         except UserError:
             return []
 
-    def begin(self, character: str, folders: Sequence[Path], model: str, lines: Path) -> None:
-        """Measure the models in `folders` and the dense `model` on `lines`. Raises UserError."""
+    def begin(self, character: str, asked: Mapping[str, Any]) -> None:
+        """Measure models; `asked`: the fields of FrontierJob that say which. Raises UserError."""
         with self._lock:
             self._require_none()
             self._points = {}
-            self._begin(character, {"runs": [str(one) for one in folders], "model": model, "lines": str(lines)})
+            self._begin(character, asked)
 
     def _take(self, event: Event) -> None:
         super()._take(event)

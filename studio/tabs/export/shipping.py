@@ -4,7 +4,6 @@ The form goes through Gradio; the figure and what is picked come through the liv
 """
 
 import html
-import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,12 +12,12 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.base.events import Placed
-from engine.base.files import PROGRAM, slug
-from engine.base.frontier import AXES, DENSE_MATRIX, Budget, front, pick, verdict
+from engine.base.files import slug
+from engine.base.frontier import AXES, Budget, front, pick, verdict
 from studio.figures import words
 from studio.figures.frontier import tradeoff
 from studio.live import figure
-from studio.page import COPY, Page, guarded, live_html
+from studio.page import Page, guarded, live_html
 from studio.services import Services
 from studio.store import characters
 from studio.store.runs import Run
@@ -27,7 +26,6 @@ from studio.workers.commands import result_folder
 
 ROOM = "export"
 FIELDS = ("size", "memory", "speed", "first")
-AXIS_NAMES = {"Size": "size", "Tokens a second": "speed", "First token": "first"}
 WHAT = ('<h3>What to ship</h3><p class="quiet">Pruned, quantised, or both? This measures the dense model and every finished '
         "model of this character at each type of GGUF file that fits it: how far it is from the dense model with the whole card, "
         "on lines that none of them learned from, and how fast llama.cpp speaks with it on this machine.</p>")
@@ -49,14 +47,15 @@ class Panel:
                         self.start = gr.Button("Measure", variant="primary", elem_id="ship-start", elem_classes="live-shown")
                         self.stop = gr.Button("Stop", variant="stop", elem_id="ship-stop", elem_classes="live-shown")
                     live_html("ship-progress")
-                    self.axis = gr.Radio(list(AXIS_NAMES.items()), value="size", label="Against", elem_id="ship-axis")
+                    self.axis = gr.Radio([(one.short, name) for name, one in AXES.items()], value="size",
+                                          label="Against", elem_id="ship-axis")
                     gr.HTML('<p class="quiet">What can your game afford? 0: no limit.</p>')
                     with gr.Group():
                         number = lambda label, name: gr.Number(0, label=label, minimum=0, elem_id=f"ship-{name}")
                         self.limits: list[Any] = [
                             number("Largest file, MB", "size"), number("Most memory, MB", "memory"),
                             number("Fewest tokens a second", "speed"), number("Longest wait for the first token, s", "first")]
-                    live_html("ship-pick", COPY)
+                    live_html("ship-pick")
                     self.export = gr.Button("Export it", elem_id="ship-export", elem_classes="live-shown")
                 with gr.Column(scale=3, min_width=320):
                     live_html("ship-figure")
@@ -89,6 +88,11 @@ def listen(services: Services, page: Page, panel: Panel) -> None:
 
 def begin(services: Services, character: str) -> None:
     """Measure the character's models: of each kind the newest run. Raises UserError."""
+    services.shipping.begin(character, asked_of(services, character))
+
+
+def asked_of(services: Services, character: str) -> dict[str, Any]:
+    """What is measured: the runs, their dense model and their lines, as fields of FrontierJob. Raises UserError."""
     found = kinds_of(finished(services, character))
     if not found:
         raise UserError("This character has no finished model yet.", "Prune it first.")
@@ -96,8 +100,8 @@ def begin(services: Services, character: str) -> None:
     lines = next((file for file in works if file.is_file()), None)
     if lines is None:
         raise UserError("The lines of these runs are missing, so nothing can be measured.", "Prune the character again.")
-    folders = [folder for run in found if (folder := result_folder(services.settings, run))]
-    services.shipping.begin(character, folders, str(found[0].spec.get("model") or "starter"), lines)
+    return {"runs": [str(folder) for run in found if (folder := result_folder(services.settings, run))],
+            "model": str(found[0].spec.get("model") or "starter"), "lines": str(lines)}
 
 
 def kinds_of(found: list[Run]) -> list[Run]:
@@ -123,14 +127,18 @@ def budget_of(size: Any = 0, memory: Any = 0, speed: Any = 0, first: Any = 0) ->
 def export_pick(services: Services, character: str, budget: Budget) -> str:
     """Export what the budget picks; a sentence on it. Raises UserError."""
     chosen = pick(services.shipping.points(character), budget)
-    run = next((one for one in finished(services, character)
-                if str(result_folder(services.settings, one)) == chosen.model), None)
-    if run is None:
-        raise UserError(f"{chosen.name} at {chosen.type} is no pruned model of this character, so there is no folder to copy.",
-                        "Use the command that is shown.")
-    found = characters.get(services.store, character)
-    name = f"{slug(found.char if found else run.name)}-{round(100 * removed_by(run))}-{chosen.type}"
-    services.jobs.submit_export(run.id, name, False, {"gguf": [chosen.type]})
+    found = finished(services, character)
+    run = next((one for one in found if str(result_folder(services.settings, one)) == chosen.model), None)
+    person = characters.get(services.store, character)
+    about = slug(person.char if person else "model")
+    if run:
+        services.jobs.submit_export(run.id, f"{about}-{round(100 * removed_by(run))}-{chosen.type}", False, {"gguf": [chosen.type]})
+    elif chosen.sparsity or chosen.baked:
+        raise UserError(f"The run of {chosen.name} is gone.", "Measure again.")
+    else:
+        asked = {**asked_of(services, character), "types": [chosen.type]}
+        known = str(services.shipping.folder(character))
+        services.jobs.submit_export(found[0].id, f"{about}-dense-{chosen.type}", False, {"dense": {"job": asked, "known": known}})
     return "The export is under way; see Export."
 
 
@@ -150,10 +158,10 @@ def contents(services: Services, look: Mapping[str, str]) -> dict[str, Any]:
         except UserError as error:
             sentence = str(error)
     busy = services.shipping.character() == character
-    return {"ship-start": not busy, "ship-stop": busy, "ship-export": chosen is not None and bool(chosen.sparsity or chosen.baked),
+    return {"ship-start": not busy, "ship-stop": busy, "ship-export": chosen is not None,
             "ship-verdict": f'<p>{html.escape(" ".join(verdict(points)))}</p>' if points else "",
             "ship-progress": progress_html(services, character), "ship-figure": figure(tradeoff(points, axis, chosen)),
-            "ship-pick": pick_html(services, character, chosen, sentence, budget != Budget()),
+            "ship-pick": pick_html(chosen, sentence, budget != Budget()),
             "ship-table": table_html(points, axis, chosen) if points else NOTHING}
 
 
@@ -170,25 +178,17 @@ def progress_html(services: Services, character: str) -> str:
     return f'<p role="status">{html.escape(shipping.endings[character])}</p>' if shipping.endings.get(character) else ""
 
 
-def pick_html(services: Services, character: str, chosen: Placed | None, sentence: str, limited: bool) -> str:
+def pick_html(chosen: Placed | None, sentence: str, limited: bool) -> str:
     """What the limits pick, or why nothing."""
     if chosen is None:
         return f'<p role="status">{html.escape(sentence)}</p>' if sentence else ""
     speed = (f", {chosen.tokens_per_second:.0f} tokens a second, the first after {chosen.first_token_seconds:.2f} s"
              if chosen.rounds else "")
-    said = (f'<p role="status">{"Within these limits" if limited else "Without a limit"}: <b>{html.escape(chosen.name)} at '
-            f"{chosen.type}</b>, {words.size(chosen.bytes)}, distance {chosen.kl:.3f}{speed}.</p>")
-    if chosen.sparsity or chosen.baked:
-        return said
-    if chosen.exact:
-        return f"{said}<p>It is the dense model’s own file, as it came; nothing needs to be made.</p>"
-    found = characters.get(services.store, character)
-    matrix = services.shipping.folder(character) / DENSE_MATRIX
-    out = f"{slug(found.char if found else 'model')}-{chosen.type}.gguf"
-    command = shlex.join([*PROGRAM.split(), "gguf", chosen.model, "--type", chosen.type,
-                          *(["--imatrix", str(matrix)] if chosen.matrix else []), "--out", out])
-    return (f"{said}<p>It is the dense model, quantised for this character. This command writes it:</p>"
-            f'<pre class="command">{html.escape(command)}</pre><button data-copy="{html.escape(command)}">Copy</button>')
+    kind = "" if chosen.sparsity or chosen.baked else (
+        " It is the file that the dense model came from." if chosen.exact else
+        " It is the dense model, quantised for this character.")
+    return (f'<p role="status">{"Within these limits" if limited else "Without a limit"}: <b>{html.escape(chosen.name)} at '
+            f"{chosen.type}</b>, {words.size(chosen.bytes)}, distance {chosen.kl:.3f}{speed}.{kind}</p>")
 
 
 def table_html(points: list[Placed], axis: str, chosen: Placed | None) -> str:

@@ -128,7 +128,8 @@ def export_html(export: Export, archive: str) -> str:
                                           f"{proof['seconds']:.1f} s ({proof['tokens']} tokens): "
                                           f"<q>{html.escape(proof['text'])}</q>"))
     facts += _engine_facts(export)
-    facts.append(("In Python", f"<code>AutoModelForCausalLM.from_pretrained({html.escape(repr(str(folder)))})</code>"))
+    if (folder / "config.json").is_file():  # the dense model is exported as its GGUF file alone
+        facts.append(("In Python", f"<code>AutoModelForCausalLM.from_pretrained({html.escape(repr(str(folder)))})</code>"))
     facts.append(("In a terminal", f"<code>{PROGRAM} chat {html.escape(str(folder))}</code>"))
     facts.append(("For a game", f"<code>{PROGRAM} serve {html.escape(str(folder))}</code>, or Serve above"))
     download = (f'<a id="export-download" href="gradio_api/file={quote(archive)}" download>Download the zip</a>' if archive else "")
