@@ -11,7 +11,9 @@ import pytest
 from tiny import add_files, make_tiny
 
 from engine.base.errors import UserError
+from engine.base.files import write_json
 from engine.base.ids import StageId
+from engine.base.known_models import KNOWN
 from engine.base.sampling import DEFAULTS, KNOBS, MAX_SEED
 from engine.cards.fields import blank_card, with_fields
 from engine.cards.prompt import Setting, render_greeting
@@ -580,6 +582,22 @@ def test_fetching_or_making_a_models_file_says_how_far_it_is_and_can_be_stopped(
     assert 'data-do="unprepare"' in shown(room, view(mara, model))
     act(room, view(mara, model), "unprepare")
     assert stopped == [reply]
+
+
+def test_a_known_model_is_fetched_only_when_that_is_asked_for(room: Controller, services: Services, mara: str,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(services.speech, "warm", lambda model, *given: asked.append(model) or Reply({"do": "warm", "id": "1"}))
+    room.warm(mara, "", "small")
+    said = shown(room, view(mara, "small"))
+    assert asked == [] and "Small · Qwen2.5 0.5B is not on this machine yet: 491\u00a0MB" in said and 'data-do="fetch"' in said
+    act(room, view(mara, "small"), "fetch")
+    assert asked == ["small"]
+    folder = services.settings.home / "models" / KNOWN["small"].folder_name
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {})
+    assert 'data-do="fetch"' not in shown(room, view(mara, "small"))
+    shutil.rmtree(folder)
 
 
 def test_players_are_remembered_from_chat_to_chat_only_when_asked(room: Controller, mara: str, model: str) -> None:

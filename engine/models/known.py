@@ -83,7 +83,7 @@ def _alone(known: KnownModel, lock: FileLock) -> Generator[Event, None, None]:
             lock.acquire(timeout=0 if not said else 1)
             return
         except Timeout:
-            total = megabytes(known.bytes)
+            total = megabytes(known.download_bytes)
             if not said:
                 yield Stage(StageId.FETCH, total, subject=known.name)
             said = True
@@ -123,7 +123,7 @@ def _obtain(known: KnownModel, gguf: Path, parts: Path) -> Generator[Event, None
     if given := os.environ.get(known.variable):
         _take(known, Path(given).expanduser(), gguf)
         return
-    total = megabytes(known.bytes)
+    total = megabytes(known.download_bytes)
     yield Stage(StageId.FETCH, total, subject=known.name)
     try:
         if known.hub and not any(parts.glob("*.bin")) and has_file(known.hub, _hub_file(known)):

@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.base.cast_folder import place_of
 from engine.base.errors import UserError
+from engine.base.known_models import KNOWN, KnownModel
 from engine.base.sizes import runtimes_that_like
 from engine.serving import files
 from studio.figures.words import dedupe_labels, moment, percent, size
@@ -42,6 +43,12 @@ def runtimes_html(kept: int) -> str:
         f'{html.escape(name)}<span class="visually-hidden">: {"fits" if fits else "does not fit"}. {html.escape(why)}</span></li>'
         for name, fits, why in runtimes_that_like(kept))
     return f'<ul class="prune-likes">{badges}</ul>'
+
+
+def unfetched(services: Services, model: str) -> KnownModel | None:
+    """The known model of this name, where it is not on this machine yet."""
+    known = KNOWN.get(model)
+    return known if known and not (services.settings.home / "models" / known.folder_name / "config.json").is_file() else None
 
 
 DENSE = "Dense model"

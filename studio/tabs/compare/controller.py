@@ -66,6 +66,7 @@ from studio.tabs.models import (
     finished,
     pruned_of,
     remembered_picks,
+    unfetched,
 )
 from studio.tabs.prune.verdict import line_html
 from studio.workers.speech import Reply
@@ -187,11 +188,10 @@ class Controller:
         if run is None:
             return
         turns = self._turns(run, self._present_round(character, run.id))
-        wanted = (run.id, str(turns))
-        if wanted != self._warm:
+        wanted, sides = (run.id, str(turns)), (dense_of(run), pruned_of(self.services, run))
+        if wanted != self._warm and not any(unfetched(self.services, one.model) for one in sides):  # a message fetches it
             self._warm = wanted
             card = characters.version(self.store, character, run.version).card
-            sides = dense_of(run), pruned_of(self.services, run)
             for side, one in enumerate(sides):
                 self.services.speech.warm(one.model, card, player_of(self.store), history(turns, side),
                                           about_of(self.store, character), type=common_type(other.model for other in sides))

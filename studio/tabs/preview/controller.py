@@ -43,6 +43,7 @@ from studio.tabs.models import (
     Voice,
     choose_voice,
     finished,
+    unfetched,
     voice_choices,
     voice_of,
 )
@@ -138,12 +139,13 @@ class Controller:
                      self._notes(under, voice.lost), self.failures.get(state.chat, ""), self._undoable(chat, len(said)),
                      self.chats_of(character), chat.seed if chat else chats.next_seed(self.store, character),
                      voice, voice_choices(found, state.model), speakers_among(self.store, said, under),
-                     None if under else self._preparing())
+                     None if under else self._preparing(),
+                     None if under else unfetched(self.services, voice.contender.model))
 
-    def warm(self, character: str, chat_id: str, model: str) -> None:
+    def warm(self, character: str, chat_id: str, model: str, fetch: bool = False) -> None:
         """Let the worker load the model that speaks next and read in advance what its answer begins with, once for the same.
 
-        `model`: the dense one.
+        `model`: the dense one. A known model that is not on this machine yet is fetched only where `fetch` says so.
         """
         chat = self._chat(chat_id) if chat_id else None
         version = characters.version(self.store, character, chat.version) if chat else characters.head(self.store, character)
@@ -155,6 +157,8 @@ class Controller:
         player, about, seed = ((chat.player, chat.about, chat.seed) if chat else
                                (player_of(self.store), about_of(self.store, character), chats.next_seed(self.store, character)))
         model = self.voice(character, model).contender.model
+        if unfetched(self.services, model) and not fetch:
+            return  # the page asks
         wanted = (character, version.number, hash(str(version.card)), hash(tuple(turns)), player, model, about, seed)
         with self._lock:
             if self._warm and self._warm[0] == wanted and self._warm[1].reason != FinishReason.FAILED:
@@ -240,6 +244,9 @@ class Controller:
         if action == "unprepare":
             if warming := self.warming():
                 self.services.speech.stop(warming)
+            return state
+        if action == "fetch":
+            self.warm(state.character, state.chat, state.model, fetch=True)
             return state
         if action == "earlier":
             return replace(state, shown=state.shown + SHOWN)

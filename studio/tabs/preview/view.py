@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from engine.base.known_models import KnownModel
 from engine.cards.card import Card
+from studio.figures import words
 from studio.labels import FINISHES
 from studio.store.chats import Chat, Message
 from studio.tabs.answers import BASIS, CURSOR, lore_html, measures_words, memory_html, text_html, waiting_bar, waiting_words
@@ -48,7 +50,7 @@ class Scene:
 
     `voice`: the model that speaks next, one of `voices` (label, id); `speakers`: names of those that have spoken, by what
     `speakers_of` says, where there are several; `preparing`: reading in advance, while it fetches a
-    model or makes its file, which can be stopped.
+    model or makes its file, which can be stopped; `unfetched`: the model, where it would have to be fetched first.
     """
 
     character: str
@@ -69,6 +71,7 @@ class Scene:
     voices: list[tuple[str, str]] = field(default_factory=list)
     speakers: dict[str, str] = field(default_factory=dict)
     preparing: Reply | None = None
+    unfetched: KnownModel | None = None
 
     @property
     def id(self) -> str:
@@ -187,6 +190,10 @@ def _top(scene: Scene) -> str:
 
 def _foot(scene: Scene) -> str:
     found = [f'<div class="chat-note quiet" role="status">{html.escape(note)}</div>' for note in scene.notes]
+    if scene.unfetched and not scene.preparing:
+        found.append(f'<div class="chat-note">{html.escape(scene.unfetched.label)} is not on this machine yet: '
+                     f"{words.size(scene.unfetched.download_bytes)}, fetched once. "
+                     f'{_button("fetch", "Fetch it", "", "preview-fetch", "strong")}</div>')
     if scene.preparing:
         found.append(f'<div class="chat-note quiet">{waiting_bar(scene.preparing)}'
                      f'{_button("unprepare", "Stop preparing", "", "preview-unprepare")}</div>')
