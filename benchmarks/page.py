@@ -47,17 +47,27 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """The first visit: seconds to load the model, from there to the first word, and pieces of text a second after it."""
+    """The first visit: seconds to load the model, from there to the first word of an answer to a line that was sent at once, and
+    of one that was sent when the character had been read; how long that took; pieces of text a second after the first."""
     if not (folder / "index.html").is_file():
         raise UserError(f"{folder} is no page that speaks: it has no index.html.", "Name the folder web of an export --for web.")
     with served(folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        page = browser.new_page()
-        page.goto(address)
-        page.wait_for_selector("body[data-loaded]", timeout=SECONDS)
-        loaded = float(page.get_attribute("body", "data-loaded") or 0) / 1000
-        page.set_default_timeout(SECONDS)
-        times = page.evaluate(SAY, LINE)
+        at_once, read = (_visit(browser, address, wait) for wait in ("loaded", "read"))
         browser.close()
-    return {"page_load_seconds": loaded, "page_first_seconds": times[0] / 1000,
+    times = at_once["times"]
+    return {"page_load_seconds": at_once["loaded"], "page_first_seconds": times[0] / 1000,
+            "page_read_seconds": read["read"] - read["loaded"], "page_known_first_seconds": read["times"][0] / 1000,
             "page_tokens_per_second": (len(times) - 1) / (times[-1] - times[0]) * 1000, "page_pieces": len(times)}
+
+
+def _visit(browser: Any, address: str, wait: str) -> dict[str, Any]:
+    """A new visitor, who says something when the page is "loaded", or has "read" the character; seconds since it was opened."""
+    page = browser.new_page()
+    page.set_default_timeout(SECONDS)
+    page.goto(address)
+    page.wait_for_selector(f"body[data-{wait}]")
+    found = {name: float(page.get_attribute("body", f"data-{name}") or 0) / 1000 for name in ("loaded", "read")}
+    found["times"] = page.evaluate(SAY, LINE)
+    page.close()
+    return found

@@ -70,6 +70,8 @@ def table(figures: Figures) -> list[list[str]]:
             ("cold start, seconds", "cold_seconds", ""), ("replies that satisfy their schema", "replies_valid", "all"),
             ("replies asked for", "replies", ""), ("page: seconds to load", "page_load_seconds", "at most 5"),
             ("page: seconds from there to the first word", "page_first_seconds", "at most 3"),
+            ("page: seconds until the character is read", "page_read_seconds", ""),
+            ("page: seconds to the first word, once it is read", "page_known_first_seconds", "at most 3"),
             ("page: tokens a second / llama.cpp", "page_speed_ratio", "")]
     return [[name, f"{figures[key]:.4g}", wanted] for name, key, wanted in rows if key in figures]
 

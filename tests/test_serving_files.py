@@ -18,6 +18,7 @@ from engine.base.events import Event, Stage
 from engine.base.files import data_folder, read_json, write_json
 from engine.base.ids import ErrorCode
 from engine.base.known_models import STARTER
+from engine.export.gguf_writer import write_gguf
 from engine.serving import files
 from engine.serving.files import cache_folder, common_type, gguf_file, made_folder, make_gguf, speaks_by_llama, sweep
 from engine.serving.gguf_header import read_header
@@ -81,6 +82,15 @@ def test_the_verb_writes_a_named_file_and_never_over_another(tmp_path: Path, cap
     capsys.readouterr()
     assert "exists already" in refused(["gguf", str(folder), "--out", str(out)], capsys)
     assert "no GGUF type 'Q9'" in refused(["gguf", str(folder), "--type", "Q9"], capsys)
+
+
+def test_a_file_that_is_written_again_leaves_those_who_read_the_former_one_alone(tmp_path: Path) -> None:
+    folder, file = make_tiny(tmp_path / "tiny"), tmp_path / "it.gguf"
+    list(write_gguf(folder, file, "F16"))
+    former = file.read_bytes()
+    with file.open("rb") as reading:
+        list(write_gguf(folder, file, "Q8_0"))
+        assert reading.read() == former != file.read_bytes()
 
 
 def test_rows_that_are_no_multiple_of_32_are_written_in_16_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,8 +40,10 @@ async function readOpening() {
   const stopped = new AbortController();
   readOpening.stop = () => stopped.abort();
   status("Reading the character…");
+  const show = (_, progress) => progress && status(`Reading the character… ${Math.floor(100 * progress.processed / progress.total)} %`);
   try {
-    await complete(openingPrompt(character, fits), { n_predict: 1, temperature: 0 }, () => {}, stopped.signal);
+    const { reason } = await complete(openingPrompt(character, fits), { n_predict: 1, temperature: 0 }, show, stopped.signal);
+    if (reason !== "stopped") document.body.dataset.read = Math.round(performance.now()); // milliseconds, as for dataset.loaded
     status("");
   } catch (error) {
     fail(error);
@@ -110,7 +112,8 @@ function supports64bit() {
   }
 }
 
-/** What the model says after a prompt. `said(text)` gets the text so far; resolves to {text, reason}. */
+/** What the model says after a prompt. `said(text, progress)` gets the text so far, and how far the prompt is read; resolves to
+    {text, reason}. */
 async function complete(prompt, sampling, said, signal) {
   let text = "", reason = "";
   try {
@@ -118,7 +121,7 @@ async function complete(prompt, sampling, said, signal) {
       text += chunk.choices?.[0]?.text ?? "";
       reason = chunk.choices?.[0]?.finish_reason ?? reason;
       if (chunk.usage) rate = chunk.usage.prompt_tokens / prompt.length;
-      said(text);
+      said(text, chunk.prompt_progress);
     } });
   } catch (error) {
     if (error.name !== "AbortError") throw error;

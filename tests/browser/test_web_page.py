@@ -137,6 +137,9 @@ def test_it_says_what_llama_cpp_says(page: Any, serve: Callable[[Path], Site], s
     page.goto(site.address)
     wait_until_loaded(page)
     assert page.evaluate("crossOriginIsolated")
+    expect(page.locator("#status")).to_have_text(re.compile(r"Reading the character… \d+ %"), timeout=LONG)
+    expect(page.locator("body[data-read]")).to_have_count(1, timeout=LONG)  # before anything is said
+    expect(page.locator("#status")).to_have_text("")
     say(page, QUESTION)
     said = wait_for_answer(page)
     sure = _sure(native)
