@@ -122,6 +122,7 @@ def _serve(file: str, threads: int, template: str, window: int, name: str) -> No
     settings.model.path, settings.port, settings.api_keys = file, 0, [sys.stdin.readline().strip()]
     settings.model_alias = {name}  # what it calls itself: without, the path of the file
     settings.n_ctx, settings.n_parallel, settings.warmup, settings.verbosity = window, 1, False, -1
+    settings.cache_ram_mib = 0  # what the next request shares with the last one is still in the slot
     settings.use_jinja, settings.chat_template = False, template
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
     settings.cpuparams.poll = settings.cpuparams_batch.poll = 0
