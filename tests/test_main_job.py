@@ -117,8 +117,8 @@ def test_inspect_tells_what_the_folder_is(pruned: tuple[Path, Path]) -> None:
 
 def test_the_verdict_by_rules_and_vectors(pruned: tuple[Path, Path], starter: Path, starter_q8: Path, tmp_path: Path) -> None:
     folder, home = pruned  # the starter by its folder: what was proved of measures on "starter" is not asked here
-    asked = ("evaluate", "pim-tuckett", "--dense", str(starter), "--model", str(folder), "--quick", "--measure", "script", "--measure",
-             "adherence", "--max-tokens", "32", "--json", "--workdir", str(tmp_path / "work"))
+    asked = ("evaluate", "pim-tuckett", "--dense", str(starter), "--model", str(folder), "--quick", "--measure", "script",
+             "--measure", "adherence", "--max-tokens", "32", "--json", "--workdir", str(tmp_path / "work"))
     result = run(*asked, home=home)
     assert result.returncode == 0, result.stderr
     made = read_evaluation(tmp_path / "work" / RESULT)
