@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tiny import add_files, find, make_tiny
 
@@ -56,6 +58,23 @@ def test_a_prompt_has_the_tokens_that_transformers_would_give_it(family: str, tm
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_the_prompt_cache_keeps_its_limit(tmp_path: Path) -> None:
+    wide = {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 128, "num_hidden_layers": 8}  # 64 KiB a token
+    folder = add_files(make_tiny(tmp_path / "tiny", endless=True, max_position_embeddings=1024, **wide), "F16")
+    limit, process = 32, psutil.Process()
+    voice = LlamaVoice("tiny", next(folder.glob("gguf/*")), Turns(), slots=2, prompt_cache=limit)
+    draw, sizes = random.Random(1), []
+
+    async def read() -> None:
+        for _ in range(60):
+            await voice.read([draw.randrange(20, 200) for _ in range(draw.randrange(60, 120))])
+            sizes.append(process.memory_info().rss)
+
+    asyncio.run(read())
+    assert max(sizes) - sizes[0] < 1.25 * (limit << 20)
+
+
 def test_so_it_is_with_the_starter_which_speaks_from_its_own_file(starter: Path) -> None:
     voice = LlamaVoice("starter", next(starter.glob("gguf/*Q4_1.gguf")), Turns(), slots=2)
     same_tokens(load_tokenizer(find(starter)), voice.vocabulary)

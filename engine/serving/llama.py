@@ -4,10 +4,13 @@ The server's slots keep the conversations that were read last, so that a known o
 keeps some more. Its samplers are the samplers, in its order.
 """
 
+import contextlib
 import copy
+import ctypes
 import json
 import os
 import secrets
+import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
@@ -29,6 +32,7 @@ from engine.serving.voice import Piece, Timings
 
 LONGEST = 8192  # tokens of one prompt and answer
 A_SLOT = 4096  # tokens of memory for each slot; all slots share them
+_LARGE, _MMAP_THRESHOLD = 1 << 20, -3  # bytes; mallopt's name for it
 _ALIKE = 0.1  # share of a prompt that a slot must know to be chosen for it
 _CONNECTING = 10.0  # seconds
 _DATA, _ERROR = "data: ", "error: "
@@ -143,6 +147,7 @@ def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int, adapt
     loaded."""
     import xllamacpp
 
+    _give_memory_back()
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.port, settings.api_keys = str(file), 0, [key]
     settings.n_ctx, settings.n_parallel, settings.kv_unified = tokens, slots, True
@@ -164,6 +169,14 @@ def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int, adapt
     except RuntimeError as error:
         raise UserError(f"llama.cpp cannot load {file}: it is damaged, or the memory is not enough.",
                         "Delete the file, so that it is made again, or choose a smaller model.") from error
+
+
+def _give_memory_back() -> None:
+    """Have large blocks, as conversations in the prompt cache are, given back to the system when they are freed. Left to itself,
+    glibc keeps blocks as large as any that was freed before, with gaps between them: up to twice the limit of a prompt cache."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def _adapter(settings: Any, file: Path) -> Any:
