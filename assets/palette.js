@@ -3,8 +3,21 @@
   let dialog = null, items = [], chosen = 0;
 
   const named = (element) => element.textContent.trim();  // also of what a narrow window hides
+  // In a narrow window some tabs are under "More tabs", and are made when that is opened.
+  const tabOf = (id) => document.getElementById(`${id}-button`);
+  const rooms = () => Object.entries(JSON.parse(document.querySelector("[data-rooms]")?.dataset.rooms ?? "{}"));
+  const go = (id, name) => {
+    if (tabOf(id)) { tabOf(id).click(); return; }
+    document.querySelector("#rooms .overflow-menu > button, #rooms [aria-label='More tabs']")?.click();
+    const end = Date.now() + 3000;
+    const wait = setInterval(() => {
+      const tab = [...document.querySelectorAll("#rooms .overflow-dropdown button")].find((one) => named(one).endsWith(name));
+      tab?.click();
+      if (tab || Date.now() > end) clearInterval(wait);
+    }, 30);
+  };
   const found = () => [
-    ...[...document.querySelectorAll("#rooms [id^=room-][id$=-button]")].map((tab) => ["Go to", named(tab).replace(/^\d+ · /, ""), () => tab.click()]),
+    ...rooms().map(([id, name]) => ["Go to", name, () => go(id, name)]),
     ...[...document.querySelectorAll("#side-characters label")].map((label) => ["Open", named(label), () => label.click()]),
     ...[["side-new", "New character"], ["side-duplicate", "Duplicate the character"], ["side-backup", "Back up the library"]]
       .map(([id, word]) => ["Do", word, () => document.getElementById(id)?.click()]),
@@ -14,8 +27,7 @@
 
   const show = () => {
     const words = dialog.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const seen = new Set();  // the tabs are in the page twice where some of them are under "More tabs"
-    items = found().filter(([kind, name]) => name && fits(`${kind} ${name}`, words) && !seen.has(kind + name) && seen.add(kind + name));
+    items = found().filter(([kind, name]) => name && fits(`${kind} ${name}`, words));
     chosen = Math.max(0, Math.min(chosen, items.length - 1));
     const list = dialog.querySelector("[role=listbox]");
     list.replaceChildren(...items.map(([kind, name], at) => {

@@ -4,6 +4,7 @@ A room is a module with build(services, page, tab).
 """
 
 import html
+import json
 from typing import Any
 
 import gradio as gr
@@ -33,6 +34,8 @@ def build_page(services: Services) -> gr.Blocks:
                     gr.HTML(f'<h2 class="visually-hidden">{label}</h2>', elem_classes="room-title")
                     room.build(services, page, tab)
                 rooms.append(tab)
+        names = html.escape(json.dumps({f"room-{name}": LABELS.get(name, name.capitalize()) for name in ROOMS}))
+        gr.HTML(f'<i data-rooms="{names}"></i>', visible="hidden")  # for the command palette
         follow_rooms(rooms)
         sidebar.greet(services, page, side, welcome)
         wanted = gr.Textbox(visible="hidden", label="Room")

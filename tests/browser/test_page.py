@@ -70,7 +70,7 @@ def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
     expect(names.filter(has_text="Bodo Grumm")).to_be_visible()
     choose(page, "Bodo Grumm")
     page.locator("#side-delete").click()  # at once: it is the one that was chosen last
-    expect(page.locator("#side-undo-box")).to_contain_text("Bodo Grumm was deleted.")
+    expect(page.locator("#side-undo-box")).to_contain_text("Bodo Grumm was deleted, with")
     expect(names.filter(has_text="Bodo Grumm")).to_have_count(0)
     page.locator("#side-undo").click()
     expect(page.locator("#side-characters label.selected")).to_have_text("Bodo Grumm")
