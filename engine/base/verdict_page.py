@@ -29,7 +29,7 @@ def verdict_html(result: Evaluation, first: str = "", button: Callable[[Telling]
     head += (f"<p><b>{html.escape(words)}</b></p>" if words else "") + f'<p class="soft">{html.escape(_basis(result))}</p>'
     shown = [one for one in runs if one.id == first] or runs
     rest = "".join([_table(result, runs), f'<p class="soft">{HOW}</p>',
-                    f'<p class="soft">{html.escape(result.judge)}</p>' if result.judge else "",
+                    *(f'<p class="soft">{html.escape(words)}</p>' for words in (result.judge, *result.notes) if words),
                     *(_talks(result, run, button) for run in shown)])
     folded = f"<details><summary>Measure by measure, and where they differ</summary>{rest}</details>" if first else rest
     return f'<section class="verdict" aria-label="Verdict">{head}{folded}</section>'
@@ -68,7 +68,8 @@ def _table(result: Evaluation, runs: Sequence[Voiced]) -> str:
         dense = _cell("Dense", _mean(figures.get((asked.name, DENSE)), asked))
         cells = "".join(_cell(run.name, _finding(asked, findings.get((asked.name, run.id)), figures.get((asked.name, run.id))))
                         for run in runs)
-        about = f"<b>{html.escape(asked.label)}</b><small>{html.escape(note or asked.about)}</small>"
+        about = f"<b>{html.escape(asked.label)}</b>" + "".join(
+            f"<small>{html.escape(words)}</small>" for words in (asked.about, note) if words)
         rows.append(f'<tr><td>{about}</td>{dense}{cells}</tr>')
     return (f'<table class="verdict-table"><thead><tr><th scope="col">Measure</th><th scope="col">Dense</th>{heads}</tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table>')
