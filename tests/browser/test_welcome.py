@@ -83,6 +83,9 @@ def test_from_a_finished_run_it_is_one_click_to_talk_and_two_to_a_folder(page: A
     page.add_init_script(COUNT)
     own_studio.open(page, SLUG, "prune")
     page.wait_for_function(CHOOSE, arg="First", polling=1_000, timeout=SLOW)  # not the newest
+    expect(page.locator("#prune-how")).to_be_hidden()
+    page.click("#prune-went")
+    expect(page.locator("#prune-how")).to_be_visible(timeout=SLOW)
     before = clicks(page)
     page.click("#prune-to-talk")
     expect(page.locator("#preview-voice input")).to_have_value("First · 50\u00a0% removed", timeout=SLOW)

@@ -28,7 +28,8 @@ class Controls:
     def __init__(self) -> None:
         self.looks = look_box("prune")
         self.shown_set = gr.Textbox(visible="hidden", label="Lines that are shown")
-        gr.HTML('<p class="prune-empty">Choose a character on the left.</p>', elem_id="prune-nobody", elem_classes="live-shown")
+        # Gradio puts the classes of a component on two elements, and only one of them would be shown.
+        gr.HTML('<p id="prune-nobody" class="prune-empty live-shown">Choose a character on the left.</p>')
         with gr.Column(elem_id="prune-room", elem_classes="live-shown"):
             with gr.Column(elem_classes="prune-step"):
                 self._making()
@@ -45,7 +46,7 @@ class Controls:
                     self.verdict = live_html("prune-verdict")
                     self.progress = live_html("prune-progress")
                     self.asking = live_html("prune-asking")
-                    gr.HTML(runs_view.frame_html(), elem_id="prune-how", elem_classes="live-shown")
+                    gr.HTML(f'<div id="prune-how" class="live-shown">{runs_view.frame_html()}</div>')
 
     def _making(self) -> None:
         gr.HTML(f'<h3><i>1</i> Make the lines</h3><p class="quiet">{HELP}</p>')
