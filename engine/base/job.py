@@ -132,7 +132,7 @@ class Recipe(Settings):
     bake: bool = knob(False, "Put the card into the weights: with a prompt of a few tokens the model answers as the dense one "
                              "does with the whole card (context distillation). With a sparsity of 0 nothing is removed",
                       group="Baking", label="Bake the card into the weights")
-    # The other five are also those of the adapters of a cast's characters, baked or not.
+    # Steps, lines a step and rank are also those of the adapters of a cast's characters, baked or not.
     bake_steps: int = knob(400, "Steps in which the LoRA adapter learns, before it is merged; a cast's adapters, too", ge=2)
     bake_step_lines: int = knob(16, "Lines per step", unit="lines", ge=2)
     bake_rate: float = knob(2e-3, "AdamW's learning rate, as a share of the weights' root mean square", ge=0)

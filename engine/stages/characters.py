@@ -1,14 +1,15 @@
 """The characters of a cast on their one cut model: what each of them reads there, and what each learns beside it, a LoRA adapter.
 
 An adapter learns the dense model's distributions under the character's own prompt: on its train lines and, with --recover, on
-answers that nothing has read, else on the extra samples; in the later steps also on what it answers itself. The dense model reads
-the lines beforehand, while it is still whole; its targets stay in the character's work folder. With --bake the adapter is the baked
-one, for the short prompt (baking.py).
+answers that nothing has read, else on the extra samples; half of every step's lines are what it answers itself. The dense model
+reads the lines beforehand, while it is still whole; its targets stay in the character's work folder. With --bake the adapter is
+the baked one, for the short prompt (baking.py).
 
 Leaves in the cast's work folder, for each character, own-ID.jsonl and own-ID.safetensors (its own answers), adapter-ID.safetensors
 (peft's tensors, rounded to what is written) and, for all, characters.json: each one's readings on its own test lines, by reading.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from safetensors.torch import load_file
@@ -89,11 +90,12 @@ def _learn(ctx: JobContext, member: Member, part: JobContext, own: DistillationD
     if saved.exists():
         yield Stage(StageId.ADAPT, reused=True, subject=member.id)
         return _attach(ctx.model, recipe.bake_rank, load_file(saved))
-    settings, lessons = adapter_settings(recipe), _lessons(part, own)
+    # The model is near already, so it takes recovery's rate; its layers know the lines by heart, so it learns from its own answers.
+    settings, lessons = replace(adapter_settings(recipe), rate=recipe.recovery_rate, own_from=0.0), _lessons(part, own)
     yield Stage(StageId.ADAPT, settings.steps, subject=member.id)
     asked = [(example.prompt, example.prompt) for example in own.train]
     said = own_lessons(ctx, f"own-{member.id}", StageId.ADAPT, asked, settings, lambda _adapted: loaded_beside(ctx),
-                       member.id) if settings.own_from < 1 and lessons.targets is not None else None
+                       member.id) if lessons.targets is not None else None
     training = train_adapter(ctx.model, lessons, lambda: measure(ctx.model, own.validation, own.validation_dense),
                              settings, TensorFile(ctx.path(f"learning-{member.id}.safetensors")), said)
     adapted = yield from as_events(training, StageId.ADAPT, ReadingId.RECOVERY_STEP, settings.steps, member.id)
