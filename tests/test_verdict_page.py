@@ -75,7 +75,8 @@ def test_a_result_comes_back_from_its_file_and_another_file_is_refused(tmp_path:
 def test_the_page_says_every_verdict_and_marks_what_differs() -> None:
     page = verdict_page(result(quarter=[H, L, U, N], half=[H, H, H, H]))
     for words in ("holds", "lost", "cannot tell yet", "not measured", "about 37 more would decide", "n = 24, 1 missing",
-                  "compared on 24", "Mari is told from 5 bundled ones.", "Beside the dense model starter", "I keep the <mark>light</mark> here.",
+                  "compared on 24", "Mari is told from 5 bundled ones.",
+                  "Beside the dense model starter", "I keep the <mark>light</mark> here.",
                   "I keep the <mark>goats</mark> here."):
         assert words in page, words
     assert EVIL not in page and "<script" not in page and "http" not in page.replace("http-equiv", "")
