@@ -87,8 +87,9 @@ def test_rows_of_other_measures_stay_readable(paper_plan: plan.Plan, tmp_path: P
                                         {**newer, "wit": 0.9}])
     results = fidelity.Results(tmp_path / "rows.json", "standard, 60 steps")
     assert [row["neutral_ppl"] for row in results.rows] == [None, 20.0] and results.rows[1]["wit"] == 0.9
-    wanda, default = summary.methods_table(paper_plan, results.rows).rows
-    assert (wanda[5], default[5]) == ("–", "20.0")
+    table = summary.methods_table(paper_plan, results.rows)
+    (wanda, default), column = table.rows, table.columns.index("neutral perplexity")
+    assert (wanda[column], default[column]) == ("–", "20.0")
     assert summary.side_conditions(results.rows) == []  # there is nothing to compare default's neutral perplexity with
     results.add(("m", "a", 0.25, 0, "random"), {"kl": 2.0, "lines": 4, "dtype": "fp32"})
     assert read_json(tmp_path / "rows.json")[1] == {**newer, "wit": 0.9}

@@ -74,6 +74,7 @@ def nodes() -> Iterator[Nodes]:
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(16).hex(), "RAY_USAGE_STATS_ENABLED": "0"}
     with mock.patch.dict(os.environ, own):
         check_ray("auto")
+        Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray notes the address of a cluster, wherever its other files are
         found = Nodes(folder)
         yield found
         found.cluster.shutdown()

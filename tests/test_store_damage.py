@@ -30,7 +30,7 @@ from studio.tabs.draft import versions
 from studio.tabs.export import library_parts, view
 from studio.tabs.preview.controller import Controller as Play
 from studio.tabs.preview.looks import ViewState as ChatState
-from studio.tabs.prune import runs_view
+from studio.tabs.prune import LINES_LOOKS, RUNS_LOOKS, runs_view
 from studio.tabs.prune.lines_controller import LinesController
 from studio.tabs.prune.queueing import Queueing
 from studio.tabs.prune.runs_controller import RunsController
@@ -189,7 +189,7 @@ def look_everywhere(services: Services, person: str) -> dict[str, int]:
     sidebar.jobs_html(services), sidebar.model_choices(services), characters.list_characters(store, "smith newest")
     assert fields_of(characters.head(store, person).card) and versions.version_choices(store, person)
     for run in runs.list_runs(store, person):
-        look = dict.fromkeys(("set", "search", "about", "sort", "lines", "runs", "other"), "")
+        look = dict.fromkeys((*LINES_LOOKS, *RUNS_LOOKS), "")
         for shown in (LinesController, RunsController):
             assert shown(services, Queueing(services)).contents({**look, "character": person, "run": run.id})
         assert view.report_html(run) is not None and view.readings_figure(run)

@@ -115,7 +115,7 @@ def identify(speaker: Speaker, sampling: SamplingParams, type: str) -> str:
     card = as_model_has_it(speaker.card, speaker.model)
     folder, place = folder_of(speaker.model), character_of(speaker.model)
     files = cache_folder(folder) if folder else None  # None: not here yet, so it comes as its name says
-    return _digest(str(files or folder or speaker.model), place.id if place else "", type,
+    return _digest(files.name if files else str(folder or speaker.model), place.id if place else "", type,
                    json.dumps(replace(sampling, seed=None).as_dict(), sort_keys=True),
                    json.dumps(messages(card, [("user", "?")])), json.dumps(data_of(card.raw).get("character_book"), sort_keys=True))
 
