@@ -55,6 +55,7 @@ def test_few_or_missing_pairs_decide_nothing() -> None:
 def test_how_many_more_items_are_needed() -> None:
     # Half of the interval is .2 and must become .1, a half: four times the 10 items.
     assert more_needed(Interval(0.05, -0.15, 0.25, 10, 10), 0.05) == 30
+    assert more_needed(Interval(-0.049, -0.3, 0.2, 18, 18), 0.05) == 0  # tens of thousands: nobody will ask them
 
 
 def test_auc_by_hand() -> None:

@@ -18,6 +18,7 @@ Numbers = NDArray[np.float64]
 Key = tuple[str, int]  # of a sample: item and seed
 RESAMPLES, LEVEL, SEED = 2000, 0.95, 7
 FEWEST = 5  # items below which nothing is said
+MOST = 2000  # more items than these are not worth asking
 
 
 class Outcome(StrEnum):
@@ -80,12 +81,16 @@ def compare(dense: Mapping[Key, float | None], run: Mapping[Key, float | None], 
 
 
 def more_needed(found: Interval, margin: float) -> int:
-    """About how many more items decide, if the mean stays: an interval's width falls with the root of their number."""
+    """About how many more items decide, if the mean stays: an interval's width falls with the root of their number.
+
+    0 where that would take more than MOST: the difference is then as good as the margin.
+    """
     distance = abs(found.mean + margin)
     half = (found.high - found.low) / 2
     if distance <= 1e-9 or half <= 0:
         return 0
-    return max(1, min(math.ceil(found.items * (half / distance) ** 2) - found.items, 100_000))
+    more = max(1, math.ceil(found.items * (half / distance) ** 2) - found.items)
+    return more if more <= MOST else 0
 
 
 def auc(above: Sequence[float], below: Sequence[float]) -> float:
