@@ -83,6 +83,12 @@ def test_the_page_says_every_verdict_and_marks_what_differs() -> None:
     assert page.count("<svg") == 7  # none where nothing was measured
 
 
+def test_answers_that_have_little_in_common_are_not_marked_all_over() -> None:
+    made = result(quarter=[H])
+    other = made.telling[0].model_copy(update={"run": ["Nobody lives at this end of the harbour, so go away, stranger."]})
+    assert "<mark>" not in verdict_page(made.model_copy(update={"telling": [other]}))
+
+
 def test_a_run_of_several_comes_first_and_the_others_stand_beside_it() -> None:
     shown = verdict_html(result(quarter=[H], half=[L]), "half")
     assert "Mari at 50%" in shown and "Mari at 25%" not in shown and shown.count("<details>") == 1

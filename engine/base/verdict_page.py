@@ -17,6 +17,7 @@ HOW = ("Both models were asked the same, and are compared answer by answer. The 
        "the whole interval is right of the band's left end. “Lost”: all of it is left of that. Else nobody can tell yet: more "
        "questions make the interval shorter.")
 _WIDTH, _MIDDLE, _HEIGHT = 170, 100, 22  # px; no difference is at _MIDDLE
+_ALIKE = 0.6  # of two texts, words and spaces counted: below it marks would be everywhere
 _WORD = re.compile(r"\w+|\W+")
 
 
@@ -137,12 +138,14 @@ def _talk(one: Telling, name: str, label: str, button: str) -> str:
 
 
 def _marked(other: str, text: str) -> str:
-    """The text as HTML, with the words marked that the other text has not."""
+    """The text as HTML, with the words marked that the other text has not; without marks where the two have little in common."""
     if not text.strip():
         return '<span class="soft">(said nothing)</span>'
     first, second = _WORD.findall(other), _WORD.findall(text)
-    parts = []
-    for tag, _, _, begin, end in difflib.SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+    matcher, parts = difflib.SequenceMatcher(None, first, second, autojunk=False), []
+    if matcher.ratio() < _ALIKE:
+        return html.escape(text)
+    for tag, _, _, begin, end in matcher.get_opcodes():
         words = html.escape("".join(second[begin:end]))
         parts.append(words if tag == "equal" or not words.strip() else f"<mark>{words}</mark>")
     return "".join(parts)
