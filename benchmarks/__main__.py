@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.base.errors import Interrupted, UserError
-from engine.base.job import DTYPE_HELP, PRESETS, Parser
+from engine.base.job import DTYPE_HELP, PRESETS
 from engine.base.known_models import MODEL_HELP
+from engine.base.options import Parser
 from engine.base.process import prepare_libraries
 
 MODULES = {"studio": "studio.costs", "measures": "proofs"}  # those not named like their verb

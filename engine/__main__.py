@@ -23,15 +23,14 @@ from engine.base.job import (
     FrontierJob,
     GgufJob,
     JudgeJob,
-    Parser,
     Process,
     PruneJob,
     Recipe,
     SceneJob,
     ScriptJob,
-    add_options,
 )
 from engine.base.known_models import MODEL_HELP
+from engine.base.options import Parser, add_options
 from engine.base.process import prepare_libraries
 from engine.base.sampling import add_sampling_options
 from engine.cluster.options import add_cast_options

@@ -42,9 +42,9 @@ from engine.base.job import (
     SceneJob,
     ScriptJob,
     process_of,
-    read_options,
 )
 from engine.base.known_models import KNOWN
+from engine.base.options import read_options
 from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.dossier import Dossier, dossier_fields, read_dossier
@@ -252,8 +252,7 @@ def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterat
 
 def scene(options: argparse.Namespace, _arguments: list[str]) -> int:
     """Characters who talk with each other. Ctrl-C ends the scene."""
-    values = read_options(options, SceneJob)
-    values["sampling"] = {"seed": 0, **values.get("sampling", {}), **given_params(options)}
+    values = _with_sampling(read_options(options, SceneJob), options)
     Run(process_of(values)).follow(_scene(values), lambda: False, "Stopped; what was said is above.")
     return 0
 
@@ -301,10 +300,10 @@ def judge(options: argparse.Namespace, arguments: list[str]) -> int:
     Run(process_of(values)).follow(_judge(values, results), lambda: bool(results), "Stopped; what was answered is kept.",
                                    f"Go on with:\n  {PROGRAM} {shlex.join(one for one in arguments if one != '--again')}")
     if not values.get("json_events"):
-        from engine.evaluation.exam import sentence_of
+        from engine.evaluation.exam import CHANCE, sentence_of
 
         for one in results:
-            print_table(f"Who says this line? {one.lines} lines, five names each; chance 20 %",
+            print_table(f"Who says this line? {one.lines} lines, five names each; chance {CHANCE:.0%}",
                         ["judge", "right", "95 % interval", "Brier (guessed: 0.80)", "ECE", "no answer"],
                         [[one.judge, f"{one.right} ({one.top1:.1%})", f"{one.low:.1%} to {one.high:.1%}",
                           *("-" if value is None else f"{value:.3f}" for value in (one.brier, one.ece)), one.missing]])

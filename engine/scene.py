@@ -1,8 +1,8 @@
-"""Scenes: two or three characters and a narrator in one place. They speak in turn, each from where it stands.
+"""Scenes: two or three characters and a narrator in one place. They speak in turn.
 
-Every character has the history as it saw it (egocentric, as in SPASM): its own lines are the assistant's turns, what the others
-and the narrator said since then is one turn of the user, each line behind its speaker's name. Whoever was addressed by name
-speaks next, else whoever has been silent longest. A person can put a word in at any time: as the player, or as the narrator.
+Every character gets the history from its own side (egocentric, as in SPASM): its lines are the assistant's turns, and what the
+others and the narrator said in between is one user turn, each line after its speaker's name. The character that was addressed by
+name speaks next, else the one that has been silent longest. The caller can add a line at any time, as player or as narrator.
 """
 
 import re
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from engine.base.cast_folder import CARD, is_cast, places
 from engine.base.errors import UserError
@@ -22,14 +23,14 @@ from engine.cards.files import read_card
 from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, Setting
 from engine.cards.speaking import names_pattern
+from engine.serving.interview import SILENCE, hear
 from engine.serving.requests import Request
 from engine.serving.speaking import speak
-from engine.serving.steps import HEARTBEAT, Loop
+from engine.serving.steps import Loop
 from engine.serving.voices import Voices
 
 NARRATOR = ""  # the speaker of a line that nobody says
 FEWEST, MOST = 2, 3  # characters
-SILENT = "..."  # what stands for a turn in which nothing was said
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ class Scene:
         turns: list[tuple[str, str]] = []
         for speaker, text in self.said:
             if speaker == actor.name:
-                turns.append(("assistant", text or SILENT))
+                turns.append(("assistant", text or SILENCE))
                 continue
-            line = f"*{text}*" if speaker == NARRATOR else f"{speaker}: {text or SILENT}"
+            line = f"*{text}*" if speaker == NARRATOR else f"{speaker}: {text or SILENCE}"
             if turns and turns[-1][0] == "user":
                 turns[-1] = ("user", f"{turns[-1][1]}\n{line}")
             else:
                 turns.append(("user", line))
-        return turns if turns and turns[-1][0] == "user" else [*turns, ("user", SILENT)]
+        return turns if turns and turns[-1][0] == "user" else [*turns, ("user", SILENCE)]
 
     def setting_of(self, actor: Actor) -> Setting:
         """Whom an actor speaks with, and where."""
@@ -149,14 +150,10 @@ def _speak(scene: Scene, actor: Actor, sampling: SamplingParams, type: str, voic
     """What an actor says next, and why it ended. Steps in between let the caller stop it."""
     request = Request("speak", turn, actor.model, actor.card, tuple(scene.turns_of(actor)), scene.setting_of(actor),
                       sampling=sampling, type=type)
-    last = time.monotonic()
-    for event in loop.each(speak(request, voices)):
-        if event and event["event"] == "Ended":
-            return own_words(event["text"], actor, scene.actors), event["reason"]
-        if time.monotonic() - last > HEARTBEAT:
-            last = time.monotonic()
-            yield Step(StageId.SCENE, turn - 1, turns)
-    return "", "stopped"
+    told: list[dict[str, Any]] = []
+    beat = Step(StageId.SCENE, turn - 1, turns, subject=actor.model)
+    ended = yield from hear(loop, speak(request, voices, told.append), told, beat)
+    return own_words(ended["text"], actor, scene.actors), ended["reason"]
 
 
 def own_words(text: str, actor: Actor, actors: Sequence[Actor]) -> str:

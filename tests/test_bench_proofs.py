@@ -16,9 +16,7 @@ from engine.cards.prompt import messages
 from engine.evaluation import proof
 from engine.evaluation.measure import MEASURES, ItemKind, Sample
 from engine.evaluation.proof import Proof, doubt, read_proofs, untried, write_proofs
-from engine.evidence import running
 from engine.evidence.items import Size
-from engine.evidence.scoring import Scored
 
 PIM = find_bundled("pim-tuckett")
 TRIAL: Any = type("Trial", (), {"model": "starter", "name": "pim-tuckett", "card": PIM})()
@@ -110,11 +108,3 @@ def test_the_whole_way_on_a_tiny_model_goes_on_where_it_stopped(tmp_path: Path, 
     rows = read_json(tmp_path / "rows.json")
     assert rows[:6] == first and [(row["measure"], row["contrast"]) for row in rows[6:]] == [("knowledge", "cut")]
     assert answers.read_bytes() == kept  # nobody was asked again
-
-
-def test_a_measure_that_cannot_tell_is_never_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "doubt", lambda *what: "cannot tell here" if what == ("loops", "starter") else "")
-    loops, drift = (Scored.of(MEASURES[name], "dense", spoken(1, 0)) for name in ("loops", "drift"))
-    silent = running.doubted(loops, "starter")
-    assert not silent.values and silent.note == "cannot tell here"
-    assert running.doubted(loops, "small") is loops and running.doubted(drift, "starter") is drift

@@ -12,10 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from engine.base.errors import UserError
+from engine.base.verdict import wilson
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, rounds, runs
-from studio.store.rounds import Tally, wilson
+from studio.store.rounds import Tally
 from studio.store.runs import Run
 from studio.tabs.compare import Controls, paint
 from studio.tabs.compare.controller import Controller, ViewState, history

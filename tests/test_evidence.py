@@ -21,7 +21,7 @@ from engine.base import events
 from engine.base.errors import UserError
 from engine.base.events import Assessed, Compared, Event, Finished, Replied, Stage, Started, Stream, Untested, Warned
 from engine.base.evidence import DENSE, RESULT, headline, read_evaluation
-from engine.base.ids import StageId
+from engine.base.ids import Outcome, StageId
 from engine.base.job import EvaluateJob
 from engine.base.questions import split_of
 from engine.base.sampling import SamplingParams
@@ -170,7 +170,7 @@ def test_a_run_is_compared_with_the_dense_model_and_the_result_is_kept(made: Pat
     seen = list(evaluate(job_of(made, tmp_path)))
     assert isinstance(seen[-1], Finished) and any(isinstance(event, Started) for event in seen)
     found = {event.measure: event for event in seen if isinstance(event, Compared)}
-    assert [found[name].outcome for name in ("alike", "worse", "silent")] == ["holds", "lost", "not measured"]
+    assert [found[name].outcome for name in ("alike", "worse", "silent")] == [Outcome.HOLDS, Outcome.LOST, Outcome.UNMEASURED]
     assert found["worse"].items == 6 and found["worse"].difference == pytest.approx(-0.7)
     missing = next(event for event in seen if isinstance(event, Assessed) and event.measure == "silent"
                    and event.speaker != DENSE)
@@ -373,7 +373,7 @@ def test_a_judge_that_is_down_keeps_nobody_else(made: Path, tmp_path: Path, own_
 def test_a_measure_that_tells_nothing_on_this_model_is_no_number(made: Path, tmp_path: Path, own_measures: dict[str, Any],
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     given = measure_of("blind", {DENSE: 0.9, "25% removed": 0.1})
-    for module in (running, scoring):
+    for module in (running, scoring):  # one leaves out what only such measures read, the other gives no number
         monkeypatch.setattr(module, "doubt", lambda name, model: "cannot tell here: it is blind" if name == "blind" else "")
     seen = list(evaluate(job_of(made, tmp_path)))
     assert not given and {(event.mean, event.note) for event in seen if isinstance(event, Assessed)} == {

@@ -10,7 +10,8 @@ from store_samples import card
 
 from engine.__main__ import build_parser
 from engine.base.errors import UserError
-from engine.base.job import ExportJob, read_options
+from engine.base.job import ExportJob
+from engine.base.options import read_options
 from engine.base.sizes import adapter_bytes
 from studio import uploads
 from studio.page import Page

@@ -7,8 +7,9 @@ import pytest
 
 from engine.__main__ import build_parser, main
 from engine.base.errors import UserError
-from engine.base.job import PRESETS, PruneJob, Recipe, knobs, make_recipe, read_options, write_table
+from engine.base.job import PRESETS, PruneJob, Recipe, knobs, make_recipe, write_table
 from engine.base.migrate import FORMER_KNOBS, LATER_KNOBS
+from engine.base.options import read_options
 
 ROOT = Path(__file__).resolve().parents[1]
 

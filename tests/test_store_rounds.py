@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.base.errors import UserError
+from engine.base.verdict import wilson
 from studio.store import rounds, runs
 from studio.store.database import Store
 from tests.store_samples import library, pruning
@@ -77,7 +78,7 @@ def test_the_tally_counts_pairs_of_one_run(store: Store) -> None:
     assert sorted(vote.verdict for vote in rounds.votes(store, grid.id)) == ["bad", "good"]
     tally = rounds.tally(store, run.id)
     assert (tally.pruned, tally.dense, tally.tie, tally.both_bad, tally.total, tally.share) == (7, 1, 2, 3, 13, 0.8)
-    assert (tally.low, tally.high) == rounds.wilson(8, 10)
+    assert (tally.low, tally.high) == wilson(8, 10)
 
 
 def test_cleared_rounds_come_back(store: Store) -> None:
@@ -99,11 +100,11 @@ def test_cleared_rounds_come_back(store: Store) -> None:
     (8, 10, 0.490, 0.943), (0, 10, 0.0, 0.278), (10, 10, 0.722, 1.0), (5, 10, 0.237, 0.763), (81, 263, 0.255, 0.366),
     (0.5, 1, 0.055, 0.945)])
 def test_the_interval_of_a_share(successes: float, total: int, low: float, high: float) -> None:
-    assert rounds.wilson(successes, total) == pytest.approx((low, high), abs=0.0006)
+    assert wilson(successes, total) == pytest.approx((low, high), abs=0.0006)
 
 
 def test_the_interval_of_nothing() -> None:
-    assert rounds.wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def test_rounds_of_one_run_and_kind_are_found_and_cleared_alone(store: Store) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from engine.base.verdict import FEWEST, Interval, Outcome, auc, compare, estimate, more_needed, wilson
+from engine.base.ids import Outcome
+from engine.base.verdict import FEWEST, Interval, auc, compare, estimate, more_needed, wilson
 
 
 def samples(*values: float | None) -> dict[tuple[str, int], float | None]:

@@ -15,8 +15,8 @@ from engine.cards.script import read_script
 from studio.services import Services
 from studio.store import characters, runs
 from studio.store.runs import Run
+from studio.tabs import verdict
 from studio.tabs.compare.controller import Controller
-from studio.tabs.prune import verdict
 from studio.workers.single import Resumable
 
 

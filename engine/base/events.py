@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from engine.base import migrate
-from engine.base.ids import ArtifactId, ErrorCode, ReadingId, Rejection, StageId, Verdict
+from engine.base.ids import ArtifactId, ErrorCode, Outcome, ReadingId, Rejection, StageId, Verdict
 
 LAST_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since the epoch
 Count = Annotated[int, Field(gt=-(2**63), lt=2**63)]
@@ -186,7 +186,7 @@ class Assessed(Event):
 @dataclasses.dataclass(frozen=True)
 class Compared(Event):
     """A run beside the dense model by one measure: the difference (more is better) with its 95 % interval, and the verdict
-    (base/verdict.py, Outcome) at `margin`; `more`: about how many more items would decide."""
+    (base/verdict.py) at `margin`; `more`: about how many more items would decide."""
 
     measure: str
     speaker: str
@@ -195,7 +195,7 @@ class Compared(Event):
     high: float | None
     margin: float
     items: Count
-    outcome: str
+    outcome: Outcome
     more: Count = 0
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.base.errors import UserError
+from engine.base.events import Assessed, Compared
 from engine.base.files import read_json, write_json
-from engine.base.verdict import Outcome
+from engine.base.ids import Outcome
 
 RESULT = "evaluation.json"
 DENSE = "dense"  # the id of the speaker that the others are compared with
+OUTCOMES = {Outcome.HOLDS: "holds", Outcome.LOST: "lost", Outcome.UNSURE: "cannot tell yet", Outcome.UNMEASURED: "not measured"}
 
 
 class _Part(BaseModel):
@@ -45,34 +47,6 @@ class Asked(_Part):
     source: str = ""
 
 
-class Figure(_Part):
-    """What a measure says of a speaker: events.Assessed."""
-
-    measure: str
-    speaker: str
-    mean: float | None = None
-    low: float | None = None
-    high: float | None = None
-    items: int = 0
-    samples: int = 0
-    missing: int = 0
-    note: str = ""
-
-
-class Finding(_Part):
-    """What a measure says of a run beside the dense model: events.Compared."""
-
-    measure: str
-    speaker: str
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    margin: float
-    items: int = 0
-    outcome: Outcome
-    more: int = 0
-
-
 class Telling(_Part):
     """An item that shows a difference: what was asked, both answers, and by which measure they differ most."""
 
@@ -93,8 +67,8 @@ class Evaluation(_Part):
     dense: str
     speakers: list[Voiced]
     measures: list[Asked]
-    figures: list[Figure]
-    findings: list[Finding]
+    figures: list[Assessed]
+    findings: list[Compared]
     telling: list[Telling] = []
     judge: str = ""
     notes: list[str] = []
@@ -108,7 +82,15 @@ class Evaluation(_Part):
         """Everybody but the dense model, in order."""
         return [one for one in self.speakers if one.id != DENSE]
 
-    def findings_of(self, speaker: str) -> list[Finding]:
+    def figure(self, measure: str, speaker: str) -> Assessed | None:
+        """What a measure says of a speaker."""
+        return next((one for one in self.figures if (one.measure, one.speaker) == (measure, speaker)), None)
+
+    def finding(self, measure: str, speaker: str) -> Compared | None:
+        """What a measure says of a run beside the dense model."""
+        return next((one for one in self.findings if (one.measure, one.speaker) == (measure, speaker)), None)
+
+    def findings_of(self, speaker: str) -> list[Compared]:
         """A run's findings, in the order of the measures."""
         order = [one.name for one in self.measures]
         return sorted((one for one in self.findings if one.speaker == speaker), key=lambda one: order.index(one.measure))
@@ -164,7 +146,7 @@ def recommend(result: Evaluation) -> str:
     return words + (f" {_listed([one.name for one in rest])} lost something." if rest else "")
 
 
-def lost(result: Evaluation, speaker: str) -> list[Finding]:
+def lost(result: Evaluation, speaker: str) -> list[Compared]:
     """The measures in which a run lost."""
     return [one for one in result.findings_of(speaker) if one.outcome is Outcome.LOST]
 

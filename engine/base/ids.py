@@ -131,6 +131,15 @@ class Verdict(StrEnum):
     OPEN = "not judged"
 
 
+class Outcome(StrEnum):
+    """What a measure says of a run beside the dense model."""
+
+    HOLDS = "holds"
+    LOST = "lost"
+    UNSURE = "unsure"
+    UNMEASURED = "unmeasured"
+
+
 class ErrorCode(StrEnum):
     """Which error a UserError or a Failed event is, where the advice depends on where it is read."""
 

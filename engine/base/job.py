@@ -7,13 +7,11 @@ The paper meant throughout is Persona-Pruner (ICML 2026, arXiv 2606.14695). Whet
 channels is decided where the model is known: sizes.channels_kept.
 """
 
-import argparse
 import difflib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,12 +19,11 @@ from pydantic.fields import FieldInfo
 
 from engine.base import migrate
 from engine.base.errors import UserError
-from engine.base.files import PROGRAM, is_file, read_untrusted_json
+from engine.base.files import PROGRAM, is_file
 from engine.base.known_models import MODEL_HELP
 from engine.base.sampling import MAX_SEED
 from engine.base.sizes import WRITTEN
 
-JOB_BYTES = 1_000_000  # of a job file
 MOST = 10**9  # of any number that has no limit of its own: beyond it, arithmetic overflows long after the job has begun
 Loss = Literal["kl", "ce"]
 Start = Literal["wanda", "random"]
@@ -383,72 +380,14 @@ def knobs(kind: type[Settings] = Recipe) -> dict[str, Knob]:
 def _knob_of(name: str, field: FieldInfo) -> Knob:
     limits = {type(one): one for one in field.metadata}
     least = limits[Ge].ge if Ge in limits else limits[Gt].gt if Gt in limits else None
-    return Knob(name, field.title or name, field.description or "", _extra(field, "unit"), field.default, least,
+    return Knob(name, field.title or name, field.description or "", extra_of(field, "unit"), field.default, least,
                 limits[Le].le if Le in limits else None, tuple(filter(None, get_args(field.annotation))))
 
 
-def _extra(field: FieldInfo, name: str) -> str:
+def extra_of(field: FieldInfo, name: str) -> str:
+    """What `knob` noted of a field: its unit, metavar, option or group; "" for nothing."""
     extra = field.json_schema_extra
     return str(extra.get(name, "")) if isinstance(extra, dict) else ""
-
-
-class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are UserErrors."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
-        raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
-
-
-def add_options(parser: argparse.ArgumentParser, *kinds: type[Settings], leave_out: Collection[str] = ()) -> None:
-    """The fields of jobs, without those of their bases, as options; what is not given stays out of the namespace."""
-    for kind in kinds:
-        place: Any = parser
-        for name in kind.__annotations__:
-            field = kind.model_fields.get(name)
-            if field is None or not field.description or name in leave_out:
-                continue
-            if group := _extra(field, "group"):
-                place = parser.add_argument_group(group)
-            _add_option(parser if _extra(field, "option") == "-" else place, name, field)
-
-
-def _add_option(place: Any, name: str, field: FieldInfo) -> None:
-    kind: Any = field.annotation
-    metavar = _extra(field, "metavar")
-    if _extra(field, "option") == "-":
-        count = "*" if kind == list[str] else "?"
-        place.add_argument(name, metavar=metavar, nargs=count, default=argparse.SUPPRESS, help=field.description)
-        return
-    names = [f"--{one.replace('_', '-')}" for one in (_extra(field, "option") or name, migrate.FORMER_KNOBS.get(name)) if one]
-    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": str(field.description).replace("%", "%%")}
-    if kind is bool:
-        options["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
-    elif kind == list[str]:
-        options |= {"action": "append", "metavar": metavar or "NAME"}
-    else:
-        options |= {"type": kind if kind in (int, float) else str, "metavar": metavar or ("N" if kind in (int, float) else "NAME")}
-        if get_args(kind):
-            options["metavar"] = "|".join(filter(None, get_args(kind)))
-        if field.default not in ("", None) and not field.is_required():
-            options["help"] += f" (default {field.default})"
-    place.add_argument(*names, **options)
-
-
-def read_options(options: argparse.Namespace, *kinds: type[Settings]) -> dict[str, Any]:
-    """What was asked for: the job file's values, with the options that were given in their place. Raises UserError."""
-    values = _read_job(Path(options.job)) if getattr(options, "job", "") else {}
-    names = {name for kind in kinds for name in kind.model_fields}
-    return {**values, **{name: value for name, value in vars(options).items() if name in names}}
-
-
-def _read_job(file: Path) -> dict[str, Any]:
-    values = read_untrusted_json(file, JOB_BYTES)
-    try:
-        json.dumps(values, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{file} cannot be read: it holds half a character.", "Look for \\ud8 to \\udf in it.") from error
-    return values
 
 
 def process_of(values: Mapping[str, Any]) -> Process:

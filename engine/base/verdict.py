@@ -9,25 +9,17 @@ below it, and else nobody can tell yet, which is not the same as holding.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+from engine.base.ids import Outcome
 
 Numbers = NDArray[np.float64]
 Key = tuple[str, int]  # of a sample: item and seed
 RESAMPLES, LEVEL, SEED = 2000, 0.95, 7
 FEWEST = 5  # items below which nothing is said
 MOST = 2000  # more items than these are not worth asking
-
-
-class Outcome(StrEnum):
-    """What a measure says of a run beside the dense model."""
-
-    HOLDS = "holds"
-    LOST = "lost"
-    UNSURE = "cannot tell yet"
-    UNMEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -104,13 +96,13 @@ def auc(above: Sequence[float], below: Sequence[float]) -> float:
     return float(np.mean((first > second) + 0.5 * (first == second)))
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927). Raises ValueError without trials."""
-    if trials < 1:
-        raise ValueError("a share of nothing has no interval")
-    z, share = 1.959963984540054, successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+def wilson(successes: float, total: float) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927), good for few samples; (0, 1) without samples."""
+    if not total:
+        return 0.0, 1.0
+    z, share = 1.959963984540054, successes / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 

@@ -6,12 +6,11 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from engine.base.evidence import DENSE, Asked, Evaluation, Figure, Finding, Telling, Voiced, headline, recommend
+from engine.base.events import Assessed, Compared
+from engine.base.evidence import DENSE, OUTCOMES, Asked, Evaluation, Telling, Voiced, headline, recommend
 from engine.base.files import resource
-from engine.base.verdict import Outcome
+from engine.base.ids import Outcome
 
-MARKS = {Outcome.HOLDS: ("holds", "holds"), Outcome.LOST: ("lost", "lost"), Outcome.UNSURE: ("unsure", "cannot tell yet"),
-         Outcome.UNMEASURED: ("unmeasured", "not measured")}
 HOW = ("Both models were asked the same, and are compared answer by answer. The line is the 95 % interval of the difference from "
        "the dense model, better to the right; the shaded band is the margin within which a difference does not count. “Holds”: "
        "the whole interval is right of the band's left end. “Lost”: all of it is left of that. Else nobody can tell yet: more "
@@ -59,15 +58,13 @@ def _basis(result: Evaluation) -> str:
 
 
 def _table(result: Evaluation, runs: Sequence[Voiced]) -> str:
-    figures = {(one.measure, one.speaker): one for one in result.figures}
-    findings = {(one.measure, one.speaker): one for one in result.findings}
     heads = "".join(f'<th scope="col">{html.escape(one.name)}</th>' for one in runs)
     rows = []
     for asked in result.measures:
         note = next((one.note for run in (DENSE, *(one.id for one in runs))
-                     if (one := figures.get((asked.name, run))) and one.note), "")
-        dense = _cell("Dense", _mean(figures.get((asked.name, DENSE)), asked))
-        cells = "".join(_cell(run.name, _finding(asked, findings.get((asked.name, run.id)), figures.get((asked.name, run.id))))
+                     if (one := result.figure(asked.name, run)) and one.note), "")
+        dense = _cell("Dense", _mean(result.figure(asked.name, DENSE), asked))
+        cells = "".join(_cell(run.name, _finding(asked, result.finding(asked.name, run.id), result.figure(asked.name, run.id)))
                         for run in runs)
         about = f"<b>{html.escape(asked.label)}</b>" + "".join(
             f"<small>{html.escape(words)}</small>" for words in (asked.about, note) if words)
@@ -80,36 +77,36 @@ def _cell(name: str, content: str) -> str:
     return f'<td data-of="{html.escape(name)}">{content}</td>'
 
 
-def _mean(figure: Figure | None, asked: Asked) -> str:
+def _mean(figure: Assessed | None, asked: Asked) -> str:
     if figure is None or figure.mean is None:
         return "–"
     missing = f", {figure.missing:,} missing" if figure.missing else ""
     return f"{value_words(figure.mean, asked.unit)}<small>n = {figure.samples:,}{missing}</small>"
 
 
-def _finding(asked: Asked, finding: Finding | None, figure: Figure | None) -> str:
+def _finding(asked: Asked, finding: Compared | None, figure: Assessed | None) -> str:
     """A run's mark, its interval as a drawing, and its figures."""
     if finding is None or finding.difference is None or finding.low is None or finding.high is None:
-        return f'<span class="verdict-mark unmeasured">{MARKS[Outcome.UNMEASURED][1]}</span>'
-    name, words = MARKS[finding.outcome]
+        return f'<span class="verdict-mark unmeasured">{OUTCOMES[Outcome.UNMEASURED]}</span>'
     more = f"; about {finding.more:,} more would decide" if finding.outcome is Outcome.UNSURE and finding.more else ""
-    return (f'<span class="verdict-mark {name}">{words}</span>{_drawing(finding, name, asked.unit)}{_mean(figure, asked)}'
+    mark = f'<span class="verdict-mark {finding.outcome}">{OUTCOMES[finding.outcome]}</span>'
+    return (f"{mark}{_drawing(finding, asked.unit)}{_mean(figure, asked)}"
             f"<small>compared on {finding.items:,}{more}</small>")
 
 
-def _drawing(finding: Finding, name: str, unit: str) -> str:
+def _drawing(finding: Compared, unit: str) -> str:
     """The interval of the difference beside its margin; what is too wide for the drawing is cut at its ends."""
     assert finding.difference is not None and finding.low is not None and finding.high is not None
     scale = 30 / finding.margin if finding.margin else 1.0
     at = lambda value: min(max(_MIDDLE + value * scale, 2.0), _WIDTH - 2.0)
-    band, middle = at(-finding.margin), _HEIGHT / 2
+    band, middle, kind = at(-finding.margin), _HEIGHT / 2, finding.outcome
     difference, low, high = (value_words(one, unit, sign=True) for one in (finding.difference, finding.low, finding.high))
     said = f"Difference {difference}, interval {low} to {high}, margin {value_words(finding.margin, unit)}"
     return (f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(said)}"><title>{html.escape(said)}</title>'
             f'<rect class="band" x="{band:.1f}" y="2" width="{_MIDDLE - band:.1f}" height="{_HEIGHT - 4}"></rect>'
             f'<line class="zero" x1="{_MIDDLE}" x2="{_MIDDLE}" y1="0" y2="{_HEIGHT}"></line>'
-            f'<line class="range {name}" x1="{at(finding.low):.1f}" x2="{at(finding.high):.1f}" y1="{middle}" y2="{middle}"></line>'
-            f'<circle class="{name}" cx="{at(finding.difference):.1f}" cy="{middle}" r="4.5"></circle></svg>')
+            f'<line class="range {kind}" x1="{at(finding.low):.1f}" x2="{at(finding.high):.1f}" y1="{middle}" y2="{middle}"></line>'
+            f'<circle class="{kind}" cx="{at(finding.difference):.1f}" cy="{middle}" r="4.5"></circle></svg>')
 
 
 def value_words(value: float, unit: str, sign: bool = False) -> str:

@@ -2,7 +2,8 @@
 
 import argparse
 
-from engine.base.job import Process, PruneJob, Recipe, add_options
+from engine.base.job import Process, PruneJob, Recipe
+from engine.base.options import add_options
 from engine.cluster.connection import ADDRESS_HELP
 
 USUAL_THREADS = 4  # of each job on a cluster, where a machine has them

@@ -25,7 +25,8 @@ from engine.base.cast_folder import MOST
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import PROGRAM, check_target, explain_write_errors, read_json, slug, write_json
 from engine.base.ids import ReadingId
-from engine.base.job import Process, PruneJob, Recipe, read_options
+from engine.base.job import Process, PruneJob, Recipe
+from engine.base.options import read_options
 from engine.cards.files import read_card
 from engine.cluster.connection import connected, places, smallest_node
 from engine.cluster.jobs import STOPPED, CastJob, Crew, Here, OnRay, Outcome

@@ -116,7 +116,7 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> fl
 
 
 def sentence_of(result: ExamTaken) -> str:
-    """What stands beside everything that the judge says, or in its place."""
+    """What is shown with everything that the judge says, or instead of it."""
     said = (f"this judge names the right speaker in {result.top1:.0%} of {result.lines} lines "
             f"(95 % interval {result.low:.0%} to {result.high:.0%}); chance {CHANCE:.0%}, people {PEOPLE:.0%} (PersonaEval)")
     return f"{said[:1].upper()}{said[1:]}." if result.passed else f"Not judged: {said}."

@@ -86,10 +86,10 @@ class Judge:
         return Score((forth.points + 100 - back.points) / 2, min(forth.mass, back.mass))
 
     def choose(self, system: str, text: str, options: Sequence[str], words: bool = False) -> Choice:
-        """Which of 2 to 10 options fits. They are listed with letters behind `text`; with `words` they are single words, and the
+        """Which of 2 to 10 options fits. They are listed with letters after `text`; with `words` they are single words, and the
         answer is one of them.
 
-        As many requests as options: each stands once at each place, and the mean of its logarithms counts. Raises UserError where
+        As many requests as options: each takes each place once, and the mean of its logarithms counts. Raises UserError where
         the server cannot be used, ValueError for options that cannot be told apart.
         """
         if not 2 <= len(options) <= len(_LETTERS) or len({_bare(one) for one in options}) < len(options):

@@ -1,4 +1,4 @@
-"""What a measure is: it turns the replies of whoever speaks as a character into numbers, one a sample.
+"""What a measure is: it turns the replies of a speaker into numbers, one a sample.
 
 The runner (engine/evidence) asks everyone the same items with the same seeds, once for all measures. A measure is one file of
 `measures/`, which registers a function by `@measure`. It never averages: it gives a number for each sample, or None where there is

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.evidence import Evaluation
+from engine.base.evidence import OUTCOMES, Evaluation
 from engine.base.files import read_untrusted_json
-from engine.base.verdict import Outcome
+from engine.base.ids import Outcome
 
 LONGEST = 100_000  # bytes
 
@@ -50,7 +50,7 @@ def refusals(gates: Mapping[str, Gate], result: Evaluation) -> list[str]:
         for name, gate in gates.items():
             outcome = found.get(name, Outcome.UNMEASURED)
             if outcome is Outcome.LOST or not (outcome is Outcome.HOLDS or gate.unsure):
-                said.append(f"{run.name}: {labels.get(name, name).lower()}: {outcome}.")
+                said.append(f"{run.name}: {labels.get(name, name).lower()}: {OUTCOMES[outcome]}.")
     return said
 
 

@@ -2,22 +2,21 @@
 
 from pathlib import Path
 
-from engine.base.evidence import DENSE, Evaluation, Figure, Finding, headline, recommend
+from engine.base.events import Assessed, Compared
+from engine.base.evidence import DENSE, OUTCOMES, Evaluation, headline, recommend
+from engine.base.ids import Outcome
 from engine.base.job import EvaluateJob
-from engine.base.verdict import Outcome
 from engine.evidence.gate import read_gate, refusals
 from engine.running import print_table
 
 
 def print_evaluation(result: Evaluation) -> None:
     """For each run a table with a row a measure, then what all rests on and the verdicts."""
-    figures = {(one.measure, one.speaker): one for one in result.figures}
-    findings = {(one.measure, one.speaker): one for one in result.findings}
     seeds = f", {result.seeds} to each question" if result.seeds > 1 else ""
     for run in result.runs():
         rows = [[f"{one.label} ({one.unit}, {'more' if one.higher else 'less'} is better)",
-                 _figure(figures.get((one.name, DENSE))), _figure(figures.get((one.name, run.id))),
-                 *_finding(findings.get((one.name, run.id)))] for one in result.measures]
+                 _figure(result.figure(one.name, DENSE)), _figure(result.figure(one.name, run.id)),
+                 *_finding(result.finding(one.name, run.id))] for one in result.measures]
         print_table(f"{result.character}, {run.name}: means with 95 % intervals; n: questions ({result.replies:,} answers in "
                     f"all{seeds})", ["measure", DENSE, run.name, "difference, more is better", "verdict"], rows)
     for sentence in filter(None, (*result.notes, result.judge, *(headline(result, run.id) for run in result.runs()),
@@ -25,20 +24,21 @@ def print_evaluation(result: Evaluation) -> None:
         print(sentence)
 
 
-def _figure(one: Figure | None) -> str:
+def _figure(one: Assessed | None) -> str:
     if one is None or one.mean is None or one.low is None or one.high is None:
         return one.note if one else "not asked"
     missing = f", {one.missing} missing" if one.missing else ""
     return f"{one.mean:.3g} [{one.low:.3g}, {one.high:.3g}] n {one.items}{missing}"
 
 
-def _finding(one: Finding | None) -> tuple[str, str]:
+def _finding(one: Compared | None) -> tuple[str, str]:
     if one is None:
-        return "", str(Outcome.UNMEASURED)
+        return "", OUTCOMES[Outcome.UNMEASURED]
     if one.difference is None or one.low is None or one.high is None:
-        return "", str(one.outcome)
+        return "", OUTCOMES[one.outcome]
     more = f" (about {one.more:,} more questions)" if one.outcome is Outcome.UNSURE and one.more else ""
-    return f"{one.difference:+.3g} [{one.low:+.3g}, {one.high:+.3g}] n {one.items}", f"{one.outcome} at {one.margin:g}{more}"
+    said = f"{one.difference:+.3g} [{one.low:+.3g}, {one.high:+.3g}] n {one.items}"
+    return said, f"{OUTCOMES[one.outcome]} at {one.margin:g}{more}"
 
 
 def refused(job: EvaluateJob, result: Evaluation) -> list[str]:

@@ -7,12 +7,12 @@ when it is run again.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.base.events import Assessed, Compared, Event, Finished, Started, Warned
-from engine.base.evidence import DENSE, RESULT, Asked, Evaluation, Figure, Finding, write_evaluation
+from engine.base.evidence import DENSE, RESULT, Asked, Evaluation, write_evaluation
 from engine.base.files import data_folder, explain_write_errors, slug, write_atomic
 from engine.base.ids import StageId
 from engine.base.job import EvaluateJob
@@ -77,7 +77,7 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
         asked = [one for one in candidates if one.speaker.id in replies]
         scoring = Scoring(plan.card, plan.others, asked, replies, folder, bench, job.quick)
         stack.callback(scoring.close)
-        scored = [doubted(one, candidates[0].speaker.model) for one in (yield from scoring.score(plan.measures))]
+        scored = yield from scoring.score(plan.measures)
     assessed = [_assessed(one) for one in scored]
     yield from assessed
     compared = list(_compared(plan, scored))
@@ -86,8 +86,7 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
         character=plan.card.char, dense=candidates[0].speaker.model, speakers=[one.voiced(type) for one in candidates],
         measures=[Asked(name=one.name, label=one.label, about=one.about, unit=one.unit, higher=one.higher,
                         margin=plan.margins[one.name], judged=Need.JUDGE in one.needs, source=one.source) for one in plan.measures],
-        figures=[Figure.model_validate(vars(one)) for one in assessed],
-        findings=[Finding.model_validate(vars(one)) for one in compared],
+        figures=assessed, findings=compared,
         telling=most_telling(plan.measures, plan.margins, scored, replies), judge=bench.words, quick=job.quick, notes=notes,
         replies=sum(len(one.answers) for said in replies.values() for one in said), seeds=len(plan.seeds),
         seconds=time.perf_counter() - start, made=time.time())
@@ -145,12 +144,6 @@ def _number(given: str, number: str) -> float:
 def default_folder(card: Card, dense: Candidate) -> Path:
     """evaluations/CHARACTER-MODEL in the data folder."""
     return data_folder() / "evaluations" / f"{slug(card.char)}-{slug(Path(dense.speaker.model).name)}"
-
-
-def doubted(scored: Scored, dense: str) -> Scored:
-    """A measure that tells nothing on the dense model has no numbers there, and a note that says so."""
-    words = doubt(scored.measure.name, dense)
-    return replace(scored, values={}, why={}, note=words) if words else scored
 
 
 def _assessed(scored: Scored) -> Assessed:

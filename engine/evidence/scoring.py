@@ -80,7 +80,8 @@ class Scoring:
         for candidate in self.candidates if late else ():
             for measure in late:
                 yield from self._stage(measure, [candidate], found)
-            self._readers[candidate.speaker.id].close() if candidate.speaker.id in self._readers else None
+            if reader := self._readers.get(candidate.speaker.id):
+                reader.close()
         return [found[measure.name, one.speaker.id] for measure in measures for one in self.candidates]
 
     def _stage(self, measure: Measure, candidates: Sequence[Candidate], found: dict[tuple[str, str], Scored]) -> Stream[None]:

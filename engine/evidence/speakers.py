@@ -1,4 +1,4 @@
-"""Who is asked: the dense model first, then its runs, or whatever else is to stand beside it."""
+"""Who is asked: the dense model first, then its runs, or any other models to compare."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -35,6 +35,24 @@ def shared_type(models: Sequence[str]) -> str:
     return common_type(*known)
 
 
+def hear(loop: Loop, answer: AsyncGenerator[Event, None], told: list[dict[str, Any]], beat: Step) -> Stream[Event]:
+    """The last event of an answer. `told`: where the events of loading its model go, which are passed on as steps.
+
+    `beat` comes at least every HEARTBEAT seconds, so that the caller can stop.
+    """
+    last, ended = time.monotonic(), dict[str, Any]()
+    for event in loop.each(answer):
+        if event and event["event"] == "Ended":
+            ended = event
+        elif loading := [one for one in told if one.get("total")]:
+            yield Step(StageId.FETCH, int(loading[-1]["done"]), int(loading[-1]["total"]), subject=beat.subject)
+        elif time.monotonic() - last > HEARTBEAT:
+            last = time.monotonic()
+            yield replace(beat, time=time.time())
+        told.clear()
+    return ended
+
+
 class Interview:
     """A model that speaks as a card, loaded when it is first asked; the block around it frees its memory."""
 
@@ -63,22 +81,15 @@ class Interview:
         request = replace(self._request, turns=tuple(turns), sampling=sampling if seed is None else replace(sampling, seed=seed))
         answers: list[Said] = []
         told: list[dict[str, Any]] = []
-        last = time.monotonic()
         for number, line in enumerate(lines):
             turns.append(("user", line))
             if number < len(known):
                 answers.append(known[number])
             else:
-                for event in self._loop.each(self._answer(request, tuple(turns), number == len(known), told.append)):
-                    if event and event["event"] == "Ended":
-                        answers.append((event["text"].strip(), event["reason"]))
-                        keep(number, answers[-1])
-                    elif loading := [one for one in told if one.get("total")]:
-                        yield Step(StageId.FETCH, int(loading[-1]["done"]), int(loading[-1]["total"]), subject=request.model)
-                    elif time.monotonic() - last > HEARTBEAT:
-                        last = time.monotonic()
-                        yield replace(beat, time=time.time())
-                    told.clear()
+                ended = yield from hear(self._loop, self._answer(request, tuple(turns), number == len(known), told.append), told,
+                                        beat)
+                answers.append((ended["text"].strip(), ended["reason"]))
+                keep(number, answers[-1])
             turns.append(("assistant", answers[-1][0] or SILENCE))
         return answers
 

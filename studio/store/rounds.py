@@ -3,7 +3,6 @@
 A vote is kept by its model (dense or pruned), never by the side of the screen.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from pydantic import Field, Json
 from sqlite_utils import Database
 
 from engine.base.errors import UserError
+from engine.base.verdict import wilson
 from studio.store.database import Store
 from studio.store.records import Table, new_id, now, rows, stored
 
@@ -153,17 +153,6 @@ def tally(store: Store, run_id: str) -> Tally:
     decided, points = pruned + dense + tie, pruned + tie / 2
     low, high = wilson(points, decided)
     return Tally(pruned, dense, tie, both_bad, decided + both_bad, points / decided if decided else None, low, high)
-
-
-def wilson(successes: float, total: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927), good for few samples; (0, 1) without samples."""
-    if total == 0:
-        return 0.0, 1.0
-    z, share = 1.96, successes / total
-    centre = share + z * z / (2 * total)
-    reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
 def clear(store: Store, character: str, run: str | None = None, kind: str | None = None) -> str:

@@ -11,7 +11,7 @@ from engine.base.job import make_recipe
 from studio.store.runs import Run
 from studio.workers.view import Key, RunView
 
-LEAST = 10.0  # seconds of finished stages from which on the machine's pace of today is known
+LEAST = 10.0  # seconds of finished stages that it takes to know today's pace
 _OF_LINES = (StageId.SCORE, StageId.ASK, StageId.ANSWERS)
 _LIKE = ("model", "preset", "load_in", "recover", "bake")  # what decides how long a run takes, beside mask learning
 

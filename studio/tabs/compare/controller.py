@@ -68,7 +68,7 @@ from studio.tabs.models import (
     remembered_picks,
     unfetched,
 )
-from studio.tabs.prune.verdict import line_html
+from studio.tabs.verdict import line_html
 from studio.workers.speech import Reply
 
 PAIR, GRID, SCRIPT = "pair", "grid", "script"  # the views

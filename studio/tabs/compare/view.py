@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.base.ids import FinishReason
+from engine.base.verdict import wilson
 from engine.cards.card import Card
 from studio.figures.votes import RunVotes
 from studio.figures.words import count, moment, percent
 from studio.labels import FINISHES
-from studio.store.rounds import Answer, Round, Tally, Vote, wilson
+from studio.store.rounds import Answer, Round, Tally, Vote
 from studio.store.runs import Run
 from studio.tabs.answers import BASIS, CURSOR, engine_words, lore_html, measures_of, measures_words, text_html, waiting_words
 from studio.tabs.models import DENSE, Contender, removed_by, short_name

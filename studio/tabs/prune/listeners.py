@@ -11,7 +11,7 @@ from engine.base.errors import UserError
 from studio.page import Page, figure_html, guarded, looks
 from studio.services import Services
 from studio.store import lines, runs, values
-from studio.tabs.prune import verdict
+from studio.tabs import verdict
 from studio.tabs.prune.cut import Plan, facts_html, fault_html, likes_html, remaining_figure, shape_of
 from studio.tabs.prune.layout import WISHES, Controls
 from studio.tabs.prune.lines_controller import Edit, LinesController, LinesOptions

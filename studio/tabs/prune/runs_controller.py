@@ -15,8 +15,9 @@ from studio.figures import masks, words
 from studio.services import Services
 from studio.store import characters, lines, runs, values
 from studio.store.runs import ACTIVE, Run
+from studio.tabs import verdict
 from studio.tabs.models import choose_voice, finished
-from studio.tabs.prune import runs_view, verdict
+from studio.tabs.prune import runs_view
 from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
 from studio.workers import pace

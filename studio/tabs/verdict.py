@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 from typing import Any
 
 import gradio as gr
@@ -11,8 +10,8 @@ from engine.base.errors import UserError
 from engine.base.evidence import Evaluation, Telling, headline
 from engine.base.files import slug
 from engine.base.verdict_page import verdict_html, verdict_page
-from engine.cards.card import parse_card
-from engine.cards.script import read_script, with_question
+from engine.cards.fields import as_v3
+from engine.cards.script import with_question
 from studio.services import Services
 from studio.store import characters
 from studio.store.runs import Run
@@ -20,7 +19,7 @@ from studio.tabs.models import dense_of, finished
 from studio.workers.commands import result_folder
 
 ASK = ("Is it still {}? Both models answer the same questions, and every answer is measured: who it sounds like, whether it "
-       "keeps to the card, whether it loops. It takes about six minutes with the starter.")
+       "keeps to the card, whether it loops. It takes some minutes, and goes on where it was stopped.")
 
 KEPT = "Answers as {{char}} would, in {{char}}'s own voice, with nothing that the description contradicts."
 
@@ -83,8 +82,7 @@ def keep_question(services: Services, character: str, item: str) -> str:
         raise UserError("This answer is no longer there.", "Evaluate the run again.")
     head = characters.head(services.store, character)
     card = with_question(head.card, one.lines, KEPT)
-    if read_script(parse_card(json.dumps(card).encode(), "This card")).origins == read_script(
-            parse_card(json.dumps(head.card).encode(), "This card")).origins:
+    if card == as_v3(head.card):
         return "The test script asks this already."
     characters.save(services.store, character, card, note="A question was added to the test script", autosave=False)
     return "The question was added. Draft shows it; Compare asks it."
