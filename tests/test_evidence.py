@@ -25,7 +25,6 @@ from engine.base.ids import Outcome, StageId
 from engine.base.job import EvaluateJob
 from engine.base.questions import split_of
 from engine.base.sampling import SamplingParams
-from engine.base.verdict import Outcome
 from engine.calibration.lines import read_queries
 from engine.cards.card import Card, bundled_cards, parse_card
 from engine.evaluation.exam import read_exam

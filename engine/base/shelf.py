@@ -1,4 +1,4 @@
-"""Instruct models that can be carved: a table of data, for users who do not know which to choose. Each is fetched from the hub by name.
+"""Instruct models that can be carved: a table of data, for users who do not know which to choose. The hub has them all.
 
 Parameters follow from each model's published config; tests/test_shelf.py computes them. A row's family is one of FAMILIES.
 """
