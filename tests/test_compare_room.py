@@ -19,8 +19,11 @@ from studio.store import characters, rounds, runs
 from studio.store.rounds import Tally
 from studio.store.runs import Run
 from studio.tabs.compare import Controls, paint
-from studio.tabs.compare.controller import Controller, ViewState, history
-from studio.tabs.compare.view import FEWEST, grids_html, needed_words, pair_html, verdict_words, votes_needed
+from studio.tabs.compare.asking import history
+from studio.tabs.compare.controller import Controller, ViewState
+from studio.tabs.compare.grids import grids_html
+from studio.tabs.compare.tally import FEWEST, needed_words, verdict_words, votes_needed
+from studio.tabs.compare.view import pair_html
 from studio.workers.speech import Reply, speak_request
 from tests.store_samples import card
 

@@ -58,13 +58,13 @@ def mara(services: Services) -> str:
 
 
 def finished(room: Controller, chat: str) -> None:
-    under = room.under_way(chat)
+    under = room.speaking.under_way(chat)
     assert under is None or under.reply.wait(60)
 
 
 def speaking(room: Controller, chat: str) -> Reply:
     """A long answer that has begun."""
-    under = room.under_way(chat)
+    under = room.speaking.under_way(chat)
     assert under is not None
     eventually(lambda: under.reply.tokens > 3)
     return under.reply
@@ -145,7 +145,7 @@ def test_stop_ends_within_a_token_and_keeps_what_was_said(room: Controller, mara
     chat = talk(room, mara, model, LONG)
     reply = speaking(room, chat)
     before = reply.tokens
-    room.stop(chat)
+    room.speaking.stop(chat)
     assert reply.wait(10) and reply.reason == "stopped" and reply.tokens < before + 100
     last = chats.messages(room.store, chat)[-1]
     assert last.text == reply.text.strip() and last.swipes[0].reason == "stopped"
@@ -208,7 +208,7 @@ def test_an_edit_counts_for_what_the_model_reads(room: Controller, mara: str, mo
     assert look.editing == question and "Is it open?</textarea>" in shown(room, look)
     assert act(room, look, "save", question, " Is it shut? ").editing == ""
     act(room, view(mara, model, chat), "regenerate")
-    under = room.under_way(chat)
+    under = room.speaking.under_way(chat)
     assert under is None or under.reply.request["turns"][-1] == ["user", "Is it shut?"]
     finished(room, chat)
     assert chats.turns(room.store, chat)[1] == ("user", "Is it shut?")
@@ -278,7 +278,7 @@ def test_a_card_that_cannot_speak_says_why_and_keeps_nothing(room: Controller, m
     with pytest.raises(UserError, match="says nothing about"):
         room.send(view(empty, model), "Hello?", Draft())
     assert chats.chats(room.store, empty) == []
-    room.warm(empty, "", model)
+    room.speaking.warm(empty, "", model)
 
 
 def test_a_deleted_chat_stops_speaking_and_comes_back_whole(room: Controller, mara: str, model: str) -> None:
@@ -367,8 +367,8 @@ def test_what_one_character_knows_of_the_player_no_other_does(room: Controller, 
     about = lambda who: settings_of(room, view(who, model))["about"]
     talk(room, mara, model, about="Ann owes {{char}} a rope.")
     assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "")
-    room.warm(other, "", model)
-    warming = room.warming()
+    room.speaking.warm(other, "", model)
+    warming = room.speaking.warming()
     assert warming and warming.request["about_player"] == ""
     room.change_settings(other, "", "Ann", "A thief.", DEFAULTS.as_dict())
     assert (about(mara), about(other)) == ("Ann owes {{char}} a rope.", "A thief.")
@@ -397,11 +397,11 @@ def test_what_was_known_before_it_was_kept_for_each_character_comes_from_its_own
 
 
 def test_reading_in_advance_makes_the_first_prompt_known(room: Controller, mara: str, model: str) -> None:
-    room.warm(mara, "", model)
-    warming = room.warming()
+    room.speaking.warm(mara, "", model)
+    warming = room.speaking.warming()
     assert warming is not None and warming.wait(60) and warming.reason == "ended"
-    room.warm(mara, "", model)
-    assert room.warming() is warming  # once is enough
+    room.speaking.warm(mara, "", model)
+    assert room.speaking.warming() is warming  # once is enough
     chat = talk(room, mara, model)
     measures = chats.messages(room.store, chat)[-1].swipes[0].measures
     assert measures["reused_tokens"] > measures["prompt_tokens"] / 2
@@ -417,7 +417,7 @@ def test_an_answer_under_way_is_shown_apart_from_the_rest_and_open_pages_hear_of
     growing, before = room.contents(look), len(touched)
     assert "data-speaks" in growing["preview-growing"] and "data-speaks" not in growing["preview-said"]
     eventually(lambda: len(touched) > before)
-    room.stop(chat)
+    room.speaking.stop(chat)
     finished(room, chat)
     whole = room.contents(look)
     assert whole["preview-growing"] == "" and "tokens" in whole["preview-foot"] and set(touched) == {"preview"}
@@ -505,7 +505,7 @@ def test_text_is_escaped_and_actions_are_italic(text: str, safe: str) -> None:
 def test_an_answer_is_read_while_one_types_the_next_question(room: Controller, mara: str, model: str) -> None:
     chat = talk(room, mara, model, {**LONG, "limit": 200})
     finished(room, chat)
-    warming = room.warming()
+    warming = room.speaking.warming()
     assert warming is not None and warming.wait(60)
     room.send(view(mara, model, chat), "And then?", Draft())
     finished(room, chat)
@@ -573,7 +573,7 @@ def test_fetching_or_making_a_models_file_says_how_far_it_is_and_can_be_stopped(
     monkeypatch.setattr(services.speech, "stop", stopped.append)
     reply = Reply({"do": "warm", "id": "1", "model": "m"})
     monkeypatch.setattr(services.speech, "warm", lambda *given: reply)
-    room.warm(mara, "", model)
+    room.speaking.warm(mara, "", model)
     reply.take({"event": "Loading", "id": "1", "stage": StageId.FETCH, "done": 123, "total": 492})
     said = shown(room, view(mara, model))
     assert "123 of 492 MB" in said and 'aria-valuenow="25"' in said and 'data-do="unprepare"' in said
@@ -588,7 +588,7 @@ def test_a_known_model_is_fetched_only_when_that_is_asked_for(room: Controller, 
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(services.speech, "warm", lambda model, *given: asked.append(model) or Reply({"do": "warm", "id": "1"}))
-    room.warm(mara, "", "small")
+    room.speaking.warm(mara, "", "small")
     said = shown(room, view(mara, "small"))
     assert asked == [] and "Small · Qwen2.5 0.5B is not on this machine yet: 491\u00a0MB" in said and 'data-do="fetch"' in said
     act(room, view(mara, "small"), "fetch")

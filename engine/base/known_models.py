@@ -60,10 +60,14 @@ class KnownModel:
     licence: str = "apache-2.0"
     window: int = 8192
 
+    def folder_in(self, home: Path) -> Path:
+        """Where it is, or will be, in a data folder."""
+        return home / "models" / self.folder_name
+
     @property
     def folder(self) -> Path:
-        """Where it is, or will be, in the data folder."""
-        return data_folder() / "models" / self.folder_name
+        """Where it is, or will be, in this process's data folder."""
+        return self.folder_in(data_folder())
 
     @property
     def type(self) -> str:

@@ -1,22 +1,17 @@
-"""What the Compare room does: rounds in the library, and the answers that the chat worker makes for them.
+"""What the Compare room does with rounds of the library; their answers are asking.py's.
 
-Every question is a round of its own that holds what was said before it; a conversation is nothing more than its newest
-round. Both answers of a pair are asked for at once, and the worker gives one after the other; those of a grid are asked for
-one by one, so that no more models are in memory than need be.
+Every question is a round of its own that holds what was said before it; a conversation is nothing more than its newest round.
 """
 
 import functools
 import json
 import secrets
-import threading
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import resource
-from engine.base.ids import FinishReason
 from engine.base.questions import split_of
 from engine.base.sampling import MAX_SEED, read_params
 from engine.cards.script import read_script
@@ -28,34 +23,23 @@ from studio.store import characters, rounds, runs, values
 from studio.store.rounds import Answer, Round
 from studio.store.runs import Run
 from studio.tabs.answers import (
-    BUSY,
     NOBODY,
     about_of,
     card_of,
     chosen,
     fingerprint,
     looked_at,
-    measures_of,
     message_of,
     player_of,
-    sampling_of,
     slower_words,
     spoken_card,
-    write_down,
 )
 from studio.tabs.compare import script
-from studio.tabs.compare.view import (
-    DONE,
-    SIDE,
-    Cell,
-    Scene,
-    Shown,
-    empty_html,
-    grids_html,
-    pair_html,
-    run_votes,
-    tally_html,
-)
+from studio.tabs.compare.asking import Asking, history, settings_of
+from studio.tabs.compare.grids import grids_html
+from studio.tabs.compare.scene import DONE, SIDE, Cell, Scene, Shown
+from studio.tabs.compare.tally import run_votes, tally_html
+from studio.tabs.compare.view import empty_html, pair_html
 from studio.tabs.models import (
     DENSE,
     Contender,
@@ -69,7 +53,6 @@ from studio.tabs.models import (
     unfetched,
 )
 from studio.tabs.verdict import line_html
-from studio.workers.speech import Reply
 
 PAIR, GRID, SCRIPT = "pair", "grid", "script"  # the views
 LOOKS = ("of", "run", "view", "model")
@@ -98,28 +81,14 @@ class ViewState:
         return {"of": self.character or NOBODY, "run": self.run, "view": self.view, "model": self.model}
 
 
-@dataclass(frozen=True)
-class AnswerOptions:
-    """How a round is answered; the seed is the round's own. `type`: of the weights, the same for all its models.
-
-    The card is here, so that the next answer of a grid can be asked for while the library is busy.
-    """
-
-    card: dict[str, Any]
-    player: str
-    sampling: dict[str, Any]
-    about: str = ""
-    type: str = ""
-
-
 class Controller:
     """What a page can do. Every method reads the library first; those that change something raise UserError. Thread-safe."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
         self.store = services.store
-        self._lock = threading.RLock()  # held while a round begins, so that a reader sees it whole
-        self._queues: dict[str, deque[Answer]] = {}  # round -> answers that wait for their turn
+        self.asking = Asking(services)
+        self._lock = self.asking.lock
         self._warm: tuple[Any, ...] = ()
 
     def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
@@ -201,7 +170,7 @@ class Controller:
         run, message = self._run(state), message_of(text)
         with self._lock:
             present = self._present_round(run.character, run.id)
-            self._check_idle(present)
+            self.asking.check_idle(present)
             values.set_value(self.store, _series_key(run.id), False)
             return self._begin(run, message, self._turns(run, present), blind)
 
@@ -209,7 +178,7 @@ class Controller:
         """Ask a question of the test script, blind, in a conversation of its own; after its vote the next follows by itself."""
         run, message = self._run(state), message_of(text)
         with self._lock:
-            self._check_idle(self._present_round(run.character, run.id))
+            self.asking.check_idle(self._present_round(run.character, run.id))
             begun = self._begin(run, message, self._greeting(run.character, run.version), True)
             values.set_value(self.store, _series_key(run.id), True)
             return begun
@@ -228,7 +197,7 @@ class Controller:
             present = self._present_round(run.character, run.id)
             if present is None:
                 raise UserError("There is nothing to answer yet.", "Write a message first.")
-            self._check_idle(present)
+            self.asking.check_idle(present)
             return self._begin(run, present.message, present.turns, blind)
 
     def ask_grid(self, state: ViewState, picks: list[str], text: str) -> Round:
@@ -242,14 +211,14 @@ class Controller:
         ordered = sorted((pruned_of(self.services, run) for run in chosen), key=lambda one: one.removed)
         dense = list({one.model: one for one in map(dense_of, chosen)}.values())
         with self._lock:
-            self._check_idle(next(iter(rounds.rounds(self.store, character, "grid", limit=1)), None))
+            self.asking.check_idle(next(iter(rounds.rounds(self.store, character, "grid", limit=1)), None))
             version = chosen[0].version
             sides = [*dense, *ordered]
-            options = self._options(character, version, sides)
+            options = self.asking.options(character, version, sides)
             found = rounds.open_round(self.store, character, version, "grid", message, self._greeting(character, version),
                                       [(one.run, one.model) for one in sides], seed=_new_seed())
             values.set_value(self.store, _cleared_key(character, "", True), "")
-            self._ask_in_turn(found, options)
+            self.asking.ask_in_turn(found, options)
             return found
 
     def vote(self, round_id: str, verdict: str) -> None:
@@ -272,14 +241,14 @@ class Controller:
     def stop(self, state: ViewState) -> None:
         """End the answers under way."""
         shown = self.scene(state).shown
-        self._stop(shown.round if shown else None)
+        self.asking.stop(shown.round if shown else None)
 
     def start_conversation(self, state: ViewState) -> None:
         """End the conversation and start another; its rounds and votes stay."""
         run = self._run(state)
         with self._lock:
             if present := self._present_round(run.character, run.id):
-                self._stop(present)
+                self.asking.stop(present)
                 values.set_value(self.store, _closed_key(run.id), present.id)
                 values.set_value(self.store, _series_key(run.id), False)
 
@@ -288,7 +257,7 @@ class Controller:
         grid = state.is_grid
         with self._lock:
             shown = self.scene(state).shown
-            self._stop(shown.round if shown else None)
+            self.asking.stop(shown.round if shown else None)
             token = rounds.clear(self.store, state.character, None if grid else state.run, "grid" if grid else "pair")
         if not token:
             raise UserError("There is nothing to clear.")
@@ -303,12 +272,12 @@ class Controller:
     def _begin(self, run: Run, message: str, turns: list[list[str]], blind: bool) -> Round:
         card_of(characters.version(self.store, run.character, run.version))  # before anything is written
         sides = [dense_of(run), pruned_of(self.services, run)]
-        options = self._options(run.character, run.version, sides)
+        options = self.asking.options(run.character, run.version, sides)
         found = rounds.open_round(self.store, run.character, run.version, "pair", message, turns,
                                   [(one.run, one.model) for one in sides], seed=_new_seed(), blind=blind,
                                   swapped=blind and bool(secrets.randbelow(2)))
         values.set_value(self.store, _cleared_key(run.character, run.id, False), "")
-        self._ask_all(found, options)
+        self.asking.ask_all(found, options)
         return found
 
     def _turns(self, run: Run, present: Round | None) -> list[list[str]]:
@@ -331,8 +300,8 @@ class Controller:
 
     def _shown(self, found: Round, known: list[Run]) -> Shown:
         """A round with what is under way. The replies are read first: an answer that ends now is in one of the two."""
-        waits = {answer.id for answer in found.answers if self._waits(answer)}
-        replies = self._replies(found)
+        waits = {answer.id for answer in found.answers if self.asking.waits(answer)}
+        replies = self.asking.replies(found)
         found = rounds.get(self.store, found.id) or found
         cells = [Cell(answer, self._contender(found, answer, known), reply, answer.id in waits)
                  for answer, reply in zip(found.answers, replies, strict=True)]
@@ -346,11 +315,6 @@ class Controller:
             return Contender(None, answer.model, DENSE, 0.0, 0)
         return pruned_of(self.services, run) if answer.run else dense_of(run)
 
-    def _options(self, character: str, version: int, sides: Sequence[Contender]) -> AnswerOptions:
-        card = characters.version(self.store, character, version).card
-        return AnswerOptions(card, player_of(self.store), settings_of(self.services)["sampling"], about_of(self.store, character),
-                             common_type(one.model for one in sides))
-
     def _run(self, state: ViewState) -> Run:
         found = finished(self.services, state.character)
         if state.run and state.run not in [run.id for run in found]:
@@ -359,67 +323,6 @@ class Controller:
             return run
         raise UserError("No pruned model is chosen.", "Make one in the Prune room.")
 
-    def _replies(self, found: Round | None) -> list[Reply | None]:
-        """The replies under way, by side."""
-        return [self.services.speech.pending(_key(found, answer.side)) for answer in found.answers] if found else []
-
-    def _waits(self, answer: Answer) -> bool:
-        """Whether the answer's turn is still to come."""
-        with self._lock:
-            return any(answer.id == other.id for queue in self._queues.values() for other in queue)
-
-    def _check_idle(self, found: Round | None) -> None:
-        """Raises UserError while an answer of the round is under way."""
-        if any(self._replies(found)):
-            raise UserError("An answer is still being made.", BUSY)
-
-    def _ask_all(self, found: Round, options: AnswerOptions) -> None:
-        """Ask for all answers at once, in the order in which they are shown."""
-        for answer in reversed(found.answers) if found.swapped else found.answers:
-            self._ask(found, answer, options)
-
-    def _ask_in_turn(self, found: Round, options: AnswerOptions) -> None:
-        """Ask for one answer after another."""
-        with self._lock:
-            self._queues[found.id] = deque(found.answers)
-        self._ask_next(found, options)
-
-    def _stop(self, found: Round | None) -> None:
-        """End the round's answers under way; what was said is kept."""
-        if found is None:
-            return
-        with self._lock:
-            waiting = self._queues.pop(found.id, deque())
-        for answer in waiting:
-            self._write(answer, "", {}, FinishReason.STOPPED)
-        for reply in filter(None, self._replies(found)):
-            self.services.speech.stop(reply)
-
-    def _ask_next(self, found: Round, options: AnswerOptions) -> None:
-        with self._lock:
-            queue = self._queues.get(found.id)
-            if queue:
-                self._ask(found, queue.popleft(), options, in_turn=True)
-            else:
-                self._queues.pop(found.id, None)
-
-    def _ask(self, found: Round, answer: Answer, options: AnswerOptions, in_turn: bool = False) -> None:
-        turns = [*history(found.turns, answer.side), ("user", found.message)]
-
-        def keep(reply: Reply) -> None:
-            measures = {**measures_of(reply), "sampling": options.sampling, "sentence": reply.sentence}
-            self._write(answer, reply.text.strip(), measures, reply.reason)
-            if in_turn:
-                self._ask_next(found, options)
-
-        sampling = {**options.sampling, "seed": found.seed}
-        self.services.speech.ask(answer.model, options.card, turns, sampling, options.player, on_end=keep,
-                                 key=_key(found, answer.side), about=options.about, type=options.type)
-
-    def _write(self, answer: Answer, text: str, measures: dict[str, Any], reason: str) -> None:
-        write_down(lambda: rounds.set_answer(self.store, answer.id, text, measures, reason))
-
-
 @functools.cache
 def _held_out() -> list[str]:
     """Player lines that models are measured on and never learn from."""
@@ -427,33 +330,9 @@ def _held_out() -> list[str]:
     return [line for line in (str(json.loads(one)["question"]) for one in lines) if split_of(line) == "test"]
 
 
-def settings_of(services: Services) -> dict[str, Any]:
-    """How rounds are answered (`sampling`, all sides alike) and shown (`blind`)."""
-    kept = values.get_value(services.store, "compare-settings", {})
-    return {"sampling": sampling_of(kept), "blind": bool(kept.get("blind", True))}
-
-
 @functools.lru_cache(maxsize=8)
 def _figure(*votes: RunVotes) -> Ready:
     return figure(votes_figure(votes))
-
-
-def history(turns: Sequence[Sequence[str]], side: int) -> list[tuple[str, str]]:
-    """What the model of one side has heard and said: (role, text).
-
-    A message that it left without a word is left out too: turns must alternate, and a model imitates its own silence.
-    """
-    own, found = f"{SIDE}{side}", list[tuple[str, str]]()
-    for role, text in turns:
-        if role == own and not text.strip():
-            found.pop()
-        elif role == own or not role.startswith(SIDE):
-            found.append(("assistant" if role == own else role, text))
-    return found
-
-
-def _key(found: Round, side: int) -> str:
-    return f"compare:{found.id}:{side}"
 
 
 def _closed_key(run_id: str) -> str:

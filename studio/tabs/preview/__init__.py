@@ -154,7 +154,7 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
             state = ViewState(visited=state.visited, chat=chat)
         state = replace(state, character=character, model=model)
         if character and state.visited:
-            controller.warm(character, chat, model)
+            controller.speaking.warm(character, chat, model)
         return paint(controller, controls, state, seen)
 
     @guarded
@@ -167,7 +167,7 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
 
     @guarded
     def choose(state: ViewState, seen: dict[str, Any], chat: str | None) -> Any:
-        controller.warm(state.character, chat or "", state.model)
+        controller.speaking.warm(state.character, chat or "", state.model)
         return paint(controller, controls, replace(state, chat=chat or "", editing="", shown=SHOWN), seen)
 
     @guarded
@@ -215,7 +215,7 @@ def _talking(controller: Controller, page: Page, controls: Controls) -> None:
               trigger_mode="once", **page.private)
     controls.log.click(changing(live, ROOM, act), [*view, *controls.draft], controls.painted, trigger_mode="multiple",
                        **page.private)
-    composer.stop.click(guarded(lambda state: controller.stop(state.chat)), controls.state, None, **page.poll)
+    composer.stop.click(guarded(lambda state: controller.speaking.stop(state.chat)), controls.state, None, **page.poll)
 
 
 def _keeping(controller: Controller, page: Page, controls: Controls) -> None:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from engine.base.errors import UserError
 from engine.base.sampling import check_seed, read_params
 from engine.cards.card import Card
 from studio.figures.words import dedupe_labels, moment
-from studio.store import runs
+from studio.store import chats, runs
 from studio.store.chats import Chat, Message, Swipe
 from studio.store.database import Store
 from studio.tabs.answers import NOBODY, PLAYER, chosen, greetings
@@ -50,6 +51,16 @@ class ViewState:
 def chosen_sampling(fresh: bool, seed: float | None, *sliders: float) -> dict[str, Any]:
     """The controls as a chat keeps them. Raises UserError for an invalid seed."""
     return read_params({**chosen(sliders), "seed": None if fresh else check_seed(seed)}).as_dict()
+
+
+def open_chat(store: Store, id: str) -> Chat:
+    """The chat `id`. Raises UserError where there is none, or it was deleted."""
+    found = chats.chat(store, id) if id else None
+    if found is None:
+        raise UserError("No chat is open.", "Write a message to begin one.")
+    if found.deleted:
+        raise UserError("This chat was deleted.", "Undo that, or choose another.")
+    return found
 
 
 def label_of(chat: Chat) -> str:
