@@ -1,5 +1,5 @@
 """The benchmarks' command line: python -m benchmarks speed | fidelity | swap | export | squeeze | baking | loops | speech |
-soak | studio | measures | drawings.
+soak | studio | measures | drop | drawings.
 
 Exit codes as for the engine: 2 for a user's mistake, 130 for an interrupted run. Heavy imports wait until a benchmark runs.
 """
@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     studio.add_argument("--only", nargs="+", choices=STUDIO_PARTS, default=STUDIO_PARTS)
     _add_json(studio)
     _add_measures(verbs.add_parser("measures", help="whether the measures of an evaluation measure; resumes by itself"))
+    _add_drop(verbs.add_parser("drop", help="how much less a run loses than a plain cut, by the measures that measure"))
     drawings = verbs.add_parser("drawings", help="the pictures of the docs, from the rows (needs Chromium)")
     drawings.add_argument("--out", metavar="FOLDER", default="docs/figures", help="default docs/figures")
     return parser
@@ -97,6 +98,14 @@ def _add_measures(measures: argparse.ArgumentParser) -> None:
     measures.add_argument("--workdir", metavar="DIR", help="where everything is kept (default: bench/measures in the data folder)")
     measures.add_argument("--json", type=Path, metavar="FILE",
                           help="where the rows are kept (default: benchmarks/rows/measures.json, and the table in assets)")
+
+
+def _add_drop(drop: argparse.ArgumentParser) -> None:
+    _add_model(drop)
+    drop.add_argument("--run", nargs="+", required=True, metavar="FOLDER", help="finished runs of this model, one a character")
+    drop.add_argument("--part", type=float, default=1.0, metavar="SHARE", help="of the questions that are asked (default 1)")
+    drop.add_argument("--workdir", metavar="DIR", help="where answers are kept (default: bench/drop in the data folder)")
+    _add_json(drop)
 
 
 def _add_soak(soak: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ from engine.base.ids import StageId
 from engine.base.sampling import SamplingParams
 from engine.base.sizes import channels_kept
 from engine.base.verdict import auc, estimate
-from engine.calibration.lines import of_split, read_queries, spread
+from engine.calibration.lines import Query, of_split, read_queries, spread
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import Card, bundled_cards, parse_card
 from engine.evaluation import measures as _registers
@@ -98,7 +98,7 @@ def prove(options: argparse.Namespace, file: Path) -> Generator[Event, None, Non
             there = {row["measure"] for row in _rows(file) if (row["model"], row["character"]) == (options.model, name)}
             if missing := [one for one in group if one.name not in there]:
                 trial = Trial(options.model, source, name, card, work / slug(Path(options.model).name) / name)
-                yield from make_cut(trial)
+                yield from make_cut(trial, neutral_lines())
                 replies = yield from ask_all(trial.speakers(), choose_items(card, size, size.items), [0], trial.folder, SHORT)
                 for measure in missing:
                     values = yield from _values(measure, trial, replies, reader)
@@ -120,6 +120,8 @@ def _values(measure: Measure, trial: Trial, replies: Mapping[str, Sequence[Reply
         yield Stage(StageId.BENCHMARK, 0, subject=f"{trial.name}: {measure.name}, {speaker.id}")
         said = [one for one in replies.get(speaker.id, ()) if one.item.kind in measure.kinds]
         found[speaker.id] = yield from measure.score(Evidence(trial.card, speaker, said, others, None, own, quick=True))
+        if own is not reader:
+            own.close()
         yield Step(StageId.BENCHMARK, number + 1, len(CONTRASTS) + 1, subject=f"{trial.name}: {measure.name}")
     return found
 
@@ -177,19 +179,30 @@ def assistant() -> Card:
     return parse_card(json.dumps({"name": "Assistant", **_PLAIN}).encode(), "the assistant")
 
 
-def make_cut(trial: Trial) -> Generator[Event, None, None]:
-    """The 75 % cut: channels by Wanda's scores on written neutral answers under the character's prompt, nothing repaired."""
-    folder = trial.folder / CUT
+def neutral_lines() -> list[tuple[str, str]]:
+    """Questions of the pool's train split with their written neutral answers."""
+    return [(one.question, one.neutral) for one in train_lines()]
+
+
+def train_lines() -> list[Query]:
+    """The pool's lines that a plain cut reads."""
+    return spread(of_split(read_queries(), "train"), LINES, 0)
+
+
+def make_cut(trial: Trial, lines: Sequence[tuple[str, str]], name: str = CUT, sparsity: float = SPARSITY) -> Generator[
+        Event, None, None]:
+    """A plain cut in the trial's folder: channels by Wanda's scores on these questions and answers under the character's prompt,
+    nothing repaired."""
+    folder = trial.folder / name
     if is_file(folder / "config.json"):
         return
     yield Stage(StageId.BENCHMARK, 0, subject=f"{trial.name}: the cut")
     model: Any = load_model(trial.source, torch.float32)
     tokenizer = load_tokenizer(trial.source)
     voice = Voice.of(trial.card, tokenizer)
-    examples = [encode_line(tokenizer, voice, one.question, one.neutral, True)
-                for one in spread(of_split(read_queries(), "train"), LINES, 0)]
+    examples = [encode_line(tokenizer, voice, question, answer, True) for question, answer in lines]
     *_, (_, _, norms) = read_activations(model, pack(examples, 1024))
-    mask = top_channels(wanda_scores(model, norms), channels_kept(model.config.intermediate_size, SPARSITY, 32))
+    mask = top_channels(wanda_scores(model, norms), channels_kept(model.config.intermediate_size, sparsity, 32))
     with staged_folder(folder) as staging:
         cut(model, kept_indices(mask))
         model.to(torch.bfloat16).save_pretrained(staging)
