@@ -243,7 +243,7 @@ def adapter_bytes(decoder: Decoder, kept: int, rank: int) -> int:
 
 @dataclass(frozen=True)
 class Cast:
-    """What is to be ready: so many characters on models of `kept` channels a layer, for so many players at once.
+    """The memory needed for this many characters, on models of `kept` channels a layer, and this many players at once.
 
     context: tokens of the longest conversation, prompt and answers; rank: of the adapters.
     """

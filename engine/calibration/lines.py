@@ -140,7 +140,7 @@ def of_split(queries: Sequence[Query], split: Split) -> list[Query]:
 
 
 def held_out(lines: Sequence[Line], validation: int, test: int) -> tuple[list[Line], list[Line], bool]:
-    """The lines that choose and the lines that report, at most so many of each; whether both are the same for want of others."""
+    """The lines that choose and the lines that report, at most these many; whether both are the same, for lack of others."""
     choosing = [line for line in lines if line.split == "validation"][:validation]
     reporting = [line for line in lines if line.split == "test"][:test]
     return choosing or reporting, reporting or choosing, not choosing or not reporting

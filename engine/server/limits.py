@@ -38,7 +38,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 class Rate:
-    """At most so many requests a minute of each address, in bursts of up to that many. 0: any number."""
+    """At most N requests a minute from each address, in bursts of up to N. 0: any number."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_minute, self.clock = per_minute, clock

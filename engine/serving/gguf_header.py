@@ -156,7 +156,7 @@ class _Reader:
         return value
 
     def _count(self, least: int) -> int:
-        """A number of things that take at least so many bytes each."""
+        """A count of items, each of at least this many bytes."""
         count = int(self._number(_U64))
         if count * least > self.size - self.at:
             raise _damaged(self.path, "it ends within its header")

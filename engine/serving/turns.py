@@ -17,7 +17,7 @@ class Turns:
 
     @asynccontextmanager
     async def of(self, who: object, tokens: int, most: int) -> AsyncIterator[None]:
-        """A turn of `who` with so many tokens, of `most` that its turns may have at the same time."""
+        """A turn of `who` with this many tokens; all its turns together may have `most`."""
         entry = (who, min(tokens, most), most, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._admit()

@@ -57,7 +57,10 @@ class Voice(Protocol):
         """What follows a prompt, at most `limit` tokens, piece by piece. Breaking off the iterator stops the computing."""
 
     def turn(self, tokens: int, alone: bool = False) -> AbstractAsyncContextManager[None]:
-        """Waits until a prompt and answer of so many tokens may be computed, and holds that right. `alone`: nothing beside it."""
+        """Waits until a prompt and answer of this many tokens may be computed, and keeps its place until the end.
+
+        `alone`: nothing else is computed meanwhile.
+        """
 
     async def read(self, prompt: Sequence[int]) -> int:
         """Read a prompt into memory; how many of its tokens were there already."""

@@ -37,7 +37,7 @@ def label_of(run: Run) -> str:
 
 
 def runtimes_html(kept: int) -> str:
-    """A badge for each way to run a model: whether it likes so many kept channels a layer, and why."""
+    """A badge for each way to run a model: whether this number of kept channels suits it, and why."""
     badges = "".join(
         f'<li class="{"yes" if fits else "no"}" title="{html.escape(why)}"><i aria-hidden="true">{"✓" if fits else "–"}</i>'
         f'{html.escape(name)}<span class="visually-hidden">: {"fits" if fits else "does not fit"}. {html.escape(why)}</span></li>'

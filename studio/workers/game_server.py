@@ -146,7 +146,7 @@ class GameServer:
             thread.join(seconds)
 
     def wait(self, state: State, seconds: float) -> Serving:
-        """Wait until it is in a state, at most so many seconds; what it does then."""
+        """Wait for a state, up to this many seconds; returns the state reached."""
         end = time.monotonic() + seconds
         while self._now.state is not state and time.monotonic() < end:
             time.sleep(0.05)

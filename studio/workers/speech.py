@@ -71,7 +71,7 @@ class Reply:
         return 0.0 if self._done else time.monotonic() - self.heard
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is done, at most so many seconds; whether it is."""
+        """Wait until it is done, up to this many seconds; whether it is."""
         with self._news:
             return self._news.wait_for(lambda: self._done, seconds)
 

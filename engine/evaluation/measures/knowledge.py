@@ -20,7 +20,7 @@ from engine.evaluation.measure import Evidence, Need, Sample, measure
 FILE = resource("assets/knowledge.jsonl")
 OPTIONS, TOGETHER = 4, 26  # answers to a question; questions that are read between two steps
 SUMS = 48  # questions of arithmetic
-QUICK_STEP = 4  # every so many-th question is in a quick evaluation
+QUICK_STEP = 4  # a quick evaluation asks every fourth question
 _ASK = "Answer in a word or two."
 _PLUS = ("What is {a} plus {b}?", "I have {a} apples and buy {b} more. How many apples do I have?")
 _MINUS = ("What is {a} minus {b}?", "There were {a} birds on a roof and {b} flew away. How many are left?")

@@ -94,7 +94,7 @@ class RunsController:
             return {f"prune-figure-{next(iter(runs_view.OVERLAPS))}": fault_html(error)}
 
     def newest(self, character: str, most: int = -1) -> list[Run]:
-        """The prune runs of a character, newest first, at most so many."""
+        """The latest prune runs of a character, newest first."""
         return runs.list_runs(self.store, character, kinds=["prune"], limit=most) if character else []
 
     def chosen(self, character: str, run_id: str) -> Run | None:
