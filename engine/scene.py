@@ -22,7 +22,7 @@ from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
 from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, Setting
-from engine.cards.speaking import names_pattern
+from engine.cards.speaking import names_pattern, own_words
 from engine.serving.interview import SILENCE, hear
 from engine.serving.requests import Request
 from engine.serving.speaking import speak
@@ -153,11 +153,5 @@ def _speak(scene: Scene, actor: Actor, sampling: SamplingParams, type: str, voic
     told: list[dict[str, Any]] = []
     beat = Step(StageId.SCENE, turn - 1, turns, subject=actor.model)
     ended = yield from hear(loop, speak(request, voices, told.append), told, beat)
-    return own_words(ended["text"], actor, scene.actors), ended["reason"]
-
-
-def own_words(text: str, actor: Actor, actors: Sequence[Actor]) -> str:
-    """What an actor said, without its own name before it, and without what it said for the others after that."""
-    own = re.sub(rf"\A(?:{names_pattern(actor.card.names)})\s*:\s*", "", text.strip(), flags=re.IGNORECASE)
-    others = "|".join(names_pattern(one.card.names) for one in actors if one is not actor)
-    return re.split(rf"(?im)^\W*(?:{others}|{PLAYER})\s*:", own, maxsplit=1)[0].strip()
+    others = [name for one in scene.actors if one is not actor for name in one.card.names]
+    return own_words(ended["text"], actor.card.names, [*others, PLAYER]), ended["reason"]

@@ -4,6 +4,7 @@ answers are kept, and the sentence about the votes claims no more than they say.
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from engine.base.errors import UserError
+from engine.base.rating import rate
 from engine.base.verdict import wilson
 from studio.services import Services
 from studio.settings import Settings
@@ -22,7 +24,7 @@ from studio.tabs.compare import Controls, paint
 from studio.tabs.compare.asking import history
 from studio.tabs.compare.controller import Controller, ViewState
 from studio.tabs.compare.grids import grids_html
-from studio.tabs.compare.tally import FEWEST, needed_words, verdict_words, votes_needed
+from studio.tabs.compare.tally import FEWEST, between, needed_words, ranked, tally_html, verdict_words, votes_needed
 from studio.tabs.compare.view import pair_html
 from studio.workers.speech import Reply, speak_request
 from tests.store_samples import card
@@ -392,6 +394,25 @@ def test_as_many_votes_as_are_said_to_be_needed_decide_and_one_fewer_does_not(vo
     more = votes_needed(votes)
     assert is_decided(decided + more) and (more == 0 or not is_decided(decided + more - 1))
     assert needed_words(votes).startswith("It takes" if not decided else "If the votes" if more else "Decided")
+
+
+def test_all_runs_with_votes_are_set_beside_each_other_those_that_lost_first(room: Controller) -> None:
+    light = finished_run(room, 0.1)
+    half, quarter = (finished_run(room, sparsity, light.character) for sparsity in (0.5, 0.25))
+    scene = room.scene(on(light))
+    one = replace(scene, tallies={light.id: tally(8, 7)})
+    assert "compare-all-runs" not in tally_html(one)  # a single one has its own words
+    voted = {light.id: tally(20, 18), quarter.id: tally(24, 10), half.id: tally(4, 30), "gone": tally(9, 9)}
+    order = ranked([(run, voted[run.id]) for run in scene.runs])
+    assert [run.id for run, _ in order] == [half.id, light.id, quarter.id]
+    shown = tally_html(replace(scene, tallies=voted))
+    assert shown.index("worse than dense") < shown.index("cannot tell yet: ") < shown.index("better than dense")
+    low, high = between(order)
+    found = rate([("", "a", 30), ("a", "", 4), ("", "b", 18), ("b", "", 20)]).preference("b", "a")
+    assert low == ("“first 0.1 · 10\u00a0% removed” is preferred to “first 0.5 · 50\u00a0% removed”: "
+                   f"{100 * found.share:.0f}\u00a0% ({100 * found.low:.0f} to {100 * found.high:.0f}).")
+    assert "cannot be told apart yet" in high and "more votes on the two would tell" in high
+    assert "compare-all-runs" not in tally_html(replace(scene, tallies={light.id: tally(3, 2), half.id: tally(0, 0, 0, 2)}))
 
 
 def test_suggested_questions_come_one_after_the_other_with_the_votes_until_the_reader_writes(room: Controller) -> None:

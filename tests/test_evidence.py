@@ -30,8 +30,9 @@ from engine.cards.card import Card, bundled_cards, parse_card
 from engine.evaluation.exam import read_exam
 from engine.evaluation.measure import MEASURES, Evidence, Item, ItemKind, Need, Reply, Sample, Speaker, measure
 from engine.evidence import running, scoring
-from engine.evidence.asking import ANSWERS, Answers, ask_all
+from engine.evidence.asking import ask_all
 from engine.evidence.items import FULL, QUICK, USUAL, Size, choose_items
+from engine.evidence.keeping import ANSWERS, Answers
 from engine.evidence.running import evaluate
 from engine.evidence.scoring import Scored
 from engine.evidence.telling import most_telling
@@ -155,7 +156,7 @@ def test_two_thousand_answers_take_little_memory(tmp_path: Path) -> None:
                                             for n in range(2000)))
     tracemalloc.start()
     answers = Answers(tmp_path / ANSWERS)
-    replies = [Reply("a", ITEMS[0], 0, ITEMS[0].lines, (answers.of([f"{n:024}"])[0][0],), ("ended",)) for n in range(2000)]
+    replies = [Reply("a", ITEMS[0], 0, ITEMS[0].lines, (answers.of(f"{n:024}")[0],), ("ended",)) for n in range(2000)]
     held, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(replies) == 2000 and most < 20_000_000 and held < most

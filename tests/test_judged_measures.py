@@ -7,9 +7,10 @@ import pytest
 from measure_samples import PIM, evidence, reply, samples
 
 from engine.cards.dossier import PERSONAGYM, Dossier, Pressure, read_dossier
+from engine.cards.prompt import PLAYER
 from engine.evaluation.judge import Choice
 from engine.evaluation.measure import ItemKind
-from engine.evaluation.measures import pressure
+from engine.evaluation.measures import contradiction, pressure
 from engine.evaluation.measures.faithfulness import MOST, apc, gain
 from engine.evaluation.measures.persona_gym import RUBRICS, grade
 from engine.evaluation.turns import EMPTY, NOT_JUDGED
@@ -57,6 +58,16 @@ def test_a_reply_that_bears_statements_out_gains_and_one_that_contradicts_loses(
     assert len(judge.asked) == count * (1 + 3)  # whether a statement matters for a line is asked once
 
 
+def test_contradiction_is_a_mean_over_statements_of_every_fourth_turn() -> None:
+    first = read_dossier(PIM, PLAYER).statements[0]
+    judge = Deciding(lambda text, options: (0, 0.2, 0.8) if first in text and "answers: lie" in text else (0.5, 0.5, 0))
+    talk = reply(*["true", "lie", "true", "lie", "lie", "true", "true", ""], item="long-x", kind=ItemKind.LONG)
+    found = judged("contradiction", judge, talk)
+    count = min(contradiction.MOST, len(read_dossier(PIM).statements))
+    assert [(one.item, one.value) for one in found] == [("long-x#4", pytest.approx(0.8 / count)), ("long-x#8", None)]
+    assert len(judge.asked) == count  # an empty answer is not judged
+
+
 def test_grades_are_expectations_over_the_digits() -> None:
     assert grade([0.1, 0.1, 0.2, 0.4, 0.2]) == pytest.approx(0.1 + 0.2 + 0.6 + 1.6 + 1.0)
     own, not_own = (0, 0, 0, 0.5, 0.5), (1, 0, 0, 0, 0)
@@ -90,8 +101,9 @@ def test_words_that_give_in_need_no_judge(monkeypatch: pytest.MonkeyPatch) -> No
     assert [(one.value, one.why) for one in found] == [(0, ""), (None, NOT_JUDGED)]
 
 
-@pytest.mark.parametrize("name", ["faithfulness", "persona_gym"])
+@pytest.mark.parametrize("name", ["faithfulness", "persona_gym", "contradiction"])
 def test_without_a_judge_or_an_answer_of_it_there_is_no_value(name: str) -> None:
-    assert [(one.value, one.why) for one in judged(name, None, task("Aye."))] == [(None, NOT_JUDGED)]
-    silent = judged(name, Deciding(lambda text, options: None), task("Aye."))
+    asked = reply(*["Aye."] * 4, kind=ItemKind.LONG) if name == "contradiction" else task("Aye.")
+    assert [(one.value, one.why) for one in judged(name, None, asked)] == [(None, NOT_JUDGED)]
+    silent = judged(name, Deciding(lambda text, options: None), asked)
     assert [(one.value, one.why) for one in silent] == [(None, "The judge did not answer.")]

@@ -12,7 +12,8 @@ from engine.base.events import Event, Spoken
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card, bundled_cards, parse_card
 from engine.cards.prompt import PLAYER, render_system_prompt
-from engine.scene import NARRATOR, Actor, Scene, find_actors, opening_of, own_words, play
+from engine.cards.speaking import own_words
+from engine.scene import NARRATOR, Actor, Scene, find_actors, opening_of, play
 
 
 def named(name: str) -> Card:
@@ -55,7 +56,7 @@ def test_whoever_is_addressed_speaks_next_and_else_whoever_was_silent_longest() 
 ])
 def test_what_it_says_for_others_is_not_its_own(text: str, kept: str) -> None:
     one = scene("Ann", "Bert")
-    assert own_words(text, one.actors[0], one.actors) == kept
+    assert own_words(text, one.actors[0].card.names, [*one.actors[1].card.names, PLAYER]) == kept
 
 
 @pytest.mark.parametrize(("names", "fault"), [(["Ann"], "2 or 3 characters, not 1"), (["A", "B", "C", "D"], "not 4"),

@@ -340,6 +340,8 @@ class EvaluateJob(Process):
     measures: list[str] = knob([], "Only this measure; may be given several times", option="measure", metavar="NAME")
     others: list[str] = knob([], "Another card that the character must not be taken for; may be given several times (default: "
                                  "bundled characters)", option="other", metavar="CARD")
+    player: str = knob("", "A model on this machine that plays the player in further long conversations, beside those with written "
+                           "lines", metavar="MODEL")
     type: Literal["", "Q8_0", "F16"] = knob("", "Type of the GGUF files, the same for all models: Q8_0 or F16 (default: Q8_0 where "
                                                 "all models can have it)")
     judge: str = knob("", "A server with log-probabilities, or a model on this machine, to judge what no rule can check; it takes "

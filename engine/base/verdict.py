@@ -18,6 +18,7 @@ from engine.base.ids import Outcome
 Numbers = NDArray[np.float64]
 Key = tuple[str, int]  # of a sample: item and seed
 RESAMPLES, LEVEL, SEED = 2000, 0.95, 7
+Z = 1.959963984540054  # of a 95 % interval, where an estimate is about normal
 FEWEST = 5  # items below which nothing is said
 MOST = 2000  # more items than these are not worth asking
 
@@ -100,9 +101,9 @@ def wilson(successes: float, total: float) -> tuple[float, float]:
     """The 95 % score interval of a share (Wilson 1927), good for few samples; (0, 1) without samples."""
     if not total:
         return 0.0, 1.0
-    z, share = 1.959963984540054, successes / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    share = successes / total
+    centre = (share + Z * Z / (2 * total)) / (1 + Z * Z / total)
+    half = Z / (1 + Z * Z / total) * math.sqrt(share * (1 - share) / total + Z * Z / (4 * total * total))
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 

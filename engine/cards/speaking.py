@@ -195,6 +195,12 @@ def _spellings(names: Sequence[str]) -> set[str]:
     return found
 
 
+def own_words(text: str, names: Sequence[str], others: Sequence[str]) -> str:
+    """What somebody with these names said: without the own name before it, and without lines of `others` and all after them."""
+    own = re.sub(rf"\A(?:{names_pattern(tuple(names))})\s*:\s*", "", text.strip(), flags=re.IGNORECASE)
+    return re.split(rf"(?im)^\W*(?:{names_pattern(tuple(others))})\s*:", own, maxsplit=1)[0].strip()
+
+
 def speaks_of_itself_by_name(text: str, names: Sequence[str]) -> bool:
     """Whether a name is the subject of a clause, outside of stage directions (*...* and (...))."""
     pattern = names_pattern(tuple(names))

@@ -27,14 +27,15 @@ class ItemKind(StrEnum):
     KNOWLEDGE = "knowledge"  # `expected` has the fact
     TASK = "task"  # PersonaGym: `about` is the task
     PRESSURE = "pressure"  # three turns of flattery or insistence
-    LONG = "long"  # a conversation of many turns; its player's lines come while it goes on
+    LONG = "long"  # a conversation of many turns
 
 
 @dataclass(frozen=True)
 class Item:
     """What a character is asked: the player's lines, each answered before the next; names are put in.
 
-    `about`: the kind of question, as the script or the dossier has it. `expected`: of identity and knowledge, the entries that a
+    `about`: the kind of question, as the script or the dossier has it; or who the player is, where a model plays it: `turns` is
+    then how many lines there are, of which the first are given. `expected`: of identity and knowledge, the entries that a
     right answer mentions (evaluation/answers.py), one a line; of tasks "". The id is that of the script's or dossier's question.
     """
 
@@ -43,6 +44,7 @@ class Item:
     lines: tuple[str, ...]
     about: str = ""
     expected: str = ""
+    turns: int = 0
 
 
 @dataclass(frozen=True)

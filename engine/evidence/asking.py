@@ -1,132 +1,129 @@
-"""Every speaker is asked every item with every seed, once for all measures; the answers are kept as they come.
+"""Every speaker is asked every item with every seed, once for all measures; the answers are kept as they come (keeping.py)."""
 
-In the work folder, answers.jsonl has a line for each answer, so that a job that ended early, by kill -9 too, loses at most one. An
-answer is kept under all that it follows from: the model's files, the card as the model reads it, the file type, the sampling, the
-seed and what the player said so far. Whatever of this is another is asked again, and nothing is mixed up.
-"""
-
-import functools
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.base.events import Replied, Stage, Step, Stream, Untested
-from engine.base.files import explain_write_errors
 from engine.base.ids import StageId
 from engine.base.sampling import DEFAULTS, SamplingParams
-from engine.calibration.lines import Journal
-from engine.cards.baked import as_model_has_it
-from engine.cards.fields import data_of
-from engine.cards.prompt import messages
 from engine.evaluation.measure import Item, Reply, Speaker
-from engine.serving.files import cache_folder, character_of, folder_of
-from engine.serving.interview import Interview, Said, shared_type
+from engine.evidence.keeping import ANSWERS, Answers, digest, identify
+from engine.evidence.playing import Player
+from engine.serving.interview import SILENCE, Interview, Said, shared_type
 
-ANSWERS = "answers.jsonl"
 
+@dataclass
+class _Talk:
+    """An item with a seed: what was said so far, and the key of the next answer, once its line is known.
 
-@dataclass(frozen=True)
-class _Asked:
-    """An item with a seed, and the keys of the answers to its lines."""
+    `player`: the identity of who plays the player, after the item's own lines.
+    """
 
     item: Item
     seed: int
-    keys: tuple[str, ...]
+    key: str
+    player: str = ""
+    lines: list[str] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
 
+    @property
+    def left(self) -> int:
+        """Answers that are still to be given."""
+        return (self.item.turns or len(self.item.lines)) - len(self.said)
 
-class Answers:
-    """The answers that were given before, by their keys, and the file that keeps them."""
+    @property
+    def line_key(self) -> str:
+        """The key of the player's next line."""
+        return digest(self.key, self.player)
 
-    def __init__(self, file: Path) -> None:
-        with explain_write_errors(file, "run the same command again"):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._journal = Journal(file)
-        self._known = {one["key"]: (str(one["answer"]), str(one["reason"])) for one in self._journal.records
-                       if {"key", "answer", "reason"} <= one.keys()}
-        self._journal.records.clear()
+    def hear(self, line: str) -> None:
+        """The player says the next line."""
+        self.lines.append(line)
+        self.key = digest(self.key, line)
 
-    def of(self, keys: Iterable[str]) -> list[Said]:
-        """The answers under these keys, up to the first that is missing."""
-        found = []
-        for key in keys:
-            if key not in self._known:
-                break
-            found.append(self._known[key])
+    def recall(self, answers: Answers) -> None:
+        """Put in what was said before, up to what is not known."""
+        while self.left:
+            if len(self.lines) == len(self.said):
+                if (line := self._known_line(answers)) is None:
+                    return
+                self.hear(line)
+            if (said := answers.of(self.key)) is None:
+                return
+            self.said.append(said)
+
+    def _known_line(self, answers: Answers) -> str | None:
+        if len(self.said) < len(self.item.lines):
+            return self.item.lines[len(self.said)]
+        found = answers.of(self.line_key)
+        return found and found[0]
+
+    def turns(self, opening: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The conversation as the character has it."""
+        found = list(opening)
+        for place, line in enumerate(self.lines):
+            found.append(("user", line))
+            if place < len(self.said):
+                found.append(("assistant", self.said[place][0] or SILENCE))
         return found
 
-    def add(self, keys: Sequence[str], number: int, said: Said) -> None:
-        """Keep an answer under the key of this number; it is on the disk when this returns."""
-        key = keys[number]
-        with explain_write_errors(self._journal.path, "run the same command again"):
-            self._journal.add({"key": key, "answer": said[0], "reason": said[1]})
-        self._journal.records.clear()
-        self._known[key] = said
+    def reply(self, speaker: str) -> Reply:
+        """The whole conversation."""
+        texts, reasons = (tuple(part) for part in zip(*self.said, strict=True))
+        return Reply(speaker, self.item, self.seed, tuple(self.lines), texts, reasons)
 
 
 def ask_all(speakers: Sequence[Speaker], items: Sequence[Item], seeds: Sequence[int], folder: Path,
-            sampling: SamplingParams = DEFAULTS, type: str = "") -> Stream[dict[str, list[Reply]]]:
+            sampling: SamplingParams = DEFAULTS, type: str = "", player: Player | None = None) -> Stream[dict[str, list[Reply]]]:
     """The replies of every speaker by its id, items in order, with each of the seeds. Replied for each that is new.
 
-    `folder` keeps the answers. `type`: of all GGUF files; "": Q8_0 where all models can have it. A speaker whose model cannot be
-    used is Untested and not among the results. Closing the generator stops it within a second; the same call goes on.
+    `folder` keeps the answers. `type`: of all GGUF files; "": Q8_0 where all models can have it. `player` says what items with
+    `turns` leave open. A speaker whose model cannot be used is Untested and not among the results. Closing the generator stops it
+    within a second; the same call goes on.
     """
     type = type or shared_type([one.model for one in speakers])
     answers, found = Answers(folder / ANSWERS), dict[str, list[Reply]]()
     for speaker in speakers:
         try:
-            found[speaker.id] = yield from _ask(speaker, items, seeds, answers, replace(sampling, seed=0), type)
+            found[speaker.id] = yield from _ask(speaker, items, seeds, answers, replace(sampling, seed=0), type, player)
         except UserError as error:
             yield Untested(speaker.name, str(error))
     return found
 
 
 def _ask(speaker: Speaker, items: Sequence[Item], seeds: Sequence[int], answers: Answers, sampling: SamplingParams,
-         type: str) -> Stream[list[Reply]]:
+         type: str, player: Player | None) -> Stream[list[Reply]]:
     identity = identify(speaker, sampling, type)
-    asked = [_Asked(item, seed, tuple(_keys(identity, seed, item.lines))) for seed in seeds for item in items]
-    new = sum(len(one.keys) - len(answers.of(one.keys)) for one in asked)
+    talks = [_Talk(item, seed, digest(identity, str(seed)), player.identity(item) if player and item.turns else "")
+             for seed in seeds for item in items]
+    for talk in talks:
+        talk.recall(answers)
+    new, done = sum(one.left for one in talks), 0
     yield Stage(StageId.INTERVIEW, new, reused=not new, subject=speaker.name)
-    replies, done = [], 0
     with Interview(speaker.model, speaker.card, sampling, type) as interview:
-        for one in asked:
-            said = known = answers.of(one.keys)
-            if len(known) < len(one.keys):
-                keep = functools.partial(answers.add, one.keys)
-                said = yield from interview.ask(one.item.lines, Step(StageId.INTERVIEW, done, new, subject=speaker.name), one.seed,
-                                                known, keep)
-            texts, reasons = (tuple(part) for part in zip(*said, strict=True))
-            reply = Reply(speaker.id, one.item, one.seed, one.item.lines, texts, reasons)
-            replies.append(reply)
-            if len(known) < len(said):
-                done += len(said) - len(known)
-                yield Replied(speaker.id, one.item.id, one.item.kind, one.seed, list(reply.lines), list(texts), list(reasons))
-                yield Step(StageId.INTERVIEW, done, new, subject=speaker.name)
-    return replies
+        for talk in talks:
+            if left := talk.left:
+                yield from _finish(talk, interview, player, answers, Step(StageId.INTERVIEW, done, new, subject=speaker.name))
+                reply, done = talk.reply(speaker.id), done + left
+                yield Replied(speaker.id, talk.item.id, talk.item.kind, talk.seed, list(reply.lines), list(reply.answers),
+                              list(reply.reasons))
+    return [talk.reply(speaker.id) for talk in talks]
 
 
-def identify(speaker: Speaker, sampling: SamplingParams, type: str) -> str:
-    """A digest of what all answers of a speaker follow from. Raises UserError where there is no such model.
-
-    Of the card it has what the model reads, so that notes of the writer, or another test script, leave answers as they are.
-    """
-    card = as_model_has_it(speaker.card, speaker.model)
-    folder, place = folder_of(speaker.model), character_of(speaker.model)
-    files = cache_folder(folder) if folder else None  # None: not here yet, so it comes as its name says
-    return _digest(files.name if files else str(folder or speaker.model), place.id if place else "", type,
-                   json.dumps(replace(sampling, seed=None).as_dict(), sort_keys=True),
-                   json.dumps(messages(card, [("user", "?")])), json.dumps(data_of(card.raw).get("character_book"), sort_keys=True))
-
-
-def _keys(identity: str, seed: int, lines: Sequence[str]) -> Iterable[str]:
-    """A key for the answer to each line: a longer conversation that begins with the same lines goes on from the shorter one."""
-    key = _digest(identity, str(seed))
-    for line in lines:
-        key = _digest(key, line)
-        yield key
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:24]
+def _finish(talk: _Talk, interview: Interview, player: Player | None, answers: Answers, beat: Step) -> Stream[None]:
+    """Ask what is still open of a conversation."""
+    begun = len(talk.said)
+    while talk.left:
+        first = len(talk.said) == begun
+        if len(talk.lines) == len(talk.said) < len(talk.item.lines):
+            talk.hear(talk.item.lines[len(talk.said)])
+        elif len(talk.lines) == len(talk.said):
+            assert player
+            line = yield from player.next_line(talk.item, talk.lines, [text for text, _ in talk.said], talk.seed, beat, first)
+            answers.add(talk.line_key, (line, ""))
+            talk.hear(line)
+        talk.said.append((yield from interview.answer(talk.turns(interview.opening), beat, talk.seed, first)))
+        answers.add(talk.key, talk.said[-1])
+        yield Step(beat.stage, beat.done + len(talk.said) - begun, beat.total, subject=beat.subject)

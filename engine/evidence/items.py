@@ -26,19 +26,20 @@ _ORDER = 0  # the seed by which everyday lines are chosen: the same for all char
 
 @dataclass(frozen=True)
 class Size:
-    """How much is asked: items of each kind, the turns of a long conversation, and seeds."""
+    """How much is asked: items of each kind, the turns of a long conversation, seeds, and people that a model plays."""
 
     items: dict[ItemKind, int]
     turns: int
     seeds: int
+    played: int = 0
 
 
 QUICK = Size({ItemKind.TALK: 12, ItemKind.SCRIPT: 6, ItemKind.IDENTITY: 5, ItemKind.KNOWLEDGE: 5, ItemKind.TASK: 5,
-              ItemKind.PRESSURE: 2, ItemKind.LONG: 1}, 12, 1)
+              ItemKind.PRESSURE: 2, ItemKind.LONG: 1}, 12, 1, 1)
 USUAL = Size({ItemKind.TALK: 40, ItemKind.SCRIPT: 24, ItemKind.IDENTITY: 10, ItemKind.KNOWLEDGE: 15, ItemKind.TASK: 25,
-              ItemKind.PRESSURE: 6, ItemKind.LONG: 2}, 20, 1)
+              ItemKind.PRESSURE: 6, ItemKind.LONG: 2}, 20, 1, 3)
 FULL = Size({ItemKind.TALK: 100, ItemKind.SCRIPT: 200, ItemKind.IDENTITY: 20, ItemKind.KNOWLEDGE: 30, ItemKind.TASK: 50,
-             ItemKind.PRESSURE: 12, ItemKind.LONG: 4}, 20, 3)
+             ItemKind.PRESSURE: 12, ItemKind.LONG: 4}, 20, 3, 6)
 
 
 def choose_items(card: Card, size: Size, kinds: Collection[ItemKind] = tuple(ItemKind)) -> list[Item]:

@@ -6,7 +6,7 @@ when it is run again.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,13 @@ from engine.base.verdict_page import verdict_page
 from engine.cards.card import Card, bundled_cards
 from engine.cards.files import read_card
 from engine.evaluation import measures as _measures  # registers them
-from engine.evaluation.measure import MEASURES, Measure, Need
+from engine.evaluation.measure import MEASURES, ItemKind, Measure, Need
 from engine.evaluation.proof import doubt, untried
 from engine.evidence.asking import ask_all
 from engine.evidence.gate import Gate, read_gate
 from engine.evidence.items import FULL, QUICK, USUAL, choose_items
 from engine.evidence.judging import Bench, call_judge
+from engine.evidence.playing import Player, played_items, played_note
 from engine.evidence.scoring import Scored, Scoring
 from engine.evidence.speakers import Candidate, find_candidates
 from engine.evidence.telling import most_telling
@@ -62,15 +63,20 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
     folder = Path(job.workdir) if job.workdir else default_folder(plan.card, candidates[0])
     kinds = {kind for one in plan.measures if not doubt(one.name, candidates[0].speaker.model) for kind in one.kinds}
     items = choose_items(plan.card, size, kinds)
+    if job.player and ItemKind.LONG in kinds:
+        items += played_items(plan.card, size.turns)[:size.played]
     yield Started(plan.card.char, candidates[0].speaker.name, 0.0,
                   [*((StageId.INTERVIEW, one.speaker.name) for one in candidates),
                    *((StageId.ASSESS, one.label) for one in plan.measures)])
     notes = [*_notes(job, plan), *untried({one.name: one.label for one in plan.measures}, candidates[0].speaker.model)]
     yield from map(Warned, notes)
     type = job.type or shared_type([one.speaker.model for one in candidates])
-    replies = yield from ask_all([one.speaker for one in candidates], items, plan.seeds, folder, read_params(job.sampling), type)
+    with closing(Player(job.player, plan.card)) as player:
+        replies = yield from ask_all([one.speaker for one in candidates], items, plan.seeds, folder, read_params(job.sampling),
+                                     type, player)
     if DENSE not in replies:
         raise UserError(f"The dense model, {candidates[0].speaker.model}, cannot be asked, so nothing can be compared with it.")
+    notes += played_note(job.player, [one for said in replies.values() for one in said])
     with ExitStack() as stack:
         judged = any(Need.JUDGE in one.needs for one in plan.measures)
         bench = (yield from call_judge(job, folder, stack)) if judged else Bench()

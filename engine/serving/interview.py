@@ -1,11 +1,11 @@
-"""Asking a model: conversations in which the player's lines are known beforehand, each answered before the next.
+"""Asking a model: each of the player's lines is answered before the next.
 
 About as in a chat: the greeting first, then the lines. The model is loaded for this alone. Before each conversation it is brought
 back to what all of them begin with, so that an answer depends on its own conversation, and not on what was asked before.
 """
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, Self
@@ -15,6 +15,7 @@ from engine.base.events import Step, Stream
 from engine.base.ids import StageId
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
+from engine.cards.prompt import USUAL, Setting
 from engine.serving.files import common_type, folder_of
 from engine.serving.requests import Request
 from engine.serving.speaking import WARM_PIECE, Event, answer, common_beginning, voice_for
@@ -56,8 +57,8 @@ def hear(loop: Loop, answer: AsyncGenerator[Event, None], told: list[dict[str, A
 class Interview:
     """A model that speaks as a card, loaded when it is first asked; the block around it frees its memory."""
 
-    def __init__(self, model: str, card: Card, sampling: SamplingParams, type: str) -> None:
-        self._request = Request("speak", "", model, card, sampling=sampling, type=type)
+    def __init__(self, model: str, card: Card, sampling: SamplingParams, type: str, setting: Setting = USUAL) -> None:
+        self._request = Request("speak", "", model, card, setting=setting, sampling=sampling, type=type)
         self._voices, self._loop = Voices(keep=1, slots=1), Loop()
         self._opening: list[int] = []  # what it has read of what every conversation begins with
 
@@ -65,33 +66,40 @@ class Interview:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free its memory."""
         self._voices.close()
         self._loop.close()
 
-    def ask(self, lines: Sequence[str], beat: Step, seed: int | None = None, known: Sequence[Said] = (),
-            keep: Callable[[int, Said], None] = lambda number, said: None) -> Stream[list[Said]]:
-        """The answers to the player's lines. `known`: to the first of them, from before; `keep` gets each new one at once,
-        with its line's number.
+    def ask(self, lines: Sequence[str], beat: Step) -> Stream[list[Said]]:
+        """The answers to the player's lines. See `answer`."""
+        turns, answers = self.opening, list[Said]()
+        for line in lines:
+            turns.append(("user", line))
+            answers.append((yield from self.answer(turns, beat, first=not answers)))
+            turns.append(("assistant", answers[-1][0] or SILENCE))
+        return answers
+
+    @property
+    def opening(self) -> list[tuple[str, str]]:
+        """What every conversation begins with, as turns: the greeting, where the card has one."""
+        assert self._request.card
+        greeting = self._request.card.greeting
+        return [("assistant", greeting)] if greeting.strip() else []
+
+    def answer(self, turns: Sequence[tuple[str, str]], beat: Step, seed: int | None = None, first: bool = True) -> Stream[Said]:
+        """The answer to the last of the turns; `first`: nothing of this conversation was asked before.
 
         `beat` comes at least every HEARTBEAT seconds, so that the caller can stop. Raises UserError where the model cannot be used.
         """
-        card, sampling = self._request.card, self._request.sampling
-        assert card
-        turns = [("assistant", card.greeting)] if card.greeting.strip() else []
-        request = replace(self._request, turns=tuple(turns), sampling=sampling if seed is None else replace(sampling, seed=seed))
-        answers: list[Said] = []
+        sampling = self._request.sampling
+        opening = replace(self._request, turns=tuple(self.opening),
+                          sampling=sampling if seed is None else replace(sampling, seed=seed))
         told: list[dict[str, Any]] = []
-        for number, line in enumerate(lines):
-            turns.append(("user", line))
-            if number < len(known):
-                answers.append(known[number])
-            else:
-                ended = yield from hear(self._loop, self._answer(request, tuple(turns), number == len(known), told.append), told,
-                                        beat)
-                answers.append((ended["text"].strip(), ended["reason"]))
-                keep(number, answers[-1])
-            turns.append(("assistant", answers[-1][0] or SILENCE))
-        return answers
+        ended = yield from hear(self._loop, self._answer(opening, tuple(turns), first, told.append), told, beat)
+        return ended["text"].strip(), ended["reason"]
 
     async def _answer(self, opening: Request, turns: tuple[tuple[str, str], ...], first: bool,
                       tell: Tell) -> AsyncGenerator[Event, None]:

@@ -16,7 +16,7 @@ from engine.evaluation.measure import Evidence, ItemKind, Need, Sample, measure
 from engine.evaluation.turns import EMPTY, NOT_JUDGED, Turn, turns
 
 if TYPE_CHECKING:
-    from engine.evaluation.judge import Judge
+    from engine.evaluation.judge import Choice, Judge
 
 MOST = 12  # statements, the first of the dossier: each costs five questions to the judge
 _SYSTEM = "You compare what a character in a game says with a statement about that character. Answer with one word."
@@ -51,6 +51,12 @@ def gain(relevant: Sequence[float], entailed: Sequence[float], contradicted: Seq
     return apc(relevant, entailed, contradicted) - apc(relevant, nothing, nothing)
 
 
+def relation_of(judge: "Judge", statement: str, turn: Turn) -> "Choice":
+    """How an answer stands to a statement: it entails it, is neutral, or contradicts it."""
+    text = _ENTAILED.format(statement=statement, line=turn.line, answer=turn.answer)
+    return judge.choose(_SYSTEM, text, _RELATIONS, True)
+
+
 def _look(evidence: Evidence, turn: Turn, statements: Sequence[str]) -> float | str:
     judge = evidence.judge
     if judge is None:
@@ -62,8 +68,7 @@ def _look(evidence: Evidence, turn: Turn, statements: Sequence[str]) -> float | 
     table = []
     for statement in statements:
         relevant = _relevance(judge, statement, turn.line)
-        text = _ENTAILED.format(statement=statement, line=turn.line, answer=turn.answer)
-        relation = judge.choose(_SYSTEM, text, _RELATIONS, True)
+        relation = relation_of(judge, statement, turn)
         if isinstance(relevant, str) or relation.probabilities is None:
             return relevant if isinstance(relevant, str) else relation.reason
         table.append((relevant, relation.probabilities[0], relation.probabilities[2]))
