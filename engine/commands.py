@@ -43,6 +43,7 @@ from engine.base.job import (
     ScriptJob,
     process_of,
 )
+from engine.base.judges import CHANCE, sentence_of
 from engine.base.known_models import KNOWN
 from engine.base.options import read_options
 from engine.base.sampling import given_params, params_of, read_params
@@ -300,8 +301,6 @@ def judge(options: argparse.Namespace, arguments: list[str]) -> int:
     Run(process_of(values)).follow(_judge(values, results), lambda: bool(results), "Stopped; what was answered is kept.",
                                    f"Go on with:\n  {PROGRAM} {shlex.join(one for one in arguments if one != '--again')}")
     if not values.get("json_events"):
-        from engine.evaluation.exam import CHANCE, sentence_of
-
         for one in results:
             print_table(f"Who says this line? {one.lines} lines, five names each; chance {CHANCE:.0%}",
                         ["judge", "right", "95 % interval", "Brier (guessed: 0.80)", "ECE", "no answer"],

@@ -87,6 +87,12 @@ class Shelf:
                 f'<span class="quiet">{facts}</span>{more}<div class="live-buttons">{"".join(buttons)}</div></li>')
 
 
+def models_here() -> list[tuple[str, str]]:
+    """(label, name) of models on this machine that can speak at once: those of the shelf on disk, and LM Studio's files."""
+    files = [(f"{file.stem} (LM Studio)", str(file)) for file in _lmstudio_files()]
+    return [*((one.label, one.hub) for one in SHELF if is_whole(one.hub)), *files[:_MOST_FILES]]
+
+
 def is_whole(name: str) -> bool:
     """Whether a model of the hub is in its cache, with nothing still to come."""
     folder = _cache(name)
@@ -136,8 +142,12 @@ def _of_ollama() -> Iterator[str]:
 
 
 def _of_lmstudio() -> Iterator[str]:
+    yield from dict.fromkeys(f"{file.parent.parent.name}/{file.parent.name}" for file in _lmstudio_files())
+
+
+def _lmstudio_files() -> Iterator[Path]:
     for place in (Path.home() / ".lmstudio" / "models", Path.home() / ".cache" / "lm-studio" / "models"):
-        yield from dict.fromkeys(f"{file.parent.parent.name}/{file.parent.name}" for file in _sorted(place, "*/*/*.gguf"))
+        yield from _sorted(place, "*/*/*.gguf")
 
 
 def _sorted(folder: Path, pattern: str) -> list[Path]:

@@ -12,6 +12,8 @@ from teacher_server import TeacherServer, teacher_server
 from engine.__main__ import main
 from engine.base.errors import UserError
 from engine.base.events import Event, Examined, ExamTaken
+from engine.base.files import data_folder
+from engine.base.judges import last_result, sentence_of
 from engine.base.questions import normalise
 from engine.cards.card import bundled_files, find_bundled
 from engine.evaluation.exam import (
@@ -20,7 +22,6 @@ from engine.evaluation.exam import (
     grade,
     read_exam,
     result_of,
-    sentence_of,
     take_exam,
 )
 from engine.evaluation.judge import Judge
@@ -86,6 +87,8 @@ def test_a_judge_that_knows_all_passes_and_is_asked_once_for_ever() -> None:
     found = result_of("the same", "m")
     assert found and found.right == first.right and result_of("another", "m") is None
     assert sentence_of(first).startswith("This judge names the right speaker in 100% of ")
+    kept = last_result(data_folder(), "m")
+    assert kept and vars(kept) == {**vars(first), "time": kept.time} and last_result(data_folder(), "another") is None
 
 
 def guess() -> Callable[[str], dict[str, float]]:

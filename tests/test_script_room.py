@@ -15,6 +15,7 @@ from studio.store import characters, script_runs
 from studio.store.script_runs import ScriptAnswer
 from studio.tabs.compare import script
 from studio.tabs.compare.script import Column, script_html
+from studio.tabs.judges import Chosen
 from studio.workers.scripts import CLOSED
 from tests.store_samples import card
 
@@ -63,9 +64,9 @@ def test_a_test_is_kept_with_version_seed_and_model_and_its_version_is_not_overw
 @pytest.mark.slow
 def test_a_real_process_answers_every_question_of_the_head(services: Services, llama: Path) -> None:
     who = smith(services)
-    script.begin(services, who, str(llama), [f"dense:{llama}"], 3, "", "")
+    script.begin(services, who, str(llama), [f"dense:{llama}"], 3, Chosen())
     with pytest.raises(UserError, match="under way already"):
-        script.begin(services, who, str(llama), [f"dense:{llama}"], 3, "", "")
+        script.begin(services, who, str(llama), [f"dense:{llama}"], 3, Chosen())
     assert services.scripts.character() == who and services.scripts.wait(240)
     (run,) = script_runs.newest(services.store, who)
     kept = script_runs.answers(services.store, run.id)
@@ -104,14 +105,14 @@ def test_a_process_that_fails_says_why(services: Services, tmp_path: Path) -> No
     assert html.escape(run.sentence) in script.contents(services, who)["compare-script-results"]
 
 
-@pytest.mark.parametrize(("chosen", "url", "judge", "says"), [
+@pytest.mark.parametrize(("chosen", "judge", "model", "says"), [
     ([], "", "", "No model is chosen"), (["dense:m"], "http://x", "", "an address and the name"),
-    (["dense:m"], "", "m", "an address")])
-def test_what_is_missing_is_said_before_anything_runs(services: Services, chosen: list[str], url: str, judge: str,
+    (["dense:m"], "no/such/folder", "", "no/such/folder")])
+def test_what_is_missing_is_said_before_anything_runs(services: Services, chosen: list[str], judge: str, model: str,
                                                       says: str) -> None:
     who = smith(services)
     with pytest.raises(UserError, match=says):
-        script.begin(services, who, "m", chosen, 0, url, judge)
+        script.begin(services, who, "m", chosen, 0, Chosen(judge, model))
     assert not script_runs.newest(services.store, who)
 
 

@@ -19,10 +19,10 @@ from engine.base import events
 from engine.base.events import Examined, ExamTaken, Stage, Step, Stream
 from engine.base.files import PROGRAM, data_folder, explain_write_errors, resource, slug
 from engine.base.ids import StageId
+from engine.base.judges import CHANCE, exam_folder, sentence_of
 from engine.base.verdict import wilson
 from engine.evaluation.judge import Judge
 
-CHANCE, PEOPLE = 0.2, 0.908
 BINS = 10  # of the calibration error
 _VERSION = 1  # of how it is asked
 _SYSTEM = ("You know the characters of a game well. You read what somebody said to one of them, and the answer. You say which "
@@ -76,6 +76,8 @@ def take_exam(judge: Judge, again: bool = False) -> Stream[ExamTaken]:
             yield found
             yield Step(StageId.EXAM, len(answers), len(lines), subject=judge.name)
     result = grade(judge.name, answers)
+    if not any(isinstance(one, ExamTaken) for one in events.read(file)):  # for the studio, which does not grade
+        events.append(file, result)
     yield result
     return result
 
@@ -115,13 +117,6 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> fl
     return error
 
 
-def sentence_of(result: ExamTaken) -> str:
-    """What is shown with everything that the judge says, or instead of it."""
-    said = (f"this judge names the right speaker in {result.top1:.0%} of {result.lines} lines "
-            f"(95 % interval {result.low:.0%} to {result.high:.0%}); chance {CHANCE:.0%}, people {PEOPLE:.0%} (PersonaEval)")
-    return f"{said[:1].upper()}{said[1:]}." if result.passed else f"Not judged: {said}."
-
-
 def standing(judge: Judge) -> tuple[bool, str]:
     """Whether what a judge says counts, and the sentence that belongs to it. A judge that has not taken the exam counts."""
     result = result_of(judge.identity, judge.name)
@@ -133,7 +128,7 @@ def standing(judge: Judge) -> tuple[bool, str]:
 def file_of(identity: str, name: str) -> Path:
     """Where the answers of a judge lie."""
     asked = hashlib.sha256(f"{_VERSION}\n{_SYSTEM}\n{identity}\n".encode() + _FILE.read_bytes()).hexdigest()
-    return data_folder() / "judges" / f"{slug(name)}-{asked[:16]}.jsonl"
+    return exam_folder(data_folder()) / f"{slug(name)}-{asked[:16]}.jsonl"
 
 
 _FILE = resource("assets/judge_exam.jsonl")

@@ -15,8 +15,9 @@ from engine.base.errors import UserError
 from engine.base.events import Stream, Warned
 from engine.base.files import explain_write_errors
 from engine.base.job import EvaluateJob
+from engine.base.judges import sentence_of
 from engine.calibration.lines import Journal
-from engine.evaluation.exam import sentence_of, take_exam
+from engine.evaluation.exam import take_exam
 from engine.evaluation.judge import Choice, Judge, Score
 from engine.serving.judging import fetch_judge, open_judge
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished
-from engine.base.files import PACKAGES, sha256
+from engine.base.files import PACKAGES, is_file, sha256
 from engine.base.job import GgufJob
+from engine.base.judges import judge_name
 from engine.evaluation.judge import Judge
 from engine.serving.files import gguf_file, make_gguf
 from engine.serving.gguf_header import Header, read_header
@@ -34,7 +35,7 @@ _TEMPLATES = {"<|im_start|>": "chatml", "<|start_header_id|>": "llama3", "<start
 
 def fetch_judge(name: str) -> Iterator[Event]:
     """Fetch a model of this machine, and make its GGUF file, where that is still to be done. Raises UserError."""
-    if "://" not in name and not gguf_file(name):
+    if "://" not in name and not _file_of(name):
         from engine.serving.making import make  # imports torch
 
         yield from (event for event in make(GgufJob(model=name)) if not isinstance(event, Finished))
@@ -61,20 +62,26 @@ def open_judge(name: str, model: str = "") -> Iterator[Judge]:
 
 @contextmanager
 def local_judge(name: str, threads: int = 0) -> Iterator[Judge]:
-    """A model of this machine as a judge: a known one (fetched where it is not here), or a folder. `threads` 0: as many as
-    OMP_NUM_THREADS says, else one a physical core.
+    """A model of this machine as a judge: a known one (fetched where it is not here), a folder, or a GGUF file. `threads` 0:
+    as many as OMP_NUM_THREADS says, else one a physical core.
 
     Raises UserError where there is no such model, or llama.cpp cannot take it.
     """
-    file = gguf_file(name) or asyncio.run(make_gguf(name))
+    file = _file_of(name) or asyncio.run(make_gguf(name))
     key = secrets.token_urlsafe(24)
-    short = Path(name).name
+    short = judge_name(name)
     with _served(file, short, key, threads or default_threads()) as address:
         judge = Judge(address, short, short, f"{short} {sha256(file)}", key)
         try:
             yield judge
         finally:
             judge.close()
+
+
+def _file_of(name: str) -> Path | None:
+    """The file of a model of this machine: what was named, or what speaks for it; None: it is still to be made."""
+    file = Path(name).expanduser()
+    return file if file.suffix == ".gguf" and is_file(file) else gguf_file(name)
 
 
 def template_of(header: Header) -> str:

@@ -15,6 +15,7 @@ from engine.cards.script import with_question
 from studio.services import Services
 from studio.store import characters
 from studio.store.runs import Run
+from studio.tabs import judges
 from studio.tabs.models import dense_of, finished
 from studio.workers.commands import result_folder
 
@@ -24,19 +25,20 @@ ASK = ("Is it still {}? Both models answer the same questions, and every answer 
 KEPT = "Answers as {{char}} would, in {{char}}'s own voice, with nothing that the description contradicts."
 
 
-def contents(services: Services, run: Run | None) -> dict[str, str]:
+def contents(services: Services, run: Run | None) -> dict[str, Any]:
     """The verdict on a run, which comes before all else about it, and what can be done for one, which comes after."""
     if run is None or run.state != "done" or result_folder(services.settings, run) is None:
-        return {"prune-verdict": "", "prune-asking": ""}
+        return {"prune-verdict": "", "prune-asking": "", "prune-judging": False}
     evaluating = services.evaluating
     found, busy = evaluating.result(run.character), evaluating.character()
     speaker = speaker_of(services, found, run) if found else ""
     shown = verdict_html(found, speaker, lambda one: _keep_button(run, one)) if found and speaker else ""
     if busy == run.character:
-        return {"prune-verdict": shown, "prune-asking": _progress(services)}
+        return {"prune-verdict": shown, "prune-asking": _progress(services), "prune-judging": False}
     ending = evaluating.endings.get(run.character, "")
     said = f'<p role="status">{html.escape(ending)}</p>' if ending else ""
-    return {"prune-verdict": shown, "prune-asking": said + _buttons(services, run, found if speaker else None, bool(busy))}
+    return {"prune-verdict": shown, "prune-asking": said + _buttons(services, run, found if speaker else None, bool(busy)),
+            "prune-judging": True, "prune-judge-says": judges.says_html(services)}
 
 
 def line_html(services: Services, run: Run | None) -> str:
@@ -57,7 +59,8 @@ def begin(services: Services, run: Run, quick: bool = True) -> None:
     folder = result_folder(services.settings, run)
     assert folder
     card = characters.version(services.store, run.character, run.version).card
-    services.evaluating.begin(run.character, card, dense_of(run).model, folder, quick)
+    found = judges.chosen(services)
+    services.evaluating.begin(run.character, card, dense_of(run).model, folder, quick, judges.check(found), found.player)
 
 
 def actions(services: Services) -> dict[str, Any]:

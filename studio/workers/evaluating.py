@@ -31,12 +31,17 @@ class Evaluating(Resumable):
         except UserError:
             return None
 
-    def begin(self, character: str, card: dict[str, Any], dense: str, run: Path, quick: bool = True) -> None:
-        """Ask the dense model and the one in the folder `run`, as the character of `card`. Raises UserError."""
+    def begin(self, character: str, card: dict[str, Any], dense: str, run: Path, quick: bool = True,
+              judge: tuple[str, str] = ("", ""), player: str = "") -> None:
+        """Ask the dense model and the one in the folder `run`, as the character of `card`. Raises UserError.
+
+        `judge`: a model of this machine or an address, and the server's model; `player`: a model that plays the player.
+        """
         with self._lock:
             self._require_none()
             known = self.result(character)
             others = [one.model for one in known.runs() if is_whole(Path(one.model))] if known and known.dense == dense else []
             models = list(dict.fromkeys([*others, str(run)]))
             self._begin(character, {"card": str(self.folder(character) / "card.json"), "dense": dense, "models": models,
-                                    "quick": quick}, {"card.json": card})
+                                    "quick": quick, "judge": judge[0], "judge_model": judge[1], "player": player},
+                        {"card.json": card})

@@ -53,8 +53,8 @@ class Scripts(Single):
             with explain_write_errors(folder):
                 folder.mkdir(parents=True)
                 write_json(folder / "card.json", head.card)
-            self._runs = script_runs.begin(self.store, character, head.number, models, seed, sampling, " ".join(judge or ()))
             url, name = judge or ("", "")
+            self._runs = script_runs.begin(self.store, character, head.number, models, seed, sampling, f"{url} {name}".strip())
             write_json(folder / "job.json", {
                 "card": str(folder / "card.json"), "models": [model for _, model in models], "judge": url, "judge_model": name,
                 "sampling": {**read_params(sampling).as_dict(), "seed": seed}, "workdir": str(folder / "work"),

@@ -83,7 +83,7 @@ class Controls:
     def painted(self) -> list[Any]:
         """What `paint` sets."""
         return [self.composer.row, self.link.component, self.link.seen, self.state, self.run, self.picks, *self.settings,
-                self.script.models, self.script.url, self.script.judge]
+                self.script.models, *self.script.judge.inputs]
 
 
 def paint(controller: Controller, controls: Controls, state: ViewState, seen: dict[str, Any]) -> dict[Any, Any]:
@@ -106,7 +106,7 @@ def paint(controller: Controller, controls: Controls, state: ViewState, seen: di
     if "sampling" in changed or "blind" in changed:
         found |= {controls.blind: now["blind"], **controls.samplers.shown(now["sampling"])}
     if "judge" in changed:
-        found[controls.script.url], found[controls.script.judge] = now["judge"]
+        found |= controls.script.judge.shown(controller.services)
     return found
 
 

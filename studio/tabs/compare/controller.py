@@ -22,6 +22,7 @@ from studio.services import Services
 from studio.store import characters, rounds, runs, values
 from studio.store.rounds import Answer, Round
 from studio.store.runs import Run
+from studio.tabs import judges
 from studio.tabs.answers import (
     NOBODY,
     about_of,
@@ -119,7 +120,7 @@ class Controller:
         """What the lists and fields are to show."""
         return {"character": scene.character, "runs": choices_of(scene.runs), "run": scene.run.id if scene.run else None,
                 "picks": scene.picks, **settings_of(self.services),
-                "tested": script.choices_of(self.services, scene.runs, model), "judge": script.judge_of(self.services)}
+                "tested": script.choices_of(self.services, scene.runs, model), "judge": judges.chosen(self.services).fields}
 
     def scene(self, state: ViewState) -> Scene:
         """The comparison as it is now; without a known run, that of the run compared last."""

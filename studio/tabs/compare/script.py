@@ -19,10 +19,11 @@ from studio.figures.words import count
 from studio.labels import VERDICTS
 from studio.page import Page, guarded, live_html
 from studio.services import Services
-from studio.store import characters, runs, script_runs, values
+from studio.store import characters, runs, script_runs
 from studio.store.runs import Run
 from studio.store.script_runs import ScriptAnswer, ScriptRun
 from studio.tabs.answers import card_of, changing, text_html
+from studio.tabs.judges import Chosen, JudgeFields, check, choose, says_html
 from studio.tabs.models import DENSE, Contender, common_type, dense_of, finished, pruned_of, removed_by, short_name
 from studio.tabs.models import choices_of as labels_of
 
@@ -48,11 +49,7 @@ class Panel:
                                       elem_classes="live-shown")
                 self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=0, min_width=120,
                                       elem_id="compare-script-seed")
-            with gr.Accordion("A judge for what no rule can check", open=False), gr.Row():
-                self.url = gr.Textbox(label="Address", placeholder="http://127.0.0.1:8080/v1", elem_id="compare-judge-url",
-                                      info="A server with OpenAI's chat completions and log-probabilities. Empty: no judge. Its "
-                                           "key is taken from the environment (PERSONA_STUDIO_JUDGE_KEY) alone.")
-                self.judge = gr.Textbox(label="Model", placeholder="its name on that server", elem_id="compare-judge-model")
+            self.judge = JudgeFields("compare")
             live_html("compare-script-results", apply_default_css=False)
 
 
@@ -69,7 +66,8 @@ def contents(services: Services, character: str) -> dict[str, Any]:
     except UserError:
         questions = 0
     results = script_html(columns, questions, progress, services.scripts.warnings if busy else [])
-    return {"compare-script-results": results, "compare-script-run": not busy, "compare-script-stop": busy}
+    return {"compare-judge-says": says_html(services), "compare-script-results": results,
+            "compare-script-run": not busy, "compare-script-stop": busy}
 
 
 def choices_of(services: Services, found: Sequence[Run], model: str) -> list[tuple[str, str]]:
@@ -79,12 +77,7 @@ def choices_of(services: Services, found: Sequence[Run], model: str) -> list[tup
             for choice, one in _contenders(services, found, model).items()]
 
 
-def judge_of(services: Services) -> list[str]:
-    """Address and model of the judge that was used last; empty: none."""
-    return list(values.get_value(services.store, "compare-judge", ["", ""], tuple[str, str]))
-
-
-def begin(services: Services, character: str, model: str, chosen: list[str], seed: float | None, url: str, judge: str) -> None:
+def begin(services: Services, character: str, model: str, chosen: list[str], seed: float | None, judge: Chosen) -> None:
     """Run the script on the chosen models. Raises UserError."""
     known = _contenders(services, finished(services, character), model)
     wanted = [one for choice, one in known.items() if choice in chosen]  # the dense ones first
@@ -92,24 +85,23 @@ def begin(services: Services, character: str, model: str, chosen: list[str], see
         raise UserError("No model is chosen.", "Tick at least one above.")
     if len(wanted) > MOST_MODELS:
         raise UserError(f"At most {MOST_MODELS} models are tested at once.", "Untick some.")
-    if bool(url.strip()) != bool(judge.strip()):
-        raise UserError("A judge needs an address and the name of its model.", "Fill in both, or neither.")
+    by = check(judge)
     if not 0 <= (seed or 0) < 2**32:
         raise UserError("The seed must be a whole number from 0 to 4294967295.")
     card_of(characters.head(services.store, character))  # before anything is written: it must be able to speak
-    values.set_value(services.store, "compare-judge", [url.strip(), judge.strip()])
     services.scripts.begin(character, [(one.run, one.model) for one in wanted], DEFAULTS.as_dict(), int(seed or 0),
-                           (url.strip(), judge.strip()) if url.strip() else None, common_type(one.model for one in wanted))
+                           by if judge.judge else None, common_type(one.model for one in wanted))
 
 
 def listen(services: Services, page: Page, panel: Panel) -> None:
     """The panel's listeners."""
-    def run(character: str, model: str, chosen: list[str], seed: float | None, url: str, judge: str) -> None:
-        begin(services, character, model, chosen, seed, url, judge)
+    def run(character: str, model: str, chosen: list[str], seed: float | None, *judge: str) -> None:
+        begin(services, character, model, chosen, seed, choose(services, *judge))
 
     panel.run.click(changing(services.live, "compare", run),
-                    [page.character, page.model, panel.models, panel.seed, panel.url, panel.judge], None,
+                    [page.character, page.model, panel.models, panel.seed, panel.judge.judge, panel.judge.model], None,
                     trigger_mode="once", **page.private)
+    panel.judge.listen(services, page)
     panel.stop.click(guarded(services.scripts.stop), None, None, **page.poll)
 
 

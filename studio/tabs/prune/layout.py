@@ -6,6 +6,7 @@ import gradio as gr
 
 from engine.base.job import PRESET_HELP, PRESET_LABELS, PRESET_TIMES, knobs, make_recipe
 from studio.page import Notice, figure_box, live_html, look_box
+from studio.tabs.judges import JudgeFields
 from studio.tabs.prune import runs_view
 from studio.theme import ASSETS
 
@@ -46,6 +47,8 @@ class Controls:
                     self.verdict = live_html("prune-verdict")
                     self.progress = live_html("prune-progress")
                     self.asking = live_html("prune-asking")
+                    with gr.Column(elem_id="prune-judging", elem_classes="live-shown"):
+                        self.judge = JudgeFields("prune", player=True)
                     gr.HTML(f'<div id="prune-how" class="live-shown">{runs_view.frame_html()}</div>')
 
     def _making(self) -> None:

@@ -151,6 +151,8 @@ def listen_to_runs(services: Services, room: RunsController, page: Page, tab: gr
                             trigger_mode="once", **page.private)
     for part in (controls.verdict, controls.asking):
         part.click(_doing(services, verdict.actions(services)), None, [controls.looks], trigger_mode="once", **page.private)
+    controls.judge.listen(services, page)
+    tab.select(lambda: controls.judge.shown(services), None, controls.judge.inputs, **page.private)
     _undoing(services, page, controls.gone_run, controls, put_back)
 
 
