@@ -260,10 +260,9 @@ def scene(options: argparse.Namespace, _arguments: list[str]) -> int:
 
 def _scene(values: dict[str, Any]) -> Iterator[events.Event]:
     asked = SceneJob(**values)
-    from engine.scene import NARRATOR, Scene, find_actors, play
+    from engine.scene import perform
 
-    scene = Scene(find_actors(asked.characters, asked.model), [(NARRATOR, asked.narrator)] if asked.narrator else [])
-    yield from play(scene, asked.turns, read_params(asked.sampling), asked.type)
+    yield from perform(asked)
 
 
 def dossier(options: argparse.Namespace, _arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from engine import labels
 from engine.base import events
+from engine.base.acting import CRITERIA
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import data_folder, explain_write_errors
 from engine.base.ids import ErrorCode, StageId
@@ -209,6 +210,12 @@ def describe(event: events.Event) -> str:
             return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
         case events.Spoken():
             return f"{event.speaker}: {event.text}" if event.speaker else f"({event.text})"
+        case events.Acted():
+            grades = ", ".join(f"{CRITERIA[name].label.lower()} {'-' if value is None else f'{value:.1f}'}"
+                               for name, value in event.grades.items() if name in CRITERIA)
+            return (f"  {event.speaker}: {event.turns} turns, {event.loops} of them repeated"
+                    f"{'' if event.assistant is None else f', {event.assistant} like an assistant'}"
+                    f"{f'; of 5: {grades}' if grades else ''}")
         case events.Lines():
             faults = ", ".join(f"{count} {labels.rejection(fault)}" for fault, count in sorted(event.rejected.items())) or "none"
             return (f"  lines: {event.train} to learn from, {event.validation} to choose on, {event.test} to report on; "

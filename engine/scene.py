@@ -5,32 +5,42 @@ others and the narrator said in between is one user turn, each line after its sp
 name speaks next, else the one that has been silent longest. The caller can add a line at any time, as player or as narrator.
 """
 
+import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.base.cast_folder import CARD, is_cast, places
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished, Spoken, Stage, Step, Stream
-from engine.base.files import is_file
+from engine.base.files import data_folder, is_file
 from engine.base.ids import StageId
-from engine.base.sampling import SamplingParams
+from engine.base.job import SceneJob
+from engine.base.sampling import SamplingParams, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
 from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, Setting
 from engine.cards.speaking import names_pattern, own_words
+from engine.evaluation.acting import assess_scene
+from engine.evidence.judging import call_judge
 from engine.serving.interview import SILENCE, hear
 from engine.serving.requests import Request
 from engine.serving.speaking import speak
 from engine.serving.steps import Loop
 from engine.serving.voices import Voices
 
+if TYPE_CHECKING:
+    from engine.evaluation.judge import Judge
+
+WORDS = "words.jsonl"
 NARRATOR = ""  # the speaker of a line that nobody says
 FEWEST, MOST = 2, 3  # characters
+_LONGEST = 2000  # characters of a line that is put in
 
 
 @dataclass(frozen=True)
@@ -118,13 +128,49 @@ def opening_of(actors: Sequence[Actor]) -> str:
     return f"{scenario} {there}".strip()
 
 
-def play(scene: Scene, turns: int, sampling: SamplingParams, type: str = "") -> Iterator[Event]:
-    """Spoken for what is there already (turn 0), then for each of `turns` turns.
+def perform(job: SceneJob) -> Iterator[Event]:
+    """The scene of a job: played, and then graded where the job names a judge that passes its exam. Raises UserError.
+
+    While it is played, lines can be put in by the file WORDS in the work folder: a JSON list of speaker and text a line.
+    """
+    began = time.monotonic()
+    said = [(one[0], one[1]) for one in job.said if len(one) == 2] or ([(NARRATOR, job.narrator)] if job.narrator else [])
+    scene = Scene(find_actors(job.characters, job.model), said)
+    folder = Path(job.workdir) if job.workdir else data_folder() / "scenes"
+    yield from play(scene, job.turns, read_params(job.sampling), job.type, _inbox(folder / WORDS) if job.workdir else tuple)
+    with ExitStack() as stack:
+        bench = yield from call_judge(job.judge, job.judge_model, folder, stack)
+        words = bench.words or (bench.refusal if job.judge else "")
+        yield from assess_scene([one.card for one in scene.actors], scene.said, cast("Judge | None", bench.judge), words)
+    yield Finished("", time.monotonic() - began)
+
+
+def _inbox(file: Path) -> Callable[[], list[tuple[str, str]]]:
+    """Whole lines that were written into a file since the last call; what nobody but player and narrator can say is passed over."""
+    read = 0
+
+    def look() -> list[tuple[str, str]]:
+        nonlocal read
+        text = file.read_text(encoding="utf-8") if is_file(file) else ""
+        new, read = text[read:text.rfind("\n") + 1], max(read, text.rfind("\n") + 1)
+        found = []
+        for line in new.splitlines():
+            with suppress(ValueError):
+                speaker, said = json.loads(line)
+                if speaker in (PLAYER, NARRATOR) and isinstance(said, str) and said.strip():
+                    found.append((speaker, said.strip()[:_LONGEST]))
+        return found
+
+    return look
+
+
+def play(scene: Scene, turns: int, sampling: SamplingParams, type: str = "",
+         heard: Callable[[], Sequence[tuple[str, str]]] = tuple) -> Iterator[Event]:
+    """Spoken for what is there already (turn 0), then for each of `turns` turns, and for what `heard` gives before each.
 
     The same scene, seed and files give the same words. The history grows in `scene.said`: a caller may put a line in between two
     events. Raises UserError. Closing the generator stops it.
     """
-    began = time.monotonic()
     if not scene.said:
         scene.said.append((NARRATOR, opening_of(scene.actors)))
     yield from [Spoken(speaker, text, 0) for speaker, text in scene.said]
@@ -133,16 +179,23 @@ def play(scene: Scene, turns: int, sampling: SamplingParams, type: str = "") -> 
     voices, loop = Voices(keep=len(models), slots=len(scene.actors)), Loop()
     try:
         for turn in range(1, turns + 1):
+            yield from _put_in(scene, heard(), turn)
             actor = scene.next_actor()
             text, reason = yield from _speak(scene, actor, replace(sampling, seed=(sampling.seed or 0) + turn), type, voices, loop,
                                              turn, turns)
             scene.said.append((actor.name, text))
             yield Spoken(actor.name, text, turn, reason)
             yield Step(StageId.SCENE, turn, turns)
+        yield from _put_in(scene, heard(), turns)
     finally:
         voices.close()
         loop.close()
-    yield Finished("", time.monotonic() - began)
+
+
+def _put_in(scene: Scene, heard: Sequence[tuple[str, str]], turn: int) -> Iterator[Event]:
+    for speaker, text in heard:
+        scene.said.append((speaker, text))
+        yield Spoken(speaker, text, turn)
 
 
 def _speak(scene: Scene, actor: Actor, sampling: SamplingParams, type: str, voices: Voices, loop: Loop, turn: int,

@@ -17,6 +17,7 @@ from studio.tokens import TokenCounter
 from studio.workers.evaluating import Evaluating
 from studio.workers.game_server import GameServer
 from studio.workers.jobs import Jobs
+from studio.workers.scenes import Scenes
 from studio.workers.scripts import Scripts
 from studio.workers.shipping import Shipping
 from studio.workers.speech import Speech
@@ -36,6 +37,7 @@ class Services:
     scripts: Scripts
     shipping: Shipping
     evaluating: Evaluating
+    scenes: Scenes
     server: GameServer
     live: Live = field(default_factory=Live)
 
@@ -47,7 +49,7 @@ class Services:
         live = Live()
         return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings, live.touch),
                    TokenCounter(settings.home), Scripts(settings, store, live.touch), Shipping(settings, live.touch),
-                   Evaluating(settings, live.touch), GameServer(settings, live.touch), live=live)
+                   Evaluating(settings, live.touch), Scenes(settings, live.touch), GameServer(settings, live.touch), live=live)
 
     def library_stamp(self) -> tuple[Any, ...]:
         """Changes with each write to the library, and every ten seconds, in case two writes leave the file alike."""
@@ -77,5 +79,6 @@ class Services:
         self.scripts.close()
         self.shipping.close()
         self.evaluating.close()
+        self.scenes.close()
         self.server.close()
         self.speech.close()

@@ -25,6 +25,7 @@ PARTS = {
     "script": ("draft", ["#draft-script > button:not(.open)", ".script-row summary"], "#draft-script"),
     "dossier": ("draft", ["#draft-dossier > button:not(.open)", "#draft-dossier summary >> nth=1"], "#draft-dossier"),
     "more": ("export", ["#export-more > button:not(.open)"], "#export-more"),
+    "scene": ("preview", ["#preview-view label:has-text('Scene')"], "#preview-scene"),
     "serve": ("export", ["#export-view label:has-text('Serve')"], "#serve"),
     "cast": ("export", ["#export-view label:has-text('Plan a cast')"], "#planner"),
     "script-results": ("compare", ["#compare-view label:has-text('Test script')", ".script-cell summary"], "#room-compare")}

@@ -7,15 +7,15 @@ import pytest
 
 from engine.__main__ import build_parser, main
 from engine.base.errors import UserError
-from engine.base.job import PRESETS, PruneJob, Recipe, knobs, make_recipe, write_table
+from engine.base.job import PRESETS, PruneJob, Recipe, knobs, make_recipe
 from engine.base.migrate import FORMER_KNOBS, LATER_KNOBS
-from engine.base.options import read_options
+from engine.base.options import read_options, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_table_in_the_docs_is_current() -> None:
-    """To write it again: python -m engine.base.job."""
+    """To write it again: python -m engine.base.options."""
     assert write_table() in (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
 
 

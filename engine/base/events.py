@@ -210,6 +210,20 @@ class Spoken(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class Acted(Event):
+    """How a character of a scene was played: its `turns`, how many of them run in circles or say an earlier one again (`loops`),
+    how many talk like an assistant (None: not known of its language), and a judge's `grades` from 1 to 5 by criterion
+    (base/acting.py; None where it gave none). `judge`: a sentence on the judge and its exam, or why nobody has graded."""
+
+    speaker: str
+    turns: Count
+    loops: Count
+    assistant: Count | None
+    grades: dict[str, float | None]
+    judge: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Examined(Event):
     """A judge has said who speaks a line of the exam: `probabilities` by the characters' ids, 1 in all; none where its answer was
     rejected, and `reason` says why. `model`: what the server called its model."""

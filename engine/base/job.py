@@ -9,7 +9,7 @@ channels is decided where the model is known: sizes.channels_kept.
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -297,10 +297,14 @@ class SceneJob(Process):
                                       "prune-cast wrote, or a character's in it: its own model speaks then",
                                  metavar="CARD_OR_FOLDER", option="-", min_length=1)
     model: str = knob("starter", f"Speaks for the cards: {MODEL_HELP}", group="What is played")
-    turns: int = knob(12, "Turns that are played", ge=1, le=200)
+    turns: int = knob(12, "Turns that are played; with 0, what was said is only graded", ge=0, le=200)
     narrator: str = knob("", "What the narrator says first (default: the first character's scenario, and who is there)",
                          metavar="TEXT")
     type: str = knob("", TYPE_HELP)
+    judge: str = knob("", "A server with log-probabilities, or a model of this machine, to grade the characters at the end; it "
+                          "takes an exam first", metavar="URL|MODEL")
+    judge_model: str = knob("", "The server's model", metavar="NAME")
+    said: list[list[str]] = Field(default_factory=list)  # [speaker, text]: a scene that goes on
     sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
 
 
@@ -397,26 +401,6 @@ def process_of(values: Mapping[str, Any]) -> Process:
     return Process(**{name: value for name, value in values.items() if name in Process.model_fields})
 
 
-def write_table() -> str:
-    """The knobs of Recipe as a table in Markdown, for docs/recipe.md."""
-    rows = ["| knob | default | limits | what it does |", "| --- | --- | --- | --- |"]
-    for one in knobs().values():
-        limits = " or ".join(one.choices) or " ".join(_bounds(one))
-        value = json.dumps(one.default).strip('"')
-        rows.append(f"| `{one.name}` | {f'{value} {one.unit}'.strip()} | {limits} | {one.help} |")
-    rows += ["", "| preset | differs from standard in |", "| --- | --- |"]
-    rows += [f"| {name} | {', '.join(f'`{knob}` {json.dumps(value)}' for knob, value in changes.items())} |"
-             for name, changes in PRESETS.items() if changes]
-    return "\n".join(rows) + "\n"
-
-
-def _bounds(one: Knob) -> Iterator[str]:
-    if one.least is not None:
-        yield f"from {one.least:g}"
-    if one.most not in (None, MOST):
-        yield f"to {one.most:.10g}"
-
-
 def _refusal(kind: type[Settings], error: ValidationError) -> UserError:
     """What is wrong with the first faulty setting, and what it may be."""
     first = error.errors(include_url=False)[0]
@@ -446,7 +430,3 @@ def _written(value: Any) -> str:
     """A value as a job file has it, its beginning."""
     text = json.dumps(value, default=str)
     return f"{text[:60]}…" if len(text) > 60 else text
-
-
-if __name__ == "__main__":
-    print(write_table(), end="")

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.files import read_untrusted_json
-from engine.base.job import Settings, extra_of
+from engine.base.job import MOST, PRESETS, Knob, Settings, extra_of, knobs
 
 JOB_BYTES = 1_000_000  # of a job file
 
@@ -73,3 +73,27 @@ def _read_job(file: Path) -> dict[str, Any]:
     except UnicodeEncodeError as error:
         raise UserError(f"{file} cannot be read: it holds half a character.", "Look for \\ud8 to \\udf in it.") from error
     return values
+
+
+def write_table() -> str:
+    """The knobs of Recipe as a table in Markdown, for docs/recipe.md."""
+    rows = ["| knob | default | limits | what it does |", "| --- | --- | --- | --- |"]
+    for one in knobs().values():
+        limits = " or ".join(one.choices) or " ".join(_bounds(one))
+        value = json.dumps(one.default).strip('"')
+        rows.append(f"| `{one.name}` | {f'{value} {one.unit}'.strip()} | {limits} | {one.help} |")
+    rows += ["", "| preset | differs from standard in |", "| --- | --- |"]
+    rows += [f"| {name} | {', '.join(f'`{knob}` {json.dumps(value)}' for knob, value in changes.items())} |"
+             for name, changes in PRESETS.items() if changes]
+    return "\n".join(rows) + "\n"
+
+
+def _bounds(one: Knob) -> Iterator[str]:
+    if one.least is not None:
+        yield f"from {one.least:g}"
+    if one.most not in (None, MOST):
+        yield f"to {one.most:.10g}"
+
+
+if __name__ == "__main__":
+    print(write_table(), end="")

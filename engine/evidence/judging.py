@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from engine.base.errors import UserError
 from engine.base.events import Stream, Warned
 from engine.base.files import explain_write_errors
-from engine.base.job import EvaluateJob
 from engine.base.judges import sentence_of
 from engine.calibration.lines import Journal
 from engine.evaluation.exam import take_exam
@@ -68,16 +67,16 @@ class Bench:
     words: str = ""
 
 
-def call_judge(job: EvaluateJob, folder: Path, stack: ExitStack) -> Stream[Bench]:
-    """Open the job's judge, if it names one, and let it take the exam unless it has. `stack` closes it.
+def call_judge(name: str, model: str, folder: Path, stack: ExitStack) -> Stream[Bench]:
+    """Open a job's judge, if it names one, and let it take the exam unless it has. `stack` closes it.
 
-    A judge that cannot be used, or does not pass, judges nothing; the rest of the evaluation goes on.
+    A judge that cannot be used, or does not pass, judges nothing; the rest of the job goes on.
     """
-    if not job.judge:
+    if not name:
         return Bench()
     try:
-        yield from fetch_judge(job.judge)
-        judge = stack.enter_context(open_judge(job.judge, job.judge_model))
+        yield from fetch_judge(name)
+        judge = stack.enter_context(open_judge(name, model))
         result = yield from take_exam(judge)
     except UserError as error:
         yield Warned(f"{error} What needs a judge is not judged.")

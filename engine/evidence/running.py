@@ -79,7 +79,7 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
     notes += played_note(job.player, [one for said in replies.values() for one in said])
     with ExitStack() as stack:
         judged = any(Need.JUDGE in one.needs for one in plan.measures)
-        bench = (yield from call_judge(job, folder, stack)) if judged else Bench()
+        bench = (yield from call_judge(job.judge, job.judge_model, folder, stack)) if judged else Bench()
         asked = [one for one in candidates if one.speaker.id in replies]
         scoring = Scoring(plan.card, plan.others, asked, replies, folder, bench, job.quick)
         stack.callback(scoring.close)

@@ -90,7 +90,7 @@ def _all_html(scene: Scene) -> str:
                    f"<td>{html.escape(_STANDINGS[_standing(tally)].format(more=votes_needed(tally)))}</td></tr>"
                    for run, tally in voted)
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in between(voted))
-    return ('<table class="tally-all" id="compare-all-runs"><caption>All runs with votes, beside the dense model</caption>'
+    return ('<table class="plain-table" id="compare-all-runs"><caption>All runs with votes, beside the dense model</caption>'
             '<thead><tr><th scope="col">Run</th><th scope="col">Preferred, of votes</th><th scope="col">Says</th></tr></thead>'
             f'<tbody>{rows}</tbody></table><ul class="tally-between">{lines}</ul>')
 

@@ -6,6 +6,7 @@ fields beside the chat; the page asks for that too when something changed elsewh
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from studio.page import Notice, Page, guarded
 from studio.services import Services
 from studio.tabs.answers import NOBODY, PLAYER, Composer, SamplingControls, ViewLink, changing
 from studio.tabs.models import WHOLE
+from studio.tabs.preview import scenes
 from studio.tabs.preview.controller import Controller
 from studio.tabs.preview.looks import LOOKS, Draft, ViewState, chosen_sampling
 from studio.tabs.preview.memory import MemoryPanel, connect
+from studio.tabs.preview.scenes import ScenePanel
 from studio.tabs.preview.view import SHOWN
 from studio.theme import ASSETS
 
@@ -44,6 +47,9 @@ class Controls:
         self.state = gr.State(ViewState())
         self.named = gr.State("")  # the chat whose title is asked for
         self.link = ViewLink(ROOM)
+        gr.Radio([("Chat", "chat"), ("Scene", "scene")], value="chat", label="View", show_label=False, container=False,
+                 elem_id="preview-view")  # the style sheet shows the one or the other
+        self.scene = ScenePanel()
         with gr.Row(elem_id="preview-row"):
             with gr.Column(scale=3, min_width=320, elem_id="preview-main"):
                 with gr.Row(elem_id="preview-voices", elem_classes="live-shown"):
@@ -136,6 +142,8 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     """The room with its listeners."""
     controller, controls = Controller(services), Controls()
     services.live.part(ROOM, controller.contents, "character", *LOOKS, stamp=services.answers_stamp)
+    services.live.part(ROOM, partial(scenes.contents, services), "character",
+                       stamp=lambda: (services.library_stamp(), services.scenes.stamp()))
     page = page.in_turn(ROOM)
     _opening(controller, page, tab, controls)
     _talking(controller, page, controls)
@@ -144,6 +152,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     _files(controller, page, controls)
     _deleting(controller, page, controls)
     connect(controller.memories, controls.memory, page, tab)
+    scenes.connect(services, controls.scene, page, tab)
 
 
 def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:
