@@ -58,7 +58,8 @@ FINISHES: dict[str, str] = {
 RUN_STATES = {"queued": "waiting for its turn", "starting": "starting", "running": "running", "stopping": "stopping",
               "stopped": "stopped", "failed": "failed", "done": "done", "silent": "not responding", "damaged": "damaged"}
 VERDICTS: dict[str, str] = {Verdict.PASS: "pass", Verdict.FAIL: "fail", Verdict.OPEN: "not judged"}
-SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file", "lore": "about the lorebook"}
+SOURCES = {"pool": "player lines", "self-asked": "made up by the model", "user": "your file", "lore": "about the lorebook",
+           "sibling": "like one that failed"}
 SPLITS = {"train": "to learn from", "validation": "to choose", "test": "to report"}
 # What to do about an error, where a page says it otherwise than the engine's hint, which is meant for a terminal.
 ADVICE: dict[str, str] = {

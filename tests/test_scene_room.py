@@ -19,8 +19,10 @@ from engine.evaluation.acting import assess_scene
 from engine.scene import WORDS, perform
 from studio.services import Services
 from studio.store import characters
+from studio.store.chats import Message, Swipe
 from studio.tabs import judges
 from studio.tabs.preview import scenes
+from studio.tabs.preview.view import Scene, drift_html
 from studio.workers.single import Resumable
 from tests.store_samples import card
 
@@ -137,6 +139,18 @@ def test_grades_are_shown_with_the_judge_and_escaped() -> None:
     page = scenes.grades_html([graded, Acted("Bert", 1, 0, 0, {})])
     assert "<i>" not in page and "Knowledge" in page and "4.5" in page and "Judge: small." in page and "1 of 3" in page
     assert "Immersion" not in page and scenes.grades_html([]) == ""
+
+
+def test_a_chat_shows_which_answers_drift_by_their_words() -> None:
+    def chat(*texts: str) -> Scene:
+        said = [Message(str(place), "c", place, "assistant", [Swipe(text, 0, {}, "ended")], 0) for place, text in enumerate(texts)]
+        return Scene("p", None, "Ann", None, "", PLAYER, said, None, 0, [])
+
+    circles = "and on and on and on and on and on and on and on and on"
+    found = drift_html(chat("A greeting.", "No.", "How can I assist you today?", circles))
+    assert [kind in found for kind in ('class="own"', 'class="assistant"', 'class="loops"')] == [True, True, True]
+    assert found.count("<i ") == 3 and "Of 3 answers 1 have an assistant's phrases" in found and "1 run in circles" in found
+    assert drift_html(chat("A greeting.", "No.", "Yes.")) == ""
 
 
 @pytest.mark.slow

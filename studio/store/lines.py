@@ -99,6 +99,29 @@ def change(store: Store, line_id: str, question: str | None = None, answer: str 
                              sensitivity=line.sensitivity if question == line.question else None)
 
 
+def add_line(store: Store, set_id: str, line: dict[str, Any]) -> LineSet:
+    """Put a line, as the engine writes them, at the end of a set; of a copy, where the set is approved or a run learns from it.
+
+    The set that has it. Raises UserError for a line that is none, and where the set asks the same already.
+    """
+    with store.write() as db:
+        found = _SETS.need(db, set_id)
+        known = _LINES.all(db, "line_set = ?", [set_id], "position")
+        row = _row(max((one.position for one in known), default=0) + 1, line)
+        if normalise(row["question"]) in {normalise(one.question) for one in known if not one.removed}:
+            raise UserError("Another line of this set asks the same question.")
+        if found.state == "approved" or _is_fixed(db, set_id):
+            found = _copy(db, found, edited_name(found.name))
+        db.table("lines").insert({"id": new_id(), "line_set": found.id, **row})
+        return found
+
+
+def edited_name(name: str) -> str:
+    """What a copy that is going to be changed is called."""
+    name = name or "Lines"
+    return name if name.endswith(", edited") else f"{name}, edited"
+
+
 def remove(store: Store, ids: Sequence[str], removed: bool = True) -> None:
     """Take lines out of their set. Raises UserError for a set that a run learns from."""
     with store.write() as db:
@@ -129,9 +152,7 @@ def is_fixed(store: Store, set_id: str) -> bool:
 def copy_set(store: Store, set_id: str, name: str = "") -> LineSet:
     with store.write() as db:
         old = _SETS.need(db, set_id)
-        rows = list(db.query(f"SELECT position, removed, {', '.join(_WRITTEN)} FROM lines WHERE line_set = ?", [set_id]))
-        return _add(db, rows, character=old.character, version=old.version, name=name or old.name, run=old.run,
-                    rejected=old.rejected)
+        return _copy(db, old, name or old.name)
 
 
 def as_jsonl(store: Store, set_id: str) -> str:
@@ -153,6 +174,11 @@ def _add(db: Database, rows: Sequence[dict[str, Any]], **fields: Any) -> LineSet
     made = _SETS.insert(db, state="draft", made=now(), **fields)
     db.table("lines").insert_all({"id": new_id(), "line_set": made.id, **row} for row in rows)
     return made
+
+
+def _copy(db: Database, old: LineSet, name: str) -> LineSet:
+    rows = list(db.query(f"SELECT position, removed, {', '.join(_WRITTEN)} FROM lines WHERE line_set = ?", [old.id]))
+    return _add(db, rows, character=old.character, version=old.version, name=name, run=old.run, rejected=old.rejected)
 
 
 def _lines(db: Database, set_id: str, removed: bool = False) -> list[CalibrationLine]:

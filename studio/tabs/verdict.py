@@ -9,19 +9,27 @@ import gradio as gr
 from engine.base.errors import UserError
 from engine.base.evidence import Evaluation, Telling, headline
 from engine.base.files import slug
+from engine.base.ids import FinishReason
+from engine.base.sampling import DEFAULTS
 from engine.base.verdict_page import verdict_html, verdict_page
 from engine.cards.fields import as_v3
+from engine.cards.prompt import PLAYER
 from engine.cards.script import with_question
+from engine.cards.siblings import find_sibling
 from studio.services import Services
-from studio.store import characters
+from studio.store import characters, lines
 from studio.store.runs import Run
 from studio.tabs import judges
+from studio.tabs.answers import card_of
 from studio.tabs.models import dense_of, finished
 from studio.workers.commands import result_folder
 
 ASK = ("Is it still {}? Both models answer the same questions, and every answer is measured: who it sounds like, whether it "
        "keeps to the card, whether it loops. It takes some minutes, and goes on where it was stopped.")
 
+PATIENCE, SIBLING = 120.0, "sibling"  # seconds for an answer; the source of a line
+TEACH = ("Another question of the same kind, with the dense model's answer, becomes a line that the next run learns from. This one "
+         "does not: it is measured with.")
 KEPT = "Answers as {{char}} would, in {{char}}'s own voice, with nothing that the description contradicts."
 
 
@@ -74,15 +82,53 @@ def actions(services: Services) -> dict[str, Any]:
         said = keep_question(services, data["character"], data["item"])
         gr.Info(said, title="Test script")
 
-    return {"verdict-ask": ask, "verdict-keep": keep, "verdict-stop": lambda data: services.evaluating.stop()}
+    def teach(data: dict[str, Any]) -> None:
+        gr.Info("The dense model is asked something like it…", title="A new line")
+        gr.Info(html.escape(teach_sibling(services, data["character"], data["item"])), title="A new line", duration=15)
+        services.live.touch("prune")
+
+    return {"verdict-ask": ask, "verdict-keep": keep, "verdict-teach": teach,
+            "verdict-stop": lambda data: services.evaluating.stop()}
+
+
+def _told(services: Services, character: str, item: str) -> tuple[Evaluation, Telling]:
+    """An item of the evaluation that was shown. Raises UserError where it is not there any more."""
+    found = services.evaluating.result(character)
+    one = next((one for one in found.telling if one.item == item), None) if found else None
+    if found is None or one is None:
+        raise UserError("This answer is no longer there.", "Evaluate the run again.")
+    return found, one
+
+
+def teach_sibling(services: Services, character: str, item: str) -> str:
+    """Put another question of the same kind, with the dense model's answer, among the lines of the next run; a sentence on it.
+
+    What was asked itself never becomes a line: a character is not to learn its exam by heart. Waits for the answer. Raises
+    UserError.
+    """
+    found, one = _told(services, character, item)
+    sets = lines.sets(services.store, character)
+    if not sets:
+        raise UserError("There are no lines yet that this one could go to.", "Make some in step 1.")
+    head = characters.head(services.store, character)
+    card = card_of(head)
+    taken = [line.question for line in lines.lines(services.store, sets[0].id)]
+    sibling = find_sibling(card, one.item, one.lines[-1], taken)
+    if sibling is None:
+        raise UserError("No question of this kind is left that is not in the lines already.", "Write one of your own in step 1.")
+    opening = [("assistant", card.greeting)] if card.greeting.strip() else []
+    reply = services.speech.ask(found.dense, head.card, [*opening, ("user", sibling.question)], DEFAULTS.as_dict(), PLAYER)
+    if not reply.wait(PATIENCE) or reply.reason == FinishReason.FAILED or not reply.text.strip():
+        services.speech.stop(reply)
+        raise UserError(reply.sentence or "The dense model gave no answer, so no line was added.", "Try again.")
+    kept = lines.add_line(services.store, sets[0].id, {"question": sibling.question, "answer": reply.text.strip(),
+                                                       "neutral": sibling.neutral, "category": sibling.category, "source": SIBLING})
+    return f"“{sibling.question}” was added to “{kept.name or 'Lines'}”, with the dense model's answer. Read it in step 1."
 
 
 def keep_question(services: Services, character: str, item: str) -> str:
     """Ask what an item of the evaluation asked in the character's test script, too; a sentence on it. Raises UserError."""
-    found = services.evaluating.result(character)
-    one = next((one for one in found.telling if one.item == item), None) if found else None
-    if one is None:
-        raise UserError("This answer is no longer there.", "Evaluate the run again.")
+    _, one = _told(services, character, item)
     head = characters.head(services.store, character)
     card = with_question(head.card, one.lines, KEPT)
     if card == as_v3(head.card):
@@ -93,7 +139,9 @@ def keep_question(services: Services, character: str, item: str) -> str:
 
 def _keep_button(run: Run, one: Telling) -> str:
     return (f'<div class="live-buttons"><button data-do="verdict-keep" data-character="{html.escape(run.character)}" '
-            f'data-item="{html.escape(one.item)}">Add to the test script</button></div>')
+            f'data-item="{html.escape(one.item)}">Add to the test script</button>'
+            f'<button data-do="verdict-teach" data-character="{html.escape(run.character)}" data-item="{html.escape(one.item)}" '
+            f'title="{TEACH}">Learn from one like it</button></div>')
 
 
 def _progress(services: Services) -> str:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.base.known_models import KnownModel
+from engine.base.looping import is_looping
 from engine.cards.card import Card
+from engine.cards.speaking import has_assistant_phrase
 from studio.figures import words
 from studio.labels import FINISHES
 from studio.store.chats import Chat, Message
@@ -18,6 +20,8 @@ from studio.tabs.models import Voice
 from studio.workers.speech import Reply
 
 SHOWN = 40  # messages; earlier ones on request
+FEWEST = 3  # answers from which a drift can be seen
+_DRIFTS = {"own": "neither", "assistant": "talks like an assistant", "loops": "runs in circles"}
 NO_GREETING = -1  # instead of a greeting's number: the player speaks first
 
 Kind = Literal["new", "swipe", "more"]
@@ -204,7 +208,7 @@ def _foot(scene: Scene) -> str:
         swipe = last.swipes[last.chosen]
         if line := measures_words(swipe.measures):
             found.insert(0, f'<details class="chat-measures" data-key="measures"><summary id="preview-measures" class="measure">'
-                            f'{html.escape(line)}</summary><p>{html.escape(BASIS)}</p></details>')
+                            f'{html.escape(line)}</summary><p>{html.escape(BASIS)}</p>{drift_html(scene)}</details>')
         if reason := FINISHES.get(swipe.reason):
             found.insert(0, f'<div class="chat-measures" id="preview-reason">{reason}</div>')
     if scene.failure:
@@ -214,6 +218,23 @@ def _foot(scene: Scene) -> str:
         found.append(f'<div class="chat-note" id="preview-cut">{word} deleted. '
                      f'{_button("undo", "Undo", "", "preview-undo", "strong")}</div>')
     return "".join(found)
+
+
+def drift_html(scene: Scene) -> str:
+    """A mark for each answer of a chat: does it talk like an assistant, or run in circles? By its words; "" for few answers.
+
+    The assistant axis needs a model's states, which neither the studio nor llama.cpp gives.
+    """
+    answers = [message.text for message in scene.messages if message.role == "assistant" and message.position]
+    if len(answers) < FEWEST:
+        return ""
+    kinds = ["assistant" if has_assistant_phrase(text) else "loops" if is_looping(text) else "own" for text in answers]
+    marks = "".join(f'<i class="{kind}" title="Answer {number}: {_DRIFTS[kind]}"></i>'
+                    for number, kind in enumerate(kinds, start=1))
+    said = (f"Of {len(kinds):,} answers {kinds.count('assistant'):,} have an assistant's phrases (English ones are known) and "
+            f"{kinds.count('loops'):,} run in circles. That is read from their words; how far the model itself drifts, an "
+            "evaluation measures.")
+    return f'<div class="chat-drift" id="preview-drift" role="img" aria-label="{said}">{marks}</div><p>{said}</p>'
 
 
 def _button(do: str, word: str, message: str = "", id: str = "", kind: str = "", hint: str = "") -> str:

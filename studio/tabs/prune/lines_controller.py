@@ -176,8 +176,7 @@ class LinesController:
         copy, made = self._copies.get(set_id, ("", 0.0))
         known = lines.line_set(self.store, copy) if copy and time.monotonic() - made < COPY_SECONDS else None
         if known is None or known.deleted or known.state == "approved":
-            name = found.name or "Lines"
-            copy = lines.copy_set(self.store, set_id, name if name.endswith(", edited") else f"{name}, edited").id
+            copy = lines.copy_set(self.store, set_id, lines.edited_name(found.name)).id
             self._copies[set_id] = copy, time.monotonic()
         return copy
 
