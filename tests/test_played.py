@@ -10,6 +10,7 @@ from small_job import run_job
 from store_samples import card
 from tiny import add_files, make_tiny
 
+from engine.base.errors import UserError
 from engine.base.events import Event, Replied, Stage
 from engine.base.evidence import DENSE, RESULT, read_evaluation
 from engine.base.job import EvaluateJob
@@ -115,6 +116,11 @@ def test_its_lines_are_told_from_what_it_says_for_the_character(monkeypatch: pyt
         next(stream)
     player.close()
     assert end.value.value == "And then?"
+
+
+def test_a_player_that_there_is_not_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nobody-here"):
+        Player(str(tmp_path / "nobody-here"), SMITH)
 
 
 def test_what_the_player_repeats_is_said() -> None:

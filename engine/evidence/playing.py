@@ -20,6 +20,7 @@ from engine.cards.prompt import PLAYER, Setting
 from engine.cards.speaking import own_words
 from engine.evaluation.measure import Item, ItemKind, Reply, Speaker
 from engine.evidence.keeping import identify
+from engine.serving.files import folder_of
 from engine.serving.interview import SILENCE, Interview, shared_type
 
 PEOPLE = resource("assets/players.json")
@@ -53,9 +54,14 @@ def person(card: Card, name: str) -> Card:
 
 
 class Player:
-    """A model that plays the player, one person at a time, loaded when it first speaks."""
+    """A model that plays the player, one person at a time, loaded when it first speaks; "": nobody.
+
+    Raises UserError where there is no such model.
+    """
 
     def __init__(self, model: str, card: Card) -> None:
+        if model:
+            folder_of(model)  # now, and not when it has to speak
         self.model, self.card = model, card
         self._name = ""
         self._interview: Interview | None = None
