@@ -75,13 +75,14 @@ const inView = new IntersectionObserver((entries) => {
 }, {rootMargin: "200px"});
 const putFigure = (target, figure) => {
   if (!target.figure) {
-    target.innerHTML = '<div></div><details class="figure-caption"><summary>What this shows</summary><p></p></details>';
+    target.innerHTML = '<div></div><p class="figure-says"></p><details class="figure-caption"><summary>What this shows</summary><p></p></details>';
     inView.observe(target);
   }
   figures.add(target);
   target.figure = figure;
   target.waits = true;
   target.querySelector(".figure-caption p").textContent = figure.layout.meta?.caption ?? "";
+  target.querySelector(".figure-says").textContent = figure.layout.meta?.says ?? "";
   if (target.inView) tryToDraw(target);
 };
 
@@ -153,7 +154,9 @@ window.personaStudioLive = {
   figure: putFigure,
   again: (target) => { target.done = undefined; putAll(); },  // what was typed into it gives way to what the studio says
 };
-const look = ({dataset}, value) => window.personaStudioLive.look({[dataset.look]: value});
+// A [data-clears] names what is no longer looked at then.
+const look = ({dataset}, value) => window.personaStudioLive.look({
+  ...Object.fromEntries((dataset.clears ?? "").split(" ").filter(Boolean).map((name) => [name, ""])), [dataset.look]: value});
 document.addEventListener("click", ({target}) => {
   const button = target.closest?.("button[data-look]");
   if (button) look(button, button.value);
@@ -163,7 +166,7 @@ let typed = 0;
 document.addEventListener("input", ({target}) => {
   if (!target.matches?.("select[data-look], input[data-look]")) return;
   clearTimeout(typed);
-  typed = setTimeout(() => look(target, target.value), target.matches("select") ? 0 : 300);
+  typed = setTimeout(() => look(target, target.value), target.matches("select") ? 0 : target.type === "range" ? 80 : 300);
 });
 document.addEventListener("visibilitychange", connect);
 for (const event of ["focus", "blur"]) window.addEventListener(event, connect);

@@ -201,8 +201,8 @@ def make_cut(trial: Trial, lines: Sequence[tuple[str, str]], name: str = CUT, sp
     tokenizer = load_tokenizer(trial.source)
     voice = Voice.of(trial.card, tokenizer)
     examples = [encode_line(tokenizer, voice, question, answer, True) for question, answer in lines]
-    *_, (_, _, norms) = read_activations(model, pack(examples, 1024))
-    mask = top_channels(wanda_scores(model, norms), channels_kept(model.config.intermediate_size, sparsity, 32))
+    *_, last = read_activations(model, pack(examples, 1024))
+    mask = top_channels(wanda_scores(model, last.norms), channels_kept(model.config.intermediate_size, sparsity, 32))
     with staged_folder(folder) as staging:
         cut(model, kept_indices(mask))
         model.to(torch.bfloat16).save_pretrained(staging)

@@ -34,7 +34,8 @@ READINGS: dict[ReadingId, str] = {
     ReadingId.RECOVERY_STEP: "recovery, step {}", ReadingId.START_BEFORE: "start, before reconstruction",
     ReadingId.START_AFTER: "start, after reconstruction", ReadingId.MASK_BEFORE: "mask, before reconstruction",
     ReadingId.MASK_AFTER: "mask, after reconstruction", ReadingId.TUNING_BEFORE: "before tuning the layers",
-    ReadingId.TUNING_AFTER: "after tuning the layers", ReadingId.TUNING_AGAIN_BEFORE: "before tuning the layers again",
+    ReadingId.TUNING_AFTER: "after tuning the layers", ReadingId.TUNING_STEP: "tuning, layer {}",
+    ReadingId.TUNING_AGAIN_BEFORE: "before tuning the layers again",
     ReadingId.TUNING_AGAIN_AFTER: "after tuning the layers again", ReadingId.BENCHMARK: "{}",
 }
 REJECTIONS: dict[Rejection, str] = {

@@ -230,6 +230,8 @@ def describe(event: events.Event) -> str:
             after = "not tuned" if event.after is None else f"{event.after:.2%} after tuning"
             return (f"  layer {event.layer + 1} of {event.layers} keeps its weights: "
                     f"error {event.before:.2%} on held-out lines, {after}")
+        case events.Answered():
+            return f"  {labels.reading(event.what, ''):<42} says: {event.answer!r}"
         case events.Graded():
             broken = [check["detail"] or check["rule"] for check in event.checks if check["outcome"] == "fail"]
             return f"  {event.verdict:<10} {event.lines[-1]}\n             {event.answers[-1]!r}" + "".join(

@@ -18,6 +18,13 @@ READINGS: dict[str, str] = {
     ReadingId.DENSE_SHORT: "The whole model without the card",
     ReadingId.BAKED_TURNS: "Baked, second answers of a conversation",
     ReadingId.BAKED: "Baked",
+    ReadingId.DENSE: "The whole model",
+    # On the lines that choose, while a run works.
+    ReadingId.START_BEFORE: "Cut", ReadingId.START_AFTER: "Refitted",
+    ReadingId.MASK_STEP: "Mask learned", ReadingId.MASK_BEFORE: "Learned mask, cut", ReadingId.MASK_AFTER: "Learned mask, refitted",
+    ReadingId.TUNING_BEFORE: "Before tuning", ReadingId.TUNING_STEP: "Layers tuned:", ReadingId.TUNING_AFTER: "Tuned",
+    ReadingId.TUNING_AGAIN_BEFORE: "Before tuning again", ReadingId.TUNING_AGAIN_AFTER: "Tuned again",
+    ReadingId.RECOVERY_STEP: "Recovering, step", ReadingId.BAKE_STEP: "Baking, step",
 }
 STAGES: dict[str, str] = {
     StageId.FETCH: "Fetch {}", StageId.CONVERT: "Convert the model {}", StageId.LOAD: "Load the model",

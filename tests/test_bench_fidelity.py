@@ -174,10 +174,10 @@ def test_the_row_of_wanda_is_what_one_finds_by_hand(climbed: Climbed) -> None:
     bench.path("lines.jsonl").write_bytes(lines.read_bytes())
     train, _, test, prefix = encode_lines(bench)
     size = QUICK["row_tokens"]
-    *_, (_, _, norms) = read_activations(dense.model, pack(train, size, prefix))
+    *_, last = read_activations(dense.model, pack(train, size, prefix))
     rows = pack(test, size, prefix)
     states = dense_states(dense.model, rows)
-    with masked(dense.model, top_channels(wanda_scores(dense.model, norms), 48)):
+    with masked(dense.model, top_channels(wanda_scores(dense.model, last.norms), 48)):
         found = measure(dense.model, rows, states)
     row = climbed.row("wanda")
     assert (row["kl"], row["top1"], row["nll"]) == pytest.approx((found.kl, found.top1, found.nll), rel=1e-6)

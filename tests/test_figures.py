@@ -1,23 +1,23 @@
 """The figures: what their bars, curves and lines stand at, what they say, and that they leave their data alone."""
 
 import copy
-import itertools
 import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import gradio as gr
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from engine.base.events import MaskSnapshot, Measured
+from engine.base.events import ChannelUse, LayerTuned, MaskSnapshot, Measured, Step
 from studio import labels
-from studio.figures import distances, masks, sizes, theme, votes, words
+from studio.figures import channels, distances, layers, masks, sizes, theme, votes, words
 
 NAN = float("nan")
-FIRST = MaskSnapshot(5, 0.5, [[1.0, 1.0, 0.25, 0.0], [1.0, 0.5, 0.5, 0.0]], [3, 9])
+FIRST = MaskSnapshot(5, 0.5, [[1.0, 1.0, 0.25, 0.0], [1.0, 0.5, 0.5, 0.0]], [3, 9], [1, 2])
 SECOND = MaskSnapshot(10, 0.5, [[1.0, 0.5, 0.5, 0.0], [0.75, 0.5, 0.5, 0.25]], [2, 4])
 
 
@@ -25,25 +25,37 @@ def measured(what: str, kl: float, lines: int = 48) -> Measured:
     return Measured(what, "test", kl, 0.5, 2.0, lines, 2101)
 
 
+def held(what: str, kl: float, step: int | None = None) -> Measured:
+    """A reading on the lines that choose."""
+    return Measured(what, "validation", kl, 0.5, 2.0, 24, 900, step)
+
+
+def learned(step: int, loss: float) -> Step:
+    """A step of mask learning."""
+    return Step("learn_mask", step, 60, {"loss": loss})
+
+
 READINGS = {one.what: one for one in (measured("dense", 0.0), measured("random", 2.01), measured("magnitude", 10.46),
                                       measured("wanda", 0.36), measured("mask", 0.31), measured("mask_reconstructed", 0.23))}
-LOSSES = [(step, 0.3 - step / 1000) for step in range(1, 61)]
-HELD = [(0, 0.35, 24), (5, 0.30, 24), (10, 0.28, 24), (15, 0.29, 24)]
+USE = ChannelUse(3, 12, 2310, ["", "Edith", "Bodo"], 1200, [[0.5, -0.2, 0.1, 0.0], [1.0, 0.2, -0.5, 0.3]], "Pim")
+TUNED = [LayerTuned("reconstruct_start", 0, 2, 0.2, 0.1, True), LayerTuned("reconstruct_start", 1, 2, 0.4, 0.2, True),
+         LayerTuned("tune_layers", 0, 2, 0.1, 0.05, True)]
+COURSE = [(30.0, held("start_before_reconstruction", 0.36)), (100.0, learned(1, 0.3)), (110.0, learned(2, 0.25)),
+          (90.0, held("start_after_reconstruction", 0.2)), (180.0, held("after_tuning", 0.14))]
 MASKS = np.array([[1, 1, 1, 0], [1, 1, 0, 0]], bool), np.array([[1, 1, 0, 0], [0, 1, 1, 0]], bool)
 RUNS = [votes.RunVotes("Pim, half", 0.5, 0.25, 0.1, 0.5, 12), votes.RunVotes("Pim", 0.25, 0.6, 0.4, 0.8, 20, both_bad=3)]
 
 DRAWN: dict[str, Callable[[], go.Figure]] = {
-    "kept": lambda: masks.kept_channels(FIRST), "changes": lambda: masks.mask_changes([FIRST, SECOND]),
-    "changed last": lambda: masks.changed_last([FIRST, SECOND]), "rescued": lambda: masks.rescued(FIRST),
-    "overlap": lambda: masks.overlap(*MASKS, ("Pim", "Orla")), "learning": lambda: distances.learning(LOSSES, HELD, READINGS, 60),
+    "used": lambda: channels.used(USE), "cut": lambda: channels.cut(FIRST), "errors": lambda: layers.errors(TUNED),
+    "changes": lambda: masks.mask_changes([FIRST, SECOND]),
+    "overlap": lambda: masks.overlap(*MASKS, ("Pim", "Orla")), "course": lambda: distances.course(COURSE),
     "ladder": lambda: distances.ladder(READINGS.values()), "votes": lambda: votes.votes(RUNS),
     "sizes": lambda: sizes.remaining(134_515_008, 79_626_240, 19_906_560)}
 EMPTY: dict[str, Callable[[], go.Figure]] = {
-    "kept": lambda: masks.kept_channels(None), "kept, no layers": lambda: masks.kept_channels(MaskSnapshot(1, 0.5, [], [])),
-    "changes": lambda: masks.mask_changes([]), "changed last": lambda: masks.changed_last([]),
-    "rescued": lambda: masks.rescued(None),
-    "rescued, nothing removed": lambda: masks.rescued(MaskSnapshot(1, 0.0, [[1.0, 1.0]], [0])),
-    "overlap": lambda: masks.overlap(None, MASKS[0], ("", "")), "learning": lambda: distances.learning([], [], READINGS),
+    "used": lambda: channels.used(None), "used, no layers": lambda: channels.used(replace(USE, ratio=[])),
+    "cut": lambda: channels.cut(None), "cut of an earlier version": lambda: channels.cut(replace(FIRST, otherwise=[])),
+    "errors": lambda: layers.errors([]), "changes": lambda: masks.mask_changes([]),
+    "overlap": lambda: masks.overlap(None, MASKS[0], ("", "")), "course": lambda: distances.course([]),
     "ladder": lambda: distances.ladder([READINGS["dense"], measured("mask", NAN)]),
     "votes": lambda: votes.votes([votes.RunVotes("Pim", 0.25, None, 0, 1, 0)]),
     "sizes": lambda: sizes.remaining(0, 0, 0)}
@@ -77,39 +89,73 @@ def test_without_data_there_is_one_quiet_sentence(name: str) -> None:
 
 
 def test_the_data_given_stay_as_they_are() -> None:
-    snapshots, losses, held, readings = [FIRST, SECOND], list(LOSSES), list(HELD), dict(READINGS)
+    snapshots, use, tuned, points, readings = [FIRST, SECOND], copy.deepcopy(USE), list(TUNED), list(COURSE), dict(READINGS)
     pair, runs = [mask.copy() for mask in MASKS], list(RUNS)
-    before = copy.deepcopy((snapshots, losses, held, readings, runs))
-    masks.kept_channels(snapshots[0])
+    before = copy.deepcopy((snapshots, use, tuned, points, readings, runs))
+    channels.cut(snapshots[0])
+    channels.used(use)
+    layers.errors(tuned)
     masks.mask_changes(snapshots)
-    masks.rescued(snapshots[0], 7)
     masks.overlap(pair[0], pair[1], ("a", "b"), of="removed")
-    distances.learning(losses, held, readings)
+    distances.course(points)
     distances.ladder(readings.values())
     votes.votes(runs)
-    assert (snapshots, losses, held, readings, runs) == before
+    assert (snapshots, use, tuned, points, readings, runs) == before
     assert all((mask == original).all() for mask, original in zip(pair, MASKS, strict=True))
 
 
-def test_kept_channels_show_each_layer_and_where_a_plain_cut_would_end() -> None:
-    figure = masks.kept_channels(FIRST)
-    trace = figure.data[0]
-    assert np.allclose(trace.z, FIRST.kept) and list(trace.y) == [1, 2]
-    assert (trace.x0, trace.dx) == (12.5, 25)
-    assert figure.layout.shapes[0].x0 == pytest.approx(50)
-    assert masks.kept_channels(MaskSnapshot(1, 0.25, FIRST.kept, [])).layout.shapes[0].x0 == pytest.approx(75)
-    assert "step 5" in texts(figure) and "2\u00a0layers · 50\u00a0% of the channels removed" in texts(figure)
-    assert figure.layout.yaxis.range == (2.5, 0.5), "the first layer is on top"
+def test_the_cut_shows_what_a_plain_one_would_have_decided_otherwise() -> None:
+    figure = channels.cut(FIRST)
+    stays, own = (np.asarray(trace.z, float) for trace in figure.data)
+    assert np.allclose(stays, [[1, 1, NAN, NAN], [1, 0.5, NAN, NAN]], equal_nan=True)
+    assert np.allclose(own, [[NAN, NAN, 0.25, 0], [NAN, NAN, 0.5, 0]], equal_nan=True)
+    assert figure.layout.shapes[0].x0 == pytest.approx(50) and figure.layout.yaxis.range == (2.5, 0.5)  # the first layer on top
+    assert theme.says_of(figure).startswith("3\u00a0channels stay for this character") and "layer 2, 2." in theme.says_of(figure)
+    assert "step 5" in texts(figure) and "50\u00a0% of the channels go" in texts(figure)
+    assert "step" not in texts(channels.cut(replace(FIRST, step=0)))
 
 
-def test_one_layer_with_one_bin_and_missing_numbers_are_drawn() -> None:
-    one = masks.kept_channels(MaskSnapshot(1, NAN, [[NAN]], [1]))
-    assert np.asarray(one.data[0].z).shape == (1, 1) and not one.layout.shapes and "unknown share" in texts(one)
-    assert np.isnan(masks.kept_channels(MaskSnapshot(1, 0.5, [[1.0, math.inf], [1.0]], [])).data[0].z[:, 1]).all()
-    assert list(masks.changed_last([MaskSnapshot(1, 0.5, [[1.0]], [7])]).data[0].y) == [7]
-    assert list(masks.rescued(MaskSnapshot(1, 0.5, [[1.0, NAN], [1.0, 0.5]], [])).data[0].y) == [None, 50]
-    figure = distances.learning([(1, NAN), (2, 0.2)], [(0, math.inf, 24), (5, 0.3, 24)], {"wanda": measured("wanda", NAN)})
-    assert [list(trace.y) for trace in figure.data] == [[0.2], [0.3]] and not figure.layout.shapes
+def test_layers_that_keep_unlike_many_channels_say_their_shares() -> None:
+    uneven = MaskSnapshot(0, 0.4, [[1.0, 1.0, 0.5, 0.5], [1.0, 0.5, 0.2, 0.1]], [0, 0], [2, 1])
+    assert list(channels.cut(uneven).layout.yaxis.ticktext) == ["1: 75\u00a0%", "2: 45\u00a0%"]
+    assert channels.cut(replace(uneven, kept=[[1.0, 0.5, 0.0, 0.0]] * 2)).layout.yaxis.ticktext is None
+
+
+def test_use_is_told_from_the_others_with_names_and_counts() -> None:
+    figure = channels.used(USE)
+    assert np.allclose(np.asarray(figure.data[0].z, float), USE.ratio) and figure.data[0].zmin == -figure.data[0].zmax
+    assert figure.data[0].customdata[1][0] == "2 times"
+    assert theme.says_of(figure) == (
+        "Ember is used more by Pim than by the plain assistant, Edith and Bodo; most of all in layer 2, 2 times as much.")
+    for words_said in ("3 of 12\u00a0rows", "2,310\u00a0word pieces", "1,200 of the others"):
+        assert words_said in texts(figure)
+    assert channels.spoken_list([]) == "others"
+
+
+def test_each_layers_error_is_shown_in_every_state_that_it_has_been_in() -> None:
+    assert layers.in_states(TUNED) == ({0: 0.2, 1: 0.4}, {0: 0.1, 1: 0.2}, {0: 0.05})
+    figure = layers.errors(TUNED)
+    paths, *dots = figure.data
+    assert [(one.name, list(one.x), list(one.y)) for one in dots] == [
+        ("cut", [1, 2], [20, 40]), ("refitted", [1, 2], [10, 20]), ("tuned", [1], [5])]
+    assert list(paths.y) == [20, 5, None, 40, 20, None]
+    assert theme.says_of(figure) == ("The error of a layer, on average: 30.0\u00a0% cut, 15.0\u00a0% refitted, "
+                                     "5.0\u00a0% tuned (1 of 2 layers).")
+
+
+def test_layers_that_tuning_left_as_they_were_and_runs_without_their_refits() -> None:
+    spoilt = [LayerTuned("tune_layers", 0, 2, 0.2, 0.3, False), LayerTuned("tune_layers", 1, 2, 0.1, None, False)]
+    assert layers.in_states(spoilt) == ({}, {0: 0.2, 1: 0.1}, {0: 0.2, 1: 0.1})
+    far = layers.errors([LayerTuned("reconstruct", 0, 2, 0.9, 0.01, True), LayerTuned("reconstruct", 1, 2, math.inf, 0.02, True)])
+    assert far.layout.yaxis.type == "log" and [list(one.y) for one in far.data[1:]] == [[90], [1, 2]]
+
+
+def test_missing_numbers_are_left_out() -> None:
+    assert np.isnan(channels.cut(MaskSnapshot(1, 0.5, [[1.0, math.inf], [1.0]], [], [1])).data[0].z).sum() == 2
+    assert "unknown share" in texts(channels.cut(MaskSnapshot(1, NAN, [[1.0]], [1], [1]))).lower()
+    assert channels.used(replace(USE, ratio=[[NAN, 1.0], [math.inf]])).data[0].customdata[1][0] == "unknown"
+    figure = distances.course([(1.0, held("start_before_reconstruction", NAN)), (2.0, held("tuning_step", 0.3, 6))])
+    assert [list(trace.y) for trace in figure.data] == [[0.3]]
 
 
 def test_changes_stand_in_the_order_of_steps_and_a_step_said_twice_counts_once() -> None:
@@ -124,24 +170,9 @@ def test_changes_stand_in_the_order_of_steps_and_a_step_said_twice_counts_once()
 def test_two_hundred_checks_stay_small() -> None:
     many = [MaskSnapshot(5 * step, 0.5, [[0.123] * 64] * 30, [step % 50] * 30) for step in range(1, 201)]
     assert len(masks.mask_changes(many).to_json()) < 50_000
-    assert len(masks.kept_channels(many[-1]).to_json()) < 20_000
-    long = distances.learning([(step, 1.0) for step in range(1, 5001)], [(5000, 1.0, 24)], {})
+    assert len(channels.cut(replace(many[-1], otherwise=[1] * 30)).to_json()) < 40_000
+    long = distances.course([(float(step), learned(step, 1.0)) for step in range(1, 5001)])
     assert len(long.data[0].x) == 400 and len(long.to_json()) < 30_000
-
-
-def test_changed_last_takes_the_newest_step() -> None:
-    figure = masks.changed_last([SECOND, FIRST])
-    assert list(figure.data[0].y) == [2, 4] and list(figure.data[0].x) == [1, 2]
-    assert "Step 10 · 6\u00a0channels in 2\u00a0layers" in texts(figure)
-
-
-def test_rescued_counts_only_what_a_plain_cut_would_remove() -> None:
-    assert list(masks.rescued(FIRST).data[0].y) == pytest.approx([12.5, 25])
-    plain = MaskSnapshot(1, 0.4, [[1.0, 1.0, 0.5, 0.0]], [0])  # the cut runs through the third bin
-    assert list(masks.rescued(plain).data[0].y) == [0]
-    uneven = masks.rescued(MaskSnapshot(1, 0.6, [[1.0, 1.0, 0.5, 1.0]], [0]), channels=5)  # bins of 2, 1, 1, 1
-    assert list(uneven.data[0].y) == pytest.approx([100 * 2.5 / 3])
-    assert "the least used 60\u00a0%" in texts(uneven)
 
 
 def test_overlap_is_of_the_smaller_mask_beside_the_level_of_chance() -> None:
@@ -166,58 +197,27 @@ def test_the_level_of_chance_is_what_random_masks_share() -> None:
     assert set(same.data[0].y) == {100}
 
 
-def test_levels_near_the_curves_are_lines_and_far_ones_are_named() -> None:
-    figure = distances.learning(LOSSES, HELD, READINGS, 60)
-    assert sorted(shape.y0 for shape in figure.layout.shapes) == [0.23, 0.36]
-    labels = {note.y: note.text for note in figure.layout.annotations}
-    assert "Least used cut" in labels[0.36] and "0.36" in labels[0.36] and "48\u00a0test lines" in labels[0.36]
-    assert "Mask, refitted" in labels[0.23]
-    assert "Above: random 2.0, smallest weights 10.5 (48\u00a0test lines)" in plain_lines(figure)
-    low, high = figure.layout.yaxis.range
-    assert low == 0 and 0.36 < high < 0.6
-    assert figure.layout.xaxis.range[1] >= 60
-    assert distances.learning(LOSSES, HELD, {}).layout.shapes == ()
-
-
-def test_curves_mark_the_best_step_and_say_on_how_many_lines() -> None:
-    learning, held = distances.learning(LOSSES, HELD, {}).data
-    assert list(learning.y) == [value for _, value in LOSSES]
-    assert list(held.x) == [0, 5, 10, 15] and list(held.y) == [0.35, 0.30, 0.28, 0.29]
-    assert held.marker.symbol == ("circle", "circle", "diamond", "circle") and "lowest" in held.text[2] and not held.text[0]
-    assert "24\u00a0held-out lines" in held.hovertemplate
-    assert "24\u00a0held-out lines" in texts(distances.learning(LOSSES, HELD, {}))
+def test_the_course_is_one_curve_against_the_time_of_work() -> None:
+    figure = distances.course(COURSE)
+    learning, measured = figure.data
+    assert list(learning.x) == [100 / 60, 110 / 60] and list(learning.y) == [0.3, 0.25] and list(learning.customdata) == [1, 2]
+    assert list(measured.x) == [0.5, 1.5, 3] and list(measured.y) == [0.36, 0.2, 0.14]
+    assert list(measured.text) == ["Cut", "Refitted", "Tuned"] and figure.layout.xaxis.title.text == "Minutes of work"
+    assert "24\u00a0held-out lines" in texts(figure) and "24\u00a0held-out lines" in measured.hovertemplate
+    assert theme.says_of(figure) == (
+        "On 24\u00a0lines that it does not learn from, the model was 0.36 away from the whole one, and is now 0.14 away.")
+    assert distances.course(COURSE[:1]).layout.xaxis.title.text == "Seconds of work"
 
 
 def test_a_cross_entropy_is_not_drawn_as_a_distance() -> None:
-    assert [trace.name for trace in distances.learning(LOSSES, HELD, {}, loss="ce").data] == ["held-out lines"]
-    assert not distances.learning(LOSSES, [], {}, loss="ce").data
+    assert [trace.name for trace in distances.course(COURSE, "ce").data] == ["held-out lines"]
+    assert not distances.course(COURSE[1:2], "ce").data and distances.course(COURSE[1:2]).data
 
 
-def test_curves_that_fall_far_get_a_logarithmic_scale_with_levels_at_the_right_heights() -> None:
-    steep = [(step, 10 * 0.9**step + 0.2) for step in range(60)]
-    figure = distances.learning(steep, [], READINGS, 60)
-    assert figure.layout.yaxis.type == "log"
-    low, high = figure.layout.yaxis.range
-    assert low < math.log10(0.2) < math.log10(10.46) < high
-    assert sorted(shape.y0 for shape in figure.layout.shapes) == [0.23, 0.36, 2.01, 10.46]  # shapes: data units, labels: their log
-    assert sorted(round(10**note.y, 2) for note in figure.layout.annotations) == [0.23, 0.36, 2.01, 10.46]
-
-
-def test_labels_of_close_levels_are_moved_apart() -> None:
-    close = {"wanda": measured("wanda", 0.36), "random": measured("random", 0.362), "mask_reconstructed": measured("mask", 0.358)}
-    figure = distances.learning(LOSSES, HELD, close)
-    high = figure.layout.yaxis.range[1]
-    heights = sorted(note.y / high * (distances.HEIGHT - 42) + note.yshift for note in figure.layout.annotations)
-    assert all(after - before >= 27 for before, after in itertools.pairwise(heights))
-
-
-def test_labels_of_levels_fit_beside_the_curves() -> None:
-    every = {name: measured(name, 0.1 + 0.05 * number) for number, name in enumerate(distances.LEVELS)}
-    figure = distances.learning(LOSSES, HELD, every)
-    said = [line for note in figure.layout.annotations[: len(every)] for line in re.sub("<b>|</b>", "", note.text).split("<br>")]
-    assert "Refitted and tuned" in said
-    widest = max(len(line) for line in said) * 0.48 * 11  # letters of 11 px, .48 of it wide on average
-    assert widest <= figure.layout.margin.r - 6
+def test_a_course_that_falls_far_gets_a_logarithmic_scale() -> None:
+    steep = distances.course([(float(step), held("mask_step", 10 * 0.9**step + 0.2, step)) for step in range(60)])
+    low, high = steep.layout.yaxis.range
+    assert steep.layout.yaxis.type == "log" and low < math.log10(0.2) < 1 < high
 
 
 def test_the_ladder_keeps_its_order_says_every_value_and_cuts_only_far_bars() -> None:
@@ -287,13 +287,13 @@ def test_every_colour_stands_out_in_light_and_dark_pages(colour: str, least: flo
 
 
 def test_the_page_shows_a_figure_without_mode_bar_on_its_own_background() -> None:
-    sent = gr.Plot(render=False).postprocess(DRAWN["learning"]())
+    sent = gr.Plot(render=False).postprocess(DRAWN["course"]())
     assert sent is not None and sent.type == "plotly"
     plot = json.loads(sent.plot)
     assert plot["config"]["displayModeBar"] is False
     assert {plot["layout"]["template"]["layout"][name] for name in ("paper_bgcolor", "plot_bgcolor")} == {"rgba(0,0,0,0)"}
     assert "height" not in plot["layout"], "plotly.js drops a height given there when the window changes"
-    assert [len(trace["y"]) for trace in plot["data"]] == [60, 4]
+    assert [len(trace["y"]) for trace in plot["data"]] == [2, 3]
 
 
 def test_the_style_finds_the_text_by_its_colour() -> None:

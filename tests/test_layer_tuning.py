@@ -75,7 +75,7 @@ def test_tuned_layers_come_closer_than_least_squares(model: Any) -> None:
     mask = mask_of(model)
     before = [parameter.clone() for parameter in model.parameters()]
     states = [run_row(model, row) for row in ROWS]
-    columns = [one for one in refit_propagated(model, ROWS, kept_indices(mask), 0.03, 0.7) if one is not None]
+    columns = [one.columns for one in refit_propagated(model, ROWS, kept_indices(mask), 0.03, 0.7) if one is not None]
     layers = tuned(model, TUNING)
     with as_if_cut(model, mask, columns):
         plain = error(model, states)
@@ -109,7 +109,7 @@ def test_a_model_in_bf16_is_tuned_in_bf16_and_as_well(model: Any, monkeypatch: p
 def test_without_steps_it_is_least_squares(model: Any) -> None:
     layers = tuned(model, Tuning(1e-9, 0.0, 0, 0.03, 0.7, torch.float32))
     kept = kept_indices(mask_of(model))
-    columns = [one for one in refit_propagated(model, ROWS, kept, 0.03, 0.7) if one is not None]
+    columns = [one.columns for one in refit_propagated(model, ROWS, kept, 0.03, 0.7) if one is not None]
     for layer, column, ffn, index in zip(layers, columns, feed_forwards(model), kept, strict=True):
         torch.testing.assert_close(layer.down, column, rtol=1e-3, atol=1e-4)
         assert torch.equal(layer.gate, ffn.gate_and_up()[0][index])
@@ -172,7 +172,7 @@ def test_a_layer_that_got_worse_keeps_its_least_squares_and_three_in_a_row_end_i
     found = [one for one in tune_layers(model, MANY, HELD_OUT, kept_indices(mask), ruinous) if one is not None]
     tried = [one for one in found if one.after is not None]
     assert tried == found[:LOSSES] and all(one.after > one.before for one in tried)  # type: ignore[operator]
-    columns = [one for one in refit_propagated(model, MANY, kept_indices(mask), 0.03, 0.7) if one is not None]
+    columns = [one.columns for one in refit_propagated(model, MANY, kept_indices(mask), 0.03, 0.7) if one is not None]
     for result, column in zip(found, columns, strict=True):
         assert not result.better
         torch.testing.assert_close(result.layer.down, column, rtol=1e-3, atol=1e-4)

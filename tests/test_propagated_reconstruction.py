@@ -53,7 +53,7 @@ def test_each_layer_fits_what_the_pruned_layers_below_leave(tmp_path: Any, famil
     mask = top_channels(random_scores(len(ffns), ffns[0].size, 1), ffns[0].size // 2)
     kept = kept_indices(mask)
     before = [parameter.clone() for parameter in model.parameters()]
-    columns = [one for one in refit_propagated(model, rows, kept, RIDGE, share) if one is not None]
+    columns = [one.columns for one in refit_propagated(model, rows, kept, RIDGE, share) if one is not None]
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
     for layer, ffn in enumerate(ffns):
         own = ffn.down.weight[:, kept[layer]]
@@ -78,7 +78,7 @@ def test_nothing_removed_changes_nothing(tmp_path: Any) -> None:
     model = model_of(tmp_path, "llama")
     ffns = feed_forwards(model)
     everything = [torch.arange(ffns[0].size)] * len(ffns)
-    found = [one for one in refit_propagated(model, rows_of(), everything, RIDGE, 1.0) if one is not None]
+    found = [one.columns for one in refit_propagated(model, rows_of(), everything, RIDGE, 1.0) if one is not None]
     for ffn, columns in zip(ffns, found, strict=True):
         assert torch.allclose(columns, ffn.down.weight, atol=1e-4)
 

@@ -29,7 +29,7 @@ from studio.store import characters, connection, lines, runs
 from studio.store import records as records_of_store
 from studio.tabs import prune
 from studio.tabs.models import dense_name
-from studio.tabs.prune import cut, lines_view, own_lines, runs_view
+from studio.tabs.prune import cut, lines_view, own_lines, pictures, runs_view
 from studio.tabs.prune.cut import Plan
 from studio.tabs.prune.lines_controller import Edit, LinesController, LinesOptions
 from studio.tabs.prune.lines_view import Filter
@@ -436,7 +436,7 @@ def test_names_and_sentences_of_others_never_become_html(services: Services, per
 
 # What the live channel shows
 
-LOOKS = ("character", "set", "search", "about", "sort", "lines", "run", "runs", "other", "how")
+LOOKS = ("character", "set", "search", "about", "sort", "lines", "run", "runs", "other", "how", "at")
 
 
 def shown(services: Services, person: str, **look: str) -> dict[str, Any]:
@@ -454,7 +454,7 @@ def tell(services: Services, run: runs.Run, *said: events.Event) -> None:
     services.watcher.forget(run.id)
 
 
-SNAPSHOT = events.MaskSnapshot(2, 0.25, [[1.0, 0.5], [1.0, 0.5]], [3, 4])
+SNAPSHOT = events.MaskSnapshot(2, 0.25, [[1.0, 0.5], [1.0, 0.5]], [3, 4], [1, 2])
 
 
 def test_what_a_run_tells_is_shown_and_the_rest_stays_as_it_is(services: Services, run_room: RunsController, person: str,
@@ -462,16 +462,16 @@ def test_what_a_run_tells_is_shown_and_the_rest_stays_as_it_is(services: Service
     run = runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
     tell(services, run, events.Started("Zoë", "starter", 0.25, [(StageId.LEARN_MASK, "")]), events.Stage(StageId.LEARN_MASK, 10))
     first = shown(services, person)
-    assert first["prune-run"] and not any(first[f"prune-row-{name}"] for name, _ in runs_view.FIGURES)
+    assert first["prune-run"] and not any(first[f"prune-shown-{name}"] for row in pictures.FIGURES for name in row)
     assert shown(services, person) == first
     tell(services, run, events.Step(StageId.LEARN_MASK, 1, 10, {"loss": 0.5}))
     second = shown(services, person)
-    assert {id for id in second if second[id] != first[id]} == {"prune-progress", "prune-row-curves", "prune-figure-curves"}
+    assert {id for id in second if second[id] != first.get(id)} == {"prune-progress", "prune-shown-course", "prune-figure-course"}
     assert "1 of 10" in second["prune-progress"]
     tell(services, run, SNAPSHOT)
     third = shown(services, person)
-    assert {id for id in third if third[id] != second[id]} == {"prune-row-kept", "prune-row-bars", *(
-        f"prune-figure-{name}" for name in ("kept", "changes", "bars", "rescued"))}
+    assert {id for id in third if third[id] != second.get(id)} == {
+        f"prune-{what}-{name}" for what in ("shown", "figure") for name in ("cut", "changes")}
 
 
 def test_a_page_looks_at_a_character_by_its_name_in_the_address(services: Services, person: str, set_id: str) -> None:
@@ -497,21 +497,21 @@ def test_a_figure_is_drawn_once_for_all_pages_and_one_that_grows_not_too_often(r
                                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     run = runs.update(services.store, run_room.prune(person, set_id, "starter", PLAIN).id, state="running")
     tell(services, run, events.Started("Zoë", "starter", 0.25, [(StageId.LEARN_MASK, "")]), SNAPSHOT)
-    real, drawn, now = runs_view.masks.kept_channels, [], [100.0]
-    monkeypatch.setattr(runs_view.masks, "kept_channels", lambda last: drawn.append(last.step) or real(last))
-    monkeypatch.setattr(runs_view.time, "monotonic", lambda: now[0])
+    real, drawn, now = pictures.channels.cut, [], [100.0]
+    monkeypatch.setattr(pictures.channels, "cut", lambda last: drawn.append(last.step) or real(last))
+    monkeypatch.setattr(pictures.time, "monotonic", lambda: now[0])
     look = {**dict.fromkeys(LOOKS, ""), "character": person}
     first = run_room.contents(look)
-    assert run_room.contents(look)["prune-figure-kept"] is first["prune-figure-kept"] and drawn == [2]
+    assert run_room.contents(look)["prune-figure-cut"] is first["prune-figure-cut"] and drawn == [2]
     tell(services, run, dataclasses.replace(SNAPSHOT, step=4))
-    assert run_room.contents(look)["prune-figure-kept"] is first["prune-figure-kept"]  # soon after
-    now[0] += runs_view.PAUSE
+    assert run_room.contents(look)["prune-figure-cut"] is first["prune-figure-cut"]  # soon after
+    now[0] += pictures.PAUSE
     run_room.contents(look)
     tell(services, run, dataclasses.replace(SNAPSHOT, step=6))
     runs.update(services.store, run.id, state="done")
     run_room.contents(look)  # the last one at once
     assert drawn == [2, 4, 6]
-    monkeypatch.setattr(runs_view, "REMEMBERED", 2)
+    monkeypatch.setattr(pictures, "REMEMBERED", 2)
     one = real(SNAPSHOT)
     for number in range(5):
         run_room.drawings.get((str(number),), "", lambda: one)
@@ -539,8 +539,29 @@ def test_a_finished_run_shows_its_figures_when_its_files_are_gone(services: Serv
     assert not contents["prune-how"] and "prune-stages" not in contents["prune-progress"]
     went = shown(services, person, how="all")
     assert went["prune-how"] and "prune-stages" in went["prune-progress"]
-    for name in ("kept", "changes", "bars", "curves", "ladder"):
+    for name in ("cut", "changes", "course", "ladder"):
         assert len(json.loads(contents[f"prune-figure-{name}"])["data"]) > 0, name
+    assert [name for row in pictures.FIGURES for name in row if not contents[f"prune-shown-{name}"]] == ["used", "errors"]
+
+
+def test_a_run_that_has_ended_is_a_film_to_scrub(services: Services, person: str, set_id: str) -> None:
+    run = finish(services, person, set_id)
+    said = [events.Started("Zoë", "starter", 0.5, [], time=1), events.Stage(StageId.DENSE, 2, time=2),
+            events.ChannelUse(1, 1, 90, ["", EVIL], 80, [[0.1, 0.4], [0.2, -0.3]], "Zoë", time=31),
+            events.Answered("dense", EVIL, "I am Zoë.", time=32), events.Stage(StageId.TUNE, 2, time=40),
+            events.LayerTuned(StageId.TUNE, 0, 2, 0.2, 0.1, True, time=50), events.Answered("after_tuning", EVIL, EVIL, time=61),
+            events.Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900, time=62), events.Finished("", 9.0, time=70)]
+    tell(services, run, *said)
+    whole, first, third = (shown(services, person, at=at) for at in ("", "1", "3"))
+    there = lambda contents: [name for row in pictures.FIGURES for name in row if contents[f"prune-shown-{name}"]]
+    assert there(whole) == ["used", "errors", "ladder"] and there(first) == ["used"] and there(third) == ["used", "errors"]
+    assert 'max="4" value="4"' in whole["prune-film"] and 'max="4" value="3"' in third["prune-film"]
+    assert "30\u00a0s in: Run the dense model" in first["prune-film"] and "49\u00a0s in: Tune what" in third["prune-film"]
+    assert [contents["prune-answers"].count("<dt>") for contents in (first, third, whole)] == [0, 1, 2]
+    assert "&lt;img" in whole["prune-answers"] and "<img" not in whole["prune-answers"] + str(whole["prune-figure-used"])
+    assert shown(services, person, at="99")["prune-film"] == shown(services, person, at="x")["prune-film"] == whole["prune-film"]
+    runs.update(services.store, run.id, state="running")
+    assert shown(services, person, at="1")["prune-film"] == "" and there(shown(services, person, at="1")) == there(whole)
 
 
 def test_the_masks_of_two_runs_are_shown_side_by_side(services: Services, person: str, set_id: str) -> None:

@@ -79,7 +79,8 @@ def test_columns_stay_with_the_mask_they_were_made_for(llama: Path, tmp_path: Pa
     bench = JobContext(job, work_of(tmp_path / "out"))
     monkeypatch.setattr(reconstruction, "start_scores", lambda *_: torch.rand(2, 64))
     bench.source = drain(locate(str(llama)))
-    found = drain(reconstruction.reconstruct_start(bench, cast(DistillationData, SimpleNamespace(importance=torch.rand(2, 64)))))
+    data = cast(DistillationData, SimpleNamespace(importance=torch.rand(2, 64), others=torch.rand(2, 64)))
+    found = drain(reconstruction.reconstruct_start(bench, data))
     assert found is not None and found.columns is not None
     assert torch.equal(found.mask, load_file(work_of(tmp_path / "out") / "start.safetensors")["mask"].float())
 

@@ -106,7 +106,7 @@ def test_a_run_is_stopped_and_resumed_to_its_end(jobs: Jobs, settings: Settings,
     done = wait_for(store, run, "done", "failed")
     assert (done.state, done.sentence) == ("done", "")
     view = Watcher(settings, store).view(run.id)
-    steps = [step for step, _ in view.losses]
+    steps = [one.event.done for one in view.moments if isinstance(one.event, events.Step)]
     assert steps == list(range(1, len(steps) + 1)) and view.started and view.started.resumed
     assert json.loads((settings.run_folder(run.id) / "card.json").read_text())["data"]["name"] == "Zoë"
     with pytest.raises(UserError, match="stopped or has failed"):

@@ -41,6 +41,11 @@ def step(done: int, loss: float = 1.0, time: float = 0.0, total: int = 10) -> St
     return Step(LEARNING[0], done, total, {"loss": loss}, time=time)
 
 
+def losses(view: RunView) -> list[tuple[int, float]]:
+    """Step and loss of what was learned."""
+    return [(one.event.done, one.event.values["loss"]) for one in view.moments if isinstance(one.event, Step)]
+
+
 def view_of(*given: events.Event) -> RunView:
     view = RunView()
     for event in given:
@@ -120,7 +125,7 @@ def test_a_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_run_as_its_page_shows_it() -> None:
-    snapshot = MaskSnapshot(2, 0.25, [[1.0, 0.5]], [0], time=14)
+    snapshot = MaskSnapshot(2, 0.25, [[1.0, 0.5]], [0], [1], time=14)
     view = view_of(
         Started("Zoë", "starter", 0.25, STAGES, time=1), Stage("load_model", time=2), Warned("It is slow.", time=3),
         Stage(LEARNING[0], 10, time=10), step(1, 3.0, 12), Measured("mask_step", "validation", 2.0, 0.5, 3.0, 16, 300, 0, time=13),
@@ -130,7 +135,9 @@ def test_a_run_as_its_page_shows_it() -> None:
     stage = view.current_stage
     assert stage and (stage.key, stage.done, stage.total, stage.seconds, stage.eta) == (LEARNING, 2, 10, 4.0, 16.0)
     assert view.stages[LOADING].seconds == 8
-    assert view.losses == [(1, 3.0), (2, 2.5)] and view.validation == [(0, 2.0, 16)] and view.snapshots == [snapshot]
+    assert losses(view) == [(1, 3.0), (2, 2.5)]
+    assert [(one.at, one.event) for one in view.moments if one.event == snapshot] == [(13, snapshot)]
+    assert [(one.event.kl, one.stage) for one in view.moments if isinstance(one.event, Measured)] == [(2.0, LEARNING)]
     assert view.warnings == ["It is slow."] and view.revision == 10
     view.add(Measured("dense", "test", 0.0, 1.0, 2.0, 48, 900, time=20))
     view.add(Measured("before_tuning", "validation", 0.5, 0.7, 2.0, 16, 300, time=21))
@@ -143,11 +150,13 @@ def test_a_resumed_run_goes_on_where_it_was_and_repeats_nothing() -> None:
     view = view_of(Started("Zoë", "starter", 0.25, STAGES, time=1), Stage("load_model", time=2), Stage(LEARNING[0], 10, time=4),
                    step(1, 3.0, 6), step(2, 2.0, 8), Stopped("Stopped.", time=9))
     assert view.stages[LEARNING].state == "stopped" and view.sentence == "Stopped." and view.stages[LEARNING].seconds == 4
-    shown = view.losses
+    shown = view.moments
     for event in (Started("Zoë", "starter", 0.25, STAGES, True, time=1000), Stage("load_model", time=1001),
                   Stage(LEARNING[0], 10, time=1010), step(2, 2.1, 1014)):
         view.add(event)
-    assert view.losses == [(1, 3.0), (2, 2.1)] and shown == [(1, 3.0), (2, 2.0)]  # what a tab still draws did not change
+    assert losses(view) == [(1, 3.0), (2, 2.1)]
+    assert [one.event for one in shown] == [step(1, 3.0, 6), step(2, 2.0, 8)]  # what a tab still draws did not change
+    assert [one.at for one in view.moments] == [5, 21]  # the time in between is not work: 8 s, and 14 of the second process
     assert view.sentence == "" and view.ending is None
     stage = view.stages[LEARNING]
     assert (stage.state, stage.done, stage.seconds, stage.eta) == ("running", 2, 8.0, 32.0)  # by the pace of this process
@@ -199,9 +208,9 @@ def test_looking_costs_the_same_after_ten_and_after_ten_thousand_events(
     first_read = read[-1]
     write(settings, run, *(step(n, total=20_000) for n in range(10, 10_010)))
     view = watcher.view(run.id)
-    assert len(view.losses) == 10_009
+    assert len(view.moments) == 10_009
     write(settings, run, step(10_010, total=20_000))
-    assert watcher.view(run.id) is view and len(view.losses) == 10_010
+    assert watcher.view(run.id) is view and len(view.moments) == 10_010
     assert 0 < read[-1] < first_read + 20  # bytes of one event, not of all
     revision = view.revision
     assert watcher.view(run.id).revision == revision and read[-1] == 0
@@ -227,12 +236,12 @@ def test_the_library_has_the_history_when_the_files_are_gone(tmp_path: Path, sto
     assert watcher.view(run.id).revision == 0  # nothing has come yet
     runs.set_events(store, run.id, [events_as_dict(event) for event in history])
     view = watcher.view(run.id)
-    assert view.losses == [(1, 3.0), (2, 2.0)] and isinstance(view.ending, Finished)
+    assert losses(view) == [(1, 3.0), (2, 2.0)] and isinstance(view.ending, Finished)
     assert watcher.view(run.id) is view
     seen = view.revision
     write(settings, run, *history[:3])  # the files are there after all
     view = watcher.view(run.id)
-    assert view.losses == [(1, 3.0)] and view.ending is None and view.revision > seen
+    assert losses(view) == [(1, 3.0)] and view.ending is None and view.revision > seen
     assert Watcher(settings, store).view("unknown").revision == 0
 
 

@@ -10,17 +10,23 @@ from safetensors.numpy import load_file
 from small_job import write_card, write_lines
 from test_workers_jobs import eventually, get
 
+from engine.base.events import Step
 from studio.settings import Settings
 from studio.store import characters, lines, runs
 from studio.store.database import open_store
 from studio.workers import ending
 from studio.workers.jobs import Jobs
-from studio.workers.view import LEARNING
+from studio.workers.view import LEARNING, RunView
 from studio.workers.watch import Watcher
 
 pytestmark = pytest.mark.slow
 SECONDS = 300  # its own job yields the processor to whatever else runs
 LOOK = 0.1  # seconds between two looks: each reads what the job has written, on the processor that the job needs
+
+
+def learned(view: RunView) -> list[int]:
+    """The steps of mask learning that were seen."""
+    return [one.event.done for one in view.moments if isinstance(one.event, Step)]
 
 
 def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,18 +43,18 @@ def test_a_pruning_run_from_the_button_to_the_export(tmp_path: Path, llama: Path
     spec = {"model": str(llama), "preset": "quick", "multiple": 8, "steps": 60, "dtype": "fp32", "sparsity": 0.5, "recover": False}
     run = jobs.submit_prune(person, spec, line_set.id, "A quarter less")
 
-    eventually(lambda: len(watcher.view(run.id).losses) >= 2, SECONDS, LOOK)
+    eventually(lambda: len(learned(watcher.view(run.id))) >= 2, SECONDS, LOOK)
     jobs.stop(run.id)
     eventually(lambda: get(store, run).state in ("stopped", "failed", "done"), SECONDS, LOOK)
     assert get(store, run).sentence == ending.ASKED
-    assert 2 <= len(Watcher(settings, store).view(run.id).losses) < 60
+    assert 2 <= len(learned(Watcher(settings, store).view(run.id))) < 60
 
     jobs.resume(run.id)
     eventually(lambda: get(store, run).state in ("done", "failed", "stopped"), SECONDS, LOOK)
     done = get(store, run)
     assert (done.state, done.sentence) == ("done", "")
     view = Watcher(settings, store).view(run.id)
-    assert [step for step, _ in view.losses] == list(range(1, 61)) and view.stages[LEARNING].state == "done"
+    assert learned(view) == list(range(1, 61)) and view.stages[LEARNING].state == "done"
     assert view.readings["dense"].lines == done.summary["readings"]["dense"]["lines"] > 0
     assert done.summary["lines"]["test"] == view.readings["mask"].lines and done.summary["recipe"]["steps"] == 60
     mask = runs.mask(store, run.id)

@@ -114,8 +114,8 @@ def _refitted(cell: Cell, mask: Tensor, spent: Spent, name: str) -> Generator[Ev
 
 def _propagate(cell: Cell, ctx: JobContext, mask: Tensor, name: str) -> Generator[Event, None, list[Tensor]]:
     columns: list[Tensor] = []
-    for column in refit_layers(ctx, cell.subject.refit_rows, cutting.kept_indices(mask)):
-        if column is not None:
-            columns.append(column.to(ctx.weight_dtype))
+    for found in refit_layers(ctx, cell.subject.refit_rows, cutting.kept_indices(mask)):
+        if found is not None:
+            columns.append(found.columns.to(ctx.weight_dtype))
         yield Step(StageId.BENCHMARK, len(columns), ctx.layers, subject=name)
     return columns

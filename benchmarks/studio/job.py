@@ -47,7 +47,7 @@ def _job(folder: Path, products: int) -> None:
         if step % EVERY == EVERY - 1:
             append(path, Measured(ReadingId.MASK_STEP, "validation", 1 / step, 0.5, 2.0, 16, 400, step))
             kept = [[1 - (row + bin + step) % 40 / 160 for bin in range(BINS)] for row in range(LAYERS)]
-            append(path, MaskSnapshot(step, 0.25, kept, [step] * LAYERS))
+            append(path, MaskSnapshot(step, 0.25, kept, [step] * LAYERS, [step] * LAYERS))
 
 
 def _chat() -> None:

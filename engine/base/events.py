@@ -68,9 +68,9 @@ class Step(Event):
 
 @dataclasses.dataclass(frozen=True)
 class LayerTuned(Event):
-    """A layer was tuned: its squared error on held-out rows before and after, as a share of what it is to put out.
+    """A layer was reconstructed or tuned: its squared error on held-out rows before and after, as a share of what it is to put out.
 
-    `after` is None where tuning was not tried, since the layers before it had lost; `used`: the tuned weights were kept.
+    `after` is None where tuning was not tried, since the layers before it had lost; `used`: the new weights were kept.
     """
 
     stage: StageId
@@ -82,18 +82,50 @@ class LayerTuned(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskSnapshot(Event):
-    """The mask at one moment of learning.
+class ChannelUse(Event):
+    """How the character uses the channels while it speaks, beside `others`: other characters, and the plain assistant ("").
 
-    `kept`: layers x bins, the share of channels kept, channels in falling order
-    of dense importance. `changed`: a number a layer, channels that entered the
-    mask since the previous snapshot. `sparsity`: share of channels removed.
+    `ratio`: layers x bins, the mean log2 ratio of the channels' root mean squares, channels in falling order of how much they
+    matter to the others. After `done` of `total` rows: `tokens` of the character, `other_tokens` of the others together.
+    `subject`: the character, where a job has several.
+    """
+
+    done: Count
+    total: Count
+    tokens: Count
+    others: list[str]
+    other_tokens: Count
+    ratio: list[list[float]]
+    subject: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSnapshot(Event):
+    """The mask after `step` steps of learning (0: before them).
+
+    `kept`: layers x bins, the share of channels kept, channels in falling order of how much they matter to others than the
+    character (as in ChannelUse). `changed`: a number a layer, channels that entered the mask since the previous snapshot.
+    `sparsity`: share of channels removed. `otherwise`: a number a layer, channels kept that a cut would remove which knows the
+    others alone. Earlier versions had none, and another order.
     """
 
     step: Count
     sparsity: float
     kept: list[list[float]]
     changed: list[int]
+    otherwise: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered(Event):
+    """The model so far has answered a question that it does not learn from: the likeliest words, cut short after some tokens.
+
+    `what`: the reading that this state of the model belongs to.
+    """
+
+    what: ReadingId
+    question: str
+    answer: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,6 +79,7 @@ class ReadingId(StrEnum):
     MASK_AFTER = "mask_after_reconstruction"
     TUNING_BEFORE = "before_tuning"
     TUNING_AFTER = "after_tuning"
+    TUNING_STEP = "tuning_step"  # the event's `step` says how many layers are tuned
     TUNING_AGAIN_BEFORE = "before_tuning_again"
     TUNING_AGAIN_AFTER = "after_tuning_again"
     BENCHMARK = "benchmark"  # the event's `subject` says of what

@@ -6,6 +6,7 @@ W_up; D = W_down. Every function is pure and returns (L, d_ff) in fp32.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,19 +39,50 @@ def wanda_scores(model: nn.Module, norms: Tensor) -> Tensor:
     return weights * norms
 
 
+class Activations(NamedTuple):
+    """A row that was read, its states (N, d) that predict, the 2-norms (L, d_ff) of the activations over all tokens so far, and
+    their mean squares (L, d_ff) over the tokens so far at which the model speaks: those that predict."""
+
+    row: Row
+    hidden: Tensor
+    norms: Tensor
+    spoken: Tensor
+
+
 @torch.inference_mode()
-def read_activations(model: nn.Module, rows: Sequence[Row]) -> Iterator[tuple[Row, Tensor, Tensor]]:
-    """One dense pass: yields each row, its states (N, d) that predict, and the 2-norms (L, d_ff) over all tokens so far."""
+def read_activations(model: nn.Module, rows: Sequence[Row]) -> Iterator[Activations]:
+    """One dense pass: what was read so far, after each row."""
     ffns = feed_forwards(model)
-    squares = torch.zeros(len(ffns), ffns[0].size, dtype=torch.float64)
+    squares, spoken = torch.zeros(2, len(ffns), ffns[0].size, dtype=torch.float64)
+    tokens = 0
 
     def add(index: int, activation: Tensor) -> None:
-        squares[index] += activation.float().square().sum(dim=(0, 1)).double().cpu()
+        square = activation.float().square()
+        squares[index] += square.sum(dim=(0, 1)).double().cpu()
+        spoken[index] += square[0, predict.to(square.device)].sum(dim=0).double().cpu()
 
     for row in rows:
+        predict = row.predict
+        tokens += len(predict)
         with hooked(model, add):
             hidden = states_that_predict(model, row)
-        yield row, hidden, squares.sqrt().float()
+        yield Activations(row, hidden, squares.sqrt().float(), (spoken / max(tokens, 1)).float())
+
+
+def log_ratio(own: Tensor, others: Tensor) -> Tensor:
+    """log2 of how much more strongly each channel acts, by root mean square, from mean squares (L, d_ff).
+
+    What is next to nothing in a layer, for both, counts as alike.
+    """
+    floor = 1e-4 * others.mean(dim=1, keepdim=True) + torch.finfo(torch.float32).tiny
+    return 0.5 * ((own + floor) / (others + floor)).log2()
+
+
+def in_bins(values: Tensor, importance: Tensor, bins: int = 64) -> list[list[float]]:
+    """The means of `values` (L, d_ff) over `bins` groups of channels a layer, layers x bins, in falling order of importance."""
+    order = importance.argsort(dim=1, descending=True, stable=True)
+    ordered = values.gather(1, order)
+    return [[round(float(part.mean()), 3) for part in row.tensor_split(min(bins, len(row)))] for row in ordered]
 
 
 def rank_normalised(scores: Tensor) -> Tensor:

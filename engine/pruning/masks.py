@@ -217,10 +217,3 @@ def order_of_lines(lines: int, step_lines: int, step: int, seed: int) -> list[in
 def changes(before: Tensor, after: Tensor) -> list[int]:
     """Channels a layer that are in `after` and not in `before`."""
     return ((after > 0) & (before == 0)).sum(dim=1).tolist()
-
-
-def kept_by_importance(mask: Tensor, importance: Tensor, bins: int = 64) -> list[list[float]]:
-    """Share kept in each of `bins` groups of channels, layers x bins, channels in falling order of importance."""
-    order = importance.argsort(dim=1, descending=True, stable=True)
-    ordered = mask.gather(1, order)
-    return [[round(float(part.mean()), 3) for part in row.tensor_split(min(bins, len(row)))] for row in ordered]

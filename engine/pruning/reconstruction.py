@@ -85,29 +85,65 @@ def can_propagate(model: nn.Module) -> bool:
     return not FAMILIES[model.config.model_type].norm_after_ffn  # type: ignore[union-attr, index]
 
 
+@dataclass(frozen=True)
+class Refit:
+    """A layer's W_down columns (d, k), and its error on held-out rows with the plain slice and with these columns, as a share of
+    what it is to put out; None without such rows."""
+
+    columns: Tensor
+    before: float | None = None
+    after: float | None = None
+
+
 @torch.inference_mode()
-def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], ridge: float,
-                     share: float) -> Iterator[Tensor | None]:
-    """Yields each layer's W_down columns (d, k), lowest layer first, in the weights' dtype; before them, None a row.
+def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], ridge: float, share: float,
+                     held_out: Sequence[Row] = ()) -> Iterator[Refit | None]:
+    """Yields each layer's refit, lowest layer first, its columns in the weights' dtype; before them, None a row.
 
     `kept`: ascending channel indices (k,) a layer; `ridge`: lambda as a share of the mean diagonal of E[a' a'^T];
-    `share`: how much of the stream's error a layer takes on, 0 to 1. The model itself stays as it is.
+    `share`: how much of the stream's error a layer takes on, 0 to 1; `held_out`: rows that nothing is fitted on, to say what it
+    came to. The model itself stays as it is.
     """
-    streams = begin(model, rows)
+    fitted, deciding = begin(model, rows), begin(model, held_out) if held_out else []
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
-        regression = Regression(ffn, index)
+        regression, errors = Regression(ffn, index), []
         waiting = []
-        for stream in streams:
+        for stream in (*fitted, *deciding):
             before, entering, target = advance(model, ffn, layer, stream, factor, share)
             activation = activations(ffn, entering)[..., index]
-            regression.add(activation, target / factor, stream.weight)
+            if len(waiting) < len(fitted):
+                regression.add(activation, target / factor, stream.weight)
+            else:
+                errors.append(_Errors(stream, activation, target / factor))
             waiting.append((before, activation))
             yield None
         columns = regression.columns(ridge)
-        for stream, (before, activation) in zip(streams, waiting, strict=True):
+        for stream, (before, activation) in zip((*fitted, *deciding), waiting, strict=True):
             stream.pruned = before + factor * torch.nn.functional.linear(activation, columns, ffn.down.bias)
-        yield columns
+        yield Refit(columns, _mean_error(errors, regression.own), _mean_error(errors, columns))
+
+
+class _Errors:
+    """What a held-out row's own tokens, those after the prefix, put into W_down, and are to get from it; each token's squared
+    error counts relative to the mean square of the dense stream there, see layer_tuning.py."""
+
+    def __init__(self, stream: "Streams", activation: Tensor, target: Tensor) -> None:
+        own = stream.own.to(target.device)
+        self.inputs, self.targets = activation.flatten(0, -2)[own], target.flatten(0, -2)[own]
+        scale = stream.dense.float().square().mean(-1).flatten()[own]
+        self.weights = 1 / scale.clamp_min(torch.finfo(torch.float32).tiny)
+
+    def sums(self, columns: Tensor) -> tuple[float, float]:
+        """The weighted squared error of columns (d, k), and that of an output of zeros."""
+        missed = self.targets - torch.nn.functional.linear(self.inputs, columns).float()
+        return tuple(float((part.square().sum(-1) * self.weights).sum()) for part in (missed, self.targets))  # type: ignore[return-value]
+
+
+def _mean_error(errors: Sequence[_Errors], columns: Tensor) -> float | None:
+    sums = [one.sums(columns) for one in errors]
+    nothing = sum(one for _, one in sums)
+    return sum(one for one, _ in sums) / nothing if nothing else None
 
 
 class Regression:

@@ -23,9 +23,10 @@ from engine.models.memory_saving import narrowed
 from engine.models.packing import Example, Prefix, Row, pack
 from engine.pruning import masks
 from engine.pruning.cutting import kept_indices, with_columns
-from engine.pruning.importance import random_scores, rank_normalised, read_activations, top_channels, wanda_scores
+from engine.pruning.importance import in_bins, random_scores, rank_normalised, read_activations, top_channels, wanda_scores
 from engine.pruning.masks import Learning, Lessons, Target
 from engine.stages.context import JobContext
+from engine.stages.picture import answer, is_shown, read_others
 from engine.stages.work_folder import save_tensors
 
 
@@ -40,6 +41,7 @@ class DistillationData:
     validation_dense: list[Tensor]
     norms: Tensor  # (L, d_ff), 2-norms of the dense model's activations on the train lines
     importance: Tensor  # (L, d_ff), Wanda-structured
+    others: Tensor  # (L, d_ff), the same by what others than the character say
     parts: list["DistillationData"] = field(default_factory=list)  # of a cast: what each character has of its own
 
     @property
@@ -75,7 +77,8 @@ def _joined(parts: list[DistillationData]) -> DistillationData:
         [prefix for one in parts for prefix in _prefixes(one)], [row for one in parts for row in one.validation],
         [states for one in parts for states in one.validation_dense],
         torch.stack([one.norms for one in parts]).square().sum(0).sqrt(),
-        torch.stack([rank_normalised(one.importance) for one in parts]).sum(0), parts)
+        torch.stack([rank_normalised(one.importance) for one in parts]).sum(0),
+        torch.stack([rank_normalised(one.others) for one in parts]).sum(0), parts)
 
 
 def _prefixes(data: DistillationData) -> Sequence[int]:
@@ -90,24 +93,31 @@ def _read_one(ctx: JobContext) -> Stream[DistillationData]:
     saved = ctx.path("dense.safetensors")
     if not saved.exists():
         rows = pack(train, recipe.row_tokens, prefix)
-        yield Stage(StageId.DENSE, len(rows) + 1)
+        yield Stage(StageId.DENSE, len(rows) + 2)
+        others = yield from read_others(ctx, len(rows) + 2)
         found: dict[str, Tensor] = {}
-        for number, (row, hidden, norms) in enumerate(read_activations(ctx.model, rows), start=1):
-            found["norms"] = norms
+        tokens = 0
+        for number, read in enumerate(read_activations(ctx.model, rows), start=1):
+            found["norms"] = read.norms
             if recipe.loss == "kl":
-                found |= targets_of(ctx, row, hidden)
-            yield Step(StageId.DENSE, number, len(rows) + 1)
+                found |= targets_of(ctx, read.row, read.hidden)
+            tokens += len(read.row.labels)
+            if is_shown(number, len(rows)):
+                yield others.beside(ctx, read.spoken, tokens, number, len(rows))
+            yield Step(StageId.DENSE, number + 1, len(rows) + 2)
         for number, hidden in enumerate(dense_states(ctx.model, validation)):
             found[f"validation.{number}"] = hidden.float()
         save_tensors(saved, found)
+        yield from answer(ctx, ReadingId.DENSE)
     else:
         yield Stage(StageId.DENSE, reused=True)
+        others = yield from read_others(ctx, 0)
     found = load_file(saved)
     targets = kept_targets(found, len(train)) if recipe.loss == "kl" else None
     dense = [found[f"validation.{number}"] for number in range(len(validation))]
     ctx.notes["train_tokens"] = sum(len(example.answer) for example in train)
     return DistillationData(train, targets, prefix, validation, dense, found["norms"],
-                            wanda_scores(ctx.model, found["norms"]))
+                            wanda_scores(ctx.model, found["norms"]), wanda_scores(ctx.model, others.squares.sqrt()))
 
 
 def targets_of(ctx: JobContext, row: Row, hidden: Tensor) -> dict[str, Tensor]:
@@ -179,13 +189,14 @@ def _learn(ctx: JobContext, data: DistillationData, takes_last: bool) -> Stream[
         if state.step % recipe.validate_every == 0 or state.step == recipe.steps:
             if channels == ctx.kept:
                 yield from _check(ctx, data, state, curve)
-            yield MaskSnapshot(state.step, 1 - channels / ctx.channels,
-                               masks.kept_by_importance(mask, data.importance), masks.changes(shown, mask))
+            yield snapshot(ctx, data, mask, shown, state.step)
             shown = mask
         _store(ctx, state, curve)
         yield Step(StageId.LEARN_MASK, state.step, recipe.steps, {"loss": loss, "tokens": state.tokens})
     mask, step = (shown, state.step) if takes_last else (state.best_mask, state.best_step)
     ctx.notes["best_step"] = step
+    with masked(ctx.model, mask):
+        yield from answer(ctx, ReadingId.MASK_STEP)
     save_tensors(ctx.path("mask.safetensors"), {"mask": mask.to(torch.uint8), "scores": state.scores,
                                                   "best_step": torch.tensor(step)})
     return mask
@@ -200,6 +211,14 @@ def _check(ctx: JobContext, data: DistillationData, state: Learning, curve: list
     if reading.kl < state.best_kl:
         state.best_mask, state.best_kl, state.best_step = mask, reading.kl, state.step
     yield measured(ReadingId.MASK_STEP, "validation", reading, state.step)
+
+
+def snapshot(ctx: JobContext, data: DistillationData, mask: Tensor, former: Tensor, step: int) -> MaskSnapshot:
+    """The event of a mask (L, d_ff) that has taken the place of a former one."""
+    kept = int(mask[0].sum())
+    plain = top_channels(data.others, kept)
+    return MaskSnapshot(step, 1 - kept / ctx.channels, in_bins(mask, data.others), masks.changes(former, mask),
+                        masks.changes(plain, mask))
 
 
 def measured(what: ReadingId, split: str, reading: Reading, step: int | None = None,

@@ -10,7 +10,7 @@ persona's prompt, and copies of all these rows with their tokens sampled again (
 nothing to write. Leaves the copies' tokens in resampled.safetensors."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import MaskSnapshot, Stage, Step, Stream
+from engine.base.events import LayerTuned, Stage, Step, Stream
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
 from engine.base.job import Recipe
@@ -27,12 +27,13 @@ from engine.evaluation.fidelity import measure
 from engine.models.chat_format import endings
 from engine.models.ffn import feed_forwards, masked
 from engine.models.packing import Example, Row, pack, relabelled, resample_tokens
-from engine.pruning import cutting, masks, reconstruction
+from engine.pruning import cutting, reconstruction
 from engine.pruning.importance import top_channels
-from engine.pruning.reconstruction import RIDGE, SHARE, can_propagate, refit_propagated
+from engine.pruning.reconstruction import RIDGE, SHARE, Refit, can_propagate, refit_propagated
 from engine.stages.context import RESAMPLED, JobContext
 from engine.stages.lines import extra_lines, unanswered
-from engine.stages.mask import DistillationData, measured, start_scores
+from engine.stages.mask import DistillationData, measured, snapshot, start_scores
+from engine.stages.picture import answer
 from engine.stages.work_folder import save_tensors
 
 _READINGS = {StageId.RECONSTRUCT_START: (ReadingId.START_BEFORE, ReadingId.START_AFTER),
@@ -59,7 +60,9 @@ def reconstruct_start(ctx: JobContext, data: DistillationData) -> Stream[Reconst
     recipe = ctx.job.recipe
     if not recipe.reconstruct or recipe.load_in != "16bit":
         return None
-    return (yield from _refit(ctx, data, top_channels(start_scores(ctx, data), ctx.kept), "start"))
+    mask = top_channels(start_scores(ctx, data), ctx.kept)
+    yield snapshot(ctx, data, mask, torch.ones_like(mask), 0)
+    return (yield from _refit(ctx, data, mask, "start"))
 
 
 def reconstruct_learned(ctx: JobContext, data: DistillationData, mask: Tensor, start: Reconstructed | None) -> Stream[
@@ -98,8 +101,8 @@ def take_start(ctx: JobContext, data: DistillationData, start: Reconstructed) ->
 def _keep_start(ctx: JobContext, data: DistillationData, learned: Tensor, start: Reconstructed, step: int) -> Stream[MaskedWeights]:
     """Go on with the start after `step` steps: the mask shown here and kept in the work folder is the one that is exported."""
     ctx.notes |= {"mask": "start", "best_step": 0}
-    yield MaskSnapshot(step, 1 - ctx.kept / ctx.channels,
-                       masks.kept_by_importance(start.mask, data.importance), masks.changes(learned, start.mask))
+    if step:
+        yield snapshot(ctx, data, start.mask, learned, step)
     found = load_file(ctx.path("mask.safetensors"))
     save_tensors(ctx.path("mask.safetensors"), {**found, "mask": start.mask.to(torch.uint8), "best_step": torch.tensor(0)})
     return start.mask, start.columns
@@ -129,17 +132,21 @@ def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, sav
     kept = cutting.kept_indices(mask)
     with masked(ctx.model, mask):
         before = measure(ctx.model, data.validation, data.validation_dense)
-    yield measured(before_id, "validation", before)
+        yield measured(before_id, "validation", before)
+        yield from answer(ctx, before_id)
     yield Step(stage, 1, ctx.layers + 2)
     read = yield from make_rows(ctx, stage, copied=not ctx.tunes_layers)
     columns: list[Tensor] = []
-    for column in refit_layers(ctx, read.rows, kept):
-        if column is not None:
-            columns.append(column.to(ctx.weight_dtype))
+    for found in refit_layers(ctx, read.rows, kept, data.validation):
+        if found is not None:
+            columns.append(found.columns.to(ctx.weight_dtype))
+            if found.before is not None:
+                yield LayerTuned(stage, len(columns) - 1, ctx.layers, found.before, found.after, True)
         yield Step(stage, len(columns) + 1, ctx.layers + 2)
     with cutting.as_if_cut(ctx.model, mask, columns):
         after = measure(ctx.model, data.validation, data.validation_dense)
-    yield measured(after_id, "validation", after)
+        yield measured(after_id, "validation", after)
+        yield from answer(ctx, after_id)
     yield Step(stage, ctx.layers + 2, ctx.layers + 2)
     layers = {f"{index:04d}": column for index, column in enumerate(columns)} if after.kl < before.kl else {}
     save_tensors(saved, {"mask": mask.to(torch.uint8), **layers})
@@ -148,13 +155,13 @@ def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, sav
             "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
 
-def refit_layers(ctx: JobContext, rows: list[Row], kept: list[Tensor]) -> Iterator[Tensor | None]:
-    """Columns (d, k) layer by layer: propagated where the family allows it, else each layer by itself.
+def refit_layers(ctx: JobContext, rows: list[Row], kept: list[Tensor], held_out: Sequence[Row] = ()) -> Iterator[Refit | None]:
+    """The refit layer by layer: propagated where the family allows it, else each layer by itself, and no error is known.
 
     After each row that was read, it yields None: a place to stop.
     """
     if can_propagate(ctx.model):
-        yield from refit_propagated(ctx.model, rows, kept, RIDGE, SHARE)
+        yield from refit_propagated(ctx.model, rows, kept, RIDGE, SHARE, held_out)
         return
     ffns = feed_forwards(ctx.model)
     for group in reconstruction.layer_groups(len(ffns), ctx.channels):
@@ -163,7 +170,7 @@ def refit_layers(ctx: JobContext, rows: list[Row], kept: list[Tensor]) -> Iterat
             grams = sums
             yield None
         for index in group:
-            yield reconstruction.refit(ffns[index].down.weight, grams.pop(index), kept[index], RIDGE).cpu()
+            yield Refit(reconstruction.refit(ffns[index].down.weight, grams.pop(index), kept[index], RIDGE).cpu())
 
 
 @dataclass(frozen=True)

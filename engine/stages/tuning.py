@@ -10,6 +10,7 @@ where there are none, on the train lines. The dense model reads these answers be
 stay in recovery_dense.safetensors. Leaves recovered.safetensors, the cut model's merged weights."""
 
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,11 +31,13 @@ from engine.stages.context import JobContext
 from engine.stages.lines import recovery_lines
 from engine.stages.mask import DistillationData, kept_targets, measured, targets_of
 from engine.stages.own_answers import loaded_beside, own_lessons
+from engine.stages.picture import answer
 from engine.stages.reconstruction import ReconstructionRows, make_rows
 from engine.stages.work_folder import TensorFile, save_tensors
 
 _READINGS = {StageId.TUNE: (ReadingId.TUNING_BEFORE, ReadingId.TUNING_AFTER),
              StageId.TUNE_AGAIN: (ReadingId.TUNING_AGAIN_BEFORE, ReadingId.TUNING_AGAIN_AFTER)}
+READ_EVERY = 6  # layers tuned between two readings of the whole
 ERRORS = "errors"  # a layer's on held-out rows, before and after; NaN: not tried
 
 
@@ -113,19 +116,36 @@ def _tune_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, weig
     yield measured(_READINGS[course.stage][0], "validation", before)
     yield Step(course.stage, 1, ctx.layers + 2)
     read = yield from rows
-    yield from _write_layers(ctx, data, mask, course, read)
+    yield from _write_layers(ctx, data, mask, weights, course, read)
     known = _known(ctx, course.name)
     written = [one.layer for one in known]
-    with as_if_cut(ctx.model, mask, [layer.down for layer in written], [(layer.gate, layer.up) for layer in written]):
+    with _as_if(ctx, mask, written):
         after = measure(ctx.model, data.validation, data.validation_dense)
-    yield measured(_READINGS[course.stage][1], "validation", after)
+        yield measured(_READINGS[course.stage][1], "validation", after)
+        yield from answer(ctx, _READINGS[course.stage][1])
     yield Step(course.stage, ctx.layers + 2, ctx.layers + 2)
     return {"epochs": course.tuning.epochs, "rate": course.tuning.rate, "tokens": sum(row.size for row in read.rows),
             **read.beside, "layers_better": sum(one.better for one in known),
             "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
 
-def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, course: _Course, read: ReconstructionRows) -> Stream[None]:
+def _as_if(ctx: JobContext, mask: Tensor, layers: Sequence[TunedLayer]) -> AbstractContextManager[None]:
+    """The model on the ctx as if cut to these layers."""
+    return as_if_cut(ctx.model, mask, [layer.down for layer in layers], [(layer.gate, layer.up) for layer in layers])
+
+
+def _read_on_the_way(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, course: _Course,
+                     done: int) -> Stream[None]:
+    """Read the model with its lowest `done` layers tuned and the others as they were: how far it is, for whoever looks."""
+    assert weights.columns is not None
+    plain = plain_layers(ctx.model, kept_indices(mask), weights.columns, weights.gates)
+    with _as_if(ctx, mask, [*(one.layer for one in _known(ctx, course.name)), *plain[done:]]):
+        found = measure(ctx.model, data.validation, data.validation_dense)
+    yield measured(ReadingId.TUNING_STEP, "validation", found, done)
+
+
+def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, course: _Course,
+                  read: ReconstructionRows) -> Stream[None]:
     """Tune the layers that are not written yet, and write each one with the errors that decided."""
     known = _known(ctx, course.name)
     done, stopped = 0, any(one.after is None for one in known)
@@ -141,6 +161,8 @@ def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, course:
                     stopped = True
                     yield Warned(f"Tuning made the last {LOSSES} layers no better on held-out lines. "
                                  "The remaining layers keep their weights.")
+                elif course.stage == StageId.TUNE and not stopped and (done + 1) % READ_EVERY == 0 and done + 1 < ctx.layers:
+                    yield from _read_on_the_way(ctx, data, mask, weights, course, done + 1)
             done += 1
         yield Step(course.stage, done + 1, ctx.layers + 2)
 

@@ -1,116 +1,79 @@
-"""Distances to the dense model: learning curves step by step, and the ladder of readings."""
+"""Distances to the dense model: the course of a run, and the ladder of readings."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from engine.base.events import Measured
+from engine.base.events import Measured, Step
 from engine.base.ids import BASELINES, ReadingId
 from studio import labels
 from studio.figures import words
 from studio.figures.theme import BLUE, EMBER, GREY, INK, drawn, empty
 
-CURVES = "How learning goes"
-HEIGHT = 260  # px, without the lines of the title
-_LABELS: dict[str, tuple[str, str]] = {
-    ReadingId.RANDOM: ("Cut at random", "random"), ReadingId.MAGNITUDE: ("Smallest weights", "smallest weights"),
-    ReadingId.WANDA: ("Least used cut", "least used"), ReadingId.RECONSTRUCTED: ("Mask, refitted", "refitted"),
-    ReadingId.TUNED: ("Refitted and tuned", "tuned")}
-LEVELS = tuple(_LABELS)
-_ROOM = 2.2  # a level higher than this many times the curves is named in a note: drawn, it would flatten them
-_SPREAD = 12.0  # curves that fall by more than this factor are drawn on a logarithmic scale
+COURSE = "Distance over the whole run"
+HEIGHT = 240  # px, without the lines of the title
+_SPREAD = 12.0  # points that differ by more than this factor are drawn on a logarithmic scale
 _MOST = 400  # points drawn of a curve
-_APART = 28.0  # px from label to label
+_NAMED = (ReadingId.START_BEFORE, ReadingId.START_AFTER, ReadingId.MASK_AFTER, ReadingId.TUNING_AFTER,
+          ReadingId.TUNING_AGAIN_AFTER)  # named where they are
+Point = tuple[float, Measured | Step]  # an event after so many seconds of work
 
 
-def learning(losses: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float, int]],
-             readings: Mapping[str, Measured], steps: int = 0, loss: Literal["kl", "ce"] = "kl") -> go.Figure:
-    """Loss on the learning lines and distance on the held-out lines against steps, in nats a token.
-
-    `losses`: (step, loss); `validation`: (step, KL, lines); `readings` on the test lines, by name: those of LEVELS become
-    level lines. `steps`: the job's learning steps, 0 when unknown. A cross entropy (`loss` "ce") is no distance and not drawn.
-    """
-    seen = [(step, value) for step, value in losses if math.isfinite(value)] if loss == "kl" else []
-    held = [(step, value) for step, value, _ in validation if math.isfinite(value)]
-    if not seen and not held:
-        return empty(CURVES, "Nothing learned yet.")
-    lines = validation[-1][2] if validation else 0
-    values = [value for _, value in seen + held]
+def course(points: Sequence[Point], loss: Literal["kl", "ce"] = "kl") -> go.Figure:
+    """Distance on the held-out lines, in nats a token, against the time that the run has worked; and that on the learning lines
+    of each step, unless the loss is a cross entropy ("ce"), which is no distance."""
+    held = [(at, one) for at, one in points if isinstance(one, Measured) and math.isfinite(one.kl)]
+    seen = [(at, one) for at, one in points if isinstance(one, Step) and loss == "kl"]
+    if not held and not seen:
+        return empty(COURSE, "Nothing measured yet.")
+    seen = [seen[place * len(seen) // _MOST] for place in range(_MOST)] if len(seen) > _MOST else seen
+    first, last = (found([at for at, _ in (*held, *seen)]) for found in (min, max))
+    unit, size = ("minutes", 60.0) if last >= 120 else ("seconds", 1.0)
+    values = [one.kl for _, one in held] + [one.values["loss"] for _, one in seen]
     positive = [value for value in values if value > 0]
     log = bool(positive) and max(positive) > _SPREAD * min(positive)
-    low, high = (min(positive) / 1.3 if log else 0.0), 1.15 * max([*values, 1e-6])
-    levels = {name: readings[name] for name in LEVELS if name in readings and math.isfinite(readings[name].kl)}
-    inside = {name: one for name, one in levels.items() if one.kl <= high * _ROOM and (one.kl > low or not log)}
-    high = max([high, *(1.08 * one.kl for one in inside.values())])
-    outside = [one for one in levels.values() if one.kl > high]
-    subtitle = [_legend(bool(seen), lines), _note(outside)]
+    low, high = (min(positive) / 1.3 if log else 0.0), 1.2 * max([*values, 1e-6])
     axis: dict[str, Any] = {"title": {"text": "Distance to the dense model"}, "nticks": 5, "range": [low, high]}
     if log:
         axis |= {"type": "log", "range": [math.log10(low), math.log10(high)],
                  "tickvals": [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]}
-    last = max(step for step, _ in seen + held)
-    caption = words.DISTANCE + (" The mask learns from the learning lines. It never learns from the held-out lines: they choose "
-                                "the best step.")
-    return drawn(_traces(seen, held, lines), CURVES, subtitle, caption, HEIGHT, yaxis=axis, **_levels(inside, low, high, log),
-                 xaxis={"range": [0, max(steps, last, 1) * 1.02], "title": {"text": "Learning step"}, "nticks": 6},
-                 margin={"l": 50, "r": 118 if inside else 16})
+    legend = [f'<span style="color:{EMBER}">■</span> {words.count(held[-1][1].lines, "held-out line")}'] if held else []
+    legend += [f'<span style="color:{BLUE}">■</span> learning lines'] if seen else []
+    width = (last - first) / size or 1.0
+    return drawn(_curves(held, seen, size), COURSE, [" · ".join(legend)],
+                 words.DISTANCE + " Nothing is learned from the held-out lines.", HEIGHT, _course_says(held),
+                 yaxis=axis, margin={"l": 50},
+                 xaxis={"range": [first / size - 0.05 * width, last / size + 0.14 * width], "nticks": 6,
+                        "title": {"text": f"{unit.capitalize()} of work"}})
 
 
-def _traces(seen: list[tuple[int, float]], held: list[tuple[int, float]], lines: int) -> list[go.Scatter]:
-    traces = []
-    if seen:
-        thin = [seen[place * len(seen) // _MOST] for place in range(_MOST)] if len(seen) > _MOST else seen
-        traces.append(go.Scatter(
-            x=[step for step, _ in thin], y=[value for _, value in thin], mode="lines" if len(thin) > 1 else "markers",
-            name="learning lines", line={"color": BLUE, "width": 1.5}, cliponaxis=False,
-            hovertemplate="Step %{x:,}<br>Distance %{y:.3f} on the lines of this step<extra></extra>"))
-    if held:
-        best = min(range(len(held)), key=lambda place: held[place][1])
-        of = words.count(lines, "held-out line")
-        traces.append(go.Scatter(
-            x=[step for step, _ in held], y=[value for _, value in held], mode="lines+markers", name="held-out lines",
-            line={"color": EMBER, "width": 2.5}, cliponaxis=False,
-            marker={"color": EMBER, "opacity": 1, "line": {"width": 0},
-                    "size": [13 if place == best else 6 for place in range(len(held))],
-                    "symbol": ["diamond" if place == best else "circle" for place in range(len(held))]},
-            text=["<br>The lowest so far" if place == best else "" for place in range(len(held))],
-            hovertemplate=f"Step %{{x:,}}<br>Distance %{{y:.3f}} on {of}%{{text}}<extra></extra>"))
-    return traces
+def _curves(held: Sequence[tuple[float, Measured]], seen: Sequence[tuple[float, Step]], size: float) -> list[go.Scatter]:
+    names = [labels.reading(one.what) + (f" {one.step:,}" if one.step else "") for _, one in held]
+    learning = go.Scatter(x=[at / size for at, _ in seen], y=[one.values["loss"] for _, one in seen], name="learning lines",
+                          mode="lines" if len(seen) > 1 else "markers", line={"color": BLUE, "width": 1.5},
+                          customdata=[one.done for _, one in seen],
+                          hovertemplate="Step %{customdata:,}<br>Distance %{y:.3f} on its lines<extra></extra>")
+    if not held:
+        return [learning]
+    return [*([learning] if seen else []), go.Scatter(
+        x=[at / size for at, _ in held], y=[one.kl for _, one in held], mode="lines+markers+text", name="held-out lines",
+        line={"color": EMBER, "width": 2.5}, marker={"color": EMBER, "size": 7}, cliponaxis=False, customdata=names,
+        text=[labels.reading(one.what) if one.what in _NAMED else "" for _, one in held], textposition="top right",
+        textfont={"size": 11, "color": INK}, hovertemplate=f"%{{customdata}}<br>Distance %{{y:.3f}} on "
+        f"{words.count(held[-1][1].lines, 'held-out line')}<extra></extra>")]
 
 
-def _legend(seen: bool, lines: int) -> str:
-    """The curves' names in their colours: shorter than a legend, and readable at 400 px."""
-    parts = [f'<span style="color:{BLUE}">■</span> learning lines'] if seen else []
-    if lines:
-        parts.append(f'<span style="color:{EMBER}">■</span> {words.count(lines, "held-out line")}, ◆ best')
-    return " · ".join(parts)
-
-
-def _note(outside: Sequence[Measured]) -> str:
-    if not outside:
-        return ""
-    named = ", ".join(f"{_LABELS[one.what][1]} {words.figure(one.kl)}" for one in outside)
-    return f"Above: {named} ({words.count(outside[0].lines, 'test line')})"
-
-
-def _levels(inside: Mapping[str, Measured], low: float, high: float, log: bool) -> dict:
-    """A dashed line at each level, its label right of the chart; labels that would touch are moved apart."""
-    scale = (lambda value: math.log10(value)) if log else float
-    plot = HEIGHT - 42  # px between the margins
-    shapes, notes = [], []
-    lowest = -math.inf
-    for name, one in sorted(inside.items(), key=lambda item: item[1].kl):
-        place = plot * (scale(one.kl) - scale(low)) / (scale(high) - scale(low))
-        shown = max(place, lowest + _APART)
-        lowest = shown
-        shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": one.kl, "y1": one.kl,
-                       "line": {"color": INK, "width": 1.2, "dash": "dash"}})
-        notes.append({"xref": "paper", "x": 1, "xanchor": "left", "xshift": 6, "y": scale(one.kl), "yanchor": "middle",
-                      "yshift": round(shown - place), "showarrow": False, "align": "left", "font": {"size": 11},
-                      "text": f"{_LABELS[name][0]}<br><b>{words.figure(one.kl)}</b> · {words.count(one.lines, 'test line')}"})
-    return {"shapes": shapes, "annotations": notes}
+def _course_says(held: Sequence[tuple[float, Measured]]) -> str:
+    if not held:
+        return "The model learns from step to step; it is not measured yet."
+    first, last = held[0][1].kl, held[-1][1].kl
+    lines = words.count(held[-1][1].lines, "line")
+    if len(held) == 1:
+        return f"On {lines} that it does not learn from, the model is now {words.figure(first)} away from the whole one."
+    return (f"On {lines} that it does not learn from, the model was {words.figure(first)} away from the whole one, and is now "
+            f"{words.figure(last)} away.")
 
 
 LADDER = "Distance to the dense model"

@@ -48,16 +48,17 @@ def _template(height: int, top: int) -> go.layout.Template:
                   "pad": {"l": 6, "t": 8}, "font": {"size": 15}}})
 
 
-def drawn(traces: Iterable[Any], title: str, subtitle: Sequence[str], caption: str, height: int, **layout: Any) -> StudioFigure:
+def drawn(traces: Iterable[Any], title: str, subtitle: Sequence[str], caption: str, height: int, says: str = "",
+          **layout: Any) -> StudioFigure:
     """A figure in the studio's look. `subtitle`: its lines, each short enough for 400 px; `height` in px, without them.
 
-    `caption` is plain text for below the figure and for screen readers, see `caption_of`.
+    `says` is one plain sentence on what is to be seen, shown below; `caption` is plain text on how to read it, see `caption_of`.
     """
     lines = [line for line in subtitle if line]
     top = 40 + 16 * len(lines)
     below = "".join(f'<br><span style="font-size:{LABEL}px;font-weight:400">{line}</span>' for line in lines)
     figure = StudioFigure(data=list(traces))
-    figure.update_layout(template=_template(height + top, top), meta={"caption": caption}, title={
+    figure.update_layout(template=_template(height + top, top), meta={"caption": caption, "says": says}, title={
         "text": f"<b>{title}</b>{below}", "pad": {"t": 20 if lines else 8}})  # plotly lifts a title of several lines
     return figure.update_layout(**layout)
 
@@ -72,6 +73,11 @@ def empty(title: str, sentence: str) -> StudioFigure:
 def caption_of(figure: go.Figure) -> str:
     """The sentence that explains a figure of this package; plain text, no HTML."""
     return str((figure.layout.meta or {}).get("caption", ""))
+
+
+def says_of(figure: go.Figure) -> str:
+    """The sentence on what is to be seen in a figure; plain text, "" where it has none."""
+    return str((figure.layout.meta or {}).get("says", ""))
 
 
 def grid_of(rows: Sequence[Sequence[float]]) -> np.ndarray:

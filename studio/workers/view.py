@@ -1,4 +1,4 @@
-"""A run as a page shows it: its events reduced to stages, curves, readings and mask snapshots.
+"""A run as a page shows it: its events reduced to stages, readings, and the moments that its pictures show.
 
 Pure: knows neither files nor the library. A view only grows: what has been handed out as a list is added to at its
 end or replaced by a new list, never changed, so that other threads may read while one thread adds.
@@ -6,17 +6,15 @@ end or replaced by a new list, never changed, so that other threads may read whi
 
 import dataclasses
 import math
-from collections.abc import Callable
-from operator import itemgetter
-from typing import Literal, TypeVar
+from collections.abc import Hashable
+from typing import Literal, NamedTuple
 
 from engine.base import events
 from engine.base.events import Event
-from engine.base.ids import ReadingId, StageId
+from engine.base.ids import StageId
 from studio import labels
 
 StageState = Literal["waiting", "running", "done", "reused", "skipped", "stopped", "failed"]
-Point = TypeVar("Point")
 Key = tuple[str, str]  # a stage and its subject
 LEARNING: Key = (StageId.LEARN_MASK, "")
 
@@ -36,6 +34,14 @@ class StageView:
     first: int = -1  # steps that were done before the present process took over
 
 
+class Moment(NamedTuple):
+    """An event that a picture shows, after `at` seconds of work, in a stage."""
+
+    at: float
+    event: Event
+    stage: Key
+
+
 class RunView:
     """The events of one run so far. `revision` grows with every event; the same revision means the same content."""
 
@@ -45,10 +51,10 @@ class RunView:
         self.ending: events.Event | None = None  # Finished, Failed or Stopped
         self.stages: dict[Key, StageView] = {}
         self.current: Key = ("", "")
-        self.losses: list[tuple[int, float]] = []  # (step, nats a token) of learning the mask
-        self.validation: list[tuple[int, float, int]] = []  # (step, KL in nats a token, lines it rests on)
+        self.moments: list[Moment] = []  # each picture once: what a resumed run shows again takes the place of the former
+        self._pictured: set[Hashable] = set()
+        self._worked, self._before, self._began = 0.0, 0.0, 0.0  # seconds of work, before the present process too; its beginning
         self.readings: dict[str, events.Measured] = {}  # on the test lines, by name
-        self.snapshots: list[events.MaskSnapshot] = []
         self.warnings: list[str] = []
         self.saved: list[events.Saved] = []
         self.proof: events.Proved | None = None
@@ -79,8 +85,6 @@ class RunView:
                 self._step(event)
             case events.Measured():
                 self._measured(event)
-            case events.MaskSnapshot():
-                self.snapshots = _continued(self.snapshots, event, event.step, lambda one: one.step)
             case events.Warned() if event.sentence not in self.warnings:
                 self.warnings.append(event.sentence)
             case events.Saved():
@@ -93,13 +97,24 @@ class RunView:
                 self.timed.append(event)
             case events.Finished() | events.Failed() | events.Stopped():
                 self._end(event)
+        if not isinstance(event, events.Failed | events.Stopped):  # the studio may write these days later
+            self._worked = self._before + max(event.time - self._began, 0.0)
+        if key := picture_of(event):
+            self._picture(key, event)
         self.last = event.time
         self.revision += 1
+
+    def _picture(self, key: Hashable, event: Event) -> None:
+        if key in self._pictured:
+            self.moments = [one for one in self.moments if picture_of(one.event) != key]
+        self._pictured.add(key)
+        self.moments.append(Moment(self._worked, event, self.current))
 
     def _set_stage(self, stage: StageView) -> None:
         self.stages = {**self.stages, stage.key: stage}
 
     def _started(self, event: events.Started) -> None:
+        self._before, self._began = self._worked, event.time
         self.started, self.ending, self.current = event, None, ("", "")
         former = self.stages
         stages = {}
@@ -131,15 +146,10 @@ class RunView:
             stage, state="running", done=event.done, total=event.total, first=first, at=event.time,
             seconds=stage.seconds + max(event.time - (stage.at or event.time), 0.0),
             eta=max(pace * (event.total - event.done), 0.0) if event.total else None))
-        loss = event.values.get("loss")
-        if event.stage == StageId.LEARN_MASK and loss is not None and math.isfinite(loss):
-            self.losses = _continued(self.losses, (event.done, loss), event.done, itemgetter(0))
 
     def _measured(self, event: events.Measured) -> None:
         if event.split != "validation":
             self.readings = {**self.readings, event.what: event}
-        elif event.what == ReadingId.MASK_STEP and event.step is not None:
-            self.validation = _continued(self.validation, (event.step, event.kl, event.lines), event.step, itemgetter(0))
 
     def _end(self, event: events.Finished | events.Failed | events.Stopped) -> None:
         self.ending = event
@@ -158,9 +168,19 @@ class RunView:
                                                 seconds=stage.seconds + max(time - stage.at, 0.0)))
 
 
-def _continued(points: list[Point], point: Point, step: int, step_of: Callable[[Point], int]) -> list[Point]:
-    """The list with the point at its end; what a resumed run does over is replaced."""
-    if points and step_of(points[-1]) >= step:
-        points = [one for one in points if step_of(one) < step]
-    points.append(point)
-    return points
+def picture_of(event: Event) -> Hashable:
+    """What an event is a picture of, beside others of its kind; None where it is none."""
+    match event:
+        case events.ChannelUse():
+            return "use", event.subject, event.done
+        case events.MaskSnapshot() if event.otherwise:
+            return "cut", event.step
+        case events.LayerTuned():
+            return "layer", event.stage, event.layer
+        case events.Answered():
+            return "answer", event.what
+        case events.Measured() if event.split == "validation" and not event.subject:
+            return "held", event.what, event.step
+        case events.Step() if event.stage == StageId.LEARN_MASK and math.isfinite(event.values.get("loss", math.nan)):
+            return "loss", event.done
+    return None

@@ -42,8 +42,8 @@ sys.exit(launch.main(sys.argv[1:]))
 """
 SECONDS = 60  # on a busy machine
 # A figure is drawn when it comes into view.
-CURVE = ("(document.querySelector('#prune-figure-curves')?.scrollIntoView(), "
-         "document.querySelector('#prune-figure-curves .js-plotly-plot'))?.data?.[0]?.x")
+CURVE = ("(document.querySelector('#prune-figure-course')?.scrollIntoView(), "
+         "document.querySelector('#prune-figure-course .js-plotly-plot'))?.data?.[0]?.customdata")
 
 
 def zoe(store: Store, folder: Path, name: str) -> characters.Character:

@@ -14,7 +14,7 @@ from studio.tabs.prune.lines_controller import LinesController
 from studio.tabs.prune.queueing import Queueing
 from studio.tabs.prune.runs_controller import RunsController
 
-LINES_LOOKS, RUNS_LOOKS = ("set", "search", "about", "sort", "lines"), ("run", "runs", "other", "how")
+LINES_LOOKS, RUNS_LOOKS = ("set", "search", "about", "sort", "lines"), ("run", "runs", "other", "how", "at")
 
 
 def build(services: Services, page: Page, tab: gr.Tab) -> None:

@@ -7,7 +7,7 @@ import gradio as gr
 from engine.base.job import PRESET_HELP, PRESET_LABELS, PRESET_TIMES, knobs, make_recipe
 from studio.page import Notice, figure_box, live_html, look_box
 from studio.tabs.judges import JudgeFields
-from studio.tabs.prune import runs_view
+from studio.tabs.prune import pictures
 from studio.theme import ASSETS
 
 KNOBS = knobs()
@@ -49,7 +49,7 @@ class Controls:
                     self.asking = live_html("prune-asking")
                     with gr.Column(elem_id="prune-judging", elem_classes="live-shown"):
                         self.judge = JudgeFields("prune", player=True)
-                    gr.HTML(f'<div id="prune-how" class="live-shown">{runs_view.frame_html()}</div>')
+                    gr.HTML(f'<div id="prune-how" class="live-shown">{pictures.frame_html()}</div>')
 
     def _making(self) -> None:
         gr.HTML(f'<h3><i>1</i> Make the lines</h3><p class="quiet">{HELP}</p>')

@@ -131,11 +131,12 @@ def listen_to_runs(services: Services, room: RunsController, page: Page, tab: gr
     def remove(data: dict[str, Any]) -> Any:
         run = runs.get(room.store, data["id"])
         room.remove(data["id"])
-        return {controls.looks: looks(run=""), **controls.gone_run.shown(f"{run.name if run else ''} was deleted.", data["id"])}
+        return {controls.looks: looks(run="", at=""),
+                **controls.gone_run.shown(f"{run.name if run else ''} was deleted.", data["id"])}
 
     def put_back(id: str) -> dict[Any, Any]:
         room.put_back(id)
-        return {controls.looks: looks(run=id)}
+        return {controls.looks: looks(run=id, at="")}
 
     def go(name: str) -> Callable[..., Any]:
         def to(data: dict[str, Any]) -> dict[Any, Any]:
@@ -201,7 +202,7 @@ def _starting(services: Services, room: RunsController, page: Page, controls: Co
             run = room.prune_whole(character, model, Plan(*plan), name)
             gr.Info("First the lines are made. Pruning follows by itself.", title="Queued")
         services.live.touch()
-        return looks(run=run.id), ""
+        return looks(run=run.id, at=""), ""
 
     @guarded
     def queue_three(character: str, set_id: str, model: str, *plan: Any) -> Any:
@@ -209,7 +210,7 @@ def _starting(services: Services, room: RunsController, page: Page, controls: Co
         waiting = "1 run waits" if len(queued) == 1 else f"{len(queued)} runs wait"
         gr.Info(html.escape(f"{waiting} in the queue. {left}"), title="Queued")
         services.live.touch()
-        return looks(run="")
+        return looks(run="", at="")
 
     chosen = [page.character, controls.shown_set, page.model]
     for begin in (controls.start.click, controls.name.submit):

@@ -17,7 +17,7 @@ from studio.store import characters, lines, runs, values
 from studio.store.runs import ACTIVE, Run
 from studio.tabs import verdict
 from studio.tabs.models import choose_voice, finished
-from studio.tabs.prune import runs_view
+from studio.tabs.prune import pictures, runs_view
 from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
 from studio.workers import pace
@@ -34,7 +34,7 @@ class RunsController:
         self.services = services
         self.store = services.store
         self.queueing = queueing
-        self.drawings = runs_view.Drawings()
+        self.drawings = pictures.Drawings()
 
     def contents(self, look: Mapping[str, str]) -> dict[str, Any]:
         """What the page shows of a character's runs, for the live channel."""
@@ -66,16 +66,14 @@ class RunsController:
         """The run looked at, with its figures: those of a finished one when they are asked for."""
         view = self.services.watcher.view(run.id)
         learned = lines.line_set(self.store, run.line_set) if run.line_set else None
-        other, grows = look["other"], run.state in ACTIVE
+        other = look["other"]
         how = run.state != "done" or bool(look["how"])
-        figures = {f"prune-figure-{name}": self.drawings.get((run.id, name), key, draw, grows)
-                   for name, key, draw in runs_view.figures_of(run, view)}
         others = self.others(run)
         chosen = other if other in [id for _, id in others] else ""
         about = runs_view.about(run, learned.name if learned else "")
         return {**verdict.contents(self.services, run),
                 "prune-progress": runs_view.run_html(run, view, state, about, char, how, self._left(run)), "prune-how": how,
-                "prune-others": runs_view.others_html(others, chosen), **runs_view.rows_shown(run, view), **figures,
+                "prune-others": pictures.others_html(others, chosen), **pictures.contents(run, view, self.drawings, look["at"]),
                 **(self._overlap_figures(run, chosen) if chosen else {})}
 
     def _left(self, run: Run) -> float | None:
@@ -89,9 +87,9 @@ class RunsController:
     def _overlap_figures(self, run: Run, other: str) -> dict[str, Any]:
         try:
             return {f"prune-figure-{name}": self.drawings.get((run.id, other, name), "", partial(self.overlap, run, other, of))
-                    for name, of in runs_view.OVERLAPS.items()}
+                    for name, of in pictures.OVERLAPS.items()}
         except UserError as error:
-            return {f"prune-figure-{next(iter(runs_view.OVERLAPS))}": fault_html(error)}
+            return {f"prune-figure-{next(iter(pictures.OVERLAPS))}": fault_html(error)}
 
     def newest(self, character: str, most: int = -1) -> list[Run]:
         """The latest prune runs of a character, newest first."""

@@ -1,35 +1,29 @@
-"""Runs as the page shows them: the list, and one of them with its stages, warnings, end and figures. Everything is escaped.
+"""Runs as the page shows them: the list, and one of them with its stages, warnings and end. Its pictures are in pictures.py.
+
+Everything is escaped.
 
 The seconds of a stage under way are counted in the page (assets/live.js), so that only what happens is sent.
 """
 
 import html
 import json
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from engine.base import events
 from engine.base.ids import BASELINES, StageId
-from engine.base.job import PRESETS, knobs
+from engine.base.job import knobs
 from studio import labels
-from studio.figures import distances, masks, words
-from studio.live import Ready, figure
+from studio.figures import words
 from studio.store.runs import ACTIVE, SILENT, Run
-from studio.tabs.prune.lines_view import options_html, rename_html
+from studio.tabs.prune.lines_view import rename_html
 from studio.workers import pace
-from studio.workers.view import LEARNING, RunView, StageView
+from studio.workers.view import RunView, StageView
 
 PILLS = {"done": "done", "failed": "failed", "stopped": "stopped", "running": "running", "starting": "running",
          "stopping": "running", SILENT: "failed", "damaged": "failed"}  # colours
 PAGE = 20  # runs in the list at first, and more at each asking
-REMEMBERED = 48  # figures: eight runs that somebody looks at
-PAUSE = 3.0  # seconds between two drawings of a figure that grows
-FIGURES = (("curves", "ladder"), ("kept", "changes"), ("bars", "rescued"))  # the rows
-OVERLAPS: dict[str, Literal["kept", "removed"]] = {"overlap-kept": "kept", "overlap-removed": "removed"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ def _row(run: Run, state: str, chosen: bool) -> str:
     if reading:
         distance = f"{words.figure(reading.kl)} <small>on {words.count(reading.lines, 'line')}</small>"
     size = words.size(after["bytes"]) if after.get("bytes") else "–"
-    button = f'<button data-look="run" value="{html.escape(run.id)}" aria-pressed="{json.dumps(chosen)}">'
+    button = f'<button data-look="run" data-clears="at" value="{html.escape(run.id)}" aria-pressed="{json.dumps(chosen)}">'
     return (f'<tr class="{"chosen" if chosen else ""}"><td>{button}{html.escape(run.name)}</button></td>'
             f'<td>{words.removed(removed_share(run))}</td>'
             f'<td>{pill("damaged" if run.damaged else state)}</td>'
@@ -234,81 +228,3 @@ def about(run: Run, set_name: str) -> str:
     parts = [f"{words.removed(removed_share(run))} removed", str(spec.get("model", "")).rsplit("/", 1)[-1],
              str(spec.get("preset", "")), *changed, f"card version {run.version}", f"lines: {set_name}" if set_name else ""]
     return " · ".join(filter(None, parts))
-
-
-def measured(run: Run, view: RunView) -> dict[str, events.Measured]:
-    """A run's readings on the test lines: as reported, or as its summary keeps them."""
-    if view.readings or not run.summary.get("readings"):
-        return view.readings
-    return {name: events.Measured(name, "test", found["kl"], found["top1"], found["nll"], found["lines"], found["tokens"])
-            for name, found in run.summary["readings"].items()}
-
-
-Draw = Callable[[], Any]
-
-
-class Drawings:
-    """The newest figures as contents of the live channel. Thread-safe: of several who ask for the same one, the first draws."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._drawn: OrderedDict[tuple[str, ...], tuple[str, float, Ready]] = OrderedDict()
-
-    def get(self, place: tuple[str, ...], key: Any, draw: Draw, grows: bool = False) -> Ready:
-        """What `draw` returns, or what was drawn in this place for the same key. One that `grows` is drawn every PAUSE s."""
-        with self._lock:
-            known, at, drawn = self._drawn.get(place, ("", -1e9, Ready()))
-            if known != repr(key) and not (grows and time.monotonic() - at < PAUSE):
-                drawn = figure(draw())
-                self._drawn[place] = repr(key), time.monotonic(), drawn
-            self._drawn.move_to_end(place)
-            while len(self._drawn) > REMEMBERED:
-                self._drawn.popitem(last=False)
-            return drawn
-
-
-def figures_of(run: Run, view: RunView) -> list[tuple[str, Any, Draw]]:
-    """Name, key and drawing of each figure of a run.
-
-    A key changes with the figure's own data. A resumed run makes some points again, hence their values in the keys.
-    """
-    snapshots, last = view.snapshots, view.snapshots[-1] if view.snapshots else None
-    readings = measured(run, view)
-    learning = view.stages.get(LEARNING)
-    mask = (len(snapshots), last and (last.step, last.time))
-    layer = run.summary.get("before", {}).get("intermediate_size")
-    loss = PRESETS.get(run.spec.get("preset", ""), {}).get("loss", "kl")
-    steps = learning.total if learning else 0
-    return [
-        ("kept", mask, lambda: masks.kept_channels(last)),
-        ("changes", mask, lambda: masks.mask_changes(snapshots)),
-        ("bars", mask, lambda: masks.changed_last(snapshots)),
-        ("rescued", (mask, layer), lambda: masks.rescued(last, layer)),
-        ("curves", (len(view.losses), view.losses[-1:], len(view.validation), view.validation[-1:], steps, *readings),
-         lambda: distances.learning(view.losses, view.validation, readings, steps, loss)),
-        ("ladder", tuple(readings), lambda: distances.ladder(readings.values()))]
-
-
-def rows_shown(run: Run, view: RunView) -> dict[str, bool]:
-    """Which rows of figures have something to show."""
-    learned = bool(view.losses or view.validation or measured(run, view))
-    return {f"prune-row-{pair[0]}": learned if pair[0] == "curves" else bool(view.snapshots) for pair in FIGURES}
-
-
-def frame_html() -> str:
-    """Where the figures go."""
-    rows = "".join(f'<div class="figure-row live-shown" id="prune-row-{pair[0]}">{_places(pair)}</div>' for pair in FIGURES)
-    return f'{rows}<div data-live="prune-others"></div><div class="figure-row" id="prune-row-overlap">{_places(OVERLAPS)}</div>'
-
-
-def _places(pair: Iterable[str]) -> str:
-    return "".join(f'<div class="figure" id="prune-figure-{name}" data-live="prune-figure-{name}"></div>' for name in pair)
-
-
-def others_html(others: Sequence[tuple[str, str]], chosen: str) -> str:
-    """The list of runs whose mask can be laid beside the shown one's."""
-    if not others:
-        return ""
-    options = options_html([("None", ""), *others], chosen)
-    return (f'<div class="live-fields"><label>Compare with another run\'s mask<select id="prune-other" data-look="other">'
-            f'{options}</select></label></div>')

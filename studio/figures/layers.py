@@ -1,0 +1,83 @@
+"""The error of each layer: when it is cut, with its refit, and once it is tuned."""
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from engine.base.events import LayerTuned
+from engine.base.ids import StageId
+from studio.figures import words
+from studio.figures.theme import BLUE, EMBER, GREY, GRID, drawn, empty, some_of
+
+ERRORS = "How wrong each layer is"
+HEIGHT = 230  # px, without the lines of the title
+_REFITS = (StageId.RECONSTRUCT_START, StageId.RECONSTRUCT)
+_STATES = (("cut", GREY, "circle-open"), ("refitted", BLUE, "circle"), ("tuned", EMBER, "diamond"))
+_SPREAD = 12.0  # errors that differ by more than this factor are drawn on a logarithmic scale
+Errors = dict[int, float]  # a layer's, by its number
+
+
+def errors(events: Sequence[LayerTuned]) -> go.Figure:
+    """Each layer's error on held-out lines, as a share of what it is to put out, in each state that it has been in."""
+    states = [{layer: value for layer, value in found.items() if math.isfinite(value)} for found in in_states(events)]
+    if not any(states):
+        return empty(ERRORS, "No layer repaired yet.")
+    layers = events[-1].layers
+    values = [100 * value for found in states for value in found.values()]
+    positive = [value for value in values if value > 0]
+    log = bool(positive) and max(positive) > _SPREAD * min(positive)
+    shown = [(*state, found) for state, found in zip(_STATES, states, strict=True) if found]
+    traces = [_paths(states), *(_dots(found, name, colour, symbol, layers) for name, colour, symbol, found in shown)]
+    legend = " · ".join(f'<span style="color:{colour}">{"◆" if symbol == "diamond" else "●"}</span> {name}'
+                        for name, colour, symbol, _ in shown)
+    axis = {"title": {"text": "Error"}, "ticksuffix": "\u00a0%", "nticks": 5}
+    if log:
+        axis |= {"type": "log", "dtick": "D2", "range": [math.log10(min(positive) / 1.3), math.log10(max(positive) * 1.3)]}
+    else:
+        axis |= {"range": [0, 1.1 * max(values) or 1]}
+    return drawn(traces, ERRORS, [f"Of {words.count(layers, 'layer')}, lowest first · {legend}"],
+                 "A layer's error is how far what it puts out is from what it should, on lines that it does not learn from; 100 % "
+                 "would be an empty layer. Refitting and tuning go layer by layer from the left, and each layer also corrects what "
+                 "those before it get wrong.",
+                 HEIGHT, _says(shown, layers), yaxis=axis, margin={"l": 52},
+                 xaxis={"tickvals": some_of(range(1, layers + 1)), "range": [0.4, layers + 0.6], "title": {"text": "Layer"}})
+
+
+def in_states(events: Sequence[LayerTuned]) -> tuple[Errors, Errors, Errors]:
+    """The errors as cut, refitted and tuned. Earlier versions said nothing of the refit: then what tuning began with is it."""
+    cut: Errors = {}
+    refitted: Errors = {}
+    tuned: Errors = {}
+    for one in events:
+        if one.stage in _REFITS:
+            cut[one.layer], refitted[one.layer] = one.before, one.before if one.after is None else one.after
+        else:
+            tuned[one.layer] = one.after if one.used and one.after is not None else one.before
+            refitted.setdefault(one.layer, one.before)
+    return cut, refitted, tuned
+
+
+def _paths(states: Sequence[Errors]) -> go.Scatter:
+    """From each layer's first error to its last."""
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for layer in sorted(set().union(*states)):
+        known = [100 * found[layer] for found in states if layer in found]
+        xs += [layer + 1, layer + 1, None]
+        ys += [known[0], known[-1], None]
+    return go.Scatter(x=xs, y=ys, mode="lines", line={"color": GRID, "width": 3}, hoverinfo="skip")
+
+
+def _dots(found: Errors, name: str, colour: str, symbol: str, layers: int) -> go.Scatter:
+    return go.Scatter(x=[layer + 1 for layer in found], y=[100 * value for value in found.values()], mode="markers", name=name,
+                      marker={"color": colour, "symbol": symbol, "size": 7, "opacity": 1},
+                      hovertemplate=f"Layer %{{x}} of {layers}, {name}<br>Error %{{y:.2f}}\u00a0%<extra></extra>")
+
+
+def _says(shown: Sequence[tuple[str, str, str, Errors]], layers: int) -> str:
+    parts = []
+    for name, _, _, found in shown:
+        only = "" if len(found) == layers else f" ({len(found):,} of {layers:,} layers)"
+        parts.append(f"{words.percent(sum(found.values()) / len(found), 1)} {name}{only}")
+    return f"The error of a layer, on average: {', '.join(parts)}."
