@@ -58,8 +58,8 @@ def test_a_stop_loses_no_batch_and_changes_no_answer(llama: Path, tmp_path: Path
             break
     written = sum(len(file.read_text().splitlines()) for file in stopped.folder.glob("answers.further-*.jsonl"))
     sampled: list[int] = []
-    sample = rewriting.sample_answers
-    monkeypatch.setattr(rewriting, "sample_answers", lambda *given: sampled.append(1) or sample(*given))
+    sample = rewriting.begin_answers
+    monkeypatch.setattr(rewriting, "begin_answers", lambda *given: sampled.append(1) or sample(*given))
     write(stopped)
     assert extra_lines(stopped) == extra_lines(whole)
     assert written >= 2 and len(sampled) == 2 * 3 - written  # 36 lines are three batches

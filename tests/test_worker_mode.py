@@ -148,7 +148,8 @@ def test_a_lack_of_memory_is_tried_once_more_with_smaller_batches(llama: Path, t
         sizes.append(len(rows))
         return len(sizes) >= 4 and len(rows) > 8
 
-    monkeypatch.setattr(rewriting, "sample_together", fail_while(too_large, rewriting.sample_together))
+    for name in ("sample_together", "sample_in_parts"):
+        monkeypatch.setattr(rewriting, name, fail_while(too_large, getattr(rewriting, name)))
     seen = list(prune_persistently(sampled_job(llama, tmp_path), tmp_path / "work", until="lines"))
     assert isinstance(seen[-1], Finished) and sizes[:4] == [16, 16, 16, 16] and max(sizes[4:]) == 8
     lines = [json.loads(line) for line in (tmp_path / "work" / "lines.jsonl").read_text().splitlines()]

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from engine.base import migrate
 from engine.base.ids import ArtifactId, ErrorCode, Outcome, ReadingId, Rejection, StageId, Verdict
 
+UNDER_WAY = "under_way"
 LAST_TIME = 253_402_300_799.0  # the end of the year 9999, in seconds since the epoch
 Count = Annotated[int, Field(gt=-(2**63), lt=2**63)]
 Time = Annotated[float, Field(ge=0, lt=LAST_TIME)]
@@ -57,7 +58,8 @@ class Stage(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Step(Event):
-    """One step of a stage is done. `values` are its readings, e.g. {"loss": nats a token}."""
+    """So many steps of a stage are done. `values` are its readings, e.g. {"loss": nats a token}; under UNDER_WAY, what the steps
+    under way come to."""
 
     stage: StageId
     done: Count
@@ -79,6 +81,15 @@ class LayerTuned(Event):
     before: float
     after: float | None
     used: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Writing(Event):
+    """An answer is being written, one of many at once: what it is so far."""
+
+    stage: StageId
+    question: str
+    answer: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from engine.base.events import Step, Stream
+from engine.base.events import UNDER_WAY, Step, Stream, Writing
 from engine.base.ids import Rejection, StageId
 from engine.base.job import Recipe
 from engine.base.questions import normalise
@@ -24,7 +24,7 @@ from engine.cards.prompt import USUAL, Message, Setting, messages
 from engine.cards.speaking import uses_third_person
 from engine.models.chat_format import encode_answer, encode_chat, endings, token_counter, user_turn_opening
 from engine.models.packing import Example, shared_prefix
-from engine.models.sampling import Sampled, Sampling, sample_together
+from engine.models.sampling import Parts, Sampled, Sampling, sample_in_parts, sample_together, to_the_end
 
 ROUNDS = 3  # times that an answer is sampled at most
 QUESTION_TOKENS = 40
@@ -103,7 +103,9 @@ def answer_questions(model: nn.Module, tokenizer: Any, voice: Voice, queries: Se
             batch, waiting = waiting[:size], waiting[size:]
             if not answers:
                 prompts = [encode_chat(tokenizer, voice.asked(query.question)) for query in batch]
-                sampled = sample_answers(model, tokenizer, prompts, recipe, how.seeds, number)
+                parts = begin_answers(model, tokenizer, prompts, recipe, how.seeds, number)
+                so_far = how.before + len(lines), how.total or len(queries)
+                sampled = yield from _shown(parts, tokenizer, batch, recipe, how.stage, *so_far)
                 answers = [list(tidy(tokenizer.decode(answer.tokens, skip_special_tokens=True), voice.names, answer.complete))
                            for answer in sampled]
                 journal.add({"batch": number, "answers": answers})
@@ -128,9 +130,29 @@ def batches(journal: Journal, name: str) -> dict[int, list[Any]]:
 def sample_answers(model: nn.Module, tokenizer: Any, prompts: Sequence[Sequence[int]], recipe: Recipe, purpose: int,
                    number: int) -> list[Sampled]:
     """An answer to each prompt of token ids. The seed is the job's, for a purpose and the number of a batch."""
+    return to_the_end(begin_answers(model, tokenizer, prompts, recipe, purpose, number))
+
+
+def begin_answers(model: nn.Module, tokenizer: Any, prompts: Sequence[Sequence[int]], recipe: Recipe, purpose: int,
+                  number: int) -> Parts:
+    """As sample_answers, part by part."""
     prefix = shared_prefix([Example(tuple(tokens)) for tokens in prompts])
     sampling = Sampling(endings(tokenizer), recipe.answer_tokens, recipe.temperature, recipe.top_p, _seed(recipe, purpose, number))
-    return sample_together(model, prompts[0][:prefix], [tokens[prefix:] for tokens in prompts], sampling)
+    return sample_in_parts(model, prompts[0][:prefix], [tokens[prefix:] for tokens in prompts], sampling)
+
+
+def _shown(parts: Parts, tokenizer: Any, batch: Sequence[Query], recipe: Recipe, stage: StageId, done: int,
+           total: int) -> Stream[list[Sampled]]:
+    """The answers of a batch; on the way one of them as it grows, and how many of the batch that comes to."""
+    while True:
+        try:
+            answers = next(parts)
+        except StopIteration as end:
+            return end.value
+        place = max(range(len(answers)), key=lambda one: len(answers[one].tokens))
+        tokens = answers[place].tokens
+        yield Writing(stage, batch[place].question, tokenizer.decode(tokens, skip_special_tokens=True).strip())
+        yield Step(stage, done, total, {UNDER_WAY: round(len(batch) * len(tokens) / recipe.answer_tokens, 1)})
 
 
 def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Sequence[str], recipe: Recipe,

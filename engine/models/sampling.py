@@ -5,7 +5,7 @@ their own. transformers' `generate` would copy the prompt's cache into every row
 answers. llama.cpp's slots side by side write fewer tokens a second, and without steps.py a batch takes a third longer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from engine.models.ffn import compute_dtype, decoder, project_logits
 from engine.models.kv_cache import growing_cache
 from engine.models.packing import additive_mask
 from engine.models.steps import TokenSteps, can_step
+
+PART = 8  # tokens
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,30 @@ class _Batch:
             layer.keep_rows(index)  # type: ignore[union-attr]
 
 
-@torch.inference_mode()
 def sample_together(model: nn.Module, prefix: Sequence[int], prompts: Sequence[Sequence[int]],
                     sampling: Sampling) -> list[Sampled]:
     """An answer to each prompt (token ids after the shared, non-empty `prefix`; at least one each), in order.
 
     Deterministic for equal arguments, thread count and device.
     """
+    return to_the_end(sample_in_parts(model, prefix, prompts, sampling))
+
+
+Parts = Generator[list[Sampled], None, list[Sampled]]
+
+
+def to_the_end(parts: Parts) -> list[Sampled]:
+    """The answers, once they are written."""
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return end.value
+
+
+@torch.inference_mode()
+def sample_in_parts(model: nn.Module, prefix: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sampling) -> Parts:
+    """As sample_together; yields the answers so far, after each PART tokens. Until the end the model is for nothing else."""
     generator = torch.Generator().manual_seed(sampling.seed)
     batch = _Batch(model, prefix)
     longest = max(len(prompt) for prompt in prompts)
@@ -127,4 +146,6 @@ def sample_together(model: nn.Module, prefix: Sequence[int], prompts: Sequence[S
             if len(going) < len(alive):
                 batch.keep_rows(going)
                 alive = [alive[row] for row in going]
+            if len(answers[alive[0]].tokens) % PART == 0:
+                yield answers
             hidden = batch.advance(torch.tensor([answers[index].tokens[-1] for index in alive], device=batch.device))

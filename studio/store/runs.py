@@ -201,11 +201,12 @@ def mask(store: Store, id: str) -> numpy.ndarray | None:
 
 
 def set_events(store: Store, id: str, events: Sequence[dict[str, Any]]) -> None:
-    """Replace the history of a run. Of its steps, those with a loss (the learning curve) and the last of each stage are kept."""
+    """Replace the history of a run. Of its steps, those with a loss (the learning curve) and the last of each stage are kept, and
+    of answers none that were being written."""
     stage_of = lambda event: (event.get("stage"), event.get("subject"))
     last = {stage_of(event): number for number, event in enumerate(events) if event.get("event") == "Step"}
-    kept = [event for number, event in enumerate(events)
-            if event.get("event") != "Step" or number == last[stage_of(event)] or "loss" in event.get("values", {})]
+    kept = [event for number, event in enumerate(events) if event.get("event") != "Writing" and (
+            event.get("event") != "Step" or number == last[stage_of(event)] or "loss" in event.get("values", {}))]
     with store.write() as db:
         _RUNS.need(db, id)
         db.table("events").delete_where("run = ?", [id])

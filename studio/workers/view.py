@@ -27,6 +27,7 @@ class StageView:
     state: StageState = "waiting"
     done: int = 0
     total: int = 0
+    under_way: float = 0.0  # what the steps that are not done yet come to
     seconds: float = 0.0
     eta: float | None = None  # seconds still to go, by the pace of the present process; None: not known yet
     at: float = 0.0
@@ -51,6 +52,7 @@ class RunView:
         self.ending: events.Event | None = None  # Finished, Failed or Stopped
         self.stages: dict[Key, StageView] = {}
         self.current: Key = ("", "")
+        self.writing: events.Writing | None = None  # the answer that is being written
         self.moments: list[Moment] = []  # each picture once: what a resumed run shows again takes the place of the former
         self._pictured: set[Hashable] = set()
         self._worked, self._before, self._began = 0.0, 0.0, 0.0  # seconds of work, before the present process too; its beginning
@@ -85,6 +87,8 @@ class RunView:
                 self._step(event)
             case events.Measured():
                 self._measured(event)
+            case events.Writing():
+                self.writing = event
             case events.Warned() if event.sentence not in self.warnings:
                 self.warnings.append(event.sentence)
             case events.Saved():
@@ -126,7 +130,7 @@ class RunView:
 
     def _stage(self, event: events.Stage) -> None:
         self._close_stage("done", event.time)
-        key = (event.stage, event.subject)
+        key, self.writing = (event.stage, event.subject), None
         former = self.stages.get(key, StageView(key))
         state: StageState = "reused" if event.reused else "running"
         self._set_stage(dataclasses.replace(former, state=state, total=event.total or (former.total if event.reused else 0),
@@ -141,18 +145,20 @@ class RunView:
         key = (event.stage, event.subject)
         stage = self.stages.get(key, StageView(key, begun=event.time))
         first = event.done - 1 if stage.first < 0 else stage.first
-        pace = (event.time - stage.begun) / max(event.done - first, 1)
+        under_way = event.values.get(events.UNDER_WAY, 0.0)
+        done = event.done + under_way
+        pace = (event.time - stage.begun) / max(done - first, 1)
         self._set_stage(dataclasses.replace(
-            stage, state="running", done=event.done, total=event.total, first=first, at=event.time,
+            stage, state="running", done=event.done, under_way=under_way, total=event.total, first=first, at=event.time,
             seconds=stage.seconds + max(event.time - (stage.at or event.time), 0.0),
-            eta=max(pace * (event.total - event.done), 0.0) if event.total else None))
+            eta=max(pace * (event.total - done), 0.0) if event.total else None))
 
     def _measured(self, event: events.Measured) -> None:
         if event.split != "validation":
             self.readings = {**self.readings, event.what: event}
 
     def _end(self, event: events.Finished | events.Failed | events.Stopped) -> None:
-        self.ending = event
+        self.ending, self.writing = event, None
         if not isinstance(event, events.Finished):
             # A process that died wrote no last word; the studio wrote this one, perhaps days later.
             self._close_stage("failed" if isinstance(event, events.Failed) else "stopped", self.last)

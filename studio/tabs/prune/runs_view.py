@@ -152,13 +152,19 @@ def stages_html(run: Run, view: RunView) -> str:
     alive = run.state in ACTIVE
     never = pace.left_out(run)
     shown = [one for one in view.stages.values() if one.state != "skipped" and not (one.state == "waiting" and one.key[0] in never)]
-    return f'<ol class="prune-stages">{"".join(_stage(one, alive) for one in shown)}</ol>'
+    return f'<ol class="prune-stages">{"".join(_stage(one, alive) for one in shown)}</ol>{_writing(view) if alive else ""}'
+
+
+def _writing(view: RunView) -> str:
+    """The answer that is being written."""
+    one = view.writing
+    return f'<p class="prune-writing"><b>{html.escape(one.question)}</b> {html.escape(one.answer)} …</p>' if one else ""
 
 
 def _stage(stage: StageView, alive: bool) -> str:
     running = stage.state == "running" and alive
     state = stage.state if running or stage.state != "running" else "stopped"
-    share = min(stage.done / stage.total, 1.0) if stage.total else 0.0
+    share = min((stage.done + stage.under_way) / stage.total, 1.0) if stage.total else 0.0
     bar = (f'<div class="bar" role="progressbar" aria-label="{labels.stage(*stage.key)}" aria-valuemin="0" '
            f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.0f}%"></i></div>'
            if running and stage.total else "")
