@@ -70,7 +70,7 @@ def figures_of(run: Run, view: RunView, moments: Sequence[Moment]) -> list[tuple
         ("errors", tuned, key(tuned), lambda: layers.errors(tuned)),
         ("course", points, key([one for _, one in points]), lambda: distances.course(points, loss)),
         ("changes", learned, key(learned), lambda: masks.mask_changes(learned)),
-        ("ladder", [*readings], tuple(readings), lambda: distances.ladder(readings.values()))]
+        ("ladder", distances.in_order(readings.values()), tuple(readings), lambda: distances.ladder(readings.values()))]
     return [(name, key, draw) for name, found, key, draw in drawings if found]
 
 
