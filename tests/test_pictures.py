@@ -24,13 +24,14 @@ from studio.tabs.prune.pictures import figures_of
 from studio.workers.view import RunView
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
+SMALL: dict[str, Any] = {"calling": "Zoë! ", "extra_samples": 0, "resampled_copies": 0}
 RUN = cast(Run, SimpleNamespace(summary={}, spec={}))
 
 
 @pytest.fixture(scope="module")
 def start_wins(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     """The events of a job that learns no mask."""
-    return run_job(llama, tmp_path_factory.mktemp("pictures") / "out", mask_from=0.4, tuning_epochs=0.5)
+    return run_job(llama, tmp_path_factory.mktemp("pictures") / "out", mask_from=0.4, tuning_epochs=0.5, **SMALL)
 
 
 def of(seen: list[Event], kind: type) -> list[Any]:
@@ -83,7 +84,7 @@ def test_a_run_of_an_earlier_version_lacks_the_pictures_and_opens(start_wins: li
 
 def test_a_mask_that_learns_shows_where_it_changes(llama: Path, tmp_path: Path) -> None:
     view = RunView()
-    for event in run_job(llama, tmp_path / "out", tuning_epochs=0):
+    for event in run_job(llama, tmp_path / "out", tuning_epochs=0, **SMALL):
         view.add(event)
     assert [name for name, *_ in figures_of(RUN, view, view.moments)] == ["used", "cut", "errors", "course", "changes", "ladder"]
     assert len([one for one in view.moments if isinstance(one.event, Step)]) == 4
@@ -91,7 +92,7 @@ def test_a_mask_that_learns_shows_where_it_changes(llama: Path, tmp_path: Path) 
 
 def test_what_is_shown_survives_a_stop_and_costs_no_second_reading(llama: Path, tmp_path: Path,
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    job, view = make_job(llama, tmp_path / "out", mask_from=0.4, tuning_epochs=0), RunView()
+    job, view = make_job(llama, tmp_path / "out", mask_from=0.4, tuning_epochs=0, **SMALL), RunView()
     stream = prune(job, work_of(job.out))
     for event in stream:
         view.add(event)

@@ -66,7 +66,7 @@ def test_readings_on_the_test_lines_and_mask_snapshots(whole: tuple[list[Event],
     assert {one.lines for one in readings.values()} == {6}
     assert readings["mask"].kl < readings["random"].kl / 2 and readings["mask_reconstructed"].kl < readings["mask"].kl
     snapshots = [event for event in seen if isinstance(event, MaskSnapshot)]
-    assert [event.step for event in snapshots] == [2, 4] and {event.sparsity for event in snapshots} == {0.25}
+    assert [event.step for event in snapshots] == [0, 2, 4] and {event.sparsity for event in snapshots} == {0.25}
     for snapshot in snapshots:
         assert [len(row) for row in snapshot.kept] == [64, 64] and [sum(row) for row in snapshot.kept] == [48, 48]
         assert len(snapshot.changed) == 2 and 0 <= min(snapshot.changed) <= max(snapshot.changed) <= 16

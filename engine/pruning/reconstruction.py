@@ -107,8 +107,9 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
     fitted, deciding = begin(model, rows), begin(model, held_out) if held_out else []
     factor = float(getattr(model.config, "residual_multiplier", 1.0))  # granite
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
-        regression, errors = Regression(ffn, index), []
-        waiting = []
+        regression = Regression(ffn, index)
+        waiting: list[tuple[Tensor, Tensor]] = []
+        errors: list[_Errors] = []
         for stream in (*fitted, *deciding):
             before, entering, target = advance(model, ffn, layer, stream, factor, share)
             activation = activations(ffn, entering)[..., index]

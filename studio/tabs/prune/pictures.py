@@ -58,7 +58,7 @@ def figures_of(run: Run, view: RunView, moments: Sequence[Moment]) -> list[tuple
 
     A key changes with the figure's own data. A resumed run makes some of it again, hence the times in the keys.
     """
-    uses, cuts, tuned = (_of(moments, kind) for kind in (events.ChannelUse, events.MaskSnapshot, events.LayerTuned))
+    uses, cuts, tuned = _of(moments, events.ChannelUse), _of(moments, events.MaskSnapshot), _of(moments, events.LayerTuned)
     points = [(one.at, one.event) for one in moments if isinstance(one.event, events.Measured | events.Step)]
     learned = [one for one in cuts if one.step]
     readings = measured(run, view) if len(moments) == len(view.moments) else {}
