@@ -29,9 +29,9 @@ def left_out(run: Run) -> set[str]:
     if not run.spec.get("bake"):
         out |= {StageId.TALKS, StageId.BAKE}
     if not run.spec.get("recover"):
-        out.add(StageId.RECOVER)
+        out |= {StageId.TUNE_AGAIN, StageId.RECOVER}
     if not learns_mask(run.spec):
-        out.add(StageId.LEARN_MASK)
+        out |= {StageId.LEARN_MASK, StageId.RECONSTRUCT}
     return out
 
 

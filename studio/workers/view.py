@@ -144,8 +144,8 @@ class RunView:
     def _step(self, event: events.Step) -> None:
         key = (event.stage, event.subject)
         stage = self.stages.get(key, StageView(key, begun=event.time))
-        first = event.done - 1 if stage.first < 0 else stage.first
         under_way = event.values.get(events.UNDER_WAY, 0.0)
+        first = stage.first if stage.first >= 0 else event.done if under_way else max(event.done - 1, 0)
         done = event.done + under_way
         pace = (event.time - stage.begun) / max(done - first, 1)
         self._set_stage(dataclasses.replace(
