@@ -6,6 +6,7 @@ const contents = new Map();   // id -> the newest content
 const takers = new Map();     // id -> function
 const looks = {};             // room -> what it looks at besides the character: name -> value
 let source = null, address = "", ahead = 0;  // ahead: seconds that the studio's clock is before this one's
+let failing = 0;              // since when the studio has not answered
 
 // HTML is put in place node by node, so that focus, open details, scrolled boxes and half-typed fields stay.
 const same = (old, fresh) => old.nodeName === fresh.nodeName && old.dataset?.key === fresh.dataset?.key && old.id === fresh.id;
@@ -139,8 +140,10 @@ const connect = () => {
   address = next;
   source = next ? new EventSource(next) : null;
   if (!source) return;
-  source.onmessage = ({data}) => take(JSON.parse(data));
+  source.onopen = () => { failing = 0; };
+  source.onmessage = ({data}) => { failing = 0; take(JSON.parse(data)); };
   source.onerror = async ({target}) => {
+    failing ||= Date.now();
     if (target.readyState !== EventSource.CLOSED) return;
     const refused = await fetch(target.url, {method: "HEAD"}).then(({status}) => [401, 403].includes(status), () => false);
     if (refused) location.reload();  // the studio was started again, or the login has ended
@@ -162,6 +165,16 @@ document.addEventListener("click", ({target}) => {
   if (button) look(button, button.value);
   if (target.closest?.("[role=tab]")) setTimeout(connect, 50);  // when the room is shown
 });
+// A page that the studio no longer answers says so, until it answers again.
+const SILENCE = 4000;
+const say = () => {
+  const lost = Boolean(failing) && Date.now() - failing > SILENCE, shown = document.getElementById("lost");
+  if (lost === Boolean(shown)) return;
+  if (!lost) { shown.remove(); return; }
+  const notice = Object.assign(document.createElement("div"), {id: "lost", role: "alert", textContent:
+    "The studio does not answer, so this page may be out of date and saves nothing. It goes on by itself when the studio runs again."});
+  (document.querySelector(".gradio-container") ?? document.body).append(notice);
+};
 let typed = 0;
 document.addEventListener("input", ({target}) => {
   if (!target.matches?.("select[data-look], input[data-look]")) return;
@@ -180,6 +193,7 @@ const clock = setInterval(() => {
   else if (Date.now() - since > PATIENCE) { since = Date.now(); trigger("click"); }
   if (document.hidden) return;
   connect();
+  say();
   putAll();
   drawWaiting();
   tick(document);

@@ -16,6 +16,7 @@
       if (tab || Date.now() > end) clearInterval(wait);
     }, 30);
   };
+  window.personaStudioGo = (room) => { const one = rooms().find(([id]) => id === `room-${room}`); if (one) go(...one); };
   const found = () => [
     ...rooms().map(([id, name]) => ["Go to", name, () => go(id, name)]),
     ...[...document.querySelectorAll("#side-characters label")].map((label) => ["Open", named(label), () => label.click()]),

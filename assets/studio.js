@@ -62,6 +62,46 @@
 
   const visible = (found) => found.getClientRects().length > 0;
 
+  // The theme of the settings, which this browser remembers. Gradio follows the system by itself, which must not undo another choice.
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const theme = () => { try { return localStorage.getItem("persona-studio-theme") || "system"; } catch { return "system"; } };
+  const show = (wanted) => {
+    const on = wanted === "system" ? dark.matches : wanted === "dark";
+    if (document.body.classList.contains("dark") !== on) document.body.classList.toggle("dark", on);
+  };
+  window.personaStudioTheme = (chosen) => {
+    if (chosen) { try { localStorage.setItem("persona-studio-theme", chosen); } catch { /* for this page alone */ } show(chosen); }
+    return chosen ?? theme();
+  };
+  const keep = () => { if (theme() !== "system") show(theme()); };
+  document.addEventListener("DOMContentLoaded", () => {
+    keep();
+    new MutationObserver(keep).observe(document.body, {attributes: true, attributeFilter: ["class"]});
+  });
+  window.addEventListener("storage", ({key}) => { if (key === "persona-studio-theme") show(theme()); });  // another window's choice
+
+  // A new character is named first: its name is selected until a key is pressed or something else is clicked.
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest?.("#side-new, [data-do=write]")) return;
+    const before = new URLSearchParams(location.search).get("character"), end = Date.now() + 5000;
+    if (narrow()) closeSidebar();
+    const wait = setInterval(() => {
+      const field = document.querySelector("#draft-name input, #draft-name textarea");
+      const made = new URLSearchParams(location.search).get("character") !== before;
+      if (Date.now() > end) stop();
+      else if (made && field && visible(field) && field.value === "New character"
+        && !(document.activeElement === field && field.selectionEnd - field.selectionStart === field.value.length)) {
+        field.focus();
+        field.select();
+      }
+    }, 50);
+    const stop = () => {
+      clearInterval(wait);
+      for (const kind of ["keydown", "pointerdown"]) document.removeEventListener(kind, stop, true);
+    };
+    for (const kind of ["keydown", "pointerdown"]) document.addEventListener(kind, stop, true);
+  });
+
   // In a narrow window the sidebar covers the room: it begins closed, and closes when a character was picked.
   const narrow = () => window.innerWidth <= 768;
   const closeSidebar = () => {

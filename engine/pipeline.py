@@ -69,7 +69,7 @@ def prune(job: Job, workdir: Path | None = None, resume: bool = False, until: Un
     for event in _lines(ctx, meter, until) if until else _stages(ctx, meter):
         meter.watch(event)
         yield event
-    out = "" if until else str(job.out)
+    out = "" if until else str(job.out.absolute())  # the events may be read from anywhere
     yield Finished(out, time.perf_counter() - started)
 
 

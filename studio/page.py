@@ -23,6 +23,7 @@ DEFECT = "Something went wrong inside the studio; nothing of yours was lost. The
 _SHOWN_ROOM = "() => window.personaStudioAddress('room', window.personaStudioRoom())"
 # Before a listener: what was typed last in the draft room is saved first.
 FLUSH = "async (...values) => { await window.personaStudioDraft?.flush(); return values; }"
+ENGINEER = "engineer-view"  # where the library keeps whether it is on
 # Every listener of the studio: not part of a public API, and quiet. Without show_progress_on Gradio's page marks, at each event
 # of any listener, all components that were ever an output as pending, and looks for each of them in its whole tree.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "show_progress_on": []}
@@ -39,13 +40,15 @@ def in_turn(room: str) -> dict[str, Any]:
 @dataclass
 class Page:
     """What the rooms share. `character`: id of the chosen one ("": none); `revision` grows when a card was saved; `run`: the
-    pruned model that was chosen last, in any room; `rooms`: the tabs, for listeners that open a room."""
+    pruned model that was chosen last, in any room; `rooms`: the tabs, for listeners that open a room; `engineer`: whether the
+    engineer view is on, as this page has turned it."""
 
     character: gr.State
     revision: gr.State
     model: gr.State
     run: gr.State = field(default_factory=lambda: gr.State(""))
     rooms: gr.Tabs = field(default_factory=lambda: gr.Tabs(render=False))
+    engineer: gr.State = field(default_factory=lambda: gr.State(None))
     private: dict[str, Any] = field(default_factory=lambda: dict(PRIVATE))
     poll: dict[str, Any] = field(default_factory=lambda: dict(POLL))
 
@@ -55,7 +58,7 @@ class Page:
 
 
 # Hands on what a button or a form in live HTML is to do: its data, of which `do` names the action, and a form's fields.
-_ACT = """
+ACT = """
 element.addEventListener("click", ({target}) => {
   const button = target.closest("button[data-do]");
   const ticked = [...element.querySelectorAll("input[data-tick]:checked")].map(({dataset}) => Number(dataset.tick));
@@ -92,7 +95,7 @@ draw();
 
 def live_html(id: str, more_script: str = "", **named: Any) -> gr.HTML:
     """HTML or a figure that the live channel fills with the content `id`. Its `click` gives the data of a [data-do]."""
-    return gr.HTML(f'<div data-live="{id}"></div>', js_on_load=_ACT + more_script, **{"elem_id": id, **named})
+    return gr.HTML(f'<div data-live="{id}"></div>', js_on_load=ACT + more_script, **{"elem_id": id, **named})
 
 
 def figure_box(**named: Any) -> gr.HTML:

@@ -1,4 +1,4 @@
-"""The sidebar: the characters, the base model in use, the jobs under way, and the library's backup; and the welcome.
+"""The sidebar: the characters, the base model in use, the jobs under way, library and settings; and the welcome.
 
 The list of characters is a radio group, so that the keyboard and a screen
 reader know what it is. It shows what the search found; which character is open
@@ -19,12 +19,12 @@ from engine.cards import fields
 from studio import library, welcome
 from studio.live import COMMON
 from studio.page import FLUSH, PRIVATE, Page, guarded, in_turn, live_html, live_script
+from studio.panels import LibraryPanel, SettingsPanel
 from studio.services import Services
 from studio.shelf import Shelf
-from studio.store import characters, database, values
+from studio.store import characters, values
 from studio.store.characters import Character
 from studio.theme import ASSETS
-from studio.uploads import servable
 
 MODEL_HINT = "The language model that characters are carved from. A hub name or a folder can be typed in."
 NEWS_SECONDS = 0.4  # between two looks at a long import
@@ -76,13 +76,8 @@ class Side:
             with gr.Accordion("More models", open=False, elem_id="side-models"):
                 self.shelf = live_html("side-shelf")
             live_html("side-jobs")
-            with gr.Accordion("Library", open=False, elem_id="side-library") as self.library:
-                self.backup = gr.Button("Back up now", size="sm", elem_id="side-backup")
-                self.restore = gr.UploadButton("Restore a backup", size="sm", file_types=[".db"], type="filepath",
-                                               elem_id="side-restore")
-                self.backups = gr.Dropdown([], label="Backups", elem_id="side-backups", filterable=False, visible=False)
-                self.download = gr.DownloadButton("Download this backup", size="sm", elem_id="side-download", visible=False)
-                self.library_note = gr.Markdown(elem_id="side-library-note")
+            self.library = LibraryPanel()
+            self.settings = SettingsPanel()
             self.deleted = gr.State("")
             self.address = gr.Textbox(visible="hidden", label="Address of the character")
             self.live = gr.HTML(live_script(services.live), visible="hidden", elem_id="live",
@@ -117,10 +112,8 @@ def build(services: Services, page: Page) -> Side:
     """The sidebar with its listeners."""
     side = Side(services)
     _choosing(services, page, side)
-    _making(services, page, side)
     _deleting(services, page, side)
     _model(services, page, side)
-    _library(services, side)
     services.live.part(COMMON, lambda _: {"side-jobs": library.jobs_html(services)})
     services.live.part(COMMON, lambda _: {"side-portraits": library.portraits_html(services)}, stamp=services.library_stamp)
     services.live.part(COMMON, lambda look: {"welcome": welcome.welcome_html(services, look["character"])}, "character",
@@ -148,8 +141,9 @@ def _choosing(services: Services, page: Page, side: Side) -> None:
 
 def _making(services: Services, page: Page, side: Side) -> None:
     @guarded
-    def new(search: str) -> Any:
-        return _opened(services, search, characters.create(services.store, fields.blank_card("New character")))
+    def new(search: str) -> Any:  # the page's script puts the cursor into its name
+        made = characters.create(services.store, fields.blank_card("New character"))
+        return *_opened(services, search, made), gr.Tabs(selected="draft")
 
     @guarded
     def duplicate(search: str, id: str) -> Any:
@@ -176,7 +170,7 @@ def _making(services: Services, page: Page, side: Side) -> None:
 
     shown = _of_opened(page, side)
     listing = [side.search, page.character]
-    side.new.click(new, side.search, shown, **_TURN)
+    side.new.click(new, side.search, [*shown, page.rooms], **_TURN)
     side.duplicate.click(duplicate, listing, shown, js=FLUSH, **_TURN)
     loading = side.load.upload(load_cards, [*listing, side.load], [*shown, side.imports, side.imported, side.close], **PRIVATE)
     loading.then(**_in_sight("side-imported"))
@@ -189,8 +183,14 @@ def welcome_box() -> gr.HTML:
     return live_html("welcome", _IMPORTING, apply_default_css=False)
 
 
-def greet(services: Services, page: Page, side: Side, box: gr.HTML) -> None:
-    """The listeners of the welcome_box."""
+def open_rooms(services: Services, page: Page, side: Side, welcome: gr.HTML) -> None:
+    """The listeners that open a room, once there are rooms. `welcome`: the welcome_box."""
+    _making(services, page, side)
+    _panels(services, page, side)
+    _greet(services, page, side, welcome)
+
+
+def _greet(services: Services, page: Page, side: Side, box: gr.HTML) -> None:
     def begin(search: str, wanted: str) -> dict[Any, Any]:
         if wanted not in ("meet", "write", "import"):
             return {}
@@ -276,43 +276,16 @@ def _model(services: Services, page: Page, side: Side) -> None:
     side.shelf.click(act, None, side.model, **PRIVATE)
 
 
-def _library(services: Services, side: Side) -> None:
-    def listed(name: str | None) -> tuple[Any, Any]:
-        """The list of backups with one of them chosen, else the newest, and the button that fetches it."""
-        found = library.backup_choices(services)
-        names = [one for _, one in found]
-        chosen = name if name in names else next(iter(names), None)
-        button = (gr.DownloadButton(value=servable(library.backup_file(services, chosen)), visible=True) if chosen
-                  else gr.DownloadButton(visible=False))
-        return gr.Dropdown(found, value=chosen, visible=bool(found)), button
+def _panels(services: Services, page: Page, side: Side) -> None:
+    def show(character: Character | None) -> tuple[Any, ...]:
+        return _opened(services, "", character)
 
-    @guarded
-    def back_up() -> Any:
-        kept = database.backup(services.store)
-        return f"Saved as `{kept}`.", *listed(kept.name)
-
-    @guarded
-    def list_backups(name: str | None) -> Any:
-        return listed(name)
-
-    @guarded
-    def offer(name: str | None) -> Any:
-        return gr.DownloadButton(value=servable(library.backup_file(services, name or "")), visible=True)
-
-    @guarded
-    def restore(file: str) -> Any:
-        library.restore(services, Path(file))
-        return "Restored. Reload the page to see it; what was here before is among the backups."
-
-    shown = [side.backups, side.download]
-    side.backup.click(back_up, None, [side.library_note, *shown], **PRIVATE)
-    side.library.expand(list_backups, side.backups, shown, **PRIVATE)
-    side.backups.input(offer, side.backups, side.download, **PRIVATE)
-    side.restore.upload(restore, side.restore, side.library_note, **PRIVATE)
+    side.library.listen(services, page, _of_opened(page, side), show, _TURN)
 
 
 def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
     """Fill the sidebar when a page opens, or when it says that this never came; the address may name a character."""
+    side.settings.listen(services, page, blocks)
 
     @guarded
     def begin(search: str | None, address: str | None) -> Any:

@@ -37,7 +37,7 @@ def build_page(services: Services) -> gr.Blocks:
         names = html.escape(json.dumps({f"room-{name}": LABELS.get(name, name.capitalize()) for name in ROOMS}))
         gr.HTML(f'<i data-rooms="{names}"></i>', visible="hidden")  # for the command palette
         follow_rooms(rooms)
-        sidebar.greet(services, page, side, welcome)
+        sidebar.open_rooms(services, page, side, welcome)
         wanted = gr.Textbox(visible="hidden", label="Room")
         gr.on([blocks.load, side.live.click], _room, wanted, page.rooms, js="() => window.personaStudioFirstRoom", **PRIVATE)
         sidebar.load(blocks, services, page, side)

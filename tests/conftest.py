@@ -15,6 +15,7 @@ import hypothesis
 import psutil
 import pytest
 from filelock import FileLock
+from npm import npm_package
 
 from engine.base.events import Event, Step
 from engine.base.files import data_folder, sha256, update_manifest
@@ -72,19 +73,8 @@ def _wheel(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wllama_package() -> Path:
-    """The package of wllama: fetched by npm once into the data folder's cache. Fails where CI is set and it cannot be had."""
-    if given := os.environ.get(wllama_module.VARIABLE):
-        return Path(given)
-    target = data_folder() / "cache" / wllama_module.FILE
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.which("npm") is None:
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs npm, or {wllama_module.VARIABLE} set to the package")
-        with tempfile.TemporaryDirectory(dir=target.parent) as name:
-            subprocess.run(["npm", "pack", wllama_module.PACKAGE, "--ignore-scripts", "--silent"], cwd=name, check=True,
-                           stdout=subprocess.DEVNULL)
-            os.replace(Path(name, wllama_module.FILE), target)
-    return target
+    """The package of wllama."""
+    return npm_package(wllama_module.PACKAGE, wllama_module.FILE, wllama_module.VARIABLE)
 
 
 @pytest.fixture

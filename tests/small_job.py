@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.__main__ import main
+from engine.base import events
 from engine.base.events import Event
 from engine.base.job import ExportJob, make_recipe
 from engine.calibration.lines import POOL
@@ -65,6 +66,13 @@ def run_job(model: Path, out: Path, preset: str = "standard", **changes: Any) ->
     """All events of a whole job by `make_job`, whose work folder is `out` with .work behind it; the proof without its process."""
     with mock.patch.object(finish, "prove", prove_here):
         return list(prune(make_job(model, out, preset, **changes), work_of(out)))
+
+
+def told_run(model: Path, out: Path, **changes: Any) -> Path:
+    """The output folder of such a job, whose events are in its work folder as the command line leaves them."""
+    for event in run_job(model, out, **changes):
+        events.append(work_of(out) / "events.jsonl", event)
+    return out
 
 
 def copy_of(source: Path, out: Path, **more: Any) -> ExportJob:

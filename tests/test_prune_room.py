@@ -609,8 +609,11 @@ def test_a_run_of_lines_is_followed_to_its_set(services: Services, line_room: Li
     runs.update(services.store, run.id, state="failed", sentence="The card is empty.")
     contents = shown(services, person)["prune-making"]
     assert "The card is empty." in contents and "prune-lines-resume" in contents and "prune-lines-drop" in contents
-    runs.update(services.store, run.id, state="done")
+    runs.update(services.store, run.id, state="done", sentence="")
     assert shown(services, person)["prune-making"] == ""
+    runs.update(services.store, run.id, sentence="Pruning did not begin.")  # what was to follow
+    contents = shown(services, person)["prune-making"]
+    assert "Pruning did not begin." in contents and "prune-lines-drop" in contents and "prune-lines-resume" not in contents
 
 
 def test_every_listener_is_private_and_none_asks_by_itself(services: Services) -> None:

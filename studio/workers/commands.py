@@ -30,10 +30,11 @@ def check_spec(spec: dict[str, Any]) -> None:
 
 
 def result_folder(settings: Settings, run: Run) -> Path | None:
-    """The folder that the run makes; None for a run that makes none."""
-    if run.kind == "prune":
-        return settings.run_folder(run.id) / "model"
-    return Path(run.spec["folder"]) if run.kind == "export" and run.spec.get("folder") else None
+    """The folder that the run makes; None for a run that makes none. An export's is its own, and so is that of a run of the
+    command line."""
+    if folder := run.spec.get("folder"):
+        return Path(folder)
+    return settings.run_folder(run.id) / "model" if run.kind == "prune" else None
 
 
 def is_whole(folder: Path | None) -> bool:

@@ -157,7 +157,7 @@ class Jobs:
         return max(time.time() - heard, 0.0)
 
     def _go_on(self, lines_run: str) -> None:
-        """Queue the prune that was to follow, if there is one and the lines are enough; else they wait to be read."""
+        """Queue the prune that was to follow, if there is one; where it cannot be, the run says why, and its lines stay."""
         run, then = runs.get(self.store, lines_run), values.get_value(self.store, _then_key(lines_run), {})
         if not (then and run and run.state == "done" and run.line_set):
             return
@@ -167,8 +167,8 @@ class Jobs:
             lines.rename_set(self.store, run.line_set, f"{run.name}, not read")
             lines.approve(self.store, run.line_set)
             self.submit_prune(run.character, then["spec"], run.line_set, then["name"])
-        except UserError:
-            log.exception("run %s: nothing follows it", lines_run)
+        except UserError as error:
+            runs.update(self.store, lines_run, sentence=f"The lines are there, but pruning did not begin. {error}")
 
     def _queued(self, run: Run) -> Run:
         self._wake.set()

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,11 +66,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
-def add_run(store: Store, character: str, name: str, spec: dict[str, Any], line_set: str | None = None, **fields: Any) -> runs.Run:
+def add_run(store: Store, character: str, name: str, spec: dict[str, Any], line_set: str | None = None, state: str = "stopped",
+            **fields: Any) -> runs.Run:
     """A pruning run that was never in the queue: the studio, which is running, would begin with it."""
-    with store.write() as db:
-        one: Any = SimpleNamespace(write=lambda: nullcontext(db))
-        return runs.update(one, runs.add(one, character, 1, "prune", name, spec, line_set).id, **fields)
+    made = runs.add(store, character, 1, "prune", name, spec, line_set, state)
+    return runs.update(store, made.id, **fields) if fields else made
 
 
 def chromium() -> str:

@@ -19,7 +19,7 @@ from studio.tabs.compare.controller import GRID, LOOKS, PAIR, SCRIPT, Controller
 
 ROOM = "compare"
 VOTES = {"left": "Left is better", "tie": "Tie", "both_bad": "Both bad", "right": "Right is better"}
-_TO_PRUNE = "() => document.getElementById('room-prune-button')?.click()"
+_TO_PRUNE = "() => window.personaStudioGo('prune')"
 # A vote is for the round that the page itself shows, whatever has been asked since.
 _SHOWN_ROUND = "() => document.querySelector('#compare-arena [data-round]')?.dataset.round ?? ''"
 

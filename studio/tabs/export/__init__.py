@@ -27,6 +27,8 @@ from studio.uploads import servable
 from studio.workers.commands import result_folder
 
 ROOM, SHIP, SERVE, CAST = "export", "ship", "serve", "cast"
+_TO_PRUNE = ("element.addEventListener('click', ({target}) => "
+             "{ if (target.closest('#export-to-prune')) personaStudioGo('prune'); });")
 _LOOK = f"(run) => {{ personaStudioLive.look({{run: run ?? ''}}, '{ROOM}'); return []; }}"
 
 
@@ -34,7 +36,7 @@ class Controls:
     """The room's components."""
 
     def __init__(self) -> None:
-        self.empty = gr.HTML(view.NO_RUN, visible=False, elem_id="export-empty")
+        self.empty = gr.HTML(view.NO_RUN, visible=False, elem_id="export-empty", js_on_load=_TO_PRUNE)
         with gr.Column(visible=False) as self.whole:
             self.view = gr.Radio([("Export", ROOM), ("What to ship", SHIP), ("Serve", SERVE), ("Plan a cast", CAST)], value=ROOM,
                                  label="View", show_label=False, container=False, elem_id="export-view", elem_classes="views")

@@ -29,7 +29,8 @@ CONTEXT = 4096  # tokens of the conversation in the expected memory
 NOTHING = "–"
 NOBODY = '<p class="empty">Choose a character on the left.</p>'
 NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
-          "model that plays it. When it is done, you can name it and export it here.</p></div>")
+          "model that plays it. When it is done, you can name it and export it here.</p>"
+          '<div class="live-buttons"><button class="primary large" id="export-to-prune">Go to the Prune room</button></div></div>')
 
 
 def report_html(run: Run) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
-from studio.page import Page, figure_html, guarded, looks
+from studio.page import ENGINEER, Page, figure_html, guarded, looks
 from studio.services import Services
 from studio.store import lines, runs, values
 from studio.tabs import verdict
 from studio.tabs.prune.cut import Plan, facts_html, fault_html, likes_html, remaining_figure, shape_of
 from studio.tabs.prune.layout import WISHES, Controls
 from studio.tabs.prune.lines_controller import Edit, LinesController, LinesOptions
-from studio.tabs.prune.runs_controller import ENGINEER, RunsController
+from studio.tabs.prune.runs_controller import RunsController
 
 _WISH = f"(percent) => {sorted(WISHES.values())}.includes(percent) ? percent : null"
 COPIED = "Approved lines do not change, so your change went into a copy. Approve the copy to use it."
@@ -158,11 +158,13 @@ def listen_to_runs(services: Services, room: RunsController, page: Page, tab: gr
 
 
 def _sizing(services: Services, page: Page, tab: gr.Tab, controls: Controls) -> None:
-    def turn(engineer: bool) -> None:
+    def turn(engineer: bool) -> bool:
         values.set_value(services.store, ENGINEER, bool(engineer))
         services.live.touch("prune")
+        return bool(engineer)
 
-    controls.engineer.input(guarded(turn), controls.engineer, None, **page.private)
+    controls.engineer.input(guarded(turn), controls.engineer, page.engineer, **page.private)
+    page.engineer.change(lambda engineer: engineer, page.engineer, controls.engineer, **page.private)
     controls.wish.input(None, controls.wish, controls.percent, js="(percent) => percent", **page.private)
     controls.percent.change(None, controls.percent, controls.wish, js=_WISH, **page.private)
     for begin in (tab.select, page.character.change):  # as another page has left it

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from engine.base.errors import UserError
 from studio.figures import masks, words
+from studio.page import ENGINEER
 from studio.services import Services
 from studio.store import characters, lines, runs, values
 from studio.store.runs import ACTIVE, Run
@@ -22,7 +23,6 @@ from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
 from studio.workers import pace
 
-ENGINEER = "engineer-view"  # where it is kept whether engineers' words are shown
 RECENT = 20  # finished runs among which one like it is looked for
 LADDER = (10.0, 25.0, 50.0)  # % removed by the button that queues three
 
@@ -52,9 +52,9 @@ class RunsController:
                 **(self._shown(run, states[run.id], look, character.char) if run else {})}
 
     def making(self, character: str) -> Run | None:
-        """The run that makes lines now, or waits to; else the last one, where it ended without lines."""
+        """The run that makes lines now, or waits to; else the last one, where something went wrong with it or after it."""
         found = runs.foremost(runs.list_runs(self.store, character, kinds=["lines"])) if character else None
-        return found if found and found.state != "done" else None
+        return found if found and (found.state != "done" or found.sentence) else None
 
     def _making_html(self, run: Run | None) -> str:
         view = self.services.watcher.view(run.id) if run else None

@@ -138,7 +138,7 @@ def progress_html(run: Run, view: RunView, state: str, follows: bool = False) ->
 def _making_buttons(run: Run, state: str) -> str:
     id, ended = html.escape(run.id), state in ("stopped", "failed")
     buttons = [("stop", "Stop", state in ("queued", "starting", "running")), ("resume", "Resume", ended),
-               ("kill", "End at once", state in ("stopping", SILENT)), ("drop", "Dismiss", ended)]
+               ("kill", "End at once", state in ("stopping", SILENT)), ("drop", "Dismiss", ended or state == "done")]
     shown = "".join(f'<button id="prune-lines-{action}" data-do="{action}" data-id="{id}">{title}</button>'
                     for action, title, wanted in buttons if wanted)
     return f'<div class="live-buttons">{shown}</div>'
