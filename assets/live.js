@@ -139,7 +139,7 @@ const connect = () => {
   source?.close();
   address = next;
   source = next ? new EventSource(next) : null;
-  if (!source) return;
+  if (!source) { failing = 0; return; }
   source.onopen = () => { failing = 0; };
   source.onmessage = ({data}) => { failing = 0; take(JSON.parse(data)); };
   source.onerror = async ({target}) => {
