@@ -286,8 +286,10 @@ def test_a_studio_that_is_killed_comes_back_with_everything(stub: Studio, store:
     who = zoe(store, tmp_path / "zoe", "Power Cut")
     run = press_prune(page, stub, store, who)
     worker = psutil.Process(get(store, run).pid)
-    page.goto("about:blank")  # an open page reloads itself as soon as the studio is back, and would break off the visit below
+    expect(page.locator("#lost")).to_have_count(0)
     stub.kill()
+    expect(page.locator("#lost")).to_contain_text("The studio does not answer")
+    page.goto("about:blank")  # an open page reloads itself as soon as the studio is back, and would break off the visit below
     eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, SECONDS)  # its leash is loose
     assert get(store, run).state == "running"  # nobody was there to write it down
     seen = steps(stub, run)

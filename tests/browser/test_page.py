@@ -74,8 +74,38 @@ def test_search_new_delete_and_undo(studio: Studio, page: Any) -> None:
     expect(names.filter(has_text="Bodo Grumm")).to_have_count(0)
     page.locator("#side-undo").click()
     expect(page.locator("#side-characters label.selected")).to_have_text("Bodo Grumm")
+    page.get_by_role("tab", name="3 · Prune").click()
     page.locator("#side-new").click()
     expect(page.locator("#side-characters label.selected")).to_have_text("New character")
+    name = page.locator("#draft-name input, #draft-name textarea")
+    expect(name).to_be_focused()
+    page.wait_for_function("String(document.activeElement.value).length === document.activeElement.selectionEnd")
+    page.keyboard.type("Ada of the Mill")  # in place of the name that was selected
+    expect(page.locator("#side-characters label.selected")).to_have_text("Ada of the Mill")
+
+
+def test_settings_are_remembered_and_show_where_everything_is(studio: Studio, page: Any) -> None:
+    studio.open(page, "edith-crowle", "prune")
+    expect(page.locator("#prune-engineer input")).to_be_checked()
+    page.get_by_role("button", name="Settings").click()
+    expect(page.locator("#side-folders code").first).to_have_text(str(studio.home))
+    expect(page.locator("#side-engineer input")).to_be_checked()
+    page.locator("#side-engineer input").uncheck()
+    expect(page.locator("#prune-engineer input")).not_to_be_checked()
+    expect(page.locator("#prune-ladder")).to_be_hidden()
+    page.locator("#prune-engineer input").check()  # the same one
+    expect(page.locator("#side-engineer input")).to_be_checked()
+    assert page.evaluate("document.body.classList.contains('dark')") is False
+    page.locator("#side-theme label", has_text="Dark").click()
+    page.wait_for_function("getComputedStyle(document.documentElement).colorScheme === 'dark'")
+    page.reload()
+    page.wait_for_function("getComputedStyle(document.documentElement).colorScheme === 'dark'")
+    page.get_by_role("button", name="Settings").click()
+    expect(page.locator("#side-theme label.selected")).to_have_text("Dark")
+    page.locator("#side-theme label", has_text="Light").click()
+    page.emulate_media(color_scheme="dark")  # the system's, which no longer counts
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.body.classList.contains('dark')") is False
 
 
 SEARCH = "#side-search textarea, #side-search input"
