@@ -22,7 +22,7 @@ from studio.page import FLUSH, PRIVATE, Page, guarded, in_turn, live_html, live_
 from studio.panels import LibraryPanel, SettingsPanel
 from studio.services import Services
 from studio.shelf import Shelf
-from studio.store import characters, values
+from studio.store import characters, runs, values
 from studio.store.characters import Character
 from studio.theme import ASSETS
 
@@ -114,7 +114,7 @@ def build(services: Services, page: Page) -> Side:
     _choosing(services, page, side)
     _deleting(services, page, side)
     _model(services, page, side)
-    services.live.part(COMMON, lambda _: {"side-jobs": library.jobs_html(services)})
+    services.live.part(COMMON, lambda _: {"side-jobs": library.jobs_html(services), "job-chip": library.chip_html(services)})
     services.live.part(COMMON, lambda _: {"side-portraits": library.portraits_html(services)}, stamp=services.library_stamp)
     services.live.part(COMMON, lambda look: {"welcome": welcome.welcome_html(services, look["character"])}, "character",
                        stamp=services.library_stamp)
@@ -178,16 +178,31 @@ def _making(services: Services, page: Page, side: Side) -> None:
         list_all, side.search, [side.choice, side.nothing], **PRIVATE)
 
 
+def job_chip() -> gr.HTML:
+    """The place at the top of the page for the job under way."""
+    return live_html("job-chip", apply_default_css=False)
+
+
 def welcome_box() -> gr.HTML:
     """The place above the rooms for the welcome, and for the steps that follow it."""
     return live_html("welcome", _IMPORTING, apply_default_css=False)
 
 
-def open_rooms(services: Services, page: Page, side: Side, welcome: gr.HTML) -> None:
-    """The listeners that open a room, once there are rooms. `welcome`: the welcome_box."""
+def open_rooms(services: Services, page: Page, side: Side, chip: gr.HTML, welcome: gr.HTML) -> None:
+    """The listeners that open a room, once there are rooms. `chip`: the job_chip, `welcome`: the welcome_box."""
     _making(services, page, side)
     _panels(services, page, side)
     _greet(services, page, side, welcome)
+
+    @guarded
+    def open_job(event: gr.EventData, search: str) -> Any:
+        run = runs.get(services.store, str(event._data.get("run")))
+        who = characters.get(services.store, run.character) if run else None
+        if run is None or who is None or who.deleted:
+            raise UserError("This job is no longer there.")
+        return *_opened(services, search, who), gr.Tabs(selected="export" if run.kind == "export" else "prune")
+
+    chip.click(open_job, side.search, [*_of_opened(page, side), page.rooms], **_TURN)
 
 
 def _greet(services: Services, page: Page, side: Side, box: gr.HTML) -> None:

@@ -63,6 +63,12 @@ def test_progress_comes_by_the_stream_and_rests_while_nobody_looks(studio: Studi
     page.evaluate(HIDE, False)
     expect(progress).to_contain_text("40 of 50")
     assert "live" in asked
+    page.get_by_role("tab", name="1 · Draft").click()
+    chip = page.locator("#job-chip button")
+    expect(chip).to_contain_text("Prune · Bodo")
+    chip.click()
+    expect(page).to_have_url(re.compile("room=prune"))
+    expect(progress).to_be_visible()
 
 
 def test_many_windows_of_one_browser_are_all_served(studio: Studio, page: Any, run: Run) -> None:
