@@ -10,6 +10,7 @@ from small_job import told_run, work_of
 
 from engine.base.errors import UserError
 from engine.base.files import write_json
+from engine.cards.fields import with_fields
 from engine.cards.files import read_card
 from studio import panels
 from studio.services import Services
@@ -60,7 +61,7 @@ def test_it_goes_to_the_version_with_the_same_card_and_a_deleted_run_can_be_adde
     store = services.store
     card = read_card(made / "character.json").raw
     who = characters.create(store, card)
-    characters.save(store, who.id, {**card, "data": {**card["data"], "description": "A baker."}}, autosave=False)
+    characters.save(store, who.id, with_fields(card, description="A baker."), autosave=False)
     run = adopt(services.settings, store, find(services.settings, str(here)))
     assert (run.character, run.version) == (who.id, 1)
     runs.remove(store, run.id)
