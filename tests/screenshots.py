@@ -57,6 +57,7 @@ STATES = {
                            "#draft-dossier"),
     **{f"prune-{run}": State("prune", run=run) for run in ("running", "stopped", "failed")},
     "prune-went": State("prune", clicks=("#prune-went",)),
+    "preview-scene": State("preview", clicks=("#preview-view label:has-text('Scene')",)),
     "compare-grid": State("compare", clicks=("#compare-view label:has-text('Grid')",)),
     "compare-script": State("compare", clicks=("#compare-view label:has-text('Test script')", ".script-cell summary")),
     "export-more": State("export", clicks=("#export-more > button:not(.open)",)),
