@@ -50,13 +50,12 @@ def find(settings: Settings, place: str) -> Found:
     folder = Path(place.strip()).expanduser()
     if not place.strip() or "\0" in place or not folder.is_dir():
         raise UserError(f"There is no folder {place.strip()[:200]!r}." if place.strip() else "No folder is named.", _CHOOSE)
-    folder = folder.resolve()
-    work, record = folder, _record(folder)
-    if record:
+    work: Path | None
+    folder = work = folder.resolve()
+    if record := _record(work):
         folder = _result_of(work)
-    else:
-        work = next((one for one in _work_folders(settings) if _out_of(one) == folder), None)
-        record = _record(work) if work else {}
+    elif work := next((one for one in _work_folders(settings) if _out_of(one) == folder), None):
+        record = _record(work)
     if not (folder / MANIFEST).is_file() or not (folder / "report.json").is_file():
         raise UserError(f"{folder} holds no finished run of `persona prune`.", _CHOOSE)
     report = migrate.report(read_untrusted_json(folder / "report.json", MOST_BYTES))
