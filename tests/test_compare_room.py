@@ -406,7 +406,7 @@ def test_all_runs_with_votes_are_set_beside_each_other_those_that_lost_first(roo
     order = ranked([(run, voted[run.id]) for run in scene.runs])
     assert [run.id for run, _ in order] == [half.id, light.id, quarter.id]
     shown = tally_html(replace(scene, tallies=voted))
-    assert shown.index("worse than dense") < shown.index("cannot tell yet: ") < shown.index("better than dense")
+    assert shown.index("worse than dense") < shown.index("cannot tell yet, ") < shown.index("better than dense")
     low, high = between(order)
     found = rate([("", "a", 30), ("a", "", 4), ("", "b", 18), ("b", "", 20)]).preference("b", "a")
     assert low == ("“first 0.1 · 10\u00a0% removed” is preferred to “first 0.5 · 50\u00a0% removed”: "

@@ -116,7 +116,8 @@ def test_a_scene_of_the_library_is_begun_goes_on_and_takes_a_word(services: Serv
         events.append(file, one)
     scenes.put_in(services, person, PLAYER, "Hello.")  # it is not under way, so it goes on: everybody can answer
     assert begun[1]["said"][-1] == [PLAYER, "Hello."] and begun[1]["turns"] == 2 and begun[1]["characters"] == job["characters"]
-    page = scenes.contents(services, {"character": person})
+    slug = characters.get(services.store, person).slug  # type: ignore[union-attr]
+    page = scenes.contents(services, {"character": slug})  # as the page's address has it
     assert "&lt;b&gt;Hm?" in page["scene-said"] and "Says nothing" in page["scene-said"] and "Hello." in page["scene-said"]
     assert page["scene-go-on"] and page["scene-begin"] and page["scene-grade"] and not page["scene-stop"]
     assert not any(scenes.contents(services, {"character": ""}).values())

@@ -120,7 +120,7 @@ def _between_words(found: Preference, better: str, worse: str) -> str:
     return f"“{better}” is preferred to “{worse}”: {spread}."
 
 
-_STANDINGS = {"worse": "worse than dense", "unsure": "cannot tell yet: {more:,} more", "alike": "about alike",
+_STANDINGS = {"worse": "worse than dense", "unsure": "cannot tell yet, {more:,} more needed", "alike": "about alike",
               "better": "better than dense"}
 
 

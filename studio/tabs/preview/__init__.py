@@ -48,7 +48,7 @@ class Controls:
         self.named = gr.State("")  # the chat whose title is asked for
         self.link = ViewLink(ROOM)
         gr.Radio([("Chat", "chat"), ("Scene", "scene")], value="chat", label="View", show_label=False, container=False,
-                 elem_id="preview-view")  # the style sheet shows the one or the other
+                 elem_id="preview-view", interactive=True)  # the style sheet shows the one or the other
         self.scene = ScenePanel()
         with gr.Row(elem_id="preview-row"):
             with gr.Column(scale=3, min_width=320, elem_id="preview-main"):

@@ -33,12 +33,12 @@ class ScenePanel:
         with gr.Column(elem_id="preview-scene"):
             with gr.Row():
                 self.others = gr.Dropdown([], multiselect=True, max_choices=OTHERS, label="Together with", elem_id="scene-others",
-                                          info="One or two others. All speak by the model that speaks in the chat.", min_width=260)
+                                          info="One or two others, by the chat's model.", min_width=260)
                 self.narrator = gr.Textbox(label="The narrator begins", max_length=1000, lines=1, max_lines=4, min_width=260,
-                                           elem_id="scene-narrator", placeholder="Empty: the card's scenario, and who is there")
+                                           elem_id="scene-narrator", info="Left empty: the card's scenario, and who is there.")
                 self.turns = gr.Slider(2, MOST, TURNS, step=1, label="Turns", elem_id="scene-turns", min_width=160)
             with gr.Row(elem_classes="tight"):
-                self.begin = gr.Button("Play a new scene", variant="primary", scale=0, min_width=150, elem_id="scene-begin",
+                self.begin = gr.Button("Play a new scene", variant="primary", scale=0, min_width=180, elem_id="scene-begin",
                                        elem_classes="live-shown")
                 self.stop = gr.Button("Stop", variant="stop", scale=0, min_width=90, elem_id="scene-stop",
                                       elem_classes="live-shown")
@@ -59,10 +59,11 @@ class ScenePanel:
 
 def contents(services: Services, look: Mapping[str, str]) -> dict[str, Any]:
     """The live contents: the last scene of a character, as it is now."""
-    scenes, character = services.scenes, look["character"]
-    if not character:
+    scenes, found = services.scenes, characters.get(services.store, look["character"])
+    if found is None:
         return {"scene-said": "", "scene-foot": "", "scene-grades": "", "scene-begin": False, "scene-stop": False,
                 "scene-go-on": False, "scene-put-in": False, "scene-grade": False}
+    character = found.id
     said, busy = scenes.said(character), scenes.character()
     mine = busy == character
     stage, done, total = scenes.progress
