@@ -2,7 +2,7 @@
 
 import html
 
-from engine.base.ids import ErrorCode, FinishReason, ReadingId, Rejection, StageId, Verdict
+from engine.base.ids import Doubt, ErrorCode, FinishReason, ReadingId, Rejection, StageId, Verdict
 
 # In the order in which a job reads them, which is the order of the ladder.
 READINGS: dict[str, str] = {
@@ -55,6 +55,7 @@ REJECTIONS: dict[str, str] = {
     Rejection.IN_SCRIPT: "asked what the test script or the dossier asks", Rejection.NO_TEXT: "had no question or no answer",
     Rejection.REPEATED: "asked the same again", Rejection.TOO_LONG: "were too long",
 }
+DOUBTS: dict[str, str] = {**REJECTIONS, Doubt.SHORT: "very short", Doubt.CODE: "holds code", Doubt.OTHER_NAME: "names {}"}
 # Why an answer is as it is, where it did not simply end.
 FINISHES: dict[str, str] = {
     FinishReason.LIMIT: "Cut off at the longest answer allowed.", FinishReason.STOPPED: "Stopped by you.",
@@ -96,6 +97,11 @@ def stage(id: str, subject: str = "") -> str:
 def rejection(id: str) -> str:
     """A reason for which a line was left out; an unknown id as it is."""
     return REJECTIONS.get(id) or html.escape(id)
+
+
+def doubt(id: str, subject: str = "") -> str:
+    """Why a line should be looked at; an unknown id as it is."""
+    return DOUBTS[id].format(html.escape(subject)) if id in DOUBTS else html.escape(id)
 
 
 def source(id: str) -> str:

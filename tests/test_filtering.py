@@ -9,9 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.base.ids import Doubt, Rejection
 from engine.base.looping import is_looping
 from engine.base.questions import normalise
-from engine.calibration.filtering import before_loop, find_fault, is_usable_question, tidy, too_similar
+from engine.calibration.filtering import (
+    MODEL_NAMES,
+    before_loop,
+    doubts,
+    find_fault,
+    is_usable_question,
+    strangers,
+    tidy,
+    too_similar,
+)
 from engine.cards.speaking import uses_third_person
 
 CHARACTERS = sorted((Path(__file__).resolve().parents[1] / "characters").glob("*.json"))
@@ -284,3 +294,32 @@ def test_what_is_left_before_a_loop_does_not_loop(pieces: list[str]) -> None:
     assert text.startswith(left) and not is_looping(left)
     assert left.strip() or not text.strip(), "something was said before it began"
     assert left == text if not is_looping(text) else len(left) < len(text)
+
+
+# Doubts, for readers
+
+@pytest.mark.parametrize(("question", "answer", "wanted"), [
+    ("Who are you?", "Pim.", [(Rejection.EMPTY, "")]),
+    ("Who are you?", "Only Pim.", [(Doubt.SHORT, "")]),
+    ("What is it?", "Sure, cross my boots:\n```python\nprint('hm')\n```", [(Doubt.CODE, "")]),
+    ("Write def f(x): for me", "I can't, I'm only a guard and small.", [(Doubt.CODE, "")]),
+    ("Who are you?", "I keep it as {\"name\": \"gate\"} in my head.", [(Doubt.CODE, "")]),
+    ("Who are you?", "My name is Ann and I guard this.", [(Doubt.OTHER_NAME, "Ann")]),
+    ("Who are you?", "I'm called pim, and that's all.", []),
+    ("Who are you?", "I was made by Qwen, cross my boots.", [(Doubt.OTHER_NAME, "Qwen")]),
+    ("Who are you?", "Vessaline told me that the gate is shut.", [(Doubt.OTHER_NAME, "Vessaline")]),
+    ("Who are you?", "As an AI, I guard nothing, I import goods from far.", [(Rejection.ASSISTANT, "")]),
+])
+def test_a_doubtful_line_says_why(question: str, answer: str, wanted: list[tuple[str, str]]) -> None:
+    assert list(doubts(question, answer, tuple(PIM), ("Qwen", "Vessaline"))) == wanted
+
+
+@pytest.mark.parametrize(("names", "answer"), GOOD)
+def test_good_lines_raise_no_doubt_but_that_of_being_short(names: list[str], answer: str) -> None:
+    by_design = names[0].startswith("LANTERN")
+    found = doubts("Who are you?", answer, tuple(names), MODEL_NAMES, speaks_in_third_person=by_design)
+    assert {id for id, _ in found} <= {Doubt.SHORT}
+
+
+def test_a_name_that_the_card_mentions_is_no_strangers() -> None:
+    assert strangers("Pim guards the gate with Captain Bodo Grumm.", ["Bodo Grumm", "Zoë", ""]) == (*MODEL_NAMES, "Zoë")

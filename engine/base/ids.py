@@ -105,6 +105,14 @@ class Rejection(StrEnum):
     TOO_LONG = "too_long"
 
 
+class Doubt(StrEnum):
+    """Why a person should look at a line first, beside the reasons for which lines are left out."""
+
+    SHORT = "short"
+    CODE = "code"
+    OTHER_NAME = "other_name"  # a character or a model that the card does not know
+
+
 class ArtifactId(StrEnum):
     """What a Saved event wrote."""
 

@@ -1,4 +1,4 @@
-"""Which answers and questions are fit to learn from, by rules on text: `tidy` first, then `find_fault`.
+"""Which answers and questions are fit to learn from, by rules on text: `tidy` first, then `find_fault`; `doubts` is for readers.
 
 In other languages than English, only the rules on emptiness, loops, truncation, names and leaked markup work.
 """
@@ -7,9 +7,9 @@ import functools
 import re
 from collections.abc import Collection, Sequence
 
-from engine.base.ids import Rejection
+from engine.base.ids import Doubt, Rejection
 from engine.base.looping import WORD, is_looping
-from engine.base.questions import normalise
+from engine.base.questions import count_words, normalise
 from engine.cards.speaking import MANNERS, REFUSAL, names_pattern, plain_text, speaks_of_itself_by_name
 
 _SENTENCE_END = re.compile(r"(?:[.!?\u2026]+[\"'\u201d\u2019\u00bb)*]*(?=\s|$)|[\u3002\uff01\uff1f]+[\u300d\u300f*]*)")
@@ -35,6 +35,15 @@ _TASK = re.compile(r"""
     |\b(?:the|this)\ (?:following|given|above)\ (?:text|sentence|passage|paragraph|article|code|words?|list|dialogue)
     |\b(?:python|javascript|sql|html|json|bullet\ points?|multiple[\ -]choice)\b|https?://|```
     """, re.IGNORECASE | re.VERBOSE)
+
+_CODE = re.compile(r"""
+    ```|\bdef\ \w+\(|\bfunction\s*\w*\(|^\s*(?:import|from)\ [\w.]+(?:\ import\b.*)?;?$|\#include\s*<|\bconsole\.log\(|\bprint\(["']
+    |</?(?:div|p|span|html|body|head|script|br|li|ul|ol|a|h[1-6]|table|td|tr)\b[^>\n]*>|\bSELECT\b.+\bFROM\b|=>\s*\{
+    |"\w+"\s*:\s*["\[{\d]|\bpublic\ (?:static|class|void)\b|^\s*(?:int|const|let|var)\ \w+\ =
+    """, re.MULTILINE | re.VERBOSE)
+_INTRODUCES = re.compile(r"\b(?:my name is|i(?:'m| am) called|(?:they |people )?call me) ((?-i:[^\W\d_a-z][\w'-]+))", re.IGNORECASE)
+MODEL_NAMES = ("Alibaba Cloud", "Anthropic", "DeepSeek", "Gemini", "GPT", "Llama", "Mistral", "Qwen", "SmolLM")
+SHORT_WORDS = 4  # an answer of fewer is looked at first
 
 
 def last_whole_sentence(text: str) -> int:
@@ -110,6 +119,41 @@ def find_fault(answer: str, character_names: Sequence[str], complete: bool, *,
         or bool(own_turn and re.search(rf"\n[\[*]{{0,3}}(?:{own_turn})[\]*]{{0,3}} ?:", text)),
     }
     return next((reason for reason, applies in rules.items() if applies), None)
+
+
+@functools.lru_cache(maxsize=16384)
+def doubts(question: str, answer: str, names: tuple[str, ...], others: tuple[str, ...] = (), *, complete: bool = True,
+           speaks_in_third_person: bool = False) -> tuple[tuple[str, str], ...]:
+    """Why a person should look at a line before the rest: (Rejection or Doubt, the name that it is about or ""), gravest first.
+
+    `names`: the character's own; `others`: names that have no place in its lines (`strangers`). A doubt proves nothing.
+    """
+    text = plain_text(answer)
+    fault = find_fault(answer, names, complete, speaks_in_third_person=speaks_in_third_person)
+    found: list[tuple[str, str]] = [(fault, "")] if fault else []
+    if _CODE.search(question) or _CODE.search(answer):
+        found.append((Doubt.CODE, ""))
+    if name := _other_name(text, names, others):
+        found.append((Doubt.OTHER_NAME, name))
+    if fault != Rejection.EMPTY and count_words(text) < SHORT_WORDS:
+        found.append((Doubt.SHORT, ""))
+    return tuple(found)
+
+
+def strangers(card_text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Of the names of other characters, and of known models, those that a card does not mention."""
+    known = f" {normalise(card_text)} "
+    return tuple(sorted(name for name in {*names, *MODEL_NAMES} if normalise(name) and f" {normalise(name)} " not in known))
+
+
+def _other_name(text: str, names: tuple[str, ...], others: tuple[str, ...]) -> str:
+    own = {word for name in names for word in normalise(name).split()}
+    for found in _INTRODUCES.finditer(text):
+        if normalise(found[1]) not in own:
+            return found[1]
+    pattern = "|".join(map(re.escape, others))
+    other = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", text) if pattern else None
+    return other[0] if other else ""
 
 
 def is_usable_question(text: str) -> bool:

@@ -5,7 +5,7 @@ The lines of a set that a run learns from never change; a copy of the set can. R
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Json
 from sqlite_utils import Database
@@ -15,6 +15,7 @@ from engine.base.questions import normalise
 from studio.store.database import Store
 from studio.store.records import Table, exists, new_id, now, to_json
 
+Decision = Literal["", "keep", "rewrite", "drop"]
 _WRITTEN = ("question", "answer", "neutral", "category", "source", "complete", "sensitivity")  # by the engine, in its order
 
 
@@ -38,7 +39,10 @@ class LineSet:
 
 @dataclass(frozen=True)
 class CalibrationLine:
-    """A question and an answer. `complete`: the answer ended by itself; `sensitivity`: the engine's score, or None."""
+    """A question and an answer. `complete`: the answer ended by itself; `sensitivity`: the engine's score, or None.
+
+    `decision`: what a reader made of it (a Decision), "" while nobody has looked at it.
+    """
 
     id: str
     line_set: str
@@ -51,6 +55,7 @@ class CalibrationLine:
     complete: bool
     sensitivity: float | None
     removed: bool
+    decision: Decision
 
 
 _SETS = Table("line_sets", LineSet, "set of lines")
@@ -134,6 +139,11 @@ def put_back(store: Store, ids: Sequence[str]) -> None:
     remove(store, ids, removed=False)
 
 
+def decide(store: Store, line_id: str, decision: Decision) -> CalibrationLine:
+    """Note what a reader made of a line; its texts stay as they are. Raises UserError."""
+    return _LINES.change(store, line_id, decision=decision)
+
+
 def approve(store: Store, set_id: str) -> LineSet:
     """Say that a person has read the set. Raises UserError when no line is left in it."""
     with store.write() as db:
@@ -166,7 +176,7 @@ def _row(number: int, line: dict[str, Any]) -> dict[str, Any]:
     if not all(isinstance(text, str) for text in texts.values()) or not normalise(texts["question"]) or not texts["answer"].strip():
         raise UserError(f"Line {number} has no question or no answer; none of the lines was kept.")
     return {**texts, "category": texts["category"] or "other", "source": texts["source"] or "user", "position": number,
-            "complete": line.get("complete") is not False, "removed": False,
+            "complete": line.get("complete") is not False, "removed": False, "decision": "",
             "sensitivity": float(score) if isinstance(score, int | float) else None}
 
 
@@ -177,7 +187,7 @@ def _add(db: Database, rows: Sequence[dict[str, Any]], **fields: Any) -> LineSet
 
 
 def _copy(db: Database, old: LineSet, name: str) -> LineSet:
-    rows = list(db.query(f"SELECT position, removed, {', '.join(_WRITTEN)} FROM lines WHERE line_set = ?", [old.id]))
+    rows = list(db.query(f"SELECT position, removed, decision, {', '.join(_WRITTEN)} FROM lines WHERE line_set = ?", [old.id]))
     return _add(db, rows, character=old.character, version=old.version, name=name, run=old.run, rejected=old.rejected)
 
 

@@ -130,6 +130,11 @@ def _ids(db: Database) -> None:
                 db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", [changed, id])
 
 
+@MIGRATIONS(name="8 what a reader made of each line")
+def _decisions(db: Database) -> None:
+    db.execute("ALTER TABLE lines ADD COLUMN decision TEXT NOT NULL DEFAULT ''")
+
+
 def schema(db: Database) -> dict[str, str]:
     """Name and SQL of every table, index, view and trigger, but for the ledger of migrations and SQLite's own."""
     rows = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name != ?", [Migrations.migrations_table])

@@ -52,6 +52,7 @@ def test_a_set_gets_another_name_is_deleted_and_comes_back(studio: Studio, page:
     expect(page.locator("#prune-no-lines")).to_be_visible()
     page.locator("#prune-undo-set").click()
     expect(source).to_contain_text("First")
+    page.locator("#prune-all > summary").click()
     expect(page.locator("#prune-table tbody tr").first).to_contain_text("Where is door number 0?")
 
 
@@ -69,6 +70,7 @@ def test_an_edit_of_approved_lines_makes_one_copy_and_the_next_edit_none(studio:
     lines.approve(store, sets[1].id)
     studio.open(page, "bodo-grumm", "prune")
     expect(page.locator("#prune-from")).to_contain_text("Second")
+    page.locator("#prune-all > summary").click()
     answers = page.locator("#prune-table td.answer")
     type_into(page, answers.nth(1), "In the cellar.")
     expect(page.locator("#prune-from")).to_contain_text("Second, edited")
@@ -81,10 +83,39 @@ def test_an_edit_of_approved_lines_makes_one_copy_and_the_next_edit_none(studio:
     assert len(lines.sets(store, sets[1].character)) == before + 1
 
 
+def test_lines_are_kept_rewritten_and_dropped_by_key_the_doubtful_one_first(studio: Studio, page: Any, store: Store,
+                                                                            sets: tuple[LineSet, LineSet]) -> None:
+    def read(removed: bool = False) -> dict[int, Any]:
+        return {line.position: line for line in lines.lines(store, sets[1].id, removed)}
+
+    lines.change(store, read()[8].id, answer="Hm.")
+    studio.open(page, "bodo-grumm", "prune")
+    card, head = page.locator(".review-card:visible"), page.locator(".review-head")
+    expect(card).to_have_count(1)
+    expect(card).to_contain_text("said next to nothing")
+    card.scroll_into_view_if_needed()
+    page.keyboard.press("d")
+    page.keyboard.press("k")
+    expect(head).to_contain_text("1 kept · 1 dropped")
+    assert 8 in read(removed=True)
+    page.keyboard.press("r")
+    position = int(card.get_attribute("data-position"))
+    page.keyboard.press("ControlOrMeta+A")
+    page.keyboard.type("I do not keep doors, I brew.")  # its letters are no keys
+    page.keyboard.press("Enter")
+    expect(head).to_contain_text("1 kept · 1 rewritten · 1 dropped")
+    assert read()[position].answer == "I do not keep doors, I brew."
+    for _ in range(3):
+        page.keyboard.press("b")
+    expect(head).to_contain_text("Looked at 0 of 40")
+    assert read()[8].answer == "Hm." and read()[position].answer.startswith("Behind barrel")
+
+
 def test_a_narrow_page_shows_questions_with_their_whole_answers(studio: Studio, page: Any, store: Store,
                                                                 sets: tuple[LineSet, LineSet]) -> None:
     page.set_viewport_size({"width": NARROW, "height": 900})
     studio.open(page, "bodo-grumm", "prune")
+    page.locator("#prune-all > summary").click()
     answer = page.locator("#prune-table td.answer").nth(1)
     expect(answer).to_contain_text("Behind barrel 1, as it ever was.")
     answer.scroll_into_view_if_needed()

@@ -10,19 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from engine.base.errors import UserError
 from engine.base.job import PRESET_LABELS
 from engine.base.questions import normalise, require_enough
 from studio.services import Services
 from studio.store import characters, lines
-from studio.store.lines import LineSet
+from studio.store.characters import Version
+from studio.store.lines import CalibrationLine, Decision, LineSet
 from studio.store.runs import Run
-from studio.tabs.prune import lines_view, own_lines
+from studio.tabs.prune import lines_view, own_lines, review
 from studio.tabs.prune.cut import shape_of
 from studio.tabs.prune.lines_view import Filter
 from studio.tabs.prune.queueing import Queueing
+from studio.tabs.teacher import checked_server
 
 COPY_SECONDS = 10  # for which edits of an approved set go into the copy that the first of them has made
 NOBODY = "No character is chosen."
@@ -42,19 +43,7 @@ class LinesOptions:
         spec = {"model": model, "preset": self.preset}
         if self.who != "server":
             return spec
-        url, name = self.url.strip(), self.server_model.strip()
-        try:
-            parts = urlsplit(url)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-        except ValueError:
-            usable = False
-        if not usable:
-            raise UserError("The server needs an address that begins with http:// or https://.",
-                            "For a server on this machine, for example http://127.0.0.1:8080/v1.")
-        if parts.username or parts.password:
-            raise UserError("The address must not hold a name or a password.", "Put the key into OPENAI_API_KEY instead.")
-        if not name:
-            raise UserError("The server needs the name of its model.")
+        url, name = checked_server(self.url, self.server_model)
         return {**spec, "teacher": url, "teacher_model": name}
 
 
@@ -84,9 +73,15 @@ class LinesController:
             return {"prune-room": False, "prune-nobody": True}
         sets, chosen = self.sets(character.id), self.chosen(character.id, look["set"])
         every = lines.lines(self.store, chosen.id) if chosen else []
-        version = characters.head(self.store, character.id).number
+        version = characters.head(self.store, character.id)
+        shown = self._review(version, chosen, every) if chosen else ""
         return {"prune-room": True, "prune-nobody": False, "prune-from": lines_view.from_html(chosen),
-                "prune-lines-read": lines_view.lines_html(sets, chosen, every, Filter.of(look, every), version)}
+                "prune-lines-read": lines_view.lines_html(sets, chosen, every, Filter.of(look, every), version.number, shown)}
+
+    def _review(self, version: Version, chosen: LineSet, every: Sequence[CalibrationLine]) -> str:
+        others = [one.char for one in characters.list_characters(self.store) if one.id != version.character]
+        return review.review_html(chosen, every, lines.lines(self.store, chosen.id, removed=True),
+                                  review.doubts_of(version.card, others, every))
 
     def sets(self, character: str) -> list[LineSet]:
         """The sets of a character, newest first."""
@@ -130,8 +125,23 @@ class LinesController:
         """Undo delete."""
         return lines.undelete_set(self.store, set_id)
 
+    def decide(self, set_id: str, position: int, decision: Decision) -> str:
+        """Keep or drop a line that was looked at, or with "" take that back. The id of the set that was changed."""
+        with self._editing:
+            changed = self._set(set_id).id if decision == "keep" else self._changeable(set_id)
+            for removed in (False, True):
+                for line in lines.lines(self.store, changed, removed):
+                    if line.position == position:
+                        lines.decide(self.store, line.id, decision)
+                        if removed != (decision == "drop"):
+                            lines.remove(self.store, [line.id], removed=not removed)
+                        return changed
+        raise UserError("This line is not in the set any more.")
+
     def edit(self, set_id: str, edit: Edit) -> str:
         """Change a line; in a copy where the set is approved or learned from. The id of the set that was changed.
+
+        It counts as looked at.
 
         Edits typed before the page shows the copy go into the same copy. Raises UserError for a text that no line may have;
         nothing is changed or copied then.
@@ -142,6 +152,7 @@ class LinesController:
             ids = {line.position: line.id for line in lines.lines(self.store, changed)}
             if edit.position in ids:
                 lines.change(self.store, ids[edit.position], edit.question, edit.answer)
+                lines.decide(self.store, ids[edit.position], "rewrite")
             return changed
 
     def take_out(self, set_id: str, positions: Sequence[int]) -> tuple[str, list[str]]:

@@ -49,14 +49,15 @@ def matching(lines: Sequence[CalibrationLine], wanted: Filter) -> list[Calibrati
 
 
 def lines_html(sets: Sequence[LineSet], chosen: LineSet | None, lines: Sequence[CalibrationLine], wanted: Filter,
-               version: int) -> str:
-    """The sets, and the chosen one with its lines. `version`: of the card now."""
+               version: int, review: str = "") -> str:
+    """The sets, the `review` of the chosen one (HTML), and its lines as a table, folded. `version`: of the card now."""
     if chosen is None:
         return EMPTY
     fit = matching(lines, wanted)
     shown = fit[:wanted.most]
-    return (_head(sets, chosen, lines, wanted) + summary_html(chosen, lines, len(shown), len(fit), version)
-            + table_html(chosen, shown) + _buttons(chosen, wanted.most, len(shown) < len(fit)))
+    return (_head(sets, chosen) + summary_html(chosen, lines, len(shown), len(fit), version) + review
+            + f'<details id="prune-all" data-key="all-lines"><summary>All lines as a table</summary>{_search(lines, wanted)}'
+            + table_html(chosen, shown) + _buttons(chosen, wanted.most, len(shown) < len(fit)) + "</details>")
 
 
 def from_html(chosen: LineSet | None) -> str:
@@ -95,27 +96,27 @@ def reasons(rejected: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {labels.rejection(reason)}" for reason, count in found if count)
 
 
-def _head(sets: Sequence[LineSet], chosen: LineSet, lines: Sequence[CalibrationLine], wanted: Filter) -> str:
+def _head(sets: Sequence[LineSet], chosen: LineSet) -> str:
     named = words.dedupe_labels([(label(one), one.id) for one in sets])
     id = html.escape(chosen.id)
     return (f'<div class="live-fields"><label>Lines<select id="prune-sets" data-look="set">{options_html(named, chosen.id)}'
-            f'</select></label>'
-            f'<label>Search<input id="prune-search" data-look="search" maxlength="200" placeholder="Any word" '
-            f'value="{html.escape(wanted.search)}"></label>'
-            f'<label>About<select id="prune-category" data-look="about">{options_html(categories(lines), wanted.category)}'
             f'</select></label></div><div class="live-buttons">'
             f'{rename_html("set", chosen.id, chosen.name, "Rename set", ("prune-rename-set", "prune-set-title"))}'
             f'<button id="prune-delete-set" data-do="delete" data-id="{id}">Delete set</button></div>')
 
 
+def _search(lines: Sequence[CalibrationLine], wanted: Filter) -> str:
+    return ('<div class="live-fields"><label>Search<input id="prune-search" data-look="search" maxlength="200" '
+            f'placeholder="Any word" value="{html.escape(wanted.search)}"></label>'
+            f'<label>About<select id="prune-category" data-look="about">{options_html(categories(lines), wanted.category)}'
+            '</select></label></div>')
+
+
 def _buttons(chosen: LineSet, most: int, has_more: bool) -> str:
-    id = html.escape(chosen.id)
-    approve = ('<button disabled id="prune-approve" class="large">Approved</button>' if chosen.state == "approved" else
-               f'<button id="prune-approve" class="primary large" data-do="approve" data-id="{id}">Approve these lines</button>')
     more = (f'<button id="prune-more-lines" class="large" data-look="lines" value="{most + PAGE}">Show more</button>'
             if has_more else "")
-    return (f'<div class="live-buttons">{approve}<button id="prune-delete-lines" class="large" data-do="delete-lines" '
-            f'data-id="{id}">Delete ticked lines</button>{more}</div>')
+    return (f'<div class="live-buttons"><button id="prune-delete-lines" class="large" data-do="delete-lines" '
+            f'data-id="{html.escape(chosen.id)}">Delete ticked lines</button>{more}</div>')
 
 
 def table_html(chosen: LineSet, shown: Sequence[CalibrationLine]) -> str:
@@ -129,8 +130,8 @@ def table_html(chosen: LineSet, shown: Sequence[CalibrationLine]) -> str:
 def _row(chosen: LineSet, line: CalibrationLine) -> str:
     cells = "".join(f'<td class="{name}">{_cell(name, title, html.escape(str(read(line))))}</td>'
                     for name, (title, read) in COLUMNS.items())
-    return (f'<tr data-key="{html.escape(chosen.id)}-{line.position}"><td><input type="checkbox" data-tick="{line.position}" '
-            f'aria-label="Tick line {line.position}"></td>{cells}</tr>')
+    return (f'<tr data-key="{html.escape(chosen.id)}-{line.position}" data-position="{line.position}"><td>'
+            f'<input type="checkbox" data-tick="{line.position}" aria-label="Tick line {line.position}"></td>{cells}</tr>')
 
 
 def _cell(name: str, title: str, text: str) -> str:

@@ -49,8 +49,13 @@ def listen_to_lines(services: Services, room: LinesController, page: Page, contr
         return {controls.looks: looks(set=set_id)}
 
     def edit(data: dict[str, Any]) -> Any:
-        changed = room.edit(data["id"], Edit(int(data["position"]), **{data["field"]: data["text"]}))
+        changed = room.edit(data["id"], Edit(int(data["position"]), data.get("question"), data.get("answer")))
         return copied(data["id"], changed)
+
+    def decide(data: dict[str, Any]) -> Any:
+        if data["decision"] == "" and "answer" in data:  # a rewriting is taken back with its text
+            edit(data)
+        return copied(data["id"], room.decide(data["id"], int(data["position"]), data["decision"]))
 
     def copied(before: str, after: str) -> dict[Any, Any]:
         if before != after:
@@ -73,7 +78,8 @@ def listen_to_lines(services: Services, room: LinesController, page: Page, contr
     def rename(data: dict[str, Any]) -> None:
         room.rename(data["id"], data["name"])
 
-    actions: Actions = {"edit": edit, "delete-lines": take_out, "delete": delete, "approve": approve, "rename": rename}
+    actions: Actions = {"edit": edit, "decide": decide, "delete-lines": take_out, "delete": delete, "approve": approve,
+                        "rename": rename}
     # One after the other: the second edit of an approved set must find the copy that the first has made.
     controls.lines.click(_doing(services, actions), None, [controls.looks, *gone_set.parts, *gone_lines.parts],
                          trigger_mode="multiple", concurrency_limit=1, **page.private)
