@@ -20,6 +20,7 @@ const begin = () => {
   const notices = {};      // character -> {print, words}: said instead of "Saved" as long as that version is shown
   let timer = 0;
   let first = 0;
+  let remark = "";         // said of the version in which the next change is kept for itself
 
   const say = (words, kind = "") => {
     if (!pad) return;
@@ -35,9 +36,10 @@ const begin = () => {
   const merged = (...records) => {
     const all = {};
     for (const record of records) {
-      for (const [character, {print, fields}] of Object.entries(record)) {
+      for (const [character, {print, fields, note}] of Object.entries(record)) {
         all[character] ??= {print, fields: {}};
         Object.assign(all[character].fields, fields);
+        if (note) all[character].note = note;
       }
     }
     return all;
@@ -73,6 +75,7 @@ const begin = () => {
     if (!shown) return;
     typed[shown] ??= {print: known[shown]?.print ?? "", fields: {}};
     typed[shown].fields[field] = value;
+    if (remark) typed[shown].note = remark;
     keep();
     say("Writing…");
     const now = Date.now();
@@ -97,8 +100,8 @@ const begin = () => {
     first = 0;
     [sending, typed] = [typed, {}];
     say("Saving…");
-    const records = Object.entries(sending).map(([character, {print, fields}]) =>
-      ({character, print: recovered ? print : known[character]?.print ?? print, fields}));
+    const records = Object.entries(sending).map(([character, {print, fields, note}]) =>
+      ({character, print: recovered ? print : known[character]?.print ?? print, fields, note}));
     const answers = await pad.server.save(records).catch(() => null);
     // Gradio answers with nothing, or with other words, when the studio was not reached.
     if (Object.keys(sending).every((character) => answers?.[character]?.version || answers?.[character]?.problem)) {
@@ -195,7 +198,15 @@ const begin = () => {
   // The newest version into the fields, and everything else that follows a save.
   const reload = () => { pad.trigger("apply"); pad.trigger("submit"); };
 
-  return {attach, flush, reload};
+  // What `change` types becomes a version of its own, with these words; what was typed before is kept in the one before.
+  const apart = async (words, change) => {
+    await flush();
+    remark = words;
+    try { change(); } finally { remark = ""; }
+    await flush();
+  };
+
+  return {attach, flush, reload, apart, character: () => shown};
 };
 
 window.personaStudioDraft ??= begin();

@@ -9,11 +9,13 @@ Requests, each with an "id" that its answers repeat:
       (engine/base/sampling.py); seed (none: a random one). type: of the GGUF file that speaks ("Q8_0"; "": the best at hand).
       memory: sentences on the player from earlier conversations. Answers: Said (a new piece of text) ..., Ended (with the
       type and the engine that spoke).
+  {"do": "write", "model", "messages": [{"role", "content"}, ...], "sampling": {...}, "server": [address, model]}
+      a text, for no character: by the model, or by the server where one is given. Answers: Said ..., Ended.
   {"do": "warm", "model", "card", "turns", "player"}   load the model and read the prompt's beginning; Warmed
   {"do": "prompt", "model", "card", "turns", "player"} the exact text and its tokens; Prompt
   {"do": "models"}                                     what can be loaded; Models
   {"do": "forget", "model"}                            drop a model from memory; Forgotten
-  {"do": "stop"}                                       the speak or warm of this id ends after the current token
+  {"do": "stop"}                                       the speak, write or warm of this id ends after the current token
 
 Where a model has to be loaded, Loading (with stage, done and total in MB while it is fetched or its file is made) and Loaded
 come first. Failed (a sentence) ends a request that cannot be answered; the worker goes on. The text of Ended is the answer:
@@ -44,6 +46,7 @@ from engine.models.folders import list_models
 from engine.serving.requests import Request, parse
 from engine.serving.speaking import Stopped, show_prompt, speak, voice_for, warm
 from engine.serving.voices import Voices
+from engine.serving.writing import write
 
 Event = dict[str, Any]
 
@@ -101,8 +104,9 @@ class Worker:
             case "forget":
                 yield {"event": "Forgotten", "model": request.model, "bytes": await self.voices.forget(request.model)}
                 return
-            case "speak":
-                async with aclosing(speak(request, self.voices, tell)) as events:
+            case "speak" | "write":
+                answer = speak if request.do == "speak" else write
+                async with aclosing(answer(request, self.voices, tell)) as events:
                     async for event in events:
                         yield event
                 return
@@ -113,7 +117,7 @@ class Worker:
                 yield await asyncio.to_thread(show_prompt, request, voice)
 
     def _is_wanted(self, model: str) -> bool:
-        return any(other.do == "speak" and other.model == model for other in self.requests.values())
+        return any(other.do in ("speak", "write") and other.model == model for other in self.requests.values())
 
 
 def _sentence(error: Exception, request: Request) -> str:

@@ -175,6 +175,21 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
+def for_script(act: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """The function with its errors as {"problem": sentence}, for a script of the page."""
+    @functools.wraps(act)
+    def answer(given: Any) -> dict[str, Any]:
+        try:
+            return act(given)
+        except UserError as error:
+            return {"problem": str(error)}
+        except Exception:
+            logging.getLogger("studio").exception("defect")
+            return {"problem": DEFECT}
+
+    return answer
+
+
 def follow_rooms(tabs: list[gr.Tab]) -> None:
     """Write the room into the address. The page's script says which one is shown: an event may come after the next choice."""
     gr.on([tab.select for tab in tabs], None, None, None, js=_SHOWN_ROOM, **PRIVATE)

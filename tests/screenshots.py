@@ -51,6 +51,8 @@ STATES = {
     **{f"{room}-empty": State(room, EMPTY) for room in ROOMS},
     **{room: State(room) for room in ROOMS},
     "draft-lorebook": State("draft", RICH, (".book-entry summary",), ".draft-part:has(> #draft-character_book)"),
+    "draft-write": State("draft", RICH, ("#draft-description .write-open",), "#draft-description"),
+    "draft-deepen": State("draft", RICH, ("#draft-deepen > button:not(.open)",), "#draft-deepen"),
     "draft-npc": State("draft", RICH, ("#draft-npc > button:not(.open)",), "#draft-npc"),
     "draft-script": State("draft", RICH, ("#draft-script > button:not(.open)", ".script-row summary"), "#draft-script"),
     "draft-dossier": State("draft", RICH, ("#draft-dossier > button:not(.open)", "#draft-dossier summary >> nth=1"),

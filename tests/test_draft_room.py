@@ -167,7 +167,7 @@ def test_differences_are_marked_without_colour_and_escaped(services: Services, m
 
 def test_long_unchanged_text_is_shortened_between_words() -> None:
     long = "word " * 200
-    shown = versions._piece_html((long, "same"))
+    shown = versions.piece_html((long, "same"))
     assert len(shown) < 280 and re.fullmatch(r"<span>(word )+… (word )+</span>", shown)
 
 

@@ -84,7 +84,7 @@ def test_each_decision_is_counted_kept_and_taken_back(room: LinesController, mad
 
 
 def test_after_twenty_the_rest_can_be_approved_and_what_is_unread_is_said(room: LinesController, made: LineSet) -> None:
-    assert "approve the rest" not in shown(room, made)
+    assert ": approve the rest" not in shown(room, made)
     sound = [one.position for one in lines.lines(room.store, made.id) if one.position not in (5, 9, 30)]
     for position in sound[:review.ENOUGH]:
         room.decide(made.id, position, "keep")

@@ -55,7 +55,7 @@ def difference(old_raw: dict[str, Any], new_raw: dict[str, Any]) -> list[FieldCh
     for key, label in LABELS.items():
         before, after = (card["data"].get(key, "") for card in (old, new))
         if before != after:
-            pieces = _list_pieces(before, after) if key in LISTS else _text_pieces(before, after)
+            pieces = _list_pieces(before, after) if key in LISTS else text_pieces(before, after)
             changes.append(FieldChange(key, label, pieces, key in LISTS))
     return changes + list(_other_changes(_others(old), _others(new), ()))
 
@@ -85,7 +85,7 @@ def _other_changes(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[FieldC
             yield _other(path, _list_pieces(before, after), is_list=True)
     elif isinstance(old, str) and isinstance(new, str):
         if old != new:
-            yield _other(path, _text_pieces(old, new))
+            yield _other(path, text_pieces(old, new))
     elif ... in (old, new) or _json(old) != _json(new):
         shown = _readable if ... in (old, new) else _json  # side by side, the text 1 and the number 1 must look different
         sides: list[tuple[Any, Literal["added", "removed"]]] = [(old, "removed"), (new, "added")]
@@ -122,7 +122,7 @@ def _list_pieces(old: Sequence[str], new: Sequence[str]) -> list[Piece]:
     return pieces
 
 
-def _text_pieces(old: str, new: str) -> list[Piece]:
+def text_pieces(old: str, new: str) -> list[Piece]:
     """Word by word; line by line where that would take too long; old and new as a whole where even that would."""
     for split in (_WORD.findall, lambda text: [("", line) for line in text.splitlines(keepends=True)], lambda text: [("", text)]):
         before, after = split(old), split(new)

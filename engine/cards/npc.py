@@ -67,6 +67,11 @@ class ScaleField:
 LIST_FIELDS = (
     ListField("goals", "Goals", "goal", "What the character wants, now and in the end.",
               (Part("text", "Goal", "To be paid before the tide turns", wide=True),)),
+    ListField("beliefs", "Beliefs", "belief",
+              "What the character holds to be true of itself, of others and of the world, right or wrong.",
+              (Part("text", "Belief", "Nobody helps for nothing", wide=True),)),
+    ListField("coping", "Ways of coping", "way of coping", "What the character does when something hurts, frightens or shames it.",
+              (Part("text", "What it does", "Makes a joke and looks for the door", wide=True), Part("when", "When", "shouted at"))),
     ListField("secrets", "Secrets", "secret",
               "Kept, whatever is asked. The words that give it away never reach the model: the test script looks for them in the "
               "answers.",
@@ -123,7 +128,7 @@ class Entry:
     never: tuple[str, ...] = ()  # and in none
     name: str = ""  # of an action; see actions.py for how it and its arguments are read
     arguments: str = ""
-    when: str = ""
+    when: str = ""  # of an action and a way of coping
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ class Npc:
     """The fields that could be read; scales hold whole numbers from 0 to 100. `faults`: a sentence for each part that could not."""
 
     goals: tuple[Entry, ...] = ()
+    beliefs: tuple[Entry, ...] = ()
+    coping: tuple[Entry, ...] = ()
     secrets: tuple[Entry, ...] = ()
     knowledge_limits: tuple[Entry, ...] = ()
     relationships: tuple[Entry, ...] = ()
@@ -283,6 +290,9 @@ def written(npc: Npc) -> dict[str, str]:
         "relationships": _listed("People in {{char}}'s life", npc.relationships,
                                  lambda one: ": ".join(filter(None, (one.who, one.text)))),
         "goals": _listed("What {{char}} wants", npc.goals),
+        "beliefs": _listed("What {{char}} believes", npc.beliefs),
+        "coping": _listed("How {{char}} copes", npc.coping,
+                          lambda one: f"When {one.when}: {one.text}" if one.when and one.text else one.text),
         "secrets": _listed("Secrets that {{char}} never tells, hints at or confirms", npc.secrets, lambda one: _ended(one.text) + (
             f" Only {one.may_learn} may learn this." if one.text and one.may_learn else "")),
         "knowledge_limits": _listed("What {{char}} does not know, and says so when asked", npc.knowledge_limits),

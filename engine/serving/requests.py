@@ -20,7 +20,7 @@ ROLES = ("user", "assistant")
 @dataclass
 class Request:
     """One request. `schema`: a JSON schema that the answer must satisfy. `type`: of the GGUF file that is to speak ("": the best
-    at hand)."""
+    at hand). `messages`: in the place of a card and turns; `server`: the address and model that are to write instead."""
 
     do: str
     id: str | int
@@ -32,6 +32,8 @@ class Request:
     sampling: SamplingParams = DEFAULTS
     schema: dict[str, Any] | None = None
     type: str = ""
+    messages: tuple[Message, ...] = ()
+    server: tuple[str, str] | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     @property
@@ -48,6 +50,8 @@ class Request:
 
         `tokenizer` counts the tokens of lore; without one, they are estimated.
         """
+        if self.messages:
+            return Fitted(list(self.messages))
         assert self.card
         setting = replace(self.setting, count=token_counter(tokenizer)) if tokenizer else self.setting
         return fit(as_model_has_it(self.card, self.model), self.turns, setting, fits)
@@ -70,6 +74,8 @@ def parse(line: str | bytes) -> Request:
         return Request("forget", identity, _text(fields, "model"))
     if do in ("speak", "warm", "prompt"):
         return _conversation(str(do), identity, fields)
+    if do == "write":
+        return _writing(identity, fields)
     raise UserError(f"There is no request {str(do)[:40]!r}.")
 
 
@@ -93,6 +99,22 @@ def _conversation(do: str, identity: str | int, fields: dict[str, Any]) -> Reque
     if do != "warm" and turns and goes_on != (turns[-1][0] == "assistant"):
         raise UserError("The last turn of the conversation must be the character's to be continued, else the player's.")
     return request
+
+
+def _writing(identity: str | int, fields: dict[str, Any]) -> Request:
+    asked = fields.get("messages")
+    if not isinstance(asked, list) or not asked or not all(
+            isinstance(one, dict) and one.get("role") in ("system", *ROLES) and isinstance(one.get("content"), str)
+            for one in asked):
+        raise UserError("The messages must be objects with a role and a content.")
+    if asked[-1]["role"] != "user":
+        raise UserError("The last message must be the user's.")
+    server = fields.get("server")
+    if server is not None and not (isinstance(server, list) and len(server) == 2 and all(isinstance(one, str) for one in server)):
+        raise UserError("The server must be an address and the name of a model.")
+    return Request("write", identity, _text(fields, "model"), sampling=read_params(fields.get("sampling") or {}).with_seed(),
+                   messages=tuple({"role": one["role"], "content": _clean(one["content"])} for one in asked),
+                   server=(server[0], server[1]) if server else None)
 
 
 def _type(given: Any) -> str:

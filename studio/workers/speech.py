@@ -28,7 +28,7 @@ KILLED = ("The system ended the chat engine, most likely because memory ran out.
           "Send the message again, or choose a smaller model.")
 CLOSED = "The studio was closed before the answer was complete."
 PACE = 0.2  # seconds between two tellings of a growing answer: what open pages can follow
-FINAL = {"speak": ("Ended",), "warm": ("Warmed",), "prompt": ("Prompt",), "models": ("Models",)}
+FINAL = {"speak": ("Ended",), "write": ("Ended",), "warm": ("Warmed",), "prompt": ("Prompt",), "models": ("Models",)}
 
 
 class Reply:
@@ -157,6 +157,12 @@ class Speech:
         """
         return self._send(speak_request(_new_id(), model, card, turns, sampling, player, continue_, about, seed, type, memory),
                           key, on_end)
+
+    def write(self, model: str, messages: Sequence[dict[str, str]], sampling: dict[str, Any], server: tuple[str, str] | None = None,
+              on_end: Callable[[Reply], None] | None = None) -> Reply:
+        """Ask for a text by chat messages, of the model or of the server (address, model); returns at once. See `ask`."""
+        return self._send({"do": "write", "id": _new_id(), "model": model, "messages": list(messages), "sampling": sampling,
+                           "server": list(server) if server else None}, on_end=on_end)
 
     def warm(self, model: str, card: dict[str, Any], player: str, turns: Sequence[tuple[str, str]] = (),
              about: str = "", seed: int = 0, type: str = "") -> Reply:

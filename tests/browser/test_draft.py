@@ -3,9 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import expect
+from teacher_server import teacher_server
+
 from browser.conftest import PATIENCE
 from engine.cards.fields import fields_of
 from engine.cards.files import read_file
+from studio.store import characters, values
+from studio.store.database import open_store
 
 EVIL = "Mara <img src=x onerror=alert(1)> {{7*7}}"
 
@@ -251,3 +256,28 @@ def test_a_huge_lorebook_opens_like_a_small_one(studio: Any, page: Any) -> None:
     book = characters.head(services.store, made.id).card["data"]["character_book"]
     assert book["entries"] == [*entries[:-1], {**entries[-1], "content": "Nobody comes back from there."}]
     characters.delete(services.store, made.id)  # pages that open the newest character are quick again
+
+
+def test_a_model_tightens_what_is_selected_and_the_writer_accepts_it_and_takes_it_back(studio: Any, page: Any) -> None:
+    store = open_store(studio.home / "studio.db")
+    slug = new_character(page, studio, "Tight")
+    description = field(page, "description")
+    description.fill("She lives alone. She keeps the very old lighthouse of the harbour. Nobody comes.")
+    saved(page)
+    with teacher_server(reply=lambda _: "She keeps the old lighthouse.") as server:
+        values.set_value(store, "writer-server", [server.url, "big"])
+        page.locator("#draft-description .write-open").click()
+        panel = page.locator("#draft-description .write-panel")
+        description.evaluate("area => area.setSelectionRange(17, 66)")
+        panel.get_by_role("button", name="Tighten").click()
+        expect(panel.locator(".write-change del").first).to_contain_text("very")
+        assert description.input_value().startswith("She lives alone. She keeps the very old")  # nothing has changed yet
+        panel.get_by_role("button", name="Accept").click()
+        expect(description).to_have_value("She lives alone. She keeps the old lighthouse. Nobody comes.")
+        expect(panel).to_contain_text("version of its own")
+        assert "keeps the very old lighthouse of the harbour." in server.bodies[0]["messages"][1]["content"]
+    who = characters.get(store, slug)
+    assert who and characters.versions(store, who.id)[0].note == "Tightened with a model: Description"
+    panel.get_by_role("button", name="Undo").click()
+    expect(description).to_have_value("She lives alone. She keeps the very old lighthouse of the harbour. Nobody comes.")
+    values.set_value(store, "writer-server", [])

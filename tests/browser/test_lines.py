@@ -25,7 +25,8 @@ def sets(store: Store) -> Iterator[tuple[LineSet, LineSet]]:
     """Two sets of Bodo's, the newer one last."""
     bodo = characters.get(store, "bodo-grumm")
     assert bodo
-    records = [{"question": f"Where is door number {number}?", "answer": f"Behind barrel {number}, as it ever was. " * 3}
+    rest = "You will want a lamp for the last of the stairs, and mind the cat: it sleeps where it likes."
+    records = [{"question": f"Where is door number {number}?", "answer": f"Behind barrel {number}, as it ever was. {rest}"}
                for number in range(40)]
     first, second = (lines.add_set(store, bodo.id, 1, records, {}, name=name) for name in ("First", "Second"))
     yield first, second

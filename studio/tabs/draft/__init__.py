@@ -21,7 +21,10 @@ from studio.services import Services
 from studio.store import characters
 from studio.tabs.draft import card_views, sections, versions
 from studio.tabs.draft.controls import Controls
+from studio.tabs.draft.deepen import Deepening
+from studio.tabs.draft.writer import Writer
 
+MOST_NOTE = 80  # characters of what a page says of a version
 FIRST_LINE = "(the player's first words)"  # a model reads no text that ends with the character's own turn
 _FETCH = "() => setTimeout(() => document.querySelector('#draft-file, #draft-file *')?.closest('#draft-file').click(), 50)"
 
@@ -35,9 +38,11 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     def newest(character: str) -> dict[str, Any]:
         return controller.newest(character)
 
-    controls = Controls([save, newest])
+    writer = Writer(services)
+    controls = Controls([save, newest], writer.functions(), Deepening(services).functions())
     _listen_to_card(controller, page, controls)
     _listen_to_versions(controller, page, controls)
+    _listen_to_writer(writer, page, tab, controls)
 
 
 class Controller:
@@ -53,7 +58,8 @@ class Controller:
         for one in records:
             character = str(one["character"])
             try:
-                answers[character] = versions.save_typed(self.store, character, str(one.get("print", "")), one["fields"])
+                answers[character] = versions.save_typed(self.store, character, str(one.get("print", "")), one["fields"],
+                                                         str(one.get("note") or "")[:MOST_NOTE])
             except UserError as error:
                 answers[character] = {"problem": str(error), "gone": characters.get(self.store, character) is None}
             except Exception:
@@ -201,3 +207,23 @@ def _listen_to_versions(controller: Controller, page: Page, controls: Controls) 
     controls.other.input(guarded(controller.versions), picked, panel, **page.private)
     controls.restore.click(guarded(controller.restore), [page.character, controls.versions], controls.changes, js=FLUSH,
                            **page.private).success(None, js="() => window.personaStudioDraft.reload()", **page.private)
+
+
+def _listen_to_writer(writer: Writer, page: Page, tab: gr.Tab, controls: Controls) -> None:
+    server = [controls.writer_url, controls.writer_model]
+
+    @guarded
+    def use(who: str, url: str, model: str) -> Any:
+        if who != "server" or (url.strip() and model.strip()):  # a half-filled form is no mistake yet
+            writer.use(who, url, model)
+        return [gr.Row(visible=who == "server"), writer.who()["note"]]
+
+    def show() -> list[Any]:
+        kept = writer.server()
+        return ["server" if kept else "self", *(kept or ("", "")), gr.Row(visible=kept is not None), writer.who()["note"]]
+
+    chosen, shown = [controls.writer_who, *server], [controls.writer_server, controls.writer_note]
+    for event in (controls.writer_who.input, *(box.input for box in server)):
+        event(use, chosen, shown, **page.private)
+    for begin in (tab.select, page.character.change, page.model.change):
+        begin(guarded(show), None, [*chosen, *shown], **page.private)

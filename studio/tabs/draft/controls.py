@@ -22,18 +22,27 @@ _SCRIPT_HINT = ('<p class="quiet">What the character is asked, and what a good a
                 "these questions.</p>")
 _DOSSIER_HINT = ('<p class="quiet">What an evaluation asks the character and compares its answers with. Nothing is ever learned '
                  "from it, and it adds nothing to the prompt.</p>")
+_WRITING = ('<p class="quiet">Below each text, “Write with me” drafts, lengthens, tightens, or makes it speak like a sample: '
+            "all of it, or the part that you select. You see what would change before anything does.</p>")
+_WRITERS = [("The model on the left", "self"), ("A server", "server")]
+_DEEPEN_HINT = ('<p class="quiet">One question at a time about what gives a character depth. Answer it, or let the model propose '
+                "an answer; what you add becomes text of the card.</p>")
 
 
 class Controls:
     """The room's controls. `fields` are the texts by their key in a card, `lists` the lists of texts."""
 
-    def __init__(self, server_functions: list[Callable[..., Any]]) -> None:
+    def __init__(self, server_functions: list[Callable[..., Any]], writing: list[Callable[..., Any]],
+                 deepening: list[Callable[..., Any]]) -> None:
+        self._deepening = deepening
         self.fields: dict[str, gr.Textbox] = {}
         self.lists: dict[str, gr.HTML] = {}
         with gr.Row(elem_id="draft-top"):
             self.status = gr.HTML({}, html_template="", js_on_load=_script("draft"), server_functions=server_functions,
                                elem_id="draft-status", apply_default_css=False, min_width=120, scale=3)
             self.meter = gr.HTML("", elem_id="draft-size", apply_default_css=False, min_width=150, scale=2)
+        gr.HTML("", html_template="", js_on_load=_script("draft_write"), server_functions=writing, elem_id="draft-writing",
+                apply_default_css=False, visible="hidden")
         self.empty = gr.HTML(EMPTY, elem_id="draft-empty")
         with gr.Column(visible=False, elem_id="draft-editor") as self.editor:
             with gr.Row(elem_id="draft-columns"):
@@ -53,6 +62,10 @@ class Controls:
                     "chat when its keys are mentioned. {{char}} and {{user}} work here, too.</span>", apply_default_css=False)
             self.book = gr.HTML("", html_template="", js_on_load=_script("draft_book"), elem_id="draft-book",
                                 server_functions=[sections.look_at_book, sections.read_world], apply_default_css=False)
+        with gr.Accordion("Deepen by questions", open=False, elem_classes="draft-part", elem_id="draft-deepen"):
+            gr.HTML(_DEEPEN_HINT, apply_default_css=False)
+            gr.HTML("", html_template="", js_on_load=_script("draft_deepen"), apply_default_css=False,
+                    elem_id="draft-deepen-questions", server_functions=self._deepening)
         self._npc()
         with gr.Accordion("For the model", open=False, elem_classes="draft-part") as self.for_model:
             self._section("model")
@@ -103,6 +116,15 @@ class Controls:
                 self.remove = gr.Button("Remove", size="sm", min_width=70, elem_id="draft-remove", visible=False)
         with gr.Column(elem_classes="draft-part"):
             self.advice = gr.HTML("", elem_id="draft-advice", apply_default_css=False)
+        with _part("Write with me"):
+            gr.HTML(_WRITING, apply_default_css=False)
+            self.writer_who = gr.Radio(_WRITERS, value="self", label="Who writes", elem_id="draft-writer")
+            with gr.Row(visible=False) as self.writer_server:
+                self.writer_url = gr.Textbox(label="Address of the server", placeholder="http://127.0.0.1:8080/v1", max_length=500,
+                                             elem_id="draft-writer-url", min_width=120)
+                self.writer_model = gr.Textbox(label="Name of its model", max_length=200, elem_id="draft-writer-model",
+                                               min_width=120)
+            self.writer_note = gr.HTML("", elem_id="draft-writer-note", elem_classes="quiet", apply_default_css=False)
         with _part("Download the card"):
             gr.HTML('<p class="quiet">The archive holds everything, the picture the card and its portrait, a text the card '
                     "alone.</p>")

@@ -41,8 +41,9 @@ def seen_as(version: Version) -> dict[str, Any]:
             "words": f"Saved · version {version.number}"}
 
 
-def save_typed(store: Store, character: str, seen: str, typed: dict[str, Any]) -> dict[str, Any]:
-    """Put the typed fields onto the newest version; `seen` is the print of the version that the writer saw.
+def save_typed(store: Store, character: str, seen: str, typed: dict[str, Any], note: str = "") -> dict[str, Any]:
+    """Put the typed fields onto the newest version; `seen` is the print of the version that the writer saw. With a `note`, the
+    version is kept for itself, as the one before it is.
 
     Returns what the page remembers, and as `elsewhere` the number of a version that another window has written meanwhile. Raises
     UserError for an unknown character and for a card that has become too large, ValueError for unknown fields.
@@ -53,7 +54,7 @@ def save_typed(store: Store, character: str, seen: str, typed: dict[str, Any]) -
         if _editable(card) == _editable(head.card):
             return {**seen_as(head), "elsewhere": None}
         elsewhere = bool(seen) and seen != print_of(head)
-        saved = characters.save(store, character, card, note=ELSEWHERE if elsewhere else "", autosave=not elsewhere)
+        saved = characters.save(store, character, card, note=ELSEWHERE if elsewhere else note, autosave=not (elsewhere or note))
         return {**seen_as(saved), "elsewhere": head.number if elsewhere else None}
 
 
@@ -123,12 +124,13 @@ def changes_html(store: Store, character: str, first: int, second: int) -> str:
 
 
 def _change_html(change: FieldChange) -> str:
-    pieces = [_piece_html(piece, sign=change.is_list) for piece in change.pieces]
+    pieces = [piece_html(piece, sign=change.is_list) for piece in change.pieces]
     body = f"<ul><li>{'</li><li>'.join(pieces)}</li></ul>" if change.is_list else f"<p>{''.join(pieces)}</p>"
     return f"<section><h4>{html.escape(change.label)}</h4>{body}</section>"
 
 
-def _piece_html(piece: Piece, sign: bool = False) -> str:
+def piece_html(piece: Piece, sign: bool = False) -> str:
+    """A piece of a difference. `sign`: with + or − before what is new or gone."""
     text, kind = piece
     if kind == "same":
         if len(text) > _LONGEST:

@@ -17,10 +17,11 @@ from studio.page import Notice, Page, guarded
 from studio.services import Services
 from studio.tabs.answers import NOBODY, PLAYER, Composer, SamplingControls, ViewLink, changing
 from studio.tabs.models import WHOLE
-from studio.tabs.preview import scenes
+from studio.tabs.preview import personas, scenes
 from studio.tabs.preview.controller import Controller
 from studio.tabs.preview.looks import LOOKS, Draft, ViewState, chosen_sampling
 from studio.tabs.preview.memory import MemoryPanel, connect
+from studio.tabs.preview.personas import PersonaPanel
 from studio.tabs.preview.scenes import ScenePanel
 from studio.tabs.preview.view import SHOWN
 from studio.theme import ASSETS
@@ -83,10 +84,12 @@ class Controls:
         self.gone = Notice("preview-undelete")
         self.opening = gr.Dropdown([("", 0)], value=0, label="Greeting", filterable=False, elem_id="preview-greeting",
                                    elem_classes="live-shown", info="How the new chat begins.")
+        self.personas = PersonaPanel()
         self.player = gr.Textbox(PLAYER, label="Player's name", info="What {{user}} stands for.", max_length=80,
                                  elem_id="preview-player")
         self.about = gr.Textbox("", label="About the player", lines=2, max_lines=6, max_length=2_000, elem_id="preview-about",
                                 info="What the character knows of you. Leave it empty to be a stranger.")
+        self.personas.buttons()
 
     def _settings(self) -> None:
         with gr.Accordion("How it answers", open=False, elem_id="preview-settings"):
@@ -147,7 +150,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     page = page.in_turn(ROOM)
     _opening(controller, page, tab, controls)
     _talking(controller, page, controls)
-    _keeping(controller, page, controls)
+    _keeping(controller, page, tab, controls)
     _renaming(controller, page, controls)
     _files(controller, page, controls)
     _deleting(controller, page, controls)
@@ -227,7 +230,7 @@ def _talking(controller: Controller, page: Page, controls: Controls) -> None:
     composer.stop.click(guarded(lambda state: controller.speaking.stop(state.chat)), controls.state, None, **page.poll)
 
 
-def _keeping(controller: Controller, page: Page, controls: Controls) -> None:
+def _keeping(controller: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:
     live = controller.services.live
 
     def change(state: ViewState, seen: dict[str, Any], link: str, player: str, about: str, *sampling: Any) -> Any:
@@ -248,6 +251,8 @@ def _keeping(controller: Controller, page: Page, controls: Controls) -> None:
     for begin in (controls.player.blur, controls.player.submit, controls.about.blur, controls.fresh.input, controls.seed.input,
                   *(one.release for one in sliders)):
         begin(keep, changed, kept, trigger_mode="multiple", **page.private)  # at once, before another chat can be opened
+    personas.connect(controller.services, controls.personas, controls.player, controls.about, page, tab,
+                     lambda chosen: chosen.then(keep, changed, kept, trigger_mode="multiple", **page.private))
     for one in sliders:
         one.input(keep, changed, kept, trigger_mode="always_last", **page.private)  # while it is drawn, and by the keyboard
     controls.fresh.change(lambda fresh: gr.Number(visible=not fresh), controls.fresh, controls.seed, **page.private)
