@@ -20,7 +20,7 @@ from studio.workers import adopting
 
 THEMES = [("As the system", "system"), ("Light", "light"), ("Dark", "dark")]
 _THEME = "window.personaStudioTheme"  # in assets/studio.js, which keeps it in the browser
-_ADD_HINT = "The folder that persona prune --out made, or the run’s work folder. The model stays where it is."
+_ADD_HINT = "The folder that persona prune ‑‑out made, or the run’s work folder. The model stays where it is."
 
 
 class LibraryPanel:
@@ -159,7 +159,8 @@ def folders_html(services: Services) -> str:
              ("Models", home / "models", _listed(own)),
              ("Models of the hub", Path(constants.HF_HUB_CACHE), _listed(cached))]
     return "".join(f'<div class="folder"><h3>{name}</h3><code>{html.escape(os.fspath(path))}</code>'
-                   f'<button data-copy="{html.escape(os.fspath(path))}" aria-label="Copy the path of: {name}">Copy</button>'
+                   f'<button class="copy" data-copy="{html.escape(os.fspath(path))}" aria-label="Copy the path of: {name}">'
+                   "Copy</button>"
                    f'<p class="quiet">{html.escape(about)}</p></div>' for name, path, about in parts)
 
 

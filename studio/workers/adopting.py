@@ -49,7 +49,7 @@ def find(settings: Settings, place: str) -> Found:
     """The run in a folder: that of its model, or its work folder. Raises UserError where there is no whole run of one character."""
     folder = Path(place.strip()).expanduser()
     if not place.strip() or "\0" in place or not folder.is_dir():
-        raise UserError(f"There is no folder {place.strip()[:200]!r}." if place.strip() else "No folder is named.", _CHOOSE)
+        raise UserError(f"There is no folder {place.strip()[:200]}." if place.strip() else "No folder is named.", _CHOOSE)
     work: Path | None
     folder = work = folder.resolve()
     if record := _record(work):
