@@ -74,10 +74,12 @@
     return chosen ?? theme();
   };
   const keep = () => { if (theme() !== "system") show(theme()); };
-  document.addEventListener("DOMContentLoaded", () => {
+  const begun = setInterval(() => {  // this script may run before there is a body, or long after
+    if (!document.body) return;
+    clearInterval(begun);
     keep();
     new MutationObserver(keep).observe(document.body, {attributes: true, attributeFilter: ["class"]});
-  });
+  }, 10);
   window.addEventListener("storage", ({key}) => { if (key === "persona-studio-theme") show(theme()); });  // another window's choice
 
   // A new character is named first: its name is selected until a key is pressed or something else is clicked.
