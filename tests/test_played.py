@@ -125,10 +125,11 @@ def test_a_player_that_there_is_not_is_refused_before_anybody_is_asked(tmp_path:
 
 def test_what_the_player_repeats_is_said() -> None:
     item = Item("played-x", ItemKind.LONG, ("Hello.",), "x", turns=4)
-    said = Reply(DENSE, item, 0, ("Hello.", "Who are you?", "hello!", "Why?"), ("a",) * 4, ("ended",) * 4)
+    said = Reply(DENSE, item, 0, ("Hello.", "Who are you, then?", "who are you then", "I do keep a hen, too!"),
+                 ("Nobody.", "I keep a brown hen.", "I do keep a hen.", "Hm."), ("ended",) * 4)
     written = Reply(DENSE, Item("long-x", ItemKind.LONG, ("A", "A")), 0, ("A", "A"), ("a", "b"), ("ended",) * 2)
     assert list(played_note("small", [said, written])) == [
-        "The player of 1 long conversation was played by small: of its 3 lines 1 said an earlier one again."]
+        "The player of 1 long conversation was played by small: of its 3 lines 2 mostly repeat what was said before."]
     assert not list(played_note("", [written]))
 
 

@@ -11,7 +11,6 @@ from functools import cache
 
 from engine.base.events import Step, Stream
 from engine.base.files import resource
-from engine.base.questions import normalise
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card, card_of
 from engine.cards.dossier import read_dossier
@@ -19,6 +18,8 @@ from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, Setting
 from engine.cards.speaking import own_words
 from engine.evaluation.measure import Item, ItemKind, Reply, Speaker
+from engine.evaluation.measures.loops import repeats
+from engine.evaluation.turns import Turn
 from engine.evidence.keeping import identify
 from engine.serving.files import folder_of
 from engine.serving.interview import SILENCE, Interview, shared_type
@@ -93,10 +94,18 @@ class Player:
 
 
 def played_note(model: str, replies: Sequence[Reply]) -> Iterator[str]:
-    """A sentence on the player's lines, where a model has played: how many there are, and how many say an earlier line again."""
+    """A sentence on the player's lines, where a model has played: how many there are, and how many are mostly what either side
+    said before. A small model echoes much."""
     talks = [one for one in replies if one.item.turns]
-    own = [(reply.lines[:place], line) for reply in talks for place, line in enumerate(reply.lines) if place]
-    again = sum(normalise(line) in {normalise(text) for text in before} for before, line in own)
-    if own:
-        yield (f"The player of {len(talks)} long conversation{'s' * (len(talks) > 1)} was played by {model}: of its {len(own)} "
-               f"lines {again} said an earlier one again.")
+    again = sum(map(_echoes, talks))
+    if own := sum(len(one.lines) - len(one.item.lines) for one in talks):
+        yield (f"The player of {len(talks)} long conversation{'s' * (len(talks) > 1)} was played by {model}: of its {own} lines "
+               f"{again} mostly repeat what was said before.")
+
+
+def _echoes(reply: Reply) -> int:
+    said, count = list[tuple[str, str]](), 0
+    for place, (line, answer) in enumerate(zip(reply.lines, reply.answers, strict=True)):
+        count += place >= len(reply.item.lines) and repeats(Turn("", 0, "", line, tuple(said)))
+        said += [("assistant", line), ("assistant", answer)]
+    return count

@@ -154,7 +154,7 @@ class Resumable(Single):
                     lambda last: self._end(character, last))
 
     def _end(self, character: str, last: Event | None) -> None:
-        kept = f"What was done is kept: {self.again} goes on from there."
+        kept = f"What was done is kept: “{self.again}” takes it up from there."
         if isinstance(last, Failed):
             ending = labels.error(last.sentence, last.hint, last.code)
         elif isinstance(last, Stopped):

@@ -38,7 +38,7 @@ class ScenePanel:
                                            elem_id="scene-narrator", info="Left empty: the card's scenario, and who is there.")
                 self.turns = gr.Slider(2, MOST, TURNS, step=1, label="Turns", elem_id="scene-turns", min_width=160)
             with gr.Row(elem_classes="tight"):
-                self.begin = gr.Button("Play a new scene", variant="primary", scale=0, min_width=180, elem_id="scene-begin",
+                self.begin = gr.Button("New scene", variant="primary", scale=0, min_width=130, elem_id="scene-begin",
                                        elem_classes="live-shown")
                 self.stop = gr.Button("Stop", variant="stop", scale=0, min_width=90, elem_id="scene-stop",
                                       elem_classes="live-shown")
@@ -47,7 +47,7 @@ class ScenePanel:
             live_html("scene-foot")
             with gr.Row(elem_id="scene-put-in", elem_classes="live-shown"):
                 self.who = gr.Radio([(PLAYER, PLAYER), ("Narrator", NARRATOR)], value=PLAYER, show_label=False, container=False,
-                                    label="Who says it", scale=0, min_width=190, elem_id="scene-who")
+                                    label="Who says it", scale=0, min_width=220, elem_id="scene-who")
                 self.words = gr.Textbox(show_label=False, label="Put a word in", placeholder="Put a word in", container=False,
                                         max_length=1000, elem_id="scene-words", min_width=200, scale=3)
                 self.put_in = gr.Button("Say it", scale=0, min_width=90, elem_id="scene-say")
