@@ -9,10 +9,11 @@ from test_verdict_room import begun, keep, run  # noqa: F401
 from engine.base.errors import UserError
 from engine.base.ids import FinishReason
 from engine.base.questions import normalise, split_of
-from engine.cards.card import Card, bundled_cards, find_bundled
+from engine.cards.card import Card, bundled_cards, find_bundled, parse_card
 from engine.cards.dossier import asked_lines
 from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER
+from engine.cards.script import with_question
 from engine.cards.siblings import _LINES, find_sibling
 from engine.evidence.items import FULL, choose_items
 from engine.evidence.playing import people
@@ -48,6 +49,14 @@ def test_a_sibling_is_of_the_same_kind_as_long_as_there_is_one(item: str, questi
         seen.append(found.question)
     assert set(seen) >= {line for line in written if split_of(line) == "train"}
     assert found  # then one of another kind
+
+
+def test_what_the_writer_added_to_the_test_script_is_no_sibling_any_more() -> None:
+    first = find_sibling(PIM, "flattery-1", "You are the best.")
+    assert first
+    asks_it = parse_card(json.dumps(with_question(PIM.raw, [first.question], "It stays itself.")).encode(), "card")
+    second = find_sibling(asks_it, "flattery-1", "You are the best.")
+    assert second and second.question != first.question
 
 
 def test_an_everyday_line_has_one_of_its_category_that_has_words_in_common() -> None:
