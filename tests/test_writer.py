@@ -139,10 +139,11 @@ def test_a_server_that_is_set_writes_and_is_taken_back(services: Services, mara:
 
 
 def test_a_very_small_model_says_that_it_is(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = [{"name": "starter", "parameters": 134_515_008}, {"name": "small", "parameters": 494_032_768}]
-    monkeypatch.setattr(services.speech, "models", lambda wait=True: listed)
+    monkeypatch.setattr(services.speech, "models", lambda wait=True: [{"name": "some/tiny", "parameters": 90_000_000}])
     writer = Writer(services)
-    assert "very small" in writer.who()["note"]
+    assert "SmolLM2 135M writes" in writer.who()["note"] and "very small" in writer.who()["note"]
+    values.set_value(services.store, "model", "some/tiny")
+    assert writer.who()["note"].startswith("tiny writes. It is very small")
     values.set_value(services.store, "model", "small")
     assert "very small" not in writer.who()["note"] and "larger model writes better" in writer.who()["note"]
 

@@ -22,7 +22,10 @@ TASKS: tuple[Task, ...] = get_args(Task)
 MOST_TEXT, MOST_WISH = 6_000, 600  # characters of a text that can be worked on, and of a wish
 _KNOWN = {"description": 1_200, "personality": 300, "scenario": 400, "mes_example": 700}  # characters told of each other field
 _SAMPLE = 600  # characters of speech that are imitated
-_DRAFT_TOKENS, _MORE_TOKENS = 220, 110
+_MORE_TOKENS = 110
+_DRAFT_TOKENS = {"description": 200, "mes_example": 160, "lore": 120, "question": 60, "npc": 40}  # of a draft; of any other field _SHORT_TOKENS
+_SHORT_TOKENS = 90
+_DIALOGUE_LINES = 4
 _SYSTEM = ("You help a writer with a character for a story. Write only the text that is asked for, in the language of the "
            "character's description: no heading, no remark, no quotation marks around it.")
 # What a draft of each field is. {char} is the character's name.
@@ -92,13 +95,17 @@ def chat(card: Card, wish: Wish) -> list[Message]:
 def sampling(wish: Wish) -> SamplingParams:
     """How it is drawn, with a limit on its length in tokens that follows the task."""
     own = rough_tokens(wish.text)
-    limit = {"draft": _DRAFT_TOKENS, "lengthen": _MORE_TOKENS, "tighten": max(32, own), "voice": max(64, 2 * own)}[wish.task]
-    return SamplingParams(temperature=0.6, max_tokens=min(limit, 1_000))
+    limit = {"draft": _DRAFT_TOKENS.get(wish.key, _SHORT_TOKENS), "lengthen": _MORE_TOKENS, "tighten": max(32, own),
+             "voice": max(64, 2 * own)}[wish.task]
+    # What is to be kept word for word is written with little chance in it.
+    return SamplingParams(temperature=0.3 if wish.task == "tighten" else 0.6, max_tokens=min(limit, 1_000))
 
 
 def finished(card: Card, wish: Wish, said: str) -> str:
     """The text that is proposed in the place of `wish.text`. Raises UserError where what the model said cannot be one."""
     text = _bare(said)
+    if wish.task == "draft":
+        text = _asked_for(text, wish.key, card)
     if count_words(text) < 2 or is_looping(text) or has_assistant_phrase(text):
         raise UserError("The model wrote nothing that can be used.", _LARGER)
     before = normalise(wish.text)
@@ -147,6 +154,14 @@ def _bare(said: str) -> str:
     if closing and text.endswith(closing) and closing not in text[1:-1]:
         text = text[1:-1].strip()
     return text
+
+
+def _asked_for(text: str, key: str, card: Card) -> str:
+    """Of a draft what was asked for: a few lines of a dialogue, the first paragraph of a short text. Small models go on and on."""
+    if key == "mes_example":
+        begins = (f"{PLAYER}:", f"{card.char}:")
+        return "\n".join([line.strip() for line in text.splitlines() if line.strip().startswith(begins)][:_DIALOGUE_LINES])
+    return text if key in ("description", "lore") else text.split("\n\n")[0].strip()
 
 
 def _with_macros(text: str, card: Card, wish: Wish) -> str:

@@ -6,10 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.ids import FinishReason
+from engine.base.known_models import KNOWN
 from engine.cards.card import Card, unfinished
 from engine.cards.difference import text_pieces
 from engine.cards.writing import Wish, chat, finished, sampling
@@ -18,7 +20,6 @@ from studio.page import for_script
 from studio.services import Services
 from studio.store import characters, values
 from studio.tabs.draft.versions import piece_html
-from studio.tabs.models import dense_name
 from studio.tabs.teacher import checked_server
 from studio.workers.speech import Reply
 
@@ -52,9 +53,9 @@ class Writer:
         if server := self.server():
             return {"who": server[1], "note": f"{server[1]} on your server writes."}
         model = self._model()
-        name = dense_name(model)
+        known, name = KNOWN.get(model), _name(model)
         listed = next((one for one in self.services.speech.models(wait=False) if one["name"] == model), {})
-        small = 0 < int(listed.get("parameters") or 0) < _SMALL
+        small = 0 < (known.parameters if known else int(listed.get("parameters") or 0)) < _SMALL
         return {"who": name, "note": f"{name} writes. It is very small, so expect a rough start: a larger model writes better."
                 if small else f"{name} writes. A larger model writes better."}
 
@@ -65,7 +66,7 @@ class Writer:
         messages, server, model = chat(card, wish), self.server(), self._model()
         reply = self.services.speech.write(model, messages, sampling(wish).as_dict(), server)
         with self._lock:
-            self._asked[reply.id] = _Asked(card, wish, reply, server[1] if server else dense_name(model))
+            self._asked[reply.id] = _Asked(card, wish, reply, server[1] if server else _name(model))
             while len(self._asked) > _KEPT:
                 self._asked.popitem(last=False)
         return {"id": reply.id}
@@ -117,3 +118,7 @@ class Writer:
         seconds = words.duration(float(measures["seconds"])) if measures.get("seconds") else ""
         stopped = "stopped by you" if one.reply.reason == FinishReason.STOPPED else ""
         return html.escape(" · ".join(filter(None, (one.who, tokens, seconds, stopped))))
+
+
+def _name(model: str) -> str:
+    return KNOWN[model].label if model in KNOWN else Path(model).name
