@@ -23,8 +23,8 @@ MOST_TEXT, MOST_WISH = 6_000, 600  # characters of a text that can be worked on,
 _KNOWN = {"description": 1_200, "personality": 300, "scenario": 400, "mes_example": 700}  # characters told of each other field
 _SAMPLE = 600  # characters of speech that are imitated
 _MORE_TOKENS = 110
-_DRAFT_TOKENS = {"description": 200, "mes_example": 160, "lore": 120, "question": 60, "npc": 40}  # of a draft; of any other field _SHORT_TOKENS
-_SHORT_TOKENS = 90
+_DRAFT_TOKENS = {"description": 200, "mes_example": 160, "lore": 120, "question": 60, "npc": 40}
+_SHORT_TOKENS = 90  # of the draft of any other field
 _DIALOGUE_LINES = 4
 _SYSTEM = ("You help a writer with a character for a story. Write only the text that is asked for, in the language of the "
            "character's description: no heading, no remark, no quotation marks around it.")
