@@ -86,4 +86,4 @@ def connect(services: Services, panel: PersonaPanel, player: gr.Textbox, about: 
     panel.keep.click(keep_this, [player, about], shown, **page.private)
     panel.forget.click(forget_this, panel.choice, shown, **page.private)
     for event in (tab.select, player.change, about.change):  # the fields may be those of another chat by now
-        event(guarded(fitting), [player, about], shown, **page.private)
+        event(guarded(fitting), [player, about], shown, **{**page.poll, "trigger_mode": "always_last"})
