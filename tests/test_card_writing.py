@@ -74,6 +74,8 @@ def test_what_models_put_around_a_text_is_taken_off(mara: Card, task: Any, key: 
     ("draft", "the lamp the lamp the lamp the lamp the lamp the lamp", "nothing that can be used"),
     ("voice", OLD.upper(), "only repeated"),
     ("lengthen", "and in the evening she lights the lamp of the harbour again.", "only repeated"),
+    ("tighten", "Her brother is a tall, three-eyed bear.", "something else"),
+    ("voice", "Arr, me hearty, how do you do?", "something else"),
     ("tighten", f"{OLD} And again, my dear.", "not make it shorter")])
 def test_what_is_no_text_is_refused_with_what_to_do(mara: Card, task: Any, said: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:

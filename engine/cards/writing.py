@@ -15,6 +15,7 @@ from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
 from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER, Message, rough_tokens
+from engine.cards.script import telling_words
 from engine.cards.speaking import START, has_assistant_phrase
 
 Task = Literal["draft", "lengthen", "tighten", "voice"]
@@ -113,6 +114,8 @@ def finished(card: Card, wish: Wish, said: str) -> str:
         raise UserError("The model only repeated the text.", _LARGER)
     if wish.task == "tighten" and count_words(text) >= count_words(wish.text):
         raise UserError("The model could not make it shorter.", _LARGER)
+    if wish.task in ("tighten", "voice") and _is_another(_plain(wish.text, card), text, wish.task):
+        raise UserError("The model wrote something else, and not this text again.", _LARGER)
     text = _with_macros(text, card, wish)
     if wish.task == "lengthen":
         more = text[len(wish.text.strip()):].strip() if text.startswith(wish.text.strip()) else text
@@ -154,6 +157,13 @@ def _bare(said: str) -> str:
     if closing and text.endswith(closing) and closing not in text[1:-1]:
         text = text[1:-1].strip()
     return text
+
+
+def _is_another(old: str, new: str, task: Task) -> bool:
+    """Whether a text says other things than the one it was made from: in fewer words, more than half of its telling words are new;
+    in another voice, none of them is old."""
+    known, said = set(telling_words(old)), set(telling_words(new))
+    return len(said - known) > len(said) / 2 if task == "tighten" else len(known) > 2 and not known & said
 
 
 def _asked_for(text: str, key: str, card: Card) -> str:
