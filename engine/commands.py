@@ -232,7 +232,7 @@ def _with_sampling(values: dict[str, Any], options: argparse.Namespace) -> dict[
 
 
 def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterator[events.Event]:
-    from engine.evaluation.exam import standing
+    from engine.evaluation.exam import standing, take_exam
     from engine.script import ScriptTest, run_script
     from engine.serving.judging import fetch_judge, open_judge
 
@@ -241,6 +241,8 @@ def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterat
     if asked.judge:
         yield from fetch_judge(asked.judge)
     with open_judge(asked.judge, asked.judge_model) if asked.judge else nullcontext() as judge:
+        if judge and "://" not in asked.judge:  # here it costs nothing but time
+            yield from take_exam(judge)
         passed, said = standing(judge) if judge else (False, "")
         if said:
             yield events.Warned(said)

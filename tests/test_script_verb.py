@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from teacher_server import teacher_server
 from engine.__main__ import main
 from engine.base import events
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Graded, Preferred, Untested, Warned
+from engine.base.events import Event, ExamTaken, Finished, Graded, Preferred, Untested, Warned
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card, parse_card
 from engine.cards.npc import KEY
@@ -118,6 +119,20 @@ def test_a_judge_below_the_bar_judges_nothing(speaking: Path, tmp_path: Path, ca
         asked = len(server.bodies)
         assert main(verb(tmp_path, speaking, *judge)) == 0 and len(server.bodies) == asked
     assert "Not judged: this judge names the right speaker in 0% of 12 lines" in capsys.readouterr().err
+
+
+def test_a_judge_of_this_machine_takes_its_exam_before_it_judges(speaking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    lines = read_exam()[::12]
+    monkeypatch.setattr("engine.evaluation.exam.read_exam", lambda: lines)
+    monkeypatch.setattr("engine.serving.judging.fetch_judge", lambda name: iter(()))
+    with teacher_server(alternatives=lambda message: {"A": 0.97, "B": 0.03}) as server:
+        monkeypatch.setattr("engine.serving.judging.open_judge", lambda name, model: closing(Judge(server.url, "m")))
+        assert main(verb(tmp_path, speaking, "--judge", "small", "--json")) == 0
+    said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
+    [taken] = [event for event in said if isinstance(event, ExamTaken)]
+    assert not taken.passed and any(isinstance(event, Warned) and "Not judged" in event.sentence for event in said)
+    assert not any(event.score for event in said if isinstance(event, Graded))
 
 
 def test_options_take_precedence_over_the_samplers_of_a_job_file(speaking: Path, tmp_path: Path,

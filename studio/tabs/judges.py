@@ -20,6 +20,8 @@ from studio.tabs.models import unfetched
 
 NONE = "none"  # in the lists
 _JUDGES, _PLAYERS = [("No judge", NONE)], [("Nobody: written lines only", NONE)]
+SERVER_FIRST = ("It takes an exam first in an evaluation or a scene: who says this line? Below the bar it judges nothing. The "
+                "test script takes its word until then.")
 FIRST = ("It takes an exam first, once: who says this line? 132 lines by characters that it knows from a sentence each. On this "
          "machine that takes some minutes. Below the bar it judges nothing.")
 
@@ -75,7 +77,8 @@ def says_html(services: Services) -> str:
         return ""
     result = last_result(services.settings.home, judge_name(found.judge, found.model if found.is_server else ""))
     fetched = "" if found.is_server or not (known := unfetched(services, found.judge)) else f" {known.label} is fetched before."
-    return f'<p class="quiet">{html.escape(sentence_of(result) if result else FIRST + fetched)}</p>'
+    first = SERVER_FIRST if found.is_server else FIRST + fetched
+    return f'<p class="quiet">{html.escape(sentence_of(result) if result else first)}</p>'
 
 
 def choices(services: Services) -> list[tuple[str, str]]:
