@@ -25,7 +25,7 @@ from studio.store import characters, runs, values
 from studio.store.database import Store, open_store
 from studio.ui import ROOMS
 
-RICH, EMPTY = "whitlow-ashe", "lantern-six"  # bundled: one with a lorebook, and one that nobody has worked on
+RICH, EMPTY = "whitlow-ashe", "lantern-6"  # bundled: one with a lorebook, and one that nobody has worked on
 WIDTHS = (1440, 1024, 400)
 THEMES = ("light", "dark")
 SETTLE, STEP = 2_500, 900  # ms: plots are drawn after the page; what a click opens moves
