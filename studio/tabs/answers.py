@@ -314,7 +314,7 @@ class Composer:
     def __init__(self, room: str) -> None:
         # Shown when the page's own state is filled: what was sent before that would go to nobody.
         with gr.Row(elem_id=f"{room}-composer", elem_classes="tight", visible=False) as self.row:
-            self.message = gr.Textbox(placeholder="Write as the player; Enter sends",
+            self.message = gr.Textbox(placeholder="Write as the player",
                                       label="Your message", show_label=False, lines=1, max_lines=8, scale=5, container=False,
                                       elem_id=f"{room}-message", max_length=20_000)
             self.send = gr.Button("Send", variant="primary", scale=0, min_width=90, elem_id=f"{room}-send")
