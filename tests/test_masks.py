@@ -17,7 +17,7 @@ from engine.models.ffn import masked
 from engine.models.loading import load_model
 from engine.models.packing import Example, Row, pack, states_that_predict
 from engine.pruning import masks
-from engine.pruning.importance import in_bins, random_scores, rank_normalised, top_channels
+from engine.pruning.importance import by_importance, random_scores, rank_normalised, top_channels
 from engine.pruning.masks import Target, dense_target, kl_to_target, learn_step, order_of_lines
 
 CHANNELS, KEPT = 24, 13
@@ -207,7 +207,7 @@ def test_exactly_k_in_every_layer(model: Any, k: int, ties: bool) -> None:
 def test_what_entered_the_mask_is_counted() -> None:
     before, after = torch.tensor([[1.0, 1, 0, 0], [1, 0, 1, 0]]), torch.tensor([[1.0, 0, 1, 0], [1, 0, 1, 0]])
     assert masks.changes(before, after) == [1, 0]
-    assert in_bins(after, torch.tensor([[1.0, 4, 2, 3], [4, 3, 2, 1]]), 2) == [[0.0, 1.0], [0.5, 0.5]]
+    assert by_importance(after, torch.tensor([[1.0, 4, 2, 3], [4, 3, 2, 1]]), 2) == [[0.0, 1.0], [0.5, 0.5]]
 
 
 table = st.integers(1, 12).flatmap(lambda width: st.lists(

@@ -15,7 +15,7 @@ from engine.models.loading import load_model
 from engine.models.packing import pack
 from engine.pipeline import prune
 from engine.pruning.cutting import kept_indices
-from engine.pruning.importance import in_bins, log_ratio, random_scores, read_activations, top_channels
+from engine.pruning.importance import by_importance, log_ratio, random_scores, read_activations, top_channels
 from engine.pruning.reconstruction import Refit, refit_propagated
 from engine.stages import picture
 from studio.figures import theme
@@ -113,8 +113,10 @@ def test_what_is_shown_survives_a_stop_and_costs_no_second_reading(llama: Path, 
 
 def test_the_ratio_is_of_root_mean_squares_and_ignores_what_is_next_to_nothing() -> None:
     own, others = torch.tensor([[4.0, 1.0, 1e-9, 0.0]]), torch.tensor([[1.0, 4.0, 1e-12, 0.0]])
-    assert torch.allclose(log_ratio(own, others), torch.tensor([[1.0, -1.0, 0.0, 0.0]]), atol=2e-3)
-    assert in_bins(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[0.0, 3.0, 1.0, 2.0]]), 2) == [[3.0, 2.0]]
+    assert np.allclose(log_ratio(own, others), [[1.0, -1.0, 0.0, 0.0]], atol=2e-3)
+    halves = torch.tensor([[8.0] * 64 + [0.0] * 64]), torch.tensor([[2.0] * 128])
+    assert np.allclose(np.array(log_ratio(*halves))[0, :32], 1.0) and len(log_ratio(*halves)[0]) == 64
+    assert by_importance(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[0.0, 3.0, 1.0, 2.0]]), 2) == [[3.0, 2.0]]
 
 
 def test_a_characters_own_use_is_read_where_it_speaks(llama: Path) -> None:

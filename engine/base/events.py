@@ -96,8 +96,8 @@ class Writing(Event):
 class ChannelUse(Event):
     """How the character uses the channels while it speaks, beside `others`: other characters, and the plain assistant ("").
 
-    `ratio`: layers x bins, the mean log2 ratio of the channels' root mean squares, channels in falling order of how much they
-    matter to the others. After `done` of `total` rows: `tokens` of the character, `other_tokens` of the others together.
+    `ratio`: layers x bins, log2 of how much more strongly a group of channels acts, by root mean square; channels in their
+    order. After `done` of `total` rows: `tokens` of the character, `other_tokens` of the others together.
     `subject`: the character, where a job has several.
     """
 
@@ -115,7 +115,7 @@ class MaskSnapshot(Event):
     """The mask after `step` steps of learning (0: before them).
 
     `kept`: layers x bins, the share of channels kept, channels in falling order of how much they matter to others than the
-    character (as in ChannelUse). `changed`: a number a layer, channels that entered the mask since the previous snapshot.
+    character (those of ChannelUse). `changed`: a number a layer, channels that entered the mask since the previous snapshot.
     `sparsity`: share of channels removed. `otherwise`: a number a layer, channels kept that a cut would remove which knows the
     others alone. Earlier versions had none, and another order.
     """

@@ -15,6 +15,8 @@ from engine.base.ids import ReadingId
 from engine.models.ffn import feed_forwards, hooked
 from engine.models.packing import Row, states_that_predict
 
+BINS = 64  # groups of channels a layer in what a picture shows
+
 
 def random_scores(layers: int, channels: int, seed: int) -> Tensor:
     """Uniform noise: every method must be better than this."""
@@ -69,20 +71,29 @@ def read_activations(model: nn.Module, rows: Sequence[Row]) -> Iterator[Activati
         yield Activations(row, hidden, squares.sqrt().float(), (spoken / max(tokens, 1)).float())
 
 
-def log_ratio(own: Tensor, others: Tensor) -> Tensor:
-    """log2 of how much more strongly each channel acts, by root mean square, from mean squares (L, d_ff).
+def log_ratio(own: Tensor, others: Tensor) -> list[list[float]]:
+    """log2 of how much more strongly each group of channels acts, by root mean square, layers x groups, channels in their order.
 
-    What is next to nothing in a layer, for both, counts as alike.
+    `own`, `others`: mean squares (L, d_ff). What is next to nothing in a layer, for both, counts as alike.
     """
+    own, others = (_means(squares) for squares in (own, others))
     floor = 1e-4 * others.mean(dim=1, keepdim=True) + torch.finfo(torch.float32).tiny
-    return 0.5 * ((own + floor) / (others + floor)).log2()
+    return _rounded(0.5 * ((own + floor) / (others + floor)).log2())
 
 
-def in_bins(values: Tensor, importance: Tensor, bins: int = 64) -> list[list[float]]:
+def by_importance(values: Tensor, importance: Tensor, bins: int = BINS) -> list[list[float]]:
     """The means of `values` (L, d_ff) over `bins` groups of channels a layer, layers x bins, in falling order of importance."""
     order = importance.argsort(dim=1, descending=True, stable=True)
-    ordered = values.gather(1, order)
-    return [[round(float(part.mean()), 3) for part in row.tensor_split(min(bins, len(row)))] for row in ordered]
+    return _rounded(_means(values.gather(1, order), bins))
+
+
+def _means(values: Tensor, bins: int = BINS) -> Tensor:
+    """The means (L, bins) over groups of neighbours."""
+    return torch.stack([part.mean(dim=1) for part in values.tensor_split(min(bins, values.shape[1]), dim=1)], dim=1)
+
+
+def _rounded(rows: Tensor) -> list[list[float]]:
+    return [[round(value, 3) for value in row] for row in rows.tolist()]
 
 
 def rank_normalised(scores: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from engine.models.memory_saving import narrowed
 from engine.models.packing import Example, Prefix, Row, pack
 from engine.pruning import masks
 from engine.pruning.cutting import kept_indices, with_columns
-from engine.pruning.importance import in_bins, random_scores, rank_normalised, read_activations, top_channels, wanda_scores
+from engine.pruning.importance import by_importance, random_scores, rank_normalised, read_activations, top_channels, wanda_scores
 from engine.pruning.masks import Learning, Lessons, Target
 from engine.stages.context import JobContext
 from engine.stages.picture import answer, is_shown, read_others
@@ -217,7 +217,7 @@ def snapshot(ctx: JobContext, data: DistillationData, mask: Tensor, former: Tens
     """The event of a mask (L, d_ff) that has taken the place of a former one."""
     kept = int(mask[0].sum())
     plain = top_channels(data.others, kept)
-    return MaskSnapshot(step, 1 - kept / ctx.channels, in_bins(mask, data.others), masks.changes(former, mask),
+    return MaskSnapshot(step, 1 - kept / ctx.channels, by_importance(mask, data.others), masks.changes(former, mask),
                         masks.changes(plain, mask))
 
 

@@ -20,7 +20,7 @@ from engine.evaluation.measures.drift import played_pairs
 from engine.models.chat_format import encode_answer, encode_chat, endings
 from engine.models.packing import Example, pack
 from engine.models.sampling import Sampling, sample_together
-from engine.pruning.importance import in_bins, log_ratio, read_activations, wanda_scores
+from engine.pruning.importance import log_ratio, read_activations
 from engine.stages.context import JobContext
 from engine.stages.work_folder import save_tensors
 
@@ -44,8 +44,7 @@ class Others:
 
     def beside(self, ctx: JobContext, own: Tensor, tokens: int, done: int, total: int) -> ChannelUse:
         """The event of the character's own mean squares (L, d_ff) after `done` of `total` rows, `tokens` of them spoken."""
-        ratio = in_bins(log_ratio(own, self.squares), wanda_scores(ctx.model, self.squares.sqrt()))
-        return ChannelUse(done, total, tokens, self.names, self.tokens, ratio, ctx.job.card.char)
+        return ChannelUse(done, total, tokens, self.names, self.tokens, log_ratio(own, self.squares), ctx.job.card.char)
 
 
 def is_shown(number: int, total: int) -> bool:

@@ -1,7 +1,4 @@
-"""The channels, layer by layer: how the character uses them beside others, and which of them go.
-
-Both heatmaps have the same order: the channels that matter most to others than the character on the left.
-"""
+"""The channels, layer by layer: how the character uses them beside others, and which of them go."""
 
 from collections.abc import Sequence
 
@@ -34,10 +31,10 @@ def used(event: ChannelUse | None) -> go.Figure:
     says = (f"Ember is used more by {event.subject or 'this character'} than by {spoken_list(event.others)}; most of all in layer "
             f"{layer + 1}, {_times(grid[layer, place])} as much.")
     return drawn([trace], USED, [f"{who} · {event.done:,} of {words.count(event.total, 'row')} read", legend],
-                 f"Each row is a layer of the model, each cell a group of its channels, in the order in which they matter to "
-                 f"others: most on the left. Read while the model spoke: {words.count(event.tokens, 'word piece')} of this "
-                 f"character, {event.other_tokens:,} of the others. The colours are full at {_times(full)} as much, or as little.",
-                 height_of(layers) + 6, says, xaxis=_order(), yaxis=layer_axis(layers), margin={"b": 30})
+                 f"Each row is a layer of the model, each cell a group of its channels, as they lie in the model. Read while the "
+                 f"model spoke: {words.count(event.tokens, 'word piece')} of this character, {event.other_tokens:,} of the others. "
+                 f"The colours are full at {_times(full)} as much, or as little.", height_of(layers) + 6, says,
+                 xaxis=_axis("Channels"), yaxis=layer_axis(layers), margin={"b": 30})
 
 
 def spoken_list(others: Sequence[str]) -> str:
@@ -75,7 +72,8 @@ def cut(snapshot: MaskSnapshot | None) -> go.Figure:
                  "Each row is a layer, its channels in the order in which they matter to others than this character: most on the "
                  "left. A plain cut, which knows only the others, would keep all left of the dotted line and nothing right of it. "
                  "Pale left of the line goes because this character does not need it.",
-                 height_of(layers) + 6, says, xaxis=_order(), yaxis=_widths(grid), shapes=[line], margin={"b": 30})
+                 height_of(layers) + 6, says, xaxis=_axis("◂ matters most to others · least ▸"),
+                 yaxis=_widths(grid), shapes=[line], margin={"b": 30})
 
 
 def _heatmap(grid: np.ndarray, layers: int, hover: str, **named: object) -> go.Heatmap:
@@ -92,8 +90,8 @@ def _widths(grid: np.ndarray) -> dict:
     return axis
 
 
-def _order() -> dict:
-    return {"range": [0, 100], "showticklabels": False, "title": {"text": "◂ matters most to others · least ▸"}}
+def _axis(title: str) -> dict:
+    return {"range": [0, 100], "showticklabels": False, "title": {"text": title}}
 
 
 def _share(removed: float) -> str:

@@ -33,7 +33,8 @@ def errors(events: Sequence[LayerTuned]) -> go.Figure:
                         for name, colour, symbol, _ in shown)
     axis = {"title": {"text": "Error"}, "ticksuffix": "\u00a0%", "nticks": 5}
     if log:
-        axis |= {"type": "log", "dtick": "D2", "range": [math.log10(min(positive) / 1.3), math.log10(max(positive) * 1.3)]}
+        axis |= {"type": "log", "tickvals": [digit * 10.0**power for power in range(-3, 4) for digit in (1, 3)],
+                 "range": [math.log10(min(positive) / 1.3), math.log10(max(positive) * 1.3)]}
     else:
         axis |= {"range": [0, 1.1 * max(values) or 1]}
     return drawn(traces, ERRORS, [f"Of {words.count(layers, 'layer')}, lowest first · {legend}"],
