@@ -30,7 +30,7 @@ LINES = 24  # player lines that the assistant answers
 PAIRS = 6  # turns of a character
 LONGEST = 1280  # tokens of an example: what is longer is left out, to keep this short
 SHOWN = 12  # pictures of the reading, at most
-ANSWER = 32  # tokens
+ANSWER = 24  # tokens
 _FILE = "others.safetensors"
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import LayerTuned, Stage, Step, Stream
+from engine.base.events import UNDER_WAY, LayerTuned, Stage, Step, Stream
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
 from engine.base.job import Recipe
@@ -137,12 +137,14 @@ def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, sav
     yield Step(stage, 1, ctx.layers + 2)
     read = yield from make_rows(ctx, stage, copied=not ctx.tunes_layers)
     columns: list[Tensor] = []
+    passed, rows = 0, len(read.rows) + len(data.validation)
     for found in refit_layers(ctx, read.rows, kept, data.validation):
+        passed = passed + 1 if found is None else 0
         if found is not None:
             columns.append(found.columns.to(ctx.weight_dtype))
             if found.before is not None:
                 yield LayerTuned(stage, len(columns) - 1, ctx.layers, found.before, found.after, True)
-        yield Step(stage, len(columns) + 1, ctx.layers + 2)
+        yield Step(stage, len(columns) + 1, ctx.layers + 2, {UNDER_WAY: round(min(passed / rows, 1.0), 2)} if passed else {})
     with cutting.as_if_cut(ctx.model, mask, columns):
         after = measure(ctx.model, data.validation, data.validation_dense)
         yield measured(after_id, "validation", after)
