@@ -54,8 +54,9 @@ const draw = async (target) => {
   await load();
   if (!target.figure) return;
   const {data, layout, config} = structuredClone(target.figure);
-  // Plotly lets a height that only the template has collapse when it draws again.
+  // Plotly fills its element; one without a height of its own collapses, now or when it is drawn again.
   const height = layout.height ?? layout.template?.layout?.height;
+  target.firstElementChild.style.height = height ? `${height}px` : "";
   await Plotly.react(target.firstElementChild, data, {...layout, height, autosize: true}, {...config, responsive: true});
 };
 const tryToDraw = (target) => {  // one after the other; what fails waits for the clock
