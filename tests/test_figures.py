@@ -110,7 +110,7 @@ def test_the_cut_shows_what_a_plain_one_would_have_decided_otherwise() -> None:
     assert np.allclose(stays, [[1, 1, NAN, NAN], [1, 0.5, NAN, NAN]], equal_nan=True)
     assert np.allclose(own, [[NAN, NAN, 0.25, 0], [NAN, NAN, 0.5, 0]], equal_nan=True)
     assert figure.layout.shapes[0].x0 == pytest.approx(50) and figure.layout.yaxis.range == (2.5, 0.5)  # the first layer on top
-    assert theme.says_of(figure).startswith("3\u00a0channels stay for this character") and "layer 2, 2." in theme.says_of(figure)
+    assert theme.says_of(figure).startswith("3\u00a0channels stay for this character") and "layer 2: 2." in theme.says_of(figure)
     assert "step 5" in texts(figure) and "50\u00a0% of the channels go" in texts(figure)
     assert "step" not in texts(channels.cut(replace(FIRST, step=0)))
 
@@ -126,7 +126,8 @@ def test_use_is_told_from_the_others_with_names_and_counts() -> None:
     assert np.allclose(np.asarray(figure.data[0].z, float), USE.ratio) and figure.data[0].zmin == -figure.data[0].zmax
     assert figure.data[0].customdata[1][0] == "2 times"
     assert theme.says_of(figure) == (
-        "Ember is used more by Pim than by the plain assistant, Edith and Bodo; most of all in layer 2, 2 times as much.")
+        "The ember groups are used more by Pim than by the plain assistant, Edith and Bodo; most of all one in layer 2, 2 times as "
+        "much.")
     for words_said in ("3 of 12\u00a0rows", "2,310\u00a0word pieces", "1,200 of the others"):
         assert words_said in texts(figure)
     assert channels.spoken_list([]) == "others"

@@ -28,8 +28,8 @@ def used(event: ChannelUse | None) -> go.Figure:
     layer, place = np.unravel_index(int(np.nanargmax(grid)), grid.shape)
     who = words.shortened(event.subject or "the character", 20)
     legend = f'<span style="color:{EMBER}">■</span> more than others · <span style="color:{BLUE}">■</span> less'
-    says = (f"Ember is used more by {event.subject or 'this character'} than by {spoken_list(event.others)}; most of all in layer "
-            f"{layer + 1}, {_times(grid[layer, place])} as much.")
+    says = (f"The ember groups are used more by {event.subject or 'this character'} than by {spoken_list(event.others)}; most of "
+            f"all one in layer {layer + 1}, {_times(grid[layer, place])} as much.")
     return drawn([trace], USED, [f"{who} · {event.done:,} of {words.count(event.total, 'row')} read", legend],
                  f"Each row is a layer of the model, each cell a group of its channels, as they lie in the model. Read while the "
                  f"model spoke: {words.count(event.tokens, 'word piece')} of this character, {event.other_tokens:,} of the others. "
@@ -65,7 +65,7 @@ def cut(snapshot: MaskSnapshot | None) -> go.Figure:
     exchanged = sum(snapshot.otherwise)
     layer = int(np.argmax(snapshot.otherwise)) + 1
     says = (f"{words.count(exchanged, 'channel')} {'stays' if exchanged == 1 else 'stay'} for this character that a plain cut "
-            f"would remove, and as many go in their place; most in layer {layer}, {max(snapshot.otherwise):,}.")
+            f"would remove, and as many go in their place; most in layer {layer}: {max(snapshot.otherwise):,}.")
     legend = f'<span style="color:{BLUE}">■</span> stays · <span style="color:{EMBER}">■</span> stays for this character · □ goes'
     step = f" · step {snapshot.step:,}" if snapshot.step else ""
     return drawn(traces, CUT, [f"{_share(snapshot.sparsity)} of the channels go{step}", legend],

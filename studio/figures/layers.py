@@ -31,7 +31,7 @@ def errors(events: Sequence[LayerTuned]) -> go.Figure:
     traces = [_paths(states), *(_dots(found, name, colour, symbol, layers) for name, colour, symbol, found in shown)]
     legend = " · ".join(f'<span style="color:{colour}">{"◆" if symbol == "diamond" else "●"}</span> {name}'
                         for name, colour, symbol, _ in shown)
-    axis = {"title": {"text": "Error"}, "ticksuffix": "\u00a0%", "nticks": 5}
+    axis = {"title": {"text": "Error in %"}, "nticks": 5}
     if log:
         axis |= {"type": "log", "tickvals": [digit * 10.0**power for power in range(-3, 4) for digit in (1, 3)],
                  "range": [math.log10(min(positive) / 1.3), math.log10(max(positive) * 1.3)]}
