@@ -94,7 +94,7 @@ def results_in(work: Path) -> list[str]:
 def test_every_result_is_known_to_these_tests(finished: Path) -> None:
     assert results_in(work_of(finished)) == [
         "columns.json", "columns.safetensors", "dense.safetensors", "further-0.jsonl", "further-1.jsonl", "learning.json",
-        "learning.safetensors", "mask.safetensors", "meter.json", "readings.json", "recovered.safetensors",
+        "learning.safetensors", "mask.safetensors", "meter.json", "others.safetensors", "readings.json", "recovered.safetensors",
         "recovery.safetensors", "recovery_dense.safetensors", "rejected.json", "resampled.safetensors", "retuned-0000.safetensors",
         "retuned-0001.safetensors", "retuned.json", "start.json", "start.safetensors", "tuned-0000.safetensors",
         "tuned-0001.safetensors", "tuned.json"]
