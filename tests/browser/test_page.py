@@ -135,7 +135,7 @@ def test_an_unknown_address_opens_nobody_and_says_so(studio: Studio, page: Any, 
     expect(page.locator(".toast-body")).to_contain_text("There is no character at this address (“nobody”)")
     expect(page.locator("#side-characters label").first).to_be_visible()
     expect(page.locator(CHOSEN)).to_have_count(0)
-    expect(page.locator(f"#room-{room}")).to_contain_text("hoose a character on the left")
+    expect(page.locator(f"#room-{room}")).to_contain_text("hoose a character in the sidebar")
     choose(page, "Edith Crowle")
     expect(page).to_have_url(re.compile(f"(?=.*character=edith-crowle)(?=.*room={room})"))
 

@@ -59,7 +59,7 @@ PAIR, GRID, SCRIPT = "pair", "grid", "script"  # the views
 LOOKS = ("of", "run", "view", "model")
 MOST = 6  # pruned models in a grid
 GRIDS = 6  # rounds of a grid on the page
-NOBODY_CONTENTS = {"compare-empty-box": True, "compare-empty": '<div class="empty"><p>Choose a character on the left.</p></div>',
+NOBODY_CONTENTS = {"compare-empty-box": True, "compare-empty": '<div class="empty"><p>Choose a character in the sidebar.</p></div>',
                    "compare-to-prune": False, "compare-work": False, "compare-script": False}
 
 

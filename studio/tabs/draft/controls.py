@@ -12,7 +12,7 @@ from engine.cards.files import Form
 from studio.tabs.draft import sections
 from studio.theme import ASSETS
 
-EMPTY = ("<h3>No character is open</h3><p>Choose a character on the left, press <b>New</b>, or import a card that you have: "
+EMPTY = ("<h3>No character is open</h3><p>Choose a character in the sidebar, press <b>New</b>, or import a card that you have: "
          "a PNG picture or a JSON file.</p><p>Three sentences are enough to begin with: who this is, how they talk, and what "
          "they want.</p>")
 _SECTIONS: dict[Section, str] = {"who": "Who", "where": "Where", "words": "Words"}  # the others are folded away
@@ -24,7 +24,7 @@ _DOSSIER_HINT = ('<p class="quiet">What an evaluation asks the character and com
                  "from it, and it adds nothing to the prompt.</p>")
 _WRITING = ('<p class="quiet">Below each text, “Write with me” drafts, lengthens, tightens, or makes it speak like a sample: '
             "all of it, or the part that you select. You see what would change before anything does.</p>")
-_WRITERS = [("The model on the left", "self"), ("A server", "server")]
+_WRITERS = [("The model in the sidebar", "self"), ("A server", "server")]
 _DEEPEN_HINT = ('<p class="quiet">One question at a time about what gives a character depth. Answer it, or let the model propose '
                 "an answer; what you add becomes text of the card.</p>")
 

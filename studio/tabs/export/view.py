@@ -27,7 +27,7 @@ from studio.workers.view import RunView
 
 CONTEXT = 4096  # tokens of the conversation in the expected memory
 NOTHING = "–"
-NOBODY = '<p class="empty">Choose a character on the left.</p>'
+NOBODY = '<p class="empty">Choose a character in the sidebar.</p>'
 NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
           "model that plays it. When it is done, you can name it and export it here.</p>"
           '<div class="live-buttons"><button class="primary large" id="export-to-prune">Go to the Prune room</button></div></div>')

@@ -95,7 +95,7 @@ def chat_contents(scene: Scene, editing: str = "", shown: int = SHOWN) -> dict[s
 def nobody_contents() -> dict[str, Any]:
     """The live contents while no character is chosen."""
     return {**dict.fromkeys(("preview-top", "preview-growing", "preview-foot"), ""), "preview-voices": False, "preview-said":
-            '<p class="chat-empty">Choose a character on the left.</p>'}
+            '<p class="chat-empty">Choose a character in the sidebar.</p>'}
 
 
 def _said(scene: Scene, editing: str, shown: int) -> str:

@@ -30,7 +30,7 @@ class Controls:
         self.looks = look_box("prune")
         self.shown_set = gr.Textbox(visible="hidden", label="Lines that are shown")
         # Gradio puts the classes of a component on two elements, and only one of them would be shown.
-        gr.HTML('<p id="prune-nobody" class="prune-empty live-shown">Choose a character on the left.</p>')
+        gr.HTML('<p id="prune-nobody" class="prune-empty live-shown">Choose a character in the sidebar.</p>')
         with gr.Column(elem_id="prune-room", elem_classes="live-shown"):
             with gr.Column(elem_classes="prune-step"):
                 self._making()

@@ -199,5 +199,5 @@ class LinesController:
 
     def _head(self, character: str) -> int:
         if not character:
-            raise UserError(NOBODY, "Pick one in the list on the left.")
+            raise UserError(NOBODY, "Pick one in the sidebar.")
         return characters.head(self.store, character).number

@@ -210,7 +210,7 @@ class RunsController:
 
     def _check_character(self, character: str) -> None:
         if not character:
-            raise UserError("No character is chosen.", "Pick one in the list on the left.")
+            raise UserError("No character is chosen.", "Pick one in the sidebar.")
 
     def _check_lines(self, character: str, set_id: str) -> None:
         self._check_character(character)
