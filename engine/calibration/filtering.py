@@ -12,6 +12,7 @@ from engine.base.looping import WORD, is_looping
 from engine.base.questions import count_words, normalise
 from engine.cards.speaking import MANNERS, REFUSAL, names_pattern, plain_text, speaks_of_itself_by_name
 
+ROUNDS = 3  # times that an answer is asked for at most, while it is not fit
 _SENTENCE_END = re.compile(r"(?:[.!?\u2026]+[\"'\u201d\u2019\u00bb)*]*(?=\s|$)|[\u3002\uff01\uff1f]+[\u300d\u300f*]*)")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Capt|Lt|Sgt|vs|etc|e\.g|i\.e|[A-HJ-Z])|(?:^|[.!?\n])\s*\d{1,2})\.$")

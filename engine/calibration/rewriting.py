@@ -17,7 +17,7 @@ from engine.base.events import UNDER_WAY, Step, Stream, Writing
 from engine.base.ids import Rejection, StageId
 from engine.base.job import Recipe
 from engine.base.questions import normalise
-from engine.calibration.filtering import find_fault, is_usable_question, tidy, too_similar
+from engine.calibration.filtering import ROUNDS, find_fault, is_usable_question, tidy, too_similar
 from engine.calibration.lines import Journal, Line, Query
 from engine.cards.card import Card
 from engine.cards.prompt import USUAL, Message, Setting, messages
@@ -26,7 +26,6 @@ from engine.models.chat_format import encode_answer, encode_chat, endings, token
 from engine.models.packing import Example, shared_prefix
 from engine.models.sampling import Parts, Sampled, Sampling, sample_in_parts, sample_together, to_the_end
 
-ROUNDS = 3  # times that an answer is sampled at most
 QUESTION_TOKENS = 40
 QUESTION_TEMPERATURE = 0.9
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import UserError
 from engine.base.events import Step, Stream
@@ -24,11 +24,13 @@ from engine.base.files import explain_write_errors
 from engine.base.ids import ErrorCode, Rejection, StageId
 from engine.base.job import Recipe
 from engine.base.questions import normalise
-from engine.calibration.filtering import tidy
+from engine.calibration.filtering import ROUNDS, tidy
 from engine.calibration.lines import Journal, Line, Query
-from engine.calibration.rewriting import ROUNDS, Voice
 from engine.cards.prompt import render_description
 from engine.models.server import CONNECT_SECONDS, api_key, check_address, open_async_client
+
+if TYPE_CHECKING:
+    from engine.calibration.rewriting import Voice  # it needs torch, and who writes with a server does not
 
 KEY_VARIABLES = ("PERSONA_STUDIO_TEACHER_KEY", "OPENAI_API_KEY")  # the first that is set counts
 Chat = list[dict[str, str]]
@@ -74,7 +76,7 @@ class ServerTeacher:
     def identity(self) -> list[str]:
         return [self.url, self.model]
 
-    def answers(self, _model: Any, _tokenizer: Any, voice: Voice, queries: Sequence[Query], _recipe: Recipe,
+    def answers(self, _model: Any, _tokenizer: Any, voice: "Voice", queries: Sequence[Query], _recipe: Recipe,
                 folder: Path) -> Stream[tuple[list[Line], Counter[Rejection]]]:
         """Lines for the queries, see `Teacher`; answers that the filter rejects are asked for again, as often as our own are."""
         persona = render_description(voice.card)
