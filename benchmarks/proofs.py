@@ -42,6 +42,7 @@ from engine.running import print_table
 
 assert _registers
 SPARSITY, LINES = 0.75, 48  # of the cut; lines that Wanda reads
+FEWEST = 3  # characters of which a mean says anything
 SIZE = Size({ItemKind.TALK: 8, ItemKind.SCRIPT: 3, ItemKind.IDENTITY: 2, ItemKind.KNOWLEDGE: 2, ItemKind.LONG: 1}, 6, 1)
 SHORT = SamplingParams(max_tokens=48)
 READING = frozenset((Need.READER, Need.MODEL))
@@ -142,14 +143,14 @@ def _contrasts(measure: Measure, trial: Trial, values: Mapping[str, Sequence[Sam
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], Proof]:
-    """The mean AUC over characters, by measure, model and contrast."""
+    """The mean AUC over characters, by measure, model and contrast; none where it is of fewer than FEWEST of them."""
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["measure"], row["model"], row["contrast"]), []).append(row)
     found = {}
     for key, some in groups.items():
         interval = estimate({(row["character"], 0): row["auc"] for row in some})
-        if interval:
+        if interval and interval.items >= FEWEST:
             found[key] = Proof(*key, round(interval.mean, 3), round(interval.low, 3), round(interval.high, 3), interval.items,
                                sum(sum(row["samples"]) for row in some if row["auc"] is not None))
     return found

@@ -42,10 +42,13 @@ def test_an_auc_is_that_of_the_better_side_and_what_is_missing_is_counted() -> N
 
 
 def test_the_table_has_means_over_characters() -> None:
-    found = proofs.summarise([row("a", 0.9), row("b", 0.7), row("c", None), row("a", 0.5, "drift")])
+    found = proofs.summarise([row("a", 0.9), row("b", 0.7), row("c", None), row("d", 0.8), row("a", 0.5, "drift"),
+                              row("b", 0.4, "drift"), row("c", 0.6, "drift"), row("a", 0.9, "knowledge"),
+                              row("b", 0.9, "knowledge")])
     one = found["loops", "starter", "cut"]
-    assert (one.auc, one.characters, one.samples, one.tells) == (0.8, 2, 14, True)
-    assert one.low == 0.7 and one.high == 0.9 and not found["drift", "starter", "cut"].tells
+    assert (one.auc, one.characters, one.samples, one.tells) == (0.8, 3, 21, True)
+    assert one.low == 0.7 and one.high == 0.9 and ("knowledge", "starter", "cut") not in found  # of two characters
+    assert not found["drift", "starter", "cut"].tells
     assert "cannot tell" in proofs.words(found["drift", "starter", "cut"]) and proofs.words(None) == "–"
 
 
