@@ -22,7 +22,7 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage
 from engine.base.files import data_folder, slug, write_json
 from engine.base.ids import StageId
-from engine.base.verdict import LEVEL, RESAMPLES, SEED
+from engine.base.verdict import FEWEST, LEVEL, RESAMPLES, SEED
 from engine.cards.baked import unbake
 from engine.cards.card import bundled_cards
 from engine.evaluation.measure import MEASURES, Evidence, Item, ItemKind, Measure, Need, Sample, Speaker
@@ -79,7 +79,7 @@ def collect(options: argparse.Namespace, measures: Sequence[Measure], found: dic
         yield from make_cut(trial, (yield from _own_lines(dense, trial.folder)), plain, sparsity)
         speakers = [dense, Speaker(PLAIN, PLAIN, str(trial.folder / plain), card),
                     Speaker(RUN, RUN, str(folder), one.card)]
-        kinds = {kind for measure in measures for kind in measure.kinds}
+        kinds = {kind for measure in measures for kind in measure.kinds if kind in size.items}
         replies = yield from ask_all(speakers, choose_items(card, size, kinds), [0], trial.folder, SHORT)
         for measure in measures:
             values = {}
@@ -117,9 +117,10 @@ def drops(measure: Measure, values: Mapping[str, Sequence[Sample]]) -> Drops:
 def summarise(found: Mapping[tuple[str, str], Drops]) -> dict[str, Any]:
     """The rows, and the share of the plain cut's drop that the run avoids, with the bootstrap's interval over items.
 
+    A measure with fewer than FEWEST items of a character is left out: a single question would decide too much.
     `reduction` is None where the plain cut loses nothing, and its interval where that is so in over 5 % of the draws.
     """
-    some = {key: drop for key, drop in found.items() if len(drop)}
+    some = {key: drop for key, drop in found.items() if len(drop) >= FEWEST}
     rows = [{"character": character, "measure": measure, "items": len(drop), "plain": float(drop[:, 0].mean()),
              "run": float(drop[:, 1].mean())} for (character, measure), drop in some.items()]
     if not some:
@@ -139,9 +140,10 @@ def words(figures: Mapping[str, Any]) -> str:
     """The result in a sentence."""
     if figures["reduction"] is None:
         return "The plain cut loses nothing that these measures see, so there is no drop to reduce."
-    said = f"The run loses {figures['reduction']:.0%} less than the plain cut"
+    reduction = figures["reduction"]
+    said = f"The run loses {abs(reduction):.0%} {'less' if reduction >= 0 else 'more'} than the plain cut"
     where = f"({figures['items']} items; {', '.join(dict.fromkeys(one['character'] for one in figures['rows']))})"
     if figures["interval"] is None:
-        return f"{said}; these items are too few for an interval {where}."
+        return f"These items are too few to say how much less the run loses {where}."
     low, high = figures["interval"]
-    return f"{said}, 95 % interval {low:.0%} to {high:.0%} {where}."
+    return f"{said}; 95 % interval of what it avoids: {low:.0%} to {high:.0%} {where}."
