@@ -31,7 +31,7 @@ const show = () => {
   head.textContent = one ? `${one.kind} · ${total - open.length} of ${total} answered` : `All ${total} questions are answered.`;
   asked.textContent = one?.text ?? "";
   place.textContent = one ? `Your answer goes into: ${one.place}` : "";
-  const fresh = area(drafts[key()] ?? "", 3, "A sentence that can stand in the card");
+  const fresh = area(drafts[key()] ?? "", 3, "A sentence for the card");
   if (one) { fresh.dataset.question = one.text; marked(fresh, {"aria-label": one.text}); }
   fresh.addEventListener("input", () => { drafts[key()] = fresh.value; });
   answer = fresh;

@@ -202,12 +202,7 @@ def describe(event: events.Event) -> str:
     """A line of text for a person, or "" for events that need none."""
     match event:
         case events.Started():
-            if event.stages and event.stages[0][0] == StageId.SHIP_READ:
-                return f"Comparing what {event.character} can be shipped as, on {event.model}"
-            if event.stages and event.stages[0][0] == StageId.INTERVIEW:
-                return f"Is it still {event.character}? Beside the dense model: {', '.join(_others(event))}"
-            verb = "Going on with" if event.resumed else "Pruning"
-            return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
+            return _beginning(event)
         case events.Spoken():
             return f"{event.speaker}: {event.text}" if event.speaker else f"({event.text})"
         case events.Acted():
@@ -261,6 +256,16 @@ def describe(event: events.Event) -> str:
             return f"Done in {event.seconds / 60:.1f} minutes{f': {event.out}' if event.out else ''}"
         case _:
             return ""
+
+
+def _beginning(event: events.Started) -> str:
+    """What a job is about to do."""
+    if event.stages and event.stages[0][0] == StageId.SHIP_READ:
+        return f"Comparing what {event.character} can be shipped as, on {event.model}"
+    if event.stages and event.stages[0][0] == StageId.INTERVIEW:
+        return f"Is it still {event.character}? Beside the dense model: {', '.join(_others(event))}"
+    verb = "Going on with" if event.resumed else "Pruning"
+    return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
 
 
 def _others(event: events.Started) -> list[str]:

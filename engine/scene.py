@@ -146,7 +146,7 @@ def perform(job: SceneJob) -> Iterator[Event]:
 
 
 def _inbox(file: Path) -> Callable[[], list[tuple[str, str]]]:
-    """Whole lines that were written into a file since the last call; what nobody but player and narrator can say is passed over."""
+    """Whole lines that were written into a file since the last call; lines of anyone but player and narrator are ignored."""
     read = 0
 
     def look() -> list[tuple[str, str]]:
@@ -203,8 +203,8 @@ def _speak(scene: Scene, actor: Actor, sampling: SamplingParams, type: str, voic
     """What an actor says next, and why it ended. Steps in between let the caller stop it."""
     request = Request("speak", turn, actor.model, actor.card, tuple(scene.turns_of(actor)), scene.setting_of(actor),
                       sampling=sampling, type=type)
-    told: list[dict[str, Any]] = []
+    loading: list[dict[str, Any]] = []
     beat = Step(StageId.SCENE, turn - 1, turns, subject=actor.model)
-    ended = yield from hear(loop, speak(request, voices, told.append), told, beat)
+    ended = yield from hear(loop, speak(request, voices, loading.append), loading, beat)
     others = [name for one in scene.actors if one is not actor for name in one.card.names]
     return own_words(ended["text"], actor.card.names, [*others, PLAYER]), ended["reason"]

@@ -17,7 +17,7 @@ from engine.base.verdict import Z
 
 Numbers = NDArray[np.float64]
 NARROW = 0.2  # width of an interval around one half from which a difference, if any, is called small
-MOST = 2000  # more votes than these nobody gives
+MOST = 2000  # more votes than anyone gives
 _PRIOR, _STEPS, _LARGEST, _CLOSE = 0.5, 200, 1.0, 1e-10
 
 

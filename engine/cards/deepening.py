@@ -1,7 +1,7 @@
 """Questions that deepen a thin card: each is about one thing that a description seldom has, and knows where its answer belongs.
 
 The kinds follow what gives a persona depth in research: wants, contradictions, habits, fears (DeepPersona), and beliefs and ways of
-coping (Patient-Psi). An answer becomes text of the card word for word, so it should be a sentence that can stand there.
+coping (Patient-Psi). An answer becomes text of the card word for word, so it should be a whole sentence.
 """
 
 from collections.abc import Collection
@@ -49,7 +49,7 @@ def open_questions(raw: dict[str, Any], answered: Collection[str] = ()) -> list[
     said = {field: len(found) for field, found in npc_values(raw).items()}
     for one in QUESTIONS:
         if one.id in answered and one.field != DESCRIPTION:
-            said[one.field] -= 1  # the entry is its answer, and none that a writer made by hand
+            said[one.field] -= 1  # the entry is this answer, not one that the writer made elsewhere
     left = []
     for one in QUESTIONS:
         if one.id in answered:

@@ -21,7 +21,7 @@ from engine.cards.speaking import START, has_assistant_phrase
 Task = Literal["draft", "lengthen", "tighten", "voice"]
 TASKS: tuple[Task, ...] = get_args(Task)
 MOST_TEXT, MOST_WISH = 6_000, 600  # characters of a text that can be worked on, and of a wish
-_KNOWN = {"description": 1_200, "personality": 300, "scenario": 400, "mes_example": 700}  # characters told of each other field
+_KNOWN = {"description": 1_200, "personality": 300, "scenario": 400, "mes_example": 700}  # characters quoted of each other field
 _SAMPLE = 600  # characters of speech that are imitated
 _MORE_TOKENS = 110
 _DRAFT_TOKENS = {"description": 200, "mes_example": 160, "lore": 120, "question": 60, "npc": 40}

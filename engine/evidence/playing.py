@@ -1,4 +1,4 @@
-"""A player who is played by a model, for long conversations that nobody has written.
+"""A player who is played by a model, for long conversations without written lines.
 
 Both sides are asked as in a chat, each with the history from its own side (egocentric, as in SPASM): what the character says is the
 user's turn for the player, and the other way round. So neither takes over the other's part. The player is one of six people

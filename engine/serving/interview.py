@@ -36,8 +36,8 @@ def shared_type(models: Sequence[str]) -> str:
     return common_type(*known)
 
 
-def hear(loop: Loop, answer: AsyncGenerator[Event, None], told: list[dict[str, Any]], beat: Step) -> Stream[Event]:
-    """The last event of an answer. `told`: where the events of loading its model go, which are passed on as steps.
+def hear(loop: Loop, answer: AsyncGenerator[Event, None], loading: list[dict[str, Any]], beat: Step) -> Stream[Event]:
+    """The last event of an answer. `loading`: where the events of loading its model arrive, which are passed on as steps.
 
     `beat` comes at least every HEARTBEAT seconds, so that the caller can stop.
     """
@@ -45,12 +45,12 @@ def hear(loop: Loop, answer: AsyncGenerator[Event, None], told: list[dict[str, A
     for event in loop.each(answer):
         if event and event["event"] == "Ended":
             ended = event
-        elif loading := [one for one in told if one.get("total")]:
-            yield Step(StageId.FETCH, int(loading[-1]["done"]), int(loading[-1]["total"]), subject=beat.subject)
+        elif known := [one for one in loading if one.get("total")]:
+            yield Step(StageId.FETCH, int(known[-1]["done"]), int(known[-1]["total"]), subject=beat.subject)
         elif time.monotonic() - last > HEARTBEAT:
             last = time.monotonic()
             yield replace(beat, time=time.time())
-        told.clear()
+        loading.clear()
     return ended
 
 
@@ -97,8 +97,8 @@ class Interview:
         sampling = self._request.sampling
         opening = replace(self._request, turns=tuple(self.opening),
                           sampling=sampling if seed is None else replace(sampling, seed=seed))
-        told: list[dict[str, Any]] = []
-        ended = yield from hear(self._loop, self._answer(opening, tuple(turns), first, told.append), told, beat)
+        loading: list[dict[str, Any]] = []
+        ended = yield from hear(self._loop, self._answer(opening, tuple(turns), first, loading.append), loading, beat)
         return ended["text"].strip(), ended["reason"]
 
     async def _answer(self, opening: Request, turns: tuple[tuple[str, str], ...], first: bool,

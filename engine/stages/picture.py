@@ -48,7 +48,7 @@ class Others:
 
 
 def is_shown(number: int, total: int) -> bool:
-    """Whether the picture is drawn again after so many of all rows."""
+    """Whether the picture is updated after this row: SHOWN times in all, evenly."""
     return number * SHOWN // total != (number - 1) * SHOWN // total
 
 

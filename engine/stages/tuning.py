@@ -136,7 +136,7 @@ def _as_if(ctx: JobContext, mask: Tensor, layers: Sequence[TunedLayer]) -> Abstr
 
 def _read_on_the_way(ctx: JobContext, data: DistillationData, mask: Tensor, weights: Weights, course: _Course,
                      done: int) -> Stream[None]:
-    """Read the model with its lowest `done` layers tuned and the others as they were: how far it is, for whoever looks."""
+    """Read the model with its lowest `done` layers tuned and the others as they were: for the live picture."""
     assert weights.columns is not None
     plain = plain_layers(ctx.model, kept_indices(mask), weights.columns, weights.gates)
     with _as_if(ctx, mask, [*(one.layer for one in _known(ctx, course.name)), *plain[done:]]):

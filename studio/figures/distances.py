@@ -18,7 +18,7 @@ _SPREAD = 12.0  # points that differ by more than this factor are drawn on a log
 _MOST = 400  # points drawn of a curve
 _NAMED = (ReadingId.START_BEFORE, ReadingId.START_AFTER, ReadingId.MASK_AFTER, ReadingId.TUNING_AFTER,
           ReadingId.TUNING_AGAIN_AFTER)  # named where they are
-Point = tuple[float, Measured | Step]  # an event after so many seconds of work
+Point = tuple[float, Measured | Step]  # seconds of work, and the event after them
 
 
 def course(points: Sequence[Point], loss: Literal["kl", "ce"] = "kl") -> go.Figure:

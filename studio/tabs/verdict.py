@@ -91,7 +91,7 @@ def actions(services: Services) -> dict[str, Any]:
             "verdict-stop": lambda data: services.evaluating.stop()}
 
 
-def _told(services: Services, character: str, item: str) -> tuple[Evaluation, Telling]:
+def _shown_item(services: Services, character: str, item: str) -> tuple[Evaluation, Telling]:
     """An item of the evaluation that was shown. Raises UserError where it is not there any more."""
     found = services.evaluating.result(character)
     one = next((one for one in found.telling if one.item == item), None) if found else None
@@ -106,7 +106,7 @@ def teach_sibling(services: Services, character: str, item: str) -> str:
     What was asked itself never becomes a line: a character is not to learn its exam by heart. Waits for the answer. Raises
     UserError.
     """
-    found, one = _told(services, character, item)
+    found, one = _shown_item(services, character, item)
     sets = lines.sets(services.store, character)
     if not sets:
         raise UserError("There are no lines yet that this one could go to.", "Make some in step 1.")
@@ -128,7 +128,7 @@ def teach_sibling(services: Services, character: str, item: str) -> str:
 
 def keep_question(services: Services, character: str, item: str) -> str:
     """Ask what an item of the evaluation asked in the character's test script, too; a sentence on it. Raises UserError."""
-    _, one = _told(services, character, item)
+    _, one = _shown_item(services, character, item)
     head = characters.head(services.store, character)
     card = with_question(head.card, one.lines, KEPT)
     if card == as_v3(head.card):

@@ -1,7 +1,7 @@
 """Scenes: characters that talk with each other, played by `python -m engine scene`; each character's last one is kept.
 
 A scene is its file of events. What is put in while it is played goes by a file that the process reads before each turn; else it is
-written behind what was said, and the scene goes on from there.
+appended to what was said, and the scene goes on from there.
 """
 
 import json
@@ -45,7 +45,7 @@ class Scenes(Resumable):
         self._play(character, {"characters": names, "model": model, "narrator": narrator.strip()}, turns, judge, files)
 
     def go_on(self, character: str, turns: int, judge: tuple[str, str] = ("", "")) -> None:
-        """Go on with the last scene for so many turns; with none it is only graded. Raises UserError."""
+        """Continue the last scene for `turns` turns; 0 only grades it. Raises UserError."""
         file = self.folder(character) / JOB
         if not is_file(file):
             raise UserError("There is no scene yet.", "Play one first.")

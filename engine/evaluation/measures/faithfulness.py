@@ -8,22 +8,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from engine.base.events import Step, Stream
-from engine.base.ids import StageId
-from engine.cards.dossier import read_dossier
-from engine.cards.prompt import PLAYER
+from engine.base.events import Stream
 from engine.evaluation.measure import Evidence, ItemKind, Need, Sample, measure
-from engine.evaluation.turns import EMPTY, NOT_JUDGED, Turn, turns
+from engine.evaluation.statements import CONTRADICTED, ENTAILED, SYSTEM, by_statements, relation_of
+from engine.evaluation.turns import Turn, turns
 
 if TYPE_CHECKING:
-    from engine.evaluation.judge import Choice, Judge
+    from engine.evaluation.judge import Judge
 
 MOST = 12  # statements, the first of the dossier: each costs five questions to the judge
-_SYSTEM = "You compare what a character in a game says with a statement about that character. Answer with one word."
 _RELEVANT = "Statement: {statement}\n\nThe player says: {line}\n\nDoes the statement matter for the character's answer to this?"
-_ENTAILED = ("Statement: {statement}\n\nThe player says: {line}\n\nThe character answers: {answer}\n\nDoes the answer entail the "
-             "statement, does it contradict the statement, or is it neutral?")
-_YES_NO, _RELATIONS = ("yes", "no"), ("entails", "neutral", "contradicts")
+_YES_NO = ("yes", "no")
 _KNOWN: "WeakKeyDictionary[Judge, dict[tuple[str, str], float]]" = WeakKeyDictionary()
 
 
@@ -31,13 +26,7 @@ _KNOWN: "WeakKeyDictionary[Judge, dict[tuple[str, str], float]]" = WeakKeyDictio
          unit="statements", margin=0.1, kinds=(ItemKind.TALK, ItemKind.TASK), needs=(Need.JUDGE,), source="arXiv 2405.07726")
 def faithfulness(evidence: Evidence) -> Stream[list[Sample]]:
     """For each answer the APC score minus that of an empty one: the sum over statements."""
-    spoken = list(turns(evidence.replies))
-    statements = read_dossier(evidence.card, PLAYER).statements[:MOST]
-    found = []
-    for number, turn in enumerate(spoken, start=1):
-        found.append(turn.sample(_look(evidence, turn, statements)))
-        yield Step(StageId.ASSESS, number, len(spoken))
-    return found
+    return (yield from by_statements(evidence, list(turns(evidence.replies)), MOST, _look))
 
 
 def apc(relevant: Sequence[float], entailed: Sequence[float], contradicted: Sequence[float]) -> float:
@@ -51,27 +40,14 @@ def gain(relevant: Sequence[float], entailed: Sequence[float], contradicted: Seq
     return apc(relevant, entailed, contradicted) - apc(relevant, nothing, nothing)
 
 
-def relation_of(judge: "Judge", statement: str, turn: Turn) -> "Choice":
-    """How an answer stands to a statement: it entails it, is neutral, or contradicts it."""
-    text = _ENTAILED.format(statement=statement, line=turn.line, answer=turn.answer)
-    return judge.choose(_SYSTEM, text, _RELATIONS, True)
-
-
-def _look(evidence: Evidence, turn: Turn, statements: Sequence[str]) -> float | str:
-    judge = evidence.judge
-    if judge is None:
-        return NOT_JUDGED
-    if not statements:
-        return "The card makes no statement that could be checked."
-    if not turn.answer.strip():
-        return EMPTY
+def _look(judge: "Judge", turn: Turn, statements: Sequence[str]) -> float | str:
     table = []
     for statement in statements:
         relevant = _relevance(judge, statement, turn.line)
         relation = relation_of(judge, statement, turn)
         if isinstance(relevant, str) or relation.probabilities is None:
             return relevant if isinstance(relevant, str) else relation.reason
-        table.append((relevant, relation.probabilities[0], relation.probabilities[2]))
+        table.append((relevant, relation.probabilities[ENTAILED], relation.probabilities[CONTRADICTED]))
     return gain(*zip(*table, strict=True))
 
 
@@ -79,7 +55,7 @@ def _relevance(judge: "Judge", statement: str, line: str) -> float | str:
     """P(relevant), asked once for all speakers; why there is none."""
     known = _KNOWN.setdefault(judge, {})
     if (statement, line) not in known:
-        found = judge.choose(_SYSTEM, _RELEVANT.format(statement=statement, line=line), _YES_NO, True)
+        found = judge.choose(SYSTEM, _RELEVANT.format(statement=statement, line=line), _YES_NO, True)
         if found.probabilities is None:
             return found.reason
         known[statement, line] = found.probabilities[0]

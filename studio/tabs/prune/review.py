@@ -31,10 +31,10 @@ def doubts_of(raw: dict[str, Any], others: Sequence[str], lines: Sequence[Calibr
 
 
 def in_turn(lines: Sequence[CalibrationLine], found: Doubts) -> list[CalibrationLine]:
-    """The lines that nobody has looked at: the doubtful ones, then the others as if drawn by lot, so that a few tell of all."""
+    """The lines that nobody has looked at: the doubtful ones, then the others in random order, so that a few represent all."""
     open_lines = [line for line in lines if not line.decision]
-    lot = {line.position: hashlib.sha256(line.question.encode("utf-8", "surrogatepass")).hexdigest() for line in open_lines}
-    return sorted(open_lines, key=lambda line: (not found[line.position], "" if found[line.position] else lot[line.position],
+    order = {line.position: hashlib.sha256(line.question.encode("utf-8", "surrogatepass")).hexdigest() for line in open_lines}
+    return sorted(open_lines, key=lambda line: (not found[line.position], "" if found[line.position] else order[line.position],
                                                 line.position))
 
 
