@@ -25,7 +25,7 @@ from torch.nn import functional
 from engine.models.ffn import FeedForward, decoder, feed_forwards
 from engine.models.packing import Row
 from engine.pruning.cutting import Gates
-from engine.pruning.reconstruction import Regression, Streams, activations, advance, begin
+from engine.pruning.reconstruction import Regression, Tokens, activations, advance, begin, joined, own_tokens, tokens_of
 
 BATCH = 256  # tokens a step of Adam: the smaller, the more steps a pass; see benchmarks/readings.md
 BETWEEN = 2048  # tokens between two places to stop
@@ -76,15 +76,6 @@ class LayerResult:
         return self.after is not None and self.after < self.before
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """What a layer is fitted on: inputs (N, d), targets (N, d) in fp32, and what each one's squared error counts (N,)."""
-
-    inputs: Tensor
-    targets: Tensor
-    weights: Tensor
-
-
 @torch.no_grad()
 def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], kept: Sequence[Tensor], tuning: Tuning,
                 known: Sequence[LayerResult] = (), starts: Sequence[TunedLayer] | None = None) -> Iterator[LayerResult | None]:
@@ -101,7 +92,7 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], 
         given = [one.layer for one in known] if ffn.index < len(known) else starts
         regression = Regression(ffn, index) if given is None else None
         before: list[Tensor] = []
-        found: dict[bool, list[_Tokens]] = {False: [], True: []}
+        found: dict[bool, list[Tokens]] = {False: [], True: []}
         for stream in (*learning, *deciding):
             held = len(before) >= len(learning)
             stream_before, entering, target = advance(model, ffn, layer, stream, factor, tuning.share)
@@ -109,7 +100,7 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], 
             if regression is not None and not held:
                 regression.add(activations(ffn, entering)[..., index], wanted, stream.weight)
             before.append(stream_before)
-            found[held].append(_tokens(stream, entering, wanted))
+            found[held].append(tokens_of(stream, entering, wanted))
             yield None
         if regression is None:
             assert given is not None
@@ -120,10 +111,10 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], 
         if ffn.index < len(known):
             result = LayerResult(start, known[ffn.index].before, known[ffn.index].after)
         else:
-            judge = _joined([_own(tokens, stream) for tokens, stream in zip(found[True], deciding, strict=True)])
+            judge = joined([own_tokens(tokens, stream) for tokens, stream in zip(found[True], deciding, strict=True)])
             result = LayerResult(start, _error(ffn, index, start, judge), None)
             if losses < LOSSES:
-                tuned = yield from _fit(ffn, index, start, _joined(found[False]), tuning)
+                tuned = yield from _fit(ffn, index, start, joined(found[False]), tuning)
                 after = _error(ffn, index, tuned, judge)
                 result = LayerResult(tuned if after < result.before else start, result.before, after)
         losses = 0 if result.better else losses + 1
@@ -133,26 +124,7 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], 
         yield result
 
 
-def _tokens(stream: Streams, entering: Tensor, wanted: Tensor) -> _Tokens:
-    """A stream's tokens once the dense stream has passed the layer."""
-    scale = stream.dense.float().square().mean(-1).flatten().clamp_min(torch.finfo(torch.float32).tiny)
-    return _Tokens(entering.flatten(0, -2), wanted.flatten(0, -2), 1 / scale)
-
-
-def _own(tokens: _Tokens, stream: Streams) -> _Tokens:
-    """Those after the prefix, which the training rows hold as well."""
-    own = stream.own.to(tokens.inputs.device)
-    return _Tokens(tokens.inputs[own], tokens.targets[own], tokens.weights[own])
-
-
-def _joined(parts: Sequence[_Tokens]) -> _Tokens:
-    """All tokens, with weights under which an output of zeros has the mean error 1."""
-    whole = _Tokens(*(torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "targets", "weights")))
-    nothing = (whole.targets.square().sum(-1) * whole.weights).mean()
-    return _Tokens(whole.inputs, whole.targets, whole.weights / nothing.clamp_min(torch.finfo(torch.float32).tiny))
-
-
-def _error(ffn: FeedForward, index: Tensor, layer: TunedLayer, tokens: _Tokens) -> float:
+def _error(ffn: FeedForward, index: Tensor, layer: TunedLayer, tokens: Tokens) -> float:
     """The weighted mean squared error, 1 for an output of zeros; infinite where it is no number."""
     total = 0.0
     for inputs, targets, weights in zip(*(part.split(BETWEEN) for part in vars(tokens).values()), strict=True):
@@ -170,7 +142,7 @@ def plain_layers(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Ten
     return [TunedLayer(gate, up, down) for (gate, up), down in zip(gates, columns, strict=True)]
 
 
-def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, tokens: _Tokens, tuning: Tuning) -> Generator[None, None, TunedLayer]:
+def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, tokens: Tokens, tuning: Tuning) -> Generator[None, None, TunedLayer]:
     """Adam on one layer, a yield after each BETWEEN tokens; the value is the layer's weights, in the dtype of the start's.
 
     Weights and moments are fp32. The products are bf16 where the model's are: about twice as fast on the processors where

@@ -109,42 +109,56 @@ def refit_propagated(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tenso
     for ffn, layer, index in zip(feed_forwards(model), decoder(model).layers, kept, strict=True):
         regression = Regression(ffn, index)
         waiting: list[tuple[Tensor, Tensor]] = []
-        errors: list[_Errors] = []
+        judging: list[Tokens] = []
         for stream in (*fitted, *deciding):
             before, entering, target = advance(model, ffn, layer, stream, factor, share)
             activation = activations(ffn, entering)[..., index]
             if len(waiting) < len(fitted):
                 regression.add(activation, target / factor, stream.weight)
             else:
-                errors.append(_Errors(stream, activation, target / factor))
+                judging.append(own_tokens(tokens_of(stream, activation, target / factor), stream))
             waiting.append((before, activation))
             yield None
         columns = regression.columns(ridge)
         for stream, (before, activation) in zip((*fitted, *deciding), waiting, strict=True):
             stream.pruned = before + factor * torch.nn.functional.linear(activation, columns, ffn.down.bias)
-        yield Refit(columns, _mean_error(errors, regression.own), _mean_error(errors, columns))
+        judge = joined(judging) if judging else None
+        yield Refit(columns, _error(judge, regression.own), _error(judge, columns)) if judge else Refit(columns)
 
 
-class _Errors:
-    """What a held-out row's own tokens, those after the prefix, put into W_down, and are to get from it; each token's squared
-    error counts relative to the mean square of the dense stream there, see layer_tuning.py."""
+@dataclass(frozen=True)
+class Tokens:
+    """What a layer is fitted or judged on: inputs (N, k), targets (N, d) in fp32, and what each one's squared error counts (N,)."""
 
-    def __init__(self, stream: "Streams", activation: Tensor, target: Tensor) -> None:
-        own = stream.own.to(target.device)
-        self.inputs, self.targets = activation.flatten(0, -2)[own], target.flatten(0, -2)[own]
-        scale = stream.dense.float().square().mean(-1).flatten()[own]
-        self.weights = 1 / scale.clamp_min(torch.finfo(torch.float32).tiny)
-
-    def sums(self, columns: Tensor) -> tuple[float, float]:
-        """The weighted squared error of columns (d, k), and that of an output of zeros."""
-        missed = self.targets - torch.nn.functional.linear(self.inputs, columns).float()
-        return tuple(float((part.square().sum(-1) * self.weights).sum()) for part in (missed, self.targets))  # type: ignore[return-value]
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor
 
 
-def _mean_error(errors: Sequence[_Errors], columns: Tensor) -> float | None:
-    sums = [one.sums(columns) for one in errors]
-    nothing = sum(one for _, one in sums)
-    return sum(one for one, _ in sums) / nothing if nothing else None
+def tokens_of(stream: "Streams", inputs: Tensor, wanted: Tensor) -> Tokens:
+    """A stream's tokens once the dense stream has passed the layer; each one's error counts relative to the mean square of the
+    dense stream there."""
+    scale = stream.dense.float().square().mean(-1).flatten().clamp_min(torch.finfo(torch.float32).tiny)
+    return Tokens(inputs.flatten(0, -2), wanted.flatten(0, -2), 1 / scale)
+
+
+def own_tokens(tokens: Tokens, stream: "Streams") -> Tokens:
+    """Those after the prefix, which the training rows hold as well."""
+    own = stream.own.to(tokens.inputs.device)
+    return Tokens(tokens.inputs[own], tokens.targets[own], tokens.weights[own])
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """All tokens, with weights under which an output of zeros has the mean error 1."""
+    whole = Tokens(*(torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "targets", "weights")))
+    nothing = (whole.targets.square().sum(-1) * whole.weights).mean()
+    return Tokens(whole.inputs, whole.targets, whole.weights / nothing.clamp_min(torch.finfo(torch.float32).tiny))
+
+
+def _error(tokens: Tokens, columns: Tensor) -> float:
+    """The weighted mean squared error of columns (d, k)."""
+    missed = tokens.targets - torch.nn.functional.linear(tokens.inputs, columns).float()
+    return float((missed.square().sum(-1) * tokens.weights).mean())
 
 
 class Regression:
