@@ -12,7 +12,7 @@ from studio.figures.theme import BLUE, BLUES, EMBER, EMBERS, INK, drawn, empty, 
 
 USED, CUT = "What this character uses", "What goes and what stays"
 RELATIVE = [[0.0, "rgba(58,134,207,1)"], [0.5, "rgba(128,123,117,0.06)"], [1.0, "rgba(217,102,31,1)"]]
-_LEAST = 0.3  # the full colour stands for at least this much, in powers of two
+_LEAST = 0.3  # the colours are full at this much or more, in powers of two
 _UNLIKE = 0.01  # of the channels: layers whose shares differ by more have widths of their own
 
 
@@ -23,7 +23,7 @@ def used(event: ChannelUse | None) -> go.Figure:
         return empty(USED, "Nothing read yet.")
     layers = len(grid)
     full = max(float(np.nanquantile(np.abs(grid), 0.98)), _LEAST)
-    trace = _heatmap(grid, layers, f"Layer %{{y}} of {layers}<br>%{{customdata}} as others", colorscale=RELATIVE,
+    trace = _heatmap(grid, layers, f"Layer %{{y}} of {layers}<br>%{{customdata}} as much as others", colorscale=RELATIVE,
                      zmin=-full, zmax=full, customdata=[[_times(value) for value in row] for row in grid])
     layer, place = np.unravel_index(int(np.nanargmax(grid)), grid.shape)
     who = words.shortened(event.subject or "the character", 20)
@@ -83,7 +83,7 @@ def _heatmap(grid: np.ndarray, layers: int, hover: str, **named: object) -> go.H
 
 
 def _widths(grid: np.ndarray) -> dict:
-    """The axis of layers; with each one's share, where they keep unlike many."""
+    """The axis of layers; with each one's share, where the shares differ."""
     axis, shares = layer_axis(len(grid)), np.nanmean(grid, axis=1)
     if shares.max() - shares.min() > _UNLIKE:
         axis["ticktext"] = [f"{layer}: {words.percent(float(shares[layer - 1]))}" for layer in axis["tickvals"]]

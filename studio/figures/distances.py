@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import plotly.graph_objects as go
 
@@ -10,11 +10,10 @@ from engine.base.events import Measured, Step
 from engine.base.ids import BASELINES, ReadingId
 from studio import labels
 from studio.figures import words
-from studio.figures.theme import BLUE, EMBER, GREY, INK, drawn, empty
+from studio.figures.theme import BLUE, EMBER, GREY, INK, drawn, empty, value_axis
 
 COURSE = "Distance over the whole run"
 HEIGHT = 240  # px, without the lines of the title
-_SPREAD = 12.0  # points that differ by more than this factor are drawn on a logarithmic scale
 _MOST = 400  # points drawn of a curve
 _NAMED = (ReadingId.START_BEFORE, ReadingId.START_AFTER, ReadingId.MASK_AFTER, ReadingId.TUNING_AFTER,
           ReadingId.TUNING_AGAIN_AFTER)  # named where they are
@@ -32,13 +31,7 @@ def course(points: Sequence[Point], loss: Literal["kl", "ce"] = "kl") -> go.Figu
     first, last = (found([at for at, _ in (*held, *seen)]) for found in (min, max))
     unit, size = ("minutes", 60.0) if last >= 120 else ("seconds", 1.0)
     values = [one.kl for _, one in held] + [one.values["loss"] for _, one in seen]
-    positive = [value for value in values if value > 0]
-    log = bool(positive) and max(positive) > _SPREAD * min(positive)
-    low, high = (min(positive) / 1.3 if log else 0.0), 1.2 * max([*values, 1e-6])
-    axis: dict[str, Any] = {"title": {"text": "Distance to the dense model"}, "nticks": 5, "range": [low, high]}
-    if log:
-        axis |= {"type": "log", "range": [math.log10(low), math.log10(high)],
-                 "tickvals": [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]}
+    axis = value_axis("Distance to the dense model", values, (1, 2, 5))
     legend = [f'<span style="color:{EMBER}">■</span> {words.count(held[-1][1].lines, "held-out line")}'] if held else []
     legend += [f'<span style="color:{BLUE}">■</span> learning lines'] if seen else []
     width = max((last - first) / size, 1.0)

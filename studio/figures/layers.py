@@ -8,13 +8,12 @@ import plotly.graph_objects as go
 from engine.base.events import LayerTuned
 from engine.base.ids import StageId
 from studio.figures import words
-from studio.figures.theme import BLUE, EMBER, GREY, GRID, drawn, empty, some_of
+from studio.figures.theme import BLUE, EMBER, GREY, GRID, drawn, empty, some_of, value_axis
 
 ERRORS = "How wrong each layer is"
 HEIGHT = 230  # px, without the lines of the title
 _REFITS = (StageId.RECONSTRUCT_START, StageId.RECONSTRUCT)
 _STATES = (("cut", GREY, "circle-open"), ("refitted", BLUE, "circle"), ("tuned", EMBER, "diamond"))
-_SPREAD = 12.0  # errors that differ by more than this factor are drawn on a logarithmic scale
 Errors = dict[int, float]  # a layer's, by its number
 
 
@@ -25,23 +24,15 @@ def errors(events: Sequence[LayerTuned]) -> go.Figure:
         return empty(ERRORS, "No layer repaired yet.")
     layers = events[-1].layers
     values = [100 * value for found in states for value in found.values()]
-    positive = [value for value in values if value > 0]
-    log = bool(positive) and max(positive) > _SPREAD * min(positive)
     shown = [(*state, found) for state, found in zip(_STATES, states, strict=True) if found]
     traces = [_paths(states), *(_dots(found, name, colour, symbol, layers) for name, colour, symbol, found in shown)]
     legend = " · ".join(f'<span style="color:{colour}">{"◆" if symbol == "diamond" else "●"}</span> {name}'
                         for name, colour, symbol, _ in shown)
-    axis = {"title": {"text": "Error in %"}, "nticks": 5}
-    if log:
-        axis |= {"type": "log", "tickvals": [digit * 10.0**power for power in range(-3, 4) for digit in (1, 3)],
-                 "range": [math.log10(min(positive) / 1.3), math.log10(max(positive) * 1.3)]}
-    else:
-        axis |= {"range": [0, 1.1 * max(values) or 1]}
     return drawn(traces, ERRORS, [f"Of {words.count(layers, 'layer')}, lowest first · {legend}"],
                  "A layer's error is how far what it puts out is from what it should, on lines that it does not learn from; 100 % "
                  "would be an empty layer. Refitting and tuning go layer by layer from the left, and each layer also corrects what "
                  "those before it get wrong.",
-                 HEIGHT, _says(shown, layers), yaxis=axis, margin={"l": 52},
+                 HEIGHT, _says(shown, layers), yaxis=value_axis("Error in %", values, (1, 3)), margin={"l": 52},
                  xaxis={"tickvals": some_of(range(1, layers + 1)), "range": [0.4, layers + 0.6], "title": {"text": "Layer"}})
 
 

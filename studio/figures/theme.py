@@ -21,6 +21,7 @@ FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, sans-serif'
 BLUES = [[0.0, "rgba(58,134,207,0.05)"], [0.5, "rgba(58,134,207,0.42)"], [1.0, "rgba(58,134,207,1)"]]
 EMBERS = [[0.0, "rgba(217,102,31,0.05)"], [0.5, "rgba(217,102,31,0.45)"], [1.0, "rgba(217,102,31,1)"]]
 LABEL = 12  # px
+SPREAD = 12.0  # values that differ by more than this factor are drawn on a logarithmic scale
 _CONFIG = {"displayModeBar": False, "responsive": True, "doubleClick": False}
 _RGB = ", ".join(str(int(INK[place:place + 2], 16)) for place in (1, 3, 5))
 STYLE = f'.js-plotly-plot text[style*="rgb({_RGB})"] {{ fill: var(--body-text-color) !important; }}'
@@ -87,6 +88,16 @@ def grid_of(rows: Sequence[Sequence[float]]) -> np.ndarray:
         grid[number, :len(row)] = row
     grid[~np.isfinite(grid)] = np.nan
     return grid
+
+
+def value_axis(title: str, values: Sequence[float], digits: Sequence[int]) -> dict[str, Any]:
+    """An axis from 0 for values, or a logarithmic one where they are far apart; `digits`: of its ticks, then."""
+    positive, high = [value for value in values if value > 0], 1.2 * max([*values, 1e-6])
+    axis: dict[str, Any] = {"title": {"text": title}, "nticks": 5, "range": [0.0, high]}
+    if positive and max(positive) > SPREAD * min(positive):
+        axis |= {"type": "log", "range": [math.log10(min(positive) / 1.3), math.log10(high)],
+                 "tickvals": [digit * 10.0**power for power in range(-6, 4) for digit in digits]}
+    return axis
 
 
 def is_number(value: float | None) -> bool:
