@@ -37,6 +37,12 @@ def in_turn(room: str) -> dict[str, Any]:
     return {**PRIVATE, "concurrency_id": room, "concurrency_limit": 1}
 
 
+def at_once(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same for a choice: each is sent at once. Gradio's default drops what is chosen while the choice before is worked on,
+    and the page would then be painted with that one."""
+    return {**settings, "trigger_mode": "multiple"}
+
+
 @dataclass
 class Page:
     """What the rooms share. `character`: id of the chosen one ("": none); `revision` grows when a card was saved; `run`: the

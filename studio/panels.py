@@ -11,7 +11,7 @@ import gradio as gr
 
 from studio import library
 from studio.figures import words
-from studio.page import ACT, COPY, ENGINEER, PRIVATE, Page, guarded
+from studio.page import ACT, COPY, ENGINEER, PRIVATE, Page, at_once, guarded
 from studio.services import Services
 from studio.store import characters, database, values
 from studio.store.characters import Character
@@ -97,7 +97,7 @@ class LibraryPanel:
         shown = [self.backups, self.download]
         self.backup.click(back_up, None, [self.note, *shown], **PRIVATE)
         self.panel.expand(list_backups, self.backups, shown, **PRIVATE)
-        self.backups.input(offer, self.backups, self.download, **PRIVATE)
+        self.backups.input(offer, self.backups, self.download, **at_once(PRIVATE))
         self.restore.upload(restore, self.restore, self.note, **PRIVATE)
 
 
@@ -143,7 +143,7 @@ class SettingsPanel:
 
         blocks.load(None, None, self.theme, js=f"() => {_THEME}()", **PRIVATE)
         self.theme.input(None, self.theme, None, js=f"(theme) => {{ {_THEME}(theme); }}", **PRIVATE)
-        self.engineer.input(turn, self.engineer, page.engineer, **PRIVATE)
+        self.engineer.input(turn, self.engineer, page.engineer, **at_once(PRIVATE))
         page.engineer.change(lambda engineer: engineer, page.engineer, self.engineer, **PRIVATE)
         self.panel.expand(look, None, [self.engineer, self.folders], **PRIVATE)
 

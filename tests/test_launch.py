@@ -178,3 +178,12 @@ def test_listeners_are_private_and_mark_no_component_as_pending(settings: Settin
     marking = [one["targets"] for one in listeners if one["backend_fn"] and one["show_progress_on"] != []]
     assert marking == []  # each would slow all events of the page, see page.PRIVATE
     assert blocks.get_api_info()["named_endpoints"] == {}
+
+
+def test_no_choice_is_dropped_while_the_one_before_is_worked_on(settings: Settings) -> None:
+    """Gradio's default for `input` is "once": what is chosen meanwhile goes nowhere, and the page shows the former choice."""
+    blocks = build_page(Services.open(settings))
+    listeners: list[dict[str, Any]] = blocks.get_config_file()["dependencies"]
+    choices = [one for one in listeners if one["backend_fn"] and any(event == "input" for _, event in one["targets"])]
+    assert len(choices) > 20
+    assert [one["targets"] for one in choices if one["trigger_mode"] == "once"] == []

@@ -117,3 +117,8 @@ def test_what_was_typed_last_stays_with_its_chat_however_fast_another_is_opened(
         chats.filter(has_text=re.compile(name)).click()
         expect(page.locator(".chat-said.user .chat-words")).to_have_text(f"{name} chat")
         expect(limit).to_have_value(value)
+    both = [chats.filter(has_text=re.compile(name)).element_handle() for name in ("First", "Second")]
+    page.evaluate("(chats) => { for (const chat of [...chats, ...chats, chats[0]]) chat.click(); }", both)  # the last click counts
+    page.wait_for_load_state("networkidle")
+    expect(page.locator(".chat-said.user .chat-words")).to_have_text("First chat")
+    expect(limit).to_have_value("56")

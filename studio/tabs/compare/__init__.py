@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.page import Page, guarded, live_html
+from studio.page import Page, at_once, guarded, live_html
 from studio.services import Services
 from studio.store import rounds, values
 from studio.tabs.answers import Composer, SamplingControls, ViewLink, changing
@@ -157,9 +157,9 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
         begin(open_room, opened, controls.painted, **page.private)
     controls.link.component.click(repaint, opened, controls.painted, **page.private)
     for begin in (tab.select, controls.run.input, controls.composer.message.focus):
-        begin(guarded(controller.warm), controls.state, None, **page.poll)
-    controls.run.input(choose, [*view, controls.run], [page.run, *controls.painted], **page.private)
-    controls.view.input(turn, [*view, controls.view], controls.painted, **page.private)
+        begin(guarded(controller.warm), controls.state, None, **{**page.poll, "trigger_mode": "always_last"})
+    controls.run.input(choose, [*view, controls.run], [page.run, *controls.painted], **at_once(page.private))
+    controls.view.input(turn, [*view, controls.view], controls.painted, **at_once(page.private))
     sliders = controls.samplers.components
     for begin in (controls.picks.input, controls.blind.input, *(one.release for one in sliders), *(one.input for one in sliders)):
         begin(changing(live, ROOM, keep), [*view, controls.link.component, controls.picks, *controls.settings],

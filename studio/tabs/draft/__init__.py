@@ -16,7 +16,7 @@ from engine.cards.card import unfinished
 from engine.cards.fields import LISTS, fields_of
 from engine.cards.files import Form
 from engine.cards.prompt import PLAYER, render_description, render_greeting
-from studio.page import DEFECT, FLUSH, Page, guarded
+from studio.page import DEFECT, FLUSH, Page, at_once, guarded
 from studio.services import Services
 from studio.store import characters
 from studio.tabs.draft import card_views, sections, versions
@@ -203,8 +203,8 @@ def _listen_to_versions(controller: Controller, page: Page, controls: Controls) 
     controls.versions_part.collapse(lambda: False, None, opened, **page.private)
     for event in (page.character.change, page.revision.change):
         event(fill_open, [page.character, opened], panel, **page.private)
-    controls.versions.input(choose, picked, panel, **page.private)
-    controls.other.input(guarded(controller.versions), picked, panel, **page.private)
+    controls.versions.input(choose, picked, panel, **at_once(page.private))
+    controls.other.input(guarded(controller.versions), picked, panel, **at_once(page.private))
     controls.restore.click(guarded(controller.restore), [page.character, controls.versions], controls.changes, js=FLUSH,
                            **page.private).success(None, js="() => window.personaStudioDraft.reload()", **page.private)
 
@@ -224,6 +224,6 @@ def _listen_to_writer(writer: Writer, page: Page, tab: gr.Tab, controls: Control
 
     chosen, shown = [controls.writer_who, *server], [controls.writer_server, controls.writer_note]
     for event in (controls.writer_who.input, *(box.input for box in server)):
-        event(use, chosen, shown, **page.private)
+        event(use, chosen, shown, trigger_mode="always_last", **page.private)
     for begin in (tab.select, page.character.change, page.model.change):
         begin(guarded(show), None, [*chosen, *shown], **page.private)

@@ -16,7 +16,7 @@ from engine.base.model_folder import known_shapes
 from engine.base.sizes import FILE_TYPES, WRITTEN
 from engine.export.engines import DEFAULT_TYPE, TARGETS
 from studio.live import figure
-from studio.page import COPY, Page, guarded, live_html
+from studio.page import COPY, Page, at_once, guarded, live_html
 from studio.services import Services
 from studio.store import characters, runs
 from studio.store.runs import Run
@@ -108,8 +108,8 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     gr.on([page.character.change, tab.select], open_room, [page.character, controls.run, page.run],
           [controls.empty, controls.whole, controls.run, controls.name], trigger_mode="always_last", **page.private)
     controls.run.change(None, controls.run, None, js=_LOOK, **page.private)
-    controls.run.input(propose, controls.run, controls.name, **page.private)
-    controls.run.input(lambda run: run or "", controls.run, page.run, **page.private)
+    controls.run.input(propose, controls.run, controls.name, **at_once(page.private))
+    controls.run.input(lambda run: run or "", controls.run, page.run, **at_once(page.private))
     views = {ROOM: controls.making, SHIP: controls.shipping.whole, SERVE: controls.serving.whole, CAST: controls.planner.whole}
     controls.view.change(lambda view: [type(one)(visible=view == name) for name, one in views.items()], controls.view,
                          list(views.values()), **page.private)

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.sampling import MAX_SEED
-from studio.page import Notice, Page, guarded
+from studio.page import Notice, Page, at_once, guarded
 from studio.services import Services
 from studio.tabs.answers import NOBODY, PLAYER, Composer, SamplingControls, ViewLink, changing
 from studio.tabs.models import WHOLE
@@ -200,11 +200,11 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
         begin(guarded(open_room), chosen, controls.painted, **page.private)
     tab.select(visit, chosen, controls.painted, **page.private)
     controls.link.component.click(repaint, chosen, controls.painted, **page.private)
-    controls.choice.input(choose, [*view, controls.choice], controls.painted, **page.private)
+    controls.choice.input(choose, [*view, controls.choice], controls.painted, **at_once(page.private))
     controls.voice.input(changing(controller.services.live, ROOM, choose_voice), [*view, controls.voice], controls.painted,
-                         **page.private)
+                         **at_once(page.private))
     controls.new.click(start_new, view, controls.painted, **page.private)
-    controls.opening.input(greet, [*view, controls.opening], controls.painted, **page.private)
+    controls.opening.input(greet, [*view, controls.opening], controls.painted, **at_once(page.private))
 
 
 def _talking(controller: Controller, page: Page, controls: Controls) -> None:

@@ -16,7 +16,7 @@ from engine.base.files import slug
 from engine.serving.memory import Fact, PlayerMemory, Summary, recall
 from engine.serving.memory.records import LONGEST_FACT, LONGEST_SUMMARY, MODEL, PERSON, Turn
 from engine.serving.memory.rules import find_facts
-from studio.page import Notice, Page, live_html
+from studio.page import Notice, Page, at_once, live_html
 from studio.services import Services
 from studio.store import characters, values
 from studio.tabs.answers import changing, looked_at
@@ -176,7 +176,7 @@ def connect(memories: Memories, panel: MemoryPanel, page: Page, tab: gr.Tab) -> 
 
     panel.list.click(changing(live, ROOM, act), page.character, gone.parts, trigger_mode="multiple", **page.private)
     gone.undo.click(changing(live, ROOM, put_back), gone.gone, gone.parts, **page.private)
-    panel.on.input(changing(live, ROOM, memories.switch), panel.on, None, **page.private)
+    panel.on.input(changing(live, ROOM, memories.switch), panel.on, None, **at_once(page.private))
     for begin in (tab.select, page.character.change):
         begin(lambda: memories.on, None, panel.on, **page.private)
     page.character.change(gone.hidden, None, gone.parts, **page.private)

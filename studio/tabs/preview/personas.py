@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
-from studio.page import Page, guarded
+from studio.page import Page, at_once, guarded
 from studio.services import Services
 from studio.store import values
 from studio.store.database import Store
@@ -82,7 +82,7 @@ def connect(services: Services, panel: PersonaPanel, player: gr.Textbox, about: 
         forget(store, name)
         return listed("")
 
-    then(panel.choice.input(choose, panel.choice, [player, about, panel.forget], **page.private))
+    then(panel.choice.input(choose, panel.choice, [player, about, panel.forget], **at_once(page.private)))
     panel.keep.click(keep_this, [player, about], shown, **page.private)
     panel.forget.click(forget_this, panel.choice, shown, **page.private)
     for event in (tab.select, player.change, about.change):  # the fields may be those of another chat by now

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
-from studio.page import ENGINEER, Page, figure_html, guarded, looks
+from studio.page import ENGINEER, Page, at_once, figure_html, guarded, looks
 from studio.services import Services
 from studio.store import lines, runs, values
 from studio.tabs import verdict
@@ -112,7 +112,7 @@ def _making(services: Services, room: LinesController, page: Page, controls: Con
         services.live.touch("prune")
         return looks(set=found.id)
 
-    controls.who.input(lambda who: gr.Row(visible=who == "server"), controls.who, controls.server, **page.private)
+    controls.who.input(lambda who: gr.Row(visible=who == "server"), controls.who, controls.server, **at_once(page.private))
     # The prune that follows is as thorough, unless the writer says otherwise.
     controls.preset.input(None, controls.preset, controls.prune_preset, js="(preset) => preset", **page.private)
     controls.make.click(make, [page.character, page.model, controls.who, controls.preset, controls.url, controls.server_model],
@@ -169,7 +169,7 @@ def _sizing(services: Services, page: Page, tab: gr.Tab, controls: Controls) -> 
         services.live.touch("prune")
         return bool(engineer)
 
-    controls.engineer.input(guarded(turn), controls.engineer, page.engineer, **page.private)
+    controls.engineer.input(guarded(turn), controls.engineer, page.engineer, **at_once(page.private))
     page.engineer.change(lambda engineer: engineer, page.engineer, controls.engineer, **page.private)
     controls.wish.input(None, controls.wish, controls.percent, js="(percent) => percent", **page.private)
     controls.percent.change(None, controls.percent, controls.wish, js=_WISH, **page.private)
