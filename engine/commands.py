@@ -15,6 +15,7 @@ from engine import labels
 from engine.base import events, migrate
 from engine.base.cast_folder import is_cast, places
 from engine.base.errors import UserError
+from engine.base.evaluation_events import ExamTaken, Graded
 from engine.base.evidence import read_evaluation
 from engine.base.files import (
     MANIFEST,
@@ -46,6 +47,7 @@ from engine.base.job import (
 from engine.base.judges import CHANCE, sentence_of
 from engine.base.known_models import KNOWN
 from engine.base.options import read_options
+from engine.base.pruning_events import Placed
 from engine.base.sampling import given_params, params_of, read_params
 from engine.cards.card import Card, parse_card
 from engine.cards.dossier import Dossier, dossier_fields, read_dossier
@@ -155,7 +157,7 @@ def _gguf(values: dict[str, Any]) -> Iterator[events.Event]:
 def frontier(options: argparse.Namespace, arguments: list[str]) -> int:
     """What to ship: every model of a character at every file type. The same command goes on where it stopped."""
     values = read_options(options, FrontierJob)
-    points: dict[str, events.Placed] = {}
+    points: dict[str, Placed] = {}
     Run(process_of(values)).follow(_frontier(values, points), lambda: bool(values.get("out")) and Path(values["out"]).exists(),
                                    "Stopped; what was measured is kept.", f"Go on with:\n  {PROGRAM} {shlex.join(arguments)}")
     if not values.get("json_events"):
@@ -163,17 +165,17 @@ def frontier(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def _frontier(values: dict[str, Any], points: dict[str, events.Placed]) -> Iterator[events.Event]:
+def _frontier(values: dict[str, Any], points: dict[str, Placed]) -> Iterator[events.Event]:
     asked = FrontierJob(**values)
     from engine.frontier.measuring import measure
 
     for event in measure(asked):
-        if isinstance(event, events.Placed):
+        if isinstance(event, Placed):
             points[event.key] = event
         yield event
 
 
-def _print_frontier(points: list[events.Placed], asked: FrontierJob) -> None:
+def _print_frontier(points: list[Placed], asked: FrontierJob) -> None:
     best = {point.key for point in front(points, AXES["size"])}
     rows = [[point.name, f"{point.type}{' (its source)' if point.exact else ''}", f"{point.bytes / 1e6:,.1f}", f"{point.kl:.4f}",
              f"{point.top1:.1%}", f"{point.tokens_per_second:.0f}" if point.rounds else "",
@@ -248,7 +250,7 @@ def _script(values: dict[str, Any], tally: "Counter[tuple[str, str]]") -> Iterat
             yield events.Warned(said)
         job = ScriptTest(_read(asked.card), models, read_params(asked.sampling), judge if passed else None, asked.type)
         for event in run_script(job):
-            if isinstance(event, events.Graded):
+            if isinstance(event, Graded):
                 tally[event.model, event.verdict] += 1
             yield event
 
@@ -298,7 +300,7 @@ def _dossier(asked: DossierJob, card: Card, written: list[Dossier]) -> Iterator[
 def judge(options: argparse.Namespace, arguments: list[str]) -> int:
     """The exam of a judge. The same command goes on where it stopped, and shows the result of one that was taken before."""
     values = read_options(options, JudgeJob)
-    results: list[events.ExamTaken] = []
+    results: list[ExamTaken] = []
     Run(process_of(values)).follow(_judge(values, results), lambda: bool(results), "Stopped; what was answered is kept.",
                                    f"Go on with:\n  {PROGRAM} {shlex.join(one for one in arguments if one != '--again')}")
     if not values.get("json_events"):
@@ -311,7 +313,7 @@ def judge(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def _judge(values: dict[str, Any], results: list[events.ExamTaken]) -> Iterator[events.Event]:
+def _judge(values: dict[str, Any], results: list[ExamTaken]) -> Iterator[events.Event]:
     asked = JudgeJob(**values)
     from engine.evaluation.exam import take_exam
     from engine.serving.judging import fetch_judge, open_judge

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from engine.base import migrate
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Measured, Saved, Stage, Started, Stream, Warned
+from engine.base.events import Event, Finished, Saved, Stage, Started, Stream, Warned
 from engine.base.files import check_target, explain_write_errors, read_json, slug, write_json
 from engine.base.process import is_out_of_memory, return_freed_memory
+from engine.base.pruning_events import Measured
 from engine.cards.baked import bake
 from engine.cards.fields import data_of
 from engine.evaluation.fidelity import dense_states

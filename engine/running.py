@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from engine import labels
-from engine.base import events
+from engine.base import evaluation_events, event_file, events, pruning_events
 from engine.base.acting import CRITERIA
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import data_folder, explain_write_errors
@@ -103,7 +103,7 @@ class Run:
             file = self.workdir / "events.jsonl"
             with explain_write_errors(file):
                 self.workdir.mkdir(parents=True, exist_ok=True)
-                events.append(file, event)
+                event_file.append(file, event)
         self.printer.show(event)
 
     def _last_word(self, event: events.Event) -> None:
@@ -145,7 +145,7 @@ class JsonPrinter:
 
     def show(self, event: events.Event) -> None:
         """Print the event."""
-        print(events.encode(event), flush=True)
+        print(event_file.encode(event), flush=True)
 
 
 class ProgressPrinter:
@@ -203,53 +203,53 @@ def describe(event: events.Event) -> str:
     match event:
         case events.Started():
             return _beginning(event)
-        case events.Spoken():
+        case evaluation_events.Spoken():
             return f"{event.speaker}: {event.text}" if event.speaker else f"({event.text})"
-        case events.Acted():
+        case evaluation_events.Acted():
             grades = ", ".join(f"{CRITERIA[name].label.lower()} {'-' if value is None else f'{value:.1f}'}"
                                for name, value in event.grades.items() if name in CRITERIA)
             return (f"  {event.speaker}: {event.turns} turns, {event.loops} of them repeated"
                     f"{'' if event.assistant is None else f', {event.assistant} like an assistant'}"
                     f"{f'; of 5: {grades}' if grades else ''}")
-        case events.Lines():
+        case pruning_events.Lines():
             faults = ", ".join(f"{count} {labels.rejection(fault)}" for fault, count in sorted(event.rejected.items())) or "none"
             return (f"  lines: {event.train} to learn from, {event.validation} to choose on, {event.test} to report on; "
                     f"rejected: {faults}")
-        case events.Measured():
+        case pruning_events.Measured():
             name = labels.reading(event.what, event.subject or event.step)
             return (f"  {name:<42} {event.split:<10} KL {event.kl:7.3f}  top-1 {event.top1:6.1%}  NLL {event.nll:6.3f}"
                     f"  ({event.lines} lines, {event.tokens:,} tokens)")
-        case events.LayerTuned():
+        case pruning_events.LayerTuned():
             if event.used:
                 return ""
             after = "not tuned" if event.after is None else f"{event.after:.2%} after tuning"
             return (f"  layer {event.layer + 1} of {event.layers} keeps its weights: "
                     f"error {event.before:.2%} on held-out lines, {after}")
-        case events.Answered():
+        case pruning_events.Answered():
             return f"  {labels.reading(event.what, ''):<42} says: {event.answer!r}"
-        case events.Graded():
+        case evaluation_events.Graded():
             broken = [check["detail"] or check["rule"] for check in event.checks if check["outcome"] == "fail"]
             return f"  {event.verdict:<10} {event.lines[-1]}\n             {event.answers[-1]!r}" + "".join(
                 f"\n             ({one})" for one in broken)
-        case events.Preferred():
+        case evaluation_events.Preferred():
             return f"  the judge gives {event.first} {event.points:.0f} of 100 against {event.second} at {event.question}"
-        case events.Untested():
+        case evaluation_events.Untested():
             return f"  {event.model} could not be tested: {event.sentence}"
         case events.Saved():
             return f"  {labels.artifact(event.what, event.subject)}: {event.path} ({event.bytes / 1e6:,.1f} MB)"
         case events.Warned():
             return f"  Note: {event.sentence}"
-        case events.Timed():
+        case pruning_events.Timed():
             return (f"  {event.what:<7} {event.tokens_per_second:.1f} tokens/s (median of {event.rounds} rounds of "
                     f"{event.tokens}), {event.memory / 1e6:,.0f} MB, {event.dtype}")
-        case events.Proved():
+        case pruning_events.Proved():
             return f"  Loaded by plain transformers in a fresh process; it said: {event.text}"
-        case events.ProvedFile():
+        case pruning_events.ProvedFile():
             ties = f", {event.ties} ties" if event.ties else ""
             return (f"  {event.type:<5} loaded by llama.cpp; the same next token as transformers at {event.same} of {event.tokens} "
                     f"positions{ties} ({event.prompts} texts), KL {event.kl:.2g}; {event.tokens_per_second:.0f} tokens/s, "
                     f"{event.memory / 1e6:,.0f} MB")
-        case events.Placed() if not event.rounds:
+        case pruning_events.Placed() if not event.rounds:
             return (f"  {event.name:<24} {event.type:<7} {event.bytes / 1e6:8,.1f} MB  KL {event.kl:7.4f}  top-1 {event.top1:6.1%}"
                     f"{'  (the file it came from)' if event.exact else ''}")
         case events.Finished():

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from engine.base.cast_folder import CARD, is_cast, places
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Spoken, Stage, Step, Stream
+from engine.base.evaluation_events import Spoken
+from engine.base.events import Event, Finished, Stage, Step, Stream
 from engine.base.files import data_folder, is_file
 from engine.base.ids import StageId
 from engine.base.job import SceneJob

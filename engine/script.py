@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Graded, Preferred, Stage, Step, Untested, Warned
+from engine.base.evaluation_events import Graded, Preferred, Untested
+from engine.base.events import Event, Finished, Stage, Step, Warned
 from engine.base.ids import StageId
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.__main__ import main
-from engine.base import events
+from engine.base import event_file
 from engine.base.events import Event
 from engine.base.job import ExportJob, make_recipe
 from engine.calibration.lines import POOL
@@ -71,7 +71,7 @@ def run_job(model: Path, out: Path, preset: str = "standard", **changes: Any) ->
 def told_run(model: Path, out: Path, **changes: Any) -> Path:
     """The output folder of such a job, whose events are in its work folder as the command line leaves them."""
     for event in run_job(model, out, **changes):
-        events.append(work_of(out) / "events.jsonl", event)
+        event_file.append(work_of(out) / "events.jsonl", event)
     return out
 
 

@@ -13,7 +13,7 @@ from small_job import is_step, make_job, prune_arguments, refused, run_job, same
 from tiny import find, make_tiny
 from transformers import AutoModelForCausalLM
 
-from engine.base import events
+from engine.base import event_file, events
 from engine.base.errors import UserError
 from engine.base.files import check_manifest, read_json
 from engine.base.job import PruneJob
@@ -122,7 +122,7 @@ def test_a_stopped_job_goes_on_with_the_same_bits(stop: int, baked: tuple[Path, 
                                                   tmp_path: Path) -> None:
     job = make_job(llama, tmp_path / "out", sparsity=0.0, **BAKED)
     stream = prune(job, work_of(job.out))
-    assert any(STOPS[stop](json.loads(events.encode(event))) for event in stream)
+    assert any(STOPS[stop](json.loads(event_file.encode(event))) for event in stream)
     stream.close()  # type: ignore[attr-defined]
     list(prune(job, work_of(job.out), resume=True))
     for name in ("model.safetensors", "adapter/adapter_model.safetensors"):

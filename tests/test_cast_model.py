@@ -17,9 +17,10 @@ from tiny import find
 
 from engine.base.cast_folder import check_place, place_of, places
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Measured, Stage
+from engine.base.events import Event, Finished, Stage
 from engine.base.files import check_manifest, read_json, sha256
 from engine.base.ids import ReadingId, StageId
+from engine.base.pruning_events import Measured
 from engine.cards.baked import is_baked
 from engine.cards.card import parse_card
 from engine.models.packing import Example, pack, run_row

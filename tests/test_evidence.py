@@ -17,9 +17,10 @@ from teacher_server import teacher_server
 from tiny import add_files, make_tiny
 
 from engine.__main__ import main
-from engine.base import events
+from engine.base import event_file
 from engine.base.errors import UserError
-from engine.base.events import Assessed, Compared, Event, Finished, Replied, Stage, Started, Stream, Untested, Warned
+from engine.base.evaluation_events import Assessed, Compared, Replied, Untested
+from engine.base.events import Event, Finished, Stage, Started, Stream, Warned
 from engine.base.evidence import DENSE, RESULT, headline, read_evaluation
 from engine.base.ids import Outcome, StageId
 from engine.base.job import EvaluateJob
@@ -265,7 +266,7 @@ def test_the_command_line_prints_a_table_with_n_and_writes_the_page(made: Path, 
     assert "lost at 0.1" in said and "n 6" in said and "lost in 1 of 1 measures (worse)" in said
     assert read_evaluation(tmp_path / "v.json").findings and "<!doctype html>" in (tmp_path / "v.html").read_text()
     assert main([*arguments(made, tmp_path / "work", "--json")]) == 0
-    assert isinstance([events.decode(line) for line in capsys.readouterr().out.splitlines()][-1], Finished)
+    assert isinstance([event_file.decode(line) for line in capsys.readouterr().out.splitlines()][-1], Finished)
 
 
 @pytest.mark.parametrize(("more", "says"), [

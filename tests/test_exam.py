@@ -11,7 +11,8 @@ from teacher_server import TeacherServer, teacher_server
 
 from engine.__main__ import main
 from engine.base.errors import UserError
-from engine.base.events import Event, Examined, ExamTaken
+from engine.base.evaluation_events import Examined, ExamTaken
+from engine.base.events import Event
 from engine.base.files import data_folder
 from engine.base.judges import last_result, sentence_of
 from engine.base.questions import normalise

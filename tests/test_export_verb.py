@@ -23,10 +23,11 @@ from tiny import make_tiny
 from transformers import AutoModelForCausalLM
 
 from engine.__main__ import main
-from engine.base import events
+from engine.base import event_file
 from engine.base.errors import UserError
-from engine.base.events import Event, Failed, Finished, Proved, Saved, Stage, Started, Step, Stopped
+from engine.base.events import Event, Failed, Finished, Saved, Stage, Started, Step, Stopped
 from engine.base.files import MANIFEST, check_manifest, folder_size, read_json, write_manifest
+from engine.base.pruning_events import Proved
 from engine.cards.files import read_card
 from engine.cards.prompt import messages
 from engine.export import copying, gguf_proof, gguf_writer, plain_transformers, verify
@@ -70,8 +71,8 @@ def leftovers(folder: Path) -> list[str]:
 def test_a_copy_is_equal_and_proven_in_a_fresh_process(pruned: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "gift" / "zoë"
     assert main(["export", str(pruned), "--out", str(out), "--zip", "--json", "--workdir", str(tmp_path / "work")]) == 0
-    said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
-    assert said == list(events.read(tmp_path / "work" / "events.jsonl"))
+    said = [event_file.decode(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == list(event_file.read(tmp_path / "work" / "events.jsonl"))
     assert isinstance(said[0], Started) and said[0].sparsity == 0.25
     assert said[0].stages == [("copy", ""), ("prove", ""), ("zip", "")]
     assert isinstance(said[-1], Finished) and said[-1].out == str(out)
@@ -184,7 +185,7 @@ def test_a_damaged_folder_is_not_given_away(damage: Any, words: str, pruned: Pat
     assert main(["export", str(source), "--out", str(tmp_path / "out"), "--zip", "--json", "--workdir", str(tmp_path)]) == 2
     shown = capsys.readouterr()
     assert words in shown.err and shown.err.startswith("Error: ") and shown.err.count("\n") == 1
-    failed = events.decode(shown.out.splitlines()[-1])
+    failed = event_file.decode(shown.out.splitlines()[-1])
     assert isinstance(failed, Failed) and shown.err == f"Error: {f'{failed.sentence} {failed.hint}'.strip()}\n"
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.zip").exists() and leftovers(tmp_path) == []
 
@@ -215,7 +216,7 @@ def test_an_export_whose_owner_is_gone_stops(pruned: Path, tmp_path: Path) -> No
     ended = subprocess.run([sys.executable, "-m", "engine", "export", str(pruned), "--out", str(tmp_path / "out"), "--leash",
                             "--json", "--workdir", str(tmp_path / "work")], cwd=ROOT, stdin=subprocess.DEVNULL,
                            capture_output=True, text=True, check=False)
-    logged: list[Event] = list(events.read(tmp_path / "work" / "events.jsonl"))
+    logged: list[Event] = list(event_file.read(tmp_path / "work" / "events.jsonl"))
     assert ended.returncode == 130 and isinstance(logged[-1], Stopped) and not (tmp_path / "out").exists()
     assert leftovers(tmp_path) == [] and "Traceback" not in ended.stderr
 

@@ -12,7 +12,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from engine.base.events import ChannelUse, LayerTuned, MaskSnapshot, Measured, Step
+from engine.base.events import Step
+from engine.base.pruning_events import ChannelUse, LayerTuned, MaskSnapshot, Measured
 from studio import labels
 from studio.figures import channels, distances, layers, masks, sizes, theme, votes, words
 

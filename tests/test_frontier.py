@@ -11,12 +11,13 @@ from test_gguf_export import ask_here, greet_here
 from tiny import make_tiny
 
 from engine.__main__ import main
-from engine.base import events
+from engine.base import event_file, events
 from engine.base.errors import UserError
-from engine.base.events import Placed, Stage, Started, Step
+from engine.base.events import Stage, Started, Step
 from engine.base.files import check_manifest, read_json, write_json, write_manifest
 from engine.base.frontier import AXES, RESULT, Budget, front, pick, read_points, verdict
 from engine.base.job import FrontierJob
+from engine.base.pruning_events import Placed
 from engine.cards.baked import bake
 from engine.cards.card import parse_card
 from engine.export import copying, gguf_proof
@@ -71,7 +72,7 @@ def placed(seen: list[Any]) -> dict[tuple[str, str], Placed]:
 def test_all_models_are_measured_alike_and_one_is_exported(made: Path, tmp_path: Path, here: list[str], capsys: Any) -> None:
     out = tmp_path / "out"
     assert main(arguments(made, tmp_path / "work", "--json", "--size", "0.09", "--out", str(out))) == 0
-    said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
+    said = [event_file.decode(line) for line in capsys.readouterr().out.splitlines()]
     assert isinstance(said[0], Started) and isinstance(said[-1], events.Finished) and said[-1].out == str(out)
     points = placed(said)
     names = ["Dense", "25% removed", "50% removed"]
@@ -166,7 +167,7 @@ def test_a_card_finds_its_runs_on_this_machine(made: Path, tmp_path: Path, here:
     monkeypatch.setenv("PERSONA_STUDIO_HOME", str(tmp_path))
     (tmp_path / "jobs").mkdir()
     shutil.copytree(work_of(made / "half"), tmp_path / "jobs" / "zoe")
-    events.append(tmp_path / "jobs" / "zoe" / "events.jsonl", events.Saved("pruned_model", str(made / "half"), 1))  # type: ignore[arg-type]
+    event_file.append(tmp_path / "jobs" / "zoe" / "events.jsonl", events.Saved("pruned_model", str(made / "half"), 1))  # type: ignore[arg-type]
     seen = list(measure(FrontierJob(runs=[str(write_card(tmp_path))], types=["F16"], rounds=0)))
     assert set(placed(seen)) == {("Dense", "F16"), ("50% removed", "F16")}
     assert (tmp_path / "frontier" / "zoe-of-the-mill-dense" / RESULT).is_file()

@@ -17,11 +17,12 @@ from test_gguf import result_of
 from tiny import make_tiny
 
 from engine.__main__ import main
-from engine.base import events
+from engine.base import event_file, events
 from engine.base.errors import UserError
-from engine.base.events import ProvedFile, Saved, Stage, Started, Step
+from engine.base.events import Saved, Stage, Started, Step
 from engine.base.files import check_manifest, read_json
 from engine.base.ids import StageId
+from engine.base.pruning_events import ProvedFile
 from engine.export import copying, gguf_proof, gguf_tensors, llama_cpp, plain_transformers
 from engine.export.copying import copy_folder
 from engine.export.gguf_writer import write_gguf
@@ -71,7 +72,7 @@ def test_a_file_is_proven_in_fresh_processes(pruned: Path, tmp_path: Path, monke
 def test_files_are_written_and_proven_and_reported(pruned: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "out"
     assert main(["export", str(pruned), "--out", str(out), "--gguf", "f32", "--gguf", "Q8_0", "--json"]) == 0
-    said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
+    said = [event_file.decode(line) for line in capsys.readouterr().out.splitlines()]
     assert isinstance(said[0], Started)
     assert said[0].stages == [(event.stage, event.subject) for event in said if isinstance(event, Stage)]
     proved = {event.type: event for event in said if isinstance(event, ProvedFile)}

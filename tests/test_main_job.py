@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.base.events import Assessed, decode
+from engine.base.evaluation_events import Assessed
+from engine.base.event_file import decode
 from engine.base.evidence import DENSE, RESULT, headline, read_evaluation
 from engine.base.files import check_manifest
 

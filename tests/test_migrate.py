@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from engine.base import migrate
-from engine.base.events import Finished, LayerTuned, Lines, Measured, Saved, Stage, Started, Step, decode, encode, read
+from engine.base.event_file import decode, encode, read
+from engine.base.events import Finished, Saved, Stage, Started, Step
 from engine.base.files import read_json, write_json
 from engine.base.ids import ArtifactId, ReadingId, Rejection, StageId
+from engine.base.pruning_events import LayerTuned, Lines, Measured
 
 READING = {"split": "test", "kl": 0.1, "top1": 0.9, "nll": 2.0, "lines": 5, "tokens": 50, "time": 1.0}
 FORMER = [

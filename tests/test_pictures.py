@@ -10,7 +10,9 @@ import torch
 from small_job import make_job, run_job, work_of
 from tiny import find, make_tiny, random_examples
 
-from engine.base.events import Answered, ChannelUse, Event, LayerTuned, MaskSnapshot, Measured, Step, encode
+from engine.base.event_file import encode
+from engine.base.events import Event, Step
+from engine.base.pruning_events import Answered, ChannelUse, LayerTuned, MaskSnapshot, Measured
 from engine.models.loading import load_model
 from engine.models.packing import pack
 from engine.pipeline import prune

@@ -13,9 +13,10 @@ from small_job import make_job, run_job, same_tensors, weights_of, work_of
 from tiny import find, make_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.base import events
-from engine.base.events import Event, Finished, Lines, MaskSnapshot, Measured, Stage, Started
+from engine.base import event_file, events
+from engine.base.events import Event, Finished, Stage, Started
 from engine.base.files import MANIFEST, check_manifest, folder_size, read_json
+from engine.base.pruning_events import Lines, MaskSnapshot, Measured
 from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.export.folder import mask_file, read_mask
 from engine.models.loading import load_model, load_tokenizer
@@ -53,7 +54,7 @@ def test_events_come_in_order_and_survive_a_file(whole: tuple[list[Event], Path]
                       "export", "prove", "write_gguf_files"]
     assert all((event.stage, "") in seen[0].stages and not event.reused for event in seen if isinstance(event, Stage))
     assert [event.time for event in seen] == sorted(event.time for event in seen)
-    assert [events.decode(events.encode(event)) for event in seen] == seen
+    assert [event_file.decode(event_file.encode(event)) for event in seen] == seen
     lines = next(event for event in seen if isinstance(event, Lines))
     assert (lines.train, lines.validation, lines.test, lines.rejected) == (36, 3, 6, {})
 

@@ -11,7 +11,8 @@ from store_samples import card
 from tiny import add_files, make_tiny
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Replied, Stage
+from engine.base.evaluation_events import Replied
+from engine.base.events import Event, Stage
 from engine.base.evidence import DENSE, RESULT, read_evaluation
 from engine.base.job import EvaluateJob
 from engine.base.sampling import SamplingParams

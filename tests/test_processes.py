@@ -18,7 +18,7 @@ import pytest
 from small_job import ROOT, Process, Story, is_step, prune_arguments, same_tensors, work_of
 
 from engine.__main__ import main
-from engine.base import events
+from engine.base import event_file, events
 from engine.base.files import read_json, sha256
 from engine.export.folder import MASK
 
@@ -120,8 +120,8 @@ def test_an_interrupt_during_the_proof_lets_it_end_and_the_job_goes_on_after_it(
 
 
 def test_the_log_holds_all_that_was_said(story: Story) -> None:
-    logged = [events.encode(event) for event in events.read(story.folder / "out.work" / "events.jsonl")]
-    said = [events.encode(events.decode(json.dumps(event))) for life in story.lives for event in life.seen]
+    logged = [event_file.encode(event) for event in event_file.read(story.folder / "out.work" / "events.jsonl")]
+    said = [event_file.encode(event_file.decode(json.dumps(event))) for life in story.lives for event in life.seen]
     assert [line for line in logged if line in set(said)] == said and len(logged) - len(said) <= 5
 
 
@@ -138,7 +138,7 @@ def test_a_job_that_is_let_go_or_terminated_stops_after_its_step(end: Callable[[
     code, errors = owned.end()
     assert code == 130 and "Traceback" not in errors, errors
     assert seen[-1]["event"] == "Stopped" and seen[-2]["event"] == "Step" and seen[-2]["done"] < 300
-    logged = list(events.read(work_of(tmp_path / "out") / "events.jsonl"))
+    logged = list(event_file.read(work_of(tmp_path / "out") / "events.jsonl"))
     assert logged[-1] == events.Stopped("Stopped; what was done is kept.", time=logged[-1].time)
     assert [name for name in os.listdir(tmp_path) if "partial" in name] == [] and not (tmp_path / "out").exists()
     checkpoint = read_json(work_of(tmp_path / "out") / "learning.json")

@@ -15,10 +15,11 @@ import numpy
 import pytest
 from store_samples import card
 
-from engine.base import events
+from engine.base import event_file, events
 from engine.base.errors import UserError
 from engine.base.ids import Rejection, StageId
 from engine.base.job import knobs
+from engine.base.pruning_events import Answered, ChannelUse, LayerTuned, MaskSnapshot, Measured
 from engine.base.questions import split_of
 from studio import library
 from studio.figures import words
@@ -450,11 +451,11 @@ def tell(services: Services, run: runs.Run, *said: events.Event) -> None:
     path = services.settings.run_events(run.id)
     path.parent.mkdir(parents=True, exist_ok=True)
     for event in said:
-        events.append(path, event)
+        event_file.append(path, event)
     services.watcher.forget(run.id)
 
 
-SNAPSHOT = events.MaskSnapshot(2, 0.25, [[1.0, 0.5], [1.0, 0.5]], [3, 4], [1, 2])
+SNAPSHOT = MaskSnapshot(2, 0.25, [[1.0, 0.5], [1.0, 0.5]], [3, 4], [1, 2])
 
 
 def test_what_a_run_tells_is_shown_and_the_rest_stays_as_it_is(services: Services, run_room: RunsController, person: str,
@@ -532,8 +533,8 @@ def test_a_finished_run_shows_its_figures_when_its_files_are_gone(services: Serv
     run = finish(services, person, set_id)
     said = [events.Started("Zoë", "starter", 0.5, [(StageId.LEARN_MASK, "")]), events.Stage(StageId.LEARN_MASK, 2),
             events.Step(StageId.LEARN_MASK, 1, 2, {"loss": 0.4}), SNAPSHOT,
-            events.Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900), events.Finished("", 9.0)]
-    runs.set_events(services.store, run.id, [json.loads(events.encode(event)) for event in said])
+            Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900), events.Finished("", 9.0)]
+    runs.set_events(services.store, run.id, [json.loads(event_file.encode(event)) for event in said])
     contents = shown(services, person)
     assert "Done in" in contents["prune-progress"] and "prune-resume" not in contents["prune-progress"]
     assert not contents["prune-how"] and "prune-stages" not in contents["prune-progress"]
@@ -547,10 +548,10 @@ def test_a_finished_run_shows_its_figures_when_its_files_are_gone(services: Serv
 def test_a_run_that_has_ended_is_a_film_to_scrub(services: Services, person: str, set_id: str) -> None:
     run = finish(services, person, set_id)
     said = [events.Started("Zoë", "starter", 0.5, [], time=1), events.Stage(StageId.DENSE, 2, time=2),
-            events.ChannelUse(1, 1, 90, ["", EVIL], 80, [[0.1, 0.4], [0.2, -0.3]], "Zoë", time=31),
-            events.Answered("dense", EVIL, "I am Zoë.", time=32), events.Stage(StageId.TUNE, 2, time=40),
-            events.LayerTuned(StageId.TUNE, 0, 2, 0.2, 0.1, True, time=50), events.Answered("after_tuning", EVIL, EVIL, time=61),
-            events.Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900, time=62), events.Finished("", 9.0, time=70)]
+            ChannelUse(1, 1, 90, ["", EVIL], 80, [[0.1, 0.4], [0.2, -0.3]], "Zoë", time=31),
+            Answered("dense", EVIL, "I am Zoë.", time=32), events.Stage(StageId.TUNE, 2, time=40),
+            LayerTuned(StageId.TUNE, 0, 2, 0.2, 0.1, True, time=50), Answered("after_tuning", EVIL, EVIL, time=61),
+            Measured("mask", "test", 0.31, 0.7, 2.0, 40, 900, time=62), events.Finished("", 9.0, time=70)]
     tell(services, run, *said)
     whole, first, third = (shown(services, person, at=at) for at in ("", "1", "3"))
     there = lambda contents: [name for row in pictures.FIGURES for name in row if contents[f"prune-shown-{name}"]]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from engine.base.errors import UserError
-from engine.base.events import Stage, Started, append, encode
+from engine.base.event_file import append, encode
+from engine.base.events import Stage, Started
 from engine.base.ids import StageId
 from engine.cluster.prune_cast import Tail, plan
 from engine.server.settings import Scale, add_options, scale_of

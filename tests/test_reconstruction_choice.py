@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from small_job import make_job, run_job, work_of
 
 from benchmarks.meter import drain
-from engine.base.events import MaskSnapshot, Stage
+from engine.base.events import Stage
 from engine.base.files import read_json
+from engine.base.pruning_events import MaskSnapshot
 from engine.calibration.lines import read_lines
 from engine.models.loading import locate
 from engine.pipeline import prune

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_job import is_step, make_job, prune_arguments, run_job, same_tensors, work_of
 
 from engine.__main__ import main
-from engine.base import events
+from engine.base import event_file, events
 from engine.base.errors import UserError
 from engine.base.files import check_manifest, read_json, sha256
 from engine.base.questions import normalise
@@ -44,7 +44,7 @@ def test_a_closed_generator_goes_on_with_the_same_bits(stop: int, llama: Path, t
     whole = undisturbed
     job = make_job(llama, tmp_path / "out", recover=True)
     stream = prune(job, work_of(job.out))
-    assert any(STOPS[stop](json.loads(events.encode(event))) for event in stream)
+    assert any(STOPS[stop](json.loads(event_file.encode(event))) for event in stream)
     stream.close()  # type: ignore[attr-defined]
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith((".out", "out")) and file.is_dir()] == [
         "out.work"]
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_version_0_1_starts_its_stage_over(stage: str, checkpoin
                                                            undisturbed: Path) -> None:
     job = make_job(llama, tmp_path / "out", recover=True)
     stream = prune(job, work_of(job.out))
-    assert any(is_step(stage, 2)(json.loads(events.encode(event))) for event in stream)
+    assert any(is_step(stage, 2)(json.loads(event_file.encode(event))) for event in stream)
     stream.close()  # type: ignore[attr-defined]
     file = work_of(job.out) / checkpoint
     older = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("optimizer.")}
@@ -181,19 +181,19 @@ def test_a_torn_last_event_is_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     written = [events.Warned("ä\u2028b"), events.Step("learn_mask", 1, 2, {"loss": float("inf")})]
     for event in written:
-        events.append(file, event)
+        event_file.append(file, event)
     whole = file.read_bytes()
-    for cut in range(1, len(events.encode(written[1]).encode()) + 1):
+    for cut in range(1, len(event_file.encode(written[1]).encode()) + 1):
         file.write_bytes(whole[:-cut])
-        assert list(events.read(file)) == written[:1]
+        assert list(event_file.read(file)) == written[:1]
     file.write_bytes(whole)
-    assert list(events.read(file)) == written and list(events.read(tmp_path / "none")) == []
+    assert list(event_file.read(file)) == written and list(event_file.read(tmp_path / "none")) == []
 
 
 def test_a_job_that_was_stopped_while_it_wrote_gguf_files_goes_on_there(llama: Path, tmp_path: Path, undisturbed: Path) -> None:
     job = make_job(llama, tmp_path / "out", recover=True)
     stream = prune(job, work_of(job.out))
-    assert any(is_step("write_gguf_files", 1)(json.loads(events.encode(event))) for event in stream)
+    assert any(is_step("write_gguf_files", 1)(json.loads(event_file.encode(event))) for event in stream)
     stream.close()  # type: ignore[attr-defined]
     assert not job.out.exists() and (work_of(job.out) / "proven" / "manifest.json").is_file()
     seen = list(prune(job, work_of(job.out), resume=True))

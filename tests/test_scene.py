@@ -8,7 +8,8 @@ from store_samples import card
 
 from engine.__main__ import main
 from engine.base.errors import UserError
-from engine.base.events import Event, Spoken
+from engine.base.evaluation_events import Spoken
+from engine.base.events import Event
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card, bundled_cards, parse_card
 from engine.cards.prompt import PLAYER, render_system_prompt

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from test_judged_measures import Deciding
 
-from engine.base import events
+from engine.base import event_file
 from engine.base.acting import CRITERIA
 from engine.base.errors import UserError
-from engine.base.events import Acted, Event, Spoken
+from engine.base.evaluation_events import Acted, Spoken
+from engine.base.events import Event
 from engine.base.job import SceneJob
 from engine.cards.card import find_bundled
 from engine.cards.prompt import PLAYER
@@ -113,7 +114,7 @@ def test_a_scene_of_the_library_is_begun_goes_on_and_takes_a_word(services: Serv
     SceneJob(**{name: value for name, value in job.items() if not name.startswith("actor-")})
     file = services.scenes.folder(person) / "events.jsonl"
     for one in (Spoken("", "Dusk.", 0), Spoken("Ann", "<b>Hm?</b>", 1), Spoken("Bert", "", 2)):
-        events.append(file, one)
+        event_file.append(file, one)
     scenes.put_in(services, person, PLAYER, "Hello.")  # it is not under way, so it goes on: everybody can answer
     assert begun[1]["said"][-1] == [PLAYER, "Hello."] and begun[1]["turns"] == 2 and begun[1]["characters"] == job["characters"]
     slug = characters.get(services.store, person).slug  # type: ignore[union-attr]

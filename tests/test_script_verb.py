@@ -10,9 +10,10 @@ import pytest
 from teacher_server import teacher_server
 
 from engine.__main__ import main
-from engine.base import events
+from engine.base import event_file
 from engine.base.errors import UserError
-from engine.base.events import Event, ExamTaken, Finished, Graded, Preferred, Untested, Warned
+from engine.base.evaluation_events import ExamTaken, Graded, Preferred, Untested
+from engine.base.events import Event, Finished, Warned
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card, parse_card
 from engine.cards.npc import KEY
@@ -52,7 +53,7 @@ def test_every_question_is_asked_of_every_model_and_the_same_seed_says_the_same(
     assert two.lines == ["Hm?", "And?"] and len(two.answers) == 2
     assert {check["rule"] for check in two.checks} >= {"must not mention", "first person"} and two.verdict in ("pass", "fail")
     assert tested[0].verdict in ("fail", "not judged") and tested[0].checks[-1]["outcome"] == "open"
-    assert isinstance(seen[-1], Finished) and list(map(events.decode, map(events.encode, seen))) == seen
+    assert isinstance(seen[-1], Finished) and list(map(event_file.decode, map(event_file.encode, seen))) == seen
 
 
 def test_a_judge_scores_what_rules_leave_open_and_compares_the_models(speaking: Path) -> None:
@@ -99,8 +100,8 @@ def verb(folder: Path, speaking: Path, *more: str) -> list[str]:
 
 def test_the_command_line_says_events_and_a_table(speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(verb(tmp_path, speaking, "--json", "--workdir", str(tmp_path / "work"))) == 0
-    said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
-    assert said == list(events.read(tmp_path / "work" / "events.jsonl")) and isinstance(said[-1], Finished)
+    said = [event_file.decode(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == list(event_file.read(tmp_path / "work" / "events.jsonl")) and isinstance(said[-1], Finished)
     assert len([event for event in said if isinstance(event, Graded)]) == 5
     assert main(verb(tmp_path, speaking)) == 0
     assert "not judged" in capsys.readouterr().out
@@ -129,7 +130,7 @@ def test_a_judge_of_this_machine_takes_its_exam_before_it_judges(speaking: Path,
     with teacher_server(alternatives=lambda message: {"A": 0.97, "B": 0.03}) as server:
         monkeypatch.setattr("engine.serving.judging.open_judge", lambda name, model: closing(Judge(server.url, "m")))
         assert main(verb(tmp_path, speaking, "--judge", "small", "--json")) == 0
-    said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
+    said = [event_file.decode(line) for line in capsys.readouterr().out.splitlines()]
     [taken] = [event for event in said if isinstance(event, ExamTaken)]
     assert not taken.passed and any(isinstance(event, Warned) and "Not judged" in event.sentence for event in said)
     assert not any(event.score for event in said if isinstance(event, Graded))
@@ -141,7 +142,7 @@ def test_options_take_precedence_over_the_samplers_of_a_job_file(speaking: Path,
     for sampling, more, seed in (({"seed": 4}, [], 4), ({"seed": 4}, ["--seed", "5"], 5), ({"seed": None}, [], 0)):
         (tmp_path / "job.json").write_text(json.dumps({"sampling": sampling}))
         assert main([*arguments, *more]) == 0
-        said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
+        said = [event_file.decode(line) for line in capsys.readouterr().out.splitlines()]
         assert {event.seed for event in said if isinstance(event, Graded)} == {seed}
 
 

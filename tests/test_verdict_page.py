@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.base.errors import UserError
-from engine.base.events import Assessed, Compared
+from engine.base.evaluation_events import Assessed, Compared
 from engine.base.evidence import DENSE, Asked, Evaluation, Telling, Voiced, headline, read_evaluation, recommend
 from engine.base.evidence import write_evaluation as write
 from engine.base.ids import Outcome

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from test_verdict_page import H, L, result
 
-from engine.base import events
+from engine.base import event_file
 from engine.base.errors import UserError
-from engine.base.events import ExamTaken
+from engine.base.evaluation_events import ExamTaken
 from engine.base.evidence import RESULT, Evaluation, Voiced, write_evaluation
 from engine.base.files import MANIFEST
 from engine.base.judges import exam_folder
@@ -116,7 +116,7 @@ def test_the_chosen_judge_and_player_go_along_and_the_exam_is_shown(services: Se
     assert "takes an exam first" in (said := verdict.contents(services, run)["prune-judge-says"]) and "is fetched before" in said
     folder = exam_folder(services.settings.home)
     folder.mkdir()
-    events.append(folder / f"small-{'0' * 16}.jsonl", ExamTaken("small", 30, 132, 0, 30 / 132, 0.16, 0.31, 0.8, 0.1, False))
+    event_file.append(folder / f"small-{'0' * 16}.jsonl", ExamTaken("small", 30, 132, 0, 30 / 132, 0.16, 0.31, 0.8, 0.1, False))
     assert "Not judged: this judge names the right speaker in 23% of 132 lines" in shown(services, run)
     judges.choose(services, "http://127.0.0.1:1/v1", "")
     with pytest.raises(UserError, match="the name of its model"):

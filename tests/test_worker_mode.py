@@ -9,9 +9,10 @@ import pytest
 from small_job import QUICK, make_job, prune_arguments, same_tensors, work_of, write_card, write_lines
 
 from engine.__main__ import main
-from engine.base import events
-from engine.base.events import Event, Failed, Finished, Lines, Stage, Started, Step, Stopped, Warned
+from engine.base import event_file
+from engine.base.events import Event, Failed, Finished, Stage, Started, Step, Stopped, Warned
 from engine.base.files import read_json
+from engine.base.pruning_events import Lines
 from engine.calibration import rewriting
 from engine.calibration.rewriting import Voice
 from engine.export.folder import MASK
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_proof")
 
 
 def log_of(workdir: Path) -> list[Event]:
-    return list(events.read(workdir / "events.jsonl"))
+    return list(event_file.read(workdir / "events.jsonl"))
 
 
 def lines_arguments(folder: Path, llama: Path) -> list[str]:
@@ -34,7 +35,7 @@ def lines_arguments(folder: Path, llama: Path) -> list[str]:
 def test_until_lines_stops_there_and_the_whole_job_goes_on(llama: Path, tmp_path: Path, capsys: Any) -> None:
     arguments = lines_arguments(tmp_path, llama)
     assert main([*arguments, "--until", "lines"]) == 0
-    said = [events.decode(line) for line in capsys.readouterr().out.splitlines()]
+    said = [event_file.decode(line) for line in capsys.readouterr().out.splitlines()]
     assert isinstance(said[0], Started) and ("learn_mask", "") not in said[0].stages and said == log_of(tmp_path / "work")
     assert isinstance(said[-2], Lines) and isinstance(said[-1], Finished) and said[-1].out == ""
     assert said[-2].path == str(tmp_path / "work" / "lines.jsonl")
@@ -67,7 +68,7 @@ def test_a_failure_is_the_last_event(llama: Path, tmp_path: Path, capsys: Any) -
     (tmp_path / "out").mkdir()
     assert main(arguments) == 2 and not work.exists()
     shown = capsys.readouterr()
-    assert events.decode(shown.out) and "exists already" in shown.err
+    assert event_file.decode(shown.out) and "exists already" in shown.err
     assert main([*arguments, "--leash"]) == 2
     logged = log_of(work)
     assert len(logged) == 1 and isinstance(logged[0], Failed) and "exists already" in logged[0].sentence

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from store_samples import card
 
-from engine.base import events
+from engine.base import event_file, events
 from engine.base.errors import UserError
 from engine.base.files import PACKAGES
 from studio import labels
@@ -87,7 +87,7 @@ def under_way(settings: Settings, store: Store, run: runs.Run) -> Identity:
 
 def kinds(settings: Settings, run: runs.Run) -> list[str]:
     """The run's events but its steps."""
-    found = [type(event).__name__ for event in events.read(settings.run_events(run.id))]
+    found = [type(event).__name__ for event in event_file.read(settings.run_events(run.id))]
     return [name for name in found if name != "Step"]
 
 
@@ -232,7 +232,7 @@ def test_one_at_a_time_from_any_thread(jobs: Jobs, settings: Settings, store: St
     eventually(all_done)
     assert max(most) == 1
     spans = sorted((found[0].time, found[-1].time) for found in
-                   (list(events.read(settings.run_events(run.id))) for run in made))
+                   (list(event_file.read(settings.run_events(run.id))) for run in made))
     assert all(one[1] < other[0] for one, other in itertools.pairwise(spans))
 
 

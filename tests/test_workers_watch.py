@@ -9,23 +9,9 @@ from typing import Any
 import pytest
 
 from engine.base import events
-from engine.base.events import (
-    Failed,
-    Finished,
-    Lines,
-    MaskSnapshot,
-    Measured,
-    Saved,
-    Stage,
-    Started,
-    Step,
-    Stopped,
-    Warned,
-    append,
-    decode,
-    encode,
-    read,
-)
+from engine.base.event_file import append, decode, encode, read
+from engine.base.events import Failed, Finished, Saved, Stage, Started, Step, Stopped, Warned
+from engine.base.pruning_events import Lines, MaskSnapshot, Measured
 from studio.settings import Settings
 from studio.store import characters, runs
 from studio.store.database import Store, open_store

@@ -35,8 +35,10 @@ def products_of(seconds: float) -> int:
 
 
 def _job(folder: Path, products: int) -> None:
-    from engine.base.events import MaskSnapshot, Measured, Stage, Started, Step, append
+    from engine.base.event_file import append
+    from engine.base.events import Stage, Started, Step
     from engine.base.ids import ReadingId, StageId
+    from engine.base.pruning_events import MaskSnapshot, Measured
 
     path = folder / "events.jsonl"
     append(path, Started("Edith", "bench", 0.25, [(StageId.LEARN_MASK, "")]))

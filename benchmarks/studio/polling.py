@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.base.events import Stage, Started, Step, encode
+from engine.base.event_file import encode
+from engine.base.events import Stage, Started, Step
 from engine.base.ids import StageId
 from studio.settings import Settings
 from studio.store import characters, runs

@@ -17,7 +17,8 @@ import psutil
 
 from benchmarks.studio.job import products_of
 from benchmarks.studio.pages import Audience
-from engine.base.events import Step, read
+from engine.base.event_file import read
+from engine.base.events import Step
 from engine.base.files import PACKAGES
 from studio.services import Services
 from studio.settings import Settings

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.base.errors import UserError
-from engine.base.events import Assessed, Compared
+from engine.base.evaluation_events import Assessed, Compared
 from engine.base.files import read_json, write_json
 from engine.base.ids import Outcome
 

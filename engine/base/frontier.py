@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.base.errors import UserError
-from engine.base.events import Placed
 from engine.base.files import read_json
+from engine.base.pruning_events import Placed
 
 DENSE_MATRIX = "imatrix.gguf"  # in the work folder: the importance matrix for the dense model's files
 RESULT = "frontier.json"  # in the work folder: {"points": [...]}, the fields of Placed

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from engine.base import events
-from engine.base.events import ExamTaken
+from engine.base import event_file
+from engine.base.evaluation_events import ExamTaken
 from engine.base.files import slug
 
 CHANCE, PEOPLE = 0.2, 0.908  # of the right names: by guessing, and by people (PersonaEval)
@@ -29,6 +29,6 @@ def exam_folder(home: Path) -> Path:
 def last_result(home: Path, name: str) -> ExamTaken | None:
     """The result of the exam that a judge of this name took last; None where none has taken the whole of it."""
     for file in sorted(exam_folder(home).glob(f"{slug(name)}-{'?' * 16}.jsonl"), key=lambda one: -one.stat().st_mtime):
-        if found := [one for one in events.read(file) if isinstance(one, ExamTaken)]:
+        if found := [one for one in event_file.read(file) if isinstance(one, ExamTaken)]:
             return found[-1]
     return None

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from engine.base.events import Assessed, Compared
+from engine.base.evaluation_events import Assessed, Compared
 from engine.base.evidence import DENSE, OUTCOMES, Asked, Evaluation, Telling, Voiced, headline, recommend
 from engine.base.files import resource
 from engine.base.ids import Outcome

@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from engine.base.events import UNDER_WAY, Step, Stream, Writing
+from engine.base.events import UNDER_WAY, Step, Stream
 from engine.base.ids import Rejection, StageId
 from engine.base.job import Recipe
+from engine.base.pruning_events import Writing
 from engine.base.questions import normalise
 from engine.calibration.filtering import ROUNDS, find_fault, is_usable_question, tidy, too_similar
 from engine.calibration.lines import Journal, Line, Query

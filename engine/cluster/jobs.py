@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from engine.base import events
+from engine.base import event_file, events
 from engine.base.files import MANIFEST, PACKAGES
 
 STOPPED = 130  # the exit code of a job that was stopped and can go on
@@ -96,7 +96,7 @@ def _claim(lock: IO[str]) -> None:
 
 
 def _last_event(job: CastJob) -> events.Event | None:
-    *_, last = [None, *events.read(job.work / "events.jsonl")]
+    *_, last = [None, *event_file.read(job.work / "events.jsonl")]
     return last
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from engine import labels
-from engine.base import events, migrate
+from engine.base import event_file, events, migrate
 from engine.base.cast_folder import MOST
 from engine.base.errors import Interrupted, UserError
 from engine.base.files import PROGRAM, check_target, explain_write_errors, read_json, slug, write_json
@@ -204,7 +204,7 @@ class Tail:
         self.place += len(whole)
         for line in whole.splitlines():
             try:
-                yield events.decode(line.decode(errors="replace"))
+                yield event_file.decode(line.decode(errors="replace"))
             except ValueError:  # of a process that died
                 continue
 
@@ -255,7 +255,7 @@ class _JsonWatch(_Watch):
 
     def show(self, id: str, event: events.Event) -> None:
         """See _Watch."""
-        print(json.dumps({**json.loads(events.encode(event)), "of": id}, ensure_ascii=False), file=self.output, flush=True)
+        print(json.dumps({**json.loads(event_file.encode(event)), "of": id}, ensure_ascii=False), file=self.output, flush=True)
 
     def end(self, rows: list[dict[str, Any]], model: str) -> None:
         """See _Watch."""

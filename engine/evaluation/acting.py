@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.base.acting import CRITERIA
-from engine.base.events import Acted, Stage, Step, Stream
+from engine.base.evaluation_events import Acted
+from engine.base.events import Stage, Step, Stream
 from engine.base.ids import StageId
 from engine.base.looping import is_looping
 from engine.cards.card import Card

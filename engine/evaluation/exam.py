@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from engine.base import events
-from engine.base.events import Examined, ExamTaken, Stage, Step, Stream
+from engine.base import event_file
+from engine.base.evaluation_events import Examined, ExamTaken
+from engine.base.events import Stage, Step, Stream
 from engine.base.files import PROGRAM, data_folder, explain_write_errors, resource, slug
 from engine.base.ids import StageId
 from engine.base.judges import CHANCE, exam_folder, sentence_of
@@ -71,13 +72,13 @@ def take_exam(judge: Judge, again: bool = False) -> Stream[ExamTaken]:
             found = _ask(judge, line)
             with explain_write_errors(file, "run the same command again"):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                events.append(file, found)
+                event_file.append(file, found)
             answers[line.id] = found
             yield found
             yield Step(StageId.EXAM, len(answers), len(lines), subject=judge.name)
     result = grade(judge.name, answers)
-    if not any(isinstance(one, ExamTaken) for one in events.read(file)):  # for the studio, which does not grade
-        events.append(file, result)
+    if not any(isinstance(one, ExamTaken) for one in event_file.read(file)):  # for the studio, which does not grade
+        event_file.append(file, result)
     yield result
     return result
 
@@ -159,7 +160,7 @@ def _ask(judge: Judge, line: Line) -> Examined:
 def _answers(file: Path) -> dict[str, Examined]:
     """What a judge has answered, by line."""
     known = {line.id for line in read_exam()}
-    return {one.line: one for one in events.read(file) if isinstance(one, Examined) and one.line in known}
+    return {one.line: one for one in event_file.read(file) if isinstance(one, Examined) and one.line in known}
 
 
 def _is_right(answer: Examined) -> bool:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.base.errors import UserError
-from engine.base.events import Replied, Stage, Step, Stream, Untested
+from engine.base.evaluation_events import Replied, Untested
+from engine.base.events import Stage, Step, Stream
 from engine.base.ids import StageId
 from engine.base.sampling import DEFAULTS, SamplingParams
 from engine.evaluation.measure import Item, Reply, Speaker

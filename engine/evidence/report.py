@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine.base.events import Assessed, Compared
+from engine.base.evaluation_events import Assessed, Compared
 from engine.base.evidence import DENSE, OUTCOMES, Evaluation, headline, recommend
 from engine.base.ids import Outcome
 from engine.base.job import EvaluateJob

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.base.errors import UserError
-from engine.base.events import Assessed, Compared, Event, Finished, Started, Warned
+from engine.base.evaluation_events import Assessed, Compared
+from engine.base.events import Event, Finished, Started, Warned
 from engine.base.evidence import DENSE, RESULT, Asked, Evaluation, write_evaluation
 from engine.base.files import data_folder, explain_write_errors, slug, write_atomic
 from engine.base.ids import StageId

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.base.cast_folder import is_cast, places
 from engine.base.errors import UserError
-from engine.base.events import Event, Finished, Proved, Saved, Stage, Started, Step
+from engine.base.events import Event, Finished, Saved, Stage, Started, Step
 from engine.base.files import (
     MANIFEST,
     check_target,
@@ -36,6 +36,7 @@ from engine.base.ids import ArtifactId, StageId
 from engine.base.job import ExportJob
 from engine.base.migrate import read_report
 from engine.base.model_folder import check_config, known_shapes
+from engine.base.pruning_events import Proved
 from engine.base.sizes import COMMON_TYPES, expected_bytes
 from engine.cards.card import parse_card
 from engine.cards.pictures import clean_portrait

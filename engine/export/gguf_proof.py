@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from engine.base.errors import UserError
-from engine.base.events import Event, ProvedFile, Stage, Step, Warned
+from engine.base.events import Event, Stage, Step, Warned
 from engine.base.families import FAMILIES
 from engine.base.ids import StageId
 from engine.base.model_folder import count_parameters
+from engine.base.pruning_events import ProvedFile
 from engine.base.sizes import WRITTEN
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 
 from engine import labels
 from engine.base.errors import UserError
-from engine.base.events import Event, Stage, Step, Timed
+from engine.base.events import Event, Stage, Step
 from engine.base.ids import StageId
+from engine.base.pruning_events import Timed
 
 ROOT = Path(__file__).resolve().parents[2]
 POSITIONS = 48  # token positions whose logits are compared

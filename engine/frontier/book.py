@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.events import Placed
 from engine.base.files import is_file, read_json, write_json
+from engine.base.pruning_events import Placed
 
 
 class Book:

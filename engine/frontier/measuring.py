@@ -9,12 +9,13 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from engine.base.events import Event, Finished, Placed, Saved, Started
+from engine.base.events import Event, Finished, Saved, Started
 from engine.base.files import check_target, data_folder, explain_write_errors, is_file, slug, staged_folder, write_json
 from engine.base.frontier import DENSE_MATRIX, RESULT, Budget, pick
 from engine.base.ids import ArtifactId, StageId
 from engine.base.job import ExportJob, FrontierJob
 from engine.base.model_folder import known_shapes
+from engine.base.pruning_events import Placed
 from engine.base.sizes import FILE_TYPES, WRITTEN, odd_rows
 from engine.export.copying import copy_folder
 from engine.export.folder import GGUF

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.base.events import Placed, Stage, Step, Stream, Warned
+from engine.base.events import Stage, Step, Stream, Warned
 from engine.base.files import is_file
 from engine.base.frontier import DENSE_MATRIX
 from engine.base.ids import StageId
 from engine.base.model_folder import known_shapes
+from engine.base.pruning_events import Placed
 from engine.base.sizes import FILE_TYPES, expected_bytes
 from engine.calibration.rewriting import Voice, encode_line
 from engine.evaluation.fidelity import Reading, compare_lines, dense_states

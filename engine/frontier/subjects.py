@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.base import events, migrate
+from engine.base import event_file, events, migrate
 from engine.base.errors import UserError
 from engine.base.events import Event
 from engine.base.files import MANIFEST, data_folder, is_file, read_json
@@ -190,7 +190,7 @@ def _all_works() -> list[Path]:
 
 def _made_by(work: Path) -> Path | None:
     """The folder that a run wrote, where it is still there."""
-    saved = [Path(event.path) for event in events.read(work / "events.jsonl")
+    saved = [Path(event.path) for event in event_file.read(work / "events.jsonl")
              if isinstance(event, events.Saved) and event.what == ArtifactId.MODEL]
     return saved[-1] if saved and is_file(saved[-1] / "report.json") else None
 

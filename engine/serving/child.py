@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Failed, decode
+from engine.base.event_file import decode
+from engine.base.events import Event, Failed
 from engine.base.files import PACKAGES
 from engine.base.process import says_out_of_memory
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.base.cast_folder import places
 from engine.base.errors import UserError
-from engine.base.events import Measured, Saved, Stage, Step, Stream
+from engine.base.events import Saved, Stage, Step, Stream
 from engine.base.families import FAMILIES
 from engine.base.files import (
     check_manifest,
@@ -26,6 +26,7 @@ from engine.base.files import (
     write_json,
 )
 from engine.base.ids import ArtifactId, ReadingId, StageId
+from engine.base.pruning_events import Measured
 from engine.evaluation.fidelity import compare_lines, dense_states, measure
 from engine.export.cast import write_gguf_adapters
 from engine.export.folder import GGUF, Contents, write_folder

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
-from engine.base.events import Lines, Stage, Step, Stream, Warned
+from engine.base.events import Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
 from engine.base.ids import Rejection, StageId
+from engine.base.pruning_events import Lines
 from engine.base.questions import normalise, require_enough
 from engine.calibration.lines import (
     Journal,

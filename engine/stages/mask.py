@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import MaskSnapshot, Measured, Stage, Step, Stream
+from engine.base.events import Stage, Step, Stream
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
+from engine.base.pruning_events import MaskSnapshot, Measured
 from engine.evaluation.fidelity import Reading, dense_states, measure
 from engine.models.ffn import masked
 from engine.models.memory_saving import narrowed

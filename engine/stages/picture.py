@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import Answered, ChannelUse, Step, Stream
+from engine.base.events import Step, Stream
 from engine.base.ids import ReadingId, StageId
+from engine.base.pruning_events import Answered, ChannelUse
 from engine.calibration.lines import of_split, read_queries, spread
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import bundled_cards

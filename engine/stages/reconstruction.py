@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import UNDER_WAY, LayerTuned, Stage, Step, Stream
+from engine.base.events import UNDER_WAY, Stage, Step, Stream
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
 from engine.base.job import Recipe
+from engine.base.pruning_events import LayerTuned
 from engine.calibration.lines import Line, spread
 from engine.evaluation.fidelity import measure
 from engine.models.chat_format import endings

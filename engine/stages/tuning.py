@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import Event, LayerTuned, Stage, Step, Stream, Warned
+from engine.base.events import Event, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
+from engine.base.pruning_events import LayerTuned
 from engine.evaluation.fidelity import measure
 from engine.models.packing import Example, answer_states, pack
 from engine.pruning.adapter import AdapterSettings, Progress, merge, train_adapter

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from engine.base.events import ChannelUse, MaskSnapshot
+from engine.base.pruning_events import ChannelUse, MaskSnapshot
 from studio.figures import theme, words
 from studio.figures.masks import height_of, layer_axis
 from studio.figures.theme import BLUE, BLUES, EMBER, EMBERS, INK, drawn, empty, grid_of

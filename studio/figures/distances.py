@@ -6,8 +6,9 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
-from engine.base.events import Measured, Step
+from engine.base.events import Step
 from engine.base.ids import BASELINES, ReadingId
+from engine.base.pruning_events import Measured
 from studio import labels
 from studio.figures import words
 from studio.figures.theme import BLUE, EMBER, GREY, INK, drawn, empty, value_axis

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from engine.base.events import Placed
 from engine.base.frontier import AXES, front, verdict
+from engine.base.pruning_events import Placed
 from studio.figures import words
 from studio.figures.theme import BLUE, EMBER, GREY, INK, drawn, empty
 

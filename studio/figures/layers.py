@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from engine.base.events import LayerTuned
 from engine.base.ids import StageId
+from engine.base.pruning_events import LayerTuned
 from studio.figures import words
 from studio.figures.theme import BLUE, EMBER, GREY, GRID, drawn, empty, some_of, value_axis
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from engine.base.events import MaskSnapshot
+from engine.base.pruning_events import MaskSnapshot
 from studio.figures import words
 from studio.figures.theme import BLUE, EMBER, EMBERS, drawn, empty, grid_of, some_of
 

@@ -16,11 +16,12 @@ from pydantic import Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
-from engine.base import events, migrate
+from engine.base import event_file, migrate
 from engine.base.errors import UserError
-from engine.base.events import Event, Failed, Finished, Proved, ProvedFile, Saved, Stopped, Timed
+from engine.base.events import Event, Failed, Finished, Saved, Stopped
 from engine.base.files import folder_size, read_json
 from engine.base.ids import ArtifactId
+from engine.base.pruning_events import Lines, Proved, ProvedFile, Timed
 from engine.base.questions import read_records
 from studio import labels
 from studio.settings import Settings
@@ -76,7 +77,7 @@ def settle(settings: Settings, store: Store, run: Run, ending: Ending) -> Run:
     if not isinstance(last, Finished | Failed | Stopped):
         _append(settings.run_events(run.id), state, sentence)
     history = Tail(settings.run_events(run.id)).read_new()
-    runs.set_events(store, run.id, [json.loads(events.encode(event)) for event in history])
+    runs.set_events(store, run.id, [json.loads(event_file.encode(event)) for event in history])
     changes: dict[str, Any] = {"summary": run.summary}
     try:
         changes |= _harvest(settings, store, run, state, history)
@@ -119,7 +120,7 @@ def _append(path: Path, state: str, sentence: str) -> None:
     event = Finished("", 0.0) if state == "done" else Stopped(sentence) if state == "stopped" else Failed(sentence)
     try:
         if path.parent.is_dir():
-            events.append(path, event)
+            event_file.append(path, event)
     except OSError:
         log.exception("%s cannot be written", path)
 
@@ -167,7 +168,7 @@ def _read(path: Path) -> Any:
 
 
 def _summary_of_lines(history: Sequence[Event]) -> dict[str, Any]:
-    counts = [event for event in history if isinstance(event, events.Lines)]
+    counts = [event for event in history if isinstance(event, Lines)]
     if not counts:
         return {}
     return {name: getattr(counts[-1], name) for name in ("train", "validation", "test", "rejected")}

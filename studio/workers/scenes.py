@@ -9,9 +9,10 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.base import events
+from engine.base import event_file
 from engine.base.errors import UserError
-from engine.base.events import Acted, Event, Spoken
+from engine.base.evaluation_events import Acted, Spoken
+from engine.base.events import Event
 from engine.base.files import explain_write_errors, is_file, read_json
 from engine.base.sampling import MAX_SEED
 from studio.settings import Settings
@@ -64,7 +65,7 @@ class Scenes(Resumable):
                 return True
             if not is_file(folder / JOB):
                 raise UserError("There is no scene yet.", "Play one first.")
-            events.append(folder / EVENTS, Spoken(speaker, text.strip(), 0))
+            event_file.append(folder / EVENTS, Spoken(speaker, text.strip(), 0))
             self.revision += 1
         return False
 
@@ -77,4 +78,4 @@ class Scenes(Resumable):
                                     "sampling": {"seed": secrets.randbelow(MAX_SEED)}}, files)
 
     def _events(self, character: str) -> list[Event]:
-        return list(events.read(self.folder(character) / EVENTS))
+        return list(event_file.read(self.folder(character) / EVENTS))

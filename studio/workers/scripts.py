@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Failed, Finished, Graded, Preferred, Stopped, Untested
+from engine.base.evaluation_events import Graded, Preferred, Untested
+from engine.base.events import Event, Failed, Finished, Stopped
 from engine.base.files import explain_write_errors, write_json
 from engine.base.sampling import read_params
 from studio import labels

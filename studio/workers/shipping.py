@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Placed
+from engine.base.events import Event
 from engine.base.files import is_file
 from engine.base.frontier import RESULT, read_points
+from engine.base.pruning_events import Placed
 from studio.settings import Settings
 from studio.workers.single import Resumable
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Hashable
 from typing import Literal, NamedTuple
 
-from engine.base import events
+from engine.base import events, pruning_events
 from engine.base.events import Event
 from engine.base.ids import StageId
 from studio import labels
@@ -52,16 +52,16 @@ class RunView:
         self.ending: events.Event | None = None  # Finished, Failed or Stopped
         self.stages: dict[Key, StageView] = {}
         self.current: Key = ("", "")
-        self.writing: events.Writing | None = None  # the answer that is being written
+        self.writing: pruning_events.Writing | None = None  # the answer that is being written
         self.moments: list[Moment] = []  # each picture once: what a resumed run shows again takes the place of the former
         self._pictured: set[Hashable] = set()
         self._worked, self._before, self._began = 0.0, 0.0, 0.0  # seconds of work, before the present process too; its beginning
-        self.readings: dict[str, events.Measured] = {}  # on the test lines, by name
+        self.readings: dict[str, pruning_events.Measured] = {}  # on the test lines, by name
         self.warnings: list[str] = []
         self.saved: list[events.Saved] = []
-        self.proof: events.Proved | None = None
-        self.proved_files: list[events.ProvedFile] = []
-        self.timed: list[events.Timed] = []
+        self.proof: pruning_events.Proved | None = None
+        self.proved_files: list[pruning_events.ProvedFile] = []
+        self.timed: list[pruning_events.Timed] = []
         self.last = 0.0  # Unix seconds of the newest event
 
     @property
@@ -85,19 +85,19 @@ class RunView:
                 self._stage(event)
             case events.Step():
                 self._step(event)
-            case events.Measured():
+            case pruning_events.Measured():
                 self._measured(event)
-            case events.Writing():
+            case pruning_events.Writing():
                 self.writing = event
             case events.Warned() if event.sentence not in self.warnings:
                 self.warnings.append(event.sentence)
             case events.Saved():
                 self.saved.append(event)
-            case events.Proved():
+            case pruning_events.Proved():
                 self.proof = event
-            case events.ProvedFile():
+            case pruning_events.ProvedFile():
                 self.proved_files.append(event)
-            case events.Timed():
+            case pruning_events.Timed():
                 self.timed.append(event)
             case events.Finished() | events.Failed() | events.Stopped():
                 self._end(event)
@@ -153,7 +153,7 @@ class RunView:
             seconds=stage.seconds + max(event.time - (stage.at or event.time), 0.0),
             eta=max(pace * (event.total - done), 0.0) if event.total else None))
 
-    def _measured(self, event: events.Measured) -> None:
+    def _measured(self, event: pruning_events.Measured) -> None:
         if event.split != "validation":
             self.readings = {**self.readings, event.what: event}
 
@@ -177,15 +177,15 @@ class RunView:
 def picture_of(event: Event) -> Hashable:
     """What an event is a picture of, beside others of its kind; None where it is none."""
     match event:
-        case events.ChannelUse():
+        case pruning_events.ChannelUse():
             return "use", event.subject, event.done
-        case events.MaskSnapshot() if event.otherwise:
+        case pruning_events.MaskSnapshot() if event.otherwise:
             return "cut", event.step
-        case events.LayerTuned():
+        case pruning_events.LayerTuned():
             return "layer", event.stage, event.layer
-        case events.Answered():
+        case pruning_events.Answered():
             return "answer", event.what
-        case events.Measured() if event.split == "validation" and not event.subject:
+        case pruning_events.Measured() if event.split == "validation" and not event.subject:
             return "held", event.what, event.step
         case events.Step() if event.stage == StageId.LEARN_MASK and math.isfinite(event.values.get("loss", math.nan)):
             return "loss", event.done

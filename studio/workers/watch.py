@@ -12,7 +12,8 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-from engine.base.events import Event, decode
+from engine.base.event_file import decode
+from engine.base.events import Event
 from studio.settings import Settings
 from studio.store import runs
 from studio.store.database import Store

@@ -19,7 +19,8 @@ from small_job import write_card, write_lines
 from test_workers_jobs import eventually
 
 from browser.conftest import PATIENCE, ROOT, Studio, add_run, chromium
-from engine.base.events import Step, read
+from engine.base.event_file import read
+from engine.base.events import Step
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, lines, runs, values

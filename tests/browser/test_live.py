@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.conftest import Studio, add_run
-from engine.base.events import Stage, Started, Step, append
+from engine.base.event_file import append
+from engine.base.events import Stage, Started, Step
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, runs

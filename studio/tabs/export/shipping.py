@@ -11,9 +11,9 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
-from engine.base.events import Placed
 from engine.base.files import slug
 from engine.base.frontier import AXES, Budget, front, pick, verdict
+from engine.base.pruning_events import Placed
 from studio.figures import words
 from studio.figures.frontier import tradeoff
 from studio.live import figure

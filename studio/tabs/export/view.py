@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import plotly.graph_objects as go
 
-from engine.base import events
+from engine.base import pruning_events
 from engine.base.files import PROGRAM
 from engine.base.sizes import COMMON_TYPES, WRITTEN, Shapes, count, decoder_of, expected_bytes, odd_rows
 from engine.export.engines import TARGETS
@@ -59,8 +59,8 @@ def report_html(run: Run) -> str:
 
 def readings_figure(run: Run) -> go.Figure:
     """The ladder of the run's readings on its test lines."""
-    return distances.ladder([events.Measured(name, "test", **{field: value for field, value in one.items() if field != "time"})
-                          for name, one in run.summary.get("readings", {}).items() if name != "dense"])
+    return distances.ladder([pruning_events.Measured(name, "test", **{key: value for key, value in one.items() if key != "time"})
+                             for name, one in run.summary.get("readings", {}).items() if name != "dense"])
 
 
 def progress_html(run: Run, view: RunView, state: str) -> str:

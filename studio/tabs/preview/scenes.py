@@ -10,7 +10,7 @@ import gradio as gr
 from engine.base.acting import CRITERIA
 from engine.base.cast_folder import place_of, places
 from engine.base.errors import UserError
-from engine.base.events import Acted, Spoken
+from engine.base.evaluation_events import Acted, Spoken
 from studio.figures.words import count
 from studio.page import Page, guarded, live_html
 from studio.services import Services

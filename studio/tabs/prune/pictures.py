@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from engine.base import events
 from engine.base.job import PRESETS
+from engine.base.pruning_events import Answered, ChannelUse, LayerTuned, MaskSnapshot, Measured
 from studio import labels
 from studio.figures import channels, distances, layers, masks, words
 from studio.live import Ready, figure
@@ -25,11 +26,11 @@ Draw = Callable[[], Any]
 Kind = TypeVar("Kind", bound=events.Event)
 
 
-def measured(run: Run, view: RunView) -> dict[str, events.Measured]:
+def measured(run: Run, view: RunView) -> dict[str, Measured]:
     """A run's readings on the test lines: as reported, or as its summary keeps them."""
     if view.readings or not run.summary.get("readings"):
         return view.readings
-    return {name: events.Measured(name, "test", found["kl"], found["top1"], found["nll"], found["lines"], found["tokens"])
+    return {name: Measured(name, "test", found["kl"], found["top1"], found["nll"], found["lines"], found["tokens"])
             for name, found in run.summary["readings"].items()}
 
 
@@ -58,8 +59,8 @@ def figures_of(run: Run, view: RunView, moments: Sequence[Moment]) -> list[tuple
 
     A key changes with the figure's own data. A resumed run makes some of it again, hence the times in the keys.
     """
-    uses, cuts, tuned = _of(moments, events.ChannelUse), _of(moments, events.MaskSnapshot), _of(moments, events.LayerTuned)
-    points = [(one.at, one.event) for one in moments if isinstance(one.event, events.Measured | events.Step)]
+    uses, cuts, tuned = _of(moments, ChannelUse), _of(moments, MaskSnapshot), _of(moments, LayerTuned)
+    points = [(one.at, one.event) for one in moments if isinstance(one.event, Measured | events.Step)]
     learned = [one for one in cuts if one.step]
     readings = measured(run, view) if len(moments) == len(view.moments) else {}
     loss = PRESETS.get(run.spec.get("preset", ""), {}).get("loss", "kl")
@@ -89,7 +90,7 @@ def contents(run: Run, view: RunView, drawings: Drawings, at: str) -> dict[str, 
              for name, key, draw in figures_of(run, view, moments)}
     return {**{f"prune-shown-{name}": name in found for name in names},
             **{f"prune-figure-{name}": one for name, one in found.items()},
-            "prune-answers": answers_html(_of(moments, events.Answered)),
+            "prune-answers": answers_html(_of(moments, Answered)),
             "prune-film": film_html(view.moments, number) if ended and len(view.moments) > 1 else ""}
 
 
@@ -102,7 +103,7 @@ def film_html(moments: Sequence[Moment], number: int) -> str:
             f'aria-valuetext="{where}"><small>{where}</small></label>')
 
 
-def answers_html(answers: Sequence[events.Answered]) -> str:
+def answers_html(answers: Sequence[Answered]) -> str:
     """The same question, answered by the model as it was stage by stage."""
     if not answers:
         return ""
