@@ -1,5 +1,5 @@
 """The benchmarks' command line: python -m benchmarks speed | fidelity | swap | export | squeeze | baking | loops | speech |
-soak | studio | measures | drop | drawings.
+soak | studio | measures | drop | samples | drawings.
 
 Exit codes as for the engine: 2 for a user's mistake, 130 for an interrupted run. Heavy imports wait until a benchmark runs.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from engine.base.errors import Interrupted, UserError
 from engine.base.job import DTYPE_HELP, PRESETS
-from engine.base.known_models import MODEL_HELP
+from engine.base.known_models import KNOWN, MODEL_HELP
 from engine.base.options import Parser
 from engine.base.process import prepare_libraries
 
@@ -64,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_json(studio)
     _add_measures(verbs.add_parser("measures", help="whether the measures of an evaluation measure; resumes by itself"))
     _add_drop(verbs.add_parser("drop", help="how much less a run loses than a plain cut, by the measures that measure"))
+    samples = verbs.add_parser("samples", help="one answer of Pim by each model, for the shelf of models")
+    samples.add_argument("models", nargs="*", default=list(KNOWN), metavar="MODEL", help=f"default {' '.join(KNOWN)}")
     drawings = verbs.add_parser("drawings", help="the pictures of the docs, from the rows (needs Chromium)")
     drawings.add_argument("--out", metavar="FOLDER", default="docs/figures", help="default docs/figures")
     return parser

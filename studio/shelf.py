@@ -1,4 +1,4 @@
-"""The shelf of models: known ones with what they need, which are on this machine, and what other programs have here.
+"""The shelf of models: known ones with what they need and how they speak, which are on this machine, and what other programs have.
 
 Contents of the sidebar, and what its buttons do; the listeners are in sidebar.py.
 """
@@ -7,23 +7,30 @@ import html
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from engine.base.errors import UserError
-from engine.base.shelf import SHELF, ShelfModel
+from engine.base.ids import StageId
+from engine.base.known_models import KNOWN
+from engine.base.shelf import SHELF, Sample, ShelfModel, read_samples
 from engine.cards.card import find_bundled
 from studio import welcome
 from studio.figures import words
 from studio.services import Services
-from studio.store import runs, values
+from studio.store import lines, runs, values
+from studio.store.runs import Run
+from studio.workers import pace
 from studio.workers.speech import Reply
 
 ROOM_LEFT = 0.8  # of the memory, at most, for weights
+QUICK = "quick"  # the preset whose time is shown
 _MOST_FILES = 40  # of other programs that are named
+_RECENT = 20  # finished runs that say how long one takes
 
 
 class Shelf:
@@ -33,13 +40,16 @@ class Shelf:
         self.services = services
         self._lock = threading.Lock()
         self._fetching: dict[str, Reply] = {}
+        self._timed: tuple[str, dict[str, tuple[int, float]]] = "", {}  # of the newest run when it was found; see `_times`
 
     def contents(self, _: Any = None) -> dict[str, str]:
         """The live contents of the sidebar."""
         memory = psutil.virtual_memory().total
-        rows = "".join(self._row(one, is_whole(one.hub), memory) for one in SHELF)
-        return {"side-shelf": f'<p class="quiet">This machine has {words.size(memory)} of memory. Figures are of the weights '
-                              "alone: in 16 bit for the download and a prune, in 8 bit to talk.</p>"
+        times = self._times()
+        rows = "".join(self._row(one, is_whole(self.services, one.name), memory, times) for one in SHELF)
+        unknown = "" if times else " How long a quick run takes here is not known yet: the first one shows it."
+        return {"side-shelf": f'<p class="quiet">This machine has {words.size(memory)} of memory. Whether a model fits goes by its '
+                              f"weights alone: in 16 bit to prune, in 8 bit to talk.{unknown}</p>"
                               f'<ul class="shelf">{rows}</ul>{_others()}'}
 
     def fetch(self, name: str) -> None:
@@ -58,45 +68,94 @@ class Shelf:
 
     def use(self, name: str) -> str:
         """Make it the base model; its name. Raises UserError for one that is not on the shelf."""
-        values.set_value(self.services.store, "model", _known(name).hub)
+        values.set_value(self.services.store, "model", _known(name).name)
         return name
 
     def delete(self, name: str) -> None:
-        """Remove a model's files from the hub's cache. Raises UserError while a job runs, which may be reading them."""
+        """Remove a model's files. Raises UserError while a job runs, which may be reading them."""
         _known(name)
         if runs.list_runs(self.services.store, states=runs.ACTIVE):
             raise UserError("A job is running, and may need this model.", "Delete it when the job has ended.")
-        shutil.rmtree(_cache(name), ignore_errors=True)
+        shutil.rmtree(_folder(self.services, name), ignore_errors=True)
         with self._lock:
             self._fetching.pop(name, None)
 
-    def _row(self, one: ShelfModel, is_ready: bool, memory: int) -> str:
-        reply = self._fetching.get(one.hub)
+    def _times(self) -> dict[str, tuple[int, float]]:
+        """Parameters, and seconds of the newest quick run with its lines, of each model that was pruned so on this machine."""
+        finished = partial(runs.list_runs, self.services.store, kinds=["prune"], states=["done"])
+        newest = next((run.id for run in finished(limit=1)), "")
+        if newest != self._timed[0]:
+            found: dict[str, tuple[int, float]] = {}
+            for run in finished(limit=_RECENT):
+                parameters, seconds = run.summary.get("before", {}).get("parameters"), self._seconds(run)
+                if parameters and seconds:
+                    found.setdefault(str(run.spec.get("model")), (int(parameters), seconds))
+            self._timed = newest, found
+        return self._timed[1]
+
+    def _seconds(self, run: Run) -> float | None:
+        """What a quick run and the making of its lines took; None for another run, and where the lines came from elsewhere."""
+        learned = lines.line_set(self.services.store, run.line_set) if run.line_set else None
+        made = runs.get(self.services.store, learned.run) if learned and learned.run else None
+        if made is None or not all(pace.is_plain(one, QUICK) for one in (made, run)):
+            return None
+        return sum(pace.seconds_of(self.services.watcher.view(one.id)) for one in (made, run))
+
+    def _row(self, one: ShelfModel, is_ready: bool, memory: int, times: Mapping[str, tuple[int, float]]) -> str:
+        reply = self._fetching.get(one.name)
         fits = "" if one.talking_bytes > ROOM_LEFT * memory else "talks" if one.bytes > ROOM_LEFT * memory else "prunes"
         says = {"": "too large for this machine", "talks": "fits to talk, not to prune", "prunes": "fits"}[fits]
-        facts = " · ".join((f"{words.millions(one.parameters)} parameters", words.size(one.bytes),
-                            f"{one.licence}{' (consent on the hub, then HF_TOKEN)' if one.gated else ''}", says))
-        name, busy = html.escape(one.hub), reply is not None and not reply.done
+        fetched = "" if is_ready else f"{words.size(one.download_bytes)} to download"
+        facts = " · ".join(filter(None, (
+            f"{words.millions(one.parameters)} parameters", fetched,
+            f"{one.licence}{' (consent on the hub, then HF_TOKEN)' if one.gated else ''}", says)))
+        name, busy = html.escape(one.name), reply is not None and not reply.done
         buttons = [_button("shelf-stop", "Stop", name)] if busy else [
             _button("shelf-use", "Use", name, "primary" if is_ready else ""),
             _button("shelf-delete", "Delete files", name) if is_ready else _button("shelf-fetch", "Download", name)]
         fault = f'<p class="side-problem">{html.escape(reply.sentence)}</p>' if reply and reply.sentence else ""
         mark = '<i class="pill done">on disk</i>' if is_ready else ""
-        more = (_progress(reply) if busy and reply else "") + fault
+        takes = f'<span class="quiet">{_time(one, times)}</span>' if fits == "prunes" and times else ""
+        more = takes + _sample(read_samples().get(one.name)) + (_progress(reply) if busy and reply else "") + fault
         return (f'<li class="{fits or "large"}" data-key="{name}"><b>{html.escape(one.label)}</b> {mark}'
                 f'<span class="quiet">{facts}</span>{more}<div class="live-buttons">{"".join(buttons)}</div></li>')
 
 
+def _time(one: ShelfModel, times: Mapping[str, tuple[int, float]]) -> str:
+    """How long a quick run of a model took here, or takes by those of other models."""
+    if one.name in times:
+        return f"A quick run took {words.duration(times[one.name][1])} here."
+    seconds = pace.scaled(one.parameters, dict(times.values()))
+    return f"A quick run would take {words.about(seconds)} here, going by its size." if seconds else ""
+
+
+def _sample(sample: Sample | None) -> str:
+    """What a model answered, folded; "" where it was never asked."""
+    if sample is None:
+        return ""
+    return (f'<details class="sample"><summary>How it speaks</summary><p>{html.escape(sample.character)} was asked: '
+            f'“{html.escape(sample.question)}”</p><blockquote>{html.escape(sample.answer)}</blockquote>'
+            f'<p class="quiet">Its first answer, before any pruning: {html.escape(sample.type)}, seed {sample.seed}.</p></details>')
+
+
 def models_here() -> list[tuple[str, str]]:
-    """(label, name) of models on this machine that can speak at once: those of the shelf on disk, and LM Studio's files."""
+    """(label, name) of models on this machine that can speak at once: the shelf's from the hub, and LM Studio's files."""
     files = [(f"{file.stem} (LM Studio)", str(file)) for file in _lmstudio_files()]
-    return [*((one.label, one.hub) for one in SHELF if is_whole(one.hub)), *files[:_MOST_FILES]]
+    return [*((one.label, one.name) for one in SHELF if one.name not in KNOWN and _is_cached(one.name)), *files[:_MOST_FILES]]
 
 
-def is_whole(name: str) -> bool:
-    """Whether a model of the hub is in its cache, with nothing still to come."""
+def is_whole(services: Services, name: str) -> bool:
+    """Whether a model of the shelf is on this machine, with nothing still to come."""
+    return (_folder(services, name) / "config.json").is_file() if name in KNOWN else _is_cached(name)
+
+
+def _is_cached(name: str) -> bool:
     folder = _cache(name)
     return any(folder.glob("snapshots/*/*.safetensors")) and not any(folder.glob("blobs/*.incomplete"))
+
+
+def _folder(services: Services, name: str) -> Path:
+    return KNOWN[name].folder_in(services.settings.home) if name in KNOWN else _cache(name)
 
 
 def _cache(name: str) -> Path:
@@ -107,7 +166,7 @@ def _cache(name: str) -> Path:
 
 
 def _known(name: str) -> ShelfModel:
-    found = next((one for one in SHELF if one.hub == name), None)
+    found = next((one for one in SHELF if one.name == name), None)
     if found is None:
         raise UserError(f"{name[:80]} is not on the shelf.")
     return found
@@ -118,10 +177,10 @@ def _button(do: str, word: str, name: str, kind: str = "") -> str:
 
 
 def _progress(reply: Reply) -> str:
-    last = next((event for event in reversed(reply.events) if event.get("event") in ("Stage", "Step") and event.get("total")), None)
-    if last is None:
-        return '<p class="quiet">Beginning…</p>'
-    done, total = int(last.get("done", 0)), int(last["total"])
+    last = next((event for event in reversed(reply.events) if event.get("event") == "Loading" and event.get("total")), None)
+    if last is None or last["stage"] != StageId.FETCH:
+        return f'<p class="quiet">{"Making it ready to talk…" if last else "Beginning…"}</p>'
+    done, total = int(last["done"]), int(last["total"])
     return (f'<div class="bar" role="progressbar" aria-label="Fetching the model" aria-valuemin="0" aria-valuemax="{total}" '
             f'aria-valuenow="{done}"><i style="width:{100 * done / total:.0f}%"></i></div>'
             f'<span class="quiet">{done:,} of {total:,} MB</span>')
@@ -129,8 +188,8 @@ def _progress(reply: Reply) -> str:
 
 def found_elsewhere() -> list[tuple[str, str, str]]:
     """What other programs have on this machine: (program, the model's name there, the hub's name on the shelf or "")."""
-    found = [("Ollama", name, next((one.hub for one in SHELF if one.ollama == name), "")) for name in _of_ollama()]
-    found += [("LM Studio", name, next((one.hub for one in SHELF if one.label.lower() in name.lower()), ""))
+    found = [("Ollama", name, next((one.name for one in SHELF if one.ollama == name), "")) for name in _of_ollama()]
+    found += [("LM Studio", name, next((one.name for one in SHELF if one.label.lower() in name.lower()), ""))
               for name in _of_lmstudio()]
     return found[:_MOST_FILES]
 

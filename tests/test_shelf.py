@@ -1,17 +1,21 @@
-"""The shelf of models: its facts, what other programs have here, and what its buttons do."""
+"""The shelf of models: its facts, what they say and how long they take, what other programs have, and what its buttons do."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
+from store_samples import card
 
+from engine.base import events
 from engine.base.errors import UserError
 from engine.base.families import FAMILIES
-from engine.base.shelf import SHELF
+from engine.base.ids import StageId
+from engine.base.known_models import KNOWN
+from engine.base.shelf import SHELF, read_samples
 from studio import shelf
 from studio.services import Services
 from studio.settings import Settings
-from studio.store import values
+from studio.store import characters, lines, runs, values
 from studio.workers.speech import Reply
 
 # Vocabulary, hidden size, layers, query and key heads, head size, FFN size: as in each model's config.json. Then what differs.
@@ -29,7 +33,7 @@ CONFIGS: dict[str, tuple[tuple[int, ...], dict[str, int]]] = {
     "Llama-3.1-8B-Instruct": ((128256, 4096, 32, 32, 8, 128, 14336), {"heads": 2})}
 
 
-@pytest.mark.parametrize("one", SHELF, ids=lambda one: one.label)
+@pytest.mark.parametrize("one", [one for one in SHELF if one.name not in KNOWN], ids=lambda one: one.label)
 def test_each_has_as_many_parameters_as_its_config_says_and_a_family_that_is_supported(one: Any) -> None:
     (vocabulary, hidden, layers, queries, keys, head, ffn), more = CONFIGS[one.label]
     attention = 2 * hidden * head * (queries + keys) + more.get("biases", 0) * head * (queries + 2 * keys)
@@ -81,8 +85,10 @@ def test_a_model_is_fetched_with_its_progress_stopped_used_and_deleted(tmp_path:
     reply = room._fetching[name]
     room.fetch(name)  # a second click
     assert room._fetching[name] is reply and "shelf-stop" in row()
-    reply.take({"event": "Step", "stage": "fetch", "done": 181, "total": 724})
+    reply.take({"event": "Loading", "model": name, "stage": StageId.FETCH, "done": 181, "total": 724})
     assert "181 of 724 MB" in row() and "width:25%" in row()
+    reply.take({"event": "Loading", "model": name, "stage": StageId.GGUF_WRITE, "done": 3, "total": 30})
+    assert "Making it ready" in row()
     room.stop(name)
     assert services.speech.stopped == [reply]  # type: ignore[attr-defined]
     reply.fail("The hub cannot be reached.")
@@ -101,3 +107,47 @@ def test_a_model_is_fetched_with_its_progress_stopped_used_and_deleted(tmp_path:
     for act in (room.fetch, room.use, room.delete):
         with pytest.raises(UserError, match="not on the shelf"):
             act("../../etc")
+
+
+def row_of(room: shelf.Shelf, name: str) -> str:
+    return room.contents()["side-shelf"].partition(f'data-key="{name}"')[2].partition("</li>")[0]
+
+
+def test_the_models_with_a_name_show_what_they_said_and_of_what_size_the_download_is(tmp_path: Path) -> None:
+    room = shelf.Shelf(Services.open(Settings(tmp_path)))
+    for known in KNOWN.values():
+        row, sample = row_of(room, known.name), read_samples()[known.name]
+        assert f"{known.download_bytes / 1e6:.0f}\u00a0MB to download" in row and "shelf-fetch" in row
+        assert sample.question in row and sample.answer.split(".")[0].replace("'", "&#x27;") in row and f" {known.type}," in row
+    assert "How it speaks" not in row_of(room, "HuggingFaceTB/SmolLM3-3B")  # nobody has asked it
+    folder = KNOWN["starter"].folder_in(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert "on disk" in row_of(room, "starter") and "on disk" not in row_of(room, "small")
+    room.delete("starter")
+    assert not folder.exists()
+
+
+def test_the_time_of_a_quick_run_is_as_measured_here_else_in_proportion_to_the_size(tmp_path: Path) -> None:
+    services = Services.open(Settings(tmp_path))
+    room, store = shelf.Shelf(services), services.store
+    who = characters.create(store, card("Zoë")).id
+
+    def add(kind: str, stage: StageId, seconds: float, line_set: str | None = None, **spec: Any) -> runs.Run:
+        run = runs.add(store, who, 1, kind, kind, {"model": "starter", "preset": "quick", **spec}, line_set, "done")
+        log = services.settings.run_events(run.id)
+        log.parent.mkdir(parents=True)
+        for event in (events.Started("Zoë", "starter", 0.25, [(stage, "")], time=0), events.Stage(stage, time=0),
+                      events.Finished("", 0, time=seconds)):
+            events.append(log, event)
+        return runs.update(store, run.id, summary={"before": {"parameters": KNOWN["starter"].parameters}})
+
+    assert "is not known yet" in room.contents()["side-shelf"] and "A quick run" not in row_of(room, "starter")
+    made = lines.add_set(store, who, 1, [], {}, run=add("lines", StageId.ANSWERS, 240).id)
+    add("prune", StageId.TUNE, 600, made.id, sparsity=0.5)  # a mask is learned
+    add("prune", StageId.TUNE, 600, sparsity=0.25)  # nobody knows how long its lines took
+    assert "is not known yet" in room.contents()["side-shelf"]
+    add("prune", StageId.TUNE, 600, made.id, sparsity=0.25)
+    assert "is not known yet" not in room.contents()["side-shelf"]
+    assert "A quick run took 14\u00a0min here." in row_of(room, "starter")
+    assert "A quick run would take about 1\u00a0h 10\u00a0min here" in row_of(room, "small")  # 4.68 times as large

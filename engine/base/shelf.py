@@ -1,10 +1,14 @@
-"""Instruct models that can be carved: a table of data, for users who do not know which to choose. The hub has them all.
+"""Instruct models that can be carved: a table of data, for users who do not know which to choose; and what some of them answered.
 
 Parameters follow from each model's published config; tests/test_shelf.py computes them. A row's family is one of FAMILIES.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
+from engine.base.files import read_json, resource
+from engine.base.known_models import KNOWN
 from engine.base.sizes import FILE_TYPES
 
 LLAMA_3_2, LLAMA_3_1, GEMMA, APACHE = "Llama 3.2", "Llama 3.1", "Gemma", "Apache-2.0"
@@ -13,9 +17,10 @@ _TALKS = "Q8_0"  # the type of file that speaks
 
 @dataclass(frozen=True)
 class ShelfModel:
-    """`gated`: its owner asks for consent on the hub first, so a token is needed. `ollama`: the same model's name there."""
+    """`name`: the hub's, or that of a known model. `gated`: its owner asks for consent on the hub first, so a token is needed.
+    `ollama`: the same model's name there."""
 
-    hub: str
+    name: str
     family: str
     parameters: int
     licence: str
@@ -24,13 +29,18 @@ class ShelfModel:
 
     @property
     def label(self) -> str:
-        """Its name without the owner's."""
-        return self.hub.partition("/")[2]
+        """Its name without the owner's, or a known model's own."""
+        return KNOWN[self.name].label if self.name in KNOWN else self.name.partition("/")[2]
 
     @property
     def bytes(self) -> int:
-        """Of its weights in 16 bit: the download, the disk, and the memory that a prune needs for them."""
+        """Of its weights in 16 bit: on the disk, and in the memory that a prune needs for them."""
         return 2 * self.parameters
+
+    @property
+    def download_bytes(self) -> int:
+        """What is fetched."""
+        return KNOWN[self.name].download_bytes if self.name in KNOWN else self.bytes
 
     @property
     def talking_bytes(self) -> int:
@@ -38,7 +48,29 @@ class ShelfModel:
         return round(self.parameters * FILE_TYPES[_TALKS].bits / 8)
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What a model answered as a bundled character when it was asked once, with this seed. `type`: of the weights that spoke."""
+
+    model: str
+    type: str
+    character: str
+    question: str
+    seed: int
+    answer: str
+
+
+SAMPLES = resource("assets/samples.json")  # written by python -m benchmarks samples
+
+
+@cache
+def read_samples() -> Mapping[str, Sample]:
+    """The samples by model."""
+    return {one["model"]: Sample(**one) for one in read_json(SAMPLES)} if SAMPLES.is_file() else {}
+
+
 SHELF = (
+    *(ShelfModel(one.name, one.family, one.parameters, APACHE) for one in KNOWN.values()),
     ShelfModel("HuggingFaceTB/SmolLM2-135M-Instruct", "llama", 134_515_008, APACHE, ollama="smollm2:135m"),
     ShelfModel("HuggingFaceTB/SmolLM2-360M-Instruct", "llama", 361_821_120, APACHE, ollama="smollm2:360m"),
     ShelfModel("Qwen/Qwen2.5-0.5B-Instruct", "qwen2", 494_032_768, APACHE, ollama="qwen2.5:0.5b"),

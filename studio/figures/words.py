@@ -51,8 +51,13 @@ def remaining(seconds: float) -> str:
     """Seconds to go, rounded, for they are an estimate."""
     if seconds < 10:
         return "a few seconds left"
-    step = 5 if seconds < 60 else 30 if seconds < 600 else 60
-    return f"about {duration(round(seconds / step) * step)} left"
+    return f"{about(seconds)} left"
+
+
+def about(seconds: float) -> str:
+    """Seconds that are an estimate, rounded: "about 45 s", "about 12 min", "about 2 h"."""
+    step = 5 if seconds < 60 else 30 if seconds < 600 else 60 if seconds < 3600 else 600 if seconds < 36_000 else 3600
+    return f"about {duration(round(seconds / step) * step)}"
 
 
 def moment(seconds: float) -> str:

@@ -1,8 +1,9 @@
-"""How long a run still takes, by this machine's own pace: how long each stage took in an earlier run like it.
+"""How long a run still takes, or would take, by this machine's own pace: how long earlier runs took.
 
-Pure functions of views.
+Pure functions of runs and views.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,3 +60,25 @@ def seconds_left(view: RunView, earlier: RunView) -> float | None:
         elif stage.state == "running":
             left += stage.eta if stage.eta is not None else max(usual - stage.seconds, 0.0)
     return left if took and left > 0 else None
+
+
+def is_plain(run: Run, preset: str) -> bool:
+    """Whether a run, of lines or a prune, is of this preset with nothing that makes it longer: no teacher, no learned mask,
+    nothing recovered or baked."""
+    spec = run.spec
+    return (spec.get("preset") == preset and not any(spec.get(name) for name in ("teacher", "load_in", "recover", "bake"))
+            and not (run.kind == "prune" and learns_mask(spec)))
+
+
+def seconds_of(view: RunView) -> float:
+    """Seconds that the stages of a run took, in all of its processes."""
+    return sum(stage.seconds for stage in view.stages.values())
+
+
+def scaled(parameters: int, measured: Mapping[int, float]) -> float | None:
+    """Seconds for a model of so many parameters, from those `measured` of others (by parameters): in proportion to the one nearest
+    in size; None without any."""
+    if not measured:
+        return None
+    near = min(measured, key=lambda one: abs(math.log(one / parameters)))
+    return measured[near] * parameters / near
