@@ -19,9 +19,9 @@ from benchmarks.meter import drain
 from engine.base.errors import UserError
 from engine.base.files import is_file, read_json, write_json
 from engine.base.job import Recipe
-from engine.base.model_folder import known_shapes
 from engine.base.questions import split_of
 from engine.base.sizes import expected_bytes
+from engine.base.weights import known_shapes
 from engine.calibration.lines import held_out, read_lines, read_queries
 from engine.calibration.rewriting import Voice, encode_line
 from engine.cards.card import parse_card

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from engine.base.errors import UserError
 from engine.base.files import is_file, read_untrusted_json, require_plain
 from engine.base.known_models import KNOWN
-from engine.base.model_folder import LIMIT as CONFIG_LIMIT
+from engine.base.model_config import LIMIT as CONFIG_LIMIT
 
 CHARACTERS_A_TOKEN = 4.2  # of English prose; only until the model's own tokenizer is here
 LARGEST = 100_000_000  # bytes of a tokenizer.json; the largest have a third of it

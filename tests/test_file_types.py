@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tiny import find, make_tiny
 
-from engine.base.model_folder import count_parameters, known_shapes
 from engine.base.sizes import FILE_TYPES, WRITTEN, count, expected_bytes, odd_rows
+from engine.base.weights import count_parameters, known_shapes
 from engine.export.gguf_tensors import plan_weights
 from engine.models.loading import load_config
 

@@ -7,9 +7,10 @@ import pytest
 
 from engine.__main__ import build_parser, main
 from engine.base.errors import UserError
-from engine.base.job import PRESETS, PruneJob, Recipe, knobs, make_recipe
+from engine.base.job import PRESETS, PruneJob, Recipe, make_recipe
 from engine.base.migrate import FORMER_KNOBS, LATER_KNOBS
 from engine.base.options import read_options, write_table
+from engine.base.settings import knobs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,7 +58,7 @@ def test_every_knob_is_an_option_and_a_job_file_gives_the_same_job(tmp_path: Pat
     assert by_file == by_options.model_copy(update={"job": str(file)})
     assert (by_file.recipe.extra_samples, by_file.recipe.candidates) == (7, PRESETS["quick"]["candidates"])
     help = build_parser()._subparsers._group_actions[0].choices["prune"].format_help()  # type: ignore[union-attr, index]
-    assert all(f"--{name.replace('_', '-')}" in help for name in knobs())
+    assert all(f"--{name.replace('_', '-')}" in help for name in knobs(Recipe))
 
 
 def test_what_a_work_folder_is_known_by_keeps_its_first_names() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import find, make_tiny
 
-from engine.base.model_folder import check_config
+from engine.base.model_config import check_config
 from engine.base.sizes import WAYS, Cast, Decoder, ModelShape, adapter_bytes, decoder_of, memory_of, most_characters, plan
 from engine.export.adapters import WEIGHTS, write_adapter
 from engine.models.kv_cache import SPARE, growing_cache

@@ -18,9 +18,10 @@ from store_samples import card
 from engine.base import event_file, events
 from engine.base.errors import UserError
 from engine.base.ids import Rejection, StageId
-from engine.base.job import knobs
+from engine.base.job import Recipe
 from engine.base.pruning_events import Answered, ChannelUse, LayerTuned, MaskSnapshot, Measured
 from engine.base.questions import split_of
+from engine.base.settings import knobs
 from studio import library
 from studio.figures import words
 from studio.page import Page
@@ -231,7 +232,8 @@ def test_the_summary_counts_each_kind_and_says_why_answers_went(services: Servic
 
 
 @pytest.mark.parametrize(("name", "value", "said"), [
-    ("seed", 3, ["Seed: 3"]), ("recover", True, [knobs()["recover"].label]), ("seed", 0, []), ("a setting of long ago", 9, [])])
+    ("seed", 3, ["Seed: 3"]), ("recover", True, [knobs(Recipe)["recover"].label]), ("seed", 0, []),
+    ("a setting of long ago", 9, [])])
 def test_a_run_says_each_setting_that_was_changed_and_no_other(name: str, value: Any, said: list[str]) -> None:
     spec = {"model": "some/model", "preset": "quick", "sparsity": 0.25, name: value}
     run: Any = SimpleNamespace(spec=spec, version=2, summary={})

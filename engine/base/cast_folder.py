@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, is_file, read_json, read_untrusted_json, sha256
-from engine.base.model_folder import weight_files
+from engine.base.weights import weight_files
 
 CHARACTERS, ADAPTER, CARD, REPORT = "characters", "adapter", "character.json", "report.json"
 GGUF_ADAPTERS = "gguf/adapters"  # a cast's adapters as llama.cpp reads them, ID.gguf

@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.files import read_untrusted_json
-from engine.base.job import MOST, PRESETS, Knob, Settings, extra_of, knobs
+from engine.base.job import PRESETS, Recipe
+from engine.base.settings import MOST, Knob, Settings, extra_of, knobs
 
 JOB_BYTES = 1_000_000  # of a job file
 
@@ -78,7 +79,7 @@ def _read_job(file: Path) -> dict[str, Any]:
 def write_table() -> str:
     """The knobs of Recipe as a table in Markdown, for docs/recipe.md."""
     rows = ["| knob | default | limits | what it does |", "| --- | --- | --- | --- |"]
-    for one in knobs().values():
+    for one in knobs(Recipe).values():
         limits = " or ".join(one.choices) or " ".join(_bounds(one))
         value = json.dumps(one.default).strip('"')
         rows.append(f"| `{one.name}` | {f'{value} {one.unit}'.strip()} | {limits} | {one.help} |")

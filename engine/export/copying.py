@@ -35,9 +35,10 @@ from engine.base.files import (
 from engine.base.ids import ArtifactId, StageId
 from engine.base.job import ExportJob
 from engine.base.migrate import read_report
-from engine.base.model_folder import check_config, known_shapes
+from engine.base.model_config import check_config
 from engine.base.pruning_events import Proved
 from engine.base.sizes import COMMON_TYPES, expected_bytes
+from engine.base.weights import known_shapes
 from engine.cards.card import parse_card
 from engine.cards.pictures import clean_portrait
 from engine.cards.prompt import messages

@@ -21,9 +21,9 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step, Warned
 from engine.base.families import FAMILIES
 from engine.base.ids import StageId
-from engine.base.model_folder import count_parameters
 from engine.base.pruning_events import ProvedFile
 from engine.base.sizes import WRITTEN
+from engine.base.weights import count_parameters
 from engine.cards.card import parse_card
 from engine.cards.prompt import Message, messages
 from engine.export.gguf_metadata import ends_of

@@ -27,8 +27,8 @@ from torch import Tensor
 from engine.base.errors import UserError
 from engine.base.families import FAMILIES, Gguf
 from engine.base.ids import ErrorCode
-from engine.base.model_folder import weight_files
 from engine.base.sizes import FILE_TYPES, WRITTEN, FileType, format_of
+from engine.base.weights import weight_files
 
 _BLOCK = 1 << 24  # elements that are converted at once: 64 MiB in fp32
 _SHARE = 1 << 18  # elements that a thread quantises at once

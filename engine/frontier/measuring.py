@@ -14,9 +14,9 @@ from engine.base.files import check_target, data_folder, explain_write_errors, i
 from engine.base.frontier import DENSE_MATRIX, RESULT, Budget, pick
 from engine.base.ids import ArtifactId, StageId
 from engine.base.job import ExportJob, FrontierJob
-from engine.base.model_folder import known_shapes
 from engine.base.pruning_events import Placed
 from engine.base.sizes import FILE_TYPES, WRITTEN, odd_rows
+from engine.base.weights import known_shapes
 from engine.export.copying import copy_folder
 from engine.export.folder import GGUF
 from engine.export.gguf_proof import prove_files

@@ -18,9 +18,9 @@ from engine.base.events import Stage, Step, Stream, Warned
 from engine.base.files import is_file
 from engine.base.frontier import DENSE_MATRIX
 from engine.base.ids import StageId
-from engine.base.model_folder import known_shapes
 from engine.base.pruning_events import Placed
 from engine.base.sizes import FILE_TYPES, expected_bytes
+from engine.base.weights import known_shapes
 from engine.calibration.rewriting import Voice, encode_line
 from engine.evaluation.fidelity import Reading, compare_lines, dense_states
 from engine.export.gguf_tensors import plan_weights

@@ -11,7 +11,7 @@ from engine.base.events import Event
 from engine.base.files import MANIFEST, data_folder, is_file, read_json
 from engine.base.ids import ArtifactId
 from engine.base.known_models import KNOWN
-from engine.base.model_folder import check_config
+from engine.base.model_config import check_config
 from engine.calibration.lines import Line, held_out, read_lines
 from engine.cards.baked import is_baked, unbake
 from engine.cards.card import Card, parse_card

@@ -10,9 +10,9 @@ from engine.base.events import Stage, Step, Stream
 from engine.base.files import require_space, slug
 from engine.base.frontier import DENSE_MATRIX
 from engine.base.ids import StageId
-from engine.base.model_folder import known_shapes
 from engine.base.pruning_events import Placed
 from engine.base.sizes import FILE_TYPES, expected_bytes
+from engine.base.weights import known_shapes
 from engine.cards.prompt import messages
 from engine.export.gguf_proof import QUESTIONS, ask
 from engine.export.gguf_writer import write_gguf

@@ -13,18 +13,10 @@ from typing import Any
 from engine.base.errors import UserError
 from engine.base.files import MANIFEST, check_manifest, data_folder, folder_size, read_untrusted_json, require_plain
 from engine.base.known_models import KNOWN
-from engine.base.model_folder import (
-    PICKLES,
-    WEIGHTS,
-    check_config,
-    check_generation,
-    check_shapes,
-    no_safetensors,
-    read_shapes,
-    refuse_code,
-    shapes_of,
-)
+from engine.base.model_config import check_config, check_generation, check_shapes, refuse_code
+from engine.base.model_folder import PICKLES, no_safetensors
 from engine.base.sizes import count
+from engine.base.weights import WEIGHTS, read_shapes, shapes_of
 from engine.models.known import is_ready
 
 INDEX = "model.safetensors.index.json"

@@ -20,7 +20,8 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
 from engine.base.files import megabytes, require_space
 from engine.base.ids import StageId
-from engine.base.model_folder import PICKLES, check_config, no_safetensors
+from engine.base.model_config import check_config
+from engine.base.model_folder import PICKLES, no_safetensors
 
 ALLOWED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*",
            "NOTICE*", "USE_POLICY*"]

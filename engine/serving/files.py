@@ -26,8 +26,10 @@ from engine.base.families import FAMILIES
 from engine.base.files import MANIFEST, data_folder, is_file, read_json, read_untrusted_json
 from engine.base.ids import ArtifactId
 from engine.base.known_models import KNOWN
-from engine.base.model_folder import check_config, known_shapes, model_folder, weight_files
+from engine.base.model_config import check_config
+from engine.base.model_folder import model_folder
 from engine.base.sizes import WRITTEN, odd_rows
+from engine.base.weights import known_shapes, weight_files
 from engine.serving.child import run_engine
 
 OWN = "gguf"  # a folder's own files

@@ -11,8 +11,8 @@ from engine.base.events import Event, Finished, Saved, Stage
 from engine.base.files import check_target, explain_write_errors, require_space, write_json
 from engine.base.ids import ArtifactId, ErrorCode, StageId
 from engine.base.job import GgufJob
-from engine.base.model_folder import known_shapes
 from engine.base.sizes import expected_bytes, odd_rows
+from engine.base.weights import known_shapes
 from engine.export.gguf_tensors import parse_types
 from engine.export.gguf_writer import write_gguf
 from engine.models.loading import locate

@@ -8,8 +8,8 @@ from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step, Stream, Warned
 from engine.base.files import MANIFEST, megabytes, read_json, slug, update_manifest
 from engine.base.ids import ErrorCode, StageId
-from engine.base.model_folder import known_shapes
 from engine.base.sizes import expected_bytes, odd_rows
+from engine.base.weights import known_shapes
 from engine.export.folder import GGUF
 from engine.export.gguf_writer import write_gguf
 

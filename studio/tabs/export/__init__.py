@@ -12,8 +12,8 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.base.files import read_json, slug
-from engine.base.model_folder import known_shapes
 from engine.base.sizes import FILE_TYPES, WRITTEN
+from engine.base.weights import known_shapes
 from engine.export.engines import DEFAULT_TYPE, TARGETS
 from studio.live import figure
 from studio.page import COPY, Page, at_once, guarded, live_html

@@ -4,13 +4,14 @@ from typing import Any
 
 import gradio as gr
 
-from engine.base.job import PRESET_HELP, PRESET_LABELS, PRESET_TIMES, knobs, make_recipe
+from engine.base.job import PRESET_HELP, PRESET_LABELS, PRESET_TIMES, Recipe, make_recipe
+from engine.base.settings import knobs
 from studio.page import Notice, figure_box, live_html, look_box
 from studio.tabs.judges import JudgeFields
 from studio.tabs.prune import pictures
 from studio.theme import ASSETS
 
-KNOBS = knobs()
+KNOBS = knobs(Recipe)
 WHO = [("The model itself", "self"), ("A server", "server")]
 _STEPS = ", ".join(str(make_recipe(name).steps) for name in PRESET_LABELS)
 STEPS_NOTE = (f"Steps of mask learning: {_STEPS}. All but the last learn a mask only where "

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.base.ids import BASELINES, StageId
-from engine.base.job import knobs
+from engine.base.job import Recipe
+from engine.base.settings import knobs
 from studio import labels
 from studio.figures import words
 from studio.store.runs import ACTIVE, SILENT, Run
@@ -229,7 +230,7 @@ def _warnings(view: RunView) -> str:
 def about(run: Run, set_name: str) -> str:
     """What a run was asked for, as one line of plain text: the settings that differ from their defaults, by their labels."""
     spec: dict[str, Any] = run.spec
-    changed = [one.label if spec[name] is True else f"{one.label}: {spec[name]}" for name, one in knobs().items()
+    changed = [one.label if spec[name] is True else f"{one.label}: {spec[name]}" for name, one in knobs(Recipe).items()
                if name != "sparsity" and spec.get(name, one.default) != one.default]
     parts = [f"{words.removed(removed_share(run))} removed", str(spec.get("model", "")).rsplit("/", 1)[-1],
              str(spec.get("preset", "")), *changed, f"card version {run.version}", f"lines: {set_name}" if set_name else ""]
