@@ -87,8 +87,8 @@ def _refusal(kind: type[Settings], error: ValidationError) -> UserError:
     if first["type"] == "missing":
         return UserError(f"The setting {name} is missing.", "See --help.")
     if name not in kind.model_fields:
-        inner = [one.annotation for one in kind.model_fields.values()]
-        known = [field for one in (kind, *inner) if isinstance(one, type) and issubclass(one, Settings) for field in one.model_fields]
+        kinds = [kind, *(field.annotation for field in kind.model_fields.values())]  # a job's own settings, and its recipe's
+        known = [one for each in kinds if isinstance(each, type) and issubclass(each, Settings) for one in each.model_fields]
         similar = difflib.get_close_matches(name, known, 1)
         return UserError(f"There is no setting {name}.", f"Did you mean {similar[0]}?" if similar else "See --help.")
     return UserError(f"The setting {name} must {_wanted(kind, name, first['type'])}; {_written(first['input'])} is not.")
