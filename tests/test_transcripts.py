@@ -66,6 +66,35 @@ def test_what_sillytavern_writes_beside_messages_is_left_out() -> None:
         ("assistant", ["Hi.", "Hello."], 1)]
 
 
+def test_any_signs_go_there_and_back(room: Controller, chat: chats.Chat, tmp_path: Path) -> None:
+    """Line breaks of Unicode, which no line of JSON ends with, and half of an emoji, which other programs may cut."""
+    odd = "One\u2028two\x85three\x0bfour\nfive 🙂"
+    chats.say(room.store, chat.id, "user", odd)
+    name, text = room.save_chat(chat.id)
+    half = {"mes": "Hm \ud83d", "is_user": False, "swipes": ["Hm \ud83d", "\udc00 No."]}
+    (tmp_path / name).write_text(text + json.dumps(half) + "\n")
+    again = chats.messages(room.store, room.load_chat(chat.character, "starter", tmp_path / name))
+    assert again[-2].text == odd and [one.text for one in again[-1].swipes] == ["Hm ?", "? No."]
+
+
+def test_a_file_is_read_whole_or_not_at_all(room: Controller, chat: chats.Chat, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(json.dumps({"mes": f"Line {number}", "is_user": number % 2 == 0}) + "\n" for number in range(9)))
+    say, said = chats._say, list[str]()
+
+    def die(*asked: Any, **named: Any) -> Any:
+        said.append(asked[2])
+        if len(said) == 5:
+            raise OSError("No space left on device")
+        return say(*asked, **named)
+
+    monkeypatch.setattr(chats, "_say", die)
+    with pytest.raises(OSError, match="No space"):
+        room.load_chat(chat.character, "starter", file)
+    assert [one.id for one in room.chats_of(chat.character)] == [chat.id]
+
+
 def test_a_reply_becomes_example_dialogue_once(room: Controller, chat: chats.Chat) -> None:
     greeting, asked, reply = chats.messages(room.store, chat.id)
     state = ViewState(chat.character, "starter", chat.id)

@@ -103,5 +103,9 @@ def answer_of(record: dict[str, Any]) -> str:
 def text_of(record: dict[str, Any], key: str) -> str:
     """The text under a key, stripped; "" for anything else."""
     value = record.get(key)
-    # Lone surrogates would break every later write.
-    return value.encode("utf-8", "replace").decode().strip() if isinstance(value, str) else ""
+    return plain(value) if isinstance(value, str) else ""
+
+
+def plain(text: str) -> str:
+    """The text, stripped; half of a character (a lone surrogate), which would break every later write, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode().strip()

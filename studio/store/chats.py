@@ -69,14 +69,19 @@ chat, delete, undelete = _CHATS.get, _CHATS.delete, _CHATS.undelete
 
 
 def start(store: Store, character: str, version: int, model: str, run: str | None = None, player: str = "Player",
-          sampling: dict[str, Any] | None = None, greeting: str = "", about: str = "") -> Chat:
-    """A new chat; the greeting, if there is one, is its first message. Raises UserError for an unknown version or run."""
+          sampling: dict[str, Any] | None = None, greeting: str = "", about: str = "", title: str = "",
+          said: Sequence[tuple[str, Sequence[str], int]] = ()) -> Chat:
+    """A new chat; the greeting, if there is one, is its first message. `said`: what follows, a role, the texts and the number of
+    the one that counts; all of it is kept, or nothing. Raises UserError for an unknown version or run.
+    """
     with store.write() as db:
         time, seed = now(), db.table("chats").count_where("character = ?", [character])
-        made = _CHATS.insert(db, character=character, version=version, run=run, model=model, title="", player=player, about=about,
+        made = _CHATS.insert(db, character=character, version=version, run=run, model=model, title=title, player=player, about=about,
                              sampling=sampling or {}, made=time, updated=time, seed=seed)
         if greeting:
             _say(db, made.id, "assistant", Swipe(greeting, 0, {}, "greeting"))
+        for role, texts, chosen in said:
+            _say(db, made.id, role, *(Swipe(text, 0, {}, "") for text in texts), chosen=chosen)
         return _CHATS.need(db, made.id)
 
 
@@ -191,10 +196,11 @@ def _cut(db: Database, chat_id: str, position: int) -> str:
     return token if changed.rowcount else ""
 
 
-def _say(db: Database, chat_id: str, role: str, swipe: Swipe) -> Message:
+def _say(db: Database, chat_id: str, role: str, *swipes: Swipe, chosen: int = 0) -> Message:
     position = scalar(db, "SELECT ifnull(max(position) + 1, 0) FROM messages WHERE chat = ? AND cut IS NULL", [chat_id])
     db.table("chats").update(chat_id, {"updated": now()})
-    return _MESSAGES.insert(db, chat=chat_id, position=position, role=role, swipes=[vars(swipe)], chosen=0)
+    return _MESSAGES.insert(db, chat=chat_id, position=position, role=role,
+                            swipes=[vars(swipe) for swipe in swipes], chosen=chosen)
 
 
 def _keep(db: Database, message: Message, swipes: Sequence[Swipe], chosen: int) -> Message:

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import slug
+from engine.base.questions import plain
 from engine.cards.fields import fields_of, with_fields
 from studio.services import Services
 from studio.store import characters, chats, values
@@ -280,14 +281,8 @@ class Controller:
         found = read_jsonl(file.read_bytes()[:MOST_BYTES + 1], file.name)
         head = characters.head(self.store, character)
         chat = chats.start(self.store, character, head.number, model, player=found.player or player_of(self.store),
-                           sampling=sampling_of(None), about=about_of(self.store, character))
-        for one in found.said:
-            kept = chats.say(self.store, chat.id, one.role, one.swipes[0])
-            for text in one.swipes[1:]:
-                chats.add_swipe(self.store, kept.id, text)
-            if one.chosen:
-                chats.choose(self.store, kept.id, one.chosen)
-        chats.rename(self.store, chat.id, file.stem[:120])
+                           sampling=sampling_of(None), about=about_of(self.store, character), title=plain(file.stem)[:120],
+                           said=[(one.role, one.swipes, one.chosen) for one in found.said])
         return chat.id
 
     def _remember_cut(self, chat: Chat, token: str, position: int, count: int) -> None:

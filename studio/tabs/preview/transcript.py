@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.base.errors import UserError
+from engine.base.questions import parse_records, plain, text_of
 from studio.store.chats import Chat, Message
 
 MOST_BYTES = 8_000_000
@@ -50,25 +51,23 @@ def read_jsonl(data: bytes, name: str) -> Transcript:
     if len(data) > MOST_BYTES:
         raise UserError(f"{name} is larger than {MOST_BYTES // 10**6} MB.")
     try:
-        lines = [json.loads(line) for line in data.decode("utf-8-sig").splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:
+        lines = parse_records(data, name)
+    except UserError as error:
         raise UserError(f"{name}: {_NOT_A_CHAT}", _HINT) from error
-    if not lines or not all(isinstance(line, dict) for line in lines):
+    if not lines:
         raise UserError(f"{name}: {_NOT_A_CHAT}", _HINT)
     header = lines[0] if "mes" not in lines[0] else {}
     said = [one for line in lines if "mes" in line and not line.get("is_system") and (one := _said(line))]
     if not said or len(said) > MOST_MESSAGES:
         raise UserError(f"{name} has {len(said):,} messages; 1 to {MOST_MESSAGES:,} are read.", _HINT)
-    player = header.get("user_name")
-    return Transcript(" ".join(player.split())[:80] if isinstance(player, str) else "", said)
+    return Transcript(" ".join(text_of(header, "user_name").split())[:80], said)
 
 
 def _said(line: dict[str, Any]) -> Said | None:
-    text = line["mes"] if isinstance(line["mes"], str) else ""
-    if not text.strip():
+    text, given = text_of(line, "mes"), line.get("swipes")
+    if not text:
         return None
-    given = line.get("swipes")
-    swipes = [one for one in given if isinstance(one, str) and one.strip()] if isinstance(given, list) else []
+    swipes = [plain(one) for one in given if isinstance(one, str) and one.strip()] if isinstance(given, list) else []
     if line.get("is_user") or text not in swipes:
         swipes = [text]
     return Said("user" if line.get("is_user") else "assistant", swipes, swipes.index(text))
