@@ -25,6 +25,7 @@ from engine.base.files import (
     explain_write_errors,
     folder_size,
     is_file,
+    named_path,
     read_json,
     slug,
     write_atomic,
@@ -46,6 +47,7 @@ from engine.base.job import (
 )
 from engine.base.judges import CHANCE, sentence_of
 from engine.base.known_models import KNOWN
+from engine.base.model_folder import model_folder
 from engine.base.options import read_options
 from engine.base.pruning_events import Placed
 from engine.base.sampling import given_params, params_of, read_params
@@ -374,7 +376,7 @@ def _read(name: str) -> Card:
 
 def _speaker_of(options: argparse.Namespace) -> str:
     """The name of the model that speaks; in the folder of a cast the place of a character. Raises UserError where none is named."""
-    folder = Path(options.model).expanduser()
+    folder = named_path(options.model)
     if not is_cast(folder):
         if options.character:
             raise UserError(f"{options.model} is not the folder of a cast, so --character has no meaning.", "Leave it out.")
@@ -391,8 +393,9 @@ def _speaker_of(options: argparse.Namespace) -> str:
 def _card_of(options: argparse.Namespace) -> Card:
     if options.card:
         return _read(options.card)
-    own = Path(options.model).expanduser() / "character.json"
+    own = named_path(options.model) / "character.json"
     if not is_file(own):
+        model_folder(options.model)  # raises for what is no model
         raise UserError("This model comes without a character.", "Add --card CARD.json.")
     return parse_card(own.read_bytes(), str(own))
 

@@ -18,7 +18,7 @@ from engine.base.cast_folder import CARD, is_cast, places
 from engine.base.errors import UserError
 from engine.base.evaluation_events import Spoken
 from engine.base.events import Event, Finished, Stage, Step, Stream
-from engine.base.files import data_folder, is_file
+from engine.base.files import data_folder, is_file, named_path
 from engine.base.ids import StageId
 from engine.base.job import SceneJob
 from engine.base.sampling import SamplingParams, read_params
@@ -112,7 +112,7 @@ def find_actors(names: Sequence[str], model: str) -> list[Actor]:
     """
     actors = []
     for name in names:
-        folder = Path(name).expanduser()
+        folder = named_path(name)
         for own in [place.own for place in places(folder)] if is_cast(folder) else [folder]:
             if is_file(own / CARD):
                 actors.append(Actor(parse_card((own / CARD).read_bytes(), str(own / CARD)), str(own)))

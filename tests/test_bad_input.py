@@ -56,6 +56,17 @@ def test_a_card_that_is_not_there(arguments: list[str], capsys: Capture) -> None
         refused(["prune", name, *arguments[2:]], capsys)
 
 
+@pytest.mark.parametrize("name", ["~no-such-user/x", "~/no/such", "x" * 300])
+def test_names_that_cannot_be_a_path_are_refused_by_every_verb(name: str, tmp_path: Path, capsys: Capture) -> None:
+    out, pim = str(tmp_path / "out"), "pim-tuckett"
+    for verb in (["chat", name], ["chat", "starter", "--card", name], ["scene", name, pim], ["frontier", name], ["serve", name],
+                 ["evaluate", pim, "--model", name], ["judge", name], ["script", name], ["dossier", pim, "--by", name],
+                 ["prune-cast", name, pim, "--out", out], ["prune-cast", pim, "whitlow-ashe", "--model", name, "--out", out],
+                 ["gguf", name, "--out", out], ["export", name, "--out", out], ["inspect", name]):
+        refused(verb, capsys)
+    assert not os.listdir(tmp_path)  # a cast that cannot be made has not begun: the right command works in the same place
+
+
 def edit_config(**changes: Any) -> Change:
     def change(folder: Path) -> None:
         file = folder / "config.json"

@@ -103,6 +103,16 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error}).") from error
 
 
+def named_path(name: str) -> Path:
+    """The path that a user named. A ~ at its beginning is their home; what cannot be one, as ~nobody, stays as it is."""
+    return Path(os.path.expanduser(name))  # Path.expanduser raises
+
+
+def is_folder(name: Path | str) -> bool:
+    """Whether a name that a user gave is a folder's."""
+    return os.path.isdir(name)  # false for what cannot be a path, where Path raises
+
+
 def is_file(name: Path | str) -> bool:
     """Whether a name that a user gave is a file's (also when it is too long or odd for a path)."""
     try:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from engine.base.errors import UserError
+from engine.base.files import is_folder, named_path
 from engine.base.known_models import KNOWN
 from engine.base.model_config import check_config, check_shapes, gguf_instead
 from engine.base.sizes import ModelShape, count
@@ -24,8 +25,8 @@ def model_folder(name: str) -> Path | None:
     name = name.strip()
     if name in KNOWN:
         return None
-    path = Path(os.path.expanduser(name))  # os.path: false for what cannot be a path, where Path raises
-    if name and os.path.isdir(path):
+    path = named_path(name)
+    if name and is_folder(path):
         return path.resolve()
     if name and os.path.exists(path):
         raise _no_folder(path)
@@ -92,5 +93,5 @@ def _is_of_ollama(name: str) -> bool:
         return True
     if not re.fullmatch(r"[\w.-]+", name):
         return False
-    models = Path(os.environ.get("OLLAMA_MODELS") or Path.home() / ".ollama" / "models")
-    return os.path.isdir(models / "manifests" / "registry.ollama.ai" / "library" / name.lower())
+    models = named_path(os.environ.get("OLLAMA_MODELS") or "~/.ollama/models")
+    return is_folder(models / "manifests" / "registry.ollama.ai" / "library" / name.lower())

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.base.errors import UserError
+from engine.base.files import named_path
 from engine.cards.card import Card, parse_card
 from engine.cards.fields import as_v3, extensions_of
 
@@ -41,7 +42,7 @@ def unbake(card: Card) -> Card:
 
 def as_model_has_it(card: Card, model: str) -> Card:
     """A card as a model reads it: baked where the model's folder is. A folder without a card leaves it as it is."""
-    file = Path(model).expanduser() / "character.json"
+    file = named_path(model) / "character.json"
     try:
         status = file.stat()
     except (OSError, ValueError):

@@ -8,6 +8,7 @@ all this. The same command goes on where it stopped.
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -23,9 +24,10 @@ from engine import labels
 from engine.base import event_file, events, migrate
 from engine.base.cast_folder import MOST
 from engine.base.errors import Interrupted, UserError
-from engine.base.files import PROGRAM, check_target, explain_write_errors, read_json, slug, write_json
+from engine.base.files import PROGRAM, check_target, explain_write_errors, is_file, named_path, read_json, slug, write_json
 from engine.base.ids import ReadingId
 from engine.base.job import Process, PruneJob, Recipe
+from engine.base.model_folder import folder_shape, model_folder
 from engine.base.options import read_options
 from engine.cards.files import read_card
 from engine.cluster.connection import connected, places, smallest_node
@@ -84,10 +86,12 @@ def plan(cards: Sequence[str], values: dict[str, Any], lines_in: str = "", separ
     values = {name: value for name, value in values.items() if name not in Process.model_fields and name not in OWN}
     if not values.get("out"):
         raise UserError("The following arguments are required: --out.", f"See {PROGRAM} prune-cast --help.")
-    out = Path(values.pop("out")).expanduser().absolute()
+    out = named_path(values.pop("out")).absolute()
     for name in ("model", "queries"):
-        if name in values and Path(values[name]).expanduser().exists():
-            values[name] = str(Path(values[name]).expanduser().absolute())  # the jobs run in another folder
+        if name in values and os.path.exists(named_path(values[name])):
+            values[name] = str(named_path(values[name]).absolute())  # the jobs run in another folder
+    if folder := model_folder(values.get("model", "starter")):  # looked at now, and not when each job has begun
+        folder_shape(folder)
     work = out / WORK if separate else out.with_name(f"{out.name}{WORK}")
     found: dict[str, tuple[CastJob, dict[str, Any]]] = {}
     for name in cards:
@@ -123,10 +127,10 @@ def _character(name: str, values: dict[str, Any], lines_in: str, work: Path, out
     card = read_card(name)
     for sentence in card.notes:
         print(f"{name}: {sentence}", file=sys.stderr)
-    id, path = slug(card.name), Path(name).expanduser()
-    own = {**values, "card": str(path.absolute()) if path.exists() else name, "workdir": str(work / id),
+    id, path = slug(card.name), named_path(name)
+    own = {**values, "card": str(path.absolute()) if os.path.exists(path) else name, "workdir": str(work / id),
            **({"until": "samples"} if out is None else {"out": str(out / id)})}
-    if lines_in and (lines := Path(lines_in).expanduser().absolute() / f"{id}.jsonl").is_file():
+    if lines_in and is_file(lines := named_path(lines_in).absolute() / f"{id}.jsonl"):
         own["lines"] = str(lines)
     PruneJob.of(own)
     return CastJob(id, work / f"{id}.json", work / id, None if out is None else out / id), own
@@ -137,7 +141,8 @@ def _write(job: CastJob, values: dict[str, Any], out: Path) -> None:
     if job.file.exists():
         if read_json(job.file) != values:
             what = "The cast" if job.id == MODEL else job.id
-            raise UserError(f"{what} was begun in {out} with other settings.", "Give the same ones, or another --out.")
+            raise UserError(f"{what} was begun in {out} with other settings.",
+                            f"Give the same ones or another --out, or delete {job.file.parent}.")
         return
     if job.out is not None:
         check_target(job.out)

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Stream, Warned
 from engine.base.evidence import DENSE, Voiced
-from engine.base.files import is_file
+from engine.base.files import is_file, named_path
 from engine.base.job import EvaluateJob
 from engine.cards.baked import unbake
 from engine.cards.card import Card
@@ -63,7 +62,7 @@ def _candidate(subject: Subject, card: Card, id: str = "") -> Candidate:
 
 
 def _is_run(name: str) -> bool:
-    place = Path(name).expanduser()
+    place = named_path(name)
     return is_file(place / "job.json") or (is_file(place / "character.json") and is_file(place / "report.json"))
 
 

@@ -16,7 +16,17 @@ from pathlib import Path
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Stage, Step
-from engine.base.files import MANIFEST, check_manifest, data_folder, explain_write_errors, megabytes, staged_folder, write_manifest
+from engine.base.files import (
+    MANIFEST,
+    check_manifest,
+    data_folder,
+    explain_write_errors,
+    is_file,
+    megabytes,
+    named_path,
+    staged_folder,
+    write_manifest,
+)
 from engine.base.ids import StageId
 from engine.models.hub import watch
 
@@ -66,9 +76,9 @@ def _install(target: Path) -> Generator[Event, None, None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wllama-") as name:
             given = os.environ.get(VARIABLE)
-            if given and not Path(given).expanduser().is_file():
+            if given and not is_file(named_path(given)):
                 raise UserError(f"{VARIABLE} names {given}, and there is no such file.")
-            archive = Path(given).expanduser() if given else (yield from _download(Path(name)))
+            archive = named_path(given) if given else (yield from _download(Path(name)))
             _check(archive, given)
             shutil.rmtree(target, ignore_errors=True)  # what may be there is damaged
             try:

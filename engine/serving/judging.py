@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.events import Event, Finished
-from engine.base.files import PACKAGES, is_file, sha256
+from engine.base.files import PACKAGES, is_file, named_path, sha256
 from engine.base.job import GgufJob
 from engine.base.judges import judge_name
 from engine.evaluation.judge import Judge
@@ -80,7 +80,7 @@ def local_judge(name: str, threads: int = 0) -> Iterator[Judge]:
 
 def _file_of(name: str) -> Path | None:
     """The file of a model of this machine: what was named, or what speaks for it; None: it is still to be made."""
-    file = Path(name).expanduser()
+    file = named_path(name)
     return file if file.suffix == ".gguf" and is_file(file) else gguf_file(name)
 
 

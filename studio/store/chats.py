@@ -76,8 +76,8 @@ def start(store: Store, character: str, version: int, model: str, run: str | Non
     """
     with store.write() as db:
         time, seed = now(), db.table("chats").count_where("character = ?", [character])
-        made = _CHATS.insert(db, character=character, version=version, run=run, model=model, title=title, player=player, about=about,
-                             sampling=sampling or {}, made=time, updated=time, seed=seed)
+        made = _CHATS.insert(db, character=character, version=version, run=run, model=model, title=title, player=player,
+                             about=about, sampling=sampling or {}, made=time, updated=time, seed=seed)
         if greeting:
             _say(db, made.id, "assistant", Swipe(greeting, 0, {}, "greeting"))
         for role, texts, chosen in said:

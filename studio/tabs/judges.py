@@ -2,13 +2,12 @@
 
 import html
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from engine.base.errors import UserError
-from engine.base.files import is_file
+from engine.base.files import is_file, named_path
 from engine.base.judges import judge_name, last_result, sentence_of
 from engine.base.known_models import KNOWN
 from engine.serving.files import gguf_file
@@ -65,7 +64,7 @@ def check(found: Chosen) -> tuple[str, str]:
     """Judge and model as a job has them, ("", "") for none. Raises UserError for what cannot be one."""
     if found.is_server and not found.model:
         raise UserError("A judge on a server needs an address and the name of its model.", "Fill in both, or choose no judge.")
-    if found.judge and not found.is_server and not (found.judge.endswith(".gguf") and is_file(Path(found.judge).expanduser())):
+    if found.judge and not found.is_server and not (found.judge.endswith(".gguf") and is_file(named_path(found.judge))):
         gguf_file(found.judge)  # raises for what is no model
     return found.judge, found.model if found.is_server else ""
 

@@ -12,7 +12,7 @@ from typing import Any
 from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Finished
-from engine.base.files import MANIFEST, check_manifest, explain_write_errors, read_json, read_untrusted_json
+from engine.base.files import MANIFEST, check_manifest, explain_write_errors, is_folder, named_path, read_json, read_untrusted_json
 from engine.base.known_models import KNOWN
 from engine.cards.fields import as_v3, fields_of
 from engine.cards.files import read_file
@@ -47,8 +47,8 @@ class Found:
 
 def find(settings: Settings, place: str) -> Found:
     """The run in a folder: that of its model, or its work folder. Raises UserError where there is no whole run of one character."""
-    folder = Path(place.strip()).expanduser()
-    if not place.strip() or "\0" in place or not folder.is_dir():
+    folder = named_path(place.strip())
+    if not place.strip() or not is_folder(folder):
         raise UserError(f"There is no folder {place.strip()[:200]}." if place.strip() else "No folder is named.", _CHOOSE)
     work: Path | None
     folder = work = folder.resolve()
