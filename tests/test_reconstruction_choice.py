@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_job import make_job, run_job, work_of
+from tiny import make_tiny
 
 from benchmarks.meter import drain
 from engine.base.events import Stage
 from engine.base.files import read_json
-from engine.base.pruning_events import MaskSnapshot
+from engine.base.pruning_events import LayerTuned, MaskSnapshot
 from engine.calibration.lines import read_lines
 from engine.models.loading import locate
 from engine.pipeline import prune
@@ -22,6 +23,15 @@ from engine.stages.mask import DistillationData
 from engine.stages.reconstruction import neutral_lines
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "llama", "olmo2"])
+def test_every_layer_says_what_its_refit_came_to(family: str, tmp_path: Path) -> None:
+    seen = run_job(make_tiny(tmp_path / "model", family), tmp_path / "out", mask_from=1.0, tuning_epochs=0)
+    said = [event for event in seen if isinstance(event, LayerTuned)]
+    assert [(event.stage, event.layer, event.layers) for event in said] == [("reconstruct_start", layer, 2) for layer in (0, 1)]
+    assert all(event.after is not None and 0 < event.after < event.before for event in said)
+
 
 def test_learning_begins_on_the_reconstructed_start(llama: Path, tmp_path: Path) -> None:
     run_job(llama, tmp_path / "out", learning_rate=1e-9)  # so small that no channel changes

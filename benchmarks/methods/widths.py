@@ -114,7 +114,7 @@ def _refitted(cell: Cell, mask: Tensor, spent: Spent, name: str) -> Generator[Ev
 
 def _propagate(cell: Cell, ctx: JobContext, mask: Tensor, name: str) -> Generator[Event, None, list[Tensor]]:
     columns: list[Tensor] = []
-    for found in refit_layers(ctx, cell.subject.refit_rows, cutting.kept_indices(mask)):
+    for found in refit_layers(ctx.model, cell.subject.refit_rows, cutting.kept_indices(mask)):
         if found is not None:
             columns.append(found.columns.to(ctx.weight_dtype))
         yield Step(StageId.BENCHMARK, len(columns), ctx.layers, subject=name)

@@ -2,7 +2,7 @@
 
 With activations a of the dense model, kept channels K and C = E[a a^T], the columns D' = (D C_:K + lambda D_K)
 (C_KK + lambda I)^-1 minimise E||D a - D' a_K||^2 + lambda ||D' - D_K||^2 (GRAIL, FASP, SlimGPT; these pull to zero). On few
-tokens that over-fits; hence lambda. `refit` fits each layer by itself, as if all layers below were whole.
+tokens that over-fits; hence lambda. `refit_apart` fits each layer by itself, as if all layers below were whole.
 
 `refit_propagated` does better: it goes from the lowest layer up, and each layer corrects what the layers below get wrong. Two
 streams of hidden states run side by side, the dense and the pruned one. With u' the pruned stream before the FFN's output is
@@ -13,7 +13,7 @@ ridge regression of
 
 on a'. Second-order pruners calibrate on the pruned model's inputs too (SparseGPT, arXiv 2301.00774; SlimGPT, arXiv
 2412.18110); the dense stream as the target is GPTAQ's asymmetric calibration (arXiv 2504.02692). It needs layers that add
-W_down's output to the stream up to a factor (not gemma2, gemma3, olmo2, whose norm follows the FFN), see `can_propagate`.
+W_down's output to the stream up to a factor: not gemma2, gemma3 and olmo2, whose norm follows the FFN (`can_propagate`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -93,6 +93,53 @@ class Refit:
     columns: Tensor
     before: float | None = None
     after: float | None = None
+
+
+def refit_apart(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], ridge: float,
+                held_out: Sequence[Row] = ()) -> Iterator[Refit | None]:
+    """Yields each layer's refit by itself, in the weights' dtype; None after each row that was read.
+
+    Arguments as those of `refit_propagated`. What a layer is to put out is here the dense FFN's output, before its norm.
+    """
+    ffns = feed_forwards(model)
+    for group in layer_groups(len(ffns), ffns[0].down.in_features):
+        grams: dict[int, Tensor] = {}
+        for sums in gram_matrices(model, rows, group):
+            grams = sums
+            yield None
+        columns = {index: refit(ffns[index].down.weight, grams.pop(index), kept[index], ridge).to(ffns[index].down.weight)
+                   for index in group}
+        errors: dict[int, tuple[float, float]] = {}
+        for found in _errors_apart(model, held_out, kept, columns):
+            errors = found
+            yield None
+        for index in group:
+            yield Refit(columns[index], *errors.get(index, ()))
+
+
+@torch.inference_mode()
+def _errors_apart(model: nn.Module, rows: Sequence[Row], kept: Sequence[Tensor], columns: dict[int, Tensor]) -> Iterator[
+        dict[int, tuple[float, float]]]:
+    """Yields after each row the errors of layers with the plain slice and with `columns`, by layer: the mean over tokens, prefix
+    excluded, of the squared error as a share of the squared output, since the norm that follows makes all outputs alike large."""
+    downs = [ffn.down.weight for ffn in feed_forwards(model)]
+    sums = {index: torch.zeros(2, dtype=torch.float64) for index in columns}
+    tokens = 0
+
+    def add(index: int, activation: Tensor) -> None:
+        if index in columns:
+            own = activation.flatten(0, -2)[row.segments.to(activation.device) > 0]
+            wanted = torch.nn.functional.linear(own, downs[index]).float()
+            size = wanted.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
+            for place, one in enumerate((downs[index][:, kept[index]], columns[index])):
+                missed = wanted - torch.nn.functional.linear(own[:, kept[index]], one).float()
+                sums[index][place] += float((missed.square().sum(-1) / size).sum())
+
+    for row in rows:
+        with hooked(model, add):
+            run_row(model, row)
+        tokens += int((row.segments > 0).sum())
+        yield {index: (float(one[0]) / tokens, float(one[1]) / tokens) for index, one in sums.items()}
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.base.events import UNDER_WAY, Stage, Step, Stream
 from engine.base.files import read_json, write_json
@@ -26,11 +26,11 @@ from engine.base.pruning_events import LayerTuned
 from engine.calibration.lines import Line, spread
 from engine.evaluation.fidelity import measure
 from engine.models.chat_format import endings
-from engine.models.ffn import feed_forwards, masked
+from engine.models.ffn import masked
 from engine.models.packing import Example, Row, pack, relabelled, resample_tokens
-from engine.pruning import cutting, reconstruction
+from engine.pruning import cutting
 from engine.pruning.importance import top_channels
-from engine.pruning.reconstruction import RIDGE, SHARE, Refit, can_propagate, refit_propagated
+from engine.pruning.reconstruction import RIDGE, SHARE, Refit, can_propagate, refit_apart, refit_propagated
 from engine.stages.context import RESAMPLED, JobContext
 from engine.stages.lines import extra_lines, unanswered
 from engine.stages.mask import DistillationData, measured, snapshot, start_scores
@@ -139,7 +139,7 @@ def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, sav
     read = yield from make_rows(ctx, stage, copied=not ctx.tunes_layers)
     columns: list[Tensor] = []
     passed, rows = 0, len(read.rows) + len(data.validation)
-    for found in refit_layers(ctx, read.rows, kept, data.validation):
+    for found in refit_layers(ctx.model, read.rows, kept, data.validation):
         passed = passed + 1 if found is None else 0
         if found is not None:
             columns.append(found.columns.to(ctx.weight_dtype))
@@ -158,22 +158,15 @@ def _refit_and_choose(ctx: JobContext, data: DistillationData, mask: Tensor, sav
             "used": after.kl < before.kl, "kl": min(after.kl, before.kl), "kl_before": before.kl}
 
 
-def refit_layers(ctx: JobContext, rows: list[Row], kept: list[Tensor], held_out: Sequence[Row] = ()) -> Iterator[Refit | None]:
-    """The refit layer by layer: propagated where the family allows it, else each layer by itself, and no error is known.
+def refit_layers(model: nn.Module, rows: list[Row], kept: list[Tensor], held_out: Sequence[Row] = ()) -> Iterator[Refit | None]:
+    """The refit layer by layer: propagated where the family allows it, else each layer by itself.
 
     After each row that was read, it yields None: a place to stop.
     """
-    if can_propagate(ctx.model):
-        yield from refit_propagated(ctx.model, rows, kept, RIDGE, SHARE, held_out)
-        return
-    ffns = feed_forwards(ctx.model)
-    for group in reconstruction.layer_groups(len(ffns), ctx.channels):
-        grams: dict[int, Tensor] = {}
-        for sums in reconstruction.gram_matrices(ctx.model, rows, group):
-            grams = sums
-            yield None
-        for index in group:
-            yield Refit(reconstruction.refit(ffns[index].down.weight, grams.pop(index), kept[index], RIDGE).cpu())
+    if can_propagate(model):
+        yield from refit_propagated(model, rows, kept, RIDGE, SHARE, held_out)
+    else:
+        yield from refit_apart(model, rows, kept, RIDGE, held_out)
 
 
 @dataclass(frozen=True)
