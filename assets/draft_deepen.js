@@ -15,8 +15,10 @@ const propose = button("Let the model propose", () => {
 const add = button("Add to the card", async () => {
   const one = open[at], character = shown;
   said.textContent = "";
+  add.disabled = true;
   await window.personaStudioDraft.flush();
   const found = await server.answer({character, id: one.id, text: answer.value}).catch(() => null);
+  add.disabled = false;
   if (!found?.open) { said.textContent = found?.problem ?? "The studio does not answer. Try again."; return; }
   delete drafts[`${character}:${one.id}`];
   window.personaStudioDraft.reload();

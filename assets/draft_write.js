@@ -45,11 +45,14 @@ const panelFor = (area, opener) => {
 
   const ask = async (task) => {
     const [from, to] = selected();
+    running = "asking";  // a second click asks for nothing
+    look();
     await window.personaStudioDraft.flush();
     const character = window.personaStudioDraft.character();
     range = {from, to, text: area.value.slice(from, to), task, character};
     const answer = await server.write({character, task, key, label, text: range.text, wish: wish.value}).catch(() => null);
-    if (!answer?.id) { fault(answer?.problem ?? "The studio does not answer. Try again."); return; }
+    if (running !== "asking") { if (answer?.id) server.stop(answer.id); return; }  // closed meanwhile
+    if (!answer?.id) { running = ""; fault(answer?.problem ?? "The studio does not answer. Try again."); return; }
     running = answer.id;
     const words = marked(make("p", "quiet", "Waiting for the model…"), {role: "status"}), text = make("p", "write-text");
     tell(words, text, filled(make("div", "write-buttons"), button("Stop", () => server.stop(running))));
@@ -60,7 +63,8 @@ const panelFor = (area, opener) => {
       const found = await server.look(id).catch(() => null);
       if (running !== id) return;
       if (found?.done || found?.problem) { running = ""; show(found); return; }
-      if (found) { words.textContent = found.words; text.textContent = found.text; }
+      words.textContent = found?.words ?? "The studio does not answer. Trying again…";
+      if (found) text.textContent = found.text;
       await new Promise((done) => setTimeout(done, LOOK));
     }
   };

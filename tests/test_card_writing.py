@@ -59,6 +59,7 @@ def test_what_cannot_be_worked_on_gets_a_sentence(wish: Any, sentence: str) -> N
     ("draft", "mes_example", "Player: Cold?\nMara: Always.", "<START>\n{{user}}: Cold?\n{{char}}: Always."),
     ("draft", "mes_example", "Here they talk.\nPlayer: A\nMara: B\n\nPlayer: C\nMara: D\nPlayer: and so",
      "<START>\n{{user}}: A\n{{char}}: B\n{{user}}: C\n{{char}}: D"),
+    ("draft", "mes_example", "**Player:** Cold?\n**Mara**： *nods* Always.", "<START>\n{{user}}: Cold?\n{{char}}: *nods* Always."),
     ("draft", "scenario", "A storm, and a knock.\n\nThen they talk.", "A storm, and a knock."),
     ("draft", "description", "Old and dry.\n\nShe waits.", "Old and dry.\n\nShe waits."),
     ("lengthen", "description", "Nobody thanks her.", f"{OLD} Nobody thanks her."),
@@ -81,6 +82,29 @@ def test_what_is_no_text_is_refused_with_what_to_do(mara: Card, task: Any, said:
     with pytest.raises(UserError, match=sentence) as caught:
         finished(mara, Wish(task, "description", OLD), said)
     assert "larger model" in caught.value.hint
+
+
+@pytest.mark.parametrize(("old", "new", "other"), [
+    ("明子は古い灯台の灯台守で、毎晩ランプの油を足し、海を見ています。彼女は短く話し、めったに笑いません。",
+     "明子は灯台守で、毎晩油を足し海を見る。短く話し、めったに笑わない。", "彼の兄は背が高い熊だ。"),
+    ("她是老磨坊的书记员，每天数麻袋，从不说谎，也很少笑。", "她是磨坊书记员，天天数麻袋，从不说谎，少笑。", "他的兄弟是三眼熊。"),
+    ("Она работает писарем на старой мельнице и каждый день считает мешки.", "Она писарь на мельнице, считает мешки.",
+     "Брат высокий медведь.")])
+def test_texts_of_other_scripts_are_written_again_whole(mara: Card, old: str, new: str, other: str) -> None:
+    for task in ("tighten", "voice"):
+        wish = Wish(task, "description", old)  # type: ignore[arg-type]
+        assert finished(mara, wish, new) == new and sampling(wish).max_tokens >= len(old) / 2
+    with pytest.raises(UserError, match="something else"):
+        finished(mara, Wish("tighten", "description", old), other)
+
+
+def test_a_character_without_a_name_is_called_the_character_and_keeps_its_macro() -> None:
+    nobody = unfinished(card("", description="Keeps a lamp."))
+    assert "The character: the character\n" in asked(nobody, "draft", "scenario", "")
+    said = "Player: Cold?\nThe character: Always."
+    assert finished(nobody, Wish("draft", "mes_example"), said) == "<START>\n{{user}}: Cold?\n{{char}}: Always."
+    long = "{{char}} keeps the lamp of a harbour."
+    assert finished(nobody, Wish("tighten", "description", long), "Keeps a harbour lamp.") == "Keeps a harbour lamp."
 
 
 def test_the_answers_length_follows_the_task_and_the_text() -> None:

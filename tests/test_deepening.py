@@ -1,5 +1,6 @@
 """Questions that deepen a card: which are open, and where an answer goes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ def test_answers_become_text_of_the_card() -> None:
             with_answer(raw, id, text)
 
 
+def test_answers_of_two_pages_are_all_kept_and_one_of_two_clicks(tmp_path: Path) -> None:
+    services = Services.open(Settings(tmp_path))
+    who = characters.create(services.store, card("Mara", description="Keeps a lamp.")).id
+    _, answer = Deepening(services).functions()
+    asked = [("want_now", "To sleep."), ("want_deep", "A ship."), ("fear", "Silence."), ("turn", "In fog.")]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda one: answer({"character": who, "id": one[0], "text": one[1]}), asked * 2))
+    head = characters.head(services.store, who).card
+    assert {one["text"] for one in npc_values(head)["goals"]} == {"To sleep.", "A ship."}
+    assert sorted(head["data"]["description"].split("\n\n")) == ["In fog.", "Keeps a lamp.", "Silence."]
+    assert sum("answered meanwhile" in one.get("problem", "") for one in found) == len(asked)
+    services.close()
+
+
 def test_an_answer_is_a_version_that_can_be_taken_back(tmp_path: Path) -> None:
     services = Services.open(Settings(tmp_path))
     who = characters.create(services.store, card("Mara", description="Keeps a lamp."))
@@ -55,5 +70,7 @@ def test_an_answer_is_a_version_that_can_be_taken_back(tmp_path: Path) -> None:
     assert npc_values(head.card)["goals"] == [{"text": "To sleep."}] and head.note == "Deepened: want" and head.number == 3
     assert "want_now" not in [one["id"] for one in left["open"]] and len(left["open"]) == len(QUESTIONS) - 1
     assert questions(who.id) == left
+    nobody = characters.create(services.store, card("", description="Keeps a lamp."))
+    assert questions(nobody.id)["open"][0]["text"] == "What does the character want today, and who stands in the way?"
     assert "no answer yet" in answer({"character": who.id, "id": "fear", "text": " "})["problem"]
     services.close()

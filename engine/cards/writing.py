@@ -5,7 +5,7 @@ proposal; `finished` refuses what is no text of a card, so that nobody has to re
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from engine.base.errors import UserError
@@ -53,6 +53,9 @@ _ASKED: dict[Task, str] = {
 }
 _PREAMBLE = re.compile(r"^(?:sure|certainly|of course|okay|here(?:'s| is| are))\b[^\n:]{0,120}:\s*\n*", re.IGNORECASE)
 _LABEL = re.compile(r"^(?:description|personality|scenario|greeting|text|answer|new text|rewritten text)\s*:\s*", re.IGNORECASE)
+_SIGN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # of a script without spaces
+_PARTICLES = re.compile(r"[\u3040-\u309f]")
+NAMELESS = "the character"
 _QUOTES = {'"': '"', "“": "”", "«": "»"}
 _LARGER = "Try again, or choose a larger model: it writes better."
 
@@ -78,8 +81,14 @@ class Wish:
             raise UserError("There is no text yet.", "Let the model draft one, or write a few words.")
 
 
+def called(card: Card) -> Card:
+    """The card, with NAMELESS as its name where it has none yet."""
+    return card if card.char else replace(card, name=NAMELESS)
+
+
 def chat(card: Card, wish: Wish) -> list[Message]:
     """The messages that ask for it. The text comes last, since small models follow best what they read last."""
+    card = called(card)
     text, said = (_plain(one, card) for one in (wish.text, wish.wish[:MOST_WISH]))
     if wish.task == "draft":
         asked = _DRAFTS.get(wish.key, _DRAFT).format(char=card.char, label=_plain(wish.label, card))
@@ -95,7 +104,7 @@ def chat(card: Card, wish: Wish) -> list[Message]:
 
 def sampling(wish: Wish) -> SamplingParams:
     """How it is drawn, with a limit on its length in tokens that follows the task."""
-    own = rough_tokens(wish.text)
+    own = rough_tokens(wish.text) + (len(wish.text.encode("utf-8", "replace")) - len(wish.text)) // 2  # other scripts take more
     limit = {"draft": _DRAFT_TOKENS.get(wish.key, _SHORT_TOKENS), "lengthen": _MORE_TOKENS, "tighten": max(32, own),
              "voice": max(64, 2 * own)}[wish.task]
     # What is to be kept word for word is written with little chance in it.
@@ -104,7 +113,7 @@ def sampling(wish: Wish) -> SamplingParams:
 
 def finished(card: Card, wish: Wish, said: str) -> str:
     """The text that is proposed in the place of `wish.text`. Raises UserError where what the model said cannot be one."""
-    text = _bare(said)
+    text, card = _bare(said), called(card)
     if wish.task == "draft":
         text = _asked_for(text, wish.key, card)
     if count_words(text) < 2 or is_looping(text) or has_assistant_phrase(text):
@@ -162,23 +171,34 @@ def _bare(said: str) -> str:
 def _is_another(old: str, new: str, task: Task) -> bool:
     """Whether a text says other things than the one it was made from: in fewer words, more than half of its telling words are new;
     in another voice, none of them is old."""
-    known, said = set(telling_words(old)), set(telling_words(new))
+    known, said = _telling(old), _telling(new)
     return len(said - known) > len(said) / 2 if task == "tighten" else len(known) > 2 and not known & said
+
+
+def _telling(text: str) -> set[str]:
+    """The telling words of a text; in a script without spaces the signs, without those that are mostly particles."""
+    return {*_SIGN.findall(_PARTICLES.sub("", text)), *telling_words(_SIGN.sub(" ", text))}
 
 
 def _asked_for(text: str, key: str, card: Card) -> str:
     """Of a draft what was asked for: a few lines of a dialogue, the first paragraph of a short text. Small models go on and on."""
     if key == "mes_example":
-        begins = (f"{PLAYER}:", f"{card.char}:")
-        return "\n".join([line.strip() for line in text.splitlines() if line.strip().startswith(begins)][:_DIALOGUE_LINES])
+        label = re.compile(rf"(?:\*\*)?({PLAYER}|{_name(card)})(?:\*\*)?\s*[:：](?:\*\*)?\s*")
+        labels = [(line, label.match(line)) for line in map(str.strip, text.splitlines())]
+        return "\n".join([f"{found[1]}: {line[found.end():]}" for line, found in labels if found][:_DIALOGUE_LINES])
     return text if key in ("description", "lore") else text.split("\n\n")[0].strip()
+
+
+def _name(card: Card) -> str:
+    """A pattern for what the character is called."""
+    return re.escape(card.char) if card.char != NAMELESS else "(?i:the character)"
 
 
 def _with_macros(text: str, card: Card, wish: Wish) -> str:
     """The player as {{user}}; in a dialogue, and where the text had it so, the character as {{char}}."""
     text = re.sub(rf"\b(?:[Tt]he )?{PLAYER}\b", "{{user}}", text)
-    if wish.key == "mes_example" or "{{char}}" in wish.text:
-        text = re.sub(rf"(?<!\w){re.escape(card.char)}(?!\w)", "{{char}}", text)
+    if wish.key == "mes_example" or "{{char}}" in wish.text or card.char == NAMELESS:
+        text = re.sub(rf"(?<!\w){_name(card)}(?!\w)", "{{char}}", text)
     if wish.key == "mes_example" and wish.task == "draft" and not START.search(text):
         text = f"<START>\n{text}"
     return text

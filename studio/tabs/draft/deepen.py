@@ -1,14 +1,17 @@
 """Deepening a card by questions: what is still open, and an answer put into the card as a version of its own."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
+from engine.base.errors import UserError
 from engine.cards.card import unfinished
 from engine.cards.deepening import DESCRIPTION, QUESTIONS, open_questions, with_answer
 from engine.cards.fields import LABELS
 from engine.cards.macros import expand_macros
 from engine.cards.npc import LIST_FIELDS
 from engine.cards.prompt import PLAYER
+from engine.cards.writing import called
 from studio.page import for_script
 from studio.services import Services
 from studio.store import characters, values
@@ -22,6 +25,7 @@ class Deepening:
 
     def __init__(self, services: Services) -> None:
         self.store = services.store
+        self._lock = threading.Lock()
 
     def functions(self) -> list[Callable[[Any], dict[str, Any]]]:
         """What a script of the page may call: questions, answer; each takes one value."""
@@ -30,7 +34,7 @@ class Deepening:
     def questions(self, character: str) -> dict[str, Any]:
         """The open questions of a character in order, and how many there are in all. Raises UserError."""
         raw = characters.head(self.store, character).card
-        card, left = unfinished(raw), open_questions(raw, self._answered(character))
+        card, left = called(unfinished(raw)), open_questions(raw, self._answered(character))
         return {"total": len(QUESTIONS), "open": [
             {"id": one.id, "kind": one.kind, "text": expand_macros(one.text, card, PLAYER), "place": _PLACES[one.field]}
             for one in left]}
@@ -38,11 +42,17 @@ class Deepening:
     def answer(self, given: dict[str, Any]) -> dict[str, Any]:
         """Put an answer, {"character", "id", "text"}, into the card; the questions that are left. Raises UserError."""
         character, id = str(given["character"]), str(given["id"])
-        changes = with_answer(characters.head(self.store, character).card, id, str(given["text"]))
-        typed = {name if name == DESCRIPTION else f"{versions.NPC}{name}": value for name, value in changes.items()}
-        kind = next(one.kind for one in QUESTIONS if one.id == id)
-        versions.save_typed(self.store, character, "", typed, f"Deepened: {kind.lower()}")
-        values.set_value(self.store, self._key(character), sorted({*self._answered(character), id}))
+        kind = next((one.kind for one in QUESTIONS if one.id == id), "")
+
+        def typed(raw: dict[str, Any]) -> dict[str, Any]:
+            changes = with_answer(raw, id, str(given["text"]))
+            return {name if name == DESCRIPTION else f"{versions.NPC}{name}": value for name, value in changes.items()}
+
+        with self._lock:  # two pages, or two clicks
+            if id in (answered := self._answered(character)):
+                raise UserError("This question has been answered meanwhile.", "Change the answer where it is in the card.")
+            versions.save_made(self.store, character, typed, f"Deepened: {kind.lower()}")
+            values.set_value(self.store, self._key(character), sorted({*answered, id}))
         return self.questions(character)
 
     def _answered(self, character: str) -> list[str]:

@@ -9,7 +9,7 @@ import html
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.cards.book import shown_book, with_book
@@ -56,6 +56,13 @@ def save_typed(store: Store, character: str, seen: str, typed: dict[str, Any], n
         elsewhere = bool(seen) and seen != print_of(head)
         saved = characters.save(store, character, card, note=ELSEWHERE if elsewhere else note, autosave=not (elsewhere or note))
         return {**seen_as(saved), "elsewhere": head.number if elsewhere else None}
+
+
+def save_made(store: Store, character: str, make: Callable[[dict[str, Any]], dict[str, Any]], note: str) -> Version:
+    """Put onto the newest version what `make` makes of its card, as typed fields. Errors as `save_typed`, and those of `make`."""
+    with _ONE_AT_A_TIME:
+        card = characters.head(store, character).card
+        return characters.save(store, character, _with_typed(card, make(card)), note=note, autosave=False)
 
 
 def save_portrait(store: Store, character: str, portrait: bytes | None) -> Version:
