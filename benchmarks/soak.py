@@ -32,7 +32,7 @@ from benchmarks.speakers import Server, announced_bytes
 from engine.base.files import data_folder, write_json
 from engine.running import print_table
 from engine.serving.memory import PlayerMemory
-from engine.serving.memory.store import FILE
+from engine.serving.memory.file import FILE
 
 # Words that a model does not say by itself.
 _BEGINNINGS = ("quil", "zeph", "brax", "thorn", "mirz", "olv", "vex", "kesp", "drum", "yarb", "plin", "goss", "wend", "jask",

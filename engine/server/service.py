@@ -19,8 +19,8 @@ from engine.server.sessions import Busy, Key, Sessions
 from engine.server.settings import Settings
 from engine.server.speakers import OwnVoices, Speaker, Speakers, voices_of
 from engine.serving.memory import PlayerMemory, Recalled
+from engine.serving.memory.file import FILE
 from engine.serving.memory.records import check_id
-from engine.serving.memory.store import FILE
 from engine.serving.remembering import Remembering
 from engine.serving.requests import Request
 from engine.serving.voice import Voice

@@ -1,17 +1,7 @@
-"""The file players.db: what characters remember of players, and the conversations it is found in.
+"""What characters remember of players, and the conversations it is found in: every question to the file, and every change."""
 
-A person can open it with any SQLite program: the tables are players, sessions, turns, facts and summaries, times are texts.
-Every operation has a connection of its own, so that threads and processes may share the file. WAL with synchronous = FULL: what
-was written is there after kill -9 and after a power cut; a turn a player costs one sync, which no reply waits for.
-
-What is deleted is gone from the file too: secure_delete, then VACUUM and a checkpoint that empties the write-ahead log.
-"""
-
-import os
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +9,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from engine.base.errors import UserError
+from engine.serving.memory.file import MemoryFile
 from engine.serving.memory.records import (
     LONGEST_FACT,
     LONGEST_NAME,
@@ -36,18 +27,13 @@ from engine.serving.memory.records import (
     Session,
     Summary,
     Turn,
-    Unavailable,
     check_id,
     one_line,
     whole_text,
 )
-from engine.serving.memory.schema import bring_up_to_date, is_up_to_date
 from engine.serving.memory.slots import slot_of
 from engine.serving.memory.words import alike, share
 
-FILE = "players.db"  # in the data folder
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _FACT = "id, player, character, text, slot, session, turn, said, time, edited_by, active"
 
 
@@ -58,15 +44,14 @@ class PlayerMemory:
     """
 
     def __init__(self, path: Path, timeout: float = 5.0) -> None:
-        self.path, self.timeout = Path(path), timeout
-        self._ready = False
+        self._file = MemoryFile(Path(path), timeout)
 
     # Conversations
 
     def append(self, player: str, character: str, session: str, turns: Sequence[tuple[str, str]], name: str = "") -> None:
         """Add turns, (role, text), to a conversation, which begins with its first; after it ended, it starts over."""
-        with self._write() as db:
-            number = self._session(db, player, character, session, name)
+        with self._file.write() as db:
+            number = _session(db, player, character, session, name)
             db.execute("DELETE FROM turns WHERE session = ? AND n <= (SELECT read FROM sessions WHERE number = ? AND ended"
                        " IS NOT NULL)", [number, number])
             db.execute("UPDATE sessions SET ended = NULL WHERE number = ?", [number])
@@ -79,25 +64,25 @@ class PlayerMemory:
 
     def take_back(self, player: str, character: str, session: str, count: int) -> None:
         """Remove the last `count` turns of a conversation, so that they can be said differently."""
-        with self._write() as db:
+        with self._file.write() as db:
             if number := _number(db, player, character, session):
                 db.execute("DELETE FROM turns WHERE session = ? AND n > (SELECT max(n) - ? FROM turns WHERE session = ?)",
                            [number, max(0, count), number])
 
     def forget_session(self, player: str, character: str, session: str) -> bool:
         """Forget a conversation, but not what it brought; whether there was one."""
-        with self._write(erases=True) as db:
+        with self._file.write(erases=True) as db:
             return bool(db.execute("DELETE FROM sessions WHERE player = ? AND character = ? AND id = ?",
                                    [player, character, session]).rowcount)
 
     def turns(self, player: str, character: str, session: str) -> list[Turn]:
         """The turns of a conversation in order; [] where there is none."""
-        with self._read() as db:
+        with self._file.read() as db:
             return _turns(db, _number(db, player, character, session))
 
     def sessions(self, player: str = "", character: str = "") -> list[Session]:
         """The conversations, the last one first."""
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute("""SELECT player, character, id, started, ended, read,
                 (SELECT ifnull(max(n), 0) FROM turns WHERE session = number) FROM sessions
                 WHERE ? IN ('', player) AND ? IN ('', character) ORDER BY number DESC""", [player, character])
@@ -105,7 +90,7 @@ class PlayerMemory:
 
     def waiting(self, idle: float) -> list[Session]:
         """The conversations with turns that are not in the memory yet, and nothing said for `idle` seconds, or ended."""
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute("""SELECT player, character, id, started, ended, read, count FROM sessions
                 JOIN (SELECT session, max(n) AS count, max(time) AS last FROM turns GROUP BY session) ON session = number
                 WHERE count > read AND (ended IS NOT NULL OR last <= ?) ORDER BY number""", [now(-idle)])
@@ -113,7 +98,7 @@ class PlayerMemory:
 
     def end(self, player: str, character: str, session: str) -> bool:
         """Mark a conversation as ended; False where there is none."""
-        with self._write() as db:
+        with self._file.write() as db:
             number = _number(db, player, character, session)
             db.execute("UPDATE sessions SET ended = ? WHERE number = ? AND ended IS NULL", [now(), number])
             return bool(number)
@@ -128,12 +113,12 @@ class PlayerMemory:
         the same words and the opposite, takes its place; the former stays, no longer active. `before`: None is returned, and
         nothing kept, where the conversation is no longer read just that far: another process was faster, or it was forgotten.
         """
-        with self._write() as db:
+        with self._file.write() as db:
             if before is not None:
                 is_so = "SELECT 1 FROM sessions WHERE number = ? AND read = ?"
                 if not db.execute(is_so, [_number(db, player, character, session), before]).fetchone():
                     return None
-            number = self._session(db, player, character, session, name)
+            number = _session(db, player, character, session, name)
             new = [fact for one in found if (fact := _merge(db, player, character, session, one))]
             if summary := one_line(summary, LONGEST_SUMMARY):
                 _put_summary(db, player, character, summary, session)
@@ -143,27 +128,27 @@ class PlayerMemory:
 
     def facts(self, player: str, character: str = "", former: bool = False) -> list[Fact]:
         """What is known of a player, by one character or by all, in the order found; `former`: with what was replaced."""
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute(f"SELECT {_FACT} FROM facts WHERE player = ? AND ? IN ('', character) AND active >= ? ORDER BY id",
                               [player, character, int(not former)])
             return [_fact(row) for row in rows]
 
     def known_by(self, character: str) -> list[Fact]:
         """All that a character knows, of every player, with what was replaced: player by player, in the order found."""
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute(f"SELECT {_FACT} FROM facts WHERE character = ? ORDER BY player, id", [character])
             return [_fact(row) for row in rows]
 
     def summaries(self, player: str = "", character: str = "") -> list[Summary]:
         """The summaries of a player, or of all, with one character or all."""
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute("SELECT player, character, text, session, time FROM summaries WHERE ? IN ('', player) AND"
                               " ? IN ('', character) ORDER BY time DESC, rowid DESC", [player, character])
             return [Summary(*row) for row in rows]
 
     def players(self, character: str = "") -> list[Player]:
         """The players, the last seen first; `character`: those that it has talked to."""
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute(
                 "SELECT id, name, first_seen, last_seen, (SELECT count(*) FROM facts WHERE player = players.id AND active AND"
                 " ? IN ('', character)) FROM players WHERE ? = '' OR id IN (SELECT player FROM sessions WHERE character = ? UNION"
@@ -175,7 +160,7 @@ class PlayerMemory:
         tidy = one_line(text, LONGEST_FACT)
         if not tidy:
             raise UserError("A fact needs a text.", "Delete it instead.")
-        with self._write(erases=True) as db:
+        with self._file.write(erases=True) as db:
             old = _need(db, player, id)
             db.execute("UPDATE facts SET text = ?, slot = ?, edited_by = ?, time = ? WHERE id = ?",
                        [tidy, slot_of(tidy) or old.slot, PERSON, now(), id])
@@ -183,7 +168,7 @@ class PlayerMemory:
 
     def set_summary(self, player: str, character: str, text: str) -> None:
         """Write or correct a summary; an empty text deletes it. Raises Missing for an unknown player."""
-        with self._write(erases=True) as db:
+        with self._file.write(erases=True) as db:
             if not db.execute("SELECT 1 FROM players WHERE id = ?", [player]).fetchone():
                 raise Missing("There is no such player.")
             row = db.execute("SELECT session FROM summaries WHERE player = ? AND character = ?", [player, character]).fetchone()
@@ -196,7 +181,7 @@ class PlayerMemory:
 
         Raises UserError where the player has no such fact.
         """
-        with self._write(erases=True) as db:
+        with self._file.write(erases=True) as db:
             fact = _need(db, player, id)
             db.execute("DELETE FROM facts WHERE id = ?", [id])
             number = _number(db, fact.player, fact.character, fact.session)
@@ -210,7 +195,7 @@ class PlayerMemory:
 
     def put_back(self, fact: Fact) -> None:
         """Undo the deletion of a fact; the turns that went with it stay away."""
-        with self._write() as db:
+        with self._file.write() as db:
             db.execute("INSERT OR IGNORE INTO players (id, name, first_seen, last_seen) VALUES (?, '', ?, ?)",
                        [fact.player, now(), now()])
             db.execute(f"INSERT OR REPLACE INTO facts ({_FACT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [*vars(fact).values()])
@@ -220,7 +205,7 @@ class PlayerMemory:
 
         To forget a player of whom nothing is known is no error, and clears the file's traces once more.
         """
-        with self._write(erases=True) as db:
+        with self._file.write(erases=True) as db:
             where, values = "player = ? AND ? IN ('', character)", [player, character]
             count = db.execute(f"DELETE FROM facts WHERE {where}", values).rowcount
             db.execute(f"DELETE FROM summaries WHERE {where}", values)
@@ -229,101 +214,7 @@ class PlayerMemory:
                        " UNION SELECT player FROM summaries)", [player])
             return count
 
-    # The file
 
-    def _session(self, db: Database, player: str, character: str, session: str, name: str) -> int:
-        """The number of a conversation, which is begun where there is none; its player is seen now."""
-        for id, what in ((player, "player"), (character, "character"), (session, "session")):
-            check_id(id, what)
-        db.execute("INSERT INTO players (id, name, first_seen, last_seen) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
-                   " last_seen = excluded.last_seen, name = iif(excluded.name = '', name, excluded.name)",
-                   [player, one_line(name, LONGEST_NAME), now(), now()])
-        db.execute("INSERT OR IGNORE INTO sessions (player, character, id, started) VALUES (?, ?, ?, ?)",
-                   [player, character, session, now()])
-        return _number(db, player, character, session)
-
-    @contextmanager
-    def _read(self) -> Iterator[Database]:
-        with self._opened() as db:
-            db.execute("PRAGMA query_only = ON")
-            db.execute("BEGIN")
-            yield db
-
-    @contextmanager
-    def _write(self, erases: bool = False) -> Iterator[Database]:
-        """One transaction, undone on any exception; `erases`: what it deleted must not stay in the file."""
-        with self._opened() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.conn.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-            if erases:
-                self._erase(db)
-
-    def _erase(self, db: Database) -> None:
-        """Rebuild the file without what was deleted, and empty its log."""
-        end = time.monotonic() + self.timeout
-        why = "another program is reading it"
-        try:
-            db.execute("VACUUM")  # beside secure_delete: pages that were split keep copies
-            while db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                if time.monotonic() > end:
-                    break
-                time.sleep(0.01)
-            else:
-                return
-        except sqlite3.OperationalError as error:
-            why = str(error)
-        raise Unavailable(f"It is deleted, but traces of it are still in the file {self.path} ({why}).", "Try again in a moment.")
-
-    @contextmanager
-    def _opened(self) -> Iterator[Database]:
-        try:
-            if not (self._ready and self.path.exists()):
-                self._prepare()
-            with closing(self._connect()) as connection:
-                db = Database(connection, execute_plugins=False)
-                if not is_up_to_date(db):  # another file is in its place, perhaps an empty one
-                    self._prepare()
-                yield db
-        except OSError as error:
-            raise Unavailable(f"The memory of players {self.path} cannot be opened ({error.strerror}).") from error
-        except sqlite3.Error as error:
-            if sentence := _sentence(error, self.path):
-                raise sentence from error
-            raise
-        except (UnicodeEncodeError, OverflowError) as error:
-            raise UserError("The memory cannot keep this text or number.") from error
-
-    def _connect(self) -> sqlite3.Connection:
-        # no transactions of sqlite3's own: a deferred one fails where another writes between its reading and its writing
-        connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=rw", self.timeout, isolation_level=None, uri=True)
-        for pragma in ("foreign_keys = ON", "synchronous = FULL", "secure_delete = ON"):
-            connection.execute(f"PRAGMA {pragma}")
-        return connection
-
-    def _prepare(self) -> None:
-        """Make the file, for its owner alone, and bring it up to date."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-        with closing(self._connect()) as connection:
-            db, end = Database(connection, execute_plugins=False), time.monotonic() + self.timeout
-            while True:
-                try:
-                    db.execute("PRAGMA journal_mode = WAL")  # here SQLite itself does not wait
-                    break
-                except sqlite3.OperationalError as error:
-                    if _code(error) not in _BUSY or time.monotonic() > end:
-                        raise
-                time.sleep(0.01)
-            db.execute("BEGIN IMMEDIATE")
-            bring_up_to_date(db, self.path)
-            db.execute("COMMIT")
-        self._ready = True
 
 
 def now(shift: float = 0.0) -> str:
@@ -331,21 +222,16 @@ def now(shift: float = 0.0) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + shift))
 
 
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-def _sentence(error: sqlite3.Error, path: Path) -> Unavailable | None:
-    code = _code(error)
-    if code in _BUSY:
-        return Unavailable("The memory of players is busy; nothing was changed.", "Try again.")
-    if code == sqlite3.SQLITE_FULL:
-        return Unavailable(f"The disk that holds {path} is full; nothing was changed.", "Free some space and try again.")
-    if code in _DAMAGED:
-        return Unavailable(f"The memory of players {path} is damaged.", "Move it away to begin an empty one.")
-    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
-        return Unavailable(f"The memory of players {path} cannot be opened.", "Check its folder, and that it is yours.")
-    return None
+def _session(db: Database, player: str, character: str, session: str, name: str) -> int:
+    """The number of a conversation, which is begun where there is none; its player is seen now."""
+    for id, what in ((player, "player"), (character, "character"), (session, "session")):
+        check_id(id, what)
+    db.execute("INSERT INTO players (id, name, first_seen, last_seen) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+               " last_seen = excluded.last_seen, name = iif(excluded.name = '', name, excluded.name)",
+               [player, one_line(name, LONGEST_NAME), now(), now()])
+    db.execute("INSERT OR IGNORE INTO sessions (player, character, id, started) VALUES (?, ?, ?, ?)",
+               [player, character, session, now()])
+    return _number(db, player, character, session)
 
 
 def _number(db: Database, player: str, character: str, session: str) -> int:
