@@ -18,7 +18,7 @@ from tiny import make_tiny
 
 from browser.conftest import Studio
 from studio.settings import Settings
-from studio.store import characters, runs, values
+from studio.store import characters, lines, runs, values
 from studio.store.database import open_store
 from studio.ui import ROOMS
 from studio.workers import adopting
@@ -100,9 +100,9 @@ FOCUSED = """() => {
 STOPS = 150  # of the Tab key on one page, at most
 
 
-def tab_to(page: Any, wanted: str, key: str = "Tab") -> None:
-    """Press Tab until the keyboard is on what `wanted` says, an id; every stop on the way is marked."""
-    stops = []
+def tab_to(page: Any, wanted: str, key: str = "Tab") -> list[str]:
+    """Press Tab until the keyboard is on what `wanted` says, an id; every stop on the way is marked. The ids of all stops."""
+    stops: list[str] = []
     for _ in range(STOPS):
         page.keyboard.press(key)
         stop = page.evaluate(FOCUSED)
@@ -111,7 +111,7 @@ def tab_to(page: Any, wanted: str, key: str = "Tab") -> None:
         assert stop["marked"], f"no mark on {stop}"
         stops.append(stop["id"])
         if stop["id"] == wanted:
-            return
+            return stops
     raise AssertionError(f"{wanted} is not reached: {stops}")
 
 
@@ -142,3 +142,44 @@ def test_the_whole_walk_goes_by_keyboard_alone(own_studio: Studio, page: Any) ->
         page.keyboard.press("ArrowRight")
         expect(page).to_have_url(re.compile(f"room={room}"))
     tab_to(page, "export-to-prune")
+
+
+def test_the_table_of_lines_is_one_stop_and_its_cells_are_reached_by_arrow_keys(studio: Studio, page: Any) -> None:
+    store = open_store(studio.home / "studio.db")
+    who = characters.get(store, "edith-crowle")
+    assert who
+    records = [{"question": f"Where is door number {number}?", "answer": f"Behind barrel {number}, as it ever was."}
+               for number in range(40)]
+    made = lines.add_set(store, who.id, 1, records, {}, name="Doors")
+    read = lambda: {line.position: line.answer for line in lines.lines(store, made.id)}
+    try:
+        studio.open(page, who.slug, "prune")
+        page.locator("#prune-all > summary").click()
+        page.locator("#prune-search").focus()
+        assert tab_to(page, "prune-delete-lines") == ["prune-category", "prune-table", "prune-delete-lines"]
+        tab_to(page, "prune-table", "Shift+Tab")
+        cell = page.locator("#prune-table :focus")
+        expect(cell).to_have_text("Where is door number 0?")
+        for key in ("ArrowDown", "ArrowRight"):
+            page.keyboard.press(key)
+        expect(cell).to_contain_text("Behind barrel 1,")
+        page.keyboard.press("Enter")
+        page.keyboard.type(" Mind the cat.")
+        page.keyboard.press("Enter")
+        until(lambda: read()[2].endswith("as it ever was. Mind the cat."), SLOW / 1000)
+        expect(cell).to_contain_text("Mind the cat.")  # the keyboard is on the cell again
+        page.keyboard.press("Control+End")
+        page.keyboard.press("Home")
+        page.keyboard.press("Space")
+        expect(page.locator("#prune-table input:checked")).to_have_attribute("data-tick", "40")
+        page.keyboard.press("d")  # as in the review: the line goes, and the keyboard stays in the table
+        until(lambda: 40 not in read(), SLOW / 1000)
+        expect(page.locator("#prune-table tr[data-position='40']")).to_have_count(0)
+        expect(cell).to_have_attribute("data-tick", "39")
+        page.keyboard.press("b")
+        until(lambda: 40 in read(), SLOW / 1000)
+        page.keyboard.press("Control+Home")
+        page.keyboard.press("ArrowRight")
+        expect(cell).to_have_text("No.")
+    finally:
+        lines.delete_set(store, made.id)

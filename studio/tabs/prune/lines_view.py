@@ -21,6 +21,8 @@ COLUMNS: dict[str, tuple[str, Callable[[CalibrationLine], Any]]] = {
     "from": ("From", lambda line: labels.source(line.source)),
     "used": ("Used", lambda line: labels.SPLITS[split_of(line.question)])}
 EDITABLE = ("question", "answer")
+_KEYS = ('<p class="quiet">By the keyboard: arrow keys go from cell to cell, Enter changes a text, Space ticks; K, R, D and B '
+         "keep, rewrite, drop and take back.</p>")
 
 
 @dataclass(frozen=True)
@@ -120,25 +122,28 @@ def _buttons(chosen: LineSet, most: int, has_more: bool) -> str:
 
 
 def table_html(chosen: LineSet, shown: Sequence[CalibrationLine]) -> str:
-    """The lines; question and answer can be edited in place (assets/prune.js), each line can be ticked."""
-    heads = "".join(f'<th scope="col" class="{name}"><button data-look="sort" value="{name}">{title}</button></th>'
-                    for name, (title, _) in COLUMNS.items())
-    return (f'<div id="prune-table" data-id="{html.escape(chosen.id)}" tabindex="0"><table><thead><tr><th></th>{heads}</tr></thead>'
-            f'<tbody>{"".join(_row(chosen, line) for line in shown)}</tbody></table></div>')
+    """The lines as an ARIA grid (assets/prune.js has its keys); question and answer can be edited in place, lines be ticked."""
+    head = '<th role="columnheader" class="tick" tabindex="-1"><span class="visually-hidden">Tick</span></th>' + "".join(
+        f'<th role="columnheader" class="{name}"><button data-look="sort" value="{name}" tabindex="-1">{title}</button></th>'
+        for name, (title, _) in COLUMNS.items())
+    return (f'<div id="prune-table" data-id="{html.escape(chosen.id)}"><table role="grid" aria-label="Lines">'
+            f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+            f'<tbody role="rowgroup">{"".join(_row(chosen, line) for line in shown)}</tbody></table></div>{_KEYS}')
 
 
 def _row(chosen: LineSet, line: CalibrationLine) -> str:
-    cells = "".join(f'<td class="{name}">{_cell(name, title, html.escape(str(read(line))))}</td>'
+    cells = "".join(f'<td role="gridcell" class="{name}" tabindex="-1">{_cell(name, title, html.escape(str(read(line))))}</td>'
                     for name, (title, read) in COLUMNS.items())
-    return (f'<tr data-key="{html.escape(chosen.id)}-{line.position}" data-position="{line.position}"><td>'
-            f'<input type="checkbox" data-tick="{line.position}" aria-label="Tick line {line.position}"></td>{cells}</tr>')
+    return (f'<tr role="row" data-key="{html.escape(chosen.id)}-{line.position}" data-position="{line.position}">'
+            f'<td role="gridcell" class="tick"><input type="checkbox" data-tick="{line.position}" tabindex="-1" '
+            f'aria-label="Tick line {line.position}"></td>{cells}</tr>')
 
 
 def _cell(name: str, title: str, text: str) -> str:
     if name not in EDITABLE:
         return text
-    return (f'<div contenteditable="plaintext-only" data-field="{name}" role="textbox" aria-multiline="true" aria-label="{title}">'
-            f'{text}</div>')
+    return (f'<div contenteditable="plaintext-only" data-field="{name}" tabindex="-1" role="textbox" aria-multiline="true" '
+            f'aria-label="{title}">{text}</div>')
 
 
 def categories(lines: Sequence[CalibrationLine]) -> list[tuple[str, str]]:
