@@ -20,6 +20,7 @@ from studio.workers.jobs import Jobs
 from studio.workers.scenes import Scenes
 from studio.workers.scripts import Scripts
 from studio.workers.shipping import Shipping
+from studio.workers.siblings import Siblings
 from studio.workers.speech import Speech
 from studio.workers.watch import Watcher
 
@@ -37,6 +38,7 @@ class Services:
     scripts: Scripts
     shipping: Shipping
     evaluating: Evaluating
+    siblings: Siblings
     scenes: Scenes
     server: GameServer
     live: Live = field(default_factory=Live)
@@ -47,9 +49,10 @@ class Services:
         store = open_store(settings.database)
         characters.sync_bundled(store, [card.raw for card in bundled_cards()])
         live = Live()
-        return cls(settings, store, Jobs(settings, store), Watcher(settings, store), Speech(settings, live.touch),
-                   TokenCounter(settings.home), Scripts(settings, store, live.touch), Shipping(settings, live.touch),
-                   Evaluating(settings, live.touch), Scenes(settings, live.touch), GameServer(settings, live.touch), live=live)
+        speech, evaluating = Speech(settings, live.touch), Evaluating(settings, live.touch)
+        return cls(settings, store, Jobs(settings, store), Watcher(settings, store), speech, TokenCounter(settings.home),
+                   Scripts(settings, store, live.touch), Shipping(settings, live.touch), evaluating,
+                   Siblings(store, speech, evaluating), Scenes(settings, live.touch), GameServer(settings, live.touch), live=live)
 
     def library_stamp(self) -> tuple[Any, ...]:
         """Changes with each write to the library, and every ten seconds, in case two writes leave the file alike."""

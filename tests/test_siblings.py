@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from test_verdict_room import begun, keep, run  # noqa: F401
+from test_verdict_room import begun, keep, run, shown  # noqa: F401
 
 from engine.base.errors import UserError
+from engine.base.evidence import RESULT, Evaluation, write_evaluation
 from engine.base.ids import FinishReason
 from engine.base.questions import normalise, split_of
 from engine.cards.card import Card, bundled_cards, find_bundled, parse_card
@@ -21,6 +22,8 @@ from studio.services import Services
 from studio.store import lines
 from studio.store.runs import Run
 from studio.tabs import verdict
+from studio.workers import siblings
+from studio.workers.speech import Reply
 
 PIM = find_bundled("pim-tuckett")
 
@@ -67,46 +70,76 @@ def test_an_everyday_line_has_one_of_its_category_that_has_words_in_common() -> 
     assert find_sibling(PIM, "long-shelter", near.question) != near
 
 
-class Answering:
-    """Stands for the chat worker: what it says, and what it was asked."""
+class Asking:
+    """Stands for the chat worker: what it was asked, and its answers, which a test brings to their end."""
 
-    def __init__(self, text: str, reason: str = FinishReason.ENDED) -> None:
-        self.text, self.reason, self.sentence, self.asked = text, reason, "", list[Any]()
+    def __init__(self) -> None:
+        self.replies: list[Reply] = []
 
-    def ask(self, model: str, card: Any, turns: Any, *_: Any) -> "Answering":
-        self.asked.append((model, turns))
-        return self
+    def ask(self, model: str, card: Any, turns: Any, *_: Any, on_end: Any, key: str) -> Reply:
+        self.replies.append(Reply({"do": "speak", "id": str(len(self.replies)), "model": model, "turns": turns}, key, on_end))
+        return self.replies[-1]
 
-    def wait(self, seconds: float) -> bool:
-        return True
-
-    def stop(self, reply: Any) -> None:
-        self.asked.append("stop")
-
-    def close(self) -> None:
-        """Nothing to end."""
+    def stop(self, reply: Reply) -> None:
+        reply.take({"event": "Ended", "text": reply.text, "reason": FinishReason.STOPPED})
 
 
-def test_a_failed_case_teaches_by_another_question_once(services: Services, run: Run) -> None:  # noqa: F811
+@pytest.fixture
+def speech(services: Services) -> Asking:
+    services.siblings.speech = found = Asking()  # type: ignore[assignment]
+    return found
+
+
+def failed_case(services: Services, run: Run) -> Evaluation:  # noqa: F811
+    """A result with a case that the run failed."""
     made = keep(services, run)
+    made = made.model_copy(update={"telling": [one.model_copy(update={"speaker": "half"}) for one in made.telling]})
+    write_evaluation(services.evaluating.folder(run.character) / RESULT, made)
+    return made
+
+
+def test_a_failed_case_teaches_by_another_question_once(services: Services, run: Run, speech: Asking) -> None:  # noqa: F811
+    made = failed_case(services, run)
     [told] = made.telling
-    services.speech.close()
-    services.speech = speech = Answering("  Halt there!  ")  # type: ignore[assignment]
+    teach = lambda: services.siblings.begin(run.character, told.item)
     with pytest.raises(UserError, match="no lines yet"):
-        verdict.teach_sibling(services, run.character, told.item)
+        teach()
     old = lines.add_set(services.store, run.character, 1, [{"question": "What now?", "answer": "Nothing."}], {}, name="Mine")
     lines.approve(services.store, old.id)
-    said = verdict.teach_sibling(services, run.character, told.item)
-    verdict.teach_sibling(services, run.character, told.item)
+    for number in range(2):
+        asked = teach()
+        speech.replies[number].take({"event": "Ended", "text": "  Halt there!  "})
     new = lines.sets(services.store, run.character)[0]
     assert new.name == "Mine, edited" and new.state == "draft" and len(lines.lines(services.store, old.id)) == 1
     first, second = lines.lines(services.store, new.id)[1:]
-    assert first.answer == "Halt there!" and first.source == verdict.SIBLING and first.question in said
+    assert first.answer == "Halt there!" and first.source == siblings.SOURCE and second.question == asked.question
     assert len({first.question, second.question, *told.lines}) == 2 + len(told.lines)
-    assert speech.asked[0][0] == made.dense and speech.asked[0][1][-1] == ("user", first.question)
-    services.speech.text = " "  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="gave no answer"):
-        verdict.teach_sibling(services, run.character, told.item)
-    assert len(lines.lines(services.store, new.id)) == 3
+    request = speech.replies[0].request
+    assert request["model"] == made.dense and request["turns"][-1] == ("user", first.question)
+    teach()
+    speech.replies[2].take({"event": "Ended", "text": " "})
+    assert "gave no answer" in shown(services, run) and len(lines.lines(services.store, new.id)) == 3
     with pytest.raises(UserError, match="no longer there"):
-        verdict.teach_sibling(services, run.character, "unknown")
+        services.siblings.begin(run.character, "unknown")
+
+
+def test_a_line_that_is_written_shows_itself_and_can_be_stopped(services: Services, run: Run, speech: Asking) -> None:  # noqa: F811
+    [told] = failed_case(services, run).telling
+    made = lines.add_set(services.store, run.character, 1, [{"question": "What now?", "answer": "Nothing."}], {})
+    do, data = verdict.actions(services), {"character": run.character, "item": told.item}
+    assert "Learn from one like it" in shown(services, run)
+    do["verdict-teach"](data)
+    [reply] = speech.replies
+    assert reply.key.startswith("prune:")  # its growing text is news of the room
+    reply.take({"event": "Said", "text": "Halt <b>there", "tokens": 2})
+    now = shown(services, run)
+    assert "Halt &lt;b&gt;there" in now and "Writing…" in now and "verdict-teach-stop" in now and "Learn from" not in now
+    with pytest.raises(UserError, match="being written already"):
+        do["verdict-teach"](data)
+    do["verdict-teach-stop"](data)
+    after = shown(services, run)
+    assert "no line was added" in after and "Learn from one like it" in after
+    assert len(lines.lines(services.store, made.id)) == 1
+    do["verdict-teach"](data)
+    speech.replies[1].fail("Memory ran out.")
+    assert "Memory ran out." in shown(services, run) and len(lines.lines(services.store, made.id)) == 1

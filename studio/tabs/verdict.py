@@ -6,28 +6,23 @@ from typing import Any
 
 import gradio as gr
 
-from engine.base.errors import UserError
 from engine.base.evidence import Evaluation, Telling, headline
 from engine.base.files import slug
-from engine.base.ids import FinishReason
-from engine.base.sampling import DEFAULTS
 from engine.base.verdict_page import verdict_html, verdict_page
 from engine.cards.fields import as_v3
-from engine.cards.prompt import PLAYER
 from engine.cards.script import with_question
-from engine.cards.siblings import find_sibling
 from studio.services import Services
-from studio.store import characters, lines
+from studio.store import characters
 from studio.store.runs import Run
 from studio.tabs import judges
-from studio.tabs.answers import card_of
+from studio.tabs.answers import waiting_words
 from studio.tabs.models import dense_of, finished
 from studio.workers.commands import result_folder
+from studio.workers.siblings import Asked
 
 ASK = ("Is it still {}? Both models answer the same questions, and every answer is measured: who it sounds like, whether it "
        "keeps to the card, whether it loops. It takes some minutes, and goes on where it was stopped.")
 
-PATIENCE, SIBLING = 120.0, "sibling"  # seconds for an answer; the source of a line
 TEACH = ("Another question of the same kind, with the dense model's answer, becomes a line that the next run learns from. This one "
          "does not: it is measured with.")
 KEPT = "Answers as {{char}} would, in {{char}}'s own voice, with nothing that the description contradicts."
@@ -40,7 +35,7 @@ def contents(services: Services, run: Run | None) -> dict[str, Any]:
     evaluating = services.evaluating
     found, busy = evaluating.result(run.character), evaluating.character()
     speaker = speaker_of(services, found, run) if found else ""
-    shown = verdict_html(found, speaker, lambda one: _keep_button(run, one)) if found and speaker else ""
+    shown = verdict_html(found, speaker, lambda one: _item_buttons(services, run, one)) if found and speaker else ""
     if busy == run.character:
         return {"prune-verdict": shown, "prune-asking": _progress(services), "prune-judging": False}
     ending = evaluating.endings.get(run.character, "")
@@ -82,53 +77,15 @@ def actions(services: Services) -> dict[str, Any]:
         said = keep_question(services, data["character"], data["item"])
         gr.Info(said, title="Test script")
 
-    def teach(data: dict[str, Any]) -> None:
-        gr.Info("The dense model is asked something like it…", title="A new line")
-        gr.Info(html.escape(teach_sibling(services, data["character"], data["item"])), title="A new line", duration=15)
-        services.live.touch("prune")
-
-    return {"verdict-ask": ask, "verdict-keep": keep, "verdict-teach": teach,
-            "verdict-stop": lambda data: services.evaluating.stop()}
-
-
-def _shown_item(services: Services, character: str, item: str) -> tuple[Evaluation, Telling]:
-    """An item of the evaluation that was shown. Raises UserError where it is not there any more."""
-    found = services.evaluating.result(character)
-    one = next((one for one in found.telling if one.item == item), None) if found else None
-    if found is None or one is None:
-        raise UserError("This answer is no longer there.", "Evaluate the run again.")
-    return found, one
-
-
-def teach_sibling(services: Services, character: str, item: str) -> str:
-    """Put another question of the same kind, with the dense model's answer, among the lines of the next run; a sentence on it.
-
-    What was asked itself never becomes a line: a character is not to learn its exam by heart. Waits for the answer. Raises
-    UserError.
-    """
-    found, one = _shown_item(services, character, item)
-    sets = lines.sets(services.store, character)
-    if not sets:
-        raise UserError("There are no lines yet that this one could go to.", "Make some in step 1.")
-    head = characters.head(services.store, character)
-    card = card_of(head)
-    taken = [line.question for line in lines.lines(services.store, sets[0].id)]
-    sibling = find_sibling(card, one.item, one.lines[-1], taken)
-    if sibling is None:
-        raise UserError("No question of this kind is left that is not in the lines already.", "Write one of your own in step 1.")
-    opening = [("assistant", card.greeting)] if card.greeting.strip() else []
-    reply = services.speech.ask(found.dense, head.card, [*opening, ("user", sibling.question)], DEFAULTS.as_dict(), PLAYER)
-    if not reply.wait(PATIENCE) or reply.reason == FinishReason.FAILED or not reply.text.strip():
-        services.speech.stop(reply)
-        raise UserError(reply.sentence or "The dense model gave no answer, so no line was added.", "Try again.")
-    kept = lines.add_line(services.store, sets[0].id, {"question": sibling.question, "answer": reply.text.strip(),
-                                                       "neutral": sibling.neutral, "category": sibling.category, "source": SIBLING})
-    return f"“{sibling.question}” was added to “{kept.name or 'Lines'}”, with the dense model's answer. Read it in step 1."
+    siblings = services.siblings
+    return {"verdict-ask": ask, "verdict-keep": keep, "verdict-stop": lambda data: services.evaluating.stop(),
+            "verdict-teach": lambda data: siblings.begin(data["character"], data["item"]),
+            "verdict-teach-stop": lambda data: siblings.stop(data["character"])}
 
 
 def keep_question(services: Services, character: str, item: str) -> str:
     """Ask what an item of the evaluation asked in the character's test script, too; a sentence on it. Raises UserError."""
-    _, one = _shown_item(services, character, item)
+    _, one = services.evaluating.told(character, item)
     head = characters.head(services.store, character)
     card = with_question(head.card, one.lines, KEPT)
     if card == as_v3(head.card):
@@ -137,11 +94,25 @@ def keep_question(services: Services, character: str, item: str) -> str:
     return "The question was added. Draft shows it; Compare asks it."
 
 
-def _keep_button(run: Run, one: Telling) -> str:
-    return (f'<div class="live-buttons"><button data-do="verdict-keep" data-character="{html.escape(run.character)}" '
-            f'data-item="{html.escape(one.item)}">Add to the test script</button>'
-            f'<button data-do="verdict-teach" data-character="{html.escape(run.character)}" data-item="{html.escape(one.item)}" '
-            f'title="{TEACH}">Learn from one like it</button></div>')
+def _item_buttons(services: Services, run: Run, one: Telling) -> str:
+    """What can be done with a case where the two differ; and a line like it, while it is written and after."""
+    asked = services.siblings.last(run.character)
+    disabled, own = " disabled" if asked and not asked.ending else "", asked if asked and asked.item == one.item else None
+    data = f'data-character="{html.escape(run.character)}" data-item="{html.escape(one.item)}"'
+    if own and not own.ending:
+        return f'{_sibling_html(own)}<div class="live-buttons"><button data-do="verdict-teach-stop" {data}>Stop</button></div>'
+    return (f'{_sibling_html(own) if own else ""}<div class="live-buttons">'
+            f'<button data-do="verdict-keep" {data}>Add to the test script</button>'
+            f'<button data-do="verdict-teach" {data} title="{TEACH}"{disabled}>Learn from one like it</button></div>')
+
+
+def _sibling_html(asked: Asked) -> str:
+    reply = asked.reply
+    text = reply.text.strip() if reply else ""
+    said = asked.ending or (waiting_words(reply) if reply else "") or "Writing…"
+    answer = f"<blockquote>{html.escape(text)}</blockquote>" if text else ""
+    return (f'<div class="verdict-sibling"><b>“{html.escape(asked.question)}”</b>{answer}<p class="soft" role="status">'
+            f"{html.escape(said)}</p></div>")
 
 
 def _progress(services: Services) -> str:

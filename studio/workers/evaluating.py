@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.evidence import RESULT, Evaluation, read_evaluation
+from engine.base.evidence import RESULT, Evaluation, Telling, read_evaluation
 from engine.base.files import is_file
 from studio.settings import Settings
 from studio.workers.commands import is_whole
@@ -30,6 +30,14 @@ class Evaluating(Resumable):
             return read_evaluation(file) if is_file(file) else None
         except UserError:
             return None
+
+    def told(self, character: str, item: str) -> tuple[Evaluation, Telling]:
+        """An item of a character's last evaluation where the models differ. Raises UserError where it is not there any more."""
+        found = self.result(character)
+        one = next((one for one in found.telling if one.item == item), None) if found else None
+        if found is None or one is None:
+            raise UserError("This answer is no longer there.", "Evaluate the run again.")
+        return found, one
 
     def begin(self, character: str, card: dict[str, Any], dense: str, run: Path, quick: bool = True,
               judge: tuple[str, str] = ("", ""), player: str = "") -> None:
