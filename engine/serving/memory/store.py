@@ -44,7 +44,8 @@ class PlayerMemory:
     """
 
     def __init__(self, path: Path, timeout: float = 5.0) -> None:
-        self._file = MemoryFile(Path(path), timeout)
+        self.path = Path(path)
+        self._file = MemoryFile(self.path, timeout)
 
     # Conversations
 
