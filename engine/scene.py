@@ -156,7 +156,7 @@ def _inbox(file: Path) -> Callable[[], list[tuple[str, str]]]:
         new, read = text[read:text.rfind("\n") + 1], max(read, text.rfind("\n") + 1)
         found = []
         for line in new.splitlines():
-            with suppress(ValueError):
+            with suppress(ValueError, TypeError):
                 speaker, said = json.loads(line)
                 if speaker in (PLAYER, NARRATOR) and isinstance(said, str) and said.strip():
                     found.append((speaker, said.strip()[:_LONGEST]))

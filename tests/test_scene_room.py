@@ -136,6 +136,29 @@ def test_a_scene_under_way_hears_a_word_without_being_stopped(services: Services
     monkeypatch.setattr(services.scenes, "_worker", None)
 
 
+def test_no_word_is_lost_where_a_process_dies_or_hears_no_more(services: Services, person: str,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = services.scenes
+    monkeypatch.setattr(kept, "_start", lambda *_: None)  # killed before its first event
+    scenes.begin(services, person, "starter", [characters.create(services.store, card("Ann")).id], "", 6)
+    events, said = kept.folder(person) / "events.jsonl", [("", "Dusk."), ("Ann", "Hm?"), (PLAYER, "Who?")]
+    for one in said:
+        event_file.append(events, Spoken(*one, 0))
+    kept.go_on(person, 2)
+    assert not events.exists() and [(one.speaker, one.text) for one in kept.said(person)] == said
+    kept.go_on(person, 2)
+    event_file.append(events, Spoken("", "Dusk.", 0))  # killed while it repeated what was there
+    assert [(one.speaker, one.text) for one in kept.said(person)] == said
+    put = [(PLAYER, "Hello."), ("", "It rains."), (PLAYER, "Hello.")]
+    (kept.folder(person) / WORDS).write_text("".join(json.dumps(one) + "\n" for one in put))
+    for one in said[1:]:
+        event_file.append(events, Spoken(*one, 0))
+    event_file.append(events, Spoken(PLAYER, "Hello.", 1))  # it heard the first, and then only graded
+    for _ in range(2):
+        kept._end(person, None)
+        assert [(one.speaker, one.text) for one in kept.said(person)] == [*said, put[0], *put[1:]]
+
+
 def test_grades_are_shown_with_the_judge_and_escaped() -> None:
     graded = Acted("<i>Ann</i>", 3, 1, None, {"knowledge": 4.5, "emotion": None}, "Judge: small.")
     page = scenes.grades_html([graded, Acted("Bert", 1, 0, 0, {})])
@@ -165,4 +188,8 @@ def test_a_real_process_plays_in_the_studio(services: Services, person: str, spe
     said = services.scenes.said(person)
     assert [one.turn for one in said] == [0, 1, 2] and said[0].text == "Dusk."
     assert services.scenes.acted(person)
+    services.scenes.go_on(person, 9)
+    services.scenes.stop()  # while it starts
+    assert services.scenes.wait(120)
+    assert [one.text for one in services.scenes.said(person)][:3] == [one.text for one in said]
 

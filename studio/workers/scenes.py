@@ -7,6 +7,7 @@ appended to what was said, and the scene goes on from there.
 import json
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from engine.base import event_file
@@ -31,7 +32,8 @@ class Scenes(Resumable):
 
     def said(self, character: str) -> list[Spoken]:
         """What was said in the last scene of a character, in order."""
-        return [one for one in self._events(character) if isinstance(one, Spoken)]
+        spoken = self._spoken(character)
+        return [*spoken, *self._begun_with(character)[len(spoken):]]
 
     def acted(self, character: str) -> list[Acted]:
         """How the characters were played, once the scene has ended."""
@@ -50,6 +52,9 @@ class Scenes(Resumable):
         file = self.folder(character) / JOB
         if not is_file(file):
             raise UserError("There is no scene yet.", "Play one first.")
+        with self._lock:
+            if not self._worker:
+                self._write_down(character)
         former = {name: value for name, value in read_json(file).items() if name in ("characters", "model")}
         self._play(character, {**former, "said": [[one.speaker, one.text] for one in self.said(character)]}, turns, judge)
 
@@ -65,6 +70,7 @@ class Scenes(Resumable):
                 return True
             if not is_file(folder / JOB):
                 raise UserError("There is no scene yet.", "Play one first.")
+            self._write_down(character)
             event_file.append(folder / EVENTS, Spoken(speaker, text.strip(), 0))
             self.revision += 1
         return False
@@ -76,6 +82,35 @@ class Scenes(Resumable):
             (self.folder(character) / WORDS).unlink(missing_ok=True)
             self._begin(character, {**job, "turns": turns, "judge": judge[0], "judge_model": judge[1],
                                     "sampling": {"seed": secrets.randbelow(MAX_SEED)}}, files)
+
+    def _end(self, character: str, last: Event | None) -> None:
+        with self._lock, suppress(OSError, UserError, ValueError):  # the next time then
+            self._write_down(character)
+        super()._end(character, last)
+
+    def _write_down(self, character: str) -> None:
+        """Append to the events what a process that has ended left out: the rest of what it began with, which it says first, and
+        what was put in too late for it to hear. Under the lock."""
+        folder, left = self.folder(character), self._begun_with(character)[len(self._spoken(character)):]
+        heard = [(one.speaker, one.text) for one in self._spoken(character) if one.turn]
+        words = (folder / WORDS).read_text(encoding="utf-8").split("\n") if is_file(folder / WORDS) else []
+        for line in words[:-1]:  # the last one is empty, or torn
+            speaker, text = json.loads(line)
+            if (speaker, text) in heard:
+                heard.remove((speaker, text))
+            else:
+                left.append(Spoken(speaker, text, 0))
+        for one in left:
+            event_file.append(folder / EVENTS, one)
+        (folder / WORDS).unlink(missing_ok=True)
+
+    def _begun_with(self, character: str) -> list[Spoken]:
+        """What had been said when the last process was begun."""
+        file = self.folder(character) / JOB
+        return [Spoken(*one, 0) for one in read_json(file).get("said", [])] if is_file(file) else []
+
+    def _spoken(self, character: str) -> list[Spoken]:
+        return [one for one in self._events(character) if isinstance(one, Spoken)]
 
     def _events(self, character: str) -> list[Event]:
         return list(event_file.read(self.folder(character) / EVENTS))

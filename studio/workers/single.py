@@ -145,10 +145,10 @@ class Resumable(Single):
         folder = self.folder(character)
         with explain_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "events.jsonl").unlink(missing_ok=True)
             for name, content in (files or {}).items():
                 write_json(folder / name, content)
             write_json(folder / "job.json", {**job, "workdir": str(folder), "json_events": True, "leash": True})
+            (folder / "events.jsonl").unlink(missing_ok=True)  # last: a job may hold what is in it
         self.endings.pop(character, None)
         self._start(character, [self.verb, "--job", str(folder / "job.json")], folder / "log.txt", folder / "events.jsonl",
                     lambda last: self._end(character, last))
