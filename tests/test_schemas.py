@@ -171,6 +171,15 @@ def test_a_cut_reply_is_not_json_and_one_without_bounds_can_be_of_any_length() -
     assert most_tokens(of({"type": "string", "maxLength": 300})) in range(150, 190)
 
 
+def test_definitions_that_name_each_other_again_and_again_take_no_time() -> None:
+    """As a reply, either would be endless or of 5**16 texts; both are ordinary schemas."""
+    many = lambda name: {"type": "object", "properties": {letter: {"$ref": f"#/$defs/{name}"} for letter in "abcde"}}
+    chain = {f"d{level}": many(f"d{level + 1}") for level in range(15)} | {"d15": {"type": "string", "maxLength": 4}}
+    for schema in ({"$ref": "#/$defs/d0", "$defs": chain}, {"$ref": "#/$defs/d0", "$defs": {"d0": many("d0")}}):
+        check_schema(schema)
+        assert most_tokens(schema) == UNBOUNDED
+
+
 @pytest.mark.parametrize(("reply", "said"), [
     ('{"say": "A \\"rope\\",\\nyes.", "action": null}', 'A "rope",\nyes.'), ('{"say": "Half a wo', "Half a wo"),
     ('{"say": "a\\', "a"),

@@ -41,7 +41,7 @@ def most_tokens(schema: Schema) -> int:
 
     A reply that is cut at its limit is no JSON, so the limit of a chat's answers does not suit.
     """
-    longest = _longest(schema, schema, 0)
+    longest = _longest(schema, schema, 0, {})
     return UNBOUNDED if longest is None else min(longest // 2 + 16, UNBOUNDED)
 
 
@@ -110,28 +110,34 @@ _Rule = tuple[Any, Callable[[Any, Schema], bool]]
 _RULES: tuple[_Rule, ...] = ((str, _fits_text), ((int, float), _fits_number), (list, _fits_list))
 
 
-def _longest(schema: Schema, root: Schema, depth: int) -> int | None:
-    """Characters of the longest reply as JSON, escapes left aside; None where there is no longest one."""
-    if depth > 2 * DEEPEST:  # it contains itself
+def _longest(schema: Schema, root: Schema, depth: int, known: dict[str, int | None]) -> int | None:
+    """Characters of the longest reply as JSON, escapes left aside; None where there is no longest one, or it is too deep to tell.
+
+    `known`: the same of definitions, so that each is looked at once however often it is named.
+    """
+    if depth > 2 * DEEPEST:
         return None
     if "$ref" in schema:
-        return _longest(target_of(root, schema["$ref"]), root, depth + 1)
+        if (name := schema["$ref"]) not in known:
+            known[name] = None  # until it is known: a definition that contains itself has no longest reply
+            known[name] = _longest(target_of(root, name), root, depth + 1, known)
+        return known[name]
     if "anyOf" in schema:
-        return _most(_longest(option, root, depth + 1) for option in schema["anyOf"])
+        return _most(_longest(option, root, depth + 1, known) for option in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         return max(len(json.dumps(value, ensure_ascii=False)) for value in schema.get("enum", [schema.get("const")]))
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    return _most(_longest_of(type, schema, root, depth) for type in types)
+    return _most(_longest_of(type, schema, root, depth, known) for type in types)
 
 
-def _longest_of(type: str, schema: Schema, root: Schema, depth: int) -> int | None:
+def _longest_of(type: str, schema: Schema, root: Schema, depth: int, known: dict[str, int | None]) -> int | None:
     if type == "object":
         others = schema.get("additionalProperties")
-        parts = {name: _longest(inner, root, depth + 1) for name, inner in schema.get("properties", {}).items()}
+        parts = {name: _longest(inner, root, depth + 1, known) for name, inner in schema.get("properties", {}).items()}
         return None if isinstance(others, dict) or None in parts.values() else 2 + sum(
             len(name) + 6 + (size or 0) for name, size in parts.items())
     if type == "array":
-        size = _longest(schema["items"], root, depth + 1) if "maxItems" in schema else None
+        size = _longest(schema["items"], root, depth + 1, known) if "maxItems" in schema else None
         return None if size is None else 2 + schema["maxItems"] * (size + 2)
     if type == "string":
         return schema["maxLength"] + 2 if "maxLength" in schema else 40 if "format" in schema else None
