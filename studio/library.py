@@ -106,16 +106,16 @@ def model_choices(services: Services) -> tuple[list[tuple[str, str]], str]:
 
 def model_note(services: Services, model: str) -> str:
     """A line of HTML about the model in use, or why it cannot be used."""
-    listed = next((one for one in services.speech.models(wait=False) if one["name"] == model), {})
+    known = KNOWN.get(model)
+    listed = next((one for one in services.speech.models(wait=False) if one["name"] == model), known.described if known else {})
     try:
         folder = model_folder(model)
         place = place_of(folder) if folder else None  # a character of a cast: the model is the cast's
         parameters = folder_shape(place.folder if place else folder).parameters if folder else listed.get("parameters")
     except UserError as error:
         return f'<p class="side-problem" role="alert">{html.escape(str(error))}</p>'
-    known = KNOWN.get(model)
     state = (f"as {place.id} of the cast {place.folder.name}, in Play" if place else
-             "" if folder or listed.get("ready") else
+             "" if folder or listed.get("ready") or (known and known.is_in(services.settings.home)) else
              f"fetched on first use: {words.size(known.download_bytes)}, {words.size(known.folder_bytes)} on disk" if known else
              "looked up when it is first used")
     size = f"{words.millions(parameters)} parameters" if parameters else ""

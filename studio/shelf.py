@@ -146,7 +146,7 @@ def models_here() -> list[tuple[str, str]]:
 
 def is_whole(services: Services, name: str) -> bool:
     """Whether a model of the shelf is on this machine, with nothing still to come."""
-    return (_folder(services, name) / "config.json").is_file() if name in KNOWN else _is_cached(name)
+    return KNOWN[name].is_in(services.settings.home) if name in KNOWN else _is_cached(name)
 
 
 def _is_cached(name: str) -> bool:

@@ -19,6 +19,7 @@ from engine.base import event_file, events
 from engine.base.errors import UserError
 from engine.base.ids import Rejection, StageId
 from engine.base.job import Recipe
+from engine.base.known_models import KNOWN
 from engine.base.pruning_events import Answered, ChannelUse, LayerTuned, MaskSnapshot, Measured
 from engine.base.questions import split_of
 from engine.base.settings import knobs
@@ -330,6 +331,16 @@ def test_the_note_below_the_model_tells_the_size_of_a_typed_folder(services: Ser
     (place / "character.json").write_text('{"name": "Ann"}')
     assert "as ann of the cast town, in Play" in library.model_note(services, str(place))
     assert dense_name(str(place)) == "Cast town · ann"
+
+
+def test_the_note_of_a_model_that_is_there_does_not_say_that_it_is_fetched(services: Services,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services.speech, "models", lambda wait=True: [])  # the list is still being made
+    assert "630\u00a0M parameters" in (note := library.model_note(services, "small")) and "fetched on first use" in note
+    folder = KNOWN["small"].folder_in(services.settings.home)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert "630\u00a0M parameters" in (note := library.model_note(services, "small")) and "fetched" not in note
     assert library.model_choices(services)[0] == [("Starter · SmolLM2 135M", "starter"), ("Small · Qwen2.5 0.5B", "small")]
 
 

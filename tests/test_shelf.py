@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from store_samples import card
 
-from engine.base import events
+from engine.base import event_file, events
 from engine.base.errors import UserError
 from engine.base.families import FAMILIES
 from engine.base.ids import StageId
@@ -139,7 +139,7 @@ def test_the_time_of_a_quick_run_is_as_measured_here_else_in_proportion_to_the_s
         log.parent.mkdir(parents=True)
         for event in (events.Started("Zoë", "starter", 0.25, [(stage, "")], time=0), events.Stage(stage, time=0),
                       events.Finished("", 0, time=seconds)):
-            events.append(log, event)
+            event_file.append(log, event)
         return runs.update(store, run.id, summary={"before": {"parameters": KNOWN["starter"].parameters}})
 
     assert "is not known yet" in room.contents()["side-shelf"] and "A quick run" not in row_of(room, "starter")

@@ -64,6 +64,10 @@ class KnownModel:
         """Where it is, or will be, in a data folder."""
         return home / "models" / self.folder_name
 
+    def is_in(self, home: Path) -> bool:
+        """Whether it is in a data folder."""
+        return (self.folder_in(home) / "config.json").is_file()
+
     @property
     def folder(self) -> Path:
         """Where it is, or will be, in this process's data folder."""

@@ -48,7 +48,7 @@ def runtimes_html(kept: int) -> str:
 def unfetched(services: Services, model: str) -> KnownModel | None:
     """The known model of this name, where it is not on this machine yet."""
     known = KNOWN.get(model)
-    return known if known and not (known.folder_in(services.settings.home) / "config.json").is_file() else None
+    return known if known and not known.is_in(services.settings.home) else None
 
 
 DENSE = "Dense model"
