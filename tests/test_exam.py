@@ -117,6 +117,7 @@ def test_an_answer_that_is_none_is_missing_and_not_a_right_one() -> None:
         found, events = take(server)
     assert (found.right, found.missing, found.brier, found.ece, found.passed) == (0, len(LINES), None, None, False)
     reasons = {one.reason for one in events if isinstance(one, Examined)}
+    assert "in 0% of 22 lines, 22 of them without an answer (95 %" in sentence_of(found)
     assert len(reasons) == 1 and "chose none of the options" in reasons.pop()
 
 

@@ -11,7 +11,8 @@ CHANCE, PEOPLE = 0.2, 0.908  # of the right names: by guessing, and by people (P
 
 def sentence_of(result: ExamTaken) -> str:
     """What is shown with everything that the judge says, or instead of it."""
-    said = (f"this judge names the right speaker in {result.top1:.0%} of {result.lines} lines "
+    unanswered = f", {result.missing} of them without an answer " if result.missing else " "
+    said = (f"this judge names the right speaker in {result.top1:.0%} of {result.lines} lines{unanswered}"
             f"(95 % interval {result.low:.0%} to {result.high:.0%}); chance {CHANCE:.0%}, people {PEOPLE:.0%} (PersonaEval)")
     return f"{said[:1].upper()}{said[1:]}." if result.passed else f"Not judged: {said}."
 

@@ -126,7 +126,7 @@ class Judge:
         try:
             logprobs = reply.choices[0].logprobs
             found = logprobs.content[0].top_logprobs if logprobs and logprobs.content else None
-            pairs = [(str(one.token), float(one.logprob)) for one in found] if found else []
+            pairs = [(str(one.token), float(one.logprob)) for one in found or () if not math.isnan(one.logprob)]
         except (ValueError, AttributeError, LookupError, TypeError):
             raise self._unlike() from None
         if not pairs:
@@ -218,11 +218,16 @@ def _explained(server: str, model: str, error: openai.APIError) -> UserError:
     """The error for a user. The server's own words are left out: careless ones repeat the key."""
     status = getattr(error, "status_code", None)
     if isinstance(error, openai.APITimeoutError):
-        return UserError(f"{server} did not answer in {_TIMEOUT:.0f} seconds.")
+        return UserError(f"{server} did not answer in {_TIMEOUT:.0f} seconds.",
+                         "Try again when it is less busy, or take a faster model.")
     if isinstance(error, openai.APIConnectionError):
         return UserError(f"{server} cannot be reached.", "Check that the server runs, and its address and port.")
     if status in (401, 403):
         return UserError(f"{server} refuses the API key.", f"Set the variable {' or '.join(KEY_VARIABLES)}.")
     if status == 404:
         return UserError(f"{server} has no model named {model}.", "Check the model's name, and that the address ends in /v1.")
-    return UserError(f"{server} rejects the request (status {status})." if status else f"{server} sent an error.")
+    if status == 429:
+        return UserError(f"{server} takes no more requests now, or its quota is used up (status 429).",
+                         "Wait a while, then try again.")
+    return UserError(f"{server} rejects the request (status {status})." if status else f"{server} sent an error.",
+                     "Look into its log, or take another server or model.")
