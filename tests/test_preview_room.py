@@ -608,9 +608,11 @@ def test_players_are_remembered_from_chat_to_chat_only_when_asked(room: Controll
         return reply.swipes[0].measures
 
     slug = characters.get(room.store, mara).slug  # type: ignore[union-attr]
+    memory = room.memories.memory
+    known = lambda: [fact for player in memory.players() for fact in memory.facts(player.id, slug)]
     assert not room.memories.on
     says("My name is Kit. I like pears.")
-    assert room.memories.memory.known_by(slug) == []
+    assert known() == []
     room.memories.switch(True)
     try:
         assert "memory" not in says("I have a dog called Bruno. I like pears.")
@@ -618,7 +620,7 @@ def test_players_are_remembered_from_chat_to_chat_only_when_asked(room: Controll
         assert "memory" not in says("How is my dog?", player="Tom")
         panel = room.memories.contents({"of": mara, "character": mara})["preview-memory"]
         assert "Kit" in panel and "The player likes pears." in panel and "Tom" not in panel
-        dog, pears = room.memories.memory.known_by(slug)
+        dog, pears = known()
         corrected = {"do": "correct", "player": dog.player, "fact": str(dog.id), "text": "The player's dog is Rex. <b>"}
         room.memories.act(mara, corrected)
         assert "Rex. &lt;b&gt;" in room.memories.contents({"of": mara, "character": mara})["preview-memory"]
@@ -626,7 +628,7 @@ def test_players_are_remembered_from_chat_to_chat_only_when_asked(room: Controll
         assert gone == pears and says("What do I like?")["memory"] == ["The player's dog is Rex. <b>"]
         room.memories.memory.put_back(pears)
         room.memories.act(mara, {"do": "forget", "player": pears.player})
-        assert room.memories.memory.known_by(slug) == [] and "Nothing yet" in room.memories.contents(
+        assert known() == [] and "Nothing yet" in room.memories.contents(
             {"of": mara, "character": mara})["preview-memory"]
     finally:
         room.memories.switch(False)

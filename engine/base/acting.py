@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-BEST = 5.0
-
 
 class Criterion(NamedTuple):
     """`label`: for people; `about`: what is graded, for the judge and for people."""

@@ -143,7 +143,7 @@ def _argument(name: str, kind: str) -> Argument:
     return Argument(name, "choice", choices=choices)
 
 
-def reply_schema(npc: Npc, mood: bool = True) -> dict[str, Any]:
+def reply_schema(npc: Npc) -> dict[str, Any]:
     """The JSON schema of a reply: {"say": text, "action": one of the actions or null, "mood": one of MOODS}.
 
     An action is {"name", "arguments": {...}}. Every text has a longest length, so that a reply fits into its limit of tokens.
@@ -153,15 +153,15 @@ def reply_schema(npc: Npc, mood: bool = True) -> dict[str, Any]:
     none: dict[str, Any] = {"type": "null"}
     return _object({"say": {"type": "string", "minLength": 1, "maxLength": LONGEST_SAY},
                     "action": {"anyOf": [none, *options]} if options else none,
-                    **({"mood": {"type": "string", "enum": list(MOODS)}} if mood else {})})
+                    "mood": {"type": "string", "enum": list(MOODS)}})
 
 
-def reply_instructions(npc: Npc, mood: bool = True) -> str:
+def reply_instructions(npc: Npc) -> str:
     """What the prompt says of the form of a reply, macros still in it; for the end of a prompt whose reply has `reply_schema`."""
     actions = read_actions(npc).actions
-    form = ['"say": what {{char}} says', '"action": what {{char}} does now, or null' if actions else '"action": null',
-            *(['"mood": how {{char}} feels'] if mood else [])]
-    return "\n".join([f"Answer as JSON with {', '.join(form)}.", *(["Actions:"] if actions else []),
+    action = '"action": what {{char}} does now, or null' if actions else '"action": null'
+    return "\n".join([f'Answer as JSON with "say": what {{{{char}}}} says, {action}, "mood": how {{{{char}}}} feels.',
+                      *(["Actions:"] if actions else []),
                       *(f"- {action.written}" for action in actions)])
 
 

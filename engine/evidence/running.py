@@ -18,7 +18,7 @@ from engine.base.files import data_folder, explain_write_errors, slug, write_ato
 from engine.base.ids import StageId
 from engine.base.job import EvaluateJob
 from engine.base.sampling import read_params
-from engine.base.verdict import Difference, Interval, Key, compare, estimate
+from engine.base.verdict import Difference, Interval, compare, estimate
 from engine.base.verdict_page import verdict_page
 from engine.cards.card import Card, bundled_cards
 from engine.cards.files import read_card
@@ -37,7 +37,6 @@ from engine.serving.interview import shared_type
 
 assert _measures
 BORROWED = 5  # bundled characters that one is told from, where no others are given
-_Values = Mapping[Key, float | None]
 
 
 @dataclass(frozen=True)

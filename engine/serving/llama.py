@@ -118,8 +118,8 @@ class LlamaVoice:
         if "error" in said:
             _checked(500, json.dumps(said))
         took = said.get("timings") or {}
-        timings = Timings(took.get("cache_n", 0) + took.get("prompt_n", 0), took.get("cache_n", 0), took.get("prompt_ms", 0) / 1000,
-                          took.get("predicted_n", 0), (took.get("prompt_ms", 0) + took.get("predicted_ms", 0)) / 1000)
+        timings = Timings(took.get("cache_n", 0) + took.get("prompt_n", 0), took.get("cache_n", 0), took.get("predicted_n", 0),
+                          (took.get("prompt_ms", 0) + took.get("predicted_ms", 0)) / 1000)
         ending = not self._endings.isdisjoint(said.get("tokens") or [])  # one that the file does not mark as such has a text
         return Piece("" if ending else said.get("content", ""), timings.tokens, ending or said.get("stop_type") == "eos", timings)
 

@@ -15,7 +15,6 @@ from engine.base.sampling import SamplingParams
 from engine.cards.prompt import Message, rough_tokens
 from engine.models.chat_format import encode_chat
 from engine.serving.memory import Fact, PlayerMemory, Recalled, recall
-from engine.serving.memory.recall import BUDGET
 from engine.serving.memory.records import Missing, Session
 from engine.serving.memory.writing import Ask, remember
 from engine.serving.voice import Voice
@@ -60,12 +59,12 @@ class Remembering:
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[list[Fact]]] = set()
 
-    async def before(self, player: str, character: str, session: str, said: str, budget: int = BUDGET,
+    async def before(self, player: str, character: str, session: str, said: str,
                      count: Callable[[str], int] = rough_tokens) -> Recalled:
         """What matters for the player's last words; `sentences` go into Setting.memory. Raises UserError."""
         def find() -> Recalled:
             here = self._session(player, character, session)
-            return recall(self.memory, player, character, said, budget, count, session=session, turn=here.turns if here else 0)
+            return recall(self.memory, player, character, said, count=count, session=session, turn=here.turns if here else 0)
 
         return await asyncio.to_thread(find)
 

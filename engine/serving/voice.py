@@ -14,7 +14,6 @@ class Timings:
 
     prompt_tokens: int = 0
     reused: int = 0
-    prompt_seconds: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
 

@@ -65,9 +65,9 @@ def moment(seconds: float) -> str:
     return time.strftime("%d %b, %H:%M", time.localtime(seconds))
 
 
-def count(number: int, one: str, many: str = "") -> str:
+def count(number: int, one: str) -> str:
     """A number with its noun: "1 line", "1,024 lines"."""
-    return f"{number:,}\u00a0{one if number == 1 else many or one + 's'}"
+    return f"{number:,}\u00a0{one if number == 1 else one + 's'}"
 
 
 def figure(value: float) -> str:

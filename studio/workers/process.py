@@ -55,17 +55,17 @@ class Worker:
 
 
 def spawn(settings: Settings, arguments: Sequence[str], errors: Path, output: IO[bytes] | int = subprocess.DEVNULL,
-          leash: bool = True, background: bool = True, environment: Mapping[str, str] | None = None) -> Worker:
+          background: bool = True, environment: Mapping[str, str] | None = None) -> Worker:
     """Start `python -m engine ARGUMENTS` in a session of its own, its standard error appended to `errors`.
 
-    `leash`: standard input is a pipe that stays open as long as the studio lives. `background`: yield the processor
+    Standard input is a pipe that stays open as long as the studio lives. `background`: yield the processor
     to other programs. `output` may be subprocess.PIPE. `environment`: further variables. Raises OSError when the process
     cannot be started.
     """
     errors.parent.mkdir(parents=True, exist_ok=True)
     with errors.open("ab") as log_file:
         process = subprocess.Popen(
-            [*settings.command, *arguments], stdin=subprocess.PIPE if leash else subprocess.DEVNULL, stdout=output,
+            [*settings.command, *arguments], stdin=subprocess.PIPE, stdout=output,
             stderr=log_file, cwd=PACKAGES, start_new_session=True, env={**os.environ, "PERSONA_STUDIO_HOME": str(settings.home),
                                                                  **(environment or {})})
     if background:

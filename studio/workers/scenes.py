@@ -107,7 +107,7 @@ class Scenes(Resumable):
     def _begun_with(self, character: str) -> list[Spoken]:
         """What had been said when the last process was begun."""
         file = self.folder(character) / JOB
-        return [Spoken(*one, 0) for one in read_json(file).get("said", [])] if is_file(file) else []
+        return [Spoken(speaker, text, 0) for speaker, text in read_json(file).get("said", [])] if is_file(file) else []
 
     def _spoken(self, character: str) -> list[Spoken]:
         return [one for one in self._events(character) if isinstance(one, Spoken)]

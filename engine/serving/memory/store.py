@@ -134,12 +134,6 @@ class PlayerMemory:
                               [player, character, int(not former)])
             return [_fact(row) for row in rows]
 
-    def known_by(self, character: str) -> list[Fact]:
-        """All that a character knows, of every player, with what was replaced: player by player, in the order found."""
-        with self._file.read() as db:
-            rows = db.execute(f"SELECT {_FACT} FROM facts WHERE character = ? ORDER BY player, id", [character])
-            return [_fact(row) for row in rows]
-
     def summaries(self, player: str = "", character: str = "") -> list[Summary]:
         """The summaries of a player, or of all, with one character or all."""
         with self._file.read() as db:

@@ -207,14 +207,15 @@ def _done(run: Run) -> str:
     reading = final_reading(run)
     if reading:
         parts.append(f"On {words.count(reading.lines, 'line')} that it did not learn from, it picks the same next word "
-                     f"piece as the dense model {words.percent(reading.top1)} of the time{_beside(run, reading)}.")
+                     f"piece as the dense model {words.percent(reading.top1)} of the time{_beside(run)}.")
     if baked := run.summary.get("choices", {}).get(StageId.BAKE):
         parts.append(f"Before the first word it reads {words.count(baked['prompt_tokens'], 'word piece')} "
                      f"instead of {baked['whole_prompt_tokens']:,}.")
     return " ".join(parts)
 
 
-def _beside(run: Run, reading: Reading) -> str:
+def _beside(run: Run) -> str:
+    """How the best of the one-shot methods reads, to follow the sentence on the run."""
     simple = [found for name, found in run.summary["readings"].items() if name in BASELINES]
     if not simple:
         return ""
