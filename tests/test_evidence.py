@@ -148,6 +148,8 @@ def test_a_speaker_that_cannot_be_used_is_named_and_the_others_go_on(speaking: P
     speakers = [Speaker("gone", "Gone", str(tmp_path / "none"), smith()), Speaker(DENSE, "Dense", str(speaking), smith())]
     seen, found = ask(tmp_path, speaking, speakers=speakers)
     assert [event.model for event in seen if isinstance(event, Untested)] == ["Gone"] and list(found) == [DENSE]
+    with pytest.raises(UserError, match=r"dense model cannot be asked, so nothing can be compared with it: There is no model"):
+        ask(tmp_path, speaking, speakers=[Speaker(DENSE, "Dense", str(tmp_path / "none"), smith()), speakers[0]])
 
 
 def test_two_thousand_answers_take_little_memory(tmp_path: Path) -> None:

@@ -148,11 +148,14 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(made: Path, tmp_path: Pat
     write_manifest(other)
     narrow = make_tiny(tmp_path / "narrow")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "train.jsonl").write_text(next(one for one in Path(lines).read_text().splitlines() if '"train"' in one))
     cases: list[tuple[str, dict[str, Any]]] = [
             ("several characters (Ann, Zoë", {"runs": [quarter, str(other)], "lines": lines}),
             ("No finished run of Zoë", {"runs": [str(write_card(tmp_path))]}),
             ("neither a finished folder nor", {"runs": [str(tmp_path / "empty")]}),
             ("are not on this machine", {"runs": [quarter]}),
+            ("There is no file", {"runs": [quarter], "lines": lines + "x"}),
+            ("has no test lines", {"runs": [quarter], "lines": str(tmp_path / "train.jsonl"), "model": str(made / "dense")}),
             ("is not the dense model of these runs", {"runs": [quarter], "lines": lines, "model": str(narrow)}),
             ("There is no GGUF type", {"runs": [quarter], "lines": lines, "model": str(made / "dense"), "types": ["Q9"]}),
             ("fits the budget. The smallest file has", {"runs": [quarter], "lines": lines, "model": str(made / "dense"),

@@ -124,6 +124,14 @@ def test_a_player_that_there_is_not_is_refused_before_anybody_is_asked(tmp_path:
         Player(str(tmp_path / "nobody-here"), SMITH)
 
 
+def test_a_player_whose_model_cannot_be_used_is_named_and_not_the_character(speaking: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    stream = ask_all([Speaker(DENSE, "Dense", str(speaking), SMITH)], played_items(SMITH, 3)[:1], [0], tmp_path, SHORT,
+                     player=Player(str(tmp_path / "empty"), SMITH))
+    with pytest.raises(UserError, match=r"empty cannot play the player: .* holds no model"):
+        list(stream)
+
+
 def test_what_the_player_repeats_is_said() -> None:
     item = Item("played-x", ItemKind.LONG, ("Hello.",), "x", turns=4)
     said = Reply(DENSE, item, 0, ("Hello.", "Who are you, then?", "who are you then", "I do keep a hen, too!"),

@@ -7,11 +7,12 @@ from pathlib import Path
 from engine.base.errors import UserError
 from engine.base.evaluation_events import Replied, Untested
 from engine.base.events import Stage, Step, Stream
+from engine.base.evidence import DENSE
 from engine.base.ids import StageId
 from engine.base.sampling import DEFAULTS, SamplingParams
 from engine.evaluation.measure import Item, Reply, Speaker
 from engine.evidence.keeping import ANSWERS, Answers, digest, identify
-from engine.evidence.playing import Player
+from engine.evidence.playing import Player, PlayerFault
 from engine.serving.interview import SILENCE, Interview, Said, shared_type
 
 
@@ -81,15 +82,20 @@ def ask_all(speakers: Sequence[Speaker], items: Sequence[Item], seeds: Sequence[
     """The replies of every speaker by its id, items in order, with each of the seeds. Replied for each that is new.
 
     `folder` keeps the answers. `type`: of all GGUF files; "": Q8_0 where all models can have it. `player` says what items with
-    `turns` leave open. A speaker whose model cannot be used is Untested and not among the results. Closing the generator stops it
-    within a second; the same call goes on.
+    `turns` leave open. A speaker whose model cannot be used is Untested and not among the results; without the dense model, or
+    the player, UserError is raised. Closing the generator stops it within a second; the same call goes on.
     """
     type = type or shared_type([one.model for one in speakers])
     answers, found = Answers(folder / ANSWERS), dict[str, list[Reply]]()
     for speaker in speakers:
         try:
             found[speaker.id] = yield from _ask(speaker, items, seeds, answers, replace(sampling, seed=0), type, player)
+        except PlayerFault:
+            raise
         except UserError as error:
+            if speaker.id == DENSE:
+                raise UserError(f"The dense model cannot be asked, so nothing can be compared with it: {error.sentence}",
+                                error.hint) from error
             yield Untested(speaker.name, str(error))
     return found
 

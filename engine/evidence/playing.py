@@ -7,8 +7,10 @@ user's turn for the player, and the other way round. So neither takes over the o
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
+from engine.base.errors import UserError
 from engine.base.events import Step, Stream
 from engine.base.files import resource
 from engine.base.sampling import SamplingParams
@@ -54,6 +56,10 @@ def person(card: Card, name: str) -> Card:
     return card_of({key: expand_macros(text, card, PLAYER) for key, text in fields.items()})
 
 
+class PlayerFault(UserError):
+    """The model that plays the player cannot."""
+
+
 class Player:
     """A model that plays the player, one person at a time, loaded when it first speaks; "": nobody.
 
@@ -74,23 +80,36 @@ class Player:
         self._interview = None
 
     def identity(self, item: Item) -> str:
-        """A digest of what the lines of the person in this item follow from. Raises UserError where there is no such model."""
-        return identify(Speaker("player", PLAYER, self.model, person(self.card, item.about)), SAMPLING,
-                        shared_type([self.model]))
+        """A digest of what the lines of the person in this item follow from. Raises PlayerFault."""
+        with self._explained():
+            return identify(Speaker("player", PLAYER, self.model, person(self.card, item.about)), SAMPLING,
+                            shared_type([self.model]))
 
     def next_line(self, item: Item, lines: Sequence[str], answers: Sequence[str], seed: int, beat: Step,
                   first: bool) -> Stream[str]:
-        """What this person says after `answers` to `lines`, which are as many. `first`: nothing was asked of it here before."""
+        """What this person says after `answers` to `lines`, which are as many. `first`: nothing was asked of it here before.
+
+        Raises PlayerFault.
+        """
         if self._interview is None or self._name != item.about:
             self.close()
             self._name, first = item.about, True
-            self._interview = Interview(self.model, person(self.card, item.about), SAMPLING,
-                                        shared_type([self.model]), Setting(user=self.card.char))
+            with self._explained():
+                self._interview = Interview(self.model, person(self.card, item.about), SAMPLING,
+                                            shared_type([self.model]), Setting(user=self.card.char))
         turns = [("user", self.card.greeting.strip() or SILENCE)]
         for line, answer in zip(lines, answers, strict=True):
             turns += [("assistant", line), ("user", answer or SILENCE)]
-        text, _ = yield from self._interview.answer(turns, beat, seed, first)
+        with self._explained():
+            text, _ = yield from self._interview.answer(turns, beat, seed, first)
         return own_words(text, [PLAYER], self.card.names) or SILENCE
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise PlayerFault(f"{self.model} cannot play the player: {error.sentence}", error.hint) from error
 
 
 def played_note(model: str, replies: Sequence[Reply]) -> Iterator[str]:

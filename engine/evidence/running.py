@@ -74,8 +74,6 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
     with closing(Player(job.player, plan.card)) as player:
         replies = yield from ask_all([one.speaker for one in candidates], items, plan.seeds, folder, read_params(job.sampling),
                                      type, player)
-    if DENSE not in replies:
-        raise UserError(f"The dense model, {candidates[0].speaker.model}, cannot be asked, so nothing can be compared with it.")
     notes += played_note(job.player, [one for said in replies.values() for one in said])
     with ExitStack() as stack:
         judged = any(Need.JUDGE in one.needs for one in plan.measures)

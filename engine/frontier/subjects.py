@@ -79,13 +79,18 @@ def find(names: Sequence[str], model: str, lines: str) -> Generator[Event, None,
     found = read_runs(folders)
     card, recipe = found[0].card, found[0].report["recipe"]
     works = works or _works_of(folders) or _works_of_character(card.name)
+    if lines and not is_file(lines):
+        raise UserError(f"There is no file {lines}.", "Name lines.jsonl of the run's work folder.")
     files = [Path(lines)] if lines else [work / LINES for work in works if (work / LINES).is_file()]
-    if not files or not is_file(files[0]):
+    if not files:
         raise UserError(f"The lines of {card.name}'s runs are not on this machine, so nothing can be measured.",
                         "Give them with --lines: lines.jsonl of the run's work folder.")
     dense = yield from locate_dense(found, works, model)
     whole = read_lines(files[0])
     _, test, _ = held_out(whole, int(recipe["validation_lines"]), int(recipe["test_lines"]))
+    if not test:
+        raise UserError(f"{files[0]} has no test lines, so nothing can be measured.",
+                        "Name lines.jsonl as the run left it in its work folder.")
     runs = yield from subjects_of(found)
     return Field(dense, runs, [line for line in whole if line.split == "train"], test, recipe)
 
