@@ -231,7 +231,7 @@ def test_the_ladder_keeps_its_order_says_every_value_and_cuts_only_far_bars() ->
     limit = 2.5 * 0.31
     assert list(trace.x) == pytest.approx([limit, limit, 0.36, 0.31, 0.23, 0.2])
     assert trace.marker.pattern.shape == ("/", "/", "", "", "", "")
-    assert "<b>10.5</b>" in said and "<b>0.23</b>" in said and "On 48\u00a0lines" in said and "Striped" in said
+    assert "<b>10.5</b>" in said and "<b>0.23</b>" in said and "On 48\u00a0lines" in said and "striped" in said
     assert trace.marker.color[-1] == theme.EMBER and set(trace.marker.color[:3]) == {theme.GREY}
 
 
@@ -239,7 +239,7 @@ def test_the_ladder_says_each_count_where_they_differ_and_is_on_baselines_alone(
     said = texts(distances.ladder([measured("random", 2.0, 48), measured("mask", 0.3, 12)]))
     assert "48\u00a0lines" in said and "12\u00a0lines" in said
     alone = distances.ladder([measured("random", 2.0)])
-    assert list(alone.data[0].x) == [2.0] and "Striped" not in texts(alone)
+    assert list(alone.data[0].x) == [2.0] and "striped" not in texts(alone)
 
 
 def test_votes_stand_at_their_share_with_their_interval_and_count() -> None:

@@ -97,8 +97,7 @@ def ladder(readings: Iterable[Measured]) -> go.Figure:
     lines = {one.lines for one in known}
     notes = [note for row, one in zip(rows, known, strict=True) for note in _row(row, one, len(lines) > 1)]
     on = f"On {words.count(lines.pop(), 'line') if len(lines) == 1 else 'lines'} that it did not learn from"
-    return drawn([trace], LADDER, [f"{on} · shorter is closer",
-                                  "Striped bars are longer than the chart" if any(cut) else ""],
+    return drawn([trace], LADDER, [on, "Shorter is closer" + ("; striped: too long to show" if any(cut) else "")],
                  words.DISTANCE + " The coloured bars are this character's; grey are simpler ways to remove as much.",
                  _ROW_HEIGHT * len(known) + 16, annotations=notes, margin={"l": 8, "r": 8, "b": 8},
                  xaxis={"range": [0, limit or 1], "visible": False}, yaxis={"range": [0.6, len(known) + 0.75], "visible": False})

@@ -55,8 +55,8 @@ def votes(runs: Sequence[RunVotes]) -> go.Figure:
     notes += [{"x": x, "y": 100 * run.high, "yanchor": "bottom", "showarrow": False, "text": f"{run.decided:,}"}
               for x, run in zip(xs, known, strict=True)]
     total = sum(run.decided for run in known)
-    return drawn([trace], TITLE, [f"Share for the pruned model · {words.count(total, 'decided vote')}, "
-                                  f"{words.count(len(known), 'run')}"],
+    return drawn([trace], TITLE, ["Share for the pruned model",
+                                  f"{words.count(total, 'decided vote')}, {words.count(len(known), 'run')}"],
                  "Each point is a pruned model, with the number of decided votes above it. A tie counts half; votes for neither "
                  "are left out. The bar is where the true share likely lies (95 % Wilson interval): while it crosses the line, the "
                  "votes do not tell the two models apart.", 230, shapes=[half], annotations=notes,

@@ -145,8 +145,12 @@ def dense_name(model: str) -> str:
 def pruned_name(run: Run) -> str:
     """A run among other models, for a reader."""
     removed = f"{percent(removed_by(run))} removed"
-    said = removed.replace("\u00a0", " ") in run.name.replace("\u00a0", " ")  # a renamed run has plain spaces
-    return " · ".join(part for part in (run.name, "" if said else removed) if part)
+    return " · ".join(part for part in (run.name, "" if is_called(run, removed) else removed) if part)
+
+
+def is_called(run: Run, said: str) -> bool:
+    """Whether a run's name says this already; a renamed run has plain spaces."""
+    return said.replace("\u00a0", " ") in run.name.replace("\u00a0", " ")
 
 
 def common_type(models: Iterable[str]) -> str:

@@ -41,7 +41,8 @@ class Panel:
 
     def __init__(self) -> None:
         with gr.Column(elem_id="compare-script", elem_classes="live-shown"):
-            self.models = gr.CheckboxGroup([], label="Models to test", elem_id="compare-script-models")
+            self.models = gr.CheckboxGroup([], label="Test script", elem_id="compare-script-models",
+                                           info="The ticked models answer the same questions, and rules check what they say.")
             with gr.Row(elem_classes="tight"):
                 self.run = gr.Button("Run the test script", variant="primary", scale=0, min_width=180,
                                      elem_id="compare-script-run", elem_classes="live-shown")

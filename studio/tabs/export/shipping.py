@@ -26,8 +26,9 @@ from studio.workers.commands import result_folder
 
 ROOM = "export"
 FIELDS = ("size", "memory", "speed", "first")
-WHAT = ('<h3>What to ship</h3><p class="quiet">Pruned, quantised, or both? This measures the dense model and every finished '
-        "model of this character at each type of GGUF file that fits it: how far it is from the dense model with the whole card, "
+WHAT = ('<h3>What to ship</h3><p class="quiet">Smaller by pruning, by fewer bits for each weight, or by both? This measures the '
+        "dense model and every finished model of this character at each type of GGUF file that fits it: how far it is from the "
+        "dense model with the whole card, "
         "on lines that none of them learned from, and how fast llama.cpp speaks with it on this machine.</p>")
 NOTHING = '<p class="quiet">Nothing was measured yet. Measure takes some minutes a model with the starter.</p>'
 _LOOK = ("(axis, size, memory, speed, first) => { personaStudioLive.look({ship_axis: axis ?? '', ship_size: String(size ?? ''), "

@@ -18,6 +18,7 @@ from engine.base.settings import knobs
 from studio import labels
 from studio.figures import words
 from studio.store.runs import ACTIVE, SILENT, Run
+from studio.tabs.models import is_called
 from studio.tabs.prune.lines_view import rename_html
 from studio.workers import pace
 from studio.workers.view import RunView, StageView
@@ -54,7 +55,7 @@ def table_html(found: Sequence[Run], states: dict[str, str], chosen: str, total:
     `states`: by the run's id, as Jobs.shown_state says.
     """
     if not found:
-        return '<p class="prune-empty">Nothing pruned yet. Approve the lines, choose how much to remove, and press Prune.</p>'
+        return '<p class="prune-empty">Nothing pruned yet. Choose how much to remove, and press Prune.</p>'
     body = "".join(_row(run, states[run.id], run.id == chosen) for run in found)
     heads = "".join(f"<th scope='col'>{name}</th>" for name in ("Name", "Removed", "State", "Distance", "Size", "Made"))
     more = (f'<p><button data-look="runs" value="{len(found) // PAGE * PAGE + PAGE}">Show more</button> '
@@ -233,6 +234,7 @@ def about(run: Run, set_name: str) -> str:
     spec: dict[str, Any] = run.spec
     changed = [one.label if spec[name] is True else f"{one.label}: {spec[name]}" for name, one in knobs(Recipe).items()
                if name != "sparsity" and spec.get(name, one.default) != one.default]
-    parts = [f"{words.removed(removed_share(run))} removed", str(spec.get("model", "")).rsplit("/", 1)[-1],
+    removed = f"{words.removed(removed_share(run))} removed"
+    parts = ["" if is_called(run, removed) else removed, str(spec.get("model", "")).rsplit("/", 1)[-1],
              str(spec.get("preset", "")), *changed, f"card version {run.version}", f"lines: {set_name}" if set_name else ""]
     return " · ".join(filter(None, parts))
