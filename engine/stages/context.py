@@ -38,7 +38,7 @@ STAGES = [(stage, "") for stage in (
     StageId.LOAD, StageId.SCORE, StageId.ASK, StageId.ANSWERS, StageId.SAMPLES, StageId.TALKS, StageId.DENSE,
     StageId.RECONSTRUCT_START, StageId.LEARN_MASK, StageId.RECONSTRUCT, StageId.TUNE, StageId.TUNE_AGAIN, StageId.RECOVER,
     StageId.BAKE, StageId.MEASURE, StageId.IMPORTANCE, StageId.EXPORT, StageId.PROVE, StageId.GGUF_FILES)]
-_LAST_STAGE = {"lines": 4, "samples": 6}  # how many there are until then
+_LAST_STAGE = {"lines": StageId.ANSWERS, "samples": StageId.TALKS}  # of a job with --until
 RESAMPLED = "resampled.safetensors"
 LEAST_ROW = 256  # tokens of a packed row: with less, the persona's prompt is all that fits
 
@@ -198,9 +198,10 @@ class JobContext:
 def stages_of(job: Job, until: str | None = None) -> list[tuple[StageId, str]]:
     """A job's stages, each with its subject, in order."""
     if until:
-        return STAGES[:_LAST_STAGE[until]]
+        return STAGES[:STAGES.index((_LAST_STAGE[until], "")) + 1]
     own = [(StageId.ADAPT, member.id) for member in job.members if job.adapters]
-    return [*STAGES[:-3], *own, *STAGES[-3:]]
+    end = STAGES.index((StageId.EXPORT, ""))
+    return [*STAGES[:end], *own, *STAGES[end:]]
 
 
 def open_workdir(job: Job, folder: Path, resume: bool) -> bool:
