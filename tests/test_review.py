@@ -103,6 +103,21 @@ def test_a_drop_from_an_approved_set_is_made_in_a_copy_that_remembers_what_was_r
     assert "Looked at 2 of 40" in shown(room, made, set=copy)
 
 
+def test_what_is_written_into_a_line_that_another_window_dropped_is_kept(room: LinesController, made: LineSet) -> None:
+    room.decide(made.id, 2, "drop")
+    with pytest.raises(UserError, match="needs a question and an answer"):
+        room.edit(made.id, Edit(2, None, " "))
+    assert room.edit(made.id, Edit(2, None, "Behind the mill.")) == made.id
+    found = line(room, made.id, 2)
+    assert (found.answer, found.decision, found.removed) == ("Behind the mill.", "rewrite", False)
+    room.take_out(made.id, [3])
+    room.edit(made.id, Edit(4, line(room, made.id, 3, removed=True).question, None))  # asks now what the dropped line asked
+    with pytest.raises(UserError, match="asks the same question"):
+        room.edit(made.id, Edit(3, None, "Yes."))
+    with pytest.raises(UserError, match="not in the set any more"):
+        room.edit(made.id, Edit(99, None, "Yes."))
+
+
 def test_a_doubt_of_the_engine_has_words() -> None:
     from studio import labels
 

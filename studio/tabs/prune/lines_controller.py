@@ -5,7 +5,6 @@ Plain functions over the library and the queue; each reads the library first.
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,19 +128,16 @@ class LinesController:
         """Keep or drop a line that was looked at, or with "" take that back. The id of the set that was changed."""
         with self._editing:
             changed = self._set(set_id).id if decision == "keep" else self._changeable(set_id)
-            for removed in (False, True):
-                for line in lines.lines(self.store, changed, removed):
-                    if line.position == position:
-                        lines.decide(self.store, line.id, decision)
-                        if removed != (decision == "drop"):
-                            lines.remove(self.store, [line.id], removed=not removed)
-                        return changed
-        raise UserError("This line is not in the set any more.")
+            line = self._line(changed, position)
+            lines.decide(self.store, line.id, decision)
+            if line.removed != (decision == "drop"):
+                lines.remove(self.store, [line.id], removed=not line.removed)
+            return changed
 
     def edit(self, set_id: str, edit: Edit) -> str:
         """Change a line; in a copy where the set is approved or learned from. The id of the set that was changed.
 
-        It counts as looked at.
+        It counts as looked at. A line that another window has dropped meanwhile comes back with what was written.
 
         Edits typed before the page shows the copy go into the same copy. Raises UserError for a text that no line may have;
         nothing is changed or copied then.
@@ -149,10 +145,11 @@ class LinesController:
         with self._editing:
             self._check(set_id, edit)
             changed = self._changeable(set_id)
-            ids = {line.position: line.id for line in lines.lines(self.store, changed)}
-            if edit.position in ids:
-                lines.change(self.store, ids[edit.position], edit.question, edit.answer)
-                lines.decide(self.store, ids[edit.position], "rewrite")
+            line = self._line(changed, edit.position)
+            lines.change(self.store, line.id, edit.question, edit.answer)
+            lines.decide(self.store, line.id, "rewrite")
+            if line.removed:
+                lines.put_back(self.store, [line.id])
             return changed
 
     def take_out(self, set_id: str, positions: Sequence[int]) -> tuple[str, list[str]]:
@@ -160,11 +157,12 @@ class LinesController:
         if not positions:
             raise UserError("No line is ticked.", "Tick the lines in the first column, then delete them.")
         wanted = set(positions)
-        if not any(line.position in wanted for line in lines.lines(self.store, set_id)):
-            raise UserError("These lines are deleted already.")
-        changed = self._changeable(set_id)
-        gone = [line.id for line in lines.lines(self.store, changed) if line.position in wanted]
-        lines.remove(self.store, gone)
+        with self._editing:
+            if not any(line.position in wanted for line in lines.lines(self.store, set_id)):
+                raise UserError("These lines are deleted already.")
+            changed = self._changeable(set_id)
+            gone = [line.id for line in lines.lines(self.store, changed) if line.position in wanted]
+            lines.remove(self.store, gone)
         return changed, gone
 
     def put_back(self, ids: Sequence[str]) -> None:
@@ -172,13 +170,20 @@ class LinesController:
         lines.put_back(self.store, ids)
 
     def _check(self, set_id: str, edit: Edit) -> None:
-        questions = {line.position: normalise(line.question) for line in lines.lines(self.store, set_id)}
-        if edit.question is not None:
-            questions[edit.position] = normalise(edit.question)
-        if not questions.get(edit.position) or (edit.answer is not None and not edit.answer.strip()):
+        line = self._line(set_id, edit.position)
+        question = normalise(line.question if edit.question is None else edit.question)
+        if not question or (edit.answer is not None and not edit.answer.strip()):
             raise UserError("A line needs a question and an answer.", "To drop the line, tick it and delete it.")
-        if edit.question is not None and Counter(questions.values())[questions[edit.position]] > 1:
+        others = {normalise(one.question) for one in lines.lines(self.store, set_id) if one.position != edit.position}
+        if (edit.question is not None or line.removed) and question in others:
             raise UserError("Another line of this set asks the same question.")
+
+    def _line(self, set_id: str, position: int) -> CalibrationLine:
+        """A line of a set, dropped or not. Raises UserError."""
+        every = [line for removed in (False, True) for line in lines.lines(self.store, set_id, removed)]
+        if (found := next((line for line in every if line.position == position), None)) is None:
+            raise UserError("This line is not in the set any more.", "Reload the page.")
+        return found
 
     def _changeable(self, set_id: str) -> str:
         found = self._set(set_id)
