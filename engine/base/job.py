@@ -24,7 +24,9 @@ Loss = Literal["kl", "ce"]
 Start = Literal["wanda", "random"]
 LoadIn = Literal["16bit", "8bit", "4bit"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+CARD_HELP = "A character card (JSON, PNG or CHARX), or the name of a bundled one"
 DTYPE_HELP = "Number format of the arithmetic: auto, fp32, bf16 or fp16"
+SHARED_TYPE_HELP = "Type of the GGUF files, the same for all models: Q8_0 or F16 (default: Q8_0 where all models can have it)"
 TYPE_HELP = "Type of the GGUF file that speaks, like Q8_0 or F16 (default: the best at hand)"
 
 
@@ -153,8 +155,7 @@ class Process(Settings):
 class PruneJob(Process):
     """The main job: from a character card to a pruned model folder. Beside these it has every knob of Recipe."""
 
-    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
-                     min_length=1)
+    card: str = knob(..., CARD_HELP, metavar="CARD", option="-", min_length=1)
     out: str = knob("", "The folder to write; must not exist (required, except with --until)", metavar="DIR", group="What is made")
     model: str = knob("starter", MODEL_HELP)
     preset: str = knob("standard", ", ".join(PRESETS), label="How thorough")
@@ -241,16 +242,14 @@ class FrontierJob(Process):
 class ScriptJob(Process):
     """The test script of a character on one or more models."""
 
-    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
-                     min_length=1)
+    card: str = knob(..., CARD_HELP, metavar="CARD", option="-", min_length=1)
     models: list[str] = knob([], f"{MODEL_HELP}; may be given several times (default starter)", option="model",
                              metavar="MODEL", group="What is asked")
     questions: bool = knob(False, "Only print the questions and their rules, as JSON")
     judge: str = knob("", "A server with log-probabilities, or a model of this machine, to judge what no rule can check",
                      metavar="URL_OR_MODEL")
     judge_model: str = knob("", "The server's model", metavar="NAME")
-    type: Literal["", "Q8_0", "F16"] = knob("", "Type of the GGUF files, the same for all models: Q8_0 or F16 (default: Q8_0 where "
-                                                "all models can have it)")
+    type: Literal["", "Q8_0", "F16"] = knob("", SHARED_TYPE_HELP)
     sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
 
 
@@ -275,8 +274,7 @@ class SceneJob(Process):
 class DossierJob(Process):
     """The dossier of a character: what an evaluation asks it."""
 
-    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
-                     min_length=1)
+    card: str = knob(..., CARD_HELP, metavar="CARD", option="-", min_length=1)
     by: str = knob("", f"Who writes statements and questions: {MODEL_HELP}; or the address of a server (default: what the card "
                        "has, or what is derived from it)", metavar="MODEL_OR_URL", group="What is written")
     by_model: str = knob("", "The server's model", metavar="NAME")
@@ -296,8 +294,7 @@ class JudgeJob(Process):
 class EvaluateJob(Process):
     """Is it still the character? Runs beside the dense model, measure by measure."""
 
-    card: str = knob(..., "A character card (JSON, PNG or CHARX), or the name of a bundled one", metavar="CARD", option="-",
-                     min_length=1)
+    card: str = knob(..., CARD_HELP, metavar="CARD", option="-", min_length=1)
     models: list[str] = knob([], "A folder that prune wrote, the work folder of a run, or any other model; may be given several "
                                  "times (default: all finished runs of the character on this machine)", option="model",
                              metavar="MODEL", group="What is asked")
@@ -310,8 +307,7 @@ class EvaluateJob(Process):
                                  "bundled characters)", option="other", metavar="CARD")
     player: str = knob("", "A model on this machine that plays the player in further long conversations, beside those with written "
                            "lines", metavar="MODEL")
-    type: Literal["", "Q8_0", "F16"] = knob("", "Type of the GGUF files, the same for all models: Q8_0 or F16 (default: Q8_0 where "
-                                                "all models can have it)")
+    type: Literal["", "Q8_0", "F16"] = knob("", SHARED_TYPE_HELP)
     judge: str = knob("", "A server with log-probabilities, or a model on this machine, to judge what no rule can check; it takes "
                           "an exam first", metavar="URL|MODEL", group="Who judges")
     judge_model: str = knob("", "The server's model", metavar="NAME")
