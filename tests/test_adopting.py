@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from small_job import told_run, work_of
 
 from engine.base.errors import UserError
-from engine.base.files import write_json
+from engine.base.files import read_json, write_json, write_manifest
 from engine.cards.fields import with_fields
 from engine.cards.files import read_card
 from studio import panels
@@ -54,6 +55,30 @@ def test_a_run_whose_work_folder_is_in_the_data_folder_is_found_and_added_with_a
     assert sum(file.stat().st_size for file in made.rglob("*") if file.is_file()) == before
     with pytest.raises(UserError, match="in the library already, as “zoe-half”"):
         adopt(settings, store, find(settings, str(made)))
+
+
+def test_two_clicks_add_a_run_once_and_one_that_cannot_be_used_leaves_nothing(services: Services, made: Path,
+                                                                              tmp_path: Path) -> None:
+    settings, store = services.settings, services.store
+    broken = Path(shutil.copytree(made, tmp_path / "broken"))
+    report = read_json(broken / "report.json")
+    write_json(broken / "report.json", {**report, "stages": None})
+    write_manifest(broken)
+    before = len(characters.list_characters(store))
+    with pytest.raises(UserError, match="cannot be added"):
+        adopt(settings, store, find(settings, str(broken)))
+    assert (len(runs.list_runs(store)), len(characters.list_characters(store))) == (0, before)
+
+    def add(_: int) -> str:
+        try:
+            return adopt(settings, store, find(settings, str(made))).name
+        except UserError as error:
+            return error.sentence
+
+    with ThreadPoolExecutor(3) as pool:
+        said = sorted(pool.map(add, range(3)))
+    assert said[2] == "zoe-half" and all("in the library already" in one for one in said[:2])
+    assert (len(runs.list_runs(store)), len(characters.list_characters(store))) == (1, before + 1)
 
 
 def test_it_goes_to_the_version_with_the_same_card_and_a_deleted_run_can_be_added_again(

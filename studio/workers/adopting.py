@@ -4,6 +4,7 @@ The model stays where it is and is not copied. What is small is: the history, th
 """
 
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from studio.workers.ending import Ending, import_lines, last_word, settle
 KEPT = ("events.jsonl", "lines.jsonl", "rejected.json", "mask.safetensors")  # of the work folder
 ASKED = ("sparsity", "multiple", "seed", "load_in", "recover", "bake")  # of the recipe, as runs of the studio keep them
 MOST_BYTES = 16_000_000  # of a report or a job file
+_ONE_AT_A_TIME = threading.Lock()  # two clicks, or two pages
 _CHOOSE = "Choose the folder that --out named, or the run's work folder."
 
 
@@ -86,11 +88,18 @@ def found_here(settings: Settings, store: Store) -> list[Found]:
 def adopt(settings: Settings, store: Store, found: Found) -> Run:
     """Take a run into the library, by the character and version with the same card, else by a new character.
 
-    Raises UserError for one that is there already, and where its files cannot be used.
+    Raises UserError for one that is there already, and where its files cannot be used; nothing is left of it then.
     """
+    with _ONE_AT_A_TIME:
+        return _adopt(settings, store, found)
+
+
+def _adopt(settings: Settings, store: Store, found: Found) -> Run:
     if known := _known(settings, store, found.folder):
         raise UserError(f"This run is in the library already, as “{known.name}”.")
-    character, version = _character(store, found.card)
+    character, version = _character(store, found.card) or ("", 1)
+    is_new = not character
+    character = character or characters.create(store, as_v3(found.card)).id
     asked = {name: found.recipe[name] for name in ASKED if name in found.recipe}
     run = runs.add(store, character, version, "prune", found.name, {"model": found.model, "folder": str(found.folder), **asked},
                    state="stopped")
@@ -107,6 +116,8 @@ def adopt(settings: Settings, store: Store, found: Found) -> Run:
         return _with_lines(store, run, work)
     except Exception:
         runs.remove(store, run.id)
+        if is_new:
+            characters.delete(store, character)
         raise
 
 
@@ -122,14 +133,14 @@ def _with_lines(store: Store, run: Run, work: Path) -> Run:
     return runs.update(store, run.id, line_set=made)
 
 
-def _character(store: Store, card: dict[str, Any]) -> tuple[str, int]:
-    """The character and the version with this card: the newest of the first that has one, else a new character."""
+def _character(store: Store, card: dict[str, Any]) -> tuple[str, int] | None:
+    """The character and the version with this card: the newest of the first that has one; None where there is none."""
     wanted = fields_of(card)
     for one in characters.list_characters(store):
         for version in sorted(characters.versions(store, one.id), key=lambda version: version.number, reverse=True):
             if fields_of(version.card) == wanted:
                 return one.id, version.number
-    return characters.create(store, as_v3(card)).id, 1
+    return None
 
 
 def _known(settings: Settings, store: Store, folder: Path) -> Run | None:
