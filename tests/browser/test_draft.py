@@ -282,3 +282,20 @@ def test_a_model_tightens_what_is_selected_and_the_writer_accepts_it_and_takes_i
     panel.get_by_role("button", name="Undo").click()
     expect(description).to_have_value("She lives alone. She keeps the very old lighthouse of the harbour. Nobody comes.")
     values.set_value(store, "writer-server", [])
+
+
+def test_an_answer_deepens_the_card_once_however_often_one_clicks(studio: Any, page: Any) -> None:
+    slug = new_character(page, studio, "Deep")
+    page.locator("#draft-deepen > button").click()
+    questions = page.locator("#draft-deepen-questions")
+    expect(questions.locator(".deepen-question")).to_contain_text("What does Deep want today")
+    questions.get_by_role("button", name="Another question").click()
+    questions.locator("textarea").fill("She lies to the kind.")
+    questions.get_by_role("button", name="Add to the card").dblclick()
+    expect(questions.locator(".deepen-head")).to_contain_text("1 of 14 answered")
+    shows(page, "description", "She lies to the kind.")
+    assert field(page, "description").input_value().count("She lies to the kind.") == 1
+    expect(questions.locator(".write-problem")).to_have_text("")
+    store = open_store(studio.home / "studio.db")
+    who = characters.get(store, slug)
+    assert who and len([one for one in characters.versions(store, who.id) if one.note.startswith("Deepened")]) == 1
