@@ -197,10 +197,17 @@ def test_bad_chat_options_are_refused(options: list[str], word: str, exported: P
     assert word in shown.err and shown.err.startswith("Error: ") and shown.err.count("\n") == 1 and shown.out == ""
 
 
-@pytest.mark.parametrize("model", ["starter", "x" * 5000, "none\0such", "no/such"])
+@pytest.mark.parametrize("model", ["starter", "no/such"])
 def test_a_chat_needs_a_character(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", model, "--message", "Hello"]) == 2
     assert capsys.readouterr().err == "Error: This model comes without a character. Add --card CARD.json.\n"
+
+
+@pytest.mark.parametrize("model", ["x" * 5000, "none\0such"])
+def test_a_chat_with_what_cannot_be_a_path_is_refused(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", model, "--message", "Hello"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Error: There is no model ") and "like owner/name" in shown and len(shown) < 500
 
 
 def test_a_chat_with_an_unknown_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

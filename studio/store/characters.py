@@ -116,11 +116,13 @@ def versions(store: Store, id: str) -> list[Version]:
 
 
 def portrait(store: Store, sha256: str) -> bytes | None:
+    """A picture by its hash, as a version names it; None where it is not there."""
     with store.read() as db:
         return scalar(db, "SELECT data FROM portraits WHERE sha256 = ?", [sha256])
 
 
 def files(store: Store, version: Version) -> dict[str, bytes]:
+    """The files of a version by their paths in the archive; those that are gone are left out."""
     with store.read() as db:
         kept = {path: scalar(db, "SELECT data FROM files WHERE sha256 = ?", [digest]) for path, digest in version.files.items()}
         return {path: data for path, data in kept.items() if data is not None}
@@ -152,12 +154,14 @@ def save(store: Store, id: str, card: dict[str, Any], portrait: bytes | Literal[
 
 
 def restore(store: Store, id: str, number: int) -> Version:
+    """An older version's content as the newest version. Raises UserError for an unknown character or version."""
     with store.write() as db:
         old = _version(db, id, number)
         return _append(db, id, old.card, old.portrait, old.files, f"Version {number} restored", "saved")
 
 
 def duplicate(store: Store, id: str) -> Character:
+    """A new character with another's newest version, without its history. Raises UserError for an unknown one."""
     with store.write() as db:
         newest = _head(db, id)
         return _create(db, newest.card, newest.portrait, newest.files, False)

@@ -92,10 +92,12 @@ def chats(store: Store, character: str) -> list[Chat]:
 
 
 def rename(store: Store, id: str, title: str) -> Chat:
+    """Give a chat another title. Raises UserError for an unknown one."""
     return _CHATS.change(store, id, title=" ".join(title.split()))
 
 
 def set_sampling(store: Store, id: str, sampling: dict[str, Any]) -> Chat:
+    """How the answers of a chat are sampled from now on: the fields of SamplingParams. Raises UserError for an unknown one."""
     return _CHATS.change(store, id, sampling=sampling)
 
 
@@ -146,6 +148,7 @@ def add_swipe(store: Store, message_id: str, text: str, seed: int = 0, measures:
 
 
 def choose(store: Store, message_id: str, index: int) -> Message:
+    """Make another of a message's texts the one that counts. Raises ValueError for a number that it does not have."""
     with store.write() as db:
         message = _message(db, message_id)
         if not 0 <= index < len(message.swipes):

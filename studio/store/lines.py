@@ -160,6 +160,7 @@ def is_fixed(store: Store, set_id: str) -> bool:
 
 
 def copy_set(store: Store, set_id: str, name: str = "") -> LineSet:
+    """A copy of a set of lines, which can be changed. Raises UserError for an unknown one."""
     with store.write() as db:
         old = _SETS.need(db, set_id)
         return _copy(db, old, name or old.name)

@@ -109,6 +109,7 @@ def rounds(store: Store, character: str, kind: str | None = None, run: str | Non
 
 
 def set_answer(store: Store, answer_id: str, text: str, measures: dict[str, Any] | None = None, reason: str = "") -> Answer:
+    """Write a model's answer into its round. Raises UserError for an unknown one."""
     return _ANSWERS.change(store, answer_id, text=text, measures=measures or {}, reason=reason)
 
 

@@ -23,5 +23,6 @@ def get_value(store: Store, key: str, default: Any, kind: Any = None) -> Any:
 
 
 def set_value(store: Store, key: str, value: Any) -> None:
+    """Keep a setting, any JSON value, under its name."""
     with store.write() as db:
         db.table("settings", pk="key").upsert({"key": key, "value": to_json(value)})
