@@ -37,6 +37,23 @@ const changed = (name) => {
   send(element, "npc-dossier", {[name]: entries[name].filter((entry) => isWhole(name, entry)).map((entry) => plain(name, entry))});
 };
 
+// Entries of several parts are folded, each with its first words; what was opened stays so.
+const foldedOf = (name, entry, at) => {
+  const key = `${name} ${at}`, fold = make("details", "script-row dossier-fold", "", {open: opened.has(key)});
+  const kind = make("small"), head = make("b");
+  const say = () => {
+    kind.textContent = entry.task ? props.value.choices.task[entry.task] : props.value.choices.kind[entry.kind];
+    head.textContent = (entry.text ?? entry.lines[0]) || "Not written yet";
+  };
+  const show = () => { if (fold.open && fold.children.length < 2) fold.append(rowOf(name, entry)); };
+  fold.append(filled(make("summary"), kind, head));
+  fold.addEventListener("toggle", () => { opened[fold.open ? "add" : "delete"](key); show(); });
+  fold.addEventListener("input", say);
+  say();
+  show();
+  return fold;
+};
+
 const rowOf = (name, entry) => {
   const row = make("div", "script-form dossier-row");
   const reads = Object.entries(LISTS[name].parts).map(([key, [{read, show}, label, hint]]) => {
@@ -49,6 +66,7 @@ const rowOf = (name, entry) => {
     changed(name);
   });
   return filled(row, filled(make("div", "script-buttons"), button(`Remove this ${LISTS[name].one}`, () => {
+    opened.delete(`${name} ${entries[name].indexOf(entry)}`);
     entries[name] = entries[name].filter((other) => other !== entry);
     changed(name);
     draw();
@@ -58,22 +76,24 @@ const rowOf = (name, entry) => {
 const listOf = (name) => {
   const {title, one, hint} = LISTS[name];
   const list = make("details", "script-row", "", {open: opened.has(name)});
+  list.dataset.list = name;
   const own = props.value.written.includes(name);
   list.append(filled(make("summary"), make("b", "", `${title} (${entries[name].length})`),
     make("small", "", `${hint} ${own ? "Written for this card." : "Derived from the card until you change it."}`)));
   const show = () => {
     if (!list.open || list.children.length > 1) return;
     const add = button(`+ Add a ${one}`, () => {
-      entries[name].push({...NEW[name]});
+      opened.add(`${name} ${entries[name].push({...NEW[name]}) - 1}`);
       draw();
-      [...element.querySelectorAll(".dossier-row")].at(-1)?.querySelector("textarea")?.focus();
+      [...element.querySelectorAll(`[data-list=${name}] .dossier-row`)].at(-1)?.querySelector("textarea")?.focus();
     }, "draft-list-add");
     const restore = button("Take what is derived from the card", () => {
       entries[name] = structuredClone(props.value.derived[name]);
       send(element, "npc-dossier", {[name]: []});
       draw();
     });
-    list.append(...entries[name].map((entry) => rowOf(name, entry)), filled(make("div", "script-buttons"), add, restore));
+    const rows = entries[name].map((entry, at) => name === "statements" ? rowOf(name, entry) : foldedOf(name, entry, at));
+    list.append(...rows, filled(make("div", "script-buttons"), add, restore));
   };
   list.addEventListener("toggle", () => { opened[list.open ? "add" : "delete"](name); show(); });
   show();

@@ -225,7 +225,8 @@ def test_the_dossier_is_changed_and_comes_back_from_the_card(studio: Any, page: 
     page.wait_for_selector("#draft-dossier small:has-text('Derived from the card until you change it') >> nth=0")
     assert page.locator(".dossier-row textarea").first.input_value().startswith("{{char}} is an eight-year-old boy")
     page.click("#draft-dossier summary:has-text('Pressing lines')")
-    page.locator("#draft-dossier details >> nth=2 >> select").first.select_option("villain")
+    page.locator(".dossier-fold > summary").first.click()
+    page.locator(".dossier-fold select").select_option("villain")  # the other lines are folded
     saved(page)
 
 
