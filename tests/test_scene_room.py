@@ -106,6 +106,10 @@ def test_a_scene_of_the_library_is_begun_goes_on_and_takes_a_word(services: Serv
         scenes.begin(services, person, "starter", [person], "", 6)
     with pytest.raises(UserError, match="no scene yet"):
         scenes.put_in(services, person, PLAYER, "Hello.")
+    double = characters.create(services.store, characters.head(services.store, person).card).id
+    with pytest.raises(UserError, match="have the same name"):
+        scenes.begin(services, person, "starter", [double], "", 6)
+    assert not begun
     judges.choose(services, "small", "")
     scenes.begin(services, person, "starter", [other, third], " Dusk. ", 6)
     job = begun[0]

@@ -143,8 +143,9 @@ def begin(services: Services, character: str, model: str, others: Sequence[str],
         actors = [voice, *others]
     else:
         versions = [characters.head(services.store, one) for one in (character, *others)]
-        for one in versions:
-            card_of(one)  # it must be able to speak
+        names = {card_of(one).char.casefold() for one in versions}  # raises for one that cannot speak
+        if len(names) < len(versions):  # before the last scene gives way to one that cannot be played
+            raise UserError("Two characters of this scene have the same name.", "Give one of them another name or nickname.")
         actors = [one.card for one in versions]
     services.scenes.begin(character, actors, voice, narrator, int(turns), check(chosen(services)))
 
