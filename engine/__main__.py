@@ -18,6 +18,7 @@ from engine.base.files import PROGRAM
 from engine.base.job import (
     TYPE_HELP,
     DossierJob,
+    DraftCastJob,
     EvaluateJob,
     ExportJob,
     FrontierJob,
@@ -65,6 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     scene = verbs.add_parser("scene", help="two or three characters and a narrator talk with each other")
     add_options(scene, SceneJob, Process)
     add_sampling_options(scene)
+    add_options(verbs.add_parser("draft-cast", help="characters of one place, drafted by a model after a plan with quotas"),
+                DraftCastJob, Process)
     add_options(verbs.add_parser("dossier", help="what an evaluation asks a character; a model can write it"), DossierJob, Process)
     add_options(verbs.add_parser("judge", help="the exam of a judge: can it tell who says a line?"), JudgeJob, Process)
     evaluate = verbs.add_parser("evaluate", help="is it still the character: runs beside the dense model, measure by measure")

@@ -29,6 +29,7 @@ from engine.base.frontier import AXES, Budget, front, pick, verdict
 from engine.base.ids import Verdict
 from engine.base.job import (
     DossierJob,
+    DraftCastJob,
     EvaluateJob,
     ExportJob,
     FrontierJob,
@@ -263,6 +264,29 @@ def _scene(values: dict[str, Any]) -> Iterator[events.Event]:
     asked = SceneJob(**values)
     from engine.scene import perform
 
+    yield from perform(asked)
+
+
+def draft_cast(options: argparse.Namespace, arguments: list[str]) -> int:
+    """A cast of characters. The same command goes on where it stopped, where it writes into a folder."""
+    values = read_options(options, DraftCastJob)
+    asked = DraftCastJob(**values)
+    if not asked.out and not asked.json_events and not asked.plan_only:
+        raise UserError("The cards would be lost.", "Add --out FOLDER, or --json to have them printed.")
+    again = f"Go on with:\n  {PROGRAM} {shlex.join(arguments)}" if asked.out else ""
+    Run(process_of(values)).follow(_draft_cast(asked), lambda: False, "Stopped; the cards so far are kept.", again)
+    return 0
+
+
+def _draft_cast(asked: DraftCastJob) -> Iterator[events.Event]:
+    from engine.casting import PLAN, perform, planned_rows
+
+    if not asked.json_events:
+        kept = named_path(asked.out or ".") / PLAN
+        rows = read_json(kept)["rows"] if asked.out and is_file(kept) else planned_rows(asked)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        print_table("The plan", ["", *names], [[number, *(row.get(name) or "open" for name in names)]
+                                               for number, row in enumerate(rows, start=1)])
     yield from perform(asked)
 
 

@@ -17,7 +17,7 @@ STAGES: dict[StageId, str] = {
     StageId.GGUF_REFERENCE: "read with transformers", StageId.GGUF_PROVE: "prove {}",
     StageId.ENGINES: "make folders for engines", StageId.SPEED: "measure the speed", StageId.ZIP: "zip",
     StageId.SHIP_READ: "read {} at its types", StageId.SHIP_SPEED: "time all files in llama.cpp",
-    StageId.SCENE: "play the scene",
+    StageId.SCENE: "play the scene", StageId.CAST: "draft {}",
     StageId.SCRIPT: "answer the script: {}", StageId.COMPARE: "compare the answers", StageId.EXAM: "exam of {}",
     StageId.DOSSIER: "dossier by {}",
     StageId.INTERVIEW: "ask {}", StageId.ASSESS: "measure: {}",

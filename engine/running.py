@@ -231,6 +231,8 @@ def describe(event: events.Event) -> str:
             broken = [check["detail"] or check["rule"] for check in event.checks if check["outcome"] == "fail"]
             return f"  {event.verdict:<10} {event.lines[-1]}\n             {event.answers[-1]!r}" + "".join(
                 f"\n             ({one})" for one in broken)
+        case evaluation_events.Drafted():
+            return _drafted(event)
         case evaluation_events.Preferred():
             return f"  the judge gives {event.first} {event.points:.0f} of 100 against {event.second} at {event.question}"
         case evaluation_events.Untested():
@@ -266,6 +268,15 @@ def _beginning(event: events.Started) -> str:
         return f"Is it still {event.character}? Beside the dense model: {', '.join(_others(event))}"
     verb = "Going on with" if event.resumed else "Pruning"
     return f"{verb} {event.character} on {event.model}, sparsity {event.sparsity:.0%}"
+
+
+def _drafted(event: evaluation_events.Drafted) -> str:
+    """A card of a cast in two or three lines."""
+    data = event.card["data"]
+    notes = [f"thin: {', '.join(event.thin)}"] if event.thin else []
+    notes += [f"does not mention: {', '.join(event.unsaid)}"] if event.unsaid else []
+    notes += [f"still like {event.twin} after {event.tries} drafts ({', '.join(event.shared)})"] if event.twin else []
+    return "\n".join([f"  {event.position + 1}. {data['name']}: {event.line}", *(f"     ({one})" for one in notes)])
 
 
 def _others(event: events.Started) -> list[str]:

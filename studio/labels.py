@@ -43,7 +43,7 @@ STAGES: dict[str, str] = {
     StageId.GGUF_PROVE: "Compare the GGUF file {}", StageId.ENGINES: "Make the engines' folders",
     StageId.SHIP_READ: "Read {} at its types", StageId.SHIP_SPEED: "Time all files in llama.cpp",
     StageId.SPEED: "Measure the speed, dense and pruned", StageId.SCRIPT: "Answer the script: {}",
-    StageId.SCENE: "Play the scene",
+    StageId.SCENE: "Play the scene", StageId.CAST: "Draft {}",
     StageId.COMPARE: "Compare the answers", StageId.EXAM: "Exam of the judge {}",
     StageId.DOSSIER: "Dossier by {}",
     StageId.INTERVIEW: "Ask {}", StageId.ASSESS: "Measure: {}",

@@ -14,6 +14,7 @@ from studio.settings import Settings
 from studio.store import characters, runs
 from studio.store.database import Store, open_store
 from studio.tokens import TokenCounter
+from studio.workers.casting import Casting
 from studio.workers.evaluating import Evaluating
 from studio.workers.game_server import GameServer
 from studio.workers.jobs import Jobs
@@ -40,6 +41,7 @@ class Services:
     evaluating: Evaluating
     siblings: Siblings
     scenes: Scenes
+    casting: Casting
     server: GameServer
     live: Live = field(default_factory=Live)
 
@@ -52,7 +54,8 @@ class Services:
         speech, evaluating = Speech(settings, live.touch), Evaluating(settings, live.touch)
         return cls(settings, store, Jobs(settings, store), Watcher(settings, store), speech, TokenCounter(settings.home),
                    Scripts(settings, store, live.touch), Shipping(settings, live.touch), evaluating,
-                   Siblings(store, speech, evaluating), Scenes(settings, live.touch), GameServer(settings, live.touch), live=live)
+                   Siblings(store, speech, evaluating), Scenes(settings, live.touch), Casting(settings, store, live.touch),
+                   GameServer(settings, live.touch), live=live)
 
     def library_stamp(self) -> tuple[Any, ...]:
         """Changes with each write to the library, and every ten seconds, in case two writes leave the file alike."""
@@ -74,6 +77,7 @@ class Services:
         """Take up the queue."""
         self.jobs.start()
         self.scripts.start()
+        self.casting.start()
         return self
 
     def close(self) -> None:
@@ -83,5 +87,6 @@ class Services:
         self.shipping.close()
         self.evaluating.close()
         self.scenes.close()
+        self.casting.close()
         self.server.close()
         self.speech.close()

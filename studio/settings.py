@@ -41,6 +41,7 @@ class Settings:
     uploads = _Inside("uploads")  # what pages upload and download: the only folder that Gradio serves, emptied at the start
     shipping = _Inside("frontier")  # a folder for each character: what it can be shipped as
     evaluations = _Inside("evaluations")  # a folder for each character: is it still the character?
+    casts = _Inside("casts")  # a folder for each cast that is drafted: the job, and its events
     scenes = _Inside("scenes")  # a folder for each character: its last scene with others
     script = _Inside("script")  # the folder of the test by a script that is under way
     log = _Inside("studio.log")  # the studio's own log
@@ -72,7 +73,7 @@ class Settings:
     def private(self) -> tuple[Path, ...]:
         """What is never served, whatever else is: everything beside the uploads."""
         return (self.database, self.players, self.jobs, self.exports, self.backups, self.shipping, self.evaluations, self.scenes,
-                self.script, self.log, self.chat_log, self.server_log, self.home / "models")
+                self.casts, self.script, self.log, self.chat_log, self.server_log, self.home / "models")
 
     def run_folder(self, run_id: str) -> Path:
         """The folder of one run: card.json, lines.jsonl, work/, model/ and log.txt."""

@@ -31,6 +31,19 @@ NEWS_SECONDS = 0.4  # between two looks at a long import
 UNNAMED = "Unnamed"
 _TURN = in_turn("sidebar")
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
+# Opens the part for casts, as soon as its room is shown, and what is above it has found its height.
+_CAST = """() => {
+  const open = (left) => {
+    const part = document.getElementById("draft-cast"), shown = part?.getClientRects().length > 0;
+    if (!shown && left) { setTimeout(open, 100, left - 1); return; }
+    part?.querySelector(":scope > button:not(.open)")?.click();
+    setTimeout(() => {
+      part?.scrollIntoView({block: "start"});
+      document.querySelector("#cast-place textarea")?.focus({preventScroll: true});
+    }, 300);
+  };
+  open(50);
+}"""
 _ADDRESSED = "(search) => [search, new URLSearchParams(location.search).get('character') ?? '']"
 
 
@@ -67,6 +80,7 @@ class Side:
             # Any kind of file: what it is shows in its content, and a refusal is one line among the others.
             self.load = gr.UploadButton("Import cards, or drop them here", size="sm", file_count="multiple", type="filepath",
                                         elem_id="side-import")
+            self.cast = gr.Button("Draft a cast", size="sm", elem_id="side-cast")
             with gr.Column(visible=False, elem_id="side-imported", elem_classes="notice") as self.imports:
                 self.imported = gr.HTML()
                 self.close = gr.Button("Close", size="sm", elem_id="side-imported-close", min_width=60)
@@ -171,6 +185,7 @@ def _making(services: Services, page: Page, side: Side) -> None:
     shown = _of_opened(page, side)
     listing = [side.search, page.character]
     side.new.click(new, side.search, [*shown, page.rooms], **_TURN)
+    side.cast.click(lambda: gr.Tabs(selected="draft"), None, page.rooms, **PRIVATE).then(None, None, None, js=_CAST, **PRIVATE)
     side.duplicate.click(duplicate, listing, shown, js=FLUSH, **_TURN)
     loading = side.load.upload(load_cards, [*listing, side.load], [*shown, side.imports, side.imported, side.close], **PRIVATE)
     loading.then(**_in_sight("side-imported"))

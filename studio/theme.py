@@ -38,7 +38,7 @@ def make_theme() -> gr.themes.Base:
 
 def styles() -> str:
     """The studio's CSS, that of the figures included."""
-    return "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("studio.css", "verdict.css")) + FIGURE_STYLE
+    return "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("studio.css", "cast.css", "verdict.css")) + FIGURE_STYLE
 
 
 def script() -> str:

@@ -1,6 +1,8 @@
-"""What is said of how a character speaks: answers to a script, samples and verdicts of an evaluation, exams of judges, scenes."""
+"""What is said of how a character speaks: answers to a script, samples and verdicts of an evaluation, exams of judges, scenes; and
+of cards that are drafted."""
 
 import dataclasses
+from typing import Any
 
 from engine.base.events import Count, Event
 from engine.base.ids import Outcome, Verdict
@@ -140,3 +142,21 @@ class Acted(Event):
     assistant: Count | None
     grades: dict[str, float | None]
     judge: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drafted(Event):
+    """A card of a cast. `position`: its row in the plan; `line`: who it is; `thin`: fields that hold next to nothing; `unsaid`:
+    values of its row that its texts never mention.
+
+    `twin`: the name of one that it is too like even after `tries` drafts, "" for none, and `shared`, the words that both have.
+    """
+
+    position: Count
+    card: dict[str, Any]
+    line: str
+    thin: list[str] = dataclasses.field(default_factory=list)
+    unsaid: list[str] = dataclasses.field(default_factory=list)
+    twin: str = ""
+    shared: list[str] = dataclasses.field(default_factory=list)
+    tries: Count = 1

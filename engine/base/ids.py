@@ -43,6 +43,7 @@ class StageId(StrEnum):
     SHIP_READ = "read_for_shipping"  # subject: the model's name
     SHIP_SPEED = "time_for_shipping"
     SCENE = "play_scene"
+    CAST = "draft_cast"  # subject: the character, at first the model that writes
     SCRIPT = "answer_script"  # subject: the model's name
     COMPARE = "compare_answers"
     EXAM = "take_exam"  # subject: the judge

@@ -271,6 +271,25 @@ class SceneJob(Process):
     sampling: dict[str, float | int | None] = Field(default_factory=dict)  # the fields of SamplingParams
 
 
+class DraftCastJob(Process):
+    """A cast of characters, drafted by a model."""
+
+    place: str = knob(..., "What the place is about, in a sentence or two", metavar="PLACE", option="-", min_length=1)
+    count: int = knob(6, "Characters", ge=2, le=12, group="What is drafted")
+    quota: list[str] = knob([], "How many have which value, like “role: 2 traders, 1 guard”; the rest is open, or shares the "
+                                "values without a number; may be given several times", metavar="QUOTA")
+    seed: int = knob(0, "Seed of the plan and of the drafts", ge=0, le=MAX_SEED)
+    model: str = knob("starter", f"Writes the cards: {MODEL_HELP}")
+    teacher: str = knob("", "A server that writes instead (OpenAI's API)", metavar="URL")
+    teacher_model: str = knob("", "The server's model", metavar="NAME")
+    out: str = knob("", "Folder for plan.json and a card a character; with the same folder, drafting goes on where it stopped, by "
+                        "the plan in it, which you may change", metavar="FOLDER")
+    plan_only: bool = knob(False, "Only make the plan")
+    rows: list[dict[str, str]] = Field(default_factory=list)  # a plan that is made already
+    draft: list[int] = Field(default_factory=list)  # the rows to draft; none: those without a card
+    known: str = ""  # a JSON file: "cast", members with position, card and line; "library", other cards
+
+
 class DossierJob(Process):
     """The dossier of a character: what an evaluation asks it."""
 

@@ -98,7 +98,7 @@ def chat(card: Card, wish: Wish) -> list[Message]:
         sample = (said.strip() or _sample(card)) if wish.task == "voice" else ""
         wanted = f"The writer wants: {said.strip()}" if said.strip() and wish.task != "voice" else ""
         parts = [f"The sample:\n{sample}" if sample else "", f"The text:\n{text.strip()}", _ASKED[wish.task], wanted]
-    user = "\n\n".join(filter(None, (_about(card, wish.key), *parts)))
+    user = "\n\n".join(filter(None, (about(card, wish.key), *parts)))
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": user}]
 
 
@@ -132,8 +132,8 @@ def finished(card: Card, wish: Wish, said: str) -> str:
     return text
 
 
-def _about(card: Card, key: str) -> str:
-    """What the card says beside the field itself, each part cut to a few sentences."""
+def about(card: Card, key: str) -> str:
+    """What the card says beside the field `key` itself, each part cut to a few sentences."""
     texts = {"description": card.description, "personality": card.personality, "scenario": card.scenario,
              "mes_example": card.example_dialogue}
     known = [_shortened(_plain(text, card), _KNOWN[name]) for name, text in texts.items()

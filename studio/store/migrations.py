@@ -135,6 +135,18 @@ def _decisions(db: Database) -> None:
     db.execute("ALTER TABLE lines ADD COLUMN decision TEXT NOT NULL DEFAULT ''")
 
 
+@MIGRATIONS(name="9 casts that are drafted at once")
+def _casts(db: Database) -> None:
+    db.execute("""CREATE TABLE casts (id TEXT PRIMARY KEY, place TEXT NOT NULL, quotas TEXT NOT NULL, seed INTEGER NOT NULL,
+        rows TEXT NOT NULL, made REAL NOT NULL) STRICT""")
+    db.execute("""CREATE TABLE cast_drafts (
+        id TEXT PRIMARY KEY, cast_id TEXT NOT NULL REFERENCES casts (id), position INTEGER NOT NULL, card TEXT NOT NULL,
+        line TEXT NOT NULL, thin TEXT NOT NULL, unsaid TEXT NOT NULL, twin TEXT NOT NULL, shared TEXT NOT NULL,
+        tries INTEGER NOT NULL, state TEXT NOT NULL CHECK (state IN ('drafted', 'kept', 'dropped')),
+        character TEXT REFERENCES characters (id), made REAL NOT NULL) STRICT""")
+    db.execute("CREATE INDEX drafts_of_cast ON cast_drafts (cast_id, position)")
+
+
 def schema(db: Database) -> dict[str, str]:
     """Name and SQL of every table, index, view and trigger, but for the ledger of migrations and SQLite's own."""
     rows = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name != ?", [Migrations.migrations_table])

@@ -19,7 +19,7 @@ from engine.cards.prompt import PLAYER, render_description, render_greeting
 from studio.page import DEFECT, FLUSH, Page, at_once, guarded
 from studio.services import Services
 from studio.store import characters
-from studio.tabs.draft import card_views, sections, versions
+from studio.tabs.draft import card_views, cast, sections, versions
 from studio.tabs.draft.controls import Controls
 from studio.tabs.draft.deepen import Deepening
 from studio.tabs.draft.writer import Writer
@@ -43,6 +43,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     _listen_to_card(controller, page, controls)
     _listen_to_versions(controller, page, controls)
     _listen_to_writer(writer, page, tab, controls)
+    cast.connect(services, controls.cast, writer, page, tab)
 
 
 class Controller:

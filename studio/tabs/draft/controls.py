@@ -10,6 +10,7 @@ import gradio as gr
 from engine.cards.fields import FIELDS, Field, Section
 from engine.cards.files import Form
 from studio.tabs.draft import sections
+from studio.tabs.draft.cast import CastPanel
 from studio.theme import ASSETS
 
 EMPTY = ("<h3>No character is open</h3><p>Choose a character in the sidebar, press <b>New</b>, or import a card that you have: "
@@ -52,6 +53,7 @@ class Controls:
                     self._side()
             self._prompt()
             self._versions()
+        self.cast = CastPanel()
 
     def _texts(self) -> None:
         for section, title in _SECTIONS.items():

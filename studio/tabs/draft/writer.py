@@ -52,7 +52,7 @@ class Writer:
         """Who writes: its name, and what a writer should expect of it."""
         if server := self.server():
             return {"who": server[1], "note": f"{server[1]} on your server writes."}
-        model = self._model()
+        model = self.model()
         known, name = KNOWN.get(model), _name(model)
         listed = next((one for one in self.services.speech.models(wait=False) if one["name"] == model), {})
         small = 0 < (known.parameters if known else int(listed.get("parameters") or 0)) < _SMALL
@@ -63,7 +63,7 @@ class Writer:
         """Begin a text: {"id"}. `asked`: character, and the fields of Wish. Raises UserError."""
         card = unfinished(characters.head(self.store, str(asked["character"])).card)
         wish = Wish(asked["task"], *(str(asked.get(part, "")) for part in ("key", "text", "label", "wish")))
-        messages, server, model = chat(card, wish), self.server(), self._model()
+        messages, server, model = chat(card, wish), self.server(), self.model()
         reply = self.services.speech.write(model, messages, sampling(wish).as_dict(), server)
         with self._lock:
             self._asked[reply.id] = _Asked(card, wish, reply, server[1] if server else _name(model))
@@ -102,7 +102,8 @@ class Writer:
         """Let the page's model (`who` is "self") or a server write from now on. Raises UserError."""
         values.set_value(self.store, SERVER, list(checked_server(url, model)) if who == "server" else [])
 
-    def _model(self) -> str:
+    def model(self) -> str:
+        """The model of the page."""
         return str(values.get_value(self.store, "model", "starter"))
 
     def _found(self, id: str) -> _Asked:
