@@ -52,7 +52,7 @@ def perform(job: DraftCastJob) -> Iterator[Event]:
     """
     began = time.monotonic()
     out = named_path(job.out) if job.out else None
-    place, plan = _planned(job, out)
+    place, plan = planned(job)
     if out:
         with explain_write_errors(out, "run the same command again"):
             write_json(out / PLAN, {"place": place, "rows": plan})
@@ -71,20 +71,20 @@ def perform(job: DraftCastJob) -> Iterator[Event]:
     yield Finished(job.out, time.monotonic() - began)
 
 
-def planned_rows(job: DraftCastJob) -> list[cast_plan.Row]:
-    """The plan of a job: its rows, or new ones by its quotas. Raises UserError."""
+def planned(job: DraftCastJob) -> tuple[str, list[cast_plan.Row]]:
+    """The place and the plan of a job: the plan of its folder where that has one, which the writer may have changed, else its rows,
+    else new ones by its quotas. Raises UserError."""
+    place, out = cast_plan.checked_place(job.place), named_path(job.out) if job.out else None
+    if out and is_file(out / PLAN):
+        return place, _kept(out, place)
+    if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already and holds no cast.", "Choose another folder.")
     if job.rows:
-        return cast_plan.checked_plan(job.rows)
-    return cast_plan.make_plan(job.count, cast_plan.read_quotas("\n".join(job.quota)), job.seed)
+        return place, cast_plan.checked_plan(job.rows)
+    return place, cast_plan.make_plan(job.count, cast_plan.read_quotas("\n".join(job.quota)), job.seed)
 
 
-def _planned(job: DraftCastJob, out: Path | None) -> tuple[str, list[cast_plan.Row]]:
-    """The place and the plan: those of the folder where it has one, which the writer may have changed."""
-    place = cast_plan.checked_place(job.place)
-    if not out or not is_file(out / PLAN):
-        if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} is there already and holds no cast.", "Choose another folder.")
-        return place, planned_rows(job)
+def _kept(out: Path, place: str) -> list[cast_plan.Row]:
     kept = read_untrusted_json(out / PLAN, _KNOWN_BYTES)
     rows = kept.get("rows")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and all(isinstance(one, str) for one in row.values())
@@ -92,7 +92,7 @@ def _planned(job: DraftCastJob, out: Path | None) -> tuple[str, list[cast_plan.R
         raise UserError(f"{out / PLAN} is no plan any more.", "Choose another folder.")
     if kept.get("place") != place:
         raise UserError(f"{out} holds the cast of another place.", "Choose another folder, or give the same place.")
-    return place, cast_plan.checked_plan(rows)
+    return cast_plan.checked_plan(rows)
 
 
 def _known(job: DraftCastJob, out: Path | None) -> tuple[list[Member], list[dict[str, Any]]]:

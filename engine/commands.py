@@ -279,11 +279,10 @@ def draft_cast(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _draft_cast(asked: DraftCastJob) -> Iterator[events.Event]:
-    from engine.casting import PLAN, perform, planned_rows
+    from engine.casting import perform, planned
 
     if not asked.json_events:
-        kept = named_path(asked.out or ".") / PLAN
-        rows = read_json(kept)["rows"] if asked.out and is_file(kept) else planned_rows(asked)
+        _, rows = planned(asked)
         names = list(dict.fromkeys(name for row in rows for name in row))
         print_table("The plan", ["", *names], [[number, *(row.get(name) or "open" for name in names)]
                                                for number, row in enumerate(rows, start=1)])
