@@ -36,7 +36,7 @@ def answer(message: str, number: int, twins: Sequence[str] = ()) -> str:
     row = message.partition("Of this person: ")[2].partition(".")[0]
     if "“line”" in message:
         return json.dumps({"name": name, "line": f"{name} ({row}) {tale.split(',')[0]}."})
-    if "meets Player" in message:
+    if " meets Player. Write" in message:
         return voice(name)
     if "Write a description" in message:
         says = message.partition("The writer wants: ")[2].partition("how a usual day")[0]

@@ -52,6 +52,7 @@ STATES = {
     **{room: State(room) for room in ROOMS},
     "draft-lorebook": State("draft", RICH, (".book-entry summary",), ".draft-part:has(> #draft-character_book)"),
     "draft-write": State("draft", RICH, ("#draft-description .write-open",), "#draft-description"),
+    "draft-cast": State("draft", clicks=("#draft-cast > button:not(.open)",), shown="#draft-cast"),
     "draft-deepen": State("draft", RICH, ("#draft-deepen > button:not(.open)",), "#draft-deepen"),
     "draft-npc": State("draft", RICH, ("#draft-npc > button:not(.open)",), "#draft-npc"),
     "draft-script": State("draft", RICH, ("#draft-script > button:not(.open)", ".script-row summary"), "#draft-script"),

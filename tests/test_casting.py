@@ -46,8 +46,8 @@ def test_the_rest_is_open_or_shares_the_values_without_a_number() -> None:
 
 
 def test_several_of_a_kind_are_named_as_one() -> None:
-    [quota] = read_quotas("role: 2 allies, 3 bosses, 2 dress, 2 Händler, 1 boss, 2 x wolf")
-    assert dict(quota.counts) == {"ally": 2, "boss": 4, "dress": 2, "Händler": 2, "wolf": 2}
+    [quota] = read_quotas("role: 2 allies, 3 bosses, 2 dress, 2 Händler, 1 boss, 2 x wolves, 2 thieves, 2 knaves")
+    assert dict(quota.counts) == {"ally": 2, "boss": 4, "dress": 2, "Händler": 2, "wolf": 2, "thief": 2, "knave": 2}
 
 
 @pytest.mark.parametrize(("count", "quotas", "sentence"), [

@@ -112,8 +112,10 @@ def _deal(count: int, quota: Quota, chance: random.Random) -> list[str]:
 
 def _singular(word: str) -> str:
     """One of several: English plurals without their ending, anything else as it is. The writer sees it in the plan."""
-    if re.search(r"(?:[^aeiou]ies)$", word):
+    if re.search(r"[^aeiou]ies$", word):
         return f"{word[:-3]}y"
+    if re.search(r"(?:ie|l|ar)ves$", word):
+        return f"{word[:-3]}f"
     if re.search(r"(?:ch|sh|ss|x)es$", word):
         return word[:-2]
     return word[:-1] if re.search(r"[^\W\d_]{2,}s$", word) and not re.search(r"(?:ss|us|is)$", word) else word

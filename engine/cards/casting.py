@@ -33,7 +33,7 @@ _INITIALS = "ABCDEFGHIJKLMNOPRSTVWYZ"
 _SYSTEM = "You invent characters for a story. Write in the language in which the place is described."
 _WHO = ("Invent one more person of this place.{row}{initial} Nobody above has the same name.{unlike} Answer with JSON: “name”, and "
         "“line”, one sentence on what this person does, wants and hides.")
-_VOICE = ("{char} meets {player}, a stranger. Write what {char} does and says, and how {char} answers two questions of {player}. "
+_VOICE = ("In the story {char} meets {player}. Write what {char} does and says, and how {char} answers two questions of {player}. "
           "{char} speaks as “I”, in short sentences, with words and habits that nobody else has. Answer with JSON of these keys: "
           "{keys}.")
 
