@@ -67,9 +67,9 @@ def test_a_budget_picks_one_and_a_budget_that_nothing_fits_is_a_sentence(service
     assert "Without a limit" in parts["ship-pick"]
     assert shipping.contents(services, look("")) == {}
     other = characters.create(services.store, card("Ann")).id
-    assert "Nothing was measured yet" in shipping.contents(services, look(other))["ship-table"]
+    assert "Measure takes some minutes" in shipping.contents(services, look(other))["ship-table"]
     (services.shipping.folder(person) / RESULT).write_text("{")
-    assert "Nothing was measured yet" in shipping.contents(services, look(person))["ship-table"]
+    assert "Measure takes some minutes" in shipping.contents(services, look(person))["ship-table"]
 
 
 @pytest.mark.slow

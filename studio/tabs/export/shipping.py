@@ -30,7 +30,7 @@ WHAT = ('<h3>What to ship</h3><p class="quiet">Smaller by pruning, by fewer bits
         "dense model and every finished model of this character at each type of GGUF file that fits it: how far it is from the "
         "dense model with the whole card, "
         "on lines that none of them learned from, and how fast llama.cpp speaks with it on this machine.</p>")
-NOTHING = '<p class="quiet">Nothing was measured yet. Measure takes some minutes a model with the starter.</p>'
+NOTHING = '<p class="quiet">Measure takes some minutes a model with the starter.</p>'
 _LOOK = ("(axis, size, memory, speed, first) => { personaStudioLive.look({ship_axis: axis ?? '', ship_size: String(size ?? ''), "
          "ship_memory: String(memory ?? ''), ship_speed: String(speed ?? ''), ship_first: String(first ?? '')}, 'export'); "
          "return []; }")
