@@ -281,8 +281,10 @@ def draft_cast(options: argparse.Namespace, arguments: list[str]) -> int:
 def _draft_cast(asked: DraftCastJob) -> Iterator[events.Event]:
     from engine.casting import perform, planned
 
-    if not asked.json_events:
-        _, rows = planned(asked)
+    place, rows = planned(asked)
+    if asked.json_events and asked.plan_only:
+        print(json.dumps({"place": place, "rows": rows}, ensure_ascii=False))
+    elif not asked.json_events:
         names = list(dict.fromkeys(name for row in rows for name in row))
         print_table("The plan", ["", *names], [[number, *(row.get(name) or "open" for name in names)]
                                                for number, row in enumerate(rows, start=1)])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cast_writer import NAMES, cast_writer, voice
 
+from engine.__main__ import main
 from engine.base.errors import UserError
 from engine.base.evaluation_events import Drafted
 from engine.base.events import Event
@@ -75,6 +76,8 @@ def begun(row: dict[str, str] | None = None) -> Draft:
 
 def test_a_model_is_told_the_row_the_place_and_who_is_there() -> None:
     draft = begun({"role": "guard", "age": ""})
+    draft.take(WHO, '{"name": "Bert Ost", "line": "Bert guards the gate and wants to be left alone. His work incl"}')
+    assert draft.line == "Bert guards the gate and wants to be left alone."
     who = draft.ask(WHO)
     assert all(part in who.messages[1]["content"] for part in (PLACE, "Mara Vell: She mends nets.", "role: guard"))
     assert "age" not in who.messages[1]["content"]
@@ -102,7 +105,8 @@ def test_what_gives_no_new_name_and_line_is_asked_again(said: str) -> None:
 def test_fields_that_the_model_left_thin_are_named_and_never_made_up() -> None:
     draft = begun()
     assert draft.thin == ["description", "personality", "scenario", "first_mes", "mes_example"] and not draft.unsaid
-    for said in ("{}", '{"Bert Ost says": "I am here, stranger."}', voice("Bert Ost").replace("answers", "dreams")):
+    for said in ("{}", '{"Bert Ost says": "I am here, stranger."}', voice("Bert Ost").replace("answers", "dreams"),
+                 voice("Bert Ost").replace("You are late", "Bert likes it here, and is late")):
         with pytest.raises(UserError):
             draft.take(VOICE, said)
     draft.take(VOICE, voice("Bert Ost"))
@@ -208,3 +212,10 @@ def test_a_server_without_a_model_and_a_row_that_is_not_there_get_a_sentence() -
         run(NOBODY, draft=[8])
     with pytest.raises(UserError, match="Nothing is said of the place"):
         run(NOBODY, place="  ")
+
+
+def test_the_plan_can_be_had_alone_and_cards_that_would_be_lost_are_not_drafted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["draft-cast", PLACE, "--count", "6", "--quota", "role: 2 traders, 1 guard", "--plan-only", "--json"]) == 0
+    kept = json.loads(capsys.readouterr().out)
+    assert kept["place"] == PLACE and Counter(row["role"] for row in kept["rows"]) == {"trader": 2, "guard": 1, "": 3}
+    assert main(["draft-cast", PLACE]) == 2 and "--out FOLDER" in capsys.readouterr().err

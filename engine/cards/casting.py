@@ -155,7 +155,8 @@ class Draft:
         if not _LINE[0] <= count_words(line) <= _LINE[1] or has_assistant_phrase(line) or is_looping(line):
             raise UserError("The model wrote no line on who this is.")
         self.raw = with_fields(blank_card(name), tags=self._values())
-        self.line = line
+        whole = re.match(r".*[.!?。！？]", line)  # without half a sentence at the end
+        self.line = whole[0] if whole and count_words(whole[0]) >= _LINE[0] else line
 
     def _messages(self, system: str, user: str) -> list[Message]:
         return [{"role": "system", "content": system}, {"role": "user", "content": f"The place: {self.place}\n\n{user}"}]
@@ -209,16 +210,18 @@ def _voice(found: dict[str, Any], card: Card) -> tuple[str, str]:
     """Greeting and example dialogue. Raises UserError where there is no dialogue in a model's answer."""
     does, says, *turns = (_spoken(found.get(key), card) for key in _voice_keys(card))
     pairs = [(player, answer) for player, answer in zip(turns[::2], turns[1::2], strict=True)
-             if _is_speech(answer) and count_words(player) > 1 and normalise(player) != normalise(answer)]
-    if not pairs or not _is_speech(says):
+             if _is_speech(answer, card) and count_words(player) > 1 and normalise(player) != normalise(answer)]
+    if not pairs or not _is_speech(says, card):
         raise UserError("The model wrote no dialogue.")
     action = does.strip("*").strip()
     greeting = f"*{action[:1].upper()}{action[1:]}{'' if action[-1] in '.!?' else '.'}* {says}" if action else says
     return greeting, "\n".join(f"<START>\n{{{{user}}}}: {player}\n{{{{char}}}}: {answer}" for player, answer in pairs)
 
 
-def _is_speech(text: str) -> bool:
-    return count_words(text) > 2 and not has_assistant_phrase(text) and not is_looping(text)
+def _is_speech(text: str, card: Card) -> bool:
+    """Whether a text can be a character's own words: neither an assistant's, nor a sentence about the character."""
+    about = re.match(rf"(?:{'|'.join(map(re.escape, card.names))})\s+[^\W\d_]", text)
+    return count_words(text) > 2 and not about and not has_assistant_phrase(text) and not is_looping(text)
 
 
 def _spoken(said: Any, card: Card) -> str:
