@@ -81,7 +81,7 @@ def test_cards_come_one_after_another_and_are_kept_dropped_and_drafted_again(ser
         assert [one.line[:4] for one in there.values()] and len(there) == 3
         assert len({one.card["data"]["name"] for one in there.values()}) == 3
         assert room.keep(there[0].id) == 1 and room.keep(there[0].id) == 1
-        room.drop(there[1].id)
+        casts.drop(store, there[1].id)
         page = shown(room)
         assert "Keep all" not in page and "Take back" in page and "Open" in page
         found = [one for one in characters.list_characters(store) if one.name == there[0].card["data"]["name"]]
@@ -90,8 +90,8 @@ def test_cards_come_one_after_another_and_are_kept_dropped_and_drafted_again(ser
         assert data["first_mes"].startswith("*Looks up") and data["mes_example"].count("<START>") == 2
         assert data["tags"] == [casts.get(store, cast.id).rows[0]["role"]]  # type: ignore[union-attr]
         with pytest.raises(UserError, match="character of the library"):
-            room.drop(there[0].id)
-        room.drop(there[1].id, back=True)
+            casts.drop(store, there[0].id)
+        casts.drop(store, there[1].id, back=True)
         room.draft({"cast": cast.id, "position": "2"})
         assert "this one stays until the new one is there" in shown(room)
         assert services.casting.wait(60)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Json
 
+from engine.base.errors import UserError
+from studio.store.characters import create_within
 from studio.store.database import Store
 from studio.store.records import Table, now, stored
 
@@ -92,6 +94,16 @@ def former(store: Store, cast: str, position: int) -> list[CastDraft]:
         return _DRAFTS.all(db, "cast_id = ? AND position = ?", [cast, position])
 
 
-def mark(store: Store, id: str, state: str, character: str | None = None) -> CastDraft:
-    """The draft, kept as a character, dropped, or as it came. Raises UserError for an unknown one."""
-    return _DRAFTS.change(store, id, state=state, character=character)
+def keep(store: Store, id: str) -> None:
+    """Make a character of a draft, once. Raises UserError for an unknown one."""
+    with store.write() as db:
+        if (draft := _DRAFTS.need(db, id)).state != "kept":
+            _DRAFTS.update(db, id, state="kept", character=create_within(db, draft.card).id)
+
+
+def drop(store: Store, id: str, back: bool = False) -> None:
+    """Drop a draft, or take that back. Raises UserError for an unknown one, and for one that is a character by now."""
+    with store.write() as db:
+        if _DRAFTS.need(db, id).state == "kept":
+            raise UserError("This draft is a character of the library by now.", "Delete it in the sidebar.")
+        _DRAFTS.update(db, id, state="drafted" if back else "dropped")

@@ -75,6 +75,11 @@ def create(store: Store, card: dict[str, Any], portrait: bytes | None = None,
         return _create(db, card, _keep(db, "portraits", portrait or None), kept, False)
 
 
+def create_within(db: Database, card: dict[str, Any]) -> Character:
+    """The same for a card alone, as a part of a transaction."""
+    return _create(db, card, None, {}, False)
+
+
 def list_characters(store: Store, search: str = "") -> list[Character]:
     """Characters, the last changed first, or those whose names, tags and texts (in this order) hold every word of `search`."""
     words = search.casefold().split()

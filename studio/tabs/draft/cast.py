@@ -93,16 +93,8 @@ class CastRoom:
         one = casts.get_draft(self.store, id)
         found = [one] if one else [one for one in casts.drafts(self.store, id).values() if one.state == "drafted"]
         for draft in found:
-            if draft.state != "kept":
-                casts.mark(self.store, draft.id, "kept", characters.create(self.store, draft.card).id)
+            casts.keep(self.store, draft.id)
         return len(found)
-
-    def drop(self, id: str, back: bool = False) -> None:
-        """Drop a draft, or take that back. A kept one is a character, and is deleted as such. Raises UserError."""
-        draft = casts.get_draft(self.store, id)
-        if draft is None or draft.state == "kept":
-            raise UserError("This draft is a character of the library by now.", "Delete it in the sidebar.")
-        casts.mark(self.store, id, "drafted" if back else "dropped")
 
     def _state(self, cast: Cast | None) -> cast_view.State:
         there: dict[int, CastDraft] = casts.drafts(self.store, cast.id) if cast else {}
@@ -133,7 +125,7 @@ def connect(services: Services, panel: CastPanel, writer: Writer, page: Page, ta
             case "keep":
                 kept = room.keep(id)
             case "drop" | "back":
-                room.drop(id, do == "back")
+                casts.drop(services.store, id, do == "back")
             case "stop":
                 services.casting.stop()
         return revision + 1 if kept else gr.skip()
