@@ -59,7 +59,8 @@ def perform(job: DraftCastJob) -> Iterator[Event]:
     if job.plan_only:
         return
     members, library = _known(job, out)
-    missing = job.draft or [place for place in range(len(plan)) if place not in {one.position for one in members}]
+    there = {one.position for one in members}
+    missing = job.draft or [position for position in range(len(plan)) if position not in there]
     if wrong := next((one for one in missing if not 0 <= one < len(plan)), None):
         raise UserError(f"The plan has no row {wrong + 1}.", "Make a new plan.")
     for event in Drafting(job, place, plan).run(missing, [one for one in members if one.position not in missing], library):
@@ -89,7 +90,7 @@ def _kept(out: Path, place: str) -> list[cast_plan.Row]:
     rows = kept.get("rows")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and all(isinstance(one, str) for one in row.values())
                                              for row in rows):
-        raise UserError(f"{out / PLAN} is no plan any more.", "Choose another folder.")
+        raise UserError(f"{out / PLAN} is not a plan any more.", "Choose another folder.")
     if kept.get("place") != place:
         raise UserError(f"{out} holds the cast of another place.", "Choose another folder, or give the same place.")
     return cast_plan.checked_plan(rows)
@@ -123,8 +124,8 @@ class Drafting:
         yield Stage(StageId.CAST, self.total, subject=self.writer)
         try:
             for number, position in enumerate(missing):
-                drafted, member = yield from self._member(position, number * len(STEPS), members, cards)
-                members.append(member)
+                drafted, new = yield from self._member(position, number * len(STEPS), members, cards)
+                members.append(new)
                 yield drafted
                 yield Step(StageId.CAST, (number + 1) * len(STEPS), self.total, subject=self.writer)
         finally:
@@ -171,9 +172,9 @@ class Drafting:
 
 
 def _unlike(twin: Twin, members: Sequence[Member]) -> str:
-    line = next((one.line for one in members if one.name == twin.name), "")
-    return (f"This must be somebody quite unlike {twin.name}{f' ({line})' if line else ''}"
-            f"{f': nothing with {chr(44).join(twin.shared)}' if twin.shared else ''}.")
+    line = next((f" ({one.line})" for one in members if one.name == twin.name), "")
+    shared = f": nothing with {', '.join(twin.shared)}" if twin.shared else ""
+    return f"This must be somebody quite unlike {twin.name}{line}{shared}."
 
 
 def _server(job: DraftCastJob) -> tuple[str, str] | None:

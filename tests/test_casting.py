@@ -52,8 +52,8 @@ def test_several_of_a_kind_are_named_as_one() -> None:
 
 
 @pytest.mark.parametrize(("count", "quotas", "sentence"), [
-    (4, QUOTAS, "“role” asks for 6 characters, and the cast has 4"), (6, "two traders", "“two traders” is no quota"),
-    (6, "role:", "is no quota"), (6, "role: 0 guards", "0 of “0 guards”"),
+    (4, QUOTAS, "“role” asks for 6 characters, and the cast has 4"), (6, "two traders", "“two traders” is not a quota"),
+    (6, "role:", "is not a quota"), (6, "role: 0 guards", "0 of “0 guards”"),
     (6, "role: a\nRole: b", "two lines for “role”"), (1, "", "A cast has 2 to 12 characters, not 1"), (13, "", "not 13"),
     (6, "\n".join(f"p{one}: x" for one in range(7)), "There are 7 quotas"), (6, f"role: {'x' * 61}", "too long")])
 def test_what_cannot_be_met_gets_one_sentence(count: int, quotas: str, sentence: str) -> None:
@@ -210,7 +210,7 @@ def test_a_server_without_a_model_and_a_row_that_is_not_there_get_a_sentence() -
         run(NOBODY, teacher_model="")
     with pytest.raises(UserError, match="no row 9"):
         run(NOBODY, draft=[8])
-    with pytest.raises(UserError, match="Nothing is said of the place"):
+    with pytest.raises(UserError, match="The place is not described"):
         run(NOBODY, place="  ")
 
 

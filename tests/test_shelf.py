@@ -20,7 +20,6 @@ from studio.workers.speech import Reply
 
 # Vocabulary, hidden size, layers, query and key heads, head size, FFN size: as in each model's config.json. Then what differs.
 CONFIGS: dict[str, tuple[tuple[int, ...], dict[str, int]]] = {
-    "SmolLM2-135M-Instruct": ((49152, 576, 30, 9, 3, 64, 1536), {}),
     "SmolLM2-360M-Instruct": ((49152, 960, 32, 15, 5, 64, 2560), {}),
     "SmolLM2-1.7B-Instruct": ((49152, 2048, 24, 32, 32, 64, 8192), {}),
     "Qwen2.5-0.5B-Instruct": ((151936, 896, 24, 14, 2, 64, 4864), {"biases": 1}),
@@ -47,7 +46,7 @@ def test_what_other_programs_have_is_named_with_its_original(tmp_path: Path, mon
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
     assert shelf.found_elsewhere() == []
     library = tmp_path / ".ollama" / "models" / "manifests" / "registry.ollama.ai" / "library"
-    for name, tag in (("llama3.2", "1b"), ("other", "latest")):
+    for name, tag in (("llama3.2", "1b"), ("other", "latest"), ("smollm2", "135m")):
         (library / name).mkdir(parents=True)
         (library / name / tag).touch()
     place = tmp_path / ".lmstudio" / "models" / "bartowski" / "SmolLM2-360M-Instruct-GGUF"
@@ -56,6 +55,7 @@ def test_what_other_programs_have_is_named_with_its_original(tmp_path: Path, mon
         (place / file).touch()
     assert shelf.found_elsewhere() == [
         ("Ollama", "llama3.2:1b", "meta-llama/Llama-3.2-1B-Instruct"), ("Ollama", "other:latest", ""),
+        ("Ollama", "smollm2:135m", "starter"),
         ("LM Studio", "bartowski/SmolLM2-360M-Instruct-GGUF", "HuggingFaceTB/SmolLM2-360M-Instruct")]
 
 

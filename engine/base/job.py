@@ -275,7 +275,7 @@ class DraftCastJob(Process):
     """A cast of characters, drafted by a model."""
 
     place: str = knob(..., "What the place is about, in a sentence or two", metavar="PLACE", option="-", min_length=1)
-    count: int = knob(6, "Characters", ge=2, le=12, group="What is drafted")
+    count: int = knob(6, "Characters", group="What is drafted")
     quota: list[str] = knob([], "How many have which value, like “role: 2 traders, 1 guard”; the rest is open, or shares the "
                                 "values without a number; may be given several times", metavar="QUOTA")
     seed: int = knob(0, "Seed of the plan and of the drafts", ge=0, le=MAX_SEED)

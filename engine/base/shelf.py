@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from engine.base.files import read_json, resource
-from engine.base.known_models import KNOWN
+from engine.base.known_models import KNOWN, SMALL, STARTER
 from engine.base.sizes import FILE_TYPES
 
 LLAMA_3_2, LLAMA_3_1, GEMMA, APACHE = "Llama 3.2", "Llama 3.1", "Gemma", "Apache-2.0"
@@ -70,8 +70,8 @@ def read_samples() -> Mapping[str, Sample]:
 
 
 SHELF = (
-    *(ShelfModel(one.name, one.family, one.parameters, APACHE) for one in KNOWN.values()),
-    ShelfModel("HuggingFaceTB/SmolLM2-135M-Instruct", "llama", 134_515_008, APACHE, ollama="smollm2:135m"),
+    ShelfModel(STARTER.name, STARTER.family, STARTER.parameters, APACHE, ollama="smollm2:135m"),
+    ShelfModel(SMALL.name, SMALL.family, SMALL.parameters, APACHE, ollama="qwen2.5-coder:0.5b"),
     ShelfModel("HuggingFaceTB/SmolLM2-360M-Instruct", "llama", 361_821_120, APACHE, ollama="smollm2:360m"),
     ShelfModel("Qwen/Qwen2.5-0.5B-Instruct", "qwen2", 494_032_768, APACHE, ollama="qwen2.5:0.5b"),
     ShelfModel("google/gemma-3-1b-it", "gemma3_text", 999_885_952, GEMMA, gated=True, ollama="gemma3:1b"),

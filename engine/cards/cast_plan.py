@@ -31,7 +31,7 @@ class Quota:
 
 
 def read_quotas(text: str) -> list[Quota]:
-    """The quotas of a text, one a line. Raises UserError for a line that is none."""
+    """The quotas of a text, one a line. Raises UserError for a line that is not one."""
     found = [_quota(" ".join(line.split())) for line in text.splitlines() if line.strip()]
     if len(found) > MOST_QUOTAS:
         raise UserError(f"There are {len(found)} quotas; at most {MOST_QUOTAS} are possible.", "Leave some out.")
@@ -56,7 +56,7 @@ def make_plan(count: int, quotas: Sequence[Quota], seed: int = 0) -> list[Row]:
 
 
 def checked_plan(rows: Sequence[Mapping[str, str]]) -> list[Row]:
-    """A plan that a writer may have changed, its values on one line. Raises UserError for what is none."""
+    """A plan that a writer may have changed, its values on one line. Raises UserError for what is not one."""
     if not FEWEST <= len(rows) <= MOST:
         raise UserError(f"The plan has {len(rows)} rows, and a cast has {FEWEST} to {MOST} characters.", "Make a new plan.")
     plan = [{name: " ".join(value.split()) for name, value in row.items()} for row in rows]
@@ -69,7 +69,7 @@ def checked_place(text: str) -> str:
     """What the writer says of the place, on one line. Raises UserError where there is nothing, or too much."""
     place = " ".join(text.split())
     if not place:
-        raise UserError("Nothing is said of the place yet.", "Write a sentence or two.")
+        raise UserError("The place is not described yet.", "Write a sentence or two about it.")
     if len(place) > MOST_PLACE:
         raise UserError(f"The place has {len(place):,} characters; at most {MOST_PLACE} are read.", "Shorten it.")
     return place
@@ -84,7 +84,7 @@ def _quota(line: str) -> Quota:
     name, colon, values = line.partition(":")
     parts = [part.strip() for part in values.split(",") if part.strip()]
     if not colon or not name.strip() or not parts:
-        raise UserError(f"“{line[:60]}” is no quota.", _LIKE)
+        raise UserError(f"“{line[:60]}” is not a quota.", _LIKE)
     counts: Counter[str] = Counter()
     others: list[str] = []
     for part in parts:

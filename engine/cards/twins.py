@@ -1,8 +1,8 @@
 """Near-twins: whether a drafted character is too like another one, by what the two cards say of who they are.
 
 Likeness is the cosine of static vectors (engine/base/embedding.py), or of the words themselves where these are not installed. What
-a whole cast shares, the place, the values of the plan and the names, is left out. The bar is no number of ours: two characters
-may be as alike as the two most alike of the bundled ones, which were written to differ.
+a whole cast shares (the place, the values of the plan, the names) is left out. The bar is not tuned: two characters may be as alike
+as the closest two of the bundled ones, which were written to differ.
 """
 
 import functools

@@ -85,7 +85,7 @@ def actions(services: Services) -> dict[str, Any]:
 
 def keep_question(services: Services, character: str, item: str) -> str:
     """Ask what an item of the evaluation asked in the character's test script, too; a sentence on it. Raises UserError."""
-    _, one = services.evaluating.told(character, item)
+    _, one = services.evaluating.differing(character, item)
     head = characters.head(services.store, character)
     card = with_question(head.card, one.lines, KEPT)
     if card == as_v3(head.card):

@@ -31,7 +31,7 @@ class Evaluating(Resumable):
         except UserError:
             return None
 
-    def told(self, character: str, item: str) -> tuple[Evaluation, Telling]:
+    def differing(self, character: str, item: str) -> tuple[Evaluation, Telling]:
         """An item of a character's last evaluation where the models differ. Raises UserError where it is not there any more."""
         found = self.result(character)
         one = next((one for one in found.telling if one.item == item), None) if found else None

@@ -52,14 +52,14 @@ class Siblings:
         with self._lock:
             if (last := self.last(character)) and not last.ending:
                 raise UserError("A line is being written already.", "Wait for it, or stop it.")
-            found, told = self.evaluating.told(character, item)
+            found, case = self.evaluating.differing(character, item)
             sets = lines.sets(self.store, character)
             if not sets:
                 raise UserError("There are no lines yet that this one could go to.", "Make some in step 1.")
             raw = characters.head(self.store, character).card
             card = parse_card(json.dumps(raw).encode(), "This card")
             taken = [line.question for line in lines.lines(self.store, sets[0].id)]
-            sibling = find_sibling(card, told.item, told.lines[-1], taken)
+            sibling = find_sibling(card, case.item, case.lines[-1], taken)
             if sibling is None:
                 raise UserError("No question of this kind is left that is not in the lines already.",
                                 "Write one of your own in step 1.")

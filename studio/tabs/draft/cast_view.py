@@ -112,11 +112,11 @@ def _card(cast: Cast, position: int, state: State) -> str:
         notes.append(f"The texts never mention: {', '.join(draft.unsaid)}.")
     if position in state.again:
         notes.append("Being drafted again; this one stays until the new one is there.")
-    told = "".join(f'<p class="cast-note">{html.escape(one)}</p>' for one in notes)
+    noted = "".join(f'<p class="cast-note">{html.escape(one)}</p>' for one in notes)
     fields = "".join(f"<dt>{LABELS[key]}</dt><dd>{html.escape(text)}</dd>" for key in _SHOWN
                      if (text := START.sub("", expand_macros(str(draft.card["data"].get(key) or ""), card, PLAYER)).strip()))
     return (f'<article class="cast-card {draft.state}" data-key="{draft.id}" aria-label="{name}"><h4>{name} '
-            f'<span class="quiet">{html.escape(values)}</span></h4><p>{html.escape(draft.line)}</p>{told}'
+            f'<span class="quiet">{html.escape(values)}</span></h4><p>{html.escape(draft.line)}</p>{noted}'
             f'<details><summary>The card</summary><dl>{fields}</dl></details>{_buttons(cast, draft, state, name)}</article>')
 
 
