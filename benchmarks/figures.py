@@ -102,7 +102,7 @@ def tokens(curves: Sequence[Mapping[str, Any]]) -> go.Figure:
 def measures(proofs: Sequence[Proof]) -> go.Figure:
     """What each measure tells apart: a dot for a contrast's AUC with its interval, a panel for each model, chance as a line.
 
-    Grey: the interval holds .5. Measures are in the order of their AUC against the cut, the highest above.
+    Hollow: it does not tell, or was not tried enough. Measures are in the order of their AUC against the cut, the highest above.
     """
     models = sorted({one.model for one in proofs}, reverse=True)
     best = {name: max((one.auc for one in proofs if (one.measure, one.contrast) == (name, CUT)), default=0.0)
@@ -115,7 +115,7 @@ def measures(proofs: Sequence[Proof]) -> go.Figure:
             figure.add_scatter(
                 x=[one.auc for one in some], y=[names.index(one.measure) + 0.25 * (1 - step) for one in some], mode="markers",
                 name=f"against {CONTRAST_WORDS[contrast]}", legendgroup=contrast, showlegend=column == 1, row=1, col=column,
-                marker={"color": [colour if one.tells else GREY for one in some], "symbol": symbol, "size": 9},
+                marker={"color": colour, "symbol": [symbol if one.tells else f"{symbol}-open" for one in some], "size": 9},
                 error_x={"array": [one.high - one.auc for one in some], "arrayminus": [one.auc - one.low for one in some],
                          "color": GREY, "thickness": 1, "width": 0},
                 text=[f"{one.measure}: {one.samples} samples of {one.characters} characters" for one in some],
@@ -123,7 +123,7 @@ def measures(proofs: Sequence[Proof]) -> go.Figure:
         figure.add_vline(x=0.5, line={"color": GREY, "dash": "dot"}, row=1, col=column)
     labels = [MEASURES[name].label if name in MEASURES else name for name in names]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=labels, automargin=True)
-    figure = _styled(figure, "Dense model against each other speaker. Grey: the 95 % interval over characters holds .5, chance.",
+    figure = _styled(figure, "Dense model against each other speaker. Hollow: cannot tell, or not tried enough to say.",
                      150 + 44 * len(names))
     figure.update_xaxes(type="linear", range=[0, 1.02], tickvals=[0, 0.25, 0.5, 0.75, 1], title_text="AUC")
     return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.08}, margin={"b": 90})

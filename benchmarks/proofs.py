@@ -2,8 +2,8 @@
 
 For some bundled characters, each measure has to tell the dense model from a 75 % cut (Wanda, one-shot, unrepaired), the character
 from another one that speaks under its name, and the character from a plain assistant. What it says of a contrast is an AUC a
-character, over samples; the mean over characters has a 95 % interval. A measure whose interval holds .5 cannot tell this on this
-model, and evaluations say so (engine/evaluation/proof.py reads the table that is written here).
+character, over samples; the mean over characters has a 95 % interval. What that proves is said by engine/evaluation/proof.py, from
+which evaluations read the table that is written here.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from engine.evaluation.measure import MEASURES, Evidence, ItemKind, Measure, Nee
 from engine.evaluation.proof import ASSISTANT, CUT, IMPOSTOR, Proof, write_proofs
 from engine.evaluation.reader import Reader
 from engine.evidence.asking import ask_all
-from engine.evidence.items import Size, choose_items
+from engine.evidence.items import FULL, Size, choose_items
 from engine.models.loading import ModelSource, load_model, load_tokenizer, locate
 from engine.models.packing import pack
 from engine.pruning.cutting import cut, kept_indices
@@ -43,7 +43,8 @@ from engine.running import print_table
 assert _registers
 SPARSITY, LINES = 0.75, 48  # of the cut; lines that Wanda reads
 FEWEST = 3  # characters of which a mean says anything
-SIZE = Size({ItemKind.TALK: 8, ItemKind.SCRIPT: 3, ItemKind.IDENTITY: 2, ItemKind.KNOWLEDGE: 2, ItemKind.LONG: 1}, 6, 1)
+SIZE = Size({ItemKind.TALK: 8, ItemKind.SCRIPT: 3, **{one: FULL.items[one] for one in (ItemKind.IDENTITY, ItemKind.KNOWLEDGE)},
+             ItemKind.LONG: 1}, 6, 1)  # of the dossier all: a measure has no other questions, and few say nothing
 SHORT = SamplingParams(max_tokens=48)
 READING = frozenset((Need.READER, Need.MODEL))
 DENSE = "dense"
@@ -88,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def prove(options: argparse.Namespace, file: Path) -> Generator[Event, None, None]:
-    """Ask every character's speakers, and add the rows of measures that are not there yet; those that read models come last."""
+    """Ask every character's speakers, and add the rows of measures that are not there yet, or that rest on fewer questions than are
+    asked now; those that read models come last."""
     chosen = [MEASURES[name] for name in options.measures or MEASURES if Need.JUDGE not in MEASURES[name].needs]
     work = Path(options.workdir) if options.workdir else data_folder() / "bench" / "measures"
     source = yield from locate(options.model)
@@ -96,14 +98,19 @@ def prove(options: argparse.Namespace, file: Path) -> Generator[Event, None, Non
     size = dataclasses.replace(SIZE, items={kind: max(1, round(count * options.part)) for kind, count in SIZE.items.items()})
     for group in ([one for one in chosen if not one.needs & READING], [one for one in chosen if one.needs & READING]):
         for name, card in read_characters(options.characters).items():
-            there = {row["measure"] for row in _rows(file) if (row["model"], row["character"]) == (options.model, name)}
+            items = choose_items(card, size, size.items)
+            asked = {one.name: sum(item.kind in one.kinds for item in items) for one in group}
+            there = {row["measure"] for row in _rows(file) if (row["model"], row["character"]) == (options.model, name)
+                     and questions_of(row) >= asked.get(row["measure"], 0)}
             if missing := [one for one in group if one.name not in there]:
                 trial = Trial(options.model, source, name, card, work / slug(Path(options.model).name) / name)
                 yield from make_cut(trial, neutral_lines())
-                replies = yield from ask_all(trial.speakers(), choose_items(card, size, size.items), [0], trial.folder, SHORT)
+                replies = yield from ask_all(trial.speakers(), items, [0], trial.folder, SHORT)
                 for measure in missing:
                     values = yield from _values(measure, trial, replies, reader)
-                    write_json(file, [*_rows(file), *_contrasts(measure, trial, values)])
+                    kept = [row for row in _rows(file)
+                            if (row["model"], row["character"], row["measure"]) != (options.model, name, measure.name)]
+                    write_json(file, [*kept, *_contrasts(measure, trial, values, asked[measure.name])])
     reader.close()
 
 
@@ -127,7 +134,12 @@ def _values(measure: Measure, trial: Trial, replies: Mapping[str, Sequence[Reply
     return found
 
 
-def _contrasts(measure: Measure, trial: Trial, values: Mapping[str, Sequence[Sample]]) -> Iterator[dict[str, Any]]:
+def questions_of(row: Mapping[str, Any]) -> int:
+    """How many questions a row rests on; older rows do not say, but have at least a sample for each."""
+    return int(row.get("questions", row["samples"][0] + row["missing"][0]))
+
+
+def _contrasts(measure: Measure, trial: Trial, values: Mapping[str, Sequence[Sample]], questions: int) -> Iterator[dict[str, Any]]:
     """A row for the dense model against each other speaker. `auc` None: one of the two has no value."""
     numbers = {id: [one.value for one in samples if one.value is not None] for id, samples in values.items()}
     why = [one.why for samples in values.values() for one in samples if one.value is None]
@@ -137,7 +149,7 @@ def _contrasts(measure: Measure, trial: Trial, values: Mapping[str, Sequence[Sam
         pair = (numbers[DENSE], numbers[contrast]) if measure.higher else (numbers[contrast], numbers[DENSE])
         mean = {id: sum(some) / len(some) if some else None for id, some in numbers.items()}
         yield {"model": trial.model, "character": trial.name, "measure": measure.name, "contrast": contrast,
-               "auc": auc(*pair) if all(pair) else None, "dense": mean[DENSE], "other": mean[contrast],
+               "questions": questions, "auc": auc(*pair) if all(pair) else None, "dense": mean[DENSE], "other": mean[contrast],
                "samples": [len(numbers[DENSE]), len(numbers[contrast])],
                "missing": [len(values[one]) - len(numbers[one]) for one in (DENSE, contrast)], "why": why[0] if why else ""}
 
@@ -160,7 +172,8 @@ def words(proof: Proof | None) -> str:
     """A proof for a table."""
     if proof is None:
         return "–"
-    return f"{proof.auc:.2f} [{proof.low:.2f}, {proof.high:.2f}]" + ("" if proof.tells else " cannot tell")
+    return f"{proof.auc:.2f} [{proof.low:.2f}, {proof.high:.2f}]" + (
+        "" if proof.tells else " not tried enough" if proof.thin else " cannot tell")
 
 
 def impostor(card: Card) -> Card:

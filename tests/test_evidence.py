@@ -384,6 +384,21 @@ def test_a_measure_that_tells_nothing_on_this_model_is_no_number(made: Path, tmp
     assert not [event for event in seen if isinstance(event, Replied)]  # nothing reads the answers
 
 
+def test_a_measure_that_was_tried_on_too_little_has_its_number_and_says_so(
+        made: Path, tmp_path: Path, own_measures: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    measure_of("thin", {DENSE: 0.75, "25% removed": 0.25})
+    measure_of("silent", {DENSE: 0.9, "25% removed": None})
+    monkeypatch.setattr(running, "caveat", lambda name, model: "not tried enough here: two answers")
+    assert main(arguments(made, tmp_path / "work", "--html", str(tmp_path / "v.html"))) == 0
+    result = read_evaluation(tmp_path / "work" / RESULT)
+    assert {(one.measure, one.mean): one.note for one in result.figures} == {
+        ("thin", 0.75): "not tried enough here: two answers", ("thin", 0.25): "not tried enough here: two answers",
+        ("silent", 0.9): "not tried enough here: two answers", ("silent", None): "It said nothing."}
+    assert result.finding("thin", "25% removed").outcome is Outcome.LOST  # type: ignore[union-attr]
+    assert capsys.readouterr().out.count("\nThin: not tried enough here: two answers.\n") == 1
+    assert "not tried enough here: two answers" in (tmp_path / "v.html").read_text()
+
+
 @pytest.mark.slow
 def test_a_killed_job_loses_one_answer_at_most(made: Path, tmp_path: Path) -> None:
     process = Process(arguments(made, tmp_path / "work", "--measure", "loops", "--json"), tmp_path, forked=True)

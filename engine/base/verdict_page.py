@@ -61,13 +61,13 @@ def _table(result: Evaluation, runs: Sequence[Voiced]) -> str:
     heads = "".join(f'<th scope="col">{html.escape(one.name)}</th>' for one in runs)
     rows = []
     for asked in result.measures:
-        note = next((one.note for run in (DENSE, *(one.id for one in runs))
-                     if (one := result.figure(asked.name, run)) and one.note), "")
+        notes = dict.fromkeys(one.note for run in (DENSE, *(one.id for one in runs))
+                              if (one := result.figure(asked.name, run)) and one.note)
         dense = _cell("Dense", _mean(result.figure(asked.name, DENSE), asked))
         cells = "".join(_cell(run.name, _finding(asked, result.finding(asked.name, run.id), result.figure(asked.name, run.id)))
                         for run in runs)
         about = f"<b>{html.escape(asked.label)}</b>" + "".join(
-            f"<small>{html.escape(words)}</small>" for words in (asked.about, note) if words)
+            f"<small>{html.escape(words)}</small>" for words in (asked.about, *notes))
         rows.append(f'<tr><td>{about}</td>{dense}{cells}</tr>')
     return (f'<table class="verdict-table"><thead><tr><th scope="col">Measure</th><th scope="col">Dense</th>{heads}</tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table>')

@@ -1,7 +1,8 @@
 """What was proved of each measure: on which models it tells the dense model from a bad cut (python -m benchmarks measures).
 
-A measure that tells nothing on a model must not be read as a number there. The table has what was measured on the bundled
-characters: an AUC of the dense model against a 75 % cut, against another character under its name, and against a plain assistant.
+The table has what was measured on the bundled characters: an AUC of the dense model against a 75 % cut, against another character
+under its name, and against a plain assistant. A measure that was found to tell nothing on a model has no number there. One that was
+tried on too little to know has, as one that nobody tried, and the number says so.
 """
 
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ from functools import cache
 from pathlib import Path
 
 from engine.base.files import read_json, resource, write_json
+from engine.base.verdict import FEWEST
 
 TABLE = resource("assets/measure_proofs.json")
 CUT, IMPOSTOR, ASSISTANT = "cut", "impostor", "assistant"  # what the dense model is told from
 CONTRAST_WORDS = {CUT: "a 75 % cut", IMPOSTOR: "another character", ASSISTANT: "an assistant"}
 Key = tuple[str, str, str]  # measure, model, contrast
+CHANCE, USEFUL = 0.5, 0.7  # AUCs; a measure that may reach the second is not given up
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,25 @@ class Proof:
     samples: int
 
     @property
+    def answers(self) -> float:
+        """Of a character, from one of the two: the mean."""
+        return self.samples / (2 * self.characters)
+
+    @property
     def tells(self) -> bool:
-        """Whether the whole interval is above .5, which is chance."""
-        return self.low > 0.5
+        """Whether the whole interval is above chance, and rests on more than a few answers."""
+        return self.answers >= FEWEST and self.low > CHANCE
+
+    @property
+    def thin(self) -> bool:
+        """Whether it was not tried enough: on a few answers, or with an interval from chance to a useful AUC."""
+        return self.answers < FEWEST or self.low <= CHANCE < USEFUL < self.high
+
+    def __str__(self) -> str:
+        """What was found, in words for writers: an AUC is the share of pairs that are put in the right order."""
+        return (f"with {Path(self.model).name} it finds the dense model better than {CONTRAST_WORDS[self.contrast]} in "
+                f"{100 * self.auc:.0f} of 100 pairs of answers ({100 * self.low:.0f} to {100 * self.high:.0f}; guessing: "
+                f"{100 * CHANCE:.0f}), on {self.characters} characters with {self.samples} answers in all")
 
 
 @cache
@@ -57,12 +76,13 @@ def untried(measures: Mapping[str, str], model: str) -> list[str]:
 
 
 def doubt(measure: str, model: str) -> str:
-    """Why a measure's number says nothing with this dense model, as a sentence; "" where it says something, or nobody tried.
-
-    It says something where it tells the dense model from a cut that has lost the character.
-    """
+    """Why a measure's number says nothing with this dense model; "" where it may say something: it tells the dense model from a cut
+    that has lost the character, or this is not known."""
     proof = read_proofs().get((measure, model, CUT))
-    if proof is None or proof.tells:
-        return ""
-    return (f"cannot tell here: with {model} it does not tell the dense model from {CONTRAST_WORDS[CUT]} (AUC {proof.auc:.2f}, "
-            f"{proof.low:.2f} to {proof.high:.2f}, {proof.characters} characters)")
+    return f"cannot tell here: {proof}" if proof and not proof.tells and not proof.thin else ""
+
+
+def caveat(measure: str, model: str) -> str:
+    """Why a measure's number may say nothing with this dense model: it was not tried enough; "" where it was, or not at all."""
+    proof = read_proofs().get((measure, model, CUT))
+    return f"not tried enough here: {proof}" if proof and proof.thin else ""

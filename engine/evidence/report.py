@@ -19,7 +19,9 @@ def print_evaluation(result: Evaluation) -> None:
                  *_finding(result.finding(one.name, run.id))] for one in result.measures]
         print_table(f"{result.character}, {run.name}: means with 95 % intervals; n: questions ({result.replies:,} answers in "
                     f"all{seeds})", ["measure", DENSE, run.name, "difference, more is better", "verdict"], rows)
-    for sentence in filter(None, (*result.notes, result.judge, *(headline(result, run.id) for run in result.runs()),
+    limited = [f"{one.label}: {figure.note}." for one in result.measures
+               if (figure := result.figure(one.name, DENSE)) and figure.note and figure.mean is not None]
+    for sentence in filter(None, (*limited, *result.notes, result.judge, *(headline(result, run.id) for run in result.runs()),
                                   recommend(result))):
         print(sentence)
 

@@ -24,7 +24,7 @@ from engine.cards.card import Card, bundled_cards
 from engine.cards.files import read_card
 from engine.evaluation import measures as _measures  # registers them
 from engine.evaluation.measure import MEASURES, ItemKind, Measure, Need
-from engine.evaluation.proof import doubt, untried
+from engine.evaluation.proof import caveat, doubt, untried
 from engine.evidence.asking import ask_all
 from engine.evidence.gate import Gate, read_gate
 from engine.evidence.items import FULL, QUICK, USUAL, choose_items
@@ -82,7 +82,7 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
         scoring = Scoring(plan.card, plan.others, asked, replies, folder, bench, job.quick)
         stack.callback(scoring.close)
         scored = yield from scoring.score(plan.measures)
-    assessed = [_assessed(one) for one in scored]
+    assessed = [_assessed(one, caveat(one.measure.name, candidates[0].speaker.model)) for one in scored]
     yield from assessed
     compared = list(_compared(plan, scored))
     yield from compared
@@ -150,10 +150,11 @@ def default_folder(card: Card, dense: Candidate) -> Path:
     return data_folder() / "evaluations" / f"{slug(card.char)}-{slug(Path(dense.speaker.model).name)}"
 
 
-def _assessed(scored: Scored) -> Assessed:
+def _assessed(scored: Scored, limits: str) -> Assessed:
+    """The numbers of a speaker; `limits`: what is to be said of them, where there are any."""
     found = estimate(scored.values)
     missing = found.missing if found else len(scored.values)
-    note = scored.note or ("" if found else next(iter(scored.why.values()), "Nothing could be measured."))
+    note = scored.note or (limits if found else next(iter(scored.why.values()), "Nothing could be measured."))
     return Assessed(scored.measure.name, scored.speaker, *_ends(found), found.items if found else 0, found.samples if found else 0,
                     missing, note)
 
