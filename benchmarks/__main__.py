@@ -104,10 +104,11 @@ def _add_measures(measures: argparse.ArgumentParser) -> None:
 
 def _add_drop(drop: argparse.ArgumentParser) -> None:
     _add_model(drop)
-    drop.add_argument("--run", nargs="+", required=True, metavar="FOLDER", help="finished runs of this model, one a character")
+    drop.add_argument("--run", nargs="+", metavar="FOLDER", help="finished runs of this model, one a character")
     drop.add_argument("--part", type=float, default=1.0, metavar="SHARE", help="of the questions that are asked (default 1)")
+    drop.add_argument("--table", action="store_true", help="measure nothing; print the results that are kept, of all models")
     drop.add_argument("--workdir", metavar="DIR", help="where answers are kept (default: bench/drop in the data folder)")
-    _add_json(drop)
+    drop.add_argument("--json", type=Path, metavar="FILE", help="where the results are kept (default: benchmarks/rows/drop.json)")
 
 
 def _add_soak(soak: argparse.ArgumentParser) -> None:
