@@ -18,7 +18,7 @@ from engine.base.process import prepare_libraries
 
 MODULES = {"studio": "studio.costs", "measures": "proofs"}  # those not named like their verb
 SPEECH_PARTS = ("speed", "first", "cold", "replies", "page")
-STUDIO_PARTS = ("start", "polling", "tabs", "speech")
+STUDIO_PARTS = ("start", "polling", "tabs", "speech", "watching")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_speech(verbs.add_parser("speech", help="chats, the server and the page that speaks, beside llama.cpp alone"))
     _add_soak(verbs.add_parser("soak", help="many players on one server: whether a reply is lost or another's; its memory"))
     studio = verbs.add_parser("studio", help="what the studio itself costs")
-    studio.add_argument("--only", nargs="+", choices=STUDIO_PARTS, default=STUDIO_PARTS)
+    studio.add_argument("--only", nargs="+", choices=STUDIO_PARTS, default=STUDIO_PARTS[:-1],
+                        help="default: all but watching, which takes as long as a quick run")
     _add_json(studio)
     _add_measures(verbs.add_parser("measures", help="whether the measures of an evaluation measure; resumes by itself"))
     _add_drop(verbs.add_parser("drop", help="how much less a run loses than a plain cut, by the measures that measure"))

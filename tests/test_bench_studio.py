@@ -9,6 +9,7 @@ from benchmarks.__main__ import main
 from benchmarks.studio import costs
 from benchmarks.studio.polling import measure_polling
 from benchmarks.studio.tabs import measure_tabs
+from benchmarks.studio.watching import summarise, watching_words
 from engine.base.files import read_json
 
 
@@ -41,3 +42,13 @@ def test_the_second_turn_reads_only_what_is_new(tmp_path: Path, monkeypatch: pyt
     first, second = found["pairs"][0]["first"], found["pairs"][0]["second"]
     assert first["reused"] == 0 and second["reused"] >= first["prompt"] - 1 > 1000  # the card was not read again
     assert "tiny (a random model)" in costs._speech_words(found)
+
+
+def test_a_wait_ends_when_a_word_or_a_picture_is_new() -> None:
+    looks = [(0.0, "", "", ""), (2.0, "Lines", "of", ""), (4.0, "Lines", "of", ""), (6.0, "Lines", "of", "p"),
+             (8.0, "Tuning", "of", "p"), (18.0, "Tuning", "of", "p"), (20.0, "Tuning", "done", "p"), (21.0, "", "done", "p")]
+    found = summarise(looks)
+    assert found["longest"][:3] == [{"seconds": 14.0, "stage": "Tuning"}, {"seconds": 4.0, "stage": "Lines"},
+                                    {"seconds": 2.0, "stage": ""}]
+    assert found["changes"] == 3 and found["looks"] == 8 and found["longer_than_wanted"] == 1
+    assert "14 s (Tuning)" in watching_words({**found, "model": "starter"})

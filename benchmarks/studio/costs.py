@@ -15,6 +15,7 @@ import psutil
 
 from benchmarks.studio.polling import measure_polling
 from benchmarks.studio.tabs import measure_tabs, running_studio
+from benchmarks.studio.watching import measure_watching, watching_words
 from engine.base.files import data_folder, write_json
 from engine.cards.card import bundled_cards
 from studio.settings import Settings
@@ -123,7 +124,8 @@ def _speech_words(found: Figures) -> str:
 
 
 PARTS: dict[str, Any] = {"start": (measure_start, _start_words), "polling": (measure_polling, _polling_words),
-                         "tabs": (measure_tabs, _tabs_words), "speech": (measure_speech, _speech_words)}
+                         "tabs": (measure_tabs, _tabs_words), "speech": (measure_speech, _speech_words),
+                         "watching": (measure_watching, watching_words)}
 
 
 def run(options: argparse.Namespace) -> int:
