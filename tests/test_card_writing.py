@@ -44,7 +44,9 @@ def test_a_question_and_an_unknown_field_are_asked_by_their_labels(mara: Card) -
 
 
 @pytest.mark.parametrize(("wish", "sentence"), [
-    (("tighten", "description", " "), "no text yet"), (("draft", "description", "x" * (MOST_TEXT + 1)), "more than 6,000")])
+    (("tighten", "description", " "), "no text yet"), (("draft", "description", "x" * (MOST_TEXT + 1)), "more than 6,000"),
+    (("tighten", "first_mes", "{{char}} says {{random:a,b}} to {{user}}."), r"without \{\{random:a,b\}\}"),
+    (("voice", "first_mes", "{{// a note}} {{char}} waits here."), r"without \{\{// a note\}\}")])
 def test_what_cannot_be_worked_on_gets_a_sentence(wish: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Wish(*wish)

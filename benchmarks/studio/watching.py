@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 from playwright.sync_api import sync_playwright
@@ -18,7 +19,8 @@ from studio.store import characters, runs, values
 from studio.store.runs import ACTIVE
 
 SECONDS = 2.0  # between two looks
-FILLED = "document.querySelector('#live [data-filled]') && document.querySelector('#prune-from')?.innerText"  # what is clicked counts
+# A click before that may be lost.
+FILLED = "document.querySelector('#live [data-filled]') && document.querySelector('#prune-from')?.innerText"
 WANTED = 10.0  # s at most without anything new
 Figures = dict[str, Any]
 Look = tuple[float, str, str, str]  # Unix seconds, the stage, what stands there (numbers left out), a hash of the pictures
@@ -57,7 +59,8 @@ def measure_watching(model: str = "starter") -> Figures:
 
 def _goes_on(known: Sequence[runs.Run]) -> bool:
     """Whether one of them has not ended, or the lines are there and the prune is still to come."""
-    return any(run.state in ("queued", *ACTIVE) for run in known) or all(run.state == "done" and run.kind != "prune" for run in known)
+    waits = any(run.state in ("queued", *ACTIVE) for run in known)
+    return waits or all(run.kind != "prune" and run.state == "done" for run in known)
 
 
 def _look(page: Any) -> Look:
@@ -71,7 +74,7 @@ def _look(page: Any) -> Look:
 def summarise(looks: Sequence[Look]) -> Figures:
     """Seconds between two looks at which something was new, the longest ones with the stage that was seen then."""
     waits, since = [], looks[0][0]
-    for before, now in zip(looks, looks[1:], strict=False):
+    for before, now in pairwise(looks):
         if now[2:] != before[2:]:
             waits.append((now[0] - since, before[1]))
             since = now[0]

@@ -114,6 +114,11 @@ def _options(listed: str) -> list[str]:
     return [option.strip() for option in options]
 
 
+def beside_names(text: str) -> list[str]:
+    """The macros of a text that are more than a name: those of chance and time, comments, unknown ones."""
+    return [one[0] for one in _MACRO.finditer(text) if one[1] and one[1].lower() not in ("char", "user")]
+
+
 def hidden_keys(text: str) -> str:
     """The words of all {{hidden_key:...}} of a text, which a lorebook finds and the model never sees."""
     return " ".join(_HIDDEN.findall(text))
