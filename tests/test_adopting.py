@@ -11,12 +11,16 @@ from small_job import told_run, work_of
 
 from engine.base.errors import UserError
 from engine.base.files import read_json, write_json, write_manifest
+from engine.base.job import make_recipe
 from engine.cards.fields import with_fields
 from engine.cards.files import read_card
 from studio import panels
 from studio.services import Services
 from studio.store import characters, lines, runs
+from studio.store.runs import Run
 from studio.tabs.models import dense_of, finished
+from studio.tabs.prune.runs_view import about, ending_html
+from studio.workers import pace
 from studio.workers.adopting import adopt, find, found_here
 
 
@@ -46,6 +50,7 @@ def test_a_run_whose_work_folder_is_in_the_data_folder_is_found_and_added_with_a
     who = characters.get(store, run.character)
     assert who and who.name == "Zoë *of* the [Mill]"
     assert (run.state, run.name, run.spec["sparsity"], dense_of(run).model) == ("done", "zoe-half", 0.5, str(llama))
+    assert "preset" not in run.spec  # its knobs are those of none
     assert "mask" in run.summary["readings"] and run.summary["after"]["intermediate_size"] > 0
     assert finished(services, run.character) == [run] and runs.mask(store, run.id) is not None
     stages = services.watcher.view(run.id).stages
@@ -99,6 +104,25 @@ def test_the_folder_alone_is_enough_and_its_model_may_be_gone_later(services: Se
     assert run.state == "done" and run.line_set is None and finished(services, run.character) == [run]
     shutil.rmtree(copy)
     assert finished(services, run.character) == []
+
+
+def test_its_preset_and_when_it_was_made_are_kept_where_they_are_known(services: Services, made: Path, tmp_path: Path) -> None:
+    report = read_json(made / "report.json")
+
+    def added(name: str, **changes: Any) -> Run:
+        copy = Path(shutil.copytree(made, tmp_path / name))
+        write_json(copy / "report.json", {**report, **changes})
+        write_manifest(copy)
+        return adopt(services.settings, services.store, find(services.settings, str(copy)))
+
+    quick = make_recipe("quick", sparsity=0.5, bake=True).to_dict()
+    known = added("known", recipe=quick, made="2026-01-02T03:04:05Z")
+    assert known.spec["preset"] == "quick" and about(known, "").count("Quick · Bake the card") == 1
+    assert known.made == 1_767_323_045 and "Done in" in ending_html(known, "done")
+    later = runs.add(services.store, known.character, 1, "prune", "", known.spec)
+    assert pace.like(later, [known]) is None  # it may be of another machine
+    unknown = added("unknown", recipe={**quick, "steps": 13, "no_knob": 1}, made=5)
+    assert "preset" not in unknown.spec and unknown.made > known.made
 
 
 def damaged(made: Path, folder: Path, file: str, content: Any) -> Path:

@@ -238,9 +238,9 @@ def test_the_summary_counts_each_kind_and_says_why_answers_went(services: Servic
 def test_a_run_says_each_setting_that_was_changed_and_no_other(name: str, value: Any, said: list[str]) -> None:
     spec = {"model": "some/model", "preset": "quick", "sparsity": 0.25, name: value}
     run: Any = SimpleNamespace(spec=spec, version=2, summary={}, name="Pim")
-    assert runs_view.about(run, "").split(" · ") == ["25\u00a0% removed", "model", "quick", *said, "card version 2"]
+    assert runs_view.about(run, "").split(" · ") == ["25\u00a0% removed", "model", "Quick", *said, "card version 2"]
     run.name = "25 % removed (2)"  # by which it is called already
-    assert runs_view.about(run, "").split(" · ") == ["model", "quick", *said, "card version 2"]
+    assert runs_view.about(run, "").split(" · ") == ["model", "Quick", *said, "card version 2"]
 
 
 # Making lines

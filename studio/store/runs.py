@@ -95,13 +95,14 @@ get_export, delete_export, undelete_export = _EXPORTS.get, _EXPORTS.delete, _EXP
 
 
 def add(store: Store, character: str, version: int, kind: str, name: str, spec: dict[str, Any],
-        line_set: str | None = None, state: str = "queued") -> Run:
-    """A new run, at the end of the queue unless `state` says otherwise. Raises UserError for an unknown version or line set."""
+        line_set: str | None = None, state: str = "queued", made: float | None = None) -> Run:
+    """A new run, at the end of the queue unless `state` says otherwise, made now unless `made` does. Raises UserError for an
+    unknown version or line set."""
     with store.write() as db:
         if line_set is not None:
             need(exists(db, "line_sets", id=line_set, character=character) or None, "set of lines")
         return _RUNS.insert(db, character=character, version=version, kind=kind, name=name, spec=spec, state=state,
-                            line_set=line_set, made=now(), summary={}, out="", position=_next_position(db), sentence="")
+                            line_set=line_set, made=made or now(), summary={}, out="", position=_next_position(db), sentence="")
 
 
 def list_runs(store: Store, character: str | None = None, kinds: Sequence[str] | None = None,

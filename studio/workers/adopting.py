@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from engine.base import migrate
 from engine.base.errors import UserError
 from engine.base.events import Finished
 from engine.base.files import MANIFEST, check_manifest, explain_write_errors, is_folder, named_path, read_json, read_untrusted_json
+from engine.base.job import PRESETS, Recipe, make_recipe
 from engine.base.known_models import KNOWN
 from engine.cards.fields import as_v3, fields_of
 from engine.cards.files import read_file
@@ -40,6 +42,7 @@ class Found:
     card: dict[str, Any]
     model: str
     recipe: dict[str, Any]
+    made: float | None  # Unix seconds, where that is known
 
     @property
     def name(self) -> str:
@@ -69,7 +72,8 @@ def find(settings: Settings, place: str) -> Found:
     base, recipe = report.get("base"), report.get("recipe")
     if not isinstance(base, dict) or not isinstance(recipe, dict):
         raise UserError(f"The report in {folder} is damaged.", "Prune again.")
-    return Found(folder, work, read_file(folder / "character.json").card.raw, str(record.get("model") or _named(base)), recipe)
+    return Found(folder, work, read_file(folder / "character.json").card.raw, str(record.get("model") or _named(base)), recipe,
+                 _moment(report.get("made")))
 
 
 def found_here(settings: Settings, store: Store) -> list[Found]:
@@ -101,8 +105,10 @@ def _adopt(settings: Settings, store: Store, found: Found) -> Run:
     is_new = not character
     character = character or characters.create(store, as_v3(found.card)).id
     asked = {name: found.recipe[name] for name in ASKED if name in found.recipe}
+    if preset := _preset(found.recipe):
+        asked["preset"] = preset
     run = runs.add(store, character, version, "prune", found.name, {"model": found.model, "folder": str(found.folder), **asked},
-                   state="stopped")
+                   state="stopped", made=found.made)
     try:
         work = settings.run_folder(run.id) / "work"
         with explain_write_errors(work):
@@ -176,6 +182,23 @@ def _result_of(work: Path) -> Path:
     if not out.is_dir():
         raise UserError(f"The model of this run is no longer in {out}.", "Give the folder where it is now.")
     return out
+
+
+def _preset(recipe: dict[str, Any]) -> str:
+    """The preset whose knobs a recipe has, but for those that are asked for beside it; "" for none."""
+    try:
+        made = Recipe(**recipe)
+        asked = {name: getattr(made, name) for name in ASKED}
+        return next((name for name in PRESETS if make_recipe(name, **asked) == made), "")
+    except UserError:
+        return ""
+
+
+def _moment(made: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(made).timestamp()
+    except (OverflowError, TypeError, ValueError):
+        return None
 
 
 def _named(base: dict[str, Any]) -> str:

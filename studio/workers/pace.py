@@ -37,9 +37,11 @@ def left_out(run: Run) -> set[str]:
 
 
 def like(run: Run, others: Sequence[Run]) -> Run | None:
-    """The newest finished one of `others` (newest first) that took the same steps on the same model."""
+    """The newest finished one of `others` (newest first) that took the same steps on the same model, and on this machine: one that
+    was added has its folder elsewhere, and may be of another."""
     wanted = [run.spec.get(name) or None for name in _LIKE], learns_mask(run.spec)
     return next((one for one in others if one.kind == run.kind and one.state == "done" and one.id != run.id and not one.damaged
+                 and "folder" not in one.spec
                  and ([one.spec.get(name) or None for name in _LIKE], learns_mask(one.spec)) == wanted), None)
 
 

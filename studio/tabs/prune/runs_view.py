@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.base.ids import BASELINES, StageId
-from engine.base.job import Recipe
+from engine.base.job import PRESET_LABELS, Recipe
 from engine.base.settings import knobs
 from studio import labels
 from studio.figures import words
@@ -236,5 +236,6 @@ def about(run: Run, set_name: str) -> str:
                if name != "sparsity" and spec.get(name, one.default) != one.default]
     removed = f"{words.removed(removed_share(run))} removed"
     parts = ["" if is_called(run, removed) else removed, str(spec.get("model", "")).rsplit("/", 1)[-1],
-             str(spec.get("preset", "")), *changed, f"card version {run.version}", f"lines: {set_name}" if set_name else ""]
+             PRESET_LABELS.get(str(spec.get("preset")), ""), *changed, f"card version {run.version}",
+             f"lines: {set_name}" if set_name else ""]
     return " · ".join(filter(None, parts))
