@@ -62,6 +62,21 @@
 
   const visible = (found) => found.getClientRects().length > 0;
 
+  // Opens a part of a room (an accordion) or one of its views (a radio button), as soon as the room is shown, and brings it into
+  // sight once what is above it has found its height.
+  window.personaStudioPart = (selector, focused = "") => {
+    const open = (left) => {
+      const part = document.querySelector(selector);
+      if (!part || !visible(part)) { if (left) setTimeout(open, 100, left - 1); return; }
+      (part.matches("input") ? part : part.querySelector(":scope > button:not(.open)"))?.click();
+      setTimeout(() => {
+        part.scrollIntoView({block: part.matches("input") ? "nearest" : "start"});
+        if (focused) document.querySelector(focused)?.focus({preventScroll: true});
+      }, 300);
+    };
+    open(50);
+  };
+
   // The theme of the settings, which this browser remembers. Gradio follows the system by itself, which must not undo another choice.
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const theme = () => { try { return localStorage.getItem("persona-studio-theme") || "system"; } catch { return "system"; } };

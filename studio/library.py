@@ -1,4 +1,4 @@
-"""What the sidebar does with the library: cards in, backups, the model in use, and the jobs as a list.
+"""What the sidebar does with the library: cards in, backups, and the model in use.
 
 Plain functions without a page, so that they are tested without a browser.
 """
@@ -20,7 +20,6 @@ from engine.base.known_models import KNOWN
 from engine.base.model_folder import folder_shape, model_folder
 from engine.cards import fields
 from engine.cards.files import read_file
-from studio import labels
 from studio.figures import words
 from studio.services import Services
 from studio.store import characters, database, runs, values
@@ -28,7 +27,6 @@ from studio.store.connection import backups_of
 from studio.store.database import Store
 
 _SMALL = 56  # pixels of a portrait in the list
-KINDS = {"lines": "Lines", "prune": "Prune", "export": "Export"}
 
 
 @dataclass(frozen=True)
@@ -146,47 +144,3 @@ def _thumbnail(store: Store, digest: str) -> str:
     written = io.BytesIO()
     small.save(written, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
-
-
-def jobs_html(services: Services) -> str:
-    """Running and queued jobs with their progress, as HTML with everything escaped, in the order in which they run."""
-    waiting = _waiting(services)
-    if not waiting:
-        return '<div class="jobs"><h2>Jobs</h2><p class="quiet">Nothing is running.</p></div>'
-    rows = []
-    for run in waiting:
-        what, detail, share = _progress(services, run)
-        rows.append(f'<li data-run="{html.escape(run.id)}"><b>{what}</b> <span>{html.escape(run.name)}</span>'
-                    f'<div class="bar" role="progressbar" aria-label="{detail}" '
-                    f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
-                    f'<i style="width:{share * 100:.0f}%"></i></div><span class="quiet">{detail}'
-                    f'{f" · {words.percent(share)}" if share else ""}</span></li>')
-    return f'<div class="jobs"><h2>Jobs</h2><ul>{"".join(rows)}</ul></div>'
-
-
-def chip_html(services: Services) -> str:
-    """The first job in a few words, as a button that opens it, for the top of the page; "" while there is none."""
-    waiting = _waiting(services)
-    if not waiting:
-        return ""
-    what, detail, share = _progress(services, waiting[0])
-    more = f" · {len(waiting) - 1} more" if len(waiting) > 1 else ""
-    said = " · ".join(filter(None, (what, words.percent(share) if share else detail)))
-    return (f'<button class="job-chip" data-do="job" data-run="{html.escape(waiting[0].id)}" title="{detail}">'
-            f'<i style="width:{share * 100:.0f}%"></i><span>{said}{more}</span></button>')
-
-
-def _waiting(services: Services) -> list[runs.Run]:
-    """Running and queued jobs, in the order in which they run."""
-    found = runs.list_runs(services.store, states=("queued", *runs.ACTIVE))
-    return sorted(found, key=lambda one: (one.state == "queued", one.position or 0, one.made))
-
-
-def _progress(services: Services, run: runs.Run) -> tuple[str, str, float]:
-    """What a job makes and for whom, what it does now, both as HTML, and the share of that which is done."""
-    who = characters.get(services.store, run.character)
-    stage = services.watcher.view(run.id).current_stage
-    share = stage.done / stage.total if stage and stage.total else 0.0
-    state = services.jobs.shown_state(run)
-    detail = labels.stage(*stage.key) if stage and state == "running" else labels.RUN_STATES[state]
-    return html.escape(f"{KINDS.get(run.kind, run.kind)} · {who.char if who else '?'}"), detail, share

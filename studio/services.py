@@ -22,6 +22,7 @@ from studio.workers.scenes import Scenes
 from studio.workers.scripts import Scripts
 from studio.workers.shipping import Shipping
 from studio.workers.siblings import Siblings
+from studio.workers.single import Single
 from studio.workers.speech import Speech
 from studio.workers.watch import Watcher
 
@@ -73,6 +74,10 @@ class Services:
         testing = time.monotonic() if self.scripts.character() else 0.0
         return (*self.library_stamp(), self.speech.stamp(), testing)
 
+    def singles(self) -> list[Single]:
+        """All processes of which there is one at a time: what is named above is closed, and listed on the page (under_way.py)."""
+        return [one for one in vars(self).values() if isinstance(one, Single)]
+
     def start(self) -> "Services":
         """Take up the queue."""
         self.jobs.start()
@@ -83,10 +88,7 @@ class Services:
     def close(self) -> None:
         """End the chat worker and the server, and let running jobs checkpoint."""
         self.jobs.close()
-        self.scripts.close()
-        self.shipping.close()
-        self.evaluating.close()
-        self.scenes.close()
-        self.casting.close()
+        for one in self.singles():
+            one.close()
         self.server.close()
         self.speech.close()

@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 
 from engine.base.errors import UserError
-from engine.base.ids import StageId
 from engine.base.known_models import KNOWN
 from engine.base.shelf import SHELF, Sample, ShelfModel, read_samples
 from engine.cards.card import find_bundled
@@ -177,10 +176,10 @@ def _button(do: str, word: str, name: str, kind: str = "") -> str:
 
 
 def _progress(reply: Reply) -> str:
-    last = next((event for event in reversed(reply.events) if event.get("event") == "Loading" and event.get("total")), None)
-    if last is None or last["stage"] != StageId.FETCH:
-        return f'<p class="quiet">{"Making it ready to talk…" if last else "Beginning…"}</p>'
-    done, total = int(last["done"]), int(last["total"])
+    if not reply.fetched:
+        has_come = any(event.get("total") for event in reply.events)
+        return f'<p class="quiet">{"Making it ready to talk…" if has_come else "Beginning…"}</p>'
+    done, total = reply.fetched
     return (f'<div class="bar" role="progressbar" aria-label="Fetching the model" aria-valuemin="0" aria-valuemax="{total}" '
             f'aria-valuenow="{done}"><i style="width:{100 * done / total:.0f}%"></i></div>'
             f'<span class="quiet">{done:,} of {total:,} MB</span>')

@@ -1,4 +1,4 @@
-"""The sidebar: the characters, the base model in use, the jobs under way, library and settings; and the welcome.
+"""The sidebar: the characters, the base model in use, library and settings; and above the rooms the welcome, and the jobs.
 
 The list of characters is a radio group, so that the keyboard and a screen
 reader know what it is. It shows what the search found; which character is open
@@ -16,13 +16,13 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.cards import fields
-from studio import library, welcome
+from studio import library, under_way, welcome
 from studio.live import COMMON
 from studio.page import FLUSH, PRIVATE, Page, guarded, in_turn, live_html, live_script
 from studio.panels import LibraryPanel, SettingsPanel
 from studio.services import Services
 from studio.shelf import Shelf
-from studio.store import characters, runs, values
+from studio.store import characters, values
 from studio.store.characters import Character
 from studio.theme import ASSETS
 
@@ -31,19 +31,7 @@ NEWS_SECONDS = 0.4  # between two looks at a long import
 UNNAMED = "Unnamed"
 _TURN = in_turn("sidebar")
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
-# Opens the part for casts, as soon as its room is shown, and what is above it has found its height.
-_CAST = """() => {
-  const open = (left) => {
-    const part = document.getElementById("draft-cast"), shown = part?.getClientRects().length > 0;
-    if (!shown && left) { setTimeout(open, 100, left - 1); return; }
-    part?.querySelector(":scope > button:not(.open)")?.click();
-    setTimeout(() => {
-      part?.scrollIntoView({block: "start"});
-      document.querySelector("#cast-place textarea")?.focus({preventScroll: true});
-    }, 300);
-  };
-  open(50);
-}"""
+_CAST = "() => personaStudioPart('#draft-cast', '#cast-place textarea')"
 _ADDRESSED = "(search) => [search, new URLSearchParams(location.search).get('character') ?? '']"
 
 
@@ -53,6 +41,15 @@ def _in_sight(id: str) -> dict[str, Any]:
             **PRIVATE}
 
 
+# The list of jobs closes with a click elsewhere, and with one that goes to a job, whose part of the room is opened then.
+_JOBS = """
+document.addEventListener("click", ({target}) => {
+  const job = target.closest("#jobs [data-do=job]");
+  if (job || !element.contains(target)) element.querySelector("details")?.removeAttribute("open");
+  if (job?.dataset.cast) personaStudioLive.look({cast: job.dataset.cast}, "draft");
+  if (job?.dataset.part) personaStudioPart(job.dataset.part);
+});
+"""
 # The browser lets a page ask for files only while a click is being handled.
 _IMPORTING = """
 element.addEventListener("click", ({target}) => { if (target.closest("[data-do=import]")) personaStudioImport(); });
@@ -89,7 +86,6 @@ class Side:
             self.model_note = gr.HTML(elem_id="side-model-note")
             with gr.Accordion("More models", open=False, elem_id="side-models"):
                 self.shelf = live_html("side-shelf")
-            live_html("side-jobs")
             self.library = LibraryPanel()
             self.settings = SettingsPanel()
             self.deleted = gr.State("")
@@ -128,7 +124,7 @@ def build(services: Services, page: Page) -> Side:
     _choosing(services, page, side)
     _deleting(services, page, side)
     _model(services, page, side)
-    services.live.part(COMMON, lambda _: {"side-jobs": library.jobs_html(services), "job-chip": library.chip_html(services)})
+    services.live.part(COMMON, lambda _: {"jobs": under_way.jobs_html(services)})
     services.live.part(COMMON, lambda _: {"side-portraits": library.portraits_html(services)}, stamp=services.library_stamp)
     services.live.part(COMMON, lambda look: {"welcome": welcome.welcome_html(services, look["character"])}, "character",
                        stamp=services.library_stamp)
@@ -193,38 +189,44 @@ def _making(services: Services, page: Page, side: Side) -> None:
         list_all, side.search, [side.choice, side.nothing], **PRIVATE)
 
 
-def job_chip() -> gr.HTML:
-    """The place at the top of the page for the job under way."""
-    return live_html("job-chip", apply_default_css=False)
+def jobs_box() -> gr.HTML:
+    """The place at the top of the page for the jobs under way."""
+    return live_html("jobs", _JOBS, apply_default_css=False)
 
 
 def welcome_box() -> gr.HTML:
-    """The place above the rooms for the welcome, and for the steps that follow it."""
+    """The place above the rooms for the welcome, and for what marks the rooms."""
     return live_html("welcome", _IMPORTING, apply_default_css=False)
 
 
-def open_rooms(services: Services, page: Page, side: Side, chip: gr.HTML, welcome: gr.HTML) -> None:
-    """The listeners that open a room, once there are rooms. `chip`: the job_chip, `welcome`: the welcome_box."""
+def open_rooms(services: Services, page: Page, side: Side, jobs: gr.HTML, welcome: gr.HTML) -> None:
+    """The listeners that open a room, once there are rooms. `jobs`: the jobs_box, `welcome`: the welcome_box."""
     _making(services, page, side)
     _panels(services, page, side)
     _greet(services, page, side, welcome)
 
     @guarded
     def open_job(event: gr.EventData, search: str) -> Any:
-        run = runs.get(services.store, str(event._data.get("run")))
-        who = characters.get(services.store, run.character) if run else None
-        if run is None or who is None or who.deleted:
-            raise UserError("This job is no longer there.")
-        return *_opened(services, search, who), gr.Tabs(selected="export" if run.kind == "export" else "prune")
+        do, id = str(event._data.get("do")), str(event._data.get("id"))
+        if do == "stop":
+            under_way.stop(services, id)
+            services.live.touch()
+            return gr.skip()
+        job = under_way.find(services, id)
+        who = characters.get(services.store, job.character) if job.character else None
+        if job.character and (who is None or who.deleted):
+            raise UserError("The character of this job was deleted.", "Press Undo in the sidebar to restore it.")
+        opened = _opened(services, search, who) if who else [gr.skip()] * 5
+        return *opened, gr.Tabs(selected=job.room)
 
-    chip.click(open_job, side.search, [*_of_opened(page, side), page.rooms], **_TURN)
+    jobs.click(open_job, side.search, [*_of_opened(page, side), page.rooms], **_TURN)
 
 
 def _greet(services: Services, page: Page, side: Side, box: gr.HTML) -> None:
     def begin(search: str, wanted: str) -> dict[Any, Any]:
         if wanted not in ("meet", "write", "import"):
             return {}
-        welcome.set_state(services, "begun")
+        welcome.begin(services)
         if wanted == "import":  # the page's script asks for the files
             return {}
         who = (characters.create(services.store, fields.blank_card("New character")) if wanted == "write"
@@ -237,12 +239,10 @@ def _greet(services: Services, page: Page, side: Side, box: gr.HTML) -> None:
     @guarded
     def act(event: gr.EventData, search: str) -> Any:
         data = event._data if isinstance(event._data, dict) else {}
-        wanted, room = str(data.get("do")), str(data.get("room"))
+        wanted = str(data.get("do"))
         try:
-            if wanted == "room" and room in welcome.STEPS:
-                return {page.rooms: gr.Tabs(selected=room)}
             if wanted == "close":
-                welcome.set_state(services, "begun" if welcome.state(services) == "new" else "known")
+                welcome.begin(services)
             return begin(search, wanted) or gr.skip()
         finally:
             services.live.touch(COMMON)

@@ -25,7 +25,7 @@ def build_page(services: Services) -> gr.Blocks:
     with gr.Blocks(title="Persona Studio", analytics_enabled=False, fill_width=True, delete_cache=_CACHE) as blocks:
         page = Page(gr.State(""), gr.State(0), gr.State("starter"))
         side = sidebar.build(services, page)
-        chip, welcome = sidebar.job_chip(), sidebar.welcome_box()
+        jobs, welcome = sidebar.jobs_box(), sidebar.welcome_box()
         rooms = []
         with gr.Tabs(elem_id="rooms") as page.rooms:
             for number, (name, room) in enumerate(ROOMS.items(), start=1):
@@ -37,7 +37,7 @@ def build_page(services: Services) -> gr.Blocks:
         names = html.escape(json.dumps({f"room-{name}": LABELS.get(name, name.capitalize()) for name in ROOMS}))
         gr.HTML(f'<i data-rooms="{names}"></i>', visible="hidden")  # for the command palette
         follow_rooms(rooms)
-        sidebar.open_rooms(services, page, side, chip, welcome)
+        sidebar.open_rooms(services, page, side, jobs, welcome)
         wanted = gr.Textbox(visible="hidden", label="Room")
         gr.on([blocks.load, side.live.click], _room, wanted, page.rooms, js="() => window.personaStudioFirstRoom", **PRIVATE)
         sidebar.load(blocks, services, page, side)

@@ -1,9 +1,9 @@
-"""What a newcomer sees above the rooms: what this is and how to begin; afterwards the five steps, with those that are done.
+"""What a newcomer sees above the rooms: what this is and how to begin. Afterwards the rooms themselves say what they are for, until
+something was exported; and always which of them are done for a character.
 
-Pure contents of the library; the listeners are in sidebar.py. Both can be closed for good.
+Pure contents of the library; the listeners are in sidebar.py.
 """
 
-import html
 from typing import Literal
 
 from engine.cards.fields import data_of
@@ -13,8 +13,8 @@ from studio.store import characters, chats, rounds, runs, values
 GUEST = "pim-tuckett"  # whom a newcomer meets
 SENTENCE = ("Write a character for your game, talk to it, and carve a language model down to that one character: small enough to "
             "ship, and offline.")
-STEPS = {"draft": ("Draft", "Write who {} is"), "preview": ("Play", "Talk to {}"), "prune": ("Prune", "Carve {}’s own model"),
-         "compare": ("Compare", "Whole or pruned: vote blind"), "export": ("Export", "A folder for your game")}
+STEPS = {"draft": "Write who {} is", "preview": "Talk to {}", "prune": "Carve {}’s own model",
+         "compare": "Whole or pruned: vote blind", "export": "A folder for your game"}
 State = Literal["new", "begun", "known"]
 _KEY = "welcome"
 
@@ -22,14 +22,14 @@ _KEY = "welcome"
 def state(services: Services) -> State:
     """How far the reader is: new here, on the way, or no longer in need of this."""
     kept = values.get_value(services.store, _KEY, "")
-    if kept in ("begun", "known"):
-        return kept
-    return "begun" if runs.list_runs(services.store, limit=1) else "new"
+    if kept == "known" or runs.list_exports(services.store):
+        return "known"
+    return "begun" if kept == "begun" or runs.list_runs(services.store, limit=1) else "new"
 
 
-def set_state(services: Services, state: State) -> None:
-    """Remember it, over restarts."""
-    values.set_value(services.store, _KEY, state)
+def begin(services: Services) -> None:
+    """The reader is on the way, over restarts."""
+    values.set_value(services.store, _KEY, "begun")
 
 
 def done(services: Services, character: str) -> set[str]:
@@ -50,25 +50,23 @@ def done(services: Services, character: str) -> set[str]:
 
 
 def welcome_html(services: Services, character: str) -> str:
-    """The welcome, or the steps of a character, or nothing."""
-    now = state(services)
-    if now == "new":
+    """The welcome, or what marks the rooms of a character: a style sheet, whose properties assets/studio.css shows."""
+    if (now := state(services)) == "new":
         return _WELCOME
-    who = characters.get(services.store, character) if now == "begun" and character else None
-    finished = done(services, who.id) if who and not who.deleted else None
-    if who is None or finished is None or len(finished) == len(STEPS):
+    who = characters.get(services.store, character) if character else None
+    if who is None or who.deleted:
         return ""
-    following = next(room for room in STEPS if room not in finished)
-    steps = "".join(_step(room, who.char, room in finished, room == following) for room in STEPS)
-    return f'<nav class="steps" aria-label="The five steps"><ol>{steps}</ol>{_CLOSE}</nav>'
+    finished = done(services, who.id)
+    rules = [_rule(room, name, text) for room in STEPS if room in finished for name, text in (("done", "✓ "), ("said", "Done "))]
+    if now == "begun":
+        rules += [_rule(room, "about", what.format(who.char)) for room, what in STEPS.items()]
+    return f'<style data-state="{now}">{"".join(rules)}</style>'
 
 
-def _step(room: str, char: str, is_done: bool, is_next: bool) -> str:
-    name, what = STEPS[room]
-    kind = "done" if is_done else "next" if is_next else ""
-    sign = '<i aria-hidden="true">✓</i><span class="visually-hidden">Done: </span>' if is_done else '<i aria-hidden="true"></i>'
-    return (f'<li class="{kind}"><button data-do="room" data-room="{room}">{sign}<b>{name}</b>'
-            f'<span>{html.escape(what.format(char))}</span></button></li>')
+def _rule(room: str, name: str, text: str) -> str:
+    """A property of a room's tab. A text is any author's: of it, only letters, digits and spaces stay as they are."""
+    written = "".join(sign if sign.isalnum() or sign == " " else f"\\{ord(sign):x} " for sign in text)
+    return f'#room-{room}-button{{--{name}:"{written}"}}'
 
 
 _CLOSE = '<button class="welcome-close" data-do="close" aria-label="Hide this" title="Hide this">×</button>'

@@ -208,14 +208,14 @@ def test_a_studio_with_a_password_shows_nothing_to_anybody_without_it(guarded_st
     assert services.live.token in get("/", cookie).text
     for query in ("", "?token=guessed"):
         refused = get(f"/studio/live{query}", cookie)
-        assert refused.status == 403 and "Nothing is running" not in refused.text
+        assert refused.status == 403 and "side-portraits" not in refused.text
     assert get(f"{stream}&character={'x' * live.LONGEST}", cookie).status == 400
     assert get(stream, {**cookie, "origin": "http://elsewhere.example"}).status == 403
     for known in ("9" * 5_000, "-1", "\u00b2"):
         assert get(f"{stream}&once=", {**cookie, "last-event-id": known}).status == 200
     page = get(stream, cookie, lines=4)
     assert page.status == 200 and page.headers["content-type"].startswith("text/event-stream")
-    assert "Nothing is running" in json.loads(page.text.partition("data: ")[2])["parts"]["side-jobs"]
+    assert "label:has" in json.loads(page.text.partition("data: ")[2])["parts"]["side-portraits"]
     assert page.headers["access-control-allow-origin"] is None and page.headers["cache-control"] == "no-store"
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
     script = get("/studio/plotly.js", cookie)

@@ -16,7 +16,7 @@ from engine.base.errors import UserError
 from engine.base.files import write_json
 from engine.base.process import is_out_of_memory, says_out_of_memory
 from engine.cards.fields import fields_of
-from studio import launch
+from studio import launch, under_way
 from studio import library as sidebar
 from studio.services import Services
 from studio.settings import Settings
@@ -186,7 +186,7 @@ def damage(store: Store, table: str, column: str, text: str) -> None:
 def look_everywhere(services: Services, person: str) -> dict[str, int]:
     """What every room reads, as often as there are entries; raises what a page would fail with."""
     store = services.store
-    sidebar.jobs_html(services), sidebar.model_choices(services), characters.list_characters(store, "smith newest")
+    under_way.jobs_html(services), sidebar.model_choices(services), characters.list_characters(store, "smith newest")
     assert fields_of(characters.head(store, person).card) and versions.version_choices(store, person)
     for run in runs.list_runs(store, person):
         look = dict.fromkeys((*LINES_LOOKS, *RUNS_LOOKS), "")

@@ -79,7 +79,7 @@ def _step(number: int) -> Step:
 
 def _poll(services: Any, person: str) -> Callable[[], None]:
     """What the live channel does once a second for all pages that show the Prune room."""
-    from studio import library
+    from studio import under_way
     from studio.tabs.prune import RUNS_LOOKS
     from studio.tabs.prune.queueing import Queueing
     from studio.tabs.prune.runs_controller import RunsController
@@ -87,7 +87,7 @@ def _poll(services: Any, person: str) -> Callable[[], None]:
     runs_shown = RunsController(services, Queueing(services))
 
     def poll() -> None:
-        library.jobs_html(services)
+        under_way.jobs_html(services)
         runs_shown.contents(dict.fromkeys(RUNS_LOOKS, "") | {"character": person})
 
     return poll

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.ids import FinishReason
+from engine.base.ids import FinishReason, StageId
 from studio.settings import Settings
 from studio.workers import process
 from studio.workers.process import Worker
@@ -64,6 +64,13 @@ class Reply:
     def done(self) -> bool:
         """Whether nothing will follow."""
         return self._done
+
+    @property
+    def fetched(self) -> tuple[int, int] | None:
+        """While its model is being fetched: MB done, and in all."""
+        last: dict[str, Any] = next((event for event in reversed(self.events) if event.get("event") == "Loading"), {})
+        fetches = not self._done and last.get("stage") == StageId.FETCH and last.get("total")
+        return (int(last["done"]), int(last["total"])) if fetches else None
 
     @property
     def silent_seconds(self) -> float:
@@ -207,11 +214,17 @@ class Speech:
             line = self._line
         return line.newest(key) if line and key else None
 
+    def under_way(self) -> list[Reply]:
+        """All replies that are under way."""
+        with self._lock:
+            line = self._line
+        return line.owed() if line else []
+
     def stamp(self) -> float:
         """Changes all the time while an answer is under way, else with each that was asked for."""
         with self._lock:
             line = self._line
-        return time.monotonic() if line and line.owes else self._asked
+        return time.monotonic() if line and line.owed() else self._asked
 
     def close(self) -> None:
         """End the worker; replies under way end with a sentence. Nothing can be asked afterwards."""
@@ -270,10 +283,10 @@ class _Line:
         """Whether it can take requests on."""
         return self._replies is not None and self.worker.exit_code is None
 
-    @property
-    def owes(self) -> bool:
-        """Whether a reply is under way."""
-        return bool(self._replies)
+    def owed(self) -> list[Reply]:
+        """The replies that are under way, oldest first."""
+        with self._lock:
+            return [reply for reply in (self._replies or {}).values() if not reply.done]
 
     def take_on(self, reply: Reply) -> bool:
         """Send the request and owe its reply. False when the worker has ended."""
@@ -291,9 +304,7 @@ class _Line:
 
     def newest(self, key: str) -> Reply | None:
         """The newest reply of this key that is not done."""
-        with self._lock:
-            found = [reply for reply in (self._replies or {}).values() if reply.key == key and not reply.done]
-        return found[-1] if found else None
+        return next((reply for reply in reversed(self.owed()) if reply.key == key), None)
 
     def close(self, seconds: float = 3.0) -> None:
         """End of input for the worker; by force when it does not end in time."""

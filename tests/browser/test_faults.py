@@ -214,7 +214,7 @@ def test_a_worker_that_hangs_is_said_not_to_respond_and_may_be_ended_at_once(stu
     expect(page.locator("#prune-kill")).to_be_hidden()
     worker.send_signal(signal.SIGSTOP)
     expect(pill(page)).to_have_text("not responding")
-    expect(page.locator("#side-jobs")).to_contain_text("not responding")
+    expect(page.locator("#jobs")).to_contain_text("not responding")
     expect(page.locator("#prune-progress")).to_contain_text("This run has not reported anything")
     assert worker.status() == psutil.STATUS_STOPPED and get(store, run).state == "running"  # nothing is ended by itself
     seen = len(steps(stub, run))

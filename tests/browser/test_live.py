@@ -40,7 +40,7 @@ def run(studio: Studio) -> Iterator[Run]:
 
 def test_progress_comes_by_the_stream_and_rests_while_nobody_looks(studio: Studio, page: Any, run: Run) -> None:
     studio.open(page, "bodo-grumm", "prune")
-    progress, jobs = page.locator("#prune-progress"), page.locator("#side-jobs")
+    progress, jobs = page.locator("#prune-progress"), page.locator("#jobs")
     expect(progress).to_contain_text("1 of 50")
     page.locator("#prune-percent").scroll_into_view_if_needed()  # a figure is drawn when it comes into view
     expect(page.locator("#prune-remains ~ .figure .js-plotly-plot, #prune-remains .js-plotly-plot")).to_be_attached()
@@ -65,9 +65,12 @@ def test_progress_comes_by_the_stream_and_rests_while_nobody_looks(studio: Studi
     expect(progress).to_contain_text("40 of 50")
     assert "live" in asked
     page.get_by_role("tab", name="1 · Draft").click()
-    chip = page.locator("#job-chip button")
+    chip = page.locator("#jobs summary")
     expect(chip).to_contain_text("Prune · Bodo")
     chip.click()
+    expect(page.get_by_role("button", name="Stop: Prune · Bodo")).to_be_visible()
+    page.locator("#jobs [data-do=job]").click()
+    expect(page.locator("#jobs ul")).to_be_hidden()
     expect(page).to_have_url(re.compile("room=prune"))
     expect(progress).to_be_visible()
 

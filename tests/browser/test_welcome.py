@@ -46,7 +46,7 @@ def clicks(page: Any) -> int:
     return int(page.evaluate("window.clicks"))
 
 
-def test_a_newcomer_talks_after_one_click_and_the_steps_are_ticked(newcomer: Any, own_studio: Studio, store: Store) -> None:
+def test_a_newcomer_talks_after_one_click_and_the_rooms_say_what_is_done(newcomer: Any, own_studio: Studio, store: Store) -> None:
     newcomer.click("#welcome-meet")
     message = newcomer.locator("#preview-message textarea")
     expect(message).to_be_visible(timeout=SLOW)
@@ -56,14 +56,17 @@ def test_a_newcomer_talks_after_one_click_and_the_steps_are_ticked(newcomer: Any
     message.press("Enter")
     expect(newcomer.locator(".chat-said.user")).to_be_visible(timeout=SLOW)
     newcomer.click("#preview-stop")
-    expect(newcomer.locator(".steps li.done")).to_have_count(2, timeout=SLOW)
+    tab = newcomer.get_by_role("tab")
+    marked = "(tab) => getComputedStyle(tab, '::before').content.split(' / ')[0]"
+    for name, shown in (("Done 1 · Draft", '"✓ Write who Pim is"'), ("Done 2 · Play", '"✓ Talk to Pim"'),
+                        ("3 · Prune", '"Carve Pim’s own model"')):
+        expect(tab.filter(has_text=name[-5:])).to_have_accessible_name(name, timeout=SLOW)
+        assert tab.filter(has_text=name[-5:]).evaluate(marked) == shown
+    values.set_value(store, "welcome", "known")
     newcomer.reload()
-    expect(newcomer.locator(".steps li.next")).to_contain_text("Prune", timeout=SLOW)
-    newcomer.click("#welcome .welcome-close")
-    expect(newcomer.locator(".steps")).to_have_count(0, timeout=SLOW)
-    newcomer.reload()
-    expect(newcomer.locator("#live [data-filled]")).to_be_attached(timeout=SLOW)
-    expect(newcomer.locator(".steps, .welcome")).to_have_count(0)
+    expect(tab.filter(has_text="2 · Play")).to_have_accessible_name("Done 2 · Play", timeout=SLOW)
+    assert tab.filter(has_text="2 · Play").evaluate(marked) == '"✓ "'
+    expect(newcomer.locator(".welcome")).to_have_count(0)
 
 
 def test_a_newcomer_prunes_after_at_most_three_clicks(newcomer: Any, store: Store) -> None:
