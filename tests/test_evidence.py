@@ -396,7 +396,7 @@ def test_a_measure_that_was_tried_on_too_little_has_its_number_and_says_so(
         ("silent", 0.9): "not tried enough here: two answers", ("silent", None): "It said nothing."}
     assert result.finding("thin", "25% removed").outcome is Outcome.LOST  # type: ignore[union-attr]
     assert capsys.readouterr().out.count("\nThin: not tried enough here: two answers.\n") == 1
-    assert "not tried enough here: two answers" in (tmp_path / "v.html").read_text()
+    assert "Not tried enough here: two answers." in (tmp_path / "v.html").read_text()
 
 
 @pytest.mark.slow

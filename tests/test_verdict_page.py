@@ -1,5 +1,7 @@
 """The words and the page of a verdict, from a result that was made up for it."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from engine.base.errors import UserError
 from engine.base.evaluation_events import Assessed, Compared
 from engine.base.evidence import DENSE, Asked, Evaluation, Telling, Voiced, headline, read_evaluation, recommend
 from engine.base.evidence import write_evaluation as write
+from engine.base.files import resource
 from engine.base.ids import Outcome
 from engine.base.verdict_page import value_words, verdict_html, verdict_page
 
@@ -74,13 +77,31 @@ def test_a_result_comes_back_from_its_file_and_another_file_is_refused(tmp_path:
 
 def test_the_page_says_every_verdict_and_marks_what_differs() -> None:
     page = verdict_page(result(quarter=[H, L, U, N], half=[H, H, H, H]))
-    for words in ("holds", "lost", "cannot tell yet", "not measured", "about 37 more would decide", "n = 24, 1 missing",
-                  "compared on 24", "Mari is told from 5 bundled ones.",
-                  "Beside the dense model starter", "I keep the <mark>light</mark> here.",
-                  "I keep the <mark>goats</mark> here."):
+    for words in ("holds", "lost", "cannot tell yet", "not measured", "about 37 more would decide",
+                  "on 24 questions, 1 without a value", "Mari is told from 5 bundled ones.", "Beside the dense model starter",
+                  "I keep the <mark>light</mark> here.", "I keep the <mark>goats</mark> here."):
         assert words in page, words
     assert EVIL not in page and "<script" not in page and "http" not in page.replace("http-equiv", "")
     assert page.count("<svg") == 7  # none where nothing was measured
+
+
+def test_a_number_has_its_caveat_and_measures_without_one_stand_below_by_why() -> None:
+    made = result(quarter=[H, N, N, N])
+    notes = {"measure 0": "not tried enough here: two answers", "measure 1": "cannot tell here: chance",
+             "measure 2": "It said nothing.", "measure 3": "cannot tell here: chance"}
+    figures = [one if one.measure == "measure 0" else replace(one, mean=None, low=None, high=None) for one in made.figures]
+    page = verdict_page(made.model_copy(update={"figures": [replace(one, note=notes[one.measure]) for one in figures]}))
+    table, below = page.split("</table>")
+    assert table.count("Not tried enough here: two answers.") == 1 and "Measure 1" not in table and "not measured" not in table
+    assert "<b>Measure 1, Measure 3.</b> Cannot tell here: chance.</li><li><b>Measure 2.</b> It said nothing.</li>" in below
+    nothing = made.model_copy(update={"figures": figures[2:]})
+    assert "<table" not in verdict_page(nothing) and "<h3>Not measured</h3>" not in verdict_page(result(quarter=[H]))
+
+
+def test_the_style_has_nothing_that_gradio_makes_stronger() -> None:
+    """It puts its prefix before every part of a list in :is(), which then hides the lines between rows in the studio."""
+    style = resource("assets/verdict.css").read_text(encoding="utf-8")
+    assert "tbody tr { border-top" in style and not re.search(r":(?:is|not|where)\([^)]*,", style)
 
 
 def test_answers_that_have_little_in_common_are_not_marked_all_over() -> None:

@@ -11,7 +11,7 @@ from engine.base.evidence import DENSE, OUTCOMES, Asked, Evaluation, Telling, Vo
 from engine.base.files import resource
 from engine.base.ids import Outcome
 
-HOW = ("Both models were asked the same, and are compared answer by answer. The line is the 95 % interval of the difference from "
+HOW = ("All models were asked the same, and are compared answer by answer. The line is the 95 % interval of the difference from "
        "the dense model, better to the right; the shaded band is the margin within which a difference does not count. “Holds”: "
        "the whole interval is right of the band's left end. “Lost”: all of it is left of that. Else nobody can tell yet: more "
        "questions make the interval shorter.")
@@ -28,7 +28,9 @@ def verdict_html(result: Evaluation, first: str = "", button: Callable[[Telling]
     words = recommend(result)
     head += (f"<p><b>{html.escape(words)}</b></p>" if words else "") + f'<p class="soft">{html.escape(_basis(result))}</p>'
     shown = [one for one in runs if one.id == first] or runs
-    rest = "".join([_table(result, runs), f'<p class="soft">{HOW}</p>',
+    numbered = [one for one in result.measures if any(figure.mean is not None for figure in _figures(result, one))]
+    rest = "".join([_table(result, runs, numbered) + f'<p class="soft">{HOW}</p>' if numbered else "",
+                    _without(result, [one for one in result.measures if one not in numbered]),
                     *(f'<p class="soft">{html.escape(words)}</p>' for words in (result.judge, *result.notes) if words),
                     *(_talks(result, run, button) for run in shown)])
     folded = f"<details><summary>Measure by measure, and where they differ</summary>{rest}</details>" if first else rest
@@ -51,26 +53,45 @@ def _basis(result: Evaluation) -> str:
     """What all figures rest on."""
     dense = next((one for one in result.speakers if one.id == DENSE), None)
     made = time.strftime("%Y-%m-%d", time.gmtime(result.made)) if result.made else ""
-    parts = [f"Beside the dense model {result.dense}", f"both at {dense.type}" if dense and dense.type else "",
+    every = "both" if len(result.runs()) == 1 else "all"
+    parts = [f"Beside the dense model {result.dense}", f"{every} at {dense.type}" if dense and dense.type else "",
              f"{result.replies:,} answers in all", f"{result.seeds:,} to each question" if result.seeds > 1 else "",
              "a quick look" if result.quick else "", made]
     return " · ".join(filter(None, parts))
 
 
-def _table(result: Evaluation, runs: Sequence[Voiced]) -> str:
+def _figures(result: Evaluation, asked: Asked) -> list[Assessed]:
+    return [one for one in result.figures if one.measure == asked.name]
+
+
+def _notes(result: Evaluation, asked: Asked) -> list[str]:
+    """What is said of a measure's numbers, or why there are none, each once."""
+    notes = dict.fromkeys(one.note for one in _figures(result, asked) if one.note)
+    return [html.escape(one[:1].upper() + one[1:].rstrip(".") + ".") for one in notes]
+
+
+def _table(result: Evaluation, runs: Sequence[Voiced], measures: Sequence[Asked]) -> str:
+    """A row for each measure that has a number."""
     heads = "".join(f'<th scope="col">{html.escape(one.name)}</th>' for one in runs)
     rows = []
-    for asked in result.measures:
-        notes = dict.fromkeys(one.note for run in (DENSE, *(one.id for one in runs))
-                              if (one := result.figure(asked.name, run)) and one.note)
+    for asked in measures:
         dense = _cell("Dense", _mean(result.figure(asked.name, DENSE), asked))
         cells = "".join(_cell(run.name, _finding(asked, result.finding(asked.name, run.id), result.figure(asked.name, run.id)))
                         for run in runs)
-        about = f"<b>{html.escape(asked.label)}</b>" + "".join(
-            f"<small>{html.escape(words)}</small>" for words in (asked.about, *notes))
+        about = (f"<b>{html.escape(asked.label)}</b><small>{html.escape(asked.about)}</small>"
+                 + "".join(f'<small class="note">{words}</small>' for words in _notes(result, asked)))
         rows.append(f'<tr><td>{about}</td>{dense}{cells}</tr>')
     return (f'<table class="verdict-table"><thead><tr><th scope="col">Measure</th><th scope="col">Dense</th>{heads}</tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table>')
+
+
+def _without(result: Evaluation, measures: Sequence[Asked]) -> str:
+    """The measures that have no number of anybody, by why."""
+    groups: dict[str, list[str]] = {}
+    for one in measures:
+        groups.setdefault(" ".join(_notes(result, one)), []).append(html.escape(one.label))
+    rows = "".join(f"<li><b>{', '.join(labels)}.</b> {why}</li>" for why, labels in groups.items())
+    return f'<h3>Not measured</h3><ul class="soft">{rows}</ul>' if rows else ""
 
 
 def _cell(name: str, content: str) -> str:
@@ -80,8 +101,11 @@ def _cell(name: str, content: str) -> str:
 def _mean(figure: Assessed | None, asked: Asked) -> str:
     if figure is None or figure.mean is None:
         return "–"
-    missing = f", {figure.missing:,} missing" if figure.missing else ""
-    return f"{value_words(figure.mean, asked.unit)}<small>n = {figure.samples:,}{missing}</small>"
+    return f"{value_words(figure.mean, asked.unit)}<small>on {figure.items:,} questions{_missing(figure)}</small>"
+
+
+def _missing(figure: Assessed) -> str:
+    return f", {figure.missing:,} without a value" if figure.missing else ""
 
 
 def _finding(asked: Asked, finding: Compared | None, figure: Assessed | None) -> str:
@@ -90,8 +114,9 @@ def _finding(asked: Asked, finding: Compared | None, figure: Assessed | None) ->
         return f'<span class="verdict-mark unmeasured">{OUTCOMES[Outcome.UNMEASURED]}</span>'
     more = f"; about {finding.more:,} more would decide" if finding.outcome is Outcome.UNSURE and finding.more else ""
     mark = f'<span class="verdict-mark {finding.outcome}">{OUTCOMES[finding.outcome]}</span>'
-    return (f"{mark}{_drawing(finding, asked.unit)}{_mean(figure, asked)}"
-            f"<small>compared on {finding.items:,}{more}</small>")
+    value = value_words(figure.mean, asked.unit) if figure and figure.mean is not None else "–"
+    return (f"{mark}{_drawing(finding, asked.unit)}{value}"
+            f"<small>on {finding.items:,} questions{_missing(figure) if figure else ''}{more}</small>")
 
 
 def _drawing(finding: Compared, unit: str) -> str:

@@ -50,9 +50,9 @@ class Proof:
 
     def __str__(self) -> str:
         """What was found, in words for writers: an AUC is the share of pairs that are put in the right order."""
-        return (f"with {Path(self.model).name} it finds the dense model better than {CONTRAST_WORDS[self.contrast]} in "
-                f"{100 * self.auc:.0f} of 100 pairs of answers ({100 * self.low:.0f} to {100 * self.high:.0f}; guessing: "
-                f"{100 * CHANCE:.0f}), on {self.characters} characters with {self.samples} answers in all")
+        right, low, high, chance = (f"{100 * one:.0f}" for one in (self.auc, self.low, self.high, CHANCE))
+        return (f"with {Path(self.model).name} it knows the dense model from {CONTRAST_WORDS[self.contrast]} in {right} of 100 pairs "
+                f"of answers ({low} to {high}; guessing: {chance}; {self.characters} characters, {self.samples} answers)")
 
 
 @cache
@@ -70,9 +70,12 @@ def write_proofs(proofs: Mapping[Key, Proof]) -> None:
 
 def untried(measures: Mapping[str, str], model: str) -> list[str]:
     """A sentence on the measures (labels by name) that were never tried on this dense model; none where all were."""
-    unknown = [label for name, label in measures.items() if (name, model, CUT) not in read_proofs()]
-    which = "these measures" if len(unknown) == len(measures) else ", ".join(unknown)
-    return [f"It was never tried what {which} can tell with {Path(model).name} (docs/evidence.md)."] if unknown else []
+    unknown = [f"“{label}”" for name, label in measures.items() if (name, model, CUT) not in read_proofs()]
+    if not unknown:
+        return []
+    listed = " and ".join(filter(None, (", ".join(unknown[:-1]), unknown[-1])))
+    which = "these measures" if len(unknown) == len(measures) else listed
+    return [f"It was never tried what {which} can tell with {Path(model).name} (docs/evidence.md)."]
 
 
 def doubt(measure: str, model: str) -> str:
