@@ -51,8 +51,8 @@ class Proof:
     def __str__(self) -> str:
         """What was found, in words for writers: an AUC is the share of pairs that are put in the right order."""
         right, low, high, chance = (f"{100 * one:.0f}" for one in (self.auc, self.low, self.high, CHANCE))
-        return (f"with {Path(self.model).name} it knows the dense model from {CONTRAST_WORDS[self.contrast]} in {right} of 100 pairs "
-                f"of answers ({low} to {high}; guessing: {chance}; {self.characters} characters, {self.samples} answers)")
+        return (f"with {Path(self.model).name} it knows the dense model from {CONTRAST_WORDS[self.contrast]} in {right} of 100 "
+                f"pairs of answers ({low} to {high}; guessing: {chance}; {self.characters} characters, {self.samples} answers)")
 
 
 @cache
