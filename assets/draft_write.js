@@ -23,7 +23,7 @@ const kindOf = (area) => {
 const panelFor = (area, opener) => {
   const {key, label} = kindOf(area);
   const panel = marked(make("div", "write-panel"), {role: "group", "aria-label": `Write with me: ${label}`});
-  const wish = marked(make("input", "write-wish", "", {placeholder: "In your words (optional): what it should say, or a line to sound like",
+  const wish = marked(make("input", "write-wish", "", {placeholder: "What to say, or a line to sound like",
                                                        maxLength: 600}), {"aria-label": "In your words"});
   const scope = make("span", "quiet write-scope"), note = make("p", "quiet write-note");
   const state = make("div", "write-state");

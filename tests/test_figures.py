@@ -137,6 +137,7 @@ def test_use_is_told_from_the_others_with_names_and_counts() -> None:
 def test_each_layers_error_is_shown_in_every_state_that_it_has_been_in() -> None:
     assert layers.in_states(TUNED) == ({0: 0.2, 1: 0.4}, {0: 0.1, 1: 0.2}, {0: 0.05})
     figure = layers.errors(TUNED)
+    assert figure.layout.title.text.count("<br>") == 2  # the key has a line of its own, which fits into a narrow column
     paths, *dots = figure.data
     assert [(one.name, list(one.x), list(one.y)) for one in dots] == [
         ("cut", [1, 2], [20, 40]), ("refitted", [1, 2], [10, 20]), ("tuned", [1], [5])]

@@ -49,6 +49,7 @@ def test_the_figure_joins_what_no_other_beats_and_says_who_wins() -> None:
     assert "Up to 79" in caption_of(figure) and figure.layout.title.text.startswith("<b>cut at T79</b>")
     assert list(tradeoff(POINTS, "speed").data[0].x) == [30, 50, 60]
     assert "Nothing was measured yet" in caption_of(tradeoff([]))
+    assert "What to ship" not in tradeoff([]).layout.title.text  # the heading above it says so
     untimed = [point("dense", 98, 0.02)]
     assert "No speed was measured" in caption_of(tradeoff(untimed, "first"))
     assert "wins here at every size" in caption_of(tradeoff([*POINTS[:2], POINTS[3]]))

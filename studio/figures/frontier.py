@@ -9,7 +9,7 @@ from engine.base.pruning_events import Placed
 from studio.figures import words
 from studio.figures.theme import BLUE, EMBER, GREY, INK, drawn, empty
 
-SHIP = "What to ship"
+UNKNOWN = "How close, and at what cost"
 _KINDS = (("dense model", GREY, "circle", lambda point: not point.sparsity and not point.baked),
           ("pruned", BLUE, "diamond", lambda point: point.sparsity > 0 and not point.baked),
           ("baked", EMBER, "square", lambda point: point.baked))
@@ -24,7 +24,7 @@ def tradeoff(points: Sequence[Placed], axis: str = "size", picked: Placed | None
     cost = AXES[axis]
     shown = [point for point in points if cost.value(point) is not None]
     if not shown:
-        return empty(SHIP, "Nothing was measured yet." if not points else "No speed was measured.")
+        return empty(UNKNOWN, "Nothing was measured yet." if not points else "No speed was measured.")
     best = front(shown, cost)
     traces: list[go.Scatter] = [go.Scatter(
         x=[cost.value(point) for point in best], y=[point.kl for point in best], mode="lines", hoverinfo="skip",

@@ -28,7 +28,7 @@ def errors(events: Sequence[LayerTuned]) -> go.Figure:
     traces = [_paths(states), *(_dots(found, name, colour, symbol, layers) for name, colour, symbol, found in shown)]
     legend = " · ".join(f'<span style="color:{colour}">{"◆" if symbol == "diamond" else "●"}</span> {name}'
                         for name, colour, symbol, _ in shown)
-    return drawn(traces, ERRORS, [f"Of {words.count(layers, 'layer')}, lowest first · {legend}"],
+    return drawn(traces, ERRORS, [f"Of {words.count(layers, 'layer')}, lowest first", legend],
                  "A layer's error is how far what it puts out is from what it should, on lines that it does not learn from; 100 % "
                  "would be an empty layer. Refitting and tuning go layer by layer from the left, and each layer also corrects what "
                  "those before it get wrong.",

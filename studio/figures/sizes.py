@@ -66,5 +66,5 @@ def memory_bars(needed: Sequence[Needed], card: int) -> go.Figure:
                  "Weights, adapters and conversations (keys and values of what was said) in 16 bit. Calculated from the sizes "
                  "of the tensors; the program that runs them needs some more.", 48 * len(needed) + 46, barmode="stack", bargap=0.35,
                  shapes=line,
-                 margin={"l": 150, "r": 16, "b": 36}, yaxis={"autorange": "reversed", "showgrid": False},
+                 margin={"l": 150, "r": 16, "b": 36}, yaxis={"autorange": "reversed", "showgrid": False, "ticksuffix": " "},
                  xaxis={"range": [0, 1.06 * most / 1e9], "ticksuffix": " GB", "showgrid": True, "nticks": 5})
