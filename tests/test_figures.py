@@ -16,6 +16,7 @@ from engine.base.events import Step
 from engine.base.pruning_events import ChannelUse, LayerTuned, MaskSnapshot, Measured
 from studio import labels
 from studio.figures import channels, distances, layers, masks, sizes, theme, votes, words
+from studio.workers.view import RunView
 
 NAN = float("nan")
 FIRST = MaskSnapshot(5, 0.5, [[1.0, 1.0, 0.25, 0.0], [1.0, 0.5, 0.5, 0.0]], [3, 9], [1, 2])
@@ -302,3 +303,17 @@ def test_the_page_shows_a_figure_without_mode_bar_on_its_own_background() -> Non
 def test_the_style_finds_the_text_by_its_colour() -> None:
     red, green, blue = (int(theme.INK[place:place + 2], 16) for place in (1, 3, 5))
     assert f"rgb({red}, {green}, {blue})" in theme.STYLE  # the way a browser writes a colour of an element's style
+
+
+def test_the_layer_at_work_is_shown_until_it_is_tuned() -> None:
+    step = Step("tune_layers", 2, 4, {"under_way": 0.5, "error": 0.15})
+    figure = layers.errors(TUNED, step)
+    at_work = figure.data[-1]
+    assert (list(at_work.x), list(at_work.y)) == ([2], [15.0]) and at_work.name == layers.AT_WORK
+    view = RunView()
+    for event in (TUNED[1], step, replace(step, values={"error": 0.12})):
+        view.add(event)
+    assert [one.event for one in view.moments] == [TUNED[1], replace(step, values={"error": 0.12})]
+    done = LayerTuned("tune_layers", 1, 2, 0.2, 0.1, True)
+    view.add(done)
+    assert [one.event for one in view.moments] == [TUNED[1], done]

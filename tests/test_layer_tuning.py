@@ -17,7 +17,7 @@ from engine.models.packing import pack, run_row
 from engine.pruning import layer_tuning
 from engine.pruning.cutting import as_if_cut, cut, kept_indices
 from engine.pruning.importance import random_scores, top_channels
-from engine.pruning.layer_tuning import LOSSES, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
+from engine.pruning.layer_tuning import LOSSES, Fitting, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
 from engine.pruning.reconstruction import begin, can_propagate, refit_propagated
 
 TUNING = Tuning(epochs=60, rate=0.05, seed=0, ridge=0.03, share=0.7)
@@ -49,7 +49,7 @@ def results(model: Any, tuning: Tuning, known: Sequence[LayerResult] = (),
             starts: list[TunedLayer] | None = None) -> list[LayerResult]:
     """On few rows, which decide as well: what is fitted is seen on these."""
     found = tune_layers(model, ROWS, ROWS, kept_indices(mask_of(model)), tuning, known, starts)
-    return [one for one in found if one is not None]
+    return [one for one in found if isinstance(one, LayerResult)]
 
 
 @torch.no_grad()
@@ -59,7 +59,8 @@ def test_a_long_layer_can_be_stopped_every_so_many_tokens(model: Any, monkeypatc
     places = []
     for epochs in (0, 10):
         tuning = dataclasses.replace(TUNING, epochs=epochs)
-        places.append(sum(found is None for found in tune_layers(model, ROWS, ROWS, kept_indices(mask_of(model)), tuning)))
+        places.append(sum(not isinstance(found, LayerResult)
+                          for found in tune_layers(model, ROWS, ROWS, kept_indices(mask_of(model)), tuning)))
     tokens = sum(stream.dense.shape[1] for stream in begin(model, ROWS))
     assert places[1] - places[0] == 2 * (10 * tokens // 16 * 16 // 64)  # two layers
 
@@ -169,7 +170,7 @@ def deep(folder: Path, **changes: Any) -> Any:
 def test_a_layer_that_got_worse_keeps_its_least_squares_and_three_in_a_row_end_it(tmp_path: Path) -> None:
     model, ruinous = deep(tmp_path), dataclasses.replace(TUNING, rate=30.0, epochs=2, rounding=torch.float32)
     mask = top_channels(random_scores(6, 64, 1), 32)
-    found = [one for one in tune_layers(model, MANY, HELD_OUT, kept_indices(mask), ruinous) if one is not None]
+    found = [one for one in tune_layers(model, MANY, HELD_OUT, kept_indices(mask), ruinous) if isinstance(one, LayerResult)]
     tried = [one for one in found if one.after is not None]
     assert tried == found[:LOSSES] and all(one.after > one.before for one in tried)  # type: ignore[operator]
     columns = [one.columns for one in refit_propagated(model, MANY, kept_indices(mask), 0.03, 0.7) if one is not None]
@@ -177,7 +178,7 @@ def test_a_layer_that_got_worse_keeps_its_least_squares_and_three_in_a_row_end_i
         assert not result.better
         torch.testing.assert_close(result.layer.down, column, rtol=1e-3, atol=1e-4)
     resumed = tune_layers(model, MANY, HELD_OUT, kept_indices(mask), ruinous, found[:2])
-    assert [one.after for one in resumed if one is not None] == [one.after for one in found]  # the losses before count
+    assert [one.after for one in resumed if isinstance(one, LayerResult)] == [one.after for one in found]  # the losses before count
 
 
 @torch.no_grad()
@@ -220,5 +221,18 @@ def test_a_token_with_massive_activations_does_not_rule(tmp_path: Path) -> None:
         if planted:
             plant_sink(model)
         found = tune_layers(model, MANY, HELD_OUT, kept_indices(mask_of(model)), dataclasses.replace(TUNING, epochs=10, rate=0.02))
-        gains[planted] = [one.after / one.before for one in found if one is not None and one.after is not None]
+        gains[planted] = [one.after / one.before for one in found if isinstance(one, LayerResult) and one.after is not None]
     assert all(gain < 0.9 for gain in (*gains[False], *gains[True])), gains
+
+
+@torch.no_grad()
+def test_a_layer_that_is_tuned_says_how_far_it_is(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_tuning, "BATCH", 16)
+    monkeypatch.setattr(layer_tuning, "BETWEEN", 64)
+    long = dataclasses.replace(TUNING, epochs=10)
+    said = list(tune_layers(model, ROWS, ROWS, kept_indices(mask_of(model)), long))
+    first = said[: next(place for place, one in enumerate(said) if isinstance(one, LayerResult))]
+    fitted = [one for one in first if isinstance(one, Fitting)]
+    shares = [one.share for one in fitted]
+    assert shares == sorted(set(shares)) and 0 < shares[0] < 0.1 and 0.9 < shares[-1] <= 1
+    assert 0 < fitted[-1].error < fitted[0].error  # it learns

@@ -72,14 +72,15 @@ def _look(page: Any) -> Look:
 
 
 def summarise(looks: Sequence[Look]) -> Figures:
-    """Seconds between two looks at which something was new, the longest ones with the stage that was seen then."""
+    """Seconds between two looks at which something was new: the longest of each stage that was seen then."""
     waits, since = [], looks[0][0]
     for before, now in pairwise(looks):
         if now[2:] != before[2:]:
             waits.append((now[0] - since, before[1]))
             since = now[0]
     waits.append((looks[-1][0] - since, looks[-1][1]))
-    longest = sorted(waits, reverse=True)[:5]
+    stages = dict.fromkeys(stage for _, stage in waits)
+    longest = [(max(took for took, stage in waits if stage == one), one) for one in stages]
     return {"looks": len(looks), "seconds": looks[-1][0] - looks[0][0], "changes": len(waits) - 1, "wanted": WANTED,
             "longest": [{"seconds": took, "stage": stage} for took, stage in longest],
             "longer_than_wanted": sum(took > WANTED for took, _ in waits)}

@@ -60,6 +60,15 @@ class TunedLayer:
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """A layer that is being tuned: the share of its steps that are done, and its error on the tokens of the last BETWEEN, as a
+    share of what it is to put out."""
+
+    share: float
+    error: float
+
+
+@dataclass(frozen=True)
 class LayerResult:
     """A layer's weights, and its error on the held-out rows before and after tuning, as a share of what it is to put out.
 
@@ -78,8 +87,10 @@ class LayerResult:
 
 @torch.no_grad()
 def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], kept: Sequence[Tensor], tuning: Tuning,
-                known: Sequence[LayerResult] = (), starts: Sequence[TunedLayer] | None = None) -> Iterator[LayerResult | None]:
-    """Yields each layer's result, lowest layer first, in the model's dtype; before them None, after a row or BETWEEN tokens.
+                known: Sequence[LayerResult] = (), starts: Sequence[TunedLayer] | None = None) -> Iterator[
+                    LayerResult | Fitting | None]:
+    """Yields each layer's result, lowest layer first, in the model's dtype; before each, None after a row is read, and how far
+    it is after BETWEEN tokens are learned from.
 
     `held_out`: rows that decide and teach nothing; `kept`: ascending channel indices (k,) a layer; `known`: the lowest layers,
     tuned by an earlier run; `starts`: the weights that each layer begins with, instead of its own rows and their least
@@ -142,7 +153,8 @@ def plain_layers(model: nn.Module, kept: Sequence[Tensor], columns: Sequence[Ten
     return [TunedLayer(gate, up, down) for (gate, up), down in zip(gates, columns, strict=True)]
 
 
-def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, tokens: Tokens, tuning: Tuning) -> Generator[None, None, TunedLayer]:
+def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, tokens: Tokens,
+         tuning: Tuning) -> Generator[Fitting, None, TunedLayer]:
     """Adam on one layer, a yield after each BETWEEN tokens; the value is the layer's weights, in the dtype of the start's.
 
     Weights and moments are fp32. The products are bf16 where the model's are: about twice as fast on the processors where
@@ -156,6 +168,7 @@ def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, tokens: Tokens, tun
     size = min(BATCH, len(inputs))
     steps = max(1, int(tuning.epochs * len(inputs) / size))
     left: list[Tensor] = []
+    errors: list[Tensor] = []
     for step in range(steps):
         if not left:  # what does not fill a batch waits for another pass
             left = list(torch.randperm(len(inputs), generator=order)[: len(inputs) // size * size].split(size))
@@ -165,11 +178,14 @@ def _fit(ffn: FeedForward, index: Tensor, start: TunedLayer, tokens: Tokens, tun
         with torch.enable_grad():
             with torch.autocast(device.type, torch.bfloat16, enabled=inputs.dtype == torch.bfloat16):
                 found = _outputs(ffn, index, TunedLayer(*weights), inputs[chosen].float())
-            ((found.float() - tokens.targets[chosen]).square().sum(-1) * tokens.weights[chosen]).mean().backward()
+            error = ((found.float() - tokens.targets[chosen]).square().sum(-1) * tokens.weights[chosen]).mean()
+            error.backward()
+        errors.append(error.detach())
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) * size // BETWEEN > step * size // BETWEEN:
-            yield None
+            yield Fitting((step + 1) / steps, float(torch.stack(errors).mean()))
+            errors.clear()
     return TunedLayer(*(part.detach().to(tuning.rounding).to(start.down.dtype) for part in weights))
 
 

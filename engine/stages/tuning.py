@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine.base.events import Event, Stage, Step, Stream, Warned
+from engine.base.events import UNDER_WAY, Event, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
 from engine.base.pruning_events import LayerTuned
@@ -26,7 +26,7 @@ from engine.evaluation.fidelity import measure
 from engine.models.packing import Example, answer_states, pack
 from engine.pruning.adapter import AdapterSettings, Progress, merge, train_adapter
 from engine.pruning.cutting import Gates, as_if_cut, kept_indices
-from engine.pruning.layer_tuning import LOSSES, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
+from engine.pruning.layer_tuning import LOSSES, Fitting, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
 from engine.pruning.reconstruction import RIDGE, SHARE
 from engine.stages.context import JobContext
 from engine.stages.lines import recovery_lines
@@ -151,7 +151,10 @@ def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, weights
     known = _known(ctx, course.name)
     done, stopped = 0, any(one.after is None for one in known)
     for result in tune_layers(ctx.model, read.rows, data.validation, kept_indices(mask), course.tuning, known, course.starts):
-        if result is not None:
+        values = {}
+        if isinstance(result, Fitting):
+            values = {UNDER_WAY: round(result.share, 2), "error": result.error}
+        elif result is not None:
             if done >= len(known):
                 parts = {name: part.to(ctx.weight_dtype) for name, part in vars(result.layer).items()}
                 errors = [result.before, float("nan") if result.after is None else result.after]
@@ -165,7 +168,7 @@ def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, weights
                 elif course.stage == StageId.TUNE and not stopped and (done + 1) % READ_EVERY == 0 and done + 1 < ctx.layers:
                     yield from _read_on_the_way(ctx, data, mask, weights, course, done + 1)
             done += 1
-        yield Step(course.stage, done + 1, ctx.layers + 2)
+        yield Step(course.stage, done + 1, ctx.layers + 2, values)
 
 
 def _known(ctx: JobContext, name: str) -> list[LayerResult]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Literal
 
 import plotly.graph_objects as go
@@ -45,9 +46,12 @@ def course(points: Sequence[Point], loss: Literal["kl", "ce"] = "kl") -> go.Figu
 
 def _curves(held: Sequence[tuple[float, Measured]], seen: Sequence[tuple[float, Step]], size: float) -> list[go.Scatter]:
     names = [labels.reading(one.what) + (f" {one.step:,}" if one.step else "") for _, one in held]
-    learning = go.Scatter(x=[at / size for at, _ in seen], y=[one.values["loss"] for _, one in seen], name="learning lines",
+    parts = [list(part) for _, part in groupby(seen, lambda one: one[1].stage)]  # a gap between two stages
+    points = [point for part in parts for point in (*part, None)][:-1]
+    learning = go.Scatter(x=[point and point[0] / size for point in points],
+                          y=[point and point[1].values["loss"] for point in points], name="learning lines",
                           mode="lines" if len(seen) > 1 else "markers", line={"color": BLUE, "width": 1.5},
-                          customdata=[one.done for _, one in seen],
+                          customdata=[point and point[1].done for point in points],
                           hovertemplate="Step %{customdata:,}<br>Distance %{y:.3f} on its lines<extra></extra>")
     if not held:
         return [learning]

@@ -187,6 +187,8 @@ def picture_of(event: Event) -> Hashable:
             return "answer", event.what
         case pruning_events.Measured() if event.split == "validation" and not event.subject:
             return "held", event.what, event.step
-        case events.Step() if event.stage == StageId.LEARN_MASK and math.isfinite(event.values.get("loss", math.nan)):
-            return "loss", event.done
+        case events.Step() if math.isfinite(event.values.get("error", math.nan)):  # of a layer, until that is tuned
+            return "layer", event.stage, event.done - 1
+        case events.Step() if not event.subject and math.isfinite(event.values.get("loss", math.nan)):
+            return "loss", event.stage, event.done
     return None
