@@ -170,8 +170,10 @@ class ProgressPrinter:
         if isinstance(event, events.Stage):
             self._begin(event)
         elif isinstance(event, events.Step) and self.task is not None:
-            note = " ".join(f"{name} {value:{',.3g' if value < 1000 else ',.0f'}}" for name, value in event.values.items())
-            self.progress.update(self.task, completed=event.done, total=event.total, note=note)
+            note = " ".join(f"{name} {value:{',.3g' if value < 1000 else ',.0f'}}" for name, value in event.values.items()
+                            if name != events.UNDER_WAY)
+            completed = event.done + event.values.get(events.UNDER_WAY, 0.0)
+            self.progress.update(self.task, completed=completed, total=event.total, note=note)
         elif (text := describe(event)):
             self.console.print(text, markup=False)
 

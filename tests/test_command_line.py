@@ -14,8 +14,10 @@ from small_job import refused, run_job, write_card
 from tiny import add_files, make_tiny
 
 from engine.__main__ import build_parser, main
+from engine.base.events import UNDER_WAY, Stage, Step
 from engine.base.files import MANIFEST, data_folder, read_json
-from engine.running import print_table
+from engine.base.ids import StageId
+from engine.running import ProgressPrinter, print_table
 
 VERBS = ["models", "prune", "export", "chat", "serve", "inspect"]
 OPTIONS = ["--out", "--model", "--sparsity", "--preset", "--teacher", "--teacher-model", "--queries", "--lines",
@@ -213,3 +215,11 @@ def test_a_chat_with_what_cannot_be_a_path_is_refused(model: str, capsys: pytest
 def test_a_chat_with_an_unknown_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "no-such", "--card", str(write_card(tmp_path)), "--message", "Hello"]) == 2
     assert "There is no model 'no-such'" in capsys.readouterr().err
+
+
+def test_steps_under_way_move_the_bar_and_are_no_reading() -> None:
+    printer = ProgressPrinter()
+    printer.show(Stage(StageId.TUNE, 4))
+    printer.show(Step(StageId.TUNE, 1, 4, {UNDER_WAY: 0.5, "error": 0.03125}))
+    task = printer.progress.tasks[-1]
+    assert task.completed == 1.5 and task.fields["note"] == "error 0.0312"
