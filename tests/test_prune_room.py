@@ -271,7 +271,7 @@ def test_sizes_are_shown_in_both_shares_and_snap_to_the_multiple(services: Servi
     shape = cut.shape_of(services, "starter")
     text = cut.facts_html(shape, PLAIN)
     for part in ("25\u00a0%", "14.8\u00a0%", "229\u00a0MB", "before: 269\u00a0MB", "1.17\u00a0times", "1,536 become 1,152",
-                 "multiple of 128"):
+                 "multiple of 128", "of all parameters removed"):
         assert part in text, part
     badges = cut.likes_html(shape, PLAIN)
     assert badges.count('class="yes"') == 4 and badges.count('class="no"') == 1

@@ -82,9 +82,9 @@ def facts_html(shape: ModelShape | None, plan: Plan) -> str:
         cut = cut_of(shape, plan)
     except UserError as error:
         return fault_html(error)
-    facts = [("of the feed-forward channels", words.removed(cut.removed_share_ffn),
+    facts = [("of the feed-forward channels removed", words.removed(cut.removed_share_ffn),
               f"{shape.intermediate_size:,} become {cut.kept:,} in each of {shape.layers} layers"),
-             ("of all parameters", words.removed(cut.removed_share_all),
+             ("of all parameters removed", words.removed(cut.removed_share_all),
               f"{words.millions(shape.parameters)} become {words.millions(cut.parameters)}"),
              ("on disk", words.size(cut.bytes), f"before: {words.size(shape.bytes)}"),
              ("as fast, at best", f"{cut.expected_speedup:.2f}\u00a0times", "expected from the size, not measured")]
