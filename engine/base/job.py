@@ -129,10 +129,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"candidates": 640, "references": 9, "keep_share": 0.4, "self_asked": 0, "loss": "ce", "start": "random", "steps": 200,
               "learning_rate": 0.05, "mask_from": 0.0, "reconstruct": False},
 }
-PRESET_LABELS = {"try": "First try", "quick": "Quick", "standard": "Standard", "paper": "As in the paper"}
+PRESET_LABELS = {"try": "First try", "quick": "Quick", "standard": "Standard", "paper": "Persona-Pruner as published"}
 PRESET_TIMES = {"try": "about 5 minutes", "quick": "about 10 minutes", "standard": "about half an hour", "paper": "much longer"}
 PRESET_HELP = ("Lines and pruning together, estimated for the starter on two idle processor cores. Larger models take longer. The "
-               "paper's preset has not been timed to the end.")
+               "method as published has not been timed to the end.")
 
 
 def make_recipe(preset: str = "standard", **changes: Any) -> Recipe:
