@@ -115,14 +115,10 @@ def starter_q8(starter: Path) -> Path:
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Any]:
     """The studio's services on a library of their own; its workers run this engine."""
-    from studio.services import Services
-    from studio.settings import Settings
+    from store_samples import services_of
 
-    settings = Settings(tmp_path / "home", command=(sys.executable, "-m", "engine"))
-    settings.home.mkdir()
-    found = Services.open(settings)
-    yield found
-    found.close()
+    with services_of(tmp_path / "home") as found:
+        yield found
 
 
 @pytest.fixture

@@ -73,17 +73,17 @@ def test_an_evaluation_doubts_what_cannot_tell_and_nothing_else(tmp_path: Path, 
         write_proofs({(name, "starter", "cut"): Proof(name, "starter", "cut", 0.55, low, high, 6, samples)
                       for name, low, high, samples in (("loops", 0.4, 0.6, 90), ("drift", 0.52, 0.9, 90), ("facts", 0.4, 0.6, 24))})
         assert doubt("loops", "starter") == (
-            "cannot tell here: with starter it knows the dense model from a 75 % cut in 55 of 100 pairs of answers (40 to 60; "
+            "cannot tell here: with starter it ranks the dense model above a 75 % cut in 55 of 100 pairs of answers (40 to 60; "
             "guessing: 50; 6 characters, 90 answers)")
-        assert caveat("facts", "starter").startswith("not tried enough here: with starter it knows")
+        assert caveat("facts", "starter").startswith("not tried enough here: with starter it ranks")
         assert doubt("facts", "starter") == caveat("loops", "starter") == ""  # a measure has one of the two
         assert {say(name, model) for say in (doubt, caveat)
                 for name, model in (("drift", "starter"), ("loops", "small"), ("facts", "small"))} == {""}
         assert untried({"loops": "Repeats itself", "drift": "Drifts"}, "starter") == []
-        assert "what “Plain” can tell with starter" in untried({"loops": "Loops", "knowledge": "Plain"}, "starter")[0]
+        assert "with starter: “Plain” (" in untried({"loops": "Loops", "knowledge": "Plain"}, "starter")[0]
         three = {"identity": "Itself", "knowledge": "Plain", "script": "Script", "loops": "Loops"}
-        assert "what “Itself”, “Plain” and “Script” can tell" in untried(three, "starter")[0]
-        assert "what these measures can tell with small" in untried({"loops": "Loops"}, "small")[0]
+        assert "with starter: “Itself”, “Plain”, “Script” (" in untried(three, "starter")[0]
+        assert "with small: all of these measures (" in untried({"loops": "Loops"}, "small")[0]
     finally:
         read_proofs.cache_clear()
 

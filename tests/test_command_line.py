@@ -220,6 +220,6 @@ def test_a_chat_with_an_unknown_model_is_refused(tmp_path: Path, capsys: pytest.
 def test_steps_under_way_move_the_bar_and_are_no_reading() -> None:
     printer = ProgressPrinter()
     printer.show(Stage(StageId.TUNE, 4))
-    printer.show(Step(StageId.TUNE, 1, 4, {UNDER_WAY: 0.5, "error": 0.03125}))
+    printer.show(Step(StageId.TUNE, 1, 4, {UNDER_WAY: 0.5, "loss": 0.03125}))
     task = printer.progress.tasks[-1]
-    assert task.completed == 1.5 and task.fields["note"] == "error 0.0312"
+    assert task.completed == 1.5 and task.fields["note"] == "loss 0.0312"

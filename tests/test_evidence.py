@@ -209,7 +209,7 @@ def test_a_measure_has_what_it_needs_or_says_why_not(made: Path, tmp_path: Path,
     named = list(evaluate(job_of(made, tmp_path, others=["bodo-grumm"], measures=["read"])))
     warned = [event.sentence for event in named if isinstance(event, Warned)]
     assert [one.name for one in read[-1].others.values()] == ["Bodo Grumm"] and not any("bundled" in one for one in warned)
-    assert warned == ["It was never tried what these measures can tell with dense (docs/evidence.md)."]
+    assert warned == ["Not yet proved to tell anything with dense: all of these measures (docs/evidence.md)."]
 
 
 def test_a_measure_that_fails_keeps_nobody_else(made: Path, tmp_path: Path, own_measures: dict[str, Any]) -> None:

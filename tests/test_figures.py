@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from engine.base.events import Step
-from engine.base.pruning_events import ChannelUse, LayerTuned, MaskSnapshot, Measured
+from engine.base.pruning_events import ChannelUse, LayerTuned, LayerTuning, MaskSnapshot, Measured
 from studio import labels
 from studio.figures import channels, distances, layers, masks, sizes, theme, votes, words
 from studio.workers.view import RunView
@@ -305,15 +305,25 @@ def test_the_style_finds_the_text_by_its_colour() -> None:
     assert f"rgb({red}, {green}, {blue})" in theme.STYLE  # the way a browser writes a colour of an element's style
 
 
-def test_the_layer_at_work_is_shown_until_it_is_tuned() -> None:
-    step = Step("tune_layers", 2, 4, {"under_way": 0.5, "error": 0.15})
-    figure = layers.errors(TUNED, step)
+def test_a_layer_that_is_being_tuned_is_shown_until_it_is_tuned() -> None:
+    tuning = LayerTuning("tune_layers", 1, 0.15)
+    figure = layers.errors(TUNED, tuning)
     at_work = figure.data[-1]
-    assert (list(at_work.x), list(at_work.y)) == ([2], [15.0]) and at_work.name == layers.AT_WORK
+    assert (list(at_work.x), list(at_work.y)) == ([2], [15.0]) and at_work.name == layers.TUNING
     view = RunView()
-    for event in (TUNED[1], step, replace(step, values={"error": 0.12})):
+    for event in (TUNED[1], tuning, replace(tuning, error=0.12)):
         view.add(event)
-    assert [one.event for one in view.moments] == [TUNED[1], replace(step, values={"error": 0.12})]
+    assert [one.event for one in view.moments] == [TUNED[1], replace(tuning, error=0.12)]
     done = LayerTuned("tune_layers", 1, 2, 0.2, 0.1, True)
     view.add(done)
     assert [one.event for one in view.moments] == [TUNED[1], done]
+
+
+def test_the_learning_lines_of_two_stages_are_two_curves() -> None:
+    steps = [learned(1, 0.5), learned(2, 0.4), replace(learned(1, 0.3), stage="recover")]
+    curve = distances.course([(60.0 * place, one) for place, one in enumerate(steps)]).data[0]
+    assert list(curve.y) == [0.5, 0.4, None, 0.3] and len(curve.x) == len(curve.customdata) == 4
+    view = RunView()
+    for one in steps:
+        view.add(one)
+    assert [one.event for one in view.moments] == steps

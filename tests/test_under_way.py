@@ -1,18 +1,16 @@
 """The jobs at the top of the page: all kinds of them, with a way there and a Stop."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from store_samples import card
+from store_samples import card, services_of
 
 from engine.base.errors import UserError
 from engine.base.events import Stage, Step
 from studio import under_way
 from studio.services import Services
-from studio.settings import Settings
 from studio.store import casts, characters, runs
 from studio.workers.speech import Reply
 
@@ -20,11 +18,8 @@ from studio.workers.speech import Reply
 @pytest.fixture
 def idle(tmp_path: Path) -> Iterator[Services]:
     """Services whose processes only wait until they are stopped."""
-    settings = Settings(tmp_path / "home", command=(sys.executable, "-c", "import time; time.sleep(60)"))
-    settings.home.mkdir()
-    found = Services.open(settings)
-    yield found
-    found.close()
+    with services_of(tmp_path / "home", "-c", "import time; time.sleep(60)") as found:
+        yield found
 
 
 def begin_all(services: Services, person: str) -> None:

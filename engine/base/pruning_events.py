@@ -77,6 +77,15 @@ class LayerTuned(Event):
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerTuning(Event):
+    """A layer is being tuned: its squared error on the tokens it has just learned from, as a share of what it is to put out."""
+
+    stage: StageId
+    layer: Count
+    error: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Answered(Event):
     """The model so far has answered a question that it does not learn from: the likeliest words, cut short after some tokens.
 

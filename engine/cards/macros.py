@@ -114,8 +114,8 @@ def _options(listed: str) -> list[str]:
     return [option.strip() for option in options]
 
 
-def beside_names(text: str) -> list[str]:
-    """The macros of a text that are more than a name: those of chance and time, comments, unknown ones."""
+def other_macros(text: str) -> list[str]:
+    """The macros of a text that do not stand for a name: of chance and time, comments, unknown ones."""
     return [one[0] for one in _MACRO.finditer(text) if one[1] and one[1].lower() not in ("char", "user")]
 
 

@@ -13,7 +13,7 @@ from engine.base.looping import is_looping
 from engine.base.questions import count_words, normalise
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card
-from engine.cards.macros import beside_names, expand_macros
+from engine.cards.macros import expand_macros, other_macros
 from engine.cards.prompt import PLAYER, Message, rough_tokens
 from engine.cards.script import telling_words
 from engine.cards.speaking import START, has_assistant_phrase
@@ -79,7 +79,7 @@ class Wish:
             raise UserError(f"The text has more than {MOST_TEXT:,} characters.", "Select a part of it.")
         if self.task != "draft" and not self.text.strip():
             raise UserError("There is no text yet.", "Let the model draft one, or write a few words.")
-        if self.task in ("tighten", "voice") and (macros := beside_names(self.text)):
+        if self.task in ("tighten", "voice") and (macros := other_macros(self.text)):
             raise UserError(f"The model would write this text again without {macros[0]}.", "Select a part that has no such macro.")
 
 

@@ -51,8 +51,8 @@ class Proof:
     def __str__(self) -> str:
         """What was found, in words for writers: an AUC is the share of pairs that are put in the right order."""
         right, low, high, chance = (f"{100 * one:.0f}" for one in (self.auc, self.low, self.high, CHANCE))
-        return (f"with {Path(self.model).name} it knows the dense model from {CONTRAST_WORDS[self.contrast]} in {right} of 100 "
-                f"pairs of answers ({low} to {high}; guessing: {chance}; {self.characters} characters, {self.samples} answers)")
+        return (f"with {Path(self.model).name} it ranks the dense model above {CONTRAST_WORDS[self.contrast]} in {right} of "
+                f"100 pairs of answers ({low} to {high}; guessing: {chance}; {self.characters} characters, {self.samples} answers)")
 
 
 @cache
@@ -71,11 +71,8 @@ def write_proofs(proofs: Mapping[Key, Proof]) -> None:
 def untried(measures: Mapping[str, str], model: str) -> list[str]:
     """A sentence on the measures (labels by name) that were never tried on this dense model; none where all were."""
     unknown = [f"“{label}”" for name, label in measures.items() if (name, model, CUT) not in read_proofs()]
-    if not unknown:
-        return []
-    listed = " and ".join(filter(None, (", ".join(unknown[:-1]), unknown[-1])))
-    which = "these measures" if len(unknown) == len(measures) else listed
-    return [f"It was never tried what {which} can tell with {Path(model).name} (docs/evidence.md)."]
+    which = "all of these measures" if len(unknown) == len(measures) else ", ".join(unknown)
+    return [f"Not yet proved to tell anything with {Path(model).name}: {which} (docs/evidence.md)."] if unknown else []
 
 
 def doubt(measure: str, model: str) -> str:

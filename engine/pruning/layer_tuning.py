@@ -89,8 +89,8 @@ class LayerResult:
 def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], kept: Sequence[Tensor], tuning: Tuning,
                 known: Sequence[LayerResult] = (), starts: Sequence[TunedLayer] | None = None) -> Iterator[
                     LayerResult | Fitting | None]:
-    """Yields each layer's result, lowest layer first, in the model's dtype; before each, None after a row is read, and how far
-    it is after BETWEEN tokens are learned from.
+    """Yields each layer's result, lowest layer first, in the model's dtype; before it None for each row that is read, and a Fitting
+    for every BETWEEN tokens that are learned from.
 
     `held_out`: rows that decide and teach nothing; `kept`: ascending channel indices (k,) a layer; `known`: the lowest layers,
     tuned by an earlier run; `starts`: the weights that each layer begins with, instead of its own rows and their least

@@ -21,7 +21,7 @@ from torch import Tensor
 from engine.base.events import UNDER_WAY, Event, Stage, Step, Stream, Warned
 from engine.base.files import read_json, write_json
 from engine.base.ids import ReadingId, StageId
-from engine.base.pruning_events import LayerTuned
+from engine.base.pruning_events import LayerTuned, LayerTuning
 from engine.evaluation.fidelity import measure
 from engine.models.packing import Example, answer_states, pack
 from engine.pruning.adapter import AdapterSettings, Progress, merge, train_adapter
@@ -153,7 +153,8 @@ def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, weights
     for result in tune_layers(ctx.model, read.rows, data.validation, kept_indices(mask), course.tuning, known, course.starts):
         values = {}
         if isinstance(result, Fitting):
-            values = {UNDER_WAY: round(result.share, 2), "error": result.error}
+            values = {UNDER_WAY: round(result.share, 2)}
+            yield LayerTuning(course.stage, done, result.error)
         elif result is not None:
             if done >= len(known):
                 parts = {name: part.to(ctx.weight_dtype) for name, part in vars(result.layer).items()}

@@ -5,38 +5,37 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from engine.base.events import Step
 from engine.base.ids import StageId
-from engine.base.pruning_events import LayerTuned
+from engine.base.pruning_events import LayerTuned, LayerTuning
 from studio.figures import words
 from studio.figures.theme import BLUE, EMBER, GREY, GRID, drawn, empty, some_of, value_axis
 
 ERRORS = "How wrong each layer is"
 HEIGHT = 230  # px, without the lines of the title
 _REFITS = (StageId.RECONSTRUCT_START, StageId.RECONSTRUCT)
-AT_WORK = "being tuned: on the lines it learns from"
+TUNING = "being tuned: on the lines it learns from"
 _STATES = (("cut", GREY, "circle-open"), ("refitted", BLUE, "circle"), ("tuned", EMBER, "diamond"))
 Errors = dict[int, float]  # a layer's, by its number
 
 
-def errors(events: Sequence[LayerTuned], at_work: Step | None = None) -> go.Figure:
+def errors(events: Sequence[LayerTuned], tuning: LayerTuning | None = None) -> go.Figure:
     """Each layer's error on held-out lines, as a share of what it is to put out, in each state that it has been in.
 
-    at_work: the newest step of the layer that is being tuned, whose error is that on the lines it learns from.
+    tuning: of the layer that is being tuned, whose error is that on the lines it learns from.
     """
     states = [{layer: value for layer, value in found.items() if math.isfinite(value)} for found in in_states(events)]
     if not any(states):
         return empty(ERRORS, "No layer repaired yet.")
     layers = events[-1].layers
     values = [100 * value for found in states for value in found.values()]
-    values += [100 * at_work.values["error"]] if at_work else []
+    values += [100 * tuning.error] if tuning else []
     shown = [(*state, found) for state, found in zip(_STATES, states, strict=True) if found]
     traces = [_paths(states), *(_dots(found, name, colour, symbol, layers) for name, colour, symbol, found in shown)]
     legend = " · ".join(f'<span style="color:{colour}">{"◆" if symbol == "diamond" else "●"}</span> {name}'
                         for name, colour, symbol, _ in shown)
-    if at_work:
-        traces.append(_dots({at_work.done - 1: at_work.values["error"]}, AT_WORK, EMBER, "diamond-open", layers))
-        legend += f' · <span style="color:{EMBER}">◇</span> {AT_WORK}'
+    if tuning:
+        traces.append(_dots({tuning.layer: tuning.error}, TUNING, EMBER, "diamond-open", layers))
+        legend += f' · <span style="color:{EMBER}">◇</span> {TUNING}'
     return drawn(traces, ERRORS, [f"Of {words.count(layers, 'layer')}, lowest first", legend],
                  "A layer's error is how far what it puts out is from what it should, on lines that it does not learn from; 100 % "
                  "would be an empty layer. Refitting and tuning go layer by layer from the left, and each layer also corrects what "

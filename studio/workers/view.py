@@ -181,14 +181,12 @@ def picture_of(event: Event) -> Hashable:
             return "use", event.subject, event.done
         case pruning_events.MaskSnapshot() if event.otherwise:
             return "cut", event.step
-        case pruning_events.LayerTuned():
+        case pruning_events.LayerTuned() | pruning_events.LayerTuning():  # one that is tuned takes the place of its tuning
             return "layer", event.stage, event.layer
         case pruning_events.Answered():
             return "answer", event.what
         case pruning_events.Measured() if event.split == "validation" and not event.subject:
             return "held", event.what, event.step
-        case events.Step() if math.isfinite(event.values.get("error", math.nan)):  # of a layer, until that is tuned
-            return "layer", event.stage, event.done - 1
         case events.Step() if not event.subject and math.isfinite(event.values.get("loss", math.nan)):
             return "loss", event.stage, event.done
     return None

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from engine.base import events
 from engine.base.job import PRESETS
-from engine.base.pruning_events import Answered, ChannelUse, LayerTuned, MaskSnapshot, Measured
+from engine.base.pruning_events import Answered, ChannelUse, LayerTuned, LayerTuning, MaskSnapshot, Measured
 from studio import labels
 from studio.figures import channels, distances, layers, masks, words
 from studio.live import Ready, figure
@@ -60,9 +60,8 @@ def figures_of(run: Run, view: RunView, moments: Sequence[Moment]) -> list[tuple
     A key changes with the figure's own data. A resumed run makes some of it again, hence the times in the keys.
     """
     uses, cuts, tuned = _of(moments, ChannelUse), _of(moments, MaskSnapshot), _of(moments, LayerTuned)
-    steps = _of(moments, events.Step)
-    at_work = next((one for one in steps if "error" in one.values), None)
-    points = [(one.at, one.event) for one in moments if isinstance(one.event, Measured | events.Step) and one.event is not at_work]
+    tuning = next(iter(_of(moments, LayerTuning)), None)
+    points = [(one.at, one.event) for one in moments if isinstance(one.event, Measured | events.Step)]
     learned = [one for one in cuts if one.step]
     readings = measured(run, view) if len(moments) == len(view.moments) else {}
     loss = PRESETS.get(run.spec.get("preset", ""), {}).get("loss", "kl")
@@ -70,7 +69,7 @@ def figures_of(run: Run, view: RunView, moments: Sequence[Moment]) -> list[tuple
     drawings: list[tuple[str, Sequence[Any], Any, Draw]] = [
         ("used", uses, key(uses), lambda: channels.used(uses[-1])),
         ("cut", cuts, key(cuts), lambda: channels.cut(cuts[-1])),
-        ("errors", tuned, (*key(tuned), at_work and at_work.time), lambda: layers.errors(tuned, at_work)),
+        ("errors", tuned, (*key(tuned), tuning and tuning.time), lambda: layers.errors(tuned, tuning)),
         ("course", points, key([one for _, one in points]), lambda: distances.course(points, loss)),
         ("changes", learned, key(learned), lambda: masks.mask_changes(learned)),
         ("ladder", distances.in_order(readings.values()), tuple(readings), lambda: distances.ladder(readings.values()))]
