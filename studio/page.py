@@ -68,7 +68,8 @@ ACT = """
 element.addEventListener("click", ({target}) => {
   const button = target.closest("button[data-do]");
   const ticked = [...element.querySelectorAll("input[data-tick]:checked")].map(({dataset}) => Number(dataset.tick));
-  if (button && !button.disabled) trigger("click", {...button.dataset, ticked});
+  const fields = button?.form ? Object.fromEntries(new FormData(button.form)) : {};
+  if (button && !button.disabled) trigger("click", {...fields, ...button.dataset, ticked});
 });
 element.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -100,7 +101,8 @@ draw();
 
 
 def live_html(id: str, more_script: str = "", **named: Any) -> gr.HTML:
-    """HTML or a figure that the live channel fills with the content `id`. Its `click` gives the data of a [data-do]."""
+    """HTML or a figure that the live channel fills with the content `id`. Its `click` gives the data of a
+    [data-do], and the fields of the form that it belongs to."""
     return gr.HTML(f'<div data-live="{id}"></div>', js_on_load=ACT + more_script, **{"elem_id": id, **named})
 
 

@@ -92,8 +92,8 @@ def _foot(cast: Cast, state: State, who: str) -> str:
         parts.append('<p class="quiet">Another cast is being drafted.</p>')
     elif left:
         label = "Draft these characters" if not state.drafts else f"Go on: {len(left)} left"
-        parts.append(f'<div class="live-buttons"><button class="primary large" data-do="draft" data-cast="{cast.id}">{label}'
-                     f'</button></div><p class="quiet">{html.escape(who)}</p>')
+        parts.append(f'<div class="live-buttons"><button type="button" form="cast-form" class="primary large" data-do="draft" '
+                     f'data-cast="{cast.id}">{label}</button></div><p class="quiet">{html.escape(who)}</p>')
     return "".join(parts)
 
 
