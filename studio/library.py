@@ -94,7 +94,7 @@ def backup_file(services: Services, name: str) -> Path:
 
 def model_choices(services: Services) -> tuple[list[tuple[str, str]], str]:
     """(label, name) of the models on this machine, and the one in use. An unknown one in use stays in the list."""
-    model = values.get_value(services.store, "model", "starter")
+    model = services.base_model()
     found = [(known.label, known.name) for known in KNOWN.values()]
     listed = [one["name"] for one in services.speech.models(wait=False)]
     found += [(Path(name).name if Path(name).is_absolute() else name, name) for name in dict.fromkeys([*listed, model])

@@ -46,14 +46,15 @@ def at_once(settings: dict[str, Any]) -> dict[str, Any]:
 @dataclass
 class Page:
     """What the rooms share. `character`: id of the chosen one ("": none); `revision` grows when a card was saved; `run`: the
-    pruned model that was chosen last, in any room; `rooms`: the tabs, for listeners that open a room; `engineer`: whether the
-    engineer view is on, as this page has turned it."""
+    pruned model that was chosen last, in any room; `rooms`: the tabs, for listeners that open a room; `base`: the list in which the
+    base model is chosen, which sets `model`; `engineer`: whether the engineer view is on, as this page has turned it."""
 
     character: gr.State
     revision: gr.State
     model: gr.State
     run: gr.State = field(default_factory=lambda: gr.State(""))
     rooms: gr.Tabs = field(default_factory=lambda: gr.Tabs(render=False))
+    base: gr.Dropdown = field(default_factory=lambda: gr.Dropdown(render=False))
     engineer: gr.State = field(default_factory=lambda: gr.State(None))
     private: dict[str, Any] = field(default_factory=lambda: dict(PRIVATE))
     poll: dict[str, Any] = field(default_factory=lambda: dict(POLL))

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.base.known_models import SMALL, STARTER
 from engine.cards.card import bundled_cards
 from studio.live import Live
 from studio.settings import Settings
-from studio.store import characters, runs
+from studio.store import characters, runs, values
 from studio.store.database import Store, open_store
 from studio.tokens import TokenCounter
 from studio.workers.casting import Casting
@@ -57,6 +58,11 @@ class Services:
                    Scripts(settings, store, live.touch), Shipping(settings, live.touch), evaluating,
                    Siblings(store, speech, evaluating), Scenes(settings, live.touch), Casting(settings, store, live.touch),
                    GameServer(settings, live.touch), live=live)
+
+    def base_model(self) -> str:
+        """The dense model in use: the one that was chosen last; before any was, `small` where it is there, else the starter."""
+        first = SMALL if SMALL.is_in(self.settings.home) else STARTER
+        return values.get_value(self.store, "model", "") or first.name
 
     def library_stamp(self) -> tuple[Any, ...]:
         """Changes with each write to the library, and every ten seconds, in case two writes leave the file alike."""

@@ -25,6 +25,7 @@ def build_page(services: Services) -> gr.Blocks:
     with gr.Blocks(title="Persona Studio", analytics_enabled=False, fill_width=True, delete_cache=_CACHE) as blocks:
         page = Page(gr.State(""), gr.State(0), gr.State("starter"))
         side = sidebar.build(services, page)
+        page.base = side.model
         jobs, welcome = sidebar.jobs_box(), sidebar.welcome_box()
         rooms = []
         with gr.Tabs(elem_id="rooms") as page.rooms:

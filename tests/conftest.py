@@ -37,6 +37,38 @@ FIRST = ["test_main_job", "test_faults", "test_compare", "test_workers_whole_job
 (WHEEL,) = STARTER.packages
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--unfinished", action="store_true", help="run only what did not pass in the run before, or was not reached")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ and config.pluginmanager.has_plugin("cacheprovider"):
+        config.pluginmanager.register(Passed(config))
+
+
+class Passed:
+    """The list of tests that passed, written as they pass, so that a run that was killed is known as well."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.file = Path(config.cache.mkdir("passed")) / "tests.txt"
+        self.before = set(self.file.read_text().splitlines()) if config.option.unfinished and self.file.is_file() else set()
+        self.failed: set[str] = set()
+        if not config.option.unfinished:
+            self.file.write_text("")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.add(report.nodeid)
+        elif report.when == "teardown" and report.nodeid not in self.failed:
+            with self.file.open("a") as file:
+                file.write(f"{report.nodeid}\n")
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        if passed := [item for item in items if item.nodeid in self.before]:
+            config.hook.pytest_deselected(items=passed)
+            items[:] = [item for item in items if item.nodeid not in self.before]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of few and long tests begin, so that two processes that share the files end at about the same time."""

@@ -600,6 +600,29 @@ def test_a_known_model_is_fetched_only_when_that_is_asked_for(room: Controller, 
     shutil.rmtree(folder)
 
 
+def test_after_the_starters_first_answer_a_larger_model_is_proposed(room: Controller, services: Services, mara: str, model: str,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(services.speech, "warm", lambda model, *given: asked.append(model) or Reply({"do": "warm", "id": "1"}))
+    assert services.base_model() == "starter" and 'data-do="larger"' not in shown(room, view(mara, "starter"))  # nothing said yet
+    chat = room.begin(view(mara, "starter"), Draft())
+    chats.say(services.store, chat.id, "user", "Who are you?")
+    said = shown(room, view(mara, "starter", chat.id))
+    assert "Small · Qwen2.5 0.5B is five times as large" in said and "491\u00a0MB, fetched once" in said and 'data-do="larger"' in said
+    assert 'data-do="larger"' not in shown(room, view(mara, model, chat.id))
+    act(room, view(mara, "starter", chat.id), "larger")
+    assert asked == ["small"]
+    folder = services.settings.home / "models" / KNOWN["small"].folder_name
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {})
+    assert services.base_model() == "small"  # where it is, it is the first choice
+    assert "fetched once" not in shown(room, view(mara, "starter", chat.id))
+    values.set_value(services.store, "model", "starter")
+    assert services.base_model() == "starter"
+    values.set_value(services.store, "model", "")
+    shutil.rmtree(folder)
+
+
 def test_players_are_remembered_from_chat_to_chat_only_when_asked(room: Controller, mara: str, model: str) -> None:
     def says(text: str, player: str = "Kit") -> dict[str, Any]:
         chat = room.send(view(mara, model), text, Draft(player=player, sampling=SHORT)).chat

@@ -67,6 +67,7 @@ def preview(studio: Studio, page: Any, slug: str) -> None:
     message.press("Enter")
     expect(page.locator("#preview-log .chat-said.assistant")).to_have_count(2)  # the greeting and the answer
     expect(page.locator("#preview-log")).to_contain_text("tokens/s")
+    expect(page.locator("#preview-larger")).to_be_visible()  # the starter rambles
 
 
 def make_lines(studio: Studio, page: Any, slug: str) -> None:

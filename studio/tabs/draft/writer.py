@@ -104,7 +104,7 @@ class Writer:
 
     def model(self) -> str:
         """The model of the page."""
-        return str(values.get_value(self.store, "model", "starter"))
+        return self.services.base_model()
 
     def _found(self, id: str) -> _Asked:
         with self._lock:

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from engine.base.known_models import SMALL
 from engine.base.sampling import MAX_SEED
 from studio.page import Notice, Page, at_once, guarded
 from studio.services import Services
@@ -219,14 +220,15 @@ def _talking(controller: Controller, page: Page, controls: Controls) -> None:
         after = controller.act(state, _draft(*draft), action, message, text)
         if action == "example":
             gr.Info("The reply is an example in the card now; Draft shows it.", title="Example dialogue")
-        return paint(controller, controls, after, seen)
+        chosen = {page.base: SMALL.name} if action == "larger" else {}
+        return {**chosen, **paint(controller, controls, after, seen)}
 
     view = [controls.state, controls.link.seen]
     for begin in (composer.message.submit, composer.send.click):
         begin(changing(live, ROOM, send), [*view, composer.message, *controls.draft], [composer.message, *controls.painted],
               trigger_mode="once", **page.private)
-    controls.log.click(changing(live, ROOM, act), [*view, *controls.draft], controls.painted, trigger_mode="multiple",
-                       **page.private)
+    controls.log.click(changing(live, ROOM, act), [*view, *controls.draft], [page.base, *controls.painted],
+                       trigger_mode="multiple", **page.private)
     composer.stop.click(guarded(lambda state: controller.speaking.stop(state.chat)), controls.state, None, **page.poll)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.files import slug
+from engine.base.known_models import SMALL, STARTER
 from engine.base.questions import plain
 from engine.cards.fields import fields_of, with_fields
 from studio.services import Services
@@ -28,7 +29,7 @@ from studio.tabs.answers import (
     sampling_of,
     spoken_card,
 )
-from studio.tabs.models import WHOLE, choose_voice, finished, unfetched, voice_choices, voice_of
+from studio.tabs.models import WHOLE, Voice, choose_voice, finished, unfetched, voice_choices, voice_of
 from studio.tabs.preview.looks import (
     Draft,
     ViewState,
@@ -108,7 +109,13 @@ class Controller:
                      self.chats_of(character), chat.seed if chat else chats.next_seed(self.store, character),
                      voice, voice_choices(found, state.model), speakers_among(self.store, said, under),
                      None if under else self.speaking.preparing(),
-                     None if under else unfetched(self.services, voice.contender.model))
+                     None if under else unfetched(self.services, voice.contender.model), self._larger(voice))
+
+    def _larger(self, voice: Voice) -> int | None:
+        """What `small` takes to fetch, where the starter speaks."""
+        if voice.contender.model != STARTER.name:
+            return None
+        return 0 if SMALL.is_in(self.services.settings.home) else SMALL.download_bytes
 
     def send(self, state: ViewState, text: str, draft: Draft) -> ViewState:
         """Say something, which may begin the chat. Raises UserError for nothing, and while the character speaks."""
@@ -170,6 +177,9 @@ class Controller:
             return state
         if action == "fetch":
             self.speaking.warm(state.character, state.chat, state.model, fetch=True)
+            return state
+        if action == "larger":  # the page then chooses it as its model
+            self.speaking.warm(state.character, state.chat, SMALL.name, fetch=True)
             return state
         if action == "earlier":
             return replace(state, shown=state.shown + SHOWN)

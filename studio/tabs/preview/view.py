@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.base.known_models import KnownModel
+from engine.base.known_models import SMALL, KnownModel
 from engine.base.looping import is_looping
 from engine.cards.card import Card
 from engine.cards.speaking import has_assistant_phrase
@@ -54,7 +54,8 @@ class Scene:
 
     `voice`: the model that speaks next, one of `voices` (label, id); `speakers`: names of those that have spoken, by what
     `speakers_of` says, where there are several; `preparing`: reading in advance, while it fetches a
-    model or makes its file, which can be stopped; `unfetched`: the model, where it would have to be fetched first.
+    model or makes its file, which can be stopped; `unfetched`: the model, where it would have to be fetched first; `larger`: bytes
+    to fetch (0: none) of the larger model that is proposed, None where none is.
     """
 
     character: str
@@ -76,6 +77,7 @@ class Scene:
     speakers: dict[str, str] = field(default_factory=dict)
     preparing: Reply | None = None
     unfetched: KnownModel | None = None
+    larger: int | None = None
 
     @property
     def id(self) -> str:
@@ -203,6 +205,11 @@ def _foot(scene: Scene) -> str:
                      f'{_button("unprepare", "Stop preparing", "", "preview-unprepare")}</div>')
     if scene.under:
         return "".join(found)
+    if scene.larger is not None and len(scene.messages) > 1:
+        fetched = f" ({words.size(scene.larger)}, fetched once)" if scene.larger else ""
+        found.append(f'<div class="chat-note">The starter speaks: a tiny model, which shows the way and rambles. '
+                     f"{html.escape(SMALL.label)} is five times as large and keeps to a card much better{fetched}. "
+                     f'{_button("larger", "Talk with it", "", "preview-larger", "strong")}</div>')
     last = scene.messages[-1] if scene.messages else None
     if last and last.role == "assistant":
         swipe = last.swipes[last.chosen]
