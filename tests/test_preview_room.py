@@ -616,7 +616,7 @@ def test_after_the_starters_first_answer_a_larger_model_is_proposed(room: Contro
     folder.mkdir(parents=True)
     write_json(folder / "config.json", {})
     assert services.base_model() == "small"  # where it is, it is the first choice
-    assert "fetched once" not in shown(room, view(mara, "starter", chat.id))
+    assert "much better. <button" in shown(room, view(mara, "starter", chat.id))
     values.set_value(services.store, "model", "starter")
     assert services.base_model() == "starter"
     values.set_value(services.store, "model", "")
