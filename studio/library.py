@@ -22,7 +22,7 @@ from engine.cards import fields
 from engine.cards.files import read_file
 from studio.figures import words
 from studio.services import Services
-from studio.store import characters, database, runs, values
+from studio.store import characters, database, runs
 from studio.store.connection import backups_of
 from studio.store.database import Store
 
