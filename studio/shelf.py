@@ -8,7 +8,6 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,13 @@ from engine.cards.card import find_bundled
 from studio import welcome
 from studio.figures import words
 from studio.services import Services
-from studio.store import lines, runs, values
-from studio.store.runs import Run
+from studio.store import runs, values
+from studio.times import Times
 from studio.workers import pace
 from studio.workers.speech import Reply
 
 ROOM_LEFT = 0.8  # of the memory, at most, for weights
-QUICK = "quick"  # the preset whose time is shown
 _MOST_FILES = 40  # of other programs that are named
-_RECENT = 20  # finished runs that say how long one takes
 
 
 class Shelf:
@@ -39,12 +36,12 @@ class Shelf:
         self.services = services
         self._lock = threading.Lock()
         self._fetching: dict[str, Reply] = {}
-        self._timed: tuple[str, dict[str, tuple[int, float]]] = "", {}  # of the newest run when it was found; see `_times`
+        self._times = Times(services)
 
     def contents(self, _: Any = None) -> dict[str, str]:
         """The live contents of the sidebar."""
         memory = psutil.virtual_memory().total
-        times = self._times()
+        times = self._times.measured()
         rows = "".join(self._row(one, is_whole(self.services, one.name), memory, times) for one in SHELF)
         unknown = "" if times else " How long a quick run takes here is not known yet: the first one shows it."
         return {"side-shelf": f'<p class="quiet">This machine has {words.size(memory)} of memory. Whether a model fits goes by its '
@@ -78,27 +75,6 @@ class Shelf:
         shutil.rmtree(_folder(self.services, name), ignore_errors=True)
         with self._lock:
             self._fetching.pop(name, None)
-
-    def _times(self) -> dict[str, tuple[int, float]]:
-        """Parameters, and seconds of the newest quick run with its lines, of each model that was pruned so on this machine."""
-        finished = partial(runs.list_runs, self.services.store, kinds=["prune"], states=["done"])
-        newest = next((run.id for run in finished(limit=1)), "")
-        if newest != self._timed[0]:
-            found: dict[str, tuple[int, float]] = {}
-            for run in finished(limit=_RECENT):
-                parameters, seconds = run.summary.get("before", {}).get("parameters"), self._seconds(run)
-                if parameters and seconds:
-                    found.setdefault(str(run.spec.get("model")), (int(parameters), seconds))
-            self._timed = newest, found
-        return self._timed[1]
-
-    def _seconds(self, run: Run) -> float | None:
-        """What a quick run and the making of its lines took; None for another run, and where the lines came from elsewhere."""
-        learned = lines.line_set(self.services.store, run.line_set) if run.line_set else None
-        made = runs.get(self.services.store, learned.run) if learned and learned.run else None
-        if made is None or not all(pace.is_plain(one, QUICK) for one in (made, run)):
-            return None
-        return sum(pace.seconds_of(self.services.watcher.view(one.id)) for one in (made, run))
 
     def _row(self, one: ShelfModel, is_ready: bool, memory: int, times: Mapping[str, tuple[int, float]]) -> str:
         reply = self._fetching.get(one.name)

@@ -86,7 +86,8 @@ def test_the_rule_would_notice() -> None:
 STUDIO_MAY_NOT = r"engine\.(?!base\b|cards\b|export$|export\.engines\b|serving$|serving\.(files|memory)\b|calibration\.filtering\b)"
 STUDIO_FLOORS = [{"settings", "figures", "labels"}, {"store"},
                  {"workers", "tokens", "live", "theme", "window", "border", "environment", "login", "privacy", "trial", "uploads"},
-                 {"application", "services"}, {"page", "library", "under_way", "welcome"}, {"shelf", "panels"}, {"sidebar", "tabs"},
+                 {"application", "services"}, {"page", "library", "under_way", "welcome", "times"}, {"shelf", "panels"},
+                 {"sidebar", "tabs"},
                  {"ui"}, {"launch"}]
 
 

@@ -10,12 +10,14 @@ from engine.base import event_file, events
 from engine.base.errors import UserError
 from engine.base.families import FAMILIES
 from engine.base.ids import StageId
+from engine.base.job import PRESET_MINUTES
 from engine.base.known_models import KNOWN
 from engine.base.shelf import SHELF, read_samples
 from studio import shelf
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, lines, runs, values
+from studio.times import Times
 from studio.workers.speech import Reply
 
 # Vocabulary, hidden size, layers, query and key heads, head size, FFN size: as in each model's config.json. Then what differs.
@@ -151,3 +153,15 @@ def test_the_time_of_a_quick_run_is_as_measured_here_else_in_proportion_to_the_s
     assert "is not known yet" not in room.contents()["side-shelf"]
     assert "A quick run took 14\u00a0min here." in row_of(room, "starter")
     assert "A quick run would take about 1\u00a0h 10\u00a0min here" in row_of(room, "small")  # 4.68 times as large
+    times = Times(services)
+    assert times.sentence("starter", "Starter", KNOWN["starter"].parameters) == (
+        "Lines and pruning together with Starter: First try about 7\u00a0min, Quick about 14\u00a0min, "
+        "Standard about 42\u00a0min, going by a quick run here.")
+    said = times.sentence("small", "Small", KNOWN["small"].parameters)
+    assert "Small: First try about 33\u00a0min, Quick about 1\u00a0h 10\u00a0min" in said
+
+
+def test_before_any_run_a_models_size_says_how_long_one_takes(tmp_path: Path) -> None:
+    times = Times(Services.open(Settings(tmp_path)))
+    said = times.sentence("small", "Small", 2 * KNOWN["starter"].parameters)
+    assert f"Quick about {2 * PRESET_MINUTES['quick']}\u00a0min" in said and "the first run shows it" in said

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.base.job import PRESET_HELP, PRESET_LABELS, PRESET_TIMES, Recipe, make_recipe
+from engine.base.job import PRESET_LABELS, Recipe, make_recipe
 from engine.base.settings import knobs
 from studio.page import Notice, figure_box, live_html, look_box
 from studio.tabs.judges import JudgeFields
@@ -56,9 +56,9 @@ class Controls:
         gr.HTML(f'<h3><i>1</i> Make the lines</h3><p class="quiet">{HELP}</p>')
         with gr.Row():
             self.who = gr.Radio(WHO, value="self", label="Who answers", elem_id="prune-who", min_width=220)
-            self.preset = gr.Radio([(f"{label}: {PRESET_TIMES[name]}", name) for name, label in PRESET_LABELS.items()],
-                                   value="quick", label="How thorough", info=PRESET_HELP, scale=2, min_width=280,
-                                   elem_id="prune-thorough")
+            self.preset = gr.Radio([(label, name) for name, label in PRESET_LABELS.items()], value="quick", label="How thorough",
+                                   scale=2, min_width=280, elem_id="prune-thorough")
+        live_html("prune-times")
         with gr.Row(visible=False) as self.server:
             self.url = gr.Textbox(label="Address of the server", placeholder="http://127.0.0.1:8080/v1", max_length=500,
                                   elem_id="prune-server",

@@ -3,6 +3,7 @@
 Plain functions over the library and the queue; each reads the library first.
 """
 
+import html
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.job import PRESET_LABELS
+from engine.base.known_models import KNOWN
 from engine.base.questions import normalise, require_enough
 from studio.services import Services
 from studio.store import characters, lines
@@ -23,6 +25,7 @@ from studio.tabs.prune.cut import shape_of
 from studio.tabs.prune.lines_view import Filter
 from studio.tabs.prune.queueing import Queueing
 from studio.tabs.teacher import checked_server
+from studio.times import Times
 
 COPY_SECONDS = 10  # for which edits of an approved set go into the copy that the first of them has made
 NOBODY = "No character is chosen."
@@ -62,6 +65,7 @@ class LinesController:
         self.services = services
         self.store = services.store
         self.queueing = queueing
+        self.times = Times(services)
         self._editing = threading.Lock()
         self._copies: dict[str, tuple[str, float]] = {}  # set -> its newest copy, and when it was made (monotonic seconds)
 
@@ -74,8 +78,19 @@ class LinesController:
         every = lines.lines(self.store, chosen.id) if chosen else []
         version = characters.head(self.store, character.id)
         shown = self._review(version, chosen, every) if chosen else ""
-        return {"prune-room": True, "prune-nobody": False, "prune-from": lines_view.from_html(chosen),
+        return {"prune-room": True, "prune-nobody": False, "prune-from": lines_view.from_html(chosen), "prune-times": self._times(),
                 "prune-lines-read": lines_view.lines_html(sets, chosen, every, Filter.of(look, every), version.number, shown)}
+
+    def _times(self) -> str:
+        model = self.services.base_model()
+        try:
+            shape = shape_of(self.services, model)
+        except UserError:  # the cut says why
+            shape = None
+        known = KNOWN.get(model)
+        parameters = shape.parameters if shape else known.parameters if known else 0
+        words = self.times.sentence(model, known.label if known else Path(model).name, parameters) if parameters else ""
+        return f'<p class="quiet">{html.escape(words)}</p>'
 
     def _review(self, version: Version, chosen: LineSet, every: Sequence[CalibrationLine]) -> str:
         others = [one.char for one in characters.list_characters(self.store) if one.id != version.character]
