@@ -57,7 +57,8 @@ const draw = async (target) => {
   // Plotly fills its element; one without a height of its own collapses, now or when it is drawn again.
   const height = layout.height ?? layout.template?.layout?.height;
   target.firstElementChild.style.height = height ? `${height}px` : "";
-  await Plotly.react(target.firstElementChild, data, {...layout, height, autosize: true}, {...config, responsive: true});
+  await Plotly.react(target.firstElementChild, data, {...layout, height, autosize: true}, config);
+  target.drawnWidth = target.clientWidth;
 };
 const tryToDraw = (target) => {  // one after the other; what fails waits for the clock
   target.waits = false;
@@ -75,10 +76,19 @@ const inView = new IntersectionObserver((entries) => {
     if (isIntersecting && target.waits) tryToDraw(target);
   }
 }, {rootMargin: "200px"});
+// A figure gets narrower when another one comes beside it, not only with the window.
+const widths = new ResizeObserver((entries) => {
+  for (const {target} of entries) {
+    if (!target.figure || target.waits || !target.clientWidth || target.clientWidth === target.drawnWidth) continue;
+    target.waits = true;
+    if (target.inView) tryToDraw(target);
+  }
+});
 const putFigure = (target, figure) => {
   if (!target.figure) {
     target.innerHTML = '<div></div><p class="figure-says"></p><details class="figure-caption"><summary>What this shows</summary><p></p></details>';
     inView.observe(target);
+    widths.observe(target);
   }
   figures.add(target);
   target.figure = figure;

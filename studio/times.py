@@ -1,4 +1,5 @@
-"""How long a prune takes on this machine: by the newest quick run of each model, else by the size of the model alone."""
+"""How long a prune takes on this machine: by the newest quick run of each model, else by the size of the model alone; and how long
+one that is under way still takes."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -56,3 +57,14 @@ class Times:
         if made is None or not all(pace.is_plain(one, QUICK) for one in (made, run)):
             return None
         return sum(pace.seconds_of(self.services.watcher.view(one.id)) for one in (made, run))
+
+
+def left(services: Services, run: Run) -> tuple[float | None, str]:
+    """Seconds that a whole run still takes, and by what: by one like it on this machine, else by its preset in general."""
+    if run.state != "running":
+        return None, ""
+    view = services.watcher.view
+    earlier = pace.like(run, runs.list_runs(services.store, kinds=[run.kind], states=["done"], limit=_RECENT))
+    if earlier:
+        return pace.seconds_left(view(run.id), pace.took(view(earlier.id))), "by the last one like it here"
+    return pace.seconds_left(view(run.id), pace.typical(run), by_pace=True), "by its pace so far"

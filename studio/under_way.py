@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from engine.base.errors import UserError
-from studio import labels
+from studio import labels, times
 from studio.figures import words
 from studio.services import Services
 from studio.store import casts, characters, runs
+from studio.workers import pace
 from studio.workers.single import Single
 
 KINDS = {"lines": "Lines", "prune": "Prune", "export": "Export"}
@@ -25,8 +26,9 @@ _PARTS = {"cast": "#draft-cast", "scene": "#preview-view input[value=scene]", "t
 
 @dataclass(frozen=True)
 class Job:
-    """As HTML: `what`, its kind and whom it is about; `name`; `doing`, what it does now. `share` of it that is done. `stop`: None
-    while it cannot be stopped. `room`: where it is shown, "" for nowhere, and there `character`, "" for any, `part` and `cast`."""
+    """As HTML: `what`, its kind and whom it is about; `name`; `doing`, what it does now. `share` of it that is done, or of that,
+    where the `whole` is not known. `stop`: None while it cannot be stopped. `room`: where it is shown, "" for nowhere, and there
+    `character`, "" for any, `part` and `cast`."""
 
     id: str
     what: str
@@ -38,6 +40,7 @@ class Job:
     character: str = ""
     part: str = ""
     cast: str = ""
+    whole: bool = True
 
 
 def jobs(services: Services) -> list[Job]:
@@ -68,7 +71,7 @@ def jobs_html(services: Services) -> str:
         return ""
     first = found[0]
     more = f" · {len(found) - 1} more" if len(found) > 1 else ""
-    said = f"{first.what} · {words.percent(first.share) if first.share else first.doing}"
+    said = f"{first.what} · {words.percent(first.share) if first.share and first.whole else first.doing}"
     return (f'<details class="jobs"><summary class="job-chip"><i style="width:{first.share * 100:.0f}%"></i>'
             f'<span>{said}{more}</span></summary><ul aria-label="Jobs">{"".join(map(_row, found))}</ul></details>')
 
@@ -85,13 +88,17 @@ def _row(job: Job) -> str:
 
 
 def _of_run(services: Services, run: runs.Run) -> Job:
-    stage = services.watcher.view(run.id).current_stage
+    view = services.watcher.view(run.id)
+    stage, (left, _) = view.current_stage, times.left(services, run)
     share = stage.done / stage.total if stage and stage.total else 0.0
     state = services.jobs.shown_state(run)
     doing = labels.stage(*stage.key) if stage and state == "running" else labels.RUN_STATES[state]
+    if left is not None:
+        spent = pace.seconds_of(view)
+        share, doing = spent / (spent + left), f"{doing}, {words.remaining(left)}"
     return Job(run.id, f"{KINDS[run.kind]} · {_char(services, run.character)}", html.escape(run.name), doing, share,
                functools.partial(services.jobs.stop, run.id) if run.state in _STOPPABLE else None,
-               "export" if run.kind == "export" else "prune", run.character)
+               "export" if run.kind == "export" else "prune", run.character, whole=left is not None)
 
 
 def _of_singles(services: Services) -> Iterator[Job]:

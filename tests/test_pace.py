@@ -10,7 +10,7 @@ from engine.base.ids import StageId
 from studio.store import characters, runs
 from studio.store.database import open_store
 from studio.tabs.prune import runs_view
-from studio.workers.pace import like, seconds_left
+from studio.workers.pace import like, seconds_left, took, typical
 from studio.workers.view import RunView
 
 STAGES = [(StageId.LOAD, ""), (StageId.DENSE, ""), (StageId.TUNE, ""), (StageId.EXPORT, "")]
@@ -20,10 +20,10 @@ def run_of(*seconds: float, total: int = 0, done: int = 0) -> RunView:
     """A run whose stages took so long; with `total`, the last of them is under way and has done some of its steps."""
     view, now = RunView(), 1000.0
     view.add(events.Started("Zoë", "starter", 0.25, STAGES, time=now))
-    for number, ((stage, _), took) in enumerate(zip(STAGES, seconds, strict=False)):
+    for number, ((stage, _), lasted) in enumerate(zip(STAGES, seconds, strict=False)):
         under_way = total and number == len(seconds) - 1
         view.add(events.Stage(stage, total if under_way else 0, time=now))
-        now += took
+        now += lasted
         if under_way:
             view.add(events.Step(stage, done, total, {}, time=now))
     if not total:
@@ -32,13 +32,28 @@ def run_of(*seconds: float, total: int = 0, done: int = 0) -> RunView:
 
 
 def test_the_rest_takes_as_long_as_it_took_at_todays_pace() -> None:
-    earlier = run_of(10, 40, 100, 20)
+    earlier = took(run_of(10, 40, 100, 20))
     assert seconds_left(RunView(), earlier) is None
     # Half as fast as then: 100 s for what took 50, and a quarter of the tuning is done after 50 s.
     assert seconds_left(run_of(20, 80, 50, total=4, done=1), earlier) == pytest.approx(150 + 40)
     # Before any stage has ended, the pace is that of then.
     assert seconds_left(run_of(5, total=2, done=1), earlier) == pytest.approx(5 + 160)
-    assert seconds_left(run_of(20, 80, 50, total=4, done=1), RunView()) is None
+    assert seconds_left(run_of(5, total=2, done=1), earlier, by_pace=True) is None
+    assert seconds_left(run_of(20, 80, 50, total=4, done=1), {}) is None
+
+
+def test_a_first_run_is_measured_by_its_preset_once_its_pace_is_known(tmp_path: Any) -> None:
+    store = open_store(tmp_path / "studio.db")
+    who = characters.create(store, card("Zoë")).id
+
+    def expected(**spec: Any) -> dict[Any, float]:
+        return typical(runs.add(store, who, 1, "prune", "new", {"model": "small", "preset": "quick", "sparsity": 0.25, **spec}))
+
+    usual = expected()
+    slow = [3 * usual[stage, ""] for stage in (StageId.LOAD, StageId.DENSE)]
+    tuning = seconds_left(run_of(*slow, 10, total=2, done=1), usual, by_pace=True)
+    assert tuning == pytest.approx(10 + 3 * usual[StageId.EXPORT, ""])
+    assert expected(recover=True) == expected(preset="standard") == {}
 
 
 @pytest.mark.parametrize(("spec", "is_like"), [({}, True), ({"sparsity": 0.1}, True), ({"sparsity": 0.5}, False),

@@ -14,6 +14,14 @@ from studio.workers.view import Key, RunView
 
 LEAST = 10.0  # seconds of finished stages that it takes to know today's pace
 _OF_LINES = (StageId.SCORE, StageId.ASK, StageId.ANSWERS)
+# Seconds of stages with the starter (benchmarks/readings.md). Only their proportions count.
+_TYPICAL: dict[str, dict[StageId, float]] = {
+    "try": {StageId.LOAD: 2, StageId.ASK: 4, StageId.ANSWERS: 91, StageId.SAMPLES: 60, StageId.DENSE: 52,
+            StageId.RECONSTRUCT_START: 169, StageId.LEARN_MASK: 30, StageId.RECONSTRUCT: 169, StageId.TUNE: 426,
+            StageId.MEASURE: 44, StageId.IMPORTANCE: 8, StageId.EXPORT: 1, StageId.PROVE: 7, StageId.GGUF_FILES: 6},
+    "quick": {StageId.LOAD: 2, StageId.ASK: 4, StageId.ANSWERS: 46, StageId.SAMPLES: 71, StageId.DENSE: 16,
+              StageId.RECONSTRUCT_START: 66, StageId.LEARN_MASK: 37, StageId.RECONSTRUCT: 66, StageId.TUNE: 310,
+              StageId.MEASURE: 23, StageId.IMPORTANCE: 4, StageId.EXPORT: 1, StageId.PROVE: 4, StageId.GGUF_FILES: 3}}
 _LIKE = ("model", "preset", "load_in", "recover", "bake")  # what decides how long a run takes, beside mask learning
 
 
@@ -45,15 +53,30 @@ def like(run: Run, others: Sequence[Run]) -> Run | None:
                  and ([one.spec.get(name) or None for name in _LIKE], learns_mask(one.spec)) == wanted), None)
 
 
-def seconds_left(view: RunView, earlier: RunView) -> float | None:
-    """Seconds until a run ends whose stages take as long as in an earlier one, at today's pace; None where that is not known.
+def took(earlier: RunView) -> dict[Key, float]:
+    """Seconds of each finished stage of a run."""
+    return {key: stage.seconds for key, stage in earlier.stages.items() if stage.state in ("done", "reused")}
 
-    Today's pace: what the finished stages took, beside what they took then; 1 before LEAST seconds of them.
+
+def typical(run: Run) -> dict[Key, float]:
+    """The same of runs of its preset in general, as proportions; {} where they are not known."""
+    spec = run.spec
+    plain = not any(spec.get(name) for name in ("teacher", "recover", "bake"))
+    return {(stage, ""): seconds for stage, seconds in _TYPICAL.get(str(spec.get("preset")), {}).items()} if plain else {}
+
+
+def seconds_left(view: RunView, took: Mapping[Key, float], by_pace: bool = False) -> float | None:
+    """Seconds until a run ends whose stages take as long as they `took`, at today's pace; None where that is not known.
+
+    Today's pace: what the finished stages took, beside what they took then; before LEAST seconds of them it is 1, or, `by_pace`,
+    not known.
     """
-    took: dict[Key, float] = {key: stage.seconds for key, stage in earlier.stages.items() if stage.state in ("done", "reused")}
     ended = [(stage.seconds, took[key]) for key, stage in view.stages.items() if stage.state == "done" and key in took]
     now, then = sum(one for one, _ in ended), sum(other for _, other in ended)
-    pace = now / then if now >= LEAST and then >= LEAST else 1.0
+    is_known = now >= LEAST and then >= LEAST
+    if by_pace and not is_known:
+        return None
+    pace = now / then if is_known else 1.0
     left = 0.0
     for key, stage in view.stages.items():
         usual = took.get(key, 0.0) * pace

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from engine.base.errors import UserError
+from studio import times
 from studio.figures import masks, words
 from studio.page import ENGINEER
 from studio.services import Services
@@ -21,9 +22,7 @@ from studio.tabs.models import choose_voice, finished
 from studio.tabs.prune import pictures, runs_view
 from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
-from studio.workers import pace
 
-RECENT = 20  # finished runs among which one like it is looked for
 LADDER = (10.0, 25.0, 50.0)  # % removed by the button that queues three
 
 
@@ -72,17 +71,10 @@ class RunsController:
         chosen = other if other in [id for _, id in others] else ""
         about = runs_view.about(run, learned.name if learned else "")
         return {**verdict.contents(self.services, run),
-                "prune-progress": runs_view.run_html(run, view, state, about, char, how, self._left(run)), "prune-how": how,
-                "prune-others": pictures.others_html(others, chosen), **pictures.contents(run, view, self.drawings, look["at"]),
+                "prune-progress": runs_view.run_html(run, view, state, about, char, how, *times.left(self.services, run)),
+                "prune-how": how, "prune-others": pictures.others_html(others, chosen),
+                **pictures.contents(run, view, self.drawings, look["at"]),
                 **(self._overlap_figures(run, chosen) if chosen else {})}
-
-    def _left(self, run: Run) -> float | None:
-        """Seconds until a run ends, where one like it has ended on this machine."""
-        if run.state != "running":
-            return None
-        done = runs.list_runs(self.store, kinds=[run.kind], states=["done"], limit=RECENT)
-        earlier = pace.like(run, done)
-        return pace.seconds_left(self.services.watcher.view(run.id), self.services.watcher.view(earlier.id)) if earlier else None
 
     def _overlap_figures(self, run: Run, other: str) -> dict[str, Any]:
         try:

@@ -83,23 +83,19 @@ def pill(state: str) -> str:
     return f'<i class="pill {PILLS.get(state, "")}">{labels.RUN_STATES[state]}</i>'
 
 
-def run_html(run: Run, view: RunView, state: str, about: str, char: str = "", how: bool = True, left: float | None = None) -> str:
+def run_html(run: Run, view: RunView, state: str, about: str, char: str = "", how: bool = True,
+             left: float | None = None, basis: str = "") -> str:
     """One run: name, state, what it is about, its end, what one can do with it; and `how` it went: stages and warnings.
 
-    `about` and `char`, the character's name, are plain text; `left`: seconds until it ends, None where that is not known.
+    `about` and `char`, the character's name, are plain text; `left`: seconds until it ends, None where that is not known, and its
+    `basis`.
     """
     head = (f'<div class="prune-head"><h4>{html.escape(run.name)}</h4> {pill(state)}</div>'
             f'<p class="quiet">{html.escape(about)}</p>')
-    went = _left_html(run, left) + stages_html(run, view) if how else ""
+    until = f'<p id="prune-left">{words.remaining(left).capitalize()} for the whole run, {basis}.</p>' if left is not None else ""
+    went = until + stages_html(run, view) if how else ""
     return (f'<div class="prune-run" data-run-shown="{html.escape(run.id)}">{head}{ending_html(run, state)}{_next(run, char)}{went}'
             f'{_warnings(view)}</div>{_buttons(run, state, how)}')
-
-
-def _left_html(run: Run, left: float | None) -> str:
-    """One estimate for the whole run."""
-    if left is None or run.state != "running":
-        return ""
-    return f'<p id="prune-left">{words.remaining(left).capitalize()} for the whole run, by the last one like it here.</p>'
 
 
 def _next(run: Run, char: str) -> str:
