@@ -138,6 +138,7 @@ def _require_address(listen: str) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     login = _login(options)
+    print("Persona Studio is starting…", flush=True)  # loading its libraries takes seconds
     if options.listen:
         _require_address(options.listen)
     from studio.environment import prepare

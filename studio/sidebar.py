@@ -152,7 +152,7 @@ def _choosing(services: Services, page: Page, side: Side) -> None:
 def _making(services: Services, page: Page, side: Side) -> None:
     @guarded
     def new(search: str) -> Any:  # the page's script puts the cursor into its name
-        made = characters.create(services.store, fields.blank_card("New character"))
+        made = characters.create(services.store, fields.blank_card(welcome.NAMELESS))
         return *_opened(services, search, made), gr.Tabs(selected="draft")
 
     @guarded
@@ -229,7 +229,7 @@ def _greet(services: Services, page: Page, side: Side, box: gr.HTML) -> None:
         welcome.begin(services)
         if wanted == "import":  # the page's script asks for the files
             return {}
-        who = (characters.create(services.store, fields.blank_card("New character")) if wanted == "write"
+        who = (characters.create(services.store, fields.blank_card(welcome.NAMELESS)) if wanted == "write"
                else characters.get(services.store, welcome.GUEST))
         if who is None or who.deleted:
             raise UserError("Pim is not here any more.", "Pick another character in the list.")
@@ -326,7 +326,9 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
         elif address and not wanted:
             gr.Warning(f"There is no character at this address (“{html.escape(address[:80])}”). Pick one in the list.",
                        title="Not here")
-        first = next(iter(characters.list_characters(services.store)), None)
+        listed = characters.list_characters(services.store)
+        guest = welcome.GUEST if welcome.state(services) == "new" else ""  # whom Meet Pim opens, without another one before
+        first = next((one for one in listed if one.slug == guest), next(iter(listed), None))
         models, model = library.model_choices(services)
         return (*_opened(services, search or "", first if not address else None if gone else wanted), gone.id if gone else "",
                 gr.Column(visible=bool(gone)), f"{_bold(gone)} was deleted." if gone else "",

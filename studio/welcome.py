@@ -11,6 +11,7 @@ from studio.services import Services
 from studio.store import characters, chats, rounds, runs, values
 
 GUEST = "pim-tuckett"  # whom a newcomer meets
+NAMELESS = "New character"  # as a character is called at first
 SENTENCE = ("Write a character for your game, talk to it, and carve a language model down to that one character: small enough to "
             "ship, and offline.")
 STEPS = {"draft": "Write who {} is", "preview": "Talk to {}", "prune": "Carve {}’s own model",
@@ -59,7 +60,8 @@ def welcome_html(services: Services, character: str) -> str:
     finished = done(services, who.id)
     rules = [_rule(room, name, text) for room in STEPS if room in finished for name, text in (("done", "✓ "), ("said", "Done "))]
     if now == "begun":
-        rules += [_rule(room, "about", what.format(who.char)) for room, what in STEPS.items()]
+        char = "your character" if who.char == NAMELESS else who.char
+        rules += [_rule(room, "about", what.format(char)) for room, what in STEPS.items()]
     return f'<style data-state="{now}">{"".join(rules)}</style>'
 
 

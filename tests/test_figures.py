@@ -143,7 +143,7 @@ def test_each_layers_error_is_shown_in_every_state_that_it_has_been_in() -> None
     assert [(one.name, list(one.x), list(one.y)) for one in dots] == [
         ("cut", [1, 2], [20, 40]), ("refitted", [1, 2], [10, 20]), ("tuned", [1], [5])]
     assert list(paths.y) == [20, 5, None, 40, 20, None]
-    assert theme.says_of(figure) == ("The error of a layer, on average: 30.0\u00a0% cut, 15.0\u00a0% refitted, "
+    assert theme.says_of(figure) == ("The error of a layer, on average: 20.0\u00a0% cut, 10.0\u00a0% refitted, "
                                      "5.0\u00a0% tuned (1 of 2 layers).")
 
 

@@ -39,7 +39,7 @@ class Field:
 # In the order of the page.
 FIELDS = (
     Field("name", "Name", "who", "name", example="The full name", beside=True),
-    Field("nickname", "Nickname", "who", "nickname", example="What others call them, if not by the full name", beside=True,
+    Field("nickname", "Nickname", "who", "nickname", example="A short name, if they have one", beside=True,
           optional=True),
     Field("description", "Description", "who", "description", lines=(7, 30),
           hint="Who they are, how they talk, what they want. {{char}} and {{user}} stand for the names of the character and the "

@@ -76,8 +76,9 @@ def _dots(found: Errors, name: str, colour: str, symbol: str, layers: int) -> go
 
 
 def _says(shown: Sequence[tuple[str, str, str, Errors]], layers: int) -> str:
-    parts = []
-    for name, _, _, found in shown:
-        only = "" if len(found) == layers else f" ({len(found):,} of {layers:,} layers)"
-        parts.append(f"{words.percent(sum(found.values()) / len(found), 1)} {name}{only}")
-    return f"The error of a layer, on average: {', '.join(parts)}."
+    """The mean error in each state, of the layers that have come to the last one: others would be compared with other layers."""
+    last = shown[-1][3]
+    parts = [f"{words.percent(sum(found[layer] for layer in last) / len(last), 1)} {name}" for name, _, _, found in shown
+             if last.keys() <= found.keys()]
+    only = "" if len(last) == layers else f" ({len(last):,} of {layers:,} layers)"
+    return f"The error of a layer, on average: {', '.join(parts)}{only}."

@@ -100,7 +100,8 @@ class Jobs:
         """Queue the making of calibration lines for a character's present version. `spec`: of engine.base.job."""
         check_spec(spec)
         version = characters.head(self.store, character_id).number
-        return self._queued(runs.add(self.store, character_id, version, "lines", name or f"Lines, version {version}", spec))
+        name = name or f"Lines for version {version} of the card"
+        return self._queued(runs.add(self.store, character_id, version, "lines", name, spec))
 
     def submit_prune(self, character_id: str, spec: dict[str, Any], line_set_id: str, name: str) -> Run:
         """Queue the pruning of a model down to a character's present version, by an approved set of lines."""

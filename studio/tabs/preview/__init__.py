@@ -69,7 +69,7 @@ class Controls:
     def _chats(self) -> None:
         self.choice = gr.Radio([(NEW, "")], value="", label="Chats", elem_id="preview-chats", elem_classes="plain-list")
         with gr.Row(elem_classes="tight"):
-            self.new = gr.Button("New", size="sm", variant="primary", min_width=60, elem_id="preview-new")
+            self.new = gr.Button("New", size="sm", min_width=60, elem_id="preview-new")
             self.rename = gr.Button("Rename", size="sm", min_width=60, elem_id="preview-rename", elem_classes="live-shown")
             self.delete = gr.Button("Delete", size="sm", min_width=60, elem_id="preview-delete", elem_classes="live-shown")
         with gr.Row(elem_classes="tight"):

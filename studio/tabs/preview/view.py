@@ -214,8 +214,9 @@ def _foot(scene: Scene) -> str:
     if last and last.role == "assistant":
         swipe = last.swipes[last.chosen]
         if line := measures_words(swipe.measures):
-            found.insert(0, f'<details class="chat-measures" data-key="measures"><summary id="preview-measures" class="measure">'
-                            f'{html.escape(line)}</summary><p>{html.escape(BASIS)}</p>{drift_html(scene)}</details>')
+            found.insert(0, '<details id="preview-measures" class="chat-measures" data-key="measures"><summary>About this answer'
+                            f'<span class="engineer">: {html.escape(line)}</span></summary>'
+                            f'<p class="measure">{html.escape(line)}</p><p>{html.escape(BASIS)}</p>{drift_html(scene)}</details>')
         if reason := FINISHES.get(swipe.reason):
             found.insert(0, f'<div class="chat-measures" id="preview-reason">{reason}</div>')
     if scene.failure:

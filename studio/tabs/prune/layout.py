@@ -66,7 +66,7 @@ class Controls:
             self.server_model = gr.Textbox(label="Name of its model", max_length=200, elem_id="prune-server-model",
                                            info="A key is only ever read from the variable OPENAI_API_KEY.")
         with gr.Row(elem_classes=["tight", "prune-buttons"]):
-            self.make = gr.Button("Make the lines", variant="primary", elem_id="prune-lines", min_width=140, scale=0)
+            self.make = gr.Button("Make the lines", elem_id="prune-lines", min_width=140, scale=0)
             self.file = gr.UploadButton("Use my own file", file_types=[".json", ".jsonl"], type="filepath", elem_id="prune-file",
                                         min_width=140, scale=0)
         self.making = live_html("prune-making")

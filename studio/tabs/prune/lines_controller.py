@@ -16,7 +16,7 @@ from engine.base.job import PRESET_LABELS
 from engine.base.known_models import KNOWN
 from engine.base.questions import normalise, require_enough
 from studio.services import Services
-from studio.store import characters, lines
+from studio.store import characters, lines, runs
 from studio.store.characters import Version
 from studio.store.lines import CalibrationLine, Decision, LineSet
 from studio.store.runs import Run
@@ -76,10 +76,13 @@ class LinesController:
             return {"prune-room": False, "prune-nobody": True}
         sets, chosen = self.sets(character.id), self.chosen(character.id, look["set"])
         every = lines.lines(self.store, chosen.id) if chosen else []
+        coming = bool(runs.list_runs(self.store, character.id, kinds=["lines"], states=("queued", *runs.ACTIVE)))
         version = characters.head(self.store, character.id)
         shown = self._review(version, chosen, every) if chosen else ""
-        return {"prune-room": True, "prune-nobody": False, "prune-from": lines_view.from_html(chosen), "prune-times": self._times(),
-                "prune-lines-read": lines_view.lines_html(sets, chosen, every, Filter.of(look, every), version.number, shown)}
+        return {"prune-room": True, "prune-nobody": False, "prune-times": self._times(),
+                "prune-from": lines_view.from_html(chosen, coming),
+                "prune-lines-read": lines_view.COMING if coming and not chosen else
+                lines_view.lines_html(sets, chosen, every, Filter.of(look, every), version.number, shown)}
 
     def _times(self) -> str:
         model = self.services.base_model()
@@ -111,7 +114,7 @@ class LinesController:
         spec = options.spec(model)
         shape_of(self.services, model)
         version = self._head(character)
-        name = f"Lines ({PRESET_LABELS[options.preset].lower()}), version {version}"
+        name = f"Lines for version {version} of the card, {PRESET_LABELS[options.preset].lower()}"
         return self.queueing.once("lines", character, version, spec, None,
                                   lambda: self.services.jobs.submit_lines(character, spec, name))
 

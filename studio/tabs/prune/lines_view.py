@@ -12,6 +12,7 @@ from studio.figures import words
 from studio.store.lines import CalibrationLine, LineSet
 
 PAGE = 200  # lines shown at first, and more by each press
+COMING = '<p class="prune-empty" id="prune-no-lines">They appear here when all of them are written.</p>'
 EMPTY = ('<p class="prune-empty" id="prune-no-lines">No lines yet. Make some, or use your own: a JSON or JSONL file with '
          'a question and an answer in each entry.</p>')
 # Name and heading of each column, and what a line has in it.
@@ -62,8 +63,10 @@ def lines_html(sets: Sequence[LineSet], chosen: LineSet | None, lines: Sequence[
             + table_html(chosen, shown) + _buttons(chosen, wanted.most, len(shown) < len(fit)) + "</details>")
 
 
-def from_html(chosen: LineSet | None) -> str:
-    """Which set a prune would learn from."""
+def from_html(chosen: LineSet | None, coming: bool = False) -> str:
+    """Which set a prune would learn from. `coming`: its first one is being made."""
+    if chosen is None and coming:
+        return '<p class="prune-from">The lines are being written.</p>'
     if chosen is None:
         return ('<p class="prune-from">There are no lines yet. Prune makes them first and then goes on by itself, without waiting '
                 'for you to read them.</p>')
@@ -177,5 +180,4 @@ def summary_html(found: LineSet, lines: Sequence[CalibrationLine], shown: int, m
 
 def label(found: LineSet) -> str:
     """A set in the list."""
-    return " · ".join(filter(None, (found.name or "Lines", words.moment(found.made),
-                                    "approved" if found.state == "approved" else "to be read")))
+    return " · ".join([found.name or "Lines", words.moment(found.made), *([] if found.state == "approved" else ["to be read"])])
