@@ -1,8 +1,10 @@
 """The queue of jobs with real processes that stand for the engine: stops, deaths, silence, a studio that is gone."""
 
+import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +173,20 @@ def test_kill_ends_at_once(jobs: Jobs, settings: Settings, store: Store, person:
 
 def test_every_state_has_a_label() -> None:
     assert labels.RUN_STATES.keys() == {*runs.STATES, runs.SILENT, "damaged"}
+
+
+def test_a_copy_of_the_library_leaves_the_originals_process_alone(jobs: Jobs, settings: Settings, store: Store, person: str,
+                                                                  tmp_path: Path) -> None:
+    run = jobs.submit_lines(person, {"model": "slow"})
+    worker = under_way(settings, store, run)
+    shutil.copytree(settings.home, tmp_path / "copy", ignore=shutil.ignore_patterns("*.lock"))
+    copied = dataclasses.replace(settings, home=tmp_path / "copy")
+    other = open_store(copied.database)
+    elsewhere = Jobs(copied, other)
+    elsewhere.start()
+    wait_for(other, run, "stopped", "failed")
+    elsewhere.close()
+    assert process.is_alive(worker) and get(store, run).state == "running"
 
 
 def test_a_silent_run_is_called_so_and_left_alone(jobs: Jobs, settings: Settings, store: Store, person: str) -> None:

@@ -206,10 +206,8 @@ class Jobs:
 
     def _adopt(self, run: Run) -> None:
         """A run that a former studio left: its process may be saving at this moment, for its leash is loose."""
-        if run.pid and run.process_started:
-            identity: Identity | None = Identity(run.pid, run.process_started)
-        else:  # that studio died between starting it and writing it down
-            identity = next(process.running_with(str(job_file(self.settings, run.id))), None)
+        # By its job's file, not by the number in the library: that may be a copy, and the number that of the original's process.
+        identity = next(process.running_with(str(job_file(self.settings, run.id))), None)
         live = _Live(run, None, identity, cause="left")
         if not live.is_gone():
             live.deadline = time.monotonic() + self.settings.grace_seconds

@@ -95,11 +95,13 @@ def test_settings_are_remembered_and_show_where_everything_is(studio: Studio, pa
     expect(page.locator("#prune-ladder")).to_be_hidden()
     page.locator("#prune-engineer input").check()  # the same one
     expect(page.locator("#side-engineer input")).to_be_checked()
+    page.locator("#prune-thorough label", has_text="First try").click()
     assert page.evaluate("document.body.classList.contains('dark')") is False
     page.locator("#side-theme label", has_text="Dark").click()
     page.wait_for_function("getComputedStyle(document.documentElement).colorScheme === 'dark'")
     page.reload()
     page.wait_for_function("getComputedStyle(document.documentElement).colorScheme === 'dark'")
+    expect(page.locator("#prune-thorough label.selected")).to_have_text("First try")
     page.get_by_role("button", name="Settings").click()
     expect(page.locator("#side-theme label.selected")).to_have_text("Dark")
     page.locator("#side-theme label", has_text="Light").click()

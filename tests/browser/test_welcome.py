@@ -38,6 +38,7 @@ def newcomer(page: Any, own_studio: Studio, store: Store) -> Iterator[Any]:
     page.add_init_script(COUNT)
     own_studio.open(page)
     expect(page.locator("#welcome")).to_contain_text("Welcome", timeout=SLOW)
+    expect(page.locator("#side-characters label.selected")).to_have_text("Pim Tuckett")  # so that nobody else greets before him
     return page
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.base.errors import UserError
+from engine.base.job import PRESET_LABELS
 from studio.page import ENGINEER, Page, at_once, figure_html, guarded, looks
 from studio.services import Services
 from studio.store import lines, runs, values
@@ -113,8 +114,6 @@ def _making(services: Services, room: LinesController, page: Page, controls: Con
         return looks(set=found.id)
 
     controls.who.input(lambda who: gr.Row(visible=who == "server"), controls.who, controls.server, **at_once(page.private))
-    # The prune that follows is as thorough, unless the writer says otherwise.
-    controls.preset.input(None, controls.preset, controls.prune_preset, js="(preset) => preset", **page.private)
     controls.make.click(make, [page.character, page.model, controls.who, controls.preset, controls.url, controls.server_model],
                         controls.looks, trigger_mode="once", **page.private)
     controls.file.upload(take, [page.character, controls.file], controls.looks, **page.private)
@@ -132,6 +131,7 @@ def _job_actions(services: Services) -> Actions:
 def listen_to_runs(services: Services, room: RunsController, page: Page, tab: gr.Tab, controls: Controls) -> None:
     """Step 2: the slider, the buttons that queue, and what can be done with a run."""
     _sizing(services, page, tab, controls)
+    _presets(services, page, tab, controls)
     _starting(services, room, page, controls)
 
     def remove(data: dict[str, Any]) -> Any:
@@ -161,6 +161,25 @@ def listen_to_runs(services: Services, room: RunsController, page: Page, tab: gr
     controls.judge.listen(services, page)
     tab.select(lambda: controls.judge.shown(services), None, controls.judge.inputs, **page.private)
     _undoing(services, page, controls.gone_run, controls, put_back)
+
+
+def _presets(services: Services, page: Page, tab: gr.Tab, controls: Controls) -> None:
+    """How thorough, kept over reloads. What is chosen for the lines is chosen for the prune, which can have another one."""
+    names = ("lines-preset", "prune-preset")
+
+    def keep(*chosen: str) -> None:
+        for name, preset in zip(names[-len(chosen):], chosen, strict=True):
+            values.set_value(services.store, name, preset)
+
+    controls.preset.input(None, controls.preset, controls.prune_preset, js="(preset) => preset", **page.private)
+    controls.preset.input(guarded(keep), [controls.preset, controls.preset], None, **at_once(page.private))
+    controls.prune_preset.input(guarded(keep), controls.prune_preset, None, **at_once(page.private))
+    def kept() -> list[str]:
+        found = (values.get_value(services.store, name, "") for name in names)
+        return [one if one in PRESET_LABELS else "quick" for one in found]
+
+    for begin in (tab.select, page.character.change):
+        begin(kept, None, [controls.preset, controls.prune_preset], **page.private)
 
 
 def _sizing(services: Services, page: Page, tab: gr.Tab, controls: Controls) -> None:
