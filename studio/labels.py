@@ -29,7 +29,7 @@ READINGS: dict[str, str] = {
 STAGES: dict[str, str] = {
     StageId.FETCH: "Fetch {}", StageId.CONVERT: "Convert the model {}", StageId.LOAD: "Load the model",
     StageId.SCORE: "Choose questions", StageId.ASK: "Make up more questions", StageId.ANSWERS: "Write the answers",
-    StageId.SAMPLES: "Write more answers to the same lines", StageId.DENSE: "Run the dense model",
+    StageId.SAMPLES: "Write more answers to learn from", StageId.DENSE: "Read them with the whole model",
     StageId.LEARN_MASK: "Learn what to keep", StageId.RECONSTRUCT_START: "Refit the first choice",
     StageId.RECONSTRUCT: "Refit what remains", StageId.TUNE: "Tune what remains, layer by layer",
     StageId.TUNE_AGAIN: "Tune it again, on more answers", StageId.RECOVER: "Recover: fine-tune the whole model",
@@ -37,7 +37,7 @@ STAGES: dict[str, str] = {
     StageId.MEASURE: "Measure",
     StageId.IMPORTANCE: "Find which inputs matter", StageId.EXPORT: "Write the smaller model",
     StageId.PROVE: "Check that it loads and speaks",
-    StageId.GGUF_FILES: "Write the GGUF files that speak",
+    StageId.GGUF_FILES: "Write the files that it speaks with",
     StageId.COPY: "Copy the files", StageId.ZIP: "Pack the zip", StageId.GGUF_WRITE: "Write the GGUF file {}",
     StageId.GGUF_DECODE: "Decode with llama.cpp", StageId.GGUF_REFERENCE: "Read the same texts with transformers",
     StageId.GGUF_PROVE: "Compare the GGUF file {}", StageId.ENGINES: "Make the engines' folders",

@@ -72,7 +72,7 @@ def test_each_decision_is_counted_kept_and_taken_back(room: LinesController, mad
     room.decide(made.id, 9, "keep")
     room.edit(made.id, Edit(30, None, "Behind the stove, where nobody looks."))
     text = shown(room, made)
-    assert "Looked at 3 of 40" in text and "1 kept · 1 rewritten · 1 dropped · no doubtful line left" in text
+    assert "Looked at 3 of 40" in text and "1 kept · 1 rewritten · 1 dropped · the rules doubt no other line" in text
     assert not {5, 9, 30} & set(positions(text)) and len(lines.lines(room.store, made.id)) == 39
     for position in (5, 9, 30):
         room.decide(made.id, position, "")

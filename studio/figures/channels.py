@@ -28,7 +28,7 @@ def used(event: ChannelUse | None) -> go.Figure:
     layer, place = np.unravel_index(int(np.nanargmax(grid)), grid.shape)
     who = words.shortened(event.subject or "the character", 20)
     legend = f'<span style="color:{EMBER}">■</span> more than others · <span style="color:{BLUE}">■</span> less'
-    says = (f"The ember groups are used more by {event.subject or 'this character'} than by {spoken_list(event.others)}; most of "
+    says = (f"The orange groups are used more by {event.subject or 'this character'} than by {spoken_list(event.others)}; most of "
             f"all one in layer {layer + 1}, {_times(grid[layer, place])} as much.")
     return drawn([trace], USED, [f"{who} · {event.done:,} of {words.count(event.total, 'row')} read", legend],
                  f"Each row is a layer of the model, each cell a group of its channels, as they lie in the model. Read while the "

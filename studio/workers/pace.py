@@ -17,7 +17,7 @@ _OF_LINES = (StageId.SCORE, StageId.ASK, StageId.ANSWERS)
 # Seconds of stages with the starter (benchmarks/readings.md). Only their proportions count.
 _TYPICAL: dict[str, dict[StageId, float]] = {
     "try": {StageId.LOAD: 2, StageId.ASK: 4, StageId.ANSWERS: 91, StageId.SAMPLES: 60, StageId.DENSE: 52,
-            StageId.RECONSTRUCT_START: 169, StageId.LEARN_MASK: 30, StageId.RECONSTRUCT: 169, StageId.TUNE: 426,
+            StageId.RECONSTRUCT_START: 169, StageId.LEARN_MASK: 30, StageId.RECONSTRUCT: 169, StageId.TUNE: 213,
             StageId.MEASURE: 44, StageId.IMPORTANCE: 8, StageId.EXPORT: 1, StageId.PROVE: 7, StageId.GGUF_FILES: 6},
     "quick": {StageId.LOAD: 2, StageId.ASK: 4, StageId.ANSWERS: 46, StageId.SAMPLES: 71, StageId.DENSE: 16,
               StageId.RECONSTRUCT_START: 66, StageId.LEARN_MASK: 37, StageId.RECONSTRUCT: 66, StageId.TUNE: 310,

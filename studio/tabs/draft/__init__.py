@@ -20,7 +20,7 @@ from studio.page import DEFECT, FLUSH, Page, at_once, guarded
 from studio.services import Services
 from studio.store import characters
 from studio.tabs.draft import card_views, cast, sections, versions
-from studio.tabs.draft.controls import EMPTY, Controls
+from studio.tabs.draft.controls import Controls
 from studio.tabs.draft.deepen import Deepening
 from studio.tabs.draft.writer import Writer
 
@@ -79,7 +79,7 @@ class Controller:
         """What the controls show of a character's newest version."""
         found = characters.get(self.store, character) if character else None
         if found is None or found.deleted:
-            return {controls.status: {}, controls.empty: gr.HTML(EMPTY, visible=True), controls.editor: gr.Column(visible=False)}
+            return {controls.status: {}, controls.empty: gr.HTML(visible=True), controls.editor: gr.Column(visible=False)}
         head = characters.head(self.store, character)
         fields = fields_of(head.card)
         instructions = bool(fields["system_prompt"].strip() or fields["post_history_instructions"].strip())

@@ -44,7 +44,7 @@ class Controls:
             self.meter = gr.HTML("", elem_id="draft-size", apply_default_css=False, min_width=150, scale=2)
         gr.HTML("", html_template="", js_on_load=_script("draft_write"), server_functions=writing, elem_id="draft-writing",
                 apply_default_css=False, visible="hidden")
-        self.empty = gr.HTML("<p>Opening the library…</p>", elem_id="draft-empty")
+        self.empty = gr.HTML(EMPTY, elem_id="draft-empty")
         with gr.Column(visible=False, elem_id="draft-editor") as self.editor:
             with gr.Row(elem_id="draft-columns"):
                 with gr.Column(scale=7, min_width=320, elem_id="draft-fields"):

@@ -31,6 +31,8 @@ NOBODY = '<p class="empty">Choose a character in the sidebar.</p>'
 NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
           "model that plays it. When it is done, you can name it and export it here.</p>"
           '<div class="live-buttons"><button class="primary large" id="export-to-prune">Go to the Prune room</button></div></div>')
+WAITING = ('<div class="empty"><h3>Nothing to export yet</h3><p>A pruned model of this character is being made now. When it is '
+           "done, you can name it and export it here.</p></div>")
 
 
 def report_html(run: Run) -> str:
@@ -52,8 +54,8 @@ def report_html(run: Run) -> str:
         facts.append(("Pruned from", f"{html.escape(str(base.get('name', '')))} · licence {licence}"))
     proof = summary.get("proof", {})
     if proof.get("reply"):
-        facts.append(("Proof when it was made", "loaded by plain transformers in a fresh process; asked something new, it "
-                                                f"said <q>{html.escape(proof['reply'])}</q>"))
+        facts.append(("Proof when it was made", "plain transformers loaded the files in a fresh process, and the model said "
+                                                f"<q>{html.escape(proof['reply'])}</q> How well it speaks, Compare shows."))
     return _facts(facts)
 
 
@@ -97,7 +99,7 @@ def _ending(run: Run, state: str) -> str:
     if run.state == "done":
         return "Done. It is in the list of past exports."
     if run.state == "stopped":  # an export cannot be resumed
-        return "It was stopped; no files were kept."
+        return "It was stopped; no files were kept. Press Export to begin again."
     if run.state == "failed":
         return run.sentence
     return f"{labels.RUN_STATES[state].capitalize()}."

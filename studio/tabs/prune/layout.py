@@ -21,7 +21,8 @@ BAKE_NOTE = ("Afterwards the card is in the weights, and the prompt is the chara
 WISHES = {"Closest": 10, "Balanced": 25, "Smallest": 50}  # per cent removed
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [(f"{name.removesuffix('bit')} bit", name) for name in KNOBS["load_in"].choices]
-HELP = "The model answers player questions as the character. The smaller model learns from these answers, so read them."
+HELP = ("The model answers player questions as the character. The smaller model learns from these answers, so read them. Some "
+        "questions are odd on purpose, as players’ are.")
 
 
 class Controls:

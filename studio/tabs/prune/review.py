@@ -62,7 +62,7 @@ def _counter(lines: Sequence[CalibrationLine], dropped: Sequence[CalibrationLine
     looked, doubtful = _looked(lines, dropped), _doubtful(lines, found)
     every = len(lines) + looked["drop"]
     parts = [*(f"{looked[one]:,} {word}" for one, word in DONE.items() if looked[one]),
-             f"{doubtful:,} doubtful {'line' if doubtful == 1 else 'lines'} left" if doubtful else "no doubtful line left"]
+             f"{doubtful:,} doubtful {'line' if doubtful == 1 else 'lines'} left" if doubtful else "the rules doubt no other line"]
     return (f'<div class="review-head"><b>Looked at {looked.total():,} of {every:,}</b><span>{" · ".join(parts)}</span>'
             f'<progress max="{max(every, 1)}" value="{looked.total()}" aria-label="Lines looked at"></progress></div>')
 
@@ -82,6 +82,6 @@ def _approve(chosen: LineSet, lines: Sequence[CalibrationLine], dropped: Sequenc
     words = (f"Looked at {looked:,}: approve the rest" if enough and waits else
              "Approve these lines" if waits else "Approve all lines")
     note = (f"{doubtful:,} of the rest {'is' if doubtful == 1 else 'are'} doubtful and unread." if enough and doubtful else
-            f"After {ENOUGH}, you can approve the rest in one go. Approving now is fine, too." if not enough and waits else "")
+            f"Once you have looked at {ENOUGH}, one click approves the rest." if not enough and waits else "")
     return (f'<div class="live-buttons"><button id="prune-approve" class="large{"" if waits and not enough else " primary"}" '
             f'data-do="approve" data-id="{html.escape(chosen.id)}">{words}</button><span class="quiet">{note}</span></div>')

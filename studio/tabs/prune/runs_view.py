@@ -199,12 +199,13 @@ def _done(run: Run) -> str:
     before, after = run.summary.get("before", {}), run.summary.get("after", {})
     if before.get("parameters") and after.get("parameters") and removed_share(run):
         share = 1 - after["parameters"] / before["parameters"]
-        parts.append(f"{words.removed(removed_share(run))} of the feed-forward channels are gone, {words.removed(share)} of all "
-                     f"parameters: {words.size(before['bytes'])} became {words.size(after['bytes'])}.")
+        parts.append(f"{words.removed(share)} of the model is gone: {words.size(before['bytes'])} became "
+                     f"{words.size(after['bytes'])}.")
     reading = final_reading(run)
     if reading:
         parts.append(f"On {words.count(reading.lines, 'line')} that it did not learn from, it picks the same next word "
-                     f"piece as the dense model {words.percent(reading.top1)} of the time{_beside(run)}.")
+                     f"piece as the dense model {words.percent(reading.top1)} of the time{_beside(run)}. "
+                     "Whether it is still the same character, Compare shows.")
     if baked := run.summary.get("choices", {}).get(StageId.BAKE):
         parts.append(f"Before the first word it reads {words.count(baked['prompt_tokens'], 'word piece')} "
                      f"instead of {baked['whole_prompt_tokens']:,}.")
