@@ -128,6 +128,20 @@ def choose_voice(services: Services, character: str, id: str) -> None:
     values.set_value(services.store, _voice_key(character), id)
 
 
+def begin_anew(services: Services, character: str) -> None:
+    """Let Play open with a new chat, once: what another model said would be gone on with."""
+    values.set_value(services.store, f"begin-anew:{character}", True)
+
+
+def begins_anew(services: Services, character: str) -> bool:
+    """Whether Play should open with a new chat now."""
+    key = f"begin-anew:{character}"
+    asked = values.get_value(services.store, key, False)
+    if asked:
+        values.set_value(services.store, key, False)
+    return asked
+
+
 def voice_choices(found: Sequence[Run], model: str) -> list[tuple[str, str]]:
     """(label, id) of the models that can speak: the dense one, then the runs `found`, newest first, with their sizes."""
     bytes_of = {run.id: int(_part(run, "after").get("bytes", 0)) for run in found}

@@ -12,7 +12,7 @@ from tiny import add_files, make_tiny
 
 from browser.conftest import Studio, add_run
 from engine.cards.card import find_bundled
-from studio.store import characters, runs, values
+from studio.store import characters, chats, runs, values
 from studio.store.database import Store, open_store
 
 SLOW = 120_000  # ms for what waits for a model, on a machine that does other work too
@@ -84,6 +84,7 @@ def test_from_a_finished_run_it_is_one_click_to_talk_and_two_to_a_folder(page: A
     who = characters.get(store, SLUG)
     assert who
     made = [finished(own_studio, store, who.id, name) for name in ("First", "Second")]
+    chats.start(store, who.id, 1, "starter", greeting="Hm?", title="Before")
     page.add_init_script(COUNT)
     own_studio.open(page, SLUG, "prune")
     page.wait_for_function(CHOOSE, arg="First", polling=1_000, timeout=SLOW)  # not the newest
@@ -95,6 +96,10 @@ def test_from_a_finished_run_it_is_one_click_to_talk_and_two_to_a_folder(page: A
     expect(page.locator("#preview-voice input")).to_have_value("First · 50\u00a0% removed", timeout=SLOW)
     expect(page.locator("#preview-message textarea")).to_be_visible(timeout=SLOW)
     assert clicks(page) - before == 1
+    expect(page.locator("#preview-chats label.selected")).to_have_text("New chat")  # it does not go on with what another one said
+    page.get_by_role("tab", name="3 · Prune").click()
+    page.get_by_role("tab", name="2 · Play").click()
+    expect(page.locator("#preview-chats label.selected")).to_have_text("New chat")
     page.get_by_role("tab", name="3 · Prune").click()
     page.click("#prune-to-compare")
     expect(page.locator("#compare-run input")).to_have_value(re.compile("^First"), timeout=SLOW)

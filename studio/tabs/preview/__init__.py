@@ -17,7 +17,7 @@ from engine.base.sampling import MAX_SEED
 from studio.page import Notice, Page, at_once, guarded
 from studio.services import Services
 from studio.tabs.answers import NOBODY, PLAYER, Composer, SamplingControls, ViewLink, changing
-from studio.tabs.models import WHOLE
+from studio.tabs.models import WHOLE, begins_anew
 from studio.tabs.preview import personas, scenes
 from studio.tabs.preview.controller import Controller
 from studio.tabs.preview.looks import LOOKS, Draft, ViewState, chosen_sampling
@@ -162,7 +162,8 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
 def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:
     def open_room(state: ViewState, seen: dict[str, Any], character: str, model: str) -> Any:
         same = state.character == character
-        chat = state.chat if same and not state.chat else controller.latest(character, state.chat)
+        new = begins_anew(controller.services, character)
+        chat = "" if new else state.chat if same and not state.chat else controller.latest(character, state.chat)
         if not same or chat != state.chat:  # else what is being edited stays
             state = ViewState(visited=state.visited, chat=chat)
         state = replace(state, character=character, model=model)
