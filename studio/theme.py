@@ -11,6 +11,8 @@ from studio.figures.theme import STYLE as FIGURE_STYLE
 
 ASSETS = resource("assets")
 ICON = ASSETS / "icon.png"
+# Of the page, then of the rooms; what comes later wins.
+STYLES = ("studio", "draft", "export", "chats", "compare", "prune", "writing", "cast", "verdict")
 _EMBER = gr.themes.Color(
     name="ember", c50="#fff6ee", c100="#ffe8d3", c200="#fdcda5", c300="#f9ab6d", c400="#f28a3c", c500="#e06c1f", c600="#c05414",
     c700="#983f11", c800="#733114", c900="#4d2310", c950="#2b1208")
@@ -38,7 +40,7 @@ def make_theme() -> gr.themes.Base:
 
 def styles() -> str:
     """The studio's CSS, that of the figures included."""
-    return "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("studio.css", "cast.css", "verdict.css")) + FIGURE_STYLE
+    return "".join((ASSETS / f"{name}.css").read_text(encoding="utf-8") for name in STYLES) + FIGURE_STYLE
 
 
 def script() -> str:
