@@ -29,7 +29,7 @@ READINGS: dict[str, str] = {
 STAGES: dict[str, str] = {
     StageId.FETCH: "Fetch {}", StageId.CONVERT: "Convert the model {}", StageId.LOAD: "Load the model",
     StageId.SCORE: "Choose questions", StageId.ASK: "Make up more questions", StageId.ANSWERS: "Write the answers",
-    StageId.SAMPLES: "Write more answers to learn from", StageId.DENSE: "Read them with the whole model",
+    StageId.SAMPLES: "Write more answers to learn from", StageId.DENSE: "Read the answers with the whole model",
     StageId.LEARN_MASK: "Learn what to keep", StageId.RECONSTRUCT_START: "Refit the first choice",
     StageId.RECONSTRUCT: "Refit what remains", StageId.TUNE: "Tune what remains, layer by layer",
     StageId.TUNE_AGAIN: "Tune it again, on more answers", StageId.RECOVER: "Recover: fine-tune the whole model",

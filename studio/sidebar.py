@@ -152,6 +152,7 @@ def _choosing(services: Services, page: Page, side: Side) -> None:
 def _making(services: Services, page: Page, side: Side) -> None:
     @guarded
     def new(search: str) -> Any:  # the page's script puts the cursor into its name
+        welcome.begin(services)
         made = characters.create(services.store, fields.blank_card(welcome.NAMELESS))
         return *_opened(services, search, made), gr.Tabs(selected="draft")
 
@@ -329,6 +330,7 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
         listed = characters.list_characters(services.store)
         guest = welcome.GUEST if welcome.state(services) == "new" else ""  # whom Meet Pim opens, without another one before
         first = next((one for one in listed if one.slug == guest), next(iter(listed), None))
+        values.set_value(services.store, "model", services.base_model())  # a model that is fetched later is chosen by a person
         models, model = library.model_choices(services)
         return (*_opened(services, search or "", first if not address else None if gone else wanted), gone.id if gone else "",
                 gr.Column(visible=bool(gone)), f"{_bold(gone)} was deleted." if gone else "",

@@ -45,10 +45,11 @@ class Times:
             seconds, basis = found, "going by its size and another model’s quick run here"
         else:
             seconds = 60 * PRESET_MINUTES[QUICK] * parameters / STARTER.parameters
-            basis = "going by its size alone; the first run shows it"
+            basis = "going by its size, on two idle processor cores; the first quick run shows it"
         share = {name: minutes / PRESET_MINUTES[QUICK] for name, minutes in PRESET_MINUTES.items()}
         each = ", ".join(f"{PRESET_LABELS[name]} {words.about(seconds * share[name])}" for name in share)
-        return f"Lines and pruning together with {name}: {each}, {basis}."
+        slow = f"{PRESET_LABELS['paper']} takes much longer."
+        return f"Lines and pruning together with {name}: {each}, {basis}. {slow}"
 
     def _seconds(self, run: Run) -> float | None:
         """What a quick run and the making of its lines took; None for another run, and where the lines came from elsewhere."""

@@ -93,12 +93,12 @@ def _of_run(services: Services, run: runs.Run) -> Job:
     share = stage.done / stage.total if stage and stage.total else 0.0
     state = services.jobs.shown_state(run)
     doing = labels.stage(*stage.key) if stage and state == "running" else labels.RUN_STATES[state]
-    if left is not None:
+    if left is not None and state == "running":
         spent = pace.seconds_of(view)
         share, doing = spent / (spent + left), f"{doing}, {words.remaining(left)}"
     return Job(run.id, f"{KINDS[run.kind]} · {_char(services, run.character)}", html.escape(run.name), doing, share,
                functools.partial(services.jobs.stop, run.id) if run.state in _STOPPABLE else None,
-               "export" if run.kind == "export" else "prune", run.character, whole=left is not None)
+               "export" if run.kind == "export" else "prune", run.character, whole=left is not None and state == "running")
 
 
 def _of_singles(services: Services) -> Iterator[Job]:

@@ -42,17 +42,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if "PYTEST_XDIST_WORKER" not in os.environ and config.pluginmanager.has_plugin("cacheprovider"):
+    if not config.pluginmanager.has_plugin("cacheprovider"):
+        return
+    if config.option.unfinished:
+        config.pluginmanager.register(Unfinished(config))
+    if "PYTEST_XDIST_WORKER" not in os.environ and not config.option.collectonly:
         config.pluginmanager.register(Passed(config))
 
 
+def _passed(config: pytest.Config) -> Path:
+    """The list of tests that passed, a line each."""
+    return Path(config.cache.mkdir("passed")) / "tests.txt"  # type: ignore[union-attr]
+
+
 class Passed:
-    """The list of tests that passed, written as they pass, so that a run that was killed is known as well."""
+    """Writes down what passes as it passes, so that a run that was killed is known as well."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.file = Path(config.cache.mkdir("passed")) / "tests.txt"
-        self.before = set(self.file.read_text().splitlines()) if config.option.unfinished and self.file.is_file() else set()
-        self.failed: set[str] = set()
+        self.file, self.failed = _passed(config), set[str]()
         if not config.option.unfinished:
             self.file.write_text("")
 
@@ -63,10 +70,24 @@ class Passed:
             with self.file.open("a") as file:
                 file.write(f"{report.nodeid}\n")
 
+
+class Unfinished:
+    """Leaves out what passed. That nothing is left is no failure."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        file = _passed(config)
+        self.passed = set(file.read_text().splitlines()) if file.is_file() else set()
+        self.left = True
+
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        if passed := [item for item in items if item.nodeid in self.before]:
+        if passed := [item for item in items if item.nodeid in self.passed]:
             config.hook.pytest_deselected(items=passed)
-            items[:] = [item for item in items if item.nodeid not in self.before]
+            items[:] = [item for item in items if item.nodeid not in self.passed]
+            self.left = bool(items)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not self.left and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK
 
 
 @pytest.hookimpl(tryfirst=True)

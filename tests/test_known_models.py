@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,11 @@ def row(monkeypatch: pytest.MonkeyPatch, file: Path, wheels: Path, parts: int = 
     return known
 
 
-def quick_conversion(known: KnownModel, gguf: Path, folder: Path) -> None:
+def quick_conversion(known: KnownModel, gguf: Path, folder: Path) -> Generator[Step, None, int]:
     """A stand-in for the conversion, which takes seconds."""
     (folder / "model.safetensors").write_bytes(gguf.read_bytes())
+    yield from ()
+    return 1
 
 
 def leftovers(home: Path) -> list[str]:
@@ -134,6 +137,8 @@ def test_a_file_in_parts_becomes_the_model_that_it_was_written_from(
     events = list(fetch_known(known))
     assert [(event.stage, event.subject) for event in events if isinstance(event, Stage)] == [
         (StageId.FETCH, "tiny"), (StageId.CONVERT, "tiny")]
+    last = [event for event in events if isinstance(event, Step) and event.stage == StageId.CONVERT][-1]
+    assert last.done == last.total > 10  # a tensor is a step: it takes a while with a large model
     assert isinstance(events[-1], Saved) and events[-1].path == str(known.folder)
     assert is_ready(known) and leftovers(own_home) == [known.folder_name] and list(fetch_known(known)) == []
     original, found = load_file(file.parent / "original/model.safetensors"), load_file(known.folder / "model.safetensors")
@@ -327,8 +332,8 @@ def test_an_interrupted_conversion_leaves_nothing(file: Path, tmp_path: Path, ow
     known = row(monkeypatch, file, tmp_path, parts=1)
     monkeypatch.setenv(known.variable, str(tmp_path / "tiny_part0-1.0-py3-none-any.whl"))  # of a single wheel, it will do
 
-    def interrupted(known: KnownModel, gguf: Path, folder: Path) -> None:
-        quick_conversion(known, gguf, folder)
+    def interrupted(known: KnownModel, gguf: Path, folder: Path) -> Generator[Step, None, int]:
+        yield from quick_conversion(known, gguf, folder)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_convert", interrupted)

@@ -586,7 +586,8 @@ def test_fetching_or_making_a_models_file_says_how_far_it_is_and_can_be_stopped(
 def test_a_known_model_is_fetched_only_when_that_is_asked_for(room: Controller, services: Services, mara: str,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(services.speech, "warm", lambda model, *given: asked.append(model) or Reply({"do": "warm", "id": "1"}))
+    warm = lambda model, *given: asked.append(model) or Reply({"do": "warm", "id": "1", "model": model})
+    monkeypatch.setattr(services.speech, "warm", warm)
     room.speaking.warm(mara, "", "small")
     said = shown(room, view(mara, "small"))
     assert asked == [] and "Small · Qwen2.5 0.5B is not on this machine yet: 491\u00a0MB" in said and 'data-do="fetch"' in said
@@ -602,10 +603,14 @@ def test_a_known_model_is_fetched_only_when_that_is_asked_for(room: Controller, 
 def test_after_the_starters_first_answer_a_larger_model_is_proposed(room: Controller, services: Services, mara: str, model: str,
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(services.speech, "warm", lambda model, *given: asked.append(model) or Reply({"do": "warm", "id": "1"}))
+    warm = lambda model, *given: asked.append(model) or Reply({"do": "warm", "id": "1", "model": model})
+    monkeypatch.setattr(services.speech, "warm", warm)
+    values.set_value(services.store, "model", "")
     assert services.base_model() == "starter" and 'data-do="larger"' not in shown(room, view(mara, "starter"))  # nothing said yet
     chat = room.begin(view(mara, "starter"), Draft())
     chats.say(services.store, chat.id, "user", "Who are you?")
+    assert 'data-do="larger"' not in shown(room, view(mara, "starter", chat.id))
+    chats.say(services.store, chat.id, "assistant", "Nobody.")
     said = shown(room, view(mara, "starter", chat.id))
     assert "Small · Qwen2.5 0.5B is five times as large" in said and "491\u00a0MB, fetched once" in said
     assert 'data-do="larger"' in said
@@ -621,6 +626,8 @@ def test_after_the_starters_first_answer_a_larger_model_is_proposed(room: Contro
     assert services.base_model() == "starter"
     values.set_value(services.store, "model", "")
     shutil.rmtree(folder)
+    act(room, view(mara, "starter", chat.id), "stay")
+    assert 'data-do="larger"' not in shown(room, view(mara, "starter", chat.id))
 
 
 def test_players_are_remembered_from_chat_to_chat_only_when_asked(room: Controller, mara: str, model: str) -> None:

@@ -572,7 +572,7 @@ def test_a_run_that_has_ended_is_a_film_to_scrub(services: Services, person: str
     there = lambda contents: [name for row in pictures.FIGURES for name in row if contents[f"prune-shown-{name}"]]
     assert there(whole) == ["used", "errors", "ladder"] and there(first) == ["used"] and there(third) == ["used", "errors"]
     assert 'max="4" value="4"' in whole["prune-film"] and 'max="4" value="3"' in third["prune-film"]
-    assert "30\u00a0s in: Read them with the whole model" in first["prune-film"]
+    assert "30\u00a0s in: Read the answers with the whole model" in first["prune-film"]
     assert "49\u00a0s in: Tune what" in third["prune-film"]
     assert [contents["prune-answers"].count("<dt>") for contents in (first, third, whole)] == [0, 1, 2]
     assert "&lt;img" in whole["prune-answers"] and "<img" not in whole["prune-answers"] + str(whole["prune-figure-used"])

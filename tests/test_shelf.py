@@ -156,7 +156,7 @@ def test_the_time_of_a_quick_run_is_as_measured_here_else_in_proportion_to_the_s
     times = Times(services)
     assert times.sentence("starter", "Starter", KNOWN["starter"].parameters) == (
         "Lines and pruning together with Starter: First try about 7\u00a0min, Quick about 14\u00a0min, "
-        "Standard about 42\u00a0min, going by a quick run here.")
+        "Standard about 42\u00a0min, going by a quick run here. Persona-Pruner as published takes much longer.")
     said = times.sentence("small", "Small", KNOWN["small"].parameters)
     assert "Small: First try about 33\u00a0min, Quick about 1\u00a0h 10\u00a0min" in said
 
@@ -164,4 +164,4 @@ def test_the_time_of_a_quick_run_is_as_measured_here_else_in_proportion_to_the_s
 def test_before_any_run_a_models_size_says_how_long_one_takes(tmp_path: Path) -> None:
     times = Times(Services.open(Settings(tmp_path)))
     said = times.sentence("small", "Small", 2 * KNOWN["starter"].parameters)
-    assert f"Quick about {2 * PRESET_MINUTES['quick']}\u00a0min" in said and "the first run shows it" in said
+    assert f"Quick about {2 * PRESET_MINUTES['quick']}\u00a0min" in said and "the first quick run shows it" in said

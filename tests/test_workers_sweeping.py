@@ -15,6 +15,7 @@ from studio.settings import Settings
 from studio.store import characters, runs
 from studio.store.database import open_store
 from studio.workers import sweeping
+from studio.workers.commands import job_file
 from studio.workers.jobs import Jobs
 from studio.workers.sweeping import OLD, sweep
 
@@ -58,9 +59,10 @@ def test_what_a_living_process_still_makes_is_left_alone(settings: Settings) -> 
     run = runs.add(store, person, 1, "prune", "first", {"model": "tiny"})
     assert runs.claim_next(store)
     making, dead = folder(settings.run_folder(run.id) / ".model.partial-a1b2c3d4"), folder(settings.exports / ".x.partial-a1b2c3d4")
-    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    job_file(settings, run.id).write_text("{}")
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(job_file(settings, run.id))])
     try:
-        runs.update(store, run.id, state="running", pid=worker.pid, process_started=psutil.Process(worker.pid).create_time())
+        runs.update(store, run.id, state="running")
         jobs = Jobs(settings, store)
         jobs.start()
         jobs.close(0)

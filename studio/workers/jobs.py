@@ -8,6 +8,8 @@ import dataclasses
 import logging
 import threading
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
@@ -207,7 +209,7 @@ class Jobs:
     def _adopt(self, run: Run) -> None:
         """A run that a former studio left: its process may be saving at this moment, for its leash is loose."""
         # By its job's file, not by the number in the library: that may be a copy, and the number that of the original's process.
-        identity = next(process.running_with(str(job_file(self.settings, run.id))), None)
+        identity = next(process.running_with(partial(_is_file, job_file(self.settings, run.id))), None)
         live = _Live(run, None, identity, cause="left")
         if not live.is_gone():
             live.deadline = time.monotonic() + self.settings.grace_seconds
@@ -274,3 +276,11 @@ class Jobs:
 def _then_key(lines_run: str) -> str:
     """Where the prune that follows a run of lines is kept."""
     return f"then:{lines_run}"
+
+
+def _is_file(file: Path, word: str) -> bool:
+    """Whether a word of a command line names this very file, by whichever path."""
+    try:
+        return word.endswith(file.name) and file.samefile(word)
+    except (OSError, ValueError):
+        return False

@@ -62,7 +62,8 @@ def typical(run: Run) -> dict[Key, float]:
     """The same of runs of its preset in general, as proportions; {} where they are not known."""
     spec = run.spec
     plain = not any(spec.get(name) for name in ("teacher", "recover", "bake"))
-    return {(stage, ""): seconds for stage, seconds in _TYPICAL.get(str(spec.get("preset")), {}).items()} if plain else {}
+    usual, never = _TYPICAL.get(str(spec.get("preset")), {}), left_out(run)
+    return {(stage, ""): seconds for stage, seconds in usual.items() if stage not in never} if plain else {}
 
 
 def seconds_left(view: RunView, took: Mapping[Key, float], by_pace: bool = False) -> float | None:
@@ -84,7 +85,7 @@ def seconds_left(view: RunView, took: Mapping[Key, float], by_pace: bool = False
             left += usual
         elif stage.state == "running":
             left += stage.eta if stage.eta is not None else max(usual - stage.seconds, 0.0)
-    return left if took and left > 0 else None
+    return left if took and view.stages else None
 
 
 def is_plain(run: Run, preset: str) -> bool:

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -117,11 +117,11 @@ def kill(identity: Identity) -> bool:
     return True
 
 
-def running_with(word: str) -> Iterator[Identity]:
-    """The processes of this machine that have `word` among their command line's words."""
+def running_with(is_it: Callable[[str], bool]) -> Iterator[Identity]:
+    """The processes of this machine of whose command line's words one is it."""
     for process in psutil.process_iter():
         try:
-            if word in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            if any(map(is_it, process.cmdline())) and process.status() != psutil.STATUS_ZOMBIE:
                 yield Identity(process.pid, process.create_time())
         except psutil.Error:
             continue

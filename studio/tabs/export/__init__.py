@@ -132,10 +132,7 @@ def open_character(services: Services, character: str, shown: str | None, chosen
     known = {run.id: run for run in found}
     run = known.get(chosen) or known.get(shown or "") or next(iter(found), None)
     name = gr.skip() if run and run.id == shown else proposed_name(services, run) if run else ""
-    waits = not found and character and runs.list_runs(services.store, character, kinds=["lines", "prune"],
-                                                       states=("queued", *runs.ACTIVE))
-    nothing = view.NOBODY if not character else view.WAITING if waits else view.NO_RUN
-    return (gr.HTML(nothing, visible=not found), gr.Column(visible=bool(found)),
+    return (gr.HTML(view.NO_RUN if character else view.NOBODY, visible=not found), gr.Column(visible=bool(found)),
             gr.Dropdown(choices_of(found), value=run.id if run else None), name)
 
 

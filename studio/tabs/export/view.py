@@ -28,11 +28,9 @@ from studio.workers.view import RunView
 CONTEXT = 4096  # tokens of the conversation in the expected memory
 NOTHING = "–"
 NOBODY = '<p class="empty">Choose a character in the sidebar.</p>'
-NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>Prune this character first: the <b>Prune</b> room makes a smaller '
-          "model that plays it. When it is done, you can name it and export it here.</p>"
+NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>The <b>Prune</b> room makes a smaller model that plays this '
+          "character. When it is done, you can name it and export it here.</p>"
           '<div class="live-buttons"><button class="primary large" id="export-to-prune">Go to the Prune room</button></div></div>')
-WAITING = ('<div class="empty"><h3>Nothing to export yet</h3><p>A pruned model of this character is being made now. When it is '
-           "done, you can name it and export it here.</p></div>")
 
 
 def report_html(run: Run) -> str:
@@ -55,7 +53,7 @@ def report_html(run: Run) -> str:
     proof = summary.get("proof", {})
     if proof.get("reply"):
         facts.append(("Proof when it was made", "plain transformers loaded the files in a fresh process, and the model said "
-                                                f"<q>{html.escape(proof['reply'])}</q> How well it speaks, Compare shows."))
+                                                f"<q>{html.escape(proof['reply'])}</q>. How well it speaks, Compare shows."))
     return _facts(facts)
 
 

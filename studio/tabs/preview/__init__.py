@@ -160,9 +160,8 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
 
 
 def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls) -> None:
-    def open_room(state: ViewState, seen: dict[str, Any], character: str, model: str) -> Any:
+    def open_room(state: ViewState, seen: dict[str, Any], character: str, model: str, new: bool = False) -> Any:
         same = state.character == character
-        new = begins_anew(controller.services, character)
         chat = "" if new else state.chat if same and not state.chat else controller.latest(character, state.chat)
         if not same or chat != state.chat:  # else what is being edited stays
             state = ViewState(visited=state.visited, chat=chat)
@@ -172,8 +171,9 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
         return paint(controller, controls, state, seen)
 
     @guarded
-    def visit(state: ViewState, *asked: Any) -> Any:
-        return open_room(replace(state, visited=True), *asked)
+    def visit(state: ViewState, seen: dict[str, Any], character: str, model: str) -> Any:
+        new = bool(character) and begins_anew(controller.services, character)
+        return open_room(replace(state, visited=True), seen, character, model, new)
 
     @guarded
     def repaint(state: ViewState, _: dict[str, Any], *asked: Any) -> Any:

@@ -44,6 +44,7 @@ from studio.tabs.preview.speaking import Speaking
 from studio.tabs.preview.transcript import MOST_BYTES, as_jsonl, read_jsonl
 from studio.tabs.preview.view import SHOWN, Scene, UnderWay, chat_contents, nobody_contents
 
+_STAY = "stay-with-starter"  # whether a larger model is not to be proposed any more
 _CUT = whole(token=str, position=int, count=int)
 
 
@@ -113,7 +114,7 @@ class Controller:
 
     def _larger(self, voice: Voice) -> int | None:
         """What `small` takes to fetch, where the starter speaks."""
-        if voice.contender.model != STARTER.name:
+        if voice.contender.model != STARTER.name or values.get_value(self.store, _STAY, False):
             return None
         return 0 if SMALL.is_in(self.services.settings.home) else SMALL.download_bytes
 
@@ -180,6 +181,9 @@ class Controller:
             return state
         if action == "larger":  # the page then chooses it as its model
             self.speaking.warm(state.character, state.chat, SMALL.name, fetch=True)
+            return state
+        if action == "stay":
+            values.set_value(self.store, _STAY, True)
             return state
         if action == "earlier":
             return replace(state, shown=state.shown + SHOWN)

@@ -100,7 +100,10 @@ class Speaking:
     def preparing(self) -> Reply | None:
         """Reading in advance, while it fetches a model or makes its file: that takes long and can be stopped."""
         warming = self.warming()
-        return warming if warming and wait_of(warming) in (Wait.FETCH, Wait.CONVERT) else None
+        if warming is None or warming.done:
+            return None
+        comes = unfetched(self.services, str(warming.request["model"]))
+        return warming if comes or wait_of(warming) in (Wait.FETCH, Wait.CONVERT) else None
 
     def notes(self, under: UnderWay | None, lost: str) -> list[str]:
         """What the page says below the chat. `lost`: of Voice."""

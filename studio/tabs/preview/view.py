@@ -205,11 +205,11 @@ def _foot(scene: Scene) -> str:
                      f'{_button("unprepare", "Stop preparing", "", "preview-unprepare")}</div>')
     if scene.under:
         return "".join(found)
-    if scene.larger is not None and len(scene.messages) > 1:
+    if scene.larger is not None and any(one.role == "assistant" and one.position for one in scene.messages):
         fetched = f" ({words.size(scene.larger)}, fetched once)" if scene.larger else ""
         found.append(f'<div class="chat-note">The starter speaks: a tiny model, which shows the way and rambles. '
                      f"{html.escape(SMALL.label)} is five times as large and keeps to a card much better{fetched}. "
-                     f'{_button("larger", "Talk with it", "", "preview-larger", "strong")}</div>')
+                     f'{_button("larger", "Talk with it", "", "preview-larger", "strong")}{_button("stay", "Not now")}</div>')
     last = scene.messages[-1] if scene.messages else None
     if last and last.role == "assistant":
         swipe = last.swipes[last.chosen]

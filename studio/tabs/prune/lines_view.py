@@ -66,7 +66,7 @@ def lines_html(sets: Sequence[LineSet], chosen: LineSet | None, lines: Sequence[
 def from_html(chosen: LineSet | None, coming: bool = False) -> str:
     """Which set a prune would learn from. `coming`: its first one is being made."""
     if chosen is None and coming:
-        return '<p class="prune-from">The lines are being written.</p>'
+        return '<p class="prune-from">The lines are being made.</p>'
     if chosen is None:
         return ('<p class="prune-from">There are no lines yet. Prune makes them first and then goes on by itself, without waiting '
                 'for you to read them.</p>')

@@ -174,12 +174,16 @@ def _presets(services: Services, page: Page, tab: gr.Tab, controls: Controls) ->
     controls.preset.input(None, controls.preset, controls.prune_preset, js="(preset) => preset", **page.private)
     controls.preset.input(guarded(keep), [controls.preset, controls.preset], None, **at_once(page.private))
     controls.prune_preset.input(guarded(keep), controls.prune_preset, None, **at_once(page.private))
-    def kept() -> list[str]:
+    filled = gr.State(False)  # once a page: what is chosen there since must not be painted over
+
+    def fill(done: bool) -> Any:
+        if done:
+            return gr.skip()
         found = (values.get_value(services.store, name, "") for name in names)
-        return [one if one in PRESET_LABELS else "quick" for one in found]
+        return *(one if one in PRESET_LABELS else "quick" for one in found), True
 
     for begin in (tab.select, page.character.change):
-        begin(kept, None, [controls.preset, controls.prune_preset], **page.private)
+        begin(fill, filled, [controls.preset, controls.prune_preset, filled], **page.private)
 
 
 def _sizing(services: Services, page: Page, tab: gr.Tab, controls: Controls) -> None:
