@@ -138,7 +138,6 @@ def _require_address(listen: str) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     login = _login(options)
-    print("Persona Studio is starting…", flush=True)  # loading its libraries takes seconds
     if options.listen:
         _require_address(options.listen)
     from studio.environment import prepare
@@ -160,6 +159,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _open(options: argparse.Namespace, settings: Any, login: tuple[str, str] | None) -> None:
     """Show the page until the end."""
+    print("Persona Studio is starting…", flush=True)  # loading its libraries takes seconds
     from studio.services import Services
     from studio.ui import build_page
 
