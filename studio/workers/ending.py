@@ -39,6 +39,7 @@ ASKED = "Stopped. Press Resume to go on."
 KILLED = "Ended at once, as you asked. Press Resume to go on from the last step that was saved."
 OVERDUE = ("It did not stop when asked, so it was ended after {seconds:.0f} seconds. "
            "Press Resume to go on from the last step that was saved.")
+OUT_OF_MEMORY = "This run ended because memory ran out. Close other programs or choose a smaller model, then press Resume."
 BY_SYSTEM = ("Something outside of the studio ended this run. Often that is the system, when memory runs out: then close other "
              "programs or choose a smaller model. Press Resume to go on from the last step that was saved.")
 CRASHED = "The run was ended from outside or crashed ({signal}). Press Resume to go on from the last step that was saved."
@@ -109,7 +110,9 @@ def judge(settings: Settings, run: Run, ending: Ending, last: Event | None) -> t
         return "stopped", ASKED
     log_file = settings.run_folder(run.id) / "log.txt"
     if ending.code is not None and ending.code < 0:
-        if ending.code == -signal.SIGKILL or process.ran_out_of_memory(log_file, ending.log_offset):
+        if process.ran_out_of_memory(log_file, ending.log_offset):
+            return "failed", OUT_OF_MEMORY
+        if ending.code == -signal.SIGKILL:
             return "failed", BY_SYSTEM
         return "failed", CRASHED.format(signal=signal.strsignal(-ending.code) or f"signal {-ending.code}")
     return "failed", NO_RESULT.format(log=log_file)
