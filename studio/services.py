@@ -54,10 +54,13 @@ class Services:
         characters.sync_bundled(store, [card.raw for card in bundled_cards()])
         live = Live()
         speech, evaluating = Speech(settings, live.touch), Evaluating(settings, live.touch)
-        return cls(settings, store, Jobs(settings, store), Watcher(settings, store), speech, TokenCounter(settings.home),
+        found = cls(settings, store, Jobs(settings, store), Watcher(settings, store), speech, TokenCounter(settings.home),
                    Scripts(settings, store, live.touch), Shipping(settings, live.touch), evaluating,
                    Siblings(store, speech, evaluating), Scenes(settings, live.touch), Casting(settings, store, live.touch),
                    GameServer(settings, live.touch), live=live)
+        if not values.get_value(store, "model", ""):  # once: a model that is fetched later does not take over by itself
+            values.set_value(store, "model", found.base_model())
+        return found
 
     def base_model(self) -> str:
         """The dense model in use: the one that was chosen last; before any was, `small` where it is there, else the starter."""

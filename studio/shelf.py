@@ -44,7 +44,7 @@ class Shelf:
         times = self._times.measured()
         rows = "".join(self._row(one, is_whole(self.services, one.name), memory, times) for one in SHELF)
         unknown = "" if times else " How long a quick run takes here is not known yet: the first one shows it."
-        return {"side-shelf": f'<p class="quiet">This machine has {words.size(memory)} of memory. A model fits where its weights '
+        return {"side-shelf": f'<p class="quiet">This machine has {words.size(memory)} of memory. A model fits if its weights '
                               f"do; pruning takes twice the memory of talking.{unknown}</p>"
                               f'<ul class="shelf">{rows}</ul>{_others()}'}
 

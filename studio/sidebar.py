@@ -328,9 +328,8 @@ def load(blocks: gr.Blocks, services: Services, page: Page, side: Side) -> None:
             gr.Warning(f"There is no character at this address (“{html.escape(address[:80])}”). Pick one in the list.",
                        title="Not here")
         listed = characters.list_characters(services.store)
-        guest = welcome.GUEST if welcome.state(services) == "new" else ""  # whom Meet Pim opens, without another one before
+        guest = welcome.GUEST if welcome.state(services) == "new" else ""  # so that no other greeting shows before Meet Pim's
         first = next((one for one in listed if one.slug == guest), next(iter(listed), None))
-        values.set_value(services.store, "model", services.base_model())  # a model that is fetched later is chosen by a person
         models, model = library.model_choices(services)
         return (*_opened(services, search or "", first if not address else None if gone else wanted), gone.id if gone else "",
                 gr.Column(visible=bool(gone)), f"{_bold(gone)} was deleted." if gone else "",

@@ -46,8 +46,8 @@ class Times:
         else:
             seconds = 60 * PRESET_MINUTES[QUICK] * parameters / STARTER.parameters
             basis = "going by its size, on two idle processor cores; the first quick run shows it"
-        share = {name: minutes / PRESET_MINUTES[QUICK] for name, minutes in PRESET_MINUTES.items()}
-        each = ", ".join(f"{PRESET_LABELS[name]} {words.about(seconds * share[name])}" for name in share)
+        each = ", ".join(f"{PRESET_LABELS[preset]} {words.about(seconds * minutes / PRESET_MINUTES[QUICK])}"
+                         for preset, minutes in PRESET_MINUTES.items())
         slow = f"{PRESET_LABELS['paper']} takes much longer."
         return f"Lines and pruning together with {name}: {each}, {basis}. {slow}"
 

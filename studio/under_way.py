@@ -26,8 +26,8 @@ _PARTS = {"cast": "#draft-cast", "scene": "#preview-view input[value=scene]", "t
 
 @dataclass(frozen=True)
 class Job:
-    """As HTML: `what`, its kind and whom it is about; `name`; `doing`, what it does now. `share` of it that is done, or of that,
-    where the `whole` is not known. `stop`: None while it cannot be stopped. `room`: where it is shown, "" for nowhere, and there
+    """As HTML: `what`, its kind and whom it is about; `name`; `doing`, what it does now. `share`: how much is done, of the job where
+    the `whole` is known, else of its present step. `stop`: None while it cannot be stopped. `room`: where it is shown, "" for nowhere, and there
     `character`, "" for any, `part` and `cast`."""
 
     id: str
@@ -95,7 +95,7 @@ def _of_run(services: Services, run: runs.Run) -> Job:
     doing = labels.stage(*stage.key) if stage and state == "running" else labels.RUN_STATES[state]
     if left is not None and state == "running":
         spent = pace.seconds_of(view)
-        share, doing = spent / (spent + left), f"{doing}, {words.remaining(left)}"
+        share, doing = spent / max(spent + left, 1.0), f"{doing}, {words.remaining(left)}"
     return Job(run.id, f"{KINDS[run.kind]} · {_char(services, run.character)}", html.escape(run.name), doing, share,
                functools.partial(services.jobs.stop, run.id) if run.state in _STOPPABLE else None,
                "export" if run.kind == "export" else "prune", run.character, whole=left is not None and state == "running")

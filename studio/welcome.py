@@ -11,7 +11,7 @@ from studio.services import Services
 from studio.store import characters, chats, rounds, runs, values
 
 GUEST = "pim-tuckett"  # whom a newcomer meets
-NAMELESS = "New character"  # as a character is called at first
+NAMELESS = "New character"  # until its writer gives it a name
 SENTENCE = ("Write a character for your game, talk to it, and carve a language model down to that one character: small enough to "
             "ship, and offline.")
 STEPS = {"draft": "Write who {} is", "preview": "Talk to {}", "prune": "Carve {}’s own model",

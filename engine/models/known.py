@@ -106,13 +106,13 @@ def _make(known: KnownModel) -> Generator[Event, None, None]:
         yield from _obtain(known, gguf, parts)
         yield Stage(StageId.CONVERT, subject=known.name)
         with staged_folder(known.folder) as staging:
-            parts_read = yield from _convert(known, gguf, staging)
+            steps = yield from _convert(known, gguf, staging)
             (staging / known.file).parent.mkdir()
             gguf.rename(staging / known.file)
             write_manifest(staging)
             shutil.rmtree(known.folder, ignore_errors=True)  # what may be there is incomplete
     shutil.rmtree(parts, ignore_errors=True)
-    yield Step(StageId.CONVERT, parts_read, parts_read, subject=known.name)
+    yield Step(StageId.CONVERT, steps, steps, subject=known.name)
 
 
 def _sweep(known: KnownModel, models: Path) -> None:
@@ -264,30 +264,37 @@ def _convert(known: KnownModel, gguf: Path, folder: Path) -> Generator[Step, Non
 
 
 def _read(known: KnownModel, gguf: Path) -> Generator[Step, None, tuple[Any, int]]:
-    """The GGUF's model, in bfloat16, and of how many steps that was: a tensor each, and one for what follows."""
+    """The GGUF's model, in bfloat16, and its number of steps: one a tensor, and one for what follows.
+
+    A closed generator, or Ctrl-C, ends the reading at the next tensor.
+    """
     import torch
     from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
 
-    done, total = 0, 1
+    done, total, ended = 0, 1, False
 
-    def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:  # in the place of the library's bar, which has no switch
+    def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:  # in place of the library's progress bar, which has no switch
         nonlocal done, total
         total = len(tensors) + 1
-        for done, tensor in enumerate(tensors):  # noqa: B007
+        for tensor in tensors:
+            if ended:
+                raise InterruptedError
             yield tensor
-        done = len(tensors)
+            done += 1
 
     bar, modeling_gguf_pytorch_utils.tqdm = modeling_gguf_pytorch_utils.tqdm, counted
+    pool = ThreadPoolExecutor(1)
     try:
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(AutoModelForCausalLM.from_pretrained, gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-            told = 0
-            while not wait([reading], timeout=_PAUSE).done:
-                if done > told:
-                    told = done
-                    yield Step(StageId.CONVERT, done, total, subject=known.name)
-            return reading.result(), total
+        reading = pool.submit(AutoModelForCausalLM.from_pretrained, gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        last = 0
+        while not wait([reading], timeout=_PAUSE).done:
+            if done > last:
+                last = done
+                yield Step(StageId.CONVERT, done, total, subject=known.name)
+        return reading.result(), total
     finally:
+        ended = True
+        pool.shutdown()
         modeling_gguf_pytorch_utils.tqdm = bar
 
 

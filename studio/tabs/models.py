@@ -128,14 +128,14 @@ def choose_voice(services: Services, character: str, id: str) -> None:
     values.set_value(services.store, _voice_key(character), id)
 
 
-def begin_anew(services: Services, character: str) -> None:
-    """Let Play open with a new chat, once: what another model said would be gone on with."""
-    values.set_value(services.store, f"begin-anew:{character}", True)
+def ask_for_new_chat(services: Services, character: str) -> None:
+    """Let Play open a new chat next time: in the last one, this model would go on with what another one said."""
+    values.set_value(services.store, f"new-chat:{character}", True)
 
 
-def begins_anew(services: Services, character: str) -> bool:
-    """Whether Play should open with a new chat now."""
-    key = f"begin-anew:{character}"
+def takes_new_chat(services: Services, character: str) -> bool:
+    """Whether Play was asked to open a new chat; the request counts once."""
+    key = f"new-chat:{character}"
     asked = values.get_value(services.store, key, False)
     if asked:
         values.set_value(services.store, key, False)

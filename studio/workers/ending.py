@@ -40,7 +40,7 @@ KILLED = "Ended at once, as you asked. Press Resume to go on from the last step 
 OVERDUE = ("It did not stop when asked, so it was ended after {seconds:.0f} seconds. "
            "Press Resume to go on from the last step that was saved.")
 OUT_OF_MEMORY = "This run ended because memory ran out. Close other programs or choose a smaller model, then press Resume."
-BY_SYSTEM = ("Something outside of the studio ended this run. Often that is the system, when memory runs out: then close other "
+BY_SYSTEM = ("Something outside the studio ended this run. Often that is the system, when memory runs out: then close other "
              "programs or choose a smaller model. Press Resume to go on from the last step that was saved.")
 CRASHED = "The run was ended from outside or crashed ({signal}). Press Resume to go on from the last step that was saved."
 NO_RESULT = "The run ended without a result. The details are in {log}."

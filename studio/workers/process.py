@@ -117,11 +117,11 @@ def kill(identity: Identity) -> bool:
     return True
 
 
-def running_with(is_it: Callable[[str], bool]) -> Iterator[Identity]:
-    """The processes of this machine of whose command line's words one is it."""
+def running_with(fits: Callable[[str], bool]) -> Iterator[Identity]:
+    """The processes on this machine with a word on their command line for which `fits` is true."""
     for process in psutil.process_iter():
         try:
-            if any(map(is_it, process.cmdline())) and process.status() != psutil.STATUS_ZOMBIE:
+            if any(map(fits, process.cmdline())) and process.status() != psutil.STATUS_ZOMBIE:
                 yield Identity(process.pid, process.create_time())
         except psutil.Error:
             continue

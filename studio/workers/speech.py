@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 LARGEST_LOG = 1_000_000  # bytes of the worker's log, before a new one starts
 PATIENCE = 600.0  # seconds for an answer that a caller waits for; a model may have to be fetched first
 DIED = "The chat engine stopped unexpectedly. Send the message again; the engine starts again by itself."
-KILLED = ("Something outside of the studio ended the chat engine. Often that is the system, when memory runs out. "
+KILLED = ("Something outside the studio ended the chat engine. Often that is the system, when memory runs out. "
           "Send the message again, or choose a smaller model.")
 CLOSED = "The studio was closed before the answer was complete."
 PACE = 0.2  # seconds between two tellings of a growing answer: what open pages can follow

@@ -64,7 +64,7 @@ def _old_models(settings: Settings, now: float) -> list[Path]:
             continue
         if folder.is_dir() and not folder.is_symlink() and now - changed > OLD:
             old[folder] = changed
-    makers = [one.started for one in process.running_with(MAKER.__eq__)] if old else []
+    makers = [one.started for one in process.running_with(lambda word: word == MAKER)] if old else []
     return [folder for folder, changed in old.items() if all(started > changed for started in makers)]
 
 

@@ -53,7 +53,7 @@ def report_html(run: Run) -> str:
     proof = summary.get("proof", {})
     if proof.get("reply"):
         facts.append(("Proof when it was made", "plain transformers loaded the files in a fresh process, and the model said "
-                                                f"<q>{html.escape(proof['reply'])}</q>. How well it speaks, Compare shows."))
+                                                f"<q>{html.escape(proof['reply'])}</q>. Compare shows how well it speaks."))
     return _facts(facts)
 
 

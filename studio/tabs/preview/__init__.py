@@ -17,7 +17,7 @@ from engine.base.sampling import MAX_SEED
 from studio.page import Notice, Page, at_once, guarded
 from studio.services import Services
 from studio.tabs.answers import NOBODY, PLAYER, Composer, SamplingControls, ViewLink, changing
-from studio.tabs.models import WHOLE, begins_anew
+from studio.tabs.models import WHOLE, takes_new_chat
 from studio.tabs.preview import personas, scenes
 from studio.tabs.preview.controller import Controller
 from studio.tabs.preview.looks import LOOKS, Draft, ViewState, chosen_sampling
@@ -172,7 +172,7 @@ def _opening(controller: Controller, page: Page, tab: gr.Tab, controls: Controls
 
     @guarded
     def visit(state: ViewState, seen: dict[str, Any], character: str, model: str) -> Any:
-        new = bool(character) and begins_anew(controller.services, character)
+        new = bool(character) and takes_new_chat(controller.services, character)
         return open_room(replace(state, visited=True), seen, character, model, new)
 
     @guarded

@@ -207,16 +207,15 @@ def _foot(scene: Scene) -> str:
         return "".join(found)
     if scene.larger is not None and any(one.role == "assistant" and one.position for one in scene.messages):
         fetched = f" ({words.size(scene.larger)}, fetched once)" if scene.larger else ""
-        found.append(f'<div class="chat-note">The starter speaks: a tiny model, which shows the way and rambles. '
-                     f"{html.escape(SMALL.label)} is five times as large and keeps to a card much better{fetched}. "
+        found.append(f'<div class="chat-note">This is the starter: tiny, enough to try everything, but it rambles. '
+                     f"{html.escape(SMALL.label)} is nearly five times as large and stays in character much better{fetched}. "
                      f'{_button("larger", "Talk with it", "", "preview-larger", "strong")}{_button("stay", "Not now")}</div>')
     last = scene.messages[-1] if scene.messages else None
     if last and last.role == "assistant":
         swipe = last.swipes[last.chosen]
         if line := measures_words(swipe.measures):
             found.insert(0, '<details id="preview-measures" class="chat-measures" data-key="measures"><summary>About this answer'
-                            f'<span class="engineer">: {html.escape(line)}</span></summary>'
-                            f'<p class="measure">{html.escape(line)}</p><p>{html.escape(BASIS)}</p>{drift_html(scene)}</details>')
+                            f'<span class="measure">: {html.escape(line)}</span></summary><p>{html.escape(BASIS)}</p>{drift_html(scene)}</details>')
         if reason := FINISHES.get(swipe.reason):
             found.insert(0, f'<div class="chat-measures" id="preview-reason">{reason}</div>')
     if scene.failure:

@@ -22,7 +22,7 @@ WISHES = {"Closest": 10, "Balanced": 25, "Smallest": 50}  # per cent removed
 MULTIPLES = [(f"{number} channels", number) for number in (32, 64, 128, 256)]
 BITS = [(f"{name.removesuffix('bit')} bit", name) for name in KNOBS["load_in"].choices]
 HELP = ("The model answers player questions as the character. The smaller model learns from these answers, so read them. Some "
-        "questions are odd on purpose, as players’ are.")
+        "questions are odd on purpose: players ask odd things, too.")
 
 
 class Controls:

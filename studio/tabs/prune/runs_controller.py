@@ -18,7 +18,7 @@ from studio.services import Services
 from studio.store import characters, lines, runs, values
 from studio.store.runs import ACTIVE, Run
 from studio.tabs import verdict
-from studio.tabs.models import begin_anew, choose_voice, finished
+from studio.tabs.models import ask_for_new_chat, choose_voice, finished
 from studio.tabs.prune import pictures, runs_view
 from studio.tabs.prune.cut import Plan, cut_of, fault_html, shape_of
 from studio.tabs.prune.queueing import Queueing
@@ -162,7 +162,7 @@ class RunsController:
             raise UserError("The files of this run are gone.", "Make it again below.")
         if speaks:
             choose_voice(self.services, run.character, run.id)
-            begin_anew(self.services, run.character)
+            ask_for_new_chat(self.services, run.character)
 
     def remove(self, run_id: str) -> None:
         """Take a run off the list. Raises UserError while it is under way."""
