@@ -57,7 +57,7 @@ const draw = async (target) => {
   // Plotly fills its element; one without a height of its own collapses, now or when it is drawn again.
   const height = layout.height ?? layout.template?.layout?.height;
   target.firstElementChild.style.height = height ? `${height}px` : "";
-  await Plotly.react(target.firstElementChild, data, {...layout, height, autosize: true}, {...config, responsive: false});
+  await Plotly.react(target.firstElementChild, data, {...layout, height, autosize: true}, config);
   target.drawnWidth = target.clientWidth;
 };
 const tryToDraw = (target) => {  // one after the other; what fails waits for the clock

@@ -26,9 +26,9 @@ _PARTS = {"cast": "#draft-cast", "scene": "#preview-view input[value=scene]", "t
 
 @dataclass(frozen=True)
 class Job:
-    """As HTML: `what`, its kind and whom it is about; `name`; `doing`, what it does now. `share`: how much is done, of the job where
-    the `whole` is known, else of its present step. `stop`: None while it cannot be stopped. `room`: where it is shown, "" for nowhere, and there
-    `character`, "" for any, `part` and `cast`."""
+    """As HTML: `what`, its kind and whom it is about; `name`; `doing`, what it does now. `share`: how much is done, of the job
+    where the `whole` is known, else of its present step. `stop`: None while it cannot be stopped. `room`: where it is shown, "" for
+    nowhere, and there `character`, "" for any, `part` and `cast`."""
 
     id: str
     what: str

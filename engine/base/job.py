@@ -116,11 +116,10 @@ class Recipe(Settings):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # To see the whole way: a third of the text of "quick", and about five minutes of processor time with the starter model.
+    # To see the whole way: a third of the text of "quick".
     "try": {"candidates": 112, "references": 2, "self_asked": 16, "steps": 8, "step_lines": 8, "validation_lines": 12,
             "test_lines": 32, "answer_tokens": 40, "extra_samples": 1, "neutral_lines": 64, "tuning_epochs": 0.5,
             "recovery_samples": 6, "recovery_steps": 20, "bake_steps": 60},
-    # About ten minutes on two idle cores.
     "quick": {"candidates": 160, "references": 2, "self_asked": 32, "steps": 12, "step_lines": 8,
               "validation_lines": 16, "test_lines": 40, "answer_tokens": 40, "tuning_epochs": 1.25,
               "recovery_samples": 12, "recovery_steps": 40, "bake_steps": 200},

@@ -22,7 +22,7 @@ BLUES = [[0.0, "rgba(58,134,207,0.05)"], [0.5, "rgba(58,134,207,0.42)"], [1.0, "
 EMBERS = [[0.0, "rgba(217,102,31,0.05)"], [0.5, "rgba(217,102,31,0.45)"], [1.0, "rgba(217,102,31,1)"]]
 LABEL = 12  # px
 SPREAD = 12.0  # values that differ by more than this factor are drawn on a logarithmic scale
-_CONFIG = {"displayModeBar": False, "responsive": True, "doubleClick": False}
+_CONFIG = {"displayModeBar": False, "doubleClick": False}  # live.js keeps its width
 _RGB = ", ".join(str(int(INK[place:place + 2], 16)) for place in (1, 3, 5))
 STYLE = f'.js-plotly-plot text[style*="rgb({_RGB})"] {{ fill: var(--body-text-color) !important; }}'
 """CSS for the page: the figures' text takes the page's own colour, light or dark."""
