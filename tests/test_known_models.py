@@ -22,7 +22,7 @@ from hub_server import Hub
 from huggingface_hub import constants
 from safetensors.torch import load_file
 from tiny import find, make_tiny
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
 from engine.__main__ import main
 from engine.base.errors import UserError
@@ -342,6 +342,25 @@ def test_an_interrupted_conversion_leaves_nothing(file: Path, tmp_path: Path, ow
     assert leftovers(own_home) == [] and not is_ready(known)
     monkeypatch.setattr(module, "_convert", quick_conversion)
     assert list(fetch_known(known)) and is_ready(known)
+
+
+def test_a_conversion_that_is_stopped_ends_at_the_next_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    def slow(*_: Any, **__: Any) -> None:
+        nonlocal read
+        for _ in modeling_gguf_pytorch_utils.tqdm(range(100_000)):
+            time.sleep(0.001)
+            read += 1
+
+    bar = modeling_gguf_pytorch_utils.tqdm
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", slow)
+    monkeypatch.setattr(module, "_PAUSE", 0.01)
+    reading = module._read(STARTER, tmp_path / "x.gguf")
+    step = next(reading)
+    assert step.total == 100_001 and step.done < 100_000
+    reading.close()
+    assert read < 100_000 and modeling_gguf_pytorch_utils.tqdm is bar
 
 
 def test_a_damaged_folder_is_made_again(file: Path, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,8 @@ def _foot(scene: Scene) -> str:
         swipe = last.swipes[last.chosen]
         if line := measures_words(swipe.measures):
             found.insert(0, '<details id="preview-measures" class="chat-measures" data-key="measures"><summary>About this answer'
-                            f'<span class="measure">: {html.escape(line)}</span></summary><p>{html.escape(BASIS)}</p>{drift_html(scene)}</details>')
+                            f'<span class="measure">: {html.escape(line)}</span></summary><p>{html.escape(BASIS)}</p>'
+                            f'{drift_html(scene)}</details>')
         if reason := FINISHES.get(swipe.reason):
             found.insert(0, f'<div class="chat-measures" id="preview-reason">{reason}</div>')
     if scene.failure:
