@@ -14,14 +14,14 @@ from studio.workers.view import Key, RunView
 
 LEAST = 10.0  # seconds of finished stages that it takes to know today's pace
 _OF_LINES = (StageId.SCORE, StageId.ASK, StageId.ANSWERS)
-# Seconds of stages with the starter (benchmarks/readings.md). Only their proportions count.
+# Seconds of the stages of runs that learn no mask, with the starter (benchmarks/readings.md). Only their proportions count.
 _TYPICAL: dict[str, dict[StageId, float]] = {
-    "try": {StageId.LOAD: 2, StageId.ASK: 4, StageId.ANSWERS: 91, StageId.SAMPLES: 60, StageId.DENSE: 52,
-            StageId.RECONSTRUCT_START: 169, StageId.LEARN_MASK: 30, StageId.RECONSTRUCT: 169, StageId.TUNE: 213,
-            StageId.MEASURE: 44, StageId.IMPORTANCE: 8, StageId.EXPORT: 1, StageId.PROVE: 7, StageId.GGUF_FILES: 6},
+    "try": {StageId.LOAD: 2, StageId.ASK: 5, StageId.ANSWERS: 49, StageId.SAMPLES: 27, StageId.DENSE: 18,
+            StageId.RECONSTRUCT_START: 69, StageId.TUNE: 184, StageId.MEASURE: 25, StageId.IMPORTANCE: 9, StageId.EXPORT: 1,
+            StageId.PROVE: 7, StageId.GGUF_FILES: 6},
     "quick": {StageId.LOAD: 2, StageId.ASK: 4, StageId.ANSWERS: 46, StageId.SAMPLES: 71, StageId.DENSE: 16,
-              StageId.RECONSTRUCT_START: 66, StageId.LEARN_MASK: 37, StageId.RECONSTRUCT: 66, StageId.TUNE: 310,
-              StageId.MEASURE: 23, StageId.IMPORTANCE: 4, StageId.EXPORT: 1, StageId.PROVE: 4, StageId.GGUF_FILES: 3}}
+              StageId.RECONSTRUCT_START: 66, StageId.TUNE: 310, StageId.MEASURE: 23, StageId.IMPORTANCE: 4, StageId.EXPORT: 1,
+              StageId.PROVE: 4, StageId.GGUF_FILES: 3}}
 _LIKE = ("model", "preset", "load_in", "recover", "bake")  # what decides how long a run takes, beside mask learning
 
 
@@ -59,11 +59,10 @@ def took(earlier: RunView) -> dict[Key, float]:
 
 
 def typical(run: Run) -> dict[Key, float]:
-    """The same of runs of its preset in general, as proportions; {} where they are not known."""
-    spec = run.spec
-    plain = not any(spec.get(name) for name in ("teacher", "recover", "bake"))
-    usual, never = _TYPICAL.get(str(spec.get("preset")), {}), left_out(run)
-    return {(stage, ""): seconds for stage, seconds in usual.items() if stage not in never} if plain else {}
+    """The same of plain runs of its preset in general, as proportions; {} where they are not known."""
+    preset = str(run.spec.get("preset"))
+    known = run.kind == "lines" or is_plain(run, preset)
+    return {(stage, ""): seconds for stage, seconds in _TYPICAL.get(preset, {}).items() if stage not in left_out(run)} if known else {}
 
 
 def seconds_left(view: RunView, took: Mapping[Key, float], by_pace: bool = False) -> float | None:
