@@ -54,7 +54,8 @@ def test_a_first_run_is_measured_by_its_preset_once_its_pace_is_known(tmp_path: 
     tuning = seconds_left(run_of(*slow, 10, total=2, done=1), usual, by_pace=True)
     assert tuning == pytest.approx(10 + 3 * usual[StageId.EXPORT, ""])
     assert (StageId.ANSWERS, "") not in usual  # its lines are there
-    assert expected(sparsity=0.5) == expected(recover=True) == expected(preset="standard") == {}
+    assert expected(load_in="16bit") == usual  # as the page asks for it
+    assert expected(sparsity=0.5) == expected(load_in="4bit") == expected(recover=True) == expected(preset="standard") == {}
 
 
 @pytest.mark.parametrize(("spec", "is_like"), [({}, True), ({"sparsity": 0.1}, True), ({"sparsity": 0.5}, False),

@@ -17,6 +17,7 @@ from studio import shelf
 from studio.services import Services
 from studio.settings import Settings
 from studio.store import characters, lines, runs, values
+from studio.tabs.prune.cut import Plan
 from studio.times import Times
 from studio.workers.speech import Reply
 
@@ -136,7 +137,7 @@ def test_the_time_of_a_quick_run_is_as_measured_here_else_in_proportion_to_the_s
     who = characters.create(store, card("Zoë")).id
 
     def add(kind: str, stage: StageId, seconds: float, line_set: str | None = None, **spec: Any) -> runs.Run:
-        run = runs.add(store, who, 1, kind, kind, {"model": "starter", "preset": "quick", **spec}, line_set, "done")
+        run = runs.add(store, who, 1, kind, kind, {**Plan().spec("starter"), **spec}, line_set, "done")
         log = services.settings.run_events(run.id)
         log.parent.mkdir(parents=True)
         for event in (events.Started("Zoë", "starter", 0.25, [(stage, "")], time=0), events.Stage(stage, time=0),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.base.ids import StageId
-from engine.base.job import make_recipe
+from engine.base.job import Recipe, make_recipe
 from studio.store.runs import Run
 from studio.workers.view import Key, RunView
 
@@ -60,9 +60,9 @@ def took(earlier: RunView) -> dict[Key, float]:
 
 def typical(run: Run) -> dict[Key, float]:
     """The same of plain runs of its preset in general, as proportions; {} where they are not known."""
-    preset = str(run.spec.get("preset"))
-    known = run.kind == "lines" or is_plain(run, preset)
-    return {(stage, ""): seconds for stage, seconds in _TYPICAL.get(preset, {}).items() if stage not in left_out(run)} if known else {}
+    preset, never = str(run.spec.get("preset")), left_out(run)
+    known = _TYPICAL.get(preset, {}) if is_plain(run, preset) else {}
+    return {(stage, ""): seconds for stage, seconds in known.items() if stage not in never}
 
 
 def seconds_left(view: RunView, took: Mapping[Key, float], by_pace: bool = False) -> float | None:
@@ -91,7 +91,9 @@ def is_plain(run: Run, preset: str) -> bool:
     """Whether a run, of lines or a prune, is of this preset with nothing that makes it longer: no teacher, no learned mask,
     nothing recovered or baked."""
     spec = run.spec
-    return (spec.get("preset") == preset and not any(spec.get(name) for name in ("teacher", "load_in", "recover", "bake"))
+    usual = Recipe.model_fields["load_in"].default
+    return (spec.get("preset") == preset and not any(spec.get(name) for name in ("teacher", "recover", "bake"))
+            and spec.get("load_in", usual) == usual
             and not (run.kind == "prune" and learns_mask(spec)))
 
 
