@@ -37,7 +37,7 @@ const panelFor = (area, opener) => {
   };
   const look = () => {
     const [from, to] = selected(), part = area.value.slice(from, to), words = part.trim() ? part.trim().split(/\s+/).length : 0;
-    scope.textContent = to - from < area.value.length ? `${words} selected ${words === 1 ? "word" : "words"}` : words ? "The whole text" : "";
+    scope.textContent = to - from < area.value.length ? `${words} selected ${words === 1 ? "word" : "words"}` : words ? "The whole text" : "Empty so far: a draft comes first.";
     for (const [at, task] of Object.keys(TASKS).entries()) tasks[at].disabled = Boolean(running) || (task !== "draft" && !words);
   };
   const tell = (...children) => { state.replaceChildren(...children); look(); };

@@ -92,7 +92,9 @@ def _of_run(services: Services, run: runs.Run) -> Job:
     stage, (left, _) = view.current_stage, times.left(services, run)
     share = stage.done / stage.total if stage and stage.total else 0.0
     state = services.jobs.shown_state(run)
-    doing = labels.stage(*stage.key) if stage and state == "running" else labels.RUN_STATES[state]
+    doing = labels.RUN_STATES["starting" if state == "running" else state]
+    if stage and state == "running":
+        doing = labels.stage(*stage.key)
     if left is not None and state == "running":
         spent = pace.seconds_of(view)
         share, doing = spent / max(spent + left, 1.0), f"{doing}, {words.remaining(left)}"

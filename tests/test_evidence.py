@@ -186,6 +186,17 @@ def test_a_run_is_compared_with_the_dense_model_and_the_result_is_kept(made: Pat
     assert len({one.item for one in result.telling}) == 3
 
 
+@pytest.mark.parametrize(("names", "judged", "asked"), [
+    (("loops", "facts"), False, {ItemKind.KNOWLEDGE}),  # loops is measured on what there is
+    (("loops", "pressure", "facts"), False, {ItemKind.KNOWLEDGE}),
+    (("loops", "pressure", "facts"), True, {ItemKind.KNOWLEDGE, ItemKind.PRESSURE}),
+    (("loops",), False, set(ItemKind)),
+    (("pressure",), False, set()),
+])
+def test_only_what_a_measure_is_about_is_asked(names: Sequence[str], judged: bool, asked: set[ItemKind]) -> None:
+    assert running.kinds_to_ask([MEASURES[name] for name in names], judged) == asked
+
+
 def test_the_same_job_says_the_same_and_measures_nothing_again(made: Path, tmp_path: Path, own_measures: dict[str, Any]) -> None:
     given = measure_of("length", {DENSE: 0.5, "25% removed": 0.5})
     first = [event for event in evaluate(job_of(made, tmp_path)) if isinstance(event, Assessed | Compared)]

@@ -39,6 +39,7 @@ from studio.tabs.prune.lines_view import Filter
 from studio.tabs.prune.listeners import sizes
 from studio.tabs.prune.queueing import Queueing
 from studio.tabs.prune.runs_controller import RunsController
+from studio.workers.view import RunView
 
 STUB = Path(__file__).with_name("stub_engine.py")
 STARTER = {"name": "starter", "layers": 30, "hidden_size": 576, "intermediate_size": 1536, "parameters": 134_515_008}
@@ -437,6 +438,12 @@ def test_the_list_and_the_end_of_a_run_say_what_it_rests_on(services: Services, 
     end = runs_view.ending_html(run, "done")
     for part in ("7\u00a0min 31\u00a0s", "70\u00a0% of the time", "manages 60\u00a0%", "40\u00a0lines"):
         assert part in end, part
+
+
+@pytest.mark.parametrize(("state", "said"), [("queued", "before it have ended"), ("starting", "is starting"), ("running", "is starting")])
+def test_a_run_that_has_begun_nothing_yet_says_why(services: Services, person: str, set_id: str, state: str, said: str) -> None:
+    run = dataclasses.replace(finish(services, person, set_id), state=state)
+    assert said in runs_view.stages_html(run, RunView())
 
 
 def test_names_and_sentences_of_others_never_become_html(services: Services, person: str, set_id: str) -> None:

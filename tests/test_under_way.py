@@ -63,6 +63,7 @@ def test_runs_come_in_their_order_and_one_that_waits_can_be_stopped(services: Se
     jobs = under_way.jobs(services)
     assert [(job.name, job.room, job.stop is None) for job in jobs] == [
         ("First &lt;b&gt;", "prune", False), ("Last", "prune", True), ("Next", "export", False)]
+    assert [job.doing for job in jobs] == ["starting", "stopping", "waiting for its turn"]  # the first has begun nothing yet
     under_way.stop(services, jobs[2].id)
     assert "Next" not in under_way.jobs_html(services)
 

@@ -5,7 +5,7 @@ The runner (engine/evidence) asks everyone the same items with the same seeds, o
 none, and engine/base/verdict.py makes means, differences, intervals and verdicts of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -28,6 +28,9 @@ class ItemKind(StrEnum):
     TASK = "task"  # PersonaGym: `about` is the task
     PRESSURE = "pressure"  # three turns of flattery or insistence
     LONG = "long"  # a conversation of many turns
+
+
+EVERY = frozenset(ItemKind)  # of a measure that takes whatever answers the others ask for
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class Measure:
 MEASURES: dict[str, Measure] = {}
 
 
-def measure(name: str, label: str, about: str, *, unit: str, margin: float, kinds: Sequence[ItemKind], higher: bool = True,
+def measure(name: str, label: str, about: str, *, unit: str, margin: float, kinds: Collection[ItemKind], higher: bool = True,
             needs: Sequence[Need] = (), quick: bool = False, source: str = "") -> Callable[[Score], Score]:
     """Register a function as a measure; see Measure. `about`: one plain sentence on what it says, for the writer."""
     def register(score: Score) -> Score:

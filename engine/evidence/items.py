@@ -17,7 +17,7 @@ from engine.cards.dossier import read_dossier
 from engine.cards.macros import expand_macros
 from engine.cards.prompt import PLAYER
 from engine.cards.script import fingerprint, read_script
-from engine.evaluation.measure import Item, ItemKind
+from engine.evaluation.measure import EVERY, Item, ItemKind
 
 LONG_TALKS = resource("assets/long_talks.json")
 _KINDS = {"identity": ItemKind.IDENTITY, "knowledge": ItemKind.KNOWLEDGE, "limits": ItemKind.KNOWLEDGE}  # of the dossier's tasks
@@ -42,7 +42,7 @@ FULL = Size({ItemKind.TALK: 100, ItemKind.SCRIPT: 200, ItemKind.IDENTITY: 20, It
              ItemKind.PRESSURE: 12, ItemKind.LONG: 4}, 20, 3, 6)
 
 
-def choose_items(card: Card, size: Size, kinds: Collection[ItemKind] = tuple(ItemKind)) -> list[Item]:
+def choose_items(card: Card, size: Size, kinds: Collection[ItemKind] = EVERY) -> list[Item]:
     """What a character is asked, of these kinds; names are put in, ids are of the texts without them.
 
     The id of an item of the script or the dossier is its question's, with "-" for "#", which parts an item from its turn.

@@ -23,7 +23,7 @@ from engine.base.verdict_page import verdict_page
 from engine.cards.card import Card, bundled_cards
 from engine.cards.files import read_card
 from engine.evaluation import measures as _measures  # registers them
-from engine.evaluation.measure import MEASURES, ItemKind, Measure, Need
+from engine.evaluation.measure import EVERY, MEASURES, ItemKind, Measure, Need
 from engine.evaluation.proof import caveat, doubt, untried
 from engine.evidence.asking import ask_all
 from engine.evidence.gate import Gate, read_gate
@@ -61,7 +61,7 @@ def evaluate(job: EvaluateJob) -> Iterator[Event]:
     size = QUICK if job.quick else FULL if job.full else USUAL
     candidates = yield from find_candidates(job, plan.card)
     folder = Path(job.workdir) if job.workdir else default_folder(plan.card, candidates[0])
-    kinds = {kind for one in plan.measures if not doubt(one.name, candidates[0].speaker.model) for kind in one.kinds}
+    kinds = kinds_to_ask([one for one in plan.measures if not doubt(one.name, candidates[0].speaker.model)], bool(job.judge))
     items = choose_items(plan.card, size, kinds)
     if job.player and ItemKind.LONG in kinds:
         items += played_items(plan.card, size.turns)[:size.played]
@@ -115,6 +115,13 @@ def make_plan(job: EvaluateJob) -> Plan:
     size = FULL if job.full else QUICK if job.quick else USUAL
     seed = read_params({"seed": 0, **job.sampling}).seed or 0
     return Plan(card, _others(job, card), measures, margins, gates, [seed + number for number in range(size.seeds)])
+
+
+def kinds_to_ask(measures: Sequence[Measure], judged: bool) -> frozenset[ItemKind]:
+    """The kinds of items that these measures are for. Without a judge (`judged`) nothing is asked for those that need one."""
+    usable = [one.kinds for one in measures if judged or Need.JUDGE not in one.needs]
+    of_their_own = [kinds for kinds in usable if kinds != EVERY]
+    return frozenset().union(*(of_their_own or usable))
 
 
 def _others(job: EvaluateJob, card: Card) -> dict[str, Card]:

@@ -8,12 +8,12 @@ from engine.cards.card import Card
 from engine.cards.script import ADMISSIONS
 from engine.cards.speaking import has_assistant_phrase
 from engine.evaluation.answers import Speaker, mentions
-from engine.evaluation.measure import Evidence, ItemKind, Sample, measure
+from engine.evaluation.measure import EVERY, Evidence, Sample, measure
 from engine.evaluation.turns import each
 
 
 @measure("assistant", "Talks like an assistant", "The share of answers that offer help, refuse by policy, or admit to be an AI.",
-         unit="share of answers", margin=0.05, higher=False, kinds=tuple(ItemKind), quick=True)
+         unit="share of answers", margin=0.05, higher=False, kinds=EVERY, quick=True)
 def assistant(evidence: Evidence) -> Stream[list[Sample]]:
     """1 for an answer with an assistant's phrase, else 0."""
     yield from ()

@@ -6,7 +6,7 @@ An answer that was stopped because it ran in circles has its text from before th
 from engine.base.events import Stream
 from engine.base.ids import FinishReason
 from engine.base.looping import WORD, is_looping
-from engine.evaluation.measure import Evidence, ItemKind, Sample, measure
+from engine.evaluation.measure import EVERY, Evidence, Sample, measure
 from engine.evaluation.turns import EMPTY, Turn, turns
 
 _RUN = 4  # words
@@ -14,7 +14,7 @@ _REPEATED = 0.5  # share of an answer's runs of words that an earlier answer had
 
 
 @measure("loops", "Repeats itself", "The share of answers that run in circles or say an earlier answer again.",
-         unit="share of answers", margin=0.05, higher=False, kinds=tuple(ItemKind), quick=True)
+         unit="share of answers", margin=0.05, higher=False, kinds=EVERY, quick=True)
 def loops(evidence: Evidence) -> Stream[list[Sample]]:
     """1 for an answer that loops or repeats, else 0."""
     yield from ()

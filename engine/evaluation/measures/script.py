@@ -50,7 +50,7 @@ def identity(evidence: Evidence) -> Stream[list[Sample]]:
 
 
 @measure("facts", "Knows its facts", "The share of questions about its world that it answers with what the card says.",
-         unit="share of questions", margin=0.05, kinds=(ItemKind.KNOWLEDGE,), source="arXiv 2401.12474")
+         unit="share of questions", margin=0.05, kinds=(ItemKind.KNOWLEDGE,), quick=True, source="arXiv 2401.12474")
 def facts(evidence: Evidence) -> Stream[list[Sample]]:
     """1 where the answer mentions what is expected, else 0."""
     yield from ()

@@ -100,7 +100,7 @@ def _ending(run: Run, state: str) -> str:
         return "It was stopped; no files were kept. Press Export to begin again."
     if run.state == "failed":
         return run.sentence
-    return f"{labels.RUN_STATES[state].capitalize()}."
+    return "" if state in ("queued", "starting", "running") else f"{labels.RUN_STATES[state].capitalize()}."  # its stages say it
 
 
 def past_html(found: Sequence[Export], chosen: Export | None) -> str:

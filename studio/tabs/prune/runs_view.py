@@ -145,7 +145,8 @@ def _making_buttons(run: Run, state: str) -> str:
 def stages_html(run: Run, view: RunView) -> str:
     """Every stage with its steps, seconds and time to go."""
     if not view.stages:
-        waits = {"queued": "It begins when the runs before it have ended.", "starting": "It is being started."}
+        begins = "It is starting: loading what it computes with takes up to half a minute."
+        waits = {"queued": "It begins when the runs before it have ended.", "starting": begins, "running": begins}
         return f'<p class="quiet">{waits.get(run.state, "")}</p>' if run.state in waits else ""
     alive = run.state in ACTIVE
     never = pace.left_out(run)
