@@ -38,9 +38,9 @@ async def replies(voice: LlamaVoice, requests: list[Request]) -> list[dict[str, 
     return await asyncio.gather(*map(last, requests))
 
 
-def test_twenty_replies_are_json_with_what_a_character_can_do(starter_gguf: Path) -> None:
+def test_replies_are_json_with_what_a_character_can_do(starter_gguf: Path) -> None:
     voice = LlamaVoice("starter", starter_gguf, Turns())
-    requests = [request_of(name, line, seed) for name in CAST for line in LINES for seed in (1, 2)]
+    requests = [request_of(name, line, seed) for name in CAST for seed, line in enumerate(LINES)]
     ended = asyncio.run(replies(voice, requests))
     for request, event in zip(requests, ended, strict=True):
         assert event["reason"] == "ended" and request.schema and fault_in(event["text"], request.schema) == "", event["text"]

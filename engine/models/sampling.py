@@ -19,7 +19,7 @@ from engine.models.kv_cache import growing_cache
 from engine.models.packing import additive_mask
 from engine.models.steps import TokenSteps, can_step
 
-PART = 8  # tokens
+PART = 4  # tokens
 
 
 @dataclass(frozen=True)
