@@ -92,7 +92,7 @@ _FIGURE = """
 const figure = document.createElement("div");  // beside the element, whose content Gradio makes again each time
 element.after(figure);
 const draw = () => {
-  const json = element.querySelector("script")?.textContent;
+  const json = element.querySelector("template")?.content.textContent;
   if (json && window.personaStudioLive) personaStudioLive.figure(figure, JSON.parse(json));
   else if (json) setTimeout(draw, 100);  // the page's other end of the live channel is still being made
 };
@@ -114,8 +114,8 @@ def figure_box(**named: Any) -> gr.HTML:
 
 def figure_html(figure: Any) -> str:
     """A plotly figure as the value of a figure_box."""
-    text = figure.to_json().replace("<", "\\u003c")
-    return f'<script type="application/json">{text}</script>'
+    text = figure.to_json().replace("<", "\\u003c").replace("&", "\\u0026")
+    return f"<template>{text}</template>"  # Gradio warns of a script in a terminal, whatever its type
 
 
 def look_box(room: str) -> gr.Textbox:
