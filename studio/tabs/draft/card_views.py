@@ -35,7 +35,7 @@ FINE = "<h3>Nothing to fix</h3><p>The card reads well. Talk to the character in 
 _METER_HINT = ("Tokens are pieces of words. The model reads these before every answer: all that describes the character, and the "
                "greeting. More than the limit makes answers slow and leaves little room for the conversation.")
 _LEVELS = {"problem": "Problem", "hint": "Hint"}
-_FATES = {"lost": "dropped", "unused": "kept, not used"}
+_FATES = {"lost": "lost there", "unused": "kept there, but not used"}
 _KEPT_SECONDS = 600.0  # of a file that a page may still fetch
 _SHOWN = 512  # pixels of the longest side on the page
 
@@ -101,14 +101,15 @@ def compatibility_html(store: Store, character: str) -> str:
     brought = (f'<p class="quiet">The card has {files} {"file" if files == 1 else "files"} (such as pictures or sounds). '
                "Only the archive holds them.</p>") if files else ""
     found = findings(head.card, files)
-    return f"{brought}<h4>In other programs</h4>" + "".join(
+    return f"{brought}<h4>This card in other programs</h4>" + "".join(
         _program_html(program, [one for one in found if one.program == program]) for program in PROGRAMS)
 
 
 def _program_html(program: str, found: list[Finding]) -> str:
     if not found:
         return f'<p class="draft-program"><b>{html.escape(program)}</b> <span class="quiet">uses everything</span></p>'
-    counts = [f"{count} {words}" for fate, words in _FATES.items() if (count := sum(one.fate == fate for one in found))]
+    counts = [f"{count} {'part' if count == 1 else 'parts'} {words}" for fate, words in _FATES.items()
+              if (count := sum(one.fate == fate for one in found))]
     lines = "".join(f'<li><span class="quiet">{_FATES[one.fate].capitalize()}:</span> {html.escape(one.sentence)}</li>'
                     for one in found)
     return (f'<details class="draft-program"><summary><b>{html.escape(program)}</b> <span class="quiet">{", ".join(counts)}</span>'

@@ -9,7 +9,7 @@ from typing import Any
 from engine.base.questions import split_of
 from studio import labels
 from studio.figures import words
-from studio.store.lines import CalibrationLine, LineSet
+from studio.store.lines import UNREAD, CalibrationLine, LineSet
 
 PAGE = 200  # lines shown at first, and more by each press
 COMING = '<p class="prune-empty" id="prune-no-lines">They appear here when all of them are written.</p>'
@@ -159,10 +159,11 @@ def summary_html(found: LineSet, lines: Sequence[CalibrationLine], shown: int, m
     """How many lines of each kind there are, what was left out, and whether the set is approved."""
     sides = Counter(split_of(line.question) for line in lines)
     held_out = sides["validation"] + sides["test"]
-    approved = found.state == "approved"
-    state = '<i class="pill done">approved</i>' if approved else '<i class="pill">to be read</i>'
+    state = '<i class="pill done">approved</i>' if found.state == "approved" else '<i class="pill">to be read</i>'
+    if found.state == "approved" and found.name.endswith(UNREAD):
+        state = '<i class="pill">used as they came</i>'
     parts = [f"<b>{len(lines):,} {'line' if len(lines) == 1 else 'lines'}</b> {state}",
-             f"{sides['train']:,} to learn from, {held_out:,} held out ({sides['validation']:,} to choose the best mask, "
+             f"{sides['train']:,} to learn from, {held_out:,} held out ({sides['validation']:,} to choose the best version, "
              f"{sides['test']:,} to report how good it is)"]
     broken = sum(not line.complete for line in lines)
     if broken:

@@ -235,5 +235,5 @@ def about(run: Run, set_name: str) -> str:
     removed = f"{words.removed(removed_share(run))} removed"
     parts = ["" if is_called(run, removed) else removed, str(spec.get("model", "")).rsplit("/", 1)[-1],
              PRESET_LABELS.get(str(spec.get("preset")), ""), *changed, f"card version {run.version}",
-             f"lines: {set_name}" if set_name else ""]
+             set_name if set_name.startswith("Lines") else f"lines: {set_name}" if set_name else ""]
     return " · ".join(filter(None, parts))
