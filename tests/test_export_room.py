@@ -35,7 +35,10 @@ def test_the_chosen_model_and_its_name_stay_when_one_comes_back(services: Servic
     assert run.value == first.id and name == gr.skip()  # what was typed is not overwritten
     other = characters.create(services.store, card("Ann")).id
     empty, whole, run, name = export.open_character(services, other, first.id)
-    assert (empty.visible, whole.visible, run.value, name) == (True, False, None, "")
+    assert (empty.visible, whole.visible, run.value, name) == (True, False, None, "") and "Nothing to export yet" in empty.value
+    runs.add(services.store, other, 1, "prune", "Soon", {}, state="queued")
+    empty, whole, *_ = export.open_character(services, other, first.id)
+    assert empty.visible and not whole.visible and "on its way" in empty.value
 
 
 def test_of_two_exports_the_one_under_way_is_shown_and_then_the_other(services: Services, person: str) -> None:

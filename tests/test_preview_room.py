@@ -490,6 +490,8 @@ def test_words_for_waiting_name_the_megabytes() -> None:
     assert waiting_words(reply) == warming_words(reply) == "Fetching the model: 12 of 93 MB. This happens only once."
     reply.take({"event": "Loaded", "id": "1", "seconds": 1.5})
     assert waiting_words(reply) == "Reading the conversation…"
+    reply.take({"event": "Reading", "id": "1", "done": 256, "total": 1024})
+    assert waiting_words(reply) == "Reading the conversation: 25\u00a0%"
     reply.take({"event": "Said", "id": "1", "text": "Hm", "tokens": 1})
     assert waiting_words(reply) == ""
 

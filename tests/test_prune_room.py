@@ -450,7 +450,8 @@ def test_the_list_and_the_end_of_a_run_say_what_it_rests_on(services: Services, 
         assert part in end, part
 
 
-@pytest.mark.parametrize(("state", "said"), [("queued", "before it have ended"), ("starting", "is starting"), ("running", "is starting")])
+@pytest.mark.parametrize(("state", "said"), [
+    ("queued", "before it have ended"), ("starting", "is starting"), ("running", "is starting")])
 def test_a_run_that_has_begun_nothing_yet_says_why(services: Services, person: str, set_id: str, state: str, said: str) -> None:
     run = dataclasses.replace(finish(services, person, set_id), state=state)
     assert said in runs_view.stages_html(run, RunView())

@@ -94,6 +94,14 @@ async def all_of(pieces: AsyncGenerator[Piece, None]) -> list[Piece]:
     return [piece async for piece in pieces]
 
 
+def test_how_far_a_long_prompt_is_read_is_told(voice: LlamaVoice) -> None:
+    long = [5 + place * 7 % 200 for place in range(400)]
+    told = [piece.reading for piece in asyncio.run(all_of(voice.complete(long, WILD, 3))) if piece.reading]
+    assert len(told) >= 2 and told == sorted(told) and told[-1] == (400, 400) and 0 < told[-2][0] < 400
+    again = asyncio.run(all_of(voice.complete([*long, 9, 9], WILD, 3)))  # most of it is in memory
+    assert not any(piece.reading for piece in again)
+
+
 def test_an_answer_that_is_broken_off_frees_its_slot(voice: LlamaVoice) -> None:
     async def break_off() -> list[Piece]:
         async with aclosing(voice.complete([5, 6, 7], WILD, 400)) as pieces:

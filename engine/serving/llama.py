@@ -31,6 +31,7 @@ from engine.serving.vocabulary import Vocabulary
 from engine.serving.voice import Piece, Timings
 
 LONGEST = 8192  # tokens of one prompt and answer
+READ_PIECE = 256  # tokens of a prompt that a processor reads between two reports; no slower than 2,048, its default
 A_SLOT = 4096  # tokens of memory for each slot; all slots share them
 _LARGE, _MMAP_THRESHOLD = 1 << 20, -3  # bytes; mallopt's name for it
 _ALIKE = 0.1  # share of a prompt that a slot must know to be chosen for it
@@ -95,7 +96,9 @@ class LlamaVoice:
                        schema: dict[str, Any] | None = None) -> AsyncGenerator[Piece, None]:
         """See Voice. The schema must have passed `check_schema`: llama.cpp forgets one that it cannot compile, without a word."""
         body = {"prompt": list(prompt), "n_predict": limit, "stream": True, "return_tokens": True, "timings_per_token": True,
-                "cache_prompt": True, **samplers(params), **({"grammar": grammar_of(schema)} if schema is not None else {})}
+                "return_progress": True, "cache_prompt": True, **samplers(params)}
+        if schema is not None:
+            body["grammar"] = grammar_of(schema)
         with self._slots.of(self.adapter, prompt) as slot:
             async with aclosing(self._stream({**body, **self._with_adapter(slot)})) as pieces:
                 async for piece in pieces:
@@ -108,11 +111,17 @@ class LlamaVoice:
             async for line in answer.aiter_lines():
                 if line.startswith(_ERROR):
                     _checked(500, f'{{"error": {line.removeprefix(_ERROR)}}}')
-                if line.startswith(_DATA):
-                    piece = self._piece(json.loads(line.removeprefix(_DATA)))
-                    yield piece
-                    if piece.ended:
-                        return
+                if not line.startswith(_DATA):
+                    continue
+                said = json.loads(line.removeprefix(_DATA))
+                if read := said.get("prompt_progress"):
+                    if (new := read["total"] - read["cache"]) > READ_PIECE:
+                        yield Piece("", 0, reading=(read["processed"] - read["cache"], new))
+                    continue
+                piece = self._piece(said)
+                yield piece
+                if piece.ended:
+                    return
 
     def _piece(self, said: dict[str, Any]) -> Piece:
         if "error" in said:
@@ -162,6 +171,8 @@ def _start(file: Path, key: str, tokens: int, slots: int, gpu_layers: int, adapt
     settings.endpoint_slots = settings.endpoint_props = settings.endpoint_metrics = False
     on_gpu = any(one["type"] != xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU for one in xllamacpp.get_device_info())
     settings.n_gpu_layers, settings.fit_params = (gpu_layers, gpu_layers < 0) if on_gpu else (0, False)
+    if not on_gpu:
+        settings.n_batch = READ_PIECE
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads()
     settings.cpuparams.poll = settings.cpuparams_batch.poll = 0  # spinning threads would take the cores from a job
     try:

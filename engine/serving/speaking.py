@@ -92,7 +92,10 @@ async def speak(request: Request, voices: Voices, tell: Tell = lambda event: Non
 
 
 async def answer(request: Request, voice: Voice) -> AsyncGenerator[Event, None]:
-    """Said for every new piece of text, then Ended. Breaking it off stops the computing. Raises UserError."""
+    """Reading while a long prompt is read, Said for every new piece of text, then Ended. Breaking it off stops the computing.
+
+    Raises UserError.
+    """
     prompt, fitted, limit = await asyncio.to_thread(fit, voice.vocabulary, request, voice.window)
     said = Answer(request, voice, len(prompt), limit, fitted)
     try:
@@ -107,7 +110,9 @@ async def answer(request: Request, voice: Voice) -> AsyncGenerator[Event, None]:
                 except StopAsyncIteration:
                     said.reason = "limit"
                     break
-                if text := said.take(piece):
+                if piece.reading:
+                    yield {"event": "Reading", "done": piece.reading[0], "total": piece.reading[1]}
+                elif text := said.take(piece):
                     yield said.heard(text)
     except Stopped:
         said.reason = "stopped"

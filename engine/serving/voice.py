@@ -22,13 +22,15 @@ class Timings:
 class Piece:
     """The next piece of an answer: whole characters, without control tokens. `tokens`: how many there are by now.
 
-    `ended`: the model ended the answer itself; nothing follows.
+    `ended`: the model ended the answer itself; nothing follows. `reading`: instead of a piece, how many tokens of a long prompt
+    are read by now, and of how many that were not in memory.
     """
 
     text: str
     tokens: int
     ended: bool = False
     timings: Timings = field(default_factory=Timings)
+    reading: tuple[int, int] | None = None
 
 
 class Voice(Protocol):

@@ -168,8 +168,10 @@ def waiting_words(*replies: Reply) -> str:
             return "Loading the model…"
         case Wait.ENGINE:
             return "Waiting for the chat engine…"
-        case Wait.READ:
-            return "Reading the conversation…"
+        case Wait.READ if first:
+            last = first.events[-1] if first.events else {}
+            share = percent(last["done"] / last["total"]) if last.get("event") == "Reading" and last["done"] else ""
+            return f"Reading the conversation: {share}" if share else "Reading the conversation…"
     return ""
 
 

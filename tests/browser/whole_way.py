@@ -83,7 +83,10 @@ def make_lines(studio: Studio, page: Any, slug: str) -> None:
 
 
 def prune(studio: Studio, page: Any, slug: str) -> None:
-    """A quarter removed; the picture of the cut comes while the job runs and survives a reload; the progress moves; a closed page stops nothing."""
+    """A quarter removed; the picture of the cut comes while the job runs and survives a reload; the progress moves.
+
+    A closed page stops nothing.
+    """
     page.locator("#prune-start").click()
     kept = f"JSON.stringify({FIGURE.format(name='cut')}?.data?.[0]?.z ?? null)"
     page.wait_for_function(f"{kept} !== 'null'", timeout=15 * MINUTES, polling=SELDOM)

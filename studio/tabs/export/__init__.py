@@ -132,7 +132,9 @@ def open_character(services: Services, character: str, shown: str | None, chosen
     known = {run.id: run for run in found}
     run = known.get(chosen) or known.get(shown or "") or next(iter(found), None)
     name = gr.skip() if run and run.id == shown else proposed_name(services, run) if run else ""
-    return (gr.HTML(view.NO_RUN if character else view.NOBODY, visible=not found), gr.Column(visible=bool(found)),
+    comes = runs.list_runs(services.store, character, ["prune"], ("queued", *runs.ACTIVE)) if character else []
+    empty = view.COMES if comes else view.NO_RUN if character else view.NOBODY
+    return (gr.HTML(empty, visible=not found), gr.Column(visible=bool(found)),
             gr.Dropdown(choices_of(found), value=run.id if run else None), name)
 
 

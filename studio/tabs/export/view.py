@@ -28,6 +28,8 @@ from studio.workers.view import RunView
 CONTEXT = 4096  # tokens of the conversation in the expected memory
 NOTHING = "–"
 NOBODY = '<p class="empty">Choose a character in the sidebar.</p>'
+COMES = ('<div class="empty"><h3>Nearly there</h3><p>A pruned model of this character is on its way. When it is done, come back '
+         "here, name it and export it.</p></div>")
 NO_RUN = ('<div class="empty"><h3>Nothing to export yet</h3><p>The <b>Prune</b> room makes a smaller model that plays this '
           "character. When it is done, you can name it and export it here.</p>"
           '<div class="live-buttons"><button class="primary large" id="export-to-prune">Go to the Prune room</button></div></div>')

@@ -169,7 +169,7 @@ def _stage(stage: StageView, alive: bool) -> str:
            if running and stage.total else "")
     notes = []
     if stage.total and state in ("running", "stopped", "failed"):
-        notes.append(f"{stage.done:,} of {stage.total:,}")
+        notes.append(f"{int(stage.done + (stage.under_way if running else 0)):,} of {stage.total:,}")
     if running:
         notes.append(f'<time data-since="{(stage.at or time.time()) - stage.seconds:.1f}"></time>')
     elif stage.seconds >= 0.5:
