@@ -394,6 +394,7 @@ def test_as_many_votes_as_are_said_to_be_needed_decide_and_one_fewer_does_not(vo
     more = votes_needed(votes)
     assert is_decided(decided + more) and (more == 0 or not is_decided(decided + more - 1))
     assert needed_words(votes).startswith("It takes" if not decided else "If the votes" if more else "Decided")
+    assert ("needs no votes" in needed_words(votes)) == (bool(decided) and more > 30)
 
 
 def test_all_runs_with_votes_are_set_beside_each_other_those_that_lost_first(room: Controller) -> None:

@@ -14,6 +14,7 @@ from studio.tabs.compare.scene import Scene
 from studio.tabs.models import dense_of, pruned_name, removed_by
 
 FEWEST = 10  # decided votes before a preference is called one
+MANY = 30  # more votes than a writer gives in one sitting
 HOW = ("Only votes in blind rounds count, each for the model that it was given to, whichever side it was on. A tie "
        "counts half for each; “Both bad” counts for neither. The range is the 95 % Wilson interval: if it holds 50 %, chance "
        "alone could have made this result. Decide beforehand how many votes you will give. If you stop as soon as one model "
@@ -75,8 +76,10 @@ def needed_words(tally: Tally) -> str:
     decided, more = _decided_votes(tally), votes_needed(tally)
     if not decided:
         return f"It takes at least {count(more, 'vote')} to decide."
-    return (f"If the votes go on like these {decided:,}, {count(more, 'more vote')} will decide." if more else
-            f"Decided, by {count(decided, 'vote')}.")
+    if not more:
+        return f"Decided, by {count(decided, 'vote')}."
+    alike = " So far they are nearly alike; the verdict in the Prune room needs no votes." if more > MANY else ""
+    return f"If the votes go on like these {decided:,}, {count(more, 'more vote')} will decide.{alike}"
 
 
 def _all_html(scene: Scene) -> str:

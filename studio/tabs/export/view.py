@@ -120,9 +120,12 @@ def export_html(export: Export, archive: str) -> str:
                 f'<div class="live-buttons">{_button(export, "undo", "Undo")}</div>')
     folder = Path(export.folder)
     path = html.escape(str(folder))
+    python = (folder / "config.json").is_file()  # the dense model is exported as its GGUF file alone
+    twice = python and export.proof.get("files")
     facts = [("Folder", f'<code>{path}</code> <button type="button" class="copy" data-copy="{path}">Copy</button>'
                         + ("" if folder.is_dir() else " <b>is no longer there</b>")),
-             ("Size", words.size(export.bytes) + (f" · zip {words.size(export.zip_bytes)}" if export.zip else ""))]
+             ("Size", words.size(export.bytes) + (" in all: the model for Python, and again as GGUF" if twice else "")
+              + (f" · zip {words.size(export.zip_bytes)}" if export.zip else ""))]
     proof: dict[str, Any] = export.proof
     if export.damaged:
         facts.append(("Damaged", "the library can no longer read what was verified of this export; its files are unchanged"))
@@ -131,7 +134,7 @@ def export_html(export: Export, archive: str) -> str:
                                           f"{proof['seconds']:.1f} s ({proof['tokens']} tokens): "
                                           f"<q>{html.escape(proof['text'])}</q>"))
     facts += _engine_facts(export)
-    if (folder / "config.json").is_file():  # the dense model is exported as its GGUF file alone
+    if python:
         facts.append(("In Python", f"<code>AutoModelForCausalLM.from_pretrained({html.escape(repr(str(folder)))})</code>"))
     facts.append(("In a terminal", f"<code>{PROGRAM} chat {html.escape(str(folder))}</code>"))
     facts.append(("For a game", f"<code>{PROGRAM} serve {html.escape(str(folder))}</code>, or Serve above"))
