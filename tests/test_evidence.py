@@ -21,7 +21,7 @@ from engine.base import event_file
 from engine.base.errors import UserError
 from engine.base.evaluation_events import Assessed, Compared, Replied, Untested
 from engine.base.events import Event, Finished, Stage, Started, Stream, Warned
-from engine.base.evidence import DENSE, RESULT, headline, read_evaluation
+from engine.base.evidence import ANSWERS, DENSE, RESULT, headline, read_evaluation
 from engine.base.ids import Outcome, StageId
 from engine.base.job import EvaluateJob
 from engine.base.questions import split_of
@@ -33,7 +33,7 @@ from engine.evaluation.measure import MEASURES, Evidence, Item, ItemKind, Need, 
 from engine.evidence import running, scoring
 from engine.evidence.asking import ask_all
 from engine.evidence.items import FULL, QUICK, USUAL, Size, choose_items
-from engine.evidence.keeping import ANSWERS, Answers
+from engine.evidence.keeping import Answers
 from engine.evidence.running import evaluate
 from engine.evidence.scoring import Scored
 from engine.evidence.telling import most_telling

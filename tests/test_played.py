@@ -13,7 +13,7 @@ from tiny import add_files, make_tiny
 from engine.base.errors import UserError
 from engine.base.evaluation_events import Replied
 from engine.base.events import Event, Stage
-from engine.base.evidence import DENSE, RESULT, read_evaluation
+from engine.base.evidence import ANSWERS, DENSE, RESULT, read_evaluation
 from engine.base.job import EvaluateJob
 from engine.base.sampling import SamplingParams
 from engine.cards.card import Card, bundled_cards, parse_card
@@ -24,7 +24,6 @@ from engine.evaluation.measure import Item, ItemKind, Reply, Speaker
 from engine.evidence import playing, running
 from engine.evidence.asking import ask_all
 from engine.evidence.items import Size
-from engine.evidence.keeping import ANSWERS
 from engine.evidence.playing import Player, people, person, played_items, played_note
 from engine.evidence.running import evaluate
 from engine.serving.interview import Interview

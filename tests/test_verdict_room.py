@@ -10,7 +10,7 @@ from test_verdict_page import H, L, result
 from engine.base import event_file
 from engine.base.errors import UserError
 from engine.base.evaluation_events import ExamTaken
-from engine.base.evidence import RESULT, Evaluation, Voiced, write_evaluation
+from engine.base.evidence import ANSWERS, RESULT, Evaluation, Voiced, write_evaluation
 from engine.base.files import MANIFEST
 from engine.base.judges import exam_folder
 from engine.cards.card import parse_card
@@ -75,6 +75,14 @@ def test_a_finished_run_offers_the_question_and_then_leads_with_the_verdict(serv
     runs.update(services.store, run.id, state="failed")
     failed = runs.get(services.store, run.id)
     assert failed and not any(verdict.contents(services, failed).values())
+
+
+def test_an_evaluation_that_was_broken_off_says_what_it_kept(services: Services, run: Run) -> None:
+    assert "It has begun" not in shown(services, run)
+    folder = services.evaluating.folder(run.character)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ANSWERS).write_text('{"key": "a"}\n{"key": "b"}\n')
+    assert "It has begun: 2 answers are kept." in shown(services, run)
 
 
 def test_a_result_about_other_runs_is_no_verdict_on_this_one(services: Services, run: Run) -> None:

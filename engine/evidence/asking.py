@@ -7,11 +7,11 @@ from pathlib import Path
 from engine.base.errors import UserError
 from engine.base.evaluation_events import Replied, Untested
 from engine.base.events import Stage, Step, Stream
-from engine.base.evidence import DENSE
+from engine.base.evidence import ANSWERS, DENSE
 from engine.base.ids import StageId
 from engine.base.sampling import DEFAULTS, SamplingParams
 from engine.evaluation.measure import Item, Reply, Speaker
-from engine.evidence.keeping import ANSWERS, Answers, digest, identify
+from engine.evidence.keeping import Answers, digest, identify
 from engine.evidence.playing import Player, PlayerFault
 from engine.serving.interview import SILENCE, Interview, Said, shared_type
 

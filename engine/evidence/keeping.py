@@ -20,8 +20,6 @@ from engine.evaluation.measure import Speaker
 from engine.serving.files import cache_folder, character_of, folder_of
 from engine.serving.interview import Said
 
-ANSWERS = "answers.jsonl"
-
 
 class Answers:
     """The answers that were given before, by their keys, and the file that keeps them."""

@@ -11,6 +11,7 @@ from engine.base.files import slug
 from engine.base.verdict_page import verdict_html, verdict_page
 from engine.cards.fields import as_v3
 from engine.cards.script import with_question
+from studio.figures.words import count
 from studio.services import Services
 from studio.store import characters
 from studio.store.runs import Run
@@ -131,7 +132,9 @@ def _buttons(services: Services, run: Run, found: Evaluation | None, busy: bool)
         f'<button id="{id}" class="{kind}" data-do="verdict-ask" data-id="{html.escape(run.id)}" data-quick="{quick}" '
         f'data-character="{html.escape(run.character)}"{" disabled" if busy else ""}>{words}</button>')
     if found is None:
-        return (f'<p class="quiet">{html.escape(ASK.format(name))}</p><div class="live-buttons">'
+        kept = services.evaluating.broken_off(run.character)
+        begun = f" It has begun: {count(kept, 'answer')} {'is' if kept == 1 else 'are'} kept." if kept else ""
+        return (f'<p class="quiet">{html.escape(ASK.format(name) + begun)}</p><div class="live-buttons">'
                 f'{ask("prune-ask", f"Is it still {html.escape(name)}?", "yes", "primary")}</div>')
     page = base64.b64encode(verdict_page(found).encode()).decode()
     save = f'<a class="verdict-save" download="{slug(name)}-verdict.html" href="data:text/html;base64,{page}">Save as a page</a>'

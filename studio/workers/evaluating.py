@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import UserError
-from engine.base.evidence import RESULT, Evaluation, Telling, read_evaluation
+from engine.base.evidence import ANSWERS, RESULT, Evaluation, Telling, read_evaluation
 from engine.base.files import is_file
 from studio.settings import Settings
 from studio.workers.commands import is_whole
@@ -30,6 +30,14 @@ class Evaluating(Resumable):
             return read_evaluation(file) if is_file(file) else None
         except UserError:
             return None
+
+    def broken_off(self, character: str) -> int:
+        """How many answers are kept of an evaluation that began and has no result yet; 0 where there is none."""
+        file = self.folder(character) / ANSWERS
+        if is_file(self.folder(character) / RESULT) or not is_file(file):
+            return 0
+        with file.open("rb") as lines:
+            return sum(1 for _ in lines)
 
     def differing(self, character: str, item: str) -> tuple[Evaluation, Telling]:
         """An item of a character's last evaluation where the models differ. Raises UserError where it is not there any more."""
