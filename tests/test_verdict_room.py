@@ -82,7 +82,7 @@ def test_an_evaluation_that_was_broken_off_says_what_it_kept(services: Services,
     folder = services.evaluating.folder(run.character)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ANSWERS).write_text('{"key": "a"}\n{"key": "b"}\n')
-    assert "It has begun: 2 answers are kept." in shown(services, run)
+    assert "It has begun: 2\u00a0answers are kept." in shown(services, run)
 
 
 def test_a_result_about_other_runs_is_no_verdict_on_this_one(services: Services, run: Run) -> None:
