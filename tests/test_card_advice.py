@@ -121,6 +121,7 @@ def test_acting_for_the_player(text: str, act: str) -> None:
 
 
 def test_example_dialogue() -> None:
+    assert "no example dialogue" in only("hint", "mes_example", mes_example=" ")
     assert "<START>" in only("hint", "mes_example", mes_example="{{user}}: Hi.\n{{char}}: Hm.")
     assert "{{char}}:" in only("hint", "mes_example", mes_example="<START>\n{{user}}: Hi.\nHm, she says.")
     for label in ("{{Char}}", "<bot>", "Ann Lee", "Ann"):

@@ -124,6 +124,7 @@ def test_a_past_export_shows_its_proofs_and_where_to_begin(services: Services, p
     run = finished(services, person, "First")
     text = view.export_html(runs.add_export(services.store, run.id, "First", str(tmp_path / '<a "b"'), 5, PROOF), "/tmp/zoe 25.zip")
     assert "638 of 640 times (2 of the others are ties), in 20 texts" in text
+    assert "ollama create first -f Modelfile\nollama run first</pre>" in text
     assert "ollama/Modelfile" in text.replace("</code>", "") and "unity/README.md" in text and "1.25 times the dense" in text
     assert 'data-copy="' in text and '<a "b"' not in text and "is no longer there" in text
     assert 'href="gradio_api/file=/tmp/zoe%2025.zip" download' in text

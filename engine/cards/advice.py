@@ -118,6 +118,9 @@ def _greetings(fields: dict[str, Any]) -> Iterator[Advice]:
 def _dialogue(fields: dict[str, Any]) -> Iterator[Advice]:
     text, field = fields["mes_example"], "mes_example"
     if not text.strip():
+        if fields["description"].strip():  # the first thing to write
+            yield Advice(field, "hint", "There is no example dialogue. Two or three short exchanges shape the voice more than "
+                         "anything else.")
         return
     if not START.search(text):
         yield Advice(field, "hint", "The example dialogue has no <START>. Put one on a line of its own before each dialogue.")

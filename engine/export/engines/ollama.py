@@ -11,6 +11,7 @@ from engine.base.sampling import DEFAULTS, TOP_K
 from engine.export.engines.target import Pack, Target
 
 VERSION = "Ollama 0.12"
+COMMANDS = ("ollama create {name} -f Modelfile", "ollama run {name}")
 _SPACES = {"Zs", "Zl", "Zp"}
 _PRINTABLE = frozenset("LMNPS")  # of Unicode's categories, those that Go prints
 _QUOTES_AT_END = re.compile(r'"""(?=[ \t]*$)', re.MULTILINE)
@@ -19,8 +20,7 @@ _QUOTES_AT_END = re.compile(r'"""(?=[ \t]*$)', re.MULTILINE)
 def render_modelfile(pack: Pack) -> str:
     """The Modelfile of a character, for a folder next to `gguf`."""
     lines = [f"# {printable(pack.title)} for {VERSION} or newer. In this folder:",
-             f"#   ollama create {pack.slug} -f Modelfile",
-             f"#   ollama run {pack.slug}",
+             *(f"#   {one.format(name=pack.slug)}" for one in COMMANDS),
              f"FROM ../gguf/{pack.gguf}"]
     if pack.template:
         lines.append(f"TEMPLATE {quoted(pack.template)}")
@@ -61,4 +61,4 @@ def printable(text: str) -> str:
 
 
 TARGET = Target("ollama", "Ollama", "Ollama 0.12 or newer", "a Modelfile", lambda pack: {"Modelfile": render_modelfile(pack)},
-                start="Modelfile", hint="begins with the two commands to type")
+                start="Modelfile", hint="is all that it needs beside the GGUF file. In a terminal:", commands=COMMANDS)

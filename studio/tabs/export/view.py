@@ -15,7 +15,7 @@ from urllib.parse import quote
 import plotly.graph_objects as go
 
 from engine.base import pruning_events
-from engine.base.files import PROGRAM
+from engine.base.files import PROGRAM, slug
 from engine.base.sizes import COMMON_TYPES, WRITTEN, Shapes, count, decoder_of, expected_bytes, odd_rows
 from engine.export.engines import TARGETS
 from studio import labels, trial
@@ -157,6 +157,10 @@ def _engine_facts(export: Export) -> list[tuple[str, str]]:
     for engine in export.proof.get("engines", []):
         target = TARGETS.get(engine)  # the library may have exports for a target that is gone
         text = f"<code>{html.escape(engine)}/{target.start}</code> {target.hint}" if target else html.escape(engine)
+        if target and target.commands:
+            typed = [f'cd "{Path(export.folder) / engine}"', *(one.format(name=slug(export.name)) for one in target.commands)]
+            copied = html.escape("\n".join(typed))
+            text += f'<pre>{copied}</pre><button type="button" class="copy" data-copy="{copied}">Copy</button>'
         if engine == trial.FOLDER and Path(export.folder).is_dir():
             text += f" {trial.link(export.id)}"
         facts.append((target.label if target else html.escape(engine), text))

@@ -68,8 +68,8 @@ def from_html(chosen: LineSet | None, coming: bool = False) -> str:
     if chosen is None and coming:
         return '<p class="prune-from">The lines are being made.</p>'
     if chosen is None:
-        return ('<p class="prune-from">There are no lines yet. Prune makes them first and then goes on by itself, without waiting '
-                'for you to read them.</p>')
+        return ('<p class="prune-from">There are no lines yet. Prune makes them first and then goes on by itself. To read them '
+                'before, press Make the lines.</p>')
     first = "" if chosen.state == "approved" else " Approve these lines first."
     return (f'<p class="prune-from" data-set="{html.escape(chosen.id)}">Learns from <b>{html.escape(label(chosen))}</b>.'
             f'{first}</p>')

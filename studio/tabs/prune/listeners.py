@@ -23,6 +23,9 @@ COPIED = "Approved lines do not change, so your change went into a copy. Approve
 # The set that the page shows, in place of the second value.
 _WITH_SET = ("(character, _, ...others) => "
              "[character, document.querySelector('#prune-from [data-set]')?.dataset.set ?? '', ...others]")
+# What was begun comes into view: its lines where they are made first, else the run.
+_IN_SIGHT = ("() => setTimeout(() => (document.querySelector('#prune-making :is(.running, p.quiet)') ?? "
+             "document.getElementById('prune-run'))?.scrollIntoView(), 700)")
 Actions = dict[str, Callable[..., Any]]
 
 
@@ -246,5 +249,5 @@ def _starting(services: Services, room: RunsController, page: Page, controls: Co
     chosen = [page.character, controls.shown_set, page.model]
     for begin in (controls.start.click, controls.name.submit):
         begin(start, [*chosen, controls.name, *controls.plan], [controls.looks, controls.name], trigger_mode="once", js=_WITH_SET,
-              **page.private)
+              **page.private).success(None, js=_IN_SIGHT, **page.private)
     controls.ladder.click(queue_three, [*chosen, *controls.plan], controls.looks, trigger_mode="once", js=_WITH_SET, **page.private)

@@ -206,7 +206,7 @@ def _done(run: Run) -> str:
     if reading:
         parts.append(f"On {words.count(reading.lines, 'line')} that it did not learn from, it picks the same next word "
                      f"piece as the dense model {words.percent(reading.top1)} of the time{_beside(run)}. "
-                     "Compare shows whether it is still the same character.")
+                     "Whether it is still the same character, its verdict tells.")
     if baked := run.summary.get("choices", {}).get(StageId.BAKE):
         parts.append(f"Before the first word it reads {words.count(baked['prompt_tokens'], 'word piece')} "
                      f"instead of {baked['whole_prompt_tokens']:,}.")
