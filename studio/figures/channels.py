@@ -30,7 +30,7 @@ def used(event: ChannelUse | None) -> go.Figure:
     legend = f'<span style="color:{EMBER}">■</span> more than others · <span style="color:{BLUE}">■</span> less'
     says = (f"The orange groups are used more by {event.subject or 'this character'} than by {spoken_list(event.others)}; most of "
             f"all one in layer {layer + 1}, {_times(grid[layer, place])} as much.")
-    return drawn([trace], USED, [f"{who} · {event.done:,} of {words.count(event.total, 'row')} read", legend],
+    return drawn([trace], USED, [f"{who} · {event.done:,} of {words.count(event.total, 'part')} of the text read", legend],
                  f"Each row is a layer of the model, each cell a group of its channels, as they lie in the model. Read while the "
                  f"model spoke: {words.count(event.tokens, 'word piece')} of this character, {event.other_tokens:,} of the others. "
                  f"The colours are full at {_times(full)} as much, or as little.", height_of(layers) + 6, says,

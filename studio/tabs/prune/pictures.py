@@ -115,8 +115,8 @@ def answers_html(answers: Sequence[Answered]) -> str:
 
 def frame_html() -> str:
     """Where the pictures go."""
-    first, *rest = ("".join(('<div class="figure-row">', *map(_place, pair), "</div>")) for pair in FIGURES)
-    return (f'<div data-live="prune-film"></div>{first}<div data-live="prune-answers"></div>{"".join(rest)}'
+    rows = ("".join(('<div class="figure-row">', *map(_place, pair), "</div>")) for pair in FIGURES)
+    return (f'<div data-live="prune-film"></div><div data-live="prune-answers"></div>{"".join(rows)}'
             f'<div data-live="prune-others"></div><div class="figure-row" id="prune-row-overlap">{_places(OVERLAPS)}</div>')
 
 
