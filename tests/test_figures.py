@@ -130,7 +130,7 @@ def test_use_is_told_from_the_others_with_names_and_counts() -> None:
     assert theme.says_of(figure) == (
         "The orange groups are used more by Pim than by the plain assistant, Edith and Bodo; most of all one in layer 2, "
         "2 times as much.")
-    for words_said in ("3 of 12\u00a0rows", "2,310\u00a0word pieces", "1,200 of the others"):
+    for words_said in ("3 of 12\u00a0parts", "2,310\u00a0word pieces", "1,200 of the others"):
         assert words_said in texts(figure)
     assert channels.spoken_list([]) == "others"
 
