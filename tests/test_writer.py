@@ -11,6 +11,8 @@ from teacher_server import teacher_server
 from test_chat_worker import Bench
 
 from engine.base.errors import UserError
+from engine.base.files import write_json
+from engine.base.known_models import SMALL
 from engine.serving.requests import parse
 from studio.services import Services
 from studio.settings import Settings
@@ -146,6 +148,18 @@ def test_a_very_small_model_says_that_it_is(services: Services, monkeypatch: pyt
     assert writer.who()["note"].startswith("tiny writes. It is very small")
     values.set_value(services.store, "model", "small")
     assert "very small" not in writer.who()["note"] and "larger model writes better" in writer.who()["note"]
+
+
+def test_the_better_of_the_two_own_models_writes_where_it_is_there(services: Services) -> None:
+    writer = Writer(services)
+    values.set_value(services.store, "model", "starter")
+    assert writer.model() == "starter"
+    folder = SMALL.folder_in(services.settings.home)
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {})
+    assert writer.model() == "small" and services.base_model() == "starter"
+    values.set_value(services.store, "model", "some/other")
+    assert writer.model() == "some/other"
 
 
 def test_an_accepted_text_is_a_version_of_its_own(services: Services, mara: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.base.errors import UserError
 from engine.base.ids import FinishReason
-from engine.base.known_models import KNOWN
+from engine.base.known_models import KNOWN, SMALL, STARTER
 from engine.cards.card import Card, unfinished
 from engine.cards.difference import text_pieces
 from engine.cards.writing import Wish, chat, finished, sampling
@@ -103,8 +103,9 @@ class Writer:
         values.set_value(self.store, SERVER, list(checked_server(url, model)) if who == "server" else [])
 
     def model(self) -> str:
-        """The model of the page."""
-        return self.services.base_model()
+        """The model of the page, but in the starter's place `small`, where it is there: it writes better, and costs no download."""
+        model = self.services.base_model()
+        return SMALL.name if model == STARTER.name and SMALL.is_in(self.services.settings.home) else model
 
     def _found(self, id: str) -> _Asked:
         with self._lock:
