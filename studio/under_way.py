@@ -90,7 +90,7 @@ def _row(job: Job) -> str:
 def _of_run(services: Services, run: runs.Run) -> Job:
     view = services.watcher.view(run.id)
     stage, (left, _) = view.current_stage, times.left(services, run)
-    share = stage.done / stage.total if stage and stage.total else 0.0
+    share = stage.share if stage else 0.0
     state = services.jobs.shown_state(run)
     doing = labels.RUN_STATES["starting" if state == "running" else state]
     if stage and state == "running":

@@ -68,6 +68,7 @@ def typical(run: Run) -> dict[Key, float]:
 def seconds_left(view: RunView, took: Mapping[Key, float], by_pace: bool = False) -> float | None:
     """Seconds until a run ends whose stages take as long as they `took`, at today's pace; None where that is not known.
 
+    The stage under way counts by its own steps the more, the further it is.
     Today's pace: what the finished stages took, beside what they took then; before LEAST seconds of them it is 1, or, `by_pace`,
     not known.
     """
@@ -83,7 +84,10 @@ def seconds_left(view: RunView, took: Mapping[Key, float], by_pace: bool = False
         if stage.state == "waiting":
             left += usual
         elif stage.state == "running":
-            left += stage.eta if stage.eta is not None else max(usual - stage.seconds, 0.0)
+            expected = max(usual - stage.seconds, 0.0)
+            own = expected if stage.eta is None else stage.eta
+            share = stage.share if usual else 1.0  # its first steps say little of the rest
+            left += share * own + (1 - share) * expected
     return left if took and view.stages else None
 
 

@@ -34,6 +34,11 @@ class StageView:
     begun: float = 0.0  # Unix seconds of the present process's beginning of it
     first: int = -1  # steps that were done before the present process took over
 
+    @property
+    def share(self) -> float:
+        """How much of it is done, from 0 to 1; 0 where that is not known."""
+        return min((self.done + self.under_way) / self.total, 1.0) if self.total else 0.0
+
 
 class Moment(NamedTuple):
     """An event that a picture shows, after `at` seconds of work, in a stage."""

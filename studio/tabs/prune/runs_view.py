@@ -163,9 +163,8 @@ def _writing(view: RunView) -> str:
 def _stage(stage: StageView, alive: bool) -> str:
     running = stage.state == "running" and alive
     state = stage.state if running or stage.state != "running" else "stopped"
-    share = min((stage.done + stage.under_way) / stage.total, 1.0) if stage.total else 0.0
     bar = (f'<div class="bar" role="progressbar" aria-label="{labels.stage(*stage.key)}" aria-valuemin="0" '
-           f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}"><i style="width:{share * 100:.0f}%"></i></div>'
+           f'aria-valuemax="100" aria-valuenow="{stage.share * 100:.0f}"><i style="width:{stage.share * 100:.0f}%"></i></div>'
            if running and stage.total else "")
     notes = []
     if stage.total and state in ("running", "stopped", "failed"):
