@@ -7,8 +7,8 @@ Requests, each with an "id" that its answers repeat:
       turns: the whole conversation, the greeting as the assistant's first turn where it was used; macros in them are
       filled in. "continue": the last turn, the assistant's, is continued. sampling: fields of SamplingParams
       (engine/base/sampling.py); seed (none: a random one). type: of the GGUF file that speaks ("Q8_0"; "": the best at hand).
-      memory: sentences on the player from earlier conversations. Answers: Said (a new piece of text) ..., Ended (with the
-      type and the engine that spoke).
+      memory: sentences on the player from earlier conversations. Answers: Reading (done and total tokens of a long
+      prompt) ..., Said (a new piece of text) ..., Ended (with the type and the engine that spoke).
   {"do": "write", "model", "messages": [{"role", "content"}, ...], "sampling": {...}, "server": [address, model]}
       a text, for no character: by the model, or by the server where one is given. Answers: Said ..., Ended.
   {"do": "warm", "model", "card", "turns", "player"}   load the model and read the prompt's beginning; Warmed

@@ -115,7 +115,7 @@ def figure_box(**named: Any) -> gr.HTML:
 def figure_html(figure: Any) -> str:
     """A plotly figure as the value of a figure_box."""
     text = figure.to_json().replace("<", "\\u003c").replace("&", "\\u0026")
-    return f"<template>{text}</template>"  # Gradio warns of a script in a terminal, whatever its type
+    return f"<template>{text}</template>"  # for a script of any type, Gradio prints a warning
 
 
 def look_box(room: str) -> gr.Textbox:
@@ -182,6 +182,12 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
             return gr.skip()
 
     return once
+
+
+def in_sight(*selectors: str, wait: int = 100) -> dict[str, Any]:
+    """A listener's arguments that scroll to what has just appeared: after `wait` ms, to the first of these that is there."""
+    first = " ?? ".join(f"document.querySelector('{one}')" for one in selectors)
+    return {"fn": None, "js": f"() => setTimeout(() => ({first})?.scrollIntoView({{block: 'nearest'}}), {wait})", **PRIVATE}
 
 
 def for_script(act: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:

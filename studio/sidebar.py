@@ -18,7 +18,7 @@ from engine.base.errors import UserError
 from engine.cards import fields
 from studio import library, under_way, welcome
 from studio.live import COMMON
-from studio.page import FLUSH, PRIVATE, Page, guarded, in_turn, live_html, live_script
+from studio.page import FLUSH, PRIVATE, Page, guarded, in_sight, in_turn, live_html, live_script
 from studio.panels import LibraryPanel, SettingsPanel
 from studio.services import Services
 from studio.shelf import Shelf
@@ -33,12 +33,6 @@ _TURN = in_turn("sidebar")
 _ADDRESS = "(value) => window.personaStudioAddress('character', value)"
 _CAST = "() => personaStudioPart('#draft-cast', '#cast-place textarea')"
 _ADDRESSED = "(search) => [search, new URLSearchParams(location.search).get('character') ?? '']"
-
-
-def _in_sight(id: str) -> dict[str, Any]:
-    """A listener's arguments that scroll what has just appeared into view: in a low window the sidebar scrolls."""
-    return {"fn": None, "js": f"() => setTimeout(() => document.getElementById('{id}')?.scrollIntoView({{block: 'nearest'}}), 100)",
-            **PRIVATE}
 
 
 # The list of jobs closes with a click elsewhere, and with one that goes to a job, whose part of the room is opened then.
@@ -185,7 +179,7 @@ def _making(services: Services, page: Page, side: Side) -> None:
     side.cast.click(lambda: gr.Tabs(selected="draft"), None, page.rooms, **PRIVATE).then(None, None, None, js=_CAST, **PRIVATE)
     side.duplicate.click(duplicate, listing, shown, js=FLUSH, **_TURN)
     loading = side.load.upload(load_cards, [*listing, side.load], [*shown, side.imports, side.imported, side.close], **PRIVATE)
-    loading.then(**_in_sight("side-imported"))
+    loading.then(**in_sight("#side-imported"))
     side.close.click(lambda: gr.Column(visible=False), None, side.imports, cancels=[loading], **PRIVATE).then(
         list_all, side.search, [side.choice, side.nothing], **PRIVATE)
 
@@ -266,7 +260,7 @@ def _deleting(services: Services, page: Page, side: Side) -> None:
 
     shown = _of_opened(page, side)
     side.delete.click(delete, [side.search, page.character], [*shown, side.deleted, side.undo_box, side.undo_text],
-                      trigger_mode="once", js=FLUSH, **_TURN).then(**_in_sight("side-undo-box"))
+                      trigger_mode="once", js=FLUSH, **_TURN).then(**in_sight("#side-undo-box"))
     side.undo.click(undo, [side.search, side.deleted], [*shown, side.undo_box], **_TURN)
 
 

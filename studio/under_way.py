@@ -92,9 +92,8 @@ def _of_run(services: Services, run: runs.Run) -> Job:
     stage, (left, _) = view.current_stage, times.left(services, run)
     share = stage.share if stage else 0.0
     state = services.jobs.shown_state(run)
-    doing = labels.RUN_STATES["starting" if state == "running" else state]
-    if stage and state == "running":
-        doing = labels.stage(*stage.key)
+    begun = stage if state == "running" else None
+    doing = labels.stage(*begun.key) if begun else labels.RUN_STATES["starting" if state == "running" else state]
     if left is not None and state == "running":
         spent = pace.seconds_of(view)
         share, doing = spent / max(spent + left, 1.0), f"{doing}, {words.remaining(left)}"

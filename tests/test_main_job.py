@@ -62,7 +62,7 @@ def by_the_studio(starter: Path, home: Path) -> Path:
             assert [url for url in asked if not url.startswith((studio.address, "data:", "blob:"))] == []
     finally:
         studio.end()
-    assert "Warning" not in (home / "studio.txt").read_text()  # a writer's terminal has the address, and nothing to puzzle over
+    assert "Warning" not in (home / "studio.txt").read_text()  # the terminal shows the address and nothing to puzzle over
     return home / "exports" / "pim-quarter"
 
 

@@ -54,7 +54,7 @@ def test_a_first_run_is_measured_by_its_preset_once_its_pace_is_known(tmp_path: 
     export = 3 * usual[StageId.EXPORT, ""]
     tuning = lambda **steps: seconds_left(run_of(*slow, 10, **steps), usual, by_pace=True)
     expected_of_it = 3 * usual[StageId.TUNE, ""] - 10
-    # The tenth step of forty took 10 s, so thirty take 300: that counts by a quarter, and what is usual by three.
+    # The tenth step of forty took 10 s, so thirty take 300: that counts a quarter, and the usual time three.
     assert tuning(total=40, done=10) == pytest.approx(300 / 4 + expected_of_it * 3 / 4 + export)
     assert tuning(total=40, done=40) == pytest.approx(export)
     assert (StageId.ANSWERS, "") not in usual  # its lines are there

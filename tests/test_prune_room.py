@@ -225,16 +225,6 @@ def test_too_few_lines_are_not_approved(line_room: LinesController, person: str)
         line_room.approve("")
 
 
-def test_lines_that_were_used_as_they_came_are_not_called_approved(services: Services, person: str) -> None:
-    made = lines.add_set(services.store, person, 1, records(), {}, name=f"Lines{lines.UNREAD}")
-    lines.approve(services.store, made.id)
-    found = lines.sets(services.store, person)[0]
-    shown = lines_view.summary_html(found, lines.lines(services.store, made.id), 60, 60, 1)
-    assert "used as they came" in shown and "approved" not in shown
-    named = dataclasses.replace(found, name="Mine")
-    assert "approved" in lines_view.summary_html(named, lines.lines(services.store, made.id), 60, 60, 1)
-
-
 def test_the_summary_counts_each_kind_and_says_why_answers_went(services: Services, person: str) -> None:
     made = lines.add_set(services.store, person, 1, records(), {"truncated": 4, "<b>": 2})
     text = lines_view.summary_html(made, lines.lines(services.store, made.id), 60, 60, 2)

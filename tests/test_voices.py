@@ -94,7 +94,7 @@ async def all_of(pieces: AsyncGenerator[Piece, None]) -> list[Piece]:
     return [piece async for piece in pieces]
 
 
-def test_how_far_a_long_prompt_is_read_is_told(voice: LlamaVoice) -> None:
+def test_a_long_prompt_reports_how_far_it_is_read(voice: LlamaVoice) -> None:
     long = [5 + place * 7 % 200 for place in range(400)]
     told = [piece.reading for piece in asyncio.run(all_of(voice.complete(long, WILD, 3))) if piece.reading]
     assert len(told) >= 2 and told == sorted(told) and told[-1] == (400, 400) and 0 < told[-2][0] < 400

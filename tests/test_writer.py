@@ -150,7 +150,7 @@ def test_a_very_small_model_says_that_it_is(services: Services, monkeypatch: pyt
     assert "very small" not in writer.who()["note"] and "larger model writes better" in writer.who()["note"]
 
 
-def test_the_better_of_the_two_own_models_writes_where_it_is_there(services: Services) -> None:
+def test_small_writes_instead_of_the_starter_where_it_is_on_disk(services: Services) -> None:
     writer = Writer(services)
     values.set_value(services.store, "model", "starter")
     assert writer.model() == "starter"

@@ -14,8 +14,8 @@ from engine.base.evaluation_events import Assessed, Compared
 from engine.base.files import read_json, write_json
 from engine.base.ids import Outcome
 
-ANSWERS = "answers.jsonl"  # beside it, every answer as it comes
 RESULT = "evaluation.json"
+ANSWERS = "answers.jsonl"  # beside it: every answer as it comes
 DENSE = "dense"  # the id of the speaker that the others are compared with
 OUTCOMES = {Outcome.HOLDS: "holds", Outcome.LOST: "lost", Outcome.UNSURE: "cannot tell yet", Outcome.UNMEASURED: "not measured"}
 

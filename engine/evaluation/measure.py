@@ -30,7 +30,7 @@ class ItemKind(StrEnum):
     LONG = "long"  # a conversation of many turns
 
 
-EVERY = frozenset(ItemKind)  # of a measure that takes whatever answers the others ask for
+EVERY = frozenset(ItemKind)  # for a measure of all answers: it asks nothing of its own, see Measure.kinds
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Measure:
 
     name: its key in results, never changed. label, unit: for people. higher: whether more is better. margin: how much worse
     counts as lost, in its unit, unless the writer says otherwise (5 points of a share, a tenth of a scale). kinds: the items that
-    it reads. quick: it is part of a quick evaluation. source: the paper.
+    it reads; EVERY: whatever the other measures ask for. quick: it is part of a quick evaluation. source: the paper.
     """
 
     name: str

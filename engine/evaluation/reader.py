@@ -14,7 +14,7 @@ from engine.models.ffn import decoder, project_logits
 from engine.models.loading import ModelSource, load_model, load_tokenizer
 from engine.models.packing import Example, Row, pack, run_row, states_that_predict
 
-ROW_TOKENS = 3072  # of what all prompts begin with, a row reads one copy: the longer, the fewer
+ROW_TOKENS = 3072  # each row computes the prompts' common prefix once, so long rows repeat it less often
 CHUNK = 128  # positions whose logits are held at once
 
 

@@ -118,7 +118,10 @@ def make_plan(job: EvaluateJob) -> Plan:
 
 
 def kinds_to_ask(measures: Sequence[Measure], judged: bool) -> frozenset[ItemKind]:
-    """The kinds of items that these measures are for. Without a judge (`judged`) nothing is asked for those that need one."""
+    """The kinds of items that these measures need: those of EVERY kind take what the others ask for, or, alone, ask everything.
+
+    Without a judge (`judged`) nothing is asked for measures that need one.
+    """
     usable = [one.kinds for one in measures if judged or Need.JUDGE not in one.needs]
     of_their_own = [kinds for kinds in usable if kinds != EVERY]
     return frozenset().union(*(of_their_own or usable))

@@ -31,7 +31,7 @@ from engine.serving.vocabulary import Vocabulary
 from engine.serving.voice import Piece, Timings
 
 LONGEST = 8192  # tokens of one prompt and answer
-READ_PIECE = 256  # tokens of a prompt that a processor reads between two reports; no slower than 2,048, its default
+READ_PIECE = 256  # tokens of a prompt that a CPU reads between two reports; no slower than 2,048, llama.cpp's default
 A_SLOT = 4096  # tokens of memory for each slot; all slots share them
 _LARGE, _MMAP_THRESHOLD = 1 << 20, -3  # bytes; mallopt's name for it
 _ALIKE = 0.1  # share of a prompt that a slot must know to be chosen for it

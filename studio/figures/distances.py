@@ -36,7 +36,7 @@ def course(points: Sequence[Point], loss: Literal["kl", "ce"] = "kl") -> go.Figu
     axis = value_axis("Distance to the dense model", values, (1, 2, 5))
     legend = [f'<span style="color:{EMBER}">■</span> {words.count(held[-1][1].lines, "held-out line")}'] if held else []
     legend += [f'<span style="color:{BLUE}">■</span> learning lines'] if seen else []
-    width = max((last - first) / size, last / size / 2, 1.0)  # of one point, too
+    width = max((last - first) / size, last / size / 2, 1.0)  # wide enough for a single point
     return drawn(_curves(held, seen, size), COURSE, [" · ".join(legend)],
                  words.DISTANCE + " Nothing is learned from the held-out lines.", HEIGHT, _course_says(held),
                  yaxis=axis, margin={"l": 50},

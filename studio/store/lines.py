@@ -16,7 +16,6 @@ from studio.store.database import Store
 from studio.store.records import Table, exists, new_id, now, to_json
 
 Decision = Literal["", "keep", "rewrite", "drop"]
-UNREAD = ", not read"  # ends the name of a set that was used as it came
 _WRITTEN = ("question", "answer", "neutral", "category", "source", "complete", "sensitivity")  # by the engine, in its order
 
 

@@ -167,7 +167,7 @@ class Jobs:
         values.set_value(self.store, _then_key(lines_run), {})
         try:
             require_enough((line.question for line in lines.lines(self.store, run.line_set)), "The set")
-            lines.rename_set(self.store, run.line_set, f"{run.name}{lines.UNREAD}")
+            lines.rename_set(self.store, run.line_set, f"{run.name}, not read")
             lines.approve(self.store, run.line_set)
             self.submit_prune(run.character, then["spec"], run.line_set, then["name"])
         except UserError as error:

@@ -68,9 +68,8 @@ def typical(run: Run) -> dict[Key, float]:
 def seconds_left(view: RunView, took: Mapping[Key, float], by_pace: bool = False) -> float | None:
     """Seconds until a run ends whose stages take as long as they `took`, at today's pace; None where that is not known.
 
-    The stage under way counts by its own steps the more, the further it is.
-    Today's pace: what the finished stages took, beside what they took then; before LEAST seconds of them it is 1, or, `by_pace`,
-    not known.
+    The further the stage under way is, the more its own steps count, beside what is usual. Today's pace: what the finished
+    stages took, beside what they took then; before LEAST seconds of them it is 1, or, `by_pace`, not known.
     """
     ended = [(stage.seconds, took[key]) for key, stage in view.stages.items() if stage.state == "done" and key in took]
     now, then = sum(one for one, _ in ended), sum(other for _, other in ended)

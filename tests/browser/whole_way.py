@@ -79,7 +79,7 @@ def make_lines(studio: Studio, page: Any, slug: str) -> None:
     expect(page.locator("#prune-making")).to_contain_text("answers", ignore_case=True)
     expect(page.locator("#prune-approve")).to_be_visible(timeout=15 * MINUTES)
     page.locator("#prune-approve").click()
-    expect(page.locator("#prune-summary")).to_contain_text("approved")
+    expect(page.locator("#prune-summary .pill.done")).to_have_text("ready")
 
 
 def prune(studio: Studio, page: Any, slug: str) -> None:
@@ -88,6 +88,7 @@ def prune(studio: Studio, page: Any, slug: str) -> None:
     A closed page stops nothing.
     """
     page.locator("#prune-start").click()
+    expect(page.locator("#prune-run")).to_be_in_viewport()
     kept = f"JSON.stringify({FIGURE.format(name='cut')}?.data?.[0]?.z ?? null)"
     page.wait_for_function(f"{kept} !== 'null'", timeout=15 * MINUTES, polling=SELDOM)
     first = page.evaluate(kept)

@@ -64,8 +64,8 @@ class Target:
     `id`: the folder's name, and the value of --for. `contents` and `written_for` (program and version) are for the docs.
     `render`: names of the folder's files -> text. `start`: the file to open first; `hint`: what it does, as in "README.md
     explains how to use it". `commands`: what to type in the folder, with {name} for the model's. `add`: writes into the folder
-    what is no text, or takes time, and yields where it can be stopped.
-    `fetch`: fetches what it needs from elsewhere, called `needs`, before anything is exported.
+    what is no text, or takes time, and yields where it can be stopped. `fetch`: fetches what it needs from elsewhere, called
+    `needs`, before anything is exported.
     """
 
     id: str

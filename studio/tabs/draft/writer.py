@@ -103,7 +103,7 @@ class Writer:
         values.set_value(self.store, SERVER, list(checked_server(url, model)) if who == "server" else [])
 
     def model(self) -> str:
-        """The model of the page, but in the starter's place `small`, where it is there: it writes better, and costs no download."""
+        """The model of the page; for the starter, `small` where it is on disk, since it writes better."""
         model = self.services.base_model()
         return SMALL.name if model == STARTER.name and SMALL.is_in(self.services.settings.home) else model
 

@@ -97,7 +97,7 @@ def _agreement(proof: dict[str, Any]) -> str:
 
 def _ending(run: Run, state: str) -> str:
     if run.state == "done":
-        return "Done. What to do with it stands beside it in the list of past exports."
+        return "Done. The list of past exports says what to do with it."
     if run.state == "stopped":  # an export cannot be resumed
         return "It was stopped; no files were kept. Press Export to begin again."
     if run.state == "failed":

@@ -9,7 +9,7 @@ from typing import Any
 from engine.base.questions import split_of
 from studio import labels
 from studio.figures import words
-from studio.store.lines import UNREAD, CalibrationLine, LineSet
+from studio.store.lines import CalibrationLine, LineSet
 
 PAGE = 200  # lines shown at first, and more by each press
 COMING = '<p class="prune-empty" id="prune-no-lines">They appear here when all of them are written.</p>'
@@ -68,8 +68,8 @@ def from_html(chosen: LineSet | None, coming: bool = False) -> str:
     if chosen is None and coming:
         return '<p class="prune-from">The lines are being made.</p>'
     if chosen is None:
-        return ('<p class="prune-from">There are no lines yet. Prune makes them first and then goes on by itself. To read them '
-                'before, press Make the lines.</p>')
+        return ('<p class="prune-from">There are no lines yet. Prune makes them and goes on by itself. To read them first, '
+                'press Make the lines.</p>')
     first = "" if chosen.state == "approved" else " Approve these lines first."
     return (f'<p class="prune-from" data-set="{html.escape(chosen.id)}">Learns from <b>{html.escape(label(chosen))}</b>.'
             f'{first}</p>')
@@ -156,12 +156,10 @@ def categories(lines: Sequence[CalibrationLine]) -> list[tuple[str, str]]:
 
 
 def summary_html(found: LineSet, lines: Sequence[CalibrationLine], shown: int, matches: int, version: int) -> str:
-    """How many lines of each kind there are, what was left out, and whether the set is approved."""
+    """How many lines of each kind there are, what was left out, and whether a run may learn from them."""
     sides = Counter(split_of(line.question) for line in lines)
     held_out = sides["validation"] + sides["test"]
-    state = '<i class="pill done">approved</i>' if found.state == "approved" else '<i class="pill">to be read</i>'
-    if found.state == "approved" and found.name.endswith(UNREAD):
-        state = '<i class="pill">used as they came</i>'
+    state = '<i class="pill done">ready</i>' if found.state == "approved" else '<i class="pill">to be read</i>'
     parts = [f"<b>{len(lines):,} {'line' if len(lines) == 1 else 'lines'}</b> {state}",
              f"{sides['train']:,} to learn from, {held_out:,} held out ({sides['validation']:,} to choose the best version, "
              f"{sides['test']:,} to report how good it is)"]

@@ -9,7 +9,7 @@ import gradio as gr
 
 from engine.base.errors import UserError
 from engine.base.job import PRESET_LABELS
-from studio.page import ENGINEER, Page, at_once, figure_html, guarded, looks
+from studio.page import ENGINEER, Page, at_once, figure_html, guarded, in_sight, looks
 from studio.services import Services
 from studio.store import lines, runs, values
 from studio.tabs import verdict
@@ -23,9 +23,7 @@ COPIED = "Approved lines do not change, so your change went into a copy. Approve
 # The set that the page shows, in place of the second value.
 _WITH_SET = ("(character, _, ...others) => "
              "[character, document.querySelector('#prune-from [data-set]')?.dataset.set ?? '', ...others]")
-# What was begun comes into view: its lines where they are made first, else the run.
-_IN_SIGHT = ("() => setTimeout(() => (document.querySelector('#prune-making :is(.running, p.quiet)') ?? "
-             "document.getElementById('prune-run'))?.scrollIntoView(), 700)")
+BEGUN = ("#prune-making :is(.running, p.quiet)", "#prune-run")  # the lines under way, else the run
 Actions = dict[str, Callable[..., Any]]
 
 
@@ -249,5 +247,5 @@ def _starting(services: Services, room: RunsController, page: Page, controls: Co
     chosen = [page.character, controls.shown_set, page.model]
     for begin in (controls.start.click, controls.name.submit):
         begin(start, [*chosen, controls.name, *controls.plan], [controls.looks, controls.name], trigger_mode="once", js=_WITH_SET,
-              **page.private).success(None, js=_IN_SIGHT, **page.private)
+              **page.private).success(**in_sight(*BEGUN, wait=700))
     controls.ladder.click(queue_three, [*chosen, *controls.plan], controls.looks, trigger_mode="once", js=_WITH_SET, **page.private)

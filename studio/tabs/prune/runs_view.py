@@ -145,7 +145,7 @@ def _making_buttons(run: Run, state: str) -> str:
 def stages_html(run: Run, view: RunView) -> str:
     """Every stage with its steps, seconds and time to go."""
     if not view.stages:
-        begins = "It is starting: loading what it computes with takes up to half a minute."
+        begins = "It is starting. Loading its libraries takes a while."
         waits = {"queued": "It begins when the runs before it have ended.", "starting": begins, "running": begins}
         return f'<p class="quiet">{waits.get(run.state, "")}</p>' if run.state in waits else ""
     alive = run.state in ACTIVE
@@ -205,7 +205,7 @@ def _done(run: Run) -> str:
     if reading:
         parts.append(f"On {words.count(reading.lines, 'line')} that it did not learn from, it picks the same next word "
                      f"piece as the dense model {words.percent(reading.top1)} of the time{_beside(run)}. "
-                     "Whether it is still the same character, its verdict tells.")
+                     "Its verdict says whether it is still the same character.")
     if baked := run.summary.get("choices", {}).get(StageId.BAKE):
         parts.append(f"Before the first word it reads {words.count(baked['prompt_tokens'], 'word piece')} "
                      f"instead of {baked['whole_prompt_tokens']:,}.")
@@ -234,5 +234,5 @@ def about(run: Run, set_name: str) -> str:
     removed = f"{words.removed(removed_share(run))} removed"
     parts = ["" if is_called(run, removed) else removed, str(spec.get("model", "")).rsplit("/", 1)[-1],
              PRESET_LABELS.get(str(spec.get("preset")), ""), *changed, f"card version {run.version}",
-             set_name if set_name.startswith("Lines") else f"lines: {set_name}" if set_name else ""]
+             f"from “{set_name}”" if set_name else ""]
     return " · ".join(filter(None, parts))
