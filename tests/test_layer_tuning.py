@@ -17,7 +17,7 @@ from engine.models.packing import pack, run_row
 from engine.pruning import layer_tuning
 from engine.pruning.cutting import as_if_cut, cut, kept_indices
 from engine.pruning.importance import random_scores, top_channels
-from engine.pruning.layer_tuning import LOSSES, Fitting, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
+from engine.pruning.layer_tuning import LOSSES, Fitting, LayerResult, RowRead, TunedLayer, Tuning, plain_layers, tune_layers
 from engine.pruning.reconstruction import begin, can_propagate, refit_propagated
 
 TUNING = Tuning(epochs=60, rate=0.05, seed=0, ridge=0.03, share=0.7)
@@ -232,6 +232,8 @@ def test_a_layer_that_is_tuned_says_how_far_it_is(model: Any, monkeypatch: pytes
     long = dataclasses.replace(TUNING, epochs=10)
     said = list(tune_layers(model, ROWS, ROWS, kept_indices(mask_of(model)), long))
     first = said[: next(place for place, one in enumerate(said) if isinstance(one, LayerResult))]
+    read = [one.share for one in first if isinstance(one, RowRead)]
+    assert read == sorted(set(read)) and read[-1] == 1 and len(read) > 1
     fitted = [one for one in first if isinstance(one, Fitting)]
     shares = [one.share for one in fitted]
     assert shares == sorted(set(shares)) and 0 < shares[0] < 0.1 and 0.9 < shares[-1] <= 1

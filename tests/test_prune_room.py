@@ -491,11 +491,13 @@ def test_what_a_run_tells_is_shown_and_the_rest_stays_as_it_is(services: Service
     tell(services, run, events.Step(StageId.LEARN_MASK, 1, 10, {"loss": 0.5}))
     second = shown(services, person)
     assert {id for id in second if second[id] != first.get(id)} == {"prune-progress", "prune-shown-course", "prune-figure-course"}
-    assert "1 of 10" in second["prune-progress"]
+    assert "1 of 10" in second["prune-progress"] and "the next one" not in second["prune-progress"]
     tell(services, run, SNAPSHOT)
     third = shown(services, person)
     assert {id for id in third if third[id] != second.get(id)} == {
         f"prune-{what}-{name}" for what in ("shown", "figure") for name in ("cut", "changes")}
+    tell(services, run, events.Step(StageId.LEARN_MASK, 1, 10, {events.UNDER_WAY: 0.5}))
+    assert "1 of 10, the next one 50\u00a0%" in shown(services, person)["prune-progress"]
 
 
 def test_a_page_looks_at_a_character_by_its_name_in_the_address(services: Services, person: str, set_id: str) -> None:

@@ -29,8 +29,8 @@ Look = tuple[float, str, str, str]  # Unix seconds, the stage, what stands there
 def measure_watching(model: str = "starter") -> Figures:
     """A quick run of Pim, lines included, begun by a click: the longest times without anything new to see, and in which stage.
 
-    New: a word of the progress (numbers and clocks do not count), or a pixel of the pictures below it. The run and its
-    studio stay in bench/watching of the data folder, for other measurements.
+    New: a word of the progress, how many percent of a step are done (other numbers and clocks do not count), or a pixel of the
+    pictures below it. The run and its studio stay in bench/watching of the data folder, for other measurements.
     """
     home = data_folder() / "bench" / "watching"
     shutil.rmtree(home, ignore_errors=True)
@@ -68,7 +68,7 @@ def _look(page: Any) -> Look:
     running = page.locator(".prune-stages .running")
     stage = running.last.inner_text().splitlines()[0] if running.count() else ""
     pictures = sha256(how.screenshot()).hexdigest() if how.is_visible() else ""
-    return time.time(), stage, re.sub(r"[\d.,:]+", "", said), pictures
+    return time.time(), stage, re.sub(r"(?!\d+\s?%)\b[\d.,:]+", "", said), pictures
 
 
 def summarise(looks: Sequence[Look]) -> Figures:

@@ -152,7 +152,7 @@ def _shown(parts: Parts, tokenizer: Any, batch: Sequence[Query], recipe: Recipe,
         place = max(range(len(answers)), key=lambda one: len(answers[one].tokens))
         tokens = answers[place].tokens
         yield Writing(stage, batch[place].question, tokenizer.decode(tokens, skip_special_tokens=True).strip())
-        yield Step(stage, done, total, {UNDER_WAY: round(len(batch) * len(tokens) / recipe.answer_tokens, 1)})
+        yield Step(stage, done, total, {UNDER_WAY: len(batch) * len(tokens) // recipe.answer_tokens})
 
 
 def make_up_questions(model: nn.Module, tokenizer: Any, voice: Voice, known: Sequence[str], recipe: Recipe,

@@ -60,6 +60,13 @@ class TunedLayer:
 
 
 @dataclass(frozen=True)
+class RowRead:
+    """One more row was read for a layer, before it is tuned: the share of all rows that were."""
+
+    share: float
+
+
+@dataclass(frozen=True)
 class Fitting:
     """A layer that is being tuned: the share of its steps that are done, and its error on the tokens of the last BETWEEN, as a
     share of what it is to put out."""
@@ -88,9 +95,9 @@ class LayerResult:
 @torch.no_grad()
 def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], kept: Sequence[Tensor], tuning: Tuning,
                 known: Sequence[LayerResult] = (), starts: Sequence[TunedLayer] | None = None) -> Iterator[
-                    LayerResult | Fitting | None]:
-    """Yields each layer's result, lowest layer first, in the model's dtype; before it None for each row that is read, and a Fitting
-    for every BETWEEN tokens that are learned from.
+                    LayerResult | Fitting | RowRead]:
+    """Yields each layer's result, lowest layer first, in the model's dtype; before it a RowRead for each row, and a Fitting for
+    every BETWEEN tokens that are learned from.
 
     `held_out`: rows that decide and teach nothing; `kept`: ascending channel indices (k,) a layer; `known`: the lowest layers,
     tuned by an earlier run; `starts`: the weights that each layer begins with, instead of its own rows and their least
@@ -112,7 +119,7 @@ def tune_layers(model: nn.Module, rows: Sequence[Row], held_out: Sequence[Row], 
                 regression.add(activations(ffn, entering)[..., index], wanted, stream.weight)
             before.append(stream_before)
             found[held].append(tokens_of(stream, entering, wanted))
-            yield None
+            yield RowRead(len(before) / (len(learning) + len(deciding)))
         if regression is None:
             assert given is not None
             start = TunedLayer(**{name: part.to(ffn.down.weight) for name, part in vars(given[ffn.index]).items()})

@@ -26,7 +26,7 @@ from engine.evaluation.fidelity import measure
 from engine.models.packing import Example, answer_states, pack
 from engine.pruning.adapter import AdapterSettings, Progress, merge, train_adapter
 from engine.pruning.cutting import Gates, as_if_cut, kept_indices
-from engine.pruning.layer_tuning import LOSSES, Fitting, LayerResult, TunedLayer, Tuning, plain_layers, tune_layers
+from engine.pruning.layer_tuning import LOSSES, Fitting, LayerResult, RowRead, TunedLayer, Tuning, plain_layers, tune_layers
 from engine.pruning.reconstruction import RIDGE, SHARE
 from engine.stages.context import JobContext
 from engine.stages.lines import recovery_lines
@@ -150,12 +150,15 @@ def _write_layers(ctx: JobContext, data: DistillationData, mask: Tensor, weights
     """Tune the layers that are not written yet, and write each one with the errors that decided."""
     known = _known(ctx, course.name)
     done, stopped = 0, any(one.after is None for one in known)
+    reading = 1 / (1 + 2 * course.tuning.epochs)  # of a layer's time: a pass that learns takes about twice as long as reading
     for result in tune_layers(ctx.model, read.rows, data.validation, kept_indices(mask), course.tuning, known, course.starts):
         values = {}
-        if isinstance(result, Fitting):
-            values = {UNDER_WAY: round(result.share, 2)}
+        if isinstance(result, RowRead):
+            values = {UNDER_WAY: round(reading * result.share, 3)}
+        elif isinstance(result, Fitting):
+            values = {UNDER_WAY: round(reading + (1 - reading) * result.share, 3)}
             yield LayerTuning(course.stage, done, result.error)
-        elif result is not None:
+        else:
             if done >= len(known):
                 parts = {name: part.to(ctx.weight_dtype) for name, part in vars(result.layer).items()}
                 errors = [result.before, float("nan") if result.after is None else result.after]

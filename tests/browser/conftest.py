@@ -135,6 +135,7 @@ class Studio:
 
     def open(self, page: Any, character: str = "", room: str = "draft") -> None:
         """Open a character, or the first, in a room, and wait until the page is filled: what is done before that may be lost."""
+        page.goto("about:blank")  # a page of a studio that was started again loads itself again, at any moment
         page.goto(self.url(character, room) if character else self.address)
         page.wait_for_function(FILLED, arg=[character, room])
 

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import expect
+from server_samples import until
 
 from browser.conftest import LOSE, PATIENCE, Studio
+from engine.base.job import PRESET_LABELS
+from studio.store import values
+from studio.store.database import open_store
 from studio.ui import ROOMS
 
 
@@ -107,6 +111,22 @@ def test_settings_are_remembered_and_show_where_everything_is(studio: Studio, pa
     page.emulate_media(color_scheme="dark")  # the system's, which no longer counts
     page.wait_for_timeout(300)
     assert page.evaluate("document.body.classList.contains('dark')") is False
+
+
+def test_what_is_kept_does_not_paint_over_what_was_chosen_on_this_page(studio: Studio, page: Any) -> None:
+    store = open_store(studio.home / "studio.db")
+    values.set_value(store, "lines-preset", "standard")
+    studio.open(page, "edith-crowle", "prune")
+    selected = page.locator("#prune-thorough label.selected")
+    expect(selected).to_have_text(PRESET_LABELS["standard"])
+    page.locator("#prune-thorough label", has_text="First try").click()
+    until(lambda: values.get_value(store, "lines-preset", "") == "try")
+    values.set_value(store, "lines-preset", "quick")  # an answer that was on its way
+    choose(page, "Bodo Grumm")
+    page.wait_for_timeout(1_000)
+    expect(selected).to_have_text("First try")
+    values.set_value(store, "lines-preset", "")
+    values.set_value(store, "prune-preset", "")
 
 
 SEARCH = "#side-search textarea, #side-search input"

@@ -72,7 +72,7 @@ def test_a_newcomer_talks_after_one_click_and_the_rooms_say_what_is_done(newcome
 
 def test_a_newcomer_prunes_after_at_most_three_clicks(newcomer: Any, store: Store) -> None:
     newcomer.get_by_role("tab", name="3 · Prune").click()
-    expect(newcomer.locator("#prune-from")).to_contain_text("Prune makes them first", timeout=SLOW)
+    expect(newcomer.locator("#prune-from")).to_contain_text("Prune makes them and goes on by itself", timeout=SLOW)
     newcomer.click("#prune-start")
     expect(newcomer.locator("#prune-making")).to_contain_text("pruning follows by itself", timeout=SLOW)
     assert clicks(newcomer) <= 3

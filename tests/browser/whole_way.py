@@ -40,6 +40,7 @@ def walk(studio: Studio, page: Any) -> Run:
     assert made
     run = runs.list_runs(store, character=made.id, kinds=["prune"])[0]
     assert run.state == "done" and runs.mask(store, run.id) is not None
+    assert run.spec["preset"] == "try"  # as was chosen for the lines
     assert [runs.list_exports(store, run=run.id)[0].name] == ["pim-quarter"]
     assert rounds.tally(store, run.id).total == 1
     return run

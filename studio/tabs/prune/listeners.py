@@ -1,6 +1,7 @@
 """The listeners of the Prune room: the forms, and the buttons of what the live channel shows."""
 
 import html
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,19 +173,22 @@ def _presets(services: Services, page: Page, tab: gr.Tab, controls: Controls) ->
         for name, preset in zip(names[-len(chosen):], chosen, strict=True):
             values.set_value(services.store, name, preset)
 
-    controls.preset.input(None, controls.preset, controls.prune_preset, js="(preset) => preset", **page.private)
-    controls.preset.input(guarded(keep), [controls.preset, controls.preset], None, **at_once(page.private))
-    controls.prune_preset.input(guarded(keep), controls.prune_preset, None, **at_once(page.private))
-    filled = gr.State(False)  # once a page: what is chosen there since must not be painted over
-
-    def fill(done: bool) -> Any:
-        if done:
-            return gr.skip()
+    def kept() -> str:
         found = (values.get_value(services.store, name, "") for name in names)
-        return *(one if one in PRESET_LABELS else "quick" for one in found), True
+        return json.dumps([one if one in PRESET_LABELS else "quick" for one in found])
 
+    both, chosen = [controls.preset, controls.prune_preset], "personaStudioPresetChosen"
+    controls.preset.input(None, controls.preset, both, js=f"(preset) => {{ window.{chosen} = true; return [preset, preset]; }}",
+                          **page.private)
+    controls.preset.input(guarded(keep), [controls.preset, controls.preset], None, **at_once(page.private))
+    controls.prune_preset.input(guarded(keep), controls.prune_preset, None, **at_once(page.private),
+                                js=f"(preset) => {{ window.{chosen} = true; return preset; }}")
+    # What is kept may arrive after a choice on this page, which it must not paint over: the page itself decides.
+    found = gr.Textbox(visible="hidden", label="Kept")
     for begin in (tab.select, page.character.change):
-        begin(fill, filled, [controls.preset, controls.prune_preset, filled], **page.private)
+        begin(kept, None, found, **page.private)
+    found.change(None, [found, *both], both, **page.private,
+                 js=f"(kept, lines, prune) => kept && !window.{chosen} ? JSON.parse(kept) : [lines, prune]")
 
 
 def _sizing(services: Services, page: Page, tab: gr.Tab, controls: Controls) -> None:

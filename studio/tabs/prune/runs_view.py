@@ -168,7 +168,8 @@ def _stage(stage: StageView, alive: bool) -> str:
            if running and stage.total else "")
     notes = []
     if stage.total and state in ("running", "stopped", "failed"):
-        notes.append(f"{int(stage.done + (stage.under_way if running else 0)):,} of {stage.total:,}")
+        whole, part = divmod(stage.done + (stage.under_way if running else 0), 1)
+        notes.append(f"{whole:,.0f} of {stage.total:,}" + (f", the next one {words.percent(part)}" if round(part, 2) else ""))
     if running:
         notes.append(f'<time data-since="{(stage.at or time.time()) - stage.seconds:.1f}"></time>')
     elif stage.seconds >= 0.5:
