@@ -34,6 +34,7 @@ from engine.export import copying, gguf_proof, gguf_writer, plain_transformers, 
 from engine.export.copying import copy_folder
 from engine.export.engines import TARGETS
 from engine.export.folder import MASK, mask_file, read_mask
+from engine.serving.files import gguf_file
 from engine.serving.gguf_header import read_header
 
 
@@ -136,6 +137,25 @@ def test_files_of_the_run_are_taken_over_where_asked_for_and_else_left_out(speak
     assert files_of(speaking_run)[name].endswith(data)
     list(copy_folder(copy_of(tmp_path / "named", tmp_path / "of a copy")))  # proven files are part of an export
     assert files_of(tmp_path / "of a copy").keys() >= {"gguf/zoe-F16.gguf", "gguf/zoe-Q8_0.gguf"}
+
+
+@pytest.mark.usefixtures("speaks_here")
+def test_what_only_python_needs_can_be_left_out(speaking_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(gguf_proof, "ask", ask_here)
+    monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
+    out = tmp_path / "out"
+    list(copy_folder(copy_of(speaking_run, out, engines=["ollama"], gguf_only=True, zip=True)))
+    assert files_of(out).keys() == {"character.json", "report.json", "README.md", MANIFEST, "ollama/Modelfile",
+                                    "gguf/zoe-of-the-mill-Q8_0.gguf"}
+    readme = (out / "README.md").read_text(encoding="utf-8")
+    assert "library_name: gguf" in readme and "persona/" not in readme
+    assert check_manifest(out) == [] and main(["inspect", str(out)]) == 0
+    assert gguf_file(str(out)) == out / "gguf" / "zoe-of-the-mill-Q8_0.gguf"  # chat and serve speak from it
+    with zipfile.ZipFile(out.with_name("out.zip")) as archive:
+        assert {f"out/{name}" for name in files_of(out)} == set(archive.namelist())
+    for source, more, words in ((out, {}, "holds GGUF files alone"), (speaking_run, {"gguf_only": True}, "needs a GGUF file")):
+        with pytest.raises(UserError, match=words):
+            list(copy_folder(copy_of(source, tmp_path / "more", **more)))
 
 
 @pytest.mark.usefixtures("speaks_here")

@@ -204,6 +204,8 @@ class ExportJob(Process):
                          metavar="FILE")
     measure: str = knob("", "Measure speed and memory of the copy and of MODEL, the dense model that it was pruned from",
                         metavar="MODEL")
+    gguf_only: bool = knob(False, "Leave out the model's files for Python: the folder holds the GGUF files and what was made for "
+                                  "programs; needs --gguf or --for")
     zip: bool = knob(False, "Also write DIR.zip beside it")
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import shutil
 import time
 import zipfile
 from collections.abc import Generator
@@ -45,6 +46,7 @@ from engine.cards.prompt import messages
 from engine.export.engines import TARGETS, choose_file, needed_types, write_engine
 from engine.export.engines.target import make_pack
 from engine.export.folder import FORMER, GGUF
+from engine.export.licence import LEGAL_FILES
 from engine.export.model_card import write_readme
 from engine.export.verify import greet, measure_speed
 
@@ -161,6 +163,8 @@ def copy_folder(asked: ExportJob) -> Generator[Event, None, None]:
                                               for one in timed])
             if copy.name or copy.types or dense:
                 _rewrite_readme(staging)
+            if copy.asked.gguf_only:
+                _leave_python_out(staging, copy.engines)
             if copy.asked.zip:
                 yield from _zip(staging, partial, copy.out.name)
         if copy.asked.zip:
@@ -195,6 +199,12 @@ def _read_source(copy: Copy) -> tuple[dict[str, Any], dict[str, Any]]:
     if not all(name and not Path(name).is_absolute() and ".." not in Path(name).parts and not {"\\", "\0"} & set(name)
                for name in files):
         raise UserError(f"{source / MANIFEST} is damaged: it names a file outside the folder.", "Prune the character again.")
+    if report.get("gguf_only"):
+        raise UserError(f"{source} holds GGUF files alone, and an export begins with the model.", "Export the run itself again.")
+    if copy.asked.gguf_only and not needed_types(copy.engines, copy.asked.gguf):
+        raise UserError("An export of GGUF files alone needs a GGUF file.", "Add --gguf TYPE, or --for with a program.")
+    if copy.asked.gguf_only and report.get("characters"):
+        raise UserError(f"{source} holds a cast, which is exported whole.", "Export it without --gguf-only.")
     if report.get("characters") and copy.engines:
         raise UserError(f"Folders for other programs are made for one character, and {source} holds a cast.",
                         "Export it without --for, and serve it, or load gguf/adapters with llama.cpp (docs/cast.md).")
@@ -284,6 +294,19 @@ def _rewrite_readme(folder: Path) -> None:
         write_readme(folder, read_json(folder / "report.json"), card)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError("The folder's report was written by another version.", "Prune the character again.") from error
+
+
+def _leave_python_out(folder: Path, engines: list[str]) -> None:
+    """Remove the weights, configuration and tokenizer, which were needed until here; README.md and the manifest follow."""
+    texts = {"character.json", "report.json", "README.md"}
+    kept = {file.name for pattern in LEGAL_FILES for file in folder.glob(pattern)} | texts | {GGUF, *engines}
+    for entry in [one for one in folder.iterdir() if one.name not in kept]:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    write_json(folder / "report.json", {**read_json(folder / "report.json"), "gguf_only": True})
+    write_readme(folder, read_json(folder / "report.json"), read_json(folder / "character.json"))
 
 
 def _prove(folder: Path) -> Generator[Event, None, None]:

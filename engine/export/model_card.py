@@ -55,7 +55,8 @@ def render_front_matter(report: dict[str, Any], title: str, tags: Sequence[str] 
     results = [EvalResult(task_type="text-generation", dataset_type="player-lines", dataset_name=name, dataset_split="test",
                           metric_type=kind, metric_name=words, metric_value=round(float(found[field]), 4))
                for field, kind, words in _METRICS]
-    data = ModelCardData(**ancestry, **hub_fields(base), library_name="transformers", pipeline_tag="text-generation",
+    library = "gguf" if report.get("gguf_only") else "transformers"
+    data = ModelCardData(**ancestry, **hub_fields(base), library_name=library, pipeline_tag="text-generation",
                          tags=[*TAGS, *tags], model_name=title, eval_results=results)
     return f"---\n{data.to_yaml()}\n---\n"
 
@@ -103,10 +104,16 @@ def _body(report: dict[str, Any], title: str) -> list[str]:
         f"By Persona Studio, after Persona-Pruner (ICML 2026, arXiv 2606.14695): {report['lines']['train']} calibration "
         f"lines{f', {lore} of them about its lorebook' if lore else ''}, "
         f"{_origin_of_mask(report)}, {_after_mask(report)}seed {recipe['seed']}. "
-        "The system prompt is made from character.json; report.json has every figure. persona/ has what the model does not need: "
-        "the mask over the dense model's channels, and llama.cpp's importance matrix for quantising.", "",
+        f"The system prompt is made from character.json; report.json has every figure.{_beside(report)}", "",
         "## Limits", "", LIMITS,
     ]
+
+
+def _beside(report: dict[str, Any]) -> str:
+    """What the folder has beside the model, as a sentence; "" where that was left out with the model for Python."""
+    return "" if report.get("gguf_only") else (
+        " persona/ has what the model does not need: the mask over the dense model's channels, and llama.cpp's importance matrix "
+        "for quantising.")
 
 
 def _removed(report: dict[str, Any], share: float) -> str:
@@ -122,9 +129,10 @@ def _baked(report: dict[str, Any]) -> str:
     """What baking did, as sentences; "" where nothing was baked."""
     if not (baked := report.get("choices", {}).get(StageId.BAKE)):
         return ""
+    adapter = "" if report.get("gguf_only") else (" The folder adapter/ has what baking added, as a LoRA adapter: it is merged "
+                                                  "already, and with a scale of -1 it takes baking back.")
     return (f" The card is baked into the weights: it answers with a prompt of {baked['prompt_tokens']} tokens instead of "
-            f"{baked['whole_prompt_tokens']:,}, and needs that very prompt. The folder adapter/ has what baking added, as a LoRA "
-            "adapter: it is merged already, and with a scale of -1 it takes baking back.")
+            f"{baked['whole_prompt_tokens']:,}, and needs that very prompt.{adapter}")
 
 
 def _plays(report: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from studio.store import characters, lines, runs
 from studio.store.database import Store
 from studio.store.runs import Run
 
-EXPORT_OPTIONS = {"engines", "gguf", "measure", "dense"}
+EXPORT_OPTIONS = {"engines", "gguf", "gguf_only", "measure", "dense"}
 LONGEST_NAME = 120  # characters, as in the engine's own check
 
 
@@ -73,8 +73,8 @@ def prepare(settings: Settings, store: Store, run: Run) -> list[str]:
             return ["frontier", "--job", str(file)]
         if run.kind == "export":
             job |= _portrait(store, run, folder / "portrait.png")
-            write_json(file, {**job, "source": run.spec["source"], "out": run.spec["folder"], "name": run.name,
-                              **{name: run.spec[name] for name in ("engines", "gguf", "measure", "zip") if run.spec.get(name)}})
+            asked = {name: run.spec[name] for name in (*sorted(EXPORT_OPTIONS - {"dense"}), "zip") if run.spec.get(name)}
+            write_json(file, {**job, "source": run.spec["source"], "out": run.spec["folder"], "name": run.name, **asked})
             return ["export", "--job", str(file)]
         card, given = folder / "card.json", folder / "lines.jsonl"
         if not card.exists():
@@ -101,8 +101,8 @@ def export_spec(settings: Settings, store: Store, run_id: str, name: str, zipped
                 more: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The run to export, and the spec of its export to a folder whose name is free. Raises UserError.
 
-    `more`: "engines" and "gguf" (lists of names) and "measure", where they are asked for; or "dense": not the run's own model but
-    the dense one, {"job": fields of FrontierJob, "known": the folder of what was measured}.
+    `more`: "engines" and "gguf" (lists of names), "gguf_only" and "measure", where they are asked for; or "dense": not the run's
+    own model but the dense one, {"job": fields of FrontierJob, "known": the folder of what was measured}.
     """
     run = runs.get(store, run_id)
     if run is None or run.kind != "prune" or run.state != "done":

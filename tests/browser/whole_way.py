@@ -128,6 +128,7 @@ def export(studio: Studio, page: Any, slug: str) -> None:
     expect(name).to_have_value("pim-25")
     name.fill("pim-quarter")
     page.locator("#export-zip input").check()
+    page.locator("#export-python input").check()
     page.locator("#export-start").click()
     expect(page.locator("#export-detail")).to_contain_text("Proof of loading", timeout=5 * MINUTES)
     expect(page.locator("#export-download")).to_be_visible()

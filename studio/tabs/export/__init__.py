@@ -59,8 +59,11 @@ class Controls:
                                    info="The folder gets this name, with dashes for spaces.")
             targets = [(one.label, one.id) for one in TARGETS.values()]
             self.engines = gr.CheckboxGroup(targets, value=["ollama"], label="Ready for", elem_id="export-engines",
-                                            info="The model's folder is always made. Each of these gets a folder in it, with a "
-                                                 "page that explains how to use it; they share one GGUF file.")
+                                            info="Each gets a folder with a page that explains how to use it; they share one GGUF "
+                                                 "file. With none, it is the model for Python.")
+            self.python = gr.Checkbox(label="Also the model for Python", elem_id="export-python",
+                                      info="For transformers, vLLM and whoever wants to train it further. Without it the folder "
+                                           "is smaller. Your own copy stays here either way.")
             self.zip = gr.Checkbox(label="Also make a zip to share", elem_id="export-zip")
         with gr.Accordion("For engineers", open=False, elem_id="export-more"):
             types = [(f"{name} · {'about ' if FILE_TYPES[name].better else ''}{FILE_TYPES[name].bits:.3g} bits", name)
@@ -91,10 +94,11 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
         return proposed_name(services, found) if found else gr.skip()
 
     @guarded
-    def start(run: str | None, name: str, zipped: bool, engines: list[str], gguf: list[str], measure: bool) -> None:
+    def start(run: str | None, name: str, zipped: bool, engines: list[str], gguf: list[str], python: bool, measure: bool) -> None:
         if not run:
             raise UserError("No pruned model is chosen.")
-        services.jobs.submit_export(run, name, zipped, {"engines": engines, "gguf": gguf, "measure": measure})
+        services.jobs.submit_export(run, name, zipped, {"engines": engines, "gguf": gguf, "measure": measure,
+                                                         "gguf_only": bool(engines or gguf) and not python})
         services.live.touch(ROOM)
 
     @guarded
@@ -113,7 +117,7 @@ def build(services: Services, page: Page, tab: gr.Tab) -> None:
     views = {ROOM: controls.making, SHIP: controls.shipping.whole, SERVE: controls.serving.whole, CAST: controls.planner.whole}
     controls.view.change(lambda view: [type(one)(visible=view == name) for name, one in views.items()], controls.view,
                          list(views.values()), **page.private)
-    asked = [controls.run, controls.name, controls.zip, controls.engines, controls.gguf, controls.measure]
+    asked = [controls.run, controls.name, controls.zip, controls.engines, controls.gguf, controls.python, controls.measure]
     controls.start.click(start, asked, None, **page.private)
     for element in (controls.detail, controls.progress):
         element.click(act, None, None, **page.private)

@@ -120,7 +120,7 @@ def export_html(export: Export, archive: str) -> str:
                 f'<div class="live-buttons">{_button(export, "undo", "Undo")}</div>')
     folder = Path(export.folder)
     path = html.escape(str(folder))
-    python = (folder / "config.json").is_file()  # the dense model is exported as its GGUF file alone
+    python = (folder / "config.json").is_file()
     twice = python and export.proof.get("files")
     facts = [("Folder", f'<code>{path}</code> <button type="button" class="copy" data-copy="{path}">Copy</button>'
                         + ("" if folder.is_dir() else " <b>is no longer there</b>")),
@@ -130,7 +130,8 @@ def export_html(export: Export, archive: str) -> str:
     if export.damaged:
         facts.append(("Damaged", "the library can no longer read what was verified of this export; its files are unchanged"))
     if proof.get("text") and proof.keys() >= {"seconds", "tokens"}:
-        facts.append(("Proof of loading", "a fresh process loaded this folder with plain transformers, and the character said in "
+        loaded = "this folder" if python else "the model, before its files for Python were left out,"
+        facts.append(("Proof of loading", f"a fresh process loaded {loaded} with plain transformers, and the character said in "
                                           f"{proof['seconds']:.1f} s ({proof['tokens']} tokens): "
                                           f"<q>{html.escape(proof['text'])}</q>"))
     facts += _engine_facts(export)
