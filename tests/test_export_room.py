@@ -184,4 +184,5 @@ def test_what_was_asked_for_reaches_the_command_line(services: Services, person:
             "gguf_only": True, "measure": "starter"}
     arguments = prepare(services.settings, services.store, runs.add(services.store, person, 1, "export", "N", spec))
     asked = ExportJob(**read_options(build_parser().parse_args(arguments), ExportJob))
-    assert (asked.engines, asked.gguf, asked.measure) == (["ollama", "unity"], ["F16"], "starter") and asked.zip and asked.gguf_only and asked.leash
+    assert (asked.engines, asked.gguf, asked.measure) == (["ollama", "unity"], ["F16"], "starter")
+    assert asked.zip and asked.gguf_only and asked.leash

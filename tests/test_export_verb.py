@@ -140,7 +140,7 @@ def test_files_of_the_run_are_taken_over_where_asked_for_and_else_left_out(speak
 
 
 @pytest.mark.usefixtures("speaks_here")
-def test_what_only_python_needs_can_be_left_out(speaking_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_what_only_python_needs_can_be_left_out(speaking_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_proof, "ask", ask_here)
     monkeypatch.setattr(gguf_proof, "QUESTIONS", gguf_proof.QUESTIONS[:2])
     out = tmp_path / "out"
