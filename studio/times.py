@@ -48,7 +48,7 @@ class Times:
             basis = "going by its size, on two idle processor cores; the first quick run shows it"
         each = ", ".join(f"{PRESET_LABELS[preset]} {words.about(seconds * minutes / PRESET_MINUTES[QUICK])}"
                          for preset, minutes in PRESET_MINUTES.items())
-        slow = f"{PRESET_LABELS['paper']} takes much longer."
+        slow = f"{PRESET_LABELS['paper']} takes longer still; nobody has timed it to its end."
         return f"Lines and pruning together with {name}: {each}, {basis}. {slow}"
 
     def _seconds(self, run: Run) -> float | None:

@@ -157,7 +157,8 @@ def test_the_time_of_a_quick_run_is_as_measured_here_else_in_proportion_to_the_s
     times = Times(services)
     assert times.sentence("starter", "Starter", KNOWN["starter"].parameters) == (
         "Lines and pruning together with Starter: First try about 7\u00a0min, Quick about 14\u00a0min, "
-        "Standard about 42\u00a0min, going by a quick run here. Persona-Pruner as published takes much longer.")
+        "Standard about 42\u00a0min, going by a quick run here. Persona-Pruner as published takes longer still; "
+        "nobody has timed it to its end.")
     said = times.sentence("small", "Small", KNOWN["small"].parameters)
     assert "Small: First try about 33\u00a0min, Quick about 1\u00a0h 10\u00a0min" in said
 

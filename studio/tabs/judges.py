@@ -91,7 +91,7 @@ class JudgeFields:
 
     def __init__(self, room: str, player: bool = False) -> None:
         self.room = room
-        title = "A judge for what no rule can check" + (", and a played player" if player else "")
+        title = "A model that judges the answers" + (", and one that plays the player" if player else "")
         with gr.Accordion(title, open=False, elem_id=f"{room}-judge-box"):
             with gr.Row():
                 self.judge = gr.Dropdown(_JUDGES, value=NONE, label="Judge", allow_custom_value=True,

@@ -70,7 +70,7 @@ def meter_html(size: Size) -> str:
     state = "over" if size.total > size.budget else ""
     counts = "".join(f'#draft-{key} :is([data-testid="block-info"], .draft-list-title)::after {{ content: '
                      f'"{size.about}{count:,} token{"" if count == 1 else "s"}"; }}' for key, count in size.fields.items())
-    words = f"{size.about}{size.total:,} of {size.budget:,} tokens"
+    words = f"{size.about}{size.total:,} tokens, of at most {size.budget:,}"
     return (f'<div class="draft-meter {state}" title="{_METER_HINT}"><span class="measure">{words}</span>'
             f'<div class="bar" role="progressbar" aria-label="Size of the character: {words}. {_METER_HINT}" aria-valuemin="0" '
             f'aria-valuemax="{size.budget}" aria-valuenow="{min(size.total, size.budget)}"><i style="width:{share:.0%}"></i></div>'
