@@ -108,9 +108,10 @@ def _dispatch(options: argparse.Namespace, arguments: list[str]) -> int:
         migrate.refuse_bank(Path(one))
     if options.verb == "cast":
         raise UserError("Banks of characters are gone since version 0.2.", migrate.BANK_HINT)
-    from engine import commands
+    from engine import character_commands, commands
 
-    return getattr(commands, options.verb.replace("-", "_"))(options, arguments)
+    name = options.verb.replace("-", "_")
+    return getattr(commands if hasattr(commands, name) else character_commands, name)(options, arguments)
 
 
 def _report(error: Exception) -> int:

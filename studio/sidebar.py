@@ -26,7 +26,8 @@ from studio.store import characters, values
 from studio.store.characters import Character
 from studio.theme import ASSETS
 
-MODEL_HINT = "The language model that characters are carved from. You can also type a folder, or a name on huggingface.co (owner/name)."
+MODEL_HINT = ("The language model that characters are carved from. You can also type a folder, or a name on huggingface.co "
+              "(owner/name).")
 NEWS_SECONDS = 0.4  # between two looks at a long import
 UNNAMED = "Unnamed"
 _TURN = in_turn("sidebar")

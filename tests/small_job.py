@@ -29,7 +29,7 @@ from engine.stages import finish
 from engine.stages.context import Job
 
 ROOT = Path(__file__).resolve().parents[1]
-PRELOADED = ["small_job", "engine.commands", "transformers.models.llama.modeling_llama", "peft"]
+PRELOADED = ["small_job", "engine.commands", "engine.character_commands", "transformers.models.llama.modeling_llama", "peft"]
 QUICK = {"multiple": 8, "steps": 4, "step_lines": 4, "validate_every": 2, "teacher_top": 16, "neutral_lines": 3,
          "extra_samples": 1, "row_tokens": 768, "mask_from": 0.0, "max_kl_ratio": 1e9, "recovery_steps": 3,
          "recovery_step_lines": 4, "recovery_rank": 2}

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "engine"
 FLOORS = [{"base"}, {"cards", "models", "labels"}, {"calibration", "pruning", "evaluation", "export"},
-          {"pipeline", "stages", "commands", "inspecting", "running", "chat", "script", "scene", "casting",
+          {"pipeline", "stages", "commands", "character_commands", "inspecting", "running", "chat", "script", "scene", "casting",
            "chat_worker", "serving", "server", "cluster",
            "frontier", "evidence", "__main__", "__init__"}]
 SQLITE = {"sqlite3", "sqlite_utils"}
