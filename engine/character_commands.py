@@ -19,25 +19,9 @@ from engine.base.cast_folder import is_cast, places
 from engine.base.errors import UserError
 from engine.base.evaluation_events import ExamTaken, Graded
 from engine.base.evidence import read_evaluation
-from engine.base.files import (
-    PROGRAM,
-    check_target,
-    explain_write_errors,
-    is_file,
-    named_path,
-    slug,
-    write_atomic,
-)
+from engine.base.files import PROGRAM, check_target, explain_write_errors, is_file, named_path, slug, write_atomic
 from engine.base.ids import Verdict
-from engine.base.job import (
-    DossierJob,
-    DraftCastJob,
-    EvaluateJob,
-    JudgeJob,
-    SceneJob,
-    ScriptJob,
-    process_of,
-)
+from engine.base.job import DossierJob, DraftCastJob, EvaluateJob, JudgeJob, SceneJob, ScriptJob, process_of
 from engine.base.judges import CHANCE, sentence_of
 from engine.base.model_folder import model_folder
 from engine.base.options import read_options
@@ -46,7 +30,8 @@ from engine.cards.card import Card, parse_card
 from engine.cards.dossier import Dossier, dossier_fields, read_dossier
 from engine.cards.files import read_card, write_file
 from engine.cards.npc import with_npc
-from engine.running import Run, print_table, read_with_notes
+from engine.commands import read_with_notes
+from engine.running import Run, print_table
 
 
 def chat(options: argparse.Namespace, _arguments: list[str]) -> int:

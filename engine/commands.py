@@ -6,27 +6,21 @@ Each takes parsed options and returns an exit code.
 import argparse
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.base import events
-from engine.base.files import (
-    PROGRAM,
-)
+from engine.base.files import PROGRAM
 from engine.base.frontier import AXES, Budget, front, pick, verdict
-from engine.base.job import (
-    ExportJob,
-    FrontierJob,
-    GgufJob,
-    PruneJob,
-    Recipe,
-    process_of,
-)
+from engine.base.job import ExportJob, FrontierJob, GgufJob, PruneJob, Recipe, process_of
 from engine.base.known_models import KNOWN
 from engine.base.options import read_options
 from engine.base.pruning_events import Placed
-from engine.running import Run, print_table, read_with_notes
+from engine.cards.card import Card
+from engine.cards.files import read_card
+from engine.running import Run, print_table
 
 
 def models(options: argparse.Namespace, _arguments: list[str]) -> int:
@@ -172,3 +166,11 @@ def inspect(options: argparse.Namespace, _arguments: list[str]) -> int:
 
     run(Path(options.folder), options.json)
     return 0
+
+
+def read_with_notes(name: str) -> Card:
+    """The card of a file; what was repaired in it goes to standard error, so that the answers stay as they are."""
+    card = read_card(name)
+    for sentence in card.notes:
+        print(f"{name}: {sentence}", file=sys.stderr)
+    return card

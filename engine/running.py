@@ -23,8 +23,6 @@ from engine.base.files import data_folder, explain_write_errors
 from engine.base.ids import ErrorCode, StageId
 from engine.base.job import Process
 from engine.base.process import is_out_of_memory
-from engine.cards.card import Card
-from engine.cards.files import read_card
 
 T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -296,11 +294,3 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140).print(table)
-
-
-def read_with_notes(name: str) -> Card:
-    """The card of a file; what was repaired in it goes to standard error, so that the answers stay as they are."""
-    card = read_card(name)
-    for sentence in card.notes:
-        print(f"{name}: {sentence}", file=sys.stderr)
-    return card
